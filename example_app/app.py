@@ -1,0 +1,219 @@
+"""The example app: log in, look at the session, change something, log out here or everywhere.
+
+Pages for a browser and JSON for curl, at the same addresses. Everything about sessions is set by ``HA_SESSION_*``
+variables; ``HA_SESSION_PROTECT=/private/*,/api/private/*`` makes the protected part, and where it is forgotten, the
+handlers of that part refuse on their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
+
+from ha_session_mw import Session, SessionMiddleware, get_session
+from ha_session_mw.exceptions import SessionTooLarge, TokenMissing
+
+from . import pages, users
+from .origin import SameOrigin
+
+MAX_NOTE_LENGTH = 200
+MAX_FORM_FIELDS = 8
+
+
+class SignedIn(NamedTuple):
+    session: Session
+    subject: str
+
+
+def signed_in(conn: HTTPConnection) -> SignedIn:
+    """The session of a request that needs somebody logged in.
+
+    ``HA_SESSION_PROTECT`` asks for a session. A visitor may have one without a log-in, and the variable may be forgotten.
+    """
+    session = get_session(conn)
+    if session.subject is None:
+        raise TokenMissing("nobody is logged in")
+    return SignedIn(session, session.subject)
+
+
+# The open part.
+
+
+async def home(request: Request) -> Response:
+    session = get_session(request)
+    problem = session.problem
+    if wants_page(request):
+        return pages.home(session, problem, origin=origin(request))
+    return JSONResponse(describe(session) | {"problem": problem.code if problem else None})
+
+
+async def log_in(request: Request) -> Response:
+    form = await fields(request)
+    username, password = form.get("username", ""), form.get("password", "")
+    session = get_session(request)
+    if not users.check(username, password):
+        if wants_page(request):
+            return pages.home(session, None, origin=origin(request), fault="That name and password do not belong together.", status=403)
+        return JSONResponse({"error": "wrong name or password"}, status_code=403)
+    session.login(username)  # a new id: whoever planted an id in this browser does not know the new one
+    session["notes"] = [{"text": "Try the other buttons", "done": False}]
+    return done(request, "/private/session", {"subject": username})
+
+
+async def log_out(request: Request) -> Response:
+    get_session(request).clear()  # removes the cookie, and a copy of it is dead too
+    return done(request, "/", {"logged_out": True})
+
+
+# The protected part.
+
+
+async def show_session(request: Request) -> Response:
+    session, _ = signed_in(request)
+    return pages.session(session) if wants_page(request) else JSONResponse(describe(session))
+
+
+async def add_note(request: Request) -> Response:
+    session, _ = signed_in(request)
+    text = (await fields(request)).get("text", "").strip()
+    if not 0 < len(text) <= MAX_NOTE_LENGTH:
+        return refused(request, session, f"A note has 1 to {MAX_NOTE_LENGTH} characters.")
+    try:
+        session["notes"] = [*session.get("notes", []), {"text": text, "done": False}]
+    except SessionTooLarge:
+        return refused(request, session, "The session is full: all of it travels in one cookie. Delete a note first.")
+    return done(request, "/private/session", describe(session))
+
+
+async def change_note(request: Request) -> Response:
+    session, _ = signed_in(request)
+    notes = session.get("notes", [])
+    number, change = request.path_params["number"], request.path_params["change"]
+    if number >= len(notes) or change not in ("toggle", "delete"):
+        return JSONResponse({"error": "no such note"}, status_code=404)
+    if change == "toggle":
+        notes[number]["done"] = not notes[number]["done"]  # deep inside, and saved all the same
+    else:
+        del notes[number]
+    return done(request, "/private/session", describe(session))
+
+
+async def log_out_everywhere(request: Request) -> Response:
+    session, subject = signed_in(request)
+    keep_this_one = (await fields(request)).get("keep") == "this"
+    acknowledged = await session.manager.revoke_subject(subject, except_session=session if keep_this_one else None)
+    if not keep_this_one:
+        session.clear()
+    told = {"acknowledged": acknowledged.mode, "waited_ms": round(acknowledged.waited_s * 1000, 3)}
+    return done(request, "/private/session" if keep_this_one else "/", told)
+
+
+async def events(request: Request) -> Response:
+    _, subject = signed_in(request)
+
+    async def ticks() -> AsyncIterator[str]:
+        for number in itertools.count(1):
+            yield f"event: tick\ndata: {json.dumps({'tick': number, 'subject': subject})}\n\n"
+            await anyio.sleep(1)
+
+    return StreamingResponse(ticks(), media_type="text/event-stream")
+
+
+async def echo(websocket: WebSocket) -> None:
+    _, subject = signed_in(websocket)
+    await websocket.accept()
+    await websocket.send_json({"subject": subject})
+    async for text in websocket.iter_text():
+        await websocket.send_json({"subject": subject, "echo": text})
+
+
+# What the handlers share.
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """What a client may know of its session: all but the token. The id is shortened, for it names the session in logs."""
+    if session.id is None:
+        return {"subject": None}
+    return {
+        "subject": session.subject,
+        "id": pages.shortened(session.id),
+        "authenticated_at": moment(session.authenticated_at),
+        "issued_at": moment(session.issued_at),
+        "idle_expires_at": moment(session.idle_expires_at),
+        "expires_at": moment(session.expires_at),
+        "issuer": session.issuer,
+        "notes": session.get("notes", []),
+    }
+
+
+def moment(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="milliseconds") if at else None
+
+
+async def fields(request: Request) -> dict[str, str]:
+    """The text fields of a form, or of a JSON object."""
+    if request.headers.get("content-type", "").startswith("application/json"):
+        try:
+            given = await request.json()
+        except ValueError:
+            given = None
+        pairs: dict[str, Any] = given if isinstance(given, dict) else {}
+    else:
+        pairs = dict(await request.form(max_files=0, max_fields=MAX_FORM_FIELDS))
+    return {name: value for name, value in pairs.items() if isinstance(value, str)}
+
+
+def origin(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def wants_page(request: Request) -> bool:
+    """Whether HTML is asked for. curl takes anything, and gets JSON."""
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def done(request: Request, page: str, told: dict[str, Any]) -> Response:
+    """The answer to a change: a browser goes on to a page, so that reloading it changes nothing again."""
+    return RedirectResponse(page, status_code=303) if wants_page(request) else JSONResponse(told)
+
+
+def refused(request: Request, session: Session, fault: str) -> Response:
+    if wants_page(request):
+        return pages.session(session, fault=fault, status=422)
+    return JSONResponse({"error": fault}, status_code=422)
+
+
+def make_app() -> Starlette:
+    """The app, with sessions as ``HA_SESSION_*`` says when it is first used."""
+    return Starlette(
+        routes=[
+            Route("/", home),
+            Route("/login", log_in, methods=["POST"]),
+            Route("/logout", log_out, methods=["POST"]),
+            Route("/private/session", show_session),
+            Route("/private/notes", add_note, methods=["POST"]),
+            Route("/private/notes/{number:int}/{change}", change_note, methods=["POST"]),
+            Route("/private/logout-everywhere", log_out_everywhere, methods=["POST"]),
+            Route("/private/events", events),
+            WebSocketRoute("/private/ws", echo),
+            Route("/api/private/session", show_session),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+        ],
+        middleware=[Middleware(SameOrigin), Middleware(SessionMiddleware)],
+    )
+
+
+app = make_app()

@@ -1,0 +1,228 @@
+"""The drill: what happens to a session in its life, done over HTTP against real servers, and told as it goes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import httpx2
+from websockets.exceptions import InvalidStatus
+
+from . import users
+from .servers import Server
+from .story import Story
+from .visitor import AnswerError, Visitor, expect, told, told_problem
+
+WHOAMI = "/api/private/session"
+USES = 200
+IDLE_S, ABSOLUTE_S = 2, 3
+"""The lives of sessions on the hasty node: long enough to see each end by itself, short enough to wait for."""
+_LIMIT_S = 10.0
+_POLL_S = 0.05
+
+
+def tell(story: Story, node: Server, hasty: Server) -> None:
+    """The whole drill.
+
+    Args:
+        node: a node with the default settings.
+        hasty: one whose sessions live for ``IDLE_S`` and ``ABSOLUTE_S``, with another secret.
+    """
+    a_session(story, node)
+    tokens_that_are_not_good(story, node, hasty)
+    the_end_of_a_session(story, hasty)
+    log_out(story, node)
+    log_out_everywhere(story, node)
+
+
+def a_session(story: Story, node: Server) -> None:
+    story.chapter("A session")
+    with Visitor(node.url) as ada:
+        with story.step("the open page, without a session") as step:
+            response = ada.get("/", Accept="text/html")
+            expect("no cookie for a visitor who did nothing", ada.token is None)
+            step.told = f"{told(response, 200)}, no cookie set"
+        with story.step("the protected part, without a session") as step:
+            step.told = told(ada.get(WHOAMI), 401, "token_missing")
+        with story.step("a wrong password") as step:
+            step.told = f"{told(ada.log_in('ada', 'guess'), 403)} from the app"
+        with story.step("ada logs in") as step:
+            response = log_in(ada, "ada")
+            attributes = response.headers["set-cookie"].lower()
+            expect("HttpOnly and SameSite=lax", "httponly" in attributes and "samesite=lax" in attributes)
+            step.told = f"200, a cookie of {len(ada.token or '')} bytes, HttpOnly, SameSite=lax"
+        with story.step(f"uses it, {USES} times") as step:
+            times_s = [timed(ada) for _ in range(USES)]
+            step.told = f"median {statistics.median(times_s) * 1000:.1f} ms a request, over HTTP; no new cookie"
+            expect("no new cookie for a mere look", not ada.token_changed)
+        with story.step("changes something deep inside it") as step:
+            told(ada.post("/private/notes/0/toggle"), 200)
+            expect("the note is done", ada.get(WHOAMI).json()["notes"][0]["done"])
+            step.told = "200, and the next request sees it"
+        with story.step("shows it as a bearer token") as step, Visitor(node.url) as program:
+            response = program.get(WHOAMI, Authorization=f"Bearer {ada.token}")
+            expect("it is ada's", response.json()["subject"] == "ada")
+            step.told = f"{told(response, 200)}, it is the same session"
+        with story.step("follows the event stream") as step, ada.events() as ticks:
+            tick = next(ticks)
+            expect("it is for ada", tick["subject"] == "ada")
+            step.told = f"tick {tick['tick']}, for {tick['subject']}"
+        with story.step("talks over a WebSocket") as step, ada.websocket() as socket:
+            expect("it greets ada", json.loads(socket.recv(_LIMIT_S))["subject"] == "ada")
+            socket.send("hello")
+            expect("an echo", json.loads(socket.recv(_LIMIT_S))["echo"] == "hello")
+            step.told = "it knows who she is"
+
+
+def tokens_that_are_not_good(story: Story, node: Server, hasty: Server) -> None:
+    story.chapter("Tokens that are not good, and what each was told")
+    with Visitor(node.url) as ada, Visitor(node.url) as grace, Visitor(hasty.url) as stranger:
+        log_in(ada, "ada")
+        log_in(grace, "grace")
+        log_in(stranger, "ada")
+        good = ada.token or ""
+        refused(story, node, "one character of the payload altered", altered(good, part=3), 401, "token_invalid")
+        refused(story, node, "one character of the signature altered", altered(good, part=4), 401, "token_invalid")
+        refused(story, node, "signed with another service's key", stranger.token or "", 401, "token_invalid")
+        refused(story, node, "cut off in the middle", good[: len(good) // 2], 400, "token_malformed")
+        refused(story, node, "five kilobytes of it", good + "A" * 5000, 400, "token_too_large")
+        with story.step("her cookie beside grace's bearer token") as step:
+            response = ada.get(WHOAMI, Authorization=f"Bearer {grace.token}")
+            step.told = told(response, 400, "request_ambiguous")
+        with story.step("an altered one on the open page") as step, Visitor(node.url, altered(good, part=4)) as mallory:
+            answer = mallory.get("/").json()
+            expect("a stranger, and why", (answer["subject"], answer["problem"]) == (None, "token_invalid"))
+            step.told = "200 as a stranger, and the app knows why"
+        with story.step("what a refusal's type points to") as step:
+            response = ada.get("/-/session/problems/token_invalid", Accept="text/html")
+            expect("a page", response.headers["content-type"].startswith("text/html"))
+            step.told = f"{told(response, 200)}, a page that explains it"
+        with story.step("after all that, ada's good one") as step:
+            step.told = f"{told(ada.get(WHOAMI), 200)}, untouched"
+
+
+def the_end_of_a_session(story: Story, hasty: Server) -> None:
+    story.chapter(f"Time: a node where sessions end after {IDLE_S} s unused, and after {ABSOLUTE_S} s anyway")
+    with Visitor(hasty.url) as ada:
+        log_in(ada, "ada")
+        began = time.perf_counter()
+        first = ada.token
+        with story.step("ada keeps using hers, and it is renewed") as step:
+            told(wait_for(lambda: ada.get(WHOAMI), lambda _: ada.token_changed), 200)
+            expect("the same id after the renewal", session_id(ada.token) == session_id(first))
+            step.took_s = time.perf_counter() - began
+            step.told = "200 and a new cookie, at half its idle life"
+        with story.step("the one she had first, not used any more") as step:
+            step.told = told(wait_for(lambda: replay(hasty, first), was_refused), 401, "session_idle_timeout")
+            step.took_s = time.perf_counter() - began
+        with story.step("the renewed one, at the end of its absolute life") as step:
+            step.told = told(wait_for(lambda: ada.get(WHOAMI), was_refused), 401, "session_expired")
+            step.took_s = time.perf_counter() - began
+
+
+def log_out(story: Story, node: Server) -> None:
+    story.chapter("Log-out")
+    with Visitor(node.url) as ada, Visitor(node.url) as thief:
+        log_in(ada, "ada")
+        thief.token = captured = ada.token
+        with story.step("a captured copy of ada's cookie, before") as step:
+            step.told = told(thief.get(WHOAMI), 200)
+        with story.step("ada logs out") as step:
+            response = ada.post("/logout")
+            expect("the cookie is removed", ada.token is None)
+            step.told = f"{told(response, 200)}, cookie removed; Session-Revocation: {response.headers['session-revocation']}"
+        with story.step("the captured copy, after") as step:
+            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
+        with story.step("a WebSocket with it") as step:
+            step.told = refused_websocket(Visitor(node.url, captured))
+
+
+def log_out_everywhere(story: Story, node: Server) -> None:
+    story.chapter("Log-out everywhere")
+    with Visitor(node.url) as laptop, Visitor(node.url) as phone, Visitor(node.url) as grace:
+        log_in(laptop, "ada")
+        log_in(phone, "ada")
+        log_in(grace, "grace")
+        with story.step("from ada's laptop, but not there") as step:
+            response = laptop.post("/private/logout-everywhere", keep="this")
+            step.told = f"{told(response, 200)}, acknowledged: {response.json()['acknowledged']}"
+        with story.step("her phone") as step:
+            step.told = told(phone.get(WHOAMI), 401, "session_revoked")
+        with story.step("her laptop") as step:
+            step.told = told(laptop.get(WHOAMI), 200)
+        with story.step("from ada's laptop, and there too") as step:
+            captured = laptop.token
+            step.told = told(laptop.post("/private/logout-everywhere"), 200)
+        with story.step("a copy of the laptop's cookie") as step, Visitor(node.url, captured) as thief:
+            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
+        with story.step("grace, who is somebody else") as step:
+            step.told = told(grace.get(WHOAMI), 200)
+        with story.step("ada logs in again") as step:
+            log_in(laptop, "ada")
+            step.told = told(laptop.get(WHOAMI), 200)
+
+
+# What the steps share.
+
+
+def log_in(visitor: Visitor, username: str) -> httpx2.Response:
+    response = visitor.log_in(username, users.USERS[username].password)
+    told(response, 200)
+    expect("a token in the cookie", (visitor.token or "").startswith("hs1."))
+    return response
+
+
+def timed(visitor: Visitor) -> float:
+    began = time.perf_counter()
+    told(visitor.get(WHOAMI), 200)
+    return time.perf_counter() - began
+
+
+def altered(token: str, *, part: int) -> str:
+    """The token with one character in the middle of a part replaced by another that may stand there."""
+    parts = token.split(".")
+    text = parts[part]
+    middle = len(text) // 2
+    parts[part] = text[:middle] + ("A" if text[middle] != "A" else "B") + text[middle + 1 :]
+    return ".".join(parts)
+
+
+def session_id(token: str | None) -> str:
+    return (token or "..").split(".")[1]
+
+
+def replay(node: Server, token: str | None) -> httpx2.Response:
+    """Show a captured token, and take no other for it."""
+    with Visitor(node.url, token) as thief:
+        return thief.get(WHOAMI)
+
+
+def was_refused(response: httpx2.Response) -> bool:
+    return response.status_code != 200
+
+
+def refused(story: Story, node: Server, what: str, token: str, status: int, code: str) -> None:
+    with story.step(what) as step, Visitor(node.url, token) as mallory:
+        step.told = told(mallory.get(WHOAMI), status, code)
+
+
+def refused_websocket(visitor: Visitor) -> str:
+    try:
+        visitor.websocket().close()
+    except InvalidStatus as exc:
+        problem = json.loads(exc.response.body)
+        return told_problem(problem, exc.response.status_code, "session_revoked") + ", before it opened"
+    raise AnswerError("the WebSocket opened")
+
+
+def wait_for(ask: Callable[[], httpx2.Response], is_it: Callable[[httpx2.Response], bool]) -> httpx2.Response:
+    """Ask until it is so, a little apart, and not for ever."""
+    deadline = time.monotonic() + _LIMIT_S
+    while time.monotonic() < deadline:
+        response = ask()
+        if is_it(response):
+            return response
+        time.sleep(_POLL_S)
+    raise AnswerError(f"not within {_LIMIT_S:g} s; the last answer was {response.status_code}")

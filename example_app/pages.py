@@ -1,0 +1,242 @@
+"""The pages: plain HTML, everything escaped, nothing from elsewhere, useful without JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from html import escape
+
+from starlette.responses import HTMLResponse
+
+from ha_session_mw import Session
+from ha_session_mw.exceptions import ProblemError
+
+from . import users
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "Vary": "Accept",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Html(str):
+    """Text that is HTML already. All other text is escaped where it enters."""
+
+    __slots__ = ()
+
+
+def html(template: str, **values: object) -> Html:
+    """The template with its ``{names}`` filled in, each value escaped unless it is ``Html``."""
+    return Html(template.format_map({name: value if isinstance(value, Html) else escape(str(value)) for name, value in values.items()}))
+
+
+def joined(parts: Iterable[Html]) -> Html:
+    return Html("".join(parts))
+
+
+def shortened(id: str) -> str:
+    return id[:6] + "…"
+
+
+_FRAME = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} · ha_session_mw example</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/static/style.css">
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<header>
+  <a class="brand" href="/">ha_session_mw example</a>
+  <nav aria-label="Main">{nav}</nav>
+</header>
+<main id="content">
+<h1>{title}</h1>
+{body}
+</main>
+<footer>
+<p>A demo: its users and passwords are public, so keep nothing here. Everything that changes something is a POST, the cookie is
+<code>HttpOnly</code> and <code>SameSite=lax</code>, and a POST from another site's page is refused. That is what stands between
+this app and forged requests (CSRF).</p>
+</footer>
+</body>
+</html>
+"""
+
+_HOME = """<p class="lead">Sessions that every node checks by itself, and a log-out that every node enforces.</p>
+{told}
+<div class="grid">
+{who}
+<div class="stack">
+<section class="card" aria-labelledby="parts">
+  <h2 id="parts">Two parts</h2>
+  <p>This page is open: a good session shows who you are, a bad one leaves you a stranger and says why.</p>
+  <p>Everything under <a href="/private/session"><code>/private/</code></a> needs a session. Without one you get a refusal that says
+  what is wrong and what to do about it.</p>
+</section>
+<section class="card" aria-labelledby="curl">
+  <h2 id="curl">The same from a terminal</h2>
+<pre tabindex="0"><code>curl -c jar -d username=ada -d password=analytical {origin}/login
+curl -b jar {origin}/private/session
+curl {origin}/private/session</code></pre>
+</section>
+</div>
+</div>"""
+
+_LOG_IN = """<section class="card" aria-labelledby="login">
+  <h2 id="login">Log in</h2>
+  <form method="post" action="/login">
+    <label for="username">Name</label>
+    <input id="username" name="username" autocomplete="username" autocapitalize="none" required>
+    <label for="password">Password</label>
+    <input id="password" name="password" type="password" autocomplete="current-password" required>
+    <button>Log in</button>
+  </form>
+  <h2 class="soft">This is a demo. You may be</h2>
+  <table>
+    <thead><tr><th scope="col">Name</th><th scope="col">Password</th></tr></thead>
+    <tbody>{users}</tbody>
+  </table>
+</section>"""
+
+_SESSION = """<p class="lead">Signed by node <strong>{issuer}</strong>, checked on whichever node answers. All of it is in your cookie.</p>
+{told}
+<div class="grid">
+<div class="stack">
+<section class="card" aria-labelledby="session">
+  <h2 id="session">Session</h2>
+  <dl>{facts}</dl>
+</section>
+<section class="card" aria-labelledby="leave">
+  <h2 id="leave">Leave</h2>
+  <p class="soft">A copy of the cookie that somebody took before is refused from then on.</p>
+  <div class="row">
+    <form method="post" action="/logout"><button>Log out</button></form>
+    <form method="post" action="/private/logout-everywhere"><button class="quiet">Log out everywhere</button></form>
+    <form method="post" action="/private/logout-everywhere">
+      <input type="hidden" name="keep" value="this"><button class="quiet">Everywhere but here</button>
+    </form>
+  </div>
+</section>
+</div>
+<div class="stack">
+<section class="card" aria-labelledby="notes">
+  <h2 id="notes">Notes in the session</h2>
+  {notes}
+  <form method="post" action="/private/notes">
+    <label for="text">New note</label>
+    <div class="inline"><input id="text" name="text" maxlength="200" required autocomplete="off"><button>Add</button></div>
+  </form>
+</section>
+<section class="card" aria-labelledby="live">
+  <h2 id="live">Live</h2>
+  <p class="live mono" id="ticks">The event stream needs JavaScript.</p>
+  <form id="echo-form">
+    <label for="say">Say something to the WebSocket</label>
+    <div class="inline"><input id="say" name="text" autocomplete="off"><button>Send</button></div>
+  </form>
+  <ol id="echoes" class="mono" aria-live="polite"></ol>
+</section>
+</div>
+</div>
+<script src="/static/live.js" defer></script>"""
+
+_NOTE = """<li>
+<span class="text{css}">{text}</span>
+<form method="post" action="/private/notes/{number}/toggle">
+  <button class="quiet small" aria-label="{verb}: {text}">{verb}</button>
+</form>
+<form method="post" action="/private/notes/{number}/delete">
+  <button class="quiet small" aria-label="Delete: {text}">Delete</button>
+</form>
+</li>"""
+
+
+def home(session: Session, problem: ProblemError | None, *, origin: str, fault: str = "", status: int = 200) -> HTMLResponse:
+    """The open page: the log-in form, or who is here. ``problem``: why a token that was sent does not count."""
+    if session.subject is not None:
+        who = html(
+            '<section class="card" aria-labelledby="you"><h2 id="you">You are {name}</h2>'
+            '<p>Logged in as <code>{subject}</code>.</p><p><a href="/private/session">See your session</a></p></section>',
+            name=users.display_name(session.subject),
+            subject=session.subject,
+        )
+    else:
+        rows = joined(
+            html('<tr><th scope="row"><code>{name}</code></th><td><code>{password}</code></td></tr>', name=name, password=user.password)
+            for name, user in users.USERS.items()
+        )
+        who = html(_LOG_IN, users=rows)
+    if problem is not None:
+        fault = fault or f"{problem.title} ({problem.code}). {problem.detail}"
+    return _page("Welcome", html(_HOME, told=_told(fault), who=who, origin=origin), session, status)
+
+
+def session(session: Session, *, fault: str = "", status: int = 200) -> HTMLResponse:
+    """The protected page: the session, its notes, the live part and the ways to leave."""
+    facts = [
+        ("Subject", html("{name} (<code>{subject}</code>)", name=users.display_name(session.subject or ""), subject=session.subject)),
+        ("Id", html('<code>{id}</code> <span class="soft">shortened</span>', id=shortened(session.id or ""))),
+        ("Logged in", _moment(session.authenticated_at)),
+        ("Issued", _moment(session.issued_at)),
+        ("Ends unused", _moment(session.idle_expires_at)),
+        ("Ends anyway", _moment(session.expires_at)),
+        ("Signed by", html("<code>{issuer}</code>", issuer=session.issuer)),
+    ]
+    body = html(
+        _SESSION,
+        issuer=session.issuer,
+        told=_told(fault),
+        facts=joined(html("<dt>{label}</dt><dd>{value}</dd>", label=label, value=value) for label, value in facts),
+        notes=_notes(session.get("notes", [])),
+    )
+    return _page("Your session", body, session, status)
+
+
+def _page(title: str, body: Html, session: Session, status: int) -> HTMLResponse:
+    nav = html('<a href="/">Home</a> <a href="/private/session">Session</a>')
+    if session.subject is not None:
+        nav = html('{nav} <span class="badge">{subject}</span>', nav=nav, subject=session.subject)
+    return HTMLResponse(html(_FRAME, title=title, nav=nav, body=body), status_code=status, headers=HEADERS)
+
+
+def _told(fault: str) -> Html:
+    return html('<p class="told" role="alert">{fault}</p>', fault=fault) if fault else Html()
+
+
+def _moment(at: datetime | None) -> Html:
+    if at is None:
+        return Html("-")
+    seconds = (at - datetime.now(UTC)).total_seconds()
+    return html(
+        '<time datetime="{iso}">{clock} UTC</time> <span class="soft">{distance}</span>',
+        iso=at.isoformat(timespec="milliseconds"),
+        clock=f"{at:%H:%M:%S}",
+        distance=f"in {_span(seconds)}" if seconds >= 0 else f"{_span(-seconds)} ago",
+    )
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _notes(notes: list[dict[str, object]]) -> Html:
+    if not notes:
+        return html('<p class="soft">None yet.</p>')
+    rows = (
+        html(_NOTE, number=number, text=note["text"], css=" done" if note["done"] else "", verb="Reopen" if note["done"] else "Done")
+        for number, note in enumerate(notes)
+    )
+    return html('<ul class="notes">{rows}</ul>', rows=joined(rows))

@@ -1,0 +1,76 @@
+"""Tells what a drill does, one line a step, with the time it took."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+_WHAT_WIDTH = 47
+_COLOURS = {"good": "32", "bad": "31", "soft": "2", "title": "1"}
+
+
+class StepError(Exception):
+    """A step of the drill did not go as told. The story has said which, and why."""
+
+
+class Step:
+    """One line of the story.
+
+    Attributes:
+        told: what came of it.
+        took_s: where the time that matters is not that of the whole step.
+    """
+
+    def __init__(self) -> None:
+        self.told = ""
+        self.took_s: float | None = None
+
+
+class Story:
+    """Prints chapters and steps. Plain text where the output is no terminal, or ``NO_COLOR`` is set."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._coloured = self._out.isatty() and "NO_COLOR" not in os.environ
+        unicode = "utf" in (self._out.encoding or "utf").lower()
+        self._ticks = ("✓", "✗") if unicode else ("ok", "FAILED")
+        self.steps = 0
+
+    def say(self, text: str = "", style: str = "") -> None:
+        encoding = self._out.encoding or "utf-8"
+        text = text.encode(encoding, "replace").decode(encoding)
+        print(self._in(style, text), file=self._out, flush=True)
+
+    def chapter(self, title: str) -> None:
+        self.say()
+        self.say(title, "title")
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[Step]:
+        """A step is done when its block ends, and failed when that raises.
+
+        Raises:
+            StepError: from whatever the block raised.
+        """
+        step = Step()
+        began = time.perf_counter()
+        try:
+            yield step
+        except Exception as exc:
+            self.say(f"  {self._in('bad', self._ticks[1])} {what}")
+            self.say(f"    {type(exc).__name__}: {exc}", "bad")
+            raise StepError(what) from exc
+        took_s = time.perf_counter() - began if step.took_s is None else step.took_s
+        self.steps += 1
+        self.say(f"  {self._in('good', self._ticks[0])} {what:<{_WHAT_WIDTH}} {_duration(took_s)}  {step.told}".rstrip())
+
+    def _in(self, style: str, text: str) -> str:
+        return f"\x1b[{_COLOURS[style]}m{text}\x1b[0m" if style and self._coloured else text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:7.2f} s " if seconds >= 1 else f"{seconds * 1000:7.1f} ms"

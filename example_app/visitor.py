@@ -1,0 +1,104 @@
+"""A client of the example app as the drill needs one: it holds one token by hand, so that a thief can copy it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+from websockets.sync.client import ClientConnection, connect
+
+TIMEOUT_S = 10.0
+
+
+class AnswerError(Exception):
+    """An answer was not what the drill says it must be."""
+
+
+class Visitor:
+    """Keeps the session cookie it is given, like a browser, and shows it with each request.
+
+    Args:
+        url: of the node that is asked.
+        token: a cookie to begin with, however it was come by.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.url = url
+        self.token = token
+        self.token_changed = False
+        self._client = httpx2.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False)
+
+    def __enter__(self) -> Visitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def get(self, path: str, **headers: str) -> httpx2.Response:
+        return self._taken(self._client.get(path, headers=self._cookie() | headers))
+
+    def post(self, path: str, **form: str) -> httpx2.Response:
+        return self._taken(self._client.post(path, data=form, headers=self._cookie()))
+
+    def log_in(self, username: str, password: str) -> httpx2.Response:
+        return self.post("/login", username=username, password=password)
+
+    @contextmanager
+    def events(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """The event stream: what each tick says."""
+        with self._client.stream("GET", "/private/events", headers=self._cookie()) as response:
+            told(response, 200)
+            yield (json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line.startswith("data: "))
+
+    def websocket(self) -> ClientConnection:
+        """An open WebSocket.
+
+        Raises:
+            websockets.exceptions.InvalidStatus: it was refused; carries the HTTP response.
+        """
+        url = self.url.replace("http", "ws", 1) + "/private/ws"
+        return connect(url, additional_headers=self._cookie(), open_timeout=TIMEOUT_S, proxy=None)
+
+    def _cookie(self) -> dict[str, str]:
+        return {"Cookie": f"session={self.token}"} if self.token else {}
+
+    def _taken(self, response: httpx2.Response) -> httpx2.Response:
+        self._client.cookies.clear()  # the token is kept by hand
+        self.token_changed = False
+        for cookie in response.headers.get_list("set-cookie"):
+            name, _, value = cookie.partition(";")[0].partition("=")
+            if name == "session":
+                self.token = None if value == "null" else value
+                self.token_changed = True
+        return response
+
+
+def told(response: httpx2.Response, status: int, code: str | None = None) -> str:
+    """What a response told, in a few words, if it has this status and problem code.
+
+    Raises:
+        AnswerError: it has another, or a problem document that does not say what to do.
+    """
+    if response.status_code != status:
+        raise AnswerError(f"expected {status} {code or ''}, and got {response.status_code}: {response.text[:300]}")
+    if code is None:
+        return str(status)
+    if not response.headers["content-type"].startswith("application/problem+json"):
+        raise AnswerError(f"expected a problem document, and got {response.headers['content-type']}")
+    return told_problem(response.json(), status, code)
+
+
+def told_problem(problem: dict[str, Any], status: int, code: str) -> str:
+    if (problem["status"], problem["code"]) != (status, code):
+        raise AnswerError(f"expected {status} {code}, and got {problem['status']} {problem['code']}")
+    where = f", {problem['retry_where']}" if problem["retry_where"] != "none" else ""
+    return f"{status} {code} → {problem['action']}{where}"
+
+
+def expect(what: str, holds: object) -> None:
+    """Raise ``AnswerError`` unless it holds."""
+    if not holds:
+        raise AnswerError(f"expected, and not so: {what}")

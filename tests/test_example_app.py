@@ -1,0 +1,367 @@
+"""The example app as a browser and as curl see it, in process; and the demo, as the newcomer who types ``make demo``."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
+from example_app import app as example
+from example_app import users
+from example_app.drill import altered
+from example_app.servers import Server, ServerError, new_secret, running
+from example_app.story import StepError, Story
+
+ROOT = Path(__file__).parent.parent
+PAGE = {"Accept": "text/html"}
+TOKEN = re.compile(r"hs1\.[\w-]{22}\.")
+
+
+class Client(TestClient):
+    """Logs in, and knows its token."""
+
+    def log_in(self, username: str = "ada") -> None:
+        response = self.post("/login", data={"username": username, "password": users.USERS[username].password})
+        assert response.status_code == 200, response.text
+
+    @property
+    def token(self) -> str:
+        return self.cookies["session"]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("HA_SESSION_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HA_SESSION_SECRET_KEY", secrets.token_urlsafe(48))
+    monkeypatch.setenv("HA_SESSION_PROTECT", "/private/*,/api/private/*")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    backend: Literal["asyncio", "trio"] = request.param
+    with Client(example.make_app(), backend=backend, follow_redirects=False) as client:
+        yield client
+
+
+def as_thief(client: Client, token: str) -> Any:
+    """What the app answers to somebody who has only this token."""
+    client.cookies.clear()
+    return client.get("/private/session", headers={"Cookie": f"session={token}"})
+
+
+# The open part
+
+
+def test_a_visitor_is_shown_the_log_in_form_and_given_no_cookie(client: Client) -> None:
+    response = client.get("/", headers=PAGE)
+    assert response.status_code == 200
+    assert 'action="/login"' in response.text
+    assert "set-cookie" not in response.headers
+
+
+def test_the_same_address_gives_a_page_to_a_browser_and_json_to_curl(client: Client) -> None:
+    client.log_in()
+    assert client.get("/private/session", headers=PAGE).headers["content-type"].startswith("text/html")
+    for_curl = client.get("/private/session", headers={"Accept": "*/*"})
+    assert for_curl.json()["subject"] == "ada"
+    assert "Accept" in for_curl.headers["vary"]
+
+
+def test_a_wrong_password_and_an_unknown_name_get_one_answer(client: Client) -> None:
+    wrong = client.post("/login", data={"username": "ada", "password": "guess"})
+    unknown = client.post("/login", data={"username": "nobody", "password": ""})
+    assert wrong.status_code == unknown.status_code == 403
+    assert wrong.content == unknown.content
+    assert "set-cookie" not in wrong.headers
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{", '{"username": 7}', '{"username": "ada"}'])
+def test_a_log_in_that_is_no_log_in_is_refused_not_crashed(client: Client, body: str) -> None:
+    response = client.post("/login", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 403
+
+
+def test_a_log_in_may_be_json(client: Client) -> None:
+    assert client.post("/login", json={"username": "ada", "password": "analytical"}).json() == {"subject": "ada"}
+
+
+def test_a_browser_is_sent_on_after_the_log_in_and_greeted_by_name(client: Client) -> None:
+    response = client.post("/login", data={"username": "ada", "password": "analytical"}, headers=PAGE)
+    assert (response.status_code, response.headers["location"]) == (303, "/private/session")
+    assert "Ada Lovelace" in client.get("/private/session", headers=PAGE).text
+    assert "You are Ada Lovelace" in client.get("/", headers=PAGE).text
+
+
+def test_a_bad_token_leaves_the_open_page_open_and_says_why(client: Client) -> None:
+    client.log_in()
+    bad = {"Cookie": f"session={altered(client.token, part=4)}"}
+    client.cookies.clear()
+    assert client.get("/", headers=bad).json() == {"subject": None, "problem": "token_invalid"}
+    assert "token_invalid" in client.get("/", headers=bad | PAGE).text
+
+
+# The protected part
+
+
+@pytest.mark.parametrize("path", ["/private/session", "/api/private/session", "/private/events", "/private/anything"])
+def test_the_protected_part_refuses_a_visitor(client: Client, path: str) -> None:
+    response = client.get(path)
+    assert (response.status_code, response.json()["code"]) == (401, "token_missing")
+
+
+@pytest.mark.parametrize("path", ["/private/session", "/api/private/session", "/private/events"])
+def test_where_the_protection_is_forgotten_the_handlers_refuse(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.delenv("HA_SESSION_PROTECT")
+    with TestClient(example.make_app()) as client:
+        response = client.get(path)
+    assert (response.status_code, response.json()["code"]) == (401, "token_missing")
+
+
+def test_a_session_is_described_without_its_token_or_full_id(client: Client) -> None:
+    client.log_in()
+    for accept in ("application/json", "text/html"):
+        text = client.get("/private/session", headers={"Accept": accept}).text
+        assert not TOKEN.search(text)
+        assert client.token.split(".")[1] not in text
+
+
+def test_a_change_deep_inside_the_session_is_kept(client: Client) -> None:
+    client.log_in()
+    client.post("/private/notes", data={"text": "second"})
+    client.post("/private/notes/1/toggle")
+    client.post("/private/notes/0/delete")
+    assert client.get("/private/session").json()["notes"] == [{"text": "second", "done": True}]
+    assert client.post("/private/notes/1/toggle").status_code == 404
+
+
+def test_a_note_with_markup_in_it_is_shown_as_text(client: Client) -> None:
+    client.log_in()
+    client.post("/private/notes", data={"text": '<img src=x onerror="alert(1)">{body}'})
+    page = client.get("/private/session", headers=PAGE).text
+    assert "<img" not in page
+    assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;{body}" in page
+
+
+def test_a_full_session_says_so_and_keeps_what_it_has(client: Client) -> None:
+    client.log_in()
+    answers = [client.post("/private/notes", data={"text": secrets.token_hex(100)}) for _ in range(25)]
+    kept = [answer for answer in answers if answer.status_code == 200]
+    assert 5 < len(kept) < 25
+    assert "Delete a note" in answers[-1].json()["error"]
+    assert len(client.get("/private/session").json()["notes"]) == len(kept) + 1
+
+
+@pytest.mark.parametrize("text", ["", "   ", "x" * 201])
+def test_a_note_that_is_none_is_refused_on_the_page(client: Client, text: str) -> None:
+    client.log_in()
+    response = client.post("/private/notes", data={"text": text}, headers=PAGE)
+    assert response.status_code == 422
+    assert 'role="alert"' in response.text
+
+
+def test_the_websocket_knows_who_it_talks_to(client: Client) -> None:
+    client.log_in()
+    with client.websocket_connect("/private/ws") as socket:
+        assert socket.receive_json() == {"subject": "ada"}
+        socket.send_text("hello")
+        assert socket.receive_json() == {"subject": "ada", "echo": "hello"}
+
+
+def test_a_refused_websocket_is_told_why(client: Client) -> None:
+    with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/private/ws"):
+        pass  # pragma: no cover
+    assert (refusal.value.status_code, refusal.value.json()["code"]) == (401, "token_missing")
+
+
+# Leaving
+
+
+def test_after_a_log_out_a_captured_cookie_is_refused(client: Client) -> None:
+    client.log_in()
+    captured = client.token
+    assert client.post("/logout").status_code == 200
+    assert "session" not in client.cookies
+    assert as_thief(client, captured).json()["code"] == "session_revoked"
+
+
+def test_a_log_out_without_a_session_is_no_fault(client: Client) -> None:
+    assert client.post("/logout", headers=PAGE).headers["location"] == "/"
+
+
+def test_a_log_out_everywhere_ends_every_session_of_the_subject_and_no_other(client: Client) -> None:
+    client.log_in("grace")
+    grace = client.token
+    client.log_in()
+    phone = client.token
+    client.cookies.clear()
+    client.log_in()
+    laptop = client.token
+    assert client.post("/private/logout-everywhere").json()["acknowledged"] == "fenced"
+    assert as_thief(client, phone).json()["code"] == "session_revoked"
+    assert as_thief(client, laptop).json()["code"] == "session_revoked"
+    assert as_thief(client, grace).status_code == 200
+
+
+def test_a_log_out_everywhere_but_here_spares_this_session(client: Client) -> None:
+    client.log_in()
+    phone = client.token
+    client.cookies.clear()
+    client.log_in()
+    assert client.post("/private/logout-everywhere", data={"keep": "this"}).status_code == 200
+    assert client.get("/private/session").status_code == 200
+    assert as_thief(client, phone).json()["code"] == "session_revoked"
+
+
+# Browsers
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout", "/private/notes", "/private/logout-everywhere"])
+def test_a_post_from_another_sites_page_is_refused(client: Client, path: str) -> None:
+    client.log_in()
+    form = {"username": "grace", "password": "nanosecond", "text": "planted"}
+    assert client.post(path, data=form, headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.post(path, data=form, headers={"Origin": "null"}).status_code == 403
+    assert client.get("/private/session").json()["subject"] == "ada"
+
+
+def test_a_post_from_the_apps_own_page_is_taken(client: Client) -> None:
+    client.log_in()
+    assert client.post("/logout", headers={"Origin": "http://testserver"}).status_code == 200
+
+
+def test_a_websocket_from_another_sites_page_is_refused(client: Client) -> None:
+    client.log_in()
+    with (
+        pytest.raises(WebSocketDenialResponse) as refusal,
+        client.websocket_connect("/private/ws", headers={"Origin": "https://evil.example"}),
+    ):
+        pass  # pragma: no cover
+    assert refusal.value.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/", "/private/session"])
+def test_the_pages_load_nothing_from_elsewhere_and_run_nothing_inline(client: Client, path: str) -> None:
+    client.log_in()
+    response = client.get(path, headers=PAGE)
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    linked = re.findall(r'(?:src|href)="([^"#]*)"', response.text)
+    assert all(address.startswith(("/", "data:,")) and not address.startswith("//") for address in linked)
+    assert not re.search(r"<style|style=|\son\w+=|<script(?! src=)", response.text)
+    for address in linked:
+        if address.startswith("/static/"):
+            assert client.get(address).status_code == 200
+
+
+# The demo
+
+
+def test_a_step_that_fails_is_told_and_ends_the_story() -> None:
+    out = io.StringIO()
+    story = Story(out)
+    with story.step("what works") as step:
+        step.told = "fine"
+    with pytest.raises(StepError, match="what does not"), story.step("what does not"):
+        raise ValueError("the reason")
+    good, bad, reason = out.getvalue().splitlines()
+    assert (good.split()[0], good.split()[-1]) == ("✓", "fine")
+    assert bad.split() == ["✗", "what", "does", "not"]
+    assert "the reason" in reason
+    assert story.steps == 1
+
+
+def run_demo(**environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "example_app"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Whatever happened, end the demo; returns what it still had to say."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.communicate(timeout=20)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+
+
+def listens(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/-/session/readyz", timeout=2, trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+@pytest.mark.real
+def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
+    demo = run_demo(PYTHONUTF8="1", KEEP="")
+    try:
+        story, _ = demo.communicate(timeout=60)
+    finally:
+        end(demo)
+    assert demo.returncode == 0, story
+    for told in (
+        *("ada logs in", "renewed", "event stream", "WebSocket", "log-out everywhere".capitalize()),
+        *("401 token_missing", "401 token_invalid", "400 token_malformed", "400 token_too_large", "400 request_ambiguous"),
+        *("401 session_idle_timeout", "401 session_expired", "401 session_revoked → reauthenticate", "fenced"),
+    ):
+        assert told in story
+    assert re.search(r"All \d\d steps went as told, in \d+\.\d s\.$", story.strip())
+    assert "✗" not in story
+    assert not TOKEN.search(story)
+    assert not any(listens(url) for url in re.findall(r"http://127\.0\.0\.1:\d+", story))
+
+
+@pytest.mark.real
+def test_keep_leaves_the_demo_up_until_it_is_told_to_end() -> None:
+    demo = run_demo(PYTHONUTF8="1", KEEP="1")
+    try:
+        assert demo.stdout is not None
+        url = next(line.split()[3] for line in demo.stdout if line.strip().startswith("in a browser"))
+        assert listens(url.rstrip("/"))
+    finally:
+        end(demo)
+    assert not listens(url.rstrip("/"))
+
+
+@pytest.mark.real
+def test_a_server_that_cannot_start_says_why_and_is_not_left_behind(tmp_path: Path) -> None:
+    good = Server("good", tmp_path, {"SECRET_KEY": new_secret()})
+    bad = Server("bad", tmp_path, {"SECRET_KEY": "too-short", "IDLE_TIMEOUT": "soon"})
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="HA_SESSION_IDLE_TIMEOUT"), running(good, bad):
+        pass  # pragma: no cover
+    assert (good.pid, bad.pid) == (None, None)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.real
+def test_a_server_that_hangs_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("example_app.servers.END_WITHIN_S", 0.2)
+    server = Server("a", tmp_path, {"SECRET_KEY": new_secret()})
+    with running(server):
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+    assert server.pid is None
