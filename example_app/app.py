@@ -23,8 +23,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from ha_session_mw import Session, SessionMiddleware, get_session
-from ha_session_mw.exceptions import SessionTooLarge, TokenMissing
+from ha_session_mw import Session, SessionMiddleware, SessionTooLarge, TokenMissing, get_session
 
 from . import pages, users
 from .origin import SameOrigin
@@ -57,7 +56,7 @@ async def home(request: Request) -> Response:
     problem = session.problem
     if wants_page(request):
         return pages.home(session, problem, origin=origin(request))
-    return JSONResponse(describe(session) | {"problem": problem.code if problem else None})
+    return as_json(describe(session) | {"problem": problem.code if problem else None})
 
 
 async def log_in(request: Request) -> Response:
@@ -67,7 +66,7 @@ async def log_in(request: Request) -> Response:
     if not users.check(username, password):
         if wants_page(request):
             return pages.home(session, None, origin=origin(request), fault="That name and password do not belong together.", status=403)
-        return JSONResponse({"error": "wrong name or password"}, status_code=403)
+        return as_json({"error": "wrong name or password"}, status=403)
     session.login(username)  # a new id: whoever planted an id in this browser does not know the new one
     session["notes"] = [{"text": "Try the other buttons", "done": False}]
     return done(request, "/private/session", {"subject": username})
@@ -83,7 +82,7 @@ async def log_out(request: Request) -> Response:
 
 async def show_session(request: Request) -> Response:
     session, _ = signed_in(request)
-    return pages.session(session) if wants_page(request) else JSONResponse(describe(session))
+    return pages.session(session) if wants_page(request) else as_json(describe(session))
 
 
 async def add_note(request: Request) -> Response:
@@ -103,7 +102,7 @@ async def change_note(request: Request) -> Response:
     notes = session.get("notes", [])
     number, change = request.path_params["number"], request.path_params["change"]
     if number >= len(notes) or change not in ("toggle", "delete"):
-        return JSONResponse({"error": "no such note"}, status_code=404)
+        return as_json({"error": "no such note"}, status=404)
     if change == "toggle":
         notes[number]["done"] = not notes[number]["done"]  # deep inside, and saved all the same
     else:
@@ -155,6 +154,7 @@ def describe(session: Session) -> dict[str, Any]:
         "idle_expires_at": moment(session.idle_expires_at),
         "expires_at": moment(session.expires_at),
         "issuer": session.issuer,
+        "answered_by": session.manager.node_id,
         "notes": session.get("notes", []),
     }
 
@@ -185,15 +185,19 @@ def wants_page(request: Request) -> bool:
     return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
 
 
+def as_json(told: dict[str, Any], status: int = 200) -> Response:
+    return JSONResponse(told, status_code=status, headers={"Cache-Control": "no-store", "Vary": "Accept"})
+
+
 def done(request: Request, page: str, told: dict[str, Any]) -> Response:
     """The answer to a change: a browser goes on to a page, so that reloading it changes nothing again."""
-    return RedirectResponse(page, status_code=303) if wants_page(request) else JSONResponse(told)
+    return RedirectResponse(page, status_code=303) if wants_page(request) else as_json(told)
 
 
 def refused(request: Request, session: Session, fault: str) -> Response:
     if wants_page(request):
         return pages.session(session, fault=fault, status=422)
-    return JSONResponse({"error": fault}, status_code=422)
+    return as_json({"error": fault}, status=422)
 
 
 def make_app() -> Starlette:

@@ -61,7 +61,7 @@ def a_session(story: Story, node: Server) -> None:
             told(ada.post("/private/notes/0/toggle"), 200)
             expect("the note is done", ada.get(WHOAMI).json()["notes"][0]["done"])
             step.told = "200, and the next request sees it"
-        with story.step("shows it as a bearer token") as step, Visitor(node.url) as program:
+        with Visitor(node.url) as program, story.step("shows it as a bearer token") as step:
             response = program.get(WHOAMI, Authorization=f"Bearer {ada.token}")
             expect("it is ada's", response.json()["subject"] == "ada")
             step.told = f"{told(response, 200)}, it is the same session"
@@ -91,7 +91,7 @@ def tokens_that_are_not_good(story: Story, node: Server, hasty: Server) -> None:
         with story.step("her cookie beside grace's bearer token") as step:
             response = ada.get(WHOAMI, Authorization=f"Bearer {grace.token}")
             step.told = told(response, 400, "request_ambiguous")
-        with story.step("an altered one on the open page") as step, Visitor(node.url, altered(good, part=4)) as mallory:
+        with Visitor(node.url, altered(good, part=4)) as mallory, story.step("an altered one on the open page") as step:
             answer = mallory.get("/").json()
             expect("a stranger, and why", (answer["subject"], answer["problem"]) == (None, "token_invalid"))
             step.told = "200 as a stranger, and the app knows why"
@@ -126,7 +126,7 @@ def log_out(story: Story, node: Server) -> None:
     story.chapter("Log-out")
     with Visitor(node.url) as ada, Visitor(node.url) as thief:
         log_in(ada, "ada")
-        thief.token = captured = ada.token
+        thief.token = ada.token
         with story.step("a captured copy of ada's cookie, before") as step:
             step.told = told(thief.get(WHOAMI), 200)
         with story.step("ada logs out") as step:
@@ -136,7 +136,7 @@ def log_out(story: Story, node: Server) -> None:
         with story.step("the captured copy, after") as step:
             step.told = told(thief.get(WHOAMI), 401, "session_revoked")
         with story.step("a WebSocket with it") as step:
-            step.told = refused_websocket(Visitor(node.url, captured))
+            step.told = refused_websocket(thief)
 
 
 def log_out_everywhere(story: Story, node: Server) -> None:
@@ -155,7 +155,7 @@ def log_out_everywhere(story: Story, node: Server) -> None:
         with story.step("from ada's laptop, and there too") as step:
             captured = laptop.token
             step.told = told(laptop.post("/private/logout-everywhere"), 200)
-        with story.step("a copy of the laptop's cookie") as step, Visitor(node.url, captured) as thief:
+        with Visitor(node.url, captured) as thief, story.step("a copy of the laptop's cookie") as step:
             step.told = told(thief.get(WHOAMI), 401, "session_revoked")
         with story.step("grace, who is somebody else") as step:
             step.told = told(grace.get(WHOAMI), 200)
@@ -204,17 +204,16 @@ def was_refused(response: httpx2.Response) -> bool:
 
 
 def refused(story: Story, node: Server, what: str, token: str, status: int, code: str) -> None:
-    with story.step(what) as step, Visitor(node.url, token) as mallory:
+    with Visitor(node.url, token) as mallory, story.step(what) as step:
         step.told = told(mallory.get(WHOAMI), status, code)
 
 
 def refused_websocket(visitor: Visitor) -> str:
     try:
-        visitor.websocket().close()
+        with visitor.websocket():
+            raise AnswerError("the WebSocket opened")
     except InvalidStatus as exc:
-        problem = json.loads(exc.response.body)
-        return told_problem(problem, exc.response.status_code, "session_revoked") + ", before it opened"
-    raise AnswerError("the WebSocket opened")
+        return told_problem(json.loads(exc.response.body), 401, "session_revoked") + ", before it opened"
 
 
 def wait_for(ask: Callable[[], httpx2.Response], is_it: Callable[[httpx2.Response], bool]) -> httpx2.Response:

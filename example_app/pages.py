@@ -8,8 +8,7 @@ from html import escape
 
 from starlette.responses import HTMLResponse
 
-from ha_session_mw import Session
-from ha_session_mw.exceptions import ProblemError
+from ha_session_mw import ProblemError, Session
 
 from . import users
 
@@ -101,14 +100,14 @@ _LOG_IN = """<section class="card" aria-labelledby="login">
     <input id="password" name="password" type="password" autocomplete="current-password" required>
     <button>Log in</button>
   </form>
-  <h2 class="soft">This is a demo. You may be</h2>
+  <h2 class="soft">This is a demo. You may be:</h2>
   <table>
     <thead><tr><th scope="col">Name</th><th scope="col">Password</th></tr></thead>
     <tbody>{users}</tbody>
   </table>
 </section>"""
 
-_SESSION = """<p class="lead">Signed by node <strong>{issuer}</strong>, checked on whichever node answers. All of it is in your cookie.</p>
+_SESSION = """<p class="lead">All of it travels in your cookie, and any node checks it by itself.</p>
 {told}
 <div class="grid">
 <div class="stack">
@@ -190,11 +189,11 @@ def session(session: Session, *, fault: str = "", status: int = 200) -> HTMLResp
         ("Issued", _moment(session.issued_at)),
         ("Ends unused", _moment(session.idle_expires_at)),
         ("Ends anyway", _moment(session.expires_at)),
-        ("Signed by", html("<code>{issuer}</code>", issuer=session.issuer)),
+        ("Signed by", html("node <code>{node}</code>", node=session.issuer)),
+        ("Answered by", html("node <code>{node}</code>", node=session.manager.node_id)),
     ]
     body = html(
         _SESSION,
-        issuer=session.issuer,
         told=_told(fault),
         facts=joined(html("<dt>{label}</dt><dd>{value}</dd>", label=label, value=value) for label, value in facts),
         notes=_notes(session.get("notes", [])),
@@ -218,7 +217,7 @@ def _moment(at: datetime | None) -> Html:
         return Html("-")
     seconds = (at - datetime.now(UTC)).total_seconds()
     return html(
-        '<time datetime="{iso}">{clock} UTC</time> <span class="soft">{distance}</span>',
+        '<time datetime="{iso}">{clock} UTC</time> <span class="soft distance">{distance}</span>',
         iso=at.isoformat(timespec="milliseconds"),
         clock=f"{at:%H:%M:%S}",
         distance=f"in {_span(seconds)}" if seconds >= 0 else f"{_span(-seconds)} ago",

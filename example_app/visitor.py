@@ -53,14 +53,16 @@ class Visitor:
             told(response, 200)
             yield (json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line.startswith("data: "))
 
-    def websocket(self) -> ClientConnection:
+    @contextmanager
+    def websocket(self) -> Iterator[ClientConnection]:
         """An open WebSocket.
 
         Raises:
             websockets.exceptions.InvalidStatus: it was refused; carries the HTTP response.
         """
         url = self.url.replace("http", "ws", 1) + "/private/ws"
-        return connect(url, additional_headers=self._cookie(), open_timeout=TIMEOUT_S, proxy=None)
+        with connect(url, additional_headers=self._cookie(), open_timeout=TIMEOUT_S, proxy=None) as socket:
+            yield socket
 
     def _cookie(self) -> dict[str, str]:
         return {"Cookie": f"session={self.token}"} if self.token else {}

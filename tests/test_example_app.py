@@ -205,6 +205,7 @@ def test_a_log_out_without_a_session_is_no_fault(client: Client) -> None:
 def test_a_log_out_everywhere_ends_every_session_of_the_subject_and_no_other(client: Client) -> None:
     client.log_in("grace")
     grace = client.token
+    client.cookies.clear()
     client.log_in()
     phone = client.token
     client.cookies.clear()
