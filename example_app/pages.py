@@ -84,9 +84,11 @@ _HOME = """<p class="lead">Sessions that every node checks by itself, and a log-
 </section>
 <section class="card" aria-labelledby="curl">
   <h2 id="curl">The same from a terminal</h2>
-<pre tabindex="0"><code>curl -c jar -d username=ada -d password=analytical {origin}/login
-curl -b jar {origin}/private/session
-curl {origin}/private/session</code></pre>
+  <div class="terminal">
+    <code>curl -c jar -d username=ada -d password=analytical {origin}/login</code>
+    <code>curl -b jar {origin}/private/session</code>
+    <code>curl {origin}/private/session</code>
+  </div>
 </section>
 </div>
 </div>"""
@@ -151,12 +153,14 @@ _SESSION = """<p class="lead">All of it travels in your cookie, and any node che
 
 _NOTE = """<li>
 <span class="text{css}">{text}</span>
+<span class="actions">
 <form method="post" action="/private/notes/{number}/toggle">
   <button class="quiet small" aria-label="{verb}: {text}">{verb}</button>
 </form>
 <form method="post" action="/private/notes/{number}/delete">
   <button class="quiet small" aria-label="Delete: {text}">Delete</button>
 </form>
+</span>
 </li>"""
 
 
