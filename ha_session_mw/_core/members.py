@@ -1,0 +1,187 @@
+"""The members of the cluster, as their heartbeats tell: who lives, who leaves, whose clock is to be believed.
+
+Performs no I/O and reads no clock. Wall times of others are carried forward by this node's boot-time clock, so a member
+is compared with what its clock shows *now*, not with what it showed when it was last heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import msgspec
+
+from ..models import KeyId, NodeId
+from .freshness import Moment, acceptance_limit_s, fence_wait_s, fencing_limit_s
+from .view import FLOOR_MARGIN_MS
+
+TRUSTED_SKEW_MS = 30_000
+"""A clock further from the median is wrong (DESIGN 5). Half of what the leeway of not-before and the floor's margin forgive."""
+
+UNKNOWN_END_MARGIN_MS = 60_000
+"""Added to an end that has to be assumed: a trusted clock ahead of all that were heard is so by 60 s at the most."""
+
+MemberState = Literal["starting", "ready", "draining"]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a member says about itself.
+
+    Attributes:
+        member: its id.
+        life: random bits; others after each start of the process.
+        url: where peers reach it.
+        state: ``starting`` until it has learned enough to judge sessions.
+        sequence: counts its heartbeats, so that a late one is told from the newest.
+        wall_ms: its wall clock when it said so.
+        kids: the keys that it can verify with.
+        freshness_limit_s: how old its knowledge may be.
+        absolute_ms: the longest absolute life of the tokens it makes.
+        release: the version of this package.
+    """
+
+    member: NodeId
+    life: str
+    url: str
+    state: MemberState
+    sequence: int
+    wall_ms: int
+    kids: tuple[KeyId, ...]
+    freshness_limit_s: float
+    absolute_ms: int
+    release: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberJoined:
+    """A member was heard for the first time, or for the first time since it left or started anew."""
+
+    member: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """A member was silent for so long that whatever it knew is too old to judge by."""
+
+    member: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDraining:
+    """A member is about to leave."""
+
+    member: NodeId
+
+
+MemberEvent = MemberJoined | MemberLeft | MemberDraining
+
+
+class _Seat:
+    __slots__ = ("ahead_ms", "heard_s", "heartbeat")
+
+    def __init__(self, heartbeat: Heartbeat, heard_s: float) -> None:
+        self.heartbeat = heartbeat
+        self.heard_s = heard_s
+        self.ahead_ms = heartbeat.wall_ms - heard_s * 1000
+        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time."""
+
+
+class Members:
+    """The fold of the heartbeats that one node receives.
+
+    Args:
+        own: this node's own heartbeat; its times are not looked at.
+        majority: how many trusted clocks it takes to raise the floor. One that has nobody to agree with raises nothing.
+    """
+
+    __slots__ = ("_seats", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
+
+    def __init__(self, own: Heartbeat, *, majority: int) -> None:
+        self.own = own
+        self.majority = majority
+        self._seats: dict[str, _Seat] = {}
+        self._compare_limits()
+
+    def _compare_limits(self) -> None:
+        # A member's limit counts until it has departed: until then leases that it gave, or holds, may live.
+        limits = {self.own.freshness_limit_s, *(seat.heartbeat.freshness_limit_s for seat in self._seats.values())}
+        self.acceptance_limit_s = acceptance_limit_s(limits)
+        """How old this node's knowledge may be when it accepts a session."""
+        self.fence_wait_s = fence_wait_s(fencing_limit_s(limits))
+        """How long to wait until every lease of now is over."""
+        self.limits_differ = len(limits) > 1
+        """Whether some member announces another limit than this node: a mistake of configuration."""
+
+    def heard(self, seat: str, heartbeat: Heartbeat, boot_s: float) -> MemberEvent | None:
+        """Take a heartbeat in; returns what it changed for others to know.
+
+        Args:
+            seat: which member of the cluster this is, whatever process fills it: its place in a fixed list, else its id.
+            heartbeat: what it says.
+            boot_s: when it was received.
+        """
+        known = self._seats.get(seat)
+        if known is not None and known.heartbeat.life == heartbeat.life and heartbeat.sequence <= known.heartbeat.sequence:
+            return None
+        self._seats[seat] = _Seat(heartbeat, boot_s)
+        if known is None or known.heartbeat.freshness_limit_s != heartbeat.freshness_limit_s:
+            self._compare_limits()
+        if known is None or known.heartbeat.life != heartbeat.life:
+            return MemberJoined(heartbeat.member)
+        if heartbeat.state == "draining" != known.heartbeat.state:
+            return MemberDraining(heartbeat.member)
+        return None
+
+    def departures(self, boot_s: float) -> list[MemberEvent]:
+        """Who has been silent for so long that every lease it held or gave is over. They are members no more."""
+        gone = [name for name, seat in self._seats.items() if not self._is_live(seat, boot_s)]
+        left: list[MemberEvent] = [MemberLeft(self._seats.pop(name).heartbeat.member) for name in gone]
+        if left:
+            self._compare_limits()
+        return left
+
+    def _is_live(self, seat: _Seat, boot_s: float) -> bool:
+        return boot_s - seat.heard_s <= self.fence_wait_s
+
+    def live(self, boot_s: float) -> list[Heartbeat]:
+        """The last words of each other member that is heard."""
+        return [seat.heartbeat for seat in self._seats.values() if self._is_live(seat, boot_s)]
+
+    def announced_kids(self, boot_s: float) -> list[Collection[KeyId]]:
+        """For each other live member, the keys it has: what :meth:`~.keys.KeyRing.signing_key` takes."""
+        return [heartbeat.kids for heartbeat in self.live(boot_s)]
+
+    # Clocks.
+
+    def skew_ms(self, now: Moment) -> float:
+        """How far this node's wall clock is ahead of the median of all live ones."""
+        return now.wall_ms - median(self._walls_ms(now))
+
+    def clock_trusted(self, now: Moment) -> bool:
+        """Whether this node may mint and judge: its wall clock agrees with the others'."""
+        return abs(self.skew_ms(now)) <= TRUSTED_SKEW_MS
+
+    def floor_ms(self, now: Moment) -> int | None:
+        """Up to which end tokens have ended on every trusted clock; None where too few clocks agree to tell.
+
+        A majority must agree: one clock that steps, alone or in a pair, neither ends a session nor forgets a log-out.
+        """
+        walls = self._walls_ms(now)
+        middle = median(walls)
+        trusted = [wall for wall in walls if abs(wall - middle) <= TRUSTED_SKEW_MS]
+        if len(trusted) < self.majority:
+            return None
+        return int(min(trusted)) - FLOOR_MARGIN_MS
+
+    def unknown_end_ms(self, now: Moment) -> int:
+        """By when every token that exists now has ended, whoever made it."""
+        longest = max([self.own.absolute_ms, *(seat.heartbeat.absolute_ms for seat in self._seats.values())])
+        # Every clock counts here, trusted or not: too late an end harms nobody.
+        latest = max([now.wall_ms, *(seat.ahead_ms + now.boot_s * 1000 for seat in self._seats.values())])
+        return int(latest) + longest + UNKNOWN_END_MARGIN_MS
+
+    def _walls_ms(self, now: Moment) -> list[float]:
+        others = (seat.ahead_ms for seat in self._seats.values() if self._is_live(seat, now.boot_s))
+        return [now.wall_ms, *(ahead + now.boot_s * 1000 for ahead in others)]

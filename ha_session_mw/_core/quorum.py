@@ -1,0 +1,596 @@
+"""The log without a server: one member's part in it, as a state machine. Performs no I/O and reads no clock.
+
+Every node keeps all entries it knows in a sequence of its own, and every node polls every other one for news since a
+position. Denials and cuts only accumulate, so no order has to be agreed upon: it is enough that any two majorities share a
+node. What this file leaves out: how polls travel, who retries them and when, and how batches get to the disk.
+
+The caller holds one outstanding poll to each peer, hands every poll that arrives to :meth:`Quorum.arrived`, keeps the
+holds it is given, and after *any* call here asks :meth:`Quorum.release` for each of them whether its answer is due.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..models import Entry
+from .freshness import Moment
+from .holders import Holder, instants
+from .members import Heartbeat, MemberEvent, Members, MemberState
+from .messages import VERSION, Answer, Batch, Poll, list_digest
+from .recovery import Recovery
+from .sequence import Sequence
+from .view import END_STEP_MS, View
+
+PAGE_ENTRIES = 4096
+"""Entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit."""
+
+STARTING_HOLD_S = 0.05
+"""How long a poll of a recovering member is held: it learns in rounds, and everybody waits for it."""
+
+Standing = Literal["applied", "durable", "fenced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A poll on its way. To be handed back with its answer."""
+
+    peer: str
+    poll: Poll
+    sent_s: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hold:
+    """A poll that is kept waiting for news, until ``until_s`` (boot-time clock) at the latest."""
+
+    peer: str
+    until_s: float
+    incarnation: str
+    since: int
+    known: bool
+    recovering: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Stands for everything that was appended up to one position of this node's sequence."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The node has learned what it may have forgotten, and serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class PossibleLoss:
+    """So many members have forgotten their entries at once that acknowledged log-outs may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldFile:
+    """A peer knows more of this node's sequence than its file does. The node starts anew, as if it had no file."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMismatch:
+    """A peer cannot be worked with: another member list, another version, or not who it is taken for."""
+
+    peer: str
+    why: Literal["list", "version", "identity"]
+
+
+QuorumEvent = MemberEvent | Recovered | PossibleLoss | OldFile | PeerMismatch
+
+
+class _Peer:
+    """What this node knows of, and owes to, one other member."""
+
+    __slots__ = (
+        *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "hold", "holder", "incarnation", "life"),
+        *("mismatch", "polled_s", "position", "read_sent_s", "sequence", "unkept", "url"),
+    )
+
+    def __init__(self, url: str, now_s: float) -> None:
+        self.url = url
+        self.mismatch: str | None = None
+        # Who it is.
+        self.incarnation = ""
+        self.life = ""
+        self.sequence = 0
+        """Up to where its own sequence is known to reach."""
+        self.changed = False
+        """Whether it has been heard as another incarnation before."""
+        # Its sequence, read by us.
+        self.callee = ""
+        self.position = 0
+        self.unkept: deque[tuple[int, int]] = deque()
+        """What was received beyond ``position``, each with the position of our own sequence that must be kept first."""
+        self.read_sent_s = -math.inf
+        self.echo = 0
+        self.echo_life = ""
+        self.fresh_s = -math.inf
+        """When the newest poll was sent that it has answered, completely and not recovering itself."""
+        # Our sequence, read by it.
+        self.holder = Holder(url)
+        self.hold: Hold | None = None
+        self.polled_s = -math.inf
+        self.answered_s = now_s
+        """When we last answered it. A process that has just begun cannot know what an earlier one answered until now."""
+
+    def is_new_incarnation(self, incarnation: str) -> bool:
+        """Take note of who speaks; returns whether that is another incarnation than before."""
+        if incarnation == self.incarnation:
+            return False
+        self.changed |= bool(self.incarnation)
+        self.incarnation, self.sequence = incarnation, 0
+        return True
+
+    def keep(self, kept: int) -> None:
+        """Our own sequence is kept up to there: what was received by then may be acknowledged."""
+        while self.unkept and self.unkept[0][0] <= kept:
+            self.position = max(self.position, self.unkept.popleft()[1])
+
+
+class Quorum:
+    """One process of a cluster with a fixed list of members.
+
+    Args:
+        view: what this node knows; changed by this object only.
+        own: the heartbeat's constant parts. ``life`` must be random bits, new for each process.
+        urls: all members, this one included.
+        now: the moment of the start.
+        heartbeat_s: how long a poll is held at the most.
+        stored: the batches that were kept before; empty for a file that is new; None where nothing is kept.
+
+    Raises:
+        ValueError: the list does not name this member, or names one twice.
+    """
+
+    def __init__(
+        self, view: View, own: Heartbeat, urls: Iterable[str], *, now: Moment, heartbeat_s: float, stored: Iterable[Batch] | None = None
+    ) -> None:
+        listed = list(urls)
+        if own.url not in listed or len(set(listed)) < len(listed):
+            raise ValueError(f"the list of members must name each of them once, {own.url!r} included, got {listed!r}")
+        self.view = view
+        self.me = own.url
+        self.life = own.life
+        self.majority = len(listed) // 2 + 1
+        self.members = Members(own, majority=self.majority)
+        self._digest = list_digest(listed)
+        self._heartbeat_s = heartbeat_s
+        self._peers = {url: _Peer(url, now.boot_s) for url in listed if url != own.url}
+        self._sequence = Sequence(view)
+        self._events: list[QuorumEvent] = []
+        self._draining = False
+        self._told = 0  # heartbeats
+        self._stamp = 0  # answers
+        self._awaited = 0
+        """Who has echoed no stamp later than this one is to be heard again, before what it acknowledged counts."""
+        self.durable = 0
+        """Up to where a majority holds this node's sequence, for certain."""
+        self.fenced = 0
+        """Up to where no request that starts now is accepted on any node against this node's sequence."""
+        self._waits: deque[tuple[int, float]] = deque()
+        """Positions, and when each was known to be durable."""
+        self._stores = stored is not None
+        self.incarnation = own.life
+        self._learned = not self._stores
+        self._restore(stored or ())
+        self._kept = self._sequence.last
+        self._kept_as = self.incarnation if self._kept or self._learned else ""
+        # Until a majority has not contradicted the file, no position is given beyond it: two meanings of one would hide its age.
+        self._checks_its_file = self._stores and self._learned
+        self._recovery: Recovery | None = self._new_recovery()
+        self._serving = False
+        self._settle(now)
+
+    # What has to be kept on disk, and when.
+
+    def _restore(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            if batch.incarnation != self.incarnation:
+                self.incarnation, self._learned = batch.incarnation, False
+            self._learned |= batch.learned
+            self.view.raise_floor(batch.floor_ms)
+            for position, entry in batch.entries:
+                if self.view.merge(entry):
+                    self._sequence.append(entry, position)
+            self._sequence.last = max(self._sequence.last, batch.upto)
+
+    def unkept(self) -> Batch | None:
+        """What is to be written and synced next; None if all is kept. Until it is, nothing of it is acknowledged or served."""
+        if not self._stores or self._checks_its_file:
+            return None
+        done = self._kept == self._sequence.last and self._kept_as == self.incarnation and (self._learned or self._recovery is not None)
+        return None if done else self._batch(self._kept, PAGE_ENTRIES)
+
+    def everything(self) -> Batch:
+        """All that must be kept, as one batch: what a file that has grown may be replaced with."""
+        return self._batch(0, self._sequence.last)
+
+    def _batch(self, since: int, limit: int) -> Batch:
+        entries, reached = self._sequence.page(since, self._sequence.last, limit)
+        # Only with all that was learned: a file that claims more than it holds would hide an amnesia at the next start.
+        learned = self._learned or (self._recovery is None and reached == self._sequence.last)
+        return Batch(
+            version=VERSION,
+            incarnation=self.incarnation,
+            learned=learned,
+            floor_ms=self.view.floor_ms,
+            upto=reached,
+            entries=tuple(entries),
+        )
+
+    def kept(self, batch: Batch, now: Moment) -> None:
+        """The batch has been written and synced."""
+        if batch.incarnation == self.incarnation:
+            self._kept_as = batch.incarnation
+            self._kept = max(self._kept, batch.upto)
+            self._learned |= batch.learned
+        self._settle(now)
+
+    # Entries.
+
+    def append(self, entries: Iterable[Entry], now: Moment) -> Receipt:
+        """Apply entries here, and have the others told. Ask :meth:`standing` how far they have got."""
+        for entry in entries:
+            self._merge(entry)
+        self._settle(now)
+        # An entry that was known before lies somewhere up to the end. To wait for all of it is enough.
+        return Receipt(self._sequence.last)
+
+    def _merge(self, entry: Entry) -> None:
+        if self.view.merge(entry):
+            self._sequence.append(entry)
+
+    def standing(self, receipt: Receipt) -> Standing:
+        """``applied`` on this node; ``durable`` on a majority; ``fenced``: no request that starts now is accepted anywhere."""
+        if receipt.position <= self.fenced:
+            return "fenced"
+        return "durable" if receipt.position <= self.durable else "applied"
+
+    def fenced_by(self, receipt: Receipt) -> float | None:
+        """The boot time at which waiting alone will have fenced it; None while it is not durable, for then no wait helps."""
+        if receipt.position <= self.fenced:
+            return -math.inf
+        known = next((known_s for position, known_s in self._waits if position >= receipt.position), None)
+        return None if known is None else known + self.members.fence_wait_s
+
+    # Polls of ours.
+
+    def poll(self, peer: str, now: Moment) -> Sent:
+        """The poll to send to a peer now."""
+        to = self._peers[peer]
+        message = Poll(
+            version=VERSION,
+            digest=self._digest,
+            sender=self.me,
+            heartbeat=self._heartbeat(now),
+            incarnation=self.incarnation,
+            sequence=self._kept,
+            recovering=self.recovering,
+            callee=to.callee,
+            position=to.position,
+            callee_life=to.echo_life,
+            echo=to.echo,
+            silent=tuple(other.url for other in self._peers.values() if self._is_silent(other, now)),
+        )
+        return Sent(peer, message, now.boot_s, self._recovery.begin() if self._recovery is not None else 0)
+
+    def answered(self, sent: Sent, answer: Answer, now: Moment) -> None:
+        """An answer came to a poll of ours."""
+        peer = self._peers[sent.peer]
+        if not self._belongs(peer, answer):
+            return
+        self._hear(peer, answer.heartbeat, now)
+        peer.is_new_incarnation(answer.incarnation)
+        peer.sequence = max(peer.sequence, answer.upto)
+        # The floor first. Entries that the peer has dropped are missing from its answer, and nobody else may tell us.
+        self._raise_floor(answer.floor_ms)
+        for entry in answer.entries:
+            self._merge(entry)
+        self._read(peer, sent, answer)
+        if sent.poll.incarnation == self.incarnation:
+            if answer.known > self._kept:
+                self._forget(peer, now)
+            elif answer.complete:
+                self._count(peer, sent, answer)
+        self._settle(now)
+
+    def _read(self, peer: _Peer, sent: Sent, answer: Answer) -> None:
+        """Note how far the peer's sequence has been read. Answers may overtake each other; the latest poll's decides."""
+        if sent.sent_s < peer.read_sent_s:
+            return
+        peer.read_sent_s = sent.sent_s
+        if answer.incarnation != peer.callee:
+            peer.callee, peer.position = answer.incarnation, 0
+            peer.unkept.clear()
+        peer.unkept.append((self._sequence.last, answer.upto))
+        if answer.heartbeat.life != peer.echo_life:
+            peer.echo_life, peer.echo = answer.heartbeat.life, 0
+        peer.echo = max(peer.echo, answer.stamp)
+
+    def _count(self, peer: _Peer, sent: Sent, answer: Answer) -> None:
+        """A complete answer: all that the peer knew when it answered is known here, so all that it knew when asked."""
+        if not answer.recovering:
+            # The time of sending: what was acknowledged while the poll was under way may be missing from the answer.
+            peer.fresh_s = max(peer.fresh_s, sent.sent_s)
+        if self._recovery is not None:
+            self._recovery.learned(peer.url, answer.incarnation, sent.step, recovering=answer.recovering, known_before=answer.known_before)
+
+    # Polls of others.
+
+    def arrived(self, poll: Poll, now: Moment) -> Answer | Hold:
+        """A poll came in: the answer, if one is due, else the poll is to be held."""
+        peer = self._peers.get(poll.sender)
+        if peer is None or not self._belongs(peer, poll):
+            return self._refusal(now)
+        self._hear(peer, poll.heartbeat, now)
+        if peer.is_new_incarnation(poll.incarnation) or poll.incarnation != peer.holder.incarnation:
+            peer.holder = Holder(peer.url, poll.incarnation)
+        mine = poll.callee == self.incarnation
+        if mine and poll.position > self._kept:
+            self._forget(peer, now)
+        elif not self._is_older_file(peer, poll):
+            peer.life, peer.sequence = poll.heartbeat.life, max(peer.sequence, poll.sequence)
+            peer.polled_s = now.boot_s
+            self._acknowledge(peer.holder, poll, mine=mine)
+        self._settle(now)
+        limit_s = min(STARTING_HOLD_S, self._heartbeat_s) if poll.recovering else self._heartbeat_s
+        known = poll.callee == self.incarnation
+        hold = Hold(peer.url, now.boot_s + limit_s, poll.incarnation, poll.position if known else 0, known, self.recovering)
+        peer.hold = hold
+        return self.release(hold, now) or hold
+
+    def _is_older_file(self, peer: _Peer, poll: Poll) -> bool:
+        """Whether the peer, started anew, has less than it once had: its acknowledgements prove nothing until it says so too."""
+        return poll.heartbeat.life != peer.life and poll.sequence < peer.sequence
+
+    def _acknowledge(self, holder: Holder, poll: Poll, *, mine: bool) -> None:
+        if poll.callee_life == self.life:
+            holder.echo = max(holder.echo, poll.echo)
+        if mine:
+            holder.report_silent(poll.silent, poll.position)
+            if holder.acknowledge(poll.position, self._stamp):
+                self._awaited = self._stamp
+
+    def release(self, hold: Hold, now: Moment) -> Answer | None:
+        """The answer to a held poll, if it is due by now."""
+        peer = self._peers[hold.peer]
+        due = (
+            not hold.known  # it has to learn who we are
+            or self._kept > hold.since  # news
+            or now.boot_s >= hold.until_s
+            or peer.hold is not hold  # it has asked again, so nobody waits for this one
+            or hold.recovering != self.recovering
+            or (self.fenced < self._kept and peer.holder.echo <= self._awaited)
+        )
+        return self._answer(peer, hold, now) if due else None
+
+    def _answer(self, peer: _Peer, hold: Hold, now: Moment) -> Answer:
+        self._stamp += 1
+        peer.answered_s = now.boot_s
+        entries, reached = self._sequence.page(hold.since, self._kept, PAGE_ENTRIES)
+        return Answer(
+            version=VERSION,
+            digest=self._digest,
+            sender=self.me,
+            heartbeat=self._heartbeat(now),
+            incarnation=self.incarnation,
+            recovering=self.recovering,
+            stamp=self._stamp,
+            since=hold.since,
+            upto=reached,
+            complete=reached == self._kept,
+            entries=tuple(entry for _, entry in entries),
+            floor_ms=self.view.floor_ms,
+            known=peer.sequence if hold.incarnation == peer.incarnation else 0,
+            known_before=peer.changed,
+        )
+
+    def _refusal(self, now: Moment) -> Answer:
+        """What somebody is told whose polls never count: who we are, so that its operator is told as well."""
+        return Answer(
+            version=VERSION,
+            digest=self._digest,
+            sender=self.me,
+            heartbeat=self._heartbeat(now),
+            incarnation=self.incarnation,
+            recovering=self.recovering,
+            stamp=0,
+            since=0,
+            upto=0,
+            complete=False,
+            entries=(),
+            floor_ms=0,
+            known=0,
+            known_before=False,
+        )
+
+    # Time, and what follows from all of the above.
+
+    def tick(self, now: Moment) -> None:
+        """Time has passed. To be called every heartbeat at the least, and at the moment that :meth:`fenced_by` names."""
+        self._events += self.members.departures(now.boot_s)
+        floor = self.members.floor_ms(now)
+        if floor is not None and not self.recovering:
+            self._raise_floor(floor - floor % END_STEP_MS)  # entries end at these steps only
+        self._settle(now)
+
+    def _raise_floor(self, floor_ms: int) -> None:
+        if floor_ms > self.view.floor_ms:
+            self.view.raise_floor(floor_ms)
+            self._sequence.forget_ended()
+
+    def _settle(self, now: Moment) -> None:
+        if not self._stores:
+            self._kept = self._sequence.last
+        for peer in self._peers.values():
+            peer.keep(self._kept)
+        self._finish_recovery()
+        self._prove(now)
+        self.view.fresh_at = self._fresh_at()
+
+    def _finish_recovery(self) -> None:
+        recovery = self._recovery
+        if recovery is not None and recovery.complete:
+            self._recovery = None
+            if not self._checks_its_file and recovery.by_default and (recovery.known_before or len(self.view)):
+                self._events.append(PossibleLoss())
+            self._checks_its_file = False
+        if not self._serving and not self.recovering:
+            self._serving = True
+            self._events.append(Recovered())
+
+    def _fresh_at(self) -> float:
+        if self.recovering:
+            return -math.inf
+        if self.majority == 1:
+            return math.inf
+        return sorted(peer.fresh_s for peer in self._peers.values())[1 - self.majority]
+
+    def _prove(self, now: Moment) -> None:
+        """See how far a majority, and how far everybody, holds this node's sequence."""
+        if self.fenced >= self._kept:
+            return
+        if not self._peers:
+            self.durable = self.fenced = self._kept
+            return
+        durable = self.durable
+        for held in instants(peer.holder for peer in self._peers.values()):
+            for count in range(self.majority - 1, len(held) + 1):
+                position = held[count - 1][0]
+                durable = max(durable, position)
+                if position > self.fenced and self._all_others_are_ruled_out([holder for _, holder in held[:count]], position, now):
+                    self.fenced = position
+        self._wait(durable, now)
+        for peer in self._peers.values():
+            peer.holder.forget_before(self.fenced)
+
+    def _all_others_are_ruled_out(self, confirmed: list[Holder], position: int, now: Moment) -> bool:
+        """Whether all but those who confirmed have, for certain, no lease from before."""
+        names = {holder.member for holder in confirmed}
+        return all(url in names or self._is_ruled_out(peer, confirmed, position, now) for url, peer in self._peers.items())
+
+    def _is_ruled_out(self, peer: _Peer, confirmed: list[Holder], position: int, now: Moment) -> bool:
+        # Any majority that could have answered it has one of n - majority + 1 members in it, and we are one of those.
+        witnesses = self._is_silent(peer, now) + sum(holder.rules_out(peer.url, position) for holder in confirmed)
+        return witnesses >= self._amnesia_quorum
+
+    def _wait(self, durable: int, now: Moment) -> None:
+        """Keep the time at which more was known to be durable, and fence what was known to be so for long enough."""
+        if durable > self.durable:
+            self.durable = durable
+            self._waits.append((durable, now.boot_s))
+        while self._waits and now.boot_s >= self._waits[0][1] + self.members.fence_wait_s:
+            self.fenced = max(self.fenced, self._waits.popleft()[0])
+        while self._waits and self._waits[0][0] <= self.fenced:
+            self._waits.popleft()
+
+    def _is_silent(self, peer: _Peer, now: Moment) -> bool:
+        """Whether we have not answered it for so long that no lease can rest on us any more."""
+        return now.boot_s - peer.answered_s > self.members.fence_wait_s
+
+    # Amnesia.
+
+    @property
+    def _amnesia_quorum(self) -> int:
+        """So many that they share a member with any majority."""
+        return len(self._peers) + 2 - self.majority
+
+    def _new_recovery(self) -> Recovery:
+        needed = self.majority - 1 if self._checks_its_file else self._amnesia_quorum
+        return Recovery(others=len(self._peers), needed=needed, remembers=self._checks_its_file)
+
+    def _forget(self, peer: _Peer, now: Moment) -> None:
+        """The peer knows of entries that this node has acknowledged and lost: whatever it acknowledged is void."""
+        if self.incarnation == self.life:
+            return  # this very process gave all of its positions: the peer errs
+        self._events.append(OldFile(peer.url))
+        self.incarnation, self._kept, self._learned = self.life, 0, False
+        self._checks_its_file, self._serving = False, False
+        self._recovery = self._new_recovery()
+        for other in self._peers.values():
+            other.fresh_s = -math.inf
+            other.holder = Holder(other.url, other.holder.incarnation)
+            other.answered_s = now.boot_s
+
+    # Who speaks.
+
+    def _heartbeat(self, now: Moment) -> Heartbeat:
+        self._told += 1
+        own = self.members.own
+        state: MemberState = "draining" if self._draining else "starting" if self.recovering else "ready"
+        return Heartbeat(
+            own.member,
+            own.life,
+            own.url,
+            state,
+            self._told,
+            int(now.wall_ms),
+            own.kids,
+            own.freshness_limit_s,
+            own.absolute_ms,
+            own.release,
+        )
+
+    def _hear(self, peer: _Peer, heartbeat: Heartbeat, now: Moment) -> None:
+        event = self.members.heard(peer.url, heartbeat, now.boot_s)
+        if event is not None:
+            self._events.append(event)
+
+    def _belongs(self, peer: _Peer, message: Poll | Answer) -> bool:
+        """Whether a message comes from the peer, of our cluster, and can be read. A fault is told once, when it begins."""
+        fault: Literal["list", "version", "identity"] | None = None
+        if message.version != VERSION:
+            fault = "version"
+        elif message.digest != self._digest:
+            fault = "list"
+        elif message.sender != peer.url:
+            fault = "identity"
+        if fault is not None and fault != peer.mismatch:
+            self._events.append(PeerMismatch(peer.url, fault))
+        peer.mismatch = fault
+        return fault is None
+
+    # What the caller may want to know.
+
+    @property
+    def recovering(self) -> bool:
+        """Whether this node may have forgotten entries and not learned them again yet. It neither serves nor counts."""
+        return self._recovery is not None or not self._learned
+
+    @property
+    def mismatched(self) -> dict[str, str]:
+        """The peers that cannot be worked with, and why."""
+        return {url: peer.mismatch for url, peer in self._peers.items() if peer.mismatch is not None}
+
+    def is_ready(self, now: Moment) -> bool:
+        """Whether this node can judge sessions: it has learned enough, is fresh, and its clock and limits are the cluster's."""
+        fresh = now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
+        return fresh and not self._draining and not self.members.limits_differ and self.members.clock_trusted(now)
+
+    def has_quorum(self, now: Moment) -> bool:
+        """Whether a majority has polled this node lately, so that an entry appended now will soon be durable."""
+        limit_s = self.members.acceptance_limit_s
+        polled = sum(now.boot_s - peer.polled_s <= limit_s for peer in self._peers.values())
+        return polled + 1 >= self.majority
+
+    def drain(self) -> None:
+        """Say ``draining`` from the next message on."""
+        self._draining = True
+
+    def take_events(self) -> list[QuorumEvent]:
+        """What has happened since this was last called."""
+        events, self._events = self._events, []
+        return events
