@@ -1,0 +1,118 @@
+"""Signing keys: which one signs, which ones verify, and how each is named.
+
+Signatures are itsdangerous' ``Signer`` with SHA-256 and HMAC key derivation, a salt of its own per purpose (RFC 2104,
+RFC 5869 section 3.2 for why purposes are kept apart). The derived key is kept, so that a check costs one HMAC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from itsdangerous import Signer
+from itsdangerous.encoding import base64_encode
+
+from ..models import KeyId
+
+MIN_SECRET_BYTES = 32
+"""As long as the output of SHA-256: a shorter HMAC key weakens it (RFC 2104 section 3)."""
+
+KID_LENGTH = 8
+"""In characters: 48 bits, so that two keys of a ring do not meet by chance."""
+
+_TOKEN_SALT = b"ha_session_mw.token.1"
+_NAME_SALT = b"ha_session_mw.key-id.1"
+_PLACEHOLDER = re.compile(
+    r"(change|replace|insert|put|your|my|me|this|please|a|the|with|in|to|some|very|super|long|random|strong|secure|insecure|default|example|sample"
+    r"|demo|test|dev|todo|fixme|secret|key|token|password|passphrase|session|string|value|here|django|starlette|flask|fastapi|256|bit|32|64"
+    r"|bytes|chars|characters|must|be|at|least|of|and|production|abc|xyz|foo|bar|baz|0|1|2|3|x)*"
+)
+
+
+def weakness(secret: bytes) -> str | None:
+    """Why a secret must not sign anything, or None. The answer never contains the secret."""
+    text = re.sub(r"[^a-z0-9]", "", secret.decode("utf-8", "replace").lower())
+    if not secret:
+        return "is empty"
+    if _PLACEHOLDER.fullmatch(text):
+        return "is a well-known placeholder"
+    if secret.startswith(b"django-insecure-"):
+        return "is marked as insecure"
+    if len(secret) < MIN_SECRET_BYTES:
+        return f"is {len(secret)} bytes long, and {MIN_SECRET_BYTES} is the least"
+    if len(set(secret)) < 8:
+        return "repeats the same few characters"
+    return None
+
+
+class SigningKey:
+    """One secret under one name, with a signer for each purpose."""
+
+    __slots__ = ("kid", "secret", "signature")
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+        self.kid = KeyId(base64_encode(self._derive(_NAME_SALT))[:KID_LENGTH].decode())
+        self.signature: Callable[[bytes], bytes] = self.signer_for(_TOKEN_SALT).get_signature
+        """The signature of some bytes, as canonical base64url text."""
+
+    def _derive(self, salt: bytes) -> bytes:
+        return Signer(self.secret, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
+
+    def signer_for(self, salt: bytes) -> Signer:
+        """A signer for one purpose. Its key is derived once, here, and not at each use."""
+        return Signer(self._derive(salt), salt=salt, key_derivation="none", digest_method=hashlib.sha256)
+
+    def __repr__(self) -> str:
+        return f"<SigningKey {self.kid}>"
+
+
+class KeyRing:
+    """The keys of a node, newest first.
+
+    Args:
+        secrets: the keys that may sign.
+        fallbacks: keys that only verify: old ones being retired and new ones being staged. One of them signs only while
+            some member of the cluster has none of ``secrets`` yet.
+    """
+
+    __slots__ = ("_by_kid", "_in_order")
+
+    def __init__(self, secrets: Iterable[bytes], fallbacks: Iterable[bytes] = ()) -> None:
+        self._in_order = tuple(SigningKey(secret) for secret in dict.fromkeys((*secrets, *fallbacks)))
+        if not self._in_order:
+            raise ValueError("a key ring needs at least one key")
+        self._by_kid = {key.kid.encode(): key for key in self._in_order}
+
+    def __iter__(self) -> Iterator[SigningKey]:
+        return iter(self._in_order)
+
+    @property
+    def kids(self) -> tuple[KeyId, ...]:
+        return tuple(key.kid for key in self._in_order)
+
+    def get(self, kid: bytes) -> SigningKey | None:
+        """The key of this name; None where there is none."""
+        return self._by_kid.get(kid)
+
+    def signing_key(self, announced: Sequence[Collection[KeyId]] = ()) -> SigningKey:
+        """The newest key that every other live member announces, so that nobody gets a token it cannot verify.
+
+        Args:
+            announced: for each other live member, the kids it has.
+        """
+        for key in self._in_order:
+            if all(key.kid in kids for kids in announced):
+                return key
+        # No key is common to all. The newest is as good as any: the members that lack it answer 503, never 401.
+        return self._in_order[0]
+
+    def __repr__(self) -> str:
+        return f"<KeyRing {' '.join(self.kids)}>"
+
+
+def same_text(one: bytes, other: bytes) -> bool:
+    """Whether two signatures are the same *text*, in constant time. base64 has several spellings of the same bytes."""
+    return hmac.compare_digest(one, other)

@@ -1,0 +1,147 @@
+"""Problem documents (RFC 9457): what a refusal says, in JSON for programs and in HTML for people.
+
+Every word here comes from the class of the error. No token, id, subject, key, address or foreign error text gets in.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import string
+from inspect import getdoc
+
+from ..exceptions import InfrastructureFault, ProblemError
+from .decision import walk
+
+
+def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool = False) -> dict[str, object]:
+    """The problem document.
+
+    Args:
+        problem: what went wrong.
+        endpoints: the path below which this middleware serves its pages; ``type`` resolves there.
+        instance: a URI that names this occurrence.
+        full: adds the reason and the checks walked through, which help a developer and an attacker alike.
+    """
+    after_s = problem.retry_after_s
+    body: dict[str, object] = {
+        "type": f"{endpoints}/problems/{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+        "code": problem.code,
+        "retryable": problem.retryable,
+        "retry_after_ms": None if after_s is None else math.ceil(after_s * 1000),
+        "retry_where": problem.retry_where,
+        "action": problem.action,
+    }
+    if full:
+        body["reason"] = problem.reason
+        body["checks"] = walk(problem)
+    return body
+
+
+def headers(problem: ProblemError) -> list[tuple[bytes, bytes]]:
+    """The header fields that go with a problem, besides those of its body."""
+    found = [(b"cache-control", b"no-store")]
+    if problem.status in (429, 503):
+        found.append((b"retry-after", b"%d" % math.ceil(problem.retry_after_s or 0)))
+    if problem.status == 401 or problem.bearer_error:
+        found.append((b"www-authenticate", challenge(problem)))
+    return found
+
+
+def challenge(problem: ProblemError) -> bytes:
+    """``WWW-Authenticate``. RFC 6750 section 3.1: no error code where the request carried no token at all."""
+    parts = 'Bearer realm="session"'
+    if problem.bearer_error:
+        parts += f', error="{problem.bearer_error}", error_description="{problem.title}"'
+    return parts.encode("ascii")
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether an ``Accept`` header (RFC 9110 section 12.5.1) ranks a page above a JSON document. A tie is JSON's."""
+    html_q = json_q = 0.0
+    for item in accept.lower().split(","):
+        media, *parameters = (part.strip() for part in item.split(";"))
+        q = _quality(parameters)
+        if media == "text/html":
+            html_q = max(html_q, q)
+        elif media in ("application/json", "application/problem+json"):
+            json_q = max(json_q, q)
+    return html_q > json_q
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+_PAGE = string.Template("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
+<title>$title</title>
+<style>
+  :root { color-scheme: light dark; font: 17px/1.55 system-ui, sans-serif }
+  body { max-width: 38rem; margin: 12vh auto; padding: 0 1.25rem }
+  h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .75rem }
+  dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin-top: 2rem; font-size: .9rem }
+  dt { opacity: .7 } dd { margin: 0; overflow-wrap: anywhere }
+</style>
+<h1>$title</h1>
+$paragraphs
+<dl>$facts</dl>
+</html>
+""")
+
+_NEXT = {
+    "retry": "Try again",
+    "renew": "Renew the session",
+    "reauthenticate": "Log in again",
+    "fix_request": "Correct the request; repeating it will not help",
+    "contact": "Ask the operator",
+}
+_WHERE = {"same_node": "on the same node", "other_node": "on another node", "any": "on any node", "none": ""}
+
+
+def _advice(problem: ProblemError | type[ProblemError], after_s: float | None) -> str:
+    where = _WHERE[problem.retry_where]
+    wait = "" if after_s is None else " at once" if after_s == 0 else f" after {after_s:g} s"
+    return f"{_NEXT[problem.action]}{' ' + where if where else ''}{wait}."
+
+
+def _page(title: str, paragraphs: list[str], facts: dict[str, str]) -> bytes:
+    return _PAGE.substitute(
+        title=html.escape(title),
+        paragraphs="\n".join(f"<p>{html.escape(text)}</p>" for text in paragraphs),
+        facts="".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items()),
+    ).encode()
+
+
+def refusal_page(problem: ProblemError, body: dict[str, object]) -> bytes:
+    """A refusal as a page: the same facts as the document."""
+    facts = {"Code": problem.code, "Status": str(problem.status), "Occurrence": str(body["instance"])}
+    if "reason" in body:
+        facts["Reason"] = str(body["reason"])
+    return _page(problem.title, [problem.detail, _advice(problem, problem.retry_after_s)], facts)
+
+
+def reference_page(kind: type[ProblemError]) -> bytes:
+    """The page that ``type`` resolves to: what the code means, whoever meets it."""
+    whose = "The infrastructure's; the session may well be good." if issubclass(kind, InfrastructureFault) else "The client's."
+    facts = {
+        "Code": kind.code,
+        "Status": str(kind.status),
+        "Whose turn": whose,
+        "Worth a retry": "yes" if kind.retryable else "no",
+        "What to do": _advice(kind, kind.default_retry_after_s),
+    }
+    return _page(kind.title, [kind.detail, getdoc(kind) or ""], facts)

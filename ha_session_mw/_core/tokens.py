@@ -1,0 +1,143 @@
+"""The token: ``hs1.<sid>.<kid>.<payload>.<signature>``.
+
+``sid`` is readable, so that any load balancer can hash on it; ``kid`` names the key; the payload is a MessagePack array
+in base64url; the signature covers all text before it. Nothing of a token is parsed before its signature was compared.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from itsdangerous.encoding import base64_decode, base64_encode
+
+from ..exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooLarge
+from ..models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
+from .data import decode, is_nested
+from .keys import KID_LENGTH, KeyRing, SigningKey, same_text
+from .renewal import due_ms
+
+PREFIX = b"hs1."
+MAX_TOKEN_BYTES = 4096
+"""What every browser keeps of one cookie, name and attributes included (RFC 6265 section 6.1)."""
+PAYLOAD_VERSION = 1
+SID_LENGTH = 22
+"""128 bits in base64url without padding."""
+SIGNATURE_LENGTH = 43
+"""SHA-256's 32 bytes in base64url without padding."""
+
+_SHAPE = re.compile(rb"hs1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+
+class _Payload(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    subject: str | None
+    family: FamilyId
+    cuts: tuple[CutId, ...]
+    issued_ms: int
+    authenticated_ms: int
+    idle_end_ms: int
+    absolute_end_ms: int
+    issuer: NodeId
+    record: int
+    data: msgspec.Raw
+
+
+class Verified(msgspec.Struct, frozen=True, gc=False):
+    """A token whose signature was found good. Says nothing about whether the session stands.
+
+    Attributes:
+        claims: what the token says.
+        kid: the key that signed it.
+        data: its session data, decoded. Shared by all requests with this token: copy before use.
+        nested: whether ``data`` holds containers, which an app might change in place.
+        renew_at_ms: from when on the token is due for renewal.
+    """
+
+    claims: Claims
+    kid: KeyId
+    data: dict[str, object]
+    nested: bool
+    renew_at_ms: float
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_payload = msgspec.msgpack.Decoder(_Payload).decode
+
+
+def _payload(claims: Claims) -> bytes:
+    return _encode(
+        _Payload(
+            PAYLOAD_VERSION,
+            claims.subject,
+            claims.family,
+            claims.cuts,
+            claims.issued_ms,
+            claims.authenticated_ms,
+            claims.idle_end_ms,
+            claims.absolute_end_ms,
+            claims.issuer,
+            claims.record,
+            msgspec.Raw(claims.data),
+        )
+    )
+
+
+def sign(claims: Claims, key: SigningKey) -> bytes:
+    """The token for these claims. The same claims and key always give the same text."""
+    signed = b"hs1.%b.%b.%b" % (claims.sid.encode(), key.kid.encode(), base64_encode(_payload(claims)))
+    return signed + b"." + key.signature(signed)
+
+
+def length(claims: Claims) -> int:
+    """How many bytes the token for these claims has, without signing it."""
+    return len("hs1....") + len(claims.sid) + KID_LENGTH + -(-len(_payload(claims)) * 4 // 3) + SIGNATURE_LENGTH
+
+
+def verify(token: bytes, ring: KeyRing) -> Verified:
+    """What a token says, once its size, shape and signature were found good.
+
+    Raises:
+        TokenTooLarge: it is longer than any token made here.
+        TokenMalformed: it cannot be a token.
+        TokenInvalid: it is not ours, or altered.
+        KeyNotReached: it names a key that this ring does not have, or was made by a later release.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        raise TokenTooLarge(f"{len(token)} bytes", check="size")
+    parts = _SHAPE.fullmatch(token)
+    if parts is None:
+        raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")
+    sid, kid, text, signature = parts.groups()
+    key = ring.get(kid)
+    if key is None:
+        raise KeyNotReached("signed with a key that this node does not have", check="key")
+    if not same_text(key.signature(token[: parts.end(3)]), signature):
+        raise TokenInvalid("the signature does not match", check="signature")
+    return _parse(sid, key, text)
+
+
+def _parse(sid: bytes, key: SigningKey, text: bytes) -> Verified:
+    try:
+        payload = _decode_payload(base64_decode(text))
+        if payload.version != PAYLOAD_VERSION:
+            raise msgspec.ValidationError(f"payload version {payload.version}")
+        raw = bytes(payload.data)
+        data = decode(raw)
+    except msgspec.MsgspecError as exc:
+        # The signature is good, so a holder of the key made it: a member of a later release. That is no fault of the client.
+        raise KeyNotReached(f"a payload that this release cannot read: {exc}", check="payload") from exc
+    claims = Claims(
+        sid=SessionId(sid.decode()),
+        subject=payload.subject,
+        family=payload.family,
+        cuts=payload.cuts,
+        issued_ms=payload.issued_ms,
+        authenticated_ms=payload.authenticated_ms,
+        idle_end_ms=payload.idle_end_ms,
+        absolute_end_ms=payload.absolute_end_ms,
+        issuer=payload.issuer,
+        record=payload.record,
+        data=raw,
+    )
+    return Verified(claims, key.kid, data, is_nested(data), due_ms(claims))

@@ -1,0 +1,54 @@
+"""What the middleware itself serves below ``HA_SESSION_ENDPOINTS``: probes, and a page for each problem code."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.types import Scope, Send
+
+from .._core.problems import reference_page
+from ..exceptions import problem_types
+from ..manager import SessionManager
+
+
+class Endpoints:
+    """Answers the paths below the prefix."""
+
+    def __init__(self, manager: SessionManager) -> None:
+        self._manager = manager
+        self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
+
+    async def __call__(self, path: str, scope: Scope, send: Send) -> None:
+        """Answer ``path``, which stands below the prefix."""
+        if scope["method"] not in ("GET", "HEAD"):
+            status, media, body, extra = 405, "application/json", _json({"error": "only GET and HEAD"}), [(b"allow", b"GET, HEAD")]
+        else:
+            status, media, body = self._answer(path)
+            extra = []
+        headers = [
+            (b"content-type", media.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+            *extra,
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _answer(self, path: str) -> tuple[int, str, bytes]:
+        if path == "/livez":
+            # Only that this process answers: a fault elsewhere must not make an orchestrator restart the fleet.
+            return 200, "application/json", _json({"status": "pass"})
+        if path in ("/readyz", "/startupz"):
+            return self._readiness()
+        if page := self._pages.get(path):
+            return 200, "text/html; charset=utf-8", page
+        return 404, "application/json", _json({"error": "no such page"})
+
+    def _readiness(self) -> tuple[int, str, bytes]:
+        why = self._manager.why_not_ready()
+        if why is None:
+            return 200, "application/json", _json({"status": "pass"})
+        return 503, "application/json", _json({"status": "fail", "output": why})
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.encode(value)

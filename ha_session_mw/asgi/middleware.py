@@ -1,0 +1,302 @@
+"""The middleware: the way of a request, with no step back.
+
+Read the token, check it, give the app its session, and when the response starts commit what the app did to it. Pure
+ASGI: nothing is buffered, streams pass untouched, and no state of a request is kept on the middleware.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import anyio
+from starlette.datastructures import Secret
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .._core import data
+from .._core.cookies import Header, Transport, choose, claims_https, presented
+from .._core.decision import CannotTell
+from .._core.paths import PathKind, PathRules, below_root
+from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
+from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionReadOnly, TokenMissing
+from ..manager import SessionManager
+from .commit import Outcome, adopt, commit, is_due, revoke_if_ended
+from .endpoints import Endpoints
+from .headers import add_vary, make_private
+from .lifespan import refuse_lifespan, run_lifespan
+from .problems import send_problem
+from .session import SCOPE_KEY, Session
+
+logger = logging.getLogger("ha_session_mw")
+
+UNSET: Any = object()
+"""Default of an argument that was not given: the settings, the environment or a default then counts."""
+
+_STARTED = "the response has started, so a change could not reach the client; make it before"
+_WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
+_EXEMPT = "this path is listed in HA_SESSION_EXEMPT, so it has no session"
+
+
+class SessionMiddleware:
+    """Sessions for any ASGI app, in the place of Starlette's middleware of the same name.
+
+    Args:
+        app: the app.
+        secret_key: one key or several, the newest first. With it, and without ``settings``, the rest of Starlette's
+            defaults hold too: the cookie only, not Secure, 14 days.
+        session_cookie: the cookie's name.
+        max_age: in seconds, for idle and absolute life alike. None: the cookie ends with the browser.
+        path, same_site, https_only, domain, partitioned: the cookie's attributes.
+        settings: used in the place of the environment.
+        manager: a session manager made by hand, with its settings.
+
+    The constructor does not raise for a wrong setting: that would not stop a server. All faults are told together when
+    the app starts (``lifespan.startup.failed``), and no request is served.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        secret_key: str | bytes | Secret | Sequence[str | bytes | Secret] | None = None,
+        session_cookie: str = UNSET,
+        max_age: int | None = UNSET,
+        path: str = UNSET,
+        same_site: SameSite = UNSET,
+        https_only: bool = UNSET,  # noqa: FBT001 - Starlette's signature
+        domain: str | None = UNSET,
+        partitioned: bool = UNSET,  # noqa: FBT001 - Starlette's signature
+        *,
+        settings: Settings | None = None,
+        manager: SessionManager | None = None,
+    ) -> None:
+        self.app = app
+        self._fault: ConfigurationError | None = None
+        arguments = {
+            "cookie_name": session_cookie,
+            "cookie_path": path,
+            "cookie_same_site": same_site,
+            "cookie_https_only": https_only,
+            "cookie_domain": domain,
+            "cookie_partitioned": partitioned,
+        }
+        given = {name: value for name, value in arguments.items() if value is not UNSET}
+        try:
+            if manager is None:
+                manager = SessionManager(_settings(settings, secret_key, max_age, given))
+            elif given or settings is not None or secret_key is not None or max_age is not UNSET:
+                raise ConfigurationError(["SessionMiddleware(manager=…): the manager has its settings; no others can be given"])
+        except ConfigurationError as fault:
+            self._fault = fault
+            return
+        self._use(manager)
+
+    def _use(self, manager: SessionManager) -> None:
+        settings = manager.settings
+        self.manager = manager
+        self._check = manager.check
+        self._endpoints = Endpoints(manager)
+        self._prefix = settings.endpoints + "/"
+        self._paths = PathRules(protect=tuple(settings.protect), exempt=tuple(settings.exempt))
+        self._has_paths = bool(self._paths)
+        self._bearer = "bearer" in settings.transports
+        self._cookie_prefix = f"{settings.cookie_name}=".encode() if "cookie" in settings.transports else b""
+        self._vary = b", ".join([b"Cookie"] * bool(self._cookie_prefix) + [b"Authorization"] * self._bearer)
+        self._wall_s = manager.clock.wall_s
+        self._full = settings.error_detail == "full"
+        self._default_transport: Transport = "cookie" if self._cookie_prefix else "bearer"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            await self._other(scope, receive, send)
+            return
+        if self._fault is not None:
+            raise self._fault
+        path: str = scope["path"]
+        if root_path := scope.get("root_path"):
+            path = below_root(path, root_path)
+        if kind == "http" and path.startswith(self._prefix):
+            await self._endpoints(path[len(self._prefix) - 1 :], scope, send)
+            return
+        path_kind = self._paths.kind_of(path) if self._has_paths else "open"
+        try:
+            session = await self._admit(scope, path_kind)
+        except ProblemError as problem:
+            await self._refuse(problem, scope, receive, send)
+            return
+        scope["session"] = scope[SCOPE_KEY] = session
+        if kind == "http":
+            await self._http(session, scope, receive, send, protected=path_kind == "protected")
+        else:
+            await self._websocket(session, scope, receive, send)
+
+    # Read and check
+
+    async def _admit(self, scope: Scope, path_kind: PathKind) -> Session:
+        """The session of a request.
+
+        Raises:
+            ProblemError: the request is to be refused.
+        """
+        if path_kind == "exempt":
+            session = Session()
+            session._read_only = _EXEMPT
+            return session
+        found = presented(scope["headers"], self._cookie_prefix, bearer=self._bearer)
+        problem: ClientFault | None = None
+        if found:
+            try:
+                transport, token = found[0] if len(found) == 1 else choose(found, self.manager.verified)
+                verified = self._check(token)
+                if isinstance(verified, CannotTell):
+                    verified = await self.manager.resolve(verified)
+            except ClientFault as refused:
+                problem = refused
+            else:
+                session = Session(data.decode(verified.claims.data) if verified.nested else verified.data)
+                session._manager = self.manager
+                session._verified = verified
+                session._claims = verified.claims
+                session._transport = transport
+                return session
+        if path_kind == "protected":
+            raise problem or TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
+        session = Session()
+        session._manager = self.manager
+        if problem is not None:
+            self.manager.refused[problem.code] += 1
+            session.problem = problem
+        return session
+
+    async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
+        self.manager.refused[problem.code] += 1
+        await send_problem(problem, scope, receive, send, self.manager.settings.endpoints, full=self._full)
+
+    # The app, and the commit
+
+    async def _http(self, session: Session, scope: Scope, receive: Receive, send: Send, *, protected: bool) -> None:
+        started = False
+
+        def send_wrapper(message: Message) -> Awaitable[None]:
+            nonlocal started
+            if started or message["type"] != "http.response.start":
+                return send(message)
+            current = scope.get("session")
+            if current is not session:
+                adopt(session, current)
+            if is_due(session, self._wall_s() * 1000):
+                return commit_and_start(message)
+            started = True
+            _close(session)
+            if session.accessed or protected:
+                message = self._start(message, [], protected=protected)
+            return send(message)
+
+        async def commit_and_start(message: Message) -> None:
+            nonlocal started
+            outcome = await commit(session, self.manager, message["status"])
+            started = True
+            _close(session)
+            await send(self._start(message, self._fields(outcome, session, scope), protected=protected))
+
+        try:
+            await self.app(scope, receive, send_wrapper)
+        except ProblemError as problem:
+            await self._abandon(session)
+            if started:
+                raise
+            await self._refuse(problem, scope, receive, send)
+        except BaseException:
+            if not started:
+                await self._abandon(session)
+            raise
+        if started:
+            _require_unchanged(session, _STARTED)
+
+    async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
+        session._read_only = session._read_only or _WEBSOCKET
+        _keep_for_comparison(session)
+        await self.app(scope, receive, send)
+        _require_unchanged(session, _WEBSOCKET)
+
+    async def _abandon(self, session: Session) -> None:
+        """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
+        with anyio.move_on_after(5, shield=True):
+            await revoke_if_ended(session, self.manager)
+
+    def _start(self, message: Message, fields: list[Header], *, protected: bool) -> Message:
+        """The start of the response with fields added. A copy: an app may send the same message again and again."""
+        headers = [*(message.get("headers") or ()), *fields]
+        add_vary(headers, self._vary)
+        if protected:
+            make_private(headers)
+        return {**message, "headers": headers}
+
+    def _fields(self, outcome: Outcome, session: Session, scope: Scope) -> list[Header]:
+        found: list[Header] = []
+        transport = session._transport or self._default_transport
+        if outcome.token is not None and transport != "cookie":
+            found.append((b"session-token", outcome.token))
+        if transport != "bearer":
+            secure = self._secure(scope)
+            if outcome.token is not None:
+                found.append((b"set-cookie", self.manager.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
+            elif outcome.remove:
+                found.append((b"set-cookie", self.manager.cookie.remove(secure=secure)))
+        if outcome.acknowledgement is not None:
+            found.append((b"session-revocation", outcome.acknowledgement.mode.encode()))
+        return found
+
+    def _secure(self, scope: Scope) -> bool:
+        https_only = self.manager.settings.cookie_https_only
+        return claims_https(scope.get("scheme", "http"), scope["headers"]) if https_only == "auto" else bool(https_only)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+        elif self._fault is not None:
+            await refuse_lifespan(self._fault, receive, send)
+        else:
+            await run_lifespan(self.app, self.manager, scope, receive, send)
+
+
+def _close(session: Session) -> None:
+    """From the start of the response on, changes cannot reach the client."""
+    session._read_only = _STARTED
+    _keep_for_comparison(session)
+
+
+def _keep_for_comparison(session: Session) -> None:
+    if data.is_nested(session):
+        session._kept = data.fingerprint(session)
+
+
+def _require_unchanged(session: Session, why: str) -> None:
+    """A change inside a nested value that came too late, and that no method of the session saw, must not vanish unseen."""
+    if session._kept is not None and data.fingerprint(session) != session._kept:
+        raise SessionReadOnly(f"a value inside the session was changed too late: {why}")
+
+
+def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, given: dict[str, Any]) -> Settings:
+    """The settings that arguments, ``settings`` and environment give together, the first before the last."""
+    if secret_key is not None:
+        given = {**given, "secret_key": secret_key, "secret_key_file": None, "allow_weak_secret": True}
+    if settings is not None:
+        found = replace(settings, **given)
+    else:
+        found = Settings.from_environ(defaults={} if secret_key is None else _starlette_defaults(max_age), **given)
+    for fault in found.weak_keys():
+        logger.warning("%s", fault)
+    return found if max_age is UNSET else found.with_max_age(max_age)
+
+
+def _starlette_defaults(max_age: int | None) -> dict[str, Any]:
+    """What holds besides for those who call the middleware as they call Starlette's. The environment goes before it."""
+    lives: dict[str, Any] = {}
+    if max_age is not None:
+        absolute = os.environ.get(variable("absolute_timeout"), STARLETTE_MAX_AGE_S)
+        lives = {"idle_timeout": absolute, "absolute_timeout": absolute}
+    return {"transports": "cookie", "cookie_https_only": False, **lives}

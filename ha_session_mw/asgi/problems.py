@@ -1,0 +1,47 @@
+"""Send a problem document as an answer to a request or to a WebSocket handshake."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from .._core import problems
+from ..exceptions import ProblemError
+
+_CLOSE_CODES = {401: 4401, 403: 4403, 400: 4400}
+"""For servers that cannot answer a handshake with a body. 4503 for the rest: WebSocket codes of ours mirror the status."""
+
+
+def response(problem: ProblemError, scope: Scope, endpoints: str, *, full: bool) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Header fields and body of the answer: JSON, or a page for a client that prefers one."""
+    base = scope.get("root_path", "") + endpoints
+    body = problems.document(problem, endpoints=base, instance=uuid.uuid4().urn, full=full)
+    accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+    if problems.prefers_html(accept):
+        media, content = b"text/html; charset=utf-8", problems.refusal_page(problem, body)
+    else:
+        media, content = b"application/problem+json", msgspec.json.encode(body)
+    headers = [(b"content-type", media), (b"content-length", b"%d" % len(content)), (b"vary", b"Accept")]
+    return headers + problems.headers(problem), content
+
+
+async def send_problem(problem: ProblemError, scope: Scope, receive: Receive, send: Send, endpoints: str, *, full: bool) -> None:
+    """Answer with the problem. No byte of the request's body is read for that."""
+    headers, content = response(problem, scope, endpoints, full=full)
+    kind = "http"
+    if scope["type"] == "websocket":
+        message = await receive()
+        if message["type"] != "websocket.connect":
+            return  # the client has gone
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send(_close(problem))
+            return
+        kind = "websocket.http"
+    await send({"type": f"{kind}.response.start", "status": problem.status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": b"" if scope.get("method") == "HEAD" else content})
+
+
+def _close(problem: ProblemError) -> Message:
+    return {"type": "websocket.close", "code": _CLOSE_CODES.get(problem.status, 4503), "reason": problem.code}

@@ -1,0 +1,256 @@
+"""The session as an app sees it: a ``dict`` that knows who it belongs to and notes what the app wants done with it.
+
+Nothing is signed or revoked here but by ``await revoke()``; the rest is noted, and done by one commit when the response
+starts (``commit.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from .._core.renewal import MAX_SUBJECT_LENGTH
+from ..exceptions import ProblemError, SessionReadOnly
+from ..models import Acknowledgement, Claims, CutId
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from starlette.requests import HTTPConnection
+
+    from .._core.cookies import Transport
+    from .._core.tokens import Verified
+    from ..manager import SessionManager
+
+SCOPE_KEY = "ha_session_mw.session"
+"""Where the session stands in the ASGI scope besides ``session``, which an app or a framework may overwrite."""
+
+
+class Session(dict[str, Any]):
+    """A session's data, with who and when it is about.
+
+    Made by the middleware; made by hand it is a ``dict`` that notes whether it was accessed and modified.
+
+    Attributes:
+        accessed: whether the app asked for the session.
+        modified: whether the app changed it; changes inside nested values are found when the response starts.
+        problem: why the token that was sent is not accepted, on a path that is open to all the same.
+    """
+
+    accessed: bool = False
+    modified: bool = False
+    problem: ProblemError | None = None
+
+    # For the middleware: set on an instance where they differ from these.
+    _manager: SessionManager | None = None
+    _verified: Verified | None = None  # the token that came in, if its session stands
+    _claims: Claims | None = None  # who this is now: what came in, or what login() and cycle() made of it
+    _transport: Transport | Literal["both"] | None = None  # how that token came
+    _kept: bytes | None = None  # nested content as it was when it could last be changed
+    _ended: bool = False  # clear() was called: the session that came in is to be revoked
+    _acknowledgement: Acknowledgement | None = None
+    _read_only: str | None = None  # why it cannot be written any more
+
+    # Who and when
+
+    @property
+    def id(self) -> str | None:
+        """The session's id; None for a visitor who has no session yet. Changes at ``login`` and ``cycle``."""
+        return self._claims.sid if self._claims else None
+
+    @property
+    def family(self) -> str | None:
+        """The id that stays when ``cycle`` changes the other; None for a visitor who has no session yet."""
+        return self._claims.family if self._claims else None
+
+    @property
+    def subject(self) -> str | None:
+        """Who is logged in; None for a visitor."""
+        return self._claims.subject if self._claims else None
+
+    @property
+    def cuts(self) -> tuple[CutId, ...]:
+        """The log-outs-everywhere of the subject that this session has withstood."""
+        return self._claims.cuts if self._claims else ()
+
+    @property
+    def issued_at(self) -> datetime | None:
+        """When the token was made, in UTC."""
+        return _utc(self._claims.issued_ms) if self._claims else None
+
+    @property
+    def authenticated_at(self) -> datetime | None:
+        """When the subject logged in, in UTC; for a visitor's session, when it began."""
+        return _utc(self._claims.authenticated_ms) if self._claims else None
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the session is over however much it is used, in UTC."""
+        return _utc(self._claims.absolute_end_ms) if self._claims else None
+
+    @property
+    def idle_expires_at(self) -> datetime | None:
+        """When the session is over unless it is used, in UTC."""
+        return _utc(self._claims.idle_end_ms) if self._claims else None
+
+    @property
+    def issuer(self) -> str | None:
+        """The node that made the token."""
+        return self._claims.issuer if self._claims else None
+
+    @property
+    def manager(self) -> SessionManager:
+        """The node's session manager.
+
+        Raises:
+            LookupError: this session was made by hand.
+        """
+        if self._manager is None:
+            raise LookupError("this session was made by hand and has no manager")
+        return self._manager
+
+    # What an app may do with it
+
+    def login(self, subject: str) -> None:
+        """Bind a subject. The session takes a new id and a new family, and the old id is denied (no session fixation).
+
+        A visitor's data stays. That of another subject does not: it is not theirs.
+
+        Raises:
+            TypeError: the subject is not a str.
+            ValueError: it is empty or longer than 512 characters.
+            StateStale: the node lost contact; becomes a 503 with a hint if the app lets it pass.
+            SessionReadOnly: the session cannot be written here.
+        """
+        if not isinstance(subject, str):
+            raise TypeError(f"subject must be a str, got {type(subject).__name__}")
+        if not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
+            raise ValueError(f"subject must have 1 to {MAX_SUBJECT_LENGTH} characters, got {len(subject)}")
+        self.mark_modified()
+        self.manager.require_fresh()
+        claims = self.manager.begin(subject)
+        if self.subject not in (None, subject):
+            super().clear()
+        self.manager.fit(claims, self)
+        self._claims = claims
+
+    def cycle(self) -> None:
+        """Take a new id in the same family, with the same data; the old id is denied. For a change of privilege.
+
+        Raises:
+            LookupError: there is no session yet.
+            StateStale: the node lost contact; becomes a 503 with a hint if the app lets it pass.
+            SessionReadOnly: the session cannot be written here.
+        """
+        self.mark_modified()
+        if self._claims is None:
+            raise LookupError("there is no session yet whose id could be changed")
+        self.manager.require_fresh()
+        self._claims = self.manager.cycle(self._claims)
+
+    async def revoke(self) -> Acknowledgement:
+        """Log this session out, with all its ids, on every node; returns how far that has got.
+
+        The cookie is removed when the response starts. What is written after this begins a new session.
+
+        Raises:
+            QuorumLost: it could not be made durable; this node enforces it all the same.
+        """
+        if self._read_only is None:
+            self.mark_modified()
+            super().clear()
+        self._claims = None
+        if self._acknowledgement is None:
+            if self._verified is None:
+                return Acknowledgement(mode="fenced", waited_s=0.0)  # there is no session that anybody could accept
+            self._acknowledgement = await self.manager.revoke(self._verified.claims)
+        return self._acknowledgement
+
+    # dict, noting changes, and refusing at the place of the change what could not be kept
+
+    def mark_accessed(self) -> None:
+        self.accessed = True
+
+    def mark_modified(self) -> None:
+        """Note that the session changed.
+
+        Raises:
+            SessionReadOnly: it cannot be written here.
+        """
+        if self._read_only is not None:
+            raise SessionReadOnly(self._read_only)
+        self.accessed = True
+        self.modified = True
+
+    def _apply(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Make a change, unless what comes of it could not be kept."""
+        self.mark_modified()
+        candidate = dict(self)
+        change(candidate)
+        if self._manager is not None:
+            self._manager.fit(self._claims, candidate)
+        super().clear()
+        super().update(candidate)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._apply(lambda data: data.__setitem__(key, value))
+
+    def __delitem__(self, key: str) -> None:
+        self.mark_modified()
+        super().__delitem__(key)
+
+    def clear(self) -> None:
+        """Empty the session. A live one is revoked, with all its ids, when the response starts, and its cookie removed."""
+        self.mark_modified()
+        super().clear()
+        self._ended = self._verified is not None
+        self._claims = None
+
+    def replace(self, content: Mapping[str, Any]) -> None:
+        """Give the session another content. An empty one is no log-out, unlike ``clear``."""
+
+        def change(data: dict[str, Any]) -> None:
+            data.clear()
+            data.update(content)
+
+        self._apply(change)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self.mark_modified()
+        return super().pop(key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        self.mark_modified()
+        return super().popitem()
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self._apply(lambda data: data.update(*args, **kwargs))
+
+    def __ior__(self, other: Any, /) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+
+def get_session(conn: HTTPConnection | MutableMapping[str, Any]) -> Session:
+    """The session of a request or WebSocket (or of an ASGI scope), whatever a framework has put beside it.
+
+    Raises:
+        LookupError: no session middleware of this package is in front of the app.
+    """
+    scope = conn if isinstance(conn, dict) else conn.scope  # type: ignore[union-attr]
+    session: Session | None = scope.get(SCOPE_KEY)
+    if session is None:
+        raise LookupError("no session here: add ha_session_mw.SessionMiddleware to the app")
+    session.mark_accessed()
+    return session
+
+
+def _utc(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

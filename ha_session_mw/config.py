@@ -1,0 +1,385 @@
+"""The settings: what may be set, by which variable, and by which rule. All faults are found and told at once.
+
+Precedence, from strong to weak: the middleware's argument, a ``Settings`` passed in, the environment, the default.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ._core.keys import weakness
+from .exceptions import ConfigurationError
+
+ENV_PREFIX = "HA_SESSION_"
+STARLETTE_MAX_AGE_S = 14 * 24 * 60 * 60
+"""The default of Starlette's ``max_age``."""
+
+SameSite = Literal["lax", "strict", "none"]
+Secrets = str | bytes | Sequence[str] | Sequence[bytes]
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# A service of Kubernetes called ``ha-session…`` injects such names into every pod of its namespace.
+_INJECTED = re.compile(r"_(PORT|PORT_.*|SERVICE_(HOST|PORT.*))$")
+
+
+# Parsers: each takes what the environment or a caller gives, and returns the value or raises ValueError with the rule.
+
+
+def _duration(value: object) -> float:
+    """seconds, or a number with a unit: ``"500ms"``, ``"30s"``, ``"30m"``, ``"12h"``, ``"14d"``"""
+    seconds = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", value)):
+        seconds = float(match[1]) * _UNITS_S[match[2]]
+    if not 0 < seconds < math.inf:
+        raise ValueError('must be a duration above zero: seconds, or a number with a unit such as "500ms", "30m" or "12h"')
+    return seconds
+
+
+def _count(value: object) -> int:
+    """a whole number above zero"""
+    try:
+        number = int(cast(str, value))
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ValueError("must be a whole number above zero")
+    return number
+
+
+def _flag(value: object) -> bool:
+    """``true`` or ``false``"""
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ValueError("must be true or false")
+    return text in ("true", "1", "yes", "on")
+
+
+def _one_of(*allowed: str) -> Callable[[object], Any]:
+    def parse(value: object) -> str:
+        text = str(value).strip().lower()
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    parse.__doc__ = "one of " + ", ".join(f"``{value}``" for value in allowed)
+    return parse
+
+
+def _text(pattern: str, rule: str, *, optional: bool = False) -> Callable[[object], Any]:
+    def parse(value: object) -> str | None:
+        if optional and (value is None or value == ""):
+            return None
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {rule}")
+        return value
+
+    parse.__doc__ = rule
+    return parse
+
+
+def _items(value: object) -> list[str]:
+    parts = value.split(",") if isinstance(value, str) else cast("Iterable[str]", value or ())
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    """a comma list of path patterns, each beginning with ``/`` or ``*``; ``*`` stands for any characters"""
+    found = tuple(_items(value))
+    for pattern in found:
+        if pattern[0] not in "/*":
+            raise ValueError(f"each pattern must begin with / or *, and {pattern!r} does not")
+    return found
+
+
+def _transports(value: object) -> tuple[str, ...]:
+    """a comma list of ``cookie`` and ``bearer``"""
+    found = tuple(dict.fromkeys(_items(value)))
+    if not found or not set(found) <= {"cookie", "bearer"}:
+        raise ValueError("must be a comma list of cookie and bearer, at least one of them")
+    return found
+
+
+def _https_only(value: object) -> bool | Literal["auto"]:
+    """``auto``, ``true`` or ``false``"""
+    if value == "auto":
+        return "auto"
+    try:
+        return _flag(value)
+    except ValueError:
+        raise ValueError("must be auto, true or false") from None
+
+
+def _secrets(value: object) -> tuple[bytes, ...]:
+    """a secret of at least 32 bytes"""
+    if not isinstance(value, (list, tuple)):
+        value = [value] if value else []
+    # str() also for Starlette's Secret, which hides its text behind it
+    return tuple(secret if isinstance(secret, bytes) else str(secret).encode() for secret in value)
+
+
+def _fallback_secrets(value: object) -> tuple[bytes, ...]:
+    """a comma list of secrets of at least 32 bytes"""
+    return _secrets(_items(value) if isinstance(value, str) else value)
+
+
+def _path(value: object) -> Path | None:
+    """a file's path"""
+    return None if value in (None, "") else Path(cast(str, value))
+
+
+def _cluster(value: object) -> str:
+    """``memory://``"""
+    text = str(value).strip()
+    if text != "memory://":
+        raise ValueError("must be memory://")
+    return text
+
+
+def _setting(parse: Callable[[object], Any], default: Any, help: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"parse": parse, "help": help, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the middleware is told. Frozen; durations are seconds, or text such as ``"30m"``.
+
+    Raises:
+        ConfigurationError: on construction, with *all* faults found.
+
+    Example:
+        >>> Settings(secret_key="2JxQ8vZ6nT4wLmYp0RkHcVbNsDfGqXeA", idle_timeout="30m").idle_timeout
+        1800.0
+    """
+
+    secret_key: Secrets = _setting(_secrets, (), "Signs the tokens. One key, or several, the newest first.", secret=True)
+    secret_key_file: str | Path | None = _setting(_path, None, "A file with the same, a key a line. Read again when it changes.")
+    secret_key_fallbacks: Secrets = _setting(
+        _fallback_secrets, (), "Keys that only verify: old ones being retired, new ones being staged.", secret=True
+    )
+    secret_key_fallbacks_file: str | Path | None = _setting(_path, None, "A file with the same, a key a line. Read again when it changes.")
+    cluster: str = _setting(_cluster, "memory://", "Where log-outs are kept and shared. `memory://`: in this one process.")
+    node_id: str | None = _setting(
+        _text(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, dashes or underscores", optional=True),
+        None,
+        "This node's name in tokens and answers. Made up at start where it is not set.",
+    )
+    transports: str | Sequence[str] = _setting(
+        _transports, ("cookie", "bearer"), "Where a token may come from. Called Starlette's way: `cookie` only."
+    )
+    cookie_name: str = _setting(
+        _text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", "a cookie name (RFC 6265 token)"), "session", "The cookie's name."
+    )
+    cookie_path: str = _setting(_text(r"/[^;,\s]*", "a path that begins with /"), "/", "The cookie's path.")
+    cookie_domain: str | None = _setting(
+        _text(r"[A-Za-z0-9.-]+", "a host name", optional=True), None, "The cookie's domain; this host only if unset."
+    )
+    cookie_same_site: SameSite = _setting(_one_of("lax", "strict", "none"), "lax", "The cookie's SameSite attribute.")
+    cookie_partitioned: bool | str = _setting(_flag, default=False, help="Whether the cookie is partitioned by top-level site (CHIPS).")
+    cookie_https_only: bool | str = _setting(
+        _https_only,
+        "auto",
+        "The Secure attribute. `auto`: whenever the request came by https or a forwarding header claims so. Called Starlette's way: `false`.",
+    )
+    idle_timeout: float | str = _setting(
+        _duration, "30m", "A session that is not used for so long is over. Called Starlette's way: `max_age`, by default 14 days."
+    )
+    absolute_timeout: float | str = _setting(
+        _duration, "12h", "A session is over so long after the log-in, however much it is used. Called Starlette's way: as `IDLE_TIMEOUT`."
+    )
+    legacy_cookies: Literal["off", "starlette"] = _setting(
+        _one_of("off", "starlette"), "off", "Take over valid cookies of Starlette's own middleware under the same secret."
+    )
+    protect: str | Sequence[str] = _setting(_patterns, (), "Paths that need a session; a request without one is refused.")
+    exempt: str | Sequence[str] = _setting(
+        _patterns, (), "Paths where tokens are never looked at: an empty session, which cannot be written."
+    )
+    cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps.")
+    cache_ttl: float | str = _setting(
+        _duration, "5m", "How long it keeps one. Has no influence on log-outs, which are looked up each time."
+    )
+    freshness_limit: float | str = _setting(
+        _duration, "5s", "How long a node that lost contact may go on judging sessions. `memory://` never loses contact."
+    )
+    endpoints: str = _setting(
+        _text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
+        "/-/session",
+        "Prefix of probes and error pages.",
+    )
+    error_detail: Literal["safe", "full"] = _setting(
+        _one_of("safe", "full"), "safe", "`full` adds the reason and the checks walked through to each refusal. For development."
+    )
+    allow_weak_secret: bool = False
+    """On ``memory://`` a weak secret is then only logged: Starlette's callers pass ``secret_key="example"``. Has no variable."""
+    cookie_max_age: bool = field(default=True, init=False)
+    """Whether the cookie says when it ends; see :meth:`with_max_age`."""
+
+    def __post_init__(self) -> None:
+        faults = self._parse_fields()
+        if not faults:
+            faults = [*self._contradictions(), *self._key_faults()]
+        if faults:
+            raise ConfigurationError(faults)
+
+    def _parse_fields(self) -> list[str]:
+        faults = []
+        for name, setting in SETTINGS.items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, setting["parse"](value))
+            except ValueError as exc:
+                shown = "(a secret)" if setting["secret"] else repr(value)
+                faults.append(f"{variable(name)}={shown}: {exc}")
+        return faults
+
+    def _contradictions(self) -> list[str]:
+        faults = []
+        if self.idle_s > self.absolute_s:
+            faults.append(
+                f"HA_SESSION_IDLE_TIMEOUT={self.idle_s:g}s: must not be longer than HA_SESSION_ABSOLUTE_TIMEOUT={self.absolute_s:g}s"
+            )
+        if self.cookie_https_only is not True:
+            if self.cookie_same_site == "none":
+                faults.append("HA_SESSION_COOKIE_SAME_SITE='none': browsers take it only with HA_SESSION_COOKIE_HTTPS_ONLY=true")
+            if self.cookie_partitioned:
+                faults.append("HA_SESSION_COOKIE_PARTITIONED=True: browsers take it only with HA_SESSION_COOKIE_HTTPS_ONLY=true")
+            if self.cookie_name.startswith(("__Host-", "__Secure-")):
+                faults.append(f"HA_SESSION_COOKIE_NAME={self.cookie_name!r}: this prefix needs HA_SESSION_COOKIE_HTTPS_ONLY=true")
+        if self.cookie_name.startswith("__Host-"):
+            if self.cookie_domain is not None:
+                faults.append(f"HA_SESSION_COOKIE_DOMAIN={self.cookie_domain!r}: must not be set with a __Host- cookie")
+            if self.cookie_path != "/":
+                faults.append(f"HA_SESSION_COOKIE_PATH={self.cookie_path!r}: must be / with a __Host- cookie")
+        return faults
+
+    def _key_faults(self) -> list[str]:
+        try:
+            self.read_keys()
+        except ConfigurationError as exc:
+            return list(exc.faults)
+        return []
+
+    @property
+    def idle_s(self) -> float:
+        return cast(float, self.idle_timeout)
+
+    @property
+    def absolute_s(self) -> float:
+        return cast(float, self.absolute_timeout)
+
+    def read_keys(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """The signing keys and the verify-only keys, from the settings and from the files as they are now.
+
+        Raises:
+            ConfigurationError: a file cannot be read, there is no key, or one is weak.
+        """
+        faults: list[str] = []
+        keys = _read("secret_key", self.secret_key, self.secret_key_file, faults)
+        fallbacks = _read("secret_key_fallbacks", self.secret_key_fallbacks, self.secret_key_fallbacks_file, faults)
+        if not keys and not faults:
+            faults.append(f"{variable('secret_key')}: is not set, and tokens cannot be signed without. {MAKE_ONE}")
+        if not (self.allow_weak_secret and self.cluster == "memory://"):
+            faults += _weaknesses(keys, fallbacks)
+        if self.cookie_name.encode() in keys:
+            faults.append(f"{variable('cookie_name')}: holds the secret key, and a cookie's name is public")
+        if faults:
+            raise ConfigurationError(faults)
+        return keys, fallbacks
+
+    def weak_keys(self) -> list[str]:
+        """What is wrong with keys that are used all the same, because Starlette's callers may."""
+        return _weaknesses(*self.read_keys())
+
+    @classmethod
+    def from_environ(
+        cls, environ: Mapping[str, str] = os.environ, *, defaults: Mapping[str, Any] | None = None, **overrides: Any
+    ) -> Settings:
+        """The settings that the environment gives, ``overrides`` over them and ``defaults`` under them.
+
+        Raises:
+            ConfigurationError: with all faults, unknown ``HA_SESSION_*`` names among them.
+        """
+        values: dict[str, Any] = dict(defaults or {})
+        faults = []
+        for key, value in environ.items():
+            if not key.startswith(ENV_PREFIX):
+                continue
+            name = key.removeprefix(ENV_PREFIX).lower()
+            if name in SETTINGS and key == variable(name):
+                values[name] = value
+            elif not _INJECTED.search(key):
+                faults.append(f"{key}: is not a setting of this release{_did_you_mean(name)}")
+        try:
+            settings = cls(**{**values, **overrides})
+        except ConfigurationError as exc:
+            raise ConfigurationError([*faults, *exc.faults]) from None
+        if faults:
+            raise ConfigurationError(faults)
+        return settings
+
+    def with_max_age(self, max_age_s: int | None) -> Settings:
+        """The same with Starlette's ``max_age`` for both lives. 0 and less are legal: already over.
+
+        None: the cookie names no end (Max-Age), and both lives are the absolute one.
+        """
+        other = copy(self)
+        life_s = self.absolute_s if max_age_s is None else float(max_age_s)
+        object.__setattr__(other, "cookie_max_age", max_age_s is not None)
+        object.__setattr__(other, "idle_timeout", life_s)
+        object.__setattr__(other, "absolute_timeout", life_s)
+        return other
+
+
+MAKE_ONE = 'Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"'
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {f.name: {**f.metadata, "default": f.default} for f in fields(Settings) if f.metadata}
+"""Each setting that has a variable: its ``parse`` function (whose docstring is the rule), ``default``, ``help`` and ``secret``."""
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def _weaknesses(keys: tuple[bytes, ...], fallbacks: tuple[bytes, ...]) -> list[str]:
+    return [
+        f"{variable(name)}: {why}. {MAKE_ONE}"
+        for name, secrets in (("secret_key", keys), ("secret_key_fallbacks", fallbacks))
+        for secret in secrets
+        if (why := weakness(secret))
+    ]
+
+
+def _did_you_mean(name: str) -> str:
+    close = get_close_matches(name, SETTINGS, n=1)
+    return f". Did you mean {variable(close[0])}?" if close else ""
+
+
+def _read(name: str, given: Secrets, file: str | Path | None, faults: list[str]) -> tuple[bytes, ...]:
+    """The secrets of one setting, from itself or from its file."""
+    if file is None:
+        return cast("tuple[bytes, ...]", given)
+    source = f"{variable(name)}_FILE={str(file)!r}"
+    if given:
+        faults.append(f"{source}: {variable(name)} is set too; set one of them")
+        return ()
+    try:
+        lines = Path(file).read_bytes().splitlines()
+    except OSError as exc:
+        faults.append(f"{source}: cannot be read: {exc.strerror}")
+        return ()
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found and name == "secret_key":
+        faults.append(f"{source}: is empty. {MAKE_ONE}")
+    return found

@@ -1,0 +1,103 @@
+"""The vocabulary: what a token claims, and what the nodes of a cluster tell each other.
+
+All times that cross nodes are wall-clock milliseconds since the epoch; names say so (``_ms``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NewType
+
+import msgspec
+
+SessionId = NewType("SessionId", str)
+"""128 random bits, base64url, 22 characters. Names one session in logs of the cluster; changes at ``login`` and ``cycle``."""
+FamilyId = NewType("FamilyId", str)
+"""The session with all the ids it ever has; changes at ``login`` only."""
+CutId = NewType("CutId", str)
+"""Random bits and, after ``~``, the cut's end in hexadecimal seconds."""
+KeyId = NewType("KeyId", str)
+"""A short hash of a signing key."""
+NodeId = NewType("NodeId", str)
+"""A member: one process of the cluster."""
+
+
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verified token says.
+
+    Attributes:
+        sid: the session's id.
+        subject: who is logged in; None for a visitor's session.
+        family: the session with all its ids.
+        cuts: the cuts that were live for the subject when the session began; see :class:`Cut`.
+        issued_ms: when this token was made (renewal makes a later one).
+        authenticated_ms: when the subject logged in (for a visitor: when the session began).
+        idle_end_ms: from here on the session is over unless it was renewed.
+        absolute_end_ms: from here on it is over in any case.
+        issuer: the node that made this token.
+        record: the version of the stored record it belongs to; 0 where the data travels in the token.
+        data: the session's data, as MessagePack.
+    """
+
+    sid: SessionId
+    subject: str | None
+    family: FamilyId
+    cuts: tuple[CutId, ...]
+    issued_ms: int
+    authenticated_ms: int
+    idle_end_ms: int
+    absolute_end_ms: int
+    issuer: NodeId
+    record: int = 0
+    data: bytes = b"\x80"
+
+
+# Entries of the cluster log. They only accumulate: applying one twice, or in another order, changes nothing.
+
+
+class Deny(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+    """One session id, or a family with all its ids, is logged out until its tokens have ended (``until_ms``)."""
+
+    id: str
+    until_ms: int
+
+
+class Cut(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    """All sessions of a subject (of everybody, where it is None) that do not know of this cut are logged out.
+
+    Attributes:
+        id: random; carries the cut's end, so that a node can tell an ended cut from one it has never heard of.
+        until_ms: when every token that it could match has ended.
+        except_family: the one family that may stay.
+        replaces: the cuts that the writer knew; a session that knows this cut need not list those.
+    """
+
+    id: CutId
+    subject: str | None
+    until_ms: int
+    except_family: FamilyId | None = None
+    replaces: tuple[CutId, ...] = ()
+
+
+class DenyKey(msgspec.Struct, frozen=True, array_like=True, tag="k"):
+    """A signing key is compromised: no token signed with it is accepted any more."""
+
+    kid: KeyId
+    until_ms: int
+
+
+Entry = Deny | Cut | DenyKey
+
+AcknowledgementMode = Literal["fenced", "provisional"]
+
+
+class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a log-out has got when the call returns.
+
+    Attributes:
+        mode: ``fenced``: no request that starts from now on is accepted on any node. ``provisional``: this node
+            enforces it, wrote it down and makes it good as soon as a majority can be reached.
+        waited_s: how long the acknowledgement took.
+    """
+
+    mode: AcknowledgementMode
+    waited_s: float
