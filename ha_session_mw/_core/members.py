@@ -23,6 +23,9 @@ TRUSTED_SKEW_MS = 30_000
 UNKNOWN_END_MARGIN_MS = 60_000
 """Added to an end that has to be assumed: a trusted clock ahead of all that were heard is so by 60 s at the most."""
 
+_SLEWED_MS = 50
+"""By how much the wall clock may move against the boot-time clock before a verdict on it is looked at again."""
+
 MemberState = Literal["starting", "ready", "draining"]
 
 
@@ -96,12 +99,15 @@ class Members:
         majority: how many trusted clocks it takes to raise the floor. One that has nobody to agree with raises nothing.
     """
 
-    __slots__ = ("_seats", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
+    __slots__ = ("_agreed_ms", "_seats", "_verdict", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
 
     def __init__(self, own: Heartbeat, *, majority: int) -> None:
         self.own = own
         self.majority = majority
         self._seats: dict[str, _Seat] = {}
+        self._agreed_ms: float | None = None
+        """How far this node's wall clock was ahead of its boot-time clock when a majority last agreed with it."""
+        self._verdict: tuple[float, bool] | None = None
         self._compare_limits()
 
     def _compare_limits(self) -> None:
@@ -126,6 +132,7 @@ class Members:
         if known is not None and known.heartbeat.life == heartbeat.life and heartbeat.sequence <= known.heartbeat.sequence:
             return None
         self._seats[seat] = _Seat(heartbeat, boot_s)
+        self._verdict = None
         if known is None or known.heartbeat.freshness_limit_s != heartbeat.freshness_limit_s:
             self._compare_limits()
         if known is None or known.heartbeat.life != heartbeat.life:
@@ -139,6 +146,7 @@ class Members:
         gone = [name for name, seat in self._seats.items() if not self._is_live(seat, boot_s)]
         left: list[MemberEvent] = [MemberLeft(self._seats.pop(name).heartbeat.member) for name in gone]
         if left:
+            self._verdict = None
             self._compare_limits()
         return left
 
@@ -160,8 +168,22 @@ class Members:
         return now.wall_ms - median(self._walls_ms(now))
 
     def clock_trusted(self, now: Moment) -> bool:
-        """Whether this node may mint and judge: its wall clock agrees with the others'."""
-        return abs(self.skew_ms(now)) <= TRUSTED_SKEW_MS
+        """Whether this node may mint and judge: its wall clock agrees with the others'.
+
+        A node that hears too few others to tell asks whether its clock has been stepped since a majority agreed with it.
+        """
+        ahead_ms = now.wall_ms - now.boot_s * 1000
+        if self._verdict is None or abs(ahead_ms - self._verdict[0]) > _SLEWED_MS:
+            self._verdict = (ahead_ms, self._judge_clock(ahead_ms, now))
+        return self._verdict[1]
+
+    def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
+        if len(self._walls_ms(now)) < self.majority:
+            return self._agreed_ms is not None and abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
+        trusted = abs(self.skew_ms(now)) <= TRUSTED_SKEW_MS
+        if trusted:
+            self._agreed_ms = ahead_ms
+        return trusted
 
     def floor_ms(self, now: Moment) -> int | None:
         """Up to which end tokens have ended on every trusted clock; None where too few clocks agree to tell.

@@ -1,0 +1,328 @@
+"""One node: the driver that obeys the real core, its clocks, its file, and the requests that it is asked to answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ha_session_mw._core.decision import Accept, CannotTell, Decision, Refuse, decide
+from ha_session_mw._core.freshness import Moment
+from ha_session_mw._core.members import Heartbeat
+from ha_session_mw._core.messages import Answer, Batch
+from ha_session_mw._core.quorum import Hold, PossibleLoss, Quorum, Receipt, Sent
+from ha_session_mw._core.view import View, new_cut_id
+from ha_session_mw.exceptions import ClockUntrusted, NodeStarting, SessionRevoked, StateNotReached, StateStale
+from ha_session_mw.models import Cut, Deny, Entry, FamilyId, NodeId
+
+if TYPE_CHECKING:
+    from .world import Session, SubjectCut, World
+
+POLL_SLACK_S = 0.5
+"""How much longer than a heartbeat a poll may take before it is sent anew."""
+LOOK_UP_S = 0.25
+IN_FLIGHT_S = 0.075
+
+Then = Callable[[Decision], None]
+
+
+class Node:
+    """A member's machine. The process on it comes and goes; ``life`` counts them."""
+
+    def __init__(self, world: World, number: int, urls: list[str], *, rate: float, wall_off_ms: float, keeps_file: bool) -> None:
+        self.world = world
+        self.number = number
+        self.urls = urls
+        self.url = urls[number]
+        self.rate = rate
+        self.boot_off_s = world.random.uniform(0, 1e5)
+        self.wall_off_ms = self.true_off_ms = wall_off_ms
+        self.file: list[Batch] | None = [] if keeps_file else None
+        self.life = 0
+        self.up = False
+        self.paused_until = 0.0
+        self.session_ms = 12 * 3_600_000
+        self.write_s = 0.0
+
+    # Clocks.
+
+    def now(self) -> Moment:
+        local = self.world.time * self.rate
+        return Moment(self.boot_off_s + local, self.wall_off_ms + local * 1000)
+
+    def wall_ms(self) -> float:
+        return self.now().wall_ms
+
+    def at_boot(self, boot_s: float, act: Callable[..., None], *args: object) -> None:
+        self.world.at(max(self.world.time, (boot_s - self.boot_off_s) / self.rate + 1e-9), self, act, *args)
+
+    def wait(self, seconds: float, act: Callable[..., None], *args: object) -> None:
+        self.world.after(seconds / self.rate, self, act, *args)
+
+    def set_clock(self) -> None:
+        """The wall clock is put right."""
+        self.wall_off_ms = self.true_off_ms
+
+    # The process.
+
+    def start(self) -> None:
+        from .world import HEARTBEAT_S, LIMIT_S
+
+        self.up = True
+        self.life += 1
+        own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, self.session_ms)
+        self.view = View()
+        self.quorum: Quorum = self.world.variant.quorum(
+            self.view, own, self.urls, now=self.now(), heartbeat_s=HEARTBEAT_S, stored=self.file
+        )
+        self.outstanding: dict[int, Sent] = {}
+        self.holds: list[tuple[Hold, Sent, Node, int]] = []
+        self.receipts: list[tuple[Receipt, list[Session | SubjectCut]]] = []
+        self.yes_until: dict[str, float] = {}
+        self.writing = False
+        for peer in self.peers:
+            self.ask(peer)
+        self.tick()
+
+    def crash(self, *, forget: bool = False) -> None:
+        self.up = False
+        if forget and self.file is not None:
+            self.file = []
+
+    @property
+    def peers(self) -> list[Node]:
+        return [node for node in self.world.nodes if node is not self]
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether this node has not learned yet what it may have forgotten."""
+        if not self.up:
+            return not self.file or not any(batch.learned for batch in self.file)
+        return self.quorum.recovering and not self.quorum._checks_its_file
+
+    def tick(self) -> None:
+        self.quorum.tick(self.now())
+        self.settle()
+        self.wait(0.5, self.tick)
+
+    def settle(self) -> None:
+        """What a driver does after each call: answer the holds that are due, keep what has to be kept, look at the receipts."""
+        now = self.now()
+        if self.holds:
+            self._release(now)
+        if self.file is not None and not self.writing and (batch := self.quorum.unkept()) is not None:
+            self.writing = True
+            self.wait(self.write_s or self.world.random.uniform(0.0005, 0.003), self._written, batch)
+        if self.receipts:
+            self._acknowledge()
+        for event in self.quorum.take_events():
+            self.world.findings.losses += isinstance(event, PossibleLoss)
+
+    def _release(self, now: Moment) -> None:
+        waiting = []
+        for held in self.holds:
+            hold, sent, peer, life = held
+            answer = self.quorum.release(hold, now)
+            if answer is None:
+                waiting.append(held)
+            else:
+                self.world.send(self, peer, peer.on_answer, life, sent, answer)
+        self.holds = waiting
+
+    def _written(self, batch: Batch) -> None:
+        assert self.file is not None
+        self.file.append(batch)
+        self.writing = False
+        self.quorum.kept(batch, self.now())
+        self.settle()
+
+    def _acknowledge(self) -> None:
+        left = []
+        for receipt, hit in self.receipts:
+            if self.quorum.standing(receipt) == "fenced":
+                self.world.findings.fenced += 1
+                for one in hit:
+                    one.fenced_at = min(one.fenced_at, self.world.time)
+            else:
+                left.append((receipt, hit))
+                due = self.quorum.fenced_by(receipt)
+                if due is not None:
+                    self.at_boot(due, self._fence_is_due)
+        self.receipts = left
+
+    def _fence_is_due(self) -> None:
+        if self.receipts:
+            self.quorum.tick(self.now())
+            self.settle()
+
+    # Polls.
+
+    def ask(self, peer: Node) -> None:
+        from .world import HEARTBEAT_S
+
+        sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
+        self.world.send(self, peer, peer.on_poll, sent, self, self.life)
+        self.wait(HEARTBEAT_S + POLL_SLACK_S, self._timed_out, peer, sent)
+
+    def _timed_out(self, peer: Node, sent: Sent) -> None:
+        if self.outstanding[peer.number] is sent:
+            self.ask(peer)
+
+    def on_poll(self, sent: Sent, peer: Node, life: int) -> None:
+        result = self.quorum.arrived(sent.poll, self.now())
+        if isinstance(result, Hold):
+            self.holds.append((result, sent, peer, life))
+            self.at_boot(result.until_s, self.settle)
+        else:
+            self.world.send(self, peer, peer.on_answer, life, sent, result)
+        self.settle()
+
+    def on_answer(self, life: int, sent: Sent, answer: Answer) -> None:
+        if life != self.life:
+            return
+        self.quorum.answered(sent, answer, self.now())
+        self.settle()
+        peer = self.world.nodes[self.urls.index(sent.peer)]
+        # A late answer to a poll that was given up counts too; it does not start another poll.
+        if self.outstanding[peer.number] is sent:
+            self.ask(peer)
+
+    # Log-outs and log-ins.
+
+    def append(self, entries: list[Entry], hit: list[Session | SubjectCut]) -> None:
+        self.world.findings.revocations += 1
+        for one in hit:
+            one.revoked = True
+        receipt = self.quorum.append(entries, self.now())
+        self.receipts.append((receipt, hit))
+        self.settle()
+
+    def revoke(self, session: Session, *, family: bool = False) -> None:
+        claims = session.claims
+        self.append([Deny(claims.family if family else claims.sid, claims.absolute_end_ms)], [session])
+
+    def revoke_subject(self, told: SubjectCut, *, but: Session | None = None) -> None:
+        subject = told.subject
+        now = self.now()
+        # A cut replaces those that its writer knew. Were a session excepted that one of those has ended, it would live again.
+        if but is not None and not isinstance(self.verdict(but, self.view.fresh_at, now), Accept):
+            but = None
+        until = self.quorum.members.unknown_end_ms(now)
+        id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until)
+        keep = FamilyId(but.claims.family) if but is not None else None
+        cut = Cut(id, subject, until, keep, self.view.live_cuts(subject))
+        hit: list[Session | SubjectCut] = [session for session in self.world.sessions if session.claims.subject == subject and session is not but]
+        self.append([cut], [*hit, told])
+
+    def log_in(self, subject: str = "somebody") -> Session | None:
+        """A new session, if this node may mint now."""
+        now = self.now()
+        fresh = now.boot_s - self.view.fresh_at <= self.quorum.members.acceptance_limit_s
+        if not fresh or not self.quorum.members.clock_trusted(now):
+            return None
+        cuts = self.view.live_cuts(subject)
+        return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=int(now.wall_ms), life_ms=self.session_ms)
+
+    # Requests, step by step, with a pause between any two.
+
+    def request(self, session: Session, pauses: tuple[float, float] = (0.0, 0.0), then: Then | None = None) -> None:
+        """Have a request answered. What comes of it is judged by the world, and told to ``then``."""
+        began = self.world.time
+
+        def done(decision: Decision) -> None:
+            self.world.judge(self, session, began, decision)
+            if then is not None:
+                then(decision)
+
+        if self.world.variant.reads_late:
+            self._look_first(session, pauses, done)
+        else:
+            self._step(pauses[0], self._read_clocks, session, self.view.fresh_at, pauses[1], done)
+
+    def _step(self, pause_s: float, act: Callable[..., None], *args: object) -> None:
+        if pause_s:
+            self.wait(pause_s, act, *args)
+        else:
+            act(*args)
+
+    def _read_clocks(self, session: Session, fresh_at: float, pause_s: float, done: Then) -> None:
+        self._step(pause_s, self._decide, session, fresh_at, self.now(), done)
+
+    def _decide(self, session: Session, fresh_at: float, now: Moment, done: Then) -> None:
+        decision = self.verdict(session, fresh_at, now)
+        # A node that is starting, or whose clock is wrong, judges nothing, and so asks nobody either.
+        if isinstance(decision, CannotTell) and isinstance(decision.problem, StateStale | StateNotReached):
+            self.wait(IN_FLIGHT_S, self._ask_peers, session, done)
+        else:
+            done(decision)
+
+    def _look_first(self, session: Session, pauses: tuple[float, float], done: Then) -> None:
+        """The broken order: the look-up, then ``fresh_at`` and the clock."""
+        first = self.verdict(session, math.inf, self.now())
+
+        def check() -> None:
+            now = self.now()
+            stale = now.boot_s - self.view.fresh_at > self.quorum.members.acceptance_limit_s
+            done(CannotTell(StateStale()) if isinstance(first, Accept) and stale else first)
+
+        self._step(pauses[0] + pauses[1], check)
+
+    def verdict(self, session: Session, fresh_at: float, now: Moment) -> Decision:
+        """The accept rule, with what stands before it."""
+        members = self.quorum.members
+        if self.quorum.recovering:
+            return CannotTell(NodeStarting())
+        if not members.clock_trusted(now):
+            return CannotTell(ClockUntrusted())
+        return decide(
+            session.verified,
+            self.view,
+            fresh_at=fresh_at,
+            boot_s=now.boot_s,
+            wall_ms=now.wall_ms,
+            freshness_limit_s=members.acceptance_limit_s,
+        )
+
+    # Look-ups.
+
+    def _ask_peers(self, session: Session, done: Then) -> None:
+        """Try again what was in flight, then ask a peer: only its "revoked" is kept, never its yes."""
+        decision = self.verdict(session, self.view.fresh_at, self.now())
+        if not isinstance(decision, CannotTell) or not isinstance(decision.problem, StateStale | StateNotReached):
+            done(decision)
+            return
+        if isinstance(decision.problem, StateStale) and self.yes_until.get(session.claims.sid, -math.inf) >= self.now().boot_s:
+            done(Accept())
+            return
+        open_ = [True]
+
+        def answered(said: Decision, lease_left_s: float) -> None:
+            if not open_[0]:
+                return
+            open_[0] = False
+            if isinstance(said, Accept) and self.world.variant.keeps_yes:
+                self.yes_until[session.claims.sid] = self.now().boot_s + lease_left_s
+            if isinstance(said, Refuse):
+                # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
+                self.quorum.append([Deny(session.claims.sid, session.claims.absolute_end_ms)], self.now())
+                self.settle()
+            own = self.verdict(session, self.view.fresh_at, self.now())
+            # What was learned while the question was under way counts for more than a yes.
+            done(own if isinstance(own, Refuse) else said)
+
+        def give_up() -> None:
+            if open_[0]:
+                open_[0] = False
+                done(decision)
+
+        for peer in self.peers:
+            self.world.send(self, peer, peer._on_question, session, self, answered)
+        self.wait(LOOK_UP_S, give_up)
+
+    def _on_question(self, session: Session, asker: Node, answered: Callable[..., None]) -> None:
+        fresh_at, now = self.view.fresh_at, self.now()
+        decision = self.verdict(session, fresh_at, now)
+        lease_left_s = fresh_at + self.quorum.members.acceptance_limit_s - now.boot_s
+        final = isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+        if isinstance(decision, Accept) or final:
+            self.world.send(self, asker, answered, decision, lease_left_s)

@@ -1,0 +1,251 @@
+"""The world that the nodes live in: true time, a network that does everything wrong, and somebody who knows what is right."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from ha_session_mw._core.decision import Accept, Decision, Refuse
+from ha_session_mw._core.tokens import Verified
+from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout
+from ha_session_mw.models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
+
+from .node import Node
+from .variants import RIGHT, Variant
+
+EPOCH_MS = 1_800_000_000_000
+LIMIT_S = 2.0
+HEARTBEAT_S = 0.5
+HOUR_MS = 3_600_000
+
+
+@dataclass(eq=False)
+class Session:
+    """A session, and what is true about it, whatever the nodes believe."""
+
+    verified: Verified
+    began: float
+    revoked: bool = False
+    """Somebody asked for its revocation: to refuse it is right from then on."""
+    fenced_at: float = math.inf
+    """When its revocation was acknowledged: to accept a request that starts later is wrong."""
+    maybe_cut: bool = False
+    """It began while a log-out of its subject was under way: to refuse it may be right or not."""
+    refused_by: set[tuple[int, int]] = field(default_factory=set)
+    """The processes that have called it revoked."""
+
+    @property
+    def untouched(self) -> bool:
+        return not self.revoked and not self.maybe_cut and self.claims.absolute_end_ms - self.claims.issued_ms > HOUR_MS
+
+    @property
+    def claims(self) -> Claims:
+        return self.verified.claims
+
+
+@dataclass(eq=False)
+class SubjectCut:
+    """A log-out everywhere, and when it was acknowledged."""
+
+    subject: str
+    revoked: bool = False
+    fenced_at: float = math.inf
+
+
+@dataclass
+class Findings:
+    """What was seen. The first four are what must never be seen."""
+
+    accepted_after_fence: int = 0
+    refused_without_cause: int = 0
+    flipped: int = 0
+    never_healed: int = 0
+    accepted: int = 0
+    accepted_revoked: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    revocations: int = 0
+    fenced: int = 0
+    losses: int = 0
+    fence_times: list[float] = field(default_factory=list)
+
+    @property
+    def faults(self) -> int:
+        return self.accepted_after_fence + self.refused_without_cause + self.flipped + self.never_healed
+
+    def add(self, other: Findings) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Links:
+    """What the network does to messages from one node to another."""
+
+    cut: set[tuple[int, int]] = field(default_factory=set)
+    slow_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    loss: float = 0.0
+    duplication: float = 0.0
+    least_s: float = 0.001
+    jitter_s: float = 0.0
+    tail: float = 0.0
+    """How often a message is late by up to a hundred times the jitter, and so overtaken by others."""
+
+
+class World:
+    """Some nodes, what lies between them, and the order of everything.
+
+    Args:
+        nodes: how many.
+        seed: where all chance comes from. The same seed replays exactly.
+        variant: the rules that the nodes follow; broken ones are to be caught.
+        files: the nodes that keep their entries in a file.
+        drift: by how much the nodes' clocks may run fast or slow.
+        skew_ms: by how much their wall clocks may differ at first.
+    """
+
+    def __init__(
+        self, nodes: int, *, seed: int = 0, variant: Variant = RIGHT, files: frozenset[int] = frozenset(), drift: float = 0.0, skew_ms: float = 0.0
+    ) -> None:
+        self.random = Random(seed)  # noqa: S311 - it has to replay
+        self.time = 0.0
+        self.variant = variant
+        self.links = Links()
+        self.findings = Findings()
+        self.sessions: list[Session] = []
+        self.cuts: list[SubjectCut] = []
+        self.trace: list[tuple[object, ...]] | None = None
+        self._events: list[tuple[float, int, Node | None, int, Callable[..., None], tuple[object, ...]]] = []
+        self._count = 0
+        urls = [f"http://n{number}" for number in range(nodes)]
+        self.nodes = [
+            Node(
+                self,
+                number,
+                urls,
+                rate=1 + self.random.uniform(-drift, drift),
+                wall_off_ms=EPOCH_MS + self.random.uniform(-skew_ms, skew_ms),
+                keeps_file=number in files,
+            )
+            for number in range(nodes)
+        ]
+        self.majority = nodes // 2 + 1
+
+    # Time.
+
+    def at(self, time: float, node: Node | None, act: Callable[..., None], *args: object) -> None:
+        """Have something happen; on a node, only while the process that runs there now still does, and once it is not paused."""
+        self._count += 1
+        heapq.heappush(self._events, (time, self._count, node, node.life if node is not None else 0, act, args))
+
+    def after(self, delay_s: float, node: Node | None, act: Callable[..., None], *args: object) -> None:
+        self.at(self.time + delay_s, node, act, *args)
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass."""
+        end = self.time + seconds
+        events = self._events
+        while events and events[0][0] <= end:
+            time, count, node, life, act, args = heapq.heappop(events)
+            self.time = time
+            if node is None:
+                act(*args)
+            elif node.life == life and node.up:
+                if node.paused_until > time:
+                    heapq.heappush(events, (node.paused_until, count, node, life, act, args))
+                else:
+                    if self.trace is not None:
+                        self.trace.append((round(time, 9), node.number, act.__name__))
+                    act(*args)
+        self.time = end
+
+    # The network.
+
+    def send(self, source: Node, target: Node, act: Callable[..., None], *args: object) -> None:
+        """Carry a message, perhaps, and perhaps twice, and let ``act`` happen on the target."""
+        link = (source.number, target.number)
+        if link in self.links.cut or self.random.random() < self.links.loss:
+            return
+        for _ in range(1 + (self.random.random() < self.links.duplication)):
+            self.after(self._delay_s(link), None, self._arrive, link, target, target.life, act, args)
+
+    def _delay_s(self, link: tuple[int, int]) -> float:
+        links = self.links
+        delay = links.least_s + links.slow_s.get(link, 0.0)
+        if links.jitter_s:
+            delay += self.random.expovariate(1 / links.jitter_s)
+            if self.random.random() < links.tail:
+                delay += self.random.uniform(0, 100 * links.jitter_s)
+        return delay
+
+    def _arrive(self, link: tuple[int, int], target: Node, life: int, act: Callable[..., None], args: tuple[object, ...]) -> None:
+        if link not in self.links.cut:
+            # A process that started since answers at the same address: whether it minds is for the protocol to say.
+            self.at(self.time, target, act, *args)
+
+    def cut(self, *links: tuple[int, int]) -> None:
+        self.links.cut.update(links)
+
+    def mend(self, *links: tuple[int, int]) -> None:
+        self.links.cut.difference_update(links)
+
+    def isolate(self, number: int) -> None:
+        self.cut(*self.around(number))
+
+    def around(self, number: int) -> list[tuple[int, int]]:
+        others = [other for other in range(len(self.nodes)) if other != number]
+        return [(number, other) for other in others] + [(other, number) for other in others]
+
+    def between(self, ones: set[int], others: set[int]) -> list[tuple[int, int]]:
+        return [(a, b) for a in ones for b in others if a != b] + [(b, a) for a in ones for b in others if a != b]
+
+    # What is true.
+
+    def new_session(self, node: Node, *, subject: str, cuts: tuple[CutId, ...], now_ms: int, life_ms: int) -> Session:
+        name = f"{len(self.sessions):022d}"
+        claims = Claims(
+            sid=SessionId(name),
+            subject=subject,
+            family=FamilyId("f" + name[1:]),
+            cuts=cuts,
+            issued_ms=now_ms,
+            authenticated_ms=now_ms,
+            idle_end_ms=now_ms + life_ms,
+            absolute_end_ms=now_ms + life_ms,
+            issuer=NodeId(node.url),
+        )
+        session = Session(Verified(claims, KeyId("key"), {}, nested=False, renew_at_ms=math.inf), self.time)
+        session.maybe_cut = any(cut.subject == subject and self.time <= cut.fenced_at for cut in self.cuts)
+        self.sessions.append(session)
+        return session
+
+    def cut_subject(self, node: Node, subject: str, *, but: Session | None = None) -> None:
+        """Log a subject out everywhere, but for one session."""
+        cut = SubjectCut(subject)
+        self.cuts.append(cut)
+        node.revoke_subject(cut, but=but)
+
+    def judge(self, node: Node, session: Session, began: float, decision: Decision) -> None:
+        """Compare what a node decided with what is true."""
+        seen = self.findings
+        if isinstance(decision, Accept):
+            seen.accepted += 1
+            seen.accepted_revoked += session.revoked
+            seen.accepted_after_fence += session.fenced_at < began
+            seen.flipped += (node.number, node.life) in session.refused_by
+        elif isinstance(decision, Refuse):
+            seen.refused += 1
+            if isinstance(decision.problem, SessionExpired | SessionIdleTimeout):
+                seen.refused_without_cause += not self._may_have_ended(session)
+            else:
+                seen.refused_without_cause += not (session.revoked or session.maybe_cut)
+                session.refused_by.add((node.number, node.life))
+        else:
+            seen.unanswered += 1
+
+    def _may_have_ended(self, session: Session) -> bool:
+        walls = sorted(node.wall_ms() for node in self.nodes)
+        return session.claims.absolute_end_ms <= walls[len(walls) // 2] + 61_000
