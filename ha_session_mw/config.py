@@ -190,7 +190,7 @@ class Settings:
     cookie_https_only: bool | str = _setting(
         _https_only,
         "auto",
-        "The Secure attribute. `auto`: whenever the request came by https or a forwarding header claims so. Called Starlette's way: `false`.",
+        "The Secure attribute. `auto`: when the request came by https, or a forwarding header says so. Called Starlette's way: `false`.",
     )
     idle_timeout: float | str = _setting(
         _duration, "30m", "A session that is not used for so long is over. Called Starlette's way: `max_age`, by default 14 days."

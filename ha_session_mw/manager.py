@@ -18,7 +18,7 @@ import msgspec
 from ._core import data, legacy, renewal, tokens
 from ._core.cache import VerifiedCache
 from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
-from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide
+from ._core.decision import ACCEPT, Accept, CannotTell, Refuse, decide
 from ._core.tokens import MAX_TOKEN_BYTES, Verified
 from ._core.view import View, new_cut_id
 from .abc import Clock
@@ -106,7 +106,7 @@ class SessionManager:
                 verified = self._verify(token, wall_ms)
             except KeyNotReached as problem:
                 return CannotTell(problem)
-        decision = self._decide(verified, fresh_at, wall_ms)
+        decision = decide(verified, self.view, fresh_at, self._boot_s(), wall_ms, self._freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
             return verified
@@ -129,11 +129,6 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         raise undecided.problem
-
-    def _decide(self, verified: Verified, fresh_at: float, wall_ms: float) -> Decision:
-        return decide(
-            verified, self.view, fresh_at=fresh_at, boot_s=self._boot_s(), wall_ms=wall_ms, freshness_limit_s=self._freshness_limit_s
-        )
 
     def _verify(self, token: bytes, wall_ms: float) -> Verified:
         self._refresh()
@@ -173,7 +168,8 @@ class SessionManager:
         Raises:
             ProblemError: the session does not stand, or that cannot be told.
         """
-        decision = self._decide(verified, self.view.fresh_at, self._wall_s() * 1000)
+        fresh_at = self.view.fresh_at
+        decision = decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._freshness_limit_s)
         if not isinstance(decision, Accept):
             raise decision.problem
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from cachetools import FIFOCache
+
 from ..exceptions import RequestAmbiguous
 from .tokens import PREFIX, Verified
 
 Transport = Literal["cookie", "bearer"]
+Presented = tuple[Transport | Literal["both"], bytes]
+"""How a token came, and the token."""
 Header = tuple[bytes, bytes]
 
 MAX_COOKIE_BYTES = 4096
@@ -16,35 +20,63 @@ MAX_COOKIE_BYTES = 4096
 MAX_PRESENTED = 8
 """More tokens than this in one request are not looked at: each would cost a signature check."""
 
+MAX_REMEMBERED_BYTES = 1024
+"""A field longer than this is read anew each time: four times a usual token, and what a client may make a node hold on to."""
+
 _NO_TOKEN = (b"", b"null")  # ``null`` is what a removed cookie is set to
 
 
-def presented(headers: Iterable[Header], cookie_prefix: bytes, *, bearer: bool) -> list[tuple[Transport, bytes]]:
-    """The session tokens that a request carries, in their order, each as often as it was sent.
+class TokenReader:
+    """Finds the session tokens in a request's header fields.
+
+    What a field says never changes, so a field whose token was found good is remembered and not taken apart again.
 
     Args:
-        headers: of the ASGI scope.
-        cookie_prefix: the cookie's name and ``=``; empty where cookies are not looked at.
+        cookie_name: the cookie's name; None where cookies are not looked at.
         bearer: whether ``Authorization: Bearer`` is looked at. A bearer token that is not one of ours is left alone.
+        size: how many fields are remembered.
     """
-    found: list[tuple[Transport, bytes]] = []
-    for name, value in headers:
+
+    def __init__(self, cookie_name: str | None, *, bearer: bool, size: int) -> None:
+        self._cookie_prefix = f"{cookie_name}=".encode() if cookie_name is not None else b""
+        self._carriers = {*([b"cookie"] if cookie_name is not None else []), *([b"authorization"] if bearer else [])}
+        self._remembered: FIFOCache[bytes, Presented] = FIFOCache(size)
+
+    def recall(self, headers: Iterable[Header]) -> Presented | None:
+        """The only token of a request whose field was seen before; None where the fields must be read."""
+        fields = [value for name, value in headers if name in self._carriers]
+        if len(fields) == 1:
+            try:
+                return self._remembered[fields[0]]
+            except KeyError:
+                pass
+        return None
+
+    def read(self, headers: Iterable[Header]) -> list[Presented]:
+        """The tokens that a request carries, in their order, each as often as it was sent."""
+        return [presented for field in headers if field[0] in self._carriers for presented in self._presented(field)]
+
+    def remember(self, headers: Iterable[Header], presented: Presented) -> None:
+        """Note that the token that counts here was found good. (To note others would let anybody fill the memory.)"""
+        fields = [value for name, value in headers if name in self._carriers]
+        if len(fields) == 1 and len(fields[0]) <= MAX_REMEMBERED_BYTES:
+            self._remembered[fields[0]] = presented
+
+    def _presented(self, field: Header) -> list[Presented]:
+        name, value = field
         if name == b"cookie":
-            if cookie_prefix and cookie_prefix in value:
-                for pair in value.split(b";") if b";" in value else (value,):
-                    pair = pair.strip()
-                    if pair.startswith(cookie_prefix):
-                        token = pair[len(cookie_prefix) :].strip(b'" ')
-                        if token not in _NO_TOKEN:
-                            found.append(("cookie", token))
-        elif bearer and name == b"authorization" and value[:7].lower() == b"bearer ":
-            token = value[7:].strip()
-            if token.startswith(PREFIX):
-                found.append(("bearer", token))
-    return found
+            return [("cookie", token) for token in _cookie_tokens(value, self._cookie_prefix)]
+        token = value[7:].strip()
+        return [("bearer", token)] if value[:7].lower() == b"bearer " and token.startswith(PREFIX) else []
 
 
-def choose(found: list[tuple[Transport, bytes]], verify: Callable[[bytes], Verified | None]) -> tuple[Transport | Literal["both"], bytes]:
+def _cookie_tokens(value: bytes, prefix: bytes) -> list[bytes]:
+    pairs = [pair.strip() for pair in value.split(b";")]
+    tokens = [pair[len(prefix) :].strip(b'" ') for pair in pairs if pair.startswith(prefix)]
+    return [token for token in tokens if token not in _NO_TOKEN]
+
+
+def choose(found: list[Presented], verify: Callable[[bytes], Verified | None]) -> Presented:
     """Which of several presented tokens counts, and how it came.
 
     Of doubled cookies (of two paths, say) the one that verifies counts, and of two tokens of one session the newer. A

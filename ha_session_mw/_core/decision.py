@@ -22,15 +22,12 @@ from ..exceptions import (
     TokenNotYetValid,
 )
 from ..models import Claims
-from .tokens import Verified
+from .tokens import NOT_BEFORE_LEEWAY_MS, Verified
 from .view import View, cut_end_ms
-
-NOT_BEFORE_LEEWAY_MS = 60_000
-"""How far in the future a token may have been issued: two trusted clocks differ by 60 s at the most."""
 
 CHECKS = (
     *("presented", "size", "shape", "key", "signature", "payload"),
-    *("absolute_end", "floor", "idle_end", "not_before", "key_denied", "denied", "cuts_known", "cut", "fresh"),
+    *("absolute_end", "idle_end", "not_before", "floor", "key_denied", "denied", "cuts_known", "cut", "fresh"),
 )
 """The steps of the rule in their order: what ``HA_SESSION_ERROR_DETAIL=full`` walks through."""
 
@@ -58,7 +55,7 @@ Decision = Accept | Refuse | CannotTell
 ACCEPT: Final = Accept()
 
 
-def decide(verified: Verified, view: View, *, fresh_at: float, boot_s: float, wall_ms: float, freshness_limit_s: float) -> Decision:
+def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_ms: float, freshness_limit_s: float) -> Decision:
     """Whether the session of a verified token stands.
 
     Args:
@@ -69,17 +66,11 @@ def decide(verified: Verified, view: View, *, fresh_at: float, boot_s: float, wa
         wall_ms: the wall clock, in milliseconds.
         freshness_limit_s: how old the node's knowledge may be.
     """
+    if not verified.begins_ms <= wall_ms < verified.ends_ms:
+        return Refuse(_out_of_time(verified.claims, wall_ms))
     claims = verified.claims
-    # The ends have no leeway: a session is over at its end on every node whose clock says so.
-    if wall_ms >= claims.absolute_end_ms:
-        return Refuse(SessionExpired("the absolute end has passed", check="absolute_end"))
     if claims.absolute_end_ms <= view.floor_ms:
         return Refuse(SessionExpired("the session ends below the floor", check="floor"))
-    if wall_ms >= claims.idle_end_ms:
-        return Refuse(SessionIdleTimeout("the idle end has passed", check="idle_end"))
-    if claims.issued_ms > wall_ms + NOT_BEFORE_LEEWAY_MS:
-        wait_s = (claims.issued_ms - wall_ms - NOT_BEFORE_LEEWAY_MS) / 1000
-        return Refuse(TokenNotYetValid(f"issued {wait_s:.3f} s too far ahead", retry_after_s=wait_s, check="not_before"))
     if verified.kid in view.denied_keys:
         return Refuse(TokenInvalid("its key is denied", check="key_denied"))
     denied = view.denied
@@ -93,6 +84,16 @@ def decide(verified: Verified, view: View, *, fresh_at: float, boot_s: float, wa
     if boot_s - fresh_at > freshness_limit_s:
         return CannotTell(StateStale("out of contact for longer than the freshness limit", check="fresh"))
     return ACCEPT
+
+
+def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
+    # The ends have no leeway: a session is over at its end on every node whose clock says so.
+    if wall_ms >= claims.absolute_end_ms:
+        return SessionExpired("the absolute end has passed", check="absolute_end")
+    if wall_ms >= claims.idle_end_ms:
+        return SessionIdleTimeout("the idle end has passed", check="idle_end")
+    wait_s = (claims.issued_ms - NOT_BEFORE_LEEWAY_MS - wall_ms) / 1000
+    return TokenNotYetValid(f"issued {wait_s:.3f} s too far ahead", retry_after_s=wait_s, check="not_before")
 
 
 def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:

@@ -38,8 +38,7 @@ def take_over(cookie: bytes, ring: KeyRing, *, now_ms: float, idle_ms: int, abso
         claims = _claims(
             cookie, key, _content(value), begun_ms=begun_ms, now_ms=now_ms, idle_ms=idle_ms, absolute_ms=absolute_ms, issuer=issuer
         )
-        content = data.decode(claims.data)
-        return Verified(claims, key.kid, content, data.is_nested(content), renew_at_ms=0.0)
+        return Verified.of(claims, key.kid, renew_at_ms=0.0)
     raise TokenInvalid("no key of ours signed this cookie of Starlette's middleware", check="signature")
 
 

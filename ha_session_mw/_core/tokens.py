@@ -23,6 +23,8 @@ MAX_TOKEN_BYTES = 4096
 PAYLOAD_VERSION = 1
 SID_LENGTH = 22
 """128 bits in base64url without padding."""
+NOT_BEFORE_LEEWAY_MS = 60_000
+"""How far in the future a token may have been issued: two trusted clocks differ by 60 s at the most."""
 SIGNATURE_LENGTH = 43
 """SHA-256's 32 bytes in base64url without padding."""
 
@@ -51,6 +53,8 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
         kid: the key that signed it.
         data: its session data, decoded. Shared by all requests with this token: copy before use.
         nested: whether ``data`` holds containers, which an app might change in place.
+        begins_ms: the first moment at which the session may be used, the leeway for clocks included.
+        ends_ms: the moment from which on it may not, by its idle or its absolute end.
         renew_at_ms: from when on the token is due for renewal.
     """
 
@@ -58,7 +62,23 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     kid: KeyId
     data: dict[str, object]
     nested: bool
+    begins_ms: float
+    ends_ms: float
     renew_at_ms: float
+
+    @classmethod
+    def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
+        """What the warm path needs, worked out once: times as floats, which compare faster with a clock's."""
+        content = decode(claims.data)
+        return cls(
+            claims,
+            kid,
+            content,
+            nested=is_nested(content),
+            begins_ms=float(claims.issued_ms - NOT_BEFORE_LEEWAY_MS),
+            ends_ms=float(min(claims.idle_end_ms, claims.absolute_end_ms)),
+            renew_at_ms=due_ms(claims) if renew_at_ms is None else renew_at_ms,
+        )
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -122,13 +142,15 @@ def _parse(sid: bytes, key: SigningKey, text: bytes) -> Verified:
         payload = _decode_payload(base64_decode(text))
         if payload.version != PAYLOAD_VERSION:
             raise msgspec.ValidationError(f"payload version {payload.version}")
-        raw = bytes(payload.data)
-        data = decode(raw)
+        return Verified.of(_claims(SessionId(sid.decode()), payload), key.kid)
     except msgspec.MsgspecError as exc:
         # The signature is good, so a holder of the key made it: a member of a later release. That is no fault of the client.
         raise KeyNotReached(f"a payload that this release cannot read: {exc}", check="payload") from exc
-    claims = Claims(
-        sid=SessionId(sid.decode()),
+
+
+def _claims(sid: SessionId, payload: _Payload) -> Claims:
+    return Claims(
+        sid=sid,
         subject=payload.subject,
         family=payload.family,
         cuts=payload.cuts,
@@ -138,6 +160,5 @@ def _parse(sid: bytes, key: SigningKey, text: bytes) -> Verified:
         absolute_end_ms=payload.absolute_end_ms,
         issuer=payload.issuer,
         record=payload.record,
-        data=raw,
+        data=bytes(payload.data),
     )
-    return Verified(claims, key.kid, data, is_nested(data), due_ms(claims))

@@ -1,6 +1,6 @@
 """The one commit of a request, when its response starts: what changed, what to set, what to revoke.
 
-It comes in two parts, so that a request that changed nothing pays for neither: :func:`is_due` asks, :func:`commit` does.
+A request that changed nothing pays for none of it: :func:`close_if_unchanged` asks, :func:`commit` does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .._core import data
+from ..exceptions import SessionReadOnly
 from ..manager import SessionManager
 from ..models import Acknowledgement, Claims
 from .session import Session
@@ -44,18 +45,37 @@ def adopt(session: Session, foreign: object) -> None:
         session.clear()
 
 
+def close_if_unchanged(session: Session, why: str, wall_s: float) -> bool:
+    """Close the session unless there is something to commit: a change, or a token to renew. The way of most requests."""
+    if session.modified:
+        return False
+    verified = session._verified
+    if verified is not None:
+        if wall_s * 1000 >= verified.renew_at_ms or (verified.nested and changed_inside(session)):
+            return False
+        if verified.nested:
+            session._kept = verified.claims.data
+    session._read_only = why
+    return True
+
+
+def close(session: Session, why: str) -> None:
+    """From here on changes cannot reach the client. Those inside nested values, unseen by any method, are compared at the end."""
+    session._read_only = why
+    if data.is_nested(session):
+        session._kept = data.fingerprint(session)
+
+
 def changed_inside(session: Session) -> bool:
     """Whether something inside a nested value was changed, which no method of the session sees."""
     verified = session._verified
-    return verified is not None and verified.nested and not session.modified and data.fingerprint(session) != verified.claims.data
+    return verified is not None and verified.nested and data.fingerprint(session) != verified.claims.data
 
 
-def is_due(session: Session, wall_ms: float) -> bool:
-    """Whether there is anything to commit: a change, or a token to renew."""
-    if session.modified:
-        return True
-    verified = session._verified
-    return verified is not None and (wall_ms >= verified.renew_at_ms or changed_inside(session))
+def require_unchanged(session: Session) -> None:
+    """Complain about a change inside a nested value that came after it was closed: it must not vanish without a word."""
+    if session._kept is not None and data.fingerprint(session) != session._kept:
+        raise SessionReadOnly(f"a value inside the session was changed too late: {session._read_only}")
 
 
 async def commit(session: Session, manager: SessionManager, status: int) -> Outcome:

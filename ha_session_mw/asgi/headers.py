@@ -7,8 +7,9 @@ from .._core.cookies import Header
 
 def add_vary(headers: list[Header], names: bytes) -> None:
     """Name what the response depends on (RFC 9110 section 12.5.5), beside what the app named."""
-    for index, (name, value) in enumerate(headers):
-        if name.lower() == b"vary":
+    for index, header in enumerate(headers):
+        if header[0] == b"vary":  # in lower case, as ASGI has it; a second field would do no harm either
+            name, value = header
             have = {item.strip().lower() for item in value.split(b",")}
             missing = [item for item in names.split(b", ") if item.lower() not in have]
             if missing and b"*" not in have:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import anyio
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._core import data
-from .._core.cookies import Header, Transport, choose, claims_https, presented
+from .._core.cookies import Header, Presented, TokenReader, Transport, choose, claims_https
 from .._core.decision import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
+from .._core.tokens import Verified
 from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionReadOnly, TokenMissing
+from ..exceptions import ClientFault, ConfigurationError, ProblemError, TokenMissing
 from ..manager import SessionManager
-from .commit import Outcome, adopt, commit, is_due, revoke_if_ended
+from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
 from .endpoints import Endpoints
 from .headers import add_vary, make_private
 from .lifespan import refuse_lifespan, run_lifespan
@@ -101,12 +102,13 @@ class SessionMiddleware:
         self._prefix = settings.endpoints + "/"
         self._paths = PathRules(protect=tuple(settings.protect), exempt=tuple(settings.exempt))
         self._has_paths = bool(self._paths)
-        self._bearer = "bearer" in settings.transports
-        self._cookie_prefix = f"{settings.cookie_name}=".encode() if "cookie" in settings.transports else b""
-        self._vary = b", ".join([b"Cookie"] * bool(self._cookie_prefix) + [b"Authorization"] * self._bearer)
+        cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
+        self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer, size=int(settings.cache_size))
+        self._recall = self._reader.recall
+        self._vary = b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer)
         self._wall_s = manager.clock.wall_s
         self._full = settings.error_detail == "full"
-        self._default_transport: Transport = "cookie" if self._cookie_prefix else "bearer"
+        self._default_transport: Transport = "cookie" if cookie else "bearer"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -123,20 +125,44 @@ class SessionMiddleware:
             return
         path_kind = self._paths.kind_of(path) if self._has_paths else "open"
         try:
-            session = await self._admit(scope, path_kind)
+            session = self._admit(scope["headers"], path_kind)
+            if isinstance(session, _Undecided):
+                session = await self._decide(session, path_kind)
         except ProblemError as problem:
             await self._refuse(problem, scope, receive, send)
             return
         scope["session"] = scope[SCOPE_KEY] = session
-        if kind == "http":
-            await self._http(session, scope, receive, send, protected=path_kind == "protected")
-        else:
+        if kind == "websocket":
             await self._websocket(session, scope, receive, send)
+            return
+        protected = path_kind == "protected"
+
+        def send_wrapper(message: Message) -> Awaitable[None]:
+            if message["type"] != "http.response.start" or session._read_only is _STARTED:
+                return send(message)
+            if scope.get("session") is not session:
+                adopt(session, scope.get("session"))
+            if not close_if_unchanged(session, _STARTED, self._wall_s()):
+                return self._commit_and_start(session, scope, send, message, protected=protected)
+            return send(self._start(message, (), protected=protected) if protected or session.accessed else message)
+
+        try:
+            await self.app(scope, receive, send_wrapper)
+        except BaseException as failure:
+            if session._read_only is _STARTED:
+                raise
+            await self._abandon(session)
+            if not isinstance(failure, ProblemError):
+                raise
+            await self._refuse(failure, scope, receive, send)
+        else:
+            if session._kept is not None:
+                require_unchanged(session)
 
     # Read and check
 
-    async def _admit(self, scope: Scope, path_kind: PathKind) -> Session:
-        """The session of a request.
+    def _admit(self, headers: Iterable[Header], path_kind: PathKind) -> Session | _Undecided:
+        """The session of a request, or the token whose standing cannot be told at once.
 
         Raises:
             ProblemError: the request is to be refused.
@@ -145,30 +171,56 @@ class SessionMiddleware:
             session = Session()
             session._read_only = _EXEMPT
             return session
-        found = presented(scope["headers"], self._cookie_prefix, bearer=self._bearer)
-        problem: ClientFault | None = None
-        if found:
-            try:
-                transport, token = found[0] if len(found) == 1 else choose(found, self.manager.verified)
-                verified = self._check(token)
-                if isinstance(verified, CannotTell):
-                    verified = await self.manager.resolve(verified)
-            except ClientFault as refused:
-                problem = refused
-            else:
-                session = Session(data.decode(verified.claims.data) if verified.nested else verified.data)
-                session._manager = self.manager
-                session._verified = verified
-                session._claims = verified.claims
-                session._transport = transport
-                return session
-        if path_kind == "protected":
-            raise problem or TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
+        presented = self._recall(headers)
+        recalled = presented is not None
+        try:
+            if presented is None:
+                presented = self._present(headers, path_kind)
+                if presented is None:
+                    return self._anonymous()
+            verified = self._check(presented[1])
+        except ClientFault as problem:
+            return self._refused(problem, path_kind)
+        if isinstance(verified, CannotTell):
+            return _Undecided(presented[0], verified)
+        if not recalled:
+            self._reader.remember(headers, presented)
+        return self._session(verified, presented[0])
+
+    def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
+        found = self._reader.read(headers)
+        if len(found) > 1:
+            return choose(found, self.manager.verified)
+        if not found and path_kind == "protected":
+            raise TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
+        return found[0] if found else None
+
+    async def _decide(self, undecided: _Undecided, path_kind: PathKind) -> Session:
+        try:
+            return self._session(await self.manager.resolve(undecided.question), undecided.transport)
+        except ClientFault as problem:
+            return self._refused(problem, path_kind)
+
+    def _session(self, verified: Verified, transport: Transport | Literal["both"]) -> Session:
+        session = Session(data.decode(verified.claims.data) if verified.nested else verified.data)
+        session._manager = self.manager
+        session._verified = verified
+        session._claims = verified.claims
+        session._transport = transport
+        return session
+
+    def _anonymous(self) -> Session:
         session = Session()
         session._manager = self.manager
-        if problem is not None:
-            self.manager.refused[problem.code] += 1
-            session.problem = problem
+        return session
+
+    def _refused(self, problem: ClientFault, path_kind: PathKind) -> Session:
+        """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
+        if path_kind == "protected":
+            raise problem
+        self.manager.refused[problem.code] += 1
+        session = self._anonymous()
+        session.problem = problem
         return session
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,57 +229,22 @@ class SessionMiddleware:
 
     # The app, and the commit
 
-    async def _http(self, session: Session, scope: Scope, receive: Receive, send: Send, *, protected: bool) -> None:
-        started = False
-
-        def send_wrapper(message: Message) -> Awaitable[None]:
-            nonlocal started
-            if started or message["type"] != "http.response.start":
-                return send(message)
-            current = scope.get("session")
-            if current is not session:
-                adopt(session, current)
-            if is_due(session, self._wall_s() * 1000):
-                return commit_and_start(message)
-            started = True
-            _close(session)
-            if session.accessed or protected:
-                message = self._start(message, [], protected=protected)
-            return send(message)
-
-        async def commit_and_start(message: Message) -> None:
-            nonlocal started
-            outcome = await commit(session, self.manager, message["status"])
-            started = True
-            _close(session)
-            await send(self._start(message, self._fields(outcome, session, scope), protected=protected))
-
-        try:
-            await self.app(scope, receive, send_wrapper)
-        except ProblemError as problem:
-            await self._abandon(session)
-            if started:
-                raise
-            await self._refuse(problem, scope, receive, send)
-        except BaseException:
-            if not started:
-                await self._abandon(session)
-            raise
-        if started:
-            _require_unchanged(session, _STARTED)
+    async def _commit_and_start(self, session: Session, scope: Scope, send: Send, message: Message, *, protected: bool) -> None:
+        outcome = await commit(session, self.manager, message["status"])
+        close(session, _STARTED)
+        await send(self._start(message, self._fields(outcome, session, scope), protected=protected))
 
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
-        session._read_only = session._read_only or _WEBSOCKET
-        _keep_for_comparison(session)
+        close(session, session._read_only or _WEBSOCKET)
         await self.app(scope, receive, send)
-        _require_unchanged(session, _WEBSOCKET)
+        require_unchanged(session)
 
     async def _abandon(self, session: Session) -> None:
         """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
         with anyio.move_on_after(5, shield=True):
             await revoke_if_ended(session, self.manager)
 
-    def _start(self, message: Message, fields: list[Header], *, protected: bool) -> Message:
+    def _start(self, message: Message, fields: Sequence[Header], *, protected: bool) -> Message:
         """The start of the response with fields added. A copy: an app may send the same message again and again."""
         headers = [*(message.get("headers") or ()), *fields]
         add_vary(headers, self._vary)
@@ -263,21 +280,11 @@ class SessionMiddleware:
             await run_lifespan(self.app, self.manager, scope, receive, send)
 
 
-def _close(session: Session) -> None:
-    """From the start of the response on, changes cannot reach the client."""
-    session._read_only = _STARTED
-    _keep_for_comparison(session)
+class _Undecided(NamedTuple):
+    """A token whose standing cannot be told without waiting or asking."""
 
-
-def _keep_for_comparison(session: Session) -> None:
-    if data.is_nested(session):
-        session._kept = data.fingerprint(session)
-
-
-def _require_unchanged(session: Session, why: str) -> None:
-    """A change inside a nested value that came too late, and that no method of the session saw, must not vanish unseen."""
-    if session._kept is not None and data.fingerprint(session) != session._kept:
-        raise SessionReadOnly(f"a value inside the session was changed too late: {why}")
+    transport: Transport | Literal["both"]
+    question: CannotTell
 
 
 def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, given: dict[str, Any]) -> Settings:
