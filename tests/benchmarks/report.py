@@ -1,0 +1,128 @@
+"""The figures as tables, against their budgets, as text or as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from . import contenders
+from .rounds import Timing
+
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A bound that a figure should keep.
+
+    Attributes:
+        bound: its value.
+        of: what the figure is compared with.
+        at_least: whether it is a lower bound.
+        unit: of both.
+    """
+
+    bound: float
+    of: str
+    at_least: bool = False
+    unit: str = ""
+
+    def judge(self, figure: float) -> list[str]:
+        """The cells of a row: the figure, the budget, and whether it is kept."""
+        kept = figure >= self.bound if self.at_least else figure <= self.bound
+        sign = "≥" if self.at_least else "≤"
+        return [f"{figure:.3f}{self.unit}", f"{sign} {self.bound:.3g}{self.unit}{self.of}", "✓" if kept else "✗"]
+
+
+WARM = Budget(1 / 5, " of what Starlette's adds")
+FIRST_SIGHT = Budget(1 / 3, " of PyJWT's decode")
+SERVED = Budget(0.95, " of the bare app's", at_least=True)
+FLAT = Budget(1.1, " of the first row")
+DENIALS_MEMORY = Budget(16, "", unit=" MB")
+_NO_BUDGET = ["", "", ""]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        lines = ["  ".join(self._aligned(row, widths)).rstrip() for row in (self.columns, *self.rows)]
+        return "\n".join([self.title, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+    def markdown(self) -> str:
+        ruler = ["---", *["---:"] * (len(self.columns) - 3), "---", "---"]
+        lines = ["| " + " | ".join(row) + " |" for row in (self.columns, ruler, *self.rows)]
+        return "\n".join([f"**{self.title}**", "", *lines])
+
+    def _aligned(self, row: Sequence[str], widths: Sequence[int]) -> list[str]:
+        last_number = len(row) - 2
+        return [
+            cell.rjust(width) if 0 < index < last_number else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+
+
+def in_process(timings: Mapping[str, Timing]) -> Table:
+    bare, starlette, pyjwt = (timings[name] for name in (contenders.BARE, contenders.STARLETTE, contenders.PYJWT))
+    starlettes_us = starlette.best_us - bare.best_us
+
+    def row(name: str, timing: Timing) -> list[str]:
+        added_us = timing.best_us - bare.best_us
+        cells = [name, f"{timing.best_us:.2f}", f"{timing.median_us:.2f}"]
+        if timing in (bare, pyjwt):
+            return [*cells, "", *_NO_BUDGET]
+        if name == contenders.FIRST_SIGHT:
+            verdict = FIRST_SIGHT.judge(added_us / pyjwt.best_us)
+        elif name in (contenders.WARM, contenders.WARM_NESTED, contenders.WARM_BEARER):
+            verdict = WARM.judge(added_us / starlettes_us)
+        else:
+            verdict = [f"{added_us / starlettes_us:.3f}", "", ""]
+        return [*cells, f"{added_us:.2f}", *verdict]
+
+    columns = ("in process, µs a request", "best", "median", "added", "ratio", "budget", "")
+    return Table("What a session adds to a request", columns, [row(*item) for item in timings.items()])
+
+
+def scale(timings: Mapping[str, Timing]) -> Table:
+    first, *_ = timings.values()
+
+    def row(name: str, timing: Timing) -> list[str]:
+        verdict = _NO_BUDGET if timing is first else FLAT.judge(timing.best_us / first.best_us)
+        return [name, f"{timing.best_us:.2f}", f"{timing.median_us:.2f}", *verdict]
+
+    columns = ("ours in process, µs a request", "best", "median", "ratio", "budget", "")
+    return Table("Many sessions, many denials", columns, [row(*item) for item in timings.items()])
+
+
+def memory(denials: int, taken: int, *, budget_for: int) -> Table:
+    verdict = DENIALS_MEMORY.judge(taken / MEGABYTE) if denials == budget_for else [f"{taken / MEGABYTE:.3f} MB", "", ""]
+    columns = ("memory", "bytes", "each", "in all", "budget", "")
+    return Table("What is denied", columns, [[f"{denials:,} denials", f"{taken:,}", f"{taken / denials:.0f}", *verdict]])
+
+
+def served(rates: Mapping[str, Sequence[float]]) -> Table:
+    bare = rates[contenders.BARE]
+
+    def row(name: str, rate: Sequence[float]) -> list[str]:
+        # Round by round, for each contender was measured right after the others: what slowed the machine then slowed them all.
+        ratio = statistics.median(one / other for one, other in zip(rate, bare, strict=True))
+        verdict = SERVED.judge(ratio) if name == contenders.WARM else [f"{ratio:.3f}", "", ""]
+        return [name, f"{max(rate):.0f}", f"{statistics.median(rate):.0f}", *(_NO_BUDGET if rate is bare else verdict)]
+
+    columns = ("uvicorn under wrk, requests a second", "best", "median", "ratio", "budget", "")
+    return Table("Served, one process", columns, [row(*item) for item in rates.items()])
+
+
+def environment() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("starlette", "starsessions", "PyJWT", "uvicorn"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {cores} cores, {platform.system()} {platform.machine()}; {packages}"

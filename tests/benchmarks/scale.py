@@ -1,0 +1,51 @@
+"""What many live sessions and many denials cost: a request's time, and memory."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Iterable, Sequence
+
+from ha_session_mw import SessionManager
+
+from .contenders import Contender, Header, Reader, as_cookie, mint, new_manager, ours_with, requests
+
+FEW = 100
+"""Live sessions that the others are compared with."""
+
+
+async def contenders(sizes: Sequence[int], denials: int) -> list[Contender]:
+    """Ours with so many live sessions, all of them warm, and with few of them and many denials."""
+    found = [_with_sessions(f"{size:,} live sessions", new_manager(cache_size=size), size) for size in sizes]
+    manager = new_manager()
+    await deny(manager, denials)
+    return [*found, _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW)]
+
+
+def _with_sessions(name: str, manager: SessionManager, size: int) -> Contender:
+    tokens = mint(manager, size)
+    for token in tokens:
+        manager.check(token)
+    chance = random.Random(size)
+    reader = Reader()
+
+    def visitors(count: int) -> Iterable[Header]:
+        return map(as_cookie, chance.choices(tokens, k=count))
+
+    return requests(name, ours_with(manager)(reader), reader, visitors)
+
+
+async def deny(manager: SessionManager, count: int) -> None:
+    for _ in range(count):
+        await manager.revoke_session(manager.new_id())
+
+
+async def bytes_of_denials(count: int) -> int:
+    """The memory that so many denials take, the ids that they name included."""
+    manager = new_manager()
+    tracemalloc.start()
+    try:
+        await deny(manager, count)
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,51 @@
+"""The benchmarks still run, with counts too small to tell anything."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from tests.benchmarks import contenders, report
+from tests.benchmarks.__main__ import Effort, tables
+from tests.benchmarks.contenders import Contender, NotReadError, Reader
+from tests.benchmarks.rounds import race
+
+TINY = Effort(requests=3, rounds=1, sessions=(2, 5), denials=7)
+
+
+def test_every_contender_reads_its_session_and_has_its_row() -> None:
+    of_all, of_sizes, of_memory = tables(TINY)
+    first_cells = [row[0] for row in of_all.rows]
+    assert {contenders.BARE, contenders.STARLETTE, contenders.WARM, contenders.FIRST_SIGHT, contenders.PYJWT} <= {*first_cells}
+    assert [row[0] for row in of_sizes.rows] == ["2 live sessions", "5 live sessions", "100 live sessions, 7 denials"]
+    assert of_memory.rows[0][0] == "7 denials"
+    for table in (of_all, of_sizes, of_memory):
+        assert table.title in table.text()
+        assert table.markdown().count("\n") == len(table.rows) + 3
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    await contenders.answer(send)
+
+
+def _run(contender: Contender) -> None:
+    asyncio.run(race([contender], requests=2, rounds=1))
+
+
+def test_a_contender_that_refuses_its_token_cannot_look_fast() -> None:
+    with pytest.raises(NotReadError, match="0 of 2 requests reached the app"):
+        _run(contenders.requests("quick", _refuse, Reader(), lambda count: [None] * count))
+
+
+def test_a_contender_that_gives_the_app_an_empty_session_cannot_look_fast() -> None:
+    reader = Reader()
+    app = contenders.ours_with(contenders.new_manager())(reader)
+    with pytest.raises(NotReadError, match="was given the session"):
+        _run(contenders.requests("empty", app, reader, lambda count: [(b"cookie", b"session=hs1.not.to.be.read")] * count))
+
+
+@pytest.mark.parametrize(("figure", "mark"), [(0.2, "✓"), (0.21, "✗")])
+def test_a_budget_is_kept_or_not(figure: float, mark: str) -> None:
+    assert report.WARM.judge(figure)[-1] == mark
