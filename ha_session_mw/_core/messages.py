@@ -12,6 +12,7 @@ import msgspec
 
 from ..models import Entry
 from .members import Heartbeat
+from .recovery import Memory
 
 VERSION = 1
 
@@ -29,7 +30,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
         sender: its place in that list.
         incarnation: what the acknowledgement belongs to; a sender that forgot its entries comes back as another one.
         sequence: up to where the sender's own sequence reaches (and is stored, where it stores).
-        recovering: whether the sender still learns what it may have forgotten.
+        recovering: whether the sender still learns what it may have forgotten, or has its file confirmed.
         callee: the incarnation of the callee that ``position`` belongs to; empty before the first answer.
         position: up to where the sender holds the callee's sequence.
         callee_life: the process of the callee that ``echo`` belongs to.
@@ -55,7 +56,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     """The entries after a position.
 
     Attributes:
-        digest, sender, incarnation, recovering: as in :class:`Poll`.
+        digest, sender, incarnation: as in :class:`Poll`.
+        memory: ``whole`` unless the sender is recovering.
         stamp: counts the answers of this process; the next poll echoes it, which proves that it was sent after this answer.
         since: the position from which this answer goes on; 0 where the poll named another incarnation.
         upto: the position that it reaches.
@@ -70,7 +72,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     sender: str
     heartbeat: Heartbeat
     incarnation: str
-    recovering: bool
+    memory: Memory
     stamp: int
     since: int
     upto: int

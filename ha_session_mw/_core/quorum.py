@@ -21,7 +21,7 @@ from .freshness import Moment
 from .holders import Holder, instants
 from .members import Heartbeat, MemberEvent, Members, MemberState
 from .messages import VERSION, Answer, Batch, Poll, list_digest
-from .recovery import Recovery
+from .recovery import Memory, Recovery
 from .sequence import Sequence
 from .view import END_STEP_MS, View
 
@@ -322,11 +322,11 @@ class Quorum:
 
     def _count(self, peer: _Peer, sent: Sent, answer: Answer) -> None:
         """A complete answer: all that the peer knew when it answered is known here, so all that it knew when asked."""
-        if not answer.recovering:
+        if answer.memory == "whole":
             # The time of sending: what was acknowledged while the poll was under way may be missing from the answer.
             peer.fresh_s = max(peer.fresh_s, sent.sent_s)
         if self._recovery is not None:
-            self._recovery.learned(peer.url, answer.incarnation, sent.step, recovering=answer.recovering, known_before=answer.known_before)
+            self._recovery.learned(peer.url, answer.incarnation, sent.step, answer.memory, known_before=answer.known_before)
 
     # Polls of others.
 
@@ -387,7 +387,7 @@ class Quorum:
             sender=self.me,
             heartbeat=self._heartbeat(now),
             incarnation=self.incarnation,
-            recovering=self.recovering,
+            memory=self.memory,
             stamp=self._stamp,
             since=hold.since,
             upto=reached,
@@ -406,7 +406,7 @@ class Quorum:
             sender=self.me,
             heartbeat=self._heartbeat(now),
             incarnation=self.incarnation,
-            recovering=self.recovering,
+            memory=self.memory,
             stamp=0,
             since=0,
             upto=0,
@@ -445,7 +445,8 @@ class Quorum:
         recovery = self._recovery
         if recovery is not None and recovery.complete:
             self._recovery = None
-            if not self._checks_its_file and recovery.by_default and (recovery.known_before or len(self.view)):
+            # At a first start nobody has known us before, and there is nothing that anybody could have forgotten.
+            if recovery.majority_forgot and (recovery.known_before or len(self.view)):
                 self._events.append(PossibleLoss())
             self._checks_its_file = False
         if not self._serving and not self.recovering:
@@ -509,8 +510,7 @@ class Quorum:
         return len(self._peers) + 2 - self.majority
 
     def _new_recovery(self) -> Recovery:
-        needed = self.majority - 1 if self._checks_its_file else self._amnesia_quorum
-        return Recovery(others=len(self._peers), needed=needed, remembers=self._checks_its_file)
+        return Recovery(others=len(self._peers), majority=self.majority, memory="unchecked" if self._checks_its_file else "lost")
 
     def _forget(self, peer: _Peer, now: Moment) -> None:
         """The peer knows of entries that this node has acknowledged and lost: whatever it acknowledged is void."""
@@ -569,6 +569,13 @@ class Quorum:
     def recovering(self) -> bool:
         """Whether this node may have forgotten entries and not learned them again yet. It neither serves nor counts."""
         return self._recovery is not None or not self._learned
+
+    @property
+    def memory(self) -> Memory:
+        """What this node knows of all that it ever acknowledged."""
+        if not self.recovering:
+            return "whole"
+        return "unchecked" if self._checks_its_file else "lost"
 
     @property
     def mismatched(self) -> dict[str, str]:

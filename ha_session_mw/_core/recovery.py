@@ -6,14 +6,20 @@ Quorums intersect only while those who acknowledged still know. A node that come
 
 from __future__ import annotations
 
+from typing import Literal
+
+Memory = Literal["whole", "unchecked", "lost"]
+"""Whether a member knows all that it ever acknowledged; thinks so, by its file, and waits to be contradicted; or has forgotten."""
+
 
 class _Fellow:
     """A member that was recovering itself, as one incarnation, whenever it answered from ``since`` to ``until``."""
 
-    __slots__ = ("incarnation", "since", "until")
+    __slots__ = ("incarnation", "lost", "since", "until")
 
-    def __init__(self, incarnation: str, since: int) -> None:
+    def __init__(self, incarnation: str, since: int, *, lost: bool) -> None:
         self.incarnation = incarnation
+        self.lost = lost
         self.since = since
         self.until = 0
 
@@ -23,17 +29,19 @@ class Recovery:
 
     Args:
         others: how many other members there are.
-        needed: how many of them, not recovering themselves, are enough.
-        remembers: whether this node came back with its entries. Then a majority that does not know better will do, recovering
-            or not: all that it asks of them is that none knows more of this node's own sequence than the node itself.
+        majority: of all members.
+        memory: with what this node came back. If it has lost its entries, it takes so many members that are not recovering
+            themselves that they share one with any majority. If it has its file, a majority will do, recovering or not: all
+            that it asks of them is that none knows more of this node's own sequence than the node itself.
     """
 
-    __slots__ = ("_fellows", "_needed", "_others", "_remembers", "_step", "_teachers", "known_before")
+    __slots__ = ("_fellows", "_majority", "_needed", "_others", "_step", "_teachers", "known_before", "memory")
 
-    def __init__(self, *, others: int, needed: int, remembers: bool) -> None:
+    def __init__(self, *, others: int, majority: int, memory: Memory) -> None:
+        self.memory = memory
         self._others = others
-        self._needed = needed
-        self._remembers = remembers
+        self._majority = majority
+        self._needed = majority - 1 if memory == "unchecked" else others + 2 - majority
         self._step = 0
         self._teachers: set[str] = set()
         self._fellows: dict[str, _Fellow] = {}
@@ -45,17 +53,17 @@ class Recovery:
         self._step += 1
         return self._step
 
-    def learned(self, member: str, incarnation: str, begun: int, *, recovering: bool, known_before: bool) -> None:
-        """A complete answer came, to a poll that was sent in step ``begun`` of this recovery."""
+    def learned(self, member: str, incarnation: str, begun: int, memory: Memory, *, known_before: bool) -> None:
+        """A complete answer came, from a member with this memory, to a poll that was sent in step ``begun`` of this recovery."""
         self._step += 1
         self.known_before |= known_before
-        if not recovering or self._remembers:
+        if memory == "whole" or self.memory == "unchecked":
             self._teachers.add(member)
             self._fellows.pop(member, None)
         elif member not in self._teachers:
             fellow = self._fellows.get(member)
             if fellow is None or fellow.incarnation != incarnation:
-                fellow = self._fellows[member] = _Fellow(incarnation, self._step)
+                fellow = self._fellows[member] = _Fellow(incarnation, self._step, lost=memory == "lost")
             fellow.until = max(fellow.until, begun)
 
     @property
@@ -64,9 +72,10 @@ class Recovery:
         return len(self._teachers) >= self._needed or self._everybody_has_been_heard
 
     @property
-    def by_default(self) -> bool:
-        """Whether it is complete only because nobody else knows more: a first start, or several have forgotten at once."""
-        return len(self._teachers) < self._needed
+    def majority_forgot(self) -> bool:
+        """Whether so many had forgotten at once that nobody needs to know what they had acknowledged. So it is at a first start."""
+        forgetful = (self.memory == "lost") + sum(fellow.lost for fellow in self._fellows.values())
+        return len(self._teachers) < self._needed and forgetful >= self._majority
 
     @property
     def _everybody_has_been_heard(self) -> bool:

@@ -24,7 +24,7 @@ class Chaos:
     """One random schedule."""
 
     def __init__(self, seed: int, nodes: int | None = None, variant: Variant = RIGHT) -> None:
-        chance = Random(f"schedule {seed}")  # noqa: S311 - it has to replay
+        chance = Random(f"schedule {seed}")
         count = nodes or chance.choice((2, 3, 3, 3, 3, 3, 4, 5, 5, 5))
         files = chance.choice((0, 0, 0, chance.randrange(count + 1), count))
         self.chance = chance
@@ -137,7 +137,10 @@ class Chaos:
         one, other = self.chance.sample(range(len(self.world.nodes)), 2)
         slow = self.world.links.slow_s
         slow[one, other] = self.chance.choice((0.05, 0.4, 2.0)) * self.chance.random()
-        self.world.after(self._a_while(), None, slow.pop, (one, other), None)
+        self.world.after(self._a_while(), None, self._quicken, (one, other))
+
+    def _quicken(self, link: tuple[int, int]) -> None:
+        self.world.links.slow_s.pop(link, None)
 
     def _pause(self) -> None:
         self.chance.choice(self.world.nodes).paused_until = self.world.time + self._a_while()

@@ -211,7 +211,9 @@ class Node:
         id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until)
         keep = FamilyId(but.claims.family) if but is not None else None
         cut = Cut(id, subject, until, keep, self.view.live_cuts(subject))
-        hit: list[Session | SubjectCut] = [session for session in self.world.sessions if session.claims.subject == subject and session is not but]
+        hit: list[Session | SubjectCut] = [
+            session for session in self.world.sessions if session.claims.subject == subject and session is not but
+        ]
         self.append([cut], [*hit, told])
 
     def log_in(self, subject: str = "somebody") -> Session | None:

@@ -61,7 +61,9 @@ class BackAfterMajority(Quorum):
     """Comes back from amnesia after it has learned from a mere majority, itself included."""
 
     def _new_recovery(self) -> Recovery:
-        return Recovery(others=len(self._peers), needed=self.majority - 1, remembers=False)
+        recovery = super()._new_recovery()
+        recovery._needed = self.majority - 1
+        return recovery
 
 
 class SummedOverIncarnations(Quorum):
@@ -109,7 +111,7 @@ class FirstStartOneByOne(Quorum):
     """Takes it for a first start when each of the others has been recovering at some time."""
 
     def _new_recovery(self) -> Recovery:
-        return OneByOne(others=len(self._peers), needed=self._amnesia_quorum, remembers=self._checks_its_file)
+        return OneByOne(others=len(self._peers), majority=self.majority, memory="unchecked" if self._checks_its_file else "lost")
 
 
 class PurgedByTheClock(Quorum):

@@ -108,9 +108,16 @@ class World:
     """
 
     def __init__(
-        self, nodes: int, *, seed: int = 0, variant: Variant = RIGHT, files: frozenset[int] = frozenset(), drift: float = 0.0, skew_ms: float = 0.0
+        self,
+        nodes: int,
+        *,
+        seed: int = 0,
+        variant: Variant = RIGHT,
+        files: frozenset[int] = frozenset(),
+        drift: float = 0.0,
+        skew_ms: float = 0.0,
     ) -> None:
-        self.random = Random(seed)  # noqa: S311 - it has to replay
+        self.random = Random(seed)
         self.time = 0.0
         self.variant = variant
         self.links = Links()
@@ -217,7 +224,7 @@ class World:
             absolute_end_ms=now_ms + life_ms,
             issuer=NodeId(node.url),
         )
-        session = Session(Verified(claims, KeyId("key"), {}, nested=False, renew_at_ms=math.inf), self.time)
+        session = Session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf), self.time)
         session.maybe_cut = any(cut.subject == subject and self.time <= cut.fenced_at for cut in self.cuts)
         self.sessions.append(session)
         return session
