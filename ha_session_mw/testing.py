@@ -1,0 +1,53 @@
+"""What the tests of an app need: clocks that stand still until told otherwise."""
+
+from __future__ import annotations
+
+
+class ManualClock:
+    """The two clocks of a node, moved by hand: pass it as ``SessionManager(..., clock=clock)``.
+
+    Args:
+        wall_s: what the wall clock shows at first, in seconds since the epoch.
+        boot_s: what the boot-time clock shows at first, in seconds.
+
+    Example:
+        >>> clock = ManualClock(wall_s=1_800_000_000.0, boot_s=100.0)
+        >>> clock.advance(30)
+        >>> clock.boot_s(), clock.wall_s()
+        (130.0, 1800000030.0)
+        >>> clock.step_wall(-3600)
+        >>> clock.boot_s(), clock.wall_s()
+        (130.0, 1799996430.0)
+    """
+
+    __slots__ = ("_boot_s", "_wall_s")
+
+    def __init__(self, *, wall_s: float = 1_800_000_000.0, boot_s: float = 1_000.0) -> None:
+        self._wall_s = wall_s
+        self._boot_s = boot_s
+
+    def boot_s(self) -> float:
+        """The boot-time clock: seconds that have passed, never stepping."""
+        return self._boot_s
+
+    def wall_s(self) -> float:
+        """The wall clock: seconds since the epoch."""
+        return self._wall_s
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass on both clocks.
+
+        Raises:
+            ValueError: ``seconds`` is negative; time does not run backwards, though a wall clock may be set back.
+        """
+        if seconds < 0:
+            raise ValueError(f"time passes forwards only, got {seconds!r}; step_wall() sets the wall clock back")
+        self._boot_s += seconds
+        self._wall_s += seconds
+
+    def step_wall(self, seconds: float) -> None:
+        """Set the wall clock forwards or back, as an operator or a time server does. The boot-time clock does not notice."""
+        self._wall_s += seconds
+
+    def __repr__(self) -> str:
+        return f"<ManualClock boot {self._boot_s:g} s, wall {self._wall_s:g} s>"

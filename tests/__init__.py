@@ -1,0 +1,1 @@
+"""Tests, the simulation and the benchmarks. Laid out as the package is."""
