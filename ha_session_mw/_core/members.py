@@ -141,13 +141,14 @@ class Members:
             return MemberDraining(heartbeat.member)
         return None
 
-    def departures(self, boot_s: float) -> list[MemberEvent]:
-        """Who has been silent for so long that every lease it held or gave is over. They are members no more."""
-        gone = [name for name, seat in self._seats.items() if not self._is_live(seat, boot_s)]
+    def tick(self, now: Moment) -> list[MemberEvent]:
+        """Time has passed; returns who has been silent for so long that every lease it held or gave is over. It is a member no more."""
+        gone = [name for name, seat in self._seats.items() if not self._is_live(seat, now.boot_s)]
         left: list[MemberEvent] = [MemberLeft(self._seats.pop(name).heartbeat.member) for name in gone]
         if left:
-            self._verdict = None
             self._compare_limits()
+        self._verdict = None
+        self.clock_trusted(now)  # while there is a majority to ask, so that a step is noticed once there is none
         return left
 
     def _is_live(self, seat: _Seat, boot_s: float) -> bool:

@@ -421,7 +421,7 @@ class Quorum:
 
     def tick(self, now: Moment) -> None:
         """Time has passed. To be called every heartbeat at the least, and at the moment that :meth:`fenced_by` names."""
-        self._events += self.members.departures(now.boot_s)
+        self._events += self.members.tick(now)
         floor = self.members.floor_ms(now)
         if floor is not None and not self.recovering:
             self._raise_floor(floor - floor % END_STEP_MS)  # entries end at these steps only

@@ -246,7 +246,7 @@ class World:
         elif isinstance(decision, Refuse):
             seen.refused += 1
             if isinstance(decision.problem, SessionExpired | SessionIdleTimeout):
-                seen.refused_without_cause += not self._may_have_ended(session)
+                seen.refused_without_cause += not (session.revoked or self._may_have_ended(session))
             else:
                 seen.refused_without_cause += not (session.revoked or session.maybe_cut)
                 session.refused_by.add((node.number, node.life))

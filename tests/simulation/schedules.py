@@ -1,0 +1,272 @@
+"""Directed schedules: the story behind each rule. The rules as they are come through, and the broken one does not.
+
+Random schedules alone prove little: hardly one in a thousand has members that take turns in forgetting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .node import Node
+from .variants import Variant
+from .world import HOUR_MS, LIMIT_S, Findings, Session, World
+
+OVER_S = LIMIT_S * 1.02 + 0.05
+"""When every lease of now is over."""
+
+
+def cluster(nodes: int, variant: Variant, *, slow_clock: int | None = None) -> World:
+    """A cluster that has just become ready."""
+    world = World(nodes, variant=variant)
+    for node in world.nodes:
+        if slow_clock is not None:
+            node.rate = 0.99 if node.number == slow_clock else 1.01
+        world.at(0.0, None, node.start)
+    world.run(2)
+    assert not any(node.quorum.recovering for node in world.nodes)
+    return world
+
+
+def log_in(node: Node) -> Session:
+    session = node.log_in()
+    assert session is not None
+    return session
+
+
+def ask_for(world: World, node: Node, session: Session, seconds: float, pauses: tuple[float, float] = (0.0, 0.0)) -> None:
+    """A request every 10 ms."""
+    for _ in range(round(seconds * 100)):
+        node.request(session, pauses)
+        world.run(0.01)
+
+
+def a_slow_answer_is_no_fresh_one(variant: Variant) -> Findings:
+    """The answers to node 2 take a second. What was acknowledged meanwhile is not in them."""
+    world = cluster(3, variant)
+    one, last = world.nodes[1], world.nodes[2]
+    session = log_in(one)
+    world.links.slow_s.update({(0, 2): 1.0, (1, 2): 1.0})
+    world.run(3)
+    while any(held[2] is last for held in world.nodes[0].holds):
+        world.run(0.001)
+    # The answer of node 0 is under way; nothing else reaches node 2, and nothing that it asks is heard.
+    world.cut((1, 2), (2, 0), (2, 1))
+    one.revoke(session)
+    ask_for(world, last, session, 4)
+    return world.findings
+
+
+def a_pause_after_the_look_up(variant: Variant) -> Findings:
+    """A node out of contact looks a session up, pauses, and is back in contact when it asks whether it is fresh."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    world.isolate(2)
+    world.run(0.5)
+    world.nodes[0].revoke(session)
+    world.run(4)
+    assert session.fenced_at < world.time
+    world.nodes[2].request(session, (1.0, 1.0))
+    world.mend(*world.around(2))
+    world.run(4)
+    return world.findings
+
+
+def a_lease_on_a_slow_clock(variant: Variant) -> Findings:
+    """Node 2 renews its lease, is cut off, and its clock is 1 % slow while the one that waits for it is 1 % fast."""
+    world = cluster(3, variant, slow_clock=2)
+    other, session = log_in(world.nodes[0]), log_in(world.nodes[0])
+    world.nodes[1].revoke(other)  # news, so that every poll is answered just now
+    world.run(0.009)
+    world.isolate(2)
+    world.nodes[1].revoke(session)
+    ask_for(world, world.nodes[2], session, 4)
+    return world.findings
+
+
+def a_member_out_of_contact(variant: Variant) -> Findings:
+    """Node 2 is cut off, and a majority knows."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    world.isolate(2)
+    world.nodes[0].revoke(session)
+    ask_for(world, world.nodes[2], session, 4)
+    return world.findings
+
+
+def two_alone_are_no_majority(variant: Variant) -> Findings:
+    """Nodes 3 and 4 have only each other."""
+    world = cluster(5, variant)
+    session = log_in(world.nodes[0])
+    world.cut(*world.between({0, 1, 2}, {3, 4}))
+    world.nodes[0].revoke(session)
+    ask_for(world, world.nodes[4], session, 4)
+    return world.findings
+
+
+def back_from_one_who_never_knew(variant: Variant) -> Findings:
+    """Nodes 0 and 1 know; node 1 forgets, and comes back to node 2, which was away."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    world.isolate(2)
+    world.nodes[0].revoke(session)
+    world.run(4)
+    world.nodes[1].crash()
+    world.isolate(0)
+    world.mend((1, 2), (2, 1))
+    world.nodes[1].start()
+    ask_for(world, world.nodes[2], session, 4)
+    return world.findings
+
+
+def _take_turns(variant: Variant, *, heard: bool) -> Findings:
+    world = cluster(5, variant)
+    session = log_in(world.nodes[0])
+    world.isolate(0)
+    world.isolate(1)
+    world.mend((0, 1), (1, 0))
+    world.run(0.6)
+    world.nodes[0].revoke(session)
+    world.run(1.2)  # node 1 has it, and has said so
+    _forget_and_learn(world, 1, from_whom={2, 3, 4}, heard_by={0} if heard else set())
+    world.isolate(2)
+    world.mend((0, 2), (2, 0))
+    world.run(1.2)  # node 2 has it, and has said so
+    _forget_and_learn(world, 2, from_whom={1, 3, 4}, heard_by=set())
+    for _ in range(4):
+        ask_for(world, world.nodes[3], session, 1)
+    return world.findings
+
+
+def _forget_and_learn(world: World, number: int, *, from_whom: set[int], heard_by: set[int]) -> None:
+    """Crash, and come back among those who never knew; whoever merely hears it cannot make itself heard."""
+    world.nodes[number].crash()
+    world.isolate(number)
+    world.mend(*world.between({number}, from_whom))
+    world.mend(*((number, other) for other in heard_by))
+    world.nodes[number].start()
+    world.run(1.5)
+
+
+def taking_turns_in_forgetting(variant: Variant) -> Findings:
+    """Nodes 1 and 2 acknowledge one after the other, and each forgets before the next one does. Node 0 hears of it."""
+    return _take_turns(variant, heard=True)
+
+
+def taking_turns_in_forgetting_unheard(variant: Variant) -> Findings:
+    """The same, and node 0 cannot know that node 1 has started anew."""
+    return _take_turns(variant, heard=False)
+
+
+def taking_turns_before_a_newcomer(variant: Variant) -> Findings:
+    """Nodes 0, 1 and 2 know. Node 0 forgets, and is shown by 1 and then by 2 an empty memory, though never both at once."""
+    world = cluster(5, variant)
+    session = log_in(world.nodes[1])
+    world.cut(*world.between({0, 1, 2}, {3, 4}))
+    world.nodes[1].revoke(session)
+    world.run(4)
+    assert session.fenced_at < world.time
+    for number in (0, 1):
+        world.nodes[number].crash()
+        world.isolate(number)
+    world.mend(*world.between({0}, {1, 3, 4}))
+    world.nodes[0].start()
+    world.nodes[1].start()
+    world.run(1)  # node 0 has learned from 3 and 4, which never knew, and heard 1, which has forgotten
+    world.isolate(1)
+    world.mend(*world.between({1}, {3, 4}))
+    world.run(1.5)
+    world.cut(*world.between({1}, {3, 4}))
+    world.mend(*world.between({1}, {2}))
+    world.run(1.5)  # node 1 knows again, from node 2
+    assert not world.nodes[1].quorum.recovering
+    world.isolate(1)
+    world.nodes[2].crash()
+    world.isolate(2)
+    world.mend((0, 2), (2, 0))
+    world.nodes[2].start()
+    world.run(1.5)  # and now it is node 2 that has forgotten
+    ask_for(world, world.nodes[3], session, 4)
+    return world.findings
+
+
+def a_yes_from_before(variant: Variant) -> Findings:
+    """Node 4 has lost its lease long ago, and hears from node 0 only: first a yes, and a good while later that it is no more."""
+    world = cluster(5, variant)
+    session = log_in(world.nodes[1])
+    world.cut(*world.between({4}, {1, 2, 3}))
+    world.run(3)
+    world.nodes[4].request(session)
+    world.run(0.3)
+    assert world.findings.accepted
+    world.links.slow_s[0, 4] = 1.0
+    world.nodes[1].revoke(session)
+    ask_for(world, world.nodes[4], session, 3)
+    return world.findings
+
+
+def a_clock_that_steps_forth_and_back(variant: Variant) -> Findings:
+    """One clock goes ahead by an hour, beyond the end of what was logged out, and comes back."""
+    world = cluster(3, variant)
+    world.nodes[0].session_ms = HOUR_MS // 4
+    session = log_in(world.nodes[0])
+    world.nodes[0].revoke(session)
+    world.run(1)
+    world.nodes[2].wall_off_ms += HOUR_MS
+    ask_for(world, world.nodes[2], session, 2)
+    world.nodes[2].set_clock()
+    ask_for(world, world.nodes[2], session, 2)
+    return world.findings
+
+
+def all_clocks_step_forth_and_back(variant: Variant) -> Findings:
+    """All clocks go ahead by an hour. Nobody can tell, so entries end; but what they denied stays refused."""
+    world = cluster(3, variant)
+    world.nodes[0].session_ms = HOUR_MS // 4
+    session = log_in(world.nodes[0])
+    world.nodes[0].revoke(session)
+    world.run(1)
+    for node in world.nodes:
+        node.wall_off_ms += HOUR_MS
+    world.run(2)
+    assert not any(node.view.denied for node in world.nodes)
+    for node in world.nodes:
+        node.set_clock()
+    for node in world.nodes:
+        ask_for(world, node, session, 1)
+    return world.findings
+
+
+def a_witness_who_lacks_the_entry(variant: Variant) -> Findings:
+    """Node 3 said that it does not answer node 4; then it did, out of sight, and never knew what node 4 must not miss."""
+    world = cluster(5, variant)
+    session = log_in(world.nodes[0])
+    world.isolate(4)
+    world.run(OVER_S + 2)  # all say of node 4 that they have not answered it
+    world.cut(*world.between({3}, {0, 1, 2}))
+    world.mend(*world.between({4}, {2, 3}))
+    world.run(OVER_S + 2)  # nodes 0 and 1 have answered neither 3 nor 4; node 2 answers 4
+    world.links.slow_s[2, 4] = 1.0
+    world.nodes[2].paused_until = world.time  # whatever it had to say was said
+    world.nodes[0].revoke(session)
+    ask_for(world, world.nodes[4], session, 4)
+    return world.findings
+
+
+Schedule = Callable[[Variant], Findings]
+
+CAUGHT_BY: dict[str, Schedule] = {
+    "stamped on reply": a_slow_answer_is_no_fresh_one,
+    "read after the look-up": a_pause_after_the_look_up,
+    "fence 10 % short": a_lease_on_a_slow_clock,
+    "no fence": a_member_out_of_contact,
+    "fresh after any one poll": two_alone_are_no_majority,
+    "back after a mere majority": back_from_one_who_never_knew,
+    "summed over incarnations": taking_turns_in_forgetting,
+    "not heard again": taking_turns_in_forgetting_unheard,
+    "first start one by one": taking_turns_before_a_newcomer,
+    "a peer's yes kept": a_yes_from_before,
+    "purged by the clock": a_clock_that_steps_forth_and_back,
+    "witnesses without the entry": a_witness_who_lacks_the_entry,
+}
+"""Which broken variant each schedule is there to catch."""
+EVERY_SCHEDULE: tuple[Schedule, ...] = (*CAUGHT_BY.values(), all_clocks_step_forth_and_back)
