@@ -121,11 +121,11 @@ def scope_of(headers: list[Header], path: str = "/account") -> Scope:
     }
 
 
-async def _receive() -> Message:
+async def receive() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-async def _send(message: Message) -> None:
+async def discard(message: Message) -> None:
     pass
 
 
@@ -147,7 +147,7 @@ def requests(name: str, app: ASGIApp, innermost: App, credentials: Callable[[int
     async def serve(of_requests: list[list[Header]]) -> None:
         reads = innermost.reads
         for headers in of_requests:
-            await app(scope_of(headers), _receive, _send)
+            await app(scope_of(headers), receive, discard)
         if innermost.reads - reads != len(of_requests):
             raise NotReadError(f"{name}: {innermost.reads - reads} of {len(of_requests)} requests reached the app")
 
@@ -161,7 +161,7 @@ async def cookie_from(wrap: Wrap, content: dict[str, Any]) -> Header:
     async def keep(message: Message) -> None:
         messages.append(message)
 
-    await wrap(Writer(content))(scope_of(headers_with(None)), _receive, keep)
+    await wrap(Writer(content))(scope_of(headers_with(None)), receive, keep)
     for name, value in messages[0]["headers"]:
         if name.lower() == b"set-cookie":
             return b"cookie", value.partition(b";")[0]

@@ -8,7 +8,20 @@ from collections.abc import Iterable, Sequence
 
 from ha_session_mw import SessionManager
 
-from .contenders import Contender, Header, Reader, as_cookie, mint, new_manager, ours_with, requests
+from .contenders import (
+    Contender,
+    Header,
+    Reader,
+    as_cookie,
+    discard,
+    headers_with,
+    mint,
+    new_manager,
+    ours_with,
+    receive,
+    requests,
+    scope_of,
+)
 
 FEW = 100
 """Live sessions that the others are compared with."""
@@ -16,23 +29,24 @@ FEW = 100
 
 async def contenders(sizes: Sequence[int], denials: int) -> list[Contender]:
     """Ours with so many live sessions, all of them warm, and with few of them and many denials."""
-    found = [_with_sessions(f"{size:,} live sessions", new_manager(cache_size=size), size) for size in sizes]
+    found = [await _with_sessions(f"{size:,} live sessions", new_manager(cache_size=size), size) for size in sizes]
     manager = new_manager()
     await deny(manager, denials)
-    return [*found, _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW)]
+    return [*found, await _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW)]
 
 
-def _with_sessions(name: str, manager: SessionManager, size: int) -> Contender:
+async def _with_sessions(name: str, manager: SessionManager, size: int) -> Contender:
     tokens = mint(manager, size)
-    for token in tokens:
-        manager.check(token)
-    chance = random.Random(size)
     reader = Reader()
+    app = ours_with(manager)(reader)
+    for token in tokens:
+        await app(scope_of(headers_with(as_cookie(token))), receive, discard)
+    chance = random.Random(size)
 
     def visitors(count: int) -> Iterable[Header]:
         return map(as_cookie, chance.choices(tokens, k=count))
 
-    return requests(name, ours_with(manager)(reader), reader, visitors)
+    return requests(name, app, reader, visitors)
 
 
 async def deny(manager: SessionManager, count: int) -> None:
