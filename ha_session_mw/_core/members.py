@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, median_high, median_low
 from typing import Literal
 
 import msgspec
@@ -181,7 +181,7 @@ class Members:
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
         if len(self._walls_ms(now)) < self.majority:
             return self._agreed_ms is not None and abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
-        trusted = abs(self.skew_ms(now)) <= TRUSTED_SKEW_MS
+        trusted = now.wall_ms in _trusted(self._walls_ms(now))
         if trusted:
             self._agreed_ms = ahead_ms
         return trusted
@@ -191,9 +191,7 @@ class Members:
 
         A majority must agree: one clock that steps, alone or in a pair, neither ends a session nor forgets a log-out.
         """
-        walls = self._walls_ms(now)
-        middle = median(walls)
-        trusted = [wall for wall in walls if abs(wall - middle) <= TRUSTED_SKEW_MS]
+        trusted = _trusted(self._walls_ms(now))
         if len(trusted) < self.majority:
             return None
         return int(min(trusted)) - FLOOR_MARGIN_MS
@@ -208,3 +206,12 @@ class Members:
     def _walls_ms(self, now: Moment) -> list[float]:
         others = (seat.ahead_ms for seat in self._seats.values() if self._is_live(seat, now.boot_s))
         return [now.wall_ms, *(ahead + now.boot_s * 1000 for ahead in others)]
+
+
+def _trusted(walls_ms: list[float]) -> list[float]:
+    """The clocks near the median; of an even number, near both of those in the middle.
+
+    Near their mean, two clocks a minute apart would trust each other, and each then with a third one two minutes apart.
+    """
+    low, high = median_low(walls_ms), median_high(walls_ms)
+    return [wall for wall in walls_ms if high - TRUSTED_SKEW_MS <= wall <= low + TRUSTED_SKEW_MS]

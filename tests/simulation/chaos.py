@@ -41,8 +41,11 @@ class Chaos:
         links.duplication = chance.choice((0.0, 0.1))
         links.jitter_s = chance.choice((0.001, 0.003, 0.01))
         links.tail = chance.choice((0.0, 0.03, 0.2))
+        self.wrong_clock: Node | None = None
+        self.clocks_right_at = 0.0
         if count > 2 and chance.random() < 0.2:
-            chance.choice(self.world.nodes).wall_off_ms += chance.choice((-HOUR_MS, HOUR_MS))
+            self.wrong_clock = chance.choice(self.world.nodes)
+            self.wrong_clock.wall_off_ms += chance.choice((-HOUR_MS, HOUR_MS))
         self.pace = chance.choice((0.3, 1.0, 3.0))
 
     def run(self) -> Findings:
@@ -165,10 +168,15 @@ class Chaos:
     def _step_clock(self) -> None:
         node = self.chance.choice(self.world.nodes)
         step = self.chance.choice((-HOUR_MS, -45_000, -1000, 1000, 45_000, HOUR_MS))
-        # One clock at a time: a majority of wrong clocks is the time, as far as anybody can tell.
-        if len(self.world.nodes) > 2 and not any(other.wall_off_ms != other.true_off_ms for other in self.world.nodes if other is not node):
+        # One clock at a time, and the next one once the last is known to be right again: a majority of wrong clocks is the time.
+        if len(self.world.nodes) > 2 and self.world.time > self.clocks_right_at and self.wrong_clock in (None, node):
             node.wall_off_ms += step
-            self.world.after(self._a_while(), None, node.set_clock)
+            self.wrong_clock = node
+            self.world.after(self._a_while(), None, self._set_clock, node)
+
+    def _set_clock(self, node: Node) -> None:
+        node.set_clock()
+        self.wrong_clock, self.clocks_right_at = None, self.world.time + 3
 
     # All is well again.
 
