@@ -32,6 +32,11 @@ def new_cut_id(random_text: str, until_ms: int) -> CutId:
     return CutId(f"{random_text}~{-(-until_ms // 1000):x}")
 
 
+def _end_of_entry(until_ms: int) -> int:
+    """How long an entry is held, the same for one that arrived and for a replaced cut that has yet to."""
+    return -(-until_ms // END_STEP_MS) * END_STEP_MS
+
+
 class View:
     """A node's knowledge. Changed by :meth:`merge` and :meth:`raise_floor` only.
 
@@ -60,7 +65,7 @@ class View:
 
     def merge(self, entry: Entry) -> bool:
         """Take one entry in; returns whether it was news. An entry that has ended can match no token and is no news."""
-        end = -(-entry.until_ms // END_STEP_MS) * END_STEP_MS
+        end = _end_of_entry(entry.until_ms)
         if end <= self.floor_ms:
             return False
         leaving = self._leaving.get(end)
@@ -94,7 +99,7 @@ class View:
         live[cut.id] = cut
         for old in cut.replaces:
             # Known from here on, so that a replaced cut that arrives after its successor does not come to life.
-            self.known_cuts.setdefault(old, cut_end_ms(old))
+            self.known_cuts.setdefault(old, _end_of_entry(cut_end_ms(old)))
             live.pop(old, None)
 
     def knows(self, entry: Entry) -> bool:

