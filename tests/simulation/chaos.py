@@ -10,6 +10,7 @@ from .node import Node
 from .variants import RIGHT, Variant
 from .world import HOUR_MS, Findings, Session, World
 
+START_S = 2.0
 TROUBLE_S = 16.0
 HEALED_WITHIN_S = 4.0
 """A poll on a dead link is given up after 1 s, a recovery takes two rounds of polls, and a client's hint up to 3 s."""
@@ -52,7 +53,7 @@ class Chaos:
         world, chance = self.world, self.chance
         for node in world.nodes:
             world.at(chance.uniform(0, 0.5), None, node.start)
-        world.run(2)
+        world.run(START_S)
         for act, rate in ((self._log_in, 4.0), (self._revoke, 1.5), (self._request, 60.0), (self._trouble, self.pace)):
             self._repeat(act, rate)
         world.run(TROUBLE_S)
@@ -62,7 +63,7 @@ class Chaos:
 
     def _repeat(self, act: object, rate: float) -> None:
         def again() -> None:
-            if self.world.time < 2 + TROUBLE_S:
+            if self.world.time < START_S + TROUBLE_S:
                 act()  # type: ignore[operator]
                 self.world.after(self.chance.expovariate(rate), None, again)
 
@@ -146,7 +147,7 @@ class Chaos:
         self.world.links.slow_s.pop(link, None)
 
     def _pause(self) -> None:
-        self.chance.choice(self.world.nodes).paused_until = self.world.time + self._a_while()
+        self.chance.choice(self.world.nodes).paused_until = min(self.world.time + self._a_while(), START_S + TROUBLE_S)
 
     def _crash(self) -> None:
         node = self.chance.choice(self.world.nodes)
@@ -186,7 +187,6 @@ class Chaos:
         world.links.slow_s.clear()
         world.links.loss = world.links.duplication = world.links.tail = 0.0
         for node in world.nodes:
-            node.paused_until = 0.0
             node.set_clock()
             self._restart(node)
         for node in world.nodes:
