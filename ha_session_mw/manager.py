@@ -18,7 +18,7 @@ import msgspec
 from ._core import data, legacy, renewal, tokens
 from ._core.cache import VerifiedCache
 from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
-from ._core.decision import ACCEPT, Accept, CannotTell, Refuse, decide
+from ._core.decision import ACCEPT, CannotTell, Decision, Refuse, decide
 from ._core.tokens import MAX_TOKEN_BYTES, Verified
 from ._core.view import View, new_cut_id
 from .abc import Clock
@@ -162,16 +162,19 @@ class SessionManager:
         if self._boot_s() - self.view.fresh_at > self._freshness_limit_s:
             raise StateStale("out of contact for longer than the freshness limit", check="fresh")
 
-    def require_standing(self, verified: Verified) -> None:
-        """Run the accept rule again: a session that was revoked meanwhile must not escape into a new id.
+    def require_standing(self, verified: Verified, *, new_id: bool) -> None:
+        """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.
 
         Raises:
-            ProblemError: the session does not stand, or that cannot be told.
+            ProblemError: the session does not stand; or it is to take a new id, and that cannot be told.
         """
-        fresh_at = self.view.fresh_at
-        decision = decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._freshness_limit_s)
-        if not isinstance(decision, Accept):
+        decision = self._judge_again(verified)
+        if isinstance(decision, Refuse) or (new_id and isinstance(decision, CannotTell)):
             raise decision.problem
+
+    def _judge_again(self, verified: Verified) -> Decision:
+        fresh_at = self.view.fresh_at
+        return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._freshness_limit_s)
 
     def begin(self, subject: str | None) -> Claims:
         """The claims of a new session: new id, new family."""
@@ -201,7 +204,7 @@ class SessionManager:
     def renew(self, verified: Verified) -> Claims | None:
         """The successor of a token that is due for renewal; None where it is not, or cannot be made now and is made later."""
         wall_ms = self._wall_s() * 1000
-        if wall_ms < verified.renew_at_ms or self._boot_s() - self.view.fresh_at > self._freshness_limit_s:
+        if wall_ms < verified.renew_at_ms or self._judge_again(verified) is not ACCEPT:
             return None
         return renewal.successor(verified.claims, wall_ms, self._idle_ms)
 

@@ -31,7 +31,8 @@ def successor(parent: Claims, now_ms: float, idle_ms: int) -> Claims:
 
     The same for every caller that has the same parent in the same step of the parent's idle life.
     """
-    step = max(1, (parent.idle_end_ms - parent.issued_ms) // STEPS)
+    # Not of a longer life than tokens have now: dated back by such a step, the successor would be over at once.
+    step = max(1, min(parent.idle_end_ms - parent.issued_ms, idle_ms) // STEPS)
     issued = parent.issued_ms + int((now_ms - parent.issued_ms) // step) * step
     return msgspec.structs.replace(parent, issued_ms=issued, idle_end_ms=min(issued + idle_ms, parent.absolute_end_ms))
 

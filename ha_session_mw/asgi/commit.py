@@ -36,12 +36,15 @@ class Outcome:
 def adopt(session: Session, foreign: object) -> None:
     """Take over what an app or a framework put in the session's place: a dict is the new content, anything else clears.
 
-    (Litestar's ``set_session`` and ``clear_session`` do that.)
+    (Litestar's ``set_session`` and ``clear_session`` do that.) The session of a middleware further in, around a mounted
+    app, is its own affair.
     """
+    if isinstance(foreign, Session) and foreign._manager is not None:
+        return
     if isinstance(foreign, Mapping):
         if dict(foreign) != session:
             session.replace(foreign)
-    elif session:
+    elif session or session.id is not None:
         session.clear()
 
 
@@ -72,8 +75,13 @@ def changed_inside(session: Session) -> bool:
     return verified is not None and verified.nested and data.fingerprint(session) != verified.claims.data
 
 
-def require_unchanged(session: Session) -> None:
-    """Complain about a change inside a nested value that came after it was closed: it must not vanish without a word."""
+def require_unchanged(session: Session, current: object) -> None:
+    """Complain about a change that came after the session was closed, and that none of its methods saw.
+
+    That is one inside a nested value, or something else (``current``) in the session's place.
+    """
+    if current is not session:
+        adopt(session, current)
     if session._kept is not None and data.fingerprint(session) != session._kept:
         raise SessionReadOnly(f"a value inside the session was changed too late: {session._read_only}")
 
@@ -83,7 +91,8 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
 
     Raises:
         SessionTooLarge, SessionNotSerializable: by a change inside a nested value.
-        SessionRevoked, StateStale: the session was to take a new id, and does not stand any more, or that cannot be told.
+        SessionRevoked: the session was to be changed, and does not stand any more.
+        StateStale: it was to take a new id, and whether it stands cannot be told.
         QuorumLost: a log-out could not be made durable.
     """
     acknowledgement = await revoke_if_ended(session, manager)
@@ -120,6 +129,7 @@ def _next_claims(session: Session, manager: SessionManager) -> Claims | None:
         claims = manager.begin(None)
     elif verified is not None and not session.modified and not changed_inside(session):
         return manager.renew(verified)
-    elif verified is not None and claims.sid != verified.claims.sid and claims.family == verified.claims.family:
-        manager.require_standing(verified)
+    elif verified is not None and claims.family == verified.claims.family:
+        # Its token would be dead on arrival, and take the place of a good one that the browser was given meanwhile.
+        manager.require_standing(verified, new_id=claims.sid != verified.claims.sid)
     return manager.change(claims, manager.fit(claims, session))

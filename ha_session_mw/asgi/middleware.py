@@ -116,7 +116,7 @@ class SessionMiddleware:
             await self._other(scope, receive, send)
             return
         if self._fault is not None:
-            raise self._fault
+            raise ConfigurationError(self._fault.faults)  # a new one: its traceback grows each time it is raised
         path: str = scope["path"]
         if root_path := scope.get("root_path"):
             path = below_root(path, root_path)
@@ -156,8 +156,10 @@ class SessionMiddleware:
                 raise
             await self._refuse(failure, scope, receive, send)
         else:
-            if session._kept is not None:
-                require_unchanged(session)
+            if session._read_only is not _STARTED:
+                await self._abandon(session)
+            elif session._kept is not None or scope.get("session") is not session:
+                require_unchanged(session, scope.get("session"))
 
     # Read and check
 
@@ -168,7 +170,7 @@ class SessionMiddleware:
             ProblemError: the request is to be refused.
         """
         if path_kind == "exempt":
-            session = Session()
+            session = self._anonymous()
             session._read_only = _EXEMPT
             return session
         presented = self._recall(headers)
@@ -237,7 +239,7 @@ class SessionMiddleware:
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
         close(session, session._read_only or _WEBSOCKET)
         await self.app(scope, receive, send)
-        require_unchanged(session)
+        require_unchanged(session, scope.get("session"))
 
     async def _abandon(self, session: Session) -> None:
         """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
