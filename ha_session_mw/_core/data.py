@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 import msgspec
 
@@ -12,6 +11,8 @@ from ..exceptions import SessionNotSerializable
 EMPTY = b"\x80"
 
 _encode = msgspec.msgpack.Encoder().encode
+_decode_any = msgspec.msgpack.Decoder().decode
+_CANNOT_TRAVEL = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 decode = msgspec.msgpack.Decoder(dict[str, object]).decode
 """The data of a token or a record, as a new dictionary each time."""
 
@@ -26,7 +27,7 @@ def encode(data: Mapping[str, object]) -> bytes:
         raw = _encode(data)
         if decode(raw) == data:
             return raw
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+    except _CANNOT_TRAVEL:
         raw = b""
     culprit = _lossy(data, "session", depth=0)
     if culprit is None and raw:  # it was but a tuple, which comes back as a list, as with Starlette, or a NaN
@@ -41,7 +42,7 @@ def fingerprint(data: Mapping[str, object]) -> bytes | None:
     """The data's bytes to compare with others; None where it holds something that cannot travel. Much faster than ``encode``."""
     try:
         return _encode(data)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except _CANNOT_TRAVEL:
         return None
 
 
@@ -52,20 +53,21 @@ def is_nested(data: Mapping[str, object]) -> bool:
 
 def _lossy(value: object, where: str, depth: int) -> str | None:
     """Where the first value is that would not come back as it is."""
-    if value is None or type(value) in (bool, float, str, bytes):
-        return None
-    if type(value) is int:
-        return None if -(2**63) <= value < 2**64 else where
-    if type(value) is datetime:
-        return where if value.tzinfo is None else None
     if depth > 100:
         return where
     if isinstance(value, dict):
-        items = [(key, item, f"{where}[{key!r}]") for key, item in value.items()]
-        if any(type(key) is not str for key, _, _ in items):
+        if not all(type(key) is str or (depth and _comes_back(key)) for key in value):
             return where
+        items = [(item, f"{where}[{key!r}]") for key, item in value.items()]
     elif isinstance(value, (list, tuple)):
-        items = [(None, item, f"{where}[{index}]") for index, item in enumerate(value)]
+        items = [(item, f"{where}[{index}]") for index, item in enumerate(value)]
     else:
-        return where
-    return next((found for _, item, place in items if (found := _lossy(item, place, depth + 1))), None)
+        return None if _comes_back(value) else where
+    return next((found for item, place in items if (found := _lossy(item, place, depth + 1))), None)
+
+
+def _comes_back(value: object) -> bool:
+    try:
+        return bool(_decode_any(_encode(value)) == value) or value != value  # a NaN
+    except _CANNOT_TRAVEL:
+        return False

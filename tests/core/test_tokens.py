@@ -205,7 +205,7 @@ def payloads(random: Random) -> Iterator[bytes]:
         changed = bytearray(real)
         for _ in range(random.randrange(1, 4)):
             changed[random.randrange(len(changed))] = random.randrange(256)
-        yield base64_encode(changed)
+        yield base64_encode(bytes(changed))
         yield bytes(random.choices(ALPHABET.encode(), k=random.randrange(1, 40)))
         yield base64_encode(real[:-20] + b"\x81\xa1a" + b"\x91" * random.randrange(1, 2_000) + b"\xc0")
 
