@@ -172,6 +172,10 @@ class SessionManager:
         if isinstance(decision, Refuse) or (new_id and isinstance(decision, CannotTell)):
             raise decision.problem
 
+    def may_stand(self, verified: Verified) -> bool:
+        """Whether a session may stand: False only where it is certain that it does not."""
+        return not isinstance(self._judge_again(verified), Refuse)
+
     def _judge_again(self, verified: Verified) -> Decision:
         fresh_at = self.view.fresh_at
         return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._freshness_limit_s)
@@ -206,7 +210,9 @@ class SessionManager:
         wall_ms = self._wall_s() * 1000
         if wall_ms < verified.renew_at_ms or self._judge_again(verified) is not ACCEPT:
             return None
-        return renewal.successor(verified.claims, wall_ms, self._idle_ms)
+        claims = renewal.successor(verified.claims, wall_ms, self._idle_ms)
+        # A cookie of Starlette's middleware has less around its data, so what fits there need not fit here.
+        return claims if tokens.length(claims) <= self._room else None
 
     def fit(self, claims: Claims | None, content: Mapping[str, object]) -> bytes:
         """Session data as it travels, in a token that a browser keeps.

@@ -76,11 +76,17 @@ def _cookie_tokens(value: bytes, prefix: bytes) -> list[bytes]:
     return [token for token in tokens if token not in _NO_TOKEN]
 
 
-def choose(found: list[Presented], verify: Callable[[bytes], Verified | None]) -> Presented:
+def choose(found: list[Presented], verify: Callable[[bytes], Verified | None], stands: Callable[[Verified], bool]) -> Presented:
     """Which of several presented tokens counts, and how it came.
 
-    Of doubled cookies (of two paths, say) the one that verifies counts, and of two tokens of one session the newer. A
-    cookie that is no token of ours does not stand beside a bearer token.
+    Of doubled cookies (of two paths, say) the one that verifies counts, and one whose session has ended does not beside
+    one that may stand: the browser could hold on to it for days. Of two tokens of one session the newer counts. A cookie
+    that is no token of ours does not stand beside a bearer token.
+
+    Args:
+        found: the tokens.
+        verify: what a token says; None where its signature is bad.
+        stands: whether its session may stand.
 
     Raises:
         RequestAmbiguous: they name different sessions.
@@ -91,7 +97,7 @@ def choose(found: list[Presented], verify: Callable[[bytes], Verified | None]) -
     if len(bearers) > 1:
         raise RequestAmbiguous("several bearer tokens that differ", check="presented")
     if not bearers:
-        return "cookie", _of_doubled(cookies, verify)
+        return "cookie", _of_doubled(cookies, verify, stands)
     ours = [cookie for cookie in cookies if cookie.startswith(PREFIX)]
     if not ours:
         return "bearer", bearers[0]
@@ -100,14 +106,15 @@ def choose(found: list[Presented], verify: Callable[[bytes], Verified | None]) -
     return "both", bearers[0]
 
 
-def _of_doubled(cookies: list[bytes], verify: Callable[[bytes], Verified | None]) -> bytes:
+def _of_doubled(cookies: list[bytes], verify: Callable[[bytes], Verified | None], stands: Callable[[Verified], bool]) -> bytes:
     if len(cookies) == 1:
         return cookies[0]
-    good = [(verified.claims, cookie) for cookie in cookies if (verified := verify(cookie))]
-    if len({claims.sid for claims, _ in good}) > 1:
+    good = [(verified, cookie) for cookie in cookies if (verified := verify(cookie))]
+    live = [pair for pair in good if stands(pair[0])]
+    if len({verified.claims.sid for verified, _ in live}) > 1:
         raise RequestAmbiguous("several session cookies of different sessions", check="presented")
     if good:
-        return max(good, key=lambda pair: pair[0].issued_ms)[1]
+        return max(live or good, key=lambda pair: pair[0].claims.issued_ms)[1]
     return next((cookie for cookie in cookies if cookie.startswith(PREFIX)), cookies[0])
 
 

@@ -11,7 +11,7 @@ from base64 import b64decode
 
 from itsdangerous import BadSignature, TimestampSigner
 
-from ..exceptions import SessionExpired, TokenInvalid
+from ..exceptions import SessionExpired, SessionNotSerializable, TokenInvalid
 from ..models import Claims, FamilyId, NodeId, SessionId
 from . import data
 from .keys import KeyRing, SigningKey
@@ -49,7 +49,10 @@ def _content(value: bytes) -> bytes:
         raise TokenInvalid("not the content of a session", check="payload") from exc
     if not isinstance(found, dict):
         raise TokenInvalid("not the content of a session", check="payload")
-    return data.encode(found)
+    try:
+        return data.encode(found)
+    except SessionNotSerializable as exc:
+        raise TokenInvalid(f"JSON that a session of ours cannot hold: {exc}", check="payload") from exc
 
 
 def _claims(

@@ -20,11 +20,9 @@ def add_vary(headers: list[Header], names: bytes) -> None:
 
 def make_private(headers: list[Header]) -> None:
     """Keep shared caches from storing the response (RFC 9111 section 5.2.2.7), and leave the app's other directives."""
-    for index, (name, value) in enumerate(headers):
-        if name.lower() == b"cache-control":
-            directives = [item.strip() for item in value.split(b",") if item.strip().lower() != b"public"]
-            if not {b"private", b"no-store"} & {item.lower() for item in directives}:
-                directives.append(b"private")
-            headers[index] = (name, b", ".join(directives))
-            return
-    headers.append((b"cache-control", b"private"))
+    given = b",".join(value for name, value in headers if name.lower() == b"cache-control")
+    directives = [item.strip() for item in given.split(b",") if item.strip().lower() not in (b"public", b"")]
+    if not {b"private", b"no-store"} & {item.lower() for item in directives}:
+        directives.append(b"private")
+    headers[:] = [header for header in headers if header[0].lower() != b"cache-control"]
+    headers.append((b"cache-control", b", ".join(directives)))

@@ -182,7 +182,7 @@ class SessionMiddleware:
                     return self._anonymous()
             verified = self._check(presented[1])
         except ClientFault as problem:
-            return self._refused(problem, path_kind)
+            return self._refused(problem, path_kind, presented[0] if presented else None)
         if isinstance(verified, CannotTell):
             return _Undecided(presented[0], verified)
         if not recalled:
@@ -192,7 +192,7 @@ class SessionMiddleware:
     def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
         found = self._reader.read(headers)
         if len(found) > 1:
-            return choose(found, self.manager.verified)
+            return choose(found, self.manager.verified, self.manager.may_stand)
         if not found and path_kind == "protected":
             raise TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
         return found[0] if found else None
@@ -201,7 +201,7 @@ class SessionMiddleware:
         try:
             return self._session(await self.manager.resolve(undecided.question), undecided.transport)
         except ClientFault as problem:
-            return self._refused(problem, path_kind)
+            return self._refused(problem, path_kind, undecided.transport)
 
     def _session(self, verified: Verified, transport: Transport | Literal["both"]) -> Session:
         session = Session(data.decode(verified.claims.data) if verified.nested else verified.data)
@@ -216,13 +216,14 @@ class SessionMiddleware:
         session._manager = self.manager
         return session
 
-    def _refused(self, problem: ClientFault, path_kind: PathKind) -> Session:
+    def _refused(self, problem: ClientFault, path_kind: PathKind, transport: Transport | Literal["both"] | None) -> Session:
         """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
         if path_kind == "protected":
             raise problem
         self.manager.refused[problem.code] += 1
         session = self._anonymous()
         session.problem = problem
+        session._transport = transport  # who logs in again gets the new token as the old one came
         return session
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings, get_session
 from ha_session_mw.testing import ManualClock
 
-SECRET = "9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E"  # noqa: S105
-OTHER_SECRET = "Zt5WqM8nKx1RbJ7hPvGyLc4SdFa9UeT2"  # noqa: S105
+SECRET = "9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E"
+OTHER_SECRET = "Zt5WqM8nKx1RbJ7hPvGyLc4SdFa9UeT2"
 
 Header = tuple[bytes, bytes]
 Act = Callable[[Session], Any]
