@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..models import Entry
+from .fence import Fence
 from .freshness import Moment
-from .holders import Holder, instants
 from .members import Heartbeat, MemberEvent, Members, MemberState
 from .messages import VERSION, Answer, Batch, Poll, list_digest
 from .recovery import Memory, Recovery
@@ -95,7 +95,7 @@ class _Peer:
     """What this node knows of, and owes to, one other member."""
 
     __slots__ = (
-        *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "hold", "holder", "incarnation", "life"),
+        *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "hold", "incarnation", "life"),
         *("mismatch", "polled_s", "position", "read_sent_s", "sequence", "unkept", "url"),
     )
 
@@ -120,7 +120,6 @@ class _Peer:
         self.fresh_s = -math.inf
         """When the newest poll was sent that it has answered, completely and not recovering itself."""
         # Our sequence, read by it.
-        self.holder = Holder(url)
         self.hold: Hold | None = None
         self.polled_s = -math.inf
         self.answered_s = now_s
@@ -164,8 +163,8 @@ class Quorum:
         self.view = view
         self.me = own.url
         self.life = own.life
-        self.majority = len(listed) // 2 + 1
-        self.members = Members(own, majority=self.majority)
+        self._majority = len(listed) // 2 + 1
+        self.members = Members(own, majority=self._majority)
         self._digest = list_digest(listed)
         self._heartbeat_s = heartbeat_s
         self._peers = {url: _Peer(url, now.boot_s) for url in listed if url != own.url}
@@ -174,14 +173,7 @@ class Quorum:
         self._draining = False
         self._told = 0  # heartbeats
         self._stamp = 0  # answers
-        self._awaited = 0
-        """Who has echoed no stamp later than this one is to be heard again, before what it acknowledged counts."""
-        self.durable = 0
-        """Up to where a majority holds this node's sequence, for certain."""
-        self.fenced = 0
-        """Up to where no request that starts now is accepted on any node against this node's sequence."""
-        self._waits: deque[tuple[int, float]] = deque()
-        """Positions, and when each was known to be durable."""
+        self._fence = Fence(self._peers, self._majority)
         self._stores = stored is not None
         self.incarnation = own.life
         self._learned = not self._stores
@@ -255,16 +247,13 @@ class Quorum:
 
     def standing(self, receipt: Receipt) -> Standing:
         """``applied`` on this node; ``durable`` on a majority; ``fenced``: no request that starts now is accepted anywhere."""
-        if receipt.position <= self.fenced:
+        if receipt.position <= self._fence.fenced:
             return "fenced"
-        return "durable" if receipt.position <= self.durable else "applied"
+        return "durable" if receipt.position <= self._fence.durable else "applied"
 
     def fenced_by(self, receipt: Receipt) -> float | None:
         """The boot time at which waiting alone will have fenced it; None while it is not durable, for then no wait helps."""
-        if receipt.position <= self.fenced:
-            return -math.inf
-        known = next((known_s for position, known_s in self._waits if position >= receipt.position), None)
-        return None if known is None else known + self.members.fence_wait_s
+        return self._fence.fenced_by(receipt.position, self.members.fence_wait_s)
 
     # Polls of ours.
 
@@ -283,7 +272,7 @@ class Quorum:
             position=to.position,
             callee_life=to.echo_life,
             echo=to.echo,
-            silent=tuple(other.url for other in self._peers.values() if self._is_silent(other, now)),
+            silent=self._silent(now),
         )
         return Sent(peer, message, now.boot_s, self._recovery.begin() if self._recovery is not None else 0)
 
@@ -336,15 +325,14 @@ class Quorum:
         if peer is None or not self._belongs(peer, poll):
             return self._refusal(now)
         self._hear(peer, poll.heartbeat, now)
-        if peer.is_new_incarnation(poll.incarnation) or poll.incarnation != peer.holder.incarnation:
-            peer.holder = Holder(peer.url, poll.incarnation)
+        peer.is_new_incarnation(poll.incarnation)
         mine = poll.callee == self.incarnation
         if mine and poll.position > self._kept:
             self._forget(peer, now)
         elif not self._is_older_file(peer, poll):
             peer.life, peer.sequence = poll.heartbeat.life, max(peer.sequence, poll.sequence)
             peer.polled_s = now.boot_s
-            self._acknowledge(peer.holder, poll, mine=mine)
+            self._acknowledge(poll, mine=mine)
         self._settle(now)
         limit_s = min(STARTING_HOLD_S, self._heartbeat_s) if poll.recovering else self._heartbeat_s
         known = poll.callee == self.incarnation
@@ -356,13 +344,10 @@ class Quorum:
         """Whether the peer, started anew, has less than it once had: its acknowledgements prove nothing until it says so too."""
         return poll.heartbeat.life != peer.life and poll.sequence < peer.sequence
 
-    def _acknowledge(self, holder: Holder, poll: Poll, *, mine: bool) -> None:
-        if poll.callee_life == self.life:
-            holder.echo = max(holder.echo, poll.echo)
+    def _acknowledge(self, poll: Poll, *, mine: bool) -> None:
+        self._fence.heard(poll.sender, poll.incarnation, poll.echo if poll.callee_life == self.life else 0)
         if mine:
-            holder.report_silent(poll.silent, poll.position)
-            if holder.acknowledge(poll.position, self._stamp):
-                self._awaited = self._stamp
+            self._fence.acknowledged(poll.sender, poll.position, poll.silent, self._stamp)
 
     def release(self, hold: Hold, now: Moment) -> Answer | None:
         """The answer to a held poll, if it is due by now."""
@@ -373,7 +358,7 @@ class Quorum:
             or now.boot_s >= hold.until_s
             or peer.hold is not hold  # it has asked again, so nobody waits for this one
             or hold.recovering != self.recovering
-            or (self.fenced < self._kept and peer.holder.echo <= self._awaited)
+            or self._fence.is_waiting_for(peer.url, self._kept)
         )
         return self._answer(peer, hold, now) if due else None
 
@@ -438,7 +423,7 @@ class Quorum:
         for peer in self._peers.values():
             peer.keep(self._kept)
         self._finish_recovery()
-        self._prove(now)
+        self._fence.prove(self._kept, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self.view.fresh_at = self._fresh_at()
 
     def _finish_recovery(self) -> None:
@@ -456,61 +441,19 @@ class Quorum:
     def _fresh_at(self) -> float:
         if self.recovering:
             return -math.inf
-        if self.majority == 1:
+        if self._majority == 1:
             return math.inf
-        return sorted(peer.fresh_s for peer in self._peers.values())[1 - self.majority]
+        return sorted(peer.fresh_s for peer in self._peers.values())[1 - self._majority]
 
-    def _prove(self, now: Moment) -> None:
-        """See how far a majority, and how far everybody, holds this node's sequence."""
-        if self.fenced >= self._kept:
-            return
-        if not self._peers:
-            self.durable = self.fenced = self._kept
-            return
-        durable = self.durable
-        for held in instants(peer.holder for peer in self._peers.values()):
-            for count in range(self.majority - 1, len(held) + 1):
-                position = held[count - 1][0]
-                durable = max(durable, position)
-                if position > self.fenced and self._all_others_are_ruled_out([holder for _, holder in held[:count]], position, now):
-                    self.fenced = position
-        self._wait(durable, now)
-        for peer in self._peers.values():
-            peer.holder.forget_before(self.fenced)
-
-    def _all_others_are_ruled_out(self, confirmed: list[Holder], position: int, now: Moment) -> bool:
-        """Whether all but those who confirmed have, for certain, no lease from before."""
-        names = {holder.member for holder in confirmed}
-        return all(url in names or self._is_ruled_out(peer, confirmed, position, now) for url, peer in self._peers.items())
-
-    def _is_ruled_out(self, peer: _Peer, confirmed: list[Holder], position: int, now: Moment) -> bool:
-        # Any majority that could have answered it has one of n - majority + 1 members in it, and we are one of those.
-        witnesses = self._is_silent(peer, now) + sum(holder.rules_out(peer.url, position) for holder in confirmed)
-        return witnesses >= self._amnesia_quorum
-
-    def _wait(self, durable: int, now: Moment) -> None:
-        """Keep the time at which more was known to be durable, and fence what was known to be so for long enough."""
-        if durable > self.durable:
-            self.durable = durable
-            self._waits.append((durable, now.boot_s))
-        while self._waits and now.boot_s >= self._waits[0][1] + self.members.fence_wait_s:
-            self.fenced = max(self.fenced, self._waits.popleft()[0])
-        while self._waits and self._waits[0][0] <= self.fenced:
-            self._waits.popleft()
-
-    def _is_silent(self, peer: _Peer, now: Moment) -> bool:
-        """Whether we have not answered it for so long that no lease can rest on us any more."""
-        return now.boot_s - peer.answered_s > self.members.fence_wait_s
+    def _silent(self, now: Moment) -> tuple[str, ...]:
+        """Whom we have not answered for so long that no lease can rest on us any more."""
+        since = now.boot_s - self.members.fence_wait_s
+        return tuple(peer.url for peer in self._peers.values() if peer.answered_s < since)
 
     # Amnesia.
 
-    @property
-    def _amnesia_quorum(self) -> int:
-        """So many that they share a member with any majority."""
-        return len(self._peers) + 2 - self.majority
-
     def _new_recovery(self) -> Recovery:
-        return Recovery(others=len(self._peers), majority=self.majority, memory="unchecked" if self._checks_its_file else "lost")
+        return Recovery(others=len(self._peers), majority=self._majority, memory="unchecked" if self._checks_its_file else "lost")
 
     def _forget(self, peer: _Peer, now: Moment) -> None:
         """The peer knows of entries that this node has acknowledged and lost: whatever it acknowledged is void."""
@@ -520,9 +463,9 @@ class Quorum:
         self.incarnation, self._kept, self._learned = self.life, 0, False
         self._checks_its_file, self._serving = False, False
         self._recovery = self._new_recovery()
+        self._fence.start_anew()
         for other in self._peers.values():
             other.fresh_s = -math.inf
-            other.holder = Holder(other.url, other.holder.incarnation)
             other.answered_s = now.boot_s
 
     # Who speaks.
@@ -591,7 +534,7 @@ class Quorum:
         """Whether a majority has polled this node lately, so that an entry appended now will soon be durable."""
         limit_s = self.members.acceptance_limit_s
         polled = sum(now.boot_s - peer.polled_s <= limit_s for peer in self._peers.values())
-        return polled + 1 >= self.majority
+        return polled + 1 >= self._majority
 
     def drain(self) -> None:
         """Say ``draining`` from the next message on."""

@@ -246,7 +246,6 @@ def a_witness_who_lacks_the_entry(variant: Variant) -> Findings:
     world.mend(*world.between({4}, {2, 3}))
     world.run(OVER_S + 2)  # nodes 0 and 1 have answered neither 3 nor 4; node 2 answers 4
     world.links.slow_s[2, 4] = 1.0
-    world.nodes[2].paused_until = world.time  # whatever it had to say was said
     world.nodes[0].revoke(session)
     ask_for(world, world.nodes[4], session, 4)
     return world.findings

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+from ha_session_mw._core.fence import Fence
 from ha_session_mw._core.freshness import Moment
 from ha_session_mw._core.holders import Holder
-from ha_session_mw._core.messages import Answer, Poll
-from ha_session_mw._core.quorum import Quorum, Sent, _Peer
+from ha_session_mw._core.messages import Answer
+from ha_session_mw._core.quorum import Quorum, Sent
 from ha_session_mw._core.recovery import Recovery
 
 
@@ -43,12 +46,25 @@ class ShortFence(Quorum):
         super()._settle(now)
 
 
-class NoFence(Quorum):
+class FencedOtherwise(Quorum):
+    """Counts by another account."""
+
+    fence: ClassVar[type[Fence]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fence = self.fence(self._peers, self._majority)
+
+
+class NoWait(Fence):
+    def _wait(self, durable: int, now_s: float, wait_s: float) -> None:
+        super()._wait(durable, now_s, -1.0)
+
+
+class NoFence(FencedOtherwise):
     """Acknowledges what is durable."""
 
-    def _wait(self, durable: int, now: Moment) -> None:
-        super()._wait(durable, now)
-        self.fenced = self.durable
+    fence = NoWait
 
 
 class FreshAfterAnyPoll(Quorum):
@@ -62,41 +78,50 @@ class BackAfterMajority(Quorum):
 
     def _new_recovery(self) -> Recovery:
         recovery = super()._new_recovery()
-        recovery._needed = self.majority - 1
+        recovery._needed = self._majority - 1
         return recovery
 
 
-class SummedOverIncarnations(Quorum):
+class EverAcknowledged(Fence):
+    def __init__(self, others: Iterable[str], majority: int) -> None:
+        super().__init__(others, majority)
+        self.ever = dict.fromkeys(self._holders, 0)
+
+    def acknowledged(self, member: str, position: int, silent: tuple[str, ...], stamp: int) -> None:
+        super().acknowledged(member, position, silent, stamp)
+        self.ever[member] = max(self.ever[member], position)
+
+    def _count(self, silent: Collection[str]) -> int:
+        return max(super()._count(silent), sorted(self.ever.values())[1 - self._majority])
+
+
+class SummedOverIncarnations(FencedOtherwise):
     """Counts whoever has ever acknowledged, whatever it has forgotten since."""
 
-    def _acknowledge(self, holder: Holder, poll: Poll, *, mine: bool) -> None:
-        super()._acknowledge(holder, poll, mine=mine)
-        if mine:
-            ever = self.__dict__.setdefault("ever", {})
-            ever[poll.sender] = max(ever.get(poll.sender, 0), poll.position)
-
-    def _prove(self, now: Moment) -> None:
-        super()._prove(now)
-        held = sorted([*self.__dict__.get("ever", {}).values(), *[0] * len(self._peers)], reverse=True)
-        self._wait(max(self.durable, held[self.majority - 2]), now)
+    fence = EverAcknowledged
 
 
-class NotHeardAgain(Quorum):
+class CountedAtOnce(Fence):
+    def _count(self, silent: Collection[str]) -> int:
+        return max(super()._count(silent), sorted(holder.position for holder in self._holders.values())[1 - self._majority])
+
+
+class NotHeardAgain(FencedOtherwise):
     """Acknowledgements of the present incarnations count at once, as if each were still what it was when it acknowledged."""
 
-    def _prove(self, now: Moment) -> None:
-        super()._prove(now)
-        held = sorted((peer.holder.position for peer in self._peers.values()), reverse=True)
-        self._wait(max(self.durable, held[self.majority - 2]), now)
+    fence = CountedAtOnce
 
 
-class WitnessesWithoutTheEntry(Quorum):
+class AnyWitness(Fence):
+    def _is_ruled_out(self, member: str, confirmed: list[Holder], position: int, silent: Collection[str]) -> bool:
+        witnesses = (member in silent) + sum(member in holder._silent for holder in self._holders.values())
+        return witnesses >= len(self._holders) + 2 - self._majority
+
+
+class WitnessesWithoutTheEntry(FencedOtherwise):
     """Takes the word of members that a node is out of contact, whether or not they hold what it must not miss."""
 
-    def _is_ruled_out(self, peer: _Peer, confirmed: list[Holder], position: int, now: Moment) -> bool:
-        everybody = [other.holder for other in self._peers.values()]
-        witnesses = self._is_silent(peer, now) + sum(peer.url in holder._silent for holder in everybody)
-        return witnesses >= self._amnesia_quorum
+    fence = AnyWitness
 
 
 class OneByOne(Recovery):
@@ -111,7 +136,7 @@ class FirstStartOneByOne(Quorum):
     """Takes it for a first start when each of the others has been recovering at some time."""
 
     def _new_recovery(self) -> Recovery:
-        return OneByOne(others=len(self._peers), majority=self.majority, memory="unchecked" if self._checks_its_file else "lost")
+        return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._checks_its_file else "lost")
 
 
 class PurgedByTheClock(Quorum):
