@@ -1,0 +1,102 @@
+"""The rules hold on a network that does everything wrong, and each of them is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import chaos
+from .schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster, log_in
+from .variants import BROKEN, RIGHT
+from .world import LIMIT_S, World
+
+PARTS = 10
+SEEDS_A_PART = 12
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_goes_wrong_no_rule_is_broken(part: int) -> None:
+    for seed in range(part * SEEDS_A_PART, (part + 1) * SEEDS_A_PART):
+        found = chaos.run(seed)
+        assert found.accepted_after_fence == 0, seed
+        assert found.refused_without_cause == 0, seed
+        assert found.flipped == 0, seed
+        assert found.never_healed == 0, seed
+
+
+def test_the_random_schedules_are_worth_something() -> None:
+    found = chaos.run(3)
+    for seed in (4, 6, 7):
+        found.add(chaos.run(seed))
+    assert found.accepted_revoked > 0
+    assert found.refused > 100
+    assert found.unanswered > 10
+    assert found.fenced > 10
+
+
+@pytest.mark.parametrize("seed", [3, 17])
+def test_a_seed_replays_exactly(seed: int) -> None:
+    def trace() -> list[tuple[object, ...]]:
+        run = chaos.Chaos(seed)
+        run.world.trace = []
+        run.run()
+        return run.world.trace
+
+    first = trace()
+    assert len(first) > 1000
+    assert first == trace()
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=lambda schedule: schedule.__name__)
+def test_a_directed_schedule_breaks_no_rule(schedule: Schedule) -> None:
+    assert schedule(RIGHT).faults == 0
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_variant_is_caught(name: str) -> None:
+    assert CAUGHT_BY[name](BROKEN[name]).accepted_after_fence > 0
+
+
+def fenced_after(world: World, session_of: int, revoked_by: int) -> float:
+    session = log_in(world.nodes[session_of])
+    began = world.time
+    world.nodes[revoked_by].revoke(session)
+    world.run(4)
+    return session.fenced_at - began
+
+
+@pytest.mark.parametrize("nodes", [3, 5, 9])
+def test_a_healthy_cluster_fences_in_a_few_round_trips(nodes: int) -> None:
+    world = cluster(nodes, RIGHT)
+    assert fenced_after(world, 0, 1) < 8 * world.links.least_s
+
+
+def test_a_dead_member_costs_its_wait_once() -> None:
+    world = cluster(3, RIGHT)
+    world.nodes[2].crash()
+    assert LIMIT_S < fenced_after(world, 0, 1) < LIMIT_S * 1.02 + 0.1
+    assert fenced_after(world, 0, 1) < 0.02
+    assert fenced_after(world, 1, 0) < 0.02
+
+
+def test_two_members_cannot_lose_one() -> None:
+    world = cluster(2, RIGHT)
+    session = log_in(world.nodes[0])
+    world.nodes[1].crash()
+    world.run(LIMIT_S + 1)
+    assert not world.nodes[0].quorum.has_quorum(world.nodes[0].now())
+    world.nodes[0].revoke(session)
+    world.nodes[0].request(session)
+    other = world.new_session(world.nodes[0], subject="other", cuts=(), now_ms=int(world.nodes[0].wall_ms()), life_ms=10**7)
+    world.nodes[0].request(other)
+    world.run(4)
+    assert (world.findings.refused, world.findings.unanswered) == (1, 1)
+    assert session.fenced_at > world.time
+
+
+def test_an_idle_cluster_exchanges_heartbeats_and_nothing_else() -> None:
+    world = cluster(3, RIGHT)
+    fenced_after(world, 0, 1)
+    world.trace = []
+    world.run(10)
+    polls = sum(act == "on_poll" for _, _, act in world.trace)
+    assert polls <= 6 * 10 / 0.5
