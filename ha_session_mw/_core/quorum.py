@@ -133,6 +133,11 @@ class _Peer:
         self.incarnation, self.sequence = incarnation, 0
         return True
 
+    @property
+    def read(self) -> int:
+        """Up to where its sequence has been applied here, kept or not."""
+        return self.unkept[-1][1] if self.unkept else self.position
+
     def keep(self, kept: int) -> None:
         """Our own sequence is kept up to there: what was received by then may be acknowledged."""
         while self.unkept and self.unkept[0][0] <= kept:
@@ -254,6 +259,17 @@ class Quorum:
     def fenced_by(self, receipt: Receipt) -> float | None:
         """The boot time at which waiting alone will have fenced it; None while it is not durable, for then no wait helps."""
         return self._fence.fenced_by(receipt.position, self.members.fence_wait_s)
+
+    @property
+    def position(self) -> int:
+        """How far this node's own sequence reaches."""
+        return self._sequence.last
+
+    def has_reached(self, incarnation: str, position: int) -> bool:
+        """Whether the sequence of that incarnation has been applied here up to there. One that nobody is any more counts as reached."""
+        if incarnation == self.incarnation:
+            return position <= self._sequence.last
+        return all(position <= peer.read for peer in self._peers.values() if peer.callee == incarnation)
 
     # Polls of ours.
 
