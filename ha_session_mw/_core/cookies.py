@@ -18,7 +18,7 @@ Header = tuple[bytes, bytes]
 MAX_COOKIE_BYTES = 4096
 """Name, value and attributes together: what every browser keeps (RFC 6265 section 6.1)."""
 MAX_PRESENTED = 8
-"""More tokens than this in one request are not looked at: each would cost a signature check."""
+"""More different tokens than this in one request are not looked at: each would cost a signature check."""
 
 MAX_REMEMBERED_BYTES = 1024
 """A field longer than this is read anew each time: four times a usual token, and what a client may make a node hold on to."""
@@ -91,9 +91,9 @@ def choose(found: list[Presented], verify: Callable[[bytes], Verified | None], s
     Raises:
         RequestAmbiguous: they name different sessions.
     """
-    if len(found) > MAX_PRESENTED:
-        raise RequestAmbiguous(f"{len(found)} tokens in one request", check="presented")
     cookies, bearers = ([*dict.fromkeys(token for way, token in found if way == transport)] for transport in ("cookie", "bearer"))
+    if len(cookies) + len(bearers) > MAX_PRESENTED:
+        raise RequestAmbiguous(f"{len(cookies) + len(bearers)} different tokens in one request", check="presented")
     if len(bearers) > 1:
         raise RequestAmbiguous("several bearer tokens that differ", check="presented")
     if not bearers:

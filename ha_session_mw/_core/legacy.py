@@ -45,14 +45,14 @@ def take_over(cookie: bytes, ring: KeyRing, *, now_ms: float, idle_ms: int, abso
 def _content(value: bytes) -> bytes:
     try:
         found = json.loads(b64decode(value))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise TokenInvalid("not the content of a session", check="payload") from exc
     if not isinstance(found, dict):
         raise TokenInvalid("not the content of a session", check="payload")
     try:
         return data.encode(found)
     except SessionNotSerializable as exc:
-        raise TokenInvalid(f"JSON that a session of ours cannot hold: {exc}", check="payload") from exc
+        raise TokenInvalid("JSON that a session of ours cannot hold", check="payload") from exc
 
 
 def _claims(
