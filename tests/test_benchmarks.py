@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks import contenders, report
+from tests.benchmarks import contenders, report, served
 from tests.benchmarks.__main__ import Effort, tables
 from tests.benchmarks.contenders import Contender, NotReadError, Reader
 from tests.benchmarks.rounds import race
@@ -49,3 +49,9 @@ def test_a_contender_that_gives_the_app_an_empty_session_cannot_look_fast() -> N
 @pytest.mark.parametrize(("figure", "mark"), [(0.2, "✓"), (0.21, "✗")])
 def test_a_budget_is_kept_or_not(figure: float, mark: str) -> None:
     assert report.WARM.judge(figure)[-1] == mark
+
+
+def test_a_missing_load_generator_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(served.WrkMissingError, match="apt-get install -y wrk"):
+        served.requests_per_second(rounds=1, seconds=1)

@@ -27,7 +27,7 @@ MAX_WAIT_S = 20
 WRAPS: Mapping[str, contenders.Wrap] = {
     contenders.BARE: contenders.bare,
     contenders.STARLETTE: contenders.starlettes,
-    contenders.WARM: contenders.ours_with(contenders.new_manager()),
+    contenders.WARM: lambda app: contenders.ours_with(contenders.new_manager())(app),
 }
 
 
@@ -61,7 +61,7 @@ def serve(name: str) -> None:
 def running(name: str) -> Iterator[int]:
     """A server of its own process; gives its port."""
     command = [sys.executable, "-m", f"{__package__}.served", name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield int(process.stdout.readline())
