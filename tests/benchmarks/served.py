@@ -53,7 +53,7 @@ def serve(name: str) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen(2 * CONNECTIONS)  # before the port is told: who connects early waits
         print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(WRAPS[name](Served(name)), lifespan="off", access_log=False, log_level="error")
+        config = uvicorn.Config(WRAPS[name](Served(name)), lifespan="off", access_log=False, log_level="critical")
         uvicorn.Server(config).run(sockets=[listener])
 
 
