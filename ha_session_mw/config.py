@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
+
+from starlette.datastructures import Secret
 
 from ._core.keys import weakness
 from .exceptions import ConfigurationError
@@ -21,6 +23,9 @@ from .exceptions import ConfigurationError
 ENV_PREFIX = "HA_SESSION_"
 STARLETTE_MAX_AGE_S = 14 * 24 * 60 * 60
 """The default of Starlette's ``max_age``."""
+
+LONGEST_S = 100 * 365 * 24 * 60 * 60.0
+"""No duration is longer, for the ends of sessions are to be dates, and to fit into 64 bits."""
 
 SameSite = Literal["lax", "strict", "none"]
 Secrets = str | bytes | Sequence[str] | Sequence[bytes]
@@ -40,18 +45,16 @@ def _duration(value: object) -> float:
         seconds = float(value)
     elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", value)):
         seconds = float(match[1]) * _UNITS_S[match[2]]
-    if not 0 < seconds < math.inf:
-        raise ValueError('must be a duration above zero: seconds, or a number with a unit such as "500ms", "30m" or "12h"')
+    if not 0 < seconds <= LONGEST_S:
+        rule = 'must be a duration above zero, and no century: seconds, or a number with a unit such as "500ms", "30m" or "12h"'
+        raise ValueError(rule)
     return seconds
 
 
 def _count(value: object) -> int:
     """a whole number above zero"""
-    try:
-        number = int(cast(str, value))
-    except (TypeError, ValueError):
-        number = 0
-    if number < 1:
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value) else value
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ValueError("must be a whole number above zero")
     return number
 
@@ -90,7 +93,9 @@ def _text(pattern: str, rule: str, *, optional: bool = False) -> Callable[[objec
 
 
 def _items(value: object) -> list[str]:
-    parts = value.split(",") if isinstance(value, str) else cast("Iterable[str]", value or ())
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be text, or a list of text")
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -113,7 +118,7 @@ def _transports(value: object) -> tuple[str, ...]:
 
 def _https_only(value: object) -> bool | Literal["auto"]:
     """``auto``, ``true`` or ``false``"""
-    if value == "auto":
+    if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
     try:
         return _flag(value)
@@ -124,9 +129,19 @@ def _https_only(value: object) -> bool | Literal["auto"]:
 def _secrets(value: object) -> tuple[bytes, ...]:
     """a secret of at least 32 bytes"""
     if not isinstance(value, (list, tuple)):
-        value = [value] if value else []
-    # str() also for Starlette's Secret, which hides its text behind it
-    return tuple(secret if isinstance(secret, bytes) else str(secret).encode() for secret in value)
+        value = [] if value is None or value in ("", b"") else [value]
+    return tuple(_secret(secret) for secret in value)
+
+
+def _secret(value: object) -> bytes:
+    # Anything else has a text too, though not its secret: that of a generator names an address, pydantic's is ten stars.
+    if isinstance(value, (str, Secret)):
+        value = str(value).encode()
+    if not isinstance(value, bytes):
+        raise ValueError(f"must be str, bytes or a list of these, got {type(value).__name__}")  # noqa: TRY004 - a fault of a setting
+    if not value:
+        raise ValueError("one of several is empty")
+    return value
 
 
 def _fallback_secrets(value: object) -> tuple[bytes, ...]:
@@ -136,7 +151,11 @@ def _fallback_secrets(value: object) -> tuple[bytes, ...]:
 
 def _path(value: object) -> Path | None:
     """a file's path"""
-    return None if value in (None, "") else Path(cast(str, value))
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, Path)) or "\0" in str(value):
+        raise ValueError("must be a file's path")
+    return Path(value)
 
 
 def _cluster(value: object) -> str:
@@ -181,7 +200,7 @@ class Settings:
     cookie_name: str = _setting(
         _text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", "a cookie name (RFC 6265 token)"), "session", "The cookie's name."
     )
-    cookie_path: str = _setting(_text(r"/[^;,\s]*", "a path that begins with /"), "/", "The cookie's path.")
+    cookie_path: str = _setting(_text(r"/[!-+\--:<-~]*", "a path that begins with /, in ASCII without ; and ,"), "/", "The cookie's path.")
     cookie_domain: str | None = _setting(
         _text(r"[A-Za-z0-9.-]+", "a host name", optional=True), None, "The cookie's domain; this host only if unset."
     )
@@ -226,42 +245,48 @@ class Settings:
     """Whether the cookie says when it ends; see :meth:`with_max_age`."""
 
     def __post_init__(self) -> None:
-        faults = self._parse_fields()
-        if not faults:
-            faults = [*self._contradictions(), *self._key_faults()]
+        wrong = self._parse_fields()
+        faults = [*wrong.values(), *(fault for names, fault in self._contradictions() if wrong.keys().isdisjoint(names))]
+        if "secret_key" not in wrong:
+            faults += self._key_faults()
         if faults:
             raise ConfigurationError(faults)
 
-    def _parse_fields(self) -> list[str]:
-        faults = []
+    def _parse_fields(self) -> dict[str, str]:
+        """The fault of each field that has one; it is left with its default, for the checks that follow."""
+        wrong = {}
         for name, setting in SETTINGS.items():
             value = getattr(self, name)
             try:
-                object.__setattr__(self, name, setting["parse"](value))
+                parsed = setting["parse"](value)
             except ValueError as exc:
                 shown = "(a secret)" if setting["secret"] else repr(value)
-                faults.append(f"{variable(name)}={shown}: {exc}")
-        return faults
+                wrong[name] = f"{variable(name)}={shown}: {exc}"
+                parsed = setting["parse"](setting["default"])
+            object.__setattr__(self, name, parsed)
+        return wrong
 
-    def _contradictions(self) -> list[str]:
-        faults = []
+    def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Which settings contradict each other, and how that is told."""
         if self.idle_s > self.absolute_s:
-            faults.append(
-                f"HA_SESSION_IDLE_TIMEOUT={self.idle_s:g}s: must not be longer than HA_SESSION_ABSOLUTE_TIMEOUT={self.absolute_s:g}s"
-            )
+            text = f"HA_SESSION_IDLE_TIMEOUT={self.idle_s:g}s: must not be longer than HA_SESSION_ABSOLUTE_TIMEOUT={self.absolute_s:g}s"
+            yield ("idle_timeout", "absolute_timeout"), text
         if self.cookie_https_only is not True:
+            needs = "HA_SESSION_COOKIE_HTTPS_ONLY=true"
             if self.cookie_same_site == "none":
-                faults.append("HA_SESSION_COOKIE_SAME_SITE='none': browsers take it only with HA_SESSION_COOKIE_HTTPS_ONLY=true")
+                names = "cookie_same_site", "cookie_https_only"
+                yield names, f"HA_SESSION_COOKIE_SAME_SITE='none': browsers take it only with {needs}"
             if self.cookie_partitioned:
-                faults.append("HA_SESSION_COOKIE_PARTITIONED=True: browsers take it only with HA_SESSION_COOKIE_HTTPS_ONLY=true")
+                names = "cookie_partitioned", "cookie_https_only"
+                yield names, f"HA_SESSION_COOKIE_PARTITIONED=True: browsers take it only with {needs}"
             if self.cookie_name.startswith(("__Host-", "__Secure-")):
-                faults.append(f"HA_SESSION_COOKIE_NAME={self.cookie_name!r}: this prefix needs HA_SESSION_COOKIE_HTTPS_ONLY=true")
+                yield ("cookie_name", "cookie_https_only"), f"HA_SESSION_COOKIE_NAME={self.cookie_name!r}: this prefix needs {needs}"
         if self.cookie_name.startswith("__Host-"):
             if self.cookie_domain is not None:
-                faults.append(f"HA_SESSION_COOKIE_DOMAIN={self.cookie_domain!r}: must not be set with a __Host- cookie")
+                names = "cookie_name", "cookie_domain"
+                yield names, f"HA_SESSION_COOKIE_DOMAIN={self.cookie_domain!r}: must not be set with a __Host- cookie"
             if self.cookie_path != "/":
-                faults.append(f"HA_SESSION_COOKIE_PATH={self.cookie_path!r}: must be / with a __Host- cookie")
-        return faults
+                yield ("cookie_name", "cookie_path"), f"HA_SESSION_COOKIE_PATH={self.cookie_path!r}: must be / with a __Host- cookie"
 
     def _key_faults(self) -> list[str]:
         try:

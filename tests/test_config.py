@@ -1,0 +1,458 @@
+"""The settings: each with its default, its variable and its rule; all faults told at once, and never a secret."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.datastructures import Secret
+
+from ha_session_mw import ConfigurationError, SessionMiddleware, Settings
+from ha_session_mw.config import ENV_PREFIX, SETTINGS, variable
+
+GOOD = "2JxQ8vZ6nT4wLmYp0RkHcVbNsDfGqXeA"
+OTHER = "7hTz3-KqWm9_xPvB1nYcRd5LsGjF8uEoA"
+THIRD = "e0MZb4yUq6TfXkPa2sWc8RvHn1LdGj7-Qi"
+
+
+def from_environ(**variables: str) -> Settings:
+    given = {"SECRET_KEY": GOOD} | variables
+    return Settings.from_environ({ENV_PREFIX + name: value for name, value in given.items() if value is not ABSENT})
+
+
+ABSENT: Any = object()
+
+
+def faults_of(make: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        make(*args, **kwargs)
+    for fault in caught.value.faults:
+        assert fault in str(caught.value)
+        assert GOOD not in fault
+    return caught.value.faults
+
+
+# Each setting: its default and what its variable may say
+
+DEFAULTS = {
+    "secret_key": (GOOD.encode(),),
+    "secret_key_file": None,
+    "secret_key_fallbacks": (),
+    "secret_key_fallbacks_file": None,
+    "cluster": "memory://",
+    "node_id": None,
+    "transports": ("cookie", "bearer"),
+    "cookie_name": "session",
+    "cookie_path": "/",
+    "cookie_domain": None,
+    "cookie_same_site": "lax",
+    "cookie_partitioned": False,
+    "cookie_https_only": "auto",
+    "idle_timeout": 1800.0,
+    "absolute_timeout": 43200.0,
+    "legacy_cookies": "off",
+    "protect": (),
+    "exempt": (),
+    "cache_size": 100_000,
+    "cache_ttl": 300.0,
+    "freshness_limit": 5.0,
+    "endpoints": "/-/session",
+    "error_detail": "safe",
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_setting_that_is_not_given_has_its_default(name: str) -> None:
+    assert getattr(from_environ(), name) == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("SECRET_KEY", OTHER, (OTHER.encode(),)),
+        ("SECRET_KEY", "a,comma,is,a,part,of,the,secret,key,Zx81", (b"a,comma,is,a,part,of,the,secret,key,Zx81",)),
+        ("SECRET_KEY_FALLBACKS", f"{OTHER}, {THIRD}", (OTHER.encode(), THIRD.encode())),
+        ("SECRET_KEY_FALLBACKS", "", ()),
+        ("CLUSTER", "memory://", "memory://"),
+        ("NODE_ID", "pod-7.a_B", "pod-7.a_B"),
+        ("NODE_ID", "", None),
+        ("TRANSPORTS", "bearer", ("bearer",)),
+        ("TRANSPORTS", " cookie , cookie,", ("cookie",)),
+        ("COOKIE_NAME", "id", "id"),
+        ("COOKIE_PATH", "/app", "/app"),
+        ("COOKIE_DOMAIN", "example.com", "example.com"),
+        ("COOKIE_DOMAIN", "", None),
+        ("COOKIE_SAME_SITE", "Strict", "strict"),
+        ("COOKIE_HTTPS_ONLY", "true", True),
+        ("COOKIE_HTTPS_ONLY", "0", False),
+        ("COOKIE_HTTPS_ONLY", " Auto ", "auto"),
+        ("COOKIE_PARTITIONED", "no", False),
+        ("IDLE_TIMEOUT", "90", 90.0),
+        ("IDLE_TIMEOUT", "1.5m", 90.0),
+        ("IDLE_TIMEOUT", " 90 s ", 90.0),
+        ("ABSOLUTE_TIMEOUT", "14d", 14 * 86400.0),
+        ("LEGACY_COOKIES", "starlette", "starlette"),
+        ("PROTECT", "/private/*, /api/*,", ("/private/*", "/api/*")),
+        ("PROTECT", "*", ("*",)),
+        ("EXEMPT", "/static/*", ("/static/*",)),
+        ("CACHE_SIZE", "7", 7),
+        ("CACHE_TTL", "1h", 3600.0),
+        ("FRESHNESS_LIMIT", "500ms", 0.5),
+        ("ENDPOINTS", "/_s", "/_s"),
+        ("ERROR_DETAIL", "full", "full"),
+    ],
+)
+def test_a_variable_says_what_the_setting_is(name: str, text: str, value: object) -> None:
+    found = getattr(from_environ(**{name: text}), name.lower())
+
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("CLUSTER", text) for text in ("redis://h", "memory", "", "memory:///x")),
+        *(("NODE_ID", text) for text in ("a b", "x" * 65, "a/b", "é", "a\n")),
+        *(("TRANSPORTS", text) for text in ("", ",", "header", "cookie,header", "Cookie")),
+        *(("COOKIE_NAME", text) for text in ("", "a b", "a=b", "a;b", "é", "a\r\nx", "x" * 129)),
+        *(("COOKIE_PATH", text) for text in ("", "app", "/a;b", "/a b", "/a\r\nSet-Cookie: x", "/a,b", "/\x00", "/日本", "/ü")),
+        *(("COOKIE_DOMAIN", text) for text in ("a b", "a;b", "https://example.com", "exämple.com")),
+        *(("COOKIE_SAME_SITE", text) for text in ("", "loose", "true")),
+        *(("COOKIE_HTTPS_ONLY", text) for text in ("", "maybe", "2")),
+        *(("COOKIE_PARTITIONED", text) for text in ("", "auto")),
+        *(
+            ("IDLE_TIMEOUT", text)
+            for text in ("", "0", "-1", "0s", "1w", "m", "1 2", "nan", "inf", "1e3", "9" * 400, "101000d", "30 minutes")
+        ),
+        *(("CACHE_SIZE", text) for text in ("", "0", "-1", "1.5", "many", "1_000", "9" * 30)),
+        *(("PROTECT", text) for text in ("private", "/a,b", "https://x/")),
+        *(("ENDPOINTS", text) for text in ("", "/", "x", "/x/", "/a b", "//x")),
+        *(("LEGACY_COOKIES", text) for text in ("", "on", "flask")),
+        *(("ERROR_DETAIL", text) for text in ("", "debug")),
+    ],
+)
+def test_a_bad_value_is_told_with_its_variable_the_value_and_the_rule(name: str, text: str) -> None:
+    (fault,) = faults_of(from_environ, **{name: text})
+
+    assert fault.startswith(f"HA_SESSION_{name}={text!r}: ")
+    assert re.search(r": (must|each)\b.{6,}", fault)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "value",
+    [object(), 2.5, float("nan"), -1, True, b"x", [1], {"a": 1}, {"x"}, (None,), len, "a\0b"],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_of_a_strange_type_is_taken_or_told_and_never_crashes(name: str, value: object) -> None:
+    given: dict[str, Any] = {"secret_key": GOOD, name: value}
+    with suppress(ConfigurationError):
+        Settings(**given)
+
+
+PEERS = {"advertise_url", "peers", "state_dir", "no_quorum", "heartbeat", "peer_timeout", "peer_ca_file", "peer_cert_file", "peer_key_file"}
+
+
+def test_every_setting_is_tried_here_or_with_the_peers() -> None:
+    assert set(SETTINGS) - PEERS - {"relaxed"} == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_tells_what_it_is_for_and_by_which_rule(name: str) -> None:
+    setting = SETTINGS[name]
+
+    assert len(setting["help"]) > 15
+    assert setting["parse"].__doc__
+    assert variable(name) == "HA_SESSION_" + name.upper()
+
+
+# All faults at once
+
+
+def test_all_faults_are_told_in_one_message() -> None:
+    faults = faults_of(
+        from_environ,
+        SECRET_KEY="changeme",
+        SECRET_KEY_FALLBACKS="short",
+        IDLE_TIMEOUT="soon",
+        CACHE_SIZE="none",
+        COOKIE_SAME_SITE="none",
+        COKIE_NAME="x",
+        PROTECT="private",
+    )
+
+    told = [re.match(r"[A-Z_]+", fault) for fault in faults]
+    assert {match[0] for match in told if match} == {
+        ENV_PREFIX + name
+        for name in ("SECRET_KEY", "SECRET_KEY_FALLBACKS", "IDLE_TIMEOUT", "CACHE_SIZE", "COOKIE_SAME_SITE", "COKIE_NAME", "PROTECT")
+    }
+    assert len(faults) == 7
+
+
+def test_a_value_that_is_wrong_makes_no_contradictions_with_others() -> None:
+    (fault,) = faults_of(from_environ, IDLE_TIMEOUT="soon", ABSOLUTE_TIMEOUT="10m")
+
+    assert "soon" in fault
+
+
+def test_the_message_is_a_list_with_a_headline() -> None:
+    with pytest.raises(ConfigurationError, match=r"^ha_session_mw cannot start, 2 setting\(s\) to mend:\n  - HA_.*\n  - HA_"):
+        from_environ(IDLE_TIMEOUT="soon", CACHE_SIZE="none")
+
+
+# Contradictions
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"IDLE_TIMEOUT": "13h"}, "HA_SESSION_IDLE_TIMEOUT"),
+        ({"ABSOLUTE_TIMEOUT": "1m"}, "HA_SESSION_IDLE_TIMEOUT"),
+        ({"COOKIE_SAME_SITE": "none"}, "HA_SESSION_COOKIE_SAME_SITE"),
+        ({"COOKIE_SAME_SITE": "none", "COOKIE_HTTPS_ONLY": "false"}, "HA_SESSION_COOKIE_SAME_SITE"),
+        ({"COOKIE_PARTITIONED": "true"}, "HA_SESSION_COOKIE_PARTITIONED"),
+        ({"COOKIE_NAME": "__Host-id"}, "HA_SESSION_COOKIE_NAME"),
+        ({"COOKIE_NAME": "__Secure-id"}, "HA_SESSION_COOKIE_NAME"),
+        ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example"}, "HA_SESSION_COOKIE_DOMAIN"),
+        ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_PATH": "/app"}, "HA_SESSION_COOKIE_PATH"),
+        ({"COOKIE_NAME": GOOD}, "HA_SESSION_COOKIE_NAME"),
+    ],
+)
+def test_settings_that_contradict_each_other_stop_the_start(variables: dict[str, str], told: str) -> None:
+    (fault,) = faults_of(from_environ, **variables)
+
+    assert fault.startswith(told)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"IDLE_TIMEOUT": "12h"},
+        {"COOKIE_SAME_SITE": "none", "COOKIE_HTTPS_ONLY": "true"},
+        {"COOKIE_PARTITIONED": "true", "COOKIE_HTTPS_ONLY": "true"},
+        {"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true"},
+        {"COOKIE_NAME": "__Secure-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example", "COOKIE_PATH": "/app"},
+    ],
+)
+def test_settings_that_agree_do_not(variables: dict[str, str]) -> None:
+    from_environ(**variables)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("COKIE_NAME", "HA_SESSION_COOKIE_NAME"),
+        ("SECRET", "HA_SESSION_SECRET_KEY"),
+        ("IDLE_TIMOUT", "HA_SESSION_IDLE_TIMEOUT"),
+        ("idle_timeout", "HA_SESSION_IDLE_TIMEOUT"),
+        ("PROTECTED", "HA_SESSION_PROTECT"),
+    ],
+)
+def test_a_name_that_is_no_setting_is_told_with_the_one_that_was_meant(name: str, meant: str) -> None:
+    (fault,) = faults_of(from_environ, **{name: "canary"})
+
+    assert fault == f"HA_SESSION_{name}: is not a setting of this release. Did you mean {meant}?"
+
+
+def test_a_name_like_no_other_is_told_without_a_guess() -> None:
+    assert faults_of(from_environ, ZZZ="1") == ("HA_SESSION_ZZZ: is not a setting of this release",)
+
+
+def test_what_is_no_variable_of_a_setting_cannot_be_set_by_one() -> None:
+    for name in ("ALLOW_WEAK_SECRET", "COOKIE_MAX_AGE"):
+        assert len(faults_of(from_environ, **{name: "true"})) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PORT", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"),
+        *("MW_PORT", "MW_SERVICE_HOST", "MW_PORT_80_TCP_PROTO", "MW_SERVICE_PORT_HTTPS"),
+    ],
+)
+def test_names_that_kubernetes_injects_for_a_service_of_that_name_are_ignored(name: str) -> None:
+    from_environ(**{name: "tcp://10.0.0.1:80"})
+
+
+def test_other_peoples_variables_are_not_looked_at() -> None:
+    Settings.from_environ({"HA_SESSION_SECRET_KEY": GOOD, "HA_SESSIONS": "x", "XHA_SESSION_Y": "z", "PATH": "/bin"})
+
+
+# Precedence
+
+
+def test_an_override_goes_before_the_environment_and_that_before_a_default() -> None:
+    environ = {"HA_SESSION_SECRET_KEY": GOOD, "HA_SESSION_COOKIE_NAME": "from-environ", "HA_SESSION_COOKIE_PATH": "/environ"}
+    found = Settings.from_environ(environ, defaults={"cookie_name": "d", "cookie_path": "/d", "cache_size": 5}, cookie_name="from-argument")
+
+    assert (found.cookie_name, found.cookie_path, found.cache_size, found.endpoints) == ("from-argument", "/environ", 5, "/-/session")
+
+
+def used_by(middleware: SessionMiddleware) -> Settings:
+    return middleware.manager.settings
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def test_the_middlewares_argument_goes_before_settings_and_those_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HA_SESSION_SECRET_KEY", OTHER)
+    monkeypatch.setenv("HA_SESSION_COOKIE_NAME", "from-environ")
+    monkeypatch.setenv("HA_SESSION_CACHE_SIZE", "9")
+
+    assert used_by(SessionMiddleware(app)).cookie_name == "from-environ"
+    assert used_by(SessionMiddleware(app, session_cookie="from-argument")).cookie_name == "from-argument"
+    given = Settings(secret_key=GOOD, cookie_name="from-settings")
+    assert used_by(SessionMiddleware(app, settings=given)).cookie_name == "from-settings"
+    assert used_by(SessionMiddleware(app, settings=given)).cache_size == 100_000
+    assert used_by(SessionMiddleware(app, settings=given, session_cookie="from-argument")).cookie_name == "from-argument"
+    assert used_by(SessionMiddleware(app, settings=given, secret_key=THIRD)).read_keys()[0] == (THIRD.encode(),)
+
+
+def test_called_starlettes_way_starlettes_defaults_hold_under_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = used_by(SessionMiddleware(app, secret_key=GOOD))
+    assert (found.transports, found.cookie_https_only) == (("cookie",), False)
+    assert (found.idle_s, found.absolute_s) == (14 * 86400.0, 14 * 86400.0)
+
+    monkeypatch.setenv("HA_SESSION_TRANSPORTS", "bearer")
+    monkeypatch.setenv("HA_SESSION_IDLE_TIMEOUT", "1h")
+    found = used_by(SessionMiddleware(app, secret_key=GOOD))
+    assert (found.transports, found.idle_s, found.absolute_s) == (("bearer",), 3600.0, 14 * 86400.0)
+
+
+@pytest.mark.parametrize("max_age", [60, 0, -5])
+def test_starlettes_max_age_stands_for_both_lives_and_may_be_nothing_or_less(max_age: int) -> None:
+    found = used_by(SessionMiddleware(app, secret_key=GOOD, max_age=max_age))
+
+    assert (found.idle_s, found.absolute_s, found.cookie_max_age) == (max_age, max_age, True)
+
+
+def test_starlettes_max_age_none_is_no_max_age_and_the_absolute_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HA_SESSION_ABSOLUTE_TIMEOUT", "1h")
+    found = used_by(SessionMiddleware(app, secret_key=GOOD, max_age=None))
+
+    assert (found.idle_s, found.absolute_s, found.cookie_max_age) == (3600.0, 3600.0, False)
+
+
+def test_with_max_age_leaves_the_settings_it_was_made_from() -> None:
+    first = Settings(secret_key=GOOD)
+    first.with_max_age(5)
+
+    assert first.idle_s == 1800.0
+
+
+def test_wrong_settings_are_kept_for_the_start_and_do_not_raise_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HA_SESSION_COKIE_NAME", "x")
+    middleware = SessionMiddleware(app)
+
+    assert middleware._fault is not None
+    assert len(middleware._fault.faults) == 2
+
+
+# Secrets
+
+
+def test_without_a_secret_nothing_starts() -> None:
+    for absent in (ABSENT, ""):
+        (fault,) = faults_of(from_environ, SECRET_KEY=absent)
+        assert fault.startswith("HA_SESSION_SECRET_KEY: is not set")
+        assert "token_urlsafe" in fault
+
+
+@pytest.mark.parametrize("secret", ["short", "changeme" * 8, "x" * 40, "django-insecure-3k@x!v9q7w_zj2m8r4t6y1u5i0o"])
+def test_a_weak_secret_stops_the_start_without_being_told(secret: str) -> None:
+    for name in ("SECRET_KEY", "SECRET_KEY_FALLBACKS"):
+        (fault,) = faults_of(from_environ, **{name: secret})
+        assert fault.startswith(f"HA_SESSION_{name}: ")
+        assert secret not in fault
+
+
+def test_a_weak_secret_may_be_used_where_starlettes_callers_do_but_none_may_not() -> None:
+    assert Settings(secret_key="example", allow_weak_secret=True).weak_keys() != []
+    assert Settings(secret_key=GOOD, allow_weak_secret=True).weak_keys() == []
+    for nothing in ("", None, [], [""], ["example", ""], b"", [b""]):
+        faults_of(Settings, secret_key=nothing, allow_weak_secret=True)
+
+
+@pytest.mark.parametrize(
+    "given", [GOOD, GOOD.encode(), Secret(GOOD), [GOOD], (Secret(GOOD),), [GOOD.encode()]], ids=lambda given: type(given).__name__
+)
+def test_a_secret_may_be_text_bytes_or_starlettes_secret_or_several(given: Any) -> None:
+    assert Settings(secret_key=given).read_keys() == ((GOOD.encode(),), ())
+
+
+class SecretText:
+    """As pydantic's SecretStr: its text is not the secret."""
+
+    def __str__(self) -> str:
+        return "**********"
+
+
+@pytest.mark.parametrize(
+    "given", [SecretText(), [SecretText()], {GOOD}, (part for part in [GOOD]), 12345, bytearray(GOOD.encode()), {GOOD: 1}]
+)
+def test_a_secret_of_another_type_is_told_and_its_text_not_used(given: Any) -> None:
+    """The text of a generator names an address: a secret made per process. That of ten stars is known to everybody."""
+    (fault,) = faults_of(Settings, secret_key=given, allow_weak_secret=True)
+
+    assert fault.startswith("HA_SESSION_SECRET_KEY=(a secret): ")
+
+
+def test_settings_never_show_a_secret() -> None:
+    found = Settings(secret_key=GOOD, secret_key_fallbacks=[OTHER])
+
+    assert GOOD not in f"{found!r} {found}"
+    assert OTHER not in f"{found!r} {found}"
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_settings_are_frozen_and_take_keywords_only() -> None:
+    found = Settings(secret_key=GOOD)
+    with pytest.raises(AttributeError):
+        found.cookie_name = "x"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Settings(GOOD)  # type: ignore[call-arg]
+
+
+# Secrets in files
+
+
+def test_a_secret_may_stand_in_a_file_a_key_a_line(tmp_path: Path) -> None:
+    keys, fallbacks = tmp_path / "keys", tmp_path / "fallbacks"
+    keys.write_text(f"{GOOD}\n\n  {OTHER}  \r\n")
+    fallbacks.write_text(THIRD)
+
+    found = from_environ(SECRET_KEY=ABSENT, SECRET_KEY_FILE=str(keys), SECRET_KEY_FALLBACKS_FILE=str(fallbacks))
+
+    assert found.read_keys() == ((GOOD.encode(), OTHER.encode()), (THIRD.encode(),))
+    assert GOOD not in repr(found)
+
+
+def test_what_is_wrong_with_a_file_is_told(tmp_path: Path) -> None:
+    empty, weak, good = tmp_path / "empty", tmp_path / "weak", tmp_path / "good"
+    empty.write_text("\n \n")
+    weak.write_text("hunter2\n")
+    good.write_text(GOOD)
+
+    for file, rule in ((empty, "is empty"), (weak, "is 7 bytes long"), (tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        (fault,) = faults_of(from_environ, SECRET_KEY=ABSENT, SECRET_KEY_FILE=str(file))
+        assert fault.startswith("HA_SESSION_SECRET_KEY")
+        assert rule in fault
+        assert "hunter2" not in fault
+    (fault,) = faults_of(from_environ, SECRET_KEY_FILE=str(good))
+    assert "HA_SESSION_SECRET_KEY is set too" in fault
+
+
+def test_an_empty_file_of_fallbacks_is_no_fallbacks(tmp_path: Path) -> None:
+    file = tmp_path / "fallbacks"
+    file.write_text("")
+
+    assert from_environ(SECRET_KEY_FALLBACKS_FILE=str(file)).read_keys() == ((GOOD.encode(),), ())
