@@ -71,7 +71,7 @@ def _flag(value: object) -> bool:
 
 def _one_of(*allowed: str) -> Callable[[object], Any]:
     def parse(value: object) -> str:
-        text = str(value).strip().lower()
+        text = value.strip().lower() if isinstance(value, str) else ""
         if text not in allowed:
             raise ValueError(f"must be one of {', '.join(allowed)}")
         return text

@@ -235,6 +235,7 @@ class SessionManager:
 
     def sign(self, claims: Claims) -> bytes:
         """The token for these claims, signed with the newest key that all live members have."""
+        self._refresh()
         return tokens.sign(claims, self._keys.ring.signing_key(self._log.announced_kids()))
 
     # Log-outs

@@ -10,7 +10,8 @@ import logging
 import os
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
+from weakref import WeakValueDictionary
 
 import anyio
 from starlette.datastructures import Secret
@@ -25,6 +26,7 @@ from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, TokenMissing
 from ..manager import SessionManager
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
+from .ear import Ear
 from .endpoints import Endpoints
 from .headers import add_vary, make_private
 from .lifespan import refuse_lifespan, run_lifespan
@@ -35,6 +37,9 @@ logger = logging.getLogger("ha_session_mw")
 
 UNSET: Any = object()
 """Default of an argument that was not given: the settings, the environment or a default then counts."""
+
+_LONGEST_MAX_AGE_S = 100 * 365 * 24 * 60 * 60
+"""A century: the ends of sessions are to be dates."""
 
 _STARTED = "the response has started, so a change could not reach the client; make it before"
 _WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
@@ -86,7 +91,7 @@ class SessionMiddleware:
         given = {name: value for name, value in arguments.items() if value is not UNSET}
         try:
             if manager is None:
-                manager = SessionManager(_settings(settings, secret_key, max_age, given))
+                manager = _manager(_settings(settings, secret_key, max_age, given))
             elif given or settings is not None or secret_key is not None or max_age is not UNSET:
                 raise ConfigurationError(["SessionMiddleware(manager=…): the manager has its settings; no others can be given"])
         except ConfigurationError as fault:
@@ -239,13 +244,22 @@ class SessionMiddleware:
 
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
         close(session, session._read_only or _WEBSOCKET)
-        await self.app(scope, receive, send)
+        ear = Ear(receive, send)
+        try:
+            await self.app(scope, ear.receive, ear.send)
+        except ProblemError as problem:
+            if ear.answered:
+                raise
+            await self._refuse(problem, scope, ear.opening, send)
         require_unchanged(session, scope.get("session"))
 
     async def _abandon(self, session: Session) -> None:
         """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
         with anyio.move_on_after(5, shield=True):
-            await revoke_if_ended(session, self.manager)
+            try:
+                await revoke_if_ended(session, self.manager)
+            except ProblemError as problem:  # told in the log only: the failure of the app is on its way to the client
+                logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
 
     def _start(self, message: Message, fields: Sequence[Header], *, protected: bool) -> Message:
         """The start of the response with fields added. A copy: an app may send the same message again and again."""
@@ -290,6 +304,20 @@ class _Undecided(NamedTuple):
     question: CannotTell
 
 
+_managers: WeakValueDictionary[Settings, SessionManager] = WeakValueDictionary()
+
+
+def _manager(settings: Settings) -> SessionManager:
+    """The manager of this process for these settings: a process is one node, however many middlewares it makes.
+
+    Litestar makes one for each route, and a log-out on one route must hold on the others.
+    """
+    manager = _managers.get(settings)
+    if manager is None:
+        manager = _managers[settings] = SessionManager(settings)
+    return manager
+
+
 def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, given: dict[str, Any]) -> Settings:
     """The settings that arguments, ``settings`` and environment give together, the first before the last."""
     if secret_key is not None:
@@ -300,7 +328,13 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
         found = Settings.from_environ(defaults={} if secret_key is None else _starlette_defaults(max_age), **given)
     for fault in found.weak_keys():
         logger.warning("%s", fault)
-    return found if max_age is UNSET else found.with_max_age(max_age)
+    return found if max_age is UNSET else found.with_max_age(_seconds(max_age))
+
+
+def _seconds(max_age: object) -> int | None:
+    if max_age is None or (isinstance(max_age, (int, float)) and abs(max_age) <= _LONGEST_MAX_AGE_S):
+        return cast("int | None", max_age)
+    raise ConfigurationError([f"SessionMiddleware(max_age={max_age!r}): must be seconds, or None"])
 
 
 def _starlette_defaults(max_age: int | None) -> dict[str, Any]:

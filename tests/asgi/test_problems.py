@@ -1,0 +1,350 @@
+"""What a client is told: every code, by every way in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from ha_session_mw import ProblemError, TokenMissing, get_session
+from ha_session_mw.exceptions import InfrastructureFault, QuorumLost, StateStale, TokenNotYetValid, problem_types
+
+from .driver import OTHER_SECRET, SECRET, Answer, Node, call, scope_of
+
+pytestmark = pytest.mark.anyio
+
+CODES = sorted(problem_types())
+
+# As section 10 of the design has it: status, RFC 6750 error, retryable, where, after (ms), action.
+TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
+    "token_missing": (401, None, False, "none", None, "reauthenticate"),
+    "request_ambiguous": (400, "invalid_request", False, "none", None, "fix_request"),
+    "token_too_large": (400, "invalid_request", False, "none", None, "fix_request"),
+    "token_malformed": (400, "invalid_request", False, "none", None, "fix_request"),
+    "token_invalid": (401, "invalid_token", False, "none", None, "reauthenticate"),
+    "token_not_yet_valid": (401, "invalid_token", True, "any", None, "retry"),
+    "session_idle_timeout": (401, "invalid_token", False, "none", None, "reauthenticate"),
+    "session_expired": (401, "invalid_token", False, "none", None, "reauthenticate"),
+    "session_revoked": (401, "invalid_token", False, "none", None, "reauthenticate"),
+    "session_limit_reached": (403, None, False, "none", None, "contact"),
+    "session_conflict": (409, None, True, "any", 50, "retry"),
+    "session_locked": (423, None, True, "any", None, "retry"),
+    "state_rollback": (503, None, True, "other_node", 3000, "retry"),
+    "state_stale": (503, None, True, "other_node", 250, "retry"),
+    "key_not_reached": (503, None, True, "other_node", 250, "retry"),
+    "state_not_reached": (503, None, True, "any", 100, "retry"),
+    "node_starting": (503, None, True, "other_node", 0, "retry"),
+    "node_draining": (503, None, True, "other_node", 0, "retry"),
+    "quorum_lost": (503, None, True, "any", 3000, "retry"),
+    "store_unavailable": (503, None, True, "any", 3000, "retry"),
+    "clock_untrusted": (503, None, True, "other_node", 1000, "retry"),
+    "forward_loop": (508, None, True, "any", 1000, "retry"),
+}
+
+
+def raising(problem: Callable[[], BaseException]) -> Any:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise problem()
+
+    return app
+
+
+async def told(code: str, *, headers: Any = (), node: Node | None = None, **scope: Any) -> Answer:
+    """The refusal with this code, as a client gets it."""
+    node = node or Node()
+    node.app.app = raising(problem_types()[code])
+    return await call(node.app, scope_of("http", headers=headers, **scope))
+
+
+# The table
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_each_code_says_what_the_table_says(code: str) -> None:
+    answer = await told(code)
+    status, error, retryable, where, after_ms, action = TABLE[code]
+    body = answer.problem
+    assert answer.status == status
+    assert set(body) == {
+        *("type", "title", "status", "detail", "instance", "code"),
+        *("retryable", "retry_after_ms", "retry_where", "action"),
+    }
+    found = (body["status"], body["code"], body["retryable"], body["retry_where"], body["retry_after_ms"], body["action"])
+    assert found == (status, code, retryable, where, after_ms, action)
+    assert body["type"] == f"/-/session/problems/{code}"
+    assert body["title"]
+    assert body["detail"]
+    assert UUID(body["instance"].removeprefix("urn:uuid:")).version == 4
+    assert answer.header("cache-control") == "no-store"
+    assert answer.header("content-length") == str(len(answer.body))
+    assert answer.header("vary") == "Accept"
+    assert answer.all("set-cookie") == []
+    expected = 'Bearer realm="session"' + (f', error="{error}", error_description="{body["title"]}"' if error else "")
+    assert answer.header("www-authenticate") == (expected if error or status == 401 else None)
+    retry_after = math.ceil((after_ms or 0) / 1000) if status in (429, 503) else None
+    assert answer.header("retry-after") == (None if retry_after is None else str(retry_after))
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_the_type_of_each_resolves(code: str) -> None:
+    node = Node()
+    kind = (await told(code, node=node)).problem["type"]
+    assert (await call(node.app, scope_of("http", kind))).status == 200
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_the_fault_of_the_infrastructure_is_never_a_401(code: str) -> None:
+    kind = problem_types()[code]
+    if issubclass(kind, InfrastructureFault):
+        assert (kind.status >= 500, kind.retryable) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "seconds", "ms"), [(0.1, "1", 100), (1.0, "1", 1000), (1.0001, "2", 1001), (2.5, "3", 2500), (0, "0", 0)]
+)
+async def test_a_wait_is_rounded_up(wait_s: float, seconds: str, ms: int) -> None:
+    node = Node(app=raising(lambda: StateStale(retry_after_s=wait_s)))
+    answer = await call(node.app, scope_of("http"))
+    assert (answer.header("retry-after"), answer.problem["retry_after_ms"]) == (seconds, ms)
+
+
+async def test_a_token_from_the_future_says_how_long_to_wait() -> None:
+    node = Node(protect="*")
+    early = node.manager.sign(node.manager.begin("ada")).decode()
+    node.clock.step_wall(-90)
+    answer = await node.request(token=early)
+    assert (answer.status, answer.code, answer.problem["retry_after_ms"]) == (401, TokenNotYetValid.code, 30_000)
+    node.clock.step_wall(30)
+    assert (await node.request(token=early)).status == 200
+
+
+async def test_each_occurrence_has_a_name_of_its_own() -> None:
+    assert (await told("token_missing")).problem["instance"] != (await told("token_missing")).problem["instance"]
+
+
+async def test_each_refusal_is_counted() -> None:
+    node = Node(protect="/private")
+    await node.request(path="/private")
+    await node.request(token="rubbish")
+    assert node.manager.refused == {"token_missing": 1, "token_malformed": 1}
+
+
+# Who is told what
+
+
+async def refusals(**settings: Any) -> dict[str, Answer]:
+    """Refusals on a protected path, by what was sent."""
+    node = Node(protect="/private", **settings)
+    visitor = await node.logged_in("canary-subject", note="canary-data")
+    good = str(visitor.token)
+    sid = good.split(".")[1]
+    await visitor.visit(lambda s: s.revoke())
+    foreign = str((await Node(secret_key=OTHER_SECRET).logged_in("canary-subject")).token)
+    other = str((await node.logged_in("canary-subject")).token)
+    cookie_and_bearer = [(b"cookie", f"session={other}".encode()), (b"authorization", f"Bearer {foreign}".encode())]
+    answers = {
+        "nothing": await node.request(path="/private"),
+        "revoked": await node.request(path="/private", token=good),
+        "revoked, as bearer": await node.request(path="/private", bearer=good),
+        "of another key": await node.request(path="/private", token=foreign),
+        "altered": await node.request(path="/private", token=other[:-1] + ("A" if other[-1] != "A" else "B")),
+        "rubbish": await node.request(path="/private", token="canary-rubbish"),
+        "too large": await node.request(path="/private", token="hs1.canary" + "x" * 5000),
+        "two": await node.request(path="/private", headers=cookie_and_bearer),
+    }
+    node.clock.advance(1801)
+    answers["idle"] = await node.request(path="/private", token=other)
+    for answer in answers.values():
+        text = json.dumps([str(message) for message in answer.messages])
+        for secret in (SECRET, OTHER_SECRET, good, other, foreign, sid, "canary", "192.0.2.7"):
+            assert secret not in text
+    return answers
+
+
+async def test_nothing_is_leaked_and_one_answer_is_for_all_that_could_be_probed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    answers = await refusals()
+    assert {name: answer.code for name, answer in answers.items()} == {
+        "nothing": "token_missing",
+        "revoked": "session_revoked",
+        "revoked, as bearer": "session_revoked",
+        "of another key": "token_invalid",
+        "altered": "token_invalid",
+        "rubbish": "token_malformed",
+        "too large": "token_too_large",
+        "two": "request_ambiguous",
+        "idle": "session_idle_timeout",
+    }
+    one, other = (answers[name].problem | {"instance": ""} for name in ("of another key", "altered"))
+    assert one == other
+    assert "canary" not in caplog.text
+
+
+async def test_full_detail_adds_the_reason_and_the_checks_and_no_secret() -> None:
+    answers = await refusals(error_detail="full")
+    revoked = answers["revoked"].problem
+    assert revoked["reason"] == "denied"
+    assert [check["check"] for check in revoked["checks"]][-1] == "denied"
+    assert [check["passed"] for check in revoked["checks"]][-2:] == [True, False]
+    assert "reason" not in (await refusals())["revoked"].problem
+
+
+# Pages and HEAD
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", True),
+        ("text/html", True),
+        ("TEXT/HTML; charset=utf-8", True),
+        ("application/json, text/html;q=0.9", False),
+        ("text/html;q=0.9, application/problem+json", False),
+        ("application/json;q=0.1, text/html;q=0.2", True),
+        ("text/html, application/json", False),
+        ("text/html;q=0", False),
+        ("text/html;q=x", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+async def test_who_prefers_a_page_gets_one(accept: str, *, html: bool) -> None:
+    answer = await told("session_revoked", headers=[(b"accept", accept.encode())])
+    assert answer.status == 401
+    assert answer.header("content-type") == ("text/html; charset=utf-8" if html else "application/problem+json")
+    assert answer.header("cache-control") == "no-store"
+    assert answer.header("www-authenticate") is not None
+    if html:
+        page = answer.body.decode()
+        assert page.startswith("<!doctype html>")
+        assert "The session was logged out" in page
+        assert "Log in again" in page
+        assert re.search(r"urn:uuid:[0-9a-f-]{36}", page)
+
+
+async def test_head_has_the_headers_of_get_and_no_body() -> None:
+    answer = await told("state_stale", method="HEAD")
+    assert answer.body == b""
+    assert int(answer.header("content-length") or 0) > 100
+    assert answer.header("retry-after") == "1"
+
+
+# Raised by the app
+
+
+async def test_an_app_may_raise_a_problem_before_it_answers() -> None:
+    answer = await call(Node(app=raising(lambda: TokenMissing("nobody is logged in"))).app, scope_of("http"))
+    assert (answer.status, answer.code) == (401, "token_missing")
+    assert b"nobody" not in answer.body
+
+
+async def test_a_problem_after_the_response_started_propagates() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise TokenMissing("too late")
+
+    with pytest.raises(TokenMissing, match="too late"):
+        await call(Node(app=app).app, scope_of("http"))
+
+
+async def test_a_log_out_that_could_not_be_made_durable_is_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = await node.logged_in()
+
+    async def no_majority(claims: object) -> None:
+        raise QuorumLost("no majority")
+
+    monkeypatch.setattr(node.manager, "revoke", no_majority)
+    answer = await visitor.visit(lambda s: s.clear())
+    assert (answer.status, answer.code, answer.header("retry-after")) == (503, "quorum_lost", "3")
+    assert answer.cookies() == []
+
+
+async def test_an_error_that_is_none_of_ours_propagates() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await call(Node(app=raising(ZeroDivisionError)).app, scope_of("http"))
+
+
+# WebSockets
+
+
+HANDSHAKE: dict[str, Any] = {"websocket.http.response": {}}
+
+
+async def connect(node: Node, *, extensions: dict[str, Any] | None = None, headers: Any = (), path: str = "/private") -> Answer:
+    return await call(node.app, scope_of("websocket", path, headers=headers, extensions=extensions))
+
+
+async def test_a_refused_handshake_gets_the_document_where_the_server_offers_it() -> None:
+    answer = await connect(Node(protect="/private"), extensions=HANDSHAKE)
+    assert [message["type"] for message in answer.messages] == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert (answer.status, answer.code, answer.received) == (401, "token_missing", 1)
+
+
+@pytest.mark.parametrize(("token", "code", "name"), [(None, 4401, "token_missing"), ("rubbish", 4400, "token_malformed")])
+async def test_a_refused_handshake_is_closed_where_it_does_not(token: str | None, code: int, name: str) -> None:
+    headers = [(b"cookie", f"session={token}".encode())] if token else []
+    answer = await connect(Node(protect="/private"), headers=headers)
+    assert answer.messages == [{"type": "websocket.close", "code": code, "reason": name}]
+
+
+async def test_a_handshake_that_the_node_cannot_judge_is_no_401() -> None:
+    node = Node(protect="/private")
+    token = (await node.logged_in()).token
+    node.manager.view.fresh_at = node.clock.boot_s()
+    node.clock.advance(6)
+    headers = [(b"cookie", f"session={token}".encode())]
+    assert (await connect(node, headers=headers)).messages == [{"type": "websocket.close", "code": 4503, "reason": "state_stale"}]
+    assert (await connect(node, headers=headers, extensions=HANDSHAKE)).status == 503
+
+
+async def test_nothing_is_sent_to_a_client_that_went_during_the_handshake() -> None:
+    incoming: list[Message] = [{"type": "websocket.disconnect", "code": 1006}]
+    answer = await call(Node(protect="*").app, scope_of("websocket"), incoming)
+    assert answer.messages == []
+
+
+@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize("extensions", [HANDSHAKE, {}])
+async def test_an_app_may_raise_a_problem_before_it_accepts(extensions: dict[str, Any], *, listens: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if listens:
+            await receive()
+        raise TokenMissing("nobody is logged in")
+
+    answer = await connect(Node(app=app), extensions=extensions)
+    if extensions:
+        assert (answer.status, answer.code) == (401, "token_missing")
+    else:
+        assert answer.messages == [{"type": "websocket.close", "code": 4401, "reason": "token_missing"}]
+
+
+async def test_a_problem_after_the_websocket_was_accepted_propagates() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        raise TokenMissing("too late")
+
+    with pytest.raises(TokenMissing, match="too late"):
+        await connect(Node(app=app))
+
+
+async def test_an_app_may_answer_a_handshake_itself(node: Node) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        get_session(scope)
+        await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b""})
+
+    assert (await connect(Node(app=app), extensions=HANDSHAKE)).status == 404
+
+
+def test_every_code_that_is_not_for_a_later_step_is_in_the_table() -> None:
+    assert set(CODES) <= set(TABLE)
+    assert all(issubclass(kind, ProblemError) for kind in problem_types().values())
