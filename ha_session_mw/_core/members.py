@@ -6,6 +6,7 @@ is compared with what its clock shows *now*, not with what it showed when it was
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import median, median_high, median_low
@@ -99,7 +100,7 @@ class Members:
         majority: how many trusted clocks it takes to raise the floor. One that has nobody to agree with raises nothing.
     """
 
-    __slots__ = ("_agreed_ms", "_seats", "_verdict", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
+    __slots__ = ("_agreed_ms", "_latest_ms", "_seats", "_verdict", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
 
     def __init__(self, own: Heartbeat, *, majority: int) -> None:
         self.own = own
@@ -107,6 +108,8 @@ class Members:
         self._seats: dict[str, _Seat] = {}
         self._agreed_ms: float | None = None
         """How far this node's wall clock was ahead of its boot-time clock when a majority last agreed with it."""
+        self._latest_ms = -math.inf
+        """How far the last of the trusted clocks was ahead of the boot-time clock when a majority last agreed on anything."""
         self._verdict: tuple[float, bool] | None = None
         self._compare_limits()
 
@@ -181,10 +184,13 @@ class Members:
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
         if len(self._walls_ms(now)) < self.majority:
             return self._agreed_ms is not None and abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
-        trusted = now.wall_ms in _trusted(self._walls_ms(now))
-        if trusted:
-            self._agreed_ms = ahead_ms
-        return trusted
+        trusted = _trusted(self._walls_ms(now))
+        if len(trusted) >= self.majority:
+            self._latest_ms = max(trusted) - now.boot_s * 1000
+        if now.wall_ms not in trusted:
+            return False
+        self._agreed_ms = ahead_ms
+        return True
 
     def floor_ms(self, now: Moment) -> int | None:
         """Up to which end tokens have ended on every trusted clock; None where too few clocks agree to tell.
@@ -199,9 +205,10 @@ class Members:
     def unknown_end_ms(self, now: Moment) -> int:
         """By when every token that exists now has ended, whoever made it."""
         longest = max([self.own.absolute_ms, *(seat.heartbeat.absolute_ms for seat in self._seats.values())])
-        # Every clock counts here, trusted or not: too late an end harms nobody.
-        latest = max([now.wall_ms, *(seat.ahead_ms + now.boot_s * 1000 for seat in self._seats.values())])
-        return int(latest) + longest + UNKNOWN_END_MARGIN_MS
+        # Every clock counts here, trusted or not, for too late an end harms nobody. And what a majority once agreed on counts on:
+        # a node that is alone with a clock that is slow must not end a log-out before the sessions that it ends.
+        ahead_ms = max([self._latest_ms, *(seat.ahead_ms for seat in self._seats.values())])
+        return int(max(now.wall_ms, ahead_ms + now.boot_s * 1000)) + longest + UNKNOWN_END_MARGIN_MS
 
     def _walls_ms(self, now: Moment) -> list[float]:
         others = (seat.ahead_ms for seat in self._seats.values() if self._is_live(seat, now.boot_s))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 POLL_SLACK_S = 0.5
 """How much longer than a heartbeat a poll may take before it is sent anew."""
+LONGEST_MS = 12 * 3_600_000
 LOOK_UP_S = 0.25
 IN_FLIGHT_S = 0.075
 
@@ -41,7 +42,7 @@ class Node:
         self.life = 0
         self.up = False
         self.paused_until = 0.0
-        self.session_ms = 12 * 3_600_000
+        self.session_ms = LONGEST_MS
         self.write_s = 0.0
 
     # Clocks.
@@ -70,7 +71,7 @@ class Node:
 
         self.up = True
         self.life += 1
-        own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, self.session_ms)
+        own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
         self.view = View()
         self.quorum: Quorum = self.world.variant.quorum(
             self.view, own, self.urls, now=self.now(), heartbeat_s=HEARTBEAT_S, stored=self.file
