@@ -62,15 +62,16 @@ def challenge(problem: ProblemError) -> bytes:
 
 def prefers_html(accept: str) -> bool:
     """Whether an ``Accept`` header (RFC 9110 section 12.5.1) ranks a page above a JSON document. A tie is JSON's."""
-    html_q = json_q = 0.0
+    qualities: dict[str, float] = {}
     for item in accept.lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))
-        q = _quality(parameters)
-        if media == "text/html":
-            html_q = max(html_q, q)
-        elif media in ("application/json", "application/problem+json"):
-            json_q = max(json_q, q)
-    return html_q > json_q
+        qualities[media] = max(qualities.get(media, 0.0), _quality(parameters))
+
+    def rank(*ranges: str) -> float:  # the most specific one that is there counts
+        return next((qualities[media] for media in ranges if media in qualities), 0.0)
+
+    json_q = max(rank(media, "application/*", "*/*") for media in ("application/problem+json", "application/json"))
+    return rank("text/html", "text/*", "*/*") > json_q
 
 
 def _quality(parameters: list[str]) -> float:
