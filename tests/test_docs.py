@@ -7,8 +7,10 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -92,11 +94,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
-def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
-    namespace: dict[str, Any] = {"__name__": "page"}
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("page_of_the_docs")  # frameworks look up the module of a handler
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks(page, "python"):
         # Moved down to its line, so that a traceback points into the page.
-        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), vars(module))
 
 
 def test_a_code_block_says_what_it_is() -> None:
