@@ -159,11 +159,31 @@ def _path(value: object) -> Path | None:
 
 
 def _cluster(value: object) -> str:
-    """``memory://``"""
+    """``memory://``, ``peers://`` or ``peers:///path/of/a/file``"""
     text = str(value).strip()
-    if text != "memory://":
-        raise ValueError("must be memory://")
+    if not re.fullmatch(r"memory://|peers://(/.+)?", text):
+        raise ValueError("must be memory://, peers:// or peers:///path/of/a/file")
     return text
+
+
+def _url(value: object) -> str | None:
+    """an http or https URL such as ``http://10.0.0.1:8000``, without a path"""
+    if value is None or value == "":
+        return None
+    text = str(value).strip().rstrip("/")
+    if not re.fullmatch(r"https?://[^\s/?#@,]+", text):
+        raise ValueError("must be an http or https URL such as http://10.0.0.1:8000, without a path or a password")
+    return text
+
+
+def _urls(value: object) -> tuple[str, ...]:
+    """a comma list of the URLs of all members, this one included"""
+    found = tuple(cast(str, _url(item)) for item in _items(value))
+    if len(set(found)) < len(found):
+        raise ValueError("names a member twice")
+    if len(found) > 9:
+        raise ValueError(f"names {len(found)} members, and 9 is the most: every node polls every other one")
+    return found
 
 
 def _setting(parse: Callable[[object], Any], default: Any, help: str, *, secret: bool = False) -> Any:
@@ -188,7 +208,26 @@ class Settings:
         _fallback_secrets, (), "Keys that only verify: old ones being retired, new ones being staged.", secret=True
     )
     secret_key_fallbacks_file: str | Path | None = _setting(_path, None, "A file with the same, a key a line. Read again when it changes.")
-    cluster: str = _setting(_cluster, "memory://", "Where log-outs are kept and shared. `memory://`: in this one process.")
+    cluster: str = _setting(
+        _cluster,
+        "memory://",
+        "Where log-outs are kept and shared. `memory://`: in this one process. `peers://`: by the nodes of `PEERS` themselves. "
+        "`peers:///path`: the same, and a file of this node's own keeps them.",
+    )
+    advertise_url: str | None = _setting(_url, None, "Where the peers reach this node. One of `PEERS`.")
+    peers: str | Sequence[str] = _setting(_urls, (), "The URLs of all members, this node included, the same on all nodes.")
+    state_dir: str | Path | None = _setting(_path, None, "A folder of this node's own, for log-outs made without a majority.")
+    no_quorum: Literal["provisional", "refuse"] = _setting(
+        _one_of("provisional", "refuse"),
+        "provisional",
+        "A log-out without a majority: `provisional` enforces it here, writes it down in `STATE_DIR` and makes it good later; "
+        "`refuse`, or no `STATE_DIR`: 503 `quorum_lost`.",
+    )
+    heartbeat: float | str = _setting(_duration, "500ms", "How long a poll between peers is held at the most.")
+    peer_timeout: float | str = _setting(_duration, "250ms", "The time limit of one look-up at the peers.")
+    peer_ca_file: str | Path | None = _setting(_path, None, "The authorities (PEM) that the peers' https certificates are checked against.")
+    peer_cert_file: str | Path | None = _setting(_path, None, "This node's certificate (PEM) for calls to peers that ask for one (mTLS).")
+    peer_key_file: str | Path | None = _setting(_path, None, "The key (PEM) of that certificate.")
     node_id: str | None = _setting(
         _text(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, dashes or underscores", optional=True),
         None,
@@ -223,6 +262,9 @@ class Settings:
     protect: str | Sequence[str] = _setting(_patterns, (), "Paths that need a session; a request without one is refused.")
     exempt: str | Sequence[str] = _setting(
         _patterns, (), "Paths where tokens are never looked at: an empty session, which cannot be written."
+    )
+    relaxed: str | Sequence[str] = _setting(
+        _patterns, (), "Paths that a node out of contact may go on serving, for 60 s, to safe methods; the answers are marked."
     )
     cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps.")
     cache_ttl: float | str = _setting(
@@ -287,6 +329,25 @@ class Settings:
                 yield names, f"HA_SESSION_COOKIE_DOMAIN={self.cookie_domain!r}: must not be set with a __Host- cookie"
             if self.cookie_path != "/":
                 yield ("cookie_name", "cookie_path"), f"HA_SESSION_COOKIE_PATH={self.cookie_path!r}: must be / with a __Host- cookie"
+
+    def _cluster_faults(self) -> list[str]:
+        faults = []
+        if self.cluster.startswith("peers://"):
+            if not self.peers:
+                faults.append("HA_SESSION_PEERS: is not set, and HA_SESSION_CLUSTER=peers:// needs the URLs of all members")
+            if self.advertise_url is None:
+                faults.append("HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own")
+            elif self.peers and self.advertise_url not in self.peers:
+                faults.append(f"HA_SESSION_ADVERTISE_URL={self.advertise_url!r}: is not one of HA_SESSION_PEERS, which names this node too")
+            if float(self.freshness_limit) < 3 * float(self.heartbeat):
+                faults.append("HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more, for one lost poll is no fault")
+        elif self.peers or self.advertise_url is not None:
+            faults.append(
+                f"HA_SESSION_CLUSTER={self.cluster!r}: has no peers; with HA_SESSION_PEERS and HA_SESSION_ADVERTISE_URL use peers://"
+            )
+        if (self.peer_cert_file is None) != (self.peer_key_file is None):
+            faults.append("HA_SESSION_PEER_CERT_FILE: goes with HA_SESSION_PEER_KEY_FILE; set both or none")
+        return faults
 
     def _key_faults(self) -> list[str]:
         try:

@@ -4,44 +4,62 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.abc
+import httpx2
 import msgspec
 
+from . import lookups
 from ._core import data, legacy, renewal, tokens
 from ._core.cache import VerifiedCache
 from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
-from ._core.decision import ACCEPT, CannotTell, Decision, Refuse, decide
+from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide
+from ._core.members import Heartbeat
+from ._core.routing import owners
 from ._core.tokens import MAX_TOKEN_BYTES, Verified
 from ._core.view import View, new_cut_id
-from .abc import Clock
+from .abc import CLOCK_SLACK_MS, Clock
 from .backends import open_backend
+from .clocks import SystemClock
 from .config import Settings
-from .exceptions import KeyNotReached, ProblemError, SessionTooLarge, StateStale, TokenInvalid
+from .exceptions import (
+    ClientFault,
+    ClockUntrusted,
+    KeyNotReached,
+    NodeStarting,
+    ProblemError,
+    SessionRevoked,
+    SessionTooLarge,
+    StateNotReached,
+    StateStale,
+    TokenInvalid,
+)
 from .key_files import LOOK_EVERY_S, KeySource
+from .lookups import Answer, LookUps
 from .models import Acknowledgement, Claims, Cut, CutId, Deny, Entry, FamilyId, NodeId, SessionId
+from .peering import Peering
+from .revocations import Revocations
+from .state_file import StateFile
+from .version import __version__
 
 if TYPE_CHECKING:
     from .asgi.session import Session
 
 logger = logging.getLogger("ha_session_mw")
 
-UNTIL_MARGIN_MS = 60_000
-"""How much longer than any token it could match an entry is kept, for clocks that differ (30 s each way)."""
-
-
-class SystemClock:
-    """The machine's clocks. Where there is no boot-time clock (it counts the time in suspend), the monotonic one."""
-
-    boot_s = staticmethod(partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic)
-    wall_s = staticmethod(time.time)
+IN_FLIGHT_S = 0.075
+"""How long a request waits for news that are on their way before peers are asked: some round trips, and less than a person notices."""
+RELAXED_LIMIT_S = 60.0
+"""How old the knowledge may be by which a path of ``HA_SESSION_RELAXED`` is served."""
+RESTART_S = 1.0
+"""How long after a crash a background task is started again."""
 
 
 class SessionManager:
@@ -53,18 +71,30 @@ class SessionManager:
         settings: by default what the environment says.
         clock: the two clocks.
         random: makes n random bytes.
+        peer_transport: carries the calls to other nodes; by default the network.
 
     Raises:
         ConfigurationError: the settings cannot be used.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, clock: Clock | None = None, random: Callable[[int], bytes] = os.urandom
+        self,
+        settings: Settings | None = None,
+        *,
+        clock: Clock | None = None,
+        random: Callable[[int], bytes] = os.urandom,
+        peer_transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
         self.node_id = NodeId(self.settings.node_id or "node-" + random(4).hex())
-        self.view = View()
+        self.view = View(on_news=self._tell_news)
+        self.on_news: list[Callable[[Entry], None]] = []
+        """Called with each entry of the log that is news to this node."""
+        self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self.crashes: Counter[str] = Counter()
+        """How often a background task has crashed, and was started again."""
         self.cookie = CookieWriter(
             self.settings.cookie_name,
             path=self.settings.cookie_path,
@@ -79,13 +109,42 @@ class SessionManager:
         self._boot_s, self._wall_s = self.clock.boot_s, self.clock.wall_s
         self._idle_ms = int(self.settings.idle_s * 1000)
         self._absolute_ms = int(self.settings.absolute_s * 1000)
-        self._freshness_limit_s = float(self.settings.freshness_limit)
         self._keys = KeySource(self.settings, self._boot_s())
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
-        self._log = open_backend(self.settings.cluster, self.view, self.clock)
+        self._open_cluster(peer_transport)
         in_cookie = "cookie" in self.settings.transports
         self._room = MAX_COOKIE_BYTES - self.cookie.overhead() if in_cookie else MAX_TOKEN_BYTES
+
+    def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
+        settings, life = self.settings, self._random(16).hex()
+        own = Heartbeat(
+            member=self.node_id,
+            life=life,
+            url=str(settings.advertise_url or ""),
+            state="starting",
+            sequence=0,
+            wall_ms=0,
+            kids=self._keys.ring.kids,
+            freshness_limit_s=float(settings.freshness_limit),
+            absolute_ms=self._absolute_ms,
+            release=__version__,
+        )
+        self.peering: Peering | None = None
+        self._lookups: LookUps | None = None
+        if settings.cluster.startswith("peers://"):
+            self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
+            self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
+            self.peering.handle("lookup", self._on_look_up)
+            self._background += [("peering", self.peering.run), ("lookups", self._lookups.run)]
+        self._log = open_backend(settings, self.view, self.clock, own, self.peering)
+        journal = settings.state_dir if settings.no_quorum == "provisional" else None
+        self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
+        self._background += [("log", self._log.run), ("revocations", self._revocations.run), ("keys", self._keep_up)]
+
+    def _tell_news(self, entry: Entry) -> None:
+        for listener in self.on_news:
+            listener(entry)
 
     # The way of every request
 
@@ -106,14 +165,23 @@ class SessionManager:
                 verified = self._verify(token, wall_ms)
             except KeyNotReached as problem:
                 return CannotTell(problem)
-        decision = decide(verified, self.view, fresh_at, self._boot_s(), wall_ms, self._freshness_limit_s)
+        log = self._log
+        boot_s = self._boot_s()
+        # NaN, where the log wants to be asked, is never within the slack.
+        if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
+            return CannotTell(self._starting() or ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh"))
+        decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
             return verified
         if isinstance(decision, Refuse):
             raise decision.problem
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
-        return decision
+        starting = self._starting()
+        return CannotTell(starting) if starting else decision
+
+    def _starting(self) -> NodeStarting | None:
+        return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
 
     def verified(self, token: bytes) -> Verified | None:
         """What a token says, if its signature is good; says nothing about whether its session stands."""
@@ -122,25 +190,104 @@ class SessionManager:
         except ProblemError:
             return None
 
-    async def resolve(self, undecided: CannotTell) -> Verified:
-        """Find out what could not be told at first.
+    async def resolve(self, token: bytes, undecided: CannotTell) -> Verified:
+        """Find out what could not be told at first: wait for what is on its way, then ask the peers.
 
         Raises:
             ProblemError: it still cannot be told, or the session does not stand.
         """
-        raise undecided.problem
+        problem = undecided.problem
+        if self._lookups is None or isinstance(problem, NodeStarting | ClockUntrusted):
+            raise problem
+        with self.clock.move_on_after(IN_FLIGHT_S):
+            while True:
+                await self._log.changed()
+                outcome = self.check(token)
+                if isinstance(outcome, Verified):
+                    return outcome
+        answer = await self._lookups.ask(token, self._whom_to_ask(token, problem))
+        # What was learned while the question was under way counts for more than a yes.
+        outcome = self.check(token)
+        if isinstance(outcome, Verified):
+            return outcome
+        if answer is None:
+            raise outcome.problem
+        return await self._take(token, answer, outcome.problem)
+
+    def check_relaxed(self, token: bytes) -> tuple[Verified, float]:
+        """As :meth:`check`, by knowledge of up to a minute ago; returns how old it is, too (seconds).
+
+        Raises:
+            ProblemError: the session does not stand, or even that is not enough to tell.
+        """
+        fresh_at = self.view.fresh_at
+        verified = self._verify(token, self._wall_s() * 1000)
+        boot_s = self._boot_s()
+        decision = decide(verified, self.view, fresh_at, boot_s, self._wall_s() * 1000, RELAXED_LIMIT_S)
+        if not isinstance(decision, Accept):
+            raise decision.problem
+        return verified, boot_s - fresh_at
+
+    async def _take(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
+        verified = self.verified(token)
+        if answer.says == "revoked":
+            if verified is not None:
+                # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
+                self._log.apply([Deny(verified.claims.sid, verified.claims.absolute_end_ms)])
+            raise SessionRevoked("a peer says so", check="denied")
+        if verified is None and answer.claims is not None and answer.kid is not None:
+            verified = Verified.of(answer.claims, answer.kid)
+        if answer.says != "yes" or verified is None:
+            raise problem
+        self.accepted += 1
+        return verified
+
+    def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
+        """The issuing node first, then the owners of the session. Where the key is lacking, those that announce it."""
+        _, sid, kid, *_ = token.decode("ascii").split(".")
+        members = [member for member in self._log.members() if member.state != "starting"]
+        if isinstance(problem, KeyNotReached):
+            members = [member for member in members if kid in member.kids]
+        verified = self.verified(token)
+        issuer = verified.claims.issuer if verified else None
+        urls = {member.url: member.member for member in members}
+        return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
+
+    async def _on_look_up(self, body: bytes) -> bytes:
+        """A peer asks whether a session stands. It is told what this node knows by itself: questions are not passed on."""
+        try:
+            question = lookups.decode_question(body)
+            outcome = self.check(question.token)
+        except SessionRevoked:
+            return lookups.encode(Answer(lookups.VERSION, "revoked"))
+        except ClientFault:
+            return lookups.encode(Answer(lookups.VERSION, "unknown"))
+        except msgspec.MsgspecError as exc:
+            raise ValueError("no question") from exc
+        if isinstance(outcome, CannotTell):
+            return lookups.encode(Answer(lookups.VERSION, "unknown"))
+        return lookups.encode(Answer(lookups.VERSION, "yes", outcome.claims, outcome.kid))
 
     def _verify(self, token: bytes, wall_ms: float) -> Verified:
         self._refresh()
         try:
             verified = self._take_over(token, wall_ms) if self._is_legacy(token) else tokens.verify(token, self._keys.ring)
         except KeyNotReached as problem:
-            if problem.check == "key" and not self._log.announced_kids():
-                # There is nobody else who could have such a key.
+            if problem.check == "key" and self._nobody_has_key(token):
                 raise TokenInvalid(problem.reason, check=problem.check) from problem
             raise
         self._cache.put(token, verified, wall_ms)
         return verified
+
+    def _nobody_has_key(self, token: bytes) -> bool:
+        """Whether no member could have signed a token, for certain."""
+        if not self._is_fresh():
+            return False  # a member may have it that this node has not heard of
+        kid = token.split(b".")[2].decode()
+        return all(kid not in kids for kids in self._log.announced_kids())
+
+    def _is_fresh(self) -> bool:
+        return self._boot_s() - self.view.fresh_at <= self._log.freshness_limit_s
 
     def _is_legacy(self, token: bytes) -> bool:
         return self.settings.legacy_cookies == "starlette" and not token.startswith(tokens.PREFIX)
@@ -153,13 +300,18 @@ class SessionManager:
     def _refresh(self) -> None:
         if self._keys.refresh(self._boot_s()):
             self._cache.clear()
+            self._log.announce(self._keys.ring.kids)
         self._log.refresh()
 
     # Making tokens
 
     def require_fresh(self) -> None:
         """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
-        if self._boot_s() - self.view.fresh_at > self._freshness_limit_s:
+        if starting := self._starting():
+            raise starting
+        if not self._log.trusts_clock():
+            raise ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh")
+        if not self._is_fresh():
             raise StateStale("out of contact for longer than the freshness limit", check="fresh")
 
     def require_standing(self, verified: Verified, *, new_id: bool) -> None:
@@ -178,7 +330,9 @@ class SessionManager:
 
     def _judge_again(self, verified: Verified) -> Decision:
         fresh_at = self.view.fresh_at
-        return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._freshness_limit_s)
+        if not self._log.trusts_clock():
+            return CannotTell(ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh"))
+        return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._log.freshness_limit_s)
 
     def begin(self, subject: str | None) -> Claims:
         """The claims of a new session: new id, new family."""
@@ -242,11 +396,11 @@ class SessionManager:
 
     async def revoke(self, claims: Claims) -> Acknowledgement:
         """Log a session out, with all its ids, and tell how far that has got."""
-        return await self._append_fenced(Deny(claims.family, claims.absolute_end_ms))
+        return await self._revocations.revoke(Deny(claims.family, claims.absolute_end_ms))
 
     async def leave_behind(self, claims: Claims) -> None:
         """Deny the id that a session had before ``login`` or ``cycle``. Durable on return, but not fenced."""
-        await self._log.append([Deny(claims.sid, claims.absolute_end_ms)])
+        await self._revocations.deny(Deny(claims.sid, claims.absolute_end_ms))
 
     async def revoke_session(self, id: str) -> Acknowledgement:
         """Log out the session that has this id now, or the family of this id with all its ids.
@@ -254,7 +408,7 @@ class SessionManager:
         Raises:
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
-        return await self._append_fenced(Deny(id, self._until_ms()))
+        return await self._revocations.revoke(Deny(id, self._log.unknown_end_ms()))
 
     async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
         """Log out all sessions of a subject, on every device.
@@ -277,7 +431,7 @@ class SessionManager:
     async def _cut(self, subject: str | None, except_session: Session | str | None) -> Acknowledgement:
         kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
         withstood = getattr(except_session, "cuts", ())
-        until_ms = self._until_ms()
+        until_ms = self._log.unknown_end_ms()
         cut = Cut(
             id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms),
             subject=subject,
@@ -285,22 +439,12 @@ class SessionManager:
             except_family=FamilyId(kept) if kept is not None else None,
             replaces=self._replaceable(subject, kept, withstood),
         )
-        return await self._append_fenced(cut)
+        return await self._revocations.revoke(cut)
 
     def _replaceable(self, subject: str | None, kept: str | None, withstood: tuple[CutId, ...]) -> tuple[CutId, ...]:
         """The known cuts that the new one may replace: all that do not deny the session which it excepts."""
         known = self.view.everybody if subject is None else self.view.by_subject.get(subject, {})
         return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
-
-    def _until_ms(self) -> int:
-        """When every token that may be out there now has ended."""
-        return int(self._wall_s() * 1000) + self._absolute_ms + UNTIL_MARGIN_MS
-
-    async def _append_fenced(self, entry: Entry) -> Acknowledgement:
-        begun_s = self._boot_s()
-        receipt = await self._log.append([entry])
-        await self._log.fence(receipt)
-        return Acknowledgement(mode="fenced", waited_s=self._boot_s() - begun_s)
 
     # Operation
 
@@ -324,17 +468,58 @@ class SessionManager:
             "kids": list(self._keys.ring.kids),
         }
 
+    def index(self) -> str | None:
+        """How far this node's log has got, as text that a client may show another node to read its own writes there."""
+        return self._log.index()
+
+    async def catch_up(self, index: str) -> None:
+        """Return once this node knows what the node knew that gave the index.
+
+        Raises:
+            StateNotReached: that takes longer than a client should be kept waiting.
+        """
+        with self.clock.move_on_after(IN_FLIGHT_S):
+            while not self._log.has_reached(index):
+                await self._log.changed()
+        if not self._log.has_reached(index):
+            raise StateNotReached("the client has seen a later state than this node", check="cuts_known")
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Runs what the node does besides answering requests. Entering never waits for anything outside this process."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_up)
+            for name, task in self._background:
+                tasks.start_soon(self._supervise, name, task)
+            self._tasks = tasks
             try:
                 yield
             finally:
+                self._tasks = None
                 tasks.cancel_scope.cancel()
+
+    def also_run(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        """Have a coroutine function run for as long as the node does; from now on, if it does already."""
+        self._background.append((name, task))
+        if self._tasks is not None:
+            self._tasks.start_soon(self._supervise, name, task)
+
+    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        """Keep a task going. One that crashes must neither take the app along nor be missed."""
+        while True:
+            try:
+                await task()
+            except Exception:
+                self.crashes[name] += 1
+                logger.exception("the background task %r has crashed, and is started again", name)
+            else:
+                return
+            await self._sleep(RESTART_S)
+
+    async def _sleep(self, seconds: float) -> None:
+        with self.clock.move_on_after(seconds):
+            await anyio.sleep_forever()
 
     async def _keep_up(self) -> None:
         while True:
             self._refresh()
-            await anyio.sleep(LOOK_EVERY_S)
+            await self._sleep(LOOK_EVERY_S)

@@ -20,6 +20,8 @@ MAX_COOKIE_BYTES = 4096
 MAX_PRESENTED = 8
 """More different tokens than this in one request are not looked at: each would cost a signature check."""
 
+INDEX_HEADER = b"session-index"
+"""Names the state that a client has seen: sent with a log-out's answer, and sent back to whichever node comes next."""
 MAX_REMEMBERED_BYTES = 1024
 """A field longer than this is read anew each time: four times a usual token, and what a client may make a node hold on to."""
 
@@ -39,7 +41,8 @@ class TokenReader:
 
     def __init__(self, cookie_name: str | None, *, bearer: bool, size: int) -> None:
         self._cookie_prefix = f"{cookie_name}=".encode() if cookie_name is not None else b""
-        self._carriers = {*([b"cookie"] if cookie_name is not None else []), *([b"authorization"] if bearer else [])}
+        # With an index besides, a request is never recalled, so that the index is looked at.
+        self._carriers = {INDEX_HEADER, *([b"cookie"] if cookie_name is not None else []), *([b"authorization"] if bearer else [])}
         self._remembered: FIFOCache[bytes, Presented] = FIFOCache(size)
 
     def recall(self, headers: Iterable[Header]) -> Presented | None:
@@ -66,6 +69,8 @@ class TokenReader:
         name, value = field
         if name == b"cookie":
             return [("cookie", token) for token in _cookie_tokens(value, self._cookie_prefix)]
+        if name == INDEX_HEADER:
+            return []
         token = value[7:].strip()
         return [("bearer", token)] if value[:7].lower() == b"bearer " and token.startswith(PREFIX) else []
 

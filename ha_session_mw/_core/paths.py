@@ -17,9 +17,10 @@ class PathRules:
     A path that is both exempt and protected is protected: of two rules in contradiction the safe one holds.
     """
 
-    def __init__(self, *, protect: Sequence[str], exempt: Sequence[str]) -> None:
+    def __init__(self, *, protect: Sequence[str], exempt: Sequence[str], relaxed: Sequence[str] = ()) -> None:
         self._protect = _union(protect)
         self._exempt = _union(exempt)
+        self._relaxed = _union(relaxed)
         self._remembered = lru_cache(maxsize=1024)(self._kind_of)
 
     def __bool__(self) -> bool:
@@ -29,6 +30,10 @@ class PathRules:
         """The kind of a path below the app's root path."""
         # Long paths come from nobody's router; remembering them would let a client fill the memory.
         return self._remembered(path) if len(path) < 256 else self._kind_of(path)
+
+    def is_relaxed(self, path: str) -> bool:
+        """Whether a path may be served on a stale view."""
+        return self._relaxed is not None and self._relaxed.match(path) is not None
 
     def _kind_of(self, path: str) -> PathKind:
         if self._protect and self._protect.match(path):

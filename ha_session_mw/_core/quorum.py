@@ -11,7 +11,6 @@ holds it is given, and after *any* call here asks :meth:`Quorum.release` for eac
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -19,8 +18,10 @@ from typing import Literal
 from ..models import Entry
 from .fence import Fence
 from .freshness import Moment
+from .keeping import Keeping
 from .members import Heartbeat, MemberEvent, Members, MemberState
 from .messages import VERSION, Answer, Batch, Poll, list_digest
+from .peer import Peer
 from .recovery import Memory, Recovery
 from .sequence import Sequence
 from .view import END_STEP_MS, View
@@ -91,59 +92,6 @@ class PeerMismatch:
 QuorumEvent = MemberEvent | Recovered | PossibleLoss | OldFile | PeerMismatch
 
 
-class _Peer:
-    """What this node knows of, and owes to, one other member."""
-
-    __slots__ = (
-        *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "hold", "incarnation", "life"),
-        *("mismatch", "polled_s", "position", "read_sent_s", "sequence", "unkept", "url"),
-    )
-
-    def __init__(self, url: str, now_s: float) -> None:
-        self.url = url
-        self.mismatch: str | None = None
-        # Who it is.
-        self.incarnation = ""
-        self.life = ""
-        self.sequence = 0
-        """Up to where its own sequence is known to reach."""
-        self.changed = False
-        """Whether it has been heard as another incarnation before."""
-        # Its sequence, read by us.
-        self.callee = ""
-        self.position = 0
-        self.unkept: deque[tuple[int, int]] = deque()
-        """What was received beyond ``position``, each with the position of our own sequence that must be kept first."""
-        self.read_sent_s = -math.inf
-        self.echo = 0
-        self.echo_life = ""
-        self.fresh_s = -math.inf
-        """When the newest poll was sent that it has answered, completely and not recovering itself."""
-        # Our sequence, read by it.
-        self.hold: Hold | None = None
-        self.polled_s = -math.inf
-        self.answered_s = now_s
-        """When we last answered it. A process that has just begun cannot know what an earlier one answered until now."""
-
-    def is_new_incarnation(self, incarnation: str) -> bool:
-        """Take note of who speaks; returns whether that is another incarnation than before."""
-        if incarnation == self.incarnation:
-            return False
-        self.changed |= bool(self.incarnation)
-        self.incarnation, self.sequence = incarnation, 0
-        return True
-
-    @property
-    def read(self) -> int:
-        """Up to where its sequence has been applied here, kept or not."""
-        return self.unkept[-1][1] if self.unkept else self.position
-
-    def keep(self, kept: int) -> None:
-        """Our own sequence is kept up to there: what was received by then may be acknowledged."""
-        while self.unkept and self.unkept[0][0] <= kept:
-            self.position = max(self.position, self.unkept.popleft()[1])
-
-
 class Quorum:
     """One process of a cluster with a fixed list of members.
 
@@ -172,68 +120,31 @@ class Quorum:
         self.members = Members(own, majority=self._majority)
         self._digest = list_digest(listed)
         self._heartbeat_s = heartbeat_s
-        self._peers = {url: _Peer(url, now.boot_s) for url in listed if url != own.url}
+        self._peers = {url: Peer(url, now.boot_s) for url in listed if url != own.url}
         self._sequence = Sequence(view)
         self._events: list[QuorumEvent] = []
         self._draining = False
         self._told = 0  # heartbeats
         self._stamp = 0  # answers
         self._fence = Fence(self._peers, self._majority)
-        self._stores = stored is not None
-        self.incarnation = own.life
-        self._learned = not self._stores
-        self._restore(stored or ())
-        self._kept = self._sequence.last
-        self._kept_as = self.incarnation if self._kept or self._learned else ""
-        # Until a majority has not contradicted the file, no position is given beyond it: two meanings of one would hide its age.
-        self._checks_its_file = self._stores and self._learned
+        self._keeping = Keeping(self._sequence, view, own.life, stored)
         self._recovery: Recovery | None = self._new_recovery()
         self._serving = False
         self._settle(now)
 
     # What has to be kept on disk, and when.
 
-    def _restore(self, batches: Iterable[Batch]) -> None:
-        for batch in batches:
-            if batch.incarnation != self.incarnation:
-                self.incarnation, self._learned = batch.incarnation, False
-            self._learned |= batch.learned
-            self.view.raise_floor(batch.floor_ms)
-            for position, entry in batch.entries:
-                if self.view.merge(entry):
-                    self._sequence.append(entry, position)
-            self._sequence.last = max(self._sequence.last, batch.upto)
-
     def unkept(self) -> Batch | None:
         """What is to be written and synced next; None if all is kept. Until it is, nothing of it is acknowledged or served."""
-        if not self._stores or self._checks_its_file:
-            return None
-        done = self._kept == self._sequence.last and self._kept_as == self.incarnation and (self._learned or self._recovery is not None)
-        return None if done else self._batch(self._kept, PAGE_ENTRIES)
+        return self._keeping.unkept(PAGE_ENTRIES, recovered=self._recovery is None)
 
     def everything(self) -> Batch:
         """All that must be kept, as one batch: what a file that has grown may be replaced with."""
-        return self._batch(0, self._sequence.last)
-
-    def _batch(self, since: int, limit: int) -> Batch:
-        entries, reached = self._sequence.page(since, self._sequence.last, limit)
-        # Only with all that was learned: a file that claims more than it holds would hide an amnesia at the next start.
-        learned = self._learned or (self._recovery is None and reached == self._sequence.last)
-        return Batch(
-            version=VERSION,
-            incarnation=self.incarnation,
-            learned=learned,
-            floor_ms=self.view.floor_ms,
-            upto=reached,
-            entries=tuple(entries),
-        )
+        return self._keeping.everything(recovered=self._recovery is None)
 
     def kept(self, batch: Batch, now: Moment) -> None:
         """The batch has been written and synced."""
-        if batch.incarnation == self.incarnation:
-            self._kept_as = batch.incarnation
-            self._kept = max(self._kept, batch.upto)
-            self._learned |= batch.learned
+        self._keeping.kept(batch)
         self._settle(now)
 
     # Entries.
@@ -282,7 +193,7 @@ class Quorum:
             sender=self.me,
             heartbeat=self._heartbeat(now),
             incarnation=self.incarnation,
-            sequence=self._kept,
+            sequence=self._keeping.position,
             recovering=self.recovering,
             callee=to.callee,
             position=to.position,
@@ -306,13 +217,13 @@ class Quorum:
             self._merge(entry)
         self._read(peer, sent, answer)
         if sent.poll.incarnation == self.incarnation:
-            if answer.known > self._kept:
+            if answer.known > self._keeping.position:
                 self._forget(peer, now)
             elif answer.complete:
                 self._count(peer, sent, answer)
         self._settle(now)
 
-    def _read(self, peer: _Peer, sent: Sent, answer: Answer) -> None:
+    def _read(self, peer: Peer, sent: Sent, answer: Answer) -> None:
         """Note how far the peer's sequence has been read. Answers may overtake each other; the latest poll's decides."""
         if sent.sent_s < peer.read_sent_s:
             return
@@ -325,7 +236,7 @@ class Quorum:
             peer.echo_life, peer.echo = answer.heartbeat.life, 0
         peer.echo = max(peer.echo, answer.stamp)
 
-    def _count(self, peer: _Peer, sent: Sent, answer: Answer) -> None:
+    def _count(self, peer: Peer, sent: Sent, answer: Answer) -> None:
         """A complete answer: all that the peer knew when it answered is known here, so all that it knew when asked."""
         if answer.memory == "whole":
             # The time of sending: what was acknowledged while the poll was under way may be missing from the answer.
@@ -343,7 +254,7 @@ class Quorum:
         self._hear(peer, poll.heartbeat, now)
         peer.is_new_incarnation(poll.incarnation)
         mine = poll.callee == self.incarnation
-        if mine and poll.position > self._kept:
+        if mine and poll.position > self._keeping.position:
             self._forget(peer, now)
         elif not self._is_older_file(peer, poll):
             peer.life, peer.sequence = poll.heartbeat.life, max(peer.sequence, poll.sequence)
@@ -356,7 +267,7 @@ class Quorum:
         peer.hold = hold
         return self.release(hold, now) or hold
 
-    def _is_older_file(self, peer: _Peer, poll: Poll) -> bool:
+    def _is_older_file(self, peer: Peer, poll: Poll) -> bool:
         """Whether the peer, started anew, has less than it once had: its acknowledgements prove nothing until it says so too."""
         return poll.heartbeat.life != peer.life and poll.sequence < peer.sequence
 
@@ -370,18 +281,18 @@ class Quorum:
         peer = self._peers[hold.peer]
         due = (
             not hold.known  # it has to learn who we are
-            or self._kept > hold.since  # news
+            or self._keeping.position > hold.since  # news
             or now.boot_s >= hold.until_s
             or peer.hold is not hold  # it has asked again, so nobody waits for this one
             or hold.recovering != self.recovering
-            or self._fence.is_waiting_for(peer.url, self._kept)
+            or self._fence.is_waiting_for(peer.url, self._keeping.position)
         )
         return self._answer(peer, hold, now) if due else None
 
-    def _answer(self, peer: _Peer, hold: Hold, now: Moment) -> Answer:
+    def _answer(self, peer: Peer, hold: Hold, now: Moment) -> Answer:
         self._stamp += 1
         peer.answered_s = now.boot_s
-        entries, reached = self._sequence.page(hold.since, self._kept, PAGE_ENTRIES)
+        entries, reached = self._sequence.page(hold.since, self._keeping.position, PAGE_ENTRIES)
         return Answer(
             version=VERSION,
             digest=self._digest,
@@ -392,7 +303,7 @@ class Quorum:
             stamp=self._stamp,
             since=hold.since,
             upto=reached,
-            complete=reached == self._kept,
+            complete=reached == self._keeping.position,
             entries=tuple(entry for _, entry in entries),
             floor_ms=self.view.floor_ms,
             known=peer.sequence if hold.incarnation == peer.incarnation else 0,
@@ -434,12 +345,11 @@ class Quorum:
             self._sequence.forget_ended()
 
     def _settle(self, now: Moment) -> None:
-        if not self._stores:
-            self._kept = self._sequence.last
+        self._keeping.follow()
         for peer in self._peers.values():
-            peer.keep(self._kept)
+            peer.keep(self._keeping.position)
         self._finish_recovery()
-        self._fence.prove(self._kept, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
+        self._fence.prove(self._keeping.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self.view.fresh_at = self._fresh_at()
 
     def _finish_recovery(self) -> None:
@@ -449,7 +359,7 @@ class Quorum:
             # At a first start nobody has known us before, and there is nothing that anybody could have forgotten.
             if recovery.majority_forgot and (recovery.known_before or len(self.view)):
                 self._events.append(PossibleLoss())
-            self._checks_its_file = False
+            self._keeping.confirm()
         if not self._serving and not self.recovering:
             self._serving = True
             self._events.append(Recovered())
@@ -469,15 +379,15 @@ class Quorum:
     # Amnesia.
 
     def _new_recovery(self) -> Recovery:
-        return Recovery(others=len(self._peers), majority=self._majority, memory="unchecked" if self._checks_its_file else "lost")
+        return Recovery(others=len(self._peers), majority=self._majority, memory="unchecked" if self._keeping.unchecked else "lost")
 
-    def _forget(self, peer: _Peer, now: Moment) -> None:
+    def _forget(self, peer: Peer, now: Moment) -> None:
         """The peer knows of entries that this node has acknowledged and lost: whatever it acknowledged is void."""
         if self.incarnation == self.life:
-            return  # this very process gave all of its positions: the peer errs
+            return  # this very process gave all of its positions: it is the peer that errs
         self._events.append(OldFile(peer.url))
-        self.incarnation, self._kept, self._learned = self.life, 0, False
-        self._checks_its_file, self._serving = False, False
+        self._keeping.start_anew()
+        self._serving = False
         self._recovery = self._new_recovery()
         self._fence.start_anew()
         for other in self._peers.values():
@@ -503,12 +413,12 @@ class Quorum:
             own.release,
         )
 
-    def _hear(self, peer: _Peer, heartbeat: Heartbeat, now: Moment) -> None:
+    def _hear(self, peer: Peer, heartbeat: Heartbeat, now: Moment) -> None:
         event = self.members.heard(peer.url, heartbeat, now.boot_s)
         if event is not None:
             self._events.append(event)
 
-    def _belongs(self, peer: _Peer, message: Poll | Answer) -> bool:
+    def _belongs(self, peer: Peer, message: Poll | Answer) -> bool:
         """Whether a message comes from the peer, of our cluster, and can be read. A fault is told once, when it begins."""
         fault: Literal["list", "version", "identity"] | None = None
         if message.version != VERSION:
@@ -525,16 +435,21 @@ class Quorum:
     # What the caller may want to know.
 
     @property
+    def incarnation(self) -> str:
+        """What this node's acknowledgements and positions belong to."""
+        return self._keeping.incarnation
+
+    @property
     def recovering(self) -> bool:
         """Whether this node may have forgotten entries and not learned them again yet. It neither serves nor counts."""
-        return self._recovery is not None or not self._learned
+        return self._recovery is not None or not self._keeping.learned
 
     @property
     def memory(self) -> Memory:
         """What this node knows of all that it ever acknowledged."""
         if not self.recovering:
             return "whole"
-        return "unchecked" if self._checks_its_file else "lost"
+        return "unchecked" if self._keeping.unchecked else "lost"
 
     @property
     def mismatched(self) -> dict[str, str]:

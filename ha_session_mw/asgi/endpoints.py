@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from .._core.problems import reference_page
 from ..exceptions import problem_types
@@ -17,8 +17,11 @@ class Endpoints:
         self._manager = manager
         self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
 
-    async def __call__(self, path: str, scope: Scope, send: Send) -> None:
+    async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer ``path``, which stands below the prefix."""
+        if path.startswith("/peer/") and self._manager.peering is not None:
+            await self._manager.peering.server(path.removeprefix("/peer/"), scope, receive, send)
+            return
         if scope["method"] not in ("GET", "HEAD"):
             status, media, body, extra = 405, "application/json", _json({"error": "only GET and HEAD"}), [(b"allow", b"GET, HEAD")]
         else:
@@ -36,7 +39,7 @@ class Endpoints:
     def _answer(self, path: str) -> tuple[int, str, bytes]:
         if path == "/livez":
             # Only that this process answers: a fault elsewhere must not make an orchestrator restart the fleet.
-            return 200, "application/json", _json({"status": "pass"})
+            return 200, "application/json", _json({"status": "pass", "restarted_tasks": dict(self._manager.crashes)})
         if path in ("/readyz", "/startupz"):
             return self._readiness()
         if page := self._pages.get(path):

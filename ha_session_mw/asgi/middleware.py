@@ -7,6 +7,7 @@ ASGI: nothing is buffered, streams pass untouched, and no state of a request is 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
@@ -18,12 +19,12 @@ from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._core import data
-from .._core.cookies import Header, Presented, TokenReader, Transport, choose, claims_https
+from .._core.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
 from .._core.decision import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
 from .._core.tokens import Verified
 from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, TokenMissing
+from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, TokenMissing
 from ..manager import SessionManager
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
 from .ear import Ear
@@ -32,6 +33,7 @@ from .headers import add_vary, make_private
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
 from .session import SCOPE_KEY, Session
+from .streams import Connection, Connections
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -104,8 +106,11 @@ class SessionMiddleware:
         self.manager = manager
         self._check = manager.check
         self._endpoints = Endpoints(manager)
+        self._connections = Connections(manager.view)
+        manager.on_news.append(self._connections.on_news)
+        manager.also_run("connections", self._connections.run)
         self._prefix = settings.endpoints + "/"
-        self._paths = PathRules(protect=tuple(settings.protect), exempt=tuple(settings.exempt))
+        self._paths = PathRules(protect=tuple(settings.protect), exempt=tuple(settings.exempt), relaxed=tuple(settings.relaxed))
         self._has_paths = bool(self._paths)
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer, size=int(settings.cache_size))
@@ -126,13 +131,13 @@ class SessionMiddleware:
         if root_path := scope.get("root_path"):
             path = below_root(path, root_path)
         if kind == "http" and path.startswith(self._prefix):
-            await self._endpoints(path[len(self._prefix) - 1 :], scope, send)
+            await self._endpoints(path[len(self._prefix) - 1 :], scope, receive, send)
             return
         path_kind = self._paths.kind_of(path) if self._has_paths else "open"
         try:
             session = self._admit(scope["headers"], path_kind)
             if isinstance(session, _Undecided):
-                session = await self._decide(session, path_kind)
+                session = await self._decide(session, path_kind, path, scope)
         except ProblemError as problem:
             await self._refuse(problem, scope, receive, send)
             return
@@ -144,16 +149,22 @@ class SessionMiddleware:
 
         def send_wrapper(message: Message) -> Awaitable[None]:
             if message["type"] != "http.response.start" or session._read_only is _STARTED:
-                return send(message)
+                if message.get("more_body") and session._connection is None and session._verified is not None:
+                    self._note_stream(session, session._verified, receive, send)
+                return send(message) if session._connection is None else session._connection.send(message)
             if scope.get("session") is not session:
                 adopt(session, scope.get("session"))
             if not close_if_unchanged(session, _STARTED, self._wall_s()):
                 return self._commit_and_start(session, scope, send, message, protected=protected)
-            return send(self._start(message, (), protected=protected) if protected or session.accessed else message)
+            if protected or session.accessed or session._stale_s is not None:
+                message = self._start(message, _stale_fields(session), protected=protected)
+            return send(message)
 
         try:
             await self.app(scope, receive, send_wrapper)
         except BaseException as failure:
+            if session._connection is not None and session._connection.ended and isinstance(failure, Exception):
+                return  # it was told that its client has gone
             if session._read_only is _STARTED:
                 raise
             await self._abandon(session)
@@ -165,6 +176,13 @@ class SessionMiddleware:
                 await self._abandon(session)
             elif session._kept is not None or scope.get("session") is not session:
                 require_unchanged(session, scope.get("session"))
+        finally:
+            if session._connection is not None:
+                self._connections.remove(session._connection)
+
+    def _note_stream(self, session: Session, verified: Verified, receive: Receive, send: Send) -> None:
+        session._connection = Connection(verified, "http", receive, send)
+        self._connections.add(session._connection)
 
     # Read and check
 
@@ -185,11 +203,13 @@ class SessionMiddleware:
                 presented = self._present(headers, path_kind)
                 if presented is None:
                     return self._anonymous()
+                if index := next((value for name, value in headers if name == INDEX_HEADER), None):
+                    return _Undecided(*presented, index.decode("latin-1"))
             verified = self._check(presented[1])
         except ClientFault as problem:
             return self._refused(problem, path_kind, presented[0] if presented else None)
         if isinstance(verified, CannotTell):
-            return _Undecided(presented[0], verified)
+            return _Undecided(*presented, verified)
         if not recalled:
             self._reader.remember(headers, presented)
         return self._session(verified, presented[0])
@@ -202,11 +222,26 @@ class SessionMiddleware:
             raise TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
         return found[0] if found else None
 
-    async def _decide(self, undecided: _Undecided, path_kind: PathKind) -> Session:
+    async def _decide(self, undecided: _Undecided, path_kind: PathKind, path: str, scope: Scope) -> Session:
+        transport, token, why = undecided
         try:
-            return self._session(await self.manager.resolve(undecided.question), undecided.transport)
+            if isinstance(why, str):
+                await self.manager.catch_up(why)
+                outcome = self._check(token)
+            else:
+                outcome = why
+            if isinstance(outcome, CannotTell):
+                outcome = await self.manager.resolve(token, outcome)
+            return self._session(outcome, transport)
+        except StateStale:
+            if scope.get("method") not in ("GET", "HEAD") or not self._paths.is_relaxed(path):
+                raise
+            verified, age_s = self.manager.check_relaxed(token)
+            session = self._session(verified, transport)
+            session._stale_s = age_s
+            return session
         except ClientFault as problem:
-            return self._refused(problem, path_kind, undecided.transport)
+            return self._refused(problem, path_kind, transport)
 
     def _session(self, verified: Verified, transport: Transport | Literal["both"]) -> Session:
         session = Session(data.decode(verified.claims.data) if verified.nested else verified.data)
@@ -244,13 +279,21 @@ class SessionMiddleware:
 
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
         close(session, session._read_only or _WEBSOCKET)
-        ear = Ear(receive, send)
+        connection = Connection(session._verified, "websocket", receive, send) if session._verified is not None else None
+        ear = Ear(receive, send) if connection is None else Ear(connection.receive, connection.send)
+        if connection is not None:
+            self._connections.add(connection)
         try:
             await self.app(scope, ear.receive, ear.send)
-        except ProblemError as problem:
-            if ear.answered:
+        except Exception as failure:
+            if connection is not None and connection.ended:
+                return  # it was told that its client has gone
+            if ear.answered or not isinstance(failure, ProblemError):
                 raise
-            await self._refuse(problem, scope, ear.opening, send)
+            await self._refuse(failure, scope, ear.opening, send)
+        finally:
+            if connection is not None:
+                self._connections.remove(connection)
         require_unchanged(session, scope.get("session"))
 
     async def _abandon(self, session: Session) -> None:
@@ -282,6 +325,9 @@ class SessionMiddleware:
                 found.append((b"set-cookie", self.manager.cookie.remove(secure=secure)))
         if outcome.acknowledgement is not None:
             found.append((b"session-revocation", outcome.acknowledgement.mode.encode()))
+            if index := self.manager.index():
+                found.append((INDEX_HEADER, index.encode()))
+        found += _stale_fields(session)
         return found
 
     def _secure(self, scope: Scope) -> bool:
@@ -297,11 +343,17 @@ class SessionMiddleware:
             await run_lifespan(self.app, self.manager, scope, receive, send)
 
 
+def _stale_fields(session: Session) -> list[Header]:
+    """Marks an answer that rests on knowledge that is too old, on a path where that may be."""
+    return [] if session._stale_s is None else [(b"session-stale", b"%d" % math.ceil(session._stale_s))]
+
+
 class _Undecided(NamedTuple):
-    """A token whose standing cannot be told without waiting or asking."""
+    """A token whose standing cannot be told without waiting or asking: for the state that an index names, or for a reason."""
 
     transport: Transport | Literal["both"]
-    question: CannotTell
+    token: bytes
+    why: CannotTell | str
 
 
 _managers: WeakValueDictionary[Settings, SessionManager] = WeakValueDictionary()

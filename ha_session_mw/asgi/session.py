@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .._core.cookies import Transport
     from .._core.tokens import Verified
     from ..manager import SessionManager
+    from .streams import Connection
 
 SCOPE_KEY = "ha_session_mw.session"
 """Where the session stands in the ASGI scope besides ``session``, which an app or a framework may overwrite."""
@@ -50,6 +51,8 @@ class Session(dict[str, Any]):
     _kept: bytes | None = None  # nested content as it was when it could last be changed
     _ended: bool = False  # clear() was called: the session that came in is to be revoked
     _acknowledgement: Acknowledgement | None = None
+    _connection: Connection | None = None  # the response streams
+    _stale_s: float | None = None  # how old the knowledge is by which the session stands
     _read_only: str | None = None  # why it cannot be written any more
 
     # Who and when

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from .._core.members import Heartbeat
 from .._core.view import View
 from ..abc import Clock, ClusterLog
+from ..config import Settings
+from ..peering import Peering
 
 
-def open_backend(url: str, view: View, clock: Clock) -> ClusterLog:
-    """The log that a ``HA_SESSION_CLUSTER`` URL names, folding into ``view``.
+def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
+    """The log that ``HA_SESSION_CLUSTER`` names, folding into ``view``.
+
+    Args:
+        own: what this member says of itself.
+        peering: how it talks to others, for a log that has no server of its own.
 
     Raises:
-        ValueError: no backend has this URL.
+        ConfigurationError: it cannot be opened.
     """
-    if url == "memory://":
+    if peering is None:
         from .memory import MemoryLog
 
-        return MemoryLog(view, clock)
-    raise ValueError(f"no backend for {url!r}")
+        return MemoryLog(view, clock, absolute_ms=own.absolute_ms)
+    from ..state_file import StateFile
+    from .quorum import QuorumLog
+
+    path = settings.cluster.removeprefix("peers://")
+    log = QuorumLog(
+        view,
+        clock,
+        own,
+        tuple(settings.peers),
+        heartbeat_s=float(settings.heartbeat),
+        call=peering.call,
+        file=StateFile(Path(path)) if path else None,
+    )
+    peering.handle("poll", log.on_poll)
+    return log

@@ -1,0 +1,372 @@
+"""``peers://``: the log without a server. Obeys the state machine of ``_core/quorum.py``: carries its polls, keeps its file.
+
+What counts, and what is proven by what, stands there; here are only tasks, time limits and the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from .._core.freshness import Moment
+from .._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft
+from .._core.messages import Answer, Batch, decode_answer, decode_batch, decode_poll, encode
+from .._core.quorum import Hold, OldFile, PeerMismatch, PossibleLoss, Quorum, QuorumEvent, Recovered
+from .._core.quorum import Receipt as Appended
+from .._core.view import View
+from ..abc import Clock, ClusterLog, Receipt
+from ..exceptions import ConfigurationError, QuorumLost
+from ..models import Entry, KeyId
+from ..peering import PeerFailure
+from ..state_file import StateFile
+
+logger = logging.getLogger("ha_session_mw.quorum")
+
+Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
+"""(peer, name, body, time limit in seconds) → its answer; raises PeerFailure."""
+
+POLL_SLACK_S = 0.5
+"""How much longer than the peer may hold a poll the poll may take: a slow link's round trip."""
+
+DURABLE_LIMIT_S = 1.0
+"""How long to wait for a majority that polls us. It takes milliseconds where the majority is well."""
+DURABLE_LIMIT_ALONE_S = 0.25
+"""How long where no majority has polled us lately: it will hardly come back now."""
+
+RETRY_S = 0.1
+MAX_RETRY_S = 1.0
+"""How often a peer that does not answer is tried. It must be found soon after it comes back, for freshness hangs on it."""
+
+LEAST_ROUND_S = 0.001
+"""A peer that answers faster, again and again, is not allowed to keep this node busy."""
+
+OWN_URL_EVERY_S = 5.0
+OWN_URL_CALLS = 4
+"""How often, and how many times over, this node looks who answers at its own URL."""
+
+COMPACT_FACTOR = 4
+COMPACT_BYTES = 1024 * 1024
+"""When the file is rewritten: once it is larger than a megabyte and four times as large as what it must hold."""
+
+
+@dataclass(eq=False)
+class _Held:
+    """A poll of somebody that waits here for its answer."""
+
+    hold: Hold
+    answer: Answer | None = None
+    answered: anyio.Event = field(default_factory=anyio.Event)
+
+
+class QuorumLog(ClusterLog):
+    """One member's driver.
+
+    Args:
+        view: what this node knows.
+        clock: the two clocks.
+        own: the heartbeat's constant parts.
+        urls: all members, this one included, in the order of ``HA_SESSION_PEERS``.
+        heartbeat_s: how long a poll is held.
+        call: calls another member.
+        file: where entries are kept; None where they are kept in memory only.
+
+    Raises:
+        ConfigurationError: the list does not name this node once, or the file cannot be used.
+    """
+
+    def __init__(
+        self, view: View, clock: Clock, own: Heartbeat, urls: Sequence[str], *, heartbeat_s: float, call: Call, file: StateFile | None
+    ) -> None:
+        self._view = view
+        self._clock = clock
+        self._urls = list(urls)
+        self._heartbeat_s = heartbeat_s
+        self._call = call
+        self._file = file
+        self._file_bytes = 0
+        try:
+            self.quorum = Quorum(view, own, urls, now=self._now(), heartbeat_s=heartbeat_s, stored=self._load())
+        except ValueError as exc:
+            raise ConfigurationError([f"HA_SESSION_PEERS: {exc}"]) from exc
+        self.freshness_limit_s = self.quorum.members.acceptance_limit_s
+        self.trusted_ahead_ms = math.nan
+        self._holds: list[_Held] = []
+        self._change = anyio.Event()
+        self._unwritten = anyio.Event()
+        self.shared_url = False
+        """Whether another process answers at this node's own URL."""
+        self.failing: dict[str, str] = {}
+        """The peers that do not answer, and why, by their URL."""
+
+    def _now(self) -> Moment:
+        return Moment(self._clock.boot_s(), self._clock.wall_s() * 1000)
+
+    def _load(self) -> list[Batch] | None:
+        if self._file is None:
+            return None
+        try:
+            records = self._file.load()
+            self._file_bytes = sum(map(len, records))
+            return [decode_batch(record) for record in records]
+        except (OSError, sqlite3.Error, msgspec.MsgspecError) as exc:
+            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: {exc}. Another process may have it"]) from exc
+
+    # What others ask of this log.
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        self._apply(entries)
+
+    def _apply(self, entries: Sequence[Entry]) -> Appended:
+        appended = self.quorum.append(entries, self._now())
+        self._settle()
+        return appended
+
+    async def append(self, entries: Sequence[Entry]) -> Receipt:
+        appended = self._apply(entries)
+        limit_s = DURABLE_LIMIT_S if self.quorum.has_quorum(self._now()) else DURABLE_LIMIT_ALONE_S
+        with self._clock.move_on_after(limit_s):
+            while self.quorum.standing(appended) == "applied":
+                await self.changed()
+        if self.quorum.standing(appended) == "applied":
+            raise QuorumLost("no majority holds the entry yet")
+        return Receipt(appended.position, self._clock.boot_s())
+
+    async def fence(self, receipt: Receipt) -> None:
+        appended = Appended(receipt.position)
+        give_up_s = self._clock.boot_s() + 2 * self.quorum.members.fence_wait_s + DURABLE_LIMIT_S
+        while self.quorum.standing(appended) != "fenced":
+            now_s = self._clock.boot_s()
+            due_s = self.quorum.fenced_by(appended)
+            if now_s >= give_up_s:
+                # Only a node that found itself to have forgotten comes here: what it knew to be durable, it knows no more.
+                raise QuorumLost("this node has forgotten what it knew to be durable")
+            with self._clock.move_on_after(min(give_up_s if due_s is None else due_s, give_up_s) - now_s):
+                await self.changed()
+            self.quorum.tick(self._now())
+            self._settle()
+
+    async def changed(self) -> None:
+        await self._change.wait()
+
+    def refresh(self) -> None:
+        self.quorum.tick(self._now())
+        self._settle()
+
+    def trusts_clock(self) -> bool:
+        now = self._now()
+        trusted = self.quorum.members.clock_trusted(now)
+        self.trusted_ahead_ms = now.wall_ms - now.boot_s * 1000 if trusted else math.nan
+        return trusted
+
+    def is_starting(self) -> bool:
+        return self.quorum.recovering
+
+    def members(self) -> Sequence[Heartbeat]:
+        return self.quorum.members.live(self._clock.boot_s())
+
+    def unknown_end_ms(self) -> int:
+        return self.quorum.members.unknown_end_ms(self._now())
+
+    def why_not_ready(self) -> str | None:
+        quorum, now = self.quorum, self._now()
+        if self.shared_url:
+            return "another process answers at HA_SESSION_ADVERTISE_URL; give each process a URL of its own"
+        if quorum.mismatched:
+            faults = ", ".join(f"{self._name(url)} ({why})" for url, why in quorum.mismatched.items())
+            return f"cannot work with {faults}; HA_SESSION_PEERS and the release must be the same on all nodes"
+        if quorum.recovering:
+            return "still learning from the other members what it may have forgotten"
+        if quorum.members.limits_differ:
+            return "HA_SESSION_FRESHNESS_LIMIT differs from another node's"
+        if not quorum.members.clock_trusted(now):
+            return "its clock differs from the other nodes' by more than 30 s, or too few nodes can be heard to tell"
+        return None if quorum.is_ready(now) else "out of contact with a majority of the members"
+
+    def index(self) -> str | None:
+        return f"{self.quorum.incarnation}-{self.quorum.position}"
+
+    def has_reached(self, index: str) -> bool:
+        incarnation, _, position = index.rpartition("-")
+        if not position.isascii() or not position.isdigit() or len(position) > 18:
+            return True
+        return self.quorum.has_reached(incarnation, int(position))
+
+    def announce(self, kids: tuple[KeyId, ...]) -> None:
+        """The node's keys have changed."""
+        members = self.quorum.members
+        members.own = msgspec.structs.replace(members.own, kids=kids)
+
+    # The tasks.
+
+    async def run(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for url in self._urls:
+                if url != self.quorum.me:
+                    tasks.start_soon(self._poll_for_ever, url)
+            tasks.start_soon(self._watch_own_url)
+            if self._file is not None:
+                tasks.start_soon(self._write_for_ever, self._file)
+            while True:
+                self.refresh()
+                await self._sleep(self._heartbeat_s)
+
+    async def _watch_own_url(self) -> None:
+        """Ask at this node's own URL who answers there. Its peers could not tell two processes apart."""
+        while True:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(OWN_URL_CALLS):  # at once, so that each goes over a connection of its own
+                    tasks.start_soon(self._look_at_own_url)
+            await self._sleep(OWN_URL_EVERY_S)
+
+    async def _look_at_own_url(self) -> None:
+        try:
+            answer = await self._call(self.quorum.me, "hello", b"", OWN_URL_EVERY_S)
+        except PeerFailure as failure:
+            self._note(self.quorum.me, f"HA_SESSION_ADVERTISE_URL, where peers are to reach this node: {failure}")
+            return
+        self._note(self.quorum.me, None)
+        if answer != self.quorum.life.encode() and not self.shared_url:
+            self.shared_url = True
+            logger.error(
+                "another process answers at HA_SESSION_ADVERTISE_URL: give each process a URL of its own, or start one worker only"
+            )
+
+    async def _sleep(self, seconds: float) -> None:
+        with self._clock.move_on_after(seconds):
+            await anyio.sleep_forever()
+
+    async def _poll_for_ever(self, peer: str) -> None:
+        retry_s = RETRY_S
+        while True:
+            begun_s = self._clock.boot_s()
+            failure = await self._poll(peer)
+            self._note(peer, failure)
+            if failure is None and peer not in self.quorum.mismatched:
+                retry_s = RETRY_S
+                if self._clock.boot_s() - begun_s < LEAST_ROUND_S:
+                    await self._sleep(LEAST_ROUND_S)
+            else:
+                await self._sleep(retry_s)
+                retry_s = min(retry_s * 2, MAX_RETRY_S)
+
+    async def _poll(self, peer: str) -> str | None:
+        """One poll; returns why it failed, None if it did not."""
+        sent = self.quorum.poll(peer, self._now())
+        try:
+            body = await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + POLL_SLACK_S)
+            answer = decode_answer(body)
+        except PeerFailure as failure:
+            return str(failure)
+        except msgspec.MsgspecError:
+            return "answers in a form that this release cannot read"
+        self.quorum.answered(sent, answer, self._now())
+        self._settle()
+        return None
+
+    async def on_poll(self, body: bytes) -> bytes:
+        """Answer a poll of another member, when there is something to answer."""
+        try:
+            poll = decode_poll(body)
+        except msgspec.MsgspecError as exc:
+            raise ValueError("no poll") from exc
+        result = self.quorum.arrived(poll, self._now())
+        self._settle()
+        return encode(await self._wait_for_news(result) if isinstance(result, Hold) else result)
+
+    async def _wait_for_news(self, hold: Hold) -> Answer:
+        held = _Held(hold)
+        self._holds.append(held)
+        try:
+            while held.answer is None:
+                with self._clock.move_on_after(max(0.0, hold.until_s - self._clock.boot_s())):
+                    await held.answered.wait()
+                self._settle()
+            return held.answer
+        finally:
+            if held in self._holds:
+                self._holds.remove(held)
+
+    async def _write_for_ever(self, file: StateFile) -> None:
+        while True:
+            batch = self.quorum.unkept()
+            if batch is None:
+                await self._unwritten.wait()
+                continue
+            record = encode(batch)
+            try:
+                if self._file_bytes > COMPACT_BYTES and self._file_bytes > COMPACT_FACTOR * len(encode(self.quorum.everything())):
+                    batch = self.quorum.everything()
+                    record = encode(batch)
+                    await anyio.to_thread.run_sync(file.replace, [record])
+                    self._file_bytes = 0
+                else:
+                    await anyio.to_thread.run_sync(file.append, [record])
+            except (OSError, sqlite3.Error) as exc:
+                # Nothing is acknowledged or served until it is kept, so this node falls behind, and says so.
+                logger.error("the file of HA_SESSION_CLUSTER cannot be written: %s", exc)
+                await self._sleep(MAX_RETRY_S)
+                continue
+            self._file_bytes += len(record)
+            self.quorum.kept(batch, self._now())
+            self._settle()
+
+    def _settle(self) -> None:
+        """What is due after each call of the state machine."""
+        now = self._now()
+        for held in [*self._holds]:
+            held.answer = self.quorum.release(held.hold, now)
+            if held.answer is not None:
+                self._holds.remove(held)
+                held.answered.set()
+        self.freshness_limit_s = self.quorum.members.acceptance_limit_s
+        self.trusted_ahead_ms = math.nan  # what was heard may have changed the verdict
+        for event in self.quorum.take_events():
+            self._tell(event)
+        self._unwritten.set()
+        self._unwritten = anyio.Event()
+        self._change.set()
+        self._change = anyio.Event()
+
+    # What operators are told.
+
+    def _name(self, url: str) -> str:
+        """A peer without its address."""
+        return f"member {self._urls.index(url) + 1} of HA_SESSION_PEERS"
+
+    def _note(self, peer: str, failure: str | None) -> None:
+        if failure is None:
+            if self.failing.pop(peer, None) is not None:
+                logger.info("%s answers again", self._name(peer))
+        elif self.failing.get(peer) != failure:
+            self.failing[peer] = failure
+            logger.warning("%s: %s", self._name(peer), failure)
+
+    def _tell(self, event: QuorumEvent) -> None:
+        match event:
+            case PossibleLoss():
+                logger.error("a majority of the members forgot their entries at once; acknowledged log-outs may be lost")
+            case OldFile(peer):
+                logger.error("the file of HA_SESSION_CLUSTER is older than what %s remembers of it; learning anew", self._name(peer))
+            case PeerMismatch(peer, "list"):
+                logger.error("%s has another HA_SESSION_PEERS; they must name the same members everywhere", self._name(peer))
+            case PeerMismatch(peer, "version"):
+                logger.error("%s speaks another version of the protocol; finish the roll-out", self._name(peer))
+            case PeerMismatch(peer, "identity"):
+                logger.error("%s takes itself for somebody else; each node's HA_SESSION_ADVERTISE_URL must be its own", self._name(peer))
+            case Recovered():
+                logger.info("learned what there is to know; this node judges sessions now")
+            case MemberJoined(member):
+                logger.info("member %s has joined", member)
+            case MemberLeft(member):
+                logger.warning("member %s is silent and counts as gone", member)
+            case MemberDraining(member):
+                logger.info("member %s is leaving", member)
+            case _:  # pragma: no cover
+                logger.info("%s", type(event).__name__)
