@@ -99,7 +99,7 @@ class Node:
         """Whether this node has not learned yet what it may have forgotten."""
         if not self.up:
             return not self.file or not any(batch.learned for batch in self.file)
-        return self.quorum.recovering and not self.quorum._checks_its_file
+        return self.quorum.recovering and not self.quorum._keeping.unchecked
 
     def tick(self) -> None:
         self.quorum.tick(self.now())

@@ -136,7 +136,7 @@ class FirstStartOneByOne(Quorum):
     """Takes it for a first start when each of the others has been recovering at some time."""
 
     def _new_recovery(self) -> Recovery:
-        return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._checks_its_file else "lost")
+        return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._keeping.unchecked else "lost")
 
 
 class PurgedByTheClock(Quorum):
