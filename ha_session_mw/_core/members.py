@@ -115,13 +115,13 @@ class Members:
 
     def _compare_limits(self) -> None:
         # A member's limit counts until it has departed: until then leases that it gave, or holds, may live.
-        limits = {self.own.freshness_limit_s, *(seat.heartbeat.freshness_limit_s for seat in self._seats.values())}
+        limits = [self.own.freshness_limit_s, *(seat.heartbeat.freshness_limit_s for seat in self._seats.values())]
         self.acceptance_limit_s = acceptance_limit_s(limits)
         """How old this node's knowledge may be when it accepts a session."""
         self.fence_wait_s = fence_wait_s(fencing_limit_s(limits))
         """How long to wait until every lease of now is over."""
-        self.limits_differ = len(limits) > 1
-        """Whether some member announces another limit than this node: a mistake of configuration."""
+        self.limits_differ = limits.count(self.own.freshness_limit_s) * 2 < len(limits)
+        """Whether most members announce another limit than this node: it is the one to be mended, and the others go on."""
 
     def heard(self, seat: str, heartbeat: Heartbeat, boot_s: float) -> MemberEvent | None:
         """Take a heartbeat in; returns what it changed for others to know.

@@ -53,7 +53,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """The entries after a position.
+    """The entries after a position. Without them, all that somebody is told whose polls never count: whom it has asked.
 
     Attributes:
         digest, sender, incarnation: as in :class:`Poll`.
@@ -73,14 +73,14 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     heartbeat: Heartbeat
     incarnation: str
     memory: Memory
-    stamp: int
-    since: int
-    upto: int
-    complete: bool
-    entries: tuple[Entry, ...]
-    floor_ms: int
-    known: int
-    known_before: bool
+    stamp: int = 0
+    since: int = 0
+    upto: int = 0
+    complete: bool = False
+    entries: tuple[Entry, ...] = ()
+    floor_ms: int = 0
+    known: int = 0
+    known_before: bool = False
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):

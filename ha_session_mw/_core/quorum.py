@@ -319,14 +319,6 @@ class Quorum:
             heartbeat=self._heartbeat(now),
             incarnation=self.incarnation,
             memory=self.memory,
-            stamp=0,
-            since=0,
-            upto=0,
-            complete=False,
-            entries=(),
-            floor_ms=0,
-            known=0,
-            known_before=False,
         )
 
     # Time, and what follows from all of the above.
