@@ -7,10 +7,13 @@ from .asgi.session import Session, get_session
 from .config import Settings
 from .exceptions import (
     ClientFault,
+    ClockUntrusted,
     ConfigurationError,
     InfrastructureFault,
     KeyNotReached,
+    NodeStarting,
     ProblemError,
+    QuorumLost,
     RequestAmbiguous,
     SessionError,
     SessionExpired,
@@ -34,10 +37,13 @@ from .models import Acknowledgement
 __all__ = [
     "Acknowledgement",
     "ClientFault",
+    "ClockUntrusted",
     "ConfigurationError",
     "InfrastructureFault",
     "KeyNotReached",
+    "NodeStarting",
     "ProblemError",
+    "QuorumLost",
     "RequestAmbiguous",
     "Session",
     "SessionError",

@@ -487,6 +487,9 @@ class SessionManager:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Runs what the node does besides answering requests. Entering never waits for anything outside this process."""
+        if self._tasks is not None:  # another middleware of this process, further out, has entered
+            yield
+            return
         async with anyio.create_task_group() as tasks:
             for name, task in self._background:
                 tasks.start_soon(self._supervise, name, task)

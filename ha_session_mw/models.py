@@ -50,6 +50,9 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     record: int = 0
     data: bytes = b"\x80"
 
+    def __repr__(self) -> str:  # neither the session's id nor its subject nor its data belong into a log
+        return f"<Claims by {self.issuer}, issued {self.issued_ms}, ends {self.idle_end_ms} or {self.absolute_end_ms}>"
+
 
 # Entries of the cluster log. They only accumulate: applying one twice, or in another order, changes nothing.
 
@@ -59,6 +62,9 @@ class Deny(msgspec.Struct, frozen=True, array_like=True, tag="d"):
 
     id: str
     until_ms: int
+
+    def __repr__(self) -> str:  # not the id
+        return f"<Deny until {self.until_ms}>"
 
 
 class Cut(msgspec.Struct, frozen=True, array_like=True, tag="c"):
@@ -76,6 +82,9 @@ class Cut(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     until_ms: int
     except_family: FamilyId | None = None
     replaces: tuple[CutId, ...] = ()
+
+    def __repr__(self) -> str:  # not the subject, nor the family
+        return f"<Cut {self.id} of {'everybody' if self.subject is None else 'a subject'}>"
 
 
 class DenyKey(msgspec.Struct, frozen=True, array_like=True, tag="k"):

@@ -210,7 +210,7 @@ class PeerClient:
     """
 
     def __init__(
-        self, me: str, nonce: str, ring: Callable[[], KeyRing], *, prefix: str, clock: Clock, http: Callable[[], httpx2.AsyncClient]
+        self, me: str, nonce: str, ring: Callable[[], KeyRing], *, prefix: str, clock: Clock, http: Callable[[], httpx2.AsyncBaseTransport]
     ) -> None:
         self.me = me
         self._nonce = nonce
@@ -278,7 +278,9 @@ class PeerClient:
 
     async def _post(self, url: str, body: bytes, field: str) -> tuple[int, Mapping[str, str], bytes]:
         headers = {_HEADER: field, "content-type": "application/msgpack"}
-        async with self._http().stream("POST", url, content=body, headers=headers) as response:
+        # The transport itself: a client above it would write each call, with the peer's address, to the app's log.
+        response = await self._http().handle_async_request(httpx2.Request("POST", url, content=body, headers=headers))
+        try:
             chunks, size = [], 0
             async for chunk in response.aiter_raw():
                 chunks.append(chunk)
@@ -286,6 +288,9 @@ class PeerClient:
                 if size > MAX_ANSWER_BYTES:
                     raise PeerFailure("answered too much")
             return response.status_code, response.headers, b"".join(chunks)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
 
     def _check(self, peer: str, kid: str, call: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
         parts = headers.get(_HEADER, "").split(" ")
@@ -320,13 +325,13 @@ class Peering:
         self.handle = self.server.handle
         self.handle("hello", self._hello)
         self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, http=self._open)
-        self._http: httpx2.AsyncClient | None = None
+        self._http: httpx2.AsyncBaseTransport | None = None
 
     async def _hello(self, _: bytes) -> bytes:
         """Which process this is."""
         return self.server.nonce.encode()
 
-    def _open(self) -> httpx2.AsyncClient:
+    def _open(self) -> httpx2.AsyncBaseTransport:
         if self._http is None:
             raise PeerFailure("this node has not been started")
         return self._http
@@ -339,7 +344,7 @@ class Peering:
         """Keeps the connections, until cancelled. They are opened here, for those of before a fork are nobody's."""
         limits = httpx2.Limits(max_connections=128, max_keepalive_connections=64)
         # No proxy from the environment: it would send the cluster's traffic away.
-        self._http = httpx2.AsyncClient(transport=self._transport, verify=self._tls, limits=limits, timeout=None, trust_env=False)
+        self._http = self._transport or httpx2.AsyncHTTPTransport(verify=self._tls, limits=limits, trust_env=False)
         try:
             await anyio.sleep_forever()
         finally:

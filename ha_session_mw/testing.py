@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from anyio import CancelScope
+
 
 class ManualClock:
     """The two clocks of a node, moved by hand: pass it as ``SessionManager(..., clock=clock)``.
@@ -20,11 +25,12 @@ class ManualClock:
         (130.0, 1799996430.0)
     """
 
-    __slots__ = ("_boot_s", "_wall_s")
+    __slots__ = ("_boot_s", "_limits", "_wall_s")
 
     def __init__(self, *, wall_s: float = 1_800_000_000.0, boot_s: float = 1_000.0) -> None:
         self._wall_s = wall_s
         self._boot_s = boot_s
+        self._limits: dict[CancelScope, float] = {}
 
     def boot_s(self) -> float:
         """The boot-time clock: seconds that have passed, never stepping."""
@@ -33,6 +39,18 @@ class ManualClock:
     def wall_s(self) -> float:
         """The wall clock: seconds since the epoch."""
         return self._wall_s
+
+    @contextmanager
+    def move_on_after(self, seconds: float) -> Iterator[CancelScope]:
+        """Ends what runs inside once the boot-time clock was moved on by so much; the scope's ``cancelled_caught`` then tells."""
+        with CancelScope() as scope:
+            self._limits[scope] = self._boot_s + seconds
+            if seconds <= 0:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                del self._limits[scope]
 
     def advance(self, seconds: float) -> None:
         """Let time pass on both clocks.
@@ -44,6 +62,9 @@ class ManualClock:
             raise ValueError(f"time passes forwards only, got {seconds!r}; step_wall() sets the wall clock back")
         self._boot_s += seconds
         self._wall_s += seconds
+        for scope, end_s in self._limits.items():
+            if self._boot_s >= end_s:
+                scope.cancel()
 
     def step_wall(self, seconds: float) -> None:
         """Set the wall clock forwards or back, as an operator or a time server does. The boot-time clock does not notice."""

@@ -41,13 +41,11 @@ class Peer:
         self.answered_s = now_s
         """When we last answered it. A process that has just begun cannot know what an earlier one answered until now."""
 
-    def is_new_incarnation(self, incarnation: str) -> bool:
-        """Take note of who speaks; returns whether that is another incarnation than before."""
-        if incarnation == self.incarnation:
-            return False
-        self.changed |= bool(self.incarnation)
-        self.incarnation, self.sequence = incarnation, 0
-        return True
+    def speaks_as(self, incarnation: str) -> None:
+        """Take note of who speaks: what is known of one incarnation says nothing about the next."""
+        if incarnation != self.incarnation:
+            self.changed |= bool(self.incarnation)
+            self.incarnation, self.sequence = incarnation, 0
 
     @property
     def read(self) -> int:

@@ -52,8 +52,8 @@ class Hold:
     peer: str
     until_s: float
     incarnation: str
+    callee: str
     since: int
-    known: bool
     recovering: bool
 
 
@@ -209,7 +209,7 @@ class Quorum:
         if not self._belongs(peer, answer):
             return
         self._hear(peer, answer.heartbeat, now)
-        peer.is_new_incarnation(answer.incarnation)
+        peer.speaks_as(answer.incarnation)
         peer.sequence = max(peer.sequence, answer.upto)
         # The floor first. Entries that the peer has dropped are missing from its answer, and nobody else may tell us.
         self._raise_floor(answer.floor_ms)
@@ -252,7 +252,7 @@ class Quorum:
         if peer is None or not self._belongs(peer, poll):
             return self._refusal(now)
         self._hear(peer, poll.heartbeat, now)
-        peer.is_new_incarnation(poll.incarnation)
+        peer.speaks_as(poll.incarnation)
         mine = poll.callee == self.incarnation
         if mine and poll.position > self._keeping.position:
             self._forget(peer, now)
@@ -262,8 +262,7 @@ class Quorum:
             self._acknowledge(poll, mine=mine)
         self._settle(now)
         limit_s = min(STARTING_HOLD_S, self._heartbeat_s) if poll.recovering else self._heartbeat_s
-        known = poll.callee == self.incarnation
-        hold = Hold(peer.url, now.boot_s + limit_s, poll.incarnation, poll.position if known else 0, known, self.recovering)
+        hold = Hold(peer.url, now.boot_s + limit_s, poll.incarnation, poll.callee, poll.position, self.recovering)
         peer.hold = hold
         return self.release(hold, now) or hold
 
@@ -280,7 +279,7 @@ class Quorum:
         """The answer to a held poll, if it is due by now."""
         peer = self._peers[hold.peer]
         due = (
-            not hold.known  # it has to learn who we are
+            hold.callee != self.incarnation  # it has to learn who we are
             or self._keeping.position > hold.since  # news
             or now.boot_s >= hold.until_s
             or peer.hold is not hold  # it has asked again, so nobody waits for this one
@@ -292,7 +291,9 @@ class Quorum:
     def _answer(self, peer: Peer, hold: Hold, now: Moment) -> Answer:
         self._stamp += 1
         peer.answered_s = now.boot_s
-        entries, reached = self._sequence.page(hold.since, self._keeping.position, PAGE_ENTRIES)
+        # Its position means something in the sequence that it was given in, and in no other.
+        since = hold.since if hold.callee == self.incarnation else 0
+        entries, reached = self._sequence.page(since, self._keeping.position, PAGE_ENTRIES)
         return Answer(
             version=VERSION,
             digest=self._digest,
@@ -301,7 +302,7 @@ class Quorum:
             incarnation=self.incarnation,
             memory=self.memory,
             stamp=self._stamp,
-            since=hold.since,
+            since=since,
             upto=reached,
             complete=reached == self._keeping.position,
             entries=tuple(entry for _, entry in entries),

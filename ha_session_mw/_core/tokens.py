@@ -67,6 +67,9 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     ends_ms: float
     renew_at_ms: float
 
+    def __repr__(self) -> str:
+        return f"<Verified under {self.kid}: {self.claims!r}>"
+
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """What the warm path needs, worked out once: times as floats, which compare faster with a clock's."""

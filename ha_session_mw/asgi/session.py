@@ -173,6 +173,7 @@ class Session(dict[str, Any]):
     # dict, noting changes, and refusing at the place of the change what could not be kept
 
     def mark_accessed(self) -> None:
+        """Note that the app asked for the session."""
         self.accessed = True
 
     def mark_modified(self) -> None:

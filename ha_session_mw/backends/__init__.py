@@ -24,7 +24,7 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
     if peering is None:
         from .memory import MemoryLog
 
-        return MemoryLog(view, clock, absolute_ms=own.absolute_ms)
+        return MemoryLog(view, clock, own)
     from ..state_file import StateFile
     from .quorum import QuorumLog
 

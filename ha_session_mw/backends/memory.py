@@ -14,12 +14,12 @@ from ..models import Entry
 class MemoryLog(ClusterLog):
     """Whatever is acknowledged has been merged into the only view there is, so that view is always fresh."""
 
-    def __init__(self, view: View, clock: Clock, *, absolute_ms: int) -> None:
+    def __init__(self, view: View, clock: Clock, own: Heartbeat) -> None:
         self._view = view
         self._clock = clock
-        self._absolute_ms = absolute_ms
+        self._absolute_ms = own.absolute_ms
         self._position = 0
-        self.freshness_limit_s = math.inf
+        self.freshness_limit_s = own.freshness_limit_s
         self.trusted_ahead_ms = math.nan
         view.fresh_at = math.inf
 
