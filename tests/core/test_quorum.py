@@ -465,6 +465,31 @@ def test_an_old_file_is_found_out_by_the_acknowledgement_of_a_peer_too() -> None
     assert OldFile(A) in back.take_events()
 
 
+def test_a_poll_held_while_the_callee_finds_its_file_old_is_answered_from_the_beginning() -> None:
+    (one, two, three), (_, disk, _) = with_files(A, B, C)
+    two.append([deny("x")], at(1))
+    keep(two, at(1), disk)
+    copy = list(disk)
+    two.append([deny("y")], at(1))
+    keep(two, at(1), disk)
+    exchange(three, two, at(1))
+    back = member(B, A, B, C, life="second", now=at(2), stored=copy)
+    exchange(back, one, at(2))
+    exchange(one, back, at(2))
+    keep(one, at(2), [])
+    for _ in range(3):
+        exchange(one, back, at(2))
+    asking = one.poll(B, at(3))
+    assert asking.poll.position == 1
+    hold = back.arrived(asking.poll, at(3))
+    assert isinstance(hold, Hold)
+    exchange(back, three, at(3))
+    assert back.incarnation == "second"
+    late = back.release(hold, at(3))
+    assert late is not None
+    assert (late.incarnation, late.since) == ("second", 0)
+
+
 def test_a_file_may_be_replaced_by_one_batch() -> None:
     (one, *_), (disk, *_) = with_files(A, B, C)
     one.append([deny(f"x{number}") for number in range(100)], at(1))
