@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.datastructures import Secret
@@ -107,6 +108,21 @@ async def test_two_middlewares_of_one_process_with_the_same_settings_are_one_nod
     assert (await ask(other, why, cookie=cookie)).result == "session_revoked"
 
 
+async def test_a_middleware_inside_another_of_the_same_settings_runs_nothing_twice() -> None:
+    inner = SessionMiddleware(app_with(says_yes), SECRET, session_cookie="shared")
+    outer = SessionMiddleware(inner, SECRET, session_cookie="shared")
+    assert outer.manager is inner.manager
+    begun: list[int] = []
+
+    async def probe() -> None:
+        begun.append(1)
+        await anyio.sleep_forever()
+
+    outer.manager.also_run("probe", probe)
+    assert types(await lifespan(outer)) == ["startup.complete", "shutdown.complete"]
+    assert begun == [1]
+
+
 # Faults
 
 
@@ -190,6 +206,14 @@ async def test_refusing_again_and_again_does_not_pile_up() -> None:
 
 
 # The lifespan
+
+
+async def says_yes(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await anyio.wait_all_tasks_blocked()
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 def app_with(story: Callable[[Receive, Send], Any]) -> ASGIApp:
