@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from anyio import CancelScope
 
@@ -40,17 +40,9 @@ class ManualClock:
         """The wall clock: seconds since the epoch."""
         return self._wall_s
 
-    @contextmanager
-    def move_on_after(self, seconds: float) -> Iterator[CancelScope]:
+    def move_on_after(self, seconds: float) -> AbstractContextManager[CancelScope, bool]:
         """Ends what runs inside once the boot-time clock was moved on by so much; the scope's ``cancelled_caught`` then tells."""
-        with CancelScope() as scope:
-            self._limits[scope] = self._boot_s + seconds
-            if seconds <= 0:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                del self._limits[scope]
+        return _Limit(self._limits, self._boot_s + seconds, over=seconds <= 0)
 
     def advance(self, seconds: float) -> None:
         """Let time pass on both clocks.
@@ -72,3 +64,22 @@ class ManualClock:
 
     def __repr__(self) -> str:
         return f"<ManualClock boot {self._boot_s:g} s, wall {self._wall_s:g} s>"
+
+
+class _Limit(AbstractContextManager[CancelScope, bool]):
+    """A cancel scope that its clock knows of for as long as it is open."""
+
+    def __init__(self, limits: dict[CancelScope, float], end_s: float, *, over: bool) -> None:
+        self._limits, self._end_s, self._over = limits, end_s, over
+        self._scope = CancelScope()
+
+    def __enter__(self) -> CancelScope:
+        scope = self._scope.__enter__()
+        self._limits[scope] = self._end_s
+        if self._over:
+            scope.cancel()
+        return scope
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> bool:
+        del self._limits[self._scope]
+        return bool(self._scope.__exit__(kind, exc, trace))

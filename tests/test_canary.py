@@ -1,0 +1,276 @@
+"""Canaries: secrets, tokens, ids, subjects and data are sent through everything, and looked for where they must not be."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from itsdangerous import TimestampSigner
+from itsdangerous.encoding import base64_encode
+from starlette.types import Message, Receive, Scope, Send
+
+from ha_session_mw import ConfigurationError, Session, SessionError, SessionManager, SessionMiddleware, Settings, get_session
+from ha_session_mw._core.decision import CannotTell, Refuse
+from ha_session_mw._core.tokens import Verified
+from ha_session_mw.key_files import KeySource
+from ha_session_mw.models import Claims, CutId, Deny, SessionId
+from ha_session_mw.testing import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "canary-secret-vG7qLw2ZnR9xTb4YkM8cJd5HsP3fA6uE"
+OLD_SECRET = "canary-retired-0MZb4yUq6TfXkPa2sWc8RvHn1LdGj7-Qi"
+SUBJECT = "canary-subject@example.com"
+DATA = "canary-data"
+
+
+class Cage:
+    """Knows every canary, and everything that came out where none may be."""
+
+    def __init__(self) -> None:
+        self.birds = {"canary"}
+        self.seen: list[tuple[str, str]] = []
+
+    def keep(self, *birds: str | bytes) -> None:
+        self.birds |= {bird.decode() if isinstance(bird, bytes) else bird for bird in birds}
+
+    def keep_token(self, token: bytes, claims: Claims) -> None:
+        self.keep(claims.sid, claims.family)
+        # Not only the whole: its payload, its signature and any long piece of them are as bad.
+        for part in token.split(b".")[3:]:
+            self.keep(part, part[:20], part[-20:])
+
+    def look_at(self, where: str, *things: object) -> None:
+        self.seen += [(where, thing.decode("latin-1") if isinstance(thing, bytes) else str(thing)) for thing in things]
+
+    def escaped(self) -> list[tuple[str, str]]:
+        return [(where, bird) for where, text in self.seen for bird in self.birds if bird in text]
+
+
+@pytest.fixture
+def cage(caplog: pytest.LogCaptureFixture) -> Iterator[Cage]:
+    caplog.set_level(logging.DEBUG)
+    cage = Cage()
+    yield cage
+    cage.look_at("log", caplog.text, *(repr(record.__dict__) for record in caplog.records))
+    assert cage.seen
+    assert cage.escaped() == []
+
+
+@pytest.fixture(params=["safe", "full"])
+def manager(request: pytest.FixtureRequest, clock: ManualClock, cage: Cage) -> SessionManager:
+    settings = Settings(
+        secret_key=SECRET,
+        secret_key_fallbacks=OLD_SECRET,
+        node_id="node-a",
+        protect="/private/*",
+        legacy_cookies="starlette",
+        error_detail=request.param,
+    )
+    return SessionManager(settings, clock=clock)
+
+
+def log_in(manager: SessionManager, cage: Cage, **changes: Any) -> tuple[Claims, bytes]:
+    claims = msgspec.structs.replace(manager.begin(SUBJECT), data=msgspec.msgpack.encode({"secret": DATA, "nested": [DATA]}), **changes)
+    token = manager.sign(claims)
+    cage.keep_token(token, claims)
+    return claims, token
+
+
+class Client:
+    """Sends a request through the middleware, and puts into the cage all that comes back but the token's two header fields."""
+
+    def __init__(self, manager: SessionManager, cage: Cage, act: Callable[[Session], Any] | None = None) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            session = get_session(scope)
+            cage.look_at("problem", session.problem, repr(session.problem))
+            if act is not None and (result := act(session)) is not None:
+                await result
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        self.cage = cage
+        self.middleware = SessionMiddleware(app, manager=manager)
+
+    async def ask(self, *headers: tuple[bytes, bytes], path: str = "/private/x", kind: str = "http") -> int:
+        messages: list[Message] = []
+
+        async def send(message: Message) -> None:
+            messages.append(message)
+
+        async def receive() -> Message:
+            return {"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request", "body": b"", "more_body": False}
+
+        scope: Scope = {"type": kind, "method": "GET", "path": path, "root_path": "", "headers": list(headers), "query_string": b""}
+        if path.endswith("offered"):
+            scope["extensions"] = {"websocket.http.response": {}}
+        try:
+            await self.middleware(scope, receive, send)
+        except SessionError as error:
+            self.cage.look_at("raised", *told(error))
+            return 500
+        for message in messages:
+            headers_sent = [pair for pair in message.get("headers", ()) if pair[0] not in (b"set-cookie", b"session-token")]
+            self.cage.look_at("answer", *(b": ".join(pair) for pair in headers_sent), message.get("body", b""), message.get("reason", ""))
+        return int(messages[0].get("status", messages[0].get("code", 0)))
+
+
+def told(error: BaseException | None) -> list[str]:
+    """What a traceback says of an error and of those that it came from, without the lines of this file."""
+    return [] if error is None else [repr(error), *traceback.format_exception_only(error), *told(error.__cause__ or error.__context__)]
+
+
+def bearer(token: bytes) -> tuple[bytes, bytes]:
+    return b"authorization", b"Bearer " + token
+
+
+def cookie(token: bytes) -> tuple[bytes, bytes]:
+    return b"cookie", b"session=" + token
+
+
+# Refusals of every sort
+
+
+async def test_no_refusal_sings(manager: SessionManager, cage: Cage, clock: ManualClock) -> None:
+    claims, token = log_in(manager, cage)
+    _, other_token = log_in(manager, cage)
+    _, unknown_cut = log_in(manager, cage, cuts=(CutId("unheard-of~ffffffffff"),))
+    _, early = log_in(manager, cage, issued_ms=claims.issued_ms + 600_000)
+    _, idle = log_in(manager, cage, idle_end_ms=claims.issued_ms)
+    _, over = log_in(manager, cage, absolute_end_ms=claims.issued_ms)
+    denied, denied_token = log_in(manager, cage)
+    await manager.revoke(denied)
+    foreign = SessionManager(Settings(secret_key="another-0123456789-abcdefghijklmnop"), clock=clock)
+    foreign_token = foreign.sign(claims)
+    cage.keep_token(foreign_token, claims)
+    unreadable = token.rsplit(b".", 2)[0] + b"." + base64_encode(b"\x92\x02" + msgspec.msgpack.encode("canary-payload"))
+    unreadable += b"." + manager._keys.ring.signing_key().signature(unreadable)
+    starlettes = TimestampSigner(SECRET).sign(b64encode(b'["canary-legacy"]'))
+    cage.keep(starlettes, b"canary-legacy")
+
+    requests = {
+        "missing": [],
+        "ambiguous": [cookie(token), bearer(other_token)],
+        "doubled": [cookie(token), cookie(other_token)],
+        "large": [bearer(token + b"canary" * 1000)],
+        "malformed": [bearer(token + b"=canary")],
+        "altered": [cookie(token[:-6] + b"canary")],
+        "foreign": [cookie(foreign_token)],
+        "unreadable": [cookie(unreadable)],
+        "early": [bearer(early)],
+        "idle": [bearer(idle)],
+        "over": [bearer(over)],
+        "revoked": [bearer(denied_token)],
+        "behind": [bearer(unknown_cut)],
+        "legacy": [cookie(starlettes)],
+        "legacy, altered": [cookie(starlettes + b"canary")],
+    }
+    client = Client(manager, cage)
+    statuses = {}
+    for name, headers in requests.items():
+        for accept in (b"application/json", b"text/html"):
+            statuses[name] = await client.ask(*headers, (b"accept", accept))
+        await client.ask(*headers, path="/open")
+        await client.ask(*headers, kind="websocket")
+        await client.ask(*headers, path="/private/offered", kind="websocket")
+
+    assert statuses == dict.fromkeys(requests, 401) | {
+        **dict.fromkeys(("ambiguous", "doubled", "large", "malformed"), 400),
+        **dict.fromkeys(("unreadable", "behind"), 503),
+    }
+    clock.advance(1)
+    manager.view.fresh_at = -1e9
+    assert await client.ask(bearer(token)) in (200, 503)
+
+
+async def test_no_use_of_a_session_sings(manager: SessionManager, cage: Cage, clock: ManualClock) -> None:
+    def too_large(session: Session) -> None:
+        session["key"] = "canary" * 2000
+
+    def strange(session: Session) -> None:
+        session["fine"] = {"in": ["canary-value-in-a-set", {"canary-value-in-a-set"}]}
+
+    def login(session: Session) -> None:
+        session.login(SUBJECT + "-2")
+
+    def nested(session: Session) -> None:
+        session["nested"].append({"canary-value-in-a-set"})
+
+    def change(session: Session) -> None:
+        session["more"] = DATA
+
+    actions: list[Callable[[Session], Any] | None] = [
+        *(None, change, login, too_large, strange, nested, lambda session: session.cycle(), lambda session: session.clear()),
+        *(lambda session: session.revoke(), lambda session: session.login(""), lambda session: session.login("canary" * 100)),
+    ]
+    for act in actions:
+        _, token = log_in(manager, cage)
+        for header in (cookie(token), bearer(token)):
+            with suppress(ValueError):
+                await Client(manager, cage, act).ask(header)
+    _, token = log_in(manager, cage)
+    clock.advance(20 * 60)
+    assert await Client(manager, cage).ask(bearer(token)) == 200
+
+
+# What prints itself
+
+
+async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:
+    claims, token = log_in(manager, cage)
+    verified = manager.check(token)
+    assert isinstance(verified, Verified)
+    session = Session()
+    session._manager, session._claims, session._verified = manager, claims, verified
+    acknowledgement = await manager.revoke_subject(SUBJECT, except_session=claims.family)
+    await manager.revoke_session(claims.sid)
+    with pytest.raises(SessionError) as caught:
+        manager.check(token)
+    ring = manager._keys.ring
+
+    things = [
+        *(manager.settings, manager, manager.cookie, manager.view, manager.clock, manager._keys, manager._cache, manager._log),
+        *(ring, *ring, ring.signing_key().signature, ring.signing_key().signer_for(b"x"), KeySource(manager.settings, 0.0)),
+        *(claims, verified, session, session.problem, acknowledgement, *manager.view.entries(), Deny(claims.sid, 0)),
+        *(Refuse(caught.value), CannotTell(caught.value), caught.value, SessionMiddleware(lambda *_: None, manager=manager)),  # type: ignore[arg-type]
+    ]
+    for thing in things:
+        cage.look_at(type(thing).__name__, repr(thing), str(thing), f"{thing}")
+    cage.look_at("status", await manager.status())
+
+
+async def test_no_wrong_setting_sings(cage: Cage, tmp_path: Any) -> None:
+    weak = "canary-short"
+    file = tmp_path / "keys"
+    file.write_text(f"{weak}\n{SECRET}")
+    wrong: list[dict[str, Any]] = [
+        {"secret_key": weak},
+        {"secret_key": [SECRET, weak, SECRET]},
+        {"secret_key": SECRET, "secret_key_fallbacks": [weak]},
+        {"secret_key": SECRET, "cookie_name": SECRET},
+        {"secret_key_file": file},
+        {"secret_key": SECRET, "secret_key_file": file},
+        {"secret_key": {SECRET}},
+        {"secret_key": object(), "secret_key_fallbacks": {SECRET: SECRET}},
+    ]
+    for given in wrong:
+        with pytest.raises(ConfigurationError) as caught:
+            Settings(**given)
+        cage.look_at("fault", *told(caught.value), *caught.value.faults)
+    middleware = SessionMiddleware(lambda *_: None, secret_key=weak)  # type: ignore[arg-type]
+    cage.look_at("middleware", repr(middleware.manager.settings))
+
+
+async def test_the_cage_notices_a_canary_that_got_out() -> None:
+    """Or the tests above would prove nothing."""
+    cage = Cage()
+    cage.keep(SessionId("an-id"))
+    cage.look_at("here", "<p>an-id</p>", b"x: canary-secret")
+
+    assert sorted(cage.escaped()) == [("here", "an-id"), ("here", "canary")]

@@ -1,0 +1,179 @@
+"""Imports go down only, and the core does no I/O, reads no clock and knows no event loop."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import ha_session_mw
+
+ROOT = Path(ha_session_mw.__file__).parent
+PACKAGE = "ha_session_mw"
+
+# From the bottom to the top. A module may import from its own row and from the rows above this line's place in the list.
+# The settings ask the core one thing, whether a secret is weak, and so stand above it.
+LAYERS = [
+    ["exceptions", "models", "version"],
+    ["_core"],
+    ["config"],
+    ["abc", "clocks"],
+    ["key_files", "state_file", "peering", "lookups", "revocations", "instrumentation", "backends"],
+    ["manager"],
+    ["asgi"],
+    ["", "fastapi", "client", "testing", "cli", "__main__"],
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+CORE_MAY_IMPORT = {
+    *(
+        "__future__",
+        "abc",
+        "array",
+        "base64",
+        "bisect",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "enum",
+        "fnmatch",
+        "functools",
+        "hashlib",
+    ),
+    *("heapq", "hmac", "html", "inspect", "itertools", "json", "math", "operator", "re", "statistics", "string", "typing", "urllib"),
+    *("cachetools", "itsdangerous", "msgspec"),
+}
+CLOCKS_AND_DICE = {"now", "utcnow", "today", "time", "monotonic", "perf_counter", "get_event_loop", "urandom", "open", "print", "input"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of one module.
+
+    Attributes:
+        importer: the dotted name below the package.
+        imported: the same of what it imports, or the name of another package.
+        ours: whether that is of this package.
+        typing_only: whether it stands below ``if TYPE_CHECKING``.
+        lazy: whether it stands in a function.
+    """
+
+    importer: str
+    imported: str
+    ours: bool
+    typing_only: bool
+    lazy: bool
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(modules())
+
+
+def imports_of(importer: str, path: Path) -> Iterator[Import]:
+    package = [PACKAGE, *importer.split(".")] if importer else [PACKAGE]
+    if path.name != "__init__.py":
+        package.pop()
+
+    def visit(node: ast.AST, *, typing_only: bool, lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            names: list[str] = []
+            if isinstance(child, ast.Import):
+                names = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                base = (
+                    ".".join([*package[: len(package) - child.level + 1], *([child.module] if child.module else [])]) if child.level else ""
+                )
+                base = base or child.module or ""
+                names = [f"{base}.{alias.name}" if is_module(f"{base}.{alias.name}") else base for alias in child.names]
+            for name in names:
+                ours = name == PACKAGE or name.startswith(PACKAGE + ".")
+                yield Import(importer, name.removeprefix(PACKAGE).lstrip(".") if ours else name, ours, typing_only, lazy)
+            yield from visit(
+                child,
+                typing_only=typing_only or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)),
+                lazy=lazy or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)),
+            )
+
+    yield from visit(ast.parse(path.read_text()), typing_only=False, lazy=False)
+
+
+def is_module(dotted: str) -> bool:
+    return dotted.startswith(PACKAGE + ".") and dotted.removeprefix(PACKAGE + ".") in MODULES
+
+
+IMPORTS = [found for name, path in MODULES.items() for found in imports_of(name, path)]
+
+
+def layer(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_the_imports_are_really_found() -> None:
+    found = {(one.importer, one.imported) for one in IMPORTS if one.ours}
+
+    assert {("manager", "_core.view"), ("_core.tokens", "_core.keys"), ("asgi.middleware", "manager"), ("", "asgi.session")} <= found
+    assert ("manager", "_core.data") in found  # from ._core import data
+    assert any(one.typing_only for one in IMPORTS)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module or PACKAGE)
+def test_each_module_stands_in_a_layer(module: str) -> None:
+    assert layer(module) in RANK, "new: give it its place in LAYERS"
+
+
+def test_imports_go_down_only() -> None:
+    """But for names that only a type checker reads."""
+    up = [one for one in IMPORTS if one.ours and not one.typing_only and RANK[layer(one.imported)] > RANK[layer(one.importer)]]
+
+    assert up == []
+
+
+def test_no_modules_import_each_other() -> None:
+    below: dict[str, set[str]] = {name: set() for name in MODULES}
+    for one in IMPORTS:
+        if one.ours and not one.typing_only and one.imported != one.importer:
+            below[one.importer].add(one.imported)
+    while free := [name for name, imported in below.items() if not imported & below.keys()]:
+        for name in free:
+            del below[name]
+
+    assert sorted(below) == []
+
+
+def test_the_core_imports_nothing_that_could_do_io_read_a_clock_or_roll_dice() -> None:
+    foreign = {
+        (one.importer, one.imported)
+        for one in IMPORTS
+        if layer(one.importer) == "_core" and not one.ours and one.imported.partition(".")[0] not in CORE_MAY_IMPORT
+    }
+
+    assert foreign == set()
+
+
+def test_the_core_asks_no_clock_by_the_back_door() -> None:
+    found = []
+    for name, path in MODULES.items():
+        if layer(name) == "_core":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, (ast.AsyncFunctionDef, ast.Await, ast.Global)):
+                    found.append((name, node.lineno))
+                if isinstance(node, ast.Call):
+                    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                    if called in CLOCKS_AND_DICE:
+                        found.append((name, node.lineno))
+
+    assert found == []
+
+
+def test_the_vocabulary_imports_no_framework() -> None:
+    foreign = {one.imported.partition(".")[0] for one in IMPORTS if layer(one.importer) in ("exceptions", "models") and not one.ours}
+
+    assert foreign <= {"__future__", "collections", "typing", "msgspec"}

@@ -1,0 +1,82 @@
+"""What ``ha_session_mw`` exports: importable, documented, complete."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import ha_session_mw
+from ha_session_mw import exceptions
+from ha_session_mw.exceptions import SessionError, problem_types
+
+EXPORTED = ha_session_mw.__all__
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_each_export_is_there_and_documented(name: str) -> None:
+    exported = getattr(ha_session_mw, name)
+    documentation = inspect.getdoc(exported) or ""
+
+    assert len(documentation) > 20
+    assert documentation != inspect.getdoc(Exception)
+
+
+def test_exports_are_sorted_and_each_is_there_once() -> None:
+    assert list(EXPORTED) == sorted(set(EXPORTED))
+
+
+def test_what_the_design_pins_is_exported() -> None:
+    assert {"SessionMiddleware", "Session", "get_session", "Settings", "SessionManager", "Acknowledgement"} <= set(EXPORTED)
+
+
+def test_the_whole_error_tree_is_exported() -> None:
+    tree = {name for name, kind in vars(exceptions).items() if inspect.isclass(kind) and issubclass(kind, SessionError)}
+
+    assert tree <= set(EXPORTED)
+    assert {kind.__name__ for kind in problem_types().values() if kind.__module__ == exceptions.__name__} <= set(EXPORTED)
+
+
+def test_nothing_public_is_there_by_accident() -> None:
+    """Modules of the package become names of it when they are imported; all else is listed."""
+    public = {name for name, value in vars(ha_session_mw).items() if not name.startswith("_") and not inspect.ismodule(value)}
+
+    assert public - {"annotations"} == set(EXPORTED)
+
+
+def test_all_can_be_imported_by_a_star() -> None:
+    names: dict[str, object] = {}
+    exec("from ha_session_mw import *", names)
+
+    assert set(EXPORTED) <= names.keys()
+
+
+def test_each_method_that_is_public_is_documented() -> None:
+    silent = [
+        f"{name}.{method}"
+        for name in EXPORTED
+        if inspect.isclass(kind := getattr(ha_session_mw, name))
+        for method, function in vars(kind).items()
+        if not method.startswith("_") and inspect.isfunction(function) and not inspect.getdoc(function) and method not in dir(dict)
+    ]
+
+    assert silent == []
+
+
+def test_types_are_shipped() -> None:
+    assert (inspect.getfile(ha_session_mw).removesuffix("__init__.py") + "py.typed") in _files()
+
+
+def _files() -> set[str]:
+    from pathlib import Path
+
+    return {str(path) for path in Path(inspect.getfile(ha_session_mw)).parent.iterdir()}
+
+
+def test_importing_the_package_imports_no_test_tools_and_no_servers() -> None:
+    code = "import sys, ha_session_mw; print(' '.join(sys.modules))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split())
+
+    assert not loaded & {"pytest", "hypothesis", "uvicorn", "trio", "fastapi", "litestar", "django", "ha_session_mw.testing"}
