@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from ha_session_mw._core.decision import Accept, CannotTell, Decision
@@ -61,10 +62,10 @@ class Chaos:
         world.run(HEALED_WITHIN_S + 4)
         return world.findings
 
-    def _repeat(self, act: object, rate: float) -> None:
+    def _repeat(self, act: Callable[[], None], rate: float) -> None:
         def again() -> None:
             if self.world.time < START_S + TROUBLE_S:
-                act()  # type: ignore[operator]
+                act()
                 self.world.after(self.chance.expovariate(rate), None, again)
 
         self.world.after(self.chance.expovariate(rate), None, again)
@@ -93,16 +94,11 @@ class Chaos:
             return
         match self.chance.randrange(8):
             case 0:
-                self._cut(node, session, but=None)
+                self.world.cut_subject(node, str(session.claims.subject))
             case 1:
-                self._cut(node, session, but=session)
+                self.world.cut_subject(node, str(session.claims.subject), but=session)
             case kind:
                 node.revoke(session, family=kind > 4)
-
-    def _cut(self, node: Node, session: Session, *, but: Session | None) -> None:
-        subject = session.claims.subject
-        assert subject is not None
-        self.world.cut_subject(node, subject, but=but)
 
     def _request(self) -> None:
         node, session = self._awake(), self._pick()

@@ -18,6 +18,8 @@ from ha_session_mw.models import Cut, Deny, Entry, FamilyId, NodeId
 if TYPE_CHECKING:
     from .world import Session, SubjectCut, World
 
+LIMIT_S = 2.0
+HEARTBEAT_S = 0.5
 POLL_SLACK_S = 0.5
 """How much longer than a heartbeat a poll may take before it is sent anew."""
 LONGEST_MS = 12 * 3_600_000
@@ -67,8 +69,6 @@ class Node:
     # The process.
 
     def start(self) -> None:
-        from .world import HEARTBEAT_S, LIMIT_S
-
         self.up = True
         self.life += 1
         own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
@@ -159,8 +159,6 @@ class Node:
     # Polls.
 
     def ask(self, peer: Node) -> None:
-        from .world import HEARTBEAT_S
-
         sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
         self.world.send(self, peer, peer.on_poll, sent, self, self.life)
         self.wait(HEARTBEAT_S + POLL_SLACK_S, self._timed_out, peer, sent)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .node import Node
+from .node import LIMIT_S, Node
 from .variants import Variant
-from .world import HOUR_MS, LIMIT_S, Findings, Session, World
+from .world import HOUR_MS, Findings, Session, World
 
 OVER_S = LIMIT_S * 1.02 + 0.05
 """When every lease of now is over."""

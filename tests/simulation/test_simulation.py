@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from . import chaos
+from .node import LIMIT_S
 from .schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster, log_in
 from .variants import BROKEN, RIGHT
-from .world import LIMIT_S, World
+from .world import World
 
 PARTS = 10
 SEEDS_A_PART = 12

@@ -17,8 +17,6 @@ from .node import Node
 from .variants import RIGHT, Variant
 
 EPOCH_MS = 1_800_000_000_000
-LIMIT_S = 2.0
-HEARTBEAT_S = 0.5
 HOUR_MS = 3_600_000
 
 
@@ -70,7 +68,6 @@ class Findings:
     revocations: int = 0
     fenced: int = 0
     losses: int = 0
-    fence_times: list[float] = field(default_factory=list)
 
     @property
     def faults(self) -> int:
