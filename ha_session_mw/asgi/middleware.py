@@ -168,9 +168,12 @@ class SessionMiddleware:
             if session._read_only is _STARTED:
                 raise
             await self._abandon(session)
-            if not isinstance(failure, ProblemError):
+            # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
+            cause = session._uncommitted
+            told = cause if cause and failure.__cause__ is cause else failure
+            if not isinstance(told, ProblemError):
                 raise
-            await self._refuse(failure, scope, receive, send)
+            await self._refuse(told, scope, receive, send)
         else:
             if session._read_only is not _STARTED:
                 await self._abandon(session)
@@ -273,7 +276,11 @@ class SessionMiddleware:
     # The app, and the commit
 
     async def _commit_and_start(self, session: Session, scope: Scope, send: Send, message: Message, *, protected: bool) -> None:
-        outcome = await commit(session, self.manager, message["status"])
+        try:
+            outcome = await commit(session, self.manager, message["status"])
+        except ProblemError as problem:
+            session._uncommitted = problem
+            raise
         close(session, _STARTED)
         await send(self._start(message, self._fields(outcome, session, scope), protected=protected))
 

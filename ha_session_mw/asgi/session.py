@@ -53,6 +53,7 @@ class Session(dict[str, Any]):
     _acknowledgement: Acknowledgement | None = None
     _connection: Connection | None = None  # the response streams
     _stale_s: float | None = None  # how old the knowledge is by which the session stands
+    _uncommitted: ProblemError | None = None  # why the commit failed
     _read_only: str | None = None  # why it cannot be written any more
 
     # Who and when

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from ha_session_mw import Session, SessionMiddleware, StateStale, TokenMissing, get_session
+from ha_session_mw import ProblemError, Session, SessionMiddleware, StateStale, TokenMissing, get_session
 
 from .driver import SECRET, respond
 
@@ -189,6 +189,28 @@ def test_a_log_out_holds_though_the_litestar_handler_fails(client_of: MakeClient
     assert client.get("/me").json()["subject"] is None
 
 
+@litestar.post("/late")
+async def litestar_late(request: litestar.Request[Any, Any, Any]) -> None:
+    await logged_out_meanwhile(get_session(request.scope))  # type: ignore[arg-type]
+
+
+async def logged_out_meanwhile(session: Session) -> None:
+    """A log-out arrives while the session is being changed, so the change cannot be committed."""
+    session["a"] = 1
+    assert session.family is not None
+    await session.manager.revoke_session(session.family)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_litestar_makes_no_500_of_what_the_commit_says(client_of: MakeClient, *, inside: bool) -> None:
+    each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []  # type: ignore[arg-type]
+    app: Any = litestar.Litestar([litestar_login, litestar_late], middleware=each)
+    client = client_of(app if inside else SessionMiddleware(app, secret_key=SECRET))
+    client.post("/login")
+    response = client.post("/late")
+    assert (response.status_code, response.json()["code"]) == (401, "session_revoked")
+
+
 # Django
 
 
@@ -296,6 +318,25 @@ def test_starlette_with_a_middleware_that_runs_the_app_in_a_task_of_its_own() ->
     # On asyncio only: on trio, BaseHTTPMiddleware leaves a generator to the garbage collector, which complains now and then.
     with TestClient(starlette_app(Middleware(Through)), raise_server_exceptions=False) as client:
         tells_the_whole_story(client)
+
+
+async def late(request: StarletteRequest) -> Response:
+    await logged_out_meanwhile(get_session(request))
+    return JSONResponse({})
+
+
+async def handle(request: StarletteRequest, problem: Exception) -> Response:
+    return JSONResponse({"mine": str(problem)}, status_code=418)
+
+
+def test_starlette_with_a_handler_of_its_own_makes_no_500_of_what_the_commit_says(client_of: MakeClient) -> None:
+    routes = [Route("/login", login, methods=["POST"]), Route("/late", late), Route("/stale", stale)]
+    middleware = [Middleware(SessionMiddleware, secret_key=SECRET)]
+    client = client_of(Starlette(routes=routes, middleware=middleware, exception_handlers={ProblemError: handle}))
+    client.post("/login")
+    assert client.get("/stale").status_code == 418
+    response = client.get("/late")
+    assert (response.status_code, response.json()["code"]) == (401, "session_revoked")
 
 
 def test_starlette_routes_with_a_middleware_each(client_of: MakeClient) -> None:
