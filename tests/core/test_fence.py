@@ -1,0 +1,115 @@
+"""What the fence calls durable was held by a majority at one instant, however messages are late and members forget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ha_session_mw._core.fence import Fence
+
+MAJORITY = 3
+OTHERS = ("b", "c", "d", "e")
+
+
+@dataclass
+class Member:
+    incarnation: int = 1
+    held: int = 0
+    seen: int = 0
+
+
+@dataclass
+class Model:
+    """Four other members, and all polls that they ever sent: any of them may arrive at any time, and again."""
+
+    fence: Fence = field(default_factory=lambda: Fence(OTHERS, MAJORITY))
+    members: dict[str, Member] = field(default_factory=lambda: {name: Member() for name in OTHERS})
+    polls: list[tuple[str, str, int, int]] = field(default_factory=list)
+    stamp: int = 0
+    kept: int = 0
+    ever_by_majority: int = 0
+    ever_by_all: int = 0
+
+    def append(self, name: str, late: int) -> None:
+        self.kept += 1
+
+    def answer(self, name: str, late: int) -> None:
+        """The member gets all there is, with a stamp."""
+        self.stamp += 1
+        member = self.members[name]
+        member.held, member.seen = self.kept, self.stamp
+
+    def poll(self, name: str, late: int) -> None:
+        member = self.members[name]
+        self.polls.append((name, str(member.incarnation), member.held, member.seen))
+
+    def forget(self, name: str, late: int) -> None:
+        self.members[name] = Member(self.members[name].incarnation + 1)
+
+    def arrive(self, name: str, late: int) -> None:
+        """Mostly the latest poll, sometimes one of long ago."""
+        if self.polls:
+            sender, incarnation, held, seen = self.polls[max(0, len(self.polls) - 1 - late)]
+            self.fence.heard(sender, incarnation, seen)
+            self.fence.acknowledged(sender, held, (), self.stamp)
+
+    def look(self) -> None:
+        held = sorted((member.held for member in self.members.values()), reverse=True)
+        self.ever_by_majority = max(self.ever_by_majority, held[MAJORITY - 2])
+        self.ever_by_all = max(self.ever_by_all, held[-1])
+        self.fence.prove(self.kept, (), now_s=0.0, wait_s=math.inf)
+
+
+ACTIONS = (Model.append, Model.answer, Model.answer, Model.poll, Model.poll, Model.arrive, Model.arrive, Model.arrive, Model.forget)
+
+
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(OTHERS), st.integers(0, 3)), max_size=120))
+def test_durable_and_fenced_are_never_claimed_of_what_was_not_held_at_one_instant(steps: list[tuple[object, str, int]]) -> None:
+    model = Model()
+    for act, name, late in steps:
+        act(model, name, late)  # type: ignore[operator]
+        model.look()
+        assert model.fence.durable <= model.ever_by_majority
+        assert model.fence.fenced <= model.ever_by_all
+
+
+def test_what_all_hold_and_say_twice_is_fenced() -> None:
+    model = Model()
+    model.append("", 0)
+    for _ in range(3):
+        for name in OTHERS:
+            model.answer(name, 0)
+            model.poll(name, 0)
+            model.arrive(name, 0)
+            model.look()
+    assert model.fence.fenced == 1
+
+
+def test_a_silent_member_counts_no_more_by_the_word_of_those_who_hold_the_entry() -> None:
+    fence = Fence(OTHERS, MAJORITY)
+    for stamp in (1, 2, 3):
+        for name in ("b", "c", "d"):
+            fence.heard(name, "1", stamp)
+            fence.acknowledged(name, 1, ("e",) if name != "d" else (), stamp)
+        fence.prove(1, (), now_s=0.0, wait_s=math.inf)
+    assert (fence.durable, fence.fenced) == (1, 0)
+    fence.prove(1, ("e",), now_s=0.0, wait_s=math.inf)
+    assert fence.fenced == 1
+
+
+def test_history_is_bounded_while_no_majority_forms() -> None:
+    fence = Fence(OTHERS, MAJORITY)
+    for stamp in range(1, 10_000):
+        fence.heard("b", "1", stamp)
+        fence.acknowledged("b", stamp, (), stamp)
+        fence.prove(stamp, (), now_s=0.0, wait_s=math.inf)
+    assert len(fence._holders["b"]._marks) <= 64
+    for stamp in range(10_000, 10_004):
+        for name in ("b", "c"):
+            fence.heard(name, "1", stamp)
+            fence.acknowledged(name, 10_000, (), stamp)
+        fence.prove(10_000, (), now_s=0.0, wait_s=math.inf)
+    assert fence.durable == 10_000
