@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings, get_session
+from ha_session_mw import ConfigurationError, Session, SessionManager, SessionMiddleware, Settings, get_session
 from ha_session_mw.testing import ManualClock
 
 SECRET = "9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E"
@@ -149,8 +150,28 @@ async def lifespan(app: ASGIApp) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    try:
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    except ConfigurationError:  # besides being told, for those who wait for the app to end
+        assert sent[-1]["type"] == "lifespan.startup.failed"
     return sent
+
+
+async def refused_start(app: ASGIApp) -> str:
+    """What a server is told that starts an app which refuses to; the app may raise as well, as Starlette does."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with contextlib.suppress(ConfigurationError):
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    [message] = sent
+    assert message["type"] == "lifespan.startup.failed"
+    return str(message["message"])
 
 
 async def respond(send: Send, status: int = 200, headers: Iterable[Header] = (), body: bytes = b"ok") -> None:

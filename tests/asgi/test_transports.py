@@ -72,6 +72,8 @@ async def test_a_bearer_client_that_logs_out_is_told_and_sent_no_cookie(node: No
 async def test_the_scheme_is_read_in_upper_and_lower_case(node: Node, scheme: str) -> None:
     header = (b"authorization", f"{scheme} {await token_of(node)}".encode())
     assert (await node.request(who, headers=[header])).result == "ada"
+    answer = await node.request(lambda s: s.update(a=1), headers=[header])
+    assert (answer.all("set-cookie"), len(answer.all("session-token"))) == ([], 1)
 
 
 # Somebody else's
