@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from base64 import urlsafe_b64encode
 from collections import Counter
@@ -148,28 +149,46 @@ class SessionManager:
 
     # The way of every request
 
-    def check(self, token: bytes) -> Verified | CannotTell:
+    def check(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
         """What a token says, if its session stands; a :class:`CannotTell` where that cannot be told at this moment.
+
+        Args:
+            token: the token.
+            field: the header field that carries it and nothing else, by which :meth:`recall` shall find it.
 
         Raises:
             ClientFault: the session does not stand, or this is no token of ours.
         """
+        known = self.recall(field or token)
+        if known is not None:
+            return known
         fresh_at = self.view.fresh_at  # first of all, see ``decide``
         wall_ms = self._wall_s() * 1000
         try:
-            cached_until_ms, verified = self._cached[token]
+            verified = self._verify(token, wall_ms)
+        except KeyNotReached as problem:
+            return CannotTell(problem)
+        self._cache.put(field or token, verified, wall_ms)
+        return self._judge(verified, fresh_at, wall_ms)
+
+    def recall(self, key: bytes) -> Verified | CannotTell | None:
+        """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
+        fresh_at = self.view.fresh_at  # first of all, see ``decide``
+        try:
+            until_ms, verified = self._cached[key]
         except KeyError:
-            cached_until_ms = 0.0
-        if wall_ms >= cached_until_ms:
-            try:
-                verified = self._verify(token, wall_ms)
-            except KeyNotReached as problem:
-                return CannotTell(problem)
+            return None
+        wall_ms = self._wall_s() * 1000
+        return self._judge(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
+
+    def _judge(self, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
         log = self._log
-        boot_s = self._boot_s()
-        # NaN, where the log wants to be asked, is never within the slack.
-        if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
-            return CannotTell(self._starting() or ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh"))
+        boot_s = 0.0
+        if fresh_at != math.inf:  # else there is nobody whom this node could be out of contact with
+            boot_s = self._boot_s()
+            # NaN, where the log wants to be asked, is never within the slack.
+            if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
+                return CannotTell(self._starting() or _clock_untrusted())
         decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
@@ -269,14 +288,14 @@ class SessionManager:
         return lookups.encode(Answer(lookups.VERSION, "yes", outcome.claims, outcome.kid))
 
     def _verify(self, token: bytes, wall_ms: float) -> Verified:
-        self._refresh()
+        if self._tasks is None:
+            self._refresh()  # else a background task does
         try:
             verified = self._take_over(token, wall_ms) if self._is_legacy(token) else tokens.verify(token, self._keys.ring)
         except KeyNotReached as problem:
             if problem.check == "key" and self._nobody_has_key(token):
                 raise TokenInvalid(problem.reason, check=problem.check) from problem
             raise
-        self._cache.put(token, verified, wall_ms)
         return verified
 
     def _nobody_has_key(self, token: bytes) -> bool:
@@ -310,7 +329,7 @@ class SessionManager:
         if starting := self._starting():
             raise starting
         if not self._log.trusts_clock():
-            raise ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh")
+            raise _clock_untrusted()
         if not self._is_fresh():
             raise StateStale("out of contact for longer than the freshness limit", check="fresh")
 
@@ -331,7 +350,7 @@ class SessionManager:
     def _judge_again(self, verified: Verified) -> Decision:
         fresh_at = self.view.fresh_at
         if not self._log.trusts_clock():
-            return CannotTell(ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh"))
+            return CannotTell(_clock_untrusted())
         return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._log.freshness_limit_s)
 
     def begin(self, subject: str | None) -> Claims:
@@ -526,3 +545,7 @@ class SessionManager:
         while True:
             self._refresh()
             await self._sleep(LOOK_EVERY_S)
+
+
+def _clock_untrusted() -> ClockUntrusted:
+    return ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh")

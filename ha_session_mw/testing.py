@@ -1,11 +1,32 @@
-"""What the tests of an app need: clocks that stand still until told otherwise."""
+"""What the tests of an app need: clocks that stand still until told otherwise, sessions, and clusters in one process."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import httpx2
 from anyio import CancelScope
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .asgi.middleware import SessionMiddleware
+from .asgi.session import get_session
+from .config import Settings
+from .manager import SessionManager
+
+SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"
+"""The secret of clusters in tests. Anybody may know it."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ManualClock:
@@ -58,6 +79,10 @@ class ManualClock:
             if self._boot_s >= end_s:
                 scope.cancel()
 
+    def until_next(self) -> float | None:
+        """For how many seconds nothing that waits by this clock ends; None where nothing waits."""
+        return max(0.0, min(self._limits.values()) - self._boot_s) if self._limits else None
+
     def step_wall(self, seconds: float) -> None:
         """Set the wall clock forwards or back, as an operator or a time server does. The boot-time clock does not notice."""
         self._wall_s += seconds
@@ -83,3 +108,92 @@ class _Limit(AbstractContextManager[CancelScope, bool]):
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> bool:
         del self._limits[self._scope]
         return bool(self._scope.__exit__(kind, exc, trace))
+
+
+def mint_session(node: SessionManager | SessionMiddleware, subject: str | None = None, data: Mapping[str, Any] | None = None) -> str:
+    """The token of a new session, as the node would make it at a log-in: for a bearer, or for a cookie.
+
+    Args:
+        node: the middleware in front of the app, or its manager.
+        subject: who is logged in; None for a visitor.
+        data: what is in the session.
+
+    Raises:
+        InfrastructureFault: the node cannot make sessions now.
+        SessionTooLarge, SessionNotSerializable: the data cannot travel.
+    """
+    manager = node.manager if isinstance(node, SessionMiddleware) else node
+    manager.require_fresh()
+    claims = manager.begin(subject)
+    return manager.sign(manager.change(claims, manager.fit(claims, data or {}))).decode()
+
+
+def session_cookie(
+    node: SessionManager | SessionMiddleware, subject: str | None = None, data: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The same as a cookie's name and value: what the ``cookies`` of a test client take."""
+    manager = node.manager if isinstance(node, SessionMiddleware) else node
+    return {manager.settings.cookie_name: mint_session(manager, subject, data)}
+
+
+async def who_is_there(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that tells who is logged in, logs in whom ``POST /login/ada`` names, and logs out at ``POST /logout``."""
+    session = get_session(scope)
+    if scope["method"] == "POST" and scope["path"].startswith("/login/"):
+        session.login(scope["path"].removeprefix("/login/"))
+    elif scope["method"] == "POST" and scope["path"] == "/logout":
+        session.clear()
+    await JSONResponse({"subject": session.subject, "data": dict(session)})(scope, receive, send)
+
+
+class Cluster:
+    """The nodes of a ``peers://`` cluster in one process: real middlewares that really call each other, without a network.
+
+    Enter it to start them. Nothing sleeps: time stands still but in :meth:`run`, :meth:`advance` and :meth:`wait_until`,
+    where it jumps from one thing that waits to the next. Works on asyncio and trio.
+
+    Args:
+        names: of the nodes.
+        app: behind the middleware of each; by default :func:`who_is_there`.
+        settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
+
+    Example:
+        >>> async def story() -> str:
+        ...     async with Cluster() as cluster:
+        ...         a, b, c = cluster.nodes
+        ...         token = mint_session(a.manager, "ada")
+        ...         cluster.cut(a, b)
+        ...         answer = await b.get("/", token=token)
+        ...         return answer.json()["subject"]
+        >>> anyio.run(story)
+        'ada'
+    """
+
+    def __init__(self, names: Sequence[str] = ("a", "b", "c"), *, app: ASGIApp = who_is_there, **settings: Any) -> None:
+        common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(map(_url, names)), **settings}
+        self.nodes = [Node(self, name, app, common) for name in names]
+        self._links = {(one.url, other.url): Link() for one in self.nodes for other in self.nodes if one is not other}
+        self._resting = anyio.Lock()
+        self._tasks = anyio.create_task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        for node in self.nodes:
+            await node.start()
+        try:
+            await self.wait_until(lambda: all(node.is_ready for node in self.nodes if node.manager.settings.peers))
+        except TimeoutError:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        for node in self.nodes:
+            await node.kill()
+        await self._tasks.__aexit__(None, None, None)
+
+    def __getitem__(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)

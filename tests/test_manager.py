@@ -45,8 +45,8 @@ class Device:
     def session(self) -> Session:
         """The session as an app sees it that this device's request reaches."""
         session = Session()
-        session._manager = self.manager
-        session._claims = self.claims
+        session._came = (self.manager, None, None)
+        session._became = self.claims
         return session
 
     def renewed(self) -> Device:

@@ -12,7 +12,7 @@ from .tokens import Verified
 
 
 class VerifiedCache:
-    """Maps a token's bytes to what they were verified to say.
+    """Maps a token, or the header field that carries it alone, to what it was verified to say.
 
     All entries live equally long, so the oldest is also the one that ends first: first in, first out. cachetools' own
     ``TTLCache`` reads a clock at each look-up, which costs six times as much; the caller knows the time already.
@@ -22,11 +22,11 @@ class VerifiedCache:
 
     def __init__(self, size: int, ttl_s: float) -> None:
         self.entries: FIFOCache[bytes, tuple[float, Verified]] = FIFOCache(size)
-        """Token → (when the entry ends, the verification). Read directly on the warm path."""
+        """Token or field → (when the entry ends, the verification). Read directly on the warm path."""
         self._ttl_ms = ttl_s * 1000
 
-    def put(self, token: bytes, verified: Verified, now_ms: float) -> None:
-        self.entries[token] = (now_ms + self._ttl_ms, verified)
+    def put(self, key: bytes, verified: Verified, now_ms: float) -> None:
+        self.entries[key] = (now_ms + self._ttl_ms, verified)
 
     def clear(self) -> None:
         """Forget all, because the keys changed: what verified yesterday need not verify today."""

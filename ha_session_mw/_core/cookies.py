@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from cachetools import FIFOCache
-
 from ..exceptions import RequestAmbiguous
 from .tokens import PREFIX, Verified
 
@@ -22,8 +20,6 @@ MAX_PRESENTED = 8
 
 INDEX_HEADER = b"session-index"
 """Names the state that a client has seen: sent with a log-out's answer, and sent back to whichever node comes next."""
-MAX_REMEMBERED_BYTES = 1024
-"""A field longer than this is read anew each time: four times a usual token, and what a client may make a node hold on to."""
 
 _NO_TOKEN = (b"", b"null")  # ``null`` is what a removed cookie is set to
 
@@ -31,48 +27,52 @@ _NO_TOKEN = (b"", b"null")  # ``null`` is what a removed cookie is set to
 class TokenReader:
     """Finds the session tokens in a request's header fields.
 
-    What a field says never changes, so a field whose token was found good is remembered and not taken apart again.
-
     Args:
         cookie_name: the cookie's name; None where cookies are not looked at.
         bearer: whether ``Authorization: Bearer`` is looked at. A bearer token that is not one of ours is left alone.
-        size: how many fields are remembered.
     """
 
-    def __init__(self, cookie_name: str | None, *, bearer: bool, size: int) -> None:
-        self._cookie_prefix = f"{cookie_name}=".encode() if cookie_name is not None else b""
-        # With an index besides, a request is never recalled, so that the index is looked at.
-        self._carriers = {INDEX_HEADER, *([b"cookie"] if cookie_name is not None else []), *([b"authorization"] if bearer else [])}
-        self._remembered: FIFOCache[bytes, Presented] = FIFOCache(size)
+    def __init__(self, cookie_name: str | None, *, bearer: bool) -> None:
+        self._cookie = cookie_name is not None
+        self._bearer = bearer
+        self._cookie_prefix = f"{cookie_name}=".encode()
+        self._cookie_prefix_length = len(self._cookie_prefix)
 
-    def recall(self, headers: Iterable[Header]) -> Presented | None:
-        """The only token of a request whose field was seen before; None where the fields must be read."""
-        fields = [value for name, value in headers if name in self._carriers]
-        if len(fields) == 1:
-            try:
-                return self._remembered[fields[0]]
-            except KeyError:
-                pass
-        return None
+    def lone(self, headers: Iterable[Header]) -> bytes | None:
+        """The value of the one field that can carry a token, if it carries nothing else: what most clients send.
+
+        It then is what :meth:`field` makes of that token, so it can be looked up without being taken apart.
+        """
+        lone = None
+        for name, value in headers:
+            if name == b"cookie" or name == b"authorization" or name == INDEX_HEADER:
+                if lone is not None or value[: self._cookie_prefix_length] != self._cookie_prefix:
+                    return self._lone_bearer(headers)
+                lone = value if name == b"cookie" else None
+        return lone if self._cookie else None
+
+    def _lone_bearer(self, headers: Iterable[Header]) -> bytes | None:
+        fields = [header for header in headers if header[0] in (b"cookie", b"authorization", INDEX_HEADER)]
+        if len(fields) > 1 or not self._bearer or fields[0][0] != b"authorization" or fields[0][1][:7] != b"Bearer ":
+            return None
+        return fields[0][1]
+
+    def field(self, presented: Presented) -> bytes:
+        """The value of the field that carries this token and nothing else."""
+        return (b"Bearer " if presented[0] == "bearer" else self._cookie_prefix) + presented[1]
 
     def read(self, headers: Iterable[Header]) -> list[Presented]:
         """The tokens that a request carries, in their order, each as often as it was sent."""
-        return [presented for field in headers if field[0] in self._carriers for presented in self._presented(field)]
-
-    def remember(self, headers: Iterable[Header], presented: Presented) -> None:
-        """Note that the token that counts here was found good. (To note others would let anybody fill the memory.)"""
-        fields = [value for name, value in headers if name in self._carriers]
-        if len(fields) == 1 and len(fields[0]) <= MAX_REMEMBERED_BYTES:
-            self._remembered[fields[0]] = presented
+        return [presented for field in headers for presented in self._presented(field)]
 
     def _presented(self, field: Header) -> list[Presented]:
         name, value = field
-        if name == b"cookie":
+        if name == b"cookie" and self._cookie:
             return [("cookie", token) for token in _cookie_tokens(value, self._cookie_prefix)]
-        if name == INDEX_HEADER:
-            return []
-        token = value[7:].strip()
-        return [("bearer", token)] if value[:7].lower() == b"bearer " and token.startswith(PREFIX) else []
+        if name == b"authorization" and self._bearer and value[:7].lower() == b"bearer ":
+            token = value[7:].strip()
+            return [("bearer", token)] if token.startswith(PREFIX) else []
+        return []
 
 
 def _cookie_tokens(value: bytes, prefix: bytes) -> list[bytes]:

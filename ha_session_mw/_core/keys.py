@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from itsdangerous import Signer
 from itsdangerous.encoding import base64_encode
+from itsdangerous.signer import SigningAlgorithm
 
 from ..models import KeyId
 
@@ -47,6 +48,18 @@ def weakness(secret: bytes) -> str | None:
     return None
 
 
+class _KeptHmac(SigningAlgorithm):
+    """HMAC-SHA256 that takes the key in once, where itsdangerous' own does so for each signature: half of the time."""
+
+    def __init__(self, key: bytes) -> None:
+        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:  # noqa: ARG002 - taken in before
+        mac = self._keyed.copy()
+        mac.update(value)
+        return mac.digest()
+
+
 class SigningKey:
     """One secret under one name, with a signer for each purpose."""
 
@@ -63,7 +76,8 @@ class SigningKey:
 
     def signer_for(self, salt: bytes) -> Signer:
         """A signer for one purpose. Its key is derived once, here, and not at each use."""
-        return Signer(self._derive(salt), salt=salt, key_derivation="none", digest_method=hashlib.sha256)
+        key = self._derive(salt)
+        return Signer(key, salt=salt, key_derivation="none", digest_method=hashlib.sha256, algorithm=_KeptHmac(key))
 
     def __repr__(self) -> str:
         return f"<SigningKey {self.kid}>"

@@ -349,6 +349,8 @@ class Quorum:
         recovery = self._recovery
         if recovery is not None and recovery.complete:
             self._recovery = None
+            # Tokens of before may list cuts that nobody can tell of any more. They must not wait for those for ever.
+            self.view.may_lack_cuts |= recovery.majority_forgot
             # At a first start nobody has known us before, and there is nothing that anybody could have forgotten.
             if recovery.majority_forgot and (recovery.known_before or len(self.view)):
                 self._events.append(PossibleLoss())

@@ -52,8 +52,8 @@ def close_if_unchanged(session: Session, why: str, wall_s: float) -> bool:
     """Close the session unless there is something to commit: a change, or a token to renew. The way of most requests."""
     if session.modified:
         return False
-    verified = session._verified
-    if verified is not None:
+    came = session._came
+    if came is not None and (verified := came[1]) is not None:
         if wall_s * 1000 >= verified.renew_at_ms or (verified.nested and changed_inside(session)):
             return False
         if verified.nested:

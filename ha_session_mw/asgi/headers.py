@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .._core.cookies import Header
 
 
-def add_vary(headers: list[Header], names: bytes) -> None:
-    """Name what the response depends on (RFC 9110 section 12.5.5), beside what the app named."""
-    for index, header in enumerate(headers):
+def with_vary(headers: Iterable[Header], vary: Header) -> list[Header]:
+    """The fields and what the response depends on (RFC 9110 section 12.5.5), beside what the app named."""
+    for header in headers:
         if header[0] == b"vary":  # in lower case, as ASGI has it; a second field would do no harm either
-            name, value = header
-            have = {item.strip().lower() for item in value.split(b",")}
-            missing = [item for item in names.split(b", ") if item.lower() not in have]
-            if missing and b"*" not in have:
-                headers[index] = (name, b", ".join([value, *missing]))
-            return
-    headers.append((b"vary", names))
+            return [(name, _joined(value, vary[1])) if name == b"vary" else (name, value) for name, value in headers]
+    return [*headers, vary]
+
+
+def _joined(value: bytes, names: bytes) -> bytes:
+    have = {item.strip().lower() for item in value.split(b",")}
+    missing = [item for item in names.split(b", ") if item.lower() not in have]
+    return value if b"*" in have else b", ".join([value, *missing])
 
 
 def make_private(headers: list[Header]) -> None:

@@ -36,3 +36,5 @@ async def refuse_lifespan(fault: ConfigurationError, receive: Receive, send: Sen
     """Stop the start. An exception would not: servers take that for an app without a lifespan."""
     await receive()
     await send({"type": "lifespan.startup.failed", "message": str(fault)})
+    # For those who wait for the app to end before they look at what it said (Starlette's TestClient).
+    raise ConfigurationError(fault.faults)

@@ -29,10 +29,10 @@ from ..manager import SessionManager
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
 from .ear import Ear
 from .endpoints import Endpoints
-from .headers import add_vary, make_private
+from .headers import make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import SCOPE_KEY, Session
+from .session import SCOPE_KEY, Session, Way
 from .streams import Connection, Connections
 
 logger = logging.getLogger("ha_session_mw")
@@ -113,9 +113,10 @@ class SessionMiddleware:
         self._paths = PathRules(protect=tuple(settings.protect), exempt=tuple(settings.exempt), relaxed=tuple(settings.relaxed))
         self._has_paths = bool(self._paths)
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
-        self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer, size=int(settings.cache_size))
-        self._recall = self._reader.recall
-        self._vary = b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer)
+        self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)
+        self._lone = self._reader.lone
+        self._recall = manager.recall
+        self._vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
         self._wall_s = manager.clock.wall_s
         self._full = settings.error_detail == "full"
         self._default_transport: Transport = "cookie" if cookie else "bearer"
@@ -138,8 +139,8 @@ class SessionMiddleware:
             session = self._admit(scope["headers"], path_kind)
             if isinstance(session, _Undecided):
                 session = await self._decide(session, path_kind, path, scope)
-        except ProblemError as problem:
-            await self._refuse(problem, scope, receive, send)
+        except ProblemError as refusal:
+            await self._refuse(refusal, scope, receive, send)
             return
         scope["session"] = scope[SCOPE_KEY] = session
         if kind == "websocket":
@@ -199,23 +200,29 @@ class SessionMiddleware:
             session = self._anonymous()
             session._read_only = _EXEMPT
             return session
-        presented = self._recall(headers)
-        recalled = presented is not None
+        field = self._lone(headers)
+        if field is not None:
+            try:
+                known = self._recall(field)
+            except ClientFault as problem:
+                return self._refused(problem, path_kind, field)
+            if isinstance(known, Verified):
+                return self._session(known, field)
+        return self._admit_slowly(headers, path_kind)
+
+    def _admit_slowly(self, headers: Iterable[Header], path_kind: PathKind) -> Session | _Undecided:
+        """As :meth:`_admit`, where the fields have to be taken apart."""
+        presented = None
         try:
+            presented = self._present(headers, path_kind)
             if presented is None:
-                presented = self._present(headers, path_kind)
-                if presented is None:
-                    return self._anonymous()
-                if index := next((value for name, value in headers if name == INDEX_HEADER), None):
-                    return _Undecided(*presented, index.decode("latin-1"))
-            verified = self._check(presented[1])
+                return self._anonymous()
+            if index := next((value for name, value in headers if name == INDEX_HEADER), None):
+                return _Undecided(*presented, index.decode("latin-1"))
+            verified = self._check(presented[1], self._reader.field(presented))
         except ClientFault as problem:
             return self._refused(problem, path_kind, presented[0] if presented else None)
-        if isinstance(verified, CannotTell):
-            return _Undecided(*presented, verified)
-        if not recalled:
-            self._reader.remember(headers, presented)
-        return self._session(verified, presented[0])
+        return _Undecided(*presented, verified) if isinstance(verified, CannotTell) else self._session(verified, presented[0])
 
     def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
         found = self._reader.read(headers)
@@ -246,27 +253,24 @@ class SessionMiddleware:
         except ClientFault as problem:
             return self._refused(problem, path_kind, transport)
 
-    def _session(self, verified: Verified, transport: Transport | Literal["both"]) -> Session:
+    def _session(self, verified: Verified, way: Way) -> Session:
         session = Session(data.decode(verified.claims.data) if verified.nested else verified.data)
-        session._manager = self.manager
-        session._verified = verified
-        session._claims = verified.claims
-        session._transport = transport
+        session._came = (self.manager, verified, way)
         return session
 
     def _anonymous(self) -> Session:
         session = Session()
-        session._manager = self.manager
+        session._came = (self.manager, None, None)
         return session
 
-    def _refused(self, problem: ClientFault, path_kind: PathKind, transport: Transport | Literal["both"] | None) -> Session:
+    def _refused(self, problem: ClientFault, path_kind: PathKind, way: Way | None) -> Session:
         """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
         if path_kind == "protected":
             raise problem
         self.manager.refused[problem.code] += 1
-        session = self._anonymous()
+        session = Session()
+        session._came = (self.manager, None, way)  # who logs in again gets the new token as the old one came
         session.problem = problem
-        session._transport = transport  # who logs in again gets the new token as the old one came
         return session
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -313,15 +317,17 @@ class SessionMiddleware:
 
     def _start(self, message: Message, fields: Sequence[Header], *, protected: bool) -> Message:
         """The start of the response with fields added. A copy: an app may send the same message again and again."""
-        headers = [*(message.get("headers") or ()), *fields]
-        add_vary(headers, self._vary)
+        headers = with_vary(message.get("headers") or (), self._vary)
+        headers += fields
         if protected:
             make_private(headers)
         return {**message, "headers": headers}
 
     def _fields(self, outcome: Outcome, session: Session, scope: Scope) -> list[Header]:
         found: list[Header] = []
-        transport = session._transport or self._default_transport
+        transport = (session._came and session._came[2]) or self._default_transport
+        if isinstance(transport, bytes):
+            transport = "bearer" if transport.startswith(b"Bearer ") else "cookie"
         if outcome.token is not None and transport != "cookie":
             found.append((b"session-token", outcome.token))
         if transport != "bearer":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .._core.renewal import MAX_SUBJECT_LENGTH
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
     from starlette.requests import HTTPConnection
 
-    from .._core.cookies import Transport
     from .._core.tokens import Verified
     from ..manager import SessionManager
     from .streams import Connection
 
+Way = Literal["cookie", "bearer", "both"] | bytes
+"""How a token came; or the header field that carried it and nothing else, which tells."""
 SCOPE_KEY = "ha_session_mw.session"
 """Where the session stands in the ASGI scope besides ``session``, which an app or a framework may overwrite."""
 
@@ -44,10 +46,9 @@ class Session(dict[str, Any]):
     problem: ProblemError | None = None
 
     # For the middleware: set on an instance where they differ from these.
-    _manager: SessionManager | None = None
-    _verified: Verified | None = None  # the token that came in, if its session stands
-    _claims: Claims | None = None  # who this is now: what came in, or what login() and cycle() made of it
-    _transport: Transport | Literal["both"] | None = None  # how that token came
+    _came: tuple[SessionManager, Verified | None, Way | None] | None = None
+    """The node's manager; the token that came in, if its session stands; and how a token came. None for one made by hand."""
+    _became: Claims | EllipsisType | None = ...  # what login(), cycle() and clear() made of who this is
     _kept: bytes | None = None  # nested content as it was when it could last be changed
     _ended: bool = False  # clear() was called: the session that came in is to be revoked
     _acknowledgement: Acknowledgement | None = None
@@ -55,6 +56,22 @@ class Session(dict[str, Any]):
     _stale_s: float | None = None  # how old the knowledge is by which the session stands
     _uncommitted: ProblemError | None = None  # why the commit failed
     _read_only: str | None = None  # why it cannot be written any more
+
+    @property
+    def _manager(self) -> SessionManager | None:
+        return self._came[0] if self._came else None
+
+    @property
+    def _verified(self) -> Verified | None:
+        return self._came[1] if self._came else None
+
+    @property
+    def _claims(self) -> Claims | None:
+        """Who this is now."""
+        if self._became is not ...:
+            return self._became
+        verified = self._verified
+        return verified.claims if verified else None
 
     # Who and when
 
@@ -137,7 +154,7 @@ class Session(dict[str, Any]):
         if self.subject not in (None, subject):
             super().clear()
         self.manager.fit(claims, self)
-        self._claims = claims
+        self._became = claims
 
     def cycle(self) -> None:
         """Take a new id in the same family, with the same data; the old id is denied. For a change of privilege.
@@ -151,7 +168,7 @@ class Session(dict[str, Any]):
         if self._claims is None:
             raise LookupError("there is no session yet whose id could be changed")
         self.manager.require_fresh()
-        self._claims = self.manager.cycle(self._claims)
+        self._became = self.manager.cycle(self._claims)
 
     async def revoke(self) -> Acknowledgement:
         """Log this session out, with all its ids, on every node; returns how far that has got.
@@ -164,7 +181,7 @@ class Session(dict[str, Any]):
         if self._read_only is None:
             self.mark_modified()
             super().clear()
-        self._claims = None
+        self._became = None
         if self._acknowledgement is None:
             if self._verified is None:
                 return Acknowledgement(mode="fenced", waited_s=0.0)  # there is no session that anybody could accept
@@ -210,7 +227,7 @@ class Session(dict[str, Any]):
         self.mark_modified()
         super().clear()
         self._ended = self._verified is not None
-        self._claims = None
+        self._became = None
 
     def replace(self, content: Mapping[str, Any]) -> None:
         """Give the session another content. An empty one is no log-out, unlike ``clear``."""

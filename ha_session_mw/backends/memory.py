@@ -22,6 +22,7 @@ class MemoryLog(ClusterLog):
         self.freshness_limit_s = own.freshness_limit_s
         self.trusted_ahead_ms = math.nan
         view.fresh_at = math.inf
+        view.may_lack_cuts = True  # those of an earlier process: there is nobody who could tell of them
 
     def apply(self, entries: Sequence[Entry]) -> None:
         self.refresh()
