@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from random import Random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 import httpx2
@@ -22,7 +24,7 @@ from .asgi.session import get_session
 from .config import Settings
 from .manager import SessionManager
 
-SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"
+SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"  # noqa: S105 - no secret at all
 """The secret of clusters in tests. Anybody may know it."""
 
 P = ParamSpec("P")
@@ -81,7 +83,8 @@ class ManualClock:
 
     def until_next(self) -> float | None:
         """For how many seconds nothing that waits by this clock ends; None where nothing waits."""
-        return max(0.0, min(self._limits.values()) - self._boot_s) if self._limits else None
+        ends = [end_s for scope, end_s in self._limits.items() if not scope.cancel_called]
+        return max(0.0, min(ends) - self._boot_s) if ends else None
 
     def step_wall(self, seconds: float) -> None:
         """Set the wall clock forwards or back, as an operator or a time server does. The boot-time clock does not notice."""
@@ -146,21 +149,53 @@ async def who_is_there(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse({"subject": session.subject, "data": dict(session)})(scope, receive, send)
 
 
+@dataclass
+class Link:
+    """The way from one node to another. May be changed at any time.
+
+    Attributes:
+        cut: what is sent is lost, and nobody is told.
+        delay_s: how long it takes.
+        garbles: a bit of each body is turned over.
+        replays: each call arrives a second time.
+    """
+
+    cut: bool = False
+    delay_s: float = 0.0
+    garbles: bool = False
+    replays: bool = False
+
+    async def carry(self, body: bytes, clock: ManualClock) -> bytes:
+        """What of a message arrives, when it does."""
+        if self.delay_s:
+            with clock.move_on_after(self.delay_s):
+                await anyio.sleep_forever()
+        if self.cut:
+            await anyio.sleep_forever()
+        return bytes([body[0] ^ 1]) + body[1:] if self.garbles and body else body
+
+
 class Cluster:
     """The nodes of a ``peers://`` cluster in one process: real middlewares that really call each other, without a network.
 
-    Enter it to start them. Nothing sleeps: time stands still but in :meth:`run`, :meth:`advance` and :meth:`wait_until`,
-    where it jumps from one thing that waits to the next. Works on asyncio and trio.
+    Entering it starts them. Nothing sleeps: time stands still but in :meth:`run`, :meth:`advance`, :meth:`wait_until` and
+    what is built on them, where it jumps from one moment at which somebody waits no longer to the next. Works on asyncio
+    and trio. A node can be told settings of its own in ``node.settings``, before it is started.
 
     Args:
         names: of the nodes.
         app: behind the middleware of each; by default :func:`who_is_there`.
         settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
 
+    Attributes:
+        nodes: in the order of their names.
+        passed_s: how much time has passed.
+
     Example:
         >>> async def story() -> str:
         ...     async with Cluster() as cluster:
         ...         a, b, c = cluster.nodes
+        ...         await cluster.ready()
         ...         token = mint_session(a.manager, "ada")
         ...         cluster.cut(a, b)
         ...         answer = await b.get("/", token=token)
@@ -170,9 +205,11 @@ class Cluster:
     """
 
     def __init__(self, names: Sequence[str] = ("a", "b", "c"), *, app: ASGIApp = who_is_there, **settings: Any) -> None:
-        common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(map(_url, names)), **settings}
-        self.nodes = [Node(self, name, app, common) for name in names]
-        self._links = {(one.url, other.url): Link() for one in self.nodes for other in self.nodes if one is not other}
+        urls = {name: f"http://{name}.test" for name in names}
+        common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(urls.values()), **settings}
+        self.nodes = [Node(self, app, {**common, "node_id": name, "advertise_url": url}) for name, url in urls.items()]
+        self.passed_s = 0.0
+        self._links = {(one, other): Link() for one in self.nodes for other in self.nodes}
         self._resting = anyio.Lock()
         self._tasks = anyio.create_task_group()
 
@@ -180,20 +217,331 @@ class Cluster:
         await self._tasks.__aenter__()
         for node in self.nodes:
             await node.start()
-        try:
-            await self.wait_until(lambda: all(node.is_ready for node in self.nodes if node.manager.settings.peers))
-        except TimeoutError:
-            await self._close()
-            raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._close()
-
-    async def _close(self) -> None:
-        for node in self.nodes:
-            await node.kill()
-        await self._tasks.__aexit__(None, None, None)
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        with CancelScope(shield=True):
+            for node in self.nodes:
+                await node.kill()
+        # A failure of the test itself is to reach the one who reads it as it is, not in a group.
+        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
+        await self._tasks.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
 
     def __getitem__(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
+
+    # Links
+
+    def link(self, sender: Node, receiver: Node) -> Link:
+        """The way from one to the other. The way back is another."""
+        return self._links[sender, receiver]
+
+    def cut(self, one: Node, *others: Node) -> None:
+        """Cut the links between one node and others, both ways; between it and all where none is named."""
+        self._set_cut(one, others, cut=True)
+
+    def heal(self, one: Node, *others: Node) -> None:
+        """Mend what :meth:`cut` has cut."""
+        self._set_cut(one, others, cut=False)
+
+    def _set_cut(self, one: Node, others: tuple[Node, ...], *, cut: bool) -> None:
+        for other in others or self.nodes:
+            if other is not one:
+                self.link(one, other).cut = self.link(other, one).cut = cut
+
+    # Time
+
+    async def ready(self) -> None:
+        """Let time pass until all nodes that run judge sessions.
+
+        Raises:
+            TimeoutError: one of them does not come to that.
+        """
+        await self.wait_until(lambda: all(node.why_not_ready is None for node in self.nodes if node.running))
+
+    async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What an async function returns, or raises. While it waits, time passes.
+
+        Raises:
+            TimeoutError: it takes longer than 60 s of the cluster's time.
+        """
+        outcome: list[T] = []
+        failure: list[Exception] = []
+
+        async def call() -> None:
+            try:
+                outcome.append(await function(*args, **kwargs))
+            except Exception as exc:  # noqa: BLE001 - raised below, outside the task group, which would wrap it
+                failure.append(exc)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            in_time = await self._pass_until(lambda: bool(outcome or failure), 60.0)
+            tasks.cancel_scope.cancel()
+        if failure:
+            raise failure[0]
+        if not in_time:
+            raise TimeoutError("takes longer than 60 s of the cluster's time")
+        return outcome[0]
+
+    async def wait_until(self, condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
+        """Let time pass until a condition holds.
+
+        Raises:
+            TimeoutError: it does not within this time of the cluster.
+        """
+        if not await self._pass_until(condition, within_s):
+            raise TimeoutError(f"not within {within_s:g} s of the cluster's time")
+
+    async def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        await self._pass_until(lambda: False, seconds)
+
+    async def settle(self) -> None:
+        """Let everybody do what can be done without time passing.
+
+        Raises:
+            RuntimeError: there is no end to it.
+        """
+        async with self._resting:
+            await _until_nothing_moves()
+
+    async def _pass_until(self, condition: Callable[[], bool], within_s: float) -> bool:
+        end_s = self.passed_s + within_s
+        await self.settle()
+        while not condition():
+            left_s = end_s - self.passed_s
+            if left_s < _LEAST_STEP_S:
+                return False
+            waits = [wait_s for node in self.nodes if (wait_s := node.clock.until_next()) is not None]
+            self._advance_clocks(min(max(min(waits, default=left_s), _LEAST_STEP_S), left_s))
+            await self.settle()
+        return True
+
+    def _advance_clocks(self, seconds: float) -> None:
+        self.passed_s += seconds
+        for node in self.nodes:
+            node.clock.advance(seconds)
+
+
+_LEAST_STEP_S = 1e-6
+"""Clocks have microseconds: less than that may be lost in rounding, and no time would pass."""
+
+
+class Node:
+    """A node of a :class:`Cluster`.
+
+    Attributes:
+        name: which is its ``HA_SESSION_NODE_ID``, too.
+        url: where the others reach it.
+        settings: what it is started with the next time.
+        clock: its own. Step its wall clock to set it wrong; time passes on all clocks of the cluster alike.
+    """
+
+    def __init__(self, cluster: Cluster, app: ASGIApp, settings: dict[str, Any]) -> None:
+        self.name: str = settings["node_id"]
+        self.url: str = settings["advertise_url"]
+        self.settings = settings
+        self.clock = ManualClock()
+        self._cluster = cluster
+        self._app = app
+        self._starts = 0
+        self._process: _Process | None = None
+
+    async def start(self) -> None:
+        """Start it, as a new process: it knows what its files hold, and no more."""
+        if self.running:
+            raise RuntimeError(f"{self.name} runs already")
+        self._starts += 1
+        dice = Random(f"{self.name} {self._starts}")  # noqa: S311 - the same test has the same ids each time
+        manager = SessionManager(
+            Settings(**self.settings), clock=self.clock, random=dice.randbytes, peer_transport=_Wire(self._cluster, self)
+        )
+        process = _Process(SessionMiddleware(self._app, manager=manager))
+        await self._cluster._tasks.start(process.live)  # noqa: SLF001 - the nodes are the cluster's
+        self._process = process
+
+    async def stop(self) -> None:
+        """End it in order, as SIGTERM does."""
+        await self._end(lambda process: process.stopping.set())
+
+    async def kill(self) -> None:
+        """End it in the midst of what it does, as SIGKILL does: whatever is in memory only is forgotten."""
+        await self._end(lambda process: process.kill())
+
+    async def _end(self, how: Callable[[_Process], None]) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            how(process)
+            await process.ended.wait()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    @property
+    def middleware(self) -> SessionMiddleware:
+        """The node as an ASGI app.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        if self._process is None:
+            raise RuntimeError(f"{self.name} does not run")
+        return self._process.middleware
+
+    @property
+    def manager(self) -> SessionManager:
+        return self.middleware.manager
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """What keeps it from judging sessions."""
+        return self.manager.why_not_ready()
+
+    def client(self, **kwargs: Any) -> httpx2.AsyncClient:
+        """A client of this node. Call it by ``await cluster.run(client.get, "/")``, so that time passes while it waits."""
+        return httpx2.AsyncClient(transport=_Door(self), base_url=self.url, **kwargs)
+
+    async def request(
+        self, method: str, path: str, *, token: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx2.Response:
+        """What the node answers. Time passes while it does not.
+
+        Args:
+            method, path, headers: of the request.
+            token: sent as a bearer.
+
+        Raises:
+            httpx2.TransportError: the node does not run, or is killed.
+        """
+        sent = {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
+        async with self.client() as client:
+            return await self._cluster.run(client.request, method, path, headers=sent)
+
+    async def get(self, path: str = "/", **kwargs: Any) -> httpx2.Response:
+        """:meth:`request` with GET."""
+        return await self.request("GET", path, **kwargs)
+
+    async def post(self, path: str, **kwargs: Any) -> httpx2.Response:
+        """:meth:`request` with POST."""
+        return await self.request("POST", path, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name}>"
+
+
+class _Process:
+    """What lives from a start of a node to its end."""
+
+    def __init__(self, middleware: SessionMiddleware) -> None:
+        self.middleware = middleware
+        self.stopping = anyio.Event()
+        self.ended = anyio.Event()
+        self._scopes: set[CancelScope] = set()
+
+    async def live(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """The lifespan, as a server drives it."""
+        opening: list[Message] = [{"type": "lifespan.startup"}]
+
+        async def receive() -> Message:
+            if opening:
+                return opening.pop()
+            await self.stopping.wait()
+            return {"type": "lifespan.shutdown"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                raise RuntimeError(message.get("message", ""))
+            if message["type"] == "lifespan.startup.complete":
+                task_status.started()
+
+        try:
+            with self._scope():
+                await self.middleware({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+        finally:
+            self.ended.set()
+
+    async def serve(self, request: httpx2.Request) -> httpx2.Response:
+        with self._scope():
+            return await httpx2.ASGITransport(app=self.middleware).handle_async_request(request)
+        raise httpx2.ReadError("the node was killed", request=request)
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        with CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.remove(scope)
+
+    def kill(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()
+
+
+class _Door(httpx2.AsyncBaseTransport):
+    """The way into a node, for those who stand before it."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        process = self._node._process  # noqa: SLF001 - its door
+        if process is None:
+            raise httpx2.ConnectError("the node does not run", request=request)
+        return await process.serve(request)
+
+
+class _Wire(httpx2.AsyncBaseTransport):
+    """Carries the calls of one node to the others, over links that can be cut."""
+
+    def __init__(self, cluster: Cluster, caller: Node) -> None:
+        self._cluster = cluster
+        self._caller = caller
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        callee = next((node for node in self._cluster.nodes if httpx2.URL(node.url).host == request.url.host), None)
+        if callee is None:
+            raise httpx2.ConnectError("no such node", request=request)
+        there, back = self._cluster.link(self._caller, callee), self._cluster.link(callee, self._caller)
+        body = await there.carry(await request.aread(), self._caller.clock)
+        response = await self._deliver(callee, request, body)
+        if there.replays:
+            await self._deliver(callee, request, body)
+        content = await back.carry(await response.aread(), self._caller.clock)
+        return httpx2.Response(response.status_code, headers=response.headers, stream=httpx2.ByteStream(content))
+
+    async def _deliver(self, callee: Node, request: httpx2.Request, body: bytes) -> httpx2.Response:
+        copy = httpx2.Request(request.method, request.url, headers=request.headers, content=body)
+        return await _Door(callee).handle_async_request(copy)
+
+
+async def _until_nothing_moves() -> None:
+    for _ in range(100_000):
+        await _all_blocked()
+        if not anyio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            return
+        await anyio.sleep(0.0001)  # a thread has a file in hand, and that takes what it takes
+    raise RuntimeError("the tasks do not come to rest")
+
+
+async def _all_blocked() -> None:
+    """Return once all other tasks wait for something that none of them has done yet."""
+    try:
+        me = asyncio.current_task()
+    except RuntimeError:  # trio has this built in. What anyio has for asyncio sleeps meanwhile.
+        with anyio.fail_after(10):
+            await anyio.wait_all_tasks_blocked()
+        return
+    for _ in range(100_000):
+        await anyio.lowlevel.checkpoint()
+        if all(_is_blocked(task) for task in asyncio.all_tasks() if task is not me):
+            return
+    raise RuntimeError("the tasks do not come to rest")
+
+
+def _is_blocked(task: asyncio.Task[Any]) -> bool:
+    waits_for = task._fut_waiter  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public tells
+    return waits_for is not None and not waits_for.done()
