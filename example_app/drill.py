@@ -1,4 +1,4 @@
-"""The drill: what happens to a session in its life, done over HTTP against real servers, and told as it goes."""
+"""The drill on a single node: what happens to a session in its life, done over HTTP against real servers, and told as it goes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ WHOAMI = "/api/private/session"
 USES = 200
 IDLE_S, ABSOLUTE_S = 2, 3
 """The lives of sessions on the hasty node: long enough to see each end by itself, short enough to wait for."""
-_LIMIT_S = 10.0
-_POLL_S = 0.05
+LIMIT_S = 10.0
+POLL_S = 0.05
 
 
 def tell(story: Story, node: Server, hasty: Server) -> None:
@@ -33,8 +33,6 @@ def tell(story: Story, node: Server, hasty: Server) -> None:
     a_session(story, node)
     tokens_that_are_not_good(story, node, hasty)
     the_end_of_a_session(story, hasty)
-    log_out(story, node)
-    log_out_everywhere(story, node)
 
 
 def a_session(story: Story, node: Server) -> None:
@@ -70,9 +68,9 @@ def a_session(story: Story, node: Server) -> None:
             expect("it is for ada", tick["subject"] == "ada")
             step.told = f"tick {tick['tick']}, for {tick['subject']}"
         with story.step("talks over a WebSocket") as step, ada.websocket() as socket:
-            expect("it greets ada", json.loads(socket.recv(_LIMIT_S))["subject"] == "ada")
+            expect("it greets ada", json.loads(socket.recv(LIMIT_S))["subject"] == "ada")
             socket.send("hello")
-            expect("an echo", json.loads(socket.recv(_LIMIT_S))["echo"] == "hello")
+            expect("an echo", json.loads(socket.recv(LIMIT_S))["echo"] == "hello")
             step.told = "it knows who she is"
 
 
@@ -120,48 +118,6 @@ def the_end_of_a_session(story: Story, hasty: Server) -> None:
         with story.step("the renewed one, at the end of its absolute life") as step:
             step.told = told(wait_for(lambda: ada.get(WHOAMI), was_refused), 401, "session_expired")
             step.took_s = time.perf_counter() - began
-
-
-def log_out(story: Story, node: Server) -> None:
-    story.chapter("Log-out")
-    with Visitor(node.url) as ada, Visitor(node.url) as thief:
-        log_in(ada, "ada")
-        thief.token = ada.token
-        with story.step("a captured copy of ada's cookie, before") as step:
-            step.told = told(thief.get(WHOAMI), 200)
-        with story.step("ada logs out") as step:
-            response = ada.post("/logout")
-            expect("the cookie is removed", ada.token is None)
-            step.told = f"{told(response, 200)}, cookie removed; Session-Revocation: {response.headers['session-revocation']}"
-        with story.step("the captured copy, after") as step:
-            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
-        with story.step("a WebSocket with it") as step:
-            step.told = refused_websocket(thief)
-
-
-def log_out_everywhere(story: Story, node: Server) -> None:
-    story.chapter("Log-out everywhere")
-    with Visitor(node.url) as laptop, Visitor(node.url) as phone, Visitor(node.url) as grace:
-        log_in(laptop, "ada")
-        log_in(phone, "ada")
-        log_in(grace, "grace")
-        with story.step("from ada's laptop, but not there") as step:
-            response = laptop.post("/private/logout-everywhere", keep="this")
-            step.told = f"{told(response, 200)}, acknowledged: {response.json()['acknowledged']}"
-        with story.step("her phone") as step:
-            step.told = told(phone.get(WHOAMI), 401, "session_revoked")
-        with story.step("her laptop") as step:
-            step.told = told(laptop.get(WHOAMI), 200)
-        with story.step("from ada's laptop, and there too") as step:
-            captured = laptop.token
-            step.told = told(laptop.post("/private/logout-everywhere"), 200)
-        with Visitor(node.url, captured) as thief, story.step("a copy of the laptop's cookie") as step:
-            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
-        with story.step("grace, who is somebody else") as step:
-            step.told = told(grace.get(WHOAMI), 200)
-        with story.step("ada logs in again") as step:
-            log_in(laptop, "ada")
-            step.told = told(laptop.get(WHOAMI), 200)
 
 
 # What the steps share.
@@ -216,12 +172,12 @@ def refused_websocket(visitor: Visitor) -> str:
         return told_problem(json.loads(exc.response.body), 401, "session_revoked") + ", before it opened"
 
 
-def wait_for(ask: Callable[[], httpx2.Response], is_it: Callable[[httpx2.Response], bool]) -> httpx2.Response:
+def wait_for(ask: Callable[[], httpx2.Response], is_it: Callable[[httpx2.Response], bool], *, pause_s: float = POLL_S) -> httpx2.Response:
     """Ask until it is so, a little apart, and not for ever."""
-    deadline = time.monotonic() + _LIMIT_S
+    deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         response = ask()
         if is_it(response):
             return response
-        time.sleep(_POLL_S)
-    raise AnswerError(f"not within {_LIMIT_S:g} s; the last answer was {response.status_code}")
+        time.sleep(pause_s)
+    raise AnswerError(f"not within {LIMIT_S:g} s; the last answer was {response.status_code}")

@@ -8,7 +8,7 @@ from html import escape
 
 from starlette.responses import HTMLResponse
 
-from ha_session_mw import ProblemError, Session
+from ha_session_mw import ProblemError, Session, Settings
 
 from . import users
 
@@ -124,10 +124,11 @@ _SESSION = """<p class="lead">All of it travels in your cookie, and any node che
     <form method="post" action="/logout"><button>Log out</button></form>
     <form method="post" action="/private/logout-everywhere"><button class="quiet">Log out everywhere</button></form>
     <form method="post" action="/private/logout-everywhere">
-      <input type="hidden" name="keep" value="this"><button class="quiet">Everywhere but here</button>
+      <input type="hidden" name="keep" value="this"><button class="quiet">Log out everywhere but here</button>
     </form>
   </div>
 </section>
+{elsewhere}
 </div>
 <div class="stack">
 <section class="card" aria-labelledby="notes">
@@ -150,6 +151,12 @@ _SESSION = """<p class="lead">All of it travels in your cookie, and any node che
 </div>
 </div>
 <script src="/static/live.js" defer></script>"""
+
+_ELSEWHERE = """<section class="card" aria-labelledby="elsewhere">
+  <h2 id="elsewhere">The same session on the other nodes</h2>
+  <p class="soft">Cookies do not tell ports apart, so your browser shows this one to all nodes of the demo.</p>
+  <ul class="nodes">{links}</ul>
+</section>"""
 
 _NOTE = """<li>
 <span class="text{css}">{text}</span>
@@ -200,6 +207,7 @@ def session(session: Session, *, fault: str = "", status: int = 200) -> HTMLResp
         _SESSION,
         told=_told(fault),
         facts=joined(html("<dt>{label}</dt><dd>{value}</dd>", label=label, value=value) for label, value in facts),
+        elsewhere=_elsewhere(session.manager.settings),
         notes=_notes(session.get("notes", [])),
     )
     return _page("Your session", body, session, status)
@@ -209,6 +217,7 @@ def _page(title: str, body: Html, session: Session, status: int) -> HTMLResponse
     nav = html('<a href="/">Home</a> <a href="/private/session">Session</a>')
     if session.subject is not None:
         nav = html('{nav} <span class="badge">{subject}</span>', nav=nav, subject=session.subject)
+    nav = html('{nav} <span class="badge">node {node}</span>', nav=nav, node=session.manager.node_id)
     return HTMLResponse(html(_FRAME, title=title, nav=nav, body=body), status_code=status, headers=HEADERS)
 
 
@@ -233,6 +242,12 @@ def _span(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _elsewhere(settings: Settings) -> Html:
+    others = [url for url in settings.peers if url != settings.advertise_url]
+    links = joined(html('<li><a href="{url}/private/session">{url}</a></li>', url=url) for url in others)
+    return html(_ELSEWHERE, links=links) if others else Html()
 
 
 def _notes(notes: list[dict[str, object]]) -> Html:

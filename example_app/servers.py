@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ READY_WITHIN_S = 30.0
 """A start takes half a second; a busy machine may take many times that."""
 END_WITHIN_S = 5.0
 _POLL_S = 0.02
+_PORTS = range(20_000, 32_000)
+"""Below those that systems give to outgoing connections: one of these could take a node's port while the node is down."""
 
 
 class ServerError(Exception):
@@ -31,12 +35,13 @@ class Server:
         name: its node id.
         directory: where its output goes.
         settings: its settings, without the prefix. Those of the caller's environment are not passed on.
+        port: where it listens; by default one that is free.
     """
 
-    def __init__(self, name: str, directory: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, name: str, directory: Path, settings: Mapping[str, str], *, port: int | None = None) -> None:
         self.name = name
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = port or free_port()
+        self.url = url_of(self.port)
         self._output = directory / f"{name}.log"
         self._settings = {"NODE_ID": name, "PROTECT": "/private/*,/api/private/*"} | dict(settings)
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,10 +85,28 @@ class Server:
                 time.sleep(_POLL_S)
         raise ServerError(f"node {self.name} was not ready after {READY_WITHIN_S:g} s:\n{self.output()}")
 
-    def terminate(self) -> None:
-        """Ask the process to end, and do not wait for it."""
+    def kill(self) -> None:
+        """End the process as a crash does: it can do nothing more, not even say so."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop the process in the middle of whatever it does. Its connections stay open, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on, as if nothing had happened."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._process and self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(number)
+
+    def terminate(self) -> None:
+        """Ask the process to end, frozen or not, and do not wait for it."""
+        self._signal(signal.SIGTERM)
+        self.thaw()
 
     def end(self) -> None:
         """Return when the process has ended, by itself or not."""
@@ -117,11 +140,40 @@ def running(*servers: Server) -> Iterator[None]:
             server.end()
 
 
+def cluster(names: str, directory: Path, settings: Mapping[str, str]) -> list[Server]:
+    """Nodes that share their log-outs by themselves: the members of one ``peers://`` cluster.
+
+    Args:
+        names: a letter for each node.
+        directory: where each keeps its output, and a folder of its own for log-outs made without a majority.
+        settings: what they have in common.
+    """
+    ports = {name: free_port() for name in names}
+    common = {**settings, "CLUSTER": "peers://", "PEERS": ",".join(map(url_of, ports.values()))}
+    return [
+        Server(name, directory, {**common, "ADVERTISE_URL": url_of(port), "STATE_DIR": str(directory / name)}, port=port)
+        for name, port in ports.items()
+    ]
+
+
+def url_of(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on.
+
+    Raises:
+        ServerError: none was found.
+    """
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # taken
+            return port
+    raise ServerError(f"no port between {_PORTS.start} and {_PORTS.stop} seems to be free")
 
 
 def new_secret() -> str:

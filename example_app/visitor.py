@@ -97,7 +97,8 @@ def told_problem(problem: dict[str, Any], status: int, code: str) -> str:
     if (problem["status"], problem["code"]) != (status, code):
         raise AnswerError(f"expected {status} {code}, and got {problem['status']} {problem['code']}")
     where = f", {problem['retry_where']}" if problem["retry_where"] != "none" else ""
-    return f"{status} {code} → {problem['action']}{where}"
+    after = f", after {problem['retry_after_ms']} ms" if problem["retry_after_ms"] else ""
+    return f"{status} {code} → {problem['action']}{where}{after}"
 
 
 def expect(what: str, holds: object) -> None:

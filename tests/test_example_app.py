@@ -21,8 +21,9 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from example_app import app as example
 from example_app import users
 from example_app.drill import altered
-from example_app.servers import Server, ServerError, new_secret, running
+from example_app.servers import Server, ServerError, cluster, new_secret, running
 from example_app.story import StepError, Story
+from example_app.visitor import Visitor
 
 ROOT = Path(__file__).parent.parent
 PAGE = {"Accept": "text/html"}
@@ -284,9 +285,9 @@ def test_a_step_that_fails_is_told_and_ends_the_story() -> None:
     assert story.steps == 1
 
 
-def run_demo(**environment: str) -> subprocess.Popen[str]:
+def run_demo(*command: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "example_app"],
+        [sys.executable, *(command or ("-m", "example_app"))],
         cwd=ROOT,
         env=os.environ | environment,
         stdin=subprocess.DEVNULL,
@@ -319,14 +320,30 @@ def listens(url: str) -> bool:
 def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="")
     try:
-        story, _ = demo.communicate(timeout=60)
+        story, _ = demo.communicate(timeout=90)
     finally:
         end(demo)
     assert demo.returncode == 0, story
     for told in (
         *("ada logs in", "renewed", "event stream", "WebSocket", "log-out everywhere".capitalize()),
         *("401 token_missing", "401 token_invalid", "400 token_malformed", "400 token_too_large", "400 request_ambiguous"),
-        *("401 session_idle_timeout", "401 session_expired", "401 session_revoked → reauthenticate", "fenced"),
+        *("401 session_idle_timeout", "401 session_expired", "401 session_revoked → reauthenticate"),
+        *(
+            "signed by a, answered by c",
+            "Session-Revocation: fenced",
+            "refused on c after",
+            "closed by the node: 4401",
+            "ended by the node",
+        ),
+        *(
+            "but here",
+            "kill -9",
+            "waited until a",
+            "kill -STOP",
+            "provisional",
+            "503 state_stale → retry, other_node, after 250 ms",
+            "by itself",
+        ),
     ):
         assert told in story
     assert re.search(r"All \d\d steps went as told, in \d+\.\d s\.$", story.strip())
@@ -336,15 +353,69 @@ def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
 
 
 @pytest.mark.real
-def test_keep_leaves_the_demo_up_until_it_is_told_to_end() -> None:
-    demo = run_demo(PYTHONUTF8="1", KEEP="1")
+def test_keep_leaves_all_nodes_up_until_the_demo_is_told_to_end() -> None:
+    demo = run_demo("-c", QUICK_DEMO, PYTHONUTF8="1", KEEP="1")
     try:
         assert demo.stdout is not None
-        url = next(line.split()[3] for line in demo.stdout if line.strip().startswith("in a browser"))
-        assert listens(url.rstrip("/"))
+        lines = []
+        while not lines or "node c, process" not in lines[-1]:
+            lines.append(next(demo.stdout))
+        urls = [line.partition("/-/session/livez")[0].split()[-1] for line in lines if "livez" in line]
+        assert len(urls) == 3
+        assert all(map(listens, urls))
     finally:
         end(demo)
-    assert not listens(url.rstrip("/"))
+    assert not any(map(listens, urls))
+
+
+QUICK_DEMO = """
+import sys
+from example_app import __main__, drill, three_nodes
+drill.tell = three_nodes.tell = lambda *_: None
+sys.exit(__main__.main())
+"""
+
+FAILING_DEMO = """
+import sys
+from example_app import __main__, drill
+def freeze_and_fail(story, node, hasty):
+    node.freeze()
+    print(node.pid)
+    with story.step("what cannot be"):
+        raise ValueError("the reason")
+drill.tell = freeze_and_fail
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.real
+def test_a_demo_that_fails_says_so_and_leaves_no_process_behind_not_even_a_frozen_one() -> None:
+    demo = run_demo("-c", FAILING_DEMO, PYTHONUTF8="1")
+    try:
+        story, _ = demo.communicate(timeout=30)
+    finally:
+        end(demo)
+    assert demo.returncode == 1, story
+    assert "✗ what cannot be" in story
+    assert "the reason" in story
+    pid = next(int(line) for line in story.splitlines() if line.isdigit())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.real
+def test_the_page_says_which_node_answers_and_which_signed_and_leads_to_the_others(tmp_path: Path) -> None:
+    nodes = cluster("abc", tmp_path, {"SECRET_KEY": new_secret()})
+    a, b, _ = nodes
+    with running(*nodes), Visitor(a.url) as ada, Visitor(b.url) as on_b:
+        ada.log_in("ada", "analytical")
+        on_b.token = ada.token
+        page = on_b.get("/private/session", **PAGE).text
+    assert '<span class="badge">node b</span>' in page
+    assert "<dd>node <code>a</code></dd>" in page
+    assert "<dd>node <code>b</code></dd>" in page
+    assert [f'href="{node.url}/private/session"' in page for node in nodes] == [True, False, True]
+    assert "Log out everywhere but here" in page
 
 
 @pytest.mark.real
@@ -359,7 +430,7 @@ def test_a_server_that_cannot_start_says_why_and_is_not_left_behind(tmp_path: Pa
 
 
 @pytest.mark.real
-def test_a_server_that_hangs_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_server_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("example_app.servers.END_WITHIN_S", 0.2)
     server = Server("a", tmp_path, {"SECRET_KEY": new_secret()})
     with running(server):

@@ -1,0 +1,288 @@
+"""The drill over three nodes without a server beside them: log-outs that count on all, a crash, a freeze. Told as it goes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import httpx2
+from websockets.exceptions import ConnectionClosed
+
+from .drill import LIMIT_S, POLL_S, WHOAMI, log_in, refused_websocket, wait_for, was_refused
+from .servers import Server
+from .story import Story
+from .visitor import AnswerError, Visitor, expect, told
+
+LOG_OUTS = 50
+FRESHNESS_LIMIT_S = 2
+"""How long a node that lost contact goes on judging sessions. The default is 5 s; here there is less to wait for."""
+REVOKED_CLOSE_CODE = 4401
+
+
+class Nodes(NamedTuple):
+    """Members of one cluster."""
+
+    a: Server
+    b: Server
+    c: Server
+
+
+def tell(story: Story, nodes: Nodes) -> None:
+    """The whole drill. At its end all three are up."""
+    one_session(story, nodes)
+    log_out(story, nodes)
+    connections_that_are_open(story, nodes)
+    log_out_everywhere(story, nodes)
+    a_node_dies(story, nodes)
+    two_nodes_freeze(story, nodes)
+
+
+def one_session(story: Story, nodes: Nodes) -> None:
+    story.chapter("One session, three nodes")
+    with Visitor(nodes.a.url) as ada:
+        with story.step("ada logs in on a") as step:
+            step.told = f"{told(log_in(ada, 'ada'), 200)}, signed by a"
+        for node in (nodes.b, nodes.c):
+            with Visitor(node.url, ada.token) as elsewhere, story.step(f"uses it on {node.name}, which never saw it before") as step:
+                facts = elsewhere.get(WHOAMI).json()
+                expect("ada, signed by a, answered there", [facts[it] for it in _FACTS] == ["ada", "a", node.name])
+                step.told = f"200, signed by {facts['issuer']}, answered by {facts['answered_by']}"
+
+
+_FACTS = ("subject", "issuer", "answered_by")
+
+
+def log_out(story: Story, nodes: Nodes) -> None:
+    story.chapter("Log-out on b, while c is asked all along")
+    with Visitor(nodes.a.url) as ada, Visitor(nodes.b.url) as on_b, Visitor(nodes.c.url) as thief:
+        log_in(ada, "ada")
+        thief.token = on_b.token = ada.token
+        with story.step("a captured copy of ada's cookie, on c, before") as step:
+            step.told = told(thief.get(WHOAMI), 200)
+        with story.step("ada logs out on b") as step:
+            found = log_out_and_watch(on_b, thief)
+            expect("fenced", found.mode == "fenced")
+            step.took_s = found.acknowledged_s
+            step.told = f"200, cookie removed; Session-Revocation: {found.mode}"
+        with story.step("the captured copy is refused on c, from there on") as step:
+            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
+            step.took_s = found.refused_s
+        with Visitor(nodes.a.url, thief.token) as on_a, story.step("a WebSocket with it, on a") as step:
+            step.told = refused_websocket(on_a)
+        with story.step(f"the same, {LOG_OUTS} times") as step:
+            many = [one_more_log_out(ada, on_b, thief) for _ in range(LOG_OUTS)]
+            expect("all fenced", all(each.mode == "fenced" for each in many))
+            refused = spread_ms([each.refused_s for each in many])
+            step.told = f"refused on c after {refused}; acknowledged after {spread_ms([each.acknowledged_s for each in many])}"
+
+
+def connections_that_are_open(story: Story, nodes: Nodes) -> None:
+    story.chapter("Connections that are open on c, and a log-out on b")
+    with Visitor(nodes.c.url) as ada, Visitor(nodes.b.url) as on_b:
+        log_in(ada, "ada")
+        on_b.token = ada.token
+        with ada.websocket() as socket, ThreadPoolExecutor(1) as aside, story.step("a WebSocket") as step:
+            socket.recv(LIMIT_S)
+            began = time.perf_counter()
+            acknowledged = aside.submit(leave, on_b)
+            try:
+                raise AnswerError(f"the WebSocket is still open: {socket.recv(LIMIT_S)!r}")
+            except ConnectionClosed as closed:
+                step.took_s = time.perf_counter() - began
+                code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "no close frame")
+            expect(f"close code {REVOKED_CLOSE_CODE}, not {code} {reason}", code == REVOKED_CLOSE_CODE)
+            acknowledged.result()
+            step.told = f"closed by the node: {code} {reason}"
+        log_in(ada, "ada")
+        on_b.token = ada.token
+        with ada.events() as ticks, ThreadPoolExecutor(1) as aside, story.step("an event stream") as step:
+            next(ticks)
+            began = time.perf_counter()
+            acknowledged = aside.submit(leave, on_b)
+            expect("no tick after the log-out", len(list(ticks)) <= 1)  # one may have been on its way
+            step.took_s = time.perf_counter() - began
+            acknowledged.result()
+            step.told = "ended by the node"
+
+
+def log_out_everywhere(story: Story, nodes: Nodes) -> None:
+    story.chapter("Log-out everywhere")
+    with Visitor(nodes.a.url) as laptop, Visitor(nodes.b.url) as phone, Visitor(nodes.c.url) as grace:
+        log_in(laptop, "ada")
+        log_in(phone, "ada")
+        log_in(grace, "grace")
+        with Visitor(nodes.b.url, laptop.token) as on_b, story.step("but here: from ada's laptop, on b") as step:
+            response = on_b.post("/private/logout-everywhere", keep="this")
+            step.told = f"{told(response, 200)}, acknowledged: {response.json()['acknowledged']}"
+        with Visitor(nodes.c.url, phone.token) as on_c, story.step("her phone, on c") as step:
+            step.told = told(on_c.get(WHOAMI), 401, "session_revoked")
+        with story.step("her laptop, on a") as step:
+            step.told = told(laptop.get(WHOAMI), 200)
+        captured = laptop.token
+        with story.step("from ada's laptop, and there too, on a") as step:
+            step.told = told(laptop.post("/private/logout-everywhere"), 200)
+        with Visitor(nodes.c.url, captured) as thief, story.step("a copy of the laptop's cookie, on c") as step:
+            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
+        with story.step("grace, who is somebody else, on c") as step:
+            step.told = told(grace.get(WHOAMI), 200)
+        with story.step("ada logs in again, on b") as step:
+            log_in(phone, "ada")
+            step.told = told(phone.get(WHOAMI), 200)
+
+
+def a_node_dies(story: Story, nodes: Nodes) -> None:
+    story.chapter("Node a is killed (kill -9), and its sessions go on")
+    with Visitor(nodes.a.url) as ada, Visitor(nodes.b.url) as grace, Visitor(nodes.b.url) as leslie:
+        log_in(ada, "ada")
+        log_in(grace, "grace")
+        log_in(leslie, "leslie")
+        captured = [grace.token, leslie.token]
+        nodes.a.kill()
+        for node in (nodes.b, nodes.c):
+            with Visitor(node.url, ada.token) as elsewhere, story.step(f"ada's session, signed by a, on {node.name}") as step:
+                step.told = told(elsewhere.get(WHOAMI), 200)
+        with story.step("the first log-out without a, on b") as step:
+            step.took_s, mode = leave(grace)
+            expect("fenced", mode == "fenced")
+            step.told = f"200, {mode}: waited until a, were it alive, would accept nothing any more"
+        with story.step("the next log-out, on b") as step:
+            step.took_s, mode = leave(leslie)
+            expect("fenced, and at once", mode == "fenced" and step.took_s < FRESHNESS_LIMIT_S / 2)
+            step.told = f"200, {mode}: that wait was the only one"
+        come_back(story, nodes.a, captured)
+        with story.step("ada's session, on a") as step:
+            nodes.a.wait_until_ready()
+            step.told = told(ada.get(WHOAMI), 200)
+
+
+def come_back(story: Story, node: Server, captured: Sequence[str | None]) -> None:
+    """Start a node, and show it copies of sessions that ended while it was down. It must never accept one."""
+    first, *others = captured
+    with Visitor(node.url, first) as thief, story.step(f"{node.name} starts again, and is asked about it at once") as step:
+        node.start()
+        answers = asked_until(thief, lambda response: response.status_code == 401, allowed=(401, 503))
+        step.told = told_before(answers) + told(answers[-1], 401, "session_revoked")
+    for token in others:
+        with Visitor(node.url, token) as thief, story.step("and about the other one") as step:
+            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
+
+
+def two_nodes_freeze(story: Story, nodes: Nodes) -> None:
+    story.chapter("b and c freeze (kill -STOP), and a is left alone")
+    with Visitor(nodes.a.url) as ada, Visitor(nodes.a.url) as grace, Visitor(nodes.a.url) as thief:
+        log_in(ada, "ada")
+        log_in(grace, "grace")
+        thief.token = grace.token
+        for node in (nodes.b, nodes.c):
+            node.freeze()
+        frozen = time.perf_counter()
+        with story.step("a log-out on a") as step:
+            step.took_s, mode = leave(grace)
+            expect("provisional", mode == "provisional")
+            step.told = f"200, {mode}: written down, to be made good"
+        with story.step("a copy of it, on a") as step:
+            step.told = told(thief.get(WHOAMI), 401, "session_revoked")
+        with story.step(f"ada's session, once a is {FRESHNESS_LIMIT_S} s behind") as step:
+            answers = asked_until(ada, was_refused, allowed=(200, 503))
+            step.told = told(answers[-1], 503, "state_stale")
+            step.took_s = time.perf_counter() - frozen
+        with story.step("a's probes") as step:
+            alive, ready = (told(ada.get(f"/-/session/{probe}"), status) for probe, status in (("livez", 200), ("readyz", 503)))
+            step.told = f"livez {alive}, readyz {ready}: leave it running, send it nothing"
+        thaw(story, nodes, ada)
+        with Visitor(nodes.c.url, thief.token) as on_c, story.step("the log-out that a made alone, on c") as step:
+            step.told = told(wait_for(lambda: on_c.get(WHOAMI), was_refused), 401, "session_revoked")
+
+
+def thaw(story: Story, nodes: Nodes, ada: Visitor) -> None:
+    """Thaw b and c, and ask each node about ada's session until it is accepted."""
+
+    def asked(visitor: Visitor) -> tuple[list[httpx2.Response], float]:
+        answers = asked_until(visitor, lambda response: response.status_code == 200, allowed=(200, 503))
+        return answers, time.perf_counter() - thawed
+
+    with Visitor(nodes.b.url, ada.token) as on_b, Visitor(nodes.c.url, ada.token) as on_c, ThreadPoolExecutor(3) as aside:
+        nodes.b.thaw()
+        nodes.c.thaw()
+        thawed = time.perf_counter()
+        found = [aside.submit(asked, visitor) for visitor in (ada, on_b, on_c)]
+        for node, future in zip(nodes, found, strict=True):
+            with story.step(f"thawed (kill -CONT): ada's session on {node.name}") as step:
+                answers, step.took_s = future.result()
+                step.told = f"{told_before(answers)}200, by itself"
+
+
+# What the steps share.
+
+
+class LogOut(NamedTuple):
+    """What came of a log-out.
+
+    Attributes:
+        refused_s: from its sending until the answer of another node, asked all along, that refused it.
+        acknowledged_s: from its sending until its own answer.
+        mode: ``fenced`` or ``provisional``.
+    """
+
+    refused_s: float
+    acknowledged_s: float
+    mode: str
+
+
+def log_out_and_watch(visitor: Visitor, thief: Visitor) -> LogOut:
+    """Log a visitor out on one node, while a thief with the same token asks another one as fast as it answers."""
+    with ThreadPoolExecutor(1) as aside:
+        began = time.perf_counter()
+        acknowledged = aside.submit(leave, visitor)
+        refusal = wait_for(lambda: thief.get(WHOAMI), was_refused, pause_s=0)
+        refused_s = time.perf_counter() - began
+        told(refusal, 401, "session_revoked")
+        return LogOut(refused_s, *acknowledged.result())
+
+
+def one_more_log_out(ada: Visitor, on_b: Visitor, thief: Visitor) -> LogOut:
+    log_in(ada, "ada")
+    thief.token = on_b.token = ada.token
+    told(thief.get(WHOAMI), 200)
+    return log_out_and_watch(on_b, thief)
+
+
+def leave(visitor: Visitor) -> tuple[float, str]:
+    """Log out; returns the seconds that it took, and how far it has got by then."""
+    began = time.perf_counter()
+    response = visitor.post("/logout")
+    took_s = time.perf_counter() - began
+    told(response, 200)
+    expect("the cookie is removed", visitor.token is None)
+    return took_s, response.headers["session-revocation"]
+
+
+def asked_until(visitor: Visitor, is_it: Callable[[httpx2.Response], bool], *, allowed: tuple[int, ...]) -> list[httpx2.Response]:
+    """All answers of a node, which may not listen yet, up to the one that is waited for. None may have another status than these."""
+    answers: list[httpx2.Response] = []
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            answers.append(visitor.get(WHOAMI))
+        except httpx2.ConnectError:
+            time.sleep(POLL_S / 10)
+            continue
+        expect(f"an answer of {allowed}, not {answers[-1].status_code}", answers[-1].status_code in allowed)
+        if is_it(answers[-1]):
+            return answers
+        time.sleep(POLL_S / 10)
+    raise AnswerError(f"not within {LIMIT_S:g} s; the last answers were {[answer.status_code for answer in answers[-3:]]}")
+
+
+def told_before(answers: Sequence[httpx2.Response]) -> str:
+    """The refusals before the last answer, in a few words."""
+    codes = Counter(f"{answer.status_code} {answer.json()['code']}" for answer in answers[:-1])
+    return "".join(f"{code} ({count} times), then " if count > 1 else f"{code}, then " for code, count in codes.items())
+
+
+def spread_ms(times_s: Sequence[float]) -> str:
+    return f"{statistics.median(times_s) * 1000:.1f} ms (median), {max(times_s) * 1000:.1f} (worst)"
