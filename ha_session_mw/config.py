@@ -383,6 +383,18 @@ class Settings:
             raise ConfigurationError(faults)
         return keys, fallbacks
 
+    def advice(self, environ: Mapping[str, str]) -> str | None:
+        """What an operator should know of settings that can be used, but hardly as meant; None if there is nothing to say."""
+        workers = environ.get("WEB_CONCURRENCY", "1").strip()
+        if not workers.isdecimal() or int(workers) < 2:
+            return None
+        if self.cluster == "memory://":
+            return (
+                f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs only, and a session "
+                "that was logged out lives on at the others; start one worker, or share the log-outs with peers://"
+            )
+        return f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=peers://: workers share a URL and cannot be peers; start one a node"
+
     def weak_keys(self) -> list[str]:
         """What is wrong with keys that are used all the same, because Starlette's callers may."""
         return _weaknesses(*self.read_keys())
@@ -456,7 +468,8 @@ def _read(name: str, given: Secrets, file: str | Path | None, faults: list[str])
     """The secrets of one setting, from itself or from its file."""
     if file is None:
         return cast("tuple[bytes, ...]", given)
-    source = f"{variable(name)}_FILE={str(file)!r}"
+    # A secret that was put there by mistake has no folder in it, most likely, and is not to be shown.
+    source = f"{variable(name)}_FILE={str(file)!r}" if os.sep in str(file) else f"{variable(name)}_FILE"
     if given:
         faults.append(f"{source}: {variable(name)} is set too; set one of them")
         return ()

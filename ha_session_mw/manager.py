@@ -7,13 +7,12 @@ import math
 import os
 from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.abc
 import httpx2
 import msgspec
 
@@ -48,6 +47,7 @@ from .models import Acknowledgement, Claims, Cut, CutId, Deny, Entry, FamilyId, 
 from .peering import Peering
 from .revocations import Revocations
 from .state_file import StateFile
+from .supervisor import Supervisor
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ IN_FLIGHT_S = 0.075
 """How long a request waits for news that are on their way before peers are asked: some round trips, and less than a person notices."""
 RELAXED_LIMIT_S = 60.0
 """How old the knowledge may be by which a path of ``HA_SESSION_RELAXED`` is served."""
-RESTART_S = 1.0
-"""How long after a crash a background task is started again."""
 
 
 class SessionManager:
@@ -92,10 +90,7 @@ class SessionManager:
         self.view = View(on_news=self._tell_news)
         self.on_news: list[Callable[[Entry], None]] = []
         """Called with each entry of the log that is news to this node."""
-        self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self.crashes: Counter[str] = Counter()
-        """How often a background task has crashed, and was started again."""
+        self.supervisor = Supervisor(self.clock)
         self.cookie = CookieWriter(
             self.settings.cookie_name,
             path=self.settings.cookie_path,
@@ -137,11 +132,14 @@ class SessionManager:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
-            self._background += [("peering", self.peering.run), ("lookups", self._lookups.run)]
+            self.supervisor.add("peering", self.peering.run)
+            self.supervisor.add("lookups", self._lookups.run)
         self._log = open_backend(settings, self.view, self.clock, own, self.peering)
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
         self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
-        self._background += [("log", self._log.run), ("revocations", self._revocations.run), ("keys", self._keep_up)]
+        self.supervisor.add("log", self._log.run)
+        self.supervisor.add("revocations", self._revocations.run)
+        self.supervisor.add("keeping up", self._keep_up)
 
     def _tell_news(self, entry: Entry) -> None:
         for listener in self.on_news:
@@ -288,7 +286,7 @@ class SessionManager:
         return lookups.encode(Answer(lookups.VERSION, "yes", outcome.claims, outcome.kid))
 
     def _verify(self, token: bytes, wall_ms: float) -> Verified:
-        if self._tasks is None:
+        if not self.supervisor.is_running:
             self._refresh()  # else a background task does
         try:
             verified = self._take_over(token, wall_ms) if self._is_legacy(token) else tokens.verify(token, self._keys.ring)
@@ -485,6 +483,7 @@ class SessionManager:
             "accepted": self.accepted,
             "refused": dict(self.refused),
             "kids": list(self._keys.ring.kids),
+            "restarted_tasks": dict(self.supervisor.crashes),
         }
 
     def index(self) -> str | None:
@@ -503,48 +502,16 @@ class SessionManager:
         if not self._log.has_reached(index):
             raise StateNotReached("the client has seen a later state than this node", check="cuts_known")
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Runs what the node does besides answering requests. Entering never waits for anything outside this process."""
-        if self._tasks is not None:  # another middleware of this process, further out, has entered
-            yield
-            return
-        async with anyio.create_task_group() as tasks:
-            for name, task in self._background:
-                tasks.start_soon(self._supervise, name, task)
-            self._tasks = tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                tasks.cancel_scope.cancel()
-
-    def also_run(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
-        """Have a coroutine function run for as long as the node does; from now on, if it does already."""
-        self._background.append((name, task))
-        if self._tasks is not None:
-            self._tasks.start_soon(self._supervise, name, task)
-
-    async def _supervise(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
-        """Keep a task going. One that crashes must neither take the app along nor be missed."""
-        while True:
-            try:
-                await task()
-            except Exception:
-                self.crashes[name] += 1
-                logger.exception("the background task %r has crashed, and is started again", name)
-            else:
-                return
-            await self._sleep(RESTART_S)
-
-    async def _sleep(self, seconds: float) -> None:
-        with self.clock.move_on_after(seconds):
-            await anyio.sleep_forever()
+        return self.supervisor.running()
 
     async def _keep_up(self) -> None:
+        """Keep the keys and the view up to date."""
         while True:
             self._refresh()
-            await self._sleep(LOOK_EVERY_S)
+            with self.clock.move_on_after(LOOK_EVERY_S):
+                await anyio.sleep_forever()
 
 
 def _clock_untrusted() -> ClockUntrusted:

@@ -456,3 +456,27 @@ def test_an_empty_file_of_fallbacks_is_no_fallbacks(tmp_path: Path) -> None:
     file.write_text("")
 
     assert from_environ(SECRET_KEY_FALLBACKS_FILE=str(file)).read_keys() == ((GOOD.encode(),), ())
+
+
+@pytest.mark.parametrize(
+    ("cluster", "workers", "said"),
+    [
+        ("memory://", None, None),
+        ("memory://", "1", None),
+        ("memory://", "many", None),
+        ("memory://", "4", "each worker knows its own log-outs only"),
+        ("peers://", "4", "cannot be peers"),
+    ],
+)
+def test_several_workers_where_there_can_be_but_one_are_told(cluster: str, workers: str | None, said: str | None) -> None:
+    peers: dict[str, Any] = {"peers": "http://127.0.0.1:1", "advertise_url": "http://127.0.0.1:1"} if cluster == "peers://" else {}
+    settings = Settings(secret_key=GOOD, cluster=cluster, **peers)
+    advice = settings.advice({} if workers is None else {"WEB_CONCURRENCY": workers})
+    assert advice is None if said is None else (advice is not None and said in advice)
+
+
+def test_a_secret_that_was_put_in_the_place_of_its_file_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings(secret_key_file=GOOD)
+    assert GOOD not in str(raised.value)
+    assert "HA_SESSION_SECRET_KEY_FILE" in str(raised.value)

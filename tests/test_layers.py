@@ -21,7 +21,7 @@ LAYERS = [
     ["_core"],
     ["config"],
     ["abc", "clocks"],
-    ["key_files", "state_file", "peering", "lookups", "revocations", "instrumentation", "backends"],
+    ["key_files", "state_file", "peering", "lookups", "revocations", "supervisor", "instrumentation", "backends"],
     ["manager"],
     ["asgi"],
     ["", "fastapi", "client", "testing", "cli", "__main__"],

@@ -39,7 +39,7 @@ class Endpoints:
     def _answer(self, path: str) -> tuple[int, str, bytes]:
         if path == "/livez":
             # Only that this process answers: a fault elsewhere must not make an orchestrator restart the fleet.
-            crashes = self._manager.crashes
+            crashes = self._manager.supervisor.crashes
             return 200, "application/json", _json({"status": "pass", **({"restarted_tasks": dict(crashes)} if crashes else {})})
         if path in ("/readyz", "/startupz"):
             return self._readiness()

@@ -108,7 +108,7 @@ class SessionMiddleware:
         self._endpoints = Endpoints(manager)
         self._connections = Connections(manager.view)
         manager.on_news.append(self._connections.on_news)
-        manager.also_run("connections", self._connections.run)
+        manager.supervisor.add("connections", self._connections.run)
         self._prefix = settings.endpoints + "/"
         self._paths = PathRules(protect=tuple(settings.protect), exempt=tuple(settings.exempt), relaxed=tuple(settings.relaxed))
         self._has_paths = bool(self._paths)
@@ -379,6 +379,8 @@ def _manager(settings: Settings) -> SessionManager:
     """
     manager = _managers.get(settings)
     if manager is None:
+        if advice := settings.advice(os.environ):
+            logger.warning("%s", advice)
         manager = _managers[settings] = SessionManager(settings)
     return manager
 

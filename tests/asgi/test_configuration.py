@@ -117,7 +117,7 @@ async def test_a_middleware_inside_another_of_the_same_settings_runs_nothing_twi
         begun.append(1)
         await anyio.sleep_forever()
 
-    outer.manager.also_run("probe", probe)
+    outer.manager.supervisor.add("probe", probe)
     assert types(await lifespan(outer)) == ["startup.complete", "shutdown.complete"]
     assert begun == [1]
 

@@ -1,0 +1,72 @@
+"""Keeps background tasks going: one that crashes must neither take the app along nor be missed."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.abc
+
+from .abc import Clock
+
+logger = logging.getLogger("ha_session_mw")
+
+RESTART_S = 1.0
+"""How long after a crash a task is started again: soon, and not so soon that it fills the log."""
+
+Task = Callable[[], Awaitable[None]]
+
+
+class Supervisor:
+    """Runs coroutine functions for as long as the node does.
+
+    Attributes:
+        crashes: how often each has crashed, and was started again.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: list[tuple[str, Task]] = []
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self.crashes: Counter[str] = Counter()
+
+    @property
+    def is_running(self) -> bool:
+        return self._tasks is not None
+
+    def add(self, name: str, task: Task) -> None:
+        """Have a coroutine function run besides; from now on, if the node runs already."""
+        self._known.append((name, task))
+        if self._tasks is not None:
+            self._tasks.start_soon(self._keep_going, name, task)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Everything runs inside. Entering waits for nothing, and entering again inside changes nothing."""
+        if self._tasks is not None:  # another middleware of this process, further out, has entered
+            yield
+            return
+        async with anyio.create_task_group() as tasks:
+            for name, task in self._known:
+                tasks.start_soon(self._keep_going, name, task)
+            self._tasks = tasks
+            try:
+                yield
+            finally:
+                self._tasks = None
+                tasks.cancel_scope.cancel()
+
+    async def _keep_going(self, name: str, task: Task) -> None:
+        while True:
+            try:
+                await task()
+            except Exception:
+                self.crashes[name] += 1
+                logger.exception("the background task %r has crashed, and is started again", name)
+            else:
+                return
+            with self._clock.move_on_after(RESTART_S):
+                await anyio.sleep_forever()
