@@ -76,11 +76,13 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
     denied = view.denied
     if denied and (claims.sid in denied or claims.family in denied):
         return Refuse(SessionRevoked("denied", check="denied"))
-    # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
-    if claims.cuts and not view.may_lack_cuts and (behind := _unknown_cut(claims, view)):
+    # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list. So it
+    # forbids a refusal even where nobody may be left who could tell of it; there, it does not forbid to go on.
+    behind = _unknown_cut(claims, view) if claims.cuts else None
+    if behind is not None and not view.may_lack_cuts:
         return behind
     if (view.everybody or view.by_subject) and (problem := _missing_cut(claims, view)):
-        return Refuse(problem)
+        return behind or Refuse(problem)
     if boot_s - fresh_at > freshness_limit_s:
         return CannotTell(StateStale("out of contact for longer than the freshness limit", check="fresh"))
     return ACCEPT

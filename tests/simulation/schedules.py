@@ -251,6 +251,24 @@ def a_witness_who_lacks_the_entry(variant: Variant) -> Findings:
     return world.findings
 
 
+def a_cut_that_a_node_has_not_heard_of(variant: Variant) -> Findings:
+    """Node 2 knows one cut, and is away when another replaces it. A session that lists the new one is no fault of the client's."""
+    world = cluster(3, variant)
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(1)
+    world.isolate(2)
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(3)
+    session = log_in(world.nodes[0])
+    assert session.untouched
+    ask_for(world, world.nodes[2], session, 1)
+    world.mend(*world.around(2))
+    world.run(2)
+    ask_for(world, world.nodes[2], session, 1)
+    assert world.findings.accepted
+    return world.findings
+
+
 Schedule = Callable[[Variant], Findings]
 
 CAUGHT_BY: dict[str, Schedule] = {
@@ -268,4 +286,4 @@ CAUGHT_BY: dict[str, Schedule] = {
     "witnesses without the entry": a_witness_who_lacks_the_entry,
 }
 """Which broken variant each schedule is there to catch."""
-EVERY_SCHEDULE: tuple[Schedule, ...] = (*CAUGHT_BY.values(), all_clocks_step_forth_and_back)
+EVERY_SCHEDULE: tuple[Schedule, ...] = (*CAUGHT_BY.values(), all_clocks_step_forth_and_back, a_cut_that_a_node_has_not_heard_of)
