@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks import contenders, report, served
+from tests.benchmarks import cluster, contenders, report, served
 from tests.benchmarks.__main__ import Effort, tables
 from tests.benchmarks.contenders import Contender, NotReadError, Reader
 from tests.benchmarks.rounds import race
@@ -55,3 +55,17 @@ def test_a_missing_load_generator_is_named_with_the_line_that_installs_it(monkey
     monkeypatch.setenv("PATH", "")
     with pytest.raises(served.WrkMissingError, match="apt-get install -y wrk"):
         served.requests_per_second(rounds=1, seconds=1)
+
+
+@pytest.mark.real
+def test_each_log_out_is_seen_to_be_enforced_on_both_other_nodes() -> None:
+    times = cluster.log_out_times(3)
+    assert (len(times.refused_s), len(times.acknowledged_s)) == (6, 3)
+    table = report.log_outs(times)
+    assert [row[4] for row in table.rows] == ["≤ 50 ms", "≤ 150 ms"]
+    assert table.title in table.markdown()
+
+
+@pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (100, 4), (1, 1)])
+def test_a_percentile_is_one_of_the_values(percent: int, value: int) -> None:
+    assert report.percentile([1, 2, 3, 4], percent) == value

@@ -357,7 +357,7 @@ def test_keep_leaves_all_nodes_up_until_the_demo_is_told_to_end() -> None:
     demo = run_demo("-c", QUICK_DEMO, PYTHONUTF8="1", KEEP="1")
     try:
         assert demo.stdout is not None
-        lines = []
+        lines: list[str] = []
         while not lines or "node c, process" not in lines[-1]:
             lines.append(next(demo.stdout))
         urls = [line.partition("/-/session/livez")[0].split()[-1] for line in lines if "livez" in line]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import contenders, report, scale, served
+from . import cluster, contenders, report, scale, served
 from .report import Table
 from .rounds import race
 
@@ -23,9 +23,10 @@ class Effort:
     denials: int = 100_000
     served_rounds: int = 9
     served_seconds: int = 1
+    log_outs: int = 500
 
 
-FULL = Effort(rounds=25, sessions=(scale.FEW, 10_000, 100_000, 1_000_000), served_rounds=15, served_seconds=2)
+FULL = Effort(rounds=25, sessions=(scale.FEW, 10_000, 100_000, 1_000_000), served_rounds=15, served_seconds=2, log_outs=2_000)
 
 
 async def field(effort: Effort) -> Table:
@@ -64,6 +65,7 @@ def main() -> None:
         show(report.served(served.requests_per_second(rounds=effort.served_rounds, seconds=effort.served_seconds)))
     except served.WrkMissingError as missing:
         print(missing, file=sys.stderr)
+    show(report.log_outs(cluster.log_out_times(effort.log_outs)))
 
 
 if __name__ == "__main__":

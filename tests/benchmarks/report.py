@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from . import contenders
+from .cluster import LogOutTimes
 from .rounds import Timing
 
 MEGABYTE = 1e6
@@ -43,6 +45,8 @@ FIRST_SIGHT = Budget(1 / 3, " of PyJWT's decode")
 SERVED = Budget(0.95, " of the bare app's", at_least=True)
 FLAT = Budget(1.1, " of the first row")
 DENIALS_MEMORY = Budget(16, "", unit=" MB")
+PROPAGATION = Budget(50, "", unit=" ms")
+ACKNOWLEDGEMENT = Budget(150, "", unit=" ms")
 _NO_BUDGET = ["", "", ""]
 
 
@@ -119,6 +123,24 @@ def served(rates: Mapping[str, Sequence[float]]) -> Table:
 
     columns = ("uvicorn under wrk, requests a second", "best", "median", "ratio", "budget", "")
     return Table("Served, one process", columns, [row(*item) for item in rates.items()])
+
+
+def log_outs(times: LogOutTimes) -> Table:
+    def row(name: str, times_s: Sequence[float], budget: Budget) -> list[str]:
+        times_ms = sorted(time_s * 1000 for time_s in times_s)
+        return [name, f"{percentile(times_ms, 50):.1f}", f"{times_ms[-1]:.1f}", *budget.judge(percentile(times_ms, 99))]
+
+    rows = [
+        row("until another node refuses the session", times.refused_s, PROPAGATION),
+        row("until it is acknowledged as fenced", times.acknowledged_s, ACKNOWLEDGEMENT),
+    ]
+    columns = ("from sending a log-out, ms", "p50", "worst", "p99", "budget", "")
+    return Table(f"{len(times.acknowledged_s)} log-outs, three nodes on loopback, peers://", columns, rows)
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """The least value that so many percent do not exceed."""
+    return ordered[math.ceil(len(ordered) * percent / 100) - 1]
 
 
 def environment() -> str:

@@ -1,0 +1,183 @@
+"""How long a log-out takes to count on the other nodes, and to be acknowledged: three processes on loopback, ``peers://``."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from ha_session_mw import SessionMiddleware, Settings, get_session
+
+from .contenders import KEY, NotReadError
+
+MEMBERS = 3
+POLL_PAUSE_S = 0.001
+"""Between two questions to a node whether it refuses already: found out a little late, but the question is no load."""
+MAX_WAIT_S = 20.0
+WARM_UP = 20
+
+
+@dataclass
+class LogOutTimes:
+    """Seconds from the sending of a log-out, for each one.
+
+    Attributes:
+        refused_s: until each other node has refused the session, to somebody who asks all along.
+        acknowledged_s: until the fenced acknowledgement.
+    """
+
+    refused_s: list[float] = field(default_factory=list)
+    acknowledged_s: list[float] = field(default_factory=list)
+
+
+# The nodes.
+
+
+async def log_in(request: Request) -> Response:
+    get_session(request).login("alice")
+    return PlainTextResponse("ok")
+
+
+async def account(request: Request) -> Response:
+    return PlainTextResponse(get_session(request).subject)
+
+
+async def log_out(request: Request) -> Response:
+    acknowledgement = await get_session(request).revoke()
+    return PlainTextResponse(acknowledgement.mode)
+
+
+def serve(fileno: int, urls: Sequence[str], number: int) -> None:
+    """Serve one member on a socket that listens already, until the process is ended."""
+    logging.disable(logging.WARNING)  # at the end each tells that it misses the others
+    settings = Settings(secret_key=KEY, cluster="peers://", peers=urls, advertise_url=urls[number], protect="/account,/log-out")
+    routes = [
+        Route("/log-in", log_in, methods=["POST"]),
+        Route("/account", account),
+        Route("/log-out", log_out, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, settings=settings)])
+    # The protocol is named, for asyncio switches Nagle's algorithm off only where it is.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fileno) as listener:
+        config = uvicorn.Config(app, access_log=False, log_level="critical", timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def running() -> Iterator[list[int]]:
+    """The members of a cluster, ready; gives their ports."""
+    with ExitStack() as held:
+        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(MEMBERS)]
+        ports = [listener.getsockname()[1] for listener in listeners]
+        urls = [f"http://127.0.0.1:{port}" for port in ports]
+        processes = [held.enter_context(_ended(_start(listener.fileno(), urls, number))) for number, listener in enumerate(listeners)]
+        for port, process in zip(ports, processes, strict=True):
+            _wait_until_ready(port, process)
+        yield ports
+
+
+def _start(fileno: int, urls: Sequence[str], number: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", __name__, str(fileno), ",".join(urls), str(number)]
+    return subprocess.Popen(command, pass_fds=[fileno])
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(MAX_WAIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + MAX_WAIT_S
+    node = Client(port)
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            raise NotReadError("a node ended before it was ready")
+        if node.ask("GET", "/-/session/readyz") == 200:
+            return
+        time.sleep(10 * POLL_PAUSE_S)
+    raise NotReadError(f"a node was not ready within {MAX_WAIT_S:g} s")
+
+
+# Who asks them.
+
+
+class Client:
+    """One open connection to a node, with the cookie of a visitor."""
+
+    def __init__(self, port: int) -> None:
+        self.cookie = ""
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT_S)
+
+    def ask(self, method: str, path: str) -> int:
+        """The status of the answer."""
+        self._connection.request(method, path, headers={"Cookie": self.cookie})
+        response = self._connection.getresponse()
+        self.answer = response.read()
+        if cookie := response.getheader("set-cookie"):
+            self.cookie = cookie.partition(";")[0]
+        return response.status
+
+    def expect(self, method: str, path: str, answer: bytes) -> None:
+        status = self.ask(method, path)
+        if (status, self.answer) != (200, answer):
+            raise NotReadError(f"{method} {path}: {status} {self.answer[:200]!r}")
+
+    def refused_at_s(self) -> float:
+        """Ask until the session is refused; returns when it was."""
+        while (status := self.ask("GET", "/account")) == 200:
+            time.sleep(POLL_PAUSE_S)
+        if status != 401 or b"session_revoked" not in self.answer:
+            raise NotReadError(f"refused with {status} {self.answer[:200]!r}")
+        return time.perf_counter()
+
+
+def log_out_times(count: int) -> LogOutTimes:
+    """Log out so many sessions, on each node in turn, one after the other."""
+    times = LogOutTimes()
+    with running() as ports, ThreadPoolExecutor(MEMBERS - 1) as aside:
+        clients = [Client(port) for port in ports]
+        for number in range(WARM_UP + count):
+            one, *others = [clients[(number + turn) % MEMBERS] for turn in range(MEMBERS)]
+            _log_out(one, others, aside, times if number >= WARM_UP else LogOutTimes())
+    return times
+
+
+def _log_out(one: Client, others: Sequence[Client], aside: ThreadPoolExecutor, times: LogOutTimes) -> None:
+    one.cookie = ""
+    one.expect("POST", "/log-in", b"ok")
+    for client in others:
+        client.cookie = one.cookie
+    for client in chain([one], others):
+        client.expect("GET", "/account", b"alice")
+    refused = [aside.submit(client.refused_at_s) for client in others]
+    sent_s = time.perf_counter()
+    one.expect("POST", "/log-out", b"fenced")
+    times.acknowledged_s.append(time.perf_counter() - sent_s)
+    times.refused_s += [each.result() - sent_s for each in refused]
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3]))
