@@ -7,7 +7,7 @@ kept one would outlive the fence. "Never heard of it" and silence are no answers
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
@@ -23,10 +23,10 @@ from .peering import PeerFailure
 logger = logging.getLogger("ha_session_mw.lookups")
 
 VERSION = 1
-MOST_AT_ONCE = 64
-"""Calls under way. More would only queue up at the peers, and each has its time limit."""
+MOST_AT_ONCE = 8
+"""Calls under way to one peer. More would only queue up there; and one that stalls must not hold the connections of the others."""
 MOST_FLIGHTS = 1024
-"""Tokens asked about at the same time. A request beyond that is told to retry elsewhere."""
+"""Questions under way or about to be. A request beyond that is told to retry elsewhere."""
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +63,16 @@ class _Flight:
         self.landed = anyio.Event()
 
 
+class _Peer:
+    """What there is to know of one peer before it is asked."""
+
+    __slots__ = ("breaker", "limit")
+
+    def __init__(self) -> None:
+        self.breaker = Breaker()
+        self.limit = anyio.CapacityLimiter(MOST_AT_ONCE)
+
+
 class LookUps:
     """Asks peers, with one flight a question, hedged, bounded, and with a breaker for each peer.
 
@@ -78,8 +88,7 @@ class LookUps:
         self._timeout_s = timeout_s
         self._waiting: dict[bytes, _Flight] = {}
         self._flying: dict[bytes, _Flight] = {}
-        self._breakers: dict[str, Breaker] = {}
-        self._limit = anyio.CapacityLimiter(MOST_AT_ONCE)
+        self._peers: defaultdict[str, _Peer] = defaultdict(_Peer)
         self._tasks: anyio.abc.TaskGroup | None = None
         self.results: Counter[str] = Counter()
 
@@ -100,7 +109,7 @@ class LookUps:
         """
         flight = self._waiting.get(token)
         if flight is None:
-            if self._tasks is None or not peers or len(self._waiting) >= MOST_FLIGHTS:
+            if self._tasks is None or not peers or len(self._waiting) + len(self._flying) >= MOST_FLIGHTS:
                 return None
             # The question of a flight that is under way was sent before this request came, and so proves nothing for it.
             flight = self._waiting[token] = _Flight(self._flying.get(token))
@@ -137,33 +146,39 @@ class LookUps:
         return found[0] if found else None
 
     async def _ask_one(self, peer: str, question: bytes, found: list[Answer], scope: anyio.CancelScope, done: anyio.Event) -> None:
-        breaker = self._breakers.setdefault(peer, Breaker())
-        if breaker.allows(self._clock.boot_s()):
-            answer = await self._answer_of(peer, question, breaker)
-            if answer is not None and answer.says != "unknown" and not found:
-                found.append(answer)
-                scope.cancel()
-        else:
-            self.results["breaker_open"] += 1
+        about = self._peers[peer]
+        async with about.limit:
+            answer = await self._answer_of(peer, question, about.breaker)
+        if answer is not None and answer.says != "unknown" and not found:
+            found.append(answer)
+            scope.cancel()
         done.set()
 
     async def _answer_of(self, peer: str, question: bytes, breaker: Breaker) -> Answer | None:
-        answered = False
+        begun_s = self._clock.boot_s()
+        if not breaker.allows(begun_s):
+            self.results["breaker_open"] += 1
+            return None
+        answer, result = None, "failed"
         try:
-            async with self._limit:
-                answer = decode_answer(await self._call(peer, "lookup", question, self._timeout_s))
+            answer = decode_answer(await self._call(peer, "lookup", question, self._timeout_s))
         except PeerFailure:
-            self.results["failed"] += 1
-        except msgspec.MsgspecError:
-            self.results["garbage"] += 1
+            pass
+        except (ValueError, RecursionError):
+            result = "garbage"
+        except anyio.get_cancelled_exc_class():
+            # Its time was over: a peer that stalls is as good as none. Or another one was faster, which is no fault of its.
+            result = "failed" if self._clock.boot_s() - begun_s >= self._timeout_s / 2 else "outrun"
+            raise
         else:
-            answered = answer.version == VERSION
-            self.results[answer.says if answered else "garbage"] += 1
-            return answer if answered else None
+            result = answer.says if answer.version == VERSION else "garbage"
         finally:
-            # Also where the time was over before it answered: a peer that stalls is as good as none.
-            if answered:
-                breaker.succeeded()
-            else:
-                breaker.failed(self._clock.boot_s())
-        return None
+            self._count(result, breaker)
+        return answer if result != "garbage" else None
+
+    def _count(self, result: str, breaker: Breaker) -> None:
+        self.results[result] += 1
+        if result in ("failed", "garbage"):
+            breaker.failed(self._clock.boot_s())
+        elif result != "outrun":
+            breaker.succeeded()

@@ -154,7 +154,11 @@ class PeerServer:
 
     async def _answer(self, send: Send, status: int, body: bytes, kid: str, call: str) -> None:
         text = "\n".join(("answer", call, str(status), self.nonce, _digest(body))).encode()
-        field = f"1 {self.nonce} {self._signatures.sign(kid, text)}".encode()
+        try:
+            field = f"1 {self.nonce} {self._signatures.sign(kid, text)}".encode()
+        except PeerFailure:  # the key was removed while the call was held, and whoever asks again does so with another
+            await _plain(send, 404, b"")
+            return
         await _plain(send, status, body, [(_HEADER.encode(), field), (b"content-type", b"application/msgpack")])
 
 
@@ -269,7 +273,7 @@ class PeerClient:
         )
         try:
             status, headers, content = await self._post(peer + self._path + name, body, field)
-        except (httpx2.HTTPError, OSError, ssl.SSLError) as exc:
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as exc:
             raise PeerFailure(f"cannot be reached ({type(exc).__name__})") from exc
         if status == 404:
             return status, b""
@@ -289,7 +293,7 @@ class PeerClient:
                     raise PeerFailure("answered too much")
             return response.status_code, response.headers, b"".join(chunks)
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(5, shield=True):
                 await response.aclose()
 
     def _check(self, peer: str, kid: str, call: str, status: int, headers: Mapping[str, str], content: bytes) -> None:

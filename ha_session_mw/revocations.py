@@ -50,7 +50,7 @@ class Revocations:
             return []
         try:
             return [_decode(record) for record in self._journal.load()]
-        except (OSError, sqlite3.Error, msgspec.MsgspecError) as exc:
+        except (OSError, sqlite3.Error, ValueError, RecursionError) as exc:
             raise ConfigurationError(
                 [f"HA_SESSION_STATE_DIR: the journal in it cannot be used: {exc}. Another process may have it"]
             ) from exc
@@ -91,11 +91,14 @@ class Revocations:
 
     async def run(self) -> None:
         """Make good what is provisional, until cancelled."""
-        while True:
-            if self.provisional:
-                await self._make_good([*self.provisional])
-            with self._clock.move_on_after(MAKE_GOOD_EVERY_S):
-                await anyio.sleep_forever()
+        try:
+            while True:
+                if self.provisional:
+                    await self._make_good([*self.provisional])
+                with self._clock.move_on_after(MAKE_GOOD_EVERY_S):
+                    await anyio.sleep_forever()
+        finally:
+            await self._close()
 
     async def _make_good(self, entries: Sequence[Entry]) -> None:
         try:
@@ -103,7 +106,19 @@ class Revocations:
         except QuorumLost:
             return
         async with self._disk:
-            self.provisional = [entry for entry in self.provisional if entry not in entries]
-            if self._journal is not None:
-                await anyio.to_thread.run_sync(self._journal.replace, [_encode(entry) for entry in self.provisional])
+            made = set(entries)
+            kept = [entry for entry in self.provisional if entry not in made]
+            try:
+                if self._journal is not None:
+                    await anyio.to_thread.run_sync(self._journal.replace, [_encode(entry) for entry in kept])
+            except (OSError, sqlite3.Error) as exc:
+                logger.error("the journal in HA_SESSION_STATE_DIR cannot be written: %s", exc)
+                return  # and tried again: what it holds is true still
+            self.provisional = kept
         logger.info("%d provisional log-outs are held by a majority now", len(entries))
+
+    async def _close(self) -> None:
+        if self._journal is not None:
+            with anyio.move_on_after(5, shield=True):
+                async with self._disk:
+                    self._journal.close()

@@ -24,33 +24,39 @@ class StateFile:
 
     def load(self) -> list[bytes]:
         """All records, the oldest first. Makes the file where there is none, and keeps others from it from then on."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = db = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False)
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        db.execute("PRAGMA synchronous = FULL")
-        with db:
-            db.execute("BEGIN EXCLUSIVE")
-            db.execute("CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+        with self._opened as db:
             return [body for (body,) in db.execute("SELECT body FROM records ORDER BY number")]
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._db is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False)
+            try:
+                db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                db.execute("PRAGMA synchronous = FULL")
+                with db:
+                    db.execute("BEGIN EXCLUSIVE")
+                    db.execute("CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+        return self._db
 
     def append(self, records: Sequence[bytes]) -> None:
         """Write records behind the others; returns once the disk has them."""
-        with self._loaded as db:
+        with self._opened as db:
             db.executemany("INSERT INTO records (body) VALUES (?)", [(record,) for record in records])
 
     def replace(self, records: Sequence[bytes]) -> None:
         """Put other records in the place of all: after a crash there are either the old ones or the new."""
-        with self._loaded as db:
+        with self._opened as db:
             db.execute("DELETE FROM records")
             db.executemany("INSERT INTO records (body) VALUES (?)", [(record,) for record in records])
 
-    @property
-    def _loaded(self) -> sqlite3.Connection:
-        if self._db is None:
-            raise sqlite3.ProgrammingError("load() first")
-        return self._db
-
     def close(self) -> None:
+        """Let others have the file. The next call opens it again."""
         if self._db is not None:
             self._db.close()
             self._db = None

@@ -92,7 +92,7 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
     Raises:
         SessionTooLarge, SessionNotSerializable: by a change inside a nested value.
         SessionRevoked: the session was to be changed, and does not stand any more.
-        StateStale: it was to take a new id, and whether it stands cannot be told.
+        StateStale, ClockUntrusted, NodeStarting: it is to begin or take a new id, and this node cannot tell what stands.
         QuorumLost: a log-out could not be made durable.
     """
     acknowledgement = await revoke_if_ended(session, manager)
@@ -126,6 +126,7 @@ def _next_claims(session: Session, manager: SessionManager) -> Claims | None:
     if claims is None:
         if not session:
             return None
+        manager.require_fresh()
         claims = manager.begin(None)
     elif verified is not None and not session.modified and not changed_inside(session):
         return manager.renew(verified)

@@ -38,7 +38,7 @@ class Connection:
         self._websocket = kind == "websocket"
         self._receive = receive
         self._send = send
-        self._done = False
+        self.done = False
 
     async def receive(self) -> Message:
         message = None if self.ended else await self._receive()
@@ -52,13 +52,13 @@ class Connection:
     async def send(self, message: Message) -> None:
         if self.ended:
             raise SessionEnded("the session was logged out")
-        if message["type"] == "websocket.close":
-            self._done = True
+        if message["type"] == "websocket.close" or (message["type"] == "http.response.body" and not message.get("more_body", False)):
+            self.done = True  # what the app does after it is not the client's affair
         await self._send(message)
 
     async def end(self) -> None:
         """Tell the client that it is over."""
-        if self._done:
+        if self.done:
             return
         if self._websocket:
             message: Message = {"type": "websocket.close", "code": REVOKED_CLOSE_CODE, "reason": "session_revoked"}
@@ -108,6 +108,8 @@ class Connections:
             self._end(connection)
 
     def _end(self, connection: Connection) -> None:
+        if connection.done:
+            return
         connection.ended = True
         if self._tasks is not None:  # else there is no lifespan, and the app's next message finds it ended
             self._tasks.start_soon(connection.end)

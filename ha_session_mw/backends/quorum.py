@@ -50,10 +50,12 @@ LEAST_ROUND_S = 0.001
 OWN_URL_EVERY_S = 5.0
 OWN_URL_CALLS = 4
 """How often, and how many times over, this node looks who answers at its own URL."""
+OWN_URL_ROUNDS = 4
+"""How often in a row it alone must answer until that counts: of two processes, one answers them all by chance 1 time in 65,536."""
 
 COMPACT_FACTOR = 4
 COMPACT_BYTES = 1024 * 1024
-"""When the file is rewritten: once it is larger than a megabyte and four times as large as what it must hold."""
+"""When the file is rewritten: once it is larger than a megabyte, and than four times what it was rewritten with the last time."""
 
 
 @dataclass(eq=False)
@@ -91,6 +93,7 @@ class QuorumLog(ClusterLog):
         self._call = call
         self._file = file
         self._file_bytes = 0
+        self._compact_at_bytes = COMPACT_BYTES
         try:
             self.quorum = Quorum(view, own, urls, now=self._now(), heartbeat_s=heartbeat_s, stored=self._load())
         except ValueError as exc:
@@ -115,7 +118,7 @@ class QuorumLog(ClusterLog):
             records = self._file.load()
             self._file_bytes = sum(map(len, records))
             return [decode_batch(record) for record in records]
-        except (OSError, sqlite3.Error, msgspec.MsgspecError) as exc:
+        except (OSError, sqlite3.Error, ValueError, RecursionError) as exc:
             raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: {exc}. Another process may have it"]) from exc
 
     # What others ask of this log.
@@ -147,17 +150,18 @@ class QuorumLog(ClusterLog):
             if now_s >= give_up_s:
                 # Only a node that found itself to have forgotten comes here: what it knew to be durable, it knows no more.
                 raise QuorumLost("this node has forgotten what it knew to be durable")
-            with self._clock.move_on_after(min(give_up_s if due_s is None else due_s, give_up_s) - now_s):
+            with self._clock.move_on_after(min(give_up_s if due_s is None else due_s, give_up_s) - now_s) as wait:
                 await self.changed()
-            self.quorum.tick(self._now())
-            self._settle()
+            if wait.cancelled_caught:
+                self.refresh()
 
     async def changed(self) -> None:
         await self._change.wait()
 
     def refresh(self) -> None:
+        # Wakes nobody who waits for a change: time alone brings no news, and those whom it wakes would wake each other.
         self.quorum.tick(self._now())
-        self._settle()
+        self._release()
 
     def trusts_clock(self) -> bool:
         now = self._now()
@@ -194,7 +198,7 @@ class QuorumLog(ClusterLog):
 
     def has_reached(self, index: str) -> bool:
         incarnation, _, position = index.rpartition("-")
-        if not position.isascii() or not position.isdigit() or len(position) > 18:
+        if not incarnation or not position.isascii() or not position.isdigit() or len(position) > 18:
             return True
         return self.quorum.has_reached(incarnation, int(position))
 
@@ -206,6 +210,15 @@ class QuorumLog(ClusterLog):
     # The tasks.
 
     async def run(self) -> None:
+        if len(self._urls) == 2:
+            logger.warning("two members cannot lose one: while either is gone the other cannot judge sessions; a third would mend that")
+        try:
+            await self._run()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    async def _run(self) -> None:
         async with anyio.create_task_group() as tasks:
             for url in self._urls:
                 if url != self.quorum.me:
@@ -219,20 +232,30 @@ class QuorumLog(ClusterLog):
 
     async def _watch_own_url(self) -> None:
         """Ask at this node's own URL who answers there. Its peers could not tell two processes apart."""
+        alone = 0
         while True:
+            lives: list[bytes] = []
             async with anyio.create_task_group() as tasks:
                 for _ in range(OWN_URL_CALLS):  # at once, so that each goes over a connection of its own
-                    tasks.start_soon(self._look_at_own_url)
+                    tasks.start_soon(self._look_at_own_url, lives)
+            if set(lives) - {self.quorum.life.encode()}:
+                alone = 0
+                self._found_another_process()
+            elif len(lives) == OWN_URL_CALLS:
+                alone += 1
+                self.shared_url = self.shared_url and alone < OWN_URL_ROUNDS  # it may have been a predecessor of ours, about to go
             await self._sleep(OWN_URL_EVERY_S)
 
-    async def _look_at_own_url(self) -> None:
+    async def _look_at_own_url(self, lives: list[bytes]) -> None:
         try:
-            answer = await self._call(self.quorum.me, "hello", b"", OWN_URL_EVERY_S)
+            lives.append(await self._call(self.quorum.me, "hello", b"", OWN_URL_EVERY_S))
         except PeerFailure as failure:
             self._note(self.quorum.me, f"HA_SESSION_ADVERTISE_URL, where peers are to reach this node: {failure}")
-            return
-        self._note(self.quorum.me, None)
-        if answer != self.quorum.life.encode() and not self.shared_url:
+        else:
+            self._note(self.quorum.me, None)
+
+    def _found_another_process(self) -> None:
+        if not self.shared_url:
             self.shared_url = True
             logger.error(
                 "another process answers at HA_SESSION_ADVERTISE_URL: give each process a URL of its own, or start one worker only"
@@ -264,7 +287,7 @@ class QuorumLog(ClusterLog):
             answer = decode_answer(body)
         except PeerFailure as failure:
             return str(failure)
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):
             return "answers in a form that this release cannot read"
         self.quorum.answered(sent, answer, self._now())
         self._settle()
@@ -274,7 +297,7 @@ class QuorumLog(ClusterLog):
         """Answer a poll of another member, when there is something to answer."""
         try:
             poll = decode_poll(body)
-        except msgspec.MsgspecError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ValueError("no poll") from exc
         result = self.quorum.arrived(poll, self._now())
         self._settle()
@@ -301,11 +324,12 @@ class QuorumLog(ClusterLog):
                 continue
             record = encode(batch)
             try:
-                if self._file_bytes > COMPACT_BYTES and self._file_bytes > COMPACT_FACTOR * len(encode(self.quorum.everything())):
+                if self._file_bytes > self._compact_at_bytes:
                     batch = self.quorum.everything()
                     record = encode(batch)
                     await anyio.to_thread.run_sync(file.replace, [record])
                     self._file_bytes = 0
+                    self._compact_at_bytes = max(COMPACT_BYTES, COMPACT_FACTOR * len(record))
                 else:
                     await anyio.to_thread.run_sync(file.append, [record])
             except (OSError, sqlite3.Error) as exc:
@@ -318,6 +342,14 @@ class QuorumLog(ClusterLog):
             self._settle()
 
     def _settle(self) -> None:
+        """What is due when the state machine has learned something."""
+        self._release()
+        self._unwritten.set()
+        self._unwritten = anyio.Event()
+        self._change.set()
+        self._change = anyio.Event()
+
+    def _release(self) -> None:
         """What is due after each call of the state machine."""
         now = self._now()
         for held in [*self._holds]:
@@ -329,10 +361,6 @@ class QuorumLog(ClusterLog):
         self.trusted_ahead_ms = math.nan  # what was heard may have changed the verdict
         for event in self.quorum.take_events():
             self._tell(event)
-        self._unwritten.set()
-        self._unwritten = anyio.Event()
-        self._change.set()
-        self._change = anyio.Event()
 
     # What operators are told.
 
