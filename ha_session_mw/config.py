@@ -186,6 +186,9 @@ def _urls(value: object) -> tuple[str, ...]:
     return found
 
 
+_CLUSTER_SETTINGS = {"cluster", "advertise_url", "peers", "heartbeat", "freshness_limit", "peer_cert_file", "peer_key_file"}
+
+
 def _setting(parse: Callable[[object], Any], default: Any, help: str, *, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"parse": parse, "help": help, "secret": secret})
 
@@ -289,6 +292,8 @@ class Settings:
     def __post_init__(self) -> None:
         wrong = self._parse_fields()
         faults = [*wrong.values(), *(fault for names, fault in self._contradictions() if wrong.keys().isdisjoint(names))]
+        if wrong.keys().isdisjoint(_CLUSTER_SETTINGS):
+            faults += self._cluster_faults()
         if "secret_key" not in wrong:
             faults += self._key_faults()
         if faults:

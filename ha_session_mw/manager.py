@@ -248,14 +248,20 @@ class SessionManager:
     async def _take(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
         verified = self.verified(token)
         if answer.says == "revoked":
+            # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
             if verified is not None:
-                # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
                 self._log.apply([Deny(verified.claims.sid, verified.claims.absolute_end_ms)])
+            else:
+                self._log.apply([Deny(token.split(b".")[1].decode(), self._log.unknown_end_ms())])
             raise SessionRevoked("a peer says so", check="denied")
         if verified is None and answer.claims is not None and answer.kid is not None:
             verified = Verified.of(answer.claims, answer.kid)
         if answer.says != "yes" or verified is None:
             raise problem
+        # A token that could not be verified here was not held against what this node knows, either.
+        decision = self._judge_again(verified)
+        if isinstance(decision, Refuse):
+            raise decision.problem
         self.accepted += 1
         return verified
 
@@ -279,7 +285,7 @@ class SessionManager:
             return lookups.encode(Answer(lookups.VERSION, "revoked"))
         except ClientFault:
             return lookups.encode(Answer(lookups.VERSION, "unknown"))
-        except msgspec.MsgspecError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ValueError("no question") from exc
         if isinstance(outcome, CannotTell):
             return lookups.encode(Answer(lookups.VERSION, "unknown"))
