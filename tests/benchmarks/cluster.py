@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -111,13 +111,13 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
 
 def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + MAX_WAIT_S
-    node = Client(port)
-    while time.monotonic() < deadline_s:
-        if process.poll() is not None:
-            raise NotReadError("a node ended before it was ready")
-        if node.ask("GET", "/-/session/readyz") == 200:
-            return
-        time.sleep(10 * POLL_PAUSE_S)
+    with closing(Client(port)) as node:
+        while time.monotonic() < deadline_s:
+            if process.poll() is not None:
+                raise NotReadError("a node ended before it was ready")
+            if node.ask("GET", "/-/session/readyz") == 200:
+                return
+            time.sleep(10 * POLL_PAUSE_S)
     raise NotReadError(f"a node was not ready within {MAX_WAIT_S:g} s")
 
 
@@ -130,6 +130,9 @@ class Client:
     def __init__(self, port: int) -> None:
         self.cookie = ""
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT_S)
+
+    def close(self) -> None:
+        self._connection.close()
 
     def ask(self, method: str, path: str) -> int:
         """The status of the answer."""
@@ -157,8 +160,8 @@ class Client:
 def log_out_times(count: int) -> LogOutTimes:
     """Log out so many sessions, on each node in turn, one after the other."""
     times = LogOutTimes()
-    with running() as ports, ThreadPoolExecutor(MEMBERS - 1) as aside:
-        clients = [Client(port) for port in ports]
+    with running() as ports, ThreadPoolExecutor(MEMBERS - 1) as aside, ExitStack() as opened:
+        clients = [opened.enter_context(closing(Client(port))) for port in ports]
         for number in range(WARM_UP + count):
             one, *others = [clients[(number + turn) % MEMBERS] for turn in range(MEMBERS)]
             _log_out(one, others, aside, times if number >= WARM_UP else LogOutTimes())
