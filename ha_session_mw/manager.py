@@ -489,6 +489,9 @@ class SessionManager:
             "accepted": self.accepted,
             "refused": dict(self.refused),
             "kids": list(self._keys.ring.kids),
+            "look_ups": dict(self._lookups.results) if self._lookups else {},
+            "refused_peer_calls": self.peering.server.refused if self.peering else 0,
+            "provisional_log_outs": len(self._revocations.provisional),
             "restarted_tasks": dict(self.supervisor.crashes),
         }
 
