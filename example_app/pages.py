@@ -128,7 +128,6 @@ _SESSION = """<p class="lead">All of it travels in your cookie, and any node che
     </form>
   </div>
 </section>
-{elsewhere}
 </div>
 <div class="stack">
 <section class="card" aria-labelledby="notes">
@@ -148,6 +147,7 @@ _SESSION = """<p class="lead">All of it travels in your cookie, and any node che
   </form>
   <ol id="echoes" class="mono" aria-live="polite"></ol>
 </section>
+{elsewhere}
 </div>
 </div>
 <script src="/static/live.js" defer></script>"""
