@@ -546,7 +546,7 @@ def test_a_hundred_thousand_denials_stay_within_16_mebibytes() -> None:
     finally:
         tracemalloc.stop()
     assert len(two.view.denied) == 100_000
-    assert size <= 16 * 2**20
+    assert size <= 16_000_000
 
 
 def test_a_poll_of_the_first_release_is_still_read() -> None:
