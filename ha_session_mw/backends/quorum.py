@@ -101,6 +101,7 @@ class QuorumLog(ClusterLog):
         self.freshness_limit_s = self.quorum.members.acceptance_limit_s
         self.trusted_ahead_ms = math.nan
         self._holds: list[_Held] = []
+        self._heard: dict[str, anyio.Event] = {}
         self._change = anyio.Event()
         self._unwritten = anyio.Event()
         self.shared_url = False
@@ -276,8 +277,15 @@ class QuorumLog(ClusterLog):
                 if self._clock.boot_s() - begun_s < LEAST_ROUND_S:
                     await self._sleep(LEAST_ROUND_S)
             else:
-                await self._sleep(retry_s)
+                await self._pause(peer, retry_s)
                 retry_s = min(retry_s * 2, MAX_RETRY_S)
+
+    async def _pause(self, peer: str, seconds: float) -> None:
+        """Wait before the next try; not for long once the peer polls us, for it is back, and has log-outs that wait for our poll."""
+        heard = self._heard[peer] = anyio.Event()
+        await self._sleep(RETRY_S)
+        with self._clock.move_on_after(max(0.0, seconds - RETRY_S)):
+            await heard.wait()
 
     async def _poll(self, peer: str) -> str | None:
         """One poll; returns why it failed, None if it did not."""
@@ -301,6 +309,8 @@ class QuorumLog(ClusterLog):
             raise ValueError("no poll") from exc
         result = self.quorum.arrived(poll, self._now())
         self._settle()
+        if poll.sender in self._heard and poll.sender not in self.quorum.mismatched:
+            self._heard[poll.sender].set()
         return encode(await self._wait_for_news(result) if isinstance(result, Hold) else result)
 
     async def _wait_for_news(self, hold: Hold) -> Answer:
