@@ -157,6 +157,10 @@ def a_node_dies(story: Story, nodes: Nodes) -> None:
         with story.step("ada's session, on a") as step:
             nodes.a.wait_until_ready()
             step.told = told(ada.get(WHOAMI), 200)
+        with Visitor(nodes.a.url, ada.token) as on_a, story.step("ada logs out on a, which is just back") as step:
+            step.took_s, mode = leave(on_a)
+            expect("fenced", mode == "fenced")
+            step.told = f"200, {mode}"
 
 
 def come_back(story: Story, node: Server, captured: Mapping[str, str | None]) -> None:
