@@ -1,0 +1,146 @@
+"""Keys in a cluster: staged before they sign, and asked for where they are lacking."""
+
+from __future__ import annotations
+
+import pytest
+
+from ha_session_mw._core import tokens
+from ha_session_mw._core.keys import SigningKey
+from ha_session_mw.lookups import VERSION, Answer, encode
+from ha_session_mw.models import Claims, Deny, KeyId
+from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
+
+from .visits import Browser, logged_in, obliging, refused_for_infrastructure, why
+
+pytestmark = pytest.mark.anyio
+
+NEW = "bT9xKw3VnQ7pLzR5YhD1sXjG8fCmUe4A"
+STRAY = "Xy7Kd2LmQ9vRtB4nWpZ8sHcJ6gFe3UaT"
+
+
+def kid_of(token: str) -> str:
+    return token.split(".")[2]
+
+
+def kid(secret: str) -> str:
+    return SigningKey(secret.encode()).kid
+
+
+async def restart(cluster: Cluster, node: Node, **settings: object) -> None:
+    await node.stop()
+    node.settings.update(settings)
+    await node.start()
+    await cluster.ready()
+    await cluster.advance(1)
+
+
+async def test_a_node_signs_only_with_a_key_that_every_live_member_has(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+
+    signed_with = []
+    for node in (a, b, c):
+        await restart(cluster, node, secret_key=(NEW, SECRET))
+        signed_with.append(kid_of(mint_session(a.manager, "ada")))
+
+    assert signed_with == [kid(SECRET), kid(SECRET), kid(NEW)]
+
+
+async def test_a_member_that_has_left_does_not_hold_a_new_key_up(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    await restart(cluster, a, secret_key=(NEW, SECRET))
+    await restart(cluster, b, secret_key=(NEW, SECRET))
+    await c.kill()
+    await cluster.advance(3)
+    assert kid_of(mint_session(a.manager, "ada")) == kid(SECRET)  # it may come back
+    await cluster.advance(3)
+    assert kid_of(mint_session(a.manager, "ada")) == kid(NEW)
+
+
+async def test_rolling_a_new_key_out_logs_nobody_out(cluster: Cluster) -> None:
+    browser = await logged_in(cluster, cluster["a"])
+    for settings in ({"secret_key": (NEW, SECRET)}, {"secret_key": NEW, "secret_key_fallbacks": SECRET}):
+        for node in cluster.nodes:
+            await restart(cluster, node, **settings)
+            for other in cluster.nodes:
+                assert (await browser.visit(other)).result == "ada"
+                assert (await (await logged_in(cluster, node)).visit(other)).result == "ada"
+
+
+def signed(node: Node, secret: str, subject: str = "ada") -> tuple[str, Claims]:
+    claims = node.manager.change(node.manager.begin(subject), b"\x80")
+    return tokens.sign(claims, SigningKey(secret.encode())).decode(), claims
+
+
+async def test_a_key_that_another_member_has_is_asked_for(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    await restart(cluster, a, secret_key_fallbacks=NEW)
+    token, _claims = signed(a, NEW)
+
+    browser = Browser(cluster, token)
+    assert (await browser.visit(b)).result == "ada"
+    assert b.manager._lookups is not None
+    assert b.manager._lookups.results["yes"] == 1
+
+    # No yes is kept.
+    assert (await Browser(cluster, token).visit(b)).result == "ada"
+    assert b.manager._lookups.results["yes"] == 2
+
+
+async def test_a_key_that_another_member_has_does_not_help_those_who_are_logged_out(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    await restart(cluster, a, secret_key_fallbacks=NEW)
+    token, claims = signed(a, NEW)
+    await cluster.run(c.manager.revoke_session, claims.family)
+
+    assert (await Browser(cluster, token).visit(b, why)).result == "session_revoked"
+    # Final: it does not have to be asked for again.
+    assert claims.sid in b.manager.view.denied
+
+
+async def test_what_this_node_denies_is_denied_whatever_a_peer_says_of_a_token_without_our_key(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    await restart(cluster, a, secret_key_fallbacks=NEW)
+    token, claims = signed(a, NEW)
+    assert b.manager._lookups is not None
+
+    async def has_not_heard(*_: object) -> bytes:
+        return encode(Answer(VERSION, "yes", claims, KeyId(kid(NEW))))
+
+    b.manager._lookups._call = has_not_heard
+    assert (await Browser(cluster, token).visit(b)).result == "ada"
+
+    b.manager._log.apply([Deny(claims.family, claims.absolute_end_ms)])
+
+    assert (await Browser(cluster, token).visit(b, why)).result == "session_revoked"
+    assert b.manager._lookups.results["yes"] == 2
+
+
+async def test_a_key_that_nobody_has_is_invalid_for_those_who_can_tell(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    token, _ = signed(a, STRAY)
+
+    assert (await Browser(cluster, token).visit(b, why)).result == "token_invalid"
+    refused = await Browser(cluster, token).visit(b, path="/private")
+    assert (refused.status, refused.code) == (401, "token_invalid")
+    assert b.manager._lookups is not None
+    assert not b.manager._lookups.results  # garbage causes no traffic
+
+    cluster.cut(b)
+    await cluster.advance(6)
+    for path in ("/", "/private"):
+        assert refused_for_infrastructure(await Browser(cluster, token).visit(b, path=path), "key_not_reached", "other_node")
+    assert not b.manager._lookups.results
+
+
+async def test_garbage_is_refused_without_asking_anybody() -> None:
+    async with Cluster(app=obliging, protect="/private*") as cluster:
+        await cluster.ready()
+        a, b, _ = cluster.nodes
+        good = mint_session(a.manager, "ada")
+        cluster.cut(b)
+        await cluster.advance(5.5)
+        assert b.manager._lookups is not None
+        for token in ("hs1.x", "x", good[:-1], good[:-2] + ("AA" if not good.endswith("AA") else "BB"), "hs1." + "a" * 5000):
+            answer = await Browser(cluster, token).visit(b, path="/private")
+            assert answer.status in (400, 401)
+        assert not b.manager._lookups.results

@@ -1,0 +1,235 @@
+"""WebSockets and streams of a session that is logged out on another node end, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import anyio
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from ha_session_mw import Session, get_session
+from ha_session_mw.testing import Cluster, Node, mint_session
+
+from ..asgi.driver import obliging, respond, scope_of
+from .visits import Browser, log_out, logged_in
+
+pytestmark = pytest.mark.anyio
+
+
+async def open_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """A chat: it accepts, greets, and then waits for the client to go. A stream greets and waits to be told to go on."""
+    if scope["type"] == "lifespan":
+        raise RuntimeError("no lifespan here")
+    if "act" in scope:
+        await obliging(scope, receive, send)
+        return
+    get_session(scope)
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": message["text"]})
+        scope["left"].append(message)
+        return
+    if scope["path"] == "/short":
+        await respond(send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello", "more_body": True})
+    while (message := await receive())["type"] != "http.disconnect":
+        await send({"type": "http.response.body", "body": b"more", "more_body": True})
+    scope["left"].append(message)
+
+
+class Wire:
+    """The client's end of one open connection, served as uvicorn does: what the server closes, the app hears of."""
+
+    def __init__(self, kind: Literal["websocket", "http"], token: str) -> None:
+        self.kind = kind
+        self.sent: list[Message] = []
+        self.left: list[Message] = []
+        self.over = False
+        self._to_app: list[Message] = [{"type": "websocket.connect"}] if kind == "websocket" else []
+        self._news = anyio.Event()
+        self.scope = scope_of(kind, headers=[(b"cookie", b"session=" + token.encode())], left=self.left)
+
+    def say(self, message: Message) -> None:
+        self._to_app.append(message)
+        self._news.set()
+        self._news = anyio.Event()
+
+    async def receive(self) -> Message:
+        while not self._to_app:
+            if self._closed:
+                return {"type": "websocket.disconnect", "code": 1006} if self.kind == "websocket" else {"type": "http.disconnect"}
+            await self._news.wait()
+        return self._to_app.pop(0)
+
+    async def send(self, message: Message) -> None:
+        if self._closed:
+            raise RuntimeError("sent after the end")
+        self.sent.append(message)
+        self._news.set()
+        self._news = anyio.Event()
+
+    @property
+    def _closed(self) -> bool:
+        last = self.sent[-1] if self.sent else {}
+        return last.get("type") == "websocket.close" or (last.get("type") == "http.response.body" and not last.get("more_body"))
+
+    @property
+    def close_code(self) -> int | None:
+        return next((message["code"] for message in self.sent if message["type"] == "websocket.close"), None)
+
+    async def live(self, node: Node) -> None:
+        await node.middleware(self.scope, self.receive, self.send)
+        self.over = True
+
+
+def by_session(session: Session) -> Any:
+    return session.revoke()
+
+
+def by_subject(session: Session) -> Any:
+    return session.manager.revoke_subject("ada")
+
+
+def by_sid(session: Session) -> Any:
+    return session.manager.revoke_session(session.id or "")
+
+
+def by_family(session: Session) -> Any:
+    return session.manager.revoke_session(session.family or "")
+
+
+def by_everybody(session: Session) -> Any:
+    return session.manager.revoke_everybody()
+
+
+@pytest.mark.parametrize("end", [by_session, by_subject, by_sid, by_family, log_out])
+@pytest.mark.parametrize("kind", ["websocket", "http"])
+async def test_it_ends_on_another_node_within_a_second_and_the_others_stay(kind: Any, end: Callable[[Session], Any]) -> None:
+    async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada, bob = await logged_in(cluster, a), await logged_in(cluster, a, "bob")
+        other_of_ada = mint_session(c.manager, "ada") if end is not by_subject else mint_session(c.manager, "eve")
+        assert ada.token
+        assert bob.token
+        hit, stay, stay_too = Wire(kind, ada.token), Wire(kind, bob.token), Wire(kind, other_of_ada)
+        for wire in (hit, stay, stay_too):
+            tasks.start_soon(wire.live, c)
+        await cluster.settle()
+        assert len(c.middleware._connections) == 3
+
+        await ada.visit(b, end)
+        await cluster.advance(0.05)  # a second is what is promised
+
+        assert hit.over
+        if kind == "websocket":
+            assert hit.close_code == 4401
+            assert hit.left[0]["code"] == 4401
+        else:
+            assert hit.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+        assert not stay.over
+        assert not stay_too.over
+        said = {"type": "websocket.receive", "text": "still there?"} if kind == "websocket" else {"type": "http.request", "body": b""}
+        stay.say(said)
+        await cluster.settle()
+        assert stay.sent[-1].get("text", "still there?") == "still there?"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_log_out_of_everybody_ends_all_and_leaves_nothing_behind() -> None:
+    async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        wires = [Wire(kind, mint_session(a.manager, f"user-{i}")) for i, kind in enumerate(("websocket", "http", "websocket", "http"))]  # type: ignore[arg-type]
+        for wire in wires:
+            tasks.start_soon(wire.live, c)
+        await cluster.settle()
+
+        await (await logged_in(cluster, b)).visit(b, by_everybody)
+        await cluster.advance(0.05)
+
+        assert all(wire.over for wire in wires)
+        connections = c.middleware._connections
+        assert len(connections) == 0
+        assert not connections._by_id
+
+
+async def test_one_that_was_opened_by_a_token_renewed_since_ends_too(cluster: Cluster) -> None:
+    """The token changes with the data, the session stays."""
+    async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada = await logged_in(cluster, a)
+        assert ada.token
+        wire = Wire("websocket", ada.token)
+        tasks.start_soon(wire.live, c)
+        await cluster.settle()
+        await ada.visit(b, lambda session: session.update(x=1))
+        await ada.visit(b, log_out)
+        await cluster.advance(0.05)
+        assert wire.close_code == 4401
+
+
+async def test_a_session_whose_id_is_cycled_keeps_the_family_but_not_the_connections_of_the_old_id() -> None:
+    async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada = await logged_in(cluster, a)
+        assert ada.token
+        old = Wire("websocket", ada.token)
+        tasks.start_soon(old.live, c)
+        await cluster.settle()
+        await ada.visit(b, lambda session: session.cycle())
+        new = Wire("websocket", ada.token)
+        tasks.start_soon(new.live, c)
+        await cluster.advance(0.05)
+        assert old.close_code == 4401
+        assert new.close_code is None
+        tasks.cancel_scope.cancel()
+
+
+async def test_an_answer_that_is_over_is_not_ended_again_nor_is_what_the_app_does_after_it() -> None:
+    failures: list[str] = []
+
+    async def streams_then_works(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            raise RuntimeError("no lifespan here")
+        if "act" in scope:
+            await obliging(scope, receive, send)
+            return
+        get_session(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"all", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await scope["go_on"].wait()
+        raise ZeroDivisionError("in the background")
+
+    async with Cluster(app=streams_then_works) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada = await logged_in(cluster, a)
+        assert ada.token
+        wire = Wire("http", ada.token)
+        wire.scope["go_on"] = anyio.Event()
+
+        async def serve() -> None:
+            try:
+                await wire.live(c)
+            except ZeroDivisionError as exc:
+                failures.append(str(exc))
+
+        tasks.start_soon(serve)
+        await cluster.settle()
+        await Browser(cluster, ada.token).visit(b, log_out)
+        await cluster.advance(0.05)
+        wire.scope["go_on"].set()
+        await cluster.settle()
+
+    assert failures == ["in the background"]
+    assert len(wire.sent) == 3

@@ -1,0 +1,387 @@
+"""Trouble: what the infrastructure does to a node never looks, to a client, as if it were the client's fault."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ha_session_mw.testing import Cluster, Node, mint_session
+
+from .visits import Browser, log_out, logged_in, look, obliging, refused_for_infrastructure, who, why
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_node_out_of_contact_says_so_and_heals_by_itself(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    browser = await logged_in(cluster, a)
+    cluster.cut(a)
+
+    await cluster.advance(4)
+    assert (await browser.visit(a)).result == "ada"  # for so long its knowledge is good enough
+    await cluster.advance(1.5)
+
+    for path in ("/", "/private"):
+        assert refused_for_infrastructure(await browser.visit(a, path=path), "state_stale", "other_node")
+    assert (await browser.visit(b)).result == "ada"
+    assert (await Browser(cluster).visit(a)).status == 200
+
+    cluster.heal(a)
+    await cluster.advance(2)
+    assert (await browser.visit(a)).result == "ada"
+
+
+@pytest.mark.parametrize(
+    "change", [lambda session: session.login("ada"), lambda session: session.update(cart=[])], ids=["login", "visitor"]
+)
+async def test_a_node_out_of_contact_begins_no_session(cluster: Cluster, change: Any) -> None:
+    """It might list too few cuts, and be refused for that where they are known."""
+    a, *_ = cluster.nodes
+    cluster.cut(a)
+    await cluster.advance(6)
+
+    assert refused_for_infrastructure(await Browser(cluster).visit(a, change), "state_stale", "other_node")
+
+
+@pytest.mark.parametrize("lost", ["questions", "answers"])
+async def test_links_that_fail_one_way_make_a_node_stale_too(cluster: Cluster, lost: str) -> None:
+    a, b, c = cluster.nodes
+    browser = await logged_in(cluster, b)
+    for other in (b, c):
+        (cluster.link(a, other) if lost == "questions" else cluster.link(other, a)).cut = True
+    await cluster.advance(6)
+
+    assert refused_for_infrastructure(await browser.visit(a), "state_stale", "other_node")
+    assert [(await browser.visit(node)).result for node in (b, c)] == ["ada", "ada"]
+
+
+async def test_a_node_that_lost_one_link_of_two_notices_nothing(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    browser, other = await logged_in(cluster, a), await logged_in(cluster, a, "bob")
+    captured = Browser(cluster, browser.token)
+    cluster.cut(a, b)
+    await cluster.advance(10)
+
+    assert (await other.visit(b)).result == "bob"
+    assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
+    assert [(await captured.visit(node, why)).result for node in (a, b, c)] == ["session_revoked"] * 3
+
+
+async def test_relaxed_paths_go_on_for_a_minute_and_are_marked() -> None:
+    async with Cluster(app=obliging, relaxed="/news*") as cluster:
+        await cluster.ready()
+        a, _, _ = cluster.nodes
+        browser, left = await logged_in(cluster, a), await logged_in(cluster, a, "bob")
+        captured = Browser(cluster, left.token)
+        cluster.cut(a)
+        assert (await browser.visit(a, path="/news")).header("session-stale") is None
+        await cluster.advance(10)
+
+        answer = await browser.visit(a, path="/news")
+        assert answer.result == "ada"
+        assert 9 <= int(answer.header("session-stale") or "") <= 12
+        assert refused_for_infrastructure(await browser.visit(a, path="/"), "state_stale", "other_node")
+        assert refused_for_infrastructure(await browser.visit(a, path="/news", method="POST"), "state_stale", "other_node")
+        # What the node knows itself counts there too.
+        await left.visit(a, log_out, path="/news")
+        assert (await captured.visit(a, why, path="/news")).result == "session_revoked"
+
+        await cluster.advance(52)
+        assert refused_for_infrastructure(await browser.visit(a, path="/news"), "state_stale", "other_node")
+
+
+async def test_two_members_cannot_lose_one_and_say_so_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    async with Cluster("ab", app=obliging) as cluster:
+        await cluster.ready()
+        a, b = cluster.nodes
+        assert "two members cannot lose one" in caplog.text
+        browser = await logged_in(cluster, a)
+        assert (await browser.visit(b)).result == "ada"
+        await b.kill()
+        await cluster.advance(6)
+
+        assert refused_for_infrastructure(await browser.visit(a), "state_stale", "other_node")
+        await b.start()
+        await cluster.ready()
+        assert (await browser.visit(a)).result == "ada"
+
+
+async def test_one_member_alone_is_a_cluster() -> None:
+    async with Cluster("a", app=obliging) as cluster:
+        await cluster.ready()
+        browser = await logged_in(cluster, cluster["a"])
+        captured = Browser(cluster, browser.token)
+        assert (await browser.visit(cluster["a"], log_out)).header("session-revocation") == "fenced"
+        assert (await captured.visit(cluster["a"], why)).result == "session_revoked"
+
+
+def with_files(cluster: Cluster, folder: Path) -> Cluster:
+    for node in cluster.nodes:
+        node.settings.update(cluster=f"peers://{folder}/{node.name}.log")
+    return cluster
+
+
+async def test_with_files_all_may_restart_at_once_and_nothing_is_forgotten(tmp_path: Path) -> None:
+    async with with_files(Cluster(app=obliging), tmp_path) as cluster:
+        await cluster.ready()
+        a, b, _ = cluster.nodes
+        browser, other = await logged_in(cluster, a), await logged_in(cluster, a, "bob")
+        captured = Browser(cluster, browser.token)
+        assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
+        for node in cluster.nodes:
+            await node.kill()
+        for node in cluster.nodes:
+            await node.start()
+        await cluster.ready()
+
+        for node in cluster.nodes:
+            assert (await captured.visit(node, why)).result == "session_revoked"
+            assert (await other.visit(node, who)).result == "bob"
+
+
+async def test_with_a_file_a_node_needs_a_majority_only_to_come_back(tmp_path: Path) -> None:
+    async with with_files(Cluster(app=obliging), tmp_path) as cluster:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        browser = await logged_in(cluster, a)
+        await c.kill()
+        await b.stop()
+        await b.start()
+        await cluster.ready()
+
+        assert (await browser.visit(b)).result == "ada"
+
+
+async def test_without_files_a_majority_that_forgets_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    async with Cluster(app=obliging) as cluster:
+        await cluster.ready()
+        a, b, _ = cluster.nodes
+        browser = await logged_in(cluster, a)
+        await browser.visit(a, log_out)
+        await a.kill()
+        await b.kill()
+        assert "forgot" not in caplog.text
+        await a.start()
+        await b.start()
+        await cluster.ready()
+
+        assert "a majority of the members forgot their entries at once" in caplog.text
+
+
+async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(tmp_path: Path) -> None:
+    async with Cluster(app=obliging) as cluster:
+        for node in cluster.nodes:
+            await node.stop()
+            node.settings.update(state_dir=tmp_path / node.name)
+            await node.start()
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        browser, bob = await logged_in(cluster, a), await logged_in(cluster, a, "bob")
+        captured = Browser(cluster, browser.token)
+        cluster.cut(a)
+
+        answer = await browser.visit(a, log_out)
+
+        assert (answer.status, answer.header("session-revocation")) == (200, "provisional")
+        assert (await captured.visit(a, why)).result == "session_revoked"
+        assert (await captured.visit(b, who)).result == "ada"  # nobody could tell it
+
+        # Forgotten in memory, known by the journal.
+        await a.kill()
+        await a.start()
+        assert len(a.manager.view.denied) == 1
+        for visitor in (captured, bob):
+            assert refused_for_infrastructure(await visitor.visit(a), "node_starting", "other_node")
+
+        cluster.heal(a)
+        await cluster.ready()
+        await cluster.advance(2)
+        assert [(await captured.visit(node, why)).result for node in (a, b, c)] == ["session_revoked"] * 3
+        assert (await bob.visit(a)).result == "bob"
+        assert a.manager._revocations.provisional == []
+
+        # It is not kept for longer than it has to be.
+        await a.kill()
+        await a.start()
+        assert a.manager._revocations.provisional == []
+
+
+async def test_more_log_outs_without_a_majority_do_not_wait_long(tmp_path: Path) -> None:
+    async with Cluster(app=obliging) as cluster:
+        await cluster["a"].stop()
+        cluster["a"].settings.update(state_dir=tmp_path)
+        await cluster["a"].start()
+        await cluster.ready()
+        a = cluster["a"]
+        browsers = [await logged_in(cluster, a) for _ in range(3)]
+        cluster.cut(a)
+        await cluster.advance(6)
+        begun_s = cluster.passed_s
+        for browser in browsers:
+            acknowledged = await cluster.run(a.manager.revoke_session, _sid(browser))
+            assert acknowledged.mode == "provisional"
+        assert cluster.passed_s - begun_s < 1
+
+
+def _sid(browser: Browser) -> str:
+    assert browser.token
+    return browser.token.split(".")[1]
+
+
+@pytest.mark.parametrize("settings", [{"no_quorum": "refuse", "state_dir": "journals"}, {}], ids=["refuse", "no journal"])
+async def test_a_log_out_that_cannot_be_kept_is_refused_and_enforced_here(settings: dict[str, Any], tmp_path: Path) -> None:
+    if "state_dir" in settings:
+        settings = {**settings, "state_dir": tmp_path / "journals"}
+    async with Cluster(app=obliging, **settings) as cluster:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        browser = await logged_in(cluster, a)
+        cluster.cut(a)
+
+        assert refused_for_infrastructure(await browser.visit(a, log_out), "quorum_lost", "any")
+
+        assert (await browser.visit(a, why)).result == "session_revoked"
+        cluster.heal(a)
+        await cluster.advance(3)
+        assert [(await browser.visit(node, why)).result for node in (b, c)] == ["session_revoked"] * 2
+
+
+@pytest.mark.parametrize("seconds", [3600, -3600])
+async def test_a_clock_an_hour_off_costs_nobody_the_session(cluster: Cluster, seconds: float) -> None:
+    a, b, c = cluster.nodes
+    browser = await logged_in(cluster, a)
+    b.clock.step_wall(seconds)
+
+    for path in ("/", "/private"):
+        assert refused_for_infrastructure(await browser.visit(b, path=path), "clock_untrusted", "other_node")
+    assert refused_for_infrastructure(await Browser(cluster).visit(b, lambda s: s.login("bob")), "clock_untrusted", "other_node")
+    assert refused_for_infrastructure(await Browser(cluster).visit(b, lambda s: s.update(a=1)), "clock_untrusted", "other_node")
+    await cluster.advance(2)
+    assert "clock" in (b.why_not_ready or "")
+    for node in (a, c):
+        assert (await browser.visit(node)).result == "ada"
+        assert node.why_not_ready is None
+
+    b.clock.step_wall(-seconds)
+    await cluster.advance(1)
+    assert (await browser.visit(b)).result == "ada"
+
+
+async def test_a_node_that_starts_with_a_wrong_clock_judges_nobody() -> None:
+    cluster = Cluster(app=obliging)
+    a, b, c = cluster.nodes
+    b.clock.step_wall(7200)
+    async with cluster:
+        await cluster.wait_until(lambda: a.why_not_ready is None and c.why_not_ready is None)
+        await cluster.advance(1)
+        browser = await logged_in(cluster, a)
+        assert refused_for_infrastructure(await browser.visit(b), "clock_untrusted", "other_node")
+
+
+async def test_a_node_of_another_freshness_limit_refuses_readiness_and_the_safer_ones_count() -> None:
+    cluster = Cluster(app=obliging)
+    a, b, c = cluster.nodes
+    a.settings.update(freshness_limit="8s")
+    async with cluster:
+        await cluster.advance(2)
+        assert "HA_SESSION_FRESHNESS_LIMIT differs" in (a.why_not_ready or "")
+        assert b.why_not_ready is c.why_not_ready is None
+        browser = await logged_in(cluster, a)
+        cluster.cut(a)
+        await cluster.advance(5.6)
+        assert refused_for_infrastructure(await browser.visit(a), "state_stale", "other_node")
+
+
+async def restarted(node: Node, **settings: Any) -> None:
+    await node.kill()
+    node.settings.update(settings)
+    await node.start()
+
+
+async def test_differing_lists_are_named_once_and_by_readiness(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(app=obliging)
+    a, b, c = cluster.nodes
+    with caplog.at_level(logging.ERROR):
+        async with cluster:
+            await cluster.ready()
+            await restarted(c, peers=(*c.settings["peers"], "http://d.test"))
+            await cluster.advance(10)
+            for node, other in ((a, 3), (b, 3), (c, 1)):
+                assert f"member {other} of HA_SESSION_PEERS (list)" in (node.why_not_ready or "")
+            browser = await logged_in(cluster, a)  # two of three agree, and go on
+            assert (await browser.visit(b)).result == "ada"
+            assert refused_for_infrastructure(await browser.visit(c), "node_starting", "other_node")
+    told = [record.getMessage() for record in caplog.records if "has another HA_SESSION_PEERS" in record.getMessage()]
+    assert sorted(told) == sorted(
+        f"member {n} of HA_SESSION_PEERS has another HA_SESSION_PEERS; they must name the same members everywhere" for n in (3, 3, 1, 2)
+    )
+
+
+async def test_a_peer_of_another_secret_is_named_in_the_log_and_no_token_of_its_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    async with Cluster(app=obliging) as cluster:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        await restarted(c, secret_key="another9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E")
+        await cluster.advance(6)
+        assert a.why_not_ready is b.why_not_ready is None
+        assert "member 3 of HA_SESSION_PEERS: answers, but knows none of our keys: it has another secret" in caplog.text
+        assert ".test" not in caplog.text  # no addresses
+        browser = await logged_in(cluster, a)
+        assert refused_for_infrastructure(await browser.visit(c), "key_not_reached", "other_node")
+
+
+@pytest.mark.parametrize("fault", ["garbles", "replays"])
+async def test_a_link_that_garbles_or_replays_is_as_good_as_none_and_does_no_harm(cluster: Cluster, fault: str) -> None:
+    a, b, c = cluster.nodes
+    browser, other = await logged_in(cluster, a), await logged_in(cluster, a, "bob")
+    for node in (b, c):
+        setattr(cluster.link(a, node), fault, True)
+        setattr(cluster.link(node, a), fault, True)
+    await cluster.advance(6)
+
+    if fault == "garbles":
+        assert refused_for_infrastructure(await browser.visit(a), "state_stale", "other_node")
+    else:
+        assert (await browser.visit(a)).result == "ada"
+        assert b.manager.peering is not None
+        assert b.manager.peering.server.refused > 0
+    assert (await other.visit(b)).result == "bob"
+    assert not a.manager.supervisor.crashes + b.manager.supervisor.crashes
+
+
+async def test_a_slow_link_delays_and_no_more(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    for one, other in ((a, b), (a, c), (b, c)):
+        cluster.link(one, other).delay_s = cluster.link(other, one).delay_s = 0.1
+    await cluster.advance(2)
+    browser = await logged_in(cluster, a)
+    captured = Browser(cluster, browser.token)
+    begun_s = cluster.passed_s
+
+    assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
+
+    assert cluster.passed_s - begun_s < 1
+    assert [(await captured.visit(node, why)).result for node in (a, c)] == ["session_revoked"] * 2
+
+
+async def test_a_node_that_was_stopped_leaves_nothing_running(cluster: Cluster) -> None:
+    a, *_ = cluster.nodes
+    token = mint_session(a.manager, "ada", {"x": 1})
+    await a.stop()
+    with pytest.raises(RuntimeError, match="does not run"):
+        _ = a.manager
+    await a.start()
+    await cluster.ready()
+    assert (await Browser(cluster, token).visit(a, look)).result == {"x": 1}
+
+
+async def test_three_nodes_that_disagree_with_nobody_stay_at_rest(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        await cluster.advance(60)
+    assert [record.getMessage() for record in caplog.records] == []
+    nodes: list[Node] = cluster.nodes
+    assert all(len(node.manager._log._holds) <= 2 for node in nodes)  # type: ignore[attr-defined]
+    assert all(len(node.clock._limits) < 40 for node in nodes)
