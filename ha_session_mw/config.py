@@ -43,7 +43,7 @@ def _duration(value: object) -> float:
     seconds = math.nan
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
-    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", value)):
+    elif isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value)):
         seconds = float(match[1]) * _UNITS_S[match[2]]
     if not 0 < seconds <= LONGEST_S:
         rule = 'must be a duration above zero, and no century: seconds, or a number with a unit such as "500ms", "30m" or "12h"'

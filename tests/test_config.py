@@ -127,7 +127,7 @@ def test_a_variable_says_what_the_setting_is(name: str, text: str, value: object
         *(("COOKIE_PARTITIONED", text) for text in ("", "auto")),
         *(
             ("IDLE_TIMEOUT", text)
-            for text in ("", "0", "-1", "0s", "1w", "m", "1 2", "nan", "inf", "1e3", "9" * 400, "101000d", "30 minutes")
+            for text in ("", "0", "-1", "0s", "1w", "١٢", "m", "1 2", "nan", "inf", "1e3", "9" * 400, "101000d", "30 minutes")
         ),
         *(("CACHE_SIZE", text) for text in ("", "0", "-1", "1.5", "many", "1_000", "9" * 30)),
         *(("PROTECT", text) for text in ("private", "/a,b", "https://x/")),

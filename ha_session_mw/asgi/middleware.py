@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
 import anyio
@@ -23,7 +23,7 @@ from .._core.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transp
 from .._core.decision import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
 from .._core.tokens import Verified
-from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
+from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variable
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, TokenMissing
 from ..manager import SessionManager
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
@@ -40,8 +40,8 @@ logger = logging.getLogger("ha_session_mw")
 UNSET: Any = object()
 """Default of an argument that was not given: the settings, the environment or a default then counts."""
 
-_LONGEST_MAX_AGE_S = 100 * 365 * 24 * 60 * 60
-"""A century: the ends of sessions are to be dates."""
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
+"""They ask for nothing to be changed (RFC 9110 section 9.2.1)."""
 
 _STARTED = "the response has started, so a change could not reach the client; make it before"
 _WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
@@ -244,7 +244,7 @@ class SessionMiddleware:
                 outcome = await self.manager.resolve(token, outcome)
             return self._session(outcome, transport)
         except StateStale:
-            if scope.get("method") not in ("GET", "HEAD") or not self._paths.is_relaxed(path):
+            if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):
                 raise
             verified, age_s = self.manager.check_relaxed(token)
             session = self._session(verified, transport)
@@ -275,7 +275,8 @@ class SessionMiddleware:
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
         self.manager.refused[problem.code] += 1
-        await send_problem(problem, scope, receive, send, self.manager.settings.endpoints, full=self._full)
+        endpoints = self.manager.settings.endpoints
+        await send_problem(problem, scope, receive, send, endpoints, vary=self._vary[1], full=self._full)
 
     # The app, and the commit
 
@@ -389,19 +390,25 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
     """The settings that arguments, ``settings`` and environment give together, the first before the last."""
     if secret_key is not None:
         given = {**given, "secret_key": secret_key, "secret_key_file": None, "allow_weak_secret": True}
-    if settings is not None:
-        found = replace(settings, **given)
-    else:
-        found = Settings.from_environ(defaults={} if secret_key is None else _starlette_defaults(max_age), **given)
+    faults = _max_age_faults(max_age)
+    try:
+        if settings is not None:
+            found = replace(settings, **given)
+        else:
+            found = Settings.from_environ(defaults={} if secret_key is None else _starlette_defaults(max_age), **given)
+    except ConfigurationError as exc:
+        raise ConfigurationError([*exc.faults, *faults]) from None
+    if faults:
+        raise ConfigurationError(faults)
     for fault in found.weak_keys():
         logger.warning("%s", fault)
-    return found if max_age is UNSET else found.with_max_age(_seconds(max_age))
+    return found if max_age is UNSET else found.with_max_age(max_age)
 
 
-def _seconds(max_age: object) -> int | None:
-    if max_age is None or (isinstance(max_age, (int, float)) and abs(max_age) <= _LONGEST_MAX_AGE_S):
-        return cast("int | None", max_age)
-    raise ConfigurationError([f"SessionMiddleware(max_age={max_age!r}): must be seconds, or None"])
+def _max_age_faults(max_age: object) -> list[str]:
+    if max_age is UNSET or max_age is None or (isinstance(max_age, (int, float)) and abs(max_age) <= LONGEST_S):
+        return []
+    return [f"SessionMiddleware(max_age={max_age!r}): must be seconds, or None"]
 
 
 def _starlette_defaults(max_age: int | None) -> dict[str, Any]:

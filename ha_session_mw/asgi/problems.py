@@ -8,13 +8,14 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .._core import problems
+from .._core.cookies import Header
 from ..exceptions import ProblemError
 
 _CLOSE_CODES = {401: 4401, 403: 4403, 400: 4400}
 """For servers that cannot answer a handshake with a body. 4503 for the rest: WebSocket codes of ours mirror the status."""
 
 
-def response(problem: ProblemError, scope: Scope, endpoints: str, *, full: bool) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def response(problem: ProblemError, scope: Scope, endpoints: str, *, vary: bytes, full: bool) -> tuple[list[Header], bytes]:
     """Header fields and body of the answer: JSON, or a page for a client that prefers one."""
     base = scope.get("root_path", "") + endpoints
     body = problems.document(problem, endpoints=base, instance=uuid.uuid4().urn, full=full)
@@ -23,13 +24,23 @@ def response(problem: ProblemError, scope: Scope, endpoints: str, *, full: bool)
         media, content = b"text/html; charset=utf-8", problems.refusal_page(problem, body)
     else:
         media, content = b"application/problem+json", msgspec.json.encode(body)
-    headers = [(b"content-type", media), (b"content-length", b"%d" % len(content)), (b"vary", b"Accept")]
+    headers = [(b"content-type", media), (b"content-length", b"%d" % len(content)), (b"vary", b"Accept, " + vary)]
     return headers + problems.headers(problem), content
 
 
-async def send_problem(problem: ProblemError, scope: Scope, receive: Receive, send: Send, endpoints: str, *, full: bool) -> None:
-    """Answer with the problem. No byte of the request's body is read for that."""
-    headers, content = response(problem, scope, endpoints, full=full)
+async def send_problem(
+    problem: ProblemError, scope: Scope, receive: Receive, send: Send, endpoints: str, *, vary: bytes, full: bool
+) -> None:
+    """Answer with the problem. No byte of the request's body is read for that.
+
+    Args:
+        problem: what went wrong.
+        scope: of the request or WebSocket; ``receive`` and ``send`` are its.
+        endpoints: the path below which the pages of the codes stand.
+        vary: the fields of the request that the refusal depends on, besides ``Accept``.
+        full: whether the reason is told.
+    """
+    headers, content = response(problem, scope, endpoints, vary=vary, full=full)
     kind = "http"
     if scope["type"] == "websocket":
         message = await receive()

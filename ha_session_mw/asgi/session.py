@@ -259,6 +259,10 @@ class Session(dict[str, Any]):
         self.update(other)
         return self
 
+    def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Any]]]:
+        """What ``copy`` and ``pickle`` make is the data alone, as a session made by hand: there is one to commit."""
+        return type(self), (dict(self),)
+
 
 def get_session(conn: HTTPConnection | MutableMapping[str, Any]) -> Session:
     """The session of a request or WebSocket (or of an ASGI scope), whatever a framework has put beside it.

@@ -160,6 +160,12 @@ async def test_the_constructor_never_raises_and_the_start_fails(arguments: dict[
     assert SECRET not in message
 
 
+async def test_the_faults_of_arguments_are_told_together() -> None:
+    message = await refused_start(SessionMiddleware(obliging, SECRET, max_age="1h", domain="a b"))  # type: ignore[arg-type]
+    assert "HA_SESSION_COOKIE_DOMAIN='a b'" in message
+    assert "max_age='1h'" in message
+
+
 async def test_all_faults_are_told_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "HA_SESSION_IDLE_TIMEOUT": "soon",

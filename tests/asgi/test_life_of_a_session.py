@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from datetime import UTC, datetime
 from typing import Any
 
@@ -673,6 +675,36 @@ async def test_a_websocket_sees_the_session_and_may_revoke_it(node: Node) -> Non
     assert seen == ["ada", {"a": 1}, "fenced"]
     node.app.app = obliging
     assert (await node.request(why, token=captured)).result == "session_revoked"
+
+
+# Copies
+
+
+def pickled(session: Session) -> Any:
+    return pickle.loads(pickle.dumps(session))
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickled])
+async def test_a_copy_has_the_data_and_no_claim_to_the_session(node: Node, make: Act) -> None:
+    """Error reporters and template debuggers copy whatever they find; that must neither fail nor save anything."""
+    visitor = await node.logged_in("ada", a={"b": [1]})
+
+    def copy_and_change(session: Session) -> Session:
+        made: Session = make(session)
+        made["c"] = 2
+        return made
+
+    answer = await visitor.visit(copy_and_change)
+    assert (type(answer.result), answer.result) == (Session, {"a": {"b": [1]}, "c": 2})
+    assert (answer.result.id, answer.cookies()) == (None, [])
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickled])
+async def test_a_session_that_cannot_be_written_can_be_copied(node: Node, make: Act) -> None:
+    sessions: list[Session] = []
+    visitor = await node.logged_in("ada", a=1)
+    await visitor.visit(sessions.append)
+    assert make(sessions[0]) == {"a": 1}
 
 
 # What a framework puts in the session's place

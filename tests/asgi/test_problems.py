@@ -84,7 +84,7 @@ async def test_each_code_says_what_the_table_says(code: str) -> None:
     assert UUID(body["instance"].removeprefix("urn:uuid:")).version == 4
     assert answer.header("cache-control") == "no-store"
     assert answer.header("content-length") == str(len(answer.body))
-    assert answer.header("vary") == "Accept"
+    assert answer.header("vary") == "Accept, Cookie, Authorization"
     assert answer.all("set-cookie") == []
     expected = 'Bearer realm="session"' + (f', error="{error}", error_description="{body["title"]}"' if error else "")
     assert answer.header("www-authenticate") == (expected if error or status == 401 else None)
