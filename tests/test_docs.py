@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import inspect
 import json
 import os
 import re
 import secrets
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +26,13 @@ from starlette.testclient import TestClient
 
 import ha_session_mw
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings, UsageError, get_session
+from ha_session_mw import testing as testing_module
 from ha_session_mw._core.decision import CHECKS
+from ha_session_mw._core.freshness import fence_wait_s
+from ha_session_mw._core.recovery import Memory, Recovery
 from ha_session_mw.config import SETTINGS, variable
 from ha_session_mw.exceptions import ProblemError, problem_types
+from ha_session_mw.manager import IN_FLIGHT_S, RELAXED_LIMIT_S
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -30,6 +40,12 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 CONFIGURATION = (DOCS / "reference" / "configuration.md").read_text("utf-8")
 ERRORS = (DOCS / "reference" / "errors.md").read_text("utf-8")
 API = (DOCS / "reference" / "api.md").read_text("utf-8")
+HEADERS = (DOCS / "reference" / "headers.md").read_text("utf-8")
+TESTING = (DOCS / "reference" / "testing.md").read_text("utf-8")
+CONSISTENCY = (DOCS / "explanation" / "consistency.md").read_text("utf-8")
+TROUBLE = (DOCS / "how-to" / "troubleshoot-a-cluster.md").read_text("utf-8")
+THREE_NODES = DOCS / "how-to" / "three-nodes.md"
+SOURCES = sorted((ROOT / "ha_session_mw").rglob("*.py"))
 
 DASH = "\N{EN DASH}"
 """Stands in a table for what is not set, or does not apply."""
@@ -100,6 +116,65 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: p
     for block in blocks(page, "python"):
         # Moved down to its line, so that a traceback points into the page.
         exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), vars(module))
+
+
+class Command(NamedTuple):
+    """A line of a console block, and what the page shows that it prints."""
+
+    line: str
+    prints: list[str]
+
+
+def commands_of(text: str) -> list[Command]:
+    found: list[Command] = []
+    for match in _FENCE.finditer(text):
+        for line in match[2].splitlines() if match[1] == "console" else ():
+            if line.startswith("$ "):
+                found.append(Command(line[2:], []))
+            else:
+                found[-1].prints.append(line)
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")
+def test_what_the_page_on_three_nodes_tells_to_type_prints_what_it_shows(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(blocks(THREE_NODES, "python")[0].text, "utf-8")
+    text, _, _ = THREE_NODES.read_text("utf-8").partition("\n## On three machines\n")
+    for shown, port in zip((8001, 8002, 8003), free_ports(3), strict=True):
+        text = text.replace(f":{shown}", f":{port}").replace(f"--port {shown}", f"--port {port}")
+    commands = commands_of(text)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
+    environ |= {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", "")]),
+        "PYTHONPATH": str(ROOT),
+        "HA_SESSION_FRESHNESS_LIMIT": "2s",  # less to wait for when one is dead
+    }
+    mark = "-- end of this command --"
+    script = "".join(f"{command.line}\necho; echo '{mark}'\n" for command in commands)
+    shell = subprocess.Popen(
+        ["bash"], cwd=tmp_path, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        printed, _ = shell.communicate(script, timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)  # nodes that a command has left behind
+    outputs = [[line.rstrip() for line in output.splitlines() if line.strip()] for output in printed.split(mark)]
+    assert len(outputs) == len(commands) + 1
+    for command, output in zip(commands, outputs[:-1], strict=True):
+        logs = {log.name: log.read_text("utf-8")[-1000:] for log in tmp_path.glob("*.log")}
+        assert output == command.prints, f"{command.line}: {logs}"
 
 
 def test_a_code_block_says_what_it_is() -> None:
@@ -179,6 +254,97 @@ def test_the_errors_for_the_app_have_their_rows() -> None:
 def test_the_accept_rule_is_told_in_its_order() -> None:
     page = (DOCS / "explanation" / "accept-rule.md").read_text("utf-8")
     assert re.findall(r"^\| `(\w+)` \|", section(page, "## Step by step"), re.MULTILINE) == list(CHECKS)
+
+
+# Several nodes
+
+
+def templates(tree: ast.AST) -> Iterator[str]:
+    """Each text in a program, as a pattern: what is put in at runtime may be anything."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub("%[sd]", ".+", re.escape(node.value))
+
+
+def messages_shown(text: str) -> set[str]:
+    """What tables and sentences quote as said by a node: some words, not just a name."""
+    return {quoted for quoted in re.findall(r"`([^`\n]+)`", _FENCE.sub("", text)) if quoted.count(" ") >= 2}
+
+
+def test_what_nodes_say_on_the_pages_is_what_the_code_says() -> None:
+    program = "\n".join(path.read_text("utf-8") for path in SOURCES)
+    # A message may stand behind the name of whom it is about, and a part of one may be quoted alone.
+    patterns = (text for path in SOURCES for text in templates(ast.parse(path.read_text("utf-8"))))
+    said = [re.compile(f"(^|: ){text}$") for text in patterns if len(text.replace(".+", "")) >= 12]
+    shown = messages_shown(TROUBLE) | messages_shown(section(CONSISTENCY, "## What a fault looks like"))
+    assert len(shown) > 20
+    unknown = {text for text in shown if not any(pattern.search(text.replace("…", "-")) for pattern in said) and text not in program}
+    assert unknown == set()
+
+
+def test_every_reason_not_to_be_ready_has_its_remedy() -> None:
+    quorum = ast.parse((ROOT / "ha_session_mw" / "backends" / "quorum.py").read_text("utf-8"))
+    function = next(node for node in ast.walk(quorum) if isinstance(node, ast.FunctionDef) and node.name == "why_not_ready")
+    reasons = [text for text in templates(function) if len(text) > 40]
+    assert reasons
+    for reason in reasons:
+        assert any(re.search(reason, text) for text in messages_shown(TROUBLE)), reason
+
+
+def test_the_bound_of_a_log_out_is_that_of_the_code() -> None:
+    limit_s = SETTINGS["freshness_limit"]["parse"](SETTINGS["freshness_limit"]["default"])
+    bound = f"{fence_wait_s(limit_s):g}"
+    assert fence_wait_s(limit_s) == limit_s * 1.02 + 0.05
+    assert f"With the default of {limit_s:g} s that is {bound} s." in CONSISTENCY
+    assert "`FRESHNESS_LIMIT` \N{MULTIPLICATION SIGN} 1.02 + 50 ms" in CONSISTENCY
+    assert f"{bound} seconds" in (ROOT / "README.md").read_text("utf-8")
+    assert f"waits up to {IN_FLIGHT_S * 1000:g} ms" in CONSISTENCY
+    assert f"up to {RELAXED_LIMIT_S:g} seconds" in CONSISTENCY
+
+
+def teachers_needed(nodes: int, memory: Memory) -> int:
+    recovery = Recovery(others=nodes - 1, majority=nodes // 2 + 1, memory=memory)
+    for number in range(nodes):
+        if recovery.complete:
+            return number
+        recovery.learned(f"teacher {number}", "", recovery.begin(), "whole", known_before=True)
+    raise AssertionError("never learns enough")
+
+
+def test_how_many_it_takes_is_what_the_code_asks_for() -> None:
+    words = ("none", "one", "two", "three", "four")
+    rows = re.findall(r"^\| (\d) \| (\d) \| (\w+) \| (.+) \| (.+) \|$", section(CONSISTENCY, "## When nodes die"), re.MULTILINE)
+    assert rows
+    for nodes, majority, may_be_down, without_file, with_file in rows:
+        count = int(nodes)
+        assert int(majority) == count // 2 + 1
+        assert may_be_down == ("none" if count == 2 else str(count - int(majority)))
+        for text, memory in ((without_file, "lost"), (with_file, "unchecked")):
+            needed = teachers_needed(count, memory)  # type: ignore[arg-type]
+            told = (
+                "the other one"
+                if count == 2
+                else "both others"
+                if needed == 2 and count == 3
+                else f"{words[needed]} other{'s' * (needed > 1)}"
+            )
+            assert text == told
+
+
+def test_the_headers_of_ours_are_documented() -> None:
+    sent = {name for path in SOURCES for name in re.findall(r'b"(session-[a-z-]+)"', path.read_text("utf-8"))}
+    assert {"session-index", "session-stale", "session-revocation", "session-token"} <= sent
+    assert {name for name in sent if f"`{name.title()}" not in HEADERS} == set()
+
+
+@pytest.mark.parametrize(
+    "owner", [testing_module.ManualClock, testing_module.Cluster, testing_module.Node], ids=lambda owner: owner.__name__
+)
+def test_the_test_helpers_are_documented(owner: type) -> None:
+    public = {name for name in vars(owner) if not name.startswith("_")}
+    assert {name for name in public if not re.search(rf"`(await )?(\w+\.)?{name}\b|, `?(await )?{name}\(", TESTING)} == set()
 
 
 # API
