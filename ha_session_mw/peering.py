@@ -10,6 +10,7 @@ import hashlib
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
 
@@ -286,11 +287,12 @@ class PeerClient:
         response = await self._http().handle_async_request(httpx2.Request("POST", url, content=body, headers=headers))
         try:
             chunks, size = [], 0
-            async for chunk in response.aiter_raw():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > MAX_ANSWER_BYTES:
-                    raise PeerFailure("answered too much")
+            async with aclosing(response.aiter_raw()) as content:
+                async for chunk in content:
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > MAX_ANSWER_BYTES:
+                        raise PeerFailure("answered too much")
             return response.status_code, response.headers, b"".join(chunks)
         finally:
             with anyio.move_on_after(5, shield=True):
