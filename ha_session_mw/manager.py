@@ -105,6 +105,7 @@ class SessionManager:
         self._boot_s, self._wall_s = self.clock.boot_s, self.clock.wall_s
         self._idle_ms = int(self.settings.idle_s * 1000)
         self._absolute_ms = int(self.settings.absolute_s * 1000)
+        self._refresh_at_s = -math.inf
         self._keys = KeySource(self.settings, self._boot_s())
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
@@ -157,25 +158,27 @@ class SessionManager:
         Raises:
             ClientFault: the session does not stand, or this is no token of ours.
         """
-        known = self.recall(field or token)
-        if known is not None:
-            return known
+        key = field or token
+        return self.recall(key) or self.examine(token, key)
+
+    def examine(self, token: bytes, key: bytes) -> Verified | CannotTell:
+        """As :meth:`check`, for a token that :meth:`recall` does not know by this key."""
         fresh_at = self.view.fresh_at  # first of all, see ``decide``
         wall_ms = self._wall_s() * 1000
         try:
             verified = self._verify(token, wall_ms)
         except KeyNotReached as problem:
             return CannotTell(problem)
-        self._cache.put(field or token, verified, wall_ms)
+        self._cache.put(key, verified, wall_ms)
         return self._judge(verified, fresh_at, wall_ms)
 
     def recall(self, key: bytes) -> Verified | CannotTell | None:
         """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
         fresh_at = self.view.fresh_at  # first of all, see ``decide``
-        try:
-            until_ms, verified = self._cached[key]
-        except KeyError:
+        known = self._cached[key]
+        if known is None:
             return None
+        until_ms, verified = known
         wall_ms = self._wall_s() * 1000
         return self._judge(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
 
@@ -321,7 +324,11 @@ class SessionManager:
         )
 
     def _refresh(self) -> None:
-        if self._keys.refresh(self._boot_s()):
+        now_s = self._boot_s()
+        if now_s < self._refresh_at_s:
+            return
+        self._refresh_at_s = now_s + LOOK_EVERY_S
+        if self._keys.refresh(now_s):
             self._cache.clear()
             self._log.announce(self._keys.ring.kids)
         self._log.refresh()

@@ -273,7 +273,7 @@ class PeerClient:
             )
         )
         try:
-            status, headers, content = await self._post(peer + self._path + name, body, field)
+            status, headers, content = await self._post(peer, name, body, field)
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as exc:
             raise PeerFailure(f"cannot be reached ({type(exc).__name__})") from exc
         if status == 404:
@@ -281,10 +281,12 @@ class PeerClient:
         self._check(peer, kid, call, status, headers, content)
         return status, content
 
-    async def _post(self, url: str, body: bytes, field: str) -> tuple[int, Mapping[str, str], bytes]:
+    async def _post(self, peer: str, name: str, body: bytes, field: str) -> tuple[int, Mapping[str, str], bytes]:
         headers = {_HEADER: field, "content-type": "application/msgpack"}
+        if name == "hello":
+            headers["connection"] = "close"  # over one that is kept, the same process of several would answer each time
         # The transport itself: a client above it would write each call, with the peer's address, to the app's log.
-        response = await self._http().handle_async_request(httpx2.Request("POST", url, content=body, headers=headers))
+        response = await self._http().handle_async_request(httpx2.Request("POST", peer + self._path + name, content=body, headers=headers))
         try:
             chunks, size = [], 0
             async with aclosing(response.aiter_raw()) as content:

@@ -34,6 +34,7 @@ CORE_MAY_IMPORT = {
         "abc",
         "array",
         "base64",
+        "binascii",
         "bisect",
         "collections",
         "dataclasses",

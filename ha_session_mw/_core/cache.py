@@ -11,6 +11,11 @@ from cachetools import FIFOCache
 from .tokens import Verified
 
 
+class _Entries(FIFOCache[bytes, "tuple[float, Verified] | None"]):
+    def __missing__(self, key: bytes) -> None:
+        """None for a key that is not there: an exception would cost a new token as much as its signature."""
+
+
 class VerifiedCache:
     """Maps a token, or the header field that carries it alone, to what it was verified to say.
 
@@ -21,7 +26,7 @@ class VerifiedCache:
     __slots__ = ("_ttl_ms", "entries")
 
     def __init__(self, size: int, ttl_s: float) -> None:
-        self.entries: FIFOCache[bytes, tuple[float, Verified]] = FIFOCache(size)
+        self.entries = _Entries(size)
         """Token or field → (when the entry ends, the verification). Read directly on the warm path."""
         self._ttl_ms = ttl_s * 1000
 

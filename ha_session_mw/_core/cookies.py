@@ -57,6 +57,12 @@ class TokenReader:
             return None
         return fields[0][1]
 
+    def token_of(self, lone: bytes) -> bytes | None:
+        """The token of such a field; None where the field has to be taken apart all the same."""
+        token = lone[7:] if lone[:7] == b"Bearer " else lone[self._cookie_prefix_length :]
+        # Neither other cookies nor quotes or blanks at its end, which come before all characters of a token.
+        return token if token.startswith(PREFIX) and b";" not in token and token[-1] > ord('"') else None
+
     def field(self, presented: Presented) -> bytes:
         """The value of the field that carries this token and nothing else."""
         return (b"Bearer " if presented[0] == "bearer" else self._cookie_prefix) + presented[1]

@@ -204,6 +204,8 @@ class SessionMiddleware:
         if field is not None:
             try:
                 known = self._recall(field)
+                if known is None and (token := self._reader.token_of(field)) is not None:
+                    known = self.manager.examine(token, field)
             except ClientFault as problem:
                 return self._refused(problem, path_kind, field)
             if isinstance(known, Verified):
