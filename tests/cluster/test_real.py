@@ -1,0 +1,248 @@
+"""Three servers as processes of their own, on loopback. All waits are polls with a limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from ha_session_mw.testing import SECRET
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[2]
+FRESHNESS_LIMIT_S = 2.0
+FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
+LIMIT_S = 20.0
+"""For what takes a second on an idle machine."""
+
+APP = """
+from ha_session_mw import SessionMiddleware
+from ha_session_mw.testing import who_is_there
+
+app = SessionMiddleware(who_is_there)
+"""
+
+
+def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s, f"not within {limit_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free just now, all different."""
+    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    found = [one.getsockname()[1] for one in with_ports]
+    for one in with_ports:
+        one.close()
+    return found
+
+
+class Served:
+    """A node as a process, and a client of it."""
+
+    def __init__(self, name: str, port: int, folder: Path, settings: dict[str, str]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.settings = {**settings, "NODE_ID": name, "ADVERTISE_URL": self.url}
+        self.log = folder / f"{name}.log"
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *, secret: str = SECRET, options: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> None:
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
+        ours = {f"HA_SESSION_{name}": value for name, value in {**self.settings, "SECRET_KEY": secret}.items()}
+        environ = {**outside, **ours, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
+        command = [sys.executable, "-m", "uvicorn", "served:app", *(options or ("--port", str(self.port))), "--log-level", "warning"]
+        with self.log.open("ab") as log:
+            self._processes.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log, pass_fds=fds))
+
+    def signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            process.send_signal(number)
+
+    def kill(self) -> None:
+        while self._processes:
+            process = self._processes.pop()
+            process.kill()
+            process.wait(10)
+
+    def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx2.request(method, self.url + path, headers=headers, timeout=LIMIT_S)
+
+    def log_in(self, subject: str = "ada") -> str:
+        return str(self.request("POST", f"/login/{subject}").cookies["session"])
+
+    def status(self, token: str) -> int:
+        return self.request("GET", "/private", token).status_code
+
+    def readiness(self) -> str:
+        """Why it is not ready; empty if it is."""
+        try:
+            answer = httpx2.get(self.url + "/-/session/readyz", timeout=1)
+        except httpx2.TransportError as exc:
+            return type(exc).__name__
+        return str(answer.json().get("output", ""))
+
+    @property
+    def told(self) -> str:
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "served.py").write_text(APP)
+    ports = free_ports(3)
+    settings = {
+        "CLUSTER": "peers://",
+        "PEERS": ",".join(f"http://127.0.0.1:{port}" for port in ports),
+        "PROTECT": "/private*",
+        "FRESHNESS_LIMIT": str(FRESHNESS_LIMIT_S),
+        "HEARTBEAT": "300ms",
+    }
+    served = [Served(name, port, folder, settings) for name, port in zip("abc", ports, strict=True)]
+    try:
+        for node in served:
+            node.start()
+        for node in served:
+            until(lambda node=node: not node.readiness(), "ready")  # type: ignore[misc]
+        yield served
+    finally:
+        for node in served:
+            node.kill()
+
+
+def restarted(node: Served, **how: str) -> None:
+    node.kill()
+    node.start(**how)  # type: ignore[arg-type]
+
+
+def test_a_log_out_on_one_node_is_enforced_on_all_when_it_is_acknowledged(nodes: list[Served]) -> None:
+    a, b, c = nodes
+    for first, second, third in ((a, b, c), (c, a, b)):
+        token = first.log_in()
+        assert [node.status(token) for node in nodes] == [200] * 3
+        begun_s = time.monotonic()
+        answer = second.request("POST", "/logout", token)
+        assert answer.headers["session-revocation"] == "fenced"
+        assert time.monotonic() - begun_s < FENCE_WAIT_S / 2
+        assert third.status(token) == first.status(token) == 401
+
+
+def test_a_node_is_killed_and_nobody_notices_until_it_comes_back_and_learns(nodes: list[Served]) -> None:
+    a, b, c = nodes
+    token, staying = a.log_in(), a.log_in("bob")
+    a.kill()
+    assert [node.status(token) for node in (b, c)] == [200, 200]
+
+    begun_s = time.monotonic()
+    assert b.request("POST", "/logout", token).headers["session-revocation"] == "fenced"
+    assert time.monotonic() - begun_s < FENCE_WAIT_S + 2
+    assert c.status(token) == 401
+
+    a.start()
+    statuses = set()
+
+    def is_back() -> bool:
+        try:
+            statuses.add((a.status(token), a.status(staying)))
+        except httpx2.TransportError:
+            return False
+        return not a.readiness()
+
+    until(is_back, "a is back")
+    assert statuses <= {(503, 503), (401, 200), (503, 200)}  # never accepted, and nobody logged out by the start
+    assert (a.status(token), a.status(staying)) == (401, 200)
+
+
+def test_a_node_whose_peers_are_frozen_says_so_and_recovers_by_itself(nodes: list[Served]) -> None:
+    a, b, c = nodes
+    token = b.log_in()
+    assert a.status(token) == 200
+    try:
+        b.signal(signal.SIGSTOP)
+        c.signal(signal.SIGSTOP)
+        seen = set()
+
+        def is_stale() -> bool:
+            answer = a.request("GET", "/private", token)
+            seen.add(answer.status_code)
+            return answer.status_code == 503
+
+        until(is_stale, "stale")
+        assert seen == {200, 503}
+        begun_s = time.monotonic()
+        answer = a.request("GET", "/private", token)
+        assert time.monotonic() - begun_s < 1.5
+        assert answer.json()["code"] == "state_stale"
+        assert answer.json()["retry_where"] == "other_node"
+        assert answer.headers["retry-after"] == "1"
+        assert "out of contact" in a.readiness()
+    finally:
+        b.signal(signal.SIGCONT)
+        c.signal(signal.SIGCONT)
+    until(lambda: a.status(token) == 200, "thawed")
+    for node in nodes:
+        until(lambda node=node: not node.readiness(), "ready again")  # type: ignore[misc]
+        assert node.status(token) == 200
+
+
+def test_a_frozen_node_does_not_wake_up_to_accept_what_was_revoked_meanwhile(nodes: list[Served]) -> None:
+    a, _b, c = nodes
+    token = a.log_in()
+    assert c.status(token) == 200
+    try:
+        c.signal(signal.SIGSTOP)
+        assert a.request("POST", "/logout", token).headers["session-revocation"] == "fenced"
+    finally:
+        c.signal(signal.SIGCONT)
+    seen = set()
+
+    def is_refused() -> bool:
+        seen.add(c.status(token))
+        return 401 in seen
+
+    until(is_refused, "c has learned")
+    assert 200 not in seen
+
+
+def test_a_peer_of_another_secret_is_named_and_does_no_harm(nodes: list[Served]) -> None:
+    a, b, c = nodes
+    token = a.log_in()
+    restarted(c, secret="Zt5WqM8nKx1RbJ7hPvGyLc4SdFa9UeT2")
+    try:
+        until(lambda: "member 3 of HA_SESSION_PEERS: answers, but knows none of our keys" in a.told, "named in the log")
+        assert c.status(token) == 503
+        assert [node.status(token) for node in (a, b)] == [200, 200]
+        assert c.url not in a.told
+    finally:
+        restarted(c)
+    until(lambda: not c.readiness(), "ready again")
+
+
+def test_two_processes_behind_one_url_are_found_out_and_it_is_over_when_one_goes(nodes: list[Served]) -> None:
+    a, b, c = nodes
+    token = a.log_in()
+    c.kill()
+    with closing(socket.create_server(("127.0.0.1", c.port), reuse_port=False)) as listening:
+        for _ in range(2):
+            c.start(options=("--fd", str(listening.fileno())), fds=(listening.fileno(),))
+        until(lambda: "another process answers at HA_SESSION_ADVERTISE_URL" in c.readiness(), "found out", 30)
+        assert "give each process a URL of its own" in c.told
+        assert [node.status(token) for node in (a, b)] == [200, 200]
+        c.kill()
+    c.start()
+    until(lambda: not c.readiness(), "ready again")
