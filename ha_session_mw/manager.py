@@ -21,6 +21,7 @@ from ._core import data, legacy, renewal, tokens
 from ._core.cache import VerifiedCache
 from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
 from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide
+from ._core.keys import SigningKey
 from ._core.members import Heartbeat
 from ._core.routing import owners
 from ._core.tokens import MAX_TOKEN_BYTES, Verified
@@ -420,7 +421,14 @@ class SessionManager:
     def sign(self, claims: Claims) -> bytes:
         """The token for these claims, signed with the newest key that all live members have."""
         self._refresh()
-        return tokens.sign(claims, self._keys.ring.signing_key(self._log.announced_kids()))
+        return tokens.sign(claims, self._signing_key())
+
+    def as_signed(self, claims: Claims) -> Verified:
+        """What a token for these claims, made now, will be verified to say."""
+        return Verified.of(claims, self._signing_key().kid)
+
+    def _signing_key(self) -> SigningKey:
+        return self._keys.ring.signing_key(self._log.announced_kids())
 
     # Log-outs
 

@@ -26,6 +26,7 @@ from .._core.tokens import Verified
 from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variable
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, TokenMissing
 from ..manager import SessionManager
+from ..models import Claims
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
 from .ear import Ear
 from .endpoints import Endpoints
@@ -150,8 +151,8 @@ class SessionMiddleware:
 
         def send_wrapper(message: Message) -> Awaitable[None]:
             if message["type"] != "http.response.start" or session._read_only is _STARTED:
-                if message.get("more_body") and session._connection is None and session._verified is not None:
-                    self._note_stream(session, session._verified, receive, send)
+                if message.get("more_body") and session._connection is None and session._claims is not None:
+                    self._note_stream(session, session._claims, receive, send)
                 return send(message) if session._connection is None else session._connection.send(message)
             if scope.get("session") is not session:
                 adopt(session, scope.get("session"))
@@ -184,7 +185,10 @@ class SessionMiddleware:
             if session._connection is not None:
                 self._connections.remove(session._connection)
 
-    def _note_stream(self, session: Session, verified: Verified, receive: Receive, send: Send) -> None:
+    def _note_stream(self, session: Session, claims: Claims, receive: Receive, send: Send) -> None:
+        """Have a stream end with the session that the client has now: the answer to a log-in or log-out may stream, too."""
+        came_in = session._verified
+        verified = came_in if came_in is not None and came_in.claims is claims else self.manager.as_signed(claims)
         session._connection = Connection(verified, "http", receive, send)
         self._connections.add(session._connection)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import pickle
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -840,6 +842,49 @@ async def test_a_stream_passes_chunk_by_chunk(node: Node) -> None:
     node.app.app = app
     await node.app(scope_of("http"), receive, send)
     assert order == ["out start", "app 0", "out 0", "app 1", "out 1", "app 2", "out 2", "out body"]
+
+
+async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+    """Does as the request says, and then answers in chunks, as Starlette's BaseHTTPMiddleware makes any app do."""
+    act = scope["act"](get_session(scope))
+    if inspect.isawaitable(act):
+        await act
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for chunk in (b"a", b"b"):
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await scope.get("between", anyio.lowlevel.checkpoint)()
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda s: s.login("ada"), lambda s: s.login("bob"), lambda s: s.cycle(), lambda s: s.clear(), lambda s: s.revoke()],
+    ids=["login again", "login", "cycle", "clear", "revoke"],
+)
+async def test_the_answer_to_a_log_in_or_log_out_may_stream(node: Node, act: Act) -> None:
+    """It is the session that came in which has ended, and its client knows."""
+    visitor = await node.logged_in("ada", a=1)
+    node.app.app = streaming
+    async with node.manager.running():
+        assert (await visitor.visit(act)).body == b"ab"
+
+
+@pytest.mark.parametrize("token", ["of ada", None])
+async def test_a_stream_that_began_with_a_log_in_ends_with_that_session(node: Node, token: str | None) -> None:
+    token = token and (await node.logged_in("ada")).token
+    node.app.app = streaming
+    sessions: list[Session] = []
+
+    def log_in(session: Session) -> None:
+        session.login("bob")
+        sessions.append(session)
+
+    async def log_out() -> None:
+        if not sessions[0].manager.view.denied.keys() & {sessions[0].family}:
+            await node.manager.revoke_session(str(sessions[0].id))
+
+    async with node.manager.running():
+        assert (await node.request(log_in, token=token, between=log_out)).body == b"a"
 
 
 async def test_messages_before_the_start_pass(node: Node) -> None:
