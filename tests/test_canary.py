@@ -140,7 +140,7 @@ def cookie(token: bytes) -> tuple[bytes, bytes]:
 async def test_no_refusal_sings(manager: SessionManager, cage: Cage, clock: ManualClock) -> None:
     claims, token = log_in(manager, cage)
     _, other_token = log_in(manager, cage)
-    manager.view.may_lack_cuts = False  # as on a node of many, where somebody else may know of a cut
+    manager.view.forgotten_cuts_end_ms = 0.0  # as on a node of many, where somebody else may know of a cut
     _, unknown_cut = log_in(manager, cage, cuts=(CutId("unheard-of~ffffffffff"),))
     _, early = log_in(manager, cage, issued_ms=claims.issued_ms + 600_000)
     _, idle = log_in(manager, cage, idle_end_ms=claims.issued_ms)

@@ -76,13 +76,11 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
     denied = view.denied
     if denied and (claims.sid in denied or claims.family in denied):
         return Refuse(SessionRevoked("denied", check="denied"))
-    # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list. So it
-    # forbids a refusal even where nobody may be left who could tell of it; there, it does not forbid to go on.
-    behind = _unknown_cut(claims, view) if claims.cuts else None
-    if behind is not None and not view.may_lack_cuts:
+    # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
+    if claims.cuts and (behind := _unknown_cut(claims, view)):
         return behind
     if (view.everybody or view.by_subject) and (problem := _missing_cut(claims, view)):
-        return behind or Refuse(problem)
+        return Refuse(problem)
     if boot_s - fresh_at > freshness_limit_s:
         return CannotTell(StateStale("out of contact for longer than the freshness limit", check="fresh"))
     return ACCEPT
@@ -101,7 +99,7 @@ def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
 def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:
     for cut in claims.cuts:
         # At or below the floor the node may have known the cut and forgotten it, and a live token owes it nothing more.
-        if cut not in view.known_cuts and cut_end_ms(cut) > view.floor_ms:
+        if cut not in view.known_cuts and cut_end_ms(cut) > max(view.floor_ms, view.forgotten_cuts_end_ms):
             return CannotTell(StateNotReached("the token lists a cut this node has not heard of", check="cuts_known"))
     return None
 

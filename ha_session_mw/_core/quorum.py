@@ -19,15 +19,18 @@ from ..models import Entry
 from .fence import Fence
 from .freshness import Moment
 from .keeping import Keeping
-from .members import Heartbeat, MemberEvent, Members, MemberState
+from .members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
 from .messages import VERSION, Answer, Batch, Poll, list_digest
 from .peer import Peer
 from .recovery import Memory, Recovery
 from .sequence import Sequence
-from .view import END_STEP_MS, View
+from .view import END_STEP_MS, FLOOR_MARGIN_MS, View
 
 PAGE_ENTRIES = 4096
 """Entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit."""
+
+CUT_TRAVELS_MS = 240_000
+"""A cut that was made so long ago is no news any more on a node that is fresh: some seconds, and 30 s for each of two clocks."""
 
 STARTING_HOLD_S = 0.05
 """How long a poll of a recovering member is held: it learns in rounds, and everybody waits for it."""
@@ -130,6 +133,8 @@ class Quorum:
         self._keeping = Keeping(self._sequence, view, own.life, stored)
         self._recovery: Recovery | None = self._new_recovery()
         self._serving = False
+        self._majority_forgot = False
+        """Whether this node started, or came back, when so many had forgotten that nobody may know what had been acknowledged."""
         self._settle(now)
 
     # What has to be kept on disk, and when.
@@ -330,7 +335,15 @@ class Quorum:
         floor = self.members.floor_ms(now)
         if floor is not None and not self.recovering:
             self._raise_floor(floor - floor % END_STEP_MS)  # entries end at these steps only
+            if self._majority_forgot:
+                self._give_up_cuts(floor)
         self._settle(now)
+
+    def _give_up_cuts(self, floor_ms: int) -> None:
+        """Tokens of before the loss may list cuts that nobody can tell of any more. They must not wait for those for ever."""
+        # A cut ends no earlier than this long after it was made, so one that ends before was made minutes ago. Nothing takes that long.
+        made_just_now_ends_ms = floor_ms + FLOOR_MARGIN_MS + self.members.own.absolute_ms + UNKNOWN_END_MARGIN_MS
+        self.view.forgotten_cuts_end_ms = max(self.view.forgotten_cuts_end_ms, made_just_now_ends_ms - CUT_TRAVELS_MS)
 
     def _raise_floor(self, floor_ms: int) -> None:
         if floor_ms > self.view.floor_ms:
@@ -349,8 +362,7 @@ class Quorum:
         recovery = self._recovery
         if recovery is not None and recovery.complete:
             self._recovery = None
-            # Tokens of before may list cuts that nobody can tell of any more. They must not wait for those for ever.
-            self.view.may_lack_cuts |= recovery.majority_forgot
+            self._majority_forgot |= recovery.majority_forgot
             # At a first start nobody has known us before, and there is nothing that anybody could have forgotten.
             if recovery.majority_forgot and (recovery.known_before or len(self.view)):
                 self._events.append(PossibleLoss())

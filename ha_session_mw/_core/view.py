@@ -47,7 +47,7 @@ class View:
         known_cuts: every cut ever heard of that has not ended, those since replaced too, with its end.
         everybody: the live cuts that concern all subjects.
         by_subject: the live cuts of each subject.
-        may_lack_cuts: whether cuts may have been forgotten by everybody, so that an unknown one is no sign of being behind.
+        forgotten_cuts_end_ms: an unknown cut that ends before was forgotten by everybody. It is no sign of being behind.
         on_news: called with each entry that was news, right after it was merged.
     """
 
@@ -58,15 +58,15 @@ class View:
         "denied_keys",
         "everybody",
         "floor_ms",
+        "forgotten_cuts_end_ms",
         "fresh_at",
         "known_cuts",
-        "may_lack_cuts",
         "on_news",
     )
 
     def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Entry], None] | None = None) -> None:
         self.on_news = on_news
-        self.may_lack_cuts = False
+        self.forgotten_cuts_end_ms = 0.0
         self.fresh_at = fresh_at
         self.floor_ms = 0
         self.denied: dict[str, int] = {}

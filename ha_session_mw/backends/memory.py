@@ -22,7 +22,7 @@ class MemoryLog(ClusterLog):
         self.freshness_limit_s = own.freshness_limit_s
         self.trusted_ahead_ms = math.nan
         view.fresh_at = math.inf
-        view.may_lack_cuts = True  # those of an earlier process: there is nobody who could tell of them
+        view.forgotten_cuts_end_ms = math.inf  # unknown ones are those of an earlier process, and nobody can tell of them
 
     def apply(self, entries: Sequence[Entry]) -> None:
         self.refresh()
