@@ -29,6 +29,9 @@ MAX_CALL_BYTES = 256 * 1024
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """A page of 4096 entries has some 200 kB, or a few MB where subjects and lists of cuts are long."""
 
+HELLO = "hello"
+"""The call that asks which process is there; the answer is its nonce."""
+
 _SALT = b"ha_session_mw.peer.1"
 _HEADER = "session-peer"
 _WINDOW = 4096
@@ -118,7 +121,7 @@ class PeerServer:
         envelope, kid, signature = found
         if envelope.callee_nonce != self.nonce:
             # Well signed, but for an earlier process of ours, or for none yet: tell the caller what to put in.
-            await self._answer(send, 409, b"", kid, signature)
+            await self._answer(send, 409, self.nonce.encode(), kid, signature)
             return
         body = await _body(receive)
         if body is None or _digest(body) != envelope.digest or not self._first_use(envelope):
@@ -242,7 +245,7 @@ class PeerClient:
         for kid in self._candidates(peer):
             for _ in range(2):
                 status, content = await self._try(peer, name, body, kid)
-                if status == 200:
+                if status == 200 or (status == 409 and name == HELLO):
                     self._kids[peer] = kid
                     return content
                 if status != 409:
@@ -283,7 +286,7 @@ class PeerClient:
 
     async def _post(self, peer: str, name: str, body: bytes, field: str) -> tuple[int, Mapping[str, str], bytes]:
         headers = {_HEADER: field, "content-type": "application/msgpack"}
-        if name == "hello":
+        if name == HELLO:
             headers["connection"] = "close"  # over one that is kept, the same process of several would answer each time
         # The transport itself: a client above it would write each call, with the peer's address, to the app's log.
         response = await self._http().handle_async_request(httpx2.Request("POST", peer + self._path + name, content=body, headers=headers))
@@ -331,13 +334,8 @@ class Peering:
         self._tls = _tls(settings)
         self.server = PeerServer(self.me, life, ring)
         self.handle = self.server.handle
-        self.handle("hello", self._hello)
         self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, http=self._open)
         self._http: httpx2.AsyncBaseTransport | None = None
-
-    async def _hello(self, _: bytes) -> bytes:
-        """Which process this is."""
-        return self.server.nonce.encode()
 
     def _open(self) -> httpx2.AsyncBaseTransport:
         if self._http is None:

@@ -139,7 +139,7 @@ async def test_a_call_of_an_earlier_life_is_told_whom_it_meets_and_not_carried_o
 
     response = await pair.deliver(old)
 
-    assert (response.status_code, await response.aread()) == (409, b"")
+    assert (response.status_code, await response.aread()) == (409, b"life-3")
     assert await pair.say() == b"you said hello"
 
 

@@ -8,7 +8,7 @@ from .._core.members import Heartbeat
 from .._core.view import View
 from ..abc import Clock, ClusterLog
 from ..config import Settings
-from ..peering import Peering
+from ..peering import HELLO, Peering
 
 
 def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
@@ -39,4 +39,5 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
         file=StateFile(Path(path)) if path else None,
     )
     peering.handle("poll", log.on_poll)
+    peering.handle(HELLO, log.on_hello)
     return log

@@ -24,7 +24,7 @@ from .._core.view import View
 from ..abc import Clock, ClusterLog, Receipt
 from ..exceptions import ConfigurationError, QuorumLost
 from ..models import Entry, KeyId
-from ..peering import PeerFailure
+from ..peering import HELLO, PeerFailure
 from ..state_file import StateFile
 
 logger = logging.getLogger("ha_session_mw.quorum")
@@ -104,6 +104,7 @@ class QuorumLog(ClusterLog):
         self._heard: dict[str, anyio.Event] = {}
         self._change = anyio.Event()
         self._unwritten = anyio.Event()
+        self._rounds_alone = 0
         self.shared_url = False
         """Whether another process answers at this node's own URL."""
         self.failing: dict[str, str] = {}
@@ -233,29 +234,37 @@ class QuorumLog(ClusterLog):
 
     async def _watch_own_url(self) -> None:
         """Ask at this node's own URL who answers there. Its peers could not tell two processes apart."""
-        alone = 0
         while True:
             lives: list[bytes] = []
             async with anyio.create_task_group() as tasks:
                 for _ in range(OWN_URL_CALLS):  # at once, so that each goes over a connection of its own
                     tasks.start_soon(self._look_at_own_url, lives)
-            if set(lives) - {self.quorum.life.encode()}:
-                alone = 0
-                self._found_another_process()
-            elif len(lives) == OWN_URL_CALLS:
-                alone += 1
-                self.shared_url = self.shared_url and alone < OWN_URL_ROUNDS  # it may have been a predecessor of ours, about to go
+            for life in lives:
+                self._note_process(life)
+            if len(lives) == OWN_URL_CALLS:
+                self._rounds_alone += 1
+                if self._rounds_alone >= OWN_URL_ROUNDS:
+                    self.shared_url = False  # it was a predecessor of ours, about to go
             await self._sleep(OWN_URL_EVERY_S)
 
     async def _look_at_own_url(self, lives: list[bytes]) -> None:
         try:
-            lives.append(await self._call(self.quorum.me, "hello", b"", OWN_URL_EVERY_S))
+            lives.append(await self._call(self.quorum.me, HELLO, self.quorum.life.encode(), OWN_URL_EVERY_S))
         except PeerFailure as failure:
             self._note(self.quorum.me, f"HA_SESSION_ADVERTISE_URL, where peers are to reach this node: {failure}")
         else:
             self._note(self.quorum.me, None)
 
-    def _found_another_process(self) -> None:
+    async def on_hello(self, body: bytes) -> bytes:
+        """Tell which process this is to one that takes this node's URL for its own. It is this one, or there are two."""
+        self._note_process(body)
+        return self.quorum.life.encode()
+
+    def _note_process(self, life: bytes) -> None:
+        """A process has this node's URL."""
+        if life == self.quorum.life.encode():
+            return
+        self._rounds_alone = -1  # the round that goes on does not count
         if not self.shared_url:
             self.shared_url = True
             logger.error(

@@ -385,3 +385,20 @@ async def test_three_nodes_that_disagree_with_nobody_stay_at_rest(cluster: Clust
     nodes: list[Node] = cluster.nodes
     assert all(len(node.manager._log._holds) <= 2 for node in nodes)  # type: ignore[attr-defined]
     assert all(len(node.clock._limits) < 40 for node in nodes)
+
+
+async def test_two_nodes_of_one_url_are_told_and_it_is_over_when_one_goes(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    a, b, c = cluster.nodes
+    b.settings.update(advertise_url=a.url)
+    await b.stop()
+    await b.start()  # its peers take it for a, whenever it calls
+    await cluster.advance(6)
+    for node in (a, b):
+        assert "another process answers at HA_SESSION_ADVERTISE_URL" in (node.why_not_ready or "")
+    assert caplog.text.count("give each process a URL of its own") == 2
+
+    b.settings.update(advertise_url=b.url)
+    await b.kill()
+    await b.start()
+    await cluster.advance(30)
+    assert a.why_not_ready is b.why_not_ready is c.why_not_ready is None
