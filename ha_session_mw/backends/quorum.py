@@ -48,6 +48,8 @@ LEAST_ROUND_S = 0.001
 """A peer that answers faster, again and again, is not allowed to keep this node busy."""
 
 OWN_URL_EVERY_S = 5.0
+OWN_URL_FIRST_S = 1.0
+"""When it looks first: a server listens only after the app has started."""
 OWN_URL_CALLS = 4
 """How often, and how many times over, this node looks who answers at its own URL."""
 OWN_URL_ROUNDS = 4
@@ -105,6 +107,7 @@ class QuorumLog(ClusterLog):
         self._change = anyio.Event()
         self._unwritten = anyio.Event()
         self._rounds_alone = 0
+        self._told_fault: str | None = None
         self.shared_url = False
         """Whether another process answers at this node's own URL."""
         self.failing: dict[str, str] = {}
@@ -184,16 +187,26 @@ class QuorumLog(ClusterLog):
         quorum, now = self.quorum, self._now()
         if self.shared_url:
             return "another process answers at HA_SESSION_ADVERTISE_URL; give each process a URL of its own"
-        if quorum.mismatched:
+        if quorum.is_ready(now):
+            return None
+        # One odd member is its own trouble, and no reason to take those out of service who are a majority without it.
+        if quorum.mismatched and (quorum.recovering or not self._is_fresh(now)):
             faults = ", ".join(f"{self._name(url)} ({why})" for url, why in quorum.mismatched.items())
             return f"cannot work with {faults}; HA_SESSION_PEERS and the release must be the same on all nodes"
         if quorum.recovering:
             return "still learning from the other members what it may have forgotten"
-        if quorum.members.limits_differ:
+        return self._own_fault(now) or "out of contact with a majority of the members"
+
+    def _own_fault(self, now: Moment) -> str | None:
+        """What is wrong with this very node, compared with the others."""
+        if self.quorum.members.limits_differ:
             return "HA_SESSION_FRESHNESS_LIMIT differs from another node's"
-        if not quorum.members.clock_trusted(now):
+        if not self.quorum.recovering and not self.quorum.members.clock_trusted(now):
             return "its clock differs from the other nodes' by more than 30 s, or too few nodes can be heard to tell"
-        return None if quorum.is_ready(now) else "out of contact with a majority of the members"
+        return None
+
+    def _is_fresh(self, now: Moment) -> bool:
+        return now.boot_s - self._view.fresh_at <= self.freshness_limit_s
 
     def index(self) -> str | None:
         return f"{self.quorum.incarnation}-{self.quorum.position}"
@@ -230,10 +243,12 @@ class QuorumLog(ClusterLog):
                 tasks.start_soon(self._write_for_ever, self._file)
             while True:
                 self.refresh()
+                self._tell_own_fault()
                 await self._sleep(self._heartbeat_s)
 
     async def _watch_own_url(self) -> None:
         """Ask at this node's own URL who answers there. Its peers could not tell two processes apart."""
+        await self._sleep(self._heartbeat_s)  # servers listen when the app has started, and not before
         while True:
             lives: list[bytes] = []
             async with anyio.create_task_group() as tasks:
@@ -386,6 +401,12 @@ class QuorumLog(ClusterLog):
     def _name(self, url: str) -> str:
         """A peer without its address."""
         return f"member {self._urls.index(url) + 1} of HA_SESSION_PEERS"
+
+    def _tell_own_fault(self) -> None:
+        fault = self._own_fault(self._now())
+        if fault is not None and fault != self._told_fault:
+            logger.error("this node is not ready: %s", fault)
+        self._told_fault = fault
 
     def _note(self, peer: str, failure: str | None) -> None:
         if failure is None:
