@@ -65,6 +65,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
         floor_ms: entries that ended at or before it were dropped; whoever relies on the answer takes the floor over.
         known: up to where the sender knows the asker's own sequence to reach, in the incarnation that asked.
         known_before: whether the sender has known an earlier incarnation of the asker.
+        majority_forgot: whether tokens may be out that list cuts which nobody can tell of any more.
     """
 
     version: int
@@ -81,6 +82,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     floor_ms: int = 0
     known: int = 0
     known_before: bool = False
+    majority_forgot: bool = False
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):

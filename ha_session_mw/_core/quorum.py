@@ -134,7 +134,7 @@ class Quorum:
         self._recovery: Recovery | None = self._new_recovery()
         self._serving = False
         self._majority_forgot = False
-        """Whether this node started, or came back, when so many had forgotten that nobody may know what had been acknowledged."""
+        """Whether so many had forgotten at once, as at a first start, that nobody may know what had been acknowledged."""
         self._settle(now)
 
     # What has to be kept on disk, and when.
@@ -246,6 +246,7 @@ class Quorum:
         if answer.memory == "whole":
             # The time of sending: what was acknowledged while the poll was under way may be missing from the answer.
             peer.fresh_s = max(peer.fresh_s, sent.sent_s)
+            self._majority_forgot |= answer.majority_forgot
         if self._recovery is not None:
             self._recovery.learned(peer.url, answer.incarnation, sent.step, answer.memory, known_before=answer.known_before)
 
@@ -314,6 +315,7 @@ class Quorum:
             floor_ms=self.view.floor_ms,
             known=peer.sequence if hold.incarnation == peer.incarnation else 0,
             known_before=peer.changed,
+            majority_forgot=self._majority_forgot,
         )
 
     def _refusal(self, now: Moment) -> Answer:

@@ -169,7 +169,8 @@ class SessionMiddleware:
                 return  # it was told that its client has gone
             if session._read_only is _STARTED:
                 raise
-            await self._abandon(session)
+            if session._uncommitted is None:  # else what could be done was tried
+                await self._abandon(session)
             # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
             cause = session._uncommitted
             told = cause if cause and failure.__cause__ is cause else failure

@@ -31,7 +31,7 @@ def test_a_token_that_is_verified_again_counts_once() -> None:
         cache.put(b"token", VERIFIED, now_ms)
 
     assert len(cache) == 1
-    assert cache.entries[b"token"][0] == NOW_MS + 60_001
+    assert cache.entries[b"token"] == (NOW_MS + 60_001, VERIFIED)
 
 
 def test_all_is_forgotten_when_the_keys_change() -> None:

@@ -172,6 +172,15 @@ def test_a_listed_cut_that_ended_below_the_floor_may_have_been_forgotten_and_is_
     assert judge(claims(cuts=(ended.id,)), knowing(floor_ms=NOW_MS - HOUR_MS + 1_000)) is ACCEPT
 
 
+def test_a_listed_cut_that_everybody_forgot_is_no_reason_and_no_excuse() -> None:
+    lost, newer = cut("lost"), cut("newer")
+    view = knowing(newer)
+    view.forgotten_cuts_end_ms = lost.until_ms + 1_000
+
+    assert refusal(judge(claims(cuts=(lost.id,)), view)) is SessionRevoked
+    assert judge(claims(cuts=(lost.id, newer.id)), view) is ACCEPT
+
+
 def test_listed_text_that_is_no_cuts_id_does_not_hold_a_session_up_for_ever() -> None:
     assert judge(claims(cuts=("nonsense",)), fresh_view()) is ACCEPT
 

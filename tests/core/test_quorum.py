@@ -168,6 +168,16 @@ def test_a_first_start_is_no_loss() -> None:
         assert not any(isinstance(event, PossibleLoss) for event in events)
 
 
+def test_after_a_first_start_cuts_that_are_no_news_any_more_are_given_up_and_recent_ones_are_not() -> None:
+    # A first start cannot be told from one after a majority has forgotten, when tokens are out that list lost cuts.
+    members = [member(url, A, B, C) for url in (A, B, C)]
+    talk(at(0), *members)
+    for one in members:
+        one.tick(at(1))
+        made_now = one.members.unknown_end_ms(at(1))
+        assert made_now - 6 * 60_000 < one.view.forgotten_cuts_end_ms < made_now - 60_000
+
+
 def test_a_member_that_forgot_learns_from_two_others_before_it_counts() -> None:
     one, two, _ = started(A, B, C)
     one.append([deny("x")], at(1))
