@@ -21,6 +21,7 @@ MAX_PRESENTED = 8
 INDEX_HEADER = b"session-index"
 """Names the state that a client has seen: sent with a log-out's answer, and sent back to whichever node comes next."""
 
+_LOOKED_AT = frozenset((b"cookie", b"authorization", INDEX_HEADER))
 _NO_TOKEN = (b"", b"null")  # ``null`` is what a removed cookie is set to
 
 
@@ -45,14 +46,14 @@ class TokenReader:
         """
         lone = None
         for name, value in headers:
-            if name == b"cookie" or name == b"authorization" or name == INDEX_HEADER:
+            if name in _LOOKED_AT:
                 if lone is not None or value[: self._cookie_prefix_length] != self._cookie_prefix:
                     return self._lone_bearer(headers)
                 lone = value if name == b"cookie" else None
         return lone if self._cookie else None
 
     def _lone_bearer(self, headers: Iterable[Header]) -> bytes | None:
-        fields = [header for header in headers if header[0] in (b"cookie", b"authorization", INDEX_HEADER)]
+        fields = [header for header in headers if header[0] in _LOOKED_AT]
         if len(fields) > 1 or not self._bearer or fields[0][0] != b"authorization" or fields[0][1][:7] != b"Bearer ":
             return None
         return fields[0][1]

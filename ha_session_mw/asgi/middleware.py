@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -18,7 +19,6 @@ import anyio
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._core import data
 from .._core.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
 from .._core.decision import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
@@ -33,7 +33,7 @@ from .endpoints import Endpoints
 from .headers import make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import SCOPE_KEY, Session, Way
+from .session import SCOPE_KEY, Session, Way, session_of
 from .streams import Connection, Connections
 
 logger = logging.getLogger("ha_session_mw")
@@ -147,23 +147,9 @@ class SessionMiddleware:
         if kind == "websocket":
             await self._websocket(session, scope, receive, send)
             return
-        protected = path_kind == "protected"
-
-        def send_wrapper(message: Message) -> Awaitable[None]:
-            if message["type"] != "http.response.start" or session._read_only is _STARTED:
-                if message.get("more_body") and session._connection is None and session._claims is not None:
-                    self._note_stream(session, session._claims, receive, send)
-                return send(message) if session._connection is None else session._connection.send(message)
-            if scope.get("session") is not session:
-                adopt(session, scope.get("session"))
-            if not close_if_unchanged(session, _STARTED, self._wall_s()):
-                return self._commit_and_start(session, scope, send, message, protected=protected)
-            if protected or session.accessed or session._stale_s is not None:
-                message = self._start(message, _stale_fields(session), protected=protected)
-            return send(message)
-
+        sender = partial(_pass_on, self, session, scope, receive, send, path_kind)
         try:
-            await self.app(scope, receive, send_wrapper)
+            await self.app(scope, receive, sender)
         except BaseException as failure:
             if session._connection is not None and session._connection.ended and isinstance(failure, Exception):
                 return  # it was told that its client has gone
@@ -186,6 +172,25 @@ class SessionMiddleware:
             if session._connection is not None:
                 self._connections.remove(session._connection)
 
+    def _pass_on(
+        self, session: Session, scope: Scope, receive: Receive, send: Send, path_kind: PathKind, message: Message
+    ) -> Awaitable[None]:
+        """What the app sends goes through here; when the response starts, what it did to the session is committed."""
+        if message["type"] != "http.response.start" or session._read_only is _STARTED:
+            if message.get("more_body") and session._connection is None and session._claims is not None:
+                self._note_stream(session, session._claims, receive, send)
+            return send(message) if session._connection is None else session._connection.send(message)
+        if scope.get("session") is not session:
+            adopt(session, scope.get("session"))
+        protected = path_kind == "protected"
+        if not close_if_unchanged(session, _STARTED, self._wall_s()):
+            return self._commit_and_start(session, scope, send, message, protected=protected)
+        if protected or session._stale_s is not None:
+            message = self._start(message, _stale_fields(session), protected=protected)
+        elif session.accessed:
+            message = {**message, "headers": with_vary(message.get("headers") or (), self._vary)}
+        return send(message)
+
     def _note_stream(self, session: Session, claims: Claims, receive: Receive, send: Send) -> None:
         """Have a stream end with the session that the client has now: the answer to a log-in or log-out may stream, too."""
         came_in = session._verified
@@ -202,7 +207,7 @@ class SessionMiddleware:
             ProblemError: the request is to be refused.
         """
         if path_kind == "exempt":
-            session = self._anonymous()
+            session = session_of(self.manager, None, None)
             session._read_only = _EXEMPT
             return session
         field = self._lone(headers)
@@ -214,7 +219,7 @@ class SessionMiddleware:
             except ClientFault as problem:
                 return self._refused(problem, path_kind, field)
             if isinstance(known, Verified):
-                return self._session(known, field)
+                return session_of(self.manager, known, field)
         return self._admit_slowly(headers, path_kind)
 
     def _admit_slowly(self, headers: Iterable[Header], path_kind: PathKind) -> Session | _Undecided:
@@ -223,13 +228,15 @@ class SessionMiddleware:
         try:
             presented = self._present(headers, path_kind)
             if presented is None:
-                return self._anonymous()
+                return session_of(self.manager, None, None)
             if index := next((value for name, value in headers if name == INDEX_HEADER), None):
                 return _Undecided(*presented, index.decode("latin-1"))
             verified = self._check(presented[1], self._reader.field(presented))
         except ClientFault as problem:
             return self._refused(problem, path_kind, presented[0] if presented else None)
-        return _Undecided(*presented, verified) if isinstance(verified, CannotTell) else self._session(verified, presented[0])
+        if isinstance(verified, CannotTell):
+            return _Undecided(*presented, verified)
+        return session_of(self.manager, verified, presented[0])
 
     def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
         found = self._reader.read(headers)
@@ -249,34 +256,23 @@ class SessionMiddleware:
                 outcome = why
             if isinstance(outcome, CannotTell):
                 outcome = await self.manager.resolve(token, outcome)
-            return self._session(outcome, transport)
+            return session_of(self.manager, outcome, transport)
         except StateStale:
             if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):
                 raise
             verified, age_s = self.manager.check_relaxed(token)
-            session = self._session(verified, transport)
+            session = session_of(self.manager, verified, transport)
             session._stale_s = age_s
             return session
         except ClientFault as problem:
             return self._refused(problem, path_kind, transport)
-
-    def _session(self, verified: Verified, way: Way) -> Session:
-        session = Session(data.decode(verified.claims.data) if verified.nested else verified.data)
-        session._came = (self.manager, verified, way)
-        return session
-
-    def _anonymous(self) -> Session:
-        session = Session()
-        session._came = (self.manager, None, None)
-        return session
 
     def _refused(self, problem: ClientFault, path_kind: PathKind, way: Way | None) -> Session:
         """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
         if path_kind == "protected":
             raise problem
         self.manager.refused[problem.code] += 1
-        session = Session()
-        session._came = (self.manager, None, way)  # who logs in again gets the new token as the old one came
+        session = session_of(self.manager, None, way)  # who logs in again gets the new token as the old one came
         session.problem = problem
         return session
 
@@ -362,6 +358,10 @@ class SessionMiddleware:
             await refuse_lifespan(self._fault, receive, send)
         else:
             await run_lifespan(self.app, self.manager, scope, receive, send)
+
+
+# A partial of the plain function costs less than a closure over six names, or than one of the bound method.
+_pass_on = SessionMiddleware._pass_on
 
 
 def _stale_fields(session: Session) -> list[Header]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from .._core.data import decode
 from .._core.renewal import MAX_SUBJECT_LENGTH
 from ..exceptions import ProblemError, SessionReadOnly
 from ..models import Acknowledgement, Claims, CutId
@@ -41,21 +42,27 @@ class Session(dict[str, Any]):
         problem: why the token that was sent is not accepted, on a path that is open to all the same.
     """
 
-    accessed: bool = False
-    modified: bool = False
-    problem: ProblemError | None = None
+    # What every request asks about has a slot, which is read and written in a third of the time. See ``_blank`` for how each begins.
+    __slots__ = ("__dict__", "__weakref__", "_came", "_connection", "_kept", "_read_only", "_stale_s", "accessed", "modified")
 
-    # For the middleware: set on an instance where they differ from these.
-    _came: tuple[SessionManager, Verified | None, Way | None] | None = None
+    accessed: bool
+    modified: bool
+    _came: tuple[SessionManager, Verified | None, Way | None] | None
     """The node's manager; the token that came in, if its session stands; and how a token came. None for one made by hand."""
+    _connection: Connection | None  # the response streams
+    _kept: bytes | None  # nested content as it was when it could last be changed
+    _read_only: str | None  # why it cannot be written any more
+    _stale_s: float | None  # how old the knowledge is by which the session stands
+
+    # The rest is rare, and set on an instance where it differs from these.
+    problem: ProblemError | None = None
     _became: Claims | EllipsisType | None = ...  # what login(), cycle() and clear() made of who this is
-    _kept: bytes | None = None  # nested content as it was when it could last be changed
     _ended: bool = False  # clear() was called: the session that came in is to be revoked
     _acknowledgement: Acknowledgement | None = None
-    _connection: Connection | None = None  # the response streams
-    _stale_s: float | None = None  # how old the knowledge is by which the session stands
     _uncommitted: ProblemError | None = None  # why the commit failed
-    _read_only: str | None = None  # why it cannot be written any more
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
+        return _blank(cls)
 
     @property
     def _manager(self) -> SessionManager | None:
@@ -262,6 +269,27 @@ class Session(dict[str, Any]):
     def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Any]]]:
         """What ``copy`` and ``pickle`` make is the data alone, as a session made by hand: there is one to commit."""
         return type(self), (dict(self),)
+
+
+_S = TypeVar("_S", bound=Session)
+_new, _fill = dict.__new__, dict.update
+
+
+def _blank(cls: type[_S]) -> _S:
+    """A session by hand or of a request, before anything is known of it; for each request, so no ``__init__``."""
+    session = _new(cls)
+    session._came = session._connection = session._kept = session._read_only = session._stale_s = None
+    session.accessed = session.modified = False
+    return session
+
+
+def session_of(manager: SessionManager, verified: Verified | None, way: Way | None) -> Session:
+    """The session of a request: that of the token that came in, else a new visitor's."""
+    session = _blank(Session)
+    session._came = manager, verified, way
+    if verified is not None:
+        _fill(session, decode(verified.claims.data) if verified.nested else verified.data)
+    return session
 
 
 def get_session(conn: HTTPConnection | MutableMapping[str, Any]) -> Session:
