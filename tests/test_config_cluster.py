@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from ha_session_mw import ConfigurationError, SessionManager, Settings
+from ha_session_mw._core.messages import VERSION, Batch, encode
+from ha_session_mw.state_file import StateFile
 
 SECRET = "9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E"
 URLS = ("http://a:1", "http://b:1", "http://c:1")
@@ -98,3 +100,14 @@ def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
         SessionManager(Settings(**{**GOOD, "state_dir": tmp_path}))
     with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be used"):
         SessionManager(Settings(**{**GOOD, "cluster": "peers:///proc/no/such/folder/log"}))
+
+
+def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = StateFile(path)
+    later = Batch(version=VERSION + 1, incarnation="one", learned=True, floor_ms=0, upto=0, entries=())
+    file.load()
+    file.append([encode(later)])
+    file.close()
+    with pytest.raises(ConfigurationError, match="written by another release"):
+        SessionManager(Settings(**{**GOOD, "cluster": f"peers://{path}"}))

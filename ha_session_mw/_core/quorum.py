@@ -434,7 +434,7 @@ class Quorum:
             fault = "version"
         elif message.digest != self._digest:
             fault = "list"
-        elif message.sender != peer.url:
+        elif message.sender != peer.url or message.heartbeat.url != peer.url:
             fault = "identity"
         if fault is not None and fault != peer.mismatch:
             self._events.append(PeerMismatch(peer.url, fault))

@@ -17,7 +17,7 @@ import msgspec
 
 from .._core.freshness import Moment
 from .._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft
-from .._core.messages import Answer, Batch, decode_answer, decode_batch, decode_poll, encode
+from .._core.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
 from .._core.quorum import Hold, OldFile, PeerMismatch, PossibleLoss, Quorum, QuorumEvent, Recovered
 from .._core.quorum import Receipt as Appended
 from .._core.view import View
@@ -122,9 +122,13 @@ class QuorumLog(ClusterLog):
         try:
             records = self._file.load()
             self._file_bytes = sum(map(len, records))
-            return [decode_batch(record) for record in records]
+            batches = [decode_batch(record) for record in records]
         except (OSError, sqlite3.Error, ValueError, RecursionError) as exc:
             raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: {exc}. Another process may have it"]) from exc
+        if any(batch.version != VERSION for batch in batches):
+            # To go on without what cannot be read would be to forget log-outs.
+            raise ConfigurationError(["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"])
+        return batches
 
     # What others ask of this log.
 

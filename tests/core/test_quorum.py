@@ -6,6 +6,7 @@ import math
 import tracemalloc
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 
 from ha_session_mw._core import quorum as module
@@ -134,6 +135,14 @@ def test_a_peer_that_takes_itself_for_another_one_never_counts() -> None:
     result = other.arrived(sent.poll, at(0))
     assert isinstance(result, Answer)
     one.answered(sent, result, at(0))
+    assert one.take_events() == [PeerMismatch(B, "identity")]
+
+
+def test_a_peer_that_points_elsewhere_than_to_its_own_url_never_counts() -> None:
+    one, other = member(A, A, B, C), member(B, A, B, C)
+    sent = other.poll(A, at(0))
+    lying = msgspec.structs.replace(sent.poll, heartbeat=msgspec.structs.replace(sent.poll.heartbeat, url="http://elsewhere.example"))
+    assert isinstance(one.arrived(lying, at(0)), Answer)
     assert one.take_events() == [PeerMismatch(B, "identity")]
 
 
