@@ -70,7 +70,7 @@ class TokenReader:
 
     def read(self, headers: Iterable[Header]) -> list[Presented]:
         """The tokens that a request carries, in their order, each as often as it was sent."""
-        return [presented for field in headers for presented in self._presented(field)]
+        return [presented for field in headers if field[0] in _LOOKED_AT for presented in self._presented(field)]
 
     def _presented(self, field: Header) -> list[Presented]:
         name, value = field
