@@ -8,8 +8,6 @@ import msgspec
 
 from ..exceptions import SessionNotSerializable
 
-EMPTY = b"\x80"
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_any = msgspec.msgpack.Decoder().decode
 _CANNOT_TRAVEL = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)

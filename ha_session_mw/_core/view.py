@@ -43,7 +43,8 @@ class View:
     Attributes:
         fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
         floor_ms: no token that ends at or before it is accepted, whatever the clock says afterwards.
-        denied: what is logged out (session, family and key ids), with the end of the entry.
+        denied: what is logged out (session and family ids), with the end of the entry.
+        denied_keys: the ids of keys that are compromised, with the end of the entry.
         known_cuts: every cut ever heard of that has not ended, those since replaced too, with its end.
         everybody: the live cuts that concern all subjects.
         by_subject: the live cuts of each subject.

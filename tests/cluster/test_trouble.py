@@ -84,6 +84,7 @@ async def test_relaxed_paths_go_on_for_a_minute_and_are_marked() -> None:
         answer = await browser.visit(a, path="/news")
         assert answer.result == "ada"
         assert 9 <= int(answer.header("session-stale") or "") <= 12
+        assert (await browser.visit(a, path="/news", method="OPTIONS")).result == "ada"
         assert refused_for_infrastructure(await browser.visit(a, path="/"), "state_stale", "other_node")
         assert refused_for_infrastructure(await browser.visit(a, path="/news", method="POST"), "state_stale", "other_node")
         # What the node knows itself counts there too.

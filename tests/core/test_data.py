@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.data import EMPTY, decode, encode, fingerprint, is_nested
+from ha_session_mw._core.data import decode, encode, fingerprint, is_nested
 from ha_session_mw.exceptions import SessionNotSerializable, UsageError
+from ha_session_mw.models import Claims
 
 from .builders import CONTENTS
 
@@ -102,9 +103,10 @@ def test_a_value_that_equals_a_plain_one_comes_back_as_that(value: object, back:
     assert type(decode(encode({"a": value}))["a"]) is type(back)
 
 
-def test_nothing_is_one_byte() -> None:
-    assert encode({}) == EMPTY
-    assert decode(EMPTY) == {}
+def test_nothing_is_what_a_session_begins_with() -> None:
+    [begun_with] = [field.default for field in msgspec.structs.fields(Claims) if field.name == "data"]
+    assert encode({}) == begun_with
+    assert decode(begun_with) == {}
 
 
 def test_decoding_gives_a_new_dictionary_each_time() -> None:
