@@ -7,6 +7,14 @@ from collections.abc import Iterable
 from .._core.cookies import Header
 
 
+def is_event_stream(headers: Iterable[Header]) -> bool:
+    """Whether the response is a stream of server-sent events, which may say nothing for long after it has started."""
+    for header in headers:
+        if header[0] == b"content-type":
+            return header[1].startswith(b"text/event-stream")
+    return False
+
+
 def with_vary(headers: Iterable[Header], vary: Header) -> list[Header]:
     """The fields and what the response depends on (RFC 9110 section 12.5.5), beside what the app named."""
     for header in headers:

@@ -30,7 +30,7 @@ from ..models import Claims
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
 from .ear import Ear
 from .endpoints import Endpoints
-from .headers import make_private, with_vary
+from .headers import is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
 from .session import SCOPE_KEY, Session, Way, session_of
@@ -177,23 +177,27 @@ class SessionMiddleware:
     ) -> Awaitable[None]:
         """What the app sends goes through here; when the response starts, what it did to the session is committed."""
         if message["type"] != "http.response.start" or session._read_only is _STARTED:
-            if message.get("more_body") and session._connection is None and session._claims is not None:
-                self._note_stream(session, session._claims, receive, send)
+            if message.get("more_body") and session._connection is None:
+                self._note_stream(session, receive, send)
             return send(message) if session._connection is None else session._connection.send(message)
         if scope.get("session") is not session:
             adopt(session, scope.get("session"))
         protected = path_kind == "protected"
         if not close_if_unchanged(session, _STARTED, self._wall_s()):
-            return self._commit_and_start(session, scope, send, message, protected=protected)
+            return self._commit_and_start(session, scope, receive, send, message, protected=protected)
+        if is_event_stream(message.get("headers") or ()):
+            self._note_stream(session, receive, send)
         if protected or session._stale_s is not None:
             message = self._start(message, _stale_fields(session), protected=protected)
         elif session.accessed:
             message = {**message, "headers": with_vary(message.get("headers") or (), self._vary)}
         return send(message)
 
-    def _note_stream(self, session: Session, claims: Claims, receive: Receive, send: Send) -> None:
+    def _note_stream(self, session: Session, receive: Receive, send: Send) -> None:
         """Have a stream end with the session that the client has now: the answer to a log-in or log-out may stream, too."""
-        came_in = session._verified
+        came_in, claims = session._verified, session._claims
+        if claims is None:
+            return
         verified = came_in if came_in is not None and came_in.claims is claims else self.manager.as_signed(claims)
         session._connection = Connection(verified, "http", receive, send)
         self._connections.add(session._connection)
@@ -283,13 +287,17 @@ class SessionMiddleware:
 
     # The app, and the commit
 
-    async def _commit_and_start(self, session: Session, scope: Scope, send: Send, message: Message, *, protected: bool) -> None:
+    async def _commit_and_start(
+        self, session: Session, scope: Scope, receive: Receive, send: Send, message: Message, *, protected: bool
+    ) -> None:
         try:
             outcome = await commit(session, self.manager, message["status"])
         except ProblemError as problem:
             session._uncommitted = problem
             raise
         close(session, _STARTED)
+        if is_event_stream(message.get("headers") or ()):
+            self._note_stream(session, receive, send)
         await send(self._start(message, self._fields(outcome, session, scope), protected=protected))
 
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:

@@ -36,8 +36,9 @@ async def open_app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/short":
         await respond(send)
         return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"hello", "more_body": True})
+    await send({"type": "http.response.start", "status": 200, "headers": scope["answer_headers"]})
+    if not scope["answer_headers"]:
+        await send({"type": "http.response.body", "body": b"hello", "more_body": True})
     while (message := await receive())["type"] != "http.disconnect":
         await send({"type": "http.response.body", "body": b"more", "more_body": True})
     scope["left"].append(message)
@@ -53,7 +54,7 @@ class Wire:
         self.over = False
         self._to_app: list[Message] = [{"type": "websocket.connect"}] if kind == "websocket" else []
         self._news = anyio.Event()
-        self.scope = scope_of(kind, headers=[(b"cookie", b"session=" + token.encode())], left=self.left)
+        self.scope = scope_of(kind, headers=[(b"cookie", b"session=" + token.encode())], left=self.left, answer_headers=[])
 
     def say(self, message: Message) -> None:
         self._to_app.append(message)
@@ -233,3 +234,22 @@ async def test_an_answer_that_is_over_is_not_ended_again_nor_is_what_the_app_doe
 
     assert failures == ["in the background"]
     assert len(wire.sent) == 3
+
+
+async def test_an_event_stream_that_has_said_nothing_yet_ends_too() -> None:
+    async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada = await logged_in(cluster, a)
+        assert ada.token
+        wire = Wire("http", ada.token)
+        wire.scope["answer_headers"] = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        tasks.start_soon(wire.live, c)
+        await cluster.settle()
+        assert [message["type"] for message in wire.sent] == ["http.response.start"]
+
+        await ada.visit(b, log_out)
+        await cluster.advance(0.05)
+
+        assert wire.over
+        assert not wire.sent[-1]["more_body"]
