@@ -26,7 +26,6 @@ from .._core.tokens import Verified
 from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variable
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, TokenMissing
 from ..manager import SessionManager
-from ..models import Claims
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
 from .ear import Ear
 from .endpoints import Endpoints
