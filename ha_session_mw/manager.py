@@ -44,7 +44,7 @@ from .exceptions import (
 )
 from .key_files import LOOK_EVERY_S, KeySource
 from .lookups import Answer, LookUps
-from .models import Acknowledgement, Claims, Cut, CutId, Deny, Entry, FamilyId, NodeId, SessionId
+from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
 from .peering import Peering
 from .revocations import Revocations
 from .state_file import StateFile
@@ -428,7 +428,7 @@ class SessionManager:
         return Verified.of(claims, self._signing_key().kid)
 
     def _signing_key(self) -> SigningKey:
-        return self._keys.ring.signing_key(self._log.announced_kids())
+        return self._keys.ring.signing_key(self._log.announced_kids(), self.view.denied_keys)
 
     # Log-outs
 
@@ -465,6 +465,23 @@ class SessionManager:
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects, visitors' too: after a leak, say."""
         return await self._cut(None, None)
+
+    async def revoke_key(self, kid: str) -> Acknowledgement:
+        """Have no node accept a token that this key signed, whoever makes it: after the key has leaked.
+
+        Nodes that have another key sign with that from now on. One that has no other must be given one.
+
+        Args:
+            kid: the key's id, as in ``status()``.
+
+        Raises:
+            ValueError: no live member has a key of this id.
+            QuorumLost: it could not be made durable; this node enforces it all the same.
+        """
+        known = {*self._keys.ring.kids, *(kid for kids in self._log.announced_kids() for kid in kids)}
+        if kid not in known:
+            raise ValueError(f"no live member has a key {kid!r}; there are {', '.join(sorted(known))}")
+        return await self._revocations.revoke(DenyKey(KeyId(kid), self._log.unknown_end_ms()))
 
     async def _cut(self, subject: str | None, except_session: Session | str | None) -> Acknowledgement:
         kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family

@@ -438,7 +438,7 @@ class _Process:
         self.middleware = middleware
         self.stopping = anyio.Event()
         self.ended = anyio.Event()
-        self._scopes: set[CancelScope] = set()
+        self._scopes: dict[CancelScope, None] = {}  # in their order, so that they end in the same one each time
 
     async def live(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """The lifespan, as a server drives it."""
@@ -460,6 +460,7 @@ class _Process:
             with self._scope():
                 await self.middleware({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
         finally:
+            self.kill()  # with the process end the requests that are still under way
             self.ended.set()
 
     async def serve(self, request: httpx2.Request) -> httpx2.Response:
@@ -470,11 +471,11 @@ class _Process:
     @contextmanager
     def _scope(self) -> Iterator[None]:
         with CancelScope() as scope:
-            self._scopes.add(scope)
+            self._scopes[scope] = None
             try:
                 yield
             finally:
-                self._scopes.remove(scope)
+                del self._scopes[scope]
 
     def kill(self) -> None:
         for scope in self._scopes:

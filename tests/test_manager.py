@@ -450,3 +450,25 @@ async def test_starting_waits_for_nobody(manager: SessionManager) -> None:
     with anyio.fail_after(5):
         async with manager.running():
             assert manager.why_not_ready() is None
+
+
+async def test_no_token_of_a_denied_key_is_accepted_and_the_next_key_signs(clock: ManualClock) -> None:
+    manager = SessionManager(Settings(secret_key=["n" + SECRET, "o" + SECRET]), clock=clock)
+    newest, other = manager._keys.ring.kids
+    token = manager.sign(manager.begin("ada"))
+    assert isinstance(manager.check(token), Verified)
+
+    acknowledged = await manager.revoke_key(newest)
+
+    assert acknowledged.mode == "fenced"
+    with pytest.raises(TokenInvalid):
+        manager.check(token)
+    later = manager.sign(manager.begin("ada"))
+    assert later.split(b".")[2].decode() == other
+    assert isinstance(manager.check(later), Verified)
+
+
+async def test_a_key_that_nobody_has_cannot_be_denied(clock: ManualClock) -> None:
+    manager = SessionManager(Settings(secret_key=SECRET), clock=clock)
+    with pytest.raises(ValueError, match="no live member has a key 'typo'"):
+        await manager.revoke_key("typo")

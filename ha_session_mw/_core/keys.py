@@ -119,17 +119,19 @@ class KeyRing:
         """The key of this name; None where there is none."""
         return self._by_kid.get(kid)
 
-    def signing_key(self, announced: Sequence[Collection[KeyId]] = ()) -> SigningKey:
+    def signing_key(self, announced: Sequence[Collection[KeyId]] = (), denied: Collection[str] = ()) -> SigningKey:
         """The newest key that every other live member announces, so that nobody gets a token it cannot verify.
 
         Args:
             announced: for each other live member, the kids it has.
+            denied: the kids whose tokens are not accepted any more.
         """
-        for key in self._in_order:
+        usable = [key for key in self._in_order if key.kid not in denied] or self._in_order
+        for key in usable:
             if all(key.kid in kids for kids in announced):
                 return key
         # No key is common to all. The newest is as good as any: the members that lack it answer 503, never 401.
-        return self._in_order[0]
+        return usable[0]
 
     def __repr__(self) -> str:
         return f"<KeyRing {' '.join(self.kids)}>"
