@@ -132,7 +132,8 @@ def refusal_page(problem: ProblemError, body: dict[str, object]) -> bytes:
     facts = {"Code": problem.code, "Status": str(problem.status), "Occurrence": str(body["instance"])}
     if "reason" in body:
         facts["Reason"] = str(body["reason"])
-    return _page(problem.title, [problem.detail, _advice(problem, problem.retry_after_s)], facts)
+    advice = [_advice(problem, problem.retry_after_s)] if problem.retryable else []  # else the detail says what to do
+    return _page(problem.title, [problem.detail, *advice], facts)
 
 
 def reference_page(kind: type[ProblemError]) -> bytes:
