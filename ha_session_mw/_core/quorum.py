@@ -288,11 +288,16 @@ class Quorum:
             hold.callee != self.incarnation  # it has to learn who we are
             or self._keeping.position > hold.since  # news
             or now.boot_s >= hold.until_s
-            or peer.hold is not hold  # it has asked again, so nobody waits for this one
+            or self._has_asked_again(peer, hold)
             or hold.recovering != self.recovering
             or self._fence.is_waiting_for(peer.url, self._keeping.position)
         )
         return self._answer(peer, hold, now) if due else None
+
+    def _has_asked_again(self, peer: Peer, hold: Hold) -> bool:
+        """Whether nobody waits for this hold. Of two processes with one URL both do: each would end the other's, over and over."""
+        newest = peer.hold
+        return isinstance(newest, Hold) and newest is not hold and newest.incarnation == hold.incarnation
 
     def _answer(self, peer: Peer, hold: Hold, now: Moment) -> Answer:
         self._stamp += 1

@@ -287,6 +287,18 @@ def test_a_hold_that_nobody_waits_for_any_more_ends() -> None:
     assert two.release(hold, at(1.2)) is not None
 
 
+def test_two_processes_that_take_themselves_for_one_member_do_not_end_each_others_holds() -> None:
+    """Each would ask again at once, and end the other's: as fast as the network carries it."""
+    one, other, two = member(A, A, B), member(A, A, B, life="another process"), member(B, A, B)
+    talk(at(0), one, two)
+    talk(at(0), other, two)
+    exchange(one, two, at(0.5))
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert isinstance(two.arrived(other.poll(B, at(1.1)).poll, at(1.1)), Hold)
+    assert two.release(hold, at(1.2)) is None
+
+
 # Durable and fenced.
 
 
