@@ -41,6 +41,8 @@ class Revocations:
         self._clock = clock
         self._journal = journal
         self._disk = anyio.Lock()
+        self._left = False
+        """Whether the journal may be another process's by now. What is still under way must not take it back."""
         self.provisional: list[Entry] = self._load()
         """What this node enforces and no majority is known to hold."""
         log.apply(self.provisional)
@@ -82,6 +84,8 @@ class Revocations:
         if self._journal is None:
             raise lost
         async with self._disk:
+            if self._left:
+                raise lost
             try:
                 await anyio.to_thread.run_sync(self._journal.append, [_encode(entry)])
             except (OSError, sqlite3.Error) as exc:
@@ -91,6 +95,7 @@ class Revocations:
 
     async def run(self) -> None:
         """Make good what is provisional, until cancelled."""
+        self._left = False
         try:
             while True:
                 if self.provisional:
@@ -121,4 +126,5 @@ class Revocations:
         if self._journal is not None:
             with anyio.move_on_after(5, shield=True):
                 async with self._disk:
+                    self._left = True
                     self._journal.close()

@@ -201,3 +201,30 @@ async def test_a_journal_that_another_process_has_stops_the_start(log: Log, cloc
     with pytest.raises(ConfigurationError, match="Another process may have it"):
         Revocations(log, clock, StateFile(journal.path))
     journal.close()
+
+
+async def test_a_node_that_has_ended_does_not_take_its_journal_back(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    """A log-out that was under way goes on after the end, shielded; the next process has the journal by then."""
+    revocations = Revocations(log, clock, journal)
+    await ran(revocations)
+    log.has_majority = False
+
+    with pytest.raises(QuorumLost):
+        await revocations.revoke(ENTRIES[0])
+
+    successor = StateFile(journal.path)
+    assert successor.load() == []
+    successor.close()
+
+
+async def test_a_journal_can_be_written_after_the_task_was_started_anew(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    revocations = Revocations(log, clock, journal)
+    log.has_majority = False
+    await ran(revocations)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(revocations.run)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert (await revocations.revoke(ENTRIES[0])).mode == "provisional"
+        tasks.cancel_scope.cancel()
+    assert len(journal.load()) == 1
