@@ -4,7 +4,7 @@
 #   make demo            serves the example app and tells a drill against it as a story; KEEP=1 leaves it up
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
-#   make prove           the simulation, with many seeds: SEEDS=100000
+#   make prove           the simulation, with many seeds: SEEDS=100000; and whole nodes, with fewer: HISTORIES=200
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make clean           removes everything that was made
 #
@@ -12,6 +12,7 @@
 
 PYTHON ?= python3
 SEEDS ?= 100000
+HISTORIES ?= 200
 BIN := .venv/bin
 
 .PHONY: demo test bench prove lint format clean
@@ -28,6 +29,7 @@ bench: .venv/bench.stamp
 
 prove: .venv/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py
 
 lint: .venv/test.stamp
 	@$(BIN)/ruff check .
