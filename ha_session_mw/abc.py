@@ -56,10 +56,13 @@ class ClusterLog(ABC):
         freshness_limit_s: how old the view may be when this node accepts a session, by all that the cluster has said.
         trusted_ahead_ms: by how much this node's wall clock is ahead of its boot-time clock while it is trusted, give or
             take ``CLOCK_SLACK_MS``. NaN where that must be asked for (:meth:`trusts_clock`).
+        look: brings the view, and how fresh it is, up to what is known elsewhere by now, without waiting for anybody; never
+            raises. Called on the way of each request, before anything is read from the view. None where news come by themselves.
     """
 
     freshness_limit_s: float
     trusted_ahead_ms: float
+    look: Callable[[], None] | None = None
 
     @abstractmethod
     def apply(self, entries: Sequence[Entry]) -> None:

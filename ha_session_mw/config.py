@@ -159,11 +159,22 @@ def _path(value: object) -> Path | None:
 
 
 def _cluster(value: object) -> str:
-    """``memory://``, ``peers://`` or ``peers:///path/of/a/file``"""
+    """``memory://``, ``sqlite:///path/of/a/file``, ``peers://`` or ``peers:///path/of/a/file``"""
     text = str(value).strip()
-    if not re.fullmatch(r"memory://|peers://(/.+)?", text):
-        raise ValueError("must be memory://, peers:// or peers:///path/of/a/file")
+    if re.match(r"sqlite://", text) and not re.fullmatch(r"sqlite://(/+|\./)(?!:memory:$)[^/\0].*(?<!/)", text):
+        raise ValueError("must be sqlite:///path/of/a/file; or sqlite://./file, which begins at the working directory")
+    if not re.fullmatch(r"memory://|sqlite://.+|peers://(/.+)?", text):
+        raise ValueError("must be memory://, sqlite:///path/of/a/file, peers:// or peers:///path/of/a/file")
     return text
+
+
+SQLITE = "sqlite://"
+
+
+def sqlite_path(cluster: str) -> Path:
+    """The file that ``sqlite://…`` names. As with ``file:///``, the third slash is the path's own."""
+    path = cluster.removeprefix(SQLITE)
+    return Path(re.sub("^/+", "/", path)).absolute()
 
 
 def _url(value: object) -> str | None:
@@ -186,7 +197,7 @@ def _urls(value: object) -> tuple[str, ...]:
     return found
 
 
-_CLUSTER_SETTINGS = {"cluster", "advertise_url", "peers", "heartbeat", "freshness_limit", "peer_cert_file", "peer_key_file"}
+_CLUSTER_SETTINGS = {"cluster", "state_dir", "advertise_url", "peers", "heartbeat", "freshness_limit", "peer_cert_file", "peer_key_file"}
 
 
 def _setting(parse: Callable[[object], Any], default: Any, help: str, *, secret: bool = False) -> Any:
@@ -214,7 +225,8 @@ class Settings:
     cluster: str = _setting(
         _cluster,
         "memory://",
-        "Where log-outs are kept and shared. `memory://`: in this one process. `peers://`: by the nodes of `PEERS` themselves. "
+        "Where log-outs are kept and shared. `memory://`: in this one process. `sqlite:///path`: in a file that all workers of this "
+        "machine share. `peers://`: by the nodes of `PEERS` themselves. "
         "`peers:///path`: the same, and a file of this node's own keeps them.",
     )
     advertise_url: str | None = _setting(_url, None, "Where the peers reach this node. One of `PEERS`.")
@@ -274,7 +286,9 @@ class Settings:
         _duration, "5m", "How long it keeps one. Has no influence on log-outs, which are looked up each time."
     )
     freshness_limit: float | str = _setting(
-        _duration, "5s", "How long a node that lost contact may go on judging sessions. `memory://` never loses contact."
+        _duration,
+        "5s",
+        "How long a node that lost contact may go on judging sessions. For `peers://`: the others have nobody to lose.",
     )
     endpoints: str = _setting(
         _text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
@@ -350,6 +364,8 @@ class Settings:
             faults.append(
                 f"HA_SESSION_CLUSTER={self.cluster!r}: has no peers; with HA_SESSION_PEERS and HA_SESSION_ADVERTISE_URL use peers://"
             )
+        if self.cluster.startswith(SQLITE) and self.state_dir is not None:
+            faults.append("HA_SESSION_STATE_DIR: is for peers://; with sqlite:// the one file is all there is, so leave it unset")
         if (self.peer_cert_file is None) != (self.peer_key_file is None):
             faults.append("HA_SESSION_PEER_CERT_FILE: goes with HA_SESSION_PEER_KEY_FILE; set both or none")
         return faults
@@ -396,8 +412,10 @@ class Settings:
         if self.cluster == "memory://":
             return (
                 f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs only, and a session "
-                "that was logged out lives on at the others; start one worker, or share the log-outs with peers://"
+                "that was logged out lives on at the others; share the log-outs of one machine with sqlite:///path, or start one worker"
             )
+        if self.cluster.startswith(SQLITE):
+            return None
         return f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=peers://: workers share a URL and cannot be peers; start one a node"
 
     def weak_keys(self) -> list[str]:

@@ -207,11 +207,11 @@ class ClockUntrusted(InfrastructureFault):
 
 
 class QuorumLost(InfrastructureFault):
-    """A log-out or another change could not be made durable, because no majority of the cluster can be reached."""
+    """A log-out or another change could not be made durable: no majority of the cluster can be reached, or the file cannot be written."""
 
     code, retry_where, default_retry_after_s = "quorum_lost", "any", 3.0
-    title = "The cluster has no majority"
-    detail = "The change could not be made durable, for no majority of the cluster answers. Try again shortly."
+    title = "The change is not durable"
+    detail = "The change could not be made durable: the cluster has no majority, or its file cannot be written. Try again shortly."
 
 
 def problem_types() -> dict[str, type[ProblemError]]:

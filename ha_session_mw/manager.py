@@ -16,7 +16,7 @@ import anyio
 import httpx2
 import msgspec
 
-from . import lookups
+from . import forks, lookups
 from ._core import data, legacy, renewal, tokens
 from ._core.cache import VerifiedCache
 from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
@@ -29,7 +29,7 @@ from ._core.view import View, new_cut_id
 from .abc import CLOCK_SLACK_MS, Clock
 from .backends import open_backend
 from .clocks import SystemClock
-from .config import Settings
+from .config import SQLITE, Settings
 from .exceptions import (
     ClientFault,
     ClockUntrusted,
@@ -87,7 +87,8 @@ class SessionManager:
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
-        self.node_id = NodeId(self.settings.node_id or "node-" + random(4).hex())
+        self._random = random
+        self.node_id = self._new_node_id()
         self.view = View(on_news=self._tell_news)
         self.on_news: list[Callable[[Entry], None]] = []
         """Called with each entry of the log that is news to this node."""
@@ -102,7 +103,6 @@ class SessionManager:
         )
         self.accepted = 0
         self.refused: Counter[str] = Counter()
-        self._random = random
         self._boot_s, self._wall_s = self.clock.boot_s, self.clock.wall_s
         self._idle_ms = int(self.settings.idle_s * 1000)
         self._absolute_ms = int(self.settings.absolute_s * 1000)
@@ -111,8 +111,24 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
         self._open_cluster(peer_transport)
+        forks.watch(self)
         in_cookie = "cookie" in self.settings.transports
         self._room = MAX_COOKIE_BYTES - self.cookie.overhead() if in_cookie else MAX_TOKEN_BYTES
+
+    def _new_node_id(self) -> NodeId:
+        """Whoever shares a file shares its settings too, so there each process adds to the name that it was given."""
+        given = self.settings.node_id
+        if given is not None and not self.settings.cluster.startswith(SQLITE):
+            return NodeId(given)
+        return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
+
+    def before_fork(self) -> None:
+        """Called by :mod:`.forks`. There is nothing to let go."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Called by :mod:`.forks`: a process is a node, so a forked one is another."""
+        if in_child:
+            self.node_id = self._new_node_id()
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
@@ -137,6 +153,7 @@ class SessionManager:
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
         self._log = open_backend(settings, self.view, self.clock, own, self.peering)
+        self._look = self._log.look
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
         self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
         self.supervisor.add("log", self._log.run)
@@ -164,7 +181,7 @@ class SessionManager:
 
     def examine(self, token: bytes, key: bytes) -> Verified | CannotTell:
         """As :meth:`check`, for a token that :meth:`recall` does not know by this key."""
-        fresh_at = self.view.fresh_at  # first of all, see ``decide``
+        fresh_at = self._fresh_at()  # first of all, see ``decide``
         wall_ms = self._wall_s() * 1000
         try:
             verified = self._verify(token, wall_ms)
@@ -175,6 +192,8 @@ class SessionManager:
 
     def recall(self, key: bytes) -> Verified | CannotTell | None:
         """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
+        if self._look is not None:
+            self._look()
         fresh_at = self.view.fresh_at  # first of all, see ``decide``
         known = self._cached[key]
         if known is None:
@@ -241,7 +260,7 @@ class SessionManager:
         Raises:
             ProblemError: the session does not stand, or even that is not enough to tell.
         """
-        fresh_at = self.view.fresh_at
+        fresh_at = self._fresh_at()
         verified = self._verify(token, self._wall_s() * 1000)
         boot_s = self._boot_s()
         decision = decide(verified, self.view, fresh_at, boot_s, self._wall_s() * 1000, RELAXED_LIMIT_S)
@@ -314,7 +333,12 @@ class SessionManager:
         return all(kid not in kids for kids in self._log.announced_kids())
 
     def _is_fresh(self) -> bool:
-        return self._boot_s() - self.view.fresh_at <= self._log.freshness_limit_s
+        return self._boot_s() - self._fresh_at() <= self._log.freshness_limit_s
+
+    def _fresh_at(self) -> float:
+        if self._look is not None:
+            self._look()
+        return self.view.fresh_at
 
     def _is_legacy(self, token: bytes) -> bool:
         return self.settings.legacy_cookies == "starlette" and not token.startswith(tokens.PREFIX)
@@ -360,7 +384,7 @@ class SessionManager:
         return not isinstance(self._judge_again(verified), Refuse)
 
     def _judge_again(self, verified: Verified) -> Decision:
-        fresh_at = self.view.fresh_at
+        fresh_at = self._fresh_at()
         if not self._log.trusts_clock():
             return CannotTell(_clock_untrusted())
         return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._log.freshness_limit_s)

@@ -7,7 +7,7 @@ from pathlib import Path
 from .._core.members import Heartbeat
 from .._core.view import View
 from ..abc import Clock, ClusterLog
-from ..config import Settings
+from ..config import SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
 
@@ -21,6 +21,10 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
     Raises:
         ConfigurationError: it cannot be opened.
     """
+    if settings.cluster.startswith(SQLITE):
+        from .sqlite import SqliteLog
+
+        return SqliteLog(view, clock, own, sqlite_path(settings.cluster))
     if peering is None:
         from .memory import MemoryLog
 
