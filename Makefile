@@ -1,7 +1,8 @@
 # On a machine with Python 3.11 or later, git and make, each target sets up what it needs: a virtual environment in
 # .venv with the dependencies, done again only when pyproject.toml changed.
 #
-#   make demo            serves the example app and tells a drill against it as a story; KEEP=1 leaves it up
+#   make demo            serves the example app and tells a drill against it as a story; KEEP=1 leaves it up;
+#                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
 #   make prove           the simulation, with many seeds: SEEDS=100000; and whole nodes, with fewer: HISTORIES=200
@@ -13,12 +14,13 @@
 PYTHON ?= python3
 SEEDS ?= 100000
 HISTORIES ?= 200
+CLUSTER ?= peers
 BIN := .venv/bin
 
 .PHONY: demo test bench prove lint format clean
 
 demo: .venv/demo.stamp
-	@$(BIN)/python -m example_app
+	@CLUSTER=$(CLUSTER) $(BIN)/python -m example_app
 
 # pytest runs whatever the checkers found, and has the last word; both must be content.
 test: .venv/test.stamp

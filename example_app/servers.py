@@ -36,14 +36,16 @@ class Server:
         directory: where its output goes.
         settings: its settings, without the prefix. Those of the caller's environment are not passed on.
         port: where it listens; by default one that is free.
+        workers: how many processes answer there.
     """
 
-    def __init__(self, name: str, directory: Path, settings: Mapping[str, str], *, port: int | None = None) -> None:
+    def __init__(self, name: str, directory: Path, settings: Mapping[str, str], *, port: int | None = None, workers: int = 1) -> None:
         self.name = name
         self.port = port or free_port()
         self.url = url_of(self.port)
         self._output = directory / f"{name}.log"
         self._settings = {"NODE_ID": name, "PROTECT": "/private/*,/api/private/*"} | dict(settings)
+        self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,6 +58,8 @@ class Server:
         environment |= {f"HA_SESSION_{name}": value for name, value in self._settings.items()}
         command = [sys.executable, "-m", "uvicorn", "example_app.app:app", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "1"]
+        if self._workers > 1:
+            command += ["--workers", str(self._workers)]
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -64,6 +68,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=self._workers > 1,  # so that all can be killed at once
             )
 
     def wait_until_ready(self) -> None:
@@ -86,8 +91,10 @@ class Server:
         raise ServerError(f"node {self.name} was not ready after {READY_WITHIN_S:g} s:\n{self.output()}")
 
     def kill(self) -> None:
-        """End the process as a crash does: it can do nothing more, not even say so."""
+        """End the process as a crash does, with its workers: it can do nothing more, not even say so."""
         if self._process:
+            if self._workers > 1 and self.pid is not None:
+                os.killpg(self.pid, signal.SIGKILL)
             self._process.kill()
             self._process.wait()
 
@@ -116,8 +123,7 @@ class Server:
         try:
             self._process.wait(END_WITHIN_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
 
     def output(self) -> str:
         """The end of what the process printed."""

@@ -22,7 +22,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .asgi.middleware import SessionMiddleware
 from .asgi.session import get_session
 from .config import Settings
+from .contract import ClusterLogContract, Member, Nodes
 from .manager import SessionManager
+
+__all__ = [
+    "SECRET",
+    "Cluster",
+    "ClusterLogContract",
+    "Link",
+    "ManualClock",
+    "Member",
+    "Node",
+    "Nodes",
+    "mint_session",
+    "session_cookie",
+    "who_is_there",
+]
 
 SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"  # noqa: S105 - no secret at all
 """The secret of clusters in tests. Anybody may know it."""

@@ -465,6 +465,7 @@ def test_an_empty_file_of_fallbacks_is_no_fallbacks(tmp_path: Path) -> None:
         ("memory://", "1", None),
         ("memory://", "many", None),
         ("memory://", "4", "each worker knows its own log-outs only"),
+        ("sqlite:///tmp/s.db", "4", None),
         ("peers://", "4", "cannot be peers"),
     ],
 )

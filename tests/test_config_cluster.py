@@ -40,7 +40,7 @@ def test_a_slash_at_the_end_of_a_url_makes_no_other_of_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"cluster": "etcd:/x"}, "HA_SESSION_CLUSTER='etcd:/x': must be memory://, peers:// or"),
+        ({"cluster": "etcd:/x"}, "HA_SESSION_CLUSTER='etcd:/x': must be memory://, sqlite:///path/of/a/file, peers:// or"),
         ({"cluster": "peers://relative"}, "HA_SESSION_CLUSTER='peers://relative': must be memory://"),
         ({"cluster": "peers"}, "HA_SESSION_CLUSTER='peers': must be memory://"),
         ({"peers": "http://a:1,http://a:1/"}, "HA_SESSION_PEERS='http://a:1,http://a:1/': names a member twice"),

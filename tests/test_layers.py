@@ -24,6 +24,7 @@ LAYERS = [
     ["key_files", "state_file", "entry_file", "peering", "lookups", "revocations", "supervisor", "instrumentation", "backends"],
     ["manager"],
     ["asgi"],
+    ["contract"],
     ["", "fastapi", "client", "testing", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -67,6 +67,7 @@ class SqliteLog(ClusterLog):
         self._file = EntryFile(path)
         self._file_id: str | None = None
         self._position = 0
+        self._highest = 0  # a row's number that this process has seen in the file, or written itself
         self._version: tuple[int] | None = None
         self._reader: sqlite3.Connection | None = None
         self._sure_until_s = -math.inf
@@ -133,7 +134,7 @@ class SqliteLog(ClusterLog):
 
     def _read(self) -> None:
         news = self._file.read(self._position)
-        if self._file_id is not None and (news.file != self._file_id or news.last < self._position):
+        if self._file_id is not None and (news.file != self._file_id or news.last < self._highest):
             # What this process knows must not be lost because a file was, and what the other file holds counts as well.
             logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; what this process knows is written to it")
             self._owe([*self._view.entries()])
@@ -142,10 +143,10 @@ class SqliteLog(ClusterLog):
         for row in news.rows:
             self._view.merge(self._entry_of(row))
             self._position = row.number
-        self._position = news.last
+        self._position = self._highest = news.last
         self._view.raise_floor(news.floor_ms)
         # What was cut off before the file was made, on another log or in a file that was lost, cannot be in it.
-        self._view.forgotten_cuts_end_ms = news.made_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS
+        self._view.forgotten_cuts_end_ms = news.made_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS + 1000
         if news.rows:
             self._change.set()
             self._change = anyio.Event()
@@ -207,13 +208,14 @@ class SqliteLog(ClusterLog):
         taken, upto = [*self._unwritten], self._asked
         rows = [(VERSION, entry.until_ms, _encode(entry)) for entry in taken]
         try:
-            await anyio.to_thread.run_sync(self._file.append, rows, abandon_on_cancel=True, limiter=self._threads)
+            number = await anyio.to_thread.run_sync(self._file.append, rows, abandon_on_cancel=True, limiter=self._threads)
         except FileTrouble as trouble:
             self._failed = upto
             if self.write_trouble != str(trouble):
                 self.write_trouble = str(trouble)
                 logger.error("the file of HA_SESSION_CLUSTER %s; log-outs count in this process only until that is mended", trouble)
             return
+        self._highest = max(self._highest, number)
         del self._unwritten[: len(taken)]
         self._written = upto
         if self.write_trouble is not None:

@@ -1,0 +1,120 @@
+"""The drill over one node with four workers on one port, which share a file. Told as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+from websockets.exceptions import ConnectionClosed
+
+from .drill import LIMIT_S, WHOAMI, log_in
+from .servers import Server
+from .story import Story
+from .three_nodes import REVOKED_CLOSE_CODE, leave, spread_ms
+from .visitor import AnswerError, Visitor, expect, told
+
+WORKERS = 4
+LOG_OUTS = 50
+
+OneEach = dict[str, Visitor]
+"""By the node id of a worker, a visitor whose connection stays open, and so stays with it."""
+
+
+def tell(story: Story, node: Server) -> None:
+    """The whole drill. At its end the node is up."""
+    story.chapter(f"One port, {WORKERS} workers")
+    with Visitor(node.url) as ada:
+        with story.step("ada logs in") as step:
+            step.told = f"{told(log_in(ada, 'ada'), 200)}, signed by {ada.get(WHOAMI).json()['issuer']}"
+        with one_each(node, ada.token) as visitors:
+            one_session(story, visitors)
+            log_out(story, ada, visitors)
+        many_log_outs(story, node)
+    an_open_connection(story, node)
+    a_restart(story, node)
+
+
+@contextmanager
+def one_each(node: Server, token: str | None) -> Iterator[OneEach]:
+    """A visitor with this token for each worker."""
+    with ExitStack() as stack, ThreadPoolExecutor(16) as threads:
+        found: OneEach = {}
+        deadline = time.monotonic() + LIMIT_S
+        while len(found) < WORKERS:
+            if time.monotonic() > deadline:
+                raise AnswerError(f"only {len(found)} of {WORKERS} workers answered within {LIMIT_S:g} s")
+            visitors = [stack.enter_context(Visitor(node.url, token)) for _ in range(16)]
+            # At once, or the same worker would take them all.
+            for visitor, answer in zip(visitors, threads.map(lambda visitor: visitor.get(WHOAMI), visitors), strict=True):
+                told(answer, 200)
+                found.setdefault(answer.json()["answered_by"], visitor)
+        yield found
+
+
+def one_session(story: Story, visitors: OneEach) -> None:
+    for worker, visitor in visitors.items():
+        with story.step(f"uses it at {worker}") as step:
+            step.told = told(visitor.get(WHOAMI), 200)
+
+
+def log_out(story: Story, ada: Visitor, visitors: OneEach) -> None:
+    story.chapter("Log-out at one of them")
+    with story.step("ada logs out") as step:
+        step.took_s, mode = leave(ada)
+        step.told = f"200, cookie removed; Session-Revocation: {mode}"
+        expect("fenced", mode == "fenced")
+    for worker, visitor in visitors.items():
+        with story.step(f"a captured copy, next request at {worker}") as step:
+            step.told = told(visitor.get(WHOAMI), 401, "session_revoked")
+
+
+def many_log_outs(story: Story, node: Server) -> None:
+    with story.step(f"the same, {LOG_OUTS} times") as step, Visitor(node.url) as ada, Visitor(node.url) as grace:
+        log_in(grace, "grace")
+        times_s = []
+        with one_each(node, grace.token) as visitors:
+            for _ in range(LOG_OUTS):
+                log_in(ada, "ada")
+                captured = ada.token
+                times_s.append(leave(ada)[0])
+                for visitor in visitors.values():
+                    visitor.token = captured
+                    told(visitor.get(WHOAMI), 401, "session_revoked")
+        step.told = f"refused by all at the next request; acknowledged after {spread_ms(times_s)}"
+
+
+def an_open_connection(story: Story, node: Server) -> None:
+    with Visitor(node.url) as ada, Visitor(node.url) as elsewhere:
+        log_in(ada, "ada")
+        elsewhere.token = ada.token
+        with ada.websocket() as socket, story.step("a WebSocket that is open at one of them") as step:
+            socket.recv(LIMIT_S)
+            leave(elsewhere)
+            began = time.perf_counter()
+            try:
+                raise AnswerError(f"the WebSocket is still open: {socket.recv(LIMIT_S)!r}")
+            except ConnectionClosed as closed:
+                step.took_s = time.perf_counter() - began
+                code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "no close frame")
+            expect(f"close code {REVOKED_CLOSE_CODE}, not {code} {reason}", code == REVOKED_CLOSE_CODE)
+            step.told = f"closed: {code} {reason}"
+
+
+def a_restart(story: Story, node: Server) -> None:
+    story.chapter("All workers are killed (kill -9), and started again")
+    with Visitor(node.url) as ada, Visitor(node.url) as grace:
+        log_in(ada, "ada")
+        log_in(grace, "grace")
+        captured = ada.token
+        leave(ada)
+        node.kill()
+        with story.step("started again") as step:
+            node.start()
+            node.wait_until_ready()
+            step.told = "ready"
+    with Visitor(node.url, captured) as thief, story.step("what was logged out just before") as step:
+        step.told = told(thief.get(WHOAMI), 401, "session_revoked")
+    with story.step("grace, who was not, at all workers") as step, one_each(node, grace.token):
+        step.told = "200"

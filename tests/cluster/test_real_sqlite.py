@@ -1,0 +1,171 @@
+"""One uvicorn with four workers on one port, which share a file. All waits are polls with a limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from ha_session_mw.testing import SECRET
+
+from .test_real import LIMIT_S, ROOT, free_ports, until
+
+pytestmark = pytest.mark.real
+
+WORKERS = 4
+
+APP = """
+import os
+
+from ha_session_mw import SessionMiddleware
+from ha_session_mw.testing import who_is_there
+
+inner = SessionMiddleware(who_is_there)
+
+
+async def app(scope, receive, send):
+    async def signed(message):
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"x-worker", str(os.getpid()).encode())]}
+        await send(message)
+
+    await inner(scope, receive, signed if scope["type"] == "http" else send)
+"""
+
+
+class Machine:
+    """The server. Each request goes over a connection of its own, so any worker may get it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "several.py").write_text(APP)
+        [self._port] = free_ports(1)
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
+        ours = {"HA_SESSION_SECRET_KEY": SECRET, "HA_SESSION_PROTECT": "/private*"}
+        ours["HA_SESSION_CLUSTER"] = f"sqlite://{self._folder}/sessions.db"
+        environ = {**outside, **ours, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
+        command = [sys.executable, "-m", "uvicorn", "several:app", "--port", str(self._port), "--workers", str(WORKERS)]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--log-level", "warning"], env=environ, stdout=log, stderr=log, start_new_session=True
+            )
+        until(lambda: len(self.asked_by_all(self.readiness)) == WORKERS, "all workers answer", 30)
+
+    def kill(self) -> None:
+        """All of it at once, as a loss of power does."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+            self._process = None
+
+    def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx2.request(method, self.url + path, headers=headers, timeout=LIMIT_S)
+
+    def readiness(self) -> httpx2.Response:
+        return self.request("GET", "/-/session/readyz")
+
+    def log_in(self) -> str:
+        return str(self.request("POST", "/login/ada").cookies["session"])
+
+    def log_out(self, token: str) -> httpx2.Response:
+        return self.request("POST", "/logout", token)
+
+    def asked_by_all(self, ask: Callable[[], httpx2.Response]) -> dict[int, set[int]]:
+        """The statuses that each worker answered with, to requests that come at once: one alone would mostly get to the same."""
+        found: dict[int, set[int]] = {}
+
+        def one(_: int) -> httpx2.Response | None:
+            try:
+                return ask()
+            except httpx2.TransportError:
+                return None  # not listening yet
+
+        with ThreadPoolExecutor(16) as threads:
+            for answer in threads.map(one, range(48)):
+                if answer is not None:
+                    found.setdefault(int(answer.headers["x-worker"]), set()).add(answer.status_code)
+        return found
+
+    def statuses(self, token: str) -> dict[int, set[int]]:
+        """As :meth:`asked_by_all`, until all have answered."""
+        found: dict[int, set[int]] = {}
+
+        def all_have() -> bool:
+            for worker, statuses in self.asked_by_all(lambda: self.request("GET", "/private", token)).items():
+                found.setdefault(worker, set()).update(statuses)
+            return len(found) >= WORKERS
+
+        until(all_have, "all workers answer")
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    try:
+        machine.start()
+        yield machine
+    finally:
+        machine.kill()
+
+
+def test_a_log_out_at_one_worker_is_enforced_at_each_from_the_next_request_on(machine: Machine) -> None:
+    stays = machine.log_in()
+    for _ in range(3):
+        token = machine.log_in()
+        assert set().union(*machine.statuses(token).values()) == {200}
+        assert machine.log_out(token).headers["session-revocation"] == "fenced"
+        assert set().union(*machine.statuses(token).values()) == {401}
+    assert set().union(*machine.statuses(stays).values()) == {200}
+
+
+def test_no_acknowledged_log_out_is_lost_when_a_worker_is_killed_in_a_storm_nor_when_all_are(machine: Machine) -> None:
+    acknowledged: list[str] = []
+    end_s = time.monotonic() + 3.0
+
+    def log_in_and_out() -> None:
+        while time.monotonic() < end_s:
+            try:
+                token = machine.log_in()
+                answer = machine.log_out(token)
+            except (httpx2.TransportError, KeyError):
+                continue  # it went to the one that was killed
+            if answer.headers.get("session-revocation") == "fenced":
+                acknowledged.append(token)
+                assert machine.request("GET", "/private", token).status_code == 401
+
+    def log_in_and_out_again() -> None:
+        while time.monotonic() < end_s:
+            try:
+                log_in_and_out()
+            except httpx2.TransportError:
+                continue
+
+    with ThreadPoolExecutor(8) as threads:
+        storm = [threads.submit(log_in_and_out_again) for _ in range(8)]
+        before = set(machine.asked_by_all(machine.readiness))
+        for _ in range(2):
+            time.sleep(0.7)
+            os.kill(before.pop(), signal.SIGKILL)
+        for one in storm:
+            one.result()
+    assert len(acknowledged) > 50
+
+    machine.kill()
+    machine.start()
+    with ThreadPoolExecutor(8) as threads:
+        statuses = set(threads.map(lambda token: machine.request("GET", "/private", token).status_code, acknowledged))
+    assert statuses == {401}
