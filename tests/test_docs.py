@@ -293,6 +293,15 @@ def test_every_reason_not_to_be_ready_has_its_remedy() -> None:
         assert any(re.search(reason, text) for text in messages_shown(TROUBLE)), reason
 
 
+def test_each_trouble_of_a_file_is_one_that_the_code_tells() -> None:
+    page = (DOCS / "how-to" / "several-workers.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.+?`) \| .* \| .* \| .* \|$", section(page, "## When something is wrong with the file"), re.MULTILINE)
+    shown = {text for row in rows[1:] for text in re.findall(r"`([^`]+)`", row)}
+    program = "".join((ROOT / "ha_session_mw" / name).read_text("utf-8") for name in ("entry_file.py", "backends/sqlite.py"))
+    assert len(shown) > 7
+    assert {text for text in shown if f'"{text}"' not in program} == set()
+
+
 def test_the_bound_of_a_log_out_is_that_of_the_code() -> None:
     limit_s = SETTINGS["freshness_limit"]["parse"](SETTINGS["freshness_limit"]["default"])
     bound = f"{fence_wait_s(limit_s):g}"

@@ -353,6 +353,35 @@ def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
 
 
 @pytest.mark.real
+def test_the_demo_of_one_machine_tells_its_story_and_ends_well() -> None:
+    demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="sqlite")
+    try:
+        story, _ = demo.communicate(timeout=90)
+    finally:
+        end(demo)
+    assert demo.returncode == 0, story
+    assert len(set(re.findall(r"uses it at (node-\w+)", story))) == 4
+    for told in (
+        "Session-Revocation: fenced",
+        "refused by all at the next request",
+        "closed: 4401",
+        "killed (kill -9)",
+        "grace, who was not",
+    ):
+        assert told in story
+    assert re.search(r"All \d\d steps went as told, in \d+\.\d s\.$", story.strip())
+    assert not TOKEN.search(story)
+    assert not any(listens(url) for url in re.findall(r"http://127\.0\.0\.1:\d+", story))
+
+
+@pytest.mark.real
+def test_a_drill_that_does_not_exist_is_told() -> None:
+    demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="oracle")
+    story, _ = demo.communicate(timeout=30)
+    assert (demo.returncode, "there are peers and sqlite" in story) == (2, True)
+
+
+@pytest.mark.real
 def test_keep_leaves_all_nodes_up_until_the_demo_is_told_to_end() -> None:
     demo = run_demo("-c", QUICK_DEMO, PYTHONUTF8="1", KEEP="1")
     try:
