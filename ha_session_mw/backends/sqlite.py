@@ -191,8 +191,9 @@ class SqliteLog(ClusterLog):
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         self.apply(entries)
-        await self._write(self._asked)
-        return Receipt(self._asked, self._clock.boot_s())
+        position = self._asked
+        await self._write(position)
+        return Receipt(position, self._clock.boot_s())
 
     async def _write(self, upto: int) -> None:
         """Return when the disk has all entries up to this one. One write takes along whatever has come up meanwhile."""
