@@ -99,6 +99,10 @@ class ClusterLog(ABC):
     def trusts_clock(self) -> bool:
         """Whether this node's wall clock agrees with the cluster's. One that does not neither mints nor judges."""
 
+    def ahead_ms(self) -> float:
+        """By how much this node's wall clock is ahead of what most of the cluster's show; 0 if it is not, or nobody can tell."""
+        return 0.0
+
     @abstractmethod
     def is_starting(self) -> bool:
         """Whether the node has not yet learned enough since its start to judge anything."""

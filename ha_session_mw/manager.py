@@ -396,11 +396,15 @@ class SessionManager:
             FamilyId(self.new_id()),
             subject,
             cuts=self.view.live_cuts(subject),
-            now_ms=int(self._wall_s() * 1000),
+            now_ms=int(self._minting_ms()),
             idle_ms=self._idle_ms,
             absolute_ms=self._absolute_ms,
             issuer=self.node_id,
         )
+
+    def _minting_ms(self) -> float:
+        """Now, as tokens made here say. A clock that is ahead, though not too far to be trusted, dates none into the others' future."""
+        return self._wall_s() * 1000 - self._log.ahead_ms()
 
     def new_id(self) -> SessionId:
         """128 random bits. Never comes from a client."""
@@ -412,14 +416,14 @@ class SessionManager:
 
     def change(self, claims: Claims, content: bytes) -> Claims:
         """The same session with other data, used just now."""
-        return renewal.change(claims, content, now_ms=int(self._wall_s() * 1000), idle_ms=self._idle_ms, issuer=self.node_id)
+        return renewal.change(claims, content, now_ms=int(self._minting_ms()), idle_ms=self._idle_ms, issuer=self.node_id)
 
     def renew(self, verified: Verified) -> Claims | None:
         """The successor of a token that is due for renewal; None where it is not, or cannot be made now and is made later."""
         wall_ms = self._wall_s() * 1000
         if wall_ms < verified.renew_at_ms or self._judge_again(verified) is not ACCEPT:
             return None
-        claims = renewal.successor(verified.claims, wall_ms, self._idle_ms)
+        claims = renewal.successor(verified.claims, self._minting_ms(), self._idle_ms)
         # A cookie of Starlette's middleware has less around its data, so what fits there need not fit here.
         return claims if tokens.length(claims) <= self._room else None
 

@@ -178,6 +178,9 @@ class QuorumLog(ClusterLog):
         self.trusted_ahead_ms = now.wall_ms - now.boot_s * 1000 if trusted else math.nan
         return trusted
 
+    def ahead_ms(self) -> float:
+        return max(0.0, self.quorum.members.skew_ms(self._now()))
+
     def is_starting(self) -> bool:
         return self.quorum.recovering
 

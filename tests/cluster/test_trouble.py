@@ -461,3 +461,14 @@ async def test_a_member_that_answers_at_once_over_and_over_does_not_keep_the_oth
     await cluster.advance(0.1)
     assert 10 < polls <= 2 * 101
     assert b.why_not_ready is None
+
+
+async def test_a_clock_that_is_ahead_by_what_is_trusted_dates_no_token_into_the_others_future(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    a.clock.step_wall(20)
+    await cluster.advance(2)
+    assert a.why_not_ready is None
+
+    ahead_ms = a.manager.begin("ada").issued_ms - b.clock.wall_s() * 1000
+
+    assert abs(ahead_ms) < 1_000

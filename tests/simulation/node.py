@@ -222,7 +222,8 @@ class Node:
         if not fresh or not self.quorum.members.clock_trusted(now):
             return None
         cuts = self.view.live_cuts(subject)
-        return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=int(now.wall_ms), life_ms=self.session_ms)
+        issued_ms = int(now.wall_ms - max(0.0, self.quorum.members.skew_ms(now)))
+        return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=issued_ms, life_ms=self.session_ms)
 
     # Requests, step by step, with a pause between any two.
 
