@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ha_session_mw.models import Deny
 from ha_session_mw.peering import PeerFailure
 from ha_session_mw.testing import Cluster, Node, mint_session
 
@@ -472,3 +473,19 @@ async def test_a_clock_that_is_ahead_by_what_is_trusted_dates_no_token_into_the_
     ahead_ms = a.manager.begin("ada").issued_ms - b.clock.wall_s() * 1000
 
     assert abs(ahead_ms) < 1_000
+
+
+async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_busy(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, _ = cluster.nodes
+    monkeypatch.setattr("ha_session_mw._core.quorum.PAGE_ENTRIES", 10)
+    a.manager._log.apply([Deny(f"flood {n}", a.manager._log.unknown_end_ms()) for n in range(1000)])
+    before = len(b.manager.view.denied)
+    await cluster.advance(1)
+
+    told = len(b.manager.view.denied) - before
+
+    assert 100 <= told <= 2 * 10 * 22  # by the flooder, and by the third member what it has from there
+    browser = await logged_in(cluster, b)
+    assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
