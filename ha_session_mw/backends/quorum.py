@@ -51,8 +51,6 @@ LEAST_PAGE_S = 0.05
 """Nor one that has page after page to tell. 20 pages a second are 80,000 entries, more than anybody logs out."""
 
 OWN_URL_EVERY_S = 5.0
-OWN_URL_FIRST_S = 1.0
-"""When it looks first: a server listens only after the app has started."""
 OWN_URL_CALLS = 4
 """How often, and how many times over, this node looks who answers at its own URL."""
 OWN_URL_ROUNDS = 4
