@@ -1,11 +1,14 @@
-"""The ports: what the manager asks of a clock and of the cluster's log. Each docstring is the whole contract."""
+"""The ports: what the manager asks of a clock, of the cluster's log, of a store of records, and of a service of locks.
+
+Each docstring is the whole contract. *Absent* (None) and *unknown* (an exception) are different answers.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from anyio import CancelScope
@@ -138,3 +141,144 @@ class ClusterLog(ABC):
     def has_reached(self, index: str) -> bool:  # noqa: ARG002 - there is nothing to reach here
         """Whether this node knows all that the node knew which gave the index. True for text that is no index."""
         return True
+
+
+# Records: what is too large for a token, or must be found by its subject.
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a store keeps under one id.
+
+    Attributes:
+        id: of the session's family, or another one that nobody can guess.
+        content: opaque bytes.
+        until_ms: from when on it is not needed any more (wall clock).
+        subject: whom it can be listed by; None for a visitor's.
+        version: grows with each put, and is never given again for this id, not even after a delete. 0: not stored yet.
+    """
+
+    id: str = field(repr=False)
+    content: bytes = field(repr=False)
+    until_ms: int
+    subject: str | None = field(default=None, repr=False)
+    version: int = 0
+
+
+class Conflict(Exception):
+    """A record is not of the version that was to be replaced.
+
+    Attributes:
+        current: what is stored instead; None if nothing is.
+    """
+
+    def __init__(self, current: Record | None) -> None:
+        super().__init__("the record has changed meanwhile" if current else "the record is gone")
+        self.current = current
+
+
+class SessionStore(ABC):
+    """Keeps the records of one kind for all nodes of the cluster.
+
+    Every method returns in bounded time, or raises :class:`~ha_session_mw.exceptions.StoreUnavailable` when it cannot be
+    known, or cannot be made durable, in that time. A put or delete that raised it may have been done all the same.
+
+    Attributes:
+        max_bytes: the longest content.
+        on_newer: called with the id and the version of a record that somebody, on whichever node, has put or deleted
+            (version 0), as soon as this node hears of it. To be set once.
+    """
+
+    max_bytes: int
+    on_newer: Callable[[str, int], None] | None = None
+
+    @abstractmethod
+    async def get(self, id: str) -> Record | None:
+        """The record as it stands; None if there is none, for certain. One that has ended may be there still, or not."""
+
+    @abstractmethod
+    async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
+        """Store a record in the place of the one that has its ``version`` (0: of none); returns it with its new version.
+
+        Durable on return. One atomic step: nobody sees a moment without either.
+
+        Args:
+            guard: a lock that must not have been granted to anybody else since.
+
+        Raises:
+            Conflict: another version is stored, or none.
+            LockLost: the guard's lock was granted anew, or its lease is over. Nothing was written.
+            ValueError: the content is longer than ``max_bytes``.
+        """
+
+    @abstractmethod
+    async def delete(self, id: str) -> None:
+        """Remove a record, whatever its version. Nothing to remove is no error."""
+
+    @abstractmethod
+    async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
+        """The records of a subject in the order of their ids, those after the id ``after``, ``limit`` at the most."""
+
+    async def run(self) -> None:
+        """What the store does besides (removing what has ended, following what others write), until it is cancelled."""
+        return
+
+
+# Locks.
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lock that is held.
+
+    Attributes:
+        name: of the lock.
+        fence: the fencing number: grows with each grant of this name, and is never given again.
+        until_s: when the lease is over for its holder (boot-time clock), counted from before it was asked for.
+        holder: names the one who holds it.
+    """
+
+    name: str
+    fence: int
+    until_s: float
+    holder: str
+
+
+class LockService(ABC):
+    """Locks that one holder has at a time, on whichever node.
+
+    A holder whose lease is over may still think that it holds the lock: what keeps it from doing harm is the fencing
+    number, which :meth:`SessionStore.put` checks (Kleppmann 2016, How to do distributed locking).
+    """
+
+    @abstractmethod
+    async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
+        """The lock, as soon as nobody else has it; those who wait are served in the order in which they came, by and large.
+
+        A caller who is cancelled, or whose time is over, leaves nothing behind: neither a lock nor a place in the queue.
+
+        Args:
+            within_s: how long to wait at the most.
+            lease_s: how long the lock is held unless it is renewed or released.
+
+        Raises:
+            SessionLocked: others had it all the time.
+            StoreUnavailable: it cannot be known who has it.
+        """
+
+    @abstractmethod
+    async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
+        """The same lock, with the same fencing number, for so long from now on.
+
+        Raises:
+            LockLost: its lease was over, and somebody else has, or had, it.
+            StoreUnavailable: it cannot be known. The grant is good until its end.
+        """
+
+    @abstractmethod
+    async def release(self, grant: Grant) -> None:
+        """Let the next one have it. A lock that is held no more is no error. Never raises; what cannot be released ends by its lease."""
+
+    async def run(self) -> None:
+        """What the service does besides, until it is cancelled."""
+        return

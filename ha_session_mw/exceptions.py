@@ -166,6 +166,36 @@ class SessionRevoked(ClientFault):
     detail = "The session was ended by a log-out. Log in again."
 
 
+class SessionLimitReached(ClientFault):
+    """The subject has as many sessions as it may have (``HA_SESSION_MAX_SESSIONS``), and this log-in would be one more."""
+
+    code, status, action = "session_limit_reached", 403, "contact"
+    title = "Too many sessions"
+    detail = "This account is logged in on as many devices as it may be. Log out on one of them first."
+
+
+class SessionConflict(ClientFault):
+    """Somebody else changed the same of the session at the same time, and the app asked for that to be told."""
+
+    code, status, action = "session_conflict", 409, "retry"
+    retryable, retry_where, default_retry_after_s = True, "any", 0.05
+    title = "The session was changed by another request"
+    detail = "Another request changed the session at the same time. Nothing of this one was saved. Try again."
+
+
+class LockLost(SessionConflict):
+    """The lock of a session was held beyond its lease, and somebody else may have it. Nothing was written."""
+
+
+class SessionLocked(ClientFault):
+    """The session, or something else that takes one at a time, was in use for longer than the request could wait."""
+
+    code, status, action = "session_locked", 423, "retry"
+    retryable, retry_where, default_retry_after_s = True, "any", 0.25
+    title = "The session is in use"
+    detail = "Another request works on the session, and did not end in time. Try again shortly."
+
+
 class NodeStarting(InfrastructureFault):
     """The node has started and has not yet learned enough to judge sessions. Another node can answer at once."""
 
@@ -212,6 +242,14 @@ class QuorumLost(InfrastructureFault):
     code, retry_where, default_retry_after_s = "quorum_lost", "any", 3.0
     title = "The change is not durable"
     detail = "The change could not be made durable: the cluster has no majority, or its file cannot be written. Try again shortly."
+
+
+class StoreUnavailable(InfrastructureFault):
+    """The store of session data could not be read or written in time. The session itself is not affected."""
+
+    code, retry_where, default_retry_after_s = "store_unavailable", "any", 3.0
+    title = "The session's data cannot be reached"
+    detail = "The store of session data did not answer, or cannot be written. The session is not logged out. Try again shortly."
 
 
 def problem_types() -> dict[str, type[ProblemError]]:
