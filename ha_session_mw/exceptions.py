@@ -191,7 +191,7 @@ class SessionLocked(ClientFault):
     """The session, or something else that takes one at a time, was in use for longer than the request could wait."""
 
     code, status, action = "session_locked", 423, "retry"
-    retryable, retry_where, default_retry_after_s = True, "any", 0.25
+    retryable, retry_where = True, "any"
     title = "The session is in use"
     detail = "Another request works on the session, and did not end in time. Try again shortly."
 

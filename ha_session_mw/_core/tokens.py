@@ -6,6 +6,7 @@ in base64url; the signature covers all text before it. Nothing of a token is par
 
 from __future__ import annotations
 
+import math
 import re
 from binascii import a2b_base64
 
@@ -58,6 +59,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
         begins_ms: the first moment at which the session may be used, the leeway for clocks included.
         ends_ms: the moment from which on it may not, by its idle or its absolute end.
         renew_at_ms: from when on the token is due for renewal.
+        quiet_until_ms: until when a request that changes nothing by the session's methods has nothing to commit for certain.
     """
 
     claims: Claims
@@ -67,6 +69,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     begins_ms: float
     ends_ms: float
     renew_at_ms: float
+    quiet_until_ms: float
 
     def __repr__(self) -> str:
         return f"<Verified under {self.kid}: {self.claims!r}>"
@@ -75,14 +78,18 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """What the warm path needs, worked out once: times as floats, which compare faster with a clock's."""
         content = decode(claims.data)
+        nested = is_nested(content)
+        if renew_at_ms is None:
+            renew_at_ms = due_ms(claims)
         return cls(
             claims,
             kid,
             content,
-            nested=is_nested(content),
-            begins_ms=float(claims.issued_ms - NOT_BEFORE_LEEWAY_MS),
-            ends_ms=float(min(claims.idle_end_ms, claims.absolute_end_ms)),
-            renew_at_ms=due_ms(claims) if renew_at_ms is None else renew_at_ms,
+            nested,
+            float(claims.issued_ms - NOT_BEFORE_LEEWAY_MS),
+            float(min(claims.idle_end_ms, claims.absolute_end_ms)),
+            renew_at_ms,
+            -math.inf if nested else renew_at_ms,
         )
 
 

@@ -1,6 +1,6 @@
 """The one commit of a request, when its response starts: what changed, what to set, what to revoke.
 
-A request that changed nothing pays for none of it: :func:`close_if_unchanged` asks, :func:`commit` does.
+A request that changed nothing pays for none of it: :func:`has_nothing_to_commit` asks, :func:`commit` does.
 """
 
 from __future__ import annotations
@@ -48,17 +48,15 @@ def adopt(session: Session, foreign: object) -> None:
         session.clear()
 
 
-def close_if_unchanged(session: Session, why: str, wall_s: float) -> bool:
-    """Close the session unless there is something to commit: a change, or a token to renew. The way of most requests."""
-    if session.modified:
+def has_nothing_to_commit(session: Session, wall_s: float) -> bool:
+    """Whether a session that none of its methods changed can be left as it is: its token is not due, and no nested value changed."""
+    verified = session._verified
+    if verified is None:
+        return True
+    if wall_s * 1000 >= verified.renew_at_ms or changed_inside(session):
         return False
-    came = session._came
-    if came is not None and (verified := came[1]) is not None:
-        if wall_s * 1000 >= verified.renew_at_ms or (verified.nested and changed_inside(session)):
-            return False
-        if verified.nested:
-            session._kept = verified.claims.data
-    session._read_only = why
+    if verified.nested:
+        session._kept = verified.claims.data
     return True
 
 

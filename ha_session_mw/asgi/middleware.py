@@ -12,7 +12,7 @@ import os
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import anyio
@@ -26,7 +26,7 @@ from .._core.tokens import Verified
 from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variable
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, TokenMissing
 from ..manager import SessionManager
-from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
+from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
 from .ear import Ear
 from .endpoints import Endpoints
 from .headers import is_event_stream, make_private, with_vary
@@ -136,9 +136,8 @@ class SessionMiddleware:
             return
         path_kind = self._paths.kind_of(path) if self._has_paths else "open"
         try:
-            session = self._admit(scope["headers"], path_kind)
-            if isinstance(session, _Undecided):
-                session = await self._decide(session, path_kind, path, scope)
+            recognised = self._recognise(scope["headers"], path_kind)
+            session = await self._admit(scope, path, path_kind) if recognised is None else recognised
         except ProblemError as refusal:
             await self._refuse(refusal, scope, receive, send)
             return
@@ -182,14 +181,16 @@ class SessionMiddleware:
         if scope.get("session") is not session:
             adopt(session, scope.get("session"))
         protected = path_kind == "protected"
-        if not close_if_unchanged(session, _STARTED, self._wall_s()):
+        if session.modified or ((now := self._wall_s()) * 1000 >= session._quiet_until_ms and not has_nothing_to_commit(session, now)):
             return self._commit_and_start(session, scope, receive, send, message, protected=protected)
-        if is_event_stream(message.get("headers") or ()):
+        session._read_only = _STARTED
+        headers = message.get("headers") or ()
+        if is_event_stream(headers):
             self._note_stream(session, receive, send)
         if protected or session._stale_s is not None:
             message = self._start(message, _stale_fields(session), protected=protected)
         elif session.accessed:
-            message = {**message, "headers": with_vary(message.get("headers") or (), self._vary)}
+            message = {**message, "headers": with_vary(headers, self._vary)}
         return send(message)
 
     def _note_stream(self, session: Session, receive: Receive, send: Send) -> None:
@@ -203,8 +204,25 @@ class SessionMiddleware:
 
     # Read and check
 
-    def _admit(self, headers: Iterable[Header], path_kind: PathKind) -> Session | _Undecided:
-        """The session of a request, or the token whose standing cannot be told at once.
+    def _recognise(self, headers: Iterable[Header], path_kind: PathKind) -> Session | None:
+        """The session of a request that carries one token and nothing beside it, as most do; None where there is more to find out.
+
+        Raises:
+            ClientFault: the request is to be refused.
+        """
+        field = self._lone(headers)
+        if field is None or path_kind == "exempt":
+            return None
+        try:
+            known = self._recall(field)
+            if known is None and (token := self._reader.token_of(field)) is not None:
+                known = self.manager.examine(token, field)
+        except ClientFault as problem:
+            return self._refused(problem, path_kind, field)
+        return session_of(self.manager, known, field) if isinstance(known, Verified) else None
+
+    async def _admit(self, scope: Scope, path: str, path_kind: PathKind) -> Session:
+        """The session of a request, whatever it takes.
 
         Raises:
             ProblemError: the request is to be refused.
@@ -213,33 +231,12 @@ class SessionMiddleware:
             session = session_of(self.manager, None, None)
             session._read_only = _EXEMPT
             return session
-        field = self._lone(headers)
-        if field is not None:
-            try:
-                known = self._recall(field)
-                if known is None and (token := self._reader.token_of(field)) is not None:
-                    known = self.manager.examine(token, field)
-            except ClientFault as problem:
-                return self._refused(problem, path_kind, field)
-            if isinstance(known, Verified):
-                return session_of(self.manager, known, field)
-        return self._admit_slowly(headers, path_kind)
-
-    def _admit_slowly(self, headers: Iterable[Header], path_kind: PathKind) -> Session | _Undecided:
-        """As :meth:`_admit`, where the fields have to be taken apart."""
         presented = None
         try:
-            presented = self._present(headers, path_kind)
-            if presented is None:
-                return session_of(self.manager, None, None)
-            if index := next((value for name, value in headers if name == INDEX_HEADER), None):
-                return _Undecided(*presented, index.decode("latin-1"))
-            verified = self._check(presented[1], self._reader.field(presented))
+            presented = self._present(scope["headers"], path_kind)
+            return session_of(self.manager, None, None) if presented is None else await self._find_out(presented, scope, path)
         except ClientFault as problem:
             return self._refused(problem, path_kind, presented[0] if presented else None)
-        if isinstance(verified, CannotTell):
-            return _Undecided(*presented, verified)
-        return session_of(self.manager, verified, presented[0])
 
     def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
         found = self._reader.read(headers)
@@ -249,14 +246,12 @@ class SessionMiddleware:
             raise TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
         return found[0] if found else None
 
-    async def _decide(self, undecided: _Undecided, path_kind: PathKind, path: str, scope: Scope) -> Session:
-        transport, token, why = undecided
+    async def _find_out(self, presented: Presented, scope: Scope, path: str) -> Session:
+        transport, token = presented
         try:
-            if isinstance(why, str):
-                await self.manager.catch_up(why)
-                outcome = self._check(token)
-            else:
-                outcome = why
+            if index := next((value for name, value in scope["headers"] if name == INDEX_HEADER), None):
+                await self.manager.catch_up(index.decode("latin-1"))
+            outcome = self._check(token, self._reader.field(presented))
             if isinstance(outcome, CannotTell):
                 outcome = await self.manager.resolve(token, outcome)
             return session_of(self.manager, outcome, transport)
@@ -267,8 +262,6 @@ class SessionMiddleware:
             session = session_of(self.manager, verified, transport)
             session._stale_s = age_s
             return session
-        except ClientFault as problem:
-            return self._refused(problem, path_kind, transport)
 
     def _refused(self, problem: ClientFault, path_kind: PathKind, way: Way | None) -> Session:
         """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
@@ -374,14 +367,6 @@ _pass_on = SessionMiddleware._pass_on
 def _stale_fields(session: Session) -> list[Header]:
     """Marks an answer that rests on knowledge that is too old, on a path where that may be."""
     return [] if session._stale_s is None else [(b"session-stale", b"%d" % math.ceil(session._stale_s))]
-
-
-class _Undecided(NamedTuple):
-    """A token whose standing cannot be told without waiting or asking: for the state that an index names, or for a reason."""
-
-    transport: Transport | Literal["both"]
-    token: bytes
-    why: CannotTell | str
 
 
 _managers: WeakValueDictionary[Settings, SessionManager] = WeakValueDictionary()

@@ -6,6 +6,7 @@ starts (``commit.py``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import EllipsisType
@@ -43,7 +44,10 @@ class Session(dict[str, Any]):
     """
 
     # What every request asks about has a slot, which is read and written in a third of the time. See ``_blank`` for how each begins.
-    __slots__ = ("__dict__", "__weakref__", "_came", "_connection", "_kept", "_read_only", "_stale_s", "accessed", "modified")
+    __slots__ = (
+        *("__dict__", "__weakref__", "_came", "_connection", "_kept", "_quiet_until_ms", "_read_only", "_stale_s"),
+        *("accessed", "modified"),
+    )
 
     accessed: bool
     modified: bool
@@ -51,6 +55,7 @@ class Session(dict[str, Any]):
     """The node's manager; the token that came in, if its session stands; and how a token came. None for one made by hand."""
     _connection: Connection | None  # the response streams
     _kept: bytes | None  # nested content as it was when it could last be changed
+    _quiet_until_ms: float  # until when there is nothing to commit, unless one of its methods changes it
     _read_only: str | None  # why it cannot be written any more
     _stale_s: float | None  # how old the knowledge is by which the session stands
 
@@ -280,14 +285,20 @@ def _blank(cls: type[_S]) -> _S:
     session = _new(cls)
     session._came = session._connection = session._kept = session._read_only = session._stale_s = None
     session.accessed = session.modified = False
+    session._quiet_until_ms = math.inf
     return session
 
 
 def session_of(manager: SessionManager, verified: Verified | None, way: Way | None) -> Session:
     """The session of a request: that of the token that came in, else a new visitor's."""
-    session = _blank(Session)
+    session = _new(Session)
+    session._connection = session._kept = session._read_only = session._stale_s = None
+    session.accessed = session.modified = False
     session._came = manager, verified, way
-    if verified is not None:
+    if verified is None:
+        session._quiet_until_ms = math.inf
+    else:
+        session._quiet_until_ms = verified.quiet_until_ms
         _fill(session, decode(verified.claims.data) if verified.nested else verified.data)
     return session
 
