@@ -234,11 +234,17 @@ class Etcd:
 
 
 @contextmanager
-def etcd(members: int = 1, *flags: str, tls: bool = False) -> Iterator[Etcd]:
-    """A running etcd of 1 or 3 members that is gone when the context ends."""
+def etcd(members: int = 1, *flags: str, tls: bool = False, name: str = "") -> Iterator[Etcd]:
+    """A running etcd of 1 or 3 members that is gone when the context ends.
+
+    Args:
+        flags: more options for each member.
+        tls: has them speak TLS with clients.
+        name: the CN of the one certificate that all have then.
+    """
     with ExitStack() as held:
         folder = held.enter_context(memory_folder())
-        server = Etcd(folder, members, flags=flags, certificates=Certificates.made(folder) if tls else None)
+        server = Etcd(folder, members, flags=flags, certificates=Certificates.made(folder, name=name) if tls else None)
         held.callback(server.stop)
         server.start()
         yield server
