@@ -6,6 +6,7 @@ the caller's. Time limits are its own and small, for etcd's are long: without a 
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -26,6 +27,8 @@ ROUND_PAUSE_S = 0.05
 """Between two rounds through all endpoints."""
 LOG_IN_S = 2.0
 """etcd takes a tenth of a second to check a password, on purpose, and longer where it has much to do."""
+REFUSED_S = 2.0
+"""A password that was refused is not tried again before. To check one is work for etcd."""
 SILENCE_S = 3.0
 """A watch that says nothing for so long is given up: whoever watches writes something there more often."""
 PAGE = 2000
@@ -198,6 +201,11 @@ def unchanged_since(key: bytes, revision: int) -> Mapping[str, object]:
     return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
 
 
+def value_below(key: bytes, value: bytes) -> Mapping[str, object]:
+    """That a key exists, and that its value is less, byte by byte."""
+    return {"key": key, "target": "VALUE", "result": "LESS", "value": value}
+
+
 def end_of(prefix: bytes) -> bytes:
     """The first key behind all that begin with a prefix, which must not end with the highest byte."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
@@ -235,6 +243,8 @@ class EtcdGateway:
         self._watch_turn = 0
         self._token: str | None = None
         self._logging_in = anyio.Lock()
+        self._refusal: EtcdRefused | None = None
+        self._refused_until_s = -math.inf
         self._http: httpx2.AsyncBaseTransport | None = None
         self._watch_http: httpx2.AsyncBaseTransport | None = None
 
@@ -243,18 +253,19 @@ class EtcdGateway:
         # No proxy from the environment: it would send the cluster's traffic away.
         return httpx2.AsyncHTTPTransport(verify=self._tls or False, limits=limits, trust_env=False)
 
-    async def run(self) -> None:
-        """Keeps the connections, until cancelled. They are opened here, for those of before a fork are nobody's."""
-        # A watch has a pool of its own: a load that stalls must not take its connection.
-        self._http, self._watch_http = opened = self._transport(), self._transport()
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Keeps the connections. They are opened here, for those of before a fork are nobody's."""
         self._logging_in = anyio.Lock()
+        # A watch has a pool of its own: a load that stalls must not take its connection.
+        self._http, self._watch_http = pools = self._transport(), self._transport()
         try:
-            await anyio.sleep_forever()
+            yield
         finally:
             self._http = self._watch_http = None
             with anyio.move_on_after(5, shield=True):
-                for one in opened:
-                    await one.aclose()
+                for pool in pools:
+                    await pool.aclose()
 
     # What can be asked.
 
@@ -365,9 +376,20 @@ class EtcdGateway:
         async with self._logging_in:
             if self._token != used:
                 return  # somebody else was faster
+            if self._refusal is not None and self._clock.boot_s() < self._refused_until_s:
+                raise self._refusal
             self._token = None
-            body = {"name": self._user, "password": self._password()}
-            self._token = (await self._post(endpoint, _LOG_IN_PATH, body, _Token)).token
+            try:
+                self._token = (await self._post(endpoint, _LOG_IN_PATH, self._credentials(), _Token)).token
+            except EtcdRefused as exc:
+                self._refusal, self._refused_until_s = exc, self._clock.boot_s() + REFUSED_S
+                raise
+
+    def _credentials(self) -> Mapping[str, object]:
+        try:
+            return {"name": self._user, "password": self._password()}
+        except OSError as exc:
+            raise EtcdRefused("is not asked, for HA_SESSION_ETCD_PASSWORD_FILE cannot be read") from exc
 
     async def _post(self, endpoint: str, path: str, body: Mapping[str, object], kind: type[T]) -> T:
         async with self._sent(self._http, endpoint + path, body, _JSON) as response:
@@ -471,8 +493,8 @@ _TOO_LATE = "gives no answer in time"
 _FOREIGN = "is not what answers at an endpoint of HA_SESSION_CLUSTER (no JSON of an etcd 3.4 or later)"
 _NAMED = "refuses client certificates that carry a name (CN) there; use one without, and HA_SESSION_ETCD_USER"
 
-_NO = frozenset({3, 5, 6, 9, 11, 12})
-"""gRPC: invalid argument, not found, already exists, failed precondition, out of range, unimplemented."""
+_NO = frozenset({3, 5, 11})
+"""gRPC: invalid argument, not found, out of range. All others speak of the server, not of the request."""
 _LOG_IN = ("invalid auth token", "user name is empty", "auth store is old")
 
 

@@ -47,11 +47,8 @@ def prefix() -> bytes:
 
 @asynccontextmanager
 async def opened(gateway: EtcdGateway) -> AsyncIterator[EtcdGateway]:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(gateway.run)
-        await anyio.wait_all_tasks_blocked()
+    async with gateway.opened():
         yield gateway
-        tasks.cancel_scope.cancel()
 
 
 def gateway_to(server: Etcd, *, tls: ssl.SSLContext | None = None, user: str | None = None, password: str = "") -> EtcdGateway:

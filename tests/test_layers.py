@@ -20,7 +20,7 @@ LAYERS = [
     ["exceptions", "models", "version"],
     ["_core"],
     ["config"],
-    ["abc", "clocks", "forks"],
+    ["abc", "clocks", "forks", "certificates"],
     [
         "key_files",
         "state_file",
