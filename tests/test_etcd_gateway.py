@@ -37,6 +37,9 @@ from .engines import Etcd, etcd
 
 pytestmark = pytest.mark.anyio
 real = pytest.mark.real
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
+"""What takes seconds is run on one of the two."""
 
 
 @pytest.fixture
@@ -171,6 +174,7 @@ async def test_long_messages_of_a_watch_arrive_whole(one_etcd: Etcd, prefix: byt
 
 
 @real
+@on_trio
 async def test_a_watch_on_which_nothing_happens_is_given_up(one_etcd: Etcd, prefix: bytes) -> None:
     async with opened(gateway_to(one_etcd)) as gateway:
         watching = Watching(gateway, prefix, 1)
@@ -246,6 +250,7 @@ async def test_another_endpoint_is_asked_where_one_is_dead(one_etcd: Etcd, prefi
 
 
 @real
+@on_asyncio
 async def test_writes_and_the_watch_survive_a_killed_leader_and_a_frozen_member(prefix: bytes) -> None:
     with etcd(3) as server:
         async with opened(gateway_to(server)) as gateway, anyio.create_task_group() as tasks:
@@ -276,6 +281,7 @@ async def test_writes_and_the_watch_survive_a_killed_leader_and_a_frozen_member(
 
 
 @real
+@on_trio
 async def test_without_a_quorum_a_write_fails_in_bounded_time_and_works_again_with_one(prefix: bytes) -> None:
     with etcd(3) as server:
         async with opened(gateway_to(server)) as gateway:

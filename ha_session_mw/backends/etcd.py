@@ -455,6 +455,11 @@ _SET_BACK: Mapping[Rollback, str] = {
 
 
 def _halves(records: Mapping[bytes, bytes]) -> Iterable[dict[bytes, bytes]]:
-    items = [*records.items()]
-    middle = len(items) // 2
+    """Two parts of a batch that was rejected. What is longer than all others together is to blame, most likely, and goes alone."""
+    items = sorted(records.items(), key=_length)
+    middle = len(items) - 1 if 2 * _length(items[-1]) > sum(map(_length, items)) else len(items) // 2
     return dict(items[:middle]), dict(items[middle:])
+
+
+def _length(record: tuple[bytes, bytes]) -> int:
+    return len(record[0]) + len(record[1])

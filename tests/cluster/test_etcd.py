@@ -28,6 +28,10 @@ from .cable import Cable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
+"""What takes seconds is run on one of the two."""
+
 HEARTBEAT_S = 0.1
 FRESHNESS_LIMIT_S = 1.5
 FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
@@ -152,6 +156,7 @@ async def test_an_orderly_end_is_told_and_nobody_waits_for_that_process(one_etcd
             assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S / 2
 
 
+@on_asyncio
 async def test_a_process_that_dies_costs_its_wait_once(cluster: str) -> None:
     a, b = node(cluster), node(cluster)
     async with running(a):
@@ -287,6 +292,7 @@ async def test_the_beat_of_a_process_that_is_long_gone_is_deleted(one_etcd: Etcd
 # Faults.
 
 
+@on_asyncio
 async def test_without_etcd_the_start_completes_at_once_and_the_node_serves_when_it_is_there() -> None:
     with etcd() as server:
         [member] = server.members
@@ -312,6 +318,7 @@ def password_file(tmp_path: Path) -> Path:
     return file
 
 
+@on_trio
 async def test_a_wrong_password_is_told_and_its_mending_noticed(password_file: Path) -> None:
     with etcd() as server:
         server.require_users("the password")
@@ -326,6 +333,7 @@ async def test_a_wrong_password_is_told_and_its_mending_noticed(password_file: P
             assert (await a.revoke_subject("ada")).mode == "fenced"
 
 
+@on_asyncio
 async def test_over_tls_with_certificates_and_a_user() -> None:
     with etcd(1, "--client-cert-auth", tls=True) as server:
         server.require_users("the password")
@@ -340,6 +348,7 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
             await until(lambda: "cannot be reached" in str(stranger.why_not_ready()))
 
 
+@on_trio
 async def test_something_else_that_answers_is_told() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
@@ -369,6 +378,7 @@ async def test_a_dead_endpoint_among_several_does_no_harm(one_etcd: Etcd, cluste
         assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S
 
 
+@on_asyncio
 async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew() -> None:
     with etcd() as server:
         async with Cable(server.members[0].client_port).laid() as cable:
@@ -385,6 +395,7 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew()
                 assert judged(b, token) == "session_revoked"
 
 
+@on_trio
 async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
     with etcd(1, "--quota-backend-bytes", "400000") as server:
         a, b = node(server.cluster()), node(server.cluster())
@@ -459,6 +470,7 @@ async def test_an_older_backup_is_a_rollback_even_when_it_has_grown_beyond(own: 
             assert log_of(a).ordered.rolled_back == "entries"
 
 
+@on_trio
 async def test_after_a_rollback_that_was_accepted_nodes_that_start_go_on(own: Etcd, tmp_path: Path) -> None:
     a = node(own.cluster("shop"))
     async with running(a):
@@ -511,6 +523,7 @@ async def test_keys_of_others_below_the_prefix_are_no_concern_of_the_log_but_tho
 # Members of etcd that fail.
 
 
+@on_asyncio
 async def test_a_killed_leader_delays_log_outs_and_nothing_else() -> None:
     with etcd(3) as server:
         nodes = [node(server.cluster(), freshness_limit="5s") for _ in range(3)]
@@ -525,6 +538,7 @@ async def test_a_killed_leader_delays_log_outs_and_nothing_else() -> None:
             assert [judged(one, stays) for one in nodes] == ["ok"] * 3
 
 
+@on_trio
 async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
     with etcd(3) as server:
         nodes = [node(server.cluster(), freshness_limit="5s") for _ in range(3)]
@@ -543,6 +557,7 @@ async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
                 await ready(*nodes)
 
 
+@on_asyncio
 async def test_a_lost_quorum_makes_nodes_stale_and_healed_they_go_on_with_nothing_lost(tmp_path: Path) -> None:
     with etcd(3) as server:
         a, b = node(server.cluster(), state_dir=tmp_path), node(server.cluster())
