@@ -379,6 +379,16 @@ def test_a_silent_member_costs_its_wait_once() -> None:
     assert one.is_fenced(*second, at(OVER_S + 1))
 
 
+def test_a_node_that_looks_again_fences_by_waiting_only() -> None:
+    """It may have overlooked whom it should wait for."""
+    log = Log()
+    (one,) = log.ready("a")
+    receipt = revoked(log, one, "x", at(1))
+    log.deliver(at(1), one)
+    one.quarantine()
+    assert one.fenced_by(*receipt) == pytest.approx(at(1 + OVER_S).boot_s)
+
+
 def test_who_left_is_not_waited_for() -> None:
     log = Log()
     one, two = log.ready("a", "b")
@@ -428,6 +438,17 @@ def test_whoever_lay_in_the_log_when_it_was_loaded_counts_as_heard_just_then() -
     assert one.fenced_by(*receipt) == pytest.approx(at(100 + OVER_S).boot_s)
     one.loaded(log.snapshot(), at(103))  # the same beat again is no later sign of life
     assert one.fenced_by(*receipt) == pytest.approx(at(100 + OVER_S).boot_s)
+
+
+def test_nor_is_it_known_since_when_it_had_been_there() -> None:
+    log = Log()
+    _, two = log.ready("a", "b")
+    one = Ordered(View(), own("c"), heartbeat_s=HEARTBEAT_S)
+    one.append([deny("x")])
+    receipt = log.put(deny("x")), at(1).boot_s
+    log.beat(two, at(1))  # not its first one, and made before it has read the entry
+    one.loaded(log.snapshot(), at(1))
+    assert not one.is_fenced(*receipt, at(1))
 
 
 def test_the_largest_limit_that_anybody_has_is_waited_out_and_the_smallest_accepts() -> None:
@@ -658,6 +679,21 @@ def test_what_has_ended_or_was_deleted_before_ones_eyes_or_is_not_written_yet_ma
     one.loaded(log.snapshot(), at(2))
     assert one.rolled_back is None
     assert set(one.view.denied) == {"deleted", "not written yet"}  # what somebody deleted too soon goes on to count here
+
+
+def test_what_one_wrote_oneself_may_not_be_missing_any_more_once_it_was_seen_in_the_log() -> None:
+    for seen_in_a_snapshot in (True, False):
+        log = Log()
+        (one,) = log.ready("a")
+        one.append([deny("x")])
+        log.put(deny("x"))
+        if seen_in_a_snapshot:
+            one.loaded(log.snapshot(), at(1))
+        else:
+            log.deliver(at(1), one)
+        del log.entries[entry_key(deny("x"))]
+        one.loaded(log.snapshot(), at(2))
+        assert rolled_back(one) == RolledBack("entries")
 
 
 def test_a_node_that_starts_takes_the_log_as_it_is() -> None:
