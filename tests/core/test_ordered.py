@@ -702,6 +702,39 @@ def test_a_node_that_starts_takes_the_log_as_it_is() -> None:
     assert log.member("a").rolled_back is None
 
 
+ACTS = st.tuples(st.sampled_from(["put", "append", "write", "prune", "read", "load", "beat"]), st.integers(0, 1), st.integers(1, 5))
+
+
+@given(st.lists(ACTS, max_size=50))
+def test_a_log_that_does_no_wrong_is_suspected_of_none(acts: list[tuple[str, int, int]]) -> None:
+    log = Log()
+    members = log.ready("a", "b")
+    unwritten: list[Entry] = []
+    for act, who, minute in acts:
+        one, entry = members[who], deny(f"x{minute}", NOW_MS + minute * 60_000)
+        match act:
+            case "put":
+                log.put(entry)
+            case "append":
+                one.append([entry])
+                unwritten.append(entry)
+            case "write" if unwritten:
+                log.put(unwritten.pop())
+            case "prune":
+                floor_ms = max(log.floor_ms, NOW_MS + minute * 60_000)
+                log.delete(*(each for each in [*log.entries.values()] if each.until_ms <= floor_ms), floor_ms=floor_ms)
+            case "load":
+                one.loaded(log.snapshot(), at(1))
+            case "beat":
+                log.beat(one, at(1))
+            case "read":
+                log.deliver(at(1), one)
+    for one in members:
+        one.loaded(log.snapshot(), at(2))
+        assert not {type(event) for event in one.take_events()} & {RolledBack, Diverged}
+        assert not one.needs_load
+
+
 # What ends.
 
 
