@@ -352,9 +352,10 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
 async def test_something_else_that_answers_is_told() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
-            while await stream.receive():
-                page = b"<html>It works!</html>"
-                await stream.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: %d\r\n\r\n%s" % (len(page), page))
+            await stream.receive()
+            page = b"<html>It works!</html>"
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(page)
+            await stream.send(head + page)
 
     async def forgiving(stream: anyio.abc.SocketStream) -> None:
         try:
