@@ -18,9 +18,10 @@ import pytest
 
 from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
 from ha_session_mw._core.decision import CannotTell
+from ha_session_mw._core.view import new_cut_id
 from ha_session_mw.backends.etcd import EtcdLog
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.models import Deny
+from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session
 
 from ..engines import Etcd, etcd
@@ -188,6 +189,19 @@ async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(clust
         assert index is not None
         await b.catch_up(index)
         assert judged(b, mint_session(a, "ada")) == "ok"
+
+
+async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a, b):
+        await ready(a, b)
+        end_ms = a._log.unknown_end_ms()
+        a._log.apply([Cut(new_cut_id("cut", end_ms), "ada", end_ms)])
+        token = mint_session(a, "ada").encode()
+        undecided = b.check(token)
+        assert isinstance(undecided, CannotTell)
+        assert undecided.problem.code == "state_not_reached"
+        assert (await b.resolve(token, undecided)).claims.subject == "ada"
 
 
 async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -> None:
