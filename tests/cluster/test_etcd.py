@@ -394,7 +394,7 @@ async def test_a_dead_endpoint_among_several_does_no_harm(one_etcd: Etcd, cluste
 
 
 @on_asyncio
-async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew() -> None:
+async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew(caplog: pytest.LogCaptureFixture) -> None:
     with etcd() as server:
         async with Cable(server.members[0].client_port).laid() as cable:
             a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{cable.port}")
@@ -403,15 +403,16 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew()
                 token = mint_session(b, "ada")
                 cable.pull()
                 assert (await a.revoke_subject("ada")).mode == "fenced"
-                await until(lambda: judged(b, token) == "state_stale")
+                await until(lambda: judged(b, token) == "state_stale" and "following" in log_of(b).trouble)
                 server.post("/v3/kv/compaction", {"revision": server.revision()})
                 cable.plug()
                 await ready(a, b)
                 assert judged(b, token) == "session_revoked"
+                assert "etcd has compacted what this node has not read yet" in caplog.text
 
 
 @on_trio
-async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room() -> None:
     with etcd(1, "--quota-backend-bytes", "400000") as server:
         a, b = node(server.cluster()), node(server.cluster())
         async with running(a, b):
