@@ -171,6 +171,44 @@ def a_cut_that_a_node_has_not_heard_of(variant: OrderedVariant) -> Findings:
     return world.findings
 
 
+def left_alone_with_a_clock_that_steps(variant: OrderedVariant) -> Findings:
+    """All others have died some time ago when the clock of the last one goes ahead by an hour. That ends no session."""
+    world = cluster(3, variant)
+    last = world.nodes[2]
+    last.session_ms = HOUR_MS // 4
+    session = log_in(last)
+    for node in world.nodes[:2]:
+        node.crash()
+    world.run(OVER_S + 2)
+    assert last.is_ready()
+    last.wall_off_ms += HOUR_MS
+    ask_for(world, last, session, 2)
+    last.set_clock()
+    ask_for(world, last, session, 1)
+    assert world.findings.accepted
+    return world.findings
+
+
+def a_clock_that_was_wrong_from_the_start(variant: OrderedVariant) -> Findings:
+    """A node starts with a clock that is an hour off, is cut off, and then the only one left."""
+    world = cluster(3, variant)
+    last, session = world.nodes[2], log_in(world.nodes[0])
+    last.crash()
+    last.wall_off_ms -= HOUR_MS
+    last.start()
+    world.run(OVER_S + 1)
+    ask_for(world, last, session, 1)
+    world.cut(*world.away(last))
+    ask_for(world, last, session, 3)
+    world.mend(*world.away(last))
+    for node in world.nodes[:2]:
+        node.crash()
+    world.run(2 * OVER_S)
+    ask_for(world, last, session, 2)
+    assert not world.findings.accepted
+    return world.findings
+
+
 def the_engine_is_restored_from_an_old_backup(variant: OrderedVariant) -> Findings:
     """What was logged out since the backup is in the engine no more. Nodes that know of it judge nothing until an operator decides."""
     world = cluster(3, variant)
@@ -208,5 +246,7 @@ CAUGHT_BY: dict[str, Schedule] = {
 EVERY_SCHEDULE: tuple[Schedule, ...] = (
     *CAUGHT_BY.values(),
     a_cut_that_a_node_has_not_heard_of,
+    left_alone_with_a_clock_that_steps,
+    a_clock_that_was_wrong_from_the_start,
     the_engine_is_restored_from_an_old_backup,
 )
