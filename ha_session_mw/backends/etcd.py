@@ -48,6 +48,8 @@ BATCH = 100
 """Entries in one transaction; etcd takes 128 operations."""
 SINGLE = 8
 """Log-outs of so many entries go ahead of those of more: a person waits for the one, a job for the other."""
+MAX_RECORD_BYTES = 256 * 1024
+"""A token has 4096 bytes at the most, so no id or subject of one is nearly as long. etcd takes 1.5 MB, and not always in time."""
 DURABLE_LIMIT_S = 3.0
 """How long a log-out waits for etcd while it is well: longer than an election takes after a leader was killed (2.3 s)."""
 DURABLE_LIMIT_ALONE_S = 0.5
@@ -135,7 +137,16 @@ class EtcdLog(MemberedLog):
         records = self._keys.records(entries)
         self.ordered.append(entries)
         self._settle()
-        return (self._singles if len(entries) <= SINGLE else self._jobs).put(records)
+        box = self._singles if len(entries) <= SINGLE else self._jobs
+        ticket = box.put(records)
+        for key, value in records.items():
+            if len(value) > MAX_RECORD_BYTES:
+                self._reject(box, key, "is not asked to take it")
+        return ticket
+
+    def _reject(self, box: Outbox, key: bytes, why: str) -> None:
+        logger.error("etcd %s: an entry with a name of %d bytes is enforced by this process only", why, len(key))
+        box.reject(key)
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         ticket = self._put(entries)
@@ -224,7 +235,7 @@ class EtcdLog(MemberedLog):
             for box in (self._singles, self._jobs):
                 while box and not self.is_set_back():
                     await self._write(box, box.batch(BATCH))
-            if self.ordered.log is not None:  # else there is no beat
+            if self.ordered.log is not None and not self.is_set_back():  # else there is no beat of this process
                 await self._gateway.transact([delete(self._own_key)], once=True)
         except EtcdError as exc:
             logger.warning("etcd %s; %d entries of this process are not in it", exc, len(self._singles) + len(self._jobs))
@@ -361,8 +372,8 @@ class EtcdLog(MemberedLog):
             done = await self._gateway.transact([put(key, value) for key, value in records.items()])
         except EtcdRejected as exc:
             if len(records) == 1:
-                logger.error("etcd %s: an entry of %d bytes is enforced by this process only", exc, sum(map(len, *records.items())))
-                box.reject(*records)
+                [key] = records
+                self._reject(box, key, str(exc))
                 return
             for half in _halves(records):
                 await self._write(box, half)

@@ -228,28 +228,30 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
 # Writing.
 
 
-async def test_one_entry_that_etcd_never_takes_sinks_no_other_and_only_its_caller_is_told(cluster: str) -> None:
-    a, b = node(cluster), node(cluster)
-    end_ms = int(a.clock.wall_s() * 1000) + 3_600_000
+@pytest.mark.parametrize("length", [30_000, 300_000], ids=["for etcd", "for anybody"])
+async def test_one_entry_that_is_too_long_sinks_no_other_and_only_its_caller_is_told(length: int) -> None:
     told: list[str] = []
 
-    async def append(entry: Deny) -> None:
+    async def append(log: EtcdLog, entry: Deny) -> None:
         try:
-            await a._log.append([entry])
+            await log.append([entry])
         except EntryRejected:
             told.append(entry.id)
 
-    async with running(a, b):
-        await ready(a, b)
-        good = [Deny(f"good{number}", end_ms) for number in range(60)]
-        bad = Deny("x" * 1_600_000, end_ms)
-        async with anyio.create_task_group() as tasks:
-            for entry in [*good[:30], bad, *good[30:]]:
-                tasks.start_soon(append, entry)
-        assert told == [bad.id]
-        assert a.view.knows(bad)
-        await until(lambda: all(b.view.knows(entry) for entry in good))
-        assert not b.view.knows(bad)
+    with etcd(1, "--max-request-bytes", "20000") as server:
+        a, b = node(server.cluster()), node(server.cluster())
+        async with running(a, b):
+            await ready(a, b)
+            end_ms = int(a.clock.wall_s() * 1000) + 3_600_000
+            good = [Deny(f"good{number}", end_ms) for number in range(60)]
+            bad = Deny("x" * length, end_ms)
+            async with anyio.create_task_group() as tasks:
+                for entry in [*good[:30], bad, *good[30:]]:
+                    tasks.start_soon(append, log_of(a), entry)
+            assert told == [bad.id]
+            assert a.view.knows(bad)
+            await until(lambda: all(b.view.knows(entry) for entry in good))
+            assert not b.view.knows(bad)
 
 
 async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(cluster: str) -> None:
@@ -394,7 +396,7 @@ async def test_a_dead_endpoint_among_several_does_no_harm(one_etcd: Etcd, cluste
 
 
 @on_asyncio
-async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew() -> None:
+async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew(caplog: pytest.LogCaptureFixture) -> None:
     with etcd() as server:
         async with Cable(server.members[0].client_port).laid() as cable:
             a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{cable.port}")
@@ -403,15 +405,16 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew()
                 token = mint_session(b, "ada")
                 cable.pull()
                 assert (await a.revoke_subject("ada")).mode == "fenced"
-                await until(lambda: judged(b, token) == "state_stale")
+                await until(lambda: judged(b, token) == "state_stale" and "following" in log_of(b).trouble)
                 server.post("/v3/kv/compaction", {"revision": server.revision()})
                 cable.plug()
                 await ready(a, b)
                 assert judged(b, token) == "session_revoked"
+                assert "etcd has compacted what this node has not read yet" in caplog.text
 
 
 @on_trio
-async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room() -> None:
     with etcd(1, "--quota-backend-bytes", "400000") as server:
         a, b = node(server.cluster()), node(server.cluster())
         async with running(a, b):
