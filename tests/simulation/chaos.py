@@ -9,7 +9,7 @@ from ha_session_mw._core.decision import Accept, CannotTell, Decision
 
 from .node import Node
 from .variants import RIGHT, Variant
-from .world import HOUR_MS, Findings, Session, World
+from .world import HOUR_MS, Findings, Session, World, around, between
 
 START_S = 2.0
 TROUBLE_S = 16.0
@@ -124,10 +124,10 @@ class Chaos:
             (
                 [(one, other)],
                 [(one, other), (other, one)],
-                world.around(one),
+                around(one, len(world.nodes)),
                 [(number, one) for number in everyone if number != one],
                 [(one, number) for number in everyone if number != one],
-                world.between(side, set(everyone) - side),
+                between(side, set(everyone) - side),
             )
         )
         world.cut(*links)

@@ -66,6 +66,10 @@ class Node:
         """The wall clock is put right."""
         self.wall_off_ms = self.true_off_ms
 
+    def step_wall(self, step_ms: float) -> None:
+        """The wall clock is set, right or wrong."""
+        self.wall_off_ms += step_ms
+
     # The process.
 
     def start(self) -> None:
@@ -176,6 +180,9 @@ class Node:
             self.world.send(self, peer, peer.on_answer, life, sent, result)
         self.settle()
 
+    def holds_poll_of(self, other: int) -> bool:
+        return any(peer.number == other for _, _, peer, _ in self.holds)
+
     def on_answer(self, life: int, sent: Sent, answer: Answer) -> None:
         if life != self.life:
             return
@@ -210,10 +217,7 @@ class Node:
         id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until)
         keep = FamilyId(but.claims.family) if but is not None else None
         cut = Cut(id, subject, until, keep, self.view.live_cuts(subject))
-        hit: list[Session | SubjectCut] = [
-            session for session in self.world.sessions if session.claims.subject == subject and session is not but
-        ]
-        self.append([cut], [*hit, told])
+        self.append([cut], [*self.world.hit_by(subject, but=but), told])
 
     def log_in(self, subject: str = "somebody") -> Session | None:
         """A new session, if this node may mint now."""
@@ -232,7 +236,8 @@ class Node:
         began = self.world.time
 
         def done(decision: Decision) -> None:
-            self.world.judge(self, session, began, decision)
+            walls_ms = (node.wall_ms() for node in self.world.nodes)
+            self.world.judge((self.number, self.life), session, began, decision, walls_ms)
             if then is not None:
                 then(decision)
 
