@@ -351,6 +351,11 @@ class Cluster:
         """Let so much time pass."""
         await self._pass_until(lambda: False, seconds)
 
+    async def sleep(self, seconds: float) -> None:
+        """Return when so much time has passed, which somebody else lets pass."""
+        with self._time.move_on_after(seconds):
+            await anyio.sleep_forever()
+
     async def settle(self) -> None:
         """Let everybody do what can be done without time passing.
 
@@ -383,8 +388,7 @@ class Cluster:
     async def _travels(self, link: Link, seconds: float) -> bool:
         """Return when a message has taken its time, and whether it arrives."""
         if seconds:
-            with self._time.move_on_after(seconds):
-                await anyio.sleep_forever()
+            await self.sleep(seconds)
         return not link.cut
 
 

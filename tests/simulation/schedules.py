@@ -43,6 +43,8 @@ class AnyWorld(Protocol):
     """What the schedules ask of the world."""
 
     findings: Findings
+    least_pause_s: float
+    """Between two requests of somebody who asks again and again."""
 
     @property
     def time(self) -> float: ...
@@ -89,18 +91,18 @@ def isolate(world: AnyWorld, number: int) -> None:
 
 
 def ask_for(world: AnyWorld, node: AnyNode, session: Session, seconds: float, pauses: tuple[float, float] = (0.0, 0.0)) -> None:
-    """A request every 10 ms."""
-    for _ in range(round(seconds * 100)):
+    """A request after another."""
+    for _ in range(round(seconds / world.least_pause_s)):
         node.request(session, pauses)
-        world.run(0.01)
+        world.run(world.least_pause_s)
 
 
 def a_slow_answer_is_no_fresh_one(begin: Begin) -> Findings:
-    """The answers to node 2 take a second. What was acknowledged meanwhile is not in them."""
+    """The answers to node 2 take almost as long as a poll may. What was acknowledged meanwhile is not in them."""
     world = begin(3)
     one, last = world.nodes[1], world.nodes[2]
     session = log_in(one)
-    world.slow((0, 2), (1, 2), by_s=1.0)
+    world.slow((0, 2), (1, 2), by_s=0.45)
     world.run(3)
     while world.nodes[0].holds_poll_of(2):
         world.run(0.001)
@@ -181,11 +183,11 @@ def _take_turns(begin: Begin, *, heard: bool) -> Findings:
     world.mend((0, 1), (1, 0))
     world.run(0.6)
     world.nodes[0].revoke(session)
-    world.run(1.2)  # node 1 has it, and has said so
+    world.run(2.5)  # node 1 has it, and has said so
     _forget_and_learn(world, 1, from_whom={2, 3, 4}, heard_by={0} if heard else set())
     isolate(world, 2)
     world.mend((0, 2), (2, 0))
-    world.run(1.2)  # node 2 has it, and has said so
+    world.run(2.5)  # node 2 has it, and has said so
     _forget_and_learn(world, 2, from_whom={1, 3, 4}, heard_by=set())
     for _ in range(4):
         ask_for(world, world.nodes[3], session, 1)
@@ -199,7 +201,7 @@ def _forget_and_learn(world: AnyWorld, number: int, *, from_whom: set[int], hear
     world.mend(*between({number}, from_whom))
     world.mend(*((number, other) for other in heard_by))
     world.nodes[number].start()
-    world.run(1.5)
+    world.run(2.5)
 
 
 def taking_turns_in_forgetting(begin: Begin) -> Findings:

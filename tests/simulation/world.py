@@ -167,6 +167,8 @@ class World(Judge):
         skew_ms: by how much their wall clocks may differ at first.
     """
 
+    least_pause_s = 0.01
+
     def __init__(
         self,
         nodes: int,
