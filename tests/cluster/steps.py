@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
+from ha_session_mw import SessionManager
+from ha_session_mw._core.decision import CannotTell
+from ha_session_mw._core.tokens import Verified
 from ha_session_mw.testing import ManualClock
 
 P = ParamSpec("P")
@@ -84,3 +87,21 @@ class Steps(Generic[T]):
         if self._failure is not None:
             raise self._failure
         return self._result[0]
+
+
+async def check_with_pauses(
+    process: SessionManager, token: bytes, pauses: Sequence[float], sleep: Callable[[float], Awaitable[None]]
+) -> Verified | CannotTell:
+    """The accept rule, with a pause before each of the first readings of a clock.
+
+    Raises:
+        ClientFault: as ``SessionManager.check``.
+    """
+    if not any(pauses):
+        return process.check(token)
+    steps = Steps(process.check, token)
+    for seconds in pauses:
+        if not steps.go_on():
+            break
+        await sleep(seconds)
+    return steps.result()

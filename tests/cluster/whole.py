@@ -30,7 +30,7 @@ from ha_session_mw.testing import Cluster, Node
 from ..simulation.node import HEARTBEAT_S, LIMIT_S, LONGEST_MS
 from ..simulation.variants import Variant
 from ..simulation.world import Judge, Session, SubjectCut, Way
-from .steps import SteppedClock, Steps
+from .steps import SteppedClock, check_with_pauses
 
 Act = Callable[..., Coroutine[Any, Any, None]]
 
@@ -131,7 +131,7 @@ class WholeNode:
 
     async def _decide(self, process: SessionManager, token: bytes, pauses: tuple[float, float]) -> Decision:
         try:
-            outcome = await self._check(process, token, pauses)
+            outcome = await check_with_pauses(process, token, pauses, self.world.cluster.sleep)
             if isinstance(outcome, CannotTell):
                 await process.resolve(token, outcome)
         except ClientFault as problem:
@@ -139,16 +139,6 @@ class WholeNode:
         except InfrastructureFault as problem:
             return CannotTell(problem)
         return ACCEPT
-
-    async def _check(self, process: SessionManager, token: bytes, pauses: tuple[float, float]) -> Verified | CannotTell:
-        """The accept rule, with a pause before each of the first two readings of a clock."""
-        if pauses == (0.0, 0.0):
-            return process.check(token)
-        steps = Steps(process.check, token)
-        for seconds in pauses:
-            if steps.go_on():
-                await self.world.cluster.sleep(seconds)
-        return steps.result()
 
 
 class Whole(Judge):
@@ -229,10 +219,11 @@ _judge = SessionManager._judge
 
 def judges_late(manager: SessionManager, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
     """The broken order: the look-up first, then a clock and ``fresh_at``."""
-    if decide(verified, manager.view, math.inf, 0.0, wall_ms, LIMIT_S) is not ACCEPT:
+    if decide(verified, manager.view, math.inf, 0.0, wall_ms, math.inf) is not ACCEPT:
         return _judge(manager, verified, fresh_at, wall_ms)
     boot_s = manager.clock.boot_s()
-    return verified if boot_s - manager.view.fresh_at <= LIMIT_S else CannotTell(StateStale())
+    is_fresh = boot_s - manager.view.fresh_at <= manager._log.freshness_limit_s
+    return verified if is_fresh else CannotTell(StateStale())
 
 
 class KeepsYes:
