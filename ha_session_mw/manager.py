@@ -208,8 +208,11 @@ class SessionManager:
         if fresh_at != math.inf:  # else there is nobody whom this node could be out of contact with
             boot_s = self._boot_s()
             # NaN, where the log wants to be asked, is never within the slack.
-            if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
-                return CannotTell(self._starting() or _clock_untrusted())
+            if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS:
+                clocks = self._trusted_clocks()
+                if clocks is None:
+                    return CannotTell(self._starting() or _clock_untrusted())
+                boot_s, wall_ms = clocks
         decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
@@ -219,6 +222,15 @@ class SessionManager:
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
         starting = self._starting()
         return CannotTell(starting) if starting else decision
+
+    def _trusted_clocks(self) -> tuple[float, float] | None:
+        """What both clocks show (seconds, milliseconds); None where the cluster does not vouch for it."""
+        if not self._log.trusts_clock():
+            return None
+        boot_s, wall_ms = self._boot_s(), self._wall_s() * 1000
+        # The verdict is on a reading of a moment ago, and the process may have been stopped since, and its clock been set.
+        moved_ms = wall_ms - boot_s * 1000 - self._log.trusted_ahead_ms
+        return None if abs(moved_ms) > CLOCK_SLACK_MS else (boot_s, wall_ms)
 
     def _starting(self) -> NodeStarting | None:
         return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
@@ -385,9 +397,10 @@ class SessionManager:
 
     def _judge_again(self, verified: Verified) -> Decision:
         fresh_at = self._fresh_at()
-        if not self._log.trusts_clock():
+        clocks = self._trusted_clocks()
+        if clocks is None:
             return CannotTell(_clock_untrusted())
-        return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._log.freshness_limit_s)
+        return decide(verified, self.view, fresh_at, *clocks, self._log.freshness_limit_s)
 
     def begin(self, subject: str | None) -> Claims:
         """The claims of a new session: new id, new family."""

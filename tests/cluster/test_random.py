@@ -2,7 +2,8 @@
 
 The simulation does that with the state machines alone; here are the real managers, drivers, look-ups and middlewares, on
 asyncio and trio: on links that lose, double, reorder and delay, on clocks that drift by 1 % and step by an hour, with nodes
-that freeze, crash and come back, several at once, and requests that are paused between the steps of the accept rule. ``RANDOM_HISTORIES=200`` runs more histories, ``RANDOM_HISTORIES=17:18`` one again.
+that freeze, crash and come back, several at once, and requests that are paused between the steps of the accept rule.
+``RANDOM_HISTORIES=200`` runs more histories, ``RANDOM_HISTORIES=17:18`` one again.
 """
 
 from __future__ import annotations
