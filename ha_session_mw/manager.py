@@ -148,7 +148,7 @@ class SessionManager:
         self._lookups: LookUps | None = None
         if settings.cluster.startswith("peers://"):
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
-            self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
+            self._lookups = LookUps(self.peering.call, self.clock, self.peering.conduct, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
@@ -564,6 +564,7 @@ class SessionManager:
             "kids": list(self._keys.ring.kids),
             "look_ups": dict(self._lookups.results) if self._lookups else {},
             "refused_peer_calls": self.peering.server.refused if self.peering else 0,
+            "peers": self.peering.conduct.told() if self.peering else {},
             "provisional_log_outs": len(self._revocations.provisional),
             "restarted_tasks": dict(self.supervisor.crashes),
         }

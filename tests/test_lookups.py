@@ -12,6 +12,7 @@ import pytest
 
 from ha_session_mw import lookups
 from ha_session_mw._core.breaker import FAILURES, PAUSE_S
+from ha_session_mw._core.conduct import Conduct
 from ha_session_mw.lookups import MOST_AT_ONCE, MOST_FLIGHTS, VERSION, Answer, LookUps, decode_question, encode
 from ha_session_mw.peering import PeerFailure
 from ha_session_mw.testing import ManualClock, _until_nothing_moves
@@ -32,6 +33,7 @@ class Peers:
         self.questions: list[bytes] = []
         self.under_way: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
+        self.conduct = Conduct(("issuer", "owner"))
 
     async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         assert name == "lookup"
@@ -57,7 +59,7 @@ def peers(clock: ManualClock) -> Peers:
 
 @asynccontextmanager
 async def running(peers: Peers) -> AsyncIterator[tuple[LookUps, anyio.abc.TaskGroup]]:
-    look_ups = LookUps(peers.call, peers.clock, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, peers.clock, peers.conduct, timeout_s=TIMEOUT_S)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_ups.run)
         await _until_nothing_moves()
@@ -252,7 +254,7 @@ async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypat
 async def test_who_still_waits_when_the_node_stops_is_not_left_alone(peers: Peers, clock: ManualClock) -> None:
     peers.behaves = {"issuer": (99, YES)}
     asker = Asker()
-    look_ups = LookUps(peers.call, clock, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, clock, peers.conduct, timeout_s=TIMEOUT_S)
     async with anyio.create_task_group() as tasks:
         scope = anyio.CancelScope()
 
