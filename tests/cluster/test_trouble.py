@@ -565,11 +565,11 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
     on_poll = a.manager.peering.server._handlers["poll"]
     log.quorum._heartbeat_s = 0  # type: ignore[attr-defined]
     a.manager.peering.handle("poll", flood)
-    await cluster.advance(20)
+    await cluster.advance(10)
     counted = conduct(b)["member 1"]
-    assert counted["slowed"] > 10
+    assert counted["slowed"] > 5
     told = len(b.manager.view.denied)
-    assert 0.7 < told / (2 * (128 + 64 * 20) / (1 if complete else 8)) < 1.3  # half of it by way of the third
+    assert 0.7 < told / (2 * (128 + 64 * 10) / (1 if complete else 8)) < 1.3  # half of it by way of the third
     browser = await logged_in(cluster, b)
     captured = Browser(cluster, browser.token)
     begun_s = cluster.passed_s
