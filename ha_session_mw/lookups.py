@@ -17,6 +17,7 @@ import msgspec
 
 from ._core.breaker import Breaker
 from ._core.conduct import Conduct, Deed
+from ._core.tokens import PREFIX
 from .abc import Clock
 from .models import Claims, KeyId
 from .peering import PeerFailure
@@ -58,8 +59,9 @@ _SAYINGS = ("yes", "revoked", "unknown")
 
 def _is_about(answer: Answer, question: Question) -> bool:
     """Whether the claims in an answer, if there are any, can be those of the token that was asked about."""
-    _, _, rest = question.token.partition(b".")
-    return answer.claims is None or not rest or rest.startswith(answer.claims.sid.encode() + b".")
+    if answer.claims is None or not question.token.startswith(PREFIX):
+        return True  # a cookie of Starlette's middleware names no session
+    return question.token.startswith(PREFIX + answer.claims.sid.encode() + b".")
 
 
 class _Flight:
