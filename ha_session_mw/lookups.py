@@ -16,6 +16,8 @@ import anyio.abc
 import msgspec
 
 from ._core.breaker import Breaker
+from ._core.conduct import Conduct, Deed
+from ._core.tokens import PREFIX
 from .abc import Clock
 from .models import Claims, KeyId
 from .peering import PeerFailure
@@ -52,6 +54,16 @@ decode_answer = msgspec.msgpack.Decoder(Answer).decode
 Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
 
 
+_SAYINGS = ("yes", "revoked", "unknown")
+
+
+def _is_about(answer: Answer, question: Question) -> bool:
+    """Whether the claims in an answer, if there are any, can be those of the token that was asked about."""
+    if answer.claims is None or not question.token.startswith(PREFIX):
+        return True  # a cookie of Starlette's middleware names no session
+    return question.token.startswith(PREFIX + answer.claims.sid.encode() + b".")
+
+
 class _Flight:
     """One question under way, or about to be, and what comes of it."""
 
@@ -79,12 +91,14 @@ class LookUps:
     Args:
         call: calls another member.
         clock: bounds the waiting.
+        conduct: counts what peers do wrong, beside what the calls themselves count.
         timeout_s: of one look-up as a whole.
     """
 
-    def __init__(self, call: Call, clock: Clock, *, timeout_s: float) -> None:
+    def __init__(self, call: Call, clock: Clock, conduct: Conduct, *, timeout_s: float) -> None:
         self._call = call
         self._clock = clock
+        self._conduct = conduct
         self._timeout_s = timeout_s
         self._waiting: dict[bytes, _Flight] = {}
         self._flying: dict[bytes, _Flight] = {}
@@ -124,7 +138,7 @@ class LookUps:
                 flight.previous = None
             self._flying[token] = flight
             del self._waiting[token]
-            flight.answer = await self._ask_in_turn(encode(Question(VERSION, token)), peers)
+            flight.answer = await self._ask_in_turn(Question(VERSION, token), peers)
         finally:
             if self._waiting.get(token) is flight:
                 del self._waiting[token]
@@ -132,7 +146,7 @@ class LookUps:
                 del self._flying[token]
             flight.landed.set()
 
-    async def _ask_in_turn(self, question: bytes, peers: Sequence[str]) -> Answer | None:
+    async def _ask_in_turn(self, question: Question, peers: Sequence[str]) -> Answer | None:
         """Ask one after the other without waiting for the slow: the next is asked when its turn comes, or the last has failed."""
         found: list[Answer] = []
         turn_s = self._timeout_s / (len(peers) + 1)
@@ -145,7 +159,7 @@ class LookUps:
                         await done.wait()
         return found[0] if found else None
 
-    async def _ask_one(self, peer: str, question: bytes, found: list[Answer], scope: anyio.CancelScope, done: anyio.Event) -> None:
+    async def _ask_one(self, peer: str, question: Question, found: list[Answer], scope: anyio.CancelScope, done: anyio.Event) -> None:
         about = self._peers[peer]
         async with about.limit:
             answer = await self._answer_of(peer, question, about.breaker)
@@ -154,31 +168,41 @@ class LookUps:
             scope.cancel()
         done.set()
 
-    async def _answer_of(self, peer: str, question: bytes, breaker: Breaker) -> Answer | None:
+    async def _answer_of(self, peer: str, question: Question, breaker: Breaker) -> Answer | None:
         begun_s = self._clock.boot_s()
         if not breaker.allows(begun_s):
             self.results["breaker_open"] += 1
             return None
         answer, result = None, "failed"
         try:
-            answer = decode_answer(await self._call(peer, "lookup", question, self._timeout_s))
+            answer = decode_answer(await self._call(peer, "lookup", encode(question), self._timeout_s))
         except PeerFailure:
             pass
         except (ValueError, RecursionError):
-            result = "garbage"
+            result = self._note(peer, "garbage")
         except anyio.get_cancelled_exc_class():
             # Its time was over: a peer that stalls is as good as none. Or another one was faster, which is no fault of its.
-            result = "failed" if self._clock.boot_s() - begun_s >= self._timeout_s / 2 else "outrun"
+            stalled = self._clock.boot_s() - begun_s >= self._timeout_s / 2
+            if stalled:
+                self._note(peer, "stalled")
+            result = "failed" if stalled else "outrun"
             raise
         else:
-            result = answer.says if answer.version == VERSION else "garbage"
+            if answer.version != VERSION:
+                result = self._note(peer, "garbage")
+            else:
+                result = answer.says if _is_about(answer, question) else self._note(peer, "lied")
         finally:
             self._count(result, breaker)
-        return answer if result != "garbage" else None
+        return answer if result in _SAYINGS else None
+
+    def _note(self, peer: str, deed: Deed) -> str:
+        self._conduct.note(peer, deed)
+        return deed
 
     def _count(self, result: str, breaker: Breaker) -> None:
         self.results[result] += 1
-        if result in ("failed", "garbage"):
+        if result in ("failed", "garbage", "lied"):
             breaker.failed(self._clock.boot_s())
         elif result != "outrun":
             breaker.succeeded()

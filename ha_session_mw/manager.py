@@ -154,7 +154,7 @@ class SessionManager:
         self._hears_others = settings.cluster.startswith(("peers://", *ETCD))
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
-            self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
+            self._lookups = LookUps(self.peering.call, self.clock, self.peering.conduct, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
@@ -214,8 +214,11 @@ class SessionManager:
         if fresh_at != math.inf:  # else there is nobody whom this node could be out of contact with
             boot_s = self._boot_s()
             # NaN, where the log wants to be asked, is never within the slack.
-            if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
-                return CannotTell(self._not_serving() or _clock_untrusted())
+            if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS:
+                clocks = self._trusted_clocks()
+                if clocks is None:
+                    return CannotTell(self._not_serving() or _clock_untrusted())
+                boot_s, wall_ms = clocks
         decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
@@ -225,6 +228,15 @@ class SessionManager:
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
         not_serving = self._not_serving()
         return CannotTell(not_serving) if not_serving else decision
+
+    def _trusted_clocks(self) -> tuple[float, float] | None:
+        """What both clocks show (seconds, milliseconds); None where the cluster does not vouch for it."""
+        if not self._log.trusts_clock():
+            return None
+        boot_s, wall_ms = self._boot_s(), self._wall_s() * 1000
+        # The verdict is on a reading of a moment ago, and the process may have been stopped since, and its clock been set.
+        moved_ms = wall_ms - boot_s * 1000 - self._log.trusted_ahead_ms
+        return None if abs(moved_ms) > CLOCK_SLACK_MS else (boot_s, wall_ms)
 
     def _not_serving(self) -> NodeStarting | StateRollback | None:
         """Why this node judges nothing at all, whatever the session; None where it does."""
@@ -397,9 +409,10 @@ class SessionManager:
 
     def _judge_again(self, verified: Verified) -> Decision:
         fresh_at = self._fresh_at()
-        if not self._log.trusts_clock():
+        clocks = self._trusted_clocks()
+        if clocks is None:
             return CannotTell(_clock_untrusted())
-        return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._log.freshness_limit_s)
+        return decide(verified, self.view, fresh_at, *clocks, self._log.freshness_limit_s)
 
     def begin(self, subject: str | None) -> Claims:
         """The claims of a new session: new id, new family."""
@@ -563,6 +576,7 @@ class SessionManager:
             "kids": list(self._keys.ring.kids),
             "look_ups": dict(self._lookups.results) if self._lookups else {},
             "refused_peer_calls": self.peering.server.refused if self.peering else 0,
+            "peers": self.peering.conduct.told() if self.peering else {},
             "provisional_log_outs": len(self._revocations.provisional),
             "restarted_tasks": dict(self.supervisor.crashes),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ import httpx2
 from itsdangerous import Signer
 from starlette.types import Message, Receive, Scope, Send
 
+from ._core.conduct import Conduct, Deed
 from ._core.keys import KeyRing, SigningKey, same_text
+from ._core.pace import Pace
 from .abc import Clock, PeerHandler
 from .certificates import tls_context
 from .config import Settings
@@ -31,7 +33,15 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """A page of 4096 entries has some 200 kB, or a few MB where subjects and lists of cuts are long."""
 
 HELLO = "hello"
-"""The call that asks which process is there; the answer is its nonce."""
+"""The call that asks which process is there; the answer is its nonce. Nobody asks but a node that looks at its own URL."""
+
+CALLS_PER_S = 500.0
+CALLS_AT_ONCE = 1000
+"""How many calls of one member are carried out, in the long run and in a storm of log-outs, each of which is some polls."""
+UNDER_WAY = 16
+"""How many of them at the same time. A peer has one poll here, perhaps another that it gave up, and 8 look-ups at the most."""
+PATIENCE_S = 1.0
+"""How long a call waits for its turn. One that is turned away takes so long, too, and whoever floods waits for it."""
 
 _SALT = b"ha_session_mw.peer.1"
 _HEADER = "session-peer"
@@ -40,7 +50,15 @@ _MOST_CALLERS = 256
 
 
 class PeerFailure(Exception):
-    """A call got no answer that can be used. ``str()`` names the reason in words of ours, never the peer's."""
+    """A call got no answer that can be used. ``str()`` names the reason in words of ours, never the peer's.
+
+    Attributes:
+        deed: what the peer did, as it is counted.
+    """
+
+    def __init__(self, reason: str, deed: Deed = "refused") -> None:
+        super().__init__(reason)
+        self.deed: Deed = deed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +109,16 @@ class _Signatures:
         return key is not None and same_text(self._signer(key).get_signature(text), signature.encode())
 
 
+class _Caller:
+    """What one member may still ask of this node."""
+
+    __slots__ = ("pace", "under_way")
+
+    def __init__(self) -> None:
+        self.pace = Pace(CALLS_PER_S, CALLS_AT_ONCE)
+        self.under_way = anyio.Semaphore(UNDER_WAY)
+
+
 class PeerServer:
     """Answers the signed calls of other members. Knows each call by a name below ``/peer/``.
 
@@ -98,11 +126,16 @@ class PeerServer:
         me: this node's advertised URL.
         nonce: random, new for each process.
         ring: gives the keys as they are now.
+        clock: by which calls that are too many wait.
+        conduct: counts what callers do wrong.
     """
 
-    def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing]) -> None:
+    def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, conduct: Conduct) -> None:
         self.me = me
         self.nonce = nonce
+        self._clock = clock
+        self._conduct = conduct
+        self._callers: defaultdict[str, _Caller] = defaultdict(_Caller)
         self._signatures = _Signatures(ring)
         self._handlers: dict[str, PeerHandler] = {}
         self._used: OrderedDict[str, _Counters] = OrderedDict()
@@ -120,22 +153,56 @@ class PeerServer:
             await _plain(send, 404, b"")
             return
         envelope, kid, signature = found
+        caller = self._callers[self._conduct.name(envelope.caller)]
+        if not await self._turn_of(caller, envelope.caller):
+            self._conduct.note(envelope.caller, "turned_away")
+            await self._answer(send, 429, b"", kid, signature)
+            return
+        try:
+            await self._carry_out(handler, envelope, kid, signature, receive, send)
+        finally:
+            caller.under_way.release()
+
+    async def _turn_of(self, caller: _Caller, url: str) -> bool:
+        """Wait until it is this call's turn among all of its caller; returns whether it ever is."""
+        wait_s = caller.pace.spend(1, self._clock.boot_s(), patience_s=PATIENCE_S)
+        if wait_s == 0 and caller.under_way.value:
+            caller.under_way.acquire_nowait()
+            return True
+        self._conduct.note(url, "queued")
+        with self._clock.move_on_after(PATIENCE_S):
+            with self._clock.move_on_after(PATIENCE_S if wait_s is None else wait_s):
+                await anyio.sleep_forever()
+            if wait_s is not None:
+                await caller.under_way.acquire()
+                return True
+        return False
+
+    async def _carry_out(self, handler: PeerHandler, envelope: _Envelope, kid: str, signature: str, receive: Receive, send: Send) -> None:
         if envelope.callee_nonce != self.nonce:
             # Well signed, but for an earlier process of ours, or for none yet: tell the caller what to put in.
             await self._answer(send, 409, self.nonce.encode(), kid, signature)
             return
         body = await _body(receive)
-        if body is None or _digest(body) != envelope.digest or not self._first_use(envelope):
-            self.refused += 1
-            await _plain(send, 404, b"")
+        if body is None or _digest(body) != envelope.digest:
+            await self._refuse(send, envelope, "garbage")
+            return
+        if not self._first_use(envelope):
+            await self._refuse(send, envelope, "replayed")
             return
         try:
             content = await handler(body)
         except ValueError:
             self.refused += 1
+            self._conduct.note(envelope.caller, "garbage")
             await self._answer(send, 400, b"", kid, signature)
             return
         await self._answer(send, 200, content, kid, signature)
+
+    async def _refuse(self, send: Send, envelope: _Envelope, deed: Deed) -> None:
+        self.refused += 1
+        self._conduct.note(envelope.caller, deed)
+        await _plain(send, 404, b"")
 
     def _verified(self, name: str, field: str) -> tuple[_Envelope, str, str] | None:
         parts = field.split(" ")
@@ -145,6 +212,8 @@ class PeerServer:
         envelope = _Envelope(callee, callee_nonce, caller, caller_nonce, int(counter), digest)
         if callee != self.me or not self._signatures.good(kid, envelope.text(name), signature):
             return None
+        if name == HELLO and caller != self.me:
+            return None  # nobody else may have this node believe that there are two of it
         return envelope, kid, signature
 
     def _first_use(self, envelope: _Envelope) -> bool:
@@ -215,17 +284,27 @@ class PeerClient:
         ring: gives the keys as they are now.
         prefix: of the middleware's own paths, the same on all nodes.
         clock: bounds each call.
+        conduct: counts the calls that fail, and why.
         http: gives what carries the calls.
     """
 
     def __init__(
-        self, me: str, nonce: str, ring: Callable[[], KeyRing], *, prefix: str, clock: Clock, http: Callable[[], httpx2.AsyncBaseTransport]
+        self,
+        me: str,
+        nonce: str,
+        ring: Callable[[], KeyRing],
+        *,
+        prefix: str,
+        clock: Clock,
+        conduct: Conduct,
+        http: Callable[[], httpx2.AsyncBaseTransport],
     ) -> None:
         self.me = me
         self._nonce = nonce
         self._signatures = _Signatures(ring)
         self._path = f"{prefix}/peer/"
         self._clock = clock
+        self._conduct = conduct
         self._http = http
         self._counter = count(1)
         self._nonces: dict[str, str] = {}
@@ -237,9 +316,13 @@ class PeerClient:
         Raises:
             PeerFailure: it did not answer in time, or not as a member of this cluster does.
         """
-        with self._clock.move_on_after(timeout_s):
-            return await self._call(peer, name, body)
-        raise PeerFailure("no answer in time")
+        try:
+            with self._clock.move_on_after(timeout_s):
+                return await self._call(peer, name, body)
+            raise PeerFailure("no answer in time", "stalled")
+        except PeerFailure as failure:
+            self._conduct.note(peer, failure.deed)
+            raise
 
     async def _call(self, peer: str, name: str, body: bytes) -> bytes:
         # One try for each key that both may have, and one more should the peer have been started anew.
@@ -279,7 +362,7 @@ class PeerClient:
         try:
             status, headers, content = await self._post(peer, name, body, field)
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as exc:
-            raise PeerFailure(f"cannot be reached ({type(exc).__name__})") from exc
+            raise PeerFailure(f"cannot be reached ({type(exc).__name__})", "unreachable") from exc
         if status == 404:
             return status, b""
         self._check(peer, kid, call, status, headers, content)
@@ -298,7 +381,7 @@ class PeerClient:
                     chunks.append(chunk)
                     size += len(chunk)
                     if size > MAX_ANSWER_BYTES:
-                        raise PeerFailure("answered too much")
+                        raise PeerFailure("answered too much", "garbage")
             return response.status_code, response.headers, b"".join(chunks)
         finally:
             with anyio.move_on_after(5, shield=True):
@@ -307,11 +390,11 @@ class PeerClient:
     def _check(self, peer: str, kid: str, call: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
         parts = headers.get(_HEADER, "").split(" ")
         if len(parts) != 3 or parts[0] != "1":
-            raise PeerFailure(f"answered {status} without a signature: something else listens there")
+            raise PeerFailure(f"answered {status} without a signature: something else listens there", "unsigned")
         _, nonce, signature = parts
         text = "\n".join(("answer", call, str(status), nonce, _digest(content))).encode()
         if not self._signatures.good(kid, text, signature):
-            raise PeerFailure("answered with a wrong signature")
+            raise PeerFailure("answered with a wrong signature", "unsigned")
         self._nonces[peer] = nonce
 
 
@@ -324,6 +407,9 @@ class Peering:
         ring: gives the keys as they are now.
         clock: bounds each call.
         transport: carries the calls; by default the network.
+
+    Attributes:
+        conduct: what the other members did wrong.
     """
 
     def __init__(
@@ -333,9 +419,10 @@ class Peering:
         self._settings = settings
         self._transport = transport
         self._tls = _tls(settings)
-        self.server = PeerServer(self.me, life, ring)
+        self.conduct = Conduct(settings.peers)
+        self.server = PeerServer(self.me, life, ring, clock, self.conduct)
         self.handle = self.server.handle
-        self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, http=self._open)
+        self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, conduct=self.conduct, http=self._open)
         self._http: httpx2.AsyncBaseTransport | None = None
 
     def _open(self) -> httpx2.AsyncBaseTransport:

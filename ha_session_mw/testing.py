@@ -53,6 +53,9 @@ class ManualClock:
         wall_s: what the wall clock shows at first, in seconds since the epoch.
         boot_s: what the boot-time clock shows at first, in seconds.
 
+    Attributes:
+        rate: how fast both run: by so many seconds in each one that passes. 1.01 is a clock that drifts by 1 %.
+
     Example:
         >>> clock = ManualClock(wall_s=1_800_000_000.0, boot_s=100.0)
         >>> clock.advance(30)
@@ -63,9 +66,11 @@ class ManualClock:
         (130.0, 1799996430.0)
     """
 
-    __slots__ = ("_boot_s", "_limits", "_wall_s")
+    __slots__ = ("_boot_s", "_frozen", "_limits", "_wall_s", "rate")
 
     def __init__(self, *, wall_s: float = 1_800_000_000.0, boot_s: float = 1_000.0) -> None:
+        self.rate = 1.0
+        self._frozen = False
         self._wall_s = wall_s
         self._boot_s = boot_s
         self._limits: dict[CancelScope, float] = {}
@@ -90,16 +95,28 @@ class ManualClock:
         """
         if seconds < 0:
             raise ValueError(f"time passes forwards only, got {seconds!r}; step_wall() sets the wall clock back")
-        self._boot_s += seconds
-        self._wall_s += seconds
+        self._boot_s += seconds * self.rate
+        self._wall_s += seconds * self.rate
+        self._end_what_is_due()
+
+    def _end_what_is_due(self) -> None:
         for scope, end_s in self._limits.items():
-            if self._boot_s >= end_s:
+            if self._boot_s >= end_s and not self._frozen:
                 scope.cancel()
 
     def until_next(self) -> float | None:
         """For how many seconds nothing that waits by this clock ends; None where nothing waits."""
         ends = [end_s for scope, end_s in self._limits.items() if not scope.cancel_called]
-        return max(0.0, min(ends) - self._boot_s) if ends else None
+        return max(0.0, min(ends) - self._boot_s) / self.rate if ends and not self._frozen else None
+
+    def freeze(self) -> None:
+        """Whoever waits by this clock waits on, though time passes on it: nobody is there to look at it."""
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """What was due while it was frozen ends now."""
+        self._frozen = False
+        self._end_what_is_due()
 
     def step_wall(self, seconds: float) -> None:
         """Set the wall clock forwards or back, as an operator or a time server does. The boot-time clock does not notice."""
@@ -169,25 +186,43 @@ class Link:
     """The way from one node to another. May be changed at any time.
 
     Attributes:
-        cut: what is sent is lost, and nobody is told.
+        cut: what is sent is lost, and what would arrive now, and nobody is told.
         delay_s: how long it takes.
+        jitter_s: how much longer it may take, each time anew, so that what was sent later may arrive earlier.
+        loss: how often what is sent is lost, between 0 and 1.
+        duplication: how often a call is carried twice, between 0 and 1; the copy takes a time of its own.
         garbles: a bit of each body is turned over.
-        replays: each call arrives a second time.
+        replays: each call arrives a second time, right after it was answered.
     """
 
     cut: bool = False
     delay_s: float = 0.0
+    jitter_s: float = 0.0
+    loss: float = 0.0
+    duplication: float = 0.0
     garbles: bool = False
     replays: bool = False
 
-    async def carry(self, body: bytes, clock: ManualClock) -> bytes:
-        """What of a message arrives, when it does."""
-        if self.delay_s:
-            with clock.move_on_after(self.delay_s):
-                await anyio.sleep_forever()
-        if self.cut:
-            await anyio.sleep_forever()
+    def mend(self) -> None:
+        """It carries everything at once again."""
+        self.__init__()  # type: ignore[misc]
+
+    def copies(self, dice: Random) -> list[float]:
+        """After how long each copy arrives of what is sent now; none where it is lost."""
+        if self.cut or _falls(self.loss, dice):
+            return []
+        return [self._time_s(dice) for _ in range(1 + _falls(self.duplication, dice))]
+
+    def _time_s(self, dice: Random) -> float:
+        return self.delay_s + (dice.uniform(0, self.jitter_s) if self.jitter_s else 0.0)
+
+    def as_it_arrives(self, body: bytes) -> bytes:
+        """What is left of a body."""
         return bytes([body[0] ^ 1]) + body[1:] if self.garbles and body else body
+
+
+def _falls(chance: float, dice: Random) -> bool:
+    return chance > 0 and dice.random() < chance
 
 
 class Cluster:
@@ -200,6 +235,7 @@ class Cluster:
     Args:
         names: of the nodes.
         app: behind the middleware of each; by default :func:`who_is_there`.
+        seed: of the dice that links roll. The same seed loses, delays and doubles the same.
         settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
 
     Attributes:
@@ -219,12 +255,14 @@ class Cluster:
         'ada'
     """
 
-    def __init__(self, names: Sequence[str] = ("a", "b", "c"), *, app: ASGIApp = who_is_there, **settings: Any) -> None:
+    def __init__(self, names: Sequence[str] = ("a", "b", "c"), *, app: ASGIApp = who_is_there, seed: int = 0, **settings: Any) -> None:
         urls = {name: f"http://{name}.test" for name in names}
         common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(urls.values()), **settings}
         self.nodes = [Node(self, app, {**common, "node_id": name, "advertise_url": url}) for name, url in urls.items()]
         self.passed_s = 0.0
         self._links = {(one, other): Link() for one in self.nodes for other in self.nodes}
+        self._dice = {(one, other): Random(f"{one.name} {other.name} {seed}") for one, other in self._links}  # noqa: S311 - as below
+        self._time = ManualClock()  # by which messages travel
         self._resting = anyio.Lock()
         self._tasks = anyio.create_task_group()
 
@@ -238,6 +276,7 @@ class Cluster:
         with CancelScope(shield=True):
             for node in self.nodes:
                 await node.kill()
+            self._tasks.cancel_scope.cancel()  # what is still on its way finds nobody
         # A failure of the test itself is to reach the one who reads it as it is, not in a group.
         cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
         await self._tasks.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
@@ -312,6 +351,11 @@ class Cluster:
         """Let so much time pass."""
         await self._pass_until(lambda: False, seconds)
 
+    async def sleep(self, seconds: float) -> None:
+        """Return when so much time has passed, which somebody else lets pass."""
+        with self._time.move_on_after(seconds):
+            await anyio.sleep_forever()
+
     async def settle(self) -> None:
         """Let everybody do what can be done without time passing.
 
@@ -328,15 +372,24 @@ class Cluster:
             left_s = end_s - self.passed_s
             if left_s < _LEAST_STEP_S:
                 return False
-            waits = [wait_s for node in self.nodes if (wait_s := node.clock.until_next()) is not None]
+            waits = [wait_s for clock in self._clocks() if (wait_s := clock.until_next()) is not None]
             self._advance_clocks(min(max(min(waits, default=left_s), _LEAST_STEP_S), left_s))
             await self.settle()
         return True
 
     def _advance_clocks(self, seconds: float) -> None:
         self.passed_s += seconds
-        for node in self.nodes:
-            node.clock.advance(seconds)
+        for clock in self._clocks():
+            clock.advance(seconds)
+
+    def _clocks(self) -> list[ManualClock]:
+        return [self._time, *(node.clock for node in self.nodes)]
+
+    async def _travels(self, link: Link, seconds: float) -> bool:
+        """Return when a message has taken its time, and whether it arrives."""
+        if seconds:
+            await self.sleep(seconds)
+        return not link.cut
 
 
 _LEAST_STEP_S = 1e-6
@@ -350,7 +403,7 @@ class Node:
         name: which is its ``HA_SESSION_NODE_ID``, too.
         url: where the others reach it.
         settings: what it is started with the next time.
-        clock: its own. Step its wall clock to set it wrong; time passes on all clocks of the cluster alike.
+        clock: its own. Step its wall clock to set it wrong, or let it run at another rate than the others'.
     """
 
     def __init__(self, cluster: Cluster, app: ASGIApp, settings: dict[str, Any]) -> None:
@@ -362,6 +415,8 @@ class Node:
         self._app = app
         self._starts = 0
         self._process: _Process | None = None
+        self._thawed = anyio.Event()
+        self._thawed.set()
 
     async def start(self) -> None:
         """Start it, as a new process: it knows what its files hold, and no more."""
@@ -377,12 +432,28 @@ class Node:
         self._process = process
 
     async def stop(self) -> None:
-        """End it in order, as SIGTERM does."""
+        """End it in order, as SIGTERM does; one that is frozen is thawed first."""
+        self.thaw()
         await self._end(lambda process: process.stopping.set())
 
     async def kill(self) -> None:
         """End it in the midst of what it does, as SIGKILL does: whatever is in memory only is forgotten."""
         await self._end(lambda process: process.kill())
+        self.thaw()
+
+    def freeze(self) -> None:
+        """Stop it wherever it waits, as SIGSTOP does: its clocks go on, and what it is sent is kept until it goes on too."""
+        self.clock.freeze()
+        self._thawed = anyio.Event()
+
+    def thaw(self) -> None:
+        """Let it go on, as SIGCONT does."""
+        self.clock.thaw()
+        self._thawed.set()
+
+    @property
+    def frozen(self) -> bool:
+        return not self._thawed.is_set()
 
     async def _end(self, how: Callable[[_Process], None]) -> None:
         process, self._process = self._process, None
@@ -478,8 +549,9 @@ class _Process:
             self.kill()  # with the process end the requests that are still under way
             self.ended.set()
 
-    async def serve(self, request: httpx2.Request) -> httpx2.Response:
+    async def serve(self, request: httpx2.Request, thawed: anyio.Event) -> httpx2.Response:
         with self._scope():
+            await thawed.wait()
             return await httpx2.ASGITransport(app=self.middleware).handle_async_request(request)
         raise httpx2.ReadError("the node was killed", request=request)
 
@@ -507,7 +579,7 @@ class _Door(httpx2.AsyncBaseTransport):
         process = self._node._process  # noqa: SLF001 - its door
         if process is None:
             raise httpx2.ConnectError("the node does not run", request=request)
-        return await process.serve(request)
+        return await process.serve(request, self._node._thawed)  # noqa: SLF001
 
 
 class _Wire(httpx2.AsyncBaseTransport):
@@ -521,17 +593,58 @@ class _Wire(httpx2.AsyncBaseTransport):
         callee = next((node for node in self._cluster.nodes if httpx2.URL(node.url).host == request.url.host), None)
         if callee is None:
             raise httpx2.ConnectError("no such node", request=request)
-        there, back = self._cluster.link(self._caller, callee), self._cluster.link(callee, self._caller)
-        body = await there.carry(await request.aread(), self._caller.clock)
-        response = await self._deliver(callee, request, body)
-        if there.replays:
-            await self._deliver(callee, request, body)
-        content = await back.carry(await response.aread(), self._caller.clock)
-        return httpx2.Response(response.status_code, headers=response.headers, stream=httpx2.ByteStream(content))
+        call = _Call(self._cluster, self._caller, callee, request, await request.aread())
+        call.send()
+        answer = await call.answer()
+        await self._caller._thawed.wait()  # noqa: SLF001
+        return answer
 
-    async def _deliver(self, callee: Node, request: httpx2.Request, body: bytes) -> httpx2.Response:
+
+class _Call:
+    """A call under way, and then its answer. Both go on when nobody waits for them any more, and may arrive late."""
+
+    def __init__(self, cluster: Cluster, caller: Node, callee: Node, request: httpx2.Request, body: bytes) -> None:
+        self._cluster, self._callee = cluster, callee
+        self._there, self._back = cluster.link(caller, callee), cluster.link(callee, caller)
+        self._dice = cluster._dice[caller, callee], cluster._dice[callee, caller]  # noqa: SLF001 - the cluster's network
+        self._request, self._body = request, body
+        self._outcome: httpx2.Response | httpx2.TransportError | None = None
+        self._ended = anyio.Event()
+
+    def send(self) -> None:
+        for seconds in self._there.copies(self._dice[0]):
+            self._cluster._tasks.start_soon(self._go, seconds)  # noqa: SLF001
+
+    async def answer(self) -> httpx2.Response:
+        await self._ended.wait()
+        if isinstance(self._outcome, httpx2.Response):
+            return self._outcome
+        raise self._outcome or httpx2.ReadError("no answer", request=self._request)
+
+    async def _go(self, seconds: float) -> None:
+        if not await self._cluster._travels(self._there, seconds):  # noqa: SLF001
+            return
+        try:
+            response = await self._deliver()
+            if self._there.replays:
+                await self._deliver()
+        except httpx2.TransportError as failure:
+            self._end(failure)
+            return
+        for back_s in self._back.copies(self._dice[1])[:1]:
+            if await self._cluster._travels(self._back, back_s):  # noqa: SLF001
+                content = self._back.as_it_arrives(await response.aread())
+                self._end(httpx2.Response(response.status_code, headers=response.headers, stream=httpx2.ByteStream(content)))
+
+    async def _deliver(self) -> httpx2.Response:
+        body, request = self._there.as_it_arrives(self._body), self._request
         copy = httpx2.Request(request.method, request.url, headers=request.headers, content=body)
-        return await _Door(callee).handle_async_request(copy)
+        return await _Door(self._callee).handle_async_request(copy)
+
+    def _end(self, outcome: httpx2.Response | httpx2.TransportError) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._ended.set()
 
 
 async def _until_nothing_moves() -> None:

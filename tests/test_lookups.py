@@ -12,9 +12,13 @@ import pytest
 
 from ha_session_mw import lookups
 from ha_session_mw._core.breaker import FAILURES, PAUSE_S
+from ha_session_mw._core.conduct import Conduct
 from ha_session_mw.lookups import MOST_AT_ONCE, MOST_FLIGHTS, VERSION, Answer, LookUps, decode_question, encode
+from ha_session_mw.models import KeyId
 from ha_session_mw.peering import PeerFailure
 from ha_session_mw.testing import ManualClock, _until_nothing_moves
+
+from .core import builders
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +36,7 @@ class Peers:
         self.questions: list[bytes] = []
         self.under_way: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
+        self.conduct = Conduct(("issuer", "owner"))
 
     async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         assert name == "lookup"
@@ -57,7 +62,7 @@ def peers(clock: ManualClock) -> Peers:
 
 @asynccontextmanager
 async def running(peers: Peers) -> AsyncIterator[tuple[LookUps, anyio.abc.TaskGroup]]:
-    look_ups = LookUps(peers.call, peers.clock, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, peers.clock, peers.conduct, timeout_s=TIMEOUT_S)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_ups.run)
         await _until_nothing_moves()
@@ -252,7 +257,7 @@ async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypat
 async def test_who_still_waits_when_the_node_stops_is_not_left_alone(peers: Peers, clock: ManualClock) -> None:
     peers.behaves = {"issuer": (99, YES)}
     asker = Asker()
-    look_ups = LookUps(peers.call, clock, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, clock, peers.conduct, timeout_s=TIMEOUT_S)
     async with anyio.create_task_group() as tasks:
         scope = anyio.CancelScope()
 
@@ -279,3 +284,27 @@ async def test_answers_of_a_later_release_are_none(peers: Peers) -> None:
         assert await look_ups.ask(b"token", ["issuer"]) is None
         assert look_ups.results == {"garbage": 1}
         assert await look_ups.ask(b"token", ["issuer", "owner"]) is not None
+
+
+async def test_an_answer_about_another_session_is_a_lie_and_who_is_not_believed_is_counted(peers: Peers) -> None:
+    claims = builders.claims()
+    foreign = encode(Answer(VERSION, "yes", claims, KeyId("key")))
+    peers.behaves = {"issuer": (0, foreign), "owner": (0, b"\xc1")}
+    async with running(peers) as (look_ups, _):
+        assert await look_ups.ask(b"hs1.another.key.payload.signature", ["issuer", "owner"]) is None
+        assert await look_ups.ask(b"a-cookie-of.starlettes.middleware", ["issuer"]) is not None
+        answer = await look_ups.ask(f"hs1.{claims.sid}.key.payload.signature".encode(), ["issuer"])
+    assert answer is not None
+    assert answer.claims == claims
+    assert look_ups.results == {"lied": 1, "garbage": 1, "yes": 2}
+    assert peers.conduct.told() == {"member 1": {"lied": 1}, "member 2": {"garbage": 1}}
+
+
+async def test_a_peer_that_stalls_is_counted(peers: Peers) -> None:
+    peers.behaves = {"issuer": (99, YES)}
+    async with running(peers) as (look_ups, tasks):
+        asker = Asker()
+        tasks.start_soon(asker.ask, look_ups, ["issuer"])
+        await rest(peers.clock, 2 * TIMEOUT_S)
+    assert asker.answers == [None]
+    assert peers.conduct.told() == {"member 1": {"stalled": 1}}

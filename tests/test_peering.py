@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,8 +14,21 @@ import pytest
 from starlette.types import Message
 
 from ha_session_mw import SessionManager, Settings
+from ha_session_mw._core.conduct import Conduct
 from ha_session_mw._core.keys import KeyRing
-from ha_session_mw.peering import _WINDOW, MAX_CALL_BYTES, PeerClient, PeerFailure, PeerServer, _Counters
+from ha_session_mw.peering import (
+    _WINDOW,
+    CALLS_AT_ONCE,
+    CALLS_PER_S,
+    HELLO,
+    MAX_CALL_BYTES,
+    PATIENCE_S,
+    UNDER_WAY,
+    PeerClient,
+    PeerFailure,
+    PeerServer,
+    _Counters,
+)
 from ha_session_mw.testing import ManualClock, _until_nothing_moves
 
 from .asgi.driver import Answer, Header, call, scope_of
@@ -38,6 +53,7 @@ class Pair(httpx2.AsyncBaseTransport):
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
+        self.conduct = Conduct((HERE, THERE))
         self.ours, self.theirs = KeyRing([ONE]), KeyRing([ONE])
         self.server = self.started_server("life-1")
         self.client = self.started_client("life-2")
@@ -45,12 +61,12 @@ class Pair(httpx2.AsyncBaseTransport):
         self.on_the_way: Tamper = self.deliver
 
     def started_server(self, life: str) -> PeerServer:
-        server = PeerServer(THERE, life, lambda: self.theirs)
+        server = PeerServer(THERE, life, lambda: self.theirs, self.clock, self.conduct)
         server.handle("echo", echo)
         return server
 
     def started_client(self, life: str, me: str = HERE) -> PeerClient:
-        return PeerClient(me, life, lambda: self.ours, prefix="/-/session", clock=self.clock, http=lambda: self)
+        return PeerClient(me, life, lambda: self.ours, prefix="/-/session", clock=self.clock, conduct=self.conduct, http=lambda: self)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
@@ -158,7 +174,7 @@ async def test_a_call_is_good_for_its_body_its_name_and_its_callee_only(pair: Pa
         elif what == "name":
             answer = await pair.raw("/-/session/peer/other", headers, b"fresh")
         else:
-            server, pair.server = pair.server, PeerServer("http://third.test", "life-1", lambda: pair.theirs)
+            server, pair.server = pair.server, PeerServer("http://third.test", "life-1", lambda: pair.theirs, pair.clock, pair.conduct)
             pair.server.handle("echo", echo)
             answer = await pair.raw("/-/session/peer/echo", headers, b"fresh")
             pair.server = server
@@ -221,7 +237,65 @@ async def test_what_is_remembered_of_callers_is_bounded(pair: Pair) -> None:
     for number in range(600):
         pair.client = pair.started_client(f"life-of-{number}")
         await pair.say()
+        pair.clock.advance(0.01)
     assert len(pair.server._used) <= 256
+
+
+async def test_calls_that_are_too_many_wait_for_their_turn_and_are_turned_away_in_the_end(pair: Pair) -> None:
+    await pair.say()
+    for _ in range(CALLS_AT_ONCE):
+        pair.server._callers[pair.conduct.name(HERE)].pace.spend(1, pair.clock.boot_s())
+    fates: Counter[str] = Counter()
+
+    async def say() -> None:
+        try:
+            fates[(await pair.client.call(THERE, "echo", b"hello", timeout_s=5)).decode()] += 1
+        except PeerFailure as failure:
+            fates[str(failure)] += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(600):
+            tasks.start_soon(say)
+        await _until_nothing_moves()
+        assert not fates
+        for _ in range(110):
+            pair.clock.advance(0.01)
+            await _until_nothing_moves()
+        assert fates["you said hello"] == pytest.approx(CALLS_PER_S * PATIENCE_S, abs=10)
+        assert fates["answered 429"] == 600 - fates["you said hello"]
+        assert pair.conduct.told()["member 1"] == {"queued": 600, "turned_away": fates["answered 429"]}
+        tasks.cancel_scope.cancel()
+    pair.clock.advance(3)
+    assert await pair.say() == b"you said hello"
+
+
+async def test_calls_that_are_held_are_only_so_many_for_each_caller(pair: Pair) -> None:
+    held = 0
+
+    async def hold(_: bytes) -> bytes:
+        nonlocal held
+        held += 1
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    await pair.say()
+    pair.server.handle("hold", hold)
+    other = pair.started_client("life-3", "http://third.test")
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3 * UNDER_WAY):
+            tasks.start_soon(partial(pair.client.call, THERE, "hold", b"", timeout_s=PATIENCE_S / 2))
+        await _until_nothing_moves()
+        assert held == UNDER_WAY
+        assert await other.call(THERE, "echo", b"hello", timeout_s=1) == b"you said hello"  # others do not wait with them
+        tasks.cancel_scope.cancel()
+    assert await pair.say() == b"you said hello"
+
+
+async def test_nobody_else_asks_a_node_who_it_is(pair: Pair) -> None:
+    pair.server.handle(HELLO, echo)
+    with pytest.raises(PeerFailure):
+        await pair.client.call(THERE, HELLO, b"somebody", timeout_s=1)
+    assert await pair.started_client("life-3", THERE).call(THERE, HELLO, b"me", timeout_s=1)
 
 
 # What the caller makes of answers.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import anyio
 import pytest
 
-from ha_session_mw.testing import ManualClock
+from ha_session_mw.testing import Cluster, Link, ManualClock, mint_session
 
 
 def test_time_passes_on_both_clocks_and_only_when_told(clock: ManualClock) -> None:
@@ -56,3 +58,84 @@ async def test_a_wait_of_nothing_ends_at_once_and_one_that_was_not_needed_is_for
         pass
     clock.advance(2)
     assert not scope.cancel_called
+
+
+@pytest.mark.anyio
+async def test_a_clock_that_drifts_shows_another_time_and_says_when_it_will_show_the_next_end(clock: ManualClock) -> None:
+    clock.rate = 1.25
+    clock.advance(4)
+    assert (clock.boot_s(), clock.wall_s()) == (1_005.0, 1_800_000_005.0)
+    with clock.move_on_after(1):
+        assert clock.until_next() == 0.8
+
+
+@pytest.mark.anyio
+async def test_nothing_ends_by_a_frozen_clock_before_it_is_thawed(clock: ManualClock) -> None:
+    with clock.move_on_after(1) as scope:
+        clock.freeze()
+        clock.advance(2)
+        assert not scope.cancel_called
+        assert clock.until_next() is None
+        clock.thaw()
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+def test_a_link_does_as_it_is_told() -> None:
+    dice = Random(1)
+    assert Link(delay_s=0.1).copies(dice) == [0.1]
+    assert Link(cut=True).copies(dice) == Link(loss=1.0).copies(dice) == []
+    assert len(Link(duplication=1.0).copies(dice)) == 2
+    times = [Link(delay_s=1, jitter_s=2).copies(dice)[0] for _ in range(100)]
+    assert 1 <= min(times) < 1.5 < 2.5 < max(times) <= 3
+    link = Link(cut=True, loss=0.5, jitter_s=1)
+    link.mend()
+    assert link == Link()
+
+
+@pytest.mark.anyio
+async def test_a_frozen_node_answers_nobody_and_goes_on_where_it_was() -> None:
+    async with Cluster() as cluster:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        token = mint_session(a.manager, "ada")
+        c.freeze()
+        position = c.manager.index()
+        await cluster.run(a.manager.revoke_session, "somebody")
+        await cluster.advance(10)
+        assert (c.frozen, c.manager.index()) == (True, position)
+        assert (await b.get(token=token)).json()["subject"] == "ada"
+        with pytest.raises(TimeoutError):
+            await c.get(token=token)
+
+        c.thaw()
+        assert c.why_not_ready == "out of contact with a majority of the members"
+        await cluster.ready()
+        assert (await c.get(token=token)).json()["subject"] == "ada"
+
+
+@pytest.mark.anyio
+async def test_a_frozen_node_may_be_killed_and_started_anew() -> None:
+    async with Cluster() as cluster:
+        await cluster.ready()
+        c = cluster["c"]
+        c.freeze()
+        await c.kill()
+        await c.start()
+        await cluster.ready()
+
+
+@pytest.mark.anyio
+async def test_a_cluster_lives_with_links_that_lose_double_and_reorder() -> None:
+    async with Cluster(seed=3) as cluster:
+        await cluster.ready()
+        for one in cluster.nodes:
+            for other in cluster.nodes:
+                link = cluster.link(one, other)
+                link.loss, link.duplication, link.jitter_s = 0.1, 0.2, 0.05
+        a, b, c = cluster.nodes
+        token = mint_session(a.manager, "ada")
+        assert (await b.post("/logout", token=token)).headers["session-revocation"] == "fenced"
+        assert (await c.get(token=token)).json()["subject"] is None
+        await cluster.advance(10)
+        assert sum(node.manager.peering.server.refused for node in cluster.nodes if node.manager.peering) > 0  # what arrives twice

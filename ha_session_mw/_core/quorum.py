@@ -27,7 +27,8 @@ from .sequence import Sequence
 from .view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
 
 PAGE_ENTRIES = 4096
-"""Entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit."""
+"""Entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit. An answer with more
+is refused by whoever asked, in releases to come too."""
 
 STARTING_HOLD_S = 0.05
 """How long a poll of a recovering member is held: it learns in rounds, and everybody waits for it."""
@@ -89,7 +90,14 @@ class PeerMismatch:
     why: Literal["list", "version", "identity"]
 
 
-QuorumEvent = MemberEvent | Recovered | PossibleLoss | OldFile | PeerMismatch
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A peer claims to know more of this very process's sequence than there has ever been."""
+
+    peer: str
+
+
+QuorumEvent = Contradiction | MemberEvent | Recovered | PossibleLoss | OldFile | PeerMismatch
 
 
 class Quorum:
@@ -395,7 +403,9 @@ class Quorum:
     def _forget(self, peer: Peer, now: Moment) -> None:
         """The peer knows of entries that this node has acknowledged and lost: whatever it acknowledged is void."""
         if self.incarnation == self.life:
-            return  # this very process gave all of its positions: it is the peer that errs
+            # This very process gave all of its positions: it is the peer that errs.
+            self._events.append(Contradiction(peer.url))
+            return
         self._events.append(OldFile(peer.url))
         self._keeping.start_anew()
         self._serving = False

@@ -44,6 +44,7 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
         tuple(settings.peers),
         heartbeat_s=float(settings.heartbeat),
         call=peering.call,
+        conduct=peering.conduct,
         file=StateFile(Path(path)) if path else None,
     )
     peering.handle("poll", log.on_poll)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
 
+from .._core.conduct import Conduct
 from .._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft, Members
 from .._core.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
-from .._core.quorum import Hold, OldFile, PeerMismatch, PossibleLoss, Quorum, QuorumEvent, Recovered
+from .._core.pace import Pace
+from .._core.quorum import PAGE_ENTRIES, Contradiction, Hold, OldFile, PeerMismatch, PossibleLoss, Quorum, QuorumEvent, Recovered
 from .._core.quorum import Receipt as Appended
 from .._core.view import View
 from ..abc import Clock, Receipt
@@ -45,8 +48,23 @@ MAX_RETRY_S = 1.0
 LEAST_ROUND_S = 0.001
 """A peer that answers faster, again and again, is not allowed to keep this node busy."""
 
+LEAST_ENTRY_S = 1 / 80_000
+"""Nor one that has much to tell, whether or not it is known here."""
+
 LEAST_PAGE_S = 0.05
-"""Nor one that has page after page to tell. 20 pages a second are 80,000 entries, more than anybody logs out."""
+LEAST_PAGE_WHILE_SERVING_S = 0.25
+"""Nor one that has page after page to tell. While this node serves, what one peer tells is to leave time for the others."""
+
+NEWS_PER_S = 16_384
+NEWS_AT_ONCE = 131_072
+"""What one peer may bring of news, in the long run and at once, while this node serves. More than anybody logs out."""
+INCOMPLETE_COUNTS = 8
+"""How many times over news count that come in an answer after which there is more. Whoever floods all others with such
+pages fills them slower than they can tell each other of it, and so they stay fresh by each other."""
+
+JOINS_AT_ONCE = 5
+JOINS_EVERY_S = 60.0
+"""How often it is told that a member has joined: of two processes with one URL each joins anew whenever the other was heard."""
 
 OWN_URL_EVERY_S = 5.0
 OWN_URL_CALLS = 4
@@ -68,6 +86,14 @@ class _Held:
     answered: anyio.Event = field(default_factory=anyio.Event)
 
 
+class _Joins:
+    """How often a member has joined, and may be said to have."""
+
+    def __init__(self) -> None:
+        self.pace = Pace(1 / JOINS_EVERY_S, JOINS_AT_ONCE)
+        self.untold = 0
+
+
 class QuorumLog(MemberedLog):
     """One member's driver.
 
@@ -78,6 +104,7 @@ class QuorumLog(MemberedLog):
         urls: all members, this one included, in the order of ``HA_SESSION_PEERS``.
         heartbeat_s: how long a poll is held.
         call: calls another member.
+        conduct: counts what the others do wrong, beside what the calls themselves count.
         file: where entries are kept; None where they are kept in memory only.
 
     Raises:
@@ -85,12 +112,22 @@ class QuorumLog(MemberedLog):
     """
 
     def __init__(
-        self, view: View, clock: Clock, own: Heartbeat, urls: Sequence[str], *, heartbeat_s: float, call: Call, file: StateFile | None
+        self,
+        view: View,
+        clock: Clock,
+        own: Heartbeat,
+        urls: Sequence[str],
+        *,
+        heartbeat_s: float,
+        call: Call,
+        conduct: Conduct,
+        file: StateFile | None,
     ) -> None:
         super().__init__(view, clock, logger)
         self._urls = list(urls)
         self._heartbeat_s = heartbeat_s
         self._call = call
+        self._conduct = conduct
         self._file = file
         self._file_bytes = 0
         self._compact_at_bytes = COMPACT_BYTES
@@ -103,6 +140,7 @@ class QuorumLog(MemberedLog):
         self._heard: dict[str, anyio.Event] = {}
         self._unwritten = anyio.Event()
         self._rounds_alone = 0
+        self._joins: defaultdict[str, _Joins] = defaultdict(_Joins)
         self.shared_url = False
         """Whether another process answers at this node's own URL."""
         self.failing: dict[str, str] = {}
@@ -255,13 +293,14 @@ class QuorumLog(MemberedLog):
 
     async def _poll_for_ever(self, peer: str) -> None:
         retry_s = RETRY_S
+        allowance = Pace(NEWS_PER_S, NEWS_AT_ONCE)
         while True:
             begun_s = self._clock.boot_s()
-            failure, complete = await self._poll(peer)
+            failure, round_s = await self._poll(peer, allowance)
             self._note(peer, failure)
             if failure is None and peer not in self.quorum.mismatched:
                 retry_s = RETRY_S
-                left_s = (LEAST_ROUND_S if complete else LEAST_PAGE_S) - (self._clock.boot_s() - begun_s)
+                left_s = round_s - (self._clock.boot_s() - begun_s)
                 if left_s > 0:
                     await self._sleep(left_s)
             else:
@@ -275,19 +314,36 @@ class QuorumLog(MemberedLog):
         with self._clock.move_on_after(max(0.0, seconds - RETRY_S)):
             await heard.wait()
 
-    async def _poll(self, peer: str) -> tuple[str | None, bool]:
-        """One poll; returns why it failed, None if it did not, and whether the peer had no more to tell."""
+    async def _poll(self, peer: str, allowance: Pace) -> tuple[str | None, float]:
+        """One poll; returns why it failed, None if it did not, and how long the round is to take at the least."""
         sent = self.quorum.poll(peer, self._now())
         try:
-            body = await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + POLL_SLACK_S)
-            answer = decode_answer(body)
+            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + POLL_SLACK_S))
         except PeerFailure as failure:
-            return str(failure), True
+            return str(failure), LEAST_ROUND_S
         except (ValueError, RecursionError):
-            return "answers in a form that this release cannot read", True
+            self._conduct.note(peer, "garbage")
+            return "answers in a form that this release cannot read", LEAST_ROUND_S
+        if len(answer.entries) > PAGE_ENTRIES:
+            self._conduct.note(peer, "garbage")
+            return "answers with more than a page", LEAST_ROUND_S
+        known = self.quorum.position
         self.quorum.answered(sent, answer, self._now())
         self._settle()
-        return None, answer.complete
+        return None, self._least_round_s(peer, answer, self.quorum.position - known, allowance)
+
+    def _least_round_s(self, peer: str, answer: Answer, news: int, allowance: Pace) -> float:
+        """How long a poll and the pause after it take at the least, so that no peer keeps this node busy."""
+        if not answer.complete:
+            self._conduct.note(peer, "pages")
+        page_s = LEAST_PAGE_S if self.quorum.recovering else LEAST_PAGE_WHILE_SERVING_S
+        round_s = max(LEAST_ROUND_S if answer.complete else page_s, len(answer.entries) * LEAST_ENTRY_S)
+        if not self._is_fresh(self._now()):
+            return round_s  # it serves nobody before it has learned all there is
+        owed_s = allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, self._clock.boot_s()) or 0.0
+        if owed_s > round_s:
+            self._conduct.note(peer, "slowed")
+        return max(round_s, owed_s)
 
     async def on_poll(self, body: bytes) -> bytes:
         """Answer a poll of another member, when there is something to answer."""
@@ -372,6 +428,20 @@ class QuorumLog(MemberedLog):
             self.failing[peer] = failure
             logger.warning("%s: %s", self._name(peer), failure)
 
+    def _tell_join(self, member: str) -> None:
+        joins = self._joins[member]
+        if joins.pace.spend(1, self._clock.boot_s(), patience_s=0.0) is None:
+            joins.untold += 1
+        elif joins.untold:
+            logger.warning(
+                "member %s has joined, and %d times more since that was last told; two processes may have its HA_SESSION_ADVERTISE_URL",
+                member,
+                joins.untold,
+            )
+            joins.untold = 0
+        else:
+            logger.info("member %s has joined", member)
+
     def _tell(self, event: QuorumEvent) -> None:
         match event:
             case PossibleLoss():
@@ -382,9 +452,14 @@ class QuorumLog(MemberedLog):
                 logger.error("%s has another HA_SESSION_PEERS; they must name the same members everywhere", self._name(peer))
             case PeerMismatch(peer, "version"):
                 logger.error("%s speaks another version of the protocol; finish the roll-out", self._name(peer))
+            case Contradiction(peer):
+                self._conduct.note(peer, "lied")
             case PeerMismatch(peer, "identity"):
+                self._conduct.note(peer, "lied")
                 logger.error("%s takes itself for somebody else; each node's HA_SESSION_ADVERTISE_URL must be its own", self._name(peer))
             case Recovered():
                 logger.info("learned what there is to know; this node judges sessions now")
-            case MemberJoined() | MemberLeft() | MemberDraining():
+            case MemberJoined(member):
+                self._tell_join(member)
+            case MemberLeft() | MemberDraining():
                 self._tell_member(event)

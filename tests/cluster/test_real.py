@@ -103,8 +103,12 @@ class Served:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "served.py").write_text(APP)
+    yield from served(tmp_path_factory.mktemp("served"), APP)
+
+
+def served(folder: Path, app: str) -> Iterator[list[Served]]:
+    """Three nodes that judge sessions, until asked again."""
+    (folder / "served.py").write_text(app)
     ports = free_ports(3)
     settings = {
         "CLUSTER": "peers://",
@@ -113,15 +117,15 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
         "FRESHNESS_LIMIT": str(FRESHNESS_LIMIT_S),
         "HEARTBEAT": "300ms",
     }
-    served = [Served(name, port, folder, settings) for name, port in zip("abc", ports, strict=True)]
+    nodes = [Served(name, port, folder, settings) for name, port in zip("abc", ports, strict=True)]
     try:
-        for node in served:
+        for node in nodes:
             node.start()
-        for node in served:
+        for node in nodes:
             until(lambda node=node: not node.readiness(), "ready")  # type: ignore[misc]
-        yield served
+        yield nodes
     finally:
-        for node in served:
+        for node in nodes:
             node.kill()
 
 

@@ -1,24 +1,65 @@
-"""What directed schedules have in common, whatever the log."""
+"""What directed schedules have in common, whatever the log, and whatever the world that they are told of."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from .node import LIMIT_S, Node
-from .world import Session, World
+from ha_session_mw._core.view import View
+
+from .node import LIMIT_S
+from .world import Findings, Session, Way, around
 
 OVER_S = LIMIT_S * 1.02 + 0.05
 """When every lease of now is over."""
 
 
-def log_in(node: Node) -> Session:
+class AnyNode(Protocol):
+    """What the schedules ask of a node."""
+
+    session_ms: int
+
+    @property
+    def view(self) -> View: ...
+    def start(self) -> None: ...
+    def crash(self) -> None: ...
+    def step_wall(self, step_ms: float) -> None: ...
+    def set_clock(self) -> None: ...
+    def log_in(self) -> Session | None: ...
+    def revoke(self, session: Session) -> None: ...
+    def request(self, session: Session, pauses: tuple[float, float] = ...) -> None: ...
+
+
+class AnyWorld(Protocol):
+    """What the schedules ask of the world."""
+
+    findings: Findings
+    least_pause_s: float
+    """Between two requests of somebody who asks again and again."""
+
+    @property
+    def time(self) -> float: ...
+    @property
+    def nodes(self) -> Sequence[AnyNode]: ...
+    def run(self, seconds: float) -> None: ...
+    def cut(self, *ways: Way) -> None: ...
+    def mend(self, *ways: Way) -> None: ...
+    def slow(self, *ways: Way, by_s: float) -> None: ...
+    def cut_subject(self, node: Any, subject: str) -> None: ...
+
+
+def log_in(node: AnyNode) -> Session:
     session = node.log_in()
     assert session is not None
     return session
 
 
-def ask_for(world: World[Any], node: Node, session: Session, seconds: float, pauses: tuple[float, float] = (0.0, 0.0)) -> None:
-    """A request every 10 ms."""
-    for _ in range(round(seconds * 100)):
+def isolate(world: AnyWorld, number: int) -> None:
+    world.cut(*around(number, len(world.nodes)))
+
+
+def ask_for(world: AnyWorld, node: AnyNode, session: Session, seconds: float, pauses: tuple[float, float] = (0.0, 0.0)) -> None:
+    """A request after another."""
+    for _ in range(round(seconds / world.least_pause_s)):
         node.request(session, pauses)
-        world.run(0.01)
+        world.run(world.least_pause_s)

@@ -76,6 +76,10 @@ class Node(Place, ABC):
         """The wall clock is put right."""
         self.wall_off_ms = self.true_off_ms
 
+    def step_wall(self, step_ms: float) -> None:
+        """The wall clock is set, right or wrong."""
+        self.wall_off_ms += step_ms
+
     # The process, and its log.
 
     @abstractmethod
@@ -140,10 +144,7 @@ class Node(Place, ABC):
         id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until)
         keep = FamilyId(but.claims.family) if but is not None else None
         cut = Cut(id, subject, until, keep, self.view.live_cuts(subject))
-        hit: list[Session | SubjectCut] = [
-            session for session in self.world.sessions if session.claims.subject == subject and session is not but
-        ]
-        self.append([cut], [*hit, told])
+        self.append([cut], [*self.world.hit_by(subject, but=but), told])
 
     def log_in(self, subject: str = "somebody") -> Session | None:
         """A new session, if this node may mint now."""
@@ -162,7 +163,8 @@ class Node(Place, ABC):
         began = self.world.time
 
         def done(decision: Decision) -> None:
-            self.world.judge(self, session, began, decision)
+            walls_ms = (node.wall_ms() for node in self.world.nodes)
+            self.world.judge((self.number, self.life), session, began, decision, walls_ms)
             if then is not None:
                 then(decision)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .chaos import START_S, TROUBLE_S, Chaos
 from .ordered_node import Machine, OrderedNode, OrderedWorld
 from .ordered_variants import RIGHT, OrderedVariant
-from .world import HOUR_MS, Findings
+from .world import HOUR_MS, Findings, between
 
 HEALED_WITHIN_S = 6.0
 """A dead stream is given up after 1 s, clocks of processes that were killed are waited for as long as a lease, and a hint is up to 3 s."""
@@ -63,7 +63,7 @@ class OrderedChaos(Chaos[OrderedNode]):
         world = self.world
         server = self.chance.choice(world.engine.servers)
         others = {other.number for other in world.engine.servers if other is not server}
-        links = world.between({server.number}, others)
+        links = between({server.number}, others)
         world.cut(*links)
         world.after(self._a_while(), None, world.mend, *links)
         if server is world.engine.leader:

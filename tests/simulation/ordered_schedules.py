@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .directed import OVER_S, ask_for, log_in
 from .ordered_node import OrderedWorld
 from .ordered_variants import OrderedVariant
-from .world import HOUR_MS, Findings
+from .world import HOUR_MS, Findings, between
 
 
 def cluster(machines: int, variant: OrderedVariant, *, workers: int = 1, slow_clock: int | None = None) -> OrderedWorld:
@@ -36,7 +36,7 @@ def a_beat_that_comes_back_late(variant: OrderedVariant) -> Findings:
     world.run(0.05)  # the beat is in the log
     one.revoke(session)
     ask_for(world, last, session, 1.48)
-    world.cut(*world.away(last), *world.between({2}, {0, 1}))  # just as it has been read, and the log-out has not
+    world.cut(*world.away(last), *between({2}, {0, 1}))  # just as it has been read, and the log-out has not
     ask_for(world, last, session, 3)
     return world.findings
 
@@ -104,7 +104,7 @@ def a_stream_that_broke_before_it_brought_the_news(variant: OrderedVariant) -> F
     """Streams are silent. Node 2 hears that writes of its own were taken, follows on, and is then the only one whom the engine hears."""
     world = cluster(3, variant)
     session = log_in(world.nodes[0])
-    world.cut(*world.between({2}, {0, 1}))
+    world.cut(*between({2}, {0, 1}))
     world.engine.stall(OVER_S + 0.5)
     world.nodes[0].revoke(session)
     world.run(OVER_S + 0.2)
@@ -141,7 +141,7 @@ def a_yes_from_before(variant: OrderedVariant) -> Findings:
     """Node 2 has lost its lease long ago, and hears from node 0 only: first a yes, and a good while later that it is no more."""
     world = cluster(3, variant)
     session = log_in(world.nodes[1])
-    world.cut(*world.away(world.nodes[2]), *world.between({1}, {2}))
+    world.cut(*world.away(world.nodes[2]), *between({1}, {2}))
     world.run(3)
     world.nodes[2].request(session)
     world.run(0.3)
@@ -158,7 +158,7 @@ def a_cut_that_a_node_has_not_heard_of(variant: OrderedVariant) -> Findings:
     last = world.nodes[2]
     world.cut_subject(world.nodes[0], "somebody")
     world.run(1)
-    world.cut(*world.away(last), *world.between({2}, {0, 1}))
+    world.cut(*world.away(last), *between({2}, {0, 1}))
     world.cut_subject(world.nodes[0], "somebody")
     world.run(3)
     session = log_in(world.nodes[0])

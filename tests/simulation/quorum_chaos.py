@@ -5,7 +5,7 @@ from __future__ import annotations
 from .chaos import START_S, TROUBLE_S, Chaos
 from .quorum_node import QuorumNode, QuorumWorld
 from .quorum_variants import RIGHT, QuorumVariant
-from .world import HOUR_MS, Findings
+from .world import HOUR_MS, Findings, around, between
 
 HEALED_WITHIN_S = 4.0
 """A poll on a dead link is given up after 1 s, a recovery takes two rounds of polls, and a client's hint up to 3 s."""
@@ -62,10 +62,10 @@ class QuorumChaos(Chaos[QuorumNode]):
             (
                 [(one, other)],
                 [(one, other), (other, one)],
-                world.around(one),
+                around(one, len(world.nodes)),
                 [(number, one) for number in everyone if number != one],
                 [(one, number) for number in everyone if number != one],
-                world.between(side, set(everyone) - side),
+                between(side, set(everyone) - side),
             )
         )
         world.cut(*links)

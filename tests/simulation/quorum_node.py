@@ -134,6 +134,9 @@ class QuorumNode(Node):
             self.world.send(self, peer, peer.on_answer, life, sent, result)
         self.settle()
 
+    def holds_poll_of(self, other: int) -> bool:
+        return any(peer.number == other for _, _, peer, _ in self.holds)
+
     def on_answer(self, life: int, sent: Sent, answer: Answer) -> None:
         if life != self.life:
             return

@@ -1,16 +1,46 @@
 """Directed schedules for ``peers://``: the story behind each rule. The rules as they are come through, and the broken one does not.
 
-Random schedules alone prove little: hardly one in a thousand has members that take turns in forgetting.
+Random schedules alone prove little: hardly one in a thousand has members that take turns in forgetting. The stories are
+told of any world: of the simulation, where the core is real, and of the one in ``tests/cluster/whole.py``, where nodes are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from .directed import OVER_S, ask_for, log_in
+from ha_session_mw._core.quorum import Quorum
+
+from .directed import OVER_S, AnyNode, AnyWorld, ask_for, isolate, log_in
 from .quorum_node import QuorumWorld
 from .quorum_variants import QuorumVariant
-from .world import HOUR_MS, Findings
+from .world import HOUR_MS, Findings, around, between
+
+
+class AnyQuorumNode(AnyNode, Protocol):
+    """What these schedules ask of a node besides."""
+
+    @property
+    def quorum(self) -> Quorum: ...
+    def holds_poll_of(self, other: int) -> bool: ...
+
+
+class AnyQuorumWorld(AnyWorld, Protocol):
+    """A world of such nodes."""
+
+    @property
+    def nodes(self) -> Sequence[AnyQuorumNode]: ...
+
+
+class Begin(Protocol):
+    """Gives a cluster that has just become ready."""
+
+    def __call__(self, nodes: int, *, slow_clock: int | None = None) -> AnyQuorumWorld: ...
+
+
+def simulated(variant: QuorumVariant) -> Begin:
+    """In the simulation, by these rules."""
+    return lambda nodes, *, slow_clock=None: cluster(nodes, variant, slow_clock=slow_clock)
 
 
 def cluster(nodes: int, variant: QuorumVariant, *, slow_clock: int | None = None) -> QuorumWorld:
@@ -25,14 +55,14 @@ def cluster(nodes: int, variant: QuorumVariant, *, slow_clock: int | None = None
     return world
 
 
-def a_slow_answer_is_no_fresh_one(variant: QuorumVariant) -> Findings:
-    """The answers to node 2 take a second. What was acknowledged meanwhile is not in them."""
-    world = cluster(3, variant)
+def a_slow_answer_is_no_fresh_one(begin: Begin) -> Findings:
+    """The answers to node 2 take almost as long as a poll may. What was acknowledged meanwhile is not in them."""
+    world = begin(3)
     one, last = world.nodes[1], world.nodes[2]
     session = log_in(one)
-    world.links.slow_s.update({(0, 2): 1.0, (1, 2): 1.0})
+    world.slow((0, 2), (1, 2), by_s=0.45)
     world.run(3)
-    while any(held[2] is last for held in world.nodes[0].holds):
+    while world.nodes[0].holds_poll_of(2):
         world.run(0.001)
     # The answer of node 0 is under way; nothing else reaches node 2, and nothing that it asks is heard.
     world.cut((1, 2), (2, 0), (2, 1))
@@ -41,132 +71,132 @@ def a_slow_answer_is_no_fresh_one(variant: QuorumVariant) -> Findings:
     return world.findings
 
 
-def a_pause_after_the_look_up(variant: QuorumVariant) -> Findings:
+def a_pause_after_the_look_up(begin: Begin) -> Findings:
     """A node out of contact looks a session up, pauses, and is back in contact when it asks whether it is fresh."""
-    world = cluster(3, variant)
+    world = begin(3)
     session = log_in(world.nodes[0])
-    world.isolate(2)
+    isolate(world, 2)
     world.run(0.5)
     world.nodes[0].revoke(session)
     world.run(4)
     assert session.fenced_at < world.time
-    world.nodes[2].request(session, (1.0, 1.0))
-    world.mend(*world.around(2))
+    world.nodes[2].request(session, (0.0, 2.0))
+    world.mend(*around(2, len(world.nodes)))
     world.run(4)
     return world.findings
 
 
-def a_lease_on_a_slow_clock(variant: QuorumVariant) -> Findings:
+def a_lease_on_a_slow_clock(begin: Begin) -> Findings:
     """Node 2 renews its lease, is cut off, and its clock is 1 % slow while the one that waits for it is 1 % fast."""
-    world = cluster(3, variant, slow_clock=2)
+    world = begin(3, slow_clock=2)
     other, session = log_in(world.nodes[0]), log_in(world.nodes[0])
     world.nodes[1].revoke(other)  # news, so that every poll is answered just now
     world.run(0.009)
-    world.isolate(2)
+    isolate(world, 2)
     world.nodes[1].revoke(session)
     ask_for(world, world.nodes[2], session, 4)
     return world.findings
 
 
-def a_member_out_of_contact(variant: QuorumVariant) -> Findings:
+def a_member_out_of_contact(begin: Begin) -> Findings:
     """Node 2 is cut off, and a majority knows."""
-    world = cluster(3, variant)
+    world = begin(3)
     session = log_in(world.nodes[0])
-    world.isolate(2)
+    isolate(world, 2)
     world.nodes[0].revoke(session)
     ask_for(world, world.nodes[2], session, 4)
     return world.findings
 
 
-def two_alone_are_no_majority(variant: QuorumVariant) -> Findings:
+def two_alone_are_no_majority(begin: Begin) -> Findings:
     """Nodes 3 and 4 have only each other."""
-    world = cluster(5, variant)
+    world = begin(5)
     session = log_in(world.nodes[0])
-    world.cut(*world.between({0, 1, 2}, {3, 4}))
+    world.cut(*between({0, 1, 2}, {3, 4}))
     world.nodes[0].revoke(session)
     ask_for(world, world.nodes[4], session, 4)
     return world.findings
 
 
-def back_from_one_who_never_knew(variant: QuorumVariant) -> Findings:
+def back_from_one_who_never_knew(begin: Begin) -> Findings:
     """Nodes 0 and 1 know; node 1 forgets, and comes back to node 2, which was away."""
-    world = cluster(3, variant)
+    world = begin(3)
     session = log_in(world.nodes[0])
-    world.isolate(2)
+    isolate(world, 2)
     world.nodes[0].revoke(session)
     world.run(4)
     world.nodes[1].crash()
-    world.isolate(0)
+    isolate(world, 0)
     world.mend((1, 2), (2, 1))
     world.nodes[1].start()
     ask_for(world, world.nodes[2], session, 4)
     return world.findings
 
 
-def _take_turns(variant: QuorumVariant, *, heard: bool) -> Findings:
-    world = cluster(5, variant)
+def _take_turns(begin: Begin, *, heard: bool) -> Findings:
+    world = begin(5)
     session = log_in(world.nodes[0])
-    world.isolate(0)
-    world.isolate(1)
+    isolate(world, 0)
+    isolate(world, 1)
     world.mend((0, 1), (1, 0))
     world.run(0.6)
     world.nodes[0].revoke(session)
-    world.run(1.2)  # node 1 has it, and has said so
+    world.run(2.5)  # node 1 has it, and has said so
     _forget_and_learn(world, 1, from_whom={2, 3, 4}, heard_by={0} if heard else set())
-    world.isolate(2)
+    isolate(world, 2)
     world.mend((0, 2), (2, 0))
-    world.run(1.2)  # node 2 has it, and has said so
+    world.run(2.5)  # node 2 has it, and has said so
     _forget_and_learn(world, 2, from_whom={1, 3, 4}, heard_by=set())
     for _ in range(4):
         ask_for(world, world.nodes[3], session, 1)
     return world.findings
 
 
-def _forget_and_learn(world: QuorumWorld, number: int, *, from_whom: set[int], heard_by: set[int]) -> None:
+def _forget_and_learn(world: AnyQuorumWorld, number: int, *, from_whom: set[int], heard_by: set[int]) -> None:
     """Crash, and come back among those who never knew; whoever merely hears it cannot make itself heard."""
     world.nodes[number].crash()
-    world.isolate(number)
-    world.mend(*world.between({number}, from_whom))
+    isolate(world, number)
+    world.mend(*between({number}, from_whom))
     world.mend(*((number, other) for other in heard_by))
     world.nodes[number].start()
-    world.run(1.5)
+    world.run(2.5)
 
 
-def taking_turns_in_forgetting(variant: QuorumVariant) -> Findings:
+def taking_turns_in_forgetting(begin: Begin) -> Findings:
     """Nodes 1 and 2 acknowledge one after the other, and each forgets before the next one does. Node 0 hears of it."""
-    return _take_turns(variant, heard=True)
+    return _take_turns(begin, heard=True)
 
 
-def taking_turns_in_forgetting_unheard(variant: QuorumVariant) -> Findings:
+def taking_turns_in_forgetting_unheard(begin: Begin) -> Findings:
     """The same, and node 0 cannot know that node 1 has started anew."""
-    return _take_turns(variant, heard=False)
+    return _take_turns(begin, heard=False)
 
 
-def taking_turns_before_a_newcomer(variant: QuorumVariant) -> Findings:
+def taking_turns_before_a_newcomer(begin: Begin) -> Findings:
     """Nodes 0, 1 and 2 know. Node 0 forgets, and is shown by 1 and then by 2 an empty memory, though never both at once."""
-    world = cluster(5, variant)
+    world = begin(5)
     session = log_in(world.nodes[1])
-    world.cut(*world.between({0, 1, 2}, {3, 4}))
+    world.cut(*between({0, 1, 2}, {3, 4}))
     world.nodes[1].revoke(session)
     world.run(4)
     assert session.fenced_at < world.time
     for number in (0, 1):
         world.nodes[number].crash()
-        world.isolate(number)
-    world.mend(*world.between({0}, {1, 3, 4}))
+        isolate(world, number)
+    world.mend(*between({0}, {1, 3, 4}))
     world.nodes[0].start()
     world.nodes[1].start()
     world.run(1)  # node 0 has learned from 3 and 4, which never knew, and heard 1, which has forgotten
-    world.isolate(1)
-    world.mend(*world.between({1}, {3, 4}))
+    isolate(world, 1)
+    world.mend(*between({1}, {3, 4}))
     world.run(1.5)
-    world.cut(*world.between({1}, {3, 4}))
-    world.mend(*world.between({1}, {2}))
+    world.cut(*between({1}, {3, 4}))
+    world.mend(*between({1}, {2}))
     world.run(1.5)  # node 1 knows again, from node 2
     assert not world.nodes[1].quorum.recovering
-    world.isolate(1)
+    isolate(world, 1)
     world.nodes[2].crash()
-    world.isolate(2)
+    isolate(world, 2)
     world.mend((0, 2), (2, 0))
     world.nodes[2].start()
     world.run(1.5)  # and now it is node 2 that has forgotten
@@ -174,44 +204,44 @@ def taking_turns_before_a_newcomer(variant: QuorumVariant) -> Findings:
     return world.findings
 
 
-def a_yes_from_before(variant: QuorumVariant) -> Findings:
+def a_yes_from_before(begin: Begin) -> Findings:
     """Node 4 has lost its lease long ago, and hears from node 0 only: first a yes, and a good while later that it is no more."""
-    world = cluster(5, variant)
+    world = begin(5)
     session = log_in(world.nodes[1])
-    world.cut(*world.between({4}, {1, 2, 3}))
+    world.cut(*between({4}, {1, 2, 3}))
     world.run(3)
     world.nodes[4].request(session)
     world.run(0.3)
     assert world.findings.accepted
-    world.links.slow_s[0, 4] = 1.0
+    world.slow((0, 4), by_s=1.0)
     world.nodes[1].revoke(session)
     ask_for(world, world.nodes[4], session, 3)
     return world.findings
 
 
-def a_clock_that_steps_forth_and_back(variant: QuorumVariant) -> Findings:
+def a_clock_that_steps_forth_and_back(begin: Begin) -> Findings:
     """One clock goes ahead by an hour, beyond the end of what was logged out, and comes back."""
-    world = cluster(3, variant)
+    world = begin(3)
     world.nodes[0].session_ms = HOUR_MS // 4
     session = log_in(world.nodes[0])
     world.nodes[0].revoke(session)
     world.run(1)
-    world.nodes[2].wall_off_ms += HOUR_MS
+    world.nodes[2].step_wall(HOUR_MS)
     ask_for(world, world.nodes[2], session, 2)
     world.nodes[2].set_clock()
     ask_for(world, world.nodes[2], session, 2)
     return world.findings
 
 
-def all_clocks_step_forth_and_back(variant: QuorumVariant) -> Findings:
+def all_clocks_step_forth_and_back(begin: Begin) -> Findings:
     """All clocks go ahead by an hour. Nobody can tell, so entries end; but what they denied stays refused."""
-    world = cluster(3, variant)
+    world = begin(3)
     world.nodes[0].session_ms = HOUR_MS // 4
     session = log_in(world.nodes[0])
     world.nodes[0].revoke(session)
     world.run(1)
     for node in world.nodes:
-        node.wall_off_ms += HOUR_MS
+        node.step_wall(HOUR_MS)
     world.run(2)
     assert not any(node.view.denied for node in world.nodes)
     for node in world.nodes:
@@ -221,40 +251,40 @@ def all_clocks_step_forth_and_back(variant: QuorumVariant) -> Findings:
     return world.findings
 
 
-def a_witness_who_lacks_the_entry(variant: QuorumVariant) -> Findings:
+def a_witness_who_lacks_the_entry(begin: Begin) -> Findings:
     """Node 3 said that it does not answer node 4; then it did, out of sight, and never knew what node 4 must not miss."""
-    world = cluster(5, variant)
+    world = begin(5)
     session = log_in(world.nodes[0])
-    world.isolate(4)
+    isolate(world, 4)
     world.run(OVER_S + 2)  # all say of node 4 that they have not answered it
-    world.cut(*world.between({3}, {0, 1, 2}))
-    world.mend(*world.between({4}, {2, 3}))
+    world.cut(*between({3}, {0, 1, 2}))
+    world.mend(*between({4}, {2, 3}))
     world.run(OVER_S + 2)  # nodes 0 and 1 have answered neither 3 nor 4; node 2 answers 4
-    world.links.slow_s[2, 4] = 1.0
+    world.slow((2, 4), by_s=1.0)
     world.nodes[0].revoke(session)
     ask_for(world, world.nodes[4], session, 4)
     return world.findings
 
 
-def a_cut_that_a_node_has_not_heard_of(variant: QuorumVariant) -> Findings:
+def a_cut_that_a_node_has_not_heard_of(begin: Begin) -> Findings:
     """Node 2 knows one cut, and is away when another replaces it. A session that lists the new one is no fault of the client's."""
-    world = cluster(3, variant)
+    world = begin(3)
     world.cut_subject(world.nodes[0], "somebody")
     world.run(1)
-    world.isolate(2)
+    isolate(world, 2)
     world.cut_subject(world.nodes[0], "somebody")
     world.run(3)
     session = log_in(world.nodes[0])
     assert session.untouched
     ask_for(world, world.nodes[2], session, 1)
-    world.mend(*world.around(2))
+    world.mend(*around(2, len(world.nodes)))
     world.run(2)
     ask_for(world, world.nodes[2], session, 1)
     assert world.findings.accepted
     return world.findings
 
 
-Schedule = Callable[[QuorumVariant], Findings]
+Schedule = Callable[[Begin], Findings]
 
 CAUGHT_BY: dict[str, Schedule] = {
     "stamped on reply": a_slow_answer_is_no_fresh_one,

@@ -8,7 +8,7 @@ from . import quorum_chaos
 from .directed import log_in
 from .node import LIMIT_S
 from .quorum_node import QuorumWorld
-from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster
+from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster, simulated
 from .quorum_variants import BROKEN, RIGHT
 
 PARTS = 10
@@ -55,12 +55,12 @@ def test_a_seed_replays_exactly(seed: int) -> None:
 
 @pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=lambda schedule: schedule.__name__)
 def test_a_directed_schedule_breaks_no_rule(schedule: Schedule) -> None:
-    assert schedule(RIGHT).faults == 0
+    assert schedule(simulated(RIGHT)).faults == 0
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_variant_is_caught(name: str) -> None:
-    assert CAUGHT_BY[name](BROKEN[name]).accepted_after_fence > 0
+    assert CAUGHT_BY[name](simulated(BROKEN[name])).accepted_after_fence > 0
 
 
 def fenced_after(world: QuorumWorld, session_of: int, revoked_by: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, TypeVar
@@ -95,7 +95,70 @@ class Links:
     """How often a message is late by up to a hundred times the jitter, and so overtaken by others."""
 
 
-class World(Generic[N]):
+Way = tuple[int, int]
+"""From one node to another, by their numbers."""
+
+
+class Judge:
+    """Somebody who knows what is true, and compares with it what the nodes decide.
+
+    Attributes:
+        findings: what was seen.
+        sessions, cuts: all that there ever were.
+    """
+
+    time: float
+
+    def __init__(self) -> None:
+        self.findings = Findings()
+        self.sessions: list[Session] = []
+        self.cuts: list[SubjectCut] = []
+
+    def add_session(self, verified: Verified) -> Session:
+        session = Session(verified, self.time)
+        session.maybe_cut = any(cut.subject == session.claims.subject and self.time <= cut.fenced_at for cut in self.cuts)
+        self.sessions.append(session)
+        return session
+
+    def hit_by(self, subject: str, *, but: Session | None) -> list[Session]:
+        """The sessions that a log-out of this subject ends."""
+        return [session for session in self.sessions if session.claims.subject == subject and session is not but]
+
+    def judge(self, process: tuple[int, int], session: Session, began: float, decision: Decision, walls_ms: Iterable[float]) -> None:
+        """Compare what a process decided with what is true."""
+        seen = self.findings
+        if isinstance(decision, Accept):
+            seen.accepted += 1
+            seen.accepted_revoked += session.revoked
+            seen.accepted_after_fence += session.fenced_at < began
+            seen.flipped += process in session.refused_by
+        elif isinstance(decision, Refuse):
+            seen.refused += 1
+            if isinstance(decision.problem, SessionExpired | SessionIdleTimeout):
+                seen.refused_without_cause += not (session.revoked or may_have_ended(session, walls_ms))
+            else:
+                seen.refused_without_cause += not (session.revoked or session.maybe_cut)
+                session.refused_by.add(process)
+        else:
+            seen.unanswered += 1
+
+
+def may_have_ended(session: Session, walls_ms: Iterable[float]) -> bool:
+    walls = sorted(walls_ms)
+    return session.claims.absolute_end_ms <= walls[len(walls) // 2] + 61_000
+
+
+def around(number: int, nodes: int) -> list[Way]:
+    """All ways from and to one of so many nodes."""
+    others = [other for other in range(nodes) if other != number]
+    return [(number, other) for other in others] + [(other, number) for other in others]
+
+
+def between(ones: set[int], others: set[int]) -> list[Way]:
+    return [(a, b) for a in ones for b in others if a != b] + [(b, a) for a in ones for b in others if a != b]
+
+
+class World(Judge, Generic[N]):
     """Some nodes, what lies between them, and the order of everything.
 
     Args:
@@ -103,14 +166,14 @@ class World(Generic[N]):
         variant: the rules that the nodes follow; broken ones are to be caught.
     """
 
+    least_pause_s = 0.01
+
     def __init__(self, seed: int, variant: Variant) -> None:
+        super().__init__()
         self.random = Random(seed)
         self.time = 0.0
         self.variant = variant
         self.links = Links()
-        self.findings = Findings()
-        self.sessions: list[Session] = []
-        self.cuts: list[SubjectCut] = []
         self.trace: list[tuple[object, ...]] | None = None
         self.nodes: list[N] = []
         self._events: list[tuple[float, int, Place | None, int, Callable[..., None], tuple[object, ...]]] = []
@@ -174,15 +237,9 @@ class World(Generic[N]):
     def mend(self, *links: tuple[int, int]) -> None:
         self.links.cut.difference_update(links)
 
-    def isolate(self, number: int) -> None:
-        self.cut(*self.around(number))
-
-    def around(self, number: int) -> list[tuple[int, int]]:
-        others = [other for other in range(len(self.nodes)) if other != number]
-        return [(number, other) for other in others] + [(other, number) for other in others]
-
-    def between(self, ones: set[int], others: set[int]) -> list[tuple[int, int]]:
-        return [(a, b) for a in ones for b in others if a != b] + [(b, a) for a in ones for b in others if a != b]
+    def slow(self, *ways: Way, by_s: float) -> None:
+        for way in ways:
+            self.links.slow_s[way] = by_s
 
     # What is true.
 
@@ -199,35 +256,10 @@ class World(Generic[N]):
             absolute_end_ms=now_ms + life_ms,
             issuer=NodeId(node.url),
         )
-        session = Session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf), self.time)
-        session.maybe_cut = any(cut.subject == subject and self.time <= cut.fenced_at for cut in self.cuts)
-        self.sessions.append(session)
-        return session
+        return self.add_session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf))
 
     def cut_subject(self, node: Node, subject: str, *, but: Session | None = None) -> None:
         """Log a subject out everywhere, but for one session."""
         cut = SubjectCut(subject)
         self.cuts.append(cut)
         node.revoke_subject(cut, but=but)
-
-    def judge(self, node: Node, session: Session, began: float, decision: Decision) -> None:
-        """Compare what a node decided with what is true."""
-        seen = self.findings
-        if isinstance(decision, Accept):
-            seen.accepted += 1
-            seen.accepted_revoked += session.revoked
-            seen.accepted_after_fence += session.fenced_at < began
-            seen.flipped += (node.number, node.life) in session.refused_by
-        elif isinstance(decision, Refuse):
-            seen.refused += 1
-            if isinstance(decision.problem, SessionExpired | SessionIdleTimeout):
-                seen.refused_without_cause += not (session.revoked or self._may_have_ended(session))
-            else:
-                seen.refused_without_cause += not (session.revoked or session.maybe_cut)
-                session.refused_by.add((node.number, node.life))
-        else:
-            seen.unanswered += 1
-
-    def _may_have_ended(self, session: Session) -> bool:
-        walls = sorted(node.wall_ms() for node in self.nodes)
-        return session.claims.absolute_end_ms <= walls[len(walls) // 2] + 61_000

@@ -1,0 +1,102 @@
+"""A real member that has the secret, and floods the others over real sockets: what it costs them, and that they count it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from .test_real import FRESHNESS_LIMIT_S, Served, served, until
+
+pytestmark = pytest.mark.real
+
+APP = """
+import os
+
+from starlette.responses import JSONResponse
+
+from ha_session_mw import SessionMiddleware, get_session, peering
+from ha_session_mw.backends import quorum
+from ha_session_mw.testing import who_is_there
+from tests.cluster.flooder import Flooder
+
+# On a busy machine a flooder sends less than is allowed, and that little is much. What is done about too much is the same for less.
+peering.CALLS_PER_S, peering.CALLS_AT_ONCE = 100, 200
+quorum.NEWS_PER_S, quorum.NEWS_AT_ONCE = 4096, 32_768
+
+
+async def app(scope, receive, send):
+    if scope["path"] == "/status":
+        await JSONResponse(await get_session(scope).manager.status())(scope, receive, send)
+    else:
+        await who_is_there(scope, receive, send)
+
+
+app = Flooder() if os.environ["HA_SESSION_NODE_ID"] == "c" else SessionMiddleware(app)
+"""
+FLOOD_S = 1.0
+SLOWEST_S = FRESHNESS_LIMIT_S * 1.02 + 0.05 + 2.0
+"""A fence, and two seconds for a machine that is busy. Without limits requests took up to 20 s."""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
+    yield from served(tmp_path_factory.mktemp("flooded"), APP)
+
+
+def counted(node: Served) -> dict[str, int]:
+    """What a node has counted of the flooder."""
+    status: dict[str, Any] = node.request("GET", "/status").json()
+    return dict(status["peers"].get("member 3", {}))
+
+
+class Visitor:
+    """Logs in, uses both nodes, and logs out. Each step takes so long at the most, whatever else goes on, and is never a 401."""
+
+    def __init__(self, nodes: list[Served]) -> None:
+        self.a, self.b, _ = nodes
+        self.slowest_s = 0.0
+
+    def step(self, node: Served, method: str, path: str, token: str | None = None) -> httpx2.Response:
+        begun_s = time.monotonic()
+        answer = node.request(method, path, token)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - begun_s)
+        assert answer.status_code in (200, 503)
+        return answer
+
+    def visit(self) -> bool:
+        """Whether all went well."""
+        token = self.step(self.a, "POST", "/login/ada").cookies.get("session")
+        if token is None:
+            return False
+        served = [self.step(node, "GET", "/private", token).status_code for node in (self.a, self.b)]
+        if self.step(self.b, "POST", "/logout", token).headers.get("session-revocation") != "fenced":
+            return False
+        assert [node.status(token) in (401, 503) for node in (self.a, self.b)] == [True, True]
+        return served == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("how", "deed"), [("pages", "slowed"), ("heap", "garbage"), ("poll", "queued"), ("lookup", "queued"), ("hello", None)]
+)
+def test_a_member_that_floods_costs_a_bounded_wait_and_is_counted(nodes: list[Served], how: str, deed: str | None) -> None:
+    a, _, c = nodes
+    before = counted(a)
+    refused = a.request("GET", "/status").json()["refused_peer_calls"]
+    visitor = Visitor(nodes)
+    c.request("POST", f"/flood/{how}")
+    try:
+        end_s = time.monotonic() + FLOOD_S
+        while time.monotonic() < end_s:
+            visitor.visit()
+        until(visitor.visit, "served while it goes on")
+        assert visitor.slowest_s < SLOWEST_S
+        if deed is not None:
+            until(lambda: counted(a).get(deed, 0) > before.get(deed, 0), "counted")
+        else:
+            assert a.request("GET", "/status").json()["refused_peer_calls"] > refused
+    finally:
+        c.request("POST", "/flood/rest")

@@ -1,0 +1,33 @@
+"""The directed schedules on real nodes: the rules as they are come through, and each broken one is caught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from ..simulation.quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Begin, Schedule
+from ..simulation.quorum_variants import BROKEN
+from .whole import Whole, follow, whole
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    with ExitStack() as opened:
+
+        def begin(nodes: int, *, slow_clock: int | None = None) -> Whole:
+            return opened.enter_context(whole(nodes, slow_clock=slow_clock))
+
+        yield begin
+
+
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=lambda schedule: schedule.__name__)
+def test_a_directed_schedule_breaks_no_rule(schedule: Schedule, begin: Begin) -> None:
+    assert schedule(begin).faults == 0
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_variant_is_caught(name: str, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow(BROKEN[name], monkeypatch)
+    assert CAUGHT_BY[name](begin).accepted_after_fence > 0
