@@ -20,7 +20,7 @@ from . import forks, lookups
 from ._core import data, legacy, renewal, tokens
 from ._core.cache import VerifiedCache
 from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
-from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide
+from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
 from ._core.keys import SigningKey
 from ._core.members import Heartbeat
 from ._core.routing import owners
@@ -411,7 +411,7 @@ class SessionManager:
         fresh_at = self._fresh_at()
         clocks = self._trusted_clocks()
         if clocks is None:
-            return CannotTell(_clock_untrusted())
+            return denial(verified, self.view) or CannotTell(_clock_untrusted())  # what is known to be denied needs no clock
         return decide(verified, self.view, fresh_at, *clocks, self._log.freshness_limit_s)
 
     def begin(self, subject: str | None) -> Claims:

@@ -86,6 +86,12 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
     return ACCEPT
 
 
+def denial(verified: Verified, view: View) -> Refuse | None:
+    """What a node knows against a session that no clock can change; None where it knows nothing."""
+    decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
+    return decision if isinstance(decision, Refuse) else None
+
+
 def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
     # The ends have no leeway: a session is over at its end on every node whose clock says so.
     if wall_ms >= claims.absolute_end_ms:

@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 from starlette.types import Message, Receive, Send
 
-from .._core.decision import Refuse, decide
+from .._core.decision import denial
 from .._core.tokens import Verified
 from .._core.view import View
 from ..models import Cut, Deny, Entry
@@ -73,7 +73,10 @@ class Connection:
 
 
 class Connections:
-    """All open connections of this node, by the ids that a log-out names."""
+    """All open connections of this node, by the ids that a log-out names.
+
+    Whether a session has run out meanwhile is not asked: a connection outlives its token's idle time.
+    """
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -82,7 +85,7 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Note a connection. One whose session was logged out since it was checked ends at once."""
-        if self._is_denied(connection.verified):
+        if denial(connection.verified, self._view):
             self._end(connection)
         claims = connection.verified.claims
         self._by_id[claims.sid].add(connection)
@@ -103,7 +106,7 @@ class Connections:
             hit = [*self._by_id.get(entry.id, ())]
         else:
             subject = entry.subject if isinstance(entry, Cut) else None
-            hit = [one for one in self._all() if subject in (None, one.verified.claims.subject) and self._is_denied(one.verified)]
+            hit = [one for one in self._all() if subject in (None, one.verified.claims.subject) and denial(one.verified, self._view)]
         for connection in hit:
             self._end(connection)
 
@@ -116,11 +119,6 @@ class Connections:
 
     def _all(self) -> set[Connection]:
         return {connection for connections in self._by_id.values() for connection in connections if not connection.ended}
-
-    def _is_denied(self, verified: Verified) -> bool:
-        # Whether it has run out meanwhile is not asked: a connection outlives its token's idle time.
-        decision = decide(verified, self._view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
-        return isinstance(decision, Refuse)
 
     async def run(self) -> None:
         """Carries the messages that end connections."""

@@ -288,6 +288,29 @@ async def test_a_node_that_starts_with_a_wrong_clock_judges_nobody() -> None:
         assert refused_for_infrastructure(await browser.visit(b), "clock_untrusted", "other_node")
 
 
+async def test_a_denial_that_a_node_knows_counts_for_more_than_a_yes_whatever_its_clock_shows() -> None:
+    async with Cluster("abcde", app=obliging, protect="/private*") as cluster:
+        await cluster.ready()
+        a, b, *others = cluster.nodes
+        browser = await logged_in(cluster, b)
+        claims = a.manager.verified(browser.token.encode()).claims  # type: ignore[union-attr]
+        cluster.cut(a, *others)
+        await cluster.advance(6)
+        assert (await browser.visit(a)).result == "ada"  # b says so
+        cluster.link(b, a).delay_s = 0.1
+
+        async def meanwhile() -> None:
+            await cluster.sleep(0.1)  # b has said yes, and nobody has heard it yet
+            a.clock.step_wall(3600)
+            a.manager._log.apply([Deny(claims.family, claims.absolute_end_ms)])
+
+        cluster._tasks.start_soon(meanwhile)
+        answer = await browser.visit(a, path="/private")
+
+        assert (answer.status, answer.problem["code"]) == (401, "session_revoked")
+        assert refused_for_infrastructure(await Browser(cluster, browser.token).visit(a), "clock_untrusted", "other_node")
+
+
 async def test_a_node_of_another_freshness_limit_refuses_readiness_and_the_safer_ones_count() -> None:
     cluster = Cluster(app=obliging)
     a, b, c = cluster.nodes

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ha_session_mw._core.decision import ACCEPT, CHECKS, CannotTell, Decision, Refuse, walk
+from ha_session_mw._core.decision import ACCEPT, CHECKS, CannotTell, Decision, Refuse, denial, walk
 from ha_session_mw._core.view import View
 from ha_session_mw.exceptions import (
     ClientFault,
@@ -23,7 +23,7 @@ from ha_session_mw.exceptions import (
 )
 from ha_session_mw.models import Deny, DenyKey
 
-from .builders import HOUR_MS, KEY, NOW_MS, claims, cut, fresh_view, judge
+from .builders import HOUR_MS, KEY, NOW_MS, claims, cut, fresh_view, judge, seen
 
 LEEWAY_MS = 60_000
 
@@ -249,6 +249,30 @@ def test_what_is_certain_is_the_clients_turn_and_what_is_not_is_ours() -> None:
     assert isinstance(refused.problem, ClientFault)
     assert isinstance(unsure, CannotTell)
     assert isinstance(unsure.problem, InfrastructureFault)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (Deny("sid-of-a-session-ABCDE", NOW_MS + HOUR_MS), SessionRevoked),
+        (cut("c"), SessionRevoked),
+        (DenyKey(KEY.kid, NOW_MS + HOUR_MS), TokenInvalid),
+        (Deny("sid-of-another-session", NOW_MS + HOUR_MS), None),
+    ],
+)
+def test_what_is_denied_is_so_whatever_a_clock_shows(entry: object, told: type[ProblemError] | None) -> None:
+    view = knowing(entry)
+    view.fresh_at = -math.inf
+    against = denial(seen(claims()), view)
+
+    assert (type(against.problem) if against else None) is told
+
+
+def test_what_only_a_clock_can_tell_is_no_denial() -> None:
+    long_over = claims(issued_ms=0, idle_end_ms=10, absolute_end_ms=10)
+    to_come = claims(issued_ms=2 * NOW_MS, idle_end_ms=3 * NOW_MS, absolute_end_ms=3 * NOW_MS)
+
+    assert [denial(seen(given), fresh_view()) for given in (long_over, to_come)] == [None, None]
 
 
 # The walk, for HA_SESSION_ERROR_DETAIL=full

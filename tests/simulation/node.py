@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ha_session_mw._core.decision import Accept, CannotTell, Decision, Refuse, decide
+from ha_session_mw._core.decision import Accept, CannotTell, Decision, Refuse, decide, denial
 from ha_session_mw._core.freshness import Moment
 from ha_session_mw._core.members import Members
 from ha_session_mw._core.view import View, new_cut_id
@@ -241,7 +241,7 @@ class Node(Place, ABC):
                 self.apply([Deny(session.claims.sid, session.claims.absolute_end_ms)])
             own = self.verdict(session, self.view.fresh_at, self.now())
             # What was learned while the question was under way counts for more than a yes.
-            done(own if isinstance(own, Refuse) else said)
+            done(own if isinstance(own, Refuse) else denial(session.verified, self.view) or said)
 
         def give_up() -> None:
             if open_[0]:

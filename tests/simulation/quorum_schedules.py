@@ -284,6 +284,24 @@ def a_cut_that_a_node_has_not_heard_of(begin: Begin) -> Findings:
     return world.findings
 
 
+def a_yes_on_a_wrong_clock(begin: Begin) -> Findings:
+    """Node 4 hears node 0 only, and asks it. With the yes under way the session is logged out at node 4; then its clock goes wrong."""
+    world = begin(5)
+    last, session = world.nodes[4], log_in(world.nodes[0])
+    world.cut(*between({4}, {1, 2, 3}))
+    world.run(3)
+    world.slow((0, 4), by_s=0.15)
+    last.request(session)
+    world.run(0.1)
+    last.revoke(session)
+    last.request(session)
+    assert world.findings.refused == 1
+    last.step_wall(HOUR_MS)
+    world.run(0.3)
+    assert not world.findings.unanswered
+    return world.findings
+
+
 Schedule = Callable[[Begin], Findings]
 
 CAUGHT_BY: dict[str, Schedule] = {
@@ -301,4 +319,9 @@ CAUGHT_BY: dict[str, Schedule] = {
     "witnesses without the entry": a_witness_who_lacks_the_entry,
 }
 """Which broken variant each schedule is there to catch."""
-EVERY_SCHEDULE: tuple[Schedule, ...] = (*CAUGHT_BY.values(), all_clocks_step_forth_and_back, a_cut_that_a_node_has_not_heard_of)
+EVERY_SCHEDULE: tuple[Schedule, ...] = (
+    *CAUGHT_BY.values(),
+    all_clocks_step_forth_and_back,
+    a_cut_that_a_node_has_not_heard_of,
+    a_yes_on_a_wrong_clock,
+)
