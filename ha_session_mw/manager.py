@@ -236,7 +236,8 @@ class SessionManager:
         boot_s, wall_ms = self._boot_s(), self._wall_s() * 1000
         # The verdict is on a reading of a moment ago, and the process may have been stopped since, and its clock been set.
         moved_ms = wall_ms - boot_s * 1000 - self._log.trusted_ahead_ms
-        return None if abs(moved_ms) > CLOCK_SLACK_MS else (boot_s, wall_ms)
+        # NaN, where another thread has heard of the members since, is never within the slack.
+        return (boot_s, wall_ms) if abs(moved_ms) <= CLOCK_SLACK_MS else None
 
     def _not_serving(self) -> NodeStarting | StateRollback | None:
         """Why this node judges nothing at all, whatever the session; None where it does."""

@@ -75,9 +75,12 @@ async def test_a_wrong_clock_that_is_put_right_during_the_pause_refuses_nobody(c
         steps.result()  # accepts, or cannot tell
 
 
+@pytest.mark.parametrize("others_go_on", [False, True])
 @pytest.mark.parametrize("seconds", [HOUR_S, -HOUR_S])
 @pytest.mark.parametrize("step", EVERY_STEP)
-async def test_a_clock_that_is_set_wrong_during_the_pause_refuses_nobody(cluster: Cluster, step: int, seconds: float) -> None:
+async def test_a_clock_that_is_set_wrong_during_the_pause_refuses_nobody(
+    cluster: Cluster, step: int, seconds: float, others_go_on: bool
+) -> None:
     a, _, c = cluster.nodes
 
     def check_again(token: bytes) -> Verified | CannotTell:
@@ -91,6 +94,8 @@ async def test_a_clock_that_is_set_wrong_during_the_pause_refuses_nobody(cluster
         token = mint_session(a.manager, "ada").encode()
         steps = paused_at(step, check, token)
         c.clock.step_wall(seconds)
+        if others_go_on:  # in another thread of this process, which hears of the members meanwhile
+            await cluster.advance(1)
         steps.result()
         c.clock.step_wall(-seconds)
         await cluster.advance(1)
