@@ -797,20 +797,20 @@ def test_the_floor_is_stored_once_by_whoever_is_first() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     for member in (one, two):
-        log.beat(member, at(600))
-    log.deliver(at(600), one, two)
-    one.tick(at(600))
-    two.tick(at(600))
-    floor_ms = one.to_prune(at(600))
-    assert floor_ms == two.to_prune(at(600))
+        log.beat(member, at(617))
+    log.deliver(at(617), one, two)
+    one.tick(at(617))
+    two.tick(at(617))
+    floor_ms = one.to_prune(at(617))
+    assert floor_ms == two.to_prune(at(617))
     assert floor_ms is not None
     assert floor_ms % 60_000 == 0
     assert one.to_prune(at(700)) is None  # out of contact by then
-    assert 0 <= NOW_MS + 600_000 - FLOOR_MARGIN_MS - floor_ms < 60_000
+    assert 0 <= NOW_MS + 617_000 - FLOOR_MARGIN_MS - floor_ms < 60_000
     log.delete(floor_ms=floor_ms)
-    log.deliver(at(600), one, two)
-    assert one.to_prune(at(600)) is None
-    assert two.to_prune(at(600)) is None
+    log.deliver(at(617), one, two)
+    assert one.to_prune(at(617)) is None
+    assert two.to_prune(at(617)) is None
 
 
 def test_a_node_out_of_contact_raises_no_floor_and_removes_nobody() -> None:
