@@ -239,6 +239,14 @@ def test_a_snapshot_that_holds_an_own_beat_counts_from_its_sending_and_another_o
     assert one.view.fresh_at == at(1).boot_s
 
 
+def test_the_beat_of_another_in_a_snapshot_is_no_own_one_though_it_has_the_same_number() -> None:
+    log = Log()
+    one, two = log.ready("a", "b")
+    assert log.beat(two, at(1)).beat.heartbeat.sequence == one.beat(at(1)).beat.heartbeat.sequence
+    one.loaded(log.snapshot(), at(2))
+    assert one.view.fresh_at == at(0).boot_s
+
+
 def test_what_was_delivered_already_is_passed_over() -> None:
     log = Log()
     (one,) = log.ready("a")
@@ -399,6 +407,17 @@ def test_who_left_is_not_waited_for() -> None:
     assert MemberLeft(NodeId("b")) in one.take_events()
 
 
+def test_nor_is_who_left_while_this_one_was_away() -> None:
+    log = Log()
+    one, two = log.ready("a", "b")
+    log.leave(two)
+    one.loaded(log.snapshot(), at(1))
+    assert MemberLeft(NodeId("b")) in one.take_events()
+    receipt = revoked(log, one, "x", at(1))
+    log.deliver(at(1), one)
+    assert one.is_fenced(*receipt, at(1))
+
+
 def test_who_began_after_the_entry_is_not_waited_for() -> None:
     log = Log()
     (one,) = log.ready("a")
@@ -442,7 +461,7 @@ def test_whoever_lay_in_the_log_when_it_was_loaded_counts_as_heard_just_then() -
 
 def test_nor_is_it_known_since_when_it_had_been_there() -> None:
     log = Log()
-    _, two = log.ready("a", "b")
+    (two,) = log.ready("b")
     one = Ordered(View(), own("c"), heartbeat_s=HEARTBEAT_S)
     one.append([deny("x")])
     receipt = log.put(deny("x")), at(1).boot_s
@@ -468,14 +487,30 @@ def test_a_member_that_has_applied_what_is_not_there_yet_confirms_nothing() -> N
     before.position = 1000
     before.put(deny("y"))
     before.deliver(at(0), two)
-    restored.take(two.beat(at(0)))
     one = restored.member("a")
+    restored.take(two.beat(at(0)))
     restored.beat(one, at(1))
     restored.take(two.beat(at(1)))
     receipt = revoked(restored, one, "x", at(1))
     restored.take(two.beat(at(1)))
     restored.deliver(at(1), one)
     assert not one.is_fenced(*receipt, at(1))
+    assert not one.needs_load  # nor does its digest tell anything
+
+
+def test_nor_does_a_member_that_reads_another_log() -> None:
+    log, other = Log(), Log(LogId("another", NOW_MS))
+    (one,), (two,) = log.ready("a"), other.ready("b")
+    log.take(two.beat(at(1)))
+    receipt = revoked(log, one, "x", at(1))
+    other.position = log.position
+    other.put(deny("y"))
+    other.deliver(at(1), two)
+    log.write()
+    log.take(two.beat(at(1)))
+    log.deliver(at(1), one)
+    assert not one.is_fenced(*receipt, at(1))
+    assert not one.needs_load
 
 
 @given(st.lists(st.sampled_from(["put", "a", "b", "c", "read a", "read b", "read c"]), max_size=40))
@@ -558,6 +593,8 @@ def test_who_has_looked_again_trusts_itself_until_the_other_one_has_come_round()
     log.deliver(at(1), one)
     one.loaded(log.snapshot(), at(2))
     one.take_events()
+    log.put(deny("more"))
+    log.deliver(at(2), one, two)
     log.beat(two, at(2))
     log.beat(one, at(2))
     log.deliver(at(2), one)
@@ -610,6 +647,15 @@ def test_while_a_node_looks_again_nothing_that_is_delivered_counts() -> None:
     assert one.position == log.position
 
 
+def test_after_it_has_looked_again_a_node_is_fresh_by_a_beat_that_it_found_and_by_nothing_from_before() -> None:
+    log = Log()
+    (one,) = log.ready("a")
+    del log.beats[one.seat]
+    one.quarantine()
+    one.loaded(log.snapshot(), at(1))
+    assert one.view.fresh_at == -math.inf
+
+
 # Rollback.
 
 
@@ -631,6 +677,7 @@ def test_a_log_of_another_name_is_never_judged_by() -> None:
     assert one.view.fresh_at == -math.inf
     one.loaded(log.snapshot(), at(3))  # it is for an operator to say that all is well
     assert one.rolled_back == "log"
+    assert one.log == LOG
     assert one.view.fresh_at == -math.inf
 
 
@@ -750,18 +797,20 @@ def test_the_floor_is_stored_once_by_whoever_is_first() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     for member in (one, two):
-        log.beat(member, at(600))
-    log.deliver(at(600), one, two)
-    one.tick(at(600))
-    two.tick(at(600))
-    floor_ms = one.to_prune(at(600))
-    assert floor_ms == two.to_prune(at(600))
+        log.beat(member, at(617))
+    log.deliver(at(617), one, two)
+    one.tick(at(617))
+    two.tick(at(617))
+    floor_ms = one.to_prune(at(617))
+    assert floor_ms == two.to_prune(at(617))
     assert floor_ms is not None
-    assert 0 <= NOW_MS + 600_000 - FLOOR_MARGIN_MS - floor_ms < 60_000
+    assert floor_ms % 60_000 == 0
+    assert one.to_prune(at(700)) is None  # out of contact by then
+    assert 0 <= NOW_MS + 617_000 - FLOOR_MARGIN_MS - floor_ms < 60_000
     log.delete(floor_ms=floor_ms)
-    log.deliver(at(600), one, two)
-    assert one.to_prune(at(600)) is None
-    assert two.to_prune(at(600)) is None
+    log.deliver(at(617), one, two)
+    assert one.to_prune(at(617)) is None
+    assert two.to_prune(at(617)) is None
 
 
 def test_a_node_out_of_contact_raises_no_floor_and_removes_nobody() -> None:
