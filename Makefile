@@ -5,7 +5,7 @@
 #                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
-#   make prove           the simulation, with many seeds: SEEDS=100000; all orders of few events: STATES=2000000 at the most
+#   make prove           the simulation, with many seeds: SEEDS=100000; all orders of few events: STATES=500000 at the most
 #                        for each question; and whole nodes, with fewer seeds: HISTORIES=200
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make clean           removes everything that was made
@@ -14,7 +14,7 @@
 
 PYTHON ?= python3
 SEEDS ?= 100000
-STATES ?= 2000000
+STATES ?= 500000
 HISTORIES ?= 200
 CLUSTER ?= peers
 BIN := .venv/bin

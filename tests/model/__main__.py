@@ -26,7 +26,7 @@ def searched(name: str, question: Question, most_states: int) -> Found:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model")
-    parser.add_argument("--states", type=int, default=2_000_000, help="the most states of one question")
+    parser.add_argument("--states", type=int, default=500_000, help="the most states of one question")
     parser.add_argument("--case", default="", help="only those whose name contains this")
     given = parser.parse_args()
     wrong = 0

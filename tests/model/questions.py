@@ -68,7 +68,7 @@ CASES = (
         "no fence",
         wider=(
             QuorumQuestion(doubles=True),
-            QuorumQuestion(links=TO_THE_FIRST, silence=True),
+            QuorumQuestion(links=(*TO_THE_FIRST, (2, 1)), silence=True, log_outs=(0, 0), units=6),
             QuorumQuestion(in_flight=None, log_outs=(0, 1)),
         ),
     ),

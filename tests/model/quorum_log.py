@@ -149,6 +149,8 @@ class QuorumLog:
         for under_way in state.network:
             letter = self._post.letter(under_way)
             left = state.network if self.question.doubles else tuple(number for number in state.network if number != under_way)
+            if letter.is_answer and letter.asker_life != self.workshop.looks(state.members[letter.asker]).life:
+                continue  # there is nobody any more who would get it
             if letter.is_answer:
                 number, _ = self._get(state.members[letter.asker], QuorumMember.learn, under_way)
                 yield ("has an answer from", letter.asker, letter.askee), self._with(state, letter.asker, number, left)
@@ -254,7 +256,7 @@ class QuorumLog:
     def _may_matter(self, letter: Letter, looks: list[QuorumLooks], awaited: tuple[bool, ...], request: Request | None) -> bool:
         """Whether anything can come of a message.
 
-        An answer is nothing to a process that was not there when it was asked for. And who knows everything learns nothing, but
+        Nobody gets an answer that a process before asked for. And who knows everything learns nothing, but
         for what it then has to say to a member that waits.
         """
         asker = looks[letter.asker]
