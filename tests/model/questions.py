@@ -111,6 +111,8 @@ CASES = (
         "one worker for all",
         "resumed after what was not delivered",
         wider=(
+            OrderedQuestion(beats=2, units=1),
+            OrderedQuestion(restarts=1, units=1),
             OrderedQuestion(beats=2),
             OrderedQuestion(in_flight=2, doubles=True, units=3),
             OrderedQuestion(restarts=1),
