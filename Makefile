@@ -5,7 +5,8 @@
 #                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
-#   make prove           the simulations, with many seeds each: SEEDS=100000; and whole nodes, with fewer: HISTORIES=200
+#   make prove           the simulations, with many seeds each: SEEDS=100000; all orders of few events: STATES=500000 at the most
+#                        for each question; and whole nodes, with fewer seeds: HISTORIES=200
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make clean           removes everything that was made
 #
@@ -13,6 +14,7 @@
 
 PYTHON ?= python3
 SEEDS ?= 100000
+STATES ?= 500000
 HISTORIES ?= 200
 CLUSTER ?= peers
 BIN := .venv/bin
@@ -31,6 +33,7 @@ bench: .venv/bench.stamp
 
 prove: .venv/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+	@$(BIN)/python -m tests.model --states $(STATES)
 	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py
 
 lint: .venv/test.stamp

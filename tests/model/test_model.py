@@ -1,0 +1,104 @@
+"""Within small bounds every order of things is tried, and each rule is needed. ``make prove`` goes further."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from .frozen import freeze, thaw
+from .ordered_member import OrderedMember, OrderedQuestion
+from .questions import CASES, TO_THE_FIRST, TURNS, Case, Question, model_of
+from .quorum_log import QuorumLog, QuorumState
+from .quorum_member import QuorumMember, QuorumQuestion
+from .search import search
+from .story import told
+from .terms import DURABLE
+
+MOST_STATES = 60_000
+SHORT = [case for case in CASES if not case.takes_long]
+BROKEN = [pytest.param(question, id=f"{case.name}: {name}") for case in SHORT for name, question in case.broken.items()]
+
+
+@pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
+def test_no_order_of_things_breaks_a_log_out(case: Case) -> None:
+    found = search(model_of(case.right), most_states=MOST_STATES)
+    print(f"{case.name}: {found.summary}")
+    assert found.fault is None
+    assert found.complete
+    assert found.states > 300
+
+
+@pytest.mark.parametrize("question", BROKEN)
+def test_a_broken_rule_is_found_out_and_told_as_a_story(question: Question) -> None:
+    model = model_of(question)
+    found = search(model, most_states=MOST_STATES)
+    assert found.fault is not None
+    story = told(model, found)
+    assert story.count("\n") == len(found.path)
+    assert "logs out" in story
+    assert story.endswith(f"Now {found.fault}.")
+
+
+def seen(model: QuorumLog, state: QuorumState) -> list[object]:
+    """What is looked at in a state. How fresh a member is matters to nobody once it knows everything."""
+    members = [model.workshop.looks(number) for number in state.members]
+    ages = [None if all(one.knows) else one.fresh_age for one in members]
+    return [state.log_outs, ages, *((one.accepts, one.knows, one.memory) for one in members)]
+
+
+LIKELY = {
+    "logs out": 9.0,
+    "hears and answers": 20.0,
+    "has an answer from": 20.0,
+    "asks, and has an answer from": 3.0,
+    "writes": 9.0,
+    "restarts, and forgets": 0.2,
+    "time passes": 0.4,
+}
+"""Left to chance alone hardly a message would arrive before another one takes its place, and nothing would ever come of a log-out."""
+
+
+def walk_both(question: QuorumQuestion, random: Random, steps: int) -> int:
+    """Go one way with what has no say and without it, and look at every step. Returns how far the log-out got."""
+    whole, wiped = QuorumLog(replace(question, reduced=False)), QuorumLog(question)
+    here, there = whole.start(), wiped.start()
+    for _ in range(steps):
+        ways = dict(wiped.steps(there))
+        if not ways:
+            break  # everybody knows everything
+        those = list(whole.steps(here))
+        [(action, here)] = random.choices(those, [LIKELY.get(str(action[0]), 1) for action, _ in those])
+        # What nothing can come of is not there to be done, and so changes nothing.
+        there = ways.get(action, there)
+        assert seen(whole, here) == seen(wiped, there), action
+    return here.log_outs[0].standing
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        QuorumQuestion(in_flight=None, restarts=2, mortal=(1,), silence=True, units=6),
+        QuorumQuestion(links=TO_THE_FIRST, restarts=2, mortal=(1,), silence=True, units=6),
+        QuorumQuestion(links=TO_THE_FIRST, doubles=True),
+        QuorumQuestion(in_flight=None, restarts=2, log_outs=(0, 1)),
+        QuorumQuestion(links=TO_THE_FIRST, files=True, restarts=3, mortal=(1,), ways=("keeps", "wrote", "forgets")),
+        QuorumQuestion(members=4, links=TURNS, in_flight=None, restarts=3, mortal=(1, 2), units=5),
+    ],
+)
+def test_what_has_no_say_has_none(question: QuorumQuestion) -> None:
+    reached = [walk_both(question, Random(seed), 60) for seed in range(6)]
+    assert max(reached) >= DURABLE, reached
+
+
+def test_what_is_taken_apart_is_made_again_the_same() -> None:
+    for member in (QuorumMember(0, QuorumQuestion()), OrderedMember(0, OrderedQuestion())):
+        member.rest()
+        frozen = freeze(member)
+        again = thaw(frozen)
+        assert freeze(again) == frozen
+        again.wake()
+        again.let_time_pass()
+        again.rest()
+        assert freeze(member) == frozen
