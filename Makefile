@@ -5,7 +5,8 @@
 #                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
-#   make prove           the simulation, with many seeds: SEEDS=100000; and whole nodes, with fewer: HISTORIES=200
+#   make prove           the simulation, with many seeds: SEEDS=100000; whole nodes, with fewer: HISTORIES=200; and real processes
+#                        in trouble, for ten minutes, with the times that log-outs took
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make clean           removes everything that was made
 #
@@ -32,6 +33,7 @@ bench: .venv/bench.stamp
 prove: .venv/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py
+	@$(BIN)/python -m tests.histories
 
 lint: .venv/test.stamp
 	@$(BIN)/ruff check .

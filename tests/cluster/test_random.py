@@ -19,15 +19,15 @@ import anyio
 import anyio.to_thread
 import httpx2
 import pytest
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
 
-from ha_session_mw import SessionRevoked, get_session
+from ha_session_mw import SessionRevoked
 from ha_session_mw._core.decision import CannotTell, Decision, Refuse, decide
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.quorum import QuorumLog
 from ha_session_mw.manager import SessionManager
 from ha_session_mw.testing import Cluster, Node
+
+from ..histories.app import app
 
 pytestmark = pytest.mark.anyio
 
@@ -48,29 +48,6 @@ def seeds(usually: int) -> range:
     """The histories to run: so many, unless the environment asks for others."""
     first, colon, last = os.environ.get("RANDOM_HISTORIES", str(usually)).rpartition(":")
     return range(int(first) if colon else 0, int(last))
-
-
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Does to the session what the path names."""
-    session = get_session(scope)
-    told = {}
-    match scope["path"].strip("/").split("/"):
-        case ["login", subject]:
-            session.login(subject)
-        case ["private", "clear"]:
-            session.clear()
-        case ["private", "revoke"]:
-            told["mode"] = (await session.revoke()).mode
-        case ["private", "cycle"]:
-            session.cycle()
-        case ["private", "others"]:
-            assert session.manager is not None
-            assert session.subject is not None
-            told["mode"] = (await session.manager.revoke_subject(session.subject, except_session=session)).mode
-        case ["everywhere", subject]:
-            assert session.manager is not None
-            told["mode"] = (await session.manager.revoke_subject(subject)).mode
-    await JSONResponse({**told, "subject": session.subject})(scope, receive, send)
 
 
 @dataclass(eq=False)

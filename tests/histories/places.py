@@ -1,0 +1,81 @@
+"""Where histories take place: three nodes as processes, and what they share their log-outs through."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..cluster.test_real import Served, free_ports, until
+
+APP = """
+from ha_session_mw import SessionMiddleware
+from tests.histories.app import app as inner
+
+app = SessionMiddleware(inner)
+"""
+
+
+@dataclass
+class Place:
+    """Three nodes that are up.
+
+    Attributes:
+        kind: the scheme of ``HA_SESSION_CLUSTER``.
+        limit_s: their ``HA_SESSION_FRESHNESS_LIMIT``.
+    """
+
+    kind: str
+    nodes: list[Served]
+    limit_s: float
+
+
+@contextmanager
+def peers(folder: Path, limit_s: float) -> Iterator[Place]:
+    """Three nodes without a server beside them."""
+    nodes = served(folder, limit_s)
+    for node in nodes:
+        node.settings.update(CLUSTER="peers://", PEERS=",".join(node.url for node in nodes))
+    with running(nodes):
+        yield Place("peers", nodes, limit_s)
+
+
+PLACES = {"peers": peers}
+
+
+def served(folder: Path, limit_s: float) -> list[Served]:
+    (folder / "served.py").write_text(APP)
+    settings = {"PROTECT": "/private*", "TRANSPORTS": "bearer", "FRESHNESS_LIMIT": f"{limit_s}s"}
+    nodes = [Served(name, port, folder, settings) for name, port in zip("abc", free_ports(3), strict=True)]
+    for node in nodes:
+        node.settings["STATE_DIR"] = str(folder / node.name)
+    return nodes
+
+
+@contextmanager
+def running(nodes: list[Served]) -> Iterator[None]:
+    try:
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            until(lambda node=node: not node.readiness(), f"{node.name} is ready")  # type: ignore[misc]
+        yield
+    finally:
+        for node in nodes:
+            node.signal(signal.SIGCONT)
+            node.kill()
+
+
+def libfaketime() -> Path | None:
+    """The library that sets a process's clocks off; None where it is not installed."""
+    command = shutil.which("faketime")
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")) if command else []
+    return found[0] if found else None
+
+
+def wrong_wall_clock(offset_s: float) -> dict[str, str]:
+    """What a process must find in its environment for its wall clock to be off, and no other clock."""
+    return {"LD_PRELOAD": str(libfaketime()), "FAKETIME": f"{offset_s:+.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

@@ -1,0 +1,45 @@
+"""Real processes in trouble, while people use them: every answer is judged. All waits are polls with a limit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from .checker import faults
+from .places import PLACES, Place, libfaketime, wrong_wall_clock
+from .troubles import SHORT, history_of, summary
+
+pytestmark = pytest.mark.real
+
+FRESHNESS_LIMIT_S = 2.0
+needs_faketime = pytest.mark.skipif(libfaketime() is None, reason="needs libfaketime: apt-get install -y faketime")
+
+
+@needs_faketime
+@pytest.mark.parametrize("offset_s", [20, -20, 3600, -3600])
+def test_a_wrong_wall_clock_is_wrong_and_no_other_clock_is(offset_s: float) -> None:
+    read = "import time; print(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic())"
+    told = subprocess.run([sys.executable, "-c", read], env=wrong_wall_clock(offset_s), capture_output=True, check=True, timeout=60)
+    wall_s, boot_s, monotonic_s = map(float, told.stdout.split())
+    assert wall_s == pytest.approx(time.time() + offset_s, abs=10)
+    assert boot_s == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=10)
+    assert monotonic_s == pytest.approx(time.monotonic(), abs=10)
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with PLACES[request.param](tmp_path_factory.mktemp(request.param), FRESHNESS_LIMIT_S) as place:
+        yield place
+
+
+@pytest.mark.parametrize("trouble", [pytest.param(name, marks=needs_faketime if "clock" in name else ()) for name in SHORT])
+def test_whatever_happens_every_answer_is_right(place: Place, trouble: str) -> None:
+    history = anyio.run(history_of, place, SHORT[trouble])
+    print(summary(history))
+    assert faults(history) == []
+    assert len(history.acknowledged_s) > 10

@@ -1,0 +1,168 @@
+"""What happens to nodes while people use them. Each trouble is over when its function returns: mended, and all nodes ready again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+import anyio
+
+from ..cluster.test_real import Served
+from .history import History
+from .load import Load
+from .places import Place, wrong_wall_clock
+
+READY_WITHIN_S = 60.0
+"""For what takes a second or two on an idle machine."""
+WELL_WITHIN_S = 60.0
+STORM = 30
+CALM_S = 1.0
+
+
+@dataclass
+class Scene:
+    """A place with people in it."""
+
+    place: Place
+    load: Load
+    dice: Random
+
+    @property
+    def node(self) -> Served:
+        """One of the nodes."""
+        return self.dice.choice(self.place.nodes)
+
+    @asynccontextmanager
+    async def storm(self) -> AsyncIterator[None]:
+        """Many sessions are logged out at once, and the context is entered in the midst of it."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.load.storm, STORM)
+            await anyio.sleep(self.dice.uniform(0.1, 0.4))
+            yield
+
+    async def ready(self) -> None:
+        """Return when all nodes judge sessions."""
+        end_s = time.monotonic() + READY_WITHIN_S
+        for node in self.place.nodes:
+            while not await self.load.is_ready(node):
+                assert time.monotonic() < end_s, f"{node.name} is not ready: {node.readiness()}\n{node.told[-4000:]}"
+                await anyio.sleep(0.05)
+
+
+Trouble = Callable[[Scene], Awaitable[None]]
+
+
+@contextmanager
+def frozen(*processes: Served) -> Iterator[None]:
+    for process in processes:
+        process.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.signal(signal.SIGCONT)
+
+
+# With peers:// and with etcd://
+
+
+async def nothing_happens(scene: Scene, seconds: float) -> None:
+    await anyio.sleep(seconds)
+
+
+async def a_node_is_killed_in_a_storm_and_started_again(scene: Scene) -> None:
+    await killed_and_started_again(scene, scene.node)
+
+
+async def all_are_killed_in_storms_and_started_again(scene: Scene) -> None:
+    """Each in its turn: without files, two that forget at once are beyond what is promised."""
+    for node in scene.place.nodes:
+        await killed_and_started_again(scene, node)
+
+
+async def killed_and_started_again(scene: Scene, node: Served) -> None:
+    async with scene.storm():
+        node.kill()
+    node.start()
+    await scene.ready()
+
+
+async def a_node_is_frozen(scene: Scene, seconds: float) -> None:
+    with frozen(scene.node):
+        await anyio.sleep(seconds)
+    await scene.ready()
+
+
+async def a_majority_of_nodes_is_frozen(scene: Scene, seconds: float) -> None:
+    with frozen(*scene.dice.sample(scene.place.nodes, 2)):
+        await anyio.sleep(seconds)
+    await scene.ready()
+
+
+async def a_wall_clock_is_off(scene: Scene, offset_s: float, seconds: float) -> None:
+    """Of one node, which is restarted for it, and again to set it right."""
+    node = scene.node
+    for environ, lasts_s in ((wrong_wall_clock(offset_s), seconds), ({}, 0)):
+        node.kill()
+        node.environ = environ
+        node.start()
+        await anyio.sleep(lasts_s)
+    await scene.ready()
+
+
+async def history_of(place: Place, trouble: Trouble, seed: int = 0) -> History:
+    """What comes of a trouble, while people come and go: from a calm before it until all was looked at after it."""
+    history = History(tuple(node.name for node in place.nodes), within_s=WELL_WITHIN_S)
+    async with Load(place.nodes, history, seed) as load:
+        scene = Scene(place, load, Random(f"trouble {seed}"))
+        async with load.going_on():
+            await anyio.sleep(CALM_S)
+            await trouble(scene)
+        await load.look_at_all()
+    return history
+
+
+def summary(history: History) -> str:
+    """What it was made of, and how long log-outs took."""
+    seen = Counter(act.mode or act.code or str(act.status or "no answer") for act in history.acts if act.what != "visit")
+    visits = Counter(act.code or str(act.status or "no answer") for act in history.acts if act.what == "visit")
+    told = ", ".join(f"{count} {what}" for what, count in visits.most_common())
+    return (
+        f"{len(history.acts)} requests; visits: {told}; log-ins and log-outs: {dict(seen)}; "
+        f"fenced after {spread_ms(history.acknowledged_s)}, still accepted for {spread_ms(history.accepted_for_s)}"
+    )
+
+
+def spread_ms(times_s: list[float]) -> str:
+    ordered = sorted(times_s)
+    if not ordered:
+        return "none"
+    p50, p99 = (ordered[int(share * (len(ordered) - 1))] * 1000 for share in (0.5, 0.99))
+    return f"{p50:.1f} ms (p50), {p99:.1f} ms (p99) of {len(ordered)}"
+
+
+SHORT: dict[str, Trouble] = {
+    "a node is killed in a storm and started again": a_node_is_killed_in_a_storm_and_started_again,
+    "a node is frozen for 1 s": partial(a_node_is_frozen, seconds=1),
+    "a majority of nodes is frozen for 3 s": partial(a_majority_of_nodes_is_frozen, seconds=3),
+    "a wall clock is 1 h ahead": partial(a_wall_clock_is_off, offset_s=3600, seconds=2),
+}
+
+LONG: dict[str, Trouble] = {
+    "nothing happens for 20 s": partial(nothing_happens, seconds=20),
+    "all nodes are killed in storms and started again, one by one": all_are_killed_in_storms_and_started_again,
+    "a node is frozen for 1 s": partial(a_node_is_frozen, seconds=1),
+    "a node is frozen for 10 s": partial(a_node_is_frozen, seconds=10),
+    "a node is frozen for 60 s": partial(a_node_is_frozen, seconds=60),
+    "a majority of nodes is frozen for 30 s": partial(a_majority_of_nodes_is_frozen, seconds=30),
+    "a wall clock is 20 s ahead": partial(a_wall_clock_is_off, offset_s=20, seconds=8),
+    "a wall clock is 20 s behind": partial(a_wall_clock_is_off, offset_s=-20, seconds=8),
+    "a wall clock is 1 h ahead": partial(a_wall_clock_is_off, offset_s=3600, seconds=8),
+    "a wall clock is 1 h behind": partial(a_wall_clock_is_off, offset_s=-3600, seconds=8),
+}
