@@ -18,6 +18,15 @@ from tests.histories.app import app as inner
 app = SessionMiddleware(inner)
 """
 
+WITHOUT_THE_FENCE = """
+from ha_session_mw.backends.quorum import QuorumLog
+
+async def no_fence(log, receipt): ...
+
+QuorumLog.fence = no_fence
+"""
+"""Added to the app: a log-out is acknowledged as soon as a majority has it, whatever the others may still accept."""
+
 
 @dataclass
 class Place:
@@ -34,9 +43,9 @@ class Place:
 
 
 @contextmanager
-def peers(folder: Path, limit_s: float) -> Iterator[Place]:
+def peers(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
     """Three nodes without a server beside them."""
-    nodes = served(folder, limit_s)
+    nodes = served(folder, limit_s, app)
     for node in nodes:
         node.settings.update(CLUSTER="peers://", PEERS=",".join(node.url for node in nodes))
     with running(nodes):
@@ -46,8 +55,8 @@ def peers(folder: Path, limit_s: float) -> Iterator[Place]:
 PLACES = {"peers": peers}
 
 
-def served(folder: Path, limit_s: float) -> list[Served]:
-    (folder / "served.py").write_text(APP)
+def served(folder: Path, limit_s: float, app: str) -> list[Served]:
+    (folder / "served.py").write_text(app)
     settings = {"PROTECT": "/private*", "TRANSPORTS": "bearer", "FRESHNESS_LIMIT": f"{limit_s}s"}
     nodes = [Served(name, port, folder, settings) for name, port in zip("abc", free_ports(3), strict=True)]
     for node in nodes:

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
 
 from .checker import faults
-from .places import PLACES, Place, libfaketime, wrong_wall_clock
+from .places import APP, PLACES, WITHOUT_THE_FENCE, Place, libfaketime, peers, wrong_wall_clock
 from .troubles import SHORT, history_of, summary
 
 pytestmark = pytest.mark.real
@@ -43,3 +44,13 @@ def test_whatever_happens_every_answer_is_right(place: Place, trouble: str) -> N
     print(summary(history))
     assert faults(history) == []
     assert len(history.acknowledged_s) > 10
+
+
+def test_without_the_fence_it_comes_to_light(tmp_path: Path) -> None:
+    def is_caught(seed: int) -> bool:
+        """Whether somebody is accepted by the node that wakes up, before it reads what it was told meanwhile: most times."""
+        history = anyio.run(history_of, unfenced, SHORT["a node is frozen for 1 s"], seed)
+        return any(fault.startswith("accepted after a fenced acknowledgement") for fault in faults(history))
+
+    with peers(tmp_path, FRESHNESS_LIMIT_S, APP + WITHOUT_THE_FENCE) as unfenced:
+        assert any(map(is_caught, range(5)))
