@@ -29,7 +29,7 @@ from ._core.view import View, new_cut_id
 from .abc import CLOCK_SLACK_MS, Clock
 from .backends import open_backend
 from .clocks import SystemClock
-from .config import SQLITE, Settings
+from .config import ETCD, SQLITE, Settings
 from .exceptions import (
     ClientFault,
     ClockUntrusted,
@@ -39,6 +39,7 @@ from .exceptions import (
     SessionRevoked,
     SessionTooLarge,
     StateNotReached,
+    StateRollback,
     StateStale,
     TokenInvalid,
 )
@@ -110,15 +111,16 @@ class SessionManager:
         self._keys = KeySource(self.settings, self._boot_s())
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
+        self._transport = peer_transport
         self._open_cluster(peer_transport)
         forks.watch(self)
         in_cookie = "cookie" in self.settings.transports
         self._room = MAX_COOKIE_BYTES - self.cookie.overhead() if in_cookie else MAX_TOKEN_BYTES
 
     def _new_node_id(self) -> NodeId:
-        """Whoever shares a file shares its settings too, so there each process adds to the name that it was given."""
+        """Where a node may have several processes they share its settings, so there each adds to the name that it was given."""
         given = self.settings.node_id
-        if given is not None and not self.settings.cluster.startswith(SQLITE):
+        if given is not None and not self.settings.cluster.startswith((SQLITE, *ETCD)):
             return NodeId(given)
         return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
 
@@ -129,6 +131,9 @@ class SessionManager:
         """Called by :mod:`.forks`: a process is a node, so a forked one is another."""
         if in_child:
             self.node_id = self._new_node_id()
+            if self.settings.cluster.startswith(ETCD):  # where each process is a member of its own
+                self.supervisor = Supervisor(self.clock)
+                self._open_cluster(self._transport)
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
@@ -146,7 +151,7 @@ class SessionManager:
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
-        if settings.cluster.startswith("peers://"):
+        if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
@@ -209,7 +214,7 @@ class SessionManager:
             boot_s = self._boot_s()
             # NaN, where the log wants to be asked, is never within the slack.
             if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
-                return CannotTell(self._starting() or _clock_untrusted())
+                return CannotTell(self._not_serving() or _clock_untrusted())
         decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
@@ -217,10 +222,13 @@ class SessionManager:
         if isinstance(decision, Refuse):
             raise decision.problem
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
-        starting = self._starting()
-        return CannotTell(starting) if starting else decision
+        not_serving = self._not_serving()
+        return CannotTell(not_serving) if not_serving else decision
 
-    def _starting(self) -> NodeStarting | None:
+    def _not_serving(self) -> NodeStarting | StateRollback | None:
+        """Why this node judges nothing at all, whatever the session; None where it does."""
+        if self._log.is_set_back():
+            return StateRollback("the log is older than what this node has applied", check="fresh")
         return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
 
     def verified(self, token: bytes) -> Verified | None:
@@ -237,7 +245,7 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         problem = undecided.problem
-        if self._lookups is None or isinstance(problem, NodeStarting | ClockUntrusted):
+        if self._lookups is None or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
             raise problem
         with self.clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -296,7 +304,8 @@ class SessionManager:
             members = [member for member in members if kid in member.kids]
         verified = self.verified(token)
         issuer = verified.claims.issuer if verified else None
-        urls = {member.url: member.member for member in members}
+        own = str(self.settings.advertise_url)
+        urls = {member.url: member.member for member in members if member.url not in ("", own)}
         return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
 
     async def _on_look_up(self, body: bytes) -> bytes:
@@ -362,8 +371,8 @@ class SessionManager:
 
     def require_fresh(self) -> None:
         """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
-        if starting := self._starting():
-            raise starting
+        if not_serving := self._not_serving():
+            raise not_serving
         if not self._log.trusts_clock():
             raise _clock_untrusted()
         if not self._is_fresh():

@@ -67,7 +67,7 @@ class MemberJoined:
 
 @dataclass(frozen=True, slots=True)
 class MemberLeft:
-    """A member was silent for so long that whatever it knew is too old to judge by."""
+    """A member said good-bye, or was silent for so long that whatever it knew is too old to judge by."""
 
     member: NodeId
 
@@ -85,11 +85,11 @@ MemberEvent = MemberJoined | MemberLeft | MemberDraining
 class _Seat:
     __slots__ = ("ahead_ms", "heard_s", "heartbeat")
 
-    def __init__(self, heartbeat: Heartbeat, heard_s: float) -> None:
+    def __init__(self, heartbeat: Heartbeat, heard_s: float, *, late: bool) -> None:
         self.heartbeat = heartbeat
         self.heard_s = heard_s
-        self.ahead_ms = heartbeat.wall_ms - heard_s * 1000
-        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time."""
+        self.ahead_ms = -math.inf if late else heartbeat.wall_ms - heard_s * 1000
+        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time. Endless where it cannot be told."""
 
 
 class Members:
@@ -98,6 +98,7 @@ class Members:
     Args:
         own: this node's own heartbeat; its times are not looked at.
         majority: how many trusted clocks it takes to raise the floor. One that has nobody to agree with raises nothing.
+            May be set anew where members come and go.
     """
 
     __slots__ = ("_agreed_ms", "_latest_ms", "_seats", "_verdict", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
@@ -123,18 +124,19 @@ class Members:
         self.limits_differ = limits.count(self.own.freshness_limit_s) * 2 < len(limits)
         """Whether most members announce another limit than this node: it is the one to be mended, and the others go on."""
 
-    def heard(self, seat: str, heartbeat: Heartbeat, boot_s: float) -> MemberEvent | None:
+    def heard(self, seat: str, heartbeat: Heartbeat, boot_s: float, *, late: bool = False) -> MemberEvent | None:
         """Take a heartbeat in; returns what it changed for others to know.
 
         Args:
             seat: which member of the cluster this is, whatever process fills it: its place in a fixed list, else its id.
             heartbeat: what it says.
             boot_s: when it was received.
+            late: it may have been said long ago, so that nobody can tell what the member's clock shows now.
         """
         known = self._seats.get(seat)
         if known is not None and known.heartbeat.life == heartbeat.life and heartbeat.sequence <= known.heartbeat.sequence:
             return None
-        self._seats[seat] = _Seat(heartbeat, boot_s)
+        self._seats[seat] = _Seat(heartbeat, boot_s, late=late)
         self._verdict = None
         if known is None or known.heartbeat.freshness_limit_s != heartbeat.freshness_limit_s:
             self._compare_limits()
@@ -143,6 +145,13 @@ class Members:
         if heartbeat.state == "draining" != known.heartbeat.state:
             return MemberDraining(heartbeat.member)
         return None
+
+    def left(self, seat: str) -> MemberEvent | None:
+        """A member said that it is one no more; returns what that changed for others to know."""
+        gone = self._seats.pop(seat, None)
+        self._verdict = None
+        self._compare_limits()
+        return None if gone is None else MemberLeft(gone.heartbeat.member)
 
     def tick(self, now: Moment) -> list[MemberEvent]:
         """Time has passed; returns who has been silent for so long that every lease it held or gave is over. It is a member no more."""
@@ -211,7 +220,7 @@ class Members:
         return int(max(now.wall_ms, ahead_ms + now.boot_s * 1000)) + longest + UNKNOWN_END_MARGIN_MS
 
     def _walls_ms(self, now: Moment) -> list[float]:
-        others = (seat.ahead_ms for seat in self._seats.values() if self._is_live(seat, now.boot_s))
+        others = (seat.ahead_ms for seat in self._seats.values() if seat.ahead_ms > -math.inf and self._is_live(seat, now.boot_s))
         return [now.wall_ms, *(ahead + now.boot_s * 1000 for ahead in others)]
 
 

@@ -32,7 +32,7 @@ def new_cut_id(random_text: str, until_ms: int) -> CutId:
     return CutId(f"{random_text}~{-(-until_ms // 1000):x}")
 
 
-def _end_of_entry(until_ms: int) -> int:
+def entry_end_ms(until_ms: int) -> int:
     """How long an entry is held, the same for one that arrived and for a replaced cut that has yet to."""
     return -(-until_ms // END_STEP_MS) * END_STEP_MS
 
@@ -79,7 +79,7 @@ class View:
 
     def merge(self, entry: Entry) -> bool:
         """Take one entry in; returns whether it was news. An entry that has ended can match no token and is no news."""
-        end = _end_of_entry(entry.until_ms)
+        end = entry_end_ms(entry.until_ms)
         if end <= self.floor_ms:
             return False
         # All entries of one end hold the same number: a new one each would take a fifth of the memory.
@@ -112,7 +112,7 @@ class View:
         live[cut.id] = cut
         for old in cut.replaces:
             # Known from here on, so that a replaced cut that arrives after its successor does not come to life.
-            self.known_cuts.setdefault(old, _end_of_entry(cut_end_ms(old)))
+            self.known_cuts.setdefault(old, entry_end_ms(cut_end_ms(old)))
             live.pop(old, None)
 
     def knows(self, entry: Entry) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from .._core.members import Heartbeat
 from .._core.view import View
 from ..abc import Clock, ClusterLog
-from ..config import SQLITE, Settings, sqlite_path
+from ..config import ETCD, SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
 
@@ -25,6 +25,10 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
         from .sqlite import SqliteLog
 
         return SqliteLog(view, clock, own, sqlite_path(settings.cluster))
+    if settings.cluster.startswith(ETCD):
+        from .etcd import open_etcd
+
+        return open_etcd(settings, view, clock, own)
     if peering is None:
         from .memory import MemoryLog
 
