@@ -39,7 +39,7 @@ def main() -> int:
     right = True
     for kind in [given.place] if given.place else PLACES:
         with tempfile.TemporaryDirectory() as folder, PLACES[kind](Path(folder), given.freshness_limit) as place:
-            for name, trouble in LONG.items():
+            for name, trouble in LONG[kind].items():
                 if "clock" in name and libfaketime() is None:
                     print(f"{kind}: {name}: left out, for it needs libfaketime: apt-get install -y faketime")
                 elif given.trouble in name:

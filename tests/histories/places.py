@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from example_app.proxy import Proxy
+
 from ..cluster.test_real import Served, free_ports, until
+from ..engines import Etcd, etcd
 
 APP = """
 from ha_session_mw import SessionMiddleware
@@ -35,11 +38,15 @@ class Place:
     Attributes:
         kind: the scheme of ``HA_SESSION_CLUSTER``.
         limit_s: their ``HA_SESSION_FRESHNESS_LIMIT``.
+        engine: the etcd that they share, if that is how they do it.
+        way_of_c: through which the last one reaches it.
     """
 
     kind: str
     nodes: list[Served]
     limit_s: float
+    engine: Etcd | None = None
+    way_of_c: Proxy | None = None
 
 
 @contextmanager
@@ -52,7 +59,19 @@ def peers(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
         yield Place("peers", nodes, limit_s)
 
 
-PLACES = {"peers": peers}
+@contextmanager
+def on_etcd(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
+    """Three nodes and an etcd of three members, which c reaches through a proxy only."""
+    nodes = served(folder, limit_s, app)
+    with etcd(3) as engine, Proxy(*(member.client_port for member in engine.members)) as way_of_c:
+        for node in nodes:
+            node.settings["CLUSTER"] = engine.cluster("histories")
+        nodes[2].settings["CLUSTER"] = "etcd://" + ",".join(f"127.0.0.1:{port}" for port in way_of_c.ports) + "/histories"
+        with running(nodes):
+            yield Place("etcd", nodes, limit_s, engine, way_of_c)
+
+
+PLACES = {"peers": peers, "etcd": on_etcd}
 
 
 def served(folder: Path, limit_s: float, app: str) -> list[Served]:

@@ -12,8 +12,12 @@ from functools import partial
 from random import Random
 
 import anyio
+import anyio.to_thread
+
+from example_app.proxy import Proxy
 
 from ..cluster.test_real import Served
+from ..engines import Etcd, EtcdMember
 from .history import History
 from .load import Load
 from .places import Place, wrong_wall_clock
@@ -38,6 +42,16 @@ class Scene:
         """One of the nodes."""
         return self.dice.choice(self.place.nodes)
 
+    @property
+    def engine(self) -> Etcd:
+        assert self.place.engine is not None
+        return self.place.engine
+
+    @property
+    def way_of_c(self) -> Proxy:
+        assert self.place.way_of_c is not None
+        return self.place.way_of_c
+
     @asynccontextmanager
     async def storm(self) -> AsyncIterator[None]:
         """Many sessions are logged out at once, and the context is entered in the midst of it."""
@@ -59,7 +73,7 @@ Trouble = Callable[[Scene], Awaitable[None]]
 
 
 @contextmanager
-def frozen(*processes: Served) -> Iterator[None]:
+def frozen(*processes: Served | EtcdMember) -> Iterator[None]:
     for process in processes:
         process.signal(signal.SIGSTOP)
     try:
@@ -116,6 +130,55 @@ async def a_wall_clock_is_off(scene: Scene, offset_s: float, seconds: float) -> 
     await scene.ready()
 
 
+# With etcd:// only
+
+
+async def the_leader_is_killed_in_a_storm(scene: Scene) -> None:
+    async with scene.storm():
+        leader = scene.engine.leader()
+        leader.kill()
+    await anyio.to_thread.run_sync(scene.engine.start_member, leader)
+    await scene.ready()
+
+
+async def the_leader_is_frozen(scene: Scene, seconds: float) -> None:
+    with frozen(scene.engine.leader()):
+        await anyio.sleep(seconds)
+    await scene.ready()
+
+
+async def a_follower_is_frozen(scene: Scene, seconds: float) -> None:
+    leader = scene.engine.leader()
+    with frozen(scene.dice.choice([member for member in scene.engine.members if member is not leader])):
+        await anyio.sleep(seconds)
+    await scene.ready()
+
+
+async def a_node_is_cut_off(scene: Scene, seconds: float) -> None:
+    """Its connections to etcd are broken off, and new ones too."""
+    scene.way_of_c.cut()
+    await anyio.sleep(seconds)
+    scene.way_of_c.mend()
+    await scene.ready()
+
+
+async def a_node_is_stalled(scene: Scene, seconds: float) -> None:
+    """What it sends to etcd and what is sent to it vanishes, and nobody is told."""
+    scene.way_of_c.stall()
+    await anyio.sleep(seconds)
+    scene.way_of_c.mend()
+    await scene.ready()
+
+
+async def quorum_is_lost(scene: Scene, seconds: float) -> None:
+    lost = scene.dice.sample(scene.engine.members, 2)
+    for member in lost:
+        member.kill()
+    await anyio.sleep(seconds)
+    await anyio.to_thread.run_sync(scene.engine.start)
+    await scene.ready()
+
+
 async def history_of(place: Place, trouble: Trouble, seed: int = 0) -> History:
     """What comes of a trouble, while people come and go: from a calm before it until all was looked at after it."""
     history = History(tuple(node.name for node in place.nodes), within_s=WELL_WITHIN_S)
@@ -147,14 +210,26 @@ def spread_ms(times_s: list[float]) -> str:
     return f"{p50:.1f} ms (p50), {p99:.1f} ms (p99) of {len(ordered)}"
 
 
-SHORT: dict[str, Trouble] = {
-    "a node is killed in a storm and started again": a_node_is_killed_in_a_storm_and_started_again,
-    "a node is frozen for 1 s": partial(a_node_is_frozen, seconds=1),
-    "a majority of nodes is frozen for 3 s": partial(a_majority_of_nodes_is_frozen, seconds=3),
-    "a wall clock is 1 h ahead": partial(a_wall_clock_is_off, offset_s=3600, seconds=2),
+SHORT: dict[str, dict[str, Trouble]] = {
+    "peers": {
+        "a node is killed in a storm and started again": a_node_is_killed_in_a_storm_and_started_again,
+        "a node is frozen for 1 s": partial(a_node_is_frozen, seconds=1),
+        "a majority of nodes is frozen for 3 s": partial(a_majority_of_nodes_is_frozen, seconds=3),
+        "a wall clock is 1 h ahead": partial(a_wall_clock_is_off, offset_s=3600, seconds=2),
+    },
+    "etcd": {
+        "the leader is killed in a storm": the_leader_is_killed_in_a_storm,
+        "a node is killed in a storm and started again": a_node_is_killed_in_a_storm_and_started_again,
+        "a node is frozen for 1 s": partial(a_node_is_frozen, seconds=1),
+        "the leader is frozen for 1 s": partial(the_leader_is_frozen, seconds=1),
+        "a node is cut off for 3 s": partial(a_node_is_stalled, seconds=3),
+        "quorum is lost for 3 s": partial(quorum_is_lost, seconds=3),
+        "a wall clock is 20 s behind": partial(a_wall_clock_is_off, offset_s=-20, seconds=2),
+    },
 }
+"""By the place, what ``make test`` does there."""
 
-LONG: dict[str, Trouble] = {
+ANYWHERE: dict[str, Trouble] = {
     "nothing happens for 20 s": partial(nothing_happens, seconds=20),
     "all nodes are killed in storms and started again, one by one": all_are_killed_in_storms_and_started_again,
     "a node is frozen for 1 s": partial(a_node_is_frozen, seconds=1),
@@ -166,3 +241,18 @@ LONG: dict[str, Trouble] = {
     "a wall clock is 1 h ahead": partial(a_wall_clock_is_off, offset_s=3600, seconds=8),
     "a wall clock is 1 h behind": partial(a_wall_clock_is_off, offset_s=-3600, seconds=8),
 }
+
+LONG: dict[str, dict[str, Trouble]] = {
+    "peers": ANYWHERE,
+    "etcd": ANYWHERE
+    | {
+        "the leader is killed in a storm": the_leader_is_killed_in_a_storm,
+        "the leader is frozen for 1 s": partial(the_leader_is_frozen, seconds=1),
+        "the leader is frozen for 10 s": partial(the_leader_is_frozen, seconds=10),
+        "a follower is frozen for 60 s": partial(a_follower_is_frozen, seconds=60),
+        "a node is cut off for 10 s, and told": partial(a_node_is_cut_off, seconds=10),
+        "a node is cut off for 10 s, and not told": partial(a_node_is_stalled, seconds=10),
+        "quorum is lost for 30 s": partial(quorum_is_lost, seconds=30),
+    },
+}
+"""By the place, what ``make prove`` does there."""
