@@ -78,6 +78,7 @@ class KeyValue(msgspec.Struct, frozen=True, gc=False):
     value: bytes = b""
     create_revision: int = 0
     mod_revision: int = 0
+    version: int = 0
 
 
 class Header(msgspec.Struct, frozen=True, gc=False):
@@ -106,24 +107,11 @@ class Page(msgspec.Struct, frozen=True):
     more: bool = False
 
 
-class Put(msgspec.Struct, frozen=True):
-    """What a put answers; the key as it was before, where it was asked for."""
-
-    prev_kv: KeyValue | None = None
-
-
-class Response(msgspec.Struct, frozen=True):
-    """The answer to one operation of a transaction."""
-
-    response_put: Put | None = None
-
-
 class Transaction(msgspec.Struct, frozen=True):
     """The outcome of a transaction: which of its two branches was taken, and at which revision."""
 
     header: Header = Header()
     succeeded: bool = False
-    responses: tuple[Response, ...] = ()
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -186,9 +174,9 @@ def _decode(content: bytes, kind: type[T]) -> T:
     return found
 
 
-def put(key: bytes, value: bytes, *, lease: int = 0, previous: bool = False) -> Operation:
-    """Set a key; with ``previous``, tell what it was before."""
-    return {"request_put": {"key": key, "value": value, "lease": lease, "prev_kv": previous}}
+def put(key: bytes, value: bytes, *, lease: int = 0) -> Operation:
+    """Set a key; it goes with the lease, if there is one."""
+    return {"request_put": {"key": key, "value": value, "lease": lease}}
 
 
 def delete(start: bytes, end: bytes | None = None) -> Operation:
@@ -358,19 +346,21 @@ class EtcdGateway:
         used = self._token
         try:
             return await self._within(TRY_S, self._post(endpoint, path, body, kind))
-        except _LogInFirst:
-            await self._within(LOG_IN_S, self._log_in(endpoint, used))
+        except _LogInFirst as exc:
+            await self._within(LOG_IN_S, self._log_in(endpoint, used, exc))
         try:
             return await self._within(TRY_S, self._post(endpoint, path, body, kind))
         except _LogInFirst as exc:
-            raise EtcdUnavailable(str(exc)) from exc
+            raise exc.after_all() from exc
 
     async def _within(self, limit_s: float, answer: Coroutine[Any, Any, T]) -> T:
         with self._clock.move_on_after(limit_s):
             return await answer
         raise EtcdUnavailable(_TOO_LATE)
 
-    async def _log_in(self, endpoint: str, used: str | None) -> None:
+    async def _log_in(self, endpoint: str, used: str | None, why: _LogInFirst) -> None:
+        if why.denied and (self._user is None or used is not None):
+            raise why.after_all()
         if self._user is None:
             raise EtcdRefused("asks for a user: set HA_SESSION_ETCD_USER and HA_SESSION_ETCD_PASSWORD")
         async with self._logging_in:
@@ -430,7 +420,7 @@ class EtcdGateway:
                 async with _body(response) as chunks:
                     await self._follow(chunks, take)
         except _LogInFirst as exc:
-            await self._within(LOG_IN_S, self._log_in(endpoint, used))
+            await self._within(LOG_IN_S, self._log_in(endpoint, used, exc))
             raise EtcdUnavailable(str(exc)) from exc
 
     @asynccontextmanager
@@ -499,7 +489,15 @@ _LOG_IN = ("invalid auth token", "user name is empty", "auth store is old")
 
 
 class _LogInFirst(Exception):
-    """The request carried no token, or one that counts no more."""
+    """The request carried no token, or one that counts no more; or it was denied, maybe for want of one."""
+
+    def __init__(self, text: str, *, denied: bool = False) -> None:
+        super().__init__(text)
+        self.denied = denied
+
+    def after_all(self) -> EtcdError:
+        """What it means where there was a token that has just been given."""
+        return EtcdRefused(str(self)) if self.denied else EtcdUnavailable(str(self))
 
 
 def _error_of(status: int, content: bytes) -> Exception:
@@ -535,7 +533,8 @@ def _meaning(code: int, text: str) -> Exception:
     if "authentication is not enabled" in text:
         return EtcdRefused("knows no users: enable authentication there, or unset HA_SESSION_ETCD_USER")
     if code == 7:
-        return EtcdRefused("does not let the user read and write below the prefix of HA_SESSION_CLUSTER")
+        # So is somebody who shows a certificate, and no token yet.
+        return _LogInFirst("does not let the user read and write below the prefix of HA_SESSION_CLUSTER", denied=True)
     if code in _NO or "larger than max" in text:
         return EtcdRejected(f"rejects the request (code {code})")
     return EtcdUnavailable(f"has no quorum, or too much to do (code {code})")

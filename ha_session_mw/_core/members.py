@@ -108,7 +108,7 @@ class Members:
         self.majority = majority
         self._seats: dict[str, _Seat] = {}
         self._agreed_ms: float | None = None
-        """How far this node's wall clock was ahead of its boot-time clock when a majority last agreed with it."""
+        """How far the time was ahead of this node's boot-time clock when a majority, and not this node alone, last agreed on it."""
         self._latest_ms = -math.inf
         """How far the last of the trusted clocks was ahead of the boot-time clock when a majority last agreed on anything."""
         self._verdict: tuple[float, bool] | None = None
@@ -183,7 +183,7 @@ class Members:
     def clock_trusted(self, now: Moment) -> bool:
         """Whether this node may mint and judge: its wall clock agrees with the others'.
 
-        A node that hears too few others to tell asks whether its clock has been stepped since a majority agreed with it.
+        A node that hears too few others to tell asks whether its clock still shows the time that a majority last agreed on.
         """
         ahead_ms = now.wall_ms - now.boot_s * 1000
         if self._verdict is None or abs(ahead_ms - self._verdict[0]) > _SLEWED_MS:
@@ -191,15 +191,17 @@ class Members:
         return self._verdict[1]
 
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
-        if len(self._walls_ms(now)) < self.majority:
-            return self._agreed_ms is not None and abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
-        trusted = _trusted(self._walls_ms(now))
+        walls_ms = self._walls_ms(now)
+        trusted = _trusted(walls_ms)
         if len(trusted) >= self.majority:
             self._latest_ms = max(trusted) - now.boot_s * 1000
-        if now.wall_ms not in trusted:
-            return False
-        self._agreed_ms = ahead_ms
-        return True
+        if len(walls_ms) > 1 and len(walls_ms) >= self.majority:
+            if len(trusted) >= self.majority:
+                self._agreed_ms = median(trusted) - now.boot_s * 1000
+            return now.wall_ms in trusted
+        if self._agreed_ms is None:
+            return self.majority == 1  # there has never been anybody else to ask
+        return abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
 
     def floor_ms(self, now: Moment) -> int | None:
         """Up to which end tokens have ended on every trusted clock; None where too few clocks agree to tell.
@@ -207,7 +209,7 @@ class Members:
         A majority must agree: one clock that steps, alone or in a pair, neither ends a session nor forgets a log-out.
         """
         trusted = _trusted(self._walls_ms(now))
-        if len(trusted) < self.majority:
+        if len(trusted) < self.majority or (len(trusted) == 1 and not self.clock_trusted(now)):
             return None
         return int(min(trusted)) - FLOOR_MARGIN_MS
 

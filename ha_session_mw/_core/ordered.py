@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..models import Entry, NodeId
@@ -24,7 +24,7 @@ from .freshness import Moment
 from .members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
 from .processes import Processes
 from .records import Beat, LogId, entry_key, key_end_ms, seat_of
-from .view import END_STEP_MS, View
+from .view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
 
 LEAST_BEAT_S = 0.025
 """How soon after a beat the next one may be brought forward. News of that time share one; a log-out waits for no longer."""
@@ -35,6 +35,8 @@ REMOVE_AFTER_WAITS = 3
 
 _MOST_TRIES = 256
 """Beats of which it is not known yet whether they come back. Those left out are minutes old, and vouch for nothing."""
+
+_MORE_THAN_THERE_ARE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class EntryPut:
 class EntryDeleted:
     """The key of an entry was deleted."""
 
-    key: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ class Ordered:
     def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
         self.view = view
         self.seat = seat_of(own)
-        self.members = Members(own, majority=1)
+        # Until a beat has come back nobody knows how many there are, so no clock agrees with most of them, not even with itself.
+        self.members = Members(own, majority=_MORE_THAN_THERE_ARE)
         self.log: LogId | None = None
         self.position = 0
         """Up to where the log has been applied. Following is resumed right after it."""
@@ -266,9 +269,7 @@ class Ordered:
         self.log = snapshot.log
         # The floor first: entries below it may be missing, and nobody else may tell us.
         self._take_floor(snapshot.floor_ms)
-        # What was cut off before the log was made, on another one, cannot be in it.
-        longest_ms = self.members.own.absolute_ms + UNKNOWN_END_MARGIN_MS + 1000
-        self.view.forgotten_cuts_end_ms = max(self.view.forgotten_cuts_end_ms, snapshot.log.made_ms + longest_ms)
+        self._give_up_cuts(-math.inf)
         for entry, key in zip(snapshot.entries, keys, strict=True):
             self.view.merge(entry)
             self._unseen.pop(key, None)
@@ -419,6 +420,18 @@ class Ordered:
         # Only who knows how many there are, and by now, can tell what most of them say.
         if floor is not None and self.is_fresh(now):
             self._raise_floor(floor - floor % END_STEP_MS)  # entries end at these steps only
+            self._give_up_cuts(floor + FLOOR_MARGIN_MS)
+
+    def _give_up_cuts(self, time_ms: float) -> None:
+        """Tokens of before the log was made may list cuts that are in no log any more. They must not wait for those for ever."""
+        if self.log is None:
+            return
+        # A cut of this log ends later than this, even if the clock of its writer is behind that of the log's maker by a minute.
+        end_ms = self.log.made_ms + self.members.own.absolute_ms
+        if time_ms > self.log.made_ms + CUT_TRAVELS_MS:
+            # And by now the first ones of this log are known here, so those of the minutes before it can be given up as well.
+            end_ms += 2 * UNKNOWN_END_MARGIN_MS
+        self.view.forgotten_cuts_end_ms = max(self.view.forgotten_cuts_end_ms, end_ms)
 
     def _take_floor(self, floor_ms: int) -> None:
         self._stored_floor_ms = max(self._stored_floor_ms, floor_ms)

@@ -18,6 +18,9 @@ FLOOR_MARGIN_MS = 60_000
 END_STEP_MS = 60_000
 """Ends are rounded up to whole minutes. Holding an entry longer harms nobody, and entries of a minute share one end."""
 
+CUT_TRAVELS_MS = 240_000
+"""A cut that was made so long ago is no news any more on a node that is fresh: some seconds, and 30 s for each of two clocks."""
+
 
 def cut_end_ms(cut: CutId) -> int:
     """The end that a cut's id carries; 0 (long over) for text that is no cut's id."""

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from .._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft, Members
-from .._core.ordered import CaughtUp, Diverged, EntryPut, Ordered, OrderedEvent, Rollback, RolledBack, Sent, Snapshot
+from .._core.ordered import CaughtUp, Diverged, EntryPut, Ordered, OrderedEvent, Rollback, RolledBack, Snapshot
 from .._core.records import LogId, encode_beat, encode_floor, encode_log
 from .._core.view import View
 from ..abc import Clock, Receipt
@@ -30,8 +30,6 @@ from ..etcd_gateway import (
     EtcdRejected,
     Event,
     KeyValue,
-    Put,
-    Transaction,
     Watched,
     delete,
     put,
@@ -119,7 +117,7 @@ class EtcdLog(MemberedLog):
         self._lives += 1
         life = self._own.life if self._lives == 1 else f"{self._own.life}-{self._lives}"
         self.ordered = Ordered(self._view, msgspec.structs.replace(self._own, life=life), heartbeat_s=self._heartbeat_s)
-        self._seen = 0  # where the last beat of this process stands that it has read
+        self._last: KeyValue | None = None  # what was written last of all that was read
         self._newest = 0  # where the last entry stands: no client has to wait for beats
         self._has_left = False
         self._settle()
@@ -226,7 +224,8 @@ class EtcdLog(MemberedLog):
             for box in (self._singles, self._jobs):
                 while box and not self.is_set_back():
                     await self._write(box, box.batch(BATCH))
-            await self._gateway.transact([delete(self._own_key)])
+            if self.ordered.log is not None:  # else there is no beat
+                await self._gateway.transact([delete(self._own_key)], once=True)
         except EtcdError as exc:
             logger.warning("etcd %s; %d entries of this process are not in it", exc, len(self._singles) + len(self._jobs))
 
@@ -235,8 +234,7 @@ class EtcdLog(MemberedLog):
     async def _follow_for_ever(self) -> None:
         while not self.is_set_back():
             try:
-                if self.ordered.needs_load:
-                    await self._load()
+                await (self._load() if self.ordered.needs_load else self._compare())
                 await self._gateway.watch(self._keys.start, self._keys.end, self.ordered.position + 1, self._take)
             except _LoadAgain:
                 continue
@@ -263,10 +261,23 @@ class EtcdLog(MemberedLog):
             raise _LoadAgain
         # Where the log that this node has read is gone, it has to be told of another one.
         self.ordered.loaded(snapshot or Snapshot(revision, LogId("", 0), (), (), 0), self._now())
-        self._seen = max((pair.mod_revision for pair in pairs if pair.key == self._own_key), default=0)
+        self._last = max(pairs, key=lambda pair: pair.mod_revision, default=None)
         self._newest = max((pair.mod_revision for pair in pairs if self._keys.is_entry(pair.key)), default=0)
         self._note("following", None)
         self._settle()
+
+    async def _compare(self) -> None:
+        """Find out whether the log is the one that was read so far: what was written last must stand there still, as of then."""
+        last = self._last
+        if last is None:
+            return
+        try:
+            found = (await self._gateway.page(last.key, last.key + b"\0", revision=last.mod_revision)).kvs
+        except EtcdRejected:  # there is no such revision yet
+            found = ()
+        if found != (last,):
+            self._mistrust()
+            raise _LoadAgain
 
     async def _pages(self) -> tuple[list[KeyValue], int]:
         """All keys, as of one revision."""
@@ -300,9 +311,7 @@ class EtcdLog(MemberedLog):
         self.ordered.delivered(revision, items, self._now())
         if any(isinstance(item, EntryPut) for item in items):
             self._newest = revision
-        for event in events:
-            if event.kv.key == self._own_key:
-                self._seen = 0 if event.is_deletion else revision
+        self._last = next((event.kv for event in events if not event.is_deletion), self._last)
 
     @property
     def _own_key(self) -> bytes:
@@ -320,24 +329,16 @@ class EtcdLog(MemberedLog):
                 await self.changed()
 
     async def _beat(self) -> None:
-        sent, seen = self.ordered.beat(self._now()), self._seen
+        sent = self.ordered.beat(self._now())
         try:
             # To its end: a beat that came after the last word of this process would keep others waiting for it.
             with anyio.CancelScope(shield=True):
-                done = await self._gateway.transact([put(self._own_key, encode_beat(sent.beat), previous=True)], once=True)
+                done = await self._gateway.transact([put(self._own_key, encode_beat(sent.beat))], once=True)
         except EtcdError as exc:
             self._note("taking beats", str(exc))
             return
         self._note("taking beats", None)
-        self._answered(sent, done, seen)
-
-    def _answered(self, sent: Sent, done: Transaction, seen: int) -> None:
         self.ordered.answered(sent, done.header.revision)
-        response = done.responses[0].response_put if done.responses else None
-        before = (response or Put()).prev_kv
-        if seen > (before.mod_revision if before is not None else 0):
-            # A beat that was read in the log is not there any more. Nobody else writes it, so the log may be an older one.
-            self._mistrust()
         self._settle()
 
     # Writing.
@@ -454,6 +455,11 @@ _SET_BACK: Mapping[Rollback, str] = {
 
 
 def _halves(records: Mapping[bytes, bytes]) -> Iterable[dict[bytes, bytes]]:
-    items = [*records.items()]
-    middle = len(items) // 2
+    """Two parts of a batch that was rejected. What is longer than all others together is to blame, most likely, and goes alone."""
+    items = sorted(records.items(), key=_length)
+    middle = len(items) - 1 if 2 * _length(items[-1]) > sum(map(_length, items)) else len(items) // 2
     return dict(items[:middle]), dict(items[middle:])
+
+
+def _length(record: tuple[bytes, bytes]) -> int:
+    return len(record[0]) + len(record[1])
