@@ -2,6 +2,7 @@
 # .venv with the dependencies, done again only when pyproject.toml changed.
 #
 #   make demo            serves the example app and tells a drill against it as a story; KEEP=1 leaves it up;
+#                        CLUSTER=etcd: beside an etcd of three members, which is started for it
 #                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
