@@ -124,7 +124,7 @@ def _run(
             story.say()
             story.say(f"All {story.steps} steps went as told, in {time.perf_counter() - began:.1f} s.", "good")
             if os.environ.get("KEEP", "") not in ("", "0"):
-                _stay(story, nodes)
+                _stay(story, nodes, engine)
 
     return _guarded(story, [*engine, *nodes, *aside], run)
 
@@ -146,7 +146,7 @@ def _guarded(story: Story, processes: Sequence[Process], run: Callable[[], None]
     return 1
 
 
-def _stay(story: Story, nodes: Sequence[Server]) -> None:
+def _stay(story: Story, nodes: Sequence[Server], engine: Sequence[Process]) -> None:
     a, b, c = nodes[0].url, (nodes[1:] or nodes)[0].url, nodes[-1].url
     password = users.USERS["ada"].password
     story.chapter("Left up for you, until Ctrl-C")
@@ -159,6 +159,8 @@ def _stay(story: Story, nodes: Sequence[Server]) -> None:
     story.say(f"                   curl -b jar {c}/private/session")
     for node in nodes:
         story.say(f"  node {node.name}, process {node.pid}: {node.url}/-/session/livez   {node.url}/-/session/readyz")
+    for member in engine:
+        story.say(f"  etcd member {member.name}, process {member.pid}")
     try:
         while any(node.pid is not None for node in nodes):
             time.sleep(0.5)
