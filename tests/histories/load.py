@@ -72,13 +72,17 @@ class Load:
             yield
             self._over = True
 
-    async def storm(self, size: int) -> None:
-        """So many sessions are logged out at once, on all nodes."""
+    async def many(self, count: int) -> list[Session]:
+        """So many new sessions."""
         before = len(self.sessions)
-        while len(self.sessions) < before + size:
+        while len(self.sessions) < before + count:
             await self.log_in(self._dice.choice(self._nodes))
+        return self.sessions[-count:]
+
+    async def log_all_out(self, sessions: Sequence[Session]) -> None:
+        """All at once, on all nodes."""
         async with anyio.create_task_group() as tasks:
-            for number, session in enumerate(self.sessions[-size:]):
+            for number, session in enumerate(sessions):
                 tasks.start_soon(self.log_out, self._nodes[number % len(self._nodes)], session)
 
     async def look_at_all(self) -> None:

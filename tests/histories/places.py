@@ -60,6 +60,16 @@ def peers(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
 
 
 @contextmanager
+def with_files(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
+    """Three nodes without a server beside them, each of which keeps what it knows in a file."""
+    nodes = served(folder, limit_s, app)
+    for node in nodes:
+        node.settings.update(CLUSTER=f"peers://{folder}/{node.name}.log", PEERS=",".join(node.url for node in nodes))
+    with running(nodes):
+        yield Place("files", nodes, limit_s)
+
+
+@contextmanager
 def on_etcd(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
     """Three nodes and an etcd of three members, which c reaches through a proxy only."""
     nodes = served(folder, limit_s, app)
@@ -71,7 +81,7 @@ def on_etcd(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
             yield Place("etcd", nodes, limit_s, engine, way_of_c)
 
 
-PLACES = {"peers": peers, "etcd": on_etcd}
+PLACES = {"peers": peers, "files": with_files, "etcd": on_etcd}
 
 
 def served(folder: Path, limit_s: float, app: str) -> list[Served]:

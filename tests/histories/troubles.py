@@ -25,7 +25,7 @@ from .places import Place, wrong_wall_clock
 READY_WITHIN_S = 60.0
 """For what takes a second or two on an idle machine."""
 WELL_WITHIN_S = 60.0
-STORM = 30
+STORM = 60
 CALM_S = 1.0
 
 
@@ -55,9 +55,10 @@ class Scene:
     @asynccontextmanager
     async def storm(self) -> AsyncIterator[None]:
         """Many sessions are logged out at once, and the context is entered in the midst of it."""
+        sessions = await self.load.many(STORM)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.load.storm, STORM)
-            await anyio.sleep(self.dice.uniform(0.1, 0.4))
+            tasks.start_soon(self.load.log_all_out, sessions)
+            await anyio.sleep(self.dice.uniform(0.02, 0.1))  # the first are acknowledged by then, and the last are not
             yield
 
     async def ready(self) -> None:
@@ -130,7 +131,27 @@ async def a_wall_clock_is_off(scene: Scene, offset_s: float, seconds: float) -> 
     await scene.ready()
 
 
+# With files, and with etcd://
+
+
+async def all_nodes_are_killed_at_once_in_a_storm(scene: Scene) -> None:
+    async with scene.storm():
+        for node in scene.place.nodes:
+            node.kill()
+    for node in scene.place.nodes:
+        node.start()
+    await scene.ready()
+
+
 # With etcd:// only
+
+
+async def all_members_are_killed_at_once_in_a_storm(scene: Scene) -> None:
+    async with scene.storm():
+        for member in scene.engine.members:
+            member.kill()
+    await anyio.to_thread.run_sync(scene.engine.start)
+    await scene.ready()
 
 
 async def the_leader_is_killed_in_a_storm(scene: Scene) -> None:
@@ -244,8 +265,15 @@ ANYWHERE: dict[str, Trouble] = {
 
 LONG: dict[str, dict[str, Trouble]] = {
     "peers": ANYWHERE,
+    "files": {
+        "all nodes are killed at once in a storm": all_nodes_are_killed_at_once_in_a_storm,
+        "all nodes are killed in storms and started again, one by one": all_are_killed_in_storms_and_started_again,
+        "a majority of nodes is frozen for 10 s": partial(a_majority_of_nodes_is_frozen, seconds=10),
+    },
     "etcd": ANYWHERE
     | {
+        "all nodes are killed at once in a storm": all_nodes_are_killed_at_once_in_a_storm,
+        "all members are killed at once in a storm": all_members_are_killed_at_once_in_a_storm,
         "the leader is killed in a storm": the_leader_is_killed_in_a_storm,
         "the leader is frozen for 1 s": partial(the_leader_is_frozen, seconds=1),
         "the leader is frozen for 10 s": partial(the_leader_is_frozen, seconds=10),
