@@ -53,7 +53,6 @@ def every_answer_is_right(place: Place, trouble: str) -> None:
     history = anyio.run(history_of, place, SHORT[place.kind][trouble])
     print(summary(history))
     assert faults(history) == []
-    assert len(history.acknowledged_s) > 10
 
 
 @pytest.mark.parametrize("trouble", troubles("peers"))

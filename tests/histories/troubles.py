@@ -25,8 +25,9 @@ from .places import Place, wrong_wall_clock
 READY_WITHIN_S = 60.0
 """For what takes a second or two on an idle machine."""
 WELL_WITHIN_S = 60.0
-STORM = 60
-CALM_S = 1.0
+STORM = 30
+CALM = 5
+"""Log-outs that must have been acknowledged before the trouble begins: so many people are there by then."""
 
 
 @dataclass
@@ -60,6 +61,13 @@ class Scene:
             tasks.start_soon(self.load.log_all_out, sessions)
             await anyio.sleep(self.dice.uniform(0.02, 0.1))  # the first are acknowledged by then, and the last are not
             yield
+
+    async def under_way(self) -> None:
+        """Return when some have logged out."""
+        end_s = time.monotonic() + READY_WITHIN_S
+        while len(self.load.history.acknowledged_s) < CALM:
+            assert time.monotonic() < end_s, "hardly anybody could log out"
+            await anyio.sleep(0.05)
 
     async def ready(self) -> None:
         """Return when all nodes judge sessions."""
@@ -206,7 +214,7 @@ async def history_of(place: Place, trouble: Trouble, seed: int = 0) -> History:
     async with Load(place.nodes, history, seed) as load:
         scene = Scene(place, load, Random(f"trouble {seed}"))
         async with load.going_on():
-            await anyio.sleep(CALM_S)
+            await scene.under_way()
             await trouble(scene)
         await load.look_at_all()
     return history
