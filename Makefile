@@ -6,8 +6,8 @@
 #                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
-#   make prove           the simulation, with many seeds: SEEDS=100000; whole nodes, with fewer: HISTORIES=200; and real processes
-#                        in trouble, for ten minutes, with the times that log-outs took
+#   make prove           the simulations, with many seeds each: SEEDS=100000; whole nodes, with fewer: HISTORIES=200; and real processes
+#                        in trouble, for a quarter of an hour, with the times that log-outs took
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make clean           removes everything that was made
 #

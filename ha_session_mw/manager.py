@@ -151,6 +151,7 @@ class SessionManager:
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
+        self._hears_others = settings.cluster.startswith(("peers://", *ETCD))
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
@@ -245,7 +246,7 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         problem = undecided.problem
-        if self._lookups is None or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
+        if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
             raise problem
         with self.clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -253,6 +254,8 @@ class SessionManager:
                 outcome = self.check(token)
                 if isinstance(outcome, Verified):
                     return outcome
+        if self._lookups is None:
+            raise problem
         answer = await self._lookups.ask(token, self._whom_to_ask(token, problem))
         # What was learned while the question was under way counts for more than a yes.
         outcome = self.check(token)

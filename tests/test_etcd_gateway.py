@@ -14,6 +14,7 @@ import pytest
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.etcd_gateway import (
     CALL_S,
+    REFUSED_S,
     SILENCE_S,
     TRY_S,
     EtcdCompacted,
@@ -502,3 +503,56 @@ async def test_before_it_runs_and_after_it_is_unavailable_and_says_so(clock: Man
         await gateway.transact([])
     with pytest.raises(EtcdUnavailable):
         await gateway.transact([], once=True)
+
+
+class Guarded(httpx2.AsyncBaseTransport):
+    """Asks everybody to log in, and accepts one password."""
+
+    def __init__(self, password: str) -> None:
+        self.password = password
+        self.log_ins = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/v3/auth/authenticate":
+            self.log_ins += 1
+            good = self.password.encode() in request.content
+            status, body = (200, b'{"token":"t"}') if good else (400, b'{"error":"authentication failed, invalid user","code":3}')
+        else:
+            good = request.headers.get("authorization") == "t"
+            status, body = GOOD if good else (401, b'{"error":"etcdserver: invalid auth token","code":16}')
+        return httpx2.Response(status, stream=httpx2.ByteStream(body))
+
+
+def guarded_by(server: Guarded, clock: ManualClock, password: Callable[[], str]) -> EtcdGateway:
+    return EtcdGateway(["http://one:1"], clock, user="root", password=password, transport=lambda: server)
+
+
+async def test_a_password_that_was_refused_is_not_tried_again_at_once_and_then_the_one_of_now_is(clock: ManualClock) -> None:
+    server, passwords = Guarded("right"), ["wrong"]
+    async with opened(guarded_by(server, clock, lambda: passwords[-1])) as gateway:
+        for _ in range(5):
+            with pytest.raises(EtcdRefused):
+                await gateway.transact([])
+        assert server.log_ins == 1
+        passwords.append("right")
+        clock.advance(REFUSED_S)
+        await gateway.transact([])
+        assert server.log_ins == 2
+
+
+async def test_of_many_who_must_log_in_at_once_one_does(clock: ManualClock) -> None:
+    server = Guarded("right")
+    async with opened(guarded_by(server, clock, lambda: "right")) as gateway, anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(lambda: gateway.transact([]))
+    assert server.log_ins == 1
+
+
+async def test_a_password_file_that_cannot_be_read_is_told_without_its_name(clock: ManualClock) -> None:
+    def missing() -> str:
+        raise FileNotFoundError(2, "No such file", "/run/secrets/etcd")
+
+    async with opened(guarded_by(Guarded("right"), clock, missing)) as gateway:
+        with pytest.raises(EtcdRefused) as refused:
+            await gateway.transact([])
+    assert str(refused.value) == "is not asked, for HA_SESSION_ETCD_PASSWORD_FILE cannot be read"

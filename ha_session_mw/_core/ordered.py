@@ -36,8 +36,6 @@ REMOVE_AFTER_WAITS = 3
 _MOST_TRIES = 256
 """Beats of which it is not known yet whether they come back. Those left out are minutes old, and vouch for nothing."""
 
-_MORE_THAN_THERE_ARE = 1 << 30
-
 
 @dataclass(frozen=True, slots=True)
 class EntryPut:
@@ -154,8 +152,7 @@ class Ordered:
     def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
         self.view = view
         self.seat = seat_of(own)
-        # Until a beat has come back nobody knows how many there are, so no clock agrees with most of them, not even with itself.
-        self.members = Members(own, majority=_MORE_THAN_THERE_ARE)
+        self.members = Members(own, majority=1)
         self.log: LogId | None = None
         self.position = 0
         """Up to where the log has been applied. Following is resumed right after it."""

@@ -38,7 +38,7 @@ from ..etcd_gateway import (
 )
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ..models import Entry
-from .etcd_keys import Keys, UnreadableKey
+from .etcd_keys import Keys, Reading, UnreadableKey
 from .membered import MemberedLog, parse_index
 from .outbox import Outbox, Ticket
 
@@ -48,6 +48,8 @@ BATCH = 100
 """Entries in one transaction; etcd takes 128 operations."""
 SINGLE = 8
 """Log-outs of so many entries go ahead of those of more: a person waits for the one, a job for the other."""
+MAX_RECORD_BYTES = 256 * 1024
+"""A token has 4096 bytes at the most, so no id or subject of one is nearly as long. etcd takes 1.5 MB, and not always in time."""
 DURABLE_LIMIT_S = 3.0
 """How long a log-out waits for etcd while it is well: longer than an election takes after a leader was killed (2.3 s)."""
 DURABLE_LIMIT_ALONE_S = 0.5
@@ -117,7 +119,7 @@ class EtcdLog(MemberedLog):
         self._lives += 1
         life = self._own.life if self._lives == 1 else f"{self._own.life}-{self._lives}"
         self.ordered = Ordered(self._view, msgspec.structs.replace(self._own, life=life), heartbeat_s=self._heartbeat_s)
-        self._last: KeyValue | None = None  # what was written last of all that was read
+        self._last = KeyValue()  # what was written last of all that was read
         self._newest = 0  # where the last entry stands: no client has to wait for beats
         self._has_left = False
         self._settle()
@@ -135,7 +137,16 @@ class EtcdLog(MemberedLog):
         records = self._keys.records(entries)
         self.ordered.append(entries)
         self._settle()
-        return (self._singles if len(entries) <= SINGLE else self._jobs).put(records)
+        box = self._singles if len(entries) <= SINGLE else self._jobs
+        ticket = box.put(records)
+        for key, value in records.items():
+            if len(value) > MAX_RECORD_BYTES:
+                self._reject(box, key, "is not asked to take it")
+        return ticket
+
+    def _reject(self, box: Outbox, key: bytes, why: str) -> None:
+        logger.error("etcd %s: an entry with a name of %d bytes is enforced by this process only", why, len(key))
+        box.reject(key)
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         ticket = self._put(entries)
@@ -254,22 +265,33 @@ class EtcdLog(MemberedLog):
         self._settle()
 
     async def _load(self) -> None:
-        pairs, revision = await self._pages()
-        snapshot = self._keys.snapshot(pairs, revision)
+        reading = Reading(self._keys)
+        position = await self._read(reading)
+        snapshot = reading.snapshot(position)
         if snapshot is None and self.ordered.log is None:
             await self._make_log()
             raise _LoadAgain
         # Where the log that this node has read is gone, it has to be told of another one.
-        self.ordered.loaded(snapshot or Snapshot(revision, LogId("", 0), (), (), 0), self._now())
-        self._last = max(pairs, key=lambda pair: pair.mod_revision, default=None)
-        self._newest = max((pair.mod_revision for pair in pairs if self._keys.is_entry(pair.key)), default=0)
+        self.ordered.loaded(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._now())
+        self._last, self._newest = reading.last, reading.newest
         self._note("following", None)
         self._settle()
+
+    async def _read(self, reading: Reading) -> int:
+        """Read all keys, as of one revision; returns which."""
+        start, revision = self._keys.start, 0
+        while True:
+            page = await self._gateway.page(start, self._keys.end, revision=revision)
+            revision = revision or page.header.revision
+            reading.take(page.kvs)
+            if not page.more:
+                return revision
+            start = page.kvs[-1].key + b"\0"
 
     async def _compare(self) -> None:
         """Find out whether the log is the one that was read so far: what was written last must stand there still, as of then."""
         last = self._last
-        if last is None:
+        if not last.mod_revision:
             return
         try:
             found = (await self._gateway.page(last.key, last.key + b"\0", revision=last.mod_revision)).kvs
@@ -278,18 +300,6 @@ class EtcdLog(MemberedLog):
         if found != (last,):
             self._mistrust()
             raise _LoadAgain
-
-    async def _pages(self) -> tuple[list[KeyValue], int]:
-        """All keys, as of one revision."""
-        pairs: list[KeyValue] = []
-        start, revision = self._keys.start, 0
-        while True:
-            page = await self._gateway.page(start, self._keys.end, revision=revision)
-            revision = revision or page.header.revision
-            pairs += page.kvs
-            if not page.more:
-                return pairs, revision
-            start = page.kvs[-1].key + b"\0"
 
     async def _make_log(self) -> None:
         """Name the log that begins here, unless somebody else is faster. It may have a floor already, which must not fall."""
@@ -362,8 +372,8 @@ class EtcdLog(MemberedLog):
             done = await self._gateway.transact([put(key, value) for key, value in records.items()])
         except EtcdRejected as exc:
             if len(records) == 1:
-                logger.error("etcd %s: an entry of %d bytes is enforced by this process only", exc, sum(map(len, *records.items())))
-                box.reject(*records)
+                [key] = records
+                self._reject(box, key, str(exc))
                 return
             for half in _halves(records):
                 await self._write(box, half)

@@ -18,9 +18,10 @@ import pytest
 
 from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
 from ha_session_mw._core.decision import CannotTell
+from ha_session_mw._core.view import new_cut_id
 from ha_session_mw.backends.etcd import EtcdLog
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.models import Deny
+from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session
 
 from ..engines import Etcd, etcd
@@ -190,6 +191,19 @@ async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(clust
         assert judged(b, mint_session(a, "ada")) == "ok"
 
 
+async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a, b):
+        await ready(a, b)
+        end_ms = a._log.unknown_end_ms()
+        a._log.apply([Cut(new_cut_id("cut", end_ms), "ada", end_ms)])
+        token = mint_session(a, "ada").encode()
+        undecided = b.check(token)
+        assert isinstance(undecided, CannotTell)
+        assert undecided.problem.code == "state_not_reached"
+        assert (await b.resolve(token, undecided)).claims.subject == "ada"
+
+
 async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -> None:
     """As after ``gunicorn --preload``: the app was made before the fork."""
     a, b = node(cluster, node_id="web"), node(cluster, node_id="web")
@@ -214,28 +228,30 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
 # Writing.
 
 
-async def test_one_entry_that_etcd_never_takes_sinks_no_other_and_only_its_caller_is_told(cluster: str) -> None:
-    a, b = node(cluster), node(cluster)
-    end_ms = int(a.clock.wall_s() * 1000) + 3_600_000
+@pytest.mark.parametrize("length", [30_000, 300_000], ids=["for etcd", "for anybody"])
+async def test_one_entry_that_is_too_long_sinks_no_other_and_only_its_caller_is_told(length: int) -> None:
     told: list[str] = []
 
-    async def append(entry: Deny) -> None:
+    async def append(log: EtcdLog, entry: Deny) -> None:
         try:
-            await a._log.append([entry])
+            await log.append([entry])
         except EntryRejected:
             told.append(entry.id)
 
-    async with running(a, b):
-        await ready(a, b)
-        good = [Deny(f"good{number}", end_ms) for number in range(60)]
-        bad = Deny("x" * 1_600_000, end_ms)
-        async with anyio.create_task_group() as tasks:
-            for entry in [*good[:30], bad, *good[30:]]:
-                tasks.start_soon(append, entry)
-        assert told == [bad.id]
-        assert a.view.knows(bad)
-        await until(lambda: all(b.view.knows(entry) for entry in good))
-        assert not b.view.knows(bad)
+    with etcd(1, "--max-request-bytes", "20000") as server:
+        a, b = node(server.cluster()), node(server.cluster())
+        async with running(a, b):
+            await ready(a, b)
+            end_ms = int(a.clock.wall_s() * 1000) + 3_600_000
+            good = [Deny(f"good{number}", end_ms) for number in range(60)]
+            bad = Deny("x" * length, end_ms)
+            async with anyio.create_task_group() as tasks:
+                for entry in [*good[:30], bad, *good[30:]]:
+                    tasks.start_soon(append, log_of(a), entry)
+            assert told == [bad.id]
+            assert a.view.knows(bad)
+            await until(lambda: all(b.view.knows(entry) for entry in good))
+            assert not b.view.knows(bad)
 
 
 async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(cluster: str) -> None:
@@ -352,9 +368,10 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
 async def test_something_else_that_answers_is_told() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
-            while await stream.receive():
-                page = b"<html>It works!</html>"
-                await stream.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: %d\r\n\r\n%s" % (len(page), page))
+            await stream.receive()
+            page = b"<html>It works!</html>"
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(page)
+            await stream.send(head + page)
 
     async def forgiving(stream: anyio.abc.SocketStream) -> None:
         try:
@@ -379,7 +396,7 @@ async def test_a_dead_endpoint_among_several_does_no_harm(one_etcd: Etcd, cluste
 
 
 @on_asyncio
-async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew() -> None:
+async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew(caplog: pytest.LogCaptureFixture) -> None:
     with etcd() as server:
         async with Cable(server.members[0].client_port).laid() as cable:
             a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{cable.port}")
@@ -388,15 +405,16 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew()
                 token = mint_session(b, "ada")
                 cable.pull()
                 assert (await a.revoke_subject("ada")).mode == "fenced"
-                await until(lambda: judged(b, token) == "state_stale")
+                await until(lambda: judged(b, token) == "state_stale" and "following" in log_of(b).trouble)
                 server.post("/v3/kv/compaction", {"revision": server.revision()})
                 cable.plug()
                 await ready(a, b)
                 assert judged(b, token) == "session_revoked"
+                assert "etcd has compacted what this node has not read yet" in caplog.text
 
 
 @on_trio
-async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room() -> None:
     with etcd(1, "--quota-backend-bytes", "400000") as server:
         a, b = node(server.cluster()), node(server.cluster())
         async with running(a, b):

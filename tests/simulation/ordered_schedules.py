@@ -89,10 +89,10 @@ def a_member_out_of_contact(variant: OrderedVariant) -> Findings:
     return world.findings
 
 
-def a_worker_whose_fellow_has_confirmed(variant: OrderedVariant) -> Findings:
-    """Node 1 has two workers. One of them reads the log, the other one is cut off."""
-    world = cluster(2, variant, workers=2)
-    cut_off = world.machines[1].workers[1]
+def a_worker_whose_fellows_have_confirmed(variant: OrderedVariant) -> Findings:
+    """Node 1 has four workers. Three of them read the log, the fourth one is cut off."""
+    world = cluster(2, variant, workers=4)
+    cut_off = world.machines[1].workers[3]
     session = log_in(world.nodes[0])
     world.cut(*world.away(cut_off))
     world.nodes[0].revoke(session)
@@ -171,6 +171,44 @@ def a_cut_that_a_node_has_not_heard_of(variant: OrderedVariant) -> Findings:
     return world.findings
 
 
+def left_alone_with_a_clock_that_steps(variant: OrderedVariant) -> Findings:
+    """All others have died some time ago when the clock of the last one goes ahead by an hour. That ends no session."""
+    world = cluster(3, variant)
+    last = world.nodes[2]
+    last.session_ms = HOUR_MS // 4
+    session = log_in(last)
+    for node in world.nodes[:2]:
+        node.crash()
+    world.run(OVER_S + 2)
+    assert last.is_ready()
+    last.wall_off_ms += HOUR_MS
+    ask_for(world, last, session, 2)
+    last.set_clock()
+    ask_for(world, last, session, 1)
+    assert world.findings.accepted
+    return world.findings
+
+
+def a_clock_that_was_wrong_from_the_start(variant: OrderedVariant) -> Findings:
+    """A node starts with a clock that is an hour off, is cut off, and then the only one left."""
+    world = cluster(3, variant)
+    last, session = world.nodes[2], log_in(world.nodes[0])
+    last.crash()
+    last.wall_off_ms -= HOUR_MS
+    last.start()
+    world.run(OVER_S + 1)
+    ask_for(world, last, session, 1)
+    world.cut(*world.away(last))
+    ask_for(world, last, session, 3)
+    world.mend(*world.away(last))
+    for node in world.nodes[:2]:
+        node.crash()
+    world.run(2 * OVER_S)
+    ask_for(world, last, session, 2)
+    assert not world.findings.accepted
+    return world.findings
+
+
 def the_engine_is_restored_from_an_old_backup(variant: OrderedVariant) -> Findings:
     """What was logged out since the backup is in the engine no more. Nodes that know of it judge nothing until an operator decides."""
     world = cluster(3, variant)
@@ -199,7 +237,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "read after the look-up": a_pause_after_the_look_up,
     "fence 10 % short": a_lease_on_a_slow_clock,
     "no fence": a_member_out_of_contact,
-    "one worker for all": a_worker_whose_fellow_has_confirmed,
+    "one worker for four": a_worker_whose_fellows_have_confirmed,
     "resumed after what was not delivered": a_stream_that_broke_before_it_brought_the_news,
     "snapshot without the floor": ended_by_clocks_that_step_forth_and_back,
     "a peer's yes kept": a_yes_from_before,
@@ -208,5 +246,7 @@ CAUGHT_BY: dict[str, Schedule] = {
 EVERY_SCHEDULE: tuple[Schedule, ...] = (
     *CAUGHT_BY.values(),
     a_cut_that_a_node_has_not_heard_of,
+    left_alone_with_a_clock_that_steps,
+    a_clock_that_was_wrong_from_the_start,
     the_engine_is_restored_from_an_old_backup,
 )
