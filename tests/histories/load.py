@@ -87,7 +87,8 @@ class Load:
 
     async def look_at_all(self) -> None:
         """Everything is mended: ask each node about each session until the answer is what it must be, or the time is over."""
-        self.history.healed_s = time.monotonic()
+        if self.history.healed_s is None:
+            self.history.healed_s = time.monotonic()
         judged = Judged(self.history)
         async with anyio.create_task_group() as tasks:
             for node in self._nodes:

@@ -38,6 +38,7 @@ RIGHT = {
     "a log-out that was not answered came about": history(act("log out", 10, status=0), in_the_end=401),
     "a log-out that was not answered did not come about": history(act("log out", 10, status=0), act("visit", 20), in_the_end=200),
     "a node that cannot tell": history(act("visit", 5, **UNREACHABLE)),
+    "a node that cannot tell for a while after all was mended": history(act("visit", HEALED_S + 0.5, **UNREACHABLE)),
     "a provisional log-out that other nodes have not heard of": history(
         act("log out", 10, mode="provisional"), act("visit", 20, node="b"), in_the_end=401
     ),
@@ -85,7 +86,7 @@ WRONG = {
     "not 401 within": [history(act("log out", 10, mode="provisional"), in_the_end=200), history(LOG_OUT, in_the_end=503)],
     "not 200 within": [
         history(in_the_end=503),
-        history(act("visit", HEALED_S + 31, node="a"), act("visit", HEALED_S + 1, node="b"), in_the_end=None),
+        history(act("visit", HEALED_S + 31, **UNREACHABLE), act("visit", HEALED_S + 33)),
     ],
     "not 200 or 401 within": [history(act("log out", 10, status=0), in_the_end=503)],
     "was not looked at on": [history(in_the_end=None), history(act("visit", 50), act("visit", 50, node="b"), in_the_end=None)],
