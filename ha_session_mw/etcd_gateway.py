@@ -85,7 +85,6 @@ class Header(msgspec.Struct, frozen=True, gc=False):
     """Where the store as a whole stands."""
 
     revision: int = 0
-    cluster_id: str = ""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -125,7 +124,6 @@ class Watched(msgspec.Struct, frozen=True):
     """One message of a watch. Its header's revision proves nothing: only events do, and they come in whole revisions."""
 
     header: Header = Header()
-    created: bool = False
     canceled: bool = False
     cancel_reason: str = ""
     compact_revision: int = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..exceptions import ConfigurationError
 from ..manager import SessionManager
@@ -11,16 +12,34 @@ from .ear import Ear
 
 async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, receive: Receive, send: Send) -> None:
     """The app's lifespan with the manager running around it; one of ours for an app that has none (Django)."""
-    ear = Ear(receive, send)
+    last_words: list[Message] = []
+    whole = anyio.CancelScope()
+
+    async def send_or_keep(message: Message) -> None:
+        # Servers end the event loop as soon as they hear this, and the manager has last words of its own to say.
+        if message["type"].startswith("lifespan.shutdown."):
+            last_words.append(message)
+        else:
+            await send(message)
+
+    async def receive_or_end() -> Message:
+        if last_words:
+            whole.cancel()  # nothing comes after the end, and an app that waits for it would keep the end from being told
+        return await receive()
+
+    ear = Ear(receive_or_end, send_or_keep)
     failure: Exception | None = None
     async with manager.running():
         try:
-            await app(scope, ear.receive, ear.send)
+            with whole:
+                await app(scope, ear.receive, ear.send)
         except Exception as exc:  # noqa: BLE001 - raised below, outside the task group, which would wrap it
             # An app that raises without listening knows no lifespan. That is no failure, but then the start is ours to answer.
             failure = exc if ear.first or ear.answered else None
         if failure is None and not ear.answered:
             await _own_lifespan(ear)
+    for message in last_words:
+        await send(message)
     if failure is not None:
         raise failure
 

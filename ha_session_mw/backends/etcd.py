@@ -235,7 +235,7 @@ class EtcdLog(MemberedLog):
             for box in (self._singles, self._jobs):
                 while box and not self.is_set_back():
                     await self._write(box, box.batch(BATCH))
-            if self.ordered.log is not None:  # else there is no beat
+            if self.ordered.log is not None and not self.is_set_back():  # else there is no beat of this process
                 await self._gateway.transact([delete(self._own_key)], once=True)
         except EtcdError as exc:
             logger.warning("etcd %s; %d entries of this process are not in it", exc, len(self._singles) + len(self._jobs))

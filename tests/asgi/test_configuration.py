@@ -246,6 +246,40 @@ async def test_the_apps_own_lifespan_runs_and_the_manager_around_it() -> None:
     assert types(sent) == ["startup.complete", "shutdown.complete"]
 
 
+@pytest.mark.parametrize("listens_on", [False, True])
+async def test_the_end_is_told_when_the_manager_has_ended_and_not_before(listens_on: bool) -> None:
+    """Servers end the event loop as soon as they hear it."""
+    order: list[str] = []
+    waiting = ["startup", "shutdown"]
+
+    async def last_words() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+                order.append("manager")
+
+    async def story(receive: Receive, send: Send) -> None:
+        await says_yes(receive, send)
+        if listens_on:
+            await receive()
+
+    async def receive() -> Message:
+        if not waiting:
+            await anyio.sleep_forever()
+        return {"type": f"lifespan.{waiting.pop(0)}"}
+
+    async def send(message: Message) -> None:
+        order.append(message["type"].removeprefix("lifespan."))
+
+    node = Node(app=app_with(story))
+    node.manager.supervisor.add("last words", last_words)
+    with anyio.fail_after(5):
+        await node.app({"type": "lifespan", "asgi": {}}, receive, send)
+    assert order == ["startup.complete", "manager", "shutdown.complete"]
+
+
 async def test_an_app_that_raises_for_a_lifespan_gets_ours() -> None:
     async def django(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError(f"Django can only handle ASGI/HTTP connections, not {scope['type']}.")

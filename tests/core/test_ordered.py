@@ -239,6 +239,14 @@ def test_a_snapshot_that_holds_an_own_beat_counts_from_its_sending_and_another_o
     assert one.view.fresh_at == at(1).boot_s
 
 
+def test_the_beat_of_another_in_a_snapshot_is_no_own_one_though_it_has_the_same_number() -> None:
+    log = Log()
+    one, two = log.ready("a", "b")
+    assert log.beat(two, at(1)).beat.heartbeat.sequence == one.beat(at(1)).beat.heartbeat.sequence
+    one.loaded(log.snapshot(), at(2))
+    assert one.view.fresh_at == at(0).boot_s
+
+
 def test_what_was_delivered_already_is_passed_over() -> None:
     log = Log()
     (one,) = log.ready("a")
@@ -476,6 +484,22 @@ def test_a_member_that_has_applied_what_is_not_there_yet_confirms_nothing() -> N
     restored.take(two.beat(at(1)))
     restored.deliver(at(1), one)
     assert not one.is_fenced(*receipt, at(1))
+    assert not one.needs_load  # nor does its digest tell anything
+
+
+def test_nor_does_a_member_that_reads_another_log() -> None:
+    log, other = Log(), Log(LogId("another", NOW_MS))
+    (one,), (two,) = log.ready("a"), other.ready("b")
+    log.take(two.beat(at(1)))
+    receipt = revoked(log, one, "x", at(1))
+    other.position = log.position
+    other.put(deny("y"))
+    other.deliver(at(1), two)
+    log.write()
+    log.take(two.beat(at(1)))
+    log.deliver(at(1), one)
+    assert not one.is_fenced(*receipt, at(1))
+    assert not one.needs_load
 
 
 @given(st.lists(st.sampled_from(["put", "a", "b", "c", "read a", "read b", "read c"]), max_size=40))
