@@ -2,11 +2,13 @@
 # .venv with the dependencies, done again only when pyproject.toml changed.
 #
 #   make demo            serves the example app and tells a drill against it as a story; KEEP=1 leaves it up;
+#                        CLUSTER=etcd: beside an etcd of three members, which is started for it
 #                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
 #   make prove           the simulations, with many seeds each: SEEDS=100000; all orders of few events: STATES=500000 at the most
-#                        for each question; and whole nodes, with fewer seeds: HISTORIES=200
+#                        for each question; whole nodes, with fewer seeds: HISTORIES=200; and real processes in trouble, for a
+#                        quarter of an hour, with the times that log-outs took
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make clean           removes everything that was made
 #
@@ -35,6 +37,7 @@ prove: .venv/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 	@$(BIN)/python -m tests.model --states $(STATES)
 	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py
+	@$(BIN)/python -m tests.histories
 
 lint: .venv/test.stamp
 	@$(BIN)/ruff check .

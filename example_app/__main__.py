@@ -1,6 +1,7 @@
 """``python -m example_app``: serve the app and tell a drill against it. ``KEEP=1`` leaves it up until Ctrl-C.
 
-``CLUSTER=peers``, the default: on three nodes. ``CLUSTER=sqlite``: on one, with four workers.
+``CLUSTER=peers``, the default: on three nodes. ``CLUSTER=etcd``: on three nodes and three etcd members. ``CLUSTER=sqlite``: on
+one node, with four workers.
 """
 
 from __future__ import annotations
@@ -15,91 +16,137 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from . import drill, one_machine, three_nodes, users
-from .servers import Server, ServerError, cluster, new_secret, running
+from . import drill, etcd, on_etcd, one_machine, three_nodes, users
+from .processes import Process, ServerError, running
+from .proxy import Proxy
+from .servers import Server, cluster, cluster_on_etcd, new_secret
 from .story import StepError, Story
-from .three_nodes import Nodes
+from .three_nodes import FRESHNESS_LIMIT_S, Nodes
 
 
 def main() -> int:
     """Returns the exit code: 0 when every step went as told."""
     signal.signal(signal.SIGTERM, _leave)
     story = Story()
-    drills = {"": _three_nodes, "peers": _three_nodes, "sqlite": _one_machine}
+    drills = {"": _three_nodes, "peers": _three_nodes, "etcd": _on_etcd, "sqlite": _one_machine}
     chosen = os.environ.get("CLUSTER", "").removesuffix("://")
     if chosen not in drills:
-        story.say(f"CLUSTER={chosen}: there is no such drill; there are peers and sqlite", "bad")
+        story.say(f"CLUSTER={chosen}: there is no such drill; there are peers, etcd and sqlite", "bad")
         return 2
-    return drills[chosen](story)
-
-
-def _one_machine(story: Story) -> int:
+    if chosen == "etcd" and not etcd.is_installed():
+        story.say(f"CLUSTER=etcd needs etcd, and there is none here. Install it: {etcd.HOW_TO_INSTALL}", "bad")
+        return 2
     with tempfile.TemporaryDirectory(prefix="ha-session-demo-") as directory:
-        cluster = f"sqlite://{directory}/sessions.db"
-        settings = {"SECRET_KEY": new_secret(), "CLUSTER": cluster}
-        node = Server("node", Path(directory), settings, workers=one_machine.WORKERS)
-        return _guarded(story, [node], lambda: _run_one_machine(story, node))
+        return drills[chosen](story, Path(directory))
 
 
-def _three_nodes(story: Story) -> int:
-    with tempfile.TemporaryDirectory(prefix="ha-session-demo-") as directory:
-        limit = f"{three_nodes.FRESHNESS_LIMIT_S}s"
-        nodes = Nodes(*cluster("abc", Path(directory), {"SECRET_KEY": new_secret(), "FRESHNESS_LIMIT": limit}))
-        lives = {"IDLE_TIMEOUT": f"{drill.IDLE_S}s", "ABSOLUTE_TIMEOUT": f"{drill.ABSOLUTE_S}s"}
-        hasty = Server("hasty", Path(directory), {"SECRET_KEY": new_secret()} | lives)
-        return _guarded(story, [*nodes, hasty], lambda: _run(story, nodes, hasty))
+def _one_machine(story: Story, directory: Path) -> int:
+    settings = {"SECRET_KEY": new_secret(), "CLUSTER": f"sqlite://{directory}/sessions.db"}
+    node = Server("node", directory, settings, workers=one_machine.WORKERS)
+    return _run(
+        story,
+        f"on one node with {one_machine.WORKERS} workers, which share a file",
+        f"HA_SESSION_CLUSTER=sqlite:///… and uvicorn --workers {one_machine.WORKERS}",
+        [node],
+        [],
+        lambda: one_machine.tell(story, node),
+    )
 
 
-def _guarded(story: Story, servers: Sequence[Server], run: Callable[[], int]) -> int:
-    """Tell a drill, and what the servers printed if it went wrong."""
+def _three_nodes(story: Story, directory: Path) -> int:
+    nodes, hasty = Nodes(*cluster("abc", directory, _common())), _hasty(directory)
+
+    def tell() -> None:
+        _one_node(story, nodes, hasty)
+        three_nodes.tell(story, nodes)
+
+    return _run(story, "on three nodes, without a server beside them", "HA_SESSION_CLUSTER=peers://", nodes, [hasty], tell)
+
+
+def _on_etcd(story: Story, directory: Path) -> int:
+    members, hasty = etcd.members(directory), _hasty(directory)
+    with Proxy(*(member.port for member in members)) as way_of_c:
+        straight = [member.port for member in members]
+        nodes = Nodes(*cluster_on_etcd({"a": straight, "b": straight, "c": way_of_c.ports}, directory, _common()))
+
+        def tell() -> None:
+            _one_node(story, nodes, hasty)
+            on_etcd.tell(story, nodes, members, way_of_c)
+
+        where = "on three nodes, beside an etcd of three members"
+        return _run(story, where, "HA_SESSION_CLUSTER=etcd://…", nodes, [hasty], tell, engine=members)
+
+
+def _common() -> dict[str, str]:
+    return {"SECRET_KEY": new_secret(), "FRESHNESS_LIMIT": f"{FRESHNESS_LIMIT_S}s"}
+
+
+def _hasty(directory: Path) -> Server:
+    lives = {"IDLE_TIMEOUT": f"{drill.IDLE_S}s", "ABSOLUTE_TIMEOUT": f"{drill.ABSOLUTE_S}s"}
+    return Server("hasty", directory, {"SECRET_KEY": new_secret()} | lives)
+
+
+def _one_node(story: Story, nodes: Nodes, hasty: Server) -> None:
+    story.say(
+        f"  HA_SESSION_FRESHNESS_LIMIT={FRESHNESS_LIMIT_S}s, and not the 5 s it is by default, so that there is less to wait for", "soft"
+    )
+    drill.tell(story, nodes.a, hasty)
+    hasty.end()
+
+
+def _run(
+    story: Story,
+    where: str,
+    how: str,
+    nodes: Sequence[Server],
+    aside: Sequence[Server],
+    tell: Callable[[], None],
+    engine: Sequence[Process] = (),
+) -> int:
+    """Start all, tell the drill, and end all; returns the exit code.
+
+    Args:
+        where: what the example app is served on, in words.
+        how: with which settings.
+        nodes: what is left up, if that is asked for.
+        aside: nodes that are needed for the drill only.
+        tell: the drill.
+        engine: what has to be there before the nodes, and after them.
+    """
+    began = time.perf_counter()
+
+    def run() -> None:
+        story.say(f"ha_session_mw: the example app {where}, and a drill against it", "title")
+        with running(*engine), running(*nodes, *aside):
+            urls = ", ".join(f"{node.name} {node.url}" if len(nodes) > 1 else node.url for node in nodes)
+            story.say(f"  up in {time.perf_counter() - began:.1f} s, with {how}: {urls}", "soft")
+            tell()
+            story.say()
+            story.say(f"All {story.steps} steps went as told, in {time.perf_counter() - began:.1f} s.", "good")
+            if os.environ.get("KEEP", "") not in ("", "0"):
+                _stay(story, nodes, engine)
+
+    return _guarded(story, [*engine, *nodes, *aside], run)
+
+
+def _guarded(story: Story, processes: Sequence[Process], run: Callable[[], None]) -> int:
+    """Tell a drill, and what the processes printed if it went wrong."""
     try:
-        return run()
+        run()
     except ServerError as exc:
         story.say(str(exc), "bad")
     except StepError:
-        for server in servers:
-            if output := server.output():
-                story.say(f"\nWhat node {server.name} printed:\n{output}", "soft")
+        for process in processes:
+            if output := process.output():
+                story.say(f"\nWhat {process.name} printed:\n{output}", "soft")
     except KeyboardInterrupt:
         story.say("\nStopped.")
+    else:
+        return 0
     return 1
 
 
-def _run_one_machine(story: Story, node: Server) -> int:
-    began = time.perf_counter()
-    story.say(f"ha_session_mw: the example app on one node with {one_machine.WORKERS} workers, which share a file", "title")
-    with running(node):
-        told_s = time.perf_counter() - began
-        story.say(
-            f"  up in {told_s:.1f} s, with HA_SESSION_CLUSTER=sqlite:///… and uvicorn --workers {one_machine.WORKERS}: {node.url}", "soft"
-        )
-        one_machine.tell(story, node)
-        story.say()
-        story.say(f"All {story.steps} steps went as told, in {time.perf_counter() - began:.1f} s.", "good")
-        if os.environ.get("KEEP", "") not in ("", "0"):
-            _stay(story, [node])
-    return 0
-
-
-def _run(story: Story, nodes: Nodes, hasty: Server) -> int:
-    began = time.perf_counter()
-    story.say("ha_session_mw: the example app on three nodes, without a server beside them, and a drill against it", "title")
-    with running(*nodes, hasty):
-        urls = ", ".join(f"{node.name} {node.url}" for node in nodes)
-        story.say(f"  up in {time.perf_counter() - began:.1f} s, with HA_SESSION_CLUSTER=peers://: {urls}", "soft")
-        limit_s = three_nodes.FRESHNESS_LIMIT_S
-        story.say(f"  HA_SESSION_FRESHNESS_LIMIT={limit_s}s, and not the 5 s it is by default, so that there is less to wait for", "soft")
-        drill.tell(story, nodes.a, hasty)
-        hasty.end()
-        three_nodes.tell(story, nodes)
-        story.say()
-        story.say(f"All {story.steps} steps went as told, in {time.perf_counter() - began:.1f} s.", "good")
-        if os.environ.get("KEEP", "") not in ("", "0"):
-            _stay(story, nodes)
-    return 0
-
-
-def _stay(story: Story, nodes: Sequence[Server]) -> None:
+def _stay(story: Story, nodes: Sequence[Server], engine: Sequence[Process]) -> None:
     a, b, c = nodes[0].url, (nodes[1:] or nodes)[0].url, nodes[-1].url
     password = users.USERS["ada"].password
     story.chapter("Left up for you, until Ctrl-C")
@@ -112,6 +159,8 @@ def _stay(story: Story, nodes: Sequence[Server]) -> None:
     story.say(f"                   curl -b jar {c}/private/session")
     for node in nodes:
         story.say(f"  node {node.name}, process {node.pid}: {node.url}/-/session/livez   {node.url}/-/session/readyz")
+    for member in engine:
+        story.say(f"  etcd member {member.name}, process {member.pid}")
     try:
         while any(node.pid is not None for node in nodes):
             time.sleep(0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import ssl
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 LIMIT_S = 30.0
 """For what takes a second on an idle machine."""
@@ -242,6 +244,8 @@ def etcd(members: int = 1, *flags: str, tls: bool = False, name: str = "") -> It
         tls: has them speak TLS with clients.
         name: the CN of the one certificate that all have then.
     """
+    if shutil.which("etcd") is None:
+        pytest.skip("needs etcd: apt-get install -y --no-install-recommends etcd-server etcd-client")
     with ExitStack() as held:
         folder = held.enter_context(memory_folder())
         server = Etcd(folder, members, flags=flags, certificates=Certificates.made(folder, name=name) if tls else None)

@@ -19,9 +19,10 @@ import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from example_app import app as example
-from example_app import users
+from example_app import etcd, users
 from example_app.drill import altered
-from example_app.servers import Server, ServerError, cluster, new_secret, running
+from example_app.processes import ServerError, running
+from example_app.servers import Server, cluster, new_secret
 from example_app.story import StepError, Story
 from example_app.visitor import Visitor
 
@@ -378,7 +379,44 @@ def test_the_demo_of_one_machine_tells_its_story_and_ends_well() -> None:
 def test_a_drill_that_does_not_exist_is_told() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="oracle")
     story, _ = demo.communicate(timeout=30)
-    assert (demo.returncode, "there are peers and sqlite" in story) == (2, True)
+    assert (demo.returncode, "there are peers, etcd and sqlite" in story) == (2, True)
+
+
+@pytest.mark.real
+def test_where_there_is_no_etcd_its_drill_says_how_to_install_it(tmp_path: Path) -> None:
+    demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="etcd", PATH=str(tmp_path))
+    story, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 2
+    [line] = story.splitlines()
+    assert "needs etcd" in line
+    assert "apt-get install -y --no-install-recommends etcd-server" in line
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not etcd.is_installed(), reason=f"needs etcd: {etcd.HOW_TO_INSTALL}")
+def test_the_demo_on_etcd_tells_its_story_and_ends_well() -> None:
+    demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="etcd")
+    try:
+        story, _ = demo.communicate(timeout=120)
+    finally:
+        end(demo)
+    assert demo.returncode == 0, story
+    for told in (
+        "an etcd of three members",
+        "Session-Revocation: fenced",
+        "leads the others is killed (kill -9)",
+        "c is cut off from etcd",
+        "waited until c would accept nothing any more",
+        "503 state_stale → retry, other_node, after 250 ms",
+        "mended: ada's session on c",
+        "Two of three etcd members are killed (kill -9)",
+        "provisional: written down, to be made good",
+        "started again: ada's session on c",
+    ):
+        assert told in story
+    assert re.search(r"All \d\d steps went as told, in \d+\.\d s\.$", story.strip())
+    assert not TOKEN.search(story)
+    assert not any(listens(url) for url in re.findall(r"http://127\.0\.0\.1:\d+", story))
 
 
 @pytest.mark.real
@@ -460,7 +498,7 @@ def test_a_server_that_cannot_start_says_why_and_is_not_left_behind(tmp_path: Pa
 
 @pytest.mark.real
 def test_a_frozen_server_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("example_app.servers.END_WITHIN_S", 0.2)
+    monkeypatch.setattr("example_app.processes.END_WITHIN_S", 0.2)
     server = Server("a", tmp_path, {"SECRET_KEY": new_secret()})
     with running(server):
         assert server.pid is not None

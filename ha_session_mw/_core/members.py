@@ -102,11 +102,21 @@ class Members:
             May be set anew where members come and go.
     """
 
-    __slots__ = ("_agreed_ms", "_latest_ms", "_seats", "_verdict", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
+    __slots__ = (
+        "_agreed_ms",
+        "_latest_ms",
+        "_majority",
+        "_seats",
+        "_verdict",
+        "acceptance_limit_s",
+        "fence_wait_s",
+        "limits_differ",
+        "own",
+    )
 
     def __init__(self, own: Heartbeat, *, majority: int) -> None:
         self.own = own
-        self.majority = majority
+        self._majority = majority
         self._seats: dict[str, _Seat] = {}
         self._agreed_ms: float | None = None
         """How far the time was ahead of this node's boot-time clock when a majority, and not this node alone, last agreed on it."""
@@ -114,6 +124,16 @@ class Members:
         """How far the last of the trusted clocks was ahead of the boot-time clock when a majority last agreed on anything."""
         self._verdict: tuple[float, bool] | None = None
         self._compare_limits()
+
+    @property
+    def majority(self) -> int:
+        return self._majority
+
+    @majority.setter
+    def majority(self, majority: int) -> None:
+        if majority != self._majority:
+            self._majority = majority
+            self._verdict = None
 
     def _compare_limits(self) -> None:
         # A member's limit counts until it has departed: until then leases that it gave, or holds, may live.

@@ -56,6 +56,7 @@ class View:
     """
 
     __slots__ = (
+        "_by_name",
         "_leaving",
         "by_subject",
         "denied",
@@ -79,6 +80,8 @@ class View:
         self.everybody: dict[CutId, Cut] = {}
         self.by_subject: dict[str, dict[CutId, Cut]] = {}
         self._leaving: dict[int, tuple[int, list[str | Cut | DenyKey]]] = {}
+        self._by_name: set[CutId] = set()
+        """Cuts that have been replaced, and that have not come themselves yet: what they have replaced is not known."""
 
     def merge(self, entry: Entry) -> bool:
         """Take one entry in; returns whether it was news. An entry that has ended can match no token and is no news."""
@@ -94,7 +97,7 @@ class View:
                 self.denied[id] = end
                 leaving.append(id)
             case Cut():
-                if entry.id in self.known_cuts:
+                if self._has_come(entry):
                     return False
                 self._add_cut(entry, end)
                 leaving.append(entry)
@@ -109,13 +112,20 @@ class View:
             self.on_news(entry)
         return True
 
+    def _has_come(self, cut: Cut) -> bool:
+        return cut.id in self.known_cuts and cut.id not in self._by_name
+
     def _add_cut(self, cut: Cut, end: int) -> None:
-        self.known_cuts[cut.id] = end
         live = self.everybody if cut.subject is None else self.by_subject.setdefault(cut.subject, {})
-        live[cut.id] = cut
+        if cut.id not in self._by_name:
+            live[cut.id] = cut
+        self._by_name.discard(cut.id)
+        self.known_cuts[cut.id] = end
         for old in cut.replaces:
             # Known from here on, so that a replaced cut that arrives after its successor does not come to life.
-            self.known_cuts.setdefault(old, entry_end_ms(cut_end_ms(old)))
+            if old not in self.known_cuts:
+                self.known_cuts[old] = entry_end_ms(cut_end_ms(old))
+                self._by_name.add(old)
             live.pop(old, None)
 
     def knows(self, entry: Entry) -> bool:
@@ -124,7 +134,7 @@ class View:
             case Deny(id=id, until_ms=until):
                 return until <= self.floor_ms or self.denied.get(id, 0) >= until
             case Cut():
-                return entry.until_ms <= self.floor_ms or entry.id in self.known_cuts
+                return entry.until_ms <= self.floor_ms or self._has_come(entry)
             case DenyKey(kid=kid, until_ms=until):
                 return until <= self.floor_ms or self.denied_keys.get(kid, 0) >= until
             case _:
@@ -145,6 +155,7 @@ class View:
                 self._drop(entry, end)
         for cut in [cut for cut, end in self.known_cuts.items() if end <= floor_ms]:
             del self.known_cuts[cut]
+            self._by_name.discard(cut)
 
     def _drop(self, entry: str | Cut | DenyKey, end: int) -> None:
         if isinstance(entry, str):
@@ -155,7 +166,7 @@ class View:
                 del self.denied_keys[entry.kid]
         elif entry.subject is None:
             self.everybody.pop(entry.id, None)
-        elif live := self.by_subject.get(entry.subject):
+        elif (live := self.by_subject.get(entry.subject)) is not None:
             live.pop(entry.id, None)
             if not live:
                 del self.by_subject[entry.subject]

@@ -21,16 +21,15 @@ import anyio
 import anyio.to_thread
 import httpx2
 import pytest
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
 
-from ha_session_mw import ClientFault, ProblemError, SessionRevoked, get_session
+from ha_session_mw import ClientFault, ProblemError, SessionRevoked
 from ha_session_mw._core.decision import CannotTell, Decision, Refuse, decide
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.quorum import QuorumLog
 from ha_session_mw.manager import SessionManager
 from ha_session_mw.testing import Cluster, Link, Node
 
+from ..histories.app import app
 from .steps import SteppedClock, check_with_pauses
 from .whole import judges_late
 
@@ -59,29 +58,6 @@ def seeds(usually: int) -> range:
     """The histories to run: so many, unless the environment asks for others."""
     first, colon, last = os.environ.get("RANDOM_HISTORIES", str(usually)).rpartition(":")
     return range(int(first) if colon else 0, int(last))
-
-
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Does to the session what the path names."""
-    session = get_session(scope)
-    told = {}
-    match scope["path"].strip("/").split("/"):
-        case ["login", subject]:
-            session.login(subject)
-        case ["private", "clear"]:
-            session.clear()
-        case ["private", "revoke"]:
-            told["mode"] = (await session.revoke()).mode
-        case ["private", "cycle"]:
-            session.cycle()
-        case ["private", "others"]:
-            assert session.manager is not None
-            assert session.subject is not None
-            told["mode"] = (await session.manager.revoke_subject(session.subject, except_session=session)).mode
-        case ["everywhere", subject]:
-            assert session.manager is not None
-            told["mode"] = (await session.manager.revoke_subject(subject)).mode
-    await JSONResponse({**told, "subject": session.subject})(scope, receive, send)
 
 
 @dataclass(eq=False)

@@ -50,20 +50,30 @@ def free_ports(count: int) -> list[int]:
 
 
 class Served:
-    """A node as a process, and a client of it."""
+    """A node as a process, and a client of it.
+
+    Attributes:
+        settings: what it is started with the next time, without the prefix.
+        environ: what else its environment is to hold.
+        starts: how many processes it has had.
+    """
 
     def __init__(self, name: str, port: int, folder: Path, settings: dict[str, str]) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.name = name
         self.port = port
         self.settings = {**settings, "NODE_ID": name, "ADVERTISE_URL": self.url}
         self.log = folder / f"{name}.log"
+        self.environ: dict[str, str] = {}
+        self.starts = 0
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *, secret: str = SECRET, options: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
         ours = {f"HA_SESSION_{name}": value for name, value in {**self.settings, "SECRET_KEY": secret}.items()}
-        environ = {**outside, **ours, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
+        environ = {**outside, **ours, **self.environ, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
+        self.starts += 1
         command = [sys.executable, "-m", "uvicorn", "served:app", *(options or ("--port", str(self.port))), "--log-level", "warning"]
         with self.log.open("ab") as log:
             self._processes.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log, pass_fds=fds))

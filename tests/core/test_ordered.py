@@ -949,6 +949,17 @@ def test_a_node_that_starts_waits_for_those_it_found_in_the_log_before_it_trusts
     assert not one.members.clock_trusted(at(100.4, ahead_s=31))
 
 
+def test_a_clock_is_judged_anew_when_it_becomes_known_that_there_are_others() -> None:
+    log = Log()
+    log.ready("b", "c")
+    one = log.member("a", now=at(100))
+    one.tick(at(100, ahead_s=3600))  # nobody is known yet who could disagree
+    log.beat(one, at(100, ahead_s=3600))
+    log.deliver(at(100, ahead_s=3600), one)
+    assert one.is_fresh(at(100, ahead_s=3600))
+    assert not one.is_ready(at(100, ahead_s=3600))
+
+
 def test_a_node_that_starts_after_all_others_have_died_trusts_its_clock_after_a_leases_length() -> None:
     log = Log()
     log.ready("b", "c")

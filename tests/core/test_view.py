@@ -192,6 +192,20 @@ def test_a_replaced_cut_that_arrives_late_does_not_come_to_life() -> None:
         assert not refused(judge(claims(cuts=(new.id,)), view))
 
 
+def test_what_a_replaced_cut_replaces_does_not_come_to_life_either_in_whatever_order_they_arrive() -> None:
+    first = cut("1")
+    second = cut("2", replaces=(first,))
+    third = cut("3", replaces=(second,))
+    last = cut("4", replaces=(third,))
+
+    for order in permutations([first, second, third, last]):
+        view = fresh_view()
+        assert [view.knows(each) for each in order] == [False] * 4
+        assert [view.merge(each) for each in order] == [True] * 4
+        assert [view.knows(each) for each in order] == [True] * 4
+        assert view.live_cuts("ada") == (last.id,)
+
+
 @pytest.mark.parametrize("past_ms", range(0, END_STEP_MS, 7_500))
 def test_a_replaced_cut_does_not_come_to_life_at_its_end_either(past_ms: int) -> None:
     """Ends are rounded to minutes; a replaced cut must be remembered for as long as one that arrives would be taken."""

@@ -1,0 +1,75 @@
+"""Real processes in trouble, while people use them: every answer is judged. All waits are polls with a limit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from _pytest.mark import ParameterSet
+
+from .checker import faults
+from .places import APP, WITHOUT_THE_FENCE, Place, libfaketime, on_etcd, peers, wrong_wall_clock
+from .troubles import SHORT, history_of, summary
+
+pytestmark = pytest.mark.real
+
+FRESHNESS_LIMIT_S = 2.0
+needs_faketime = pytest.mark.skipif(libfaketime() is None, reason="needs libfaketime: apt-get install -y faketime")
+
+
+@needs_faketime
+@pytest.mark.parametrize("offset_s", [20, -20, 3600, -3600])
+def test_a_wrong_wall_clock_is_wrong_and_no_other_clock_is(offset_s: float) -> None:
+    read = "import time; print(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic())"
+    told = subprocess.run([sys.executable, "-c", read], env=wrong_wall_clock(offset_s), capture_output=True, check=True, timeout=60)
+    wall_s, boot_s, monotonic_s = map(float, told.stdout.split())
+    assert wall_s == pytest.approx(time.time() + offset_s, abs=10)
+    assert boot_s == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=10)
+    assert monotonic_s == pytest.approx(time.monotonic(), abs=10)
+
+
+@pytest.fixture(scope="module")
+def among_peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with peers(tmp_path_factory.mktemp("peers"), FRESHNESS_LIMIT_S) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def beside_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with on_etcd(tmp_path_factory.mktemp("etcd"), FRESHNESS_LIMIT_S) as place:
+        yield place
+
+
+def troubles(kind: str) -> list[ParameterSet]:
+    return [pytest.param(name, marks=needs_faketime if "clock" in name else ()) for name in SHORT[kind]]
+
+
+def every_answer_is_right(place: Place, trouble: str) -> None:
+    history = anyio.run(history_of, place, SHORT[place.kind][trouble])
+    print(summary(history))
+    assert faults(history) == []
+
+
+@pytest.mark.parametrize("trouble", troubles("peers"))
+def test_whatever_happens_to_peers_every_answer_is_right(among_peers: Place, trouble: str) -> None:
+    every_answer_is_right(among_peers, trouble)
+
+
+@pytest.mark.parametrize("trouble", troubles("etcd"))
+def test_whatever_happens_on_etcd_every_answer_is_right(beside_etcd: Place, trouble: str) -> None:
+    every_answer_is_right(beside_etcd, trouble)
+
+
+def test_without_the_fence_it_comes_to_light(tmp_path: Path) -> None:
+    def is_caught(seed: int) -> bool:
+        """Whether somebody is accepted by the node that wakes up, before it reads what it was told meanwhile: most times."""
+        history = anyio.run(history_of, unfenced, SHORT["peers"]["a node is frozen for 1 s"], seed)
+        return any(fault.startswith("accepted after a fenced acknowledgement") for fault in faults(history))
+
+    with peers(tmp_path, FRESHNESS_LIMIT_S, APP + WITHOUT_THE_FENCE) as unfenced:
+        assert any(map(is_caught, range(5)))
