@@ -23,6 +23,7 @@ from .asgi.middleware import SessionMiddleware
 from .asgi.session import get_session
 from .config import Settings
 from .contract import ClusterLogContract, Member, Nodes
+from .exceptions import SessionTooLarge
 from .manager import SessionManager
 
 __all__ = [
@@ -143,7 +144,10 @@ def mint_session(node: SessionManager | SessionMiddleware, subject: str | None =
     manager = node.manager if isinstance(node, SessionMiddleware) else node
     manager.require_fresh()
     claims = manager.begin(subject)
-    return manager.sign(manager.change(claims, manager.fit(claims, data or {}))).decode()
+    claims = manager.change(claims, manager.fit(claims, data or {}))
+    if not manager.has_room(claims):
+        raise SessionTooLarge("this is more than a token carries; have a request write it, and it is stored")
+    return manager.sign(claims).decode()
 
 
 def session_cookie(

@@ -24,7 +24,8 @@ WRITE_LIMIT_S = 2.0
 """How long a change waits for the disk; twice what one write waits for the other workers."""
 TRY_AGAIN_S = 0.1
 """How often a file that cannot be read is tried. Each try may wait for a lock, and the process with it."""
-PRUNE_EVERY_S = 60.0
+LOOK_EVERY_S = 1.0
+PRUNE_EVERY = 60
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class SqliteStore(SessionStore):
         self._clock = clock
         self._file = file
         self._kind = kind
-        self._position: int | None = None
+        self._position = 0
         self._version: tuple[int] | None = None
         self._try_again_s = -math.inf
         self._threads = anyio.CapacityLimiter(1)
@@ -59,6 +60,7 @@ class SqliteStore(SessionStore):
     def _begin(self) -> None:
         try:
             self._file.open(within_s=OPEN_S)
+            self._position = self._file.last_version()
         except FileTrouble as trouble:
             if not trouble.passing:
                 raise ConfigurationError([f"HA_SESSION_CLUSTER: the file of the records {trouble}"]) from trouble
@@ -81,9 +83,6 @@ class SqliteStore(SessionStore):
             self._lose(trouble)
 
     def _hear(self) -> None:
-        if self._position is None:  # nobody has a copy yet
-            self._position = self._file.last_version()
-            return
         for change in self._file.since(self._kind, self._position):
             self._position = change.version
             if self.on_newer is not None:
@@ -152,8 +151,10 @@ class SqliteStore(SessionStore):
     async def run(self) -> None:
         try:
             while True:
-                with self._clock.move_on_after(PRUNE_EVERY_S):
-                    await anyio.sleep_forever()
+                for _ in range(PRUNE_EVERY):
+                    with self._clock.move_on_after(LOOK_EVERY_S):
+                        await anyio.sleep_forever()
+                    self._look()  # so that there is not too much to hear of when a request comes
                 await self._prune()
         finally:
             self._let_go()
