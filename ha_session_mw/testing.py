@@ -25,6 +25,7 @@ from .config import Settings
 from .contract import ClusterLogContract, Member, Nodes
 from .exceptions import SessionTooLarge
 from .manager import SessionManager
+from .store_contract import SessionStoreContract, Stores
 
 __all__ = [
     "SECRET",
@@ -35,6 +36,8 @@ __all__ = [
     "Member",
     "Node",
     "Nodes",
+    "SessionStoreContract",
+    "Stores",
     "mint_session",
     "session_cookie",
     "who_is_there",

@@ -40,7 +40,7 @@ LAYERS = [
     ],
     ["manager"],
     ["asgi"],
-    ["contract"],
+    ["contract", "store_contract"],
     ["", "fastapi", "client", "testing", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

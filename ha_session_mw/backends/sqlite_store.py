@@ -53,7 +53,9 @@ class SqliteStore(SessionStore):
         self._try_again_s = -math.inf
         self._threads = anyio.CapacityLimiter(1)
         self.trouble: str | None = None
-        """Why the file cannot be used; None where it can."""
+        """Why the file cannot be read; None where it can."""
+        self.write_trouble: str | None = None
+        """Why it cannot be written."""
         self._begin()
         forks.watch(self)
 
@@ -105,23 +107,17 @@ class SqliteStore(SessionStore):
         except FileTrouble as trouble:
             self._lose(trouble)
             raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-        self._regain()
+        if self.trouble is not None:
+            self.trouble = None
+            logger.warning("the file of the records can be read again")
         return found
 
     def _lose(self, trouble: FileTrouble) -> None:
         self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
         self._let_go()
-        self._tell(trouble)
-
-    def _tell(self, trouble: FileTrouble) -> None:
         if self.trouble != str(trouble):
             self.trouble = str(trouble)
             logger.error("the file of the records %s; session data in it cannot be reached until that is mended", trouble)
-
-    def _regain(self) -> None:
-        if self.trouble is not None:
-            self.trouble = None
-            logger.warning("the file of the records can be used again")
 
     def _let_go(self) -> None:
         self._version = None
@@ -142,9 +138,13 @@ class SqliteStore(SessionStore):
             try:
                 version = await anyio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._threads)
             except FileTrouble as trouble:
-                self._lose(trouble)
+                if self.write_trouble != str(trouble):
+                    self.write_trouble = str(trouble)
+                    logger.error("the file of the records %s; session data in it cannot be changed until that is mended", trouble)
                 raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-            self._regain()
+            if self.write_trouble is not None:
+                self.write_trouble = None
+                logger.warning("the file of the records can be written again")
             return version
         raise StoreUnavailable("the file of the records was not written in time")
 
