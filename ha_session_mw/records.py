@@ -172,7 +172,10 @@ class Records:
     async def _ask_store(self, id: str, needed: int) -> Stored:
         record = await self._store.get(id)
         if record is None or record.version < needed:
-            raise RecordLost(self._tell("the store has lost data that it had acknowledged: it is an older one, or was started anew"))
+            what = (
+                "a record is not there, or is too old: its session was logged out just now, or the store has lost what it had acknowledged"
+            )
+            raise RecordLost(self._tell(what))
         return self._read(record.version, record.content)
 
     def _read(self, version: int, content: bytes) -> Stored:
@@ -186,7 +189,7 @@ class Records:
         """Log it once: it concerns many a record, and each request with one."""
         if what not in self._told:
             self._told.add(what)
-            logger.error("%s; session data cannot be used", what)
+            logger.error("%s; this is told once", what)
         return what
 
     async def on_question(self, body: bytes) -> bytes:

@@ -631,7 +631,7 @@ async def test_data_that_the_store_has_lost_is_told_until_somebody_logs_in_anew(
     answer: Answer = await visitor.visit(look)
     assert (answer.status, answer.code) == (503, "store_unavailable")
     assert (await visitor.visit(look)).status == 503
-    assert len([entry for entry in caplog.records if "lost" in entry.message]) == 1
+    assert len([entry for entry in caplog.records if "has lost" in entry.message]) == 1
 
     def log_in(session: Session) -> None:
         with pytest.raises(RecordLost):
