@@ -70,9 +70,11 @@ class _Copies(TTLCache[str, Stored | int]):
         if self.version(id) > (known if isinstance(known, int) else known.version):
             return
         self.pop(id, None)
+        while self.currsize and len(self) >= self._most:
+            self.popitem()
+        if _size_of(known) > self.maxsize and not isinstance(known, int):
+            known = known.version
         if _size_of(known) <= self.maxsize:
-            while self.currsize and len(self) >= self._most:
-                self.popitem()
             self[id] = known
 
 

@@ -480,6 +480,20 @@ async def test_a_new_id_that_is_taken_while_another_request_writes_costs_no_data
     assert (await other.visit(look)).result["text"] == LARGE
 
 
+async def test_an_id_that_was_left_behind_meanwhile_writes_nothing(node: StoreNode) -> None:
+    visitor = await node.logged_in("ada", text=LARGE)
+    other = Visitor(node)
+    other.token = visitor.token
+
+    async def slow(session: Session) -> None:
+        session["late"] = 1
+        await other.visit(lambda other_session: other_session.cycle())
+
+    answer = await visitor.visit(slow)
+    assert (answer.status, answer.code) == (401, "session_revoked")
+    assert (await other.visit(look)).result == {"text": LARGE}
+
+
 async def test_a_change_under_a_lock_that_is_held_no_more_is_not_stored(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     before = node.stored()
