@@ -20,7 +20,7 @@ LAYERS = [
     ["exceptions", "models", "version"],
     ["_core"],
     ["config"],
-    ["abc", "clocks", "forks"],
+    ["abc", "clocks", "forks", "certificates"],
     [
         "key_files",
         "state_file",
@@ -28,6 +28,7 @@ LAYERS = [
         "entry_file",
         "record_file",
         "peering",
+        "etcd_gateway",
         "flights",
         "lookups",
         "records",
