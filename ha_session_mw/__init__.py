@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .abc import Grant
 from .asgi.middleware import SessionMiddleware
 from .asgi.session import Session, get_session
 from .config import Settings
@@ -13,6 +14,7 @@ from .exceptions import (
     KeyNotReached,
     LockLost,
     NodeStarting,
+    NotSupported,
     ProblemError,
     QuorumLost,
     RequestAmbiguous,
@@ -44,10 +46,12 @@ __all__ = [
     "ClientFault",
     "ClockUntrusted",
     "ConfigurationError",
+    "Grant",
     "InfrastructureFault",
     "KeyNotReached",
     "LockLost",
     "NodeStarting",
+    "NotSupported",
     "ProblemError",
     "QuorumLost",
     "RequestAmbiguous",

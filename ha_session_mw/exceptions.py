@@ -39,6 +39,10 @@ class SessionNotSerializable(UsageError, TypeError):
     """The session would hold a value that a token cannot carry. The change was not made."""
 
 
+class NotSupported(UsageError):
+    """What the app asked for needs an engine, and the backend that ``HA_SESSION_CLUSTER`` names is none."""
+
+
 class ConfigurationError(SessionError):
     """The settings cannot be used.
 

@@ -26,8 +26,8 @@ from ._core.members import Heartbeat
 from ._core.routing import owners
 from ._core.tokens import MAX_TOKEN_BYTES, Verified
 from ._core.view import View, new_cut_id
-from .abc import CLOCK_SLACK_MS, Clock
-from .backends import open_backend
+from .abc import CLOCK_SLACK_MS, Clock, Grant
+from .backends import open_backend, open_locks
 from .clocks import SystemClock
 from .config import SQLITE, Settings
 from .exceptions import (
@@ -43,6 +43,7 @@ from .exceptions import (
     TokenInvalid,
 )
 from .key_files import LOOK_EVERY_S, KeySource
+from .locks import LEASE_S, TIMEOUT_S, Locks
 from .lookups import Answer, LookUps
 from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
 from .peering import Peering
@@ -154,9 +155,11 @@ class SessionManager:
             self.supervisor.add("lookups", self._lookups.run)
         self._log = open_backend(settings, self.view, self.clock, own, self.peering)
         self._look = self._log.look
+        self.locks = Locks(open_locks(settings, self.clock), self.clock, settings.cluster.partition("://")[0])
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
         self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
         self.supervisor.add("log", self._log.run)
+        self.supervisor.add("locks", self.locks.run)
         self.supervisor.add("revocations", self._revocations.run)
         self.supervisor.add("keeping up", self._keep_up)
 
@@ -529,6 +532,27 @@ class SessionManager:
         known = self.view.everybody if subject is None else self.view.by_subject.get(subject, {})
         return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
 
+    # Locks
+
+    def lock(self, name: str, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
+        """A lock of the app's own, which one task has at a time, on whichever node: ``async with manager.lock("reports") as grant:``.
+
+        It is renewed while what is inside runs, and let go when that ends, however it does. ``grant.fence`` is the fencing
+        number: hand it to a store of your own that refuses a lower one than it has seen.
+
+        Args:
+            name: 1 to 512 characters. Names of the app's locks and locks of sessions do not meet.
+            timeout: for how many seconds to wait. 0: not at all.
+            lease: for how many seconds it is held when this process dies.
+
+        Raises:
+            SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
+            LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled.
+            StoreUnavailable: it cannot be known who has it.
+            NotSupported: there are no locks on ``peers://``.
+        """
+        return self.locks.lock(name, timeout_s=timeout, lease_s=lease)
+
     # Operation
 
     def why_not_ready(self) -> str | None:
@@ -552,6 +576,7 @@ class SessionManager:
             "look_ups": dict(self._lookups.results) if self._lookups else {},
             "refused_peer_calls": self.peering.server.refused if self.peering else 0,
             "provisional_log_outs": len(self._revocations.provisional),
+            "locks": self.locks.status(),
             "restarted_tasks": dict(self.supervisor.crashes),
         }
 

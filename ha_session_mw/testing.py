@@ -23,13 +23,17 @@ from .asgi.middleware import SessionMiddleware
 from .asgi.session import get_session
 from .config import Settings
 from .contract import ClusterLogContract, Member, Nodes
+from .lock_contract import Desk, Desks, LockServiceContract
 from .manager import SessionManager
 
 __all__ = [
     "SECRET",
     "Cluster",
     "ClusterLogContract",
+    "Desk",
+    "Desks",
     "Link",
+    "LockServiceContract",
     "ManualClock",
     "Member",
     "Node",

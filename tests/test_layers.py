@@ -21,10 +21,10 @@ LAYERS = [
     ["_core"],
     ["config"],
     ["abc", "clocks", "forks"],
-    ["key_files", "state_file", "entry_file", "peering", "lookups", "revocations", "supervisor", "instrumentation", "backends"],
+    ["key_files", "state_file", "entry_file", "peering", "lookups", "locks", "revocations", "supervisor", "instrumentation", "backends"],
     ["manager"],
     ["asgi"],
-    ["contract"],
+    ["contract", "lock_contract"],
     ["", "fastapi", "client", "testing", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

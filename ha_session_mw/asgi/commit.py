@@ -94,6 +94,8 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
         SessionRevoked: the session was to be changed, and does not stand any more.
         StateStale, ClockUntrusted, NodeStarting: it is to begin or take a new id, and this node cannot tell what stands.
         QuorumLost: a log-out could not be made durable.
+        LockLost: the session was changed under its lock, which this request has no more.
+        StoreUnavailable: whether it has the lock cannot be known.
     """
     acknowledgement = await revoke_if_ended(session, manager)
     if status >= 500:
@@ -102,6 +104,8 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
     claims = _next_claims(session, manager)
     if claims is None:
         return Outcome(remove=came_in is not None and session._claims is None, acknowledgement=acknowledgement)
+    if session._hold is not None:
+        await manager.locks.confirm(session._hold)
     if came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
         await manager.leave_behind(came_in)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000)

@@ -6,14 +6,16 @@ starts (``commit.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from .._core.data import decode
+from .._core.data import decode, fingerprint
 from .._core.renewal import MAX_SUBJECT_LENGTH
 from ..exceptions import ProblemError, SessionReadOnly
+from ..locks import LEASE_S, TIMEOUT_S, Hold
 from ..models import Acknowledgement, Claims, CutId
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
     from .._core.tokens import Verified
+    from ..abc import Grant
     from ..manager import SessionManager
     from .streams import Connection
 
@@ -60,6 +63,7 @@ class Session(dict[str, Any]):
     _ended: bool = False  # clear() was called: the session that came in is to be revoked
     _acknowledgement: Acknowledgement | None = None
     _uncommitted: ProblemError | None = None  # why the commit failed
+    _hold: Hold | None = None  # the session's lock, until what it protects is committed
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
         return _blank(cls)
@@ -194,6 +198,55 @@ class Session(dict[str, Any]):
                 return Acknowledgement(mode="fenced", waited_s=0.0)  # there is no session that anybody could accept
             self._acknowledgement = await self.manager.revoke(self._verified.claims)
         return self._acknowledgement
+
+    def lock(self, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
+        """The lock of this session, which one request has at a time, on whichever node: ``async with session.lock():``.
+
+        It is renewed while what is inside runs. It is let go at the end, however that comes; or, if the session was
+        changed, when the change has been saved or given up, which is when the response starts. A request that has it
+        already may take it again.
+
+        Args:
+            timeout: for how many seconds to wait. 0: not at all.
+            lease: for how many seconds it is held when this process dies.
+
+        Raises:
+            LookupError: there is no session yet.
+            SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
+            LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled, and
+                nothing is saved.
+            StoreUnavailable: it cannot be known who has it.
+            NotSupported: there are no locks on ``peers://``.
+        """
+        if self.family is None:
+            raise LookupError("there is no session yet that could be locked")
+        return self._locked(f"session/{self.family}", timeout, lease)
+
+    @asynccontextmanager
+    async def _locked(self, name: str, timeout_s: float, lease_s: float) -> AsyncIterator[Grant]:
+        locks = self.manager.locks
+        if self._hold is None:
+            self._hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
+        elif self._hold.kept:  # further out
+            yield self._hold.grant
+            return
+        else:
+            await locks.confirm(self._hold)
+        before = fingerprint(self)
+        try:
+            async with locks.keep(self._hold):
+                yield self._hold.grant
+        finally:
+            self.modified = self.modified or fingerprint(self) != before  # inside nested values, that is
+            if self._read_only is not None or not self.modified:
+                await self._unlock()
+
+    async def _unlock(self) -> None:
+        """Let the lock go, if this request has it and none of its work is going on under it."""
+        hold = self._hold
+        if hold is not None and not hold.kept:
+            self._hold = None
+            await self.manager.locks.release(hold)
 
     # dict, noting changes, and refusing at the place of the change what could not be kept
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .._core.members import Heartbeat
 from .._core.view import View
-from ..abc import Clock, ClusterLog
+from ..abc import Clock, ClusterLog, LockService
 from ..config import SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
@@ -45,3 +45,12 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
     peering.handle("poll", log.on_poll)
     peering.handle(HELLO, log.on_hello)
     return log
+
+
+def open_locks(settings: Settings, clock: Clock) -> LockService | None:
+    """The locks of what ``HA_SESSION_CLUSTER`` names; None where that has none."""
+    if settings.cluster.startswith("memory://"):
+        from .memory_locks import MemoryLocks
+
+        return MemoryLocks(clock)
+    return None
