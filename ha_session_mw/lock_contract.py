@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from itertools import count
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import anyio
 
-from .abc import Clock, LockService
+from .abc import Clock, Grant, LockService, Record, SessionStore
 from .exceptions import LockLost, SessionLocked, StoreUnavailable
 
 P = ParamSpec("P")
@@ -21,10 +22,22 @@ T = TypeVar("T")
 
 
 class Desk(NamedTuple):
-    """One node, as far as locks go."""
+    """One node, as far as locks go: its service, the store that belongs to it, and its clock."""
 
     locks: LockService
+    store: SessionStore
     clock: Clock
+
+    async def write(self, id: str, content: bytes, grant: Grant) -> None:
+        """Put a record in the place of whatever there is, if a lock is held still."""
+        current = await self.store.get(id)
+        end_ms = int(self.clock.wall_s() * 1000) + 3_600_000
+        await self.store.put(Record(id, content, end_ms, version=current.version if current else 0), guard=grant)
+
+    async def read(self, id: str) -> bytes | None:
+        """What is stored; None if nothing is."""
+        found = await self.store.get(id)
+        return found.content if found else None
 
 
 class Desks(ABC):
@@ -78,7 +91,7 @@ class LockServiceContract(ABC):
         async with self.opened() as nodes:
 
             async def story() -> None:
-                for locks, clock in nodes.desks:
+                for locks, _, clock in nodes.desks:
                     name, begun_s = self._name(), clock.boot_s()
                     grant = await locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
                     assert grant.name == name
@@ -271,6 +284,66 @@ class LockServiceContract(ABC):
                 await other.locks.acquire(name, within_s=0, lease_s=60)
                 await first.locks.release(grant)
                 assert await is_held(nodes, name)
+
+            await nodes.run(story)
+
+    # What the store asks
+
+    async def test_who_has_a_lock_may_write_what_it_guards_and_after_a_renewal_still(self) -> None:
+        async with self.opened() as nodes:
+            name, (first, other) = self._name(), two_of(nodes)
+
+            async def story() -> None:
+                grant = begun = await first.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
+                await first.write(name, b"1", grant)
+                while first.clock.boot_s() < begun.until_s:
+                    await wait(first, nodes.lease_s / 3)
+                    grant = await first.locks.renew(grant, lease_s=nodes.lease_s)
+                await first.write(name, b"2", grant)
+                assert await other.read(name) == b"2"
+                await first.write(name, b"3", begun)  # it is the same lock
+                assert await other.read(name) == b"3"
+
+            await nodes.run(story)
+
+    async def test_a_holder_that_was_paused_beyond_its_lease_cannot_write_when_another_has_had_the_lock(self) -> None:
+        async with self.opened() as nodes:
+            name, (first, other) = self._name(), two_of(nodes)
+
+            async def story() -> None:
+                paused = await first.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
+                await first.write(name, b"before", paused)
+                grant = await other.locks.acquire(name, within_s=60, lease_s=60)
+                assert await told(LockLost, first.write, name, b"too late", paused)
+                assert await first.read(name) == b"before"
+                await other.write(name, b"by the next", grant)
+                await other.locks.release(grant)
+                assert await told(LockLost, first.write, name, b"too late", paused)
+                assert await told(LockLost, other.write, name, b"too late", grant)
+                assert await first.read(name) == b"by the next"
+
+            await nodes.run(story)
+
+    async def test_a_holder_whose_lease_is_over_cannot_write_though_nobody_else_wants_the_lock(self) -> None:
+        async with self.opened() as nodes:
+            name, desk = self._name(), nodes.desks[0]
+
+            async def story() -> None:
+                grant = await desk.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
+                await lease_is_over(nodes, name)
+                assert await told(LockLost, desk.write, name, b"too late", grant)
+                assert await desk.read(name) is None
+
+            await nodes.run(story)
+
+    async def test_the_lock_of_another_name_guards_nothing_by_its_number(self) -> None:
+        async with self.opened() as nodes:
+            name, desk = self._name(), nodes.desks[0]
+
+            async def story() -> None:
+                grant = await desk.locks.acquire(name, within_s=0, lease_s=60)
+                assert await told(LockLost, desk.write, name, b"", replace(grant, name=self._name()))
+                assert await told(LockLost, desk.write, name, b"", replace(grant, fence=grant.fence + 1))
 
             await nodes.run(story)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .._core.members import Heartbeat
 from .._core.view import View
-from ..abc import Clock, ClusterLog, LockService
+from ..abc import Clock, ClusterLog, LockService, SessionStore
 from ..config import SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
@@ -49,8 +49,38 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
 
 def open_locks(settings: Settings, clock: Clock) -> LockService | None:
     """The locks of what ``HA_SESSION_CLUSTER`` names; None where that has none."""
-    if settings.cluster.startswith("memory://"):
-        from .memory_locks import MemoryLocks
+    if settings.cluster.startswith(SQLITE):
+        from ..lock_file import LockFile
+        from .sqlite_locks import SqliteLocks
 
-        return MemoryLocks(clock)
-    return None
+        return SqliteLocks(clock, LockFile.beside(sqlite_path(settings.cluster), clock.boot_s))
+    if settings.cluster.startswith("peers://"):
+        return None
+    from .memory_locks import MemoryLocks
+
+    return MemoryLocks(clock)
+
+
+def open_store(settings: Settings, clock: Clock, kind: str, locks: LockService | None = None) -> SessionStore | None:
+    """The store that belongs to ``HA_SESSION_CLUSTER``, for records of one kind; None where there is none.
+
+    Args:
+        locks: those that may guard a change, as :func:`open_locks` gave them.
+
+    Raises:
+        ConfigurationError: it cannot be opened.
+    """
+    if settings.cluster.startswith(SQLITE):
+        from ..record_file import RecordFile
+        from .sqlite_store import SqliteStore
+
+        return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
+    if settings.cluster.startswith("peers://"):
+        return None
+    from .memory import MemoryRecords, MemoryStore
+    from .memory_locks import MemoryLocks
+
+    records = MemoryRecords(clock)
+    if isinstance(locks, MemoryLocks):
+        records.require_held = locks.require
+    return MemoryStore(records)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import pytest
 
 from ha_session_mw.abc import Grant
+from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.backends.memory_locks import MemoryLocks
+from ha_session_mw.backends.sqlite_locks import SqliteLocks
+from ha_session_mw.backends.sqlite_store import SqliteStore
+from ha_session_mw.lock_file import LockFile
+from ha_session_mw.record_file import RecordFile
 from ha_session_mw.testing import Desk, Desks, LockServiceContract, ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -46,13 +53,62 @@ class OneClock(Desks):
 class Memory(OneClock):
     def __init__(self) -> None:
         super().__init__()
-        self.desks = [Desk(MemoryLocks(self.clock), self.clock)]
+        self.desks = [self.desk(MemoryLocks(self.clock))]
+
+    def desk(self, locks: MemoryLocks) -> Desk:
+        records = MemoryRecords(self.clock)
+        records.require_held = locks.require
+        return Desk(locks, MemoryStore(records), self.clock)
 
 
 class TestMemory(LockServiceContract):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Desks]:
         yield Memory()
+
+
+class OneMachine(OneClock):
+    """Three workers that share a file. It breaks by a lock that somebody else holds."""
+
+    can_break = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.services = [SqliteLocks(self.clock, LockFile(path, self.clock.boot_s)) for _ in range(3)]
+        self.stores = [SqliteStore(self.clock, RecordFile(path), "session") for _ in self.services]
+        self.desks = [Desk(locks, store, self.clock) for locks, store in zip(self.services, self.stores, strict=True)]
+        self._intruder: sqlite3.Connection | None = None
+
+    def is_busy(self) -> bool:
+        threads = [*(service._threads for service in self.services), *(store._threads for store in self.stores)]
+        return any(limiter.borrowed_tokens for limiter in threads)
+
+    async def break_off(self, desk: Desk) -> None:
+        self._intruder = sqlite3.connect(desk.locks._file.path, isolation_level=None)  # type: ignore[attr-defined]
+        self._intruder.execute("BEGIN IMMEDIATE")
+
+    async def mend(self, desk: Desk) -> None:
+        if self._intruder is not None:
+            self._intruder.execute("ROLLBACK")
+            self._intruder.close()
+
+    def close(self) -> None:
+        for file in (*(service._file for service in self.services), *(store._file for store in self.stores)):
+            file.close()
+
+
+class TestSqlite(LockServiceContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "sessions.db-records"
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Desks]:
+        machine = OneMachine(self.path)
+        try:
+            yield machine
+        finally:
+            machine.close()
 
 
 # What breaks it is found out.
@@ -72,6 +128,13 @@ class Generous(MemoryLocks):
         return grant
 
 
+class Credulous(MemoryLocks):
+    """Takes every number for a good one."""
+
+    def require(self, grant: Grant) -> None:
+        """Nothing is wrong with it."""
+
+
 class Crowded(MemoryLocks):
     """Lets everybody in."""
 
@@ -85,6 +148,7 @@ class Crowded(MemoryLocks):
         (Stubborn, LockServiceContract.test_who_is_cancelled_while_waiting_leaves_no_place_in_the_queue),
         (Stubborn, LockServiceContract.test_a_released_lock_is_had_at_once_and_cannot_be_renewed),
         (Generous, LockServiceContract.test_a_lock_whose_lease_is_over_goes_to_the_next_and_is_lost_to_its_holder),
+        (Credulous, LockServiceContract.test_a_holder_that_was_paused_beyond_its_lease_cannot_write_when_another_has_had_the_lock),
         (Crowded, LockServiceContract.test_a_lock_has_one_holder_at_a_time_on_whichever_node),
     ],
     ids=lambda value: value.__name__,
@@ -103,5 +167,5 @@ async def test_a_service_that_breaks_the_contract_is_found_out(
 @asynccontextmanager
 async def broken(kind: type[MemoryLocks]) -> AsyncIterator[Desks]:
     nodes = Memory()
-    nodes.desks = [Desk(kind(nodes.clock), nodes.clock)]
+    nodes.desks = [nodes.desk(kind(nodes.clock))]
     yield nodes
