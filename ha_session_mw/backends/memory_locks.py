@@ -33,7 +33,7 @@ class MemoryLocks(LockService):
         self._clock = clock
         self._queues: dict[str, list[_Ticket]] = {}
         # An app may have handed a number to a store that outlives this process, so the next one begins above all of its.
-        self._numbers = count(int(clock.wall_s() * 1000))
+        self._numbers = count(int(clock.wall_s() * 1_000_000))
 
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
         ticket = _Ticket(next(self._numbers))

@@ -34,6 +34,9 @@ class OneClock(Desks):
     def is_busy(self) -> bool:
         return False
 
+    def close(self) -> None:
+        """There is nothing to close."""
+
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
         found: list[T] = []
         async with anyio.create_task_group() as tasks:
