@@ -7,8 +7,8 @@ renew in time, and to stop by itself when that fails.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
@@ -121,6 +121,24 @@ class Locks:
         """
         try:
             hold.grant = await self.require().renew(hold.grant, lease_s=hold.lease_s)
+        except LockLost:
+            self._note_lost(hold)
+            raise
+
+    @contextmanager
+    def guard(self, hold: Hold | None) -> Iterator[Grant | None]:
+        """The grant for a store to ask for, around a change that was made under a lock; None around one that was not.
+
+        Raises:
+            LockLost: the lock was lost before, or the store says so.
+        """
+        if hold is None:
+            yield None
+            return
+        try:
+            if hold.lost:
+                raise LockLost("the lock was lost before the change was saved")
+            yield hold.grant
         except LockLost:
             self._note_lost(hold)
             raise

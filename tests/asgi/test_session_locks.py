@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from ha_session_mw import LockLost, Session, SessionLocked, SessionMiddleware
+from ha_session_mw import (
+    LockLost,
+    Session,
+    SessionLocked,
+    SessionManager,
+    SessionMiddleware,
+    Settings,
+    StoreUnavailable,
+)
+from ha_session_mw.abc import Record
+from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory_locks import MemoryLocks
 from ha_session_mw.locks import LEASE_S
-from ha_session_mw.testing import mint_session
+from ha_session_mw.testing import ManualClock, mint_session
 
-from .driver import Node, call, respond, scope_of
+from .driver import SECRET, Node, call, obliging, respond, scope_of
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +117,141 @@ async def test_who_waits_too_long_is_told_423_with_a_hint() -> None:
         "action": "retry",
     }
     assert status(node)["timed_out"] == 1
+
+
+# What is inside
+
+
+class SharedStore(MemoryStore):
+    """Takes its time, as one behind a network does. May be gone for good."""
+
+    gone = False
+
+    async def get(self, id: str) -> Record | None:
+        if self.gone:
+            raise StoreUnavailable("gone")
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        return await super().get(id)
+
+
+class ThreeNodes:
+    """Three managers that share a store and who decides who has a lock."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.locks, self.records = MemoryLocks(clock), MemoryRecords(clock)
+        self.records.require_held = self.locks.require
+        self.nodes = [self.node(clock) for _ in range(3)]
+
+    def node(self, clock: ManualClock) -> Node:
+        node = Node(clock=clock)
+        self.store = SharedStore(self.records)
+        node.manager = SessionManager(Settings(secret_key=SECRET), clock=clock, store=self.store, locks=self.locks)
+        node.app = SessionMiddleware(obliging, manager=node.manager)
+        return node
+
+
+class OneFile:
+    """Three workers of a machine, on its file."""
+
+    def __init__(self, path: Path) -> None:
+        self.nodes = [Node(cluster=f"sqlite://{path}") for _ in range(3)]
+        for node in self.nodes:
+            node.manager = SessionManager(node.manager.settings)  # by the machine's clock
+            node.app = SessionMiddleware(obliging, manager=node.manager)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def nodes(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> list[Node]:
+    return ThreeNodes(clock).nodes if request.param == "memory" else OneFile(tmp_path / "sessions.db").nodes
+
+
+async def count_one_more(session: Session) -> None:
+    async with session.lock():
+        before = session.get("n", 0)
+        await anyio.lowlevel.checkpoint()
+        session["n"] = before + 1
+
+
+@pytest.mark.parametrize("text", ["", "x" * 5000], ids=["in the token", "in the store"])
+async def test_what_many_requests_count_at_once_under_the_lock_is_all_counted(nodes: list[Node], text: str) -> None:
+    ada = await nodes[0].logged_in("ada", text=text)
+    answers: list[Any] = []
+
+    async def visit(node: Node) -> None:
+        answers.append(await node.request(count_one_more, token=ada.token))  # all with the token of before
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(visit, nodes[number % 3])
+    assert [answer.status for answer in answers] == [200] * 12
+    newest = answers[-1].token
+    assert (await nodes[2].request(token=newest)).result == {"text": text, "n": 12}
+
+
+async def test_the_session_is_as_the_last_holder_left_it_with_what_this_request_has_changed_already(nodes: list[Node]) -> None:
+    a, b, _ = nodes
+    ada = await a.logged_in("ada", left="by nobody", mine=0)
+    before = ada.token
+
+    async def leave(session: Session) -> None:
+        async with session.lock():
+            session["left"] = "by a"
+
+    async def find(session: Session) -> dict[str, Any]:
+        session["mine"] = 1
+        assert session["left"] == "by nobody"
+        async with session.lock():
+            return dict(session)
+
+    await ada.visit(leave)
+    answer = await b.request(find, token=before)
+    assert answer.result == {"left": "by a", "mine": 1}
+    assert (await a.request(token=answer.token)).result == {"left": "by a", "mine": 1}
+
+
+async def test_who_only_reads_under_the_lock_what_moved_to_the_store_is_given_the_token_that_leads_there(nodes: list[Node]) -> None:
+    a, b, _ = nodes
+    ada = await a.logged_in("ada", n=0)
+    before = ada.token
+
+    async def read(session: Session) -> dict[str, Any]:
+        async with session.lock():
+            return dict(session)
+
+    await ada.visit(count_one_more)
+    answer = await b.request(read, token=before)
+    assert answer.result == {"n": 1}
+    assert (await a.request(token=answer.token)).result == {"n": 1}
+
+
+async def test_a_store_that_cannot_be_reached_is_told_and_the_lock_let_go(clock: ManualClock) -> None:
+    shared = ThreeNodes(clock)
+    node = shared.nodes[-1]
+    ada = await node.logged_in("ada", n=0)
+    shared.store.gone = True
+    assert (await ada.visit(count_one_more)).code == "store_unavailable"
+    assert status(node)["held"] == 0
+    shared.store.gone = False
+    await ada.visit(count_one_more)
+    assert (await ada.visit()).result == {"n": 1}
+
+
+async def test_a_holder_that_was_paused_and_its_successor_do_not_both_write(clock: ManualClock) -> None:
+    a, b, _ = ThreeNodes(clock).nodes
+    ada = await a.logged_in("ada", n=0)
+    successors: list[Any] = []
+
+    async def pause(session: Session) -> None:
+        async with session.lock():
+            session["n"] = "by one that was paused"
+        clock.advance(LEASE_S)
+        successors.append(await b.request(count_one_more, token=ada.token))
+
+    assert (await a.request(pause, token=ada.token)).code == "session_conflict"
+    [successor] = successors
+    assert (await a.request(token=successor.token)).result == {"n": 1}
+    assert status(a)["lost"] == 1
 
 
 # Until when
