@@ -83,6 +83,7 @@ class ClusterLog(ABC):
 
         Raises:
             QuorumLost: they could not be made durable in time. The view keeps them, and the log goes on trying.
+            EntryRejected: the log will never take some of them. The view keeps those, and the others are durable.
         """
 
     @abstractmethod
@@ -112,6 +113,10 @@ class ClusterLog(ABC):
     @abstractmethod
     def is_starting(self) -> bool:
         """Whether the node has not yet learned enough since its start to judge anything."""
+
+    def is_set_back(self) -> bool:
+        """Whether the log is older than what this node has applied of it. It judges nothing any more, until an operator has decided."""
+        return False
 
     @abstractmethod
     def members(self) -> Sequence[Heartbeat]:
@@ -266,7 +271,8 @@ class LockService(ABC):
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
         """The lock, as soon as nobody else has it; those who wait are served in the order in which they came, by and large.
 
-        A caller who is cancelled, or whose time is over, leaves nothing behind: neither a lock nor a place in the queue.
+        A caller who is cancelled, or whose time is over, leaves nothing behind: neither a lock nor a place in the queue. Of one
+        that dies, what is left ends by itself.
 
         Args:
             within_s: how long to wait at the most. 0: not at all, if others have it or wait for it.
@@ -280,6 +286,9 @@ class LockService(ABC):
     @abstractmethod
     async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
         """The same lock, with the same fencing number, for so long from now on.
+
+        Args:
+            lease_s: no longer than when it was acquired.
 
         Raises:
             LockLost: it was released, or its lease was over, so that somebody else may have, or have had, it.

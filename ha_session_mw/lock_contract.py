@@ -227,7 +227,7 @@ class LockServiceContract(ABC):
                 grant = await other.locks.acquire(name, within_s=60, lease_s=60)
                 assert first.clock.boot_s() >= paused.until_s
                 assert grant.fence > paused.fence
-                assert await told(LockLost, first.locks.renew, paused, lease_s=60)
+                assert await told(LockLost, first.locks.renew, paused, lease_s=nodes.lease_s)
                 await first.locks.release(paused)
                 assert await is_held(nodes, name)
                 await other.locks.renew(grant, lease_s=60)
@@ -241,7 +241,7 @@ class LockServiceContract(ABC):
             async def story() -> None:
                 grant = await desk.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
                 await wait(desk, nodes.lease_s + nodes.late_s)
-                assert await told(LockLost, desk.locks.renew, grant, lease_s=60)
+                assert await told(LockLost, desk.locks.renew, grant, lease_s=nodes.lease_s)
 
             await nodes.run(story)
 
@@ -358,14 +358,14 @@ class LockServiceContract(ABC):
             name, (first, other) = self._name(), two_of(nodes)
 
             async def story() -> None:
-                grant = await first.locks.acquire(name, within_s=0, lease_s=60)
+                grant = await first.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
                 await nodes.break_off(first)
-                assert await told(StoreUnavailable, first.locks.renew, grant, lease_s=60)
+                assert await told(StoreUnavailable, first.locks.renew, grant, lease_s=nodes.lease_s)
                 assert await told(StoreUnavailable, first.locks.acquire, self._name(), within_s=0, lease_s=60)
                 await first.locks.release(grant)
                 await nodes.mend(first)
                 await first.locks.acquire(self._name(), within_s=10, lease_s=60)
-                await other.locks.acquire(name, within_s=70, lease_s=60)
+                await other.locks.acquire(name, within_s=30, lease_s=60)
 
             await nodes.run(story)
 

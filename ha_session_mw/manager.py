@@ -28,7 +28,7 @@ from ._core.view import View, new_cut_id
 from .abc import CLOCK_SLACK_MS, Clock, Grant, LockService, SessionStore
 from .backends import open_backend, open_locks, open_store
 from .clocks import SystemClock
-from .config import SQLITE, Settings
+from .config import ETCD, SQLITE, Settings
 from .exceptions import (
     ClientFault,
     ClockUntrusted,
@@ -37,6 +37,7 @@ from .exceptions import (
     ProblemError,
     SessionRevoked,
     StateNotReached,
+    StateRollback,
     StateStale,
     TokenInvalid,
 )
@@ -116,6 +117,7 @@ class SessionManager:
         self._keys = KeySource(self.settings, self._boot_s())
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
+        self._transport = peer_transport
         self._open_cluster(peer_transport)
         locks = locks or open_locks(self.settings, self.clock)
         self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
@@ -140,9 +142,9 @@ class SessionManager:
         forks.watch(self)
 
     def _new_node_id(self) -> NodeId:
-        """Whoever shares a file shares its settings too, so there each process adds to the name that it was given."""
+        """Where a node may have several processes they share its settings, so there each adds to the name that it was given."""
         given = self.settings.node_id
-        if given is not None and not self.settings.cluster.startswith(SQLITE):
+        if given is not None and not self.settings.cluster.startswith((SQLITE, *ETCD)):
             return NodeId(given)
         return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
 
@@ -153,6 +155,9 @@ class SessionManager:
         """Called by :mod:`.forks`: a process is a node, so a forked one is another."""
         if in_child:
             self.node_id = self._new_node_id()
+            if self.settings.cluster.startswith(ETCD):  # where each process is a member of its own
+                self.supervisor = Supervisor(self.clock)
+                self._open_cluster(self._transport)
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
@@ -170,7 +175,7 @@ class SessionManager:
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
-        if settings.cluster.startswith("peers://"):
+        if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
@@ -252,7 +257,7 @@ class SessionManager:
             boot_s = self._boot_s()
             # NaN, where the log wants to be asked, is never within the slack.
             if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
-                return CannotTell(self._starting() or _clock_untrusted())
+                return CannotTell(self._not_serving() or _clock_untrusted())
         decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
@@ -260,10 +265,13 @@ class SessionManager:
         if isinstance(decision, Refuse):
             raise decision.problem
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
-        starting = self._starting()
-        return CannotTell(starting) if starting else decision
+        not_serving = self._not_serving()
+        return CannotTell(not_serving) if not_serving else decision
 
-    def _starting(self) -> NodeStarting | None:
+    def _not_serving(self) -> NodeStarting | StateRollback | None:
+        """Why this node judges nothing at all, whatever the session; None where it does."""
+        if self._log.is_set_back():
+            return StateRollback("the log is older than what this node has applied", check="fresh")
         return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
 
     def verified(self, token: bytes) -> Verified | None:
@@ -280,7 +288,7 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         problem = undecided.problem
-        if self._lookups is None or isinstance(problem, NodeStarting | ClockUntrusted):
+        if self._lookups is None or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
             raise problem
         with self.clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -340,7 +348,8 @@ class SessionManager:
     def _nearest(self, sid: str, issuer: str | None, kid: str | None = None) -> list[str]:
         """The members that may know most of a session, those first; of those only that have a key, if one is named."""
         members = [member for member in self._log.members() if member.state != "starting"]
-        urls = {member.url: member.member for member in members if kid is None or kid in member.kids}
+        own = str(self.settings.advertise_url)
+        urls = {member.url: member.member for member in members if member.url not in ("", own) and (kid is None or kid in member.kids)}
         return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
 
     async def _on_look_up(self, body: bytes) -> bytes:
@@ -406,8 +415,8 @@ class SessionManager:
 
     def require_fresh(self) -> None:
         """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
-        if starting := self._starting():
-            raise starting
+        if not_serving := self._not_serving():
+            raise not_serving
         if not self._log.trusts_clock():
             raise _clock_untrusted()
         if not self._is_fresh():

@@ -20,7 +20,7 @@ LAYERS = [
     ["exceptions", "models", "version"],
     ["_core"],
     ["config"],
-    ["abc", "clocks", "forks"],
+    ["abc", "clocks", "forks", "certificates"],
     [
         "key_files",
         "state_file",
@@ -29,6 +29,7 @@ LAYERS = [
         "record_file",
         "lock_file",
         "peering",
+        "etcd_gateway",
         "flights",
         "lookups",
         "locks",

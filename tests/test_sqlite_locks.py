@@ -4,10 +4,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -17,13 +13,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from ha_session_mw import LockLost, SessionLocked, SessionManager, Settings, StoreUnavailable
+from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
 from ha_session_mw.backends.sqlite_locks import PLACE_S, SqliteLocks
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.lock_contract import wait
 from ha_session_mw.lock_file import LockFile, Place, Wish
-from ha_session_mw.testing import SECRET, Desk, ManualClock
+from ha_session_mw.testing import Desk, ManualClock
 
 from .contract.test_locks import OneMachine
 
@@ -248,102 +244,3 @@ async def test_a_file_that_cannot_be_used_is_told_and_not_taken_for_a_free_lock(
     path.write_bytes(b"no database at all, but some text" * 100)
     with services(path, 1) as [worker], pytest.raises(StoreUnavailable, match="is damaged, or is no database"):
         await worker.acquire("x", within_s=0, lease_s=60)
-
-
-# Real processes
-
-CHILD = """
-import sys
-import anyio
-from ha_session_mw import LockLost, SessionManager, Settings
-from ha_session_mw.abc import Record
-from ha_session_mw.backends import open_store
-
-async def main(how):
-    manager = SessionManager(Settings.from_environ())
-    if how == "work":
-        async with manager.lock("x", lease=1.0) as grant:
-            print("held", grant.fence, flush=True)
-            await anyio.sleep_forever()
-    service = manager.locks.require()
-    store = open_store(manager.settings, manager.clock, "session")
-    grant = await service.acquire("app/x", within_s=0, lease_s=1.0)
-    print("held", grant.fence, flush=True)
-    sys.stdin.readline()
-    try:
-        await store.put(Record("report", b"by one that was paused", 1 << 50), guard=grant)
-    except LockLost:
-        print("LockLost", flush=True)
-    else:
-        print("written", flush=True)
-
-anyio.run(main, sys.argv[1])
-"""
-
-
-class Child:
-    """A process of its own that has the lock ``x``, for a lease of one second."""
-
-    def __init__(self, folder: Path, how: str) -> None:
-        outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
-        ours = {"HA_SESSION_SECRET_KEY": SECRET, "HA_SESSION_CLUSTER": f"sqlite://{folder}/sessions.db", "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, how], env={**outside, **ours}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def says(self) -> list[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().split()
-
-    def tell(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate(timeout=10)
-
-
-@contextmanager
-def child(folder: Path, how: str) -> Iterator[Child]:
-    process = Child(folder, how)
-    try:
-        yield process
-    finally:
-        process.end()
-
-
-@pytest.mark.real
-@pytest.mark.anyio
-async def test_the_lock_of_a_process_that_is_killed_is_free_after_its_lease_and_not_before(tmp_path: Path) -> None:
-    manager = SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{tmp_path}/sessions.db"))
-    with child(tmp_path, "work") as holder:
-        [held, fence] = await anyio.to_thread.run_sync(holder.says)
-        assert held == "held"
-        for _ in range(15):  # it renews its lease, of one second, for as long as it lives
-            with pytest.raises(SessionLocked):
-                async with manager.lock("x", timeout=0.1):
-                    pytest.fail("two have it")
-        holder.signal(signal.SIGKILL)
-        begun_s = manager.clock.boot_s()
-        async with manager.lock("x", timeout=10) as grant:
-            waited_s = manager.clock.boot_s() - begun_s
-            assert grant.fence > int(fence)
-    assert 0.3 < waited_s < 3  # renewed at a third of the lease, so more than half of it was left
-
-
-@pytest.mark.real
-@pytest.mark.anyio
-async def test_a_process_that_was_paused_beyond_its_lease_cannot_write_when_it_goes_on(tmp_path: Path) -> None:
-    manager = SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{tmp_path}/sessions.db"))
-    with child(tmp_path, "write") as paused:
-        await anyio.to_thread.run_sync(paused.says)
-        paused.signal(signal.SIGSTOP)
-        async with manager.lock("x", timeout=10):
-            paused.signal(signal.SIGCONT)
-            paused.tell()
-            assert await anyio.to_thread.run_sync(paused.says) == ["LockLost"]

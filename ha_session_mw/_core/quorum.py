@@ -24,13 +24,10 @@ from .messages import VERSION, Answer, Batch, Poll, list_digest
 from .peer import Peer
 from .recovery import Memory, Recovery
 from .sequence import Sequence
-from .view import END_STEP_MS, FLOOR_MARGIN_MS, View
+from .view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
 
 PAGE_ENTRIES = 4096
 """Entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit."""
-
-CUT_TRAVELS_MS = 240_000
-"""A cut that was made so long ago is no news any more on a node that is fresh: some seconds, and 30 s for each of two clocks."""
 
 STARTING_HOLD_S = 0.05
 """How long a poll of a recovering member is held: it learns in rounds, and everybody waits for it."""

@@ -237,10 +237,13 @@ class Session(dict[str, Any]):
             LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled, and
                 nothing is saved.
             StoreUnavailable: it cannot be known who has it, or the session's data cannot be reached.
-            NotSupported: there are no locks on ``peers://``.
+            NotSupported: there are no locks on ``peers://``, or no store that could ask for them.
         """
         if self.family is None:
             raise LookupError("there is no session yet that could be locked")
+        self.manager.locks.require()
+        if not self.manager.data.has_store:
+            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody would ask for the session's lock before it is saved")
         return self._locked(f"session/{self.family}", timeout, lease)
 
     @asynccontextmanager

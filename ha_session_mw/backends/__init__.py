@@ -7,7 +7,7 @@ from pathlib import Path
 from .._core.members import Heartbeat
 from .._core.view import View
 from ..abc import Clock, ClusterLog, LockService, SessionStore
-from ..config import SQLITE, Settings, sqlite_path
+from ..config import ETCD, SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
 
@@ -25,6 +25,10 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
         from .sqlite import SqliteLog
 
         return SqliteLog(view, clock, own, sqlite_path(settings.cluster))
+    if settings.cluster.startswith(ETCD):
+        from .etcd import open_etcd
+
+        return open_etcd(settings, view, clock, own)
     if peering is None:
         from .memory import MemoryLog
 
@@ -48,12 +52,20 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
 
 
 def open_locks(settings: Settings, clock: Clock) -> LockService | None:
-    """The locks of what ``HA_SESSION_CLUSTER`` names; None where that has none."""
+    """The locks of what ``HA_SESSION_CLUSTER`` names; None where that has none.
+
+    Raises:
+        ConfigurationError: what they are kept in cannot be used.
+    """
     if settings.cluster.startswith(SQLITE):
         from ..lock_file import LockFile
         from .sqlite_locks import SqliteLocks
 
         return SqliteLocks(clock, LockFile.beside(sqlite_path(settings.cluster), clock.boot_s))
+    if settings.cluster.startswith(ETCD):
+        from .etcd_locks import open_etcd_locks
+
+        return open_etcd_locks(settings, clock)
     if settings.cluster.startswith("peers://"):
         return None
     from .memory_locks import MemoryLocks
@@ -75,7 +87,7 @@ def open_store(settings: Settings, clock: Clock, kind: str, locks: LockService |
         from .sqlite_store import SqliteStore
 
         return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
-    if settings.cluster.startswith("peers://"):
+    if settings.cluster.startswith(("peers://", *ETCD)):
         return None
     from .memory import MemoryRecords, MemoryStore
     from .memory_locks import MemoryLocks

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar
 
 import anyio
 import pytest
 
-from ha_session_mw.abc import Grant
+from ha_session_mw import LockLost
+from ha_session_mw.abc import Grant, Record, SessionStore
+from ha_session_mw.backends.etcd_locks import EtcdLocks, guard_of
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.backends.memory_locks import MemoryLocks
 from ha_session_mw.backends.sqlite_locks import SqliteLocks
 from ha_session_mw.backends.sqlite_store import SqliteStore
+from ha_session_mw.clocks import SystemClock
+from ha_session_mw.etcd_gateway import EtcdGateway, put, unchanged_since
 from ha_session_mw.lock_file import LockFile
 from ha_session_mw.record_file import RecordFile
 from ha_session_mw.testing import Desk, Desks, LockServiceContract, ManualClock
+
+from ..engines import Etcd
 
 pytestmark = pytest.mark.anyio
 
@@ -112,6 +120,72 @@ class TestSqlite(LockServiceContract):
             yield machine
         finally:
             machine.close()
+
+
+class GuardedKeys(SessionStore):
+    """As much of a store on etcd as asks for locks. A record is a key, and its version the revision at which that was written."""
+
+    max_bytes = 1000
+
+    def __init__(self, gateway: EtcdGateway, prefix: str) -> None:
+        self._gateway = gateway
+        self._prefix = prefix
+
+    def _key(self, id: str) -> bytes:
+        return f"{self._prefix}/test/{id}".encode()
+
+    async def get(self, id: str) -> Record | None:
+        key = self._key(id)
+        found = (await self._gateway.page(key, key + b"\0")).kvs
+        return Record(id, found[0].value, 0, version=found[0].mod_revision) if found else None
+
+    async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
+        key, held = self._key(record.id), [guard_of(self._prefix, guard)] if guard else []
+        compare = [unchanged_since(key, record.version), *held]
+        done = await self._gateway.transact([put(key, record.content)], compare=compare)
+        if not done.succeeded:
+            raise LockLost("or another version is stored, which does not come up here")
+        return replace(record, version=done.header.revision)
+
+    async def delete(self, id: str) -> None:
+        raise NotImplementedError
+
+    async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
+        raise NotImplementedError
+
+
+class OnEtcd(Desks):
+    """Three processes on one etcd. It breaks for all of them, by being frozen."""
+
+    can_break = True
+    late_s = 3.0  # etcd counts from when it was asked, and looks twice a second
+
+    def __init__(self, server: Etcd, prefix: str) -> None:
+        self.server = server
+        clock = SystemClock()
+        self.gateways = [EtcdGateway(server.endpoints, clock) for _ in range(3)]
+        self.desks = [Desk(EtcdLocks(clock, gateway, prefix), GuardedKeys(gateway, prefix), clock) for gateway in self.gateways]
+
+    async def break_off(self, desk: Desk) -> None:
+        self.server.members[0].freeze()
+
+    async def mend(self, desk: Desk) -> None:
+        self.server.members[0].thaw()
+
+
+@pytest.mark.real
+class TestEtcd(LockServiceContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, one_etcd: Etcd) -> None:
+        self.server = one_etcd
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Desks]:
+        nodes = OnEtcd(self.server, f"contract/{token_hex(4)}")
+        async with AsyncExitStack() as stack:
+            for gateway in nodes.gateways:
+                await stack.enter_async_context(gateway.opened())
+            yield nodes
 
 
 # What breaks it is found out.
