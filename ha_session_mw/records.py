@@ -70,9 +70,11 @@ class _Copies(TTLCache[str, Stored | int]):
         if self.version(id) > (known if isinstance(known, int) else known.version):
             return
         self.pop(id, None)
+        while self.currsize and len(self) >= self._most:
+            self.popitem()
+        if _size_of(known) > self.maxsize and not isinstance(known, int):
+            known = known.version
         if _size_of(known) <= self.maxsize:
-            while self.currsize and len(self) >= self._most:
-                self.popitem()
             self[id] = known
 
 
@@ -187,7 +189,10 @@ class Records:
 
     def _checked(self, record: Record | None, needed: int) -> Stored:
         if record is None or record.version < needed:
-            raise RecordLost(self._tell("the store has lost data that it had acknowledged: it is an older one, or was started anew"))
+            what = (
+                "a record is not there, or is too old: its session was logged out just now, or the store has lost what it had acknowledged"
+            )
+            raise RecordLost(self._tell(what))
         return self._read(record.version, record.content)
 
     def _read(self, version: int, content: bytes) -> Stored:
@@ -201,7 +206,7 @@ class Records:
         """Log it once: it concerns many a record, and each request with one."""
         if what not in self._told:
             self._told.add(what)
-            logger.error("%s; session data cannot be used", what)
+            logger.error("%s; this is told once", what)
         return what
 
     async def on_question(self, body: bytes) -> bytes:
