@@ -25,7 +25,9 @@ RENEWALS = 3
 RETRIES = 12
 """How many times in a lease a renewal is tried that could not be had."""
 LET_GO_S = 5.0
+"""How long to try to let a lock go. After that its lease is over soon."""
 LONGEST_NAME = 512
+"""In characters. Longer than anybody writes, and short enough for each backend."""
 
 WAIT_BOUNDS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """The upper ends of the intervals in which waiting times are counted; what is longer has a last one of its own."""

@@ -280,7 +280,9 @@ class Session(dict[str, Any]):
         self._stored = newest
         super().clear()
         super().update(content)
-        if not verified.record and self._read_only is None:
+        if self._read_only is not None:
+            self._kept = fingerprint(self)  # it was not the app that changed it
+        elif not verified.record:
             self.mark_modified()  # the client is to learn that its session has a record now
 
     async def _unlock(self) -> None:

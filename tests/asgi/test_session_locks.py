@@ -373,6 +373,28 @@ async def test_a_websocket_lets_the_lock_go_at_the_end_of_its_block() -> None:
     assert held == [1, 0]
 
 
+async def test_a_websocket_sees_under_the_lock_what_others_have_left_meanwhile(nodes: list[Node]) -> None:
+    a, b, _ = nodes
+    ada = await a.logged_in("ada", cart={"apples": 1})
+    before = ada.token
+    seen: list[Any] = []
+
+    async def buy(session: Session) -> None:
+        async with session.lock():
+            session["cart"]["apples"] += 1
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            await ada.visit(buy)
+            async with scope["session"].lock():
+                seen.append(scope["session"]["cart"]["apples"])
+        await send({"type": "websocket.close", "code": 1000})
+
+    headers = [(b"cookie", f"session={before}".encode())]
+    await call(SessionMiddleware(app, manager=b.manager), scope_of("websocket", headers=headers))
+    assert seen == [2, 3]
+
+
 async def test_a_response_that_streams_inside_the_block_keeps_the_lock_to_the_end_of_the_block() -> None:
     node = Node()
     token = mint_session(node.manager, "ada")
