@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .abc import Grant
 from .asgi.middleware import SessionMiddleware
 from .asgi.session import Session, get_session
 from .config import Settings
@@ -49,6 +50,7 @@ __all__ = [
     "ClockUntrusted",
     "ConfigurationError",
     "EntryRejected",
+    "Grant",
     "InfrastructureFault",
     "KeyNotReached",
     "LockLost",

@@ -241,7 +241,8 @@ def _urls(value: object) -> tuple[str, ...]:
 
 
 _CLUSTER_SETTINGS = {
-    *("cluster", "state_dir", "advertise_url", "peers", "data", "heartbeat", "freshness_limit", "peer_cert_file", "peer_key_file"),
+    *("cluster", "state_dir", "advertise_url", "peers", "data", "heartbeat", "freshness_limit"),
+    *("peer_cert_file", "peer_key_file"),
     *("etcd_ca_file", "etcd_cert_file", "etcd_key_file", "etcd_user", "etcd_password", "etcd_password_file"),
 }
 MOST_ETCD_HEARTBEAT_S = 1.0

@@ -25,8 +25,8 @@ from ._core.members import Heartbeat
 from ._core.routing import owners
 from ._core.tokens import Verified
 from ._core.view import View, new_cut_id
-from .abc import CLOCK_SLACK_MS, Clock, SessionStore
-from .backends import open_backend, open_store
+from .abc import CLOCK_SLACK_MS, Clock, Grant, LockService, SessionStore
+from .backends import open_backend, open_locks, open_store
 from .clocks import SystemClock
 from .config import ETCD, SQLITE, Settings
 from .exceptions import (
@@ -42,6 +42,7 @@ from .exceptions import (
     TokenInvalid,
 )
 from .key_files import LOOK_EVERY_S, KeySource
+from .locks import LEASE_S, TIMEOUT_S, Locks
 from .lookups import Answer, Asking, LookUps
 from .minting import Minting
 from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
@@ -75,6 +76,7 @@ class SessionManager:
         random: makes n random bytes.
         peer_transport: carries the calls to other nodes; by default the network.
         store: keeps session data; by default the one that belongs to ``HA_SESSION_CLUSTER``.
+        locks: decide who has a lock, in agreement with the store; by default those that belong to ``HA_SESSION_CLUSTER``.
 
     Raises:
         ConfigurationError: the settings cannot be used.
@@ -88,6 +90,7 @@ class SessionManager:
         random: Callable[[int], bytes] = os.urandom,
         peer_transport: httpx2.AsyncBaseTransport | None = None,
         store: SessionStore | None = None,
+        locks: LockService | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
@@ -115,7 +118,7 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
         self._transport = peer_transport
-        self._store = store
+        self._store, self._locks = store, locks
         self._records: Records | None = None
         self._open_cluster(peer_transport)
         self._open_data()
@@ -172,7 +175,10 @@ class SessionManager:
         self.supervisor.add("keeping up", self._keep_up)
 
     def _open_data(self) -> None:
-        self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", self._random))
+        locks = self._locks or open_locks(self.settings, self.clock)
+        self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
+        self.supervisor.add("locks", self.locks.run)
+        self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", locks, self._random))
         self._minting = minting = Minting(
             self.settings,
             self.cookie,
@@ -352,9 +358,8 @@ class SessionManager:
     def _nearest(self, sid: str, issuer: str | None, kid: str | None = None) -> list[str]:
         """The members that may know most of a session, those first; of those only that have a key, if one is named."""
         members = [member for member in self._log.members() if member.state != "starting"]
-        members = [member for member in members if kid is None or kid in member.kids]
         own = str(self.settings.advertise_url)
-        urls = {member.url: member.member for member in members if member.url not in ("", own)}
+        urls = {member.url: member.member for member in members if member.url not in ("", own) and (kid is None or kid in member.kids)}
         return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
 
     async def _on_look_up(self, body: bytes) -> bytes:
@@ -547,6 +552,27 @@ class SessionManager:
         known = self.view.everybody if subject is None else self.view.by_subject.get(subject, {})
         return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
 
+    # Locks
+
+    def lock(self, name: str, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
+        """A lock of the app's own, which one task has at a time, on whichever node: ``async with manager.lock("reports") as grant:``.
+
+        It is renewed while what is inside runs, and let go when that ends, however it does. ``grant.fence`` is the fencing
+        number: hand it to a store of your own that refuses a lower one than it has seen.
+
+        Args:
+            name: 1 to 512 characters. Names of the app's locks and locks of sessions do not meet.
+            timeout: for how many seconds to wait. 0: not at all.
+            lease: for how many seconds it is held when this process dies.
+
+        Raises:
+            SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
+            LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled.
+            StoreUnavailable: it cannot be known who has it.
+            NotSupported: there are no locks on ``peers://``.
+        """
+        return self.locks.lock(name, timeout_s=timeout, lease_s=lease)
+
     # Operation
 
     def why_not_ready(self) -> str | None:
@@ -571,6 +597,7 @@ class SessionManager:
             "look_ups": dict(self._lookups.results) if self._lookups else {},
             "refused_peer_calls": self.peering.server.refused if self.peering else 0,
             "provisional_log_outs": len(self._revocations.provisional),
+            "locks": self.locks.status(),
             "restarted_tasks": dict(self.supervisor.crashes),
         }
 

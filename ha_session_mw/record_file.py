@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +23,10 @@ _TABLES = (
     "CREATE INDEX subjects ON records (kind, subject, id)",
     "CREATE INDEX ends ON records (until_ms)",
     "CREATE TABLE state (version INTEGER NOT NULL)",
-    # Numbers are never used again. ``granted_s`` (boot-time clock) is null for one who waits, ``until_s`` is when the place is lost.
-    "CREATE TABLE locks (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, holder TEXT NOT NULL, granted_s REAL, "
-    "until_s REAL NOT NULL)",
+    # Numbers are never used again. A place is good from when it was renewed last until its end, by the boot-time clock: one of
+    # that clock's future was so before the machine was started again.
+    "CREATE TABLE locks (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, holder TEXT NOT NULL, granted INTEGER NOT NULL, "
+    "since_s REAL NOT NULL, until_s REAL NOT NULL)",
     "CREATE INDEX queues ON locks (name, number)",
 )
 _NEXT_VERSION = "UPDATE state SET version = version + 1 RETURNING version"
@@ -37,6 +38,7 @@ _OF_SUBJECT = (
 _PUT = "INSERT OR REPLACE INTO records (kind, id, version, subject, until_ms, content) VALUES (?, ?, ?, ?, ?, ?)"
 _DELETE = "UPDATE records SET version = ?, content = NULL, subject = NULL WHERE kind = ? AND id = ? AND content IS NOT NULL"
 _SINCE = "SELECT version, id, content IS NULL FROM records WHERE kind = ? AND version > ? ORDER BY version"
+_HELD = "SELECT number FROM locks WHERE number = ? AND name = ? AND granted AND since_s <= ? AND ? < until_s"
 
 
 class Change(NamedTuple):
@@ -56,15 +58,23 @@ def _make_tables(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO sqlite_sequence VALUES ('locks', ?)", (first,))
 
 
-class RecordFile(SharedFile):
-    """One process's way to the file of records and locks."""
+SCHEMA = Schema(application_id=0x68735F32, format=1, make=_make_tables)  # ``hs_2``
 
-    schema = Schema(application_id=0x68735F32, format=1, make=_make_tables)  # ``hs_2``
+
+def beside(path: Path) -> Path:
+    """Where the records and locks are that belong to a file of entries."""
+    return path.with_name(path.name + "-records")
+
+
+class RecordFile(SharedFile):
+    """One process's way to the records."""
+
+    schema = SCHEMA
 
     @classmethod
     def beside(cls, path: Path) -> RecordFile:
         """The one that belongs to a file of entries."""
-        return cls(path.with_name(path.name + "-records"))
+        return cls(beside(path))
 
     def get(self, kind: str, id: str) -> Record | None:
         """The record as it stands."""
@@ -85,17 +95,17 @@ class RecordFile(SharedFile):
         version: int = self._read(lambda db: db.execute("SELECT version FROM state").fetchone())[0]
         return version
 
-    def put(self, kind: str, record: Record, guard: Grant | None, now_s: float) -> int:
+    def put(self, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
         """Put a record into the place of the one of its version; returns the new version once the disk has it.
 
         Args:
-            now_s: the boot-time clock, by which the guard's lease is judged.
+            boot_s: the boot-time clock, by which the guard's lease is judged.
 
         Raises:
             Conflict: another version is stored, or none.
             LockLost: the guard's lock is held no more.
         """
-        return self._write(lambda db: _put(db, kind, record, guard, now_s))
+        return self._write(lambda db: _put(db, kind, record, guard, boot_s))
 
     def delete(self, kind: str, id: str) -> int:
         """Delete a record, if it is there; returns the version of its absence."""
@@ -106,9 +116,9 @@ class RecordFile(SharedFile):
         return self._write(lambda db: db.execute("DELETE FROM records WHERE until_ms <= ?", (ended_ms,)).rowcount)
 
 
-def _put(db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None, now_s: float) -> int:
+def _put(db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
     if guard is not None:
-        require_held(db, guard, now_s)
+        require_held(db, guard, boot_s())
     row = db.execute(_OF_ID, (kind, record.id)).fetchone()
     current = row and Record(*row)
     if (current.version if current else 0) != record.version:
@@ -127,8 +137,8 @@ def _delete(db: sqlite3.Connection, kind: str, id: str) -> int:
 def require_held(db: sqlite3.Connection, grant: Grant, now_s: float) -> None:
     """Raise LockLost unless a lock is held still.
 
-    Whatever was granted in this clock's future was so before the machine was started again.
+    Args:
+        now_s: by the boot-time clock, asked within the transaction, for others may have renewed it just before.
     """
-    row = db.execute("SELECT granted_s, until_s FROM locks WHERE number = ? AND name = ?", (grant.fence, grant.name)).fetchone()
-    if row is None or row[0] is None or not row[0] <= now_s < row[1]:
+    if db.execute(_HELD, (grant.fence, grant.name, now_s, now_s)).fetchone() is None:
         raise LockLost("the lock was released, or its lease is over")

@@ -171,8 +171,23 @@ class Records:
         except UnreadableError:
             return None
 
+    async def newest(self, claims: Claims) -> Stored | None:
+        """A session's data as the store has it at this moment; None if it has no record, and its token does not ask for one.
+
+        Raises:
+            StoreUnavailable: it cannot be reached, or not read.
+        """
+        record = await self._store.get(claims.family)
+        if record is None and not claims.record:
+            return None
+        stored = self._checked(record, claims.record)
+        self._copies.put(claims.family, stored)
+        return stored
+
     async def _ask_store(self, id: str, needed: int) -> Stored:
-        record = await self._store.get(id)
+        return self._checked(await self._store.get(id), needed)
+
+    def _checked(self, record: Record | None, needed: int) -> Stored:
         if record is None or record.version < needed:
             what = (
                 "a record is not there, or is too old: its session was logged out just now, or the store has lost what it had acknowledged"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from ._core.stored import ELSEWHERE, Stored
 from .abc import Grant
@@ -44,8 +45,24 @@ class SessionData:
         """
         if self._records is None:
             return _copy_in(claims)
-        try:
+        with self._gone_if_ended(claims):
             return await self._records.load(claims, lambda: self._peers(claims))
+
+    async def newest(self, claims: Claims) -> Stored | None:
+        """The data of a session as it is in the store at this moment; None where it is in the token.
+
+        Raises:
+            StoreUnavailable, SessionRevoked: as :meth:`load`.
+        """
+        if self._records is None:
+            return None
+        with self._gone_if_ended(claims):
+            return await self._records.newest(claims)
+
+    @contextmanager
+    def _gone_if_ended(self, claims: Claims) -> Iterator[None]:
+        try:
+            yield
         except StoreUnavailable:
             if self._has_ended(claims):
                 raise SessionRevoked("its record is gone, too", check="denied") from None

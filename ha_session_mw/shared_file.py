@@ -158,6 +158,9 @@ class SharedFile:
         except sqlite3.Error as exc:
             self._close_writer()
             raise trouble_of(exc) from exc
+        except FileTrouble:
+            self._close_writer()  # the next write opens what has the name by then, or makes it
+            raise
         finally:
             self._writing.release()
         return done

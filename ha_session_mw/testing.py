@@ -25,6 +25,7 @@ from .asgi.session import get_session
 from .config import Settings
 from .contract import ClusterLogContract, Member, Nodes
 from .exceptions import SessionTooLarge
+from .lock_contract import Desk, Desks, LockServiceContract
 from .manager import SessionManager
 from .store_contract import SessionStoreContract, Stores
 
@@ -32,7 +33,10 @@ __all__ = [
     "SECRET",
     "Cluster",
     "ClusterLogContract",
+    "Desk",
+    "Desks",
     "Link",
+    "LockServiceContract",
     "ManualClock",
     "Member",
     "Node",

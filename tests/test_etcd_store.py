@@ -12,11 +12,11 @@ import anyio
 import pytest
 
 from ha_session_mw import LockLost, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
-from ha_session_mw.abc import Conflict, Grant, Record
-from ha_session_mw.backends.etcd import open_gateway
-from ha_session_mw.backends.etcd_store import EtcdStore
+from ha_session_mw.abc import Conflict, Record
+from ha_session_mw.backends.etcd_locks import open_etcd_locks
+from ha_session_mw.backends.etcd_store import EtcdStore, open_etcd_store
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.etcd_gateway import EtcdGateway, Transaction, put, unchanged_since
+from ha_session_mw.etcd_gateway import EtcdGateway, Transaction, put
 from ha_session_mw.testing import SECRET
 
 from .asgi.driver import Answer, call, look, obliging, scope_of
@@ -106,9 +106,8 @@ async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_node
 @asynccontextmanager
 async def opened(server: Etcd, kind: type[EtcdGateway] = EtcdGateway) -> AsyncIterator[EtcdStore]:
     settings, clock = settings_of(server), SystemClock()
-    gateway, prefix = open_gateway(settings, clock, 0)
-    gateway.__class__ = kind
-    store = EtcdStore(clock, gateway, prefix, "session", token_bytes)
+    store = open_etcd_store(settings, clock, "session", token_bytes)
+    store._gateway.__class__ = kind
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.run)
         await until(lambda: store._position)
@@ -135,24 +134,24 @@ async def test_a_put_whose_answer_was_lost_is_recognised(one_etcd: Etcd) -> None
 
 
 async def test_a_guard_is_compared_in_the_same_step(one_etcd: Etcd) -> None:
-    async with opened(one_etcd) as store:
-        lock = await store.put(Record("lock", b"", END_MS))
-        store.held = lambda grant: [unchanged_since(store._content_key("lock"), grant.fence)]
-        grant = Grant("lock", lock.version, 0.0, "me")
+    settings = settings_of(one_etcd)
+    locks, store = open_etcd_locks(settings, SystemClock()), open_etcd_store(settings, SystemClock(), "session", token_bytes)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(locks.run)
+        tasks.start_soon(store.run)
+        await until(lambda: store._position)
+        grant = await locks.acquire("lock", within_s=1, lease_s=30)
         stored = await store.put(Record("id", b"1", END_MS), guard=grant)
-        await store.put(lock)
+        with pytest.raises(Conflict):
+            await store.put(replace(stored, version=0), guard=grant)
+        await locks.release(grant)
         with pytest.raises(LockLost):
             await store.put(stored, guard=grant)
-        with pytest.raises(Conflict):  # this comes first: whoever has the lock has written
-            await store.put(replace(stored, version=0), guard=grant)
-        assert await store.get("id") == stored
-
-
-async def test_without_a_service_of_locks_no_guard_is_held(one_etcd: Etcd) -> None:
-    async with opened(one_etcd) as store:
+        await locks.acquire("lock", within_s=1, lease_s=30)
         with pytest.raises(LockLost):
-            await store.put(Record("id", b"1", END_MS), guard=Grant("lock", 7, 0.0, "me"))
-        assert await store.get("id") is None
+            await store.put(stored, guard=grant)
+        assert await store.get("id") == stored
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_lease_that_etcd_has_lost_is_asked_for_again(one_etcd: Etcd) -> None:

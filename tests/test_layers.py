@@ -27,10 +27,12 @@ LAYERS = [
         "shared_file",
         "entry_file",
         "record_file",
+        "lock_file",
         "peering",
         "etcd_gateway",
         "flights",
         "lookups",
+        "locks",
         "records",
         "minting",
         "session_data",
@@ -41,7 +43,7 @@ LAYERS = [
     ],
     ["manager"],
     ["asgi"],
-    ["contract", "store_contract"],
+    ["contract", "lock_contract", "store_contract"],
     ["", "fastapi", "client", "testing", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -79,10 +79,10 @@ def changed_inside(session: Session) -> bool:
 
 
 def _began_with(session: Session, verified: Verified) -> bytes:
-    """The data that came in."""
-    if verified.record:
-        return session._stored.data if session._stored is not None else NOTHING
-    return verified.claims.data
+    """The data that came in, or that others have stored since."""
+    if session._stored is not None:
+        return session._stored.data
+    return NOTHING if verified.record else verified.claims.data
 
 
 def require_unchanged(session: Session, current: object) -> None:
@@ -106,6 +106,7 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
         StoreUnavailable: its data could not be stored.
         StateStale, ClockUntrusted, NodeStarting: it is to begin or take a new id, and this node cannot tell what stands.
         QuorumLost: a log-out could not be made durable.
+        LockLost: it was changed under its lock, which this request has no more.
     """
     acknowledgement = await revoke_if_ended(session, manager)
     if status >= 500:
@@ -157,9 +158,10 @@ async def _next_claims(session: Session, manager: SessionManager) -> Claims | No
     if session._out_of_reach is not None:  # it was cycled
         require_standing()
         return manager.change(claims, claims.data, record=claims.record)
-    return await manager.data.keep(
-        claims, _base_of(session, claims), session, require_standing=require_standing, strict=session._strict, guard=session._guard
-    )
+    with manager.locks.guard(session._hold) as guard:
+        return await manager.data.keep(
+            claims, _base_of(session, claims), session, require_standing=require_standing, strict=session._strict, guard=guard
+        )
 
 
 def _base_of(session: Session, claims: Claims) -> Stored:

@@ -304,6 +304,9 @@ class SessionMiddleware:
         except ProblemError as problem:
             session._uncommitted = problem
             raise
+        finally:
+            if session._hold is not None:
+                await session._unlock()
         close(session, _STARTED)
         if is_event_stream(message.get("headers") or ()):
             self._note_stream(session, receive, send)
@@ -335,6 +338,7 @@ class SessionMiddleware:
                 await revoke_if_ended(session, self.manager)
             except ProblemError as problem:  # told in the log only: the failure of the app is on its way to the client
                 logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
+            await session._unlock()
 
     def _start(self, message: Message, fields: Sequence[Header], *, protected: bool) -> Message:
         """The start of the response with fields added. A copy: an app may send the same message again and again."""

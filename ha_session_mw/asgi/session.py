@@ -6,15 +6,17 @@ starts (``commit.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import AsyncIterator, Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
-from .._core.data import decode
+from .._core.data import decode, fingerprint
 from .._core.renewal import MAX_SUBJECT_LENGTH
-from .._core.stored import Stored
+from .._core.stored import Stored, merge
 from ..exceptions import NotSupported, ProblemError, RecordLost, SessionReadOnly, StoreUnavailable
+from ..locks import LEASE_S, TIMEOUT_S, Hold
 from ..models import Acknowledgement, Claims, CutId
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Session(dict[str, Any]):
     _stored: Stored | None = None  # what came from the session's record
     _out_of_reach: StoreUnavailable | None = None  # why nothing did; see ``SessionOutOfReach``
     _strict = False
-    _guard: Grant | None = None  # a lock that must be held when the session is stored
+    _hold: Hold | None = None  # the session's lock, until what it protects is committed
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
         return _blank(cls)
@@ -217,6 +219,78 @@ class Session(dict[str, Any]):
                 return Acknowledgement(mode="fenced", waited_s=0.0)  # there is no session that anybody could accept
             self._acknowledgement = await self.manager.revoke(self._verified.claims)
         return self._acknowledgement
+
+    def lock(self, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
+        """The lock of this session, which one request has at a time, on whichever node: ``async with session.lock():``.
+
+        Inside, the session is as the last holder left it, with what this request has changed already. The lock is renewed
+        while what is inside runs. It is let go at the end, however that comes; or, if the session was changed, when that has
+        been saved or given up, which is when the response starts. A request that has the lock may take it again.
+
+        Args:
+            timeout: for how many seconds to wait. 0: not at all.
+            lease: for how many seconds it is held when this process dies.
+
+        Raises:
+            LookupError: there is no session yet.
+            SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
+            LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled, and
+                nothing is saved.
+            StoreUnavailable: it cannot be known who has it, or the session's data cannot be reached.
+            NotSupported: there are no locks on ``peers://``, or no store that could ask for them.
+        """
+        if self.family is None:
+            raise LookupError("there is no session yet that could be locked")
+        self.manager.locks.require()
+        if not self.manager.data.has_store:
+            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody would ask for the session's lock before it is saved")
+        return self._locked(f"session/{self.family}", timeout, lease)
+
+    @asynccontextmanager
+    async def _locked(self, name: str, timeout_s: float, lease_s: float) -> AsyncIterator[Grant]:
+        locks = self.manager.locks
+        if self._hold is None:
+            self._hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
+        elif self._hold.kept:  # further out
+            yield self._hold.grant
+            return
+        else:
+            await locks.confirm(self._hold)
+        before = None
+        try:
+            async with locks.keep(self._hold):
+                await self._catch_up()
+                before = fingerprint(self)
+                yield self._hold.grant
+        finally:
+            self.modified = self.modified or (before is not None and fingerprint(self) != before)  # inside nested values, that is
+            if self._read_only is not None or not self.modified:
+                await self._unlock()
+
+    async def _catch_up(self) -> None:
+        """Take in what others have stored since this request began."""
+        verified = self._verified
+        if verified is None or self.family != verified.claims.family or self._out_of_reach is not None:
+            return
+        base = self._stored or Stored.in_token(verified.claims.data)
+        newest = await self.manager.data.newest(verified.claims)
+        if newest is None or newest.version == base.version:
+            return
+        content = merge(base, self, newest)
+        self._stored = newest
+        super().clear()
+        super().update(content)
+        if self._read_only is not None:
+            self._kept = fingerprint(self)  # it was not the app that changed it
+        elif not verified.record:
+            self.mark_modified()  # the client is to learn that its session has a record now
+
+    async def _unlock(self) -> None:
+        """Let the lock go, if this request has it and none of its work is going on under it."""
+        hold = self._hold
+        if hold is not None and not hold.kept:
+            self._hold = None
+            await self.manager.locks.release(hold)
 
     # dict, noting changes, and refusing at the place of the change what could not be kept
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._core.members import Heartbeat
 from .._core.view import View
-from ..abc import Clock, ClusterLog, SessionStore
+from ..abc import Clock, ClusterLog, LockService, SessionStore
 from ..config import ETCD, SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
@@ -53,10 +53,35 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
     return log
 
 
-def open_store(settings: Settings, clock: Clock, kind: str, random: Callable[[int], bytes] = os.urandom) -> SessionStore | None:
+def open_locks(settings: Settings, clock: Clock) -> LockService | None:
+    """The locks of what ``HA_SESSION_CLUSTER`` names; None where that has none.
+
+    Raises:
+        ConfigurationError: what they are kept in cannot be used.
+    """
+    if settings.cluster.startswith(SQLITE):
+        from ..lock_file import LockFile
+        from .sqlite_locks import SqliteLocks
+
+        return SqliteLocks(clock, LockFile.beside(sqlite_path(settings.cluster), clock.boot_s))
+    if settings.cluster.startswith(ETCD):
+        from .etcd_locks import open_etcd_locks
+
+        return open_etcd_locks(settings, clock)
+    if settings.cluster.startswith("peers://"):
+        return None
+    from .memory_locks import MemoryLocks
+
+    return MemoryLocks(clock)
+
+
+def open_store(
+    settings: Settings, clock: Clock, kind: str, locks: LockService | None = None, random: Callable[[int], bytes] = os.urandom
+) -> SessionStore | None:
     """The store that belongs to ``HA_SESSION_CLUSTER``, for records of one kind; None where there is none.
 
     Args:
+        locks: those that may guard a change, as :func:`open_locks` gave them.
         random: makes n random bytes.
 
     Raises:
@@ -68,13 +93,15 @@ def open_store(settings: Settings, clock: Clock, kind: str, random: Callable[[in
 
         return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
     if settings.cluster.startswith(ETCD):
-        from .etcd import open_gateway
-        from .etcd_store import EtcdStore
+        from .etcd_store import open_etcd_store
 
-        gateway, prefix = open_gateway(settings, clock, int.from_bytes(random(4), "big"))
-        return EtcdStore(clock, gateway, prefix, kind, random)
+        return open_etcd_store(settings, clock, kind, random)
     if settings.cluster.startswith("peers://"):
         return None
     from .memory import MemoryRecords, MemoryStore
+    from .memory_locks import MemoryLocks
 
-    return MemoryStore(MemoryRecords(clock))
+    records = MemoryRecords(clock)
+    if isinstance(locks, MemoryLocks):
+        records.require_held = locks.require
+    return MemoryStore(records)

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 
 from ..abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, Record, SessionStore
+from ..config import Settings, etcd_endpoints
 from ..etcd_gateway import (
     EtcdCompacted,
     EtcdError,
@@ -33,6 +34,8 @@ from ..etcd_gateway import (
     unchanged_since,
 )
 from ..exceptions import LockLost, StoreUnavailable
+from .etcd import open_gateway
+from .etcd_locks import guard_of
 
 logger = logging.getLogger("ha_session_mw.etcd")
 
@@ -48,7 +51,16 @@ AT_ONCE = 16
 """Records of a list that are read at a time."""
 
 T = TypeVar("T")
-Compare = Mapping[str, object]
+
+
+def open_etcd_store(settings: Settings, clock: Clock, kind: str, random: Callable[[int], bytes]) -> EtcdStore:
+    """The store of what ``etcd://…`` names, for records of one kind.
+
+    Raises:
+        ConfigurationError: the certificates cannot be used.
+    """
+    _, prefix = etcd_endpoints(settings.cluster)
+    return EtcdStore(clock, open_gateway(settings, clock, first=int.from_bytes(random(4), "big")), prefix, kind, random)
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
@@ -65,10 +77,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Value).decode
 
 
-def _no_locks(grant: Grant) -> Sequence[Compare]:
-    raise LockLost(f"nobody here could have granted a lock with the number {grant.fence}")
-
-
 class EtcdStore(SessionStore):
     """One process's way to the records of one kind.
 
@@ -78,17 +86,14 @@ class EtcdStore(SessionStore):
         prefix: of the cluster's keys.
         kind: keeps these records apart from others.
         random: makes n random bytes.
-
-    Attributes:
-        held: gives the comparisons which hold as long as a lock is held. To be set by whoever grants locks.
     """
 
     def __init__(self, clock: Clock, gateway: EtcdGateway, prefix: str, kind: str, random: Callable[[int], bytes]) -> None:
         self.max_bytes = MAX_RECORD_BYTES
-        self.held: Callable[[Grant], Sequence[Compare]] = _no_locks
         self._clock = clock
         self._gateway = gateway
         self._random = random
+        self._locks = prefix
         self._prefix = f"{prefix}.records/{kind}/".encode()
         self._versions = self._prefix + b"version/"
         self._position = 0
@@ -168,10 +173,10 @@ class EtcdStore(SessionStore):
 
     async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
         record.require_length(self.max_bytes)
-        held = self.held(guard) if guard is not None else ()
+        held = [guard_of(self._locks, guard)] if guard is not None else ()
         return await self._asked(self._put(record, held))
 
-    async def _put(self, record: Record, held: Sequence[Compare]) -> Record:
+    async def _put(self, record: Record, held: Sequence[Mapping[str, object]]) -> Record:
         nonce = self._random(12)
         value = _encode(_Value(FORMAT, record.until_ms, record.subject, nonce, record.content))
         compare = [unchanged_since(self._content_key(record.id), record.version), *held]
@@ -187,7 +192,7 @@ class EtcdStore(SessionStore):
             raise LockLost("the lock was released, or its lease is over")
         raise Conflict(current)
 
-    async def _transact(self, record: Record, value: bytes, compare: Sequence[Compare]) -> Transaction:
+    async def _transact(self, record: Record, value: bytes, compare: Sequence[Mapping[str, object]]) -> Transaction:
         end_s = math.ceil(record.until_ms / 1000 / LEASE_STEP_S) * LEASE_STEP_S
         for again in (True, False):
             lease = await self._lease(end_s)

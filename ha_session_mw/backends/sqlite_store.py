@@ -127,7 +127,7 @@ class SqliteStore(SessionStore):
 
     async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
         record.require_length(self.max_bytes)
-        version = await self._written(lambda: self._file.put(self._kind, record, guard, self._clock.boot_s()))
+        version = await self._written(lambda: self._file.put(self._kind, record, guard, self._clock.boot_s))
         return replace(record, version=version)
 
     async def delete(self, id: str) -> None:

@@ -14,6 +14,7 @@ from ha_session_mw import LockLost, NotSupported, RecordLost, Session, SessionMa
 from ha_session_mw._core.tokens import Verified
 from ha_session_mw.abc import MAX_RECORD_BYTES, Grant, Record
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
+from ha_session_mw.locks import Hold
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock, mint_session
 
@@ -499,7 +500,7 @@ async def test_a_change_under_a_lock_that_is_held_no_more_is_not_stored(node: St
     before = node.stored()
 
     def locked(session: Session) -> None:
-        session._guard = Grant("lock", 7, 0.0, "me")
+        session._hold = Hold(Grant("lock", 7, 0.0, "me"), 6.0)
         session["a"] = 1
 
     answer = await visitor.visit(locked)
