@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .abc import Grant
 from .asgi.middleware import SessionMiddleware
 from .asgi.session import Session, get_session
 from .config import Settings
@@ -14,8 +15,10 @@ from .exceptions import (
     KeyNotReached,
     LockLost,
     NodeStarting,
+    NotSupported,
     ProblemError,
     QuorumLost,
+    RecordLost,
     RequestAmbiguous,
     SessionConflict,
     SessionError,
@@ -47,12 +50,15 @@ __all__ = [
     "ClockUntrusted",
     "ConfigurationError",
     "EntryRejected",
+    "Grant",
     "InfrastructureFault",
     "KeyNotReached",
     "LockLost",
     "NodeStarting",
+    "NotSupported",
     "ProblemError",
     "QuorumLost",
+    "RecordLost",
     "RequestAmbiguous",
     "Session",
     "SessionConflict",

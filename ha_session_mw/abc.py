@@ -19,6 +19,9 @@ from .models import Entry, KeyId
 CLOCK_SLACK_MS = 50.0
 """By how much a wall clock may move against the boot-time clock, being slewed, before somebody looks whether it is right."""
 
+MAX_RECORD_BYTES = 1 << 20
+"""Of one record, on each store of this package: etcd takes a little more in one request, and each change writes all of it."""
+
 PeerHandler = Callable[[bytes], Awaitable[bytes]]
 """Answers a call of another member. Raises ValueError for a body that it cannot read."""
 
@@ -169,6 +172,11 @@ class Record:
     subject: str | None = field(default=None, repr=False)
     version: int = 0
 
+    def require_length(self, max_bytes: int) -> None:
+        """Raise ValueError if the content is longer than a store takes."""
+        if len(self.content) > max_bytes:
+            raise ValueError(f"a record may have {max_bytes} bytes, and this one has {len(self.content)}")
+
 
 class Conflict(Exception):
     """A record is not of the version that was to be replaced.
@@ -192,10 +200,13 @@ class SessionStore(ABC):
         max_bytes: the longest content.
         on_newer: called with the id and the version of a record that somebody, on whichever node, has put or deleted
             (version 0), as soon as this node hears of it. To be set once.
+        look: has this node hear, by ``on_newer``, of all that is known elsewhere by now, without waiting for anybody; never
+            raises. Called before a copy is used. None where news come by themselves.
     """
 
     max_bytes: int
     on_newer: Callable[[str, int], None] | None = None
+    look: Callable[[], None] | None = None
 
     @abstractmethod
     async def get(self, id: str) -> Record | None:
@@ -212,7 +223,7 @@ class SessionStore(ABC):
 
         Raises:
             Conflict: another version is stored, or none.
-            LockLost: the guard's lock was granted anew, or its lease is over. Nothing was written.
+            LockLost: the guard's lock was granted anew or released, or its lease is over. Nothing was written.
             ValueError: the content is longer than ``max_bytes``.
         """
 
@@ -240,13 +251,13 @@ class Grant:
         name: of the lock.
         fence: the fencing number: grows with each grant of this name, and is never given again.
         until_s: when the lease is over for its holder (boot-time clock), counted from before it was asked for.
-        holder: names the one who holds it.
+        holder: names this one holding of it: random, and not that of a node.
     """
 
-    name: str
+    name: str = field(repr=False)
     fence: int
     until_s: float
-    holder: str
+    holder: str = field(repr=False)
 
 
 class LockService(ABC):
@@ -260,11 +271,12 @@ class LockService(ABC):
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
         """The lock, as soon as nobody else has it; those who wait are served in the order in which they came, by and large.
 
-        A caller who is cancelled, or whose time is over, leaves nothing behind: neither a lock nor a place in the queue.
+        A caller who is cancelled, or whose time is over, leaves nothing behind: neither a lock nor a place in the queue. Of one
+        that dies, what is left ends by itself.
 
         Args:
-            within_s: how long to wait at the most.
-            lease_s: how long the lock is held unless it is renewed or released.
+            within_s: how long to wait at the most. 0: not at all, if others have it or wait for it.
+            lease_s: how long the lock is held unless it is renewed or released. A service may give it for longer.
 
         Raises:
             SessionLocked: others had it all the time.
@@ -275,8 +287,11 @@ class LockService(ABC):
     async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
         """The same lock, with the same fencing number, for so long from now on.
 
+        Args:
+            lease_s: no longer than when it was acquired.
+
         Raises:
-            LockLost: its lease was over, and somebody else has, or had, it.
+            LockLost: it was released, or its lease was over, so that somebody else may have, or have had, it.
             StoreUnavailable: it cannot be known. The grant is good until its end.
         """
 

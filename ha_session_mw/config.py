@@ -241,7 +241,8 @@ def _urls(value: object) -> tuple[str, ...]:
 
 
 _CLUSTER_SETTINGS = {
-    *("cluster", "state_dir", "advertise_url", "peers", "heartbeat", "freshness_limit", "peer_cert_file", "peer_key_file"),
+    *("cluster", "state_dir", "advertise_url", "peers", "data", "heartbeat", "freshness_limit"),
+    *("peer_cert_file", "peer_key_file"),
     *("etcd_ca_file", "etcd_cert_file", "etcd_key_file", "etcd_user", "etcd_password", "etcd_password_file"),
 }
 MOST_ETCD_HEARTBEAT_S = 1.0
@@ -344,10 +345,17 @@ class Settings:
     relaxed: str | Sequence[str] = _setting(
         _patterns, (), "Paths that a node out of contact may go on serving, for 60 s, to safe methods; the answers are marked."
     )
-    cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps.")
+    data: Literal["auto", "token", "store"] = _setting(
+        _one_of("auto", "token", "store"),
+        "auto",
+        "Where session data is kept. `token`: it travels with the client. `store`: on the nodes, under `CLUSTER`. `auto`: in the token "
+        "while it fits, and in the store where it outgrows that; `peers://` has no store, and there it is `token`.",
+    )
+    cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps, and of how many sessions the records.")
     cache_ttl: float | str = _setting(
         _duration, "5m", "How long it keeps one. Has no influence on log-outs, which are looked up each time."
     )
+    cache_bytes: int | str = _setting(_count, 64 << 20, "How many bytes of session records the node keeps.")
     freshness_limit: float | str = _setting(
         _duration,
         "5s",
@@ -438,6 +446,8 @@ class Settings:
             yield "HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own"
         elif self.peers and self.advertise_url not in self.peers:
             yield f"HA_SESSION_ADVERTISE_URL={self.advertise_url!r}: is not one of HA_SESSION_PEERS, which names this node too"
+        if self.data == "store":
+            yield "HA_SESSION_DATA='store': HA_SESSION_CLUSTER=peers:// has no store; use sqlite:///path or etcd://, or DATA=auto"
         if float(self.freshness_limit) < 3 * float(self.heartbeat):
             yield "HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more, for one lost poll is no fault"
 
@@ -515,8 +525,9 @@ class Settings:
             return None
         if self.cluster == "memory://":
             return (
-                f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs only, and a session "
-                "that was logged out lives on at the others; share the log-outs of one machine with sqlite:///path, or start one worker"
+                f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs and its own store only. "
+                "A session that was logged out lives on at the others, and one whose data outgrew its token has none there; "
+                "share those of one machine with sqlite:///path, or start one worker"
             )
         if self.cluster.startswith((SQLITE, *ETCD)):
             return None

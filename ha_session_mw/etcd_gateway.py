@@ -285,8 +285,11 @@ class EtcdGateway:
         return await self._call("/v3/kv/txn", body, Transaction, once=once)
 
     async def grant_lease(self, ttl_s: int) -> Granted:
-        """A new lease. Its time counts from before the call, and etcd may end it later than that (2 s at the least)."""
-        return await self._call("/v3/lease/grant", {"TTL": ttl_s}, Granted, once=True)
+        """A new lease. Its time counts from before the call, and etcd may end it later than that (2 s at the least).
+
+        One more may be left behind by a try without an answer. Nothing hangs on it, and it ends by itself.
+        """
+        return await self._call("/v3/lease/grant", {"TTL": ttl_s}, Granted)
 
     async def keep_lease(self, lease: int) -> bool:
         """Begin a lease's time anew; False where it is over."""

@@ -7,7 +7,7 @@ import math
 import os
 from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,17 +17,16 @@ import httpx2
 import msgspec
 
 from . import forks, lookups
-from ._core import data, legacy, renewal, tokens
+from ._core import legacy, tokens
 from ._core.cache import VerifiedCache
-from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
+from ._core.cookies import CookieWriter
 from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
-from ._core.keys import SigningKey
 from ._core.members import Heartbeat
 from ._core.routing import owners
-from ._core.tokens import MAX_TOKEN_BYTES, Verified
+from ._core.tokens import Verified
 from ._core.view import View, new_cut_id
-from .abc import CLOCK_SLACK_MS, Clock
-from .backends import open_backend
+from .abc import CLOCK_SLACK_MS, Clock, Grant, LockService, SessionStore
+from .backends import open_backend, open_locks, open_store
 from .clocks import SystemClock
 from .config import ETCD, SQLITE, Settings
 from .exceptions import (
@@ -37,17 +36,20 @@ from .exceptions import (
     NodeStarting,
     ProblemError,
     SessionRevoked,
-    SessionTooLarge,
     StateNotReached,
     StateRollback,
     StateStale,
     TokenInvalid,
 )
 from .key_files import LOOK_EVERY_S, KeySource
-from .lookups import Answer, LookUps
+from .locks import LEASE_S, TIMEOUT_S, Locks
+from .lookups import Answer, Asking, LookUps
+from .minting import Minting
 from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
 from .peering import Peering
+from .records import Records, decode_copy
 from .revocations import Revocations
+from .session_data import SessionData
 from .state_file import StateFile
 from .supervisor import Supervisor
 from .version import __version__
@@ -73,6 +75,8 @@ class SessionManager:
         clock: the two clocks.
         random: makes n random bytes.
         peer_transport: carries the calls to other nodes; by default the network.
+        store: keeps session data; by default the one that belongs to ``HA_SESSION_CLUSTER``.
+        locks: decide who has a lock, in agreement with the store; by default those that belong to ``HA_SESSION_CLUSTER``.
 
     Raises:
         ConfigurationError: the settings cannot be used.
@@ -85,6 +89,8 @@ class SessionManager:
         clock: Clock | None = None,
         random: Callable[[int], bytes] = os.urandom,
         peer_transport: httpx2.AsyncBaseTransport | None = None,
+        store: SessionStore | None = None,
+        locks: LockService | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
@@ -112,10 +118,11 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
         self._transport = peer_transport
+        self._store, self._locks = store, locks
+        self._records: Records | None = None
         self._open_cluster(peer_transport)
+        self._open_data()
         forks.watch(self)
-        in_cookie = "cookie" in self.settings.transports
-        self._room = MAX_COOKIE_BYTES - self.cookie.overhead() if in_cookie else MAX_TOKEN_BYTES
 
     def _new_node_id(self) -> NodeId:
         """Where a node may have several processes they share its settings, so there each adds to the name that it was given."""
@@ -134,6 +141,7 @@ class SessionManager:
             if self.settings.cluster.startswith(ETCD):  # where each process is a member of its own
                 self.supervisor = Supervisor(self.clock)
                 self._open_cluster(self._transport)
+                self._open_data()
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
@@ -166,7 +174,53 @@ class SessionManager:
         self.supervisor.add("revocations", self._revocations.run)
         self.supervisor.add("keeping up", self._keep_up)
 
+    def _open_data(self) -> None:
+        locks = self._locks or open_locks(self.settings, self.clock)
+        self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
+        self.supervisor.add("locks", self.locks.run)
+        self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", locks, self._random))
+        self._minting = minting = Minting(
+            self.settings,
+            self.cookie,
+            self.clock,
+            self._log,
+            self.view,
+            ring=lambda: self._keys.ring,
+            node=lambda: self.node_id,
+            random=self._random,
+            max_stored_bytes=self._records.max_data_bytes if self._records is not None else None,
+        )
+        self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
+        self.fit, self.has_room, self.as_signed = minting.fit, minting.has_room, minting.as_signed
+        self.data = SessionData(
+            minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
+        )
+
+    def _open_records(self, store: SessionStore | None) -> Records | None:
+        if store is None:
+            return None
+        settings, peering = self.settings, self.peering
+        asking = None
+        if peering is not None:
+            asking = Asking(
+                peering.call, self.clock, peering.conduct, timeout_s=float(settings.peer_timeout), name="record", decode=decode_copy
+            )
+        records = Records(
+            store,
+            self.clock,
+            most=int(settings.cache_size),
+            max_bytes=int(settings.cache_bytes),
+            ttl_s=float(settings.cache_ttl),
+            asking=asking,
+        )
+        if peering is not None:
+            peering.handle("record", records.on_question)
+        self.supervisor.add("records", records.run)
+        return records
+
     def _tell_news(self, entry: Entry) -> None:
+        if self._records is not None:
+            self._records.on_news(entry)
         for listener in self.on_news:
             listener(entry)
 
@@ -315,13 +369,14 @@ class SessionManager:
     def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
         """The issuing node first, then the owners of the session. Where the key is lacking, those that announce it."""
         _, sid, kid, *_ = token.decode("ascii").split(".")
-        members = [member for member in self._log.members() if member.state != "starting"]
-        if isinstance(problem, KeyNotReached):
-            members = [member for member in members if kid in member.kids]
         verified = self.verified(token)
-        issuer = verified.claims.issuer if verified else None
+        return self._nearest(sid, verified.claims.issuer if verified else None, kid if isinstance(problem, KeyNotReached) else None)
+
+    def _nearest(self, sid: str, issuer: str | None, kid: str | None = None) -> list[str]:
+        """The members that may know most of a session, those first; of those only that have a key, if one is named."""
+        members = [member for member in self._log.members() if member.state != "starting"]
         own = str(self.settings.advertise_url)
-        urls = {member.url: member.member for member in members if member.url not in ("", own)}
+        urls = {member.url: member.member for member in members if member.url not in ("", own) and (kid is None or kid in member.kids)}
         return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
 
     async def _on_look_up(self, body: bytes) -> bytes:
@@ -408,6 +463,11 @@ class SessionManager:
         """Whether a session may stand: False only where it is certain that it does not."""
         return not isinstance(self._judge_again(verified), Refuse)
 
+    def has_ended(self, claims: Claims) -> bool:
+        """Whether a session is logged out with all its ids, and not only with one that it had at some time."""
+        decision = self._judge_again(self.as_signed(msgspec.structs.replace(claims, sid=SessionId(claims.family))))
+        return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+
     def _judge_again(self, verified: Verified) -> Decision:
         fresh_at = self._fresh_at()
         clocks = self._trusted_clocks()
@@ -415,80 +475,25 @@ class SessionManager:
             return denial(verified, self.view) or CannotTell(_clock_untrusted())  # what is known to be denied needs no clock
         return decide(verified, self.view, fresh_at, *clocks, self._log.freshness_limit_s)
 
-    def begin(self, subject: str | None) -> Claims:
-        """The claims of a new session: new id, new family."""
-        return renewal.begin(
-            self.new_id(),
-            FamilyId(self.new_id()),
-            subject,
-            cuts=self.view.live_cuts(subject),
-            now_ms=int(self._minting_ms()),
-            idle_ms=self._idle_ms,
-            absolute_ms=self._absolute_ms,
-            issuer=self.node_id,
-        )
-
-    def _minting_ms(self) -> float:
-        """Now, as tokens made here say. A clock that is ahead, though not too far to be trusted, dates none into the others' future."""
-        return self._wall_s() * 1000 - self._log.ahead_ms()
-
-    def new_id(self) -> SessionId:
-        """128 random bits. Never comes from a client."""
-        return SessionId(urlsafe_b64encode(self._random(16)).rstrip(b"=").decode())
-
-    def cycle(self, claims: Claims) -> Claims:
-        """The same session under a new id. It lists the cuts known now, which it has withstood."""
-        return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self.view.live_cuts(claims.subject))
-
-    def change(self, claims: Claims, content: bytes) -> Claims:
-        """The same session with other data, used just now."""
-        return renewal.change(claims, content, now_ms=int(self._minting_ms()), idle_ms=self._idle_ms, issuer=self.node_id)
-
     def renew(self, verified: Verified) -> Claims | None:
         """The successor of a token that is due for renewal; None where it is not, or cannot be made now and is made later."""
         wall_ms = self._wall_s() * 1000
         if wall_ms < verified.renew_at_ms or self._judge_again(verified) is not ACCEPT:
             return None
-        claims = renewal.successor(verified.claims, self._minting_ms(), self._idle_ms)
-        # A cookie of Starlette's middleware has less around its data, so what fits there need not fit here.
-        return claims if tokens.length(claims) <= self._room else None
-
-    def fit(self, claims: Claims | None, content: Mapping[str, object]) -> bytes:
-        """Session data as it travels, in a token that a browser keeps.
-
-        Args:
-            claims: of the session; None for one that has not begun.
-
-        Raises:
-            SessionNotSerializable: a value cannot travel.
-            SessionTooLarge: the token would be dropped by browsers.
-        """
-        raw = data.encode(content)
-        size = tokens.length(msgspec.structs.replace(claims or self.begin(None), data=raw))
-        if size > self._room:
-            raise SessionTooLarge(
-                f"this change would make the session's token {size} bytes long, and {self._room} is the most that browsers keep of this "
-                "cookie; keep large data in a database and its key in the session"
-            )
-        return raw
+        return self._minting.successor(verified.claims)
 
     def sign(self, claims: Claims) -> bytes:
         """The token for these claims, signed with the newest key that all live members have."""
         self._refresh()
-        return tokens.sign(claims, self._signing_key())
-
-    def as_signed(self, claims: Claims) -> Verified:
-        """What a token for these claims, made now, will be verified to say."""
-        return Verified.of(claims, self._signing_key().kid)
-
-    def _signing_key(self) -> SigningKey:
-        return self._keys.ring.signing_key(self._log.announced_kids(), self.view.denied_keys)
+        return self._minting.sign(claims)
 
     # Log-outs
 
     async def revoke(self, claims: Claims) -> Acknowledgement:
         """Log a session out, with all its ids, and tell how far that has got."""
-        return await self._revocations.revoke(Deny(claims.family, claims.absolute_end_ms))
+        acknowledgement = await self._revocations.revoke(Deny(claims.family, claims.absolute_end_ms))
+        await self.data.forget(claims.family)
+        return acknowledgement
 
     async def leave_behind(self, claims: Claims) -> None:
         """Deny the id that a session had before ``login`` or ``cycle``. Durable on return, but not fenced."""
@@ -500,7 +505,9 @@ class SessionManager:
         Raises:
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
-        return await self._revocations.revoke(Deny(id, self._log.unknown_end_ms()))
+        acknowledgement = await self._revocations.revoke(Deny(id, self._log.unknown_end_ms()))
+        await self.data.forget(id)  # should it be the family's
+        return acknowledgement
 
     async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
         """Log out all sessions of a subject, on every device.
@@ -514,7 +521,15 @@ class SessionManager:
         """
         if not isinstance(subject, str):
             raise TypeError(f"subject must be a str, got {type(subject).__name__}")
-        return await self._cut(subject, except_session)
+        # Those that are there before the log-out: a session that begins afterwards may have a record, too.
+        families = await self.data.of_subject(subject)
+        acknowledgement = await self._cut(subject, except_session)
+        kept = getattr(except_session, "family", except_session)
+        if not isinstance(except_session, str) or kept in families:  # else it is an id of any of them
+            for family in families:
+                if family != kept:
+                    await self.data.forget(family)
+        return acknowledgement
 
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects, visitors' too: after a leak, say."""
@@ -555,6 +570,27 @@ class SessionManager:
         known = self.view.everybody if subject is None else self.view.by_subject.get(subject, {})
         return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
 
+    # Locks
+
+    def lock(self, name: str, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
+        """A lock of the app's own, which one task has at a time, on whichever node: ``async with manager.lock("reports") as grant:``.
+
+        It is renewed while what is inside runs, and let go when that ends, however it does. ``grant.fence`` is the fencing
+        number: hand it to a store of your own that refuses a lower one than it has seen.
+
+        Args:
+            name: 1 to 512 characters. Names of the app's locks and locks of sessions do not meet.
+            timeout: for how many seconds to wait. 0: not at all.
+            lease: for how many seconds it is held when this process dies.
+
+        Raises:
+            SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
+            LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled.
+            StoreUnavailable: it cannot be known who has it.
+            NotSupported: there are no locks on ``peers://``.
+        """
+        return self.locks.lock(name, timeout_s=timeout, lease_s=lease)
+
     # Operation
 
     def why_not_ready(self) -> str | None:
@@ -572,6 +608,7 @@ class SessionManager:
             "freshness_age_s": age_s,
             "revocation_entries": len(self.view),
             "cached_tokens": len(self._cache),
+            "cached_records": len(self._records) if self._records is not None else 0,
             "accepted": self.accepted,
             "refused": dict(self.refused),
             "kids": list(self._keys.ring.kids),
@@ -579,6 +616,7 @@ class SessionManager:
             "refused_peer_calls": self.peering.server.refused if self.peering else 0,
             "peers": self.peering.conduct.told() if self.peering else {},
             "provisional_log_outs": len(self._revocations.provisional),
+            "locks": self.locks.status(),
             "restarted_tasks": dict(self.supervisor.crashes),
         }
 

@@ -19,21 +19,30 @@ from anyio import CancelScope
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .abc import Clock, SessionStore
 from .asgi.middleware import SessionMiddleware
 from .asgi.session import get_session
 from .config import Settings
 from .contract import ClusterLogContract, Member, Nodes
+from .exceptions import SessionTooLarge
+from .lock_contract import Desk, Desks, LockServiceContract
 from .manager import SessionManager
+from .store_contract import SessionStoreContract, Stores
 
 __all__ = [
     "SECRET",
     "Cluster",
     "ClusterLogContract",
+    "Desk",
+    "Desks",
     "Link",
+    "LockServiceContract",
     "ManualClock",
     "Member",
     "Node",
     "Nodes",
+    "SessionStoreContract",
+    "Stores",
     "mint_session",
     "session_cookie",
     "who_is_there",
@@ -160,7 +169,10 @@ def mint_session(node: SessionManager | SessionMiddleware, subject: str | None =
     manager = node.manager if isinstance(node, SessionMiddleware) else node
     manager.require_fresh()
     claims = manager.begin(subject)
-    return manager.sign(manager.change(claims, manager.fit(claims, data or {}))).decode()
+    claims = manager.change(claims, manager.fit(claims, data or {}))
+    if not manager.has_room(claims):
+        raise SessionTooLarge("this is more than a token carries; have a request write it, and it is stored")
+    return manager.sign(claims).decode()
 
 
 def session_cookie(
@@ -236,6 +248,7 @@ class Cluster:
         names: of the nodes.
         app: behind the middleware of each; by default :func:`who_is_there`.
         seed: of the dice that links roll. The same seed loses, delays and doubles the same.
+        store: gives each node, by its clock, its way to a store of session data, which ``peers://`` has not.
         settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
 
     Attributes:
@@ -255,11 +268,20 @@ class Cluster:
         'ada'
     """
 
-    def __init__(self, names: Sequence[str] = ("a", "b", "c"), *, app: ASGIApp = who_is_there, seed: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] = ("a", "b", "c"),
+        *,
+        app: ASGIApp = who_is_there,
+        seed: int = 0,
+        store: Callable[[Clock], SessionStore] | None = None,
+        **settings: Any,
+    ) -> None:
         urls = {name: f"http://{name}.test" for name in names}
         common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(urls.values()), **settings}
         self.nodes = [Node(self, app, {**common, "node_id": name, "advertise_url": url}) for name, url in urls.items()]
         self.passed_s = 0.0
+        self._store = store
         self._links = {(one, other): Link() for one in self.nodes for other in self.nodes}
         self._dice = {(one, other): Random(f"{one.name} {other.name} {seed}") for one, other in self._links}  # noqa: S311 - as below
         self._time = ManualClock()  # by which messages travel
@@ -424,8 +446,13 @@ class Node:
             raise RuntimeError(f"{self.name} runs already")
         self._starts += 1
         dice = Random(f"{self.name} {self._starts}")  # noqa: S311 - the same test has the same ids each time
+        store = self._cluster._store  # noqa: SLF001 - the nodes are the cluster's
         manager = SessionManager(
-            Settings(**self.settings), clock=self.clock, random=dice.randbytes, peer_transport=_Wire(self._cluster, self)
+            Settings(**self.settings),
+            clock=self.clock,
+            random=dice.randbytes,
+            peer_transport=_Wire(self._cluster, self),
+            store=store(self.clock) if store is not None else None,
         )
         process = _Process(SessionMiddleware(self._app, manager=manager))
         await self._cluster._tasks.start(process.live)  # noqa: SLF001 - the nodes are the cluster's

@@ -22,9 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._core.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
 from .._core.decision import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
+from .._core.stored import Stored
 from .._core.tokens import Verified
 from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variable
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, TokenMissing
+from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager
 from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
 from .ear import Ear
@@ -32,7 +33,7 @@ from .endpoints import Endpoints
 from .headers import is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import SCOPE_KEY, Session, Way, session_of
+from .session import SCOPE_KEY, Session, Way, session_of, stored_session_of
 from .streams import Connection, Connections
 
 logger = logging.getLogger("ha_session_mw")
@@ -136,8 +137,8 @@ class SessionMiddleware:
             return
         path_kind = self._paths.kind_of(path) if self._has_paths else "open"
         try:
-            recognised = self._recognise(scope["headers"], path_kind)
-            session = await self._admit(scope, path, path_kind) if recognised is None else recognised
+            found = self._recognise(scope["headers"], path_kind)
+            session = found if isinstance(found, Session) else await self._admit(scope, path, path_kind, found)
         except ProblemError as refusal:
             await self._refuse(refusal, scope, receive, send)
             return
@@ -204,8 +205,10 @@ class SessionMiddleware:
 
     # Read and check
 
-    def _recognise(self, headers: Iterable[Header], path_kind: PathKind) -> Session | None:
-        """The session of a request that carries one token and nothing beside it, as most do; None where there is more to find out.
+    def _recognise(self, headers: Iterable[Header], path_kind: PathKind) -> Session | Verified | None:
+        """The session of a request that carries one token and nothing beside it, as most do.
+
+        What the token says, where the session's data is in a record; None where there is more to find out.
 
         Raises:
             ClientFault: the request is to be refused.
@@ -219,14 +222,21 @@ class SessionMiddleware:
                 known = self.manager.examine(token, field)
         except ClientFault as problem:
             return self._refused(problem, path_kind, field)
-        return session_of(self.manager, known, field) if isinstance(known, Verified) else None
+        if not isinstance(known, Verified):
+            return None
+        return known if known.record else session_of(self.manager, known, field)
 
-    async def _admit(self, scope: Scope, path: str, path_kind: PathKind) -> Session:
+    async def _admit(self, scope: Scope, path: str, path_kind: PathKind, known: Verified | None) -> Session:
         """The session of a request, whatever it takes.
+
+        Args:
+            known: what its one token says, where that stands.
 
         Raises:
             ProblemError: the request is to be refused.
         """
+        if known is not None and (field := self._lone(scope["headers"])) is not None:
+            return await self._session_of(known, field)
         if path_kind == "exempt":
             session = session_of(self.manager, None, None)
             session._read_only = _EXEMPT
@@ -247,21 +257,30 @@ class SessionMiddleware:
         return found[0] if found else None
 
     async def _find_out(self, presented: Presented, scope: Scope, path: str) -> Session:
-        transport, token = presented
+        way, token = presented
         try:
             if index := next((value for name, value in scope["headers"] if name == INDEX_HEADER), None):
                 await self.manager.catch_up(index.decode("latin-1"))
             outcome = self._check(token, self._reader.field(presented))
             if isinstance(outcome, CannotTell):
                 outcome = await self.manager.resolve(token, outcome)
-            return session_of(self.manager, outcome, transport)
+            return await self._session_of(outcome, way)
         except StateStale:
             if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):
                 raise
             verified, age_s = self.manager.check_relaxed(token)
-            session = session_of(self.manager, verified, transport)
+            session = await self._session_of(verified, way)
             session._stale_s = age_s
             return session
+
+    async def _session_of(self, verified: Verified, way: Way) -> Session:
+        if not verified.record:
+            return session_of(self.manager, verified, way)
+        try:
+            stored: Stored | StoreUnavailable = await self.manager.data.load(verified.claims)
+        except StoreUnavailable as problem:
+            stored = problem
+        return stored_session_of(self.manager, verified, way, stored)
 
     def _refused(self, problem: ClientFault, path_kind: PathKind, way: Way | None) -> Session:
         """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
@@ -287,6 +306,9 @@ class SessionMiddleware:
         except ProblemError as problem:
             session._uncommitted = problem
             raise
+        finally:
+            if session._hold is not None:
+                await session._unlock()
         close(session, _STARTED)
         if is_event_stream(message.get("headers") or ()):
             self._note_stream(session, receive, send)
@@ -318,6 +340,7 @@ class SessionMiddleware:
                 await revoke_if_ended(session, self.manager)
             except ProblemError as problem:  # told in the log only: the failure of the app is on its way to the client
                 logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
+            await session._unlock()
 
     def _start(self, message: Message, fields: Sequence[Header], *, protected: bool) -> Message:
         """The start of the response with fields added. A copy: an app may send the same message again and again."""

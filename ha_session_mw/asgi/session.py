@@ -7,14 +7,17 @@ starts (``commit.py``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
-from .._core.data import decode
+from .._core.data import decode, fingerprint
 from .._core.renewal import MAX_SUBJECT_LENGTH
-from ..exceptions import ProblemError, SessionReadOnly
+from .._core.stored import Stored, merge
+from ..exceptions import NotSupported, ProblemError, RecordLost, SessionReadOnly, StoreUnavailable
+from ..locks import LEASE_S, TIMEOUT_S, Hold
 from ..models import Acknowledgement, Claims, CutId
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
     from .._core.tokens import Verified
+    from ..abc import Grant
     from ..manager import SessionManager
     from .streams import Connection
 
@@ -65,6 +69,10 @@ class Session(dict[str, Any]):
     _ended: bool = False  # clear() was called: the session that came in is to be revoked
     _acknowledgement: Acknowledgement | None = None
     _uncommitted: ProblemError | None = None  # why the commit failed
+    _stored: Stored | None = None  # what came from the session's record
+    _out_of_reach: StoreUnavailable | None = None  # why nothing did; see ``SessionOutOfReach``
+    _strict = False
+    _hold: Hold | None = None  # the session's lock, until what it protects is committed
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
         return _blank(cls)
@@ -143,6 +151,23 @@ class Session(dict[str, Any]):
             raise LookupError("this session was made by hand and has no manager")
         return self._manager
 
+    @property
+    def strict(self) -> bool:
+        """Whether a change that another request has made meanwhile fails this one's (409 ``session_conflict``); else both are kept.
+
+        Set it before the response starts. It has the session's data kept in the store, and counts from its next change on.
+
+        Raises:
+            NotSupported: there is no store, so nobody could tell.
+        """
+        return self._strict
+
+    @strict.setter
+    def strict(self, value: bool) -> None:
+        if value and not self.manager.data.has_store:
+            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed meanwhile")
+        self._strict = value
+
     # What an app may do with it
 
     def login(self, subject: str) -> None:
@@ -199,6 +224,78 @@ class Session(dict[str, Any]):
                 return Acknowledgement(mode="fenced", waited_s=0.0)  # there is no session that anybody could accept
             self._acknowledgement = await self.manager.revoke(self._verified.claims)
         return self._acknowledgement
+
+    def lock(self, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
+        """The lock of this session, which one request has at a time, on whichever node: ``async with session.lock():``.
+
+        Inside, the session is as the last holder left it, with what this request has changed already. The lock is renewed
+        while what is inside runs. It is let go at the end, however that comes; or, if the session was changed, when that has
+        been saved or given up, which is when the response starts. A request that has the lock may take it again.
+
+        Args:
+            timeout: for how many seconds to wait. 0: not at all.
+            lease: for how many seconds it is held when this process dies.
+
+        Raises:
+            LookupError: there is no session yet.
+            SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
+            LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled, and
+                nothing is saved.
+            StoreUnavailable: it cannot be known who has it, or the session's data cannot be reached.
+            NotSupported: there are no locks on ``peers://``, or no store that could ask for them.
+        """
+        if self.family is None:
+            raise LookupError("there is no session yet that could be locked")
+        self.manager.locks.require()
+        if not self.manager.data.has_store:
+            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody would ask for the session's lock before it is saved")
+        return self._locked(f"session/{self.family}", timeout, lease)
+
+    @asynccontextmanager
+    async def _locked(self, name: str, timeout_s: float, lease_s: float) -> AsyncIterator[Grant]:
+        locks = self.manager.locks
+        if self._hold is None:
+            self._hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
+        elif self._hold.kept:  # further out
+            yield self._hold.grant
+            return
+        else:
+            await locks.confirm(self._hold)
+        before = None
+        try:
+            async with locks.keep(self._hold):
+                await self._catch_up()
+                before = fingerprint(self)
+                yield self._hold.grant
+        finally:
+            self.modified = self.modified or (before is not None and fingerprint(self) != before)  # inside nested values, that is
+            if self._read_only is not None or not self.modified:
+                await self._unlock()
+
+    async def _catch_up(self) -> None:
+        """Take in what others have stored since this request began."""
+        verified = self._verified
+        if verified is None or self.family != verified.claims.family or self._out_of_reach is not None:
+            return
+        base = self._stored or Stored.in_token(verified.claims.data)
+        newest = await self.manager.data.newest(verified.claims)
+        if newest is None or newest.version == base.version:
+            return
+        content = merge(base, self, newest)
+        self._stored = newest
+        super().clear()
+        super().update(content)
+        if self._read_only is not None:
+            self._kept = fingerprint(self)  # it was not the app that changed it
+        elif not verified.record:
+            self.mark_modified()  # the client is to learn that its session has a record now
+
+    async def _unlock(self) -> None:
+        """Let the lock go, if this request has it and none of its work is going on under it."""
+        hold = self._hold
+        if hold is not None and not hold.kept:
+            self._hold = None
+            await self.manager.locks.release(hold)
 
     # dict, noting changes, and refusing at the place of the change what could not be kept
 
@@ -276,6 +373,75 @@ class Session(dict[str, Any]):
         return type(self), (dict(self),)
 
 
+class SessionOutOfReach(Session):
+    """A session that stands, and whose data cannot be reached: what does without the data works, and the rest tells why.
+
+    It can be renewed, cycled and logged out. Whatever reads or writes the data raises StoreUnavailable, and so the data is not
+    lost by an app that writes to what looks empty.
+    """
+
+    __slots__ = ()
+    _out_of_reach: StoreUnavailable
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise type(self._out_of_reach)(self._out_of_reach.reason)
+
+    def _give_up(self) -> None:
+        """There is no data any more that could be reached: from here on this is an empty session."""
+        self.__class__ = Session  # type: ignore[assignment]
+        del self._out_of_reach
+
+    def login(self, subject: str) -> None:
+        if not isinstance(self._out_of_reach, RecordLost):
+            self._refuse()
+        self.mark_modified()
+        self._give_up()
+        self.login(subject)
+
+    def clear(self) -> None:
+        self.mark_modified()
+        self._give_up()
+        self.clear()
+
+    async def revoke(self) -> Acknowledgement:
+        self._give_up()
+        return await self.revoke()
+
+    def __contains__(self, key: object) -> bool:
+        self._refuse()
+
+    def __iter__(self) -> Iterator[str]:
+        self._refuse()
+
+    def __len__(self) -> int:
+        self._refuse()
+
+    def __getitem__(self, key: str) -> Any:
+        self._refuse()
+
+    def __delitem__(self, key: str) -> None:
+        self._refuse()
+
+    def __eq__(self, other: object) -> bool:
+        self._refuse()
+
+    def __ne__(self, other: object) -> bool:
+        self._refuse()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        self._refuse()
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        self._refuse()
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        self._refuse()
+
+    get = copy = pop = popitem = setdefault = _apply = __reversed__ = __or__ = __ror__ = _refuse
+
+
 _S = TypeVar("_S", bound=Session)
 _new, _fill = dict.__new__, dict.update
 
@@ -300,6 +466,19 @@ def session_of(manager: SessionManager, verified: Verified | None, way: Way | No
     else:
         session._quiet_until_ms = verified.quiet_until_ms
         _fill(session, decode(verified.claims.data) if verified.nested else verified.data)
+    return session
+
+
+def stored_session_of(manager: SessionManager, verified: Verified, way: Way | None, stored: Stored | StoreUnavailable) -> Session:
+    """The session of a request whose data came from a record, or could not be reached there."""
+    session = _blank(Session if isinstance(stored, Stored) else SessionOutOfReach)
+    session._came = manager, verified, way
+    session._quiet_until_ms = verified.quiet_until_ms
+    if isinstance(stored, Stored):
+        session._stored = stored
+        _fill(session, decode(stored.data))
+    else:
+        session._out_of_reach = stored
     return session
 
 

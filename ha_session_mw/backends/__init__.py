@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .._core.members import Heartbeat
 from .._core.view import View
-from ..abc import Clock, ClusterLog
+from ..abc import Clock, ClusterLog, LockService, SessionStore
 from ..config import ETCD, SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
@@ -50,3 +52,57 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
     peering.handle("poll", log.on_poll)
     peering.handle(HELLO, log.on_hello)
     return log
+
+
+def open_locks(settings: Settings, clock: Clock) -> LockService | None:
+    """The locks of what ``HA_SESSION_CLUSTER`` names; None where that has none.
+
+    Raises:
+        ConfigurationError: what they are kept in cannot be used.
+    """
+    if settings.cluster.startswith(SQLITE):
+        from ..lock_file import LockFile
+        from .sqlite_locks import SqliteLocks
+
+        return SqliteLocks(clock, LockFile.beside(sqlite_path(settings.cluster), clock.boot_s))
+    if settings.cluster.startswith(ETCD):
+        from .etcd_locks import open_etcd_locks
+
+        return open_etcd_locks(settings, clock)
+    if settings.cluster.startswith("peers://"):
+        return None
+    from .memory_locks import MemoryLocks
+
+    return MemoryLocks(clock)
+
+
+def open_store(
+    settings: Settings, clock: Clock, kind: str, locks: LockService | None = None, random: Callable[[int], bytes] = os.urandom
+) -> SessionStore | None:
+    """The store that belongs to ``HA_SESSION_CLUSTER``, for records of one kind; None where there is none.
+
+    Args:
+        locks: those that may guard a change, as :func:`open_locks` gave them.
+        random: makes n random bytes.
+
+    Raises:
+        ConfigurationError: it cannot be opened.
+    """
+    if settings.cluster.startswith(SQLITE):
+        from ..record_file import RecordFile
+        from .sqlite_store import SqliteStore
+
+        return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
+    if settings.cluster.startswith(ETCD):
+        from .etcd_store import open_etcd_store
+
+        return open_etcd_store(settings, clock, kind, random)
+    if settings.cluster.startswith("peers://"):
+        return None
+    from .memory import MemoryRecords, MemoryStore
+    from .memory_locks import MemoryLocks
+
+    records = MemoryRecords(clock)
+    if isinstance(locks, MemoryLocks):
+        records.require_held = locks.require
+    return MemoryStore(records)

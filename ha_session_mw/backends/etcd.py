@@ -68,13 +68,26 @@ def open_etcd(settings: Settings, view: View, clock: Clock, own: Heartbeat) -> E
     Raises:
         ConfigurationError: the certificates cannot be used.
     """
-    endpoints, prefix = etcd_endpoints(settings.cluster)
-    # Each process begins with another endpoint, so that one which fails is not the first of all.
-    first = int(own.life, 16) % len(endpoints)
-    gateway = EtcdGateway(
+    _, prefix = etcd_endpoints(settings.cluster)
+    gateway = open_gateway(settings, clock, first=int(own.life, 16))
+    return EtcdLog(view, clock, own, gateway, prefix, heartbeat_s=float(settings.heartbeat))
+
+
+def open_gateway(settings: Settings, clock: Clock, *, first: int) -> EtcdGateway:
+    """A way to the etcd that ``etcd://…`` names.
+
+    Args:
+        first: which endpoint to begin with, counted round and round. Each process begins with another one, so that one which
+            fails is not the first of all.
+
+    Raises:
+        ConfigurationError: the certificates cannot be used.
+    """
+    endpoints, _ = etcd_endpoints(settings.cluster)
+    first %= len(endpoints)
+    return EtcdGateway(
         endpoints[first:] + endpoints[:first], clock, tls=_tls(settings), user=settings.etcd_user, password=settings.read_etcd_password
     )
-    return EtcdLog(view, clock, own, gateway, prefix, heartbeat_s=float(settings.heartbeat))
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

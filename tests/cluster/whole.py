@@ -236,10 +236,10 @@ class KeepsYes:
     def __get__(self, look_ups: LookUps, _: object) -> Callable[..., Awaitable[Answer | None]]:
         async def ask(token: bytes, peers: Sequence[str]) -> Answer | None:
             answer, until_s = self._kept.get((look_ups, token), (None, 0.0))
-            if answer is None or until_s < look_ups._clock.boot_s():
+            if answer is None or until_s < look_ups._asking._clock.boot_s():
                 answer = await self._ask(look_ups, token, peers)
                 if answer is not None and answer.says == "yes":
-                    self._kept[look_ups, token] = answer, look_ups._clock.boot_s() + LIMIT_S
+                    self._kept[look_ups, token] = answer, look_ups._asking._clock.boot_s() + LIMIT_S
             return answer
 
         return ask

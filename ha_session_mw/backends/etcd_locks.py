@@ -1,0 +1,180 @@
+"""``etcd://``: the locks of a cluster. A place in the queue is a key that hangs on a lease; the oldest one has the lock.
+
+Its create revision is the fencing number. etcd ends leases late rather than early (8 s became 16.9 s after a leader was killed), and
+until then nobody else is granted anything; so the holder stops by its own clock, counted from before it asked, and a store asks for
+the key itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from typing import NamedTuple
+
+import anyio
+
+from ..abc import Clock, Grant, LockService
+from ..config import Settings, etcd_endpoints
+from ..etcd_gateway import EtcdError, EtcdGateway, KeyValue, end_of, put, unchanged_since
+from ..exceptions import LockLost, SessionLocked, StoreUnavailable
+from .etcd import open_gateway
+
+logger = logging.getLogger("ha_session_mw.etcd")
+
+DRIFT_S = 1.0
+"""How much longer than asked for a lease is in etcd, for its clock and the holder's. It counts in whole seconds."""
+LET_GO_S = 2.0
+"""How long to try to leave. What cannot be released is free at the end of its lease."""
+LOOK_S = 0.02
+MOST_LOOK_S = 0.5
+"""How often the next one looks, at the most; each one who comes first makes it so much rarer, down to twice a second."""
+KEPT = 3
+"""How many times in a lease a place is kept by one who waits."""
+
+
+def open_etcd_locks(settings: Settings, clock: Clock) -> EtcdLocks:
+    """The locks of what ``etcd://…`` names.
+
+    Raises:
+        ConfigurationError: the certificates cannot be used.
+    """
+    _, prefix = etcd_endpoints(settings.cluster)
+    return EtcdLocks(clock, open_gateway(settings, clock, first=random.randrange(64)), prefix)  # noqa: S311 - no secret
+
+
+def place_key(prefix: str, name: str, holder: str) -> bytes:
+    """Where a place in the queue for a lock is kept. Names may be long, and may tell whose session it is."""
+    return _queue(prefix, name) + holder.encode()
+
+
+def guard_of(prefix: str, grant: Grant) -> Mapping[str, object]:
+    """That a lock is held still, as a comparison for the transaction that it guards."""
+    return unchanged_since(place_key(prefix, grant.name, grant.holder), grant.fence)
+
+
+def _queue(prefix: str, name: str) -> bytes:
+    return f"{prefix}/lock/{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}/".encode()
+
+
+class _Place(NamedTuple):
+    """One attempt to get a lock.
+
+    Attributes:
+        name: of the lock.
+        key: of the place.
+        lease: what it hangs on.
+        lease_s: how long the lock is to be held.
+        end_s: until when to wait.
+    """
+
+    name: str
+    key: bytes
+    lease: int
+    lease_s: float
+    end_s: float
+
+
+class EtcdLocks(LockService):
+    """One process's part in the queues.
+
+    Args:
+        clock: for leases, as their holder counts them, and for how long to wait.
+        gateway: calls etcd.
+        prefix: below which all keys stand.
+    """
+
+    def __init__(self, clock: Clock, gateway: EtcdGateway, prefix: str) -> None:
+        self._clock = clock
+        self._gateway = gateway
+        self._prefix = prefix
+
+    async def run(self) -> None:
+        async with self._gateway.opened():
+            await anyio.sleep_forever()
+
+    async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
+        end_s = self._clock.boot_s() + within_s
+        while True:
+            begun_s = self._clock.boot_s()
+            with _told():
+                lease = (await self._gateway.grant_lease(math.ceil(lease_s + DRIFT_S))).id
+            place = _Place(name, place_key(self._prefix, name, f"{lease:x}"), lease, lease_s, end_s)
+            try:
+                with _told():
+                    grant = await self._wait_for_grant(place, begun_s)
+            except BaseException:
+                await self._leave(lease)
+                raise
+            if grant is not None:
+                return grant
+
+    async def _wait_for_grant(self, place: _Place, kept_s: float) -> Grant | None:
+        """The lock; None where the place was lost, for want of an answer in time."""
+        await self._gateway.transact([put(place.key, b"", lease=place.lease)], compare=[unchanged_since(place.key, 0)])
+        while True:
+            before, own = await self._stand(place)
+            now_s = self._clock.boot_s()
+            if before and now_s >= place.end_s:
+                raise SessionLocked("others had the lock all the time")
+            keep_s = kept_s + place.lease_s / KEPT
+            if now_s >= keep_s:
+                kept_s, keep_s = now_s, now_s + place.lease_s / KEPT
+                if not await self._gateway.keep_lease(place.lease):
+                    return None
+            if own is None:
+                return None
+            if not before:
+                return Grant(place.name, own.create_revision, kept_s + place.lease_s, f"{place.lease:x}")
+            await self._wait_for_turn(before, min(place.end_s, keep_s))
+
+    async def _stand(self, place: _Place) -> tuple[Sequence[KeyValue], KeyValue | None]:
+        """The places before one, in their order, and that one itself."""
+        start = _queue(self._prefix, place.name)
+        pairs = (await self._gateway.page(start, end_of(start))).kvs
+        own = next((pair for pair in pairs if pair.key == place.key), None)
+        first = own.create_revision if own else math.inf
+        return sorted((pair for pair in pairs if pair.create_revision < first), key=lambda pair: pair.create_revision), own
+
+    async def _wait_for_turn(self, before: Sequence[KeyValue], end_s: float) -> None:
+        """Return when the one just before has left, and at that time at the latest."""
+        last = before[-1].key
+        while (left_s := end_s - self._clock.boot_s()) > 0:
+            pause_s = min(LOOK_S * len(before), MOST_LOOK_S) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            with self._clock.move_on_after(min(pause_s, left_s)):
+                await anyio.sleep_forever()
+            if not (await self._gateway.page(last, last + b"\0")).kvs:
+                return
+
+    async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
+        begun_s = self._clock.boot_s()
+        with _told():
+            kept = await self._gateway.keep_lease(int(grant.holder, 16))
+        if not kept:
+            raise LockLost("the lock was released, or its lease is over")
+        return replace(grant, until_s=begun_s + lease_s)
+
+    async def release(self, grant: Grant) -> None:
+        await self._leave(int(grant.holder, 16))
+
+    async def _leave(self, lease: int) -> None:
+        """Give up the place, and the lock with it. A put that is on its way comes to nothing without its lease."""
+        with anyio.move_on_after(LET_GO_S, shield=True) as limit:
+            try:
+                await self._gateway.revoke_lease(lease)
+            except EtcdError as exc:
+                logger.warning("etcd %s; a lock is free later, at the end of its lease", exc)
+        if limit.cancelled_caught:
+            logger.warning("etcd gives no answer in time; a lock is free later, at the end of its lease")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except EtcdError as exc:
+        raise StoreUnavailable(f"etcd {exc}") from exc

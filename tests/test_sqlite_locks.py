@@ -1,0 +1,246 @@
+"""Locks of a machine's processes: places that die with their process, clocks that begin anew, and real processes that are killed."""
+
+# ruff: noqa: ASYNC110, ASYNC240 - files are what this is about
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
+from ha_session_mw.abc import Grant
+from ha_session_mw.backends.sqlite_locks import PLACE_S, SqliteLocks
+from ha_session_mw.clocks import SystemClock
+from ha_session_mw.lock_contract import wait
+from ha_session_mw.lock_file import LockFile, Place, Wish
+from ha_session_mw.testing import Desk, ManualClock
+
+from .contract.test_locks import OneMachine
+
+ROOT = Path(__file__).parent.parent
+LEASE_S = 6.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessions.db-records"
+
+
+class Queue:
+    """The places in the queue for one lock, each taken by a process that does only what it is told."""
+
+    def __init__(self, path: Path, clock: ManualClock) -> None:
+        self.file = LockFile(path, clock.boot_s)
+        self._names = map(str, count())
+
+    def wish(self) -> Wish:
+        return Wish("x", next(self._names), LEASE_S, lambda: True)
+
+    def take(self, wish: Wish) -> Place:
+        return self.file.take(wish, PLACE_S)
+
+    def grant(self, wish: Wish, place: Place) -> Grant:
+        return Grant(wish.name, place.number, 0.0, wish.holder)
+
+
+@pytest.fixture
+def queue(path: Path, clock: ManualClock) -> Iterator[Queue]:
+    queue = Queue(path, clock)
+    yield queue
+    queue.file.close()
+
+
+# Places
+
+
+def test_the_first_has_the_lock_and_the_others_know_how_many_come_first(queue: Queue) -> None:
+    a, b, c = wishes = queue.wish(), queue.wish(), queue.wish()
+    assert [queue.take(wish).ahead for wish in wishes] == [0, 1, 2]
+    assert [queue.take(wish).ahead for wish in wishes] == [0, 1, 2]  # each keeps its place
+    queue.file.leave("x", a.holder)
+    assert [queue.take(wish).ahead for wish in (c, b, c)] == [1, 0, 1]
+
+
+def test_one_that_waited_and_died_is_passed_over_before_the_lease_of_a_holder_would_be_over(queue: Queue, clock: ManualClock) -> None:
+    holder, dead, next_one = queue.wish(), queue.wish(), queue.wish()
+    for wish in (holder, dead, next_one):
+        queue.take(wish)
+    queue.file.leave("x", holder.holder)
+    clock.advance(PLACE_S / 2)
+    assert queue.take(next_one).ahead == 1
+    clock.advance(PLACE_S / 2)
+    assert queue.take(next_one).ahead == 0
+
+
+def test_one_that_overslept_its_place_goes_to_the_end_with_a_new_number(queue: Queue, clock: ManualClock) -> None:
+    holder, sleeper, other = queue.wish(), queue.wish(), queue.wish()
+    queue.take(holder)
+    before = queue.take(sleeper).number
+    queue.file.leave("x", holder.holder)
+    clock.advance(PLACE_S)
+    granted = queue.take(other)
+    assert granted.ahead == 0
+    again = queue.take(sleeper)
+    assert before < granted.number < again.number
+    assert again.ahead == 1
+
+
+def test_a_write_that_comes_through_when_its_caller_has_left_takes_no_place(queue: Queue) -> None:
+    late = queue.wish()._replace(stands=lambda: False)
+    queue.file.leave("x", late.holder)
+    with pytest.raises(SessionLocked):
+        queue.take(late)
+    assert queue.take(queue.wish()).ahead == 0
+
+
+def test_what_is_left_of_the_dead_is_forgotten_and_what_lives_stays(queue: Queue, clock: ManualClock) -> None:
+    dead, alive = queue.wish(), queue.wish()._replace(name="y")
+    queue.take(dead)
+    clock.advance(LEASE_S)
+    place = queue.take(alive)
+    queue.file.prune()
+    assert queue.file._read(lambda db: db.execute("SELECT number FROM locks").fetchall()) == [(place.number,)]
+
+
+# The machine's clock
+
+
+def test_a_holder_from_before_the_machine_was_started_again_blocks_nobody(queue: Queue, path: Path, clock: ManualClock) -> None:
+    old = queue.wish()
+    old_grant = queue.grant(old, queue.take(old))
+    restarted = Queue(path, ManualClock(boot_s=5))
+    new = restarted.wish()._replace(holder="new")
+    assert restarted.take(new).ahead == 0
+    with pytest.raises(LockLost):
+        restarted.file.renew(old_grant, LEASE_S)
+
+
+def test_one_that_held_its_lock_for_long_blocks_nobody_for_long_after_a_restart(queue: Queue, path: Path, clock: ManualClock) -> None:
+    old = queue.wish()
+    grant = queue.grant(old, queue.take(old))
+    for _ in range(100):
+        clock.advance(LEASE_S / 2)
+        queue.file.renew(grant, LEASE_S)
+    restarted = Queue(path, ManualClock(boot_s=1100))  # later in its life than when the lock was granted
+    assert restarted.take(restarted.wish()._replace(holder="new")).ahead == 0
+
+
+def test_numbers_grow_on_in_a_file_that_was_made_anew(queue: Queue, path: Path, clock: ManualClock) -> None:
+    before = queue.take(queue.wish()).number
+    queue.file.close()
+    for file in path.parent.iterdir():
+        file.unlink()
+    assert Queue(path, clock).take(queue.wish()).number > before
+
+
+def test_numbers_grow_on_when_the_last_ones_were_lost_with_the_power(queue: Queue, path: Path) -> None:
+    queue.take(queue.wish())
+    queue.file.close()
+    on_the_disk = path.read_bytes()
+    lost = queue.take(queue.wish()).number
+    queue.file.close()
+    path.write_bytes(on_the_disk)
+    assert queue.take(queue.wish()).number > lost
+
+
+# Whole services
+
+
+@contextmanager
+def services(path: Path, number: int) -> Iterator[list[SqliteLocks]]:
+    found = [SqliteLocks(SystemClock(), LockFile(path, SystemClock.boot_s)) for _ in range(number)]
+    try:
+        yield found
+    finally:
+        for service in found:
+            service._file.close()
+
+
+def places_in(worker: SqliteLocks) -> int:
+    found: int = worker._file._read(lambda db: db.execute("SELECT count(*) FROM locks").fetchone()[0])
+    return found
+
+
+@pytest.mark.anyio
+async def test_fifty_who_wait_at_three_workers_all_have_it_in_their_order_by_and_large(path: Path) -> None:
+    served: list[int] = []
+
+    async def wait(service: SqliteLocks, number: int) -> None:
+        grant = await service.acquire("x", within_s=60, lease_s=60)
+        served.append(number)
+        await service.release(grant)
+
+    with services(path, 3) as workers:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                grant = await workers[0].acquire("x", within_s=0, lease_s=60)
+                for number in range(50):
+                    tasks.start_soon(wait, workers[number % 3], number)
+                    while places_in(workers[0]) < number + 2:
+                        await anyio.sleep(0.001)
+                await workers[0].release(grant)
+    assert sorted(served) == [*range(50)]
+    assert max(abs(place - number) for place, number in enumerate(served)) <= 3
+
+
+@pytest.mark.anyio
+async def test_one_that_waits_for_long_keeps_its_place(path: Path) -> None:
+    nodes, served = OneMachine(path), list[int]()
+    first, second, holder = nodes.desks
+
+    async def wait_for_it(desk: Desk, number: int) -> None:
+        grant = await desk.locks.acquire("x", within_s=60, lease_s=60)
+        served.append(number)
+        await desk.locks.release(grant)
+
+    async def story() -> None:
+        grant = await holder.locks.acquire("x", within_s=0, lease_s=60)
+        async with anyio.create_task_group() as tasks:
+            for number, desk in enumerate((first, second)):
+                tasks.start_soon(wait_for_it, desk, number)
+                await wait(holder, 2 * PLACE_S)
+            await holder.locks.release(grant)
+
+    await nodes.run(story)
+    nodes.close()
+    assert served == [0, 1]
+
+
+@pytest.mark.anyio
+async def test_a_file_that_is_deleted_is_told_to_those_who_wait_and_holds_locks_again_at_once(path: Path) -> None:
+    told: list[StoreUnavailable] = []
+
+    async def wait(worker: SqliteLocks) -> None:
+        try:
+            await worker.acquire("x", within_s=30, lease_s=60)
+        except StoreUnavailable as problem:
+            told.append(problem)
+
+    with services(path, 2) as (a, b):
+        lost = await a.acquire("x", within_s=0, lease_s=60)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait, b)
+                await anyio.sleep(0.05)
+                for file in path.parent.iterdir():
+                    file.unlink()
+        assert "was deleted or replaced" in str(told)
+        grant = await b.acquire("x", within_s=0, lease_s=60)
+        assert grant.fence > lost.fence
+        with pytest.raises((LockLost, StoreUnavailable)):
+            await a.renew(lost, lease_s=60)
+        with pytest.raises(SessionLocked):
+            await a.acquire("x", within_s=0, lease_s=60)
+
+
+@pytest.mark.anyio
+async def test_a_file_that_cannot_be_used_is_told_and_not_taken_for_a_free_lock(path: Path) -> None:
+    path.write_bytes(b"no database at all, but some text" * 100)
+    with services(path, 1) as [worker], pytest.raises(StoreUnavailable, match="is damaged, or is no database"):
+        await worker.acquire("x", within_s=0, lease_s=60)
