@@ -447,7 +447,7 @@ class Settings:
         elif self.peers and self.advertise_url not in self.peers:
             yield f"HA_SESSION_ADVERTISE_URL={self.advertise_url!r}: is not one of HA_SESSION_PEERS, which names this node too"
         if self.data == "store":
-            yield "HA_SESSION_DATA='store': HA_SESSION_CLUSTER=peers:// has no store; use sqlite:///path, or DATA=auto"
+            yield "HA_SESSION_DATA='store': HA_SESSION_CLUSTER=peers:// has no store; use sqlite:///path or etcd://, or DATA=auto"
         if float(self.freshness_limit) < 3 * float(self.heartbeat):
             yield "HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more, for one lost poll is no fault"
 
@@ -525,8 +525,9 @@ class Settings:
             return None
         if self.cluster == "memory://":
             return (
-                f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs only, and a session "
-                "that was logged out lives on at the others; share the log-outs of one machine with sqlite:///path, or start one worker"
+                f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs and its own store only. "
+                "A session that was logged out lives on at the others, and one whose data outgrew its token has none there; "
+                "share those of one machine with sqlite:///path, or start one worker"
             )
         if self.cluster.startswith((SQLITE, *ETCD)):
             return None

@@ -118,27 +118,10 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
         self._transport = peer_transport
+        self._store, self._locks = store, locks
+        self._records: Records | None = None
         self._open_cluster(peer_transport)
-        locks = locks or open_locks(self.settings, self.clock)
-        self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
-        self.supervisor.add("locks", self.locks.run)
-        self._records = self._open_records(store or open_store(self.settings, self.clock, "session", locks))
-        self._minting = minting = Minting(
-            self.settings,
-            self.cookie,
-            self.clock,
-            self._log,
-            self.view,
-            ring=lambda: self._keys.ring,
-            node=lambda: self.node_id,
-            random=random,
-            max_stored_bytes=self._records.max_data_bytes if self._records is not None else None,
-        )
-        self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
-        self.fit, self.has_room, self.as_signed = minting.fit, minting.has_room, minting.as_signed
-        self.data = SessionData(
-            minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
-        )
+        self._open_data()
         forks.watch(self)
 
     def _new_node_id(self) -> NodeId:
@@ -158,6 +141,7 @@ class SessionManager:
             if self.settings.cluster.startswith(ETCD):  # where each process is a member of its own
                 self.supervisor = Supervisor(self.clock)
                 self._open_cluster(self._transport)
+                self._open_data()
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
@@ -175,6 +159,7 @@ class SessionManager:
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
+        self._hears_others = settings.cluster.startswith(("peers://", *ETCD))
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
@@ -188,6 +173,28 @@ class SessionManager:
         self.supervisor.add("log", self._log.run)
         self.supervisor.add("revocations", self._revocations.run)
         self.supervisor.add("keeping up", self._keep_up)
+
+    def _open_data(self) -> None:
+        locks = self._locks or open_locks(self.settings, self.clock)
+        self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
+        self.supervisor.add("locks", self.locks.run)
+        self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", locks, self._random))
+        self._minting = minting = Minting(
+            self.settings,
+            self.cookie,
+            self.clock,
+            self._log,
+            self.view,
+            ring=lambda: self._keys.ring,
+            node=lambda: self.node_id,
+            random=self._random,
+            max_stored_bytes=self._records.max_data_bytes if self._records is not None else None,
+        )
+        self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
+        self.fit, self.has_room, self.as_signed = minting.fit, minting.has_room, minting.as_signed
+        self.data = SessionData(
+            minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
+        )
 
     def _open_records(self, store: SessionStore | None) -> Records | None:
         if store is None:
@@ -204,11 +211,12 @@ class SessionManager:
         )
         if peering is not None:
             peering.handle("record", records.on_question)
-        self.on_news.append(records.on_news)
         self.supervisor.add("records", records.run)
         return records
 
     def _tell_news(self, entry: Entry) -> None:
+        if self._records is not None:
+            self._records.on_news(entry)
         for listener in self.on_news:
             listener(entry)
 
@@ -288,7 +296,7 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         problem = undecided.problem
-        if self._lookups is None or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
+        if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
             raise problem
         with self.clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -296,6 +304,8 @@ class SessionManager:
                 outcome = self.check(token)
                 if isinstance(outcome, Verified):
                     return outcome
+        if self._lookups is None:
+            raise problem
         answer = await self._lookups.ask(token, self._whom_to_ask(token, problem))
         # What was learned while the question was under way counts for more than a yes.
         outcome = self.check(token)

@@ -234,6 +234,7 @@ class Records:
         claims: Claims,
         base: Stored,
         mine: Mapping[str, object],
+        raw: bytes,
         *,
         strict: bool,
         guard: Grant | None,
@@ -246,6 +247,7 @@ class Records:
             claims: of the session.
             base: the data that the request began with.
             mine: what it made of it.
+            raw: the same as it is stored.
             strict: whether a change by others is told.
             guard: a lock that must be held still.
             require_standing: raises if the session does not stand; asked before anything is written.
@@ -257,13 +259,18 @@ class Records:
             SessionTooLarge: with what others have put into it, it is more than the store takes.
             StoreUnavailable: it cannot be stored, or what is stored cannot be read.
         """
-        wanted = msgspec.structs.replace(base, data=data.encode(mine))
+        wanted = msgspec.structs.replace(base, data=raw)
         for _ in range(TRIES):
             require_standing()
             try:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
-                wanted = self._reconciled(base, mine, conflict.current, strict=strict)
+                if conflict.current is None:  # and the session stands: the store has lost it, and this request knows it
+                    wanted = msgspec.structs.replace(base, version=0, data=raw)
+                elif strict and base.version:
+                    raise SessionConflict("it has changed since this request read it") from None
+                else:
+                    wanted = self._merged(base, mine, conflict.current)
                 continue
             self._copies.put(claims.family, stored)
             if has_ended():
@@ -279,11 +286,7 @@ class Records:
         record = Record(claims.family, content, claims.absolute_end_ms, claims.subject, wanted.version)
         return msgspec.structs.replace(wanted, version=(await self._store.put(record, guard=guard)).version)
 
-    def _reconciled(self, base: Stored, mine: Mapping[str, object], current: Record | None, *, strict: bool) -> Stored:
-        if current is None:  # and the session stands: the store has lost it, and this request knows it
-            return Stored(0, data.encode(mine), base.origin)
-        if strict and base.version:
-            raise SessionConflict("it has changed since this request read it")
+    def _merged(self, base: Stored, mine: Mapping[str, object], current: Record) -> Stored:
         theirs = self._read(current.version, current.content)
         return msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))
 
@@ -324,8 +327,9 @@ class Records:
 
     async def _delete(self) -> None:
         while True:
-            await self._owes.wait()
-            self._owes = anyio.Event()
+            self._owes = anyio.Event()  # here, for one of an earlier run would belong to that run's event loop
+            if not self._owed:
+                await self._owes.wait()
             owed, self._owed = self._owed, set()
             for id in owed:
                 await self.forget(id)

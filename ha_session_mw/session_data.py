@@ -103,6 +103,7 @@ class SessionData:
             claims,
             base,
             content,
+            raw,
             strict=strict,
             guard=guard,
             require_standing=require_standing,

@@ -83,13 +83,14 @@ MemberEvent = MemberJoined | MemberLeft | MemberDraining
 
 
 class _Seat:
-    __slots__ = ("ahead_ms", "heard_s", "heartbeat")
+    __slots__ = ("ahead_ms", "heard_s", "heartbeat", "late")
 
     def __init__(self, heartbeat: Heartbeat, heard_s: float, *, late: bool) -> None:
         self.heartbeat = heartbeat
         self.heard_s = heard_s
-        self.ahead_ms = -math.inf if late else heartbeat.wall_ms - heard_s * 1000
-        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time. Endless where it cannot be told."""
+        self.late = late
+        self.ahead_ms = heartbeat.wall_ms - heard_s * 1000
+        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time, or more where it came late."""
 
 
 class Members:
@@ -222,7 +223,7 @@ class Members:
         return int(max(now.wall_ms, ahead_ms + now.boot_s * 1000)) + longest + UNKNOWN_END_MARGIN_MS
 
     def _walls_ms(self, now: Moment) -> list[float]:
-        others = (seat.ahead_ms for seat in self._seats.values() if seat.ahead_ms > -math.inf and self._is_live(seat, now.boot_s))
+        others = (seat.ahead_ms for seat in self._seats.values() if not seat.late and self._is_live(seat, now.boot_s))
         return [now.wall_ms, *(ahead + now.boot_s * 1000 for ahead in others)]
 
 

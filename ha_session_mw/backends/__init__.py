@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .._core.members import Heartbeat
@@ -73,11 +75,14 @@ def open_locks(settings: Settings, clock: Clock) -> LockService | None:
     return MemoryLocks(clock)
 
 
-def open_store(settings: Settings, clock: Clock, kind: str, locks: LockService | None = None) -> SessionStore | None:
+def open_store(
+    settings: Settings, clock: Clock, kind: str, locks: LockService | None = None, random: Callable[[int], bytes] = os.urandom
+) -> SessionStore | None:
     """The store that belongs to ``HA_SESSION_CLUSTER``, for records of one kind; None where there is none.
 
     Args:
         locks: those that may guard a change, as :func:`open_locks` gave them.
+        random: makes n random bytes.
 
     Raises:
         ConfigurationError: it cannot be opened.
@@ -87,7 +92,11 @@ def open_store(settings: Settings, clock: Clock, kind: str, locks: LockService |
         from .sqlite_store import SqliteStore
 
         return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
-    if settings.cluster.startswith(("peers://", *ETCD)):
+    if settings.cluster.startswith(ETCD):
+        from .etcd_store import open_etcd_store
+
+        return open_etcd_store(settings, clock, kind, random)
+    if settings.cluster.startswith("peers://"):
         return None
     from .memory import MemoryRecords, MemoryStore
     from .memory_locks import MemoryLocks

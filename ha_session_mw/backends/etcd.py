@@ -38,7 +38,7 @@ from ..etcd_gateway import (
 )
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ..models import Entry
-from .etcd_keys import Keys, UnreadableKey
+from .etcd_keys import Keys, Reading, UnreadableKey
 from .membered import MemberedLog, parse_index
 from .outbox import Outbox, Ticket
 
@@ -130,7 +130,7 @@ class EtcdLog(MemberedLog):
         self._lives += 1
         life = self._own.life if self._lives == 1 else f"{self._own.life}-{self._lives}"
         self.ordered = Ordered(self._view, msgspec.structs.replace(self._own, life=life), heartbeat_s=self._heartbeat_s)
-        self._last: KeyValue | None = None  # what was written last of all that was read
+        self._last = KeyValue()  # what was written last of all that was read
         self._newest = 0  # where the last entry stands: no client has to wait for beats
         self._has_left = False
         self._settle()
@@ -267,22 +267,33 @@ class EtcdLog(MemberedLog):
         self._settle()
 
     async def _load(self) -> None:
-        pairs, revision = await self._pages()
-        snapshot = self._keys.snapshot(pairs, revision)
+        reading = Reading(self._keys)
+        position = await self._read(reading)
+        snapshot = reading.snapshot(position)
         if snapshot is None and self.ordered.log is None:
             await self._make_log()
             raise _LoadAgain
         # Where the log that this node has read is gone, it has to be told of another one.
-        self.ordered.loaded(snapshot or Snapshot(revision, LogId("", 0), (), (), 0), self._now())
-        self._last = max(pairs, key=lambda pair: pair.mod_revision, default=None)
-        self._newest = max((pair.mod_revision for pair in pairs if self._keys.is_entry(pair.key)), default=0)
+        self.ordered.loaded(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._now())
+        self._last, self._newest = reading.last, reading.newest
         self._note("following", None)
         self._settle()
+
+    async def _read(self, reading: Reading) -> int:
+        """Read all keys, as of one revision; returns which."""
+        start, revision = self._keys.start, 0
+        while True:
+            page = await self._gateway.page(start, self._keys.end, revision=revision)
+            revision = revision or page.header.revision
+            reading.take(page.kvs)
+            if not page.more:
+                return revision
+            start = page.kvs[-1].key + b"\0"
 
     async def _compare(self) -> None:
         """Find out whether the log is the one that was read so far: what was written last must stand there still, as of then."""
         last = self._last
-        if last is None:
+        if not last.mod_revision:
             return
         try:
             found = (await self._gateway.page(last.key, last.key + b"\0", revision=last.mod_revision)).kvs
@@ -291,18 +302,6 @@ class EtcdLog(MemberedLog):
         if found != (last,):
             self._mistrust()
             raise _LoadAgain
-
-    async def _pages(self) -> tuple[list[KeyValue], int]:
-        """All keys, as of one revision."""
-        pairs: list[KeyValue] = []
-        start, revision = self._keys.start, 0
-        while True:
-            page = await self._gateway.page(start, self._keys.end, revision=revision)
-            revision = revision or page.header.revision
-            pairs += page.kvs
-            if not page.more:
-                return pairs, revision
-            start = page.kvs[-1].key + b"\0"
 
     async def _make_log(self) -> None:
         """Name the log that begins here, unless somebody else is faster. It may have a floor already, which must not fall."""

@@ -40,7 +40,6 @@ class Keys:
         self.start = f"{prefix}/".encode()
         self.end = end_of(self.start)
         self.log = self._of(LOG)
-        self._entries = tuple(self._of(f"{kind}/") for kind in ENTRIES)
         self.floor = self._of(FLOOR)
 
     def _of(self, name: str) -> bytes:
@@ -58,10 +57,6 @@ class Keys:
         """
         return {self._of(entry_key(entry)): encode_entry(entry) for entry in entries}
 
-    def is_entry(self, key: bytes) -> bool:
-        """Whether an entry stands there."""
-        return key.startswith(self._entries)
-
     def ended(self, floor_ms: int) -> list[tuple[bytes, bytes]]:
         """The ranges of what ends at or below a floor."""
         return [(self._of(start), self._of(end)) for start, end in ended_ranges(floor_ms)]
@@ -72,41 +67,65 @@ class Keys:
         Raises:
             UnreadableKey: it cannot be understood.
         """
-        kind, name = self._split(event.kv)
+        kind, name = self.split(event.kv)
         try:
             return _deleted(kind, name) if event.is_deletion else _written(kind, name, event.kv)
         except ValueError as exc:
             raise _unreadable(kind, exc) from exc
 
-    def _split(self, pair: KeyValue) -> tuple[str, str]:
+    def split(self, pair: KeyValue) -> tuple[str, str]:
+        """What kind of key it is, and its name below the prefix."""
         name = pair.key[len(self.start) :].decode(errors="replace")
         return name.partition("/")[0], name
 
-    def snapshot(self, pairs: Iterable[KeyValue], position: int) -> Snapshot | None:
-        """All that is in the log; None where there is no log yet.
+
+class Reading:
+    """The whole log, read page by page.
+
+    Attributes:
+        last: what was written last of all that was read.
+        newest: where the last entry stands.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._log: LogId | None = None
+        self._entries: list[Entry] = []
+        self._beats: list[StoredBeat] = []
+        self._floor_ms = 0
+        self.last = KeyValue()
+        self.newest = 0
+
+    def take(self, pairs: Iterable[KeyValue]) -> None:
+        """Read some more. No more is kept of it than the log consists of.
 
         Raises:
             UnreadableKey: some of it cannot be understood.
         """
-        log: LogId | None = None
-        entries: list[Entry] = []
-        beats: list[StoredBeat] = []
-        floor_ms = 0
         for pair in pairs:
-            kind, name = self._split(pair)
+            kind, name = self._keys.split(pair)
             try:
-                match _written(kind, name, pair):
-                    case EntryPut(entry, _):
-                        entries.append(entry)
-                    case BeatPut(seat, beat):
-                        beats.append(StoredBeat(seat, beat, pair.mod_revision))
-                    case FloorRaised(floor_ms):
-                        pass
-                    case _ if name == LOG:
-                        log = decode_log(pair.value)
+                self._take(kind, name, pair)
             except ValueError as exc:
                 raise _unreadable(kind, exc) from exc
-        return None if log is None else Snapshot(position, log, entries, beats, floor_ms)
+            if pair.mod_revision > self.last.mod_revision:
+                self.last = pair
+
+    def _take(self, kind: str, name: str, pair: KeyValue) -> None:
+        match _written(kind, name, pair):
+            case EntryPut(entry, _):
+                self._entries.append(entry)
+                self.newest = max(self.newest, pair.mod_revision)
+            case BeatPut(seat, beat):
+                self._beats.append(StoredBeat(seat, beat, pair.mod_revision))
+            case FloorRaised(floor_ms):
+                self._floor_ms = floor_ms
+            case _ if name == LOG:
+                self._log = decode_log(pair.value)
+
+    def snapshot(self, position: int) -> Snapshot | None:
+        """All that is in the log at a position; None where there is no log yet."""
+        return None if self._log is None else Snapshot(position, self._log, self._entries, self._beats, self._floor_ms)
 
 
 def _written(kind: str, name: str, pair: KeyValue) -> Item | None:

@@ -18,9 +18,10 @@ import pytest
 
 from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
 from ha_session_mw._core.decision import CannotTell
+from ha_session_mw._core.view import new_cut_id
 from ha_session_mw.backends.etcd import EtcdLog
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.models import Deny
+from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session
 
 from ..engines import Etcd, etcd
@@ -190,6 +191,19 @@ async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(clust
         assert judged(b, mint_session(a, "ada")) == "ok"
 
 
+async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a, b):
+        await ready(a, b)
+        end_ms = a._log.unknown_end_ms()
+        a._log.apply([Cut(new_cut_id("cut", end_ms), "ada", end_ms)])
+        token = mint_session(a, "ada").encode()
+        undecided = b.check(token)
+        assert isinstance(undecided, CannotTell)
+        assert undecided.problem.code == "state_not_reached"
+        assert (await b.resolve(token, undecided)).claims.subject == "ada"
+
+
 async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -> None:
     """As after ``gunicorn --preload``: the app was made before the fork."""
     a, b = node(cluster, node_id="web"), node(cluster, node_id="web")
@@ -352,9 +366,10 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
 async def test_something_else_that_answers_is_told() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
-            while await stream.receive():
-                page = b"<html>It works!</html>"
-                await stream.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: %d\r\n\r\n%s" % (len(page), page))
+            await stream.receive()
+            page = b"<html>It works!</html>"
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(page)
+            await stream.send(head + page)
 
     async def forgiving(stream: anyio.abc.SocketStream) -> None:
         try:

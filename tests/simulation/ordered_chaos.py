@@ -122,7 +122,9 @@ class OrderedChaos(Chaos[OrderedNode]):
         machine = self.chance.choice(self.world.machines)
         step = self.chance.choice((-HOUR_MS, -45_000, -1000, 1000, 45_000, HOUR_MS))
         # One clock at a time, and the next one once the last is known to be right again: a majority of wrong clocks is the time.
-        if self.clocks_step and self.world.time > self.clocks_right_at and self.wrong_clock in (None, machine):
+        # And who has never heard anybody else must believe its own.
+        free = self.world.time > self.clocks_right_at and self.wrong_clock in (None, machine)
+        if self.clocks_step and free and all(node.knows_the_time for node in machine.workers):
             self._move_clock(machine, step)
             self.wrong_clock = machine
             self.world.after(self._a_while(), None, self._set_clock, machine)

@@ -321,6 +321,11 @@ class OrderedNode(Node):
     def starting(self) -> bool:
         return self.log.catching_up
 
+    @property
+    def knows_the_time(self) -> bool:
+        """Whether it has ever heard several agree on what time it is."""
+        return self.members._agreed_ms is not None
+
     def is_ready(self) -> bool:
         return self.log.is_ready(self.now())
 

@@ -89,10 +89,10 @@ def a_member_out_of_contact(variant: OrderedVariant) -> Findings:
     return world.findings
 
 
-def a_worker_whose_fellow_has_confirmed(variant: OrderedVariant) -> Findings:
-    """Node 1 has two workers. One of them reads the log, the other one is cut off."""
-    world = cluster(2, variant, workers=2)
-    cut_off = world.machines[1].workers[1]
+def a_worker_whose_fellows_have_confirmed(variant: OrderedVariant) -> Findings:
+    """Node 1 has four workers. Three of them read the log, the fourth one is cut off."""
+    world = cluster(2, variant, workers=4)
+    cut_off = world.machines[1].workers[3]
     session = log_in(world.nodes[0])
     world.cut(*world.away(cut_off))
     world.nodes[0].revoke(session)
@@ -199,7 +199,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "read after the look-up": a_pause_after_the_look_up,
     "fence 10 % short": a_lease_on_a_slow_clock,
     "no fence": a_member_out_of_contact,
-    "one worker for all": a_worker_whose_fellow_has_confirmed,
+    "one worker for four": a_worker_whose_fellows_have_confirmed,
     "resumed after what was not delivered": a_stream_that_broke_before_it_brought_the_news,
     "snapshot without the floor": ended_by_clocks_that_step_forth_and_back,
     "a peer's yes kept": a_yes_from_before,
