@@ -10,10 +10,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from ha_session_mw import LockLost, SessionLocked, SessionManager, Settings, StoreUnavailable
+from ha_session_mw import LockLost, Session, SessionLocked, SessionManager, SessionMiddleware, Settings, StoreUnavailable
 from ha_session_mw.abc import Grant
 from ha_session_mw.testing import SECRET
 
+from .asgi.driver import Answer, Node, obliging
 from .engines import Etcd, etcd
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -47,6 +48,33 @@ async def test_a_lock_holds_among_all_nodes_and_leaves_nothing_in_etcd(one_etcd:
         async with b.lock("canary", timeout=0) as second:
             assert second.fence > first.fence
         assert "/lock/" not in one_etcd.ctl("get", "--prefix", "--keys-only", "locks/")
+
+
+async def test_what_requests_at_three_nodes_count_at_once_under_a_sessions_lock_is_all_counted(one_etcd: Etcd) -> None:
+    async def count_one_more(session: Session) -> None:
+        async with session.lock(timeout=30):
+            before = session.get("n", 0)
+            await anyio.sleep(0.001)
+            session["n"] = before + 1
+
+    async with managers(one_etcd, 3) as found:
+        nodes = [Node() for _ in found]
+        for node, manager in zip(nodes, found, strict=True):
+            node.manager, node.app = manager, SessionMiddleware(obliging, manager=manager)
+        with anyio.fail_after(30):
+            while any(manager.why_not_ready() for manager in found):  # noqa: ASYNC110 - real servers
+                await anyio.sleep(0.02)
+        ada = await nodes[0].logged_in("ada")
+        answers = list[Answer]()
+
+        async def visit(node: Node) -> None:
+            answers.append(await node.request(count_one_more, token=ada.token))  # all with the token of before
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(9):
+                tasks.start_soon(visit, nodes[number % 3])
+        assert [answer.status for answer in answers] == [200] * 9
+        assert (await nodes[0].request(token=answers[-1].token)).result == {"n": 9}
 
 
 async def test_one_that_waits_for_longer_than_its_lease_keeps_its_place(one_etcd: Etcd) -> None:
