@@ -10,10 +10,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from ha_session_mw import LockLost, SessionLocked, SessionManager, Settings, StoreUnavailable
+from ha_session_mw import LockLost, Session, SessionLocked, SessionManager, SessionMiddleware, Settings, StoreUnavailable
 from ha_session_mw.abc import Grant
 from ha_session_mw.testing import SECRET
 
+from .asgi.driver import Answer, Node, obliging
 from .engines import Etcd, etcd
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -25,14 +26,10 @@ def three_members() -> Iterator[Etcd]:
         yield server
 
 
-def manager_on(server: Etcd, prefix: str) -> SessionManager:
-    return SessionManager(Settings(secret_key=SECRET, cluster=server.cluster(prefix)))
-
-
 @asynccontextmanager
 async def managers(server: Etcd, count: int = 2) -> AsyncIterator[list[SessionManager]]:
     prefix = f"locks/{token_hex(4)}"
-    found = [manager_on(server, prefix) for _ in range(count)]
+    found = [SessionManager(Settings(secret_key=SECRET, cluster=server.cluster(prefix))) for _ in range(count)]
     async with AsyncExitStack() as stack:
         for manager in found:
             await stack.enter_async_context(manager.running())
@@ -53,10 +50,31 @@ async def test_a_lock_holds_among_all_nodes_and_leaves_nothing_in_etcd(one_etcd:
         assert "/lock/" not in one_etcd.ctl("get", "--prefix", "--keys-only", "locks/")
 
 
-async def test_before_the_node_has_been_started_it_cannot_be_known_who_has_a_lock(one_etcd: Etcd) -> None:
-    with pytest.raises(StoreUnavailable, match="before this node has been started"):
-        async with manager_on(one_etcd, "locks/early").lock("x"):
-            pytest.fail("had it")
+async def test_what_requests_at_three_nodes_count_at_once_under_a_sessions_lock_is_all_counted(one_etcd: Etcd) -> None:
+    async def count_one_more(session: Session) -> None:
+        async with session.lock(timeout=30):
+            before = session.get("n", 0)
+            await anyio.sleep(0.001)
+            session["n"] = before + 1
+
+    async with managers(one_etcd, 3) as found:
+        nodes = [Node() for _ in found]
+        for node, manager in zip(nodes, found, strict=True):
+            node.manager, node.app = manager, SessionMiddleware(obliging, manager=manager)
+        with anyio.fail_after(30):
+            while any(manager.why_not_ready() for manager in found):  # noqa: ASYNC110 - real servers
+                await anyio.sleep(0.02)
+        ada = await nodes[0].logged_in("ada")
+        answers = list[Answer]()
+
+        async def visit(node: Node) -> None:
+            answers.append(await node.request(count_one_more, token=ada.token))  # all with the token of before
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(9):
+                tasks.start_soon(visit, nodes[number % 3])
+        assert [answer.status for answer in answers] == [200] * 9
+        assert (await nodes[0].request(token=answers[-1].token)).result == {"n": 9}
 
 
 async def test_one_that_waits_for_longer_than_its_lease_keeps_its_place(one_etcd: Etcd) -> None:
@@ -69,7 +87,7 @@ async def test_one_that_waits_for_longer_than_its_lease_keeps_its_place(one_etcd
     async with managers(one_etcd) as (a, b), anyio.create_task_group() as tasks, a.lock("x", lease=1):
         for name, manager in (("first", b), ("second", a)):
             tasks.start_soon(wait, name, manager)
-            await anyio.sleep(4)  # twice what a lease of 1 s is in etcd
+            await anyio.sleep(3)  # longer than a lease of 1 s is in etcd
     assert served == ["first", "second"]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -117,9 +117,9 @@ class EtcdLocks(LockService):
         """The lock; None where the place was lost, for want of an answer in time."""
         await self._gateway.transact([put(place.key, b"", lease=place.lease)], compare=[unchanged_since(place.key, 0)])
         while True:
-            before, own = await self._stand(place)
+            ahead, own = await self._stand(place)
             now_s = self._clock.boot_s()
-            if before and now_s >= place.end_s:
+            if ahead and now_s >= place.end_s:
                 raise SessionLocked("others had the lock all the time")
             keep_s = kept_s + place.lease_s / KEPT
             if now_s >= keep_s:
@@ -128,27 +128,23 @@ class EtcdLocks(LockService):
                     return None
             if own is None:
                 return None
-            if not before:
+            if not ahead:
                 return Grant(place.name, own.create_revision, kept_s + place.lease_s, f"{place.lease:x}")
-            await self._wait_for_turn(before, min(place.end_s, keep_s))
+            await self._pause(ahead, min(place.end_s, keep_s))
 
-    async def _stand(self, place: _Place) -> tuple[Sequence[KeyValue], KeyValue | None]:
-        """The places before one, in their order, and that one itself."""
+    async def _stand(self, place: _Place) -> tuple[int, KeyValue | None]:
+        """How many places come before one, and that one itself."""
         start = _queue(self._prefix, place.name)
         pairs = (await self._gateway.page(start, end_of(start))).kvs
         own = next((pair for pair in pairs if pair.key == place.key), None)
         first = own.create_revision if own else math.inf
-        return sorted((pair for pair in pairs if pair.create_revision < first), key=lambda pair: pair.create_revision), own
+        return sum(pair.create_revision < first for pair in pairs), own
 
-    async def _wait_for_turn(self, before: Sequence[KeyValue], end_s: float) -> None:
-        """Return when the one just before has left, and at that time at the latest."""
-        last = before[-1].key
-        while (left_s := end_s - self._clock.boot_s()) > 0:
-            pause_s = min(LOOK_S * len(before), MOST_LOOK_S) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-            with self._clock.move_on_after(min(pause_s, left_s)):
-                await anyio.sleep_forever()
-            if not (await self._gateway.page(last, last + b"\0")).kvs:
-                return
+    async def _pause(self, ahead: int, end_s: float) -> None:
+        """Until the next look, or that time."""
+        pause_s = min(LOOK_S * ahead, MOST_LOOK_S) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        with self._clock.move_on_after(min(pause_s, end_s - self._clock.boot_s())):
+            await anyio.sleep_forever()
 
     async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
         begun_s = self._clock.boot_s()
