@@ -36,6 +36,7 @@ from .exceptions import (
     TokenTooLarge,
     UsageError,
 )
+from .listeners import EventStream
 from .manager import SessionManager
 from .models import Acknowledgement
 
@@ -44,6 +45,7 @@ __all__ = [
     "ClientFault",
     "ClockUntrusted",
     "ConfigurationError",
+    "EventStream",
     "InfrastructureFault",
     "KeyNotReached",
     "LockLost",

@@ -43,6 +43,7 @@ from .exceptions import (
     TokenInvalid,
 )
 from .key_files import LOOK_EVERY_S, KeySource
+from .listeners import ROOM, Callback, EventStream, Listeners
 from .lookups import Answer, LookUps
 from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
 from .peering import Peering
@@ -154,6 +155,9 @@ class SessionManager:
             self.supervisor.add("lookups", self._lookups.run)
         self._log = open_backend(settings, self.view, self.clock, own, self.peering)
         self._look = self._log.look
+        self._listeners = Listeners(self.view, self._log, self.clock, every_s=float(settings.heartbeat))
+        self.on_news.append(self._listeners.on_news)
+        self.supervisor.add("listeners", self._listeners.run)
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
         self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
         self.supervisor.add("log", self._log.run)
@@ -531,6 +535,28 @@ class SessionManager:
 
     # Operation
 
+    def events(self, *, room: int = ROOM) -> EventStream:
+        """What happens to the cluster from now on, as this node sees it: ``async for event in manager.events()``.
+
+        Any number may listen, before the node runs, too. A stream outlives the node's end, for the node may be started again.
+
+        Args:
+            room: how many events are kept for a listener that is busy. What comes then is counted, and told in its place.
+        """
+        return self._listeners.open(room)
+
+    def on_event(self, callback: Callback, *, room: int = ROOM) -> Callable[[], None]:
+        """Have a function, or coroutine function, called with each event, one at a time; returns what ends that.
+
+        It is called by a background task of this node while that runs, in the event loop, and events of before wait for it.
+        One that raises is logged and counted, and called with the next event all the same.
+
+        Args:
+            callback: what is called.
+            room: as for :meth:`events`.
+        """
+        return self._listeners.call(callback, room)
+
     def why_not_ready(self) -> str | None:
         """What keeps this node from judging sessions; None when it is ready."""
         return self._log.why_not_ready()
@@ -553,6 +579,9 @@ class SessionManager:
             "refused_peer_calls": self.peering.server.refused if self.peering else 0,
             "provisional_log_outs": len(self._revocations.provisional),
             "restarted_tasks": dict(self.supervisor.crashes),
+            "listeners": len(self._listeners),
+            "missed_events": self._listeners.missed,
+            "failed_callbacks": self._listeners.failures,
         }
 
     def index(self) -> str | None:

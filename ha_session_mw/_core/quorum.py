@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from ..events import FoundQuorum, LimitAgrees, LimitDiffers, LostQuorum, PossibleLoss
 from ..models import Entry
 from .fence import Fence
 from .freshness import Moment
@@ -73,11 +74,6 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
-class PossibleLoss:
-    """So many members have forgotten their entries at once that acknowledged log-outs may be lost."""
-
-
-@dataclass(frozen=True, slots=True)
 class OldFile:
     """A peer knows more of this node's sequence than its file does. The node starts anew, as if it had no file."""
 
@@ -92,7 +88,7 @@ class PeerMismatch:
     why: Literal["list", "version", "identity"]
 
 
-QuorumEvent = MemberEvent | Recovered | PossibleLoss | OldFile | PeerMismatch
+QuorumEvent = MemberEvent | LostQuorum | FoundQuorum | LimitDiffers | LimitAgrees | PossibleLoss | Recovered | OldFile | PeerMismatch
 
 
 class Quorum:
@@ -133,6 +129,7 @@ class Quorum:
         self._keeping = Keeping(self._sequence, view, own.life, stored)
         self._recovery: Recovery | None = self._new_recovery()
         self._serving = False
+        self._had_quorum = self._limits_differed = False
         self._majority_forgot = False
         """Whether so many had forgotten at once, as at a first start, that nobody may know what had been acknowledged."""
         self._settle(now)
@@ -364,6 +361,15 @@ class Quorum:
         self._finish_recovery()
         self._fence.prove(self._keeping.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self.view.fresh_at = self._fresh_at()
+        self._notice_turns(now)
+
+    def _notice_turns(self, now: Moment) -> None:
+        if (has_quorum := self.has_quorum(now)) != self._had_quorum:
+            self._had_quorum = has_quorum
+            self._events.append(FoundQuorum() if has_quorum else LostQuorum())
+        if (differ := self.members.limits_differ) != self._limits_differed:
+            self._limits_differed = differ
+            self._events.append(LimitDiffers() if differ else LimitAgrees())
 
     def _finish_recovery(self) -> None:
         recovery = self._recovery

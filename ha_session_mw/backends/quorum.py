@@ -16,12 +16,24 @@ import anyio.to_thread
 import msgspec
 
 from .._core.freshness import Moment
-from .._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft
+from .._core.members import Heartbeat
 from .._core.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
-from .._core.quorum import Hold, OldFile, PeerMismatch, PossibleLoss, Quorum, QuorumEvent, Recovered
+from .._core.quorum import Hold, OldFile, PeerMismatch, Quorum, QuorumEvent, Recovered
 from .._core.quorum import Receipt as Appended
 from .._core.view import View
 from ..abc import Clock, ClusterLog, Receipt
+from ..events import (
+    FoundQuorum,
+    LimitAgrees,
+    LimitDiffers,
+    LostQuorum,
+    MemberDraining,
+    MemberJoined,
+    MemberLeft,
+    MemberMismatched,
+    PossibleLoss,
+    StartedAnew,
+)
 from ..exceptions import ConfigurationError, QuorumLost
 from ..models import Entry, KeyId
 from ..peering import HELLO, PeerFailure
@@ -403,7 +415,8 @@ class QuorumLog(ClusterLog):
         self.freshness_limit_s = self.quorum.members.acceptance_limit_s
         self.trusted_ahead_ms = math.nan  # what was heard may have changed the verdict
         for event in self.quorum.take_events():
-            self._tell(event)
+            self._write_to_log(event)
+            self._pass_on(event)
 
     # What operators are told.
 
@@ -425,7 +438,18 @@ class QuorumLog(ClusterLog):
             self.failing[peer] = failure
             logger.warning("%s: %s", self._name(peer), failure)
 
-    def _tell(self, event: QuorumEvent) -> None:
+    def _pass_on(self, event: QuorumEvent) -> None:
+        match event:
+            case PeerMismatch(peer, why):
+                self.tell(MemberMismatched(self._urls.index(peer) + 1, why))
+            case OldFile():
+                self.tell(StartedAnew())
+            case Recovered():
+                pass  # who listens is told when this node is fresh, too
+            case _:
+                self.tell(event)
+
+    def _write_to_log(self, event: QuorumEvent) -> None:
         match event:
             case PossibleLoss():
                 logger.error("a majority of the members forgot their entries at once; acknowledged log-outs may be lost")
@@ -445,5 +469,9 @@ class QuorumLog(ClusterLog):
                 logger.warning("member %s is silent and counts as gone", member)
             case MemberDraining(member):
                 logger.info("member %s is leaving", member)
-            case _:  # pragma: no cover
-                logger.info("%s", type(event).__name__)
+            case FoundQuorum():
+                logger.info("a majority of the members hears this node")
+            case LostQuorum():
+                logger.warning("no majority of the members hears this node; log-outs are provisional or refused until one does")
+            case LimitDiffers() | LimitAgrees():
+                pass  # told with the other faults of this node

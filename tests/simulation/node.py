@@ -10,8 +10,9 @@ from ha_session_mw._core.decision import Accept, CannotTell, Decision, Refuse, d
 from ha_session_mw._core.freshness import Moment
 from ha_session_mw._core.members import Heartbeat
 from ha_session_mw._core.messages import Answer, Batch
-from ha_session_mw._core.quorum import Hold, PossibleLoss, Quorum, Receipt, Sent
+from ha_session_mw._core.quorum import Hold, Quorum, Receipt, Sent
 from ha_session_mw._core.view import View, new_cut_id
+from ha_session_mw.events import PossibleLoss
 from ha_session_mw.exceptions import ClockUntrusted, NodeStarting, SessionRevoked, StateNotReached, StateStale
 from ha_session_mw.models import Cut, Deny, Entry, FamilyId, NodeId
 
