@@ -20,6 +20,9 @@ from .models import Entry, KeyId
 CLOCK_SLACK_MS = 50.0
 """By how much a wall clock may move against the boot-time clock, being slewed, before somebody looks whether it is right."""
 
+MAX_RECORD_BYTES = 1 << 20
+"""Of one record, on each store of this package: etcd takes a little more in one request, and each change writes all of it."""
+
 PeerHandler = Callable[[bytes], Awaitable[bytes]]
 """Answers a call of another member. Raises ValueError for a body that it cannot read."""
 
@@ -175,6 +178,11 @@ class Record:
     subject: str | None = field(default=None, repr=False)
     version: int = 0
 
+    def require_length(self, max_bytes: int) -> None:
+        """Raise ValueError if the content is longer than a store takes."""
+        if len(self.content) > max_bytes:
+            raise ValueError(f"a record may have {max_bytes} bytes, and this one has {len(self.content)}")
+
 
 class Conflict(Exception):
     """A record is not of the version that was to be replaced.
@@ -198,10 +206,13 @@ class SessionStore(ABC):
         max_bytes: the longest content.
         on_newer: called with the id and the version of a record that somebody, on whichever node, has put or deleted
             (version 0), as soon as this node hears of it. To be set once.
+        look: has this node hear, by ``on_newer``, of all that is known elsewhere by now, without waiting for anybody; never
+            raises. Called before a copy is used. None where news come by themselves.
     """
 
     max_bytes: int
     on_newer: Callable[[str, int], None] | None = None
+    look: Callable[[], None] | None = None
 
     @abstractmethod
     async def get(self, id: str) -> Record | None:

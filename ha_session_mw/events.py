@@ -130,12 +130,20 @@ class StartedAnew:
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """This node's knowledge was found to differ from the other nodes' at the same position. It judges nothing until it has learned anew."""
+    """Another member knows something else than this node at the same position. This one judges nothing until it has learned anew."""
+
+    member: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The engine came back older than what this node has applied. It answers 503 ``state_rollback`` until the operator decides."""
+    """The engine is older than what this node has applied, or another one. It answers 503 ``state_rollback`` until an operator decides.
+
+    Attributes:
+        why: the log's ``position`` went back, it is another ``log`` by its id, or ``entries`` are missing that have not ended.
+    """
+
+    why: Literal["position", "log", "entries"]
 
 
 # Log-outs

@@ -7,24 +7,22 @@ import math
 import os
 from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import httpx2
-import msgspec
 
 from . import forks, lookups
-from ._core import data, legacy, renewal, tokens
+from ._core import legacy, tokens
 from ._core.cache import VerifiedCache
-from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
+from ._core.cookies import CookieWriter
 from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide
-from ._core.keys import SigningKey
 from ._core.members import Heartbeat
 from ._core.routing import owners
-from ._core.tokens import MAX_TOKEN_BYTES, Verified
+from ._core.tokens import Verified
 from ._core.view import View, new_cut_id
 from .abc import CLOCK_SLACK_MS, Clock
 from .backends import open_backend
@@ -37,7 +35,6 @@ from .exceptions import (
     NodeStarting,
     ProblemError,
     SessionRevoked,
-    SessionTooLarge,
     StateNotReached,
     StateStale,
     TokenInvalid,
@@ -45,7 +42,8 @@ from .exceptions import (
 from .key_files import LOOK_EVERY_S, KeySource
 from .listeners import ROOM, Callback, EventStream, Listeners
 from .lookups import Answer, LookUps
-from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
+from .minting import Minting
+from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId
 from .peering import Peering
 from .revocations import Revocations
 from .state_file import StateFile
@@ -112,9 +110,19 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
         self._open_cluster(peer_transport)
+        self._minting = minting = Minting(
+            self.settings,
+            self.cookie,
+            self.clock,
+            self._log,
+            self.view,
+            ring=lambda: self._keys.ring,
+            node=lambda: self.node_id,
+            random=random,
+        )
+        self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
+        self.fit, self.as_signed = minting.fit, minting.as_signed
         forks.watch(self)
-        in_cookie = "cookie" in self.settings.transports
-        self._room = MAX_COOKIE_BYTES - self.cookie.overhead() if in_cookie else MAX_TOKEN_BYTES
 
     def _new_node_id(self) -> NodeId:
         """Whoever shares a file shares its settings too, so there each process adds to the name that it was given."""
@@ -393,74 +401,17 @@ class SessionManager:
             return CannotTell(_clock_untrusted())
         return decide(verified, self.view, fresh_at, self._boot_s(), self._wall_s() * 1000, self._log.freshness_limit_s)
 
-    def begin(self, subject: str | None) -> Claims:
-        """The claims of a new session: new id, new family."""
-        return renewal.begin(
-            self.new_id(),
-            FamilyId(self.new_id()),
-            subject,
-            cuts=self.view.live_cuts(subject),
-            now_ms=int(self._minting_ms()),
-            idle_ms=self._idle_ms,
-            absolute_ms=self._absolute_ms,
-            issuer=self.node_id,
-        )
-
-    def _minting_ms(self) -> float:
-        """Now, as tokens made here say. A clock that is ahead, though not too far to be trusted, dates none into the others' future."""
-        return self._wall_s() * 1000 - self._log.ahead_ms()
-
-    def new_id(self) -> SessionId:
-        """128 random bits. Never comes from a client."""
-        return SessionId(urlsafe_b64encode(self._random(16)).rstrip(b"=").decode())
-
-    def cycle(self, claims: Claims) -> Claims:
-        """The same session under a new id. It lists the cuts known now, which it has withstood."""
-        return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self.view.live_cuts(claims.subject))
-
-    def change(self, claims: Claims, content: bytes) -> Claims:
-        """The same session with other data, used just now."""
-        return renewal.change(claims, content, now_ms=int(self._minting_ms()), idle_ms=self._idle_ms, issuer=self.node_id)
-
     def renew(self, verified: Verified) -> Claims | None:
         """The successor of a token that is due for renewal; None where it is not, or cannot be made now and is made later."""
         wall_ms = self._wall_s() * 1000
         if wall_ms < verified.renew_at_ms or self._judge_again(verified) is not ACCEPT:
             return None
-        claims = renewal.successor(verified.claims, self._minting_ms(), self._idle_ms)
-        # A cookie of Starlette's middleware has less around its data, so what fits there need not fit here.
-        return claims if tokens.length(claims) <= self._room else None
-
-    def fit(self, claims: Claims | None, content: Mapping[str, object]) -> bytes:
-        """Session data as it travels, in a token that a browser keeps.
-
-        Args:
-            claims: of the session; None for one that has not begun.
-
-        Raises:
-            SessionNotSerializable: a value cannot travel.
-            SessionTooLarge: the token would be dropped by browsers.
-        """
-        raw = data.encode(content)
-        size = tokens.length(msgspec.structs.replace(claims or self.begin(None), data=raw))
-        if size > self._room:
-            raise SessionTooLarge(
-                f"this change would make the session's token {size} bytes long, and {self._room} is the most that browsers keep of this "
-                "cookie; keep large data in a database and its key in the session"
-            )
-        return raw
+        return self._minting.successor(verified.claims)
 
     def sign(self, claims: Claims) -> bytes:
         """The token for these claims, signed with the newest key that all live members have."""
         self._refresh()
-        return tokens.sign(claims, self._signing_key())
-
-    def as_signed(self, claims: Claims) -> Verified:
-        """What a token for these claims, made now, will be verified to say."""
-        return Verified.of(claims, self._signing_key().kid)
-
-    def _signing_key(self) -> SigningKey:
-        return self._keys.ring.signing_key(self._log.announced_kids(), self.view.denied_keys)
+        return self._minting.sign(claims)
 
     # Log-outs
 

@@ -299,7 +299,9 @@ def test_each_trouble_of_a_file_is_one_that_the_code_tells() -> None:
     page = (DOCS / "how-to" / "several-workers.md").read_text("utf-8")
     rows = re.findall(r"^\| (`.+?`) \| .* \| .* \| .* \|$", section(page, "## When something is wrong with the file"), re.MULTILINE)
     shown = {text for row in rows[1:] for text in re.findall(r"`([^`]+)`", row)}
-    program = "".join((ROOT / "ha_session_mw" / name).read_text("utf-8") for name in ("entry_file.py", "backends/sqlite.py"))
+    program = "".join(
+        (ROOT / "ha_session_mw" / name).read_text("utf-8") for name in ("shared_file.py", "entry_file.py", "backends/sqlite.py")
+    )
     assert len(shown) > 7
     assert {text for text in shown if f'"{text}"' not in program} == set()
 

@@ -22,9 +22,10 @@ from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware,
 from ha_session_mw._core.decision import CannotTell
 from ha_session_mw._core.tokens import Verified
 from ha_session_mw.config import sqlite_path
-from ha_session_mw.entry_file import EntryFile, FileTrouble
+from ha_session_mw.entry_file import EntryFile
 from ha_session_mw.exceptions import ClientFault, QuorumLost
 from ha_session_mw.models import Deny
+from ha_session_mw.shared_file import FileTrouble
 from ha_session_mw.testing import SECRET, ManualClock, mint_session, who_is_there
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .._core.members import Heartbeat
 from .._core.view import View
-from ..abc import Clock, ClusterLog
+from ..abc import Clock, ClusterLog, SessionStore
 from ..config import SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
@@ -45,3 +45,21 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
     peering.handle("poll", log.on_poll)
     peering.handle(HELLO, log.on_hello)
     return log
+
+
+def open_store(settings: Settings, clock: Clock, kind: str) -> SessionStore | None:
+    """The store that belongs to ``HA_SESSION_CLUSTER``, for records of one kind; None where there is none.
+
+    Raises:
+        ConfigurationError: it cannot be opened.
+    """
+    if settings.cluster.startswith(SQLITE):
+        from ..record_file import RecordFile
+        from .sqlite_store import SqliteStore
+
+        return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
+    if settings.cluster.startswith("peers://"):
+        return None
+    from .memory import MemoryRecords, MemoryStore
+
+    return MemoryStore(MemoryRecords(clock))

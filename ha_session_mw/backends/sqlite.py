@@ -21,10 +21,11 @@ from .. import forks
 from .._core.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from .._core.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..abc import Clock, ClusterLog, Receipt
-from ..entry_file import DATA_VERSION, OPEN_S, SURE_S, EntryFile, FileTrouble, Row, trouble_of
+from ..entry_file import SURE_S, EntryFile, Row
 from ..events import FoundQuorum, LostQuorum, PossibleLoss
 from ..exceptions import ConfigurationError, QuorumLost
 from ..models import Cut, Deny, DenyKey, Entry
+from ..shared_file import DATA_VERSION, OPEN_S, FileTrouble, trouble_of
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 

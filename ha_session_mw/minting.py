@@ -1,0 +1,124 @@
+"""Making tokens: what they say, whether that fits, and the key that signs them. Whether a session stands is judged elsewhere."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from ._core import data, renewal, tokens
+from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
+from ._core.keys import KeyRing, SigningKey
+from ._core.tokens import MAX_TOKEN_BYTES, Verified
+from ._core.view import View
+from .abc import Clock, ClusterLog
+from .config import Settings
+from .exceptions import SessionTooLarge
+from .models import Claims, FamilyId, NodeId, SessionId
+
+
+class Minting:
+    """Makes the tokens of one node.
+
+    Args:
+        settings: the lives of sessions, and how tokens travel.
+        cookie: which they must fit into.
+        clock: dates them.
+        log: tells by how much that clock is ahead, and which keys all members have.
+        view: what this node knows.
+        ring: gives the keys as they are now.
+        node: gives the name of this node.
+        random: makes n random bytes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cookie: CookieWriter,
+        clock: Clock,
+        log: ClusterLog,
+        view: View,
+        *,
+        ring: Callable[[], KeyRing],
+        node: Callable[[], NodeId],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._idle_ms = int(settings.idle_s * 1000)
+        self._absolute_ms = int(settings.absolute_s * 1000)
+        self._room = MAX_COOKIE_BYTES - cookie.overhead() if "cookie" in settings.transports else MAX_TOKEN_BYTES
+        self._clock = clock
+        self._log = log
+        self._view = view
+        self._ring = ring
+        self._node = node
+        self._random = random
+
+    def _now_ms(self) -> float:
+        """Now, as tokens made here say. A clock that is ahead, though not too far to be trusted, dates none into the others' future."""
+        return self._clock.wall_s() * 1000 - self._log.ahead_ms()
+
+    def new_id(self) -> SessionId:
+        """128 random bits. Never comes from a client."""
+        return SessionId(urlsafe_b64encode(self._random(16)).rstrip(b"=").decode())
+
+    # What tokens say
+
+    def begin(self, subject: str | None) -> Claims:
+        """The claims of a new session: new id, new family."""
+        return renewal.begin(
+            self.new_id(),
+            FamilyId(self.new_id()),
+            subject,
+            cuts=self._view.live_cuts(subject),
+            now_ms=int(self._now_ms()),
+            idle_ms=self._idle_ms,
+            absolute_ms=self._absolute_ms,
+            issuer=self._node(),
+        )
+
+    def cycle(self, claims: Claims) -> Claims:
+        """The same session under a new id. It lists the cuts known now, which it has withstood."""
+        return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self._view.live_cuts(claims.subject))
+
+    def change(self, claims: Claims, content: bytes) -> Claims:
+        """The same session with other data, used just now."""
+        return renewal.change(claims, content, now_ms=int(self._now_ms()), idle_ms=self._idle_ms, issuer=self._node())
+
+    def successor(self, claims: Claims) -> Claims | None:
+        """The same session in a renewed token; None where that has no room."""
+        renewed = renewal.successor(claims, self._now_ms(), self._idle_ms)
+        # A cookie of Starlette's middleware has less around its data, so what fits there need not fit here.
+        return renewed if tokens.length(renewed) <= self._room else None
+
+    def fit(self, claims: Claims | None, content: Mapping[str, object]) -> bytes:
+        """Session data as it travels, in a token that a browser keeps.
+
+        Args:
+            claims: of the session; None for one that has not begun.
+
+        Raises:
+            SessionNotSerializable: a value cannot travel.
+            SessionTooLarge: the token would be dropped by browsers.
+        """
+        raw = data.encode(content)
+        size = tokens.length(msgspec.structs.replace(claims or self.begin(None), data=raw))
+        if size > self._room:
+            raise SessionTooLarge(
+                f"this change would make the session's token {size} bytes long, and {self._room} is the most that browsers keep of this "
+                "cookie; keep large data in a database and its key in the session"
+            )
+        return raw
+
+    # The key that signs them
+
+    def sign(self, claims: Claims) -> bytes:
+        """The token for these claims, signed with the newest key that all live members have."""
+        return tokens.sign(claims, self._signing_key())
+
+    def as_signed(self, claims: Claims) -> Verified:
+        """What a token for these claims, made now, will be verified to say."""
+        return Verified.of(claims, self._signing_key().kid)
+
+    def _signing_key(self) -> SigningKey:
+        return self._ring().signing_key(self._log.announced_kids(), self._view.denied_keys)
