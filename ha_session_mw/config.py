@@ -197,7 +197,10 @@ def _urls(value: object) -> tuple[str, ...]:
     return found
 
 
-_CLUSTER_SETTINGS = {"cluster", "state_dir", "advertise_url", "peers", "heartbeat", "freshness_limit", "peer_cert_file", "peer_key_file"}
+_CLUSTER_SETTINGS = {
+    *("cluster", "state_dir", "advertise_url", "peers", "data", "heartbeat", "freshness_limit"),
+    *("peer_cert_file", "peer_key_file"),
+}
 
 
 def _setting(parse: Callable[[object], Any], default: Any, help: str, *, secret: bool = False) -> Any:
@@ -281,10 +284,17 @@ class Settings:
     relaxed: str | Sequence[str] = _setting(
         _patterns, (), "Paths that a node out of contact may go on serving, for 60 s, to safe methods; the answers are marked."
     )
-    cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps.")
+    data: Literal["auto", "token", "store"] = _setting(
+        _one_of("auto", "token", "store"),
+        "auto",
+        "Where session data is kept. `token`: it travels with the client. `store`: on the nodes, under `CLUSTER`. `auto`: in the token "
+        "while it fits, and in the store where it outgrows that; `peers://` has no store, and there it is `token`.",
+    )
+    cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps, and of how many sessions the records.")
     cache_ttl: float | str = _setting(
         _duration, "5m", "How long it keeps one. Has no influence on log-outs, which are looked up each time."
     )
+    cache_bytes: int | str = _setting(_count, 64 << 20, "How many bytes of session records the node keeps.")
     freshness_limit: float | str = _setting(
         _duration,
         "5s",
@@ -358,6 +368,8 @@ class Settings:
                 faults.append("HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own")
             elif self.peers and self.advertise_url not in self.peers:
                 faults.append(f"HA_SESSION_ADVERTISE_URL={self.advertise_url!r}: is not one of HA_SESSION_PEERS, which names this node too")
+            if self.data == "store":
+                faults.append("HA_SESSION_DATA='store': HA_SESSION_CLUSTER=peers:// has no store; use sqlite:///path, or DATA=auto")
             if float(self.freshness_limit) < 3 * float(self.heartbeat):
                 faults.append("HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more, for one lost poll is no fault")
         elif self.peers or self.advertise_url is not None:

@@ -32,11 +32,15 @@ class SessionReadOnly(UsageError):
 
 
 class SessionTooLarge(UsageError):
-    """The data no longer fits into a cookie. The change was not made."""
+    """The data no longer fits into a cookie and there is no store, or not into the store's record either. The change was not made."""
 
 
 class SessionNotSerializable(UsageError, TypeError):
     """The session would hold a value that a token cannot carry. The change was not made."""
+
+
+class NotSupported(UsageError):
+    """What the app asked for needs an engine, and the backend that ``HA_SESSION_CLUSTER`` names is none."""
 
 
 class ConfigurationError(SessionError):
@@ -175,7 +179,7 @@ class SessionLimitReached(ClientFault):
 
 
 class SessionConflict(ClientFault):
-    """Somebody else changed the same of the session at the same time, and the app asked for that to be told."""
+    """Another request changed the session at the same time, and the app asked for that to be told (``session.strict``)."""
 
     code, status, action = "session_conflict", 409, "retry"
     retryable, retry_where, default_retry_after_s = True, "any", 0.05
@@ -250,6 +254,10 @@ class StoreUnavailable(InfrastructureFault):
     code, retry_where, default_retry_after_s = "store_unavailable", "any", 3.0
     title = "The session's data cannot be reached"
     detail = "The store of session data did not answer, or cannot be written. The session is not logged out. Try again shortly."
+
+
+class RecordLost(StoreUnavailable):
+    """The store has lost what it had acknowledged: it was put back to an earlier state, or its process ended (``memory://``)."""
 
 
 def problem_types() -> dict[str, type[ProblemError]]:

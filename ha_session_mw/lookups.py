@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 import anyio
-import anyio.abc
 import msgspec
 
 from ._core.breaker import Breaker
 from .abc import Clock
+from .flights import Flights
 from .models import Claims, KeyId
 from .peering import PeerFailure
 
@@ -25,8 +25,6 @@ logger = logging.getLogger("ha_session_mw.lookups")
 VERSION = 1
 MOST_AT_ONCE = 8
 """Calls under way to one peer. More would only queue up there; and one that stalls must not hold the connections of the others."""
-MOST_FLIGHTS = 1024
-"""Questions under way or about to be. A request beyond that is told to retry elsewhere."""
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
@@ -52,17 +50,6 @@ decode_answer = msgspec.msgpack.Decoder(Answer).decode
 Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
 
 
-class _Flight:
-    """One question under way, or about to be, and what comes of it."""
-
-    __slots__ = ("answer", "landed", "previous")
-
-    def __init__(self, previous: _Flight | None) -> None:
-        self.previous = previous
-        self.answer: Answer | None = None
-        self.landed = anyio.Event()
-
-
 class _Peer:
     """What there is to know of one peer before it is asked."""
 
@@ -73,68 +60,54 @@ class _Peer:
         self.limit = anyio.CapacityLimiter(MOST_AT_ONCE)
 
 
-class LookUps:
-    """Asks peers, with one flight a question, hedged, bounded, and with a breaker for each peer.
+class Says(Protocol):
+    """An answer of a peer.
+
+    Attributes:
+        version: of its form.
+        says: what; ``unknown`` is no answer.
+    """
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def says(self) -> str: ...
+
+
+A = TypeVar("A", bound=Says)
+
+
+class Asking(Generic[A]):
+    """Asks peers, hedged, bounded, and with a breaker for each peer.
 
     Args:
         call: calls another member.
         clock: bounds the waiting.
-        timeout_s: of one look-up as a whole.
+        timeout_s: of one question as a whole.
+        name: of the call.
+        decode: reads an answer, or raises ValueError.
     """
 
-    def __init__(self, call: Call, clock: Clock, *, timeout_s: float) -> None:
+    def __init__(self, call: Call, clock: Clock, *, timeout_s: float, name: str, decode: Callable[[bytes], A]) -> None:
         self._call = call
         self._clock = clock
         self._timeout_s = timeout_s
-        self._waiting: dict[bytes, _Flight] = {}
-        self._flying: dict[bytes, _Flight] = {}
+        self._name = name
+        self._decode = decode
         self._peers: defaultdict[str, _Peer] = defaultdict(_Peer)
-        self._tasks: anyio.abc.TaskGroup | None = None
         self.results: Counter[str] = Counter()
 
-    async def run(self) -> None:
-        """Carries the flights, so that a caller who is cancelled does not cancel the others."""
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self._tasks = None
-
-    async def ask(self, token: bytes, peers: Sequence[str]) -> Answer | None:
+    async def ask(self, question: bytes, peers: Sequence[str]) -> A | None:
         """What the first peer says that can say anything; None if none can in time.
 
+        One is asked after the other without waiting for the slow: the next when its turn comes, or the last has failed.
+
         Args:
-            token: the question.
+            question: the body of the call.
             peers: whom to ask, in this order.
         """
-        flight = self._waiting.get(token)
-        if flight is None:
-            if self._tasks is None or not peers or len(self._waiting) + len(self._flying) >= MOST_FLIGHTS:
-                return None
-            # The question of a flight that is under way was sent before this request came, and so proves nothing for it.
-            flight = self._waiting[token] = _Flight(self._flying.get(token))
-            self._tasks.start_soon(self._fly, flight, token, peers)
-        await flight.landed.wait()
-        return flight.answer
-
-    async def _fly(self, flight: _Flight, token: bytes, peers: Sequence[str]) -> None:
-        try:
-            if flight.previous is not None:
-                await flight.previous.landed.wait()
-                flight.previous = None
-            self._flying[token] = flight
-            del self._waiting[token]
-            flight.answer = await self._ask_in_turn(encode(Question(VERSION, token)), peers)
-        finally:
-            if self._waiting.get(token) is flight:
-                del self._waiting[token]
-            if self._flying.get(token) is flight:
-                del self._flying[token]
-            flight.landed.set()
-
-    async def _ask_in_turn(self, question: bytes, peers: Sequence[str]) -> Answer | None:
-        """Ask one after the other without waiting for the slow: the next is asked when its turn comes, or the last has failed."""
-        found: list[Answer] = []
+        found: list[A] = []
         turn_s = self._timeout_s / (len(peers) + 1)
         with self._clock.move_on_after(self._timeout_s):
             async with anyio.create_task_group() as tasks:
@@ -145,7 +118,7 @@ class LookUps:
                         await done.wait()
         return found[0] if found else None
 
-    async def _ask_one(self, peer: str, question: bytes, found: list[Answer], scope: anyio.CancelScope, done: anyio.Event) -> None:
+    async def _ask_one(self, peer: str, question: bytes, found: list[A], scope: anyio.CancelScope, done: anyio.Event) -> None:
         about = self._peers[peer]
         async with about.limit:
             answer = await self._answer_of(peer, question, about.breaker)
@@ -154,14 +127,14 @@ class LookUps:
             scope.cancel()
         done.set()
 
-    async def _answer_of(self, peer: str, question: bytes, breaker: Breaker) -> Answer | None:
+    async def _answer_of(self, peer: str, question: bytes, breaker: Breaker) -> A | None:
         begun_s = self._clock.boot_s()
         if not breaker.allows(begun_s):
             self.results["breaker_open"] += 1
             return None
         answer, result = None, "failed"
         try:
-            answer = decode_answer(await self._call(peer, "lookup", question, self._timeout_s))
+            answer = self._decode(await self._call(peer, self._name, question, self._timeout_s))
         except PeerFailure:
             pass
         except (ValueError, RecursionError):
@@ -182,3 +155,30 @@ class LookUps:
             breaker.failed(self._clock.boot_s())
         elif result != "outrun":
             breaker.succeeded()
+
+
+class LookUps:
+    """Asks peers about tokens, with one flight a token.
+
+    Args:
+        call: calls another member.
+        clock: bounds the waiting.
+        timeout_s: of one look-up as a whole.
+    """
+
+    def __init__(self, call: Call, clock: Clock, *, timeout_s: float) -> None:
+        self._asking = Asking(call, clock, timeout_s=timeout_s, name="lookup", decode=decode_answer)
+        self._flights: Flights[Answer] = Flights()
+        self.run = self._flights.run
+        self.results = self._asking.results
+
+    async def ask(self, token: bytes, peers: Sequence[str]) -> Answer | None:
+        """What the first peer says that can say anything; None if none can in time, or too many are asked about at once.
+
+        Args:
+            token: the question.
+            peers: whom to ask, in this order.
+        """
+        if not peers:
+            return None
+        return await self._flights.join(token, lambda: self._asking.ask(encode(Question(VERSION, token)), peers))

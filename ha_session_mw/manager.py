@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import httpx2
+import msgspec
 
 from . import forks, lookups
 from ._core import legacy, tokens
@@ -24,8 +25,8 @@ from ._core.members import Heartbeat
 from ._core.routing import owners
 from ._core.tokens import Verified
 from ._core.view import View, new_cut_id
-from .abc import CLOCK_SLACK_MS, Clock
-from .backends import open_backend
+from .abc import CLOCK_SLACK_MS, Clock, SessionStore
+from .backends import open_backend, open_store
 from .clocks import SystemClock
 from .config import SQLITE, Settings
 from .exceptions import (
@@ -41,11 +42,13 @@ from .exceptions import (
 )
 from .key_files import LOOK_EVERY_S, KeySource
 from .listeners import ROOM, Callback, EventStream, Listeners
-from .lookups import Answer, LookUps
+from .lookups import Answer, Asking, LookUps
 from .minting import Minting
-from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId
+from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
 from .peering import Peering
+from .records import Records, decode_copy
 from .revocations import Revocations
+from .session_data import SessionData
 from .state_file import StateFile
 from .supervisor import Supervisor
 from .version import __version__
@@ -71,6 +74,7 @@ class SessionManager:
         clock: the two clocks.
         random: makes n random bytes.
         peer_transport: carries the calls to other nodes; by default the network.
+        store: keeps session data; by default the one that belongs to ``HA_SESSION_CLUSTER``.
 
     Raises:
         ConfigurationError: the settings cannot be used.
@@ -83,6 +87,7 @@ class SessionManager:
         clock: Clock | None = None,
         random: Callable[[int], bytes] = os.urandom,
         peer_transport: httpx2.AsyncBaseTransport | None = None,
+        store: SessionStore | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
@@ -110,6 +115,7 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
         self._cached = self._cache.entries
         self._open_cluster(peer_transport)
+        self._records = self._open_records(store or open_store(self.settings, self.clock, "session"))
         self._minting = minting = Minting(
             self.settings,
             self.cookie,
@@ -119,9 +125,13 @@ class SessionManager:
             ring=lambda: self._keys.ring,
             node=lambda: self.node_id,
             random=random,
+            max_stored_bytes=self._records.max_data_bytes if self._records is not None else None,
         )
         self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
-        self.fit, self.as_signed = minting.fit, minting.as_signed
+        self.fit, self.has_room, self.as_signed = minting.fit, minting.has_room, minting.as_signed
+        self.data = SessionData(
+            minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
+        )
         forks.watch(self)
 
     def _new_node_id(self) -> NodeId:
@@ -171,6 +181,25 @@ class SessionManager:
         self.supervisor.add("log", self._log.run)
         self.supervisor.add("revocations", self._revocations.run)
         self.supervisor.add("keeping up", self._keep_up)
+
+    def _open_records(self, store: SessionStore | None) -> Records | None:
+        if store is None:
+            return None
+        settings, peering = self.settings, self.peering
+        timeout_s = float(settings.peer_timeout)
+        records = Records(
+            store,
+            self.clock,
+            most=int(settings.cache_size),
+            max_bytes=int(settings.cache_bytes),
+            ttl_s=float(settings.cache_ttl),
+            asking=Asking(peering.call, self.clock, timeout_s=timeout_s, name="record", decode=decode_copy) if peering else None,
+        )
+        if peering is not None:
+            peering.handle("record", records.on_question)
+        self.on_news.append(records.on_news)
+        self.supervisor.add("records", records.run)
+        return records
 
     def _tell_news(self, entry: Entry) -> None:
         for listener in self.on_news:
@@ -303,12 +332,13 @@ class SessionManager:
     def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
         """The issuing node first, then the owners of the session. Where the key is lacking, those that announce it."""
         _, sid, kid, *_ = token.decode("ascii").split(".")
-        members = [member for member in self._log.members() if member.state != "starting"]
-        if isinstance(problem, KeyNotReached):
-            members = [member for member in members if kid in member.kids]
         verified = self.verified(token)
-        issuer = verified.claims.issuer if verified else None
-        urls = {member.url: member.member for member in members}
+        return self._nearest(sid, verified.claims.issuer if verified else None, kid if isinstance(problem, KeyNotReached) else None)
+
+    def _nearest(self, sid: str, issuer: str | None, kid: str | None = None) -> list[str]:
+        """The members that may know most of a session, those first; of those only that have a key, if one is named."""
+        members = [member for member in self._log.members() if member.state != "starting"]
+        urls = {member.url: member.member for member in members if kid is None or kid in member.kids}
         return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
 
     async def _on_look_up(self, body: bytes) -> bytes:
@@ -395,6 +425,11 @@ class SessionManager:
         """Whether a session may stand: False only where it is certain that it does not."""
         return not isinstance(self._judge_again(verified), Refuse)
 
+    def has_ended(self, claims: Claims) -> bool:
+        """Whether a session is logged out with all its ids, and not only with one that it had at some time."""
+        decision = self._judge_again(self.as_signed(msgspec.structs.replace(claims, sid=SessionId(claims.family))))
+        return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+
     def _judge_again(self, verified: Verified) -> Decision:
         fresh_at = self._fresh_at()
         if not self._log.trusts_clock():
@@ -417,7 +452,9 @@ class SessionManager:
 
     async def revoke(self, claims: Claims) -> Acknowledgement:
         """Log a session out, with all its ids, and tell how far that has got."""
-        return await self._revocations.revoke(Deny(claims.family, claims.absolute_end_ms))
+        acknowledgement = await self._revocations.revoke(Deny(claims.family, claims.absolute_end_ms))
+        await self.data.forget(claims.family)
+        return acknowledgement
 
     async def leave_behind(self, claims: Claims) -> None:
         """Deny the id that a session had before ``login`` or ``cycle``. Durable on return, but not fenced."""
@@ -429,7 +466,9 @@ class SessionManager:
         Raises:
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
-        return await self._revocations.revoke(Deny(id, self._log.unknown_end_ms()))
+        acknowledgement = await self._revocations.revoke(Deny(id, self._log.unknown_end_ms()))
+        await self.data.forget(id)  # should it be the family's
+        return acknowledgement
 
     async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
         """Log out all sessions of a subject, on every device.
@@ -443,7 +482,15 @@ class SessionManager:
         """
         if not isinstance(subject, str):
             raise TypeError(f"subject must be a str, got {type(subject).__name__}")
-        return await self._cut(subject, except_session)
+        # Those that are there before the log-out: a session that begins afterwards may have a record, too.
+        families = await self.data.of_subject(subject)
+        acknowledgement = await self._cut(subject, except_session)
+        kept = getattr(except_session, "family", except_session)
+        if not isinstance(except_session, str) or kept in families:  # else it is an id of any of them
+            for family in families:
+                if family != kept:
+                    await self.data.forget(family)
+        return acknowledgement
 
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects, visitors' too: after a leak, say."""
@@ -523,6 +570,7 @@ class SessionManager:
             "freshness_age_s": age_s,
             "revocation_entries": len(self.view),
             "cached_tokens": len(self._cache),
+            "cached_records": len(self._records) if self._records is not None else 0,
             "accepted": self.accepted,
             "refused": dict(self.refused),
             "kids": list(self._keys.ring.kids),

@@ -10,12 +10,15 @@ import msgspec
 from ._core import data, renewal, tokens
 from ._core.cookies import MAX_COOKIE_BYTES, CookieWriter
 from ._core.keys import KeyRing, SigningKey
+from ._core.stored import ELSEWHERE, Stored
 from ._core.tokens import MAX_TOKEN_BYTES, Verified
 from ._core.view import View
 from .abc import Clock, ClusterLog
 from .config import Settings
 from .exceptions import SessionTooLarge
 from .models import Claims, FamilyId, NodeId, SessionId
+
+NOTHING = data.encode({})
 
 
 class Minting:
@@ -30,6 +33,7 @@ class Minting:
         ring: gives the keys as they are now.
         node: gives the name of this node.
         random: makes n random bytes.
+        max_stored_bytes: of a session's data in the store; None where there is no store.
     """
 
     def __init__(
@@ -43,7 +47,9 @@ class Minting:
         ring: Callable[[], KeyRing],
         node: Callable[[], NodeId],
         random: Callable[[int], bytes],
+        max_stored_bytes: int | None,
     ) -> None:
+        self._data = settings.data
         self._idle_ms = int(settings.idle_s * 1000)
         self._absolute_ms = int(settings.absolute_s * 1000)
         self._room = MAX_COOKIE_BYTES - cookie.overhead() if "cookie" in settings.transports else MAX_TOKEN_BYTES
@@ -53,6 +59,7 @@ class Minting:
         self._ring = ring
         self._node = node
         self._random = random
+        self._max_stored_bytes = max_stored_bytes
 
     def _now_ms(self) -> float:
         """Now, as tokens made here say. A clock that is ahead, though not too far to be trusted, dates none into the others' future."""
@@ -81,27 +88,51 @@ class Minting:
         """The same session under a new id. It lists the cuts known now, which it has withstood."""
         return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self._view.live_cuts(claims.subject))
 
-    def change(self, claims: Claims, content: bytes) -> Claims:
-        """The same session with other data, used just now."""
-        return renewal.change(claims, content, now_ms=int(self._now_ms()), idle_ms=self._idle_ms, issuer=self._node())
+    def change(self, claims: Claims, content: bytes, *, record: int = 0) -> Claims:
+        """The same session with other data, used just now.
+
+        Args:
+            claims: of the session.
+            content: its data as it travels.
+            record: the version of its record.
+        """
+        return renewal.change(claims, content, record, now_ms=int(self._now_ms()), idle_ms=self._idle_ms, issuer=self._node())
+
+    def change_stored(self, claims: Claims, stored: Stored) -> Claims:
+        """The same session with other data in the store, of which the token carries a copy if it may and if that fits."""
+        if self._data != "store":
+            copy = self.change(claims, stored.encode(), record=stored.version)
+            if self.has_room(copy):
+                return copy
+        return self.change(claims, ELSEWHERE, record=stored.version)
 
     def successor(self, claims: Claims) -> Claims | None:
         """The same session in a renewed token; None where that has no room."""
         renewed = renewal.successor(claims, self._now_ms(), self._idle_ms)
         # A cookie of Starlette's middleware has less around its data, so what fits there need not fit here.
-        return renewed if tokens.length(renewed) <= self._room else None
+        return renewed if self.has_room(renewed) else None
+
+    def has_room(self, claims: Claims) -> bool:
+        """Whether browsers keep the token for these claims."""
+        return tokens.length(claims) <= self._room
+
+    # Where data goes
 
     def fit(self, claims: Claims | None, content: Mapping[str, object]) -> bytes:
-        """Session data as it travels, in a token that a browser keeps.
+        """Session data as it travels, or is stored.
 
         Args:
             claims: of the session; None for one that has not begun.
 
         Raises:
             SessionNotSerializable: a value cannot travel.
-            SessionTooLarge: the token would be dropped by browsers.
+            SessionTooLarge: the token would be dropped by browsers, and there is no store; or it is too much even for that.
         """
         raw = data.encode(content)
+        if self._max_stored_bytes is not None and (self._data != "token" or (claims is not None and claims.record)):
+            if len(raw) > self._max_stored_bytes:
+                raise SessionTooLarge(f"this change would make the session {len(raw)} bytes long, and {self._max_stored_bytes} is the most")
+            return raw
         size = tokens.length(msgspec.structs.replace(claims or self.begin(None), data=raw))
         if size > self._room:
             raise SessionTooLarge(
@@ -109,6 +140,12 @@ class Minting:
                 "cookie; keep large data in a database and its key in the session"
             )
         return raw
+
+    def belongs_in_store(self, claims: Claims, raw: bytes) -> bool:
+        """Whether the data of a session that is to change goes to the store: for good, once it has been there."""
+        if claims.record:
+            return True
+        return raw != NOTHING if self._data == "store" else not self.has_room(self.change(claims, raw))
 
     # The key that signs them
 

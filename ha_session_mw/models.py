@@ -34,8 +34,8 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         idle_end_ms: from here on the session is over unless it was renewed.
         absolute_end_ms: from here on it is over in any case.
         issuer: the node that made this token.
-        record: the version of the stored record it belongs to; 0 where the data travels in the token.
-        data: the session's data, as MessagePack.
+        record: the version of the session's record that it needs; 0 where there is none, and the data travels in the token only.
+        data: the session's data, as MessagePack; with a record, what that holds, or nil where it has no room here.
     """
 
     sid: SessionId

@@ -23,7 +23,9 @@ from .asgi.middleware import SessionMiddleware
 from .asgi.session import get_session
 from .config import Settings
 from .contract import ClusterLogContract, Member, Nodes
+from .exceptions import SessionTooLarge
 from .manager import SessionManager
+from .store_contract import SessionStoreContract, Stores
 
 __all__ = [
     "SECRET",
@@ -34,6 +36,8 @@ __all__ = [
     "Member",
     "Node",
     "Nodes",
+    "SessionStoreContract",
+    "Stores",
     "mint_session",
     "session_cookie",
     "who_is_there",
@@ -143,7 +147,10 @@ def mint_session(node: SessionManager | SessionMiddleware, subject: str | None =
     manager = node.manager if isinstance(node, SessionMiddleware) else node
     manager.require_fresh()
     claims = manager.begin(subject)
-    return manager.sign(manager.change(claims, manager.fit(claims, data or {}))).decode()
+    claims = manager.change(claims, manager.fit(claims, data or {}))
+    if not manager.has_room(claims):
+        raise SessionTooLarge("this is more than a token carries; have a request write it, and it is stored")
+    return manager.sign(claims).decode()
 
 
 def session_cookie(

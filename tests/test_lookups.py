@@ -10,9 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
-from ha_session_mw import lookups
+from ha_session_mw import flights
 from ha_session_mw._core.breaker import FAILURES, PAUSE_S
-from ha_session_mw.lookups import MOST_AT_ONCE, MOST_FLIGHTS, VERSION, Answer, LookUps, decode_question, encode
+from ha_session_mw.flights import MOST_FLIGHTS
+from ha_session_mw.lookups import MOST_AT_ONCE, VERSION, Answer, LookUps, decode_question, encode
 from ha_session_mw.peering import PeerFailure
 from ha_session_mw.testing import ManualClock, _until_nothing_moves
 
@@ -171,8 +172,7 @@ async def test_no_answer_is_kept(peers: Peers) -> None:
         for _ in range(3):
             await look_ups.ask(b"token", ["issuer"])
         assert peers.asked["issuer"] == 3
-        assert not look_ups._waiting
-        assert not look_ups._flying
+        assert not len(look_ups._flights)
 
 
 async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(peers: Peers, clock: ManualClock) -> None:
@@ -234,7 +234,7 @@ async def test_a_stalling_peer_holds_up_no_question_to_the_others(peers: Peers, 
 
 
 async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "MOST_FLIGHTS", 10)
+    monkeypatch.setattr(flights, "MOST_FLIGHTS", 10)
     peers.behaves = {"issuer": (99, YES)}
     askers = [Asker() for _ in range(30)]
     async with running(peers) as (look_ups, tasks):
@@ -242,10 +242,10 @@ async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypat
             tasks.start_soon(asker.ask, look_ups, ["issuer"], b"token-%d" % number)
             await _until_nothing_moves()
         assert sum(asker.answers == [None] for asker in askers) == 20
-        assert len(look_ups._flying) + len(look_ups._waiting) == 10
+        assert len(look_ups._flights) == 10
         await rest(clock, 0.3)
         assert all(asker.answers for asker in askers)
-        assert not look_ups._flying
+        assert not len(look_ups._flights)
     assert MOST_FLIGHTS > 10
 
 

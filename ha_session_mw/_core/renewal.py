@@ -63,7 +63,7 @@ def begin(
     )
 
 
-def change(claims: Claims, data: bytes, *, now_ms: int, idle_ms: int, issuer: NodeId) -> Claims:
+def change(claims: Claims, data: bytes, record: int = 0, *, now_ms: int, idle_ms: int, issuer: NodeId) -> Claims:
     """The claims of the same session with other data, used just now."""
     idle_end = min(now_ms + idle_ms, claims.absolute_end_ms)
-    return msgspec.structs.replace(claims, data=data, issued_ms=now_ms, idle_end_ms=idle_end, issuer=issuer)
+    return msgspec.structs.replace(claims, data=data, record=record, issued_ms=now_ms, idle_end_ms=idle_end, issuer=issuer)

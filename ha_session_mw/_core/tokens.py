@@ -53,8 +53,9 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         claims: what the token says.
         kid: the key that signed it.
-        data: its session data, decoded. Shared by all requests with this token: copy before use.
-        nested: whether ``data`` holds containers, which an app might change in place.
+        record: the version of the session's record that is needed; 0 where the data is in the token only.
+        data: the session data of a token without a record, decoded. Shared by all requests with this token: copy before use.
+        nested: whether the data holds containers, which an app might change in place; with a record, it may.
         begins_ms: the first moment at which the session may be used, the leeway for clocks included.
         ends_ms: the moment from which on it may not, by its idle or its absolute end.
         renew_at_ms: from when on the token is due for renewal.
@@ -62,6 +63,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 
     claims: Claims
     kid: KeyId
+    record: int
     data: dict[str, object]
     nested: bool
     begins_ms: float
@@ -74,12 +76,13 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """What the warm path needs, worked out once: times as floats, which compare faster with a clock's."""
-        content = decode(claims.data)
+        content = decode(claims.data) if not claims.record else {}
         return cls(
             claims,
             kid,
+            claims.record,
             content,
-            nested=is_nested(content),
+            nested=bool(claims.record) or is_nested(content),
             begins_ms=float(claims.issued_ms - NOT_BEFORE_LEEWAY_MS),
             ends_ms=float(min(claims.idle_end_ms, claims.absolute_end_ms)),
             renew_at_ms=due_ms(claims) if renew_at_ms is None else renew_at_ms,

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .._core import data
+from .._core.stored import Stored
+from .._core.tokens import Verified
 from ..exceptions import SessionReadOnly
 from ..manager import SessionManager
+from ..minting import NOTHING
 from ..models import Acknowledgement, Claims
 from .session import Session
 
@@ -57,7 +60,7 @@ def close_if_unchanged(session: Session, why: str, wall_s: float) -> bool:
         if wall_s * 1000 >= verified.renew_at_ms or (verified.nested and changed_inside(session)):
             return False
         if verified.nested:
-            session._kept = verified.claims.data
+            session._kept = _began_with(session, verified)
     session._read_only = why
     return True
 
@@ -65,14 +68,21 @@ def close_if_unchanged(session: Session, why: str, wall_s: float) -> bool:
 def close(session: Session, why: str) -> None:
     """From here on changes cannot reach the client. Those inside nested values, unseen by any method, are compared at the end."""
     session._read_only = why
-    if data.is_nested(session):
+    if session._out_of_reach is None and data.is_nested(session):
         session._kept = data.fingerprint(session)
 
 
 def changed_inside(session: Session) -> bool:
     """Whether something inside a nested value was changed, which no method of the session sees."""
     verified = session._verified
-    return verified is not None and verified.nested and data.fingerprint(session) != verified.claims.data
+    return verified is not None and verified.nested and data.fingerprint(session) != _began_with(session, verified)
+
+
+def _began_with(session: Session, verified: Verified) -> bytes:
+    """The data that came in."""
+    if verified.record:
+        return session._stored.data if session._stored is not None else NOTHING
+    return verified.claims.data
 
 
 def require_unchanged(session: Session, current: object) -> None:
@@ -90,8 +100,10 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
     """Do what the request asked for. On a 5xx nothing is saved, but a log-out holds.
 
     Raises:
-        SessionTooLarge, SessionNotSerializable: by a change inside a nested value.
+        SessionTooLarge, SessionNotSerializable: by a change inside a nested value, or by what others have put into it.
         SessionRevoked: the session was to be changed, and does not stand any more.
+        SessionConflict: others have changed it meanwhile, and that is to be told.
+        StoreUnavailable: its data could not be stored.
         StateStale, ClockUntrusted, NodeStarting: it is to begin or take a new id, and this node cannot tell what stands.
         QuorumLost: a log-out could not be made durable.
     """
@@ -99,11 +111,13 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
     if status >= 500:
         return Outcome(acknowledgement=acknowledgement)
     came_in = session._verified.claims if session._verified else None
-    claims = _next_claims(session, manager)
+    claims = await _next_claims(session, manager)
     if claims is None:
         return Outcome(remove=came_in is not None and session._claims is None, acknowledgement=acknowledgement)
     if came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
         await manager.leave_behind(came_in)
+        if came_in.record and claims.family != came_in.family:
+            await manager.data.forget(came_in.family)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000)
     return Outcome(token=manager.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement)
 
@@ -113,14 +127,18 @@ async def revoke_if_ended(session: Session, manager: SessionManager) -> Acknowle
     verified = session._verified
     if verified is None:
         return None
-    if session.modified and not session and session._claims is verified.claims and session.subject is None:
+    if session.modified and session._claims is verified.claims and session.subject is None and _is_empty(session):
         session.clear()
     if session._ended and session._acknowledgement is None:
         session._acknowledgement = await manager.revoke(verified.claims)
     return session._acknowledgement
 
 
-def _next_claims(session: Session, manager: SessionManager) -> Claims | None:
+def _is_empty(session: Session) -> bool:
+    return session._out_of_reach is None and not session
+
+
+async def _next_claims(session: Session, manager: SessionManager) -> Claims | None:
     """The claims of the token that the client is given; None if it is given none."""
     claims, verified = session._claims, session._verified
     if claims is None:
@@ -130,7 +148,23 @@ def _next_claims(session: Session, manager: SessionManager) -> Claims | None:
         claims = manager.begin(None)
     elif verified is not None and not session.modified and not changed_inside(session):
         return manager.renew(verified)
-    elif verified is not None and claims.family == verified.claims.family:
+
+    def require_standing() -> None:
         # Its token would be dead on arrival, and take the place of a good one that the browser was given meanwhile.
-        manager.require_standing(verified, new_id=claims.sid != verified.claims.sid)
-    return manager.change(claims, manager.fit(claims, session))
+        if verified is not None and claims.family == verified.claims.family:
+            manager.require_standing(verified, new_id=claims.sid != verified.claims.sid)
+
+    if session._out_of_reach is not None:  # it was cycled
+        require_standing()
+        return manager.change(claims, claims.data, record=claims.record)
+    return await manager.data.keep(
+        claims, _base_of(session, claims), session, require_standing=require_standing, strict=session._strict, guard=session._guard
+    )
+
+
+def _base_of(session: Session, claims: Claims) -> Stored:
+    """What a session's changes are changes of. One that begins has been nothing before, whatever it takes over."""
+    verified = session._verified
+    if verified is None or claims.family != verified.claims.family:
+        return Stored.in_token(NOTHING)
+    return session._stored or Stored.in_token(verified.claims.data)

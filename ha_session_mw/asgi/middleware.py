@@ -12,7 +12,7 @@ import os
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import anyio
@@ -22,9 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._core.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
 from .._core.decision import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
+from .._core.stored import Stored
 from .._core.tokens import Verified
 from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variable
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, TokenMissing
+from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager
 from .commit import Outcome, adopt, close, close_if_unchanged, commit, require_unchanged, revoke_if_ended
 from .ear import Ear
@@ -32,7 +33,7 @@ from .endpoints import Endpoints
 from .headers import is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import SCOPE_KEY, Session, Way, session_of
+from .session import SCOPE_KEY, Session, Way, session_of, stored_session_of
 from .streams import Connection, Connections
 
 logger = logging.getLogger("ha_session_mw")
@@ -222,7 +223,7 @@ class SessionMiddleware:
             except ClientFault as problem:
                 return self._refused(problem, path_kind, field)
             if isinstance(known, Verified):
-                return session_of(self.manager, known, field)
+                return _Undecided(field, b"", known) if known.record else session_of(self.manager, known, field)
         return self._admit_slowly(headers, path_kind)
 
     def _admit_slowly(self, headers: Iterable[Header], path_kind: PathKind) -> Session | _Undecided:
@@ -237,7 +238,7 @@ class SessionMiddleware:
             verified = self._check(presented[1], self._reader.field(presented))
         except ClientFault as problem:
             return self._refused(problem, path_kind, presented[0] if presented else None)
-        if isinstance(verified, CannotTell):
+        if isinstance(verified, CannotTell) or verified.record:
             return _Undecided(*presented, verified)
         return session_of(self.manager, verified, presented[0])
 
@@ -250,7 +251,7 @@ class SessionMiddleware:
         return found[0] if found else None
 
     async def _decide(self, undecided: _Undecided, path_kind: PathKind, path: str, scope: Scope) -> Session:
-        transport, token, why = undecided
+        way, token, why = undecided
         try:
             if isinstance(why, str):
                 await self.manager.catch_up(why)
@@ -259,16 +260,25 @@ class SessionMiddleware:
                 outcome = why
             if isinstance(outcome, CannotTell):
                 outcome = await self.manager.resolve(token, outcome)
-            return session_of(self.manager, outcome, transport)
+            return await self._session_of(outcome, way)
         except StateStale:
             if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):
                 raise
             verified, age_s = self.manager.check_relaxed(token)
-            session = session_of(self.manager, verified, transport)
+            session = await self._session_of(verified, way)
             session._stale_s = age_s
             return session
         except ClientFault as problem:
-            return self._refused(problem, path_kind, transport)
+            return self._refused(problem, path_kind, way)
+
+    async def _session_of(self, verified: Verified, way: Way) -> Session:
+        if not verified.record:
+            return session_of(self.manager, verified, way)
+        try:
+            stored: Stored | StoreUnavailable = await self.manager.data.load(verified.claims)
+        except StoreUnavailable as problem:
+            stored = problem
+        return stored_session_of(self.manager, verified, way, stored)
 
     def _refused(self, problem: ClientFault, path_kind: PathKind, way: Way | None) -> Session:
         """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
@@ -377,11 +387,11 @@ def _stale_fields(session: Session) -> list[Header]:
 
 
 class _Undecided(NamedTuple):
-    """A token whose standing cannot be told without waiting or asking: for the state that an index names, or for a reason."""
+    """A token that needs waiting or asking: for the state that an index names, for a reason, or for its session's record."""
 
-    transport: Transport | Literal["both"]
+    way: Way
     token: bytes
-    why: CannotTell | str
+    why: CannotTell | Verified | str
 
 
 _managers: WeakValueDictionary[Settings, SessionManager] = WeakValueDictionary()

@@ -6,14 +6,15 @@ starts (``commit.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from datetime import UTC, datetime
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from .._core.data import decode
 from .._core.renewal import MAX_SUBJECT_LENGTH
-from ..exceptions import ProblemError, SessionReadOnly
+from .._core.stored import Stored
+from ..exceptions import NotSupported, ProblemError, RecordLost, SessionReadOnly, StoreUnavailable
 from ..models import Acknowledgement, Claims, CutId
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
     from .._core.tokens import Verified
+    from ..abc import Grant
     from ..manager import SessionManager
     from .streams import Connection
 
@@ -60,6 +62,10 @@ class Session(dict[str, Any]):
     _ended: bool = False  # clear() was called: the session that came in is to be revoked
     _acknowledgement: Acknowledgement | None = None
     _uncommitted: ProblemError | None = None  # why the commit failed
+    _stored: Stored | None = None  # what came from the session's record
+    _out_of_reach: StoreUnavailable | None = None  # why nothing did; see ``SessionOutOfReach``
+    _strict = False
+    _guard: Grant | None = None  # a lock that must be held when the session is stored
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
         return _blank(cls)
@@ -137,6 +143,23 @@ class Session(dict[str, Any]):
         if self._manager is None:
             raise LookupError("this session was made by hand and has no manager")
         return self._manager
+
+    @property
+    def strict(self) -> bool:
+        """Whether a change that another request has made meanwhile fails this one's (409 ``session_conflict``); else both are kept.
+
+        Set it before the response starts. It has the session's data kept in the store, and counts from its next change on.
+
+        Raises:
+            NotSupported: there is no store, so nobody could tell.
+        """
+        return self._strict
+
+    @strict.setter
+    def strict(self, value: bool) -> None:
+        if value and not self.manager.data.has_store:
+            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed meanwhile")
+        self._strict = value
 
     # What an app may do with it
 
@@ -271,6 +294,75 @@ class Session(dict[str, Any]):
         return type(self), (dict(self),)
 
 
+class SessionOutOfReach(Session):
+    """A session that stands, and whose data cannot be reached: what does without the data works, and the rest tells why.
+
+    It can be renewed, cycled and logged out. Whatever reads or writes the data raises StoreUnavailable, and so the data is not
+    lost by an app that writes to what looks empty.
+    """
+
+    __slots__ = ()
+    _out_of_reach: StoreUnavailable
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise type(self._out_of_reach)(self._out_of_reach.reason)
+
+    def _give_up(self) -> None:
+        """There is no data any more that could be reached: from here on this is an empty session."""
+        self.__class__ = Session  # type: ignore[assignment]
+        del self._out_of_reach
+
+    def login(self, subject: str) -> None:
+        if not isinstance(self._out_of_reach, RecordLost):
+            self._refuse()
+        self.mark_modified()
+        self._give_up()
+        self.login(subject)
+
+    def clear(self) -> None:
+        self.mark_modified()
+        self._give_up()
+        self.clear()
+
+    async def revoke(self) -> Acknowledgement:
+        self._give_up()
+        return await self.revoke()
+
+    def __contains__(self, key: object) -> bool:
+        self._refuse()
+
+    def __iter__(self) -> Iterator[str]:
+        self._refuse()
+
+    def __len__(self) -> int:
+        self._refuse()
+
+    def __getitem__(self, key: str) -> Any:
+        self._refuse()
+
+    def __delitem__(self, key: str) -> None:
+        self._refuse()
+
+    def __eq__(self, other: object) -> bool:
+        self._refuse()
+
+    def __ne__(self, other: object) -> bool:
+        self._refuse()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        self._refuse()
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        self._refuse()
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        self._refuse()
+
+    get = copy = pop = popitem = setdefault = _apply = __reversed__ = __or__ = __ror__ = _refuse
+
+
 _S = TypeVar("_S", bound=Session)
 _new, _fill = dict.__new__, dict.update
 
@@ -289,6 +381,18 @@ def session_of(manager: SessionManager, verified: Verified | None, way: Way | No
     session._came = manager, verified, way
     if verified is not None:
         _fill(session, decode(verified.claims.data) if verified.nested else verified.data)
+    return session
+
+
+def stored_session_of(manager: SessionManager, verified: Verified, way: Way | None, stored: Stored | StoreUnavailable) -> Session:
+    """The session of a request whose data came from a record, or could not be reached there."""
+    session = _blank(Session if isinstance(stored, Stored) else SessionOutOfReach)
+    session._came = manager, verified, way
+    if isinstance(stored, Stored):
+        session._stored = stored
+        _fill(session, decode(stored.data))
+    else:
+        session._out_of_reach = stored
     return session
 
 

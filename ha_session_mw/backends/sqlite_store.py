@@ -24,7 +24,8 @@ WRITE_LIMIT_S = 2.0
 """How long a change waits for the disk; twice what one write waits for the other workers."""
 TRY_AGAIN_S = 0.1
 """How often a file that cannot be read is tried. Each try may wait for a lock, and the process with it."""
-PRUNE_EVERY_S = 60.0
+LOOK_EVERY_S = 1.0
+PRUNE_EVERY = 60
 
 T = TypeVar("T")
 
@@ -47,18 +48,21 @@ class SqliteStore(SessionStore):
         self._clock = clock
         self._file = file
         self._kind = kind
-        self._position: int | None = None
+        self._position = 0
         self._version: tuple[int] | None = None
         self._try_again_s = -math.inf
         self._threads = anyio.CapacityLimiter(1)
         self.trouble: str | None = None
-        """Why the file cannot be used; None where it can."""
+        """Why the file cannot be read; None where it can."""
+        self.write_trouble: str | None = None
+        """Why it cannot be written."""
         self._begin()
         forks.watch(self)
 
     def _begin(self) -> None:
         try:
             self._file.open(within_s=OPEN_S)
+            self._position = self._file.last_version()
         except FileTrouble as trouble:
             if not trouble.passing:
                 raise ConfigurationError([f"HA_SESSION_CLUSTER: the file of the records {trouble}"]) from trouble
@@ -81,9 +85,6 @@ class SqliteStore(SessionStore):
             self._lose(trouble)
 
     def _hear(self) -> None:
-        if self._position is None:  # nobody has a copy yet
-            self._position = self._file.last_version()
-            return
         for change in self._file.since(self._kind, self._position):
             self._position = change.version
             if self.on_newer is not None:
@@ -106,23 +107,17 @@ class SqliteStore(SessionStore):
         except FileTrouble as trouble:
             self._lose(trouble)
             raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-        self._regain()
+        if self.trouble is not None:
+            self.trouble = None
+            logger.warning("the file of the records can be read again")
         return found
 
     def _lose(self, trouble: FileTrouble) -> None:
         self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
         self._let_go()
-        self._tell(trouble)
-
-    def _tell(self, trouble: FileTrouble) -> None:
         if self.trouble != str(trouble):
             self.trouble = str(trouble)
             logger.error("the file of the records %s; session data in it cannot be reached until that is mended", trouble)
-
-    def _regain(self) -> None:
-        if self.trouble is not None:
-            self.trouble = None
-            logger.warning("the file of the records can be used again")
 
     def _let_go(self) -> None:
         self._version = None
@@ -143,17 +138,23 @@ class SqliteStore(SessionStore):
             try:
                 version = await anyio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._threads)
             except FileTrouble as trouble:
-                self._lose(trouble)
+                if self.write_trouble != str(trouble):
+                    self.write_trouble = str(trouble)
+                    logger.error("the file of the records %s; session data in it cannot be changed until that is mended", trouble)
                 raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-            self._regain()
+            if self.write_trouble is not None:
+                self.write_trouble = None
+                logger.warning("the file of the records can be written again")
             return version
         raise StoreUnavailable("the file of the records was not written in time")
 
     async def run(self) -> None:
         try:
             while True:
-                with self._clock.move_on_after(PRUNE_EVERY_S):
-                    await anyio.sleep_forever()
+                for _ in range(PRUNE_EVERY):
+                    with self._clock.move_on_after(LOOK_EVERY_S):
+                        await anyio.sleep_forever()
+                    self._look()  # so that there is not too much to hear of when a request comes
                 await self._prune()
         finally:
             self._let_go()

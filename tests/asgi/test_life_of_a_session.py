@@ -517,7 +517,8 @@ async def test_an_unserializable_value_is_refused_at_its_place_and_the_old_one_s
     assert (await visitor.visit(look)).result == {"a": 1}
 
 
-async def test_too_large_a_value_is_refused_at_its_place_and_the_old_one_stays(node: Node) -> None:
+async def test_too_large_a_value_is_refused_at_its_place_and_the_old_one_stays() -> None:
+    node = Node(data="token")
     visitor = await node.logged_in("ada", a=1)
 
     def act(session: Session) -> None:
@@ -530,7 +531,8 @@ async def test_too_large_a_value_is_refused_at_its_place_and_the_old_one_stays(n
     assert (await visitor.visit(look)).result == {"a": 1}
 
 
-async def test_the_largest_cookie_that_is_accepted_is_one_that_browsers_keep(node: Node) -> None:
+async def test_the_largest_cookie_that_is_accepted_is_one_that_browsers_keep() -> None:
+    node = Node(data="token")
     visitor = await node.logged_in("ada")
 
     def fill(session: Session) -> None:
@@ -544,7 +546,8 @@ async def test_the_largest_cookie_that_is_accepted_is_one_that_browsers_keep(nod
     assert len((await visitor.visit(look)).result["a"]) > 2000
 
 
-async def test_what_is_too_large_inside_a_value_is_told_before_the_response_starts(node: Node) -> None:
+async def test_what_is_too_large_inside_a_value_is_told_before_the_response_starts() -> None:
+    node = Node(data="token")
     visitor = await node.logged_in("ada", notes=["a"])
     with pytest.raises(SessionTooLarge):
         await visitor.visit(lambda s: s["notes"].append("x" * 4000))

@@ -106,7 +106,7 @@ async def test_what_this_node_denies_is_denied_whatever_a_peer_says_of_a_token_w
     async def has_not_heard(*_: object) -> bytes:
         return encode(Answer(VERSION, "yes", claims, KeyId(kid(NEW))))
 
-    b.manager._lookups._call = has_not_heard
+    b.manager._lookups._asking._call = has_not_heard
     assert (await Browser(cluster, token).visit(b)).result == "ada"
 
     b.manager._log.apply([Deny(claims.family, claims.absolute_end_ms)])

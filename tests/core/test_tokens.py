@@ -73,8 +73,13 @@ def test_whatever_is_signed_verifies_to_the_same_claims(given_claims: Claims) ->
 
     assert verified.claims == given_claims
     assert verified.kid == KEY.kid
-    assert verified.data == data.decode(given_claims.data)
-    assert verified.nested == any(isinstance(value, (dict, list)) for value in verified.data.values())
+    assert verified.record == given_claims.record
+    if given_claims.record:  # what the data is, the record tells
+        assert verified.data == {}
+        assert verified.nested
+    else:
+        assert verified.data == data.decode(given_claims.data)
+        assert verified.nested == any(isinstance(value, (dict, list)) for value in verified.data.values())
 
 
 @given(any_claims())

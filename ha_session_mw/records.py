@@ -1,0 +1,317 @@
+"""Session data in the store: read through copies, changed so that nothing is lost, and deleted with its session.
+
+A token names the version that it needs, so a copy is good if it is of that version or a later one. It is looked for in this
+node's memory, then in the token itself, then at the peers, then in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import anyio
+import msgspec
+from cachetools import TTLCache
+
+from ._core import data
+from ._core.stored import ELSEWHERE, OVERHEAD_BYTES, Stored, UnreadableError, merge
+from .abc import Clock, Conflict, Grant, Record, SessionStore
+from .exceptions import RecordLost, SessionConflict, SessionTooLarge, StoreUnavailable
+from .flights import Flights
+from .lookups import Asking
+from .models import Claims, Deny, Entry
+
+logger = logging.getLogger("ha_session_mw.records")
+
+VERSION = 1
+TRIES = 32
+"""How often a change is merged onto what others have written meanwhile. Each time one of them got through, so few are needed."""
+DELETE_AGAIN_S = 1.0
+COPY_OVERHEAD_BYTES = 512
+"""What a copy takes besides its content, more or less."""
+
+
+class Question(msgspec.Struct, frozen=True, array_like=True):
+    """Have you a copy of this record, of this version or a later one?"""
+
+    version: int
+    id: str
+    needed: int
+
+
+class Copy(msgspec.Struct, frozen=True, array_like=True):
+    """What a node has. ``record`` and ``content`` go with a yes."""
+
+    version: int
+    says: Literal["yes", "unknown"]
+    record: int = 0
+    content: bytes = b""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_question = msgspec.msgpack.Decoder(Question).decode
+decode_copy = msgspec.msgpack.Decoder(Copy).decode
+
+
+class _Copies(TTLCache[str, Stored | int]):
+    """This node's copies, bounded in number, bytes and time. A number: of a version that somebody has written, unknown here."""
+
+    def __init__(self, most: int, max_bytes: int, ttl_s: float, now_s: Callable[[], float]) -> None:
+        super().__init__(max_bytes, ttl_s, now_s, getsizeof=_size_of)
+        self._most = most
+
+    def version(self, id: str) -> int:
+        known = self.get(id, 0)
+        return known if isinstance(known, int) else known.version
+
+    def put(self, id: str, known: Stored | int) -> None:
+        """Keep a copy unless a later version is known."""
+        if self.version(id) > (known if isinstance(known, int) else known.version):
+            return
+        self.pop(id, None)
+        if _size_of(known) <= self.maxsize:
+            while self.currsize and len(self) >= self._most:
+                self.popitem()
+            self[id] = known
+
+
+def _size_of(known: Stored | int) -> int:
+    return COPY_OVERHEAD_BYTES + (0 if isinstance(known, int) else len(known.data))
+
+
+class Records:
+    """The records of sessions, as this node sees them.
+
+    Args:
+        store: keeps them for all nodes.
+        clock: for how long a copy is kept.
+        most: how many copies are kept.
+        max_bytes: of all copies together.
+        ttl_s: how long one is kept.
+        asking: asks peers for their copies; None where there are none.
+    """
+
+    def __init__(
+        self, store: SessionStore, clock: Clock, *, most: int, max_bytes: int, ttl_s: float, asking: Asking[Copy] | None = None
+    ) -> None:
+        self.max_data_bytes = store.max_bytes - OVERHEAD_BYTES
+        self._store = store
+        self._look = store.look
+        self._clock = clock
+        self._asking = asking
+        self._copies = _Copies(most, max_bytes, ttl_s, clock.boot_s)
+        self._flights: Flights[Stored | StoreUnavailable] = Flights()
+        self._deletions = 0
+        self._owed: set[str] = set()
+        self._owes = anyio.Event()
+        self._told: set[str] = set()
+        store.on_newer = self._on_newer
+
+    # Reading
+
+    async def load(self, claims: Claims, peers: Callable[[], Sequence[str]]) -> Stored:
+        """A session's data, of the version that its token needs or a later one.
+
+        Args:
+            claims: of the token.
+            peers: whom to ask for a copy, in this order.
+
+        Raises:
+            StoreUnavailable: it cannot be reached, or not read.
+        """
+        known = self._known(claims)
+        if known is not None:
+            return known
+        needed = max(claims.record, self._copies.version(claims.family))
+        question = claims.family, needed
+
+        async def find() -> Stored | StoreUnavailable:
+            return await self._find(claims.family, needed, peers())
+
+        found = await self._flights.join(question, find) if self._flights.has_room() else await find()
+        if isinstance(found, Stored):
+            return found
+        raise StoreUnavailable() if found is None else type(found)(found.reason)
+
+    def _known(self, claims: Claims) -> Stored | None:
+        """What is here: in this node's memory, or in the token."""
+        if self._look is not None:
+            self._look()
+        known = self._copies.get(claims.family, 0)
+        if isinstance(known, Stored) and known.version >= claims.record:
+            return known
+        if claims.data == ELSEWHERE or self._copies.version(claims.family) > claims.record:
+            return None
+        stored = self._read(claims.record, claims.data)
+        self._copies.put(claims.family, stored)
+        return stored
+
+    async def _find(self, id: str, needed: int, peers: Sequence[str]) -> Stored | StoreUnavailable:
+        """What others have. Returns what went wrong, for all that wait for it."""
+        deletions = self._deletions
+        try:
+            found = await self._ask_peers(id, needed, peers) or await self._ask_store(id, needed)
+        except StoreUnavailable as problem:
+            return problem
+        if self._deletions == deletions:  # else this one may have been deleted after it was read
+            self._copies.put(id, found)
+        return found
+
+    async def _ask_peers(self, id: str, needed: int, peers: Sequence[str]) -> Stored | None:
+        if self._asking is None or not peers:
+            return None
+        copy = await self._asking.ask(_encode(Question(VERSION, id, needed)), peers)
+        if copy is None or copy.record < needed:
+            return None
+        try:
+            return Stored.decode(copy.record, copy.content)
+        except UnreadableError:
+            return None
+
+    async def _ask_store(self, id: str, needed: int) -> Stored:
+        record = await self._store.get(id)
+        if record is None or record.version < needed:
+            raise RecordLost(self._tell("the store has lost data that it had acknowledged: it is an older one, or was started anew"))
+        return self._read(record.version, record.content)
+
+    def _read(self, version: int, content: bytes) -> Stored:
+        try:
+            return Stored.decode(version, content)
+        except UnreadableError as exc:
+            what = "a record was written by another release, or is damaged; it is left as it is"
+            raise StoreUnavailable(self._tell(what)) from exc
+
+    def _tell(self, what: str) -> str:
+        """Log it once: it concerns many a record, and each request with one."""
+        if what not in self._told:
+            self._told.add(what)
+            logger.error("%s; session data cannot be used", what)
+        return what
+
+    async def on_question(self, body: bytes) -> bytes:
+        """A peer asks for a copy. It is told what this node has by itself: questions are not passed on."""
+        try:
+            question = _decode_question(body)
+        except RecursionError as exc:
+            raise ValueError("no question") from exc
+        known = self._copies.get(question.id, 0)
+        if question.version != VERSION or isinstance(known, int) or known.version < question.needed:
+            return _encode(Copy(VERSION, "unknown"))
+        return _encode(Copy(VERSION, "yes", known.version, known.encode()))
+
+    def _on_newer(self, id: str, version: int) -> None:
+        if version:
+            self._copies.put(id, version)
+        else:
+            self._deletions += 1
+            self._copies.pop(id, None)
+
+    # Changing
+
+    async def save(
+        self,
+        claims: Claims,
+        base: Stored,
+        mine: Mapping[str, object],
+        *,
+        strict: bool,
+        guard: Grant | None,
+        require_standing: Callable[[], None],
+        has_ended: Callable[[], bool],
+    ) -> Stored:
+        """Store a session's data; returns it as it then stands, with what others have changed meanwhile.
+
+        Args:
+            claims: of the session.
+            base: the data that the request began with.
+            mine: what it made of it.
+            strict: whether a change by others is told.
+            guard: a lock that must be held still.
+            require_standing: raises if the session does not stand; asked before anything is written.
+            has_ended: whether it was logged out; asked afterwards.
+
+        Raises:
+            SessionConflict: others have changed it meanwhile, and ``strict``.
+            LockLost: the guard is held no more.
+            SessionTooLarge: with what others have put into it, it is more than the store takes.
+            StoreUnavailable: it cannot be stored, or what is stored cannot be read.
+        """
+        wanted = msgspec.structs.replace(base, data=data.encode(mine))
+        for _ in range(TRIES):
+            require_standing()
+            try:
+                stored = await self._put(claims, wanted, guard)
+            except Conflict as conflict:
+                wanted = self._reconciled(base, mine, conflict.current, strict=strict)
+                continue
+            self._copies.put(claims.family, stored)
+            if has_ended():
+                await self.forget(claims.family)
+                require_standing()
+            return stored
+        raise StoreUnavailable("others change this session all the time")
+
+    async def _put(self, claims: Claims, wanted: Stored, guard: Grant | None) -> Stored:
+        content = wanted.encode()
+        if len(content) > self._store.max_bytes:
+            raise SessionTooLarge(f"with what others have put into it, the session has {len(content)} bytes, too many for the store")
+        record = Record(claims.family, content, claims.absolute_end_ms, claims.subject, wanted.version)
+        return msgspec.structs.replace(wanted, version=(await self._store.put(record, guard=guard)).version)
+
+    def _reconciled(self, base: Stored, mine: Mapping[str, object], current: Record | None, *, strict: bool) -> Stored:
+        if current is None:  # and the session stands: the store has lost it, and this request knows it
+            return Stored(0, data.encode(mine), base.origin)
+        if strict and base.version:
+            raise SessionConflict("it has changed since this request read it")
+        theirs = self._read(current.version, current.content)
+        return msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))
+
+    # Deleting
+
+    async def forget(self, id: str) -> None:
+        """Delete the record of a session that has ended; later, if that cannot be done now."""
+        self._copies.pop(id, None)
+        try:
+            await self._store.delete(id)
+        except StoreUnavailable:
+            self._owe(id)
+
+    async def of_subject(self, subject: str) -> list[str]:
+        """The ids of a subject's records; of those that can be found now."""
+        found: list[str] = []
+        try:
+            while page := await self._store.of_subject(subject, after=found[-1] if found else ""):
+                found += [record.id for record in page]
+        except StoreUnavailable:
+            logger.warning("the records of a subject that is logged out cannot be listed; they are deleted when they have ended")
+        return found
+
+    def on_news(self, entry: Entry) -> None:
+        """A session has ended somewhere. Should a write have been under way here, its record is there again."""
+        if isinstance(entry, Deny) and self._copies.pop(entry.id, None) is not None:
+            self._owe(entry.id)
+
+    def _owe(self, id: str) -> None:
+        self._owed.add(id)
+        self._owes.set()
+
+    async def run(self) -> None:
+        """Carries the reading, the deleting, and what the store does besides, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            for task in (self._store.run, self._flights.run, self._delete):
+                tasks.start_soon(task)
+
+    async def _delete(self) -> None:
+        while True:
+            await self._owes.wait()
+            self._owes = anyio.Event()
+            owed, self._owed = self._owed, set()
+            for id in owed:
+                await self.forget(id)
+            if self._owed:
+                with self._clock.move_on_after(DELETE_AGAIN_S):
+                    await anyio.sleep_forever()
+
+    def __len__(self) -> int:
+        return len(self._copies)
