@@ -18,6 +18,7 @@ from .exceptions import (
     QuorumLost,
     RecordLost,
     RequestAmbiguous,
+    RequestCrossSite,
     SessionConflict,
     SessionError,
     SessionExpired,
@@ -28,6 +29,7 @@ from .exceptions import (
     SessionReadOnly,
     SessionRevoked,
     SessionTooLarge,
+    SessionUnknown,
     StateNotReached,
     StateStale,
     StoreUnavailable,
@@ -40,13 +42,14 @@ from .exceptions import (
 )
 from .listeners import EventStream
 from .manager import SessionManager
-from .models import Acknowledgement
+from .models import Acknowledgement, Device
 
 __all__ = [
     "Acknowledgement",
     "ClientFault",
     "ClockUntrusted",
     "ConfigurationError",
+    "Device",
     "EventStream",
     "InfrastructureFault",
     "KeyNotReached",
@@ -57,6 +60,7 @@ __all__ = [
     "QuorumLost",
     "RecordLost",
     "RequestAmbiguous",
+    "RequestCrossSite",
     "Session",
     "SessionConflict",
     "SessionError",
@@ -70,6 +74,7 @@ __all__ = [
     "SessionReadOnly",
     "SessionRevoked",
     "SessionTooLarge",
+    "SessionUnknown",
     "Settings",
     "StateNotReached",
     "StateStale",

@@ -21,7 +21,7 @@ LAYERS = [
     ["_core"],
     ["config"],
     ["abc", "clocks", "forks"],
-    ["supervisor", "listeners"],
+    ["supervisor", "listeners", "devices"],
     [
         "key_files",
         "state_file",
@@ -195,4 +195,4 @@ def test_the_vocabulary_imports_no_framework() -> None:
     vocabulary = [one for one in IMPORTS if layer(one.importer) in ("exceptions", "models", "events")]
     foreign = {one.imported.partition(".")[0] for one in vocabulary if not one.ours}
 
-    assert foreign <= {"__future__", "collections", "dataclasses", "typing", "msgspec"}
+    assert foreign <= {"__future__", "collections", "dataclasses", "datetime", "typing", "msgspec"}

@@ -35,7 +35,7 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "session_revoked": (401, "invalid_token", False, "none", None, "reauthenticate"),
     "session_limit_reached": (403, None, False, "none", None, "contact"),
     "session_conflict": (409, None, True, "any", 50, "retry"),
-    "session_locked": (423, None, True, "any", None, "retry"),
+    "session_locked": (423, None, True, "any", 250, "retry"),
     "state_rollback": (503, None, True, "other_node", 3000, "retry"),
     "state_stale": (503, None, True, "other_node", 250, "retry"),
     "key_not_reached": (503, None, True, "other_node", 250, "retry"),
@@ -46,6 +46,9 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "store_unavailable": (503, None, True, "any", 3000, "retry"),
     "clock_untrusted": (503, None, True, "other_node", 1000, "retry"),
     "forward_loop": (508, None, True, "any", 1000, "retry"),
+    # Of the ready-made routes, which the design leaves open.
+    "session_unknown": (404, None, False, "none", None, "fix_request"),
+    "request_cross_site": (403, None, False, "none", None, "fix_request"),
 }
 
 
