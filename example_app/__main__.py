@@ -36,7 +36,7 @@ def main() -> int:
 def _one_machine(story: Story) -> int:
     with tempfile.TemporaryDirectory(prefix="ha-session-demo-") as directory:
         cluster = f"sqlite://{directory}/sessions.db"
-        settings = {"SECRET_KEY": new_secret(), "CLUSTER": cluster}
+        settings = {"SECRET_KEY": new_secret(), "CLUSTER": cluster, "TRACK": "on", "DEVICES": "on"}
         node = Server("node", Path(directory), settings, workers=one_machine.WORKERS)
         return _guarded(story, [node], lambda: _run_one_machine(story, node))
 
