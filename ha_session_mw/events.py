@@ -151,7 +151,7 @@ class RolledBack:
 
 @dataclass(frozen=True, slots=True)
 class IdRevoked:
-    """A session is logged out, or the id that it had before ``login`` or ``cycle`` is good no more.
+    """A session is logged out, or left behind by a ``login`` in its place; or the id that it had before ``cycle`` is good no more.
 
     Attributes:
         id: of a session, or of a family with all its ids: compare it with both.

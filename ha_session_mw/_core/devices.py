@@ -20,7 +20,8 @@ class LogIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is recorded of one log-in: a session with all its ids.
 
     Attributes:
-        sid, cuts, kid, idle_end_ms: as its newest token says; by these it is judged.
+        sid, cuts, kid: as its newest token says; by these it is judged.
+        idle_end_ms: likewise, at the end of its minute, so that what happens within one is one change.
         authenticated_ms: when it was.
         absolute_end_ms: when it is over in any case.
         seen_ms: the minute in which it was last used.
@@ -70,7 +71,7 @@ def log_in_of(verified: Verified, seen_ms: int, *, label: str = UNKNOWN, address
         cuts=claims.cuts,
         kid=verified.kid,
         authenticated_ms=claims.authenticated_ms,
-        idle_end_ms=claims.idle_end_ms,
+        idle_end_ms=min(minute(claims.idle_end_ms) + MINUTE_MS, claims.absolute_end_ms),
         absolute_end_ms=claims.absolute_end_ms,
         seen_ms=seen_ms,
         label=label,

@@ -111,22 +111,34 @@ def test_use_is_noted_to_the_minute(now_ms: int) -> None:
 
 
 def test_a_log_in_is_judged_as_its_newest_token_would_be() -> None:
-    claims = Claims(
+    claims = token(NOW_MS + HOUR_MS, NOW_MS + HOUR_MS)
+    verified = Verified.of(claims, KeyId("kid"))
+    log_in = log_in_of(verified, NOW_MS)
+
+    assert log_in.verified("family", "ada") == verified
+    assert "sid" not in repr(log_in)
+
+
+@given(MOMENTS, st.integers(0, HOUR_MS))
+def test_a_log_in_is_not_over_before_its_token_is_and_at_most_a_minute_later(idle_end_ms: int, left_ms: int) -> None:
+    end_ms = idle_end_ms + left_ms
+    recorded = log_in_of(Verified.of(token(idle_end_ms, end_ms), KeyId("kid")), NOW_MS)
+
+    assert idle_end_ms <= recorded.idle_end_ms <= min(idle_end_ms + MINUTE_MS, end_ms)
+
+
+def token(idle_end_ms: int, absolute_end_ms: int) -> Claims:
+    return Claims(
         sid=SessionId("sid"),
         subject="ada",
         family=FamilyId("family"),
         cuts=(CutId("cut"),),
         issued_ms=NOW_MS,
         authenticated_ms=NOW_MS,
-        idle_end_ms=NOW_MS + 1000,
-        absolute_end_ms=NOW_MS + 2000,
+        idle_end_ms=idle_end_ms,
+        absolute_end_ms=absolute_end_ms,
         issuer=NodeId(""),
     )
-    verified = Verified.of(claims, KeyId("kid"))
-    log_in = log_in_of(verified, NOW_MS)
-
-    assert log_in.verified("family", "ada") == verified
-    assert "sid" not in repr(log_in)
 
 
 def test_a_roll_has_an_id_that_no_session_has() -> None:
