@@ -241,6 +241,16 @@ async def test_a_session_that_takes_a_new_id_is_the_same_device_on_every_node_at
     assert [device.id for device in await one.devices()] == [before.id]
 
 
+async def test_a_node_that_has_seen_the_old_id_and_writes_that_late_does_not_undo_the_new_one(workers: list[DeviceNode]) -> None:
+    one, other, third = workers
+    visitor = await one.from_device()
+    assert (await other.request(who, token=visitor.token)).result == "ada"
+    await visitor.visit(lambda session: session.cycle())
+    await other.write()
+
+    assert [device.id for device in await third.devices()] == [family(visitor)]
+
+
 # When it was used
 
 
