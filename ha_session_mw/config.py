@@ -456,8 +456,9 @@ class Settings:
             return None
         if self.cluster == "memory://":
             return (
-                f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs only, and a session "
-                "that was logged out lives on at the others; share the log-outs of one machine with sqlite:///path, or start one worker"
+                f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=memory://: each worker knows its own log-outs and its own store only. "
+                "A session that was logged out lives on at the others, and one whose data outgrew its token has none there; "
+                "share those of one machine with sqlite:///path, or start one worker"
             )
         if self.cluster.startswith(SQLITE):
             return None

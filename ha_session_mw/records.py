@@ -70,9 +70,11 @@ class _Copies(TTLCache[str, Stored | int]):
         if self.version(id) > (known if isinstance(known, int) else known.version):
             return
         self.pop(id, None)
+        while self.currsize and len(self) >= self._most:
+            self.popitem()
+        if _size_of(known) > self.maxsize and not isinstance(known, int):
+            known = known.version
         if _size_of(known) <= self.maxsize:
-            while self.currsize and len(self) >= self._most:
-                self.popitem()
             self[id] = known
 
 
@@ -172,7 +174,10 @@ class Records:
     async def _ask_store(self, id: str, needed: int) -> Stored:
         record = await self._store.get(id)
         if record is None or record.version < needed:
-            raise RecordLost(self._tell("the store has lost data that it had acknowledged: it is an older one, or was started anew"))
+            what = (
+                "a record is not there, or is too old: its session was logged out just now, or the store has lost what it had acknowledged"
+            )
+            raise RecordLost(self._tell(what))
         return self._read(record.version, record.content)
 
     def _read(self, version: int, content: bytes) -> Stored:
@@ -186,7 +191,7 @@ class Records:
         """Log it once: it concerns many a record, and each request with one."""
         if what not in self._told:
             self._told.add(what)
-            logger.error("%s; session data cannot be used", what)
+            logger.error("%s; this is told once", what)
         return what
 
     async def on_question(self, body: bytes) -> bytes:
@@ -214,6 +219,7 @@ class Records:
         claims: Claims,
         base: Stored,
         mine: Mapping[str, object],
+        raw: bytes,
         *,
         strict: bool,
         guard: Grant | None,
@@ -226,6 +232,7 @@ class Records:
             claims: of the session.
             base: the data that the request began with.
             mine: what it made of it.
+            raw: the same as it is stored.
             strict: whether a change by others is told.
             guard: a lock that must be held still.
             require_standing: raises if the session does not stand; asked before anything is written.
@@ -237,13 +244,18 @@ class Records:
             SessionTooLarge: with what others have put into it, it is more than the store takes.
             StoreUnavailable: it cannot be stored, or what is stored cannot be read.
         """
-        wanted = msgspec.structs.replace(base, data=data.encode(mine))
+        wanted = msgspec.structs.replace(base, data=raw)
         for _ in range(TRIES):
             require_standing()
             try:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
-                wanted = self._reconciled(base, mine, conflict.current, strict=strict)
+                if conflict.current is None:  # and the session stands: the store has lost it, and this request knows it
+                    wanted = msgspec.structs.replace(base, version=0, data=raw)
+                elif strict and base.version:
+                    raise SessionConflict("it has changed since this request read it") from None
+                else:
+                    wanted = self._merged(base, mine, conflict.current)
                 continue
             self._copies.put(claims.family, stored)
             if has_ended():
@@ -259,11 +271,7 @@ class Records:
         record = Record(claims.family, content, claims.absolute_end_ms, claims.subject, wanted.version)
         return msgspec.structs.replace(wanted, version=(await self._store.put(record, guard=guard)).version)
 
-    def _reconciled(self, base: Stored, mine: Mapping[str, object], current: Record | None, *, strict: bool) -> Stored:
-        if current is None:  # and the session stands: the store has lost it, and this request knows it
-            return Stored(0, data.encode(mine), base.origin)
-        if strict and base.version:
-            raise SessionConflict("it has changed since this request read it")
+    def _merged(self, base: Stored, mine: Mapping[str, object], current: Record) -> Stored:
         theirs = self._read(current.version, current.content)
         return msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))
 

@@ -86,6 +86,7 @@ class SessionData:
             claims,
             base,
             content,
+            raw,
             strict=strict,
             guard=guard,
             require_standing=require_standing,

@@ -19,6 +19,7 @@ from anyio import CancelScope
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .abc import Clock, SessionStore
 from .asgi.middleware import SessionMiddleware
 from .asgi.session import get_session
 from .config import Settings
@@ -207,6 +208,7 @@ class Cluster:
     Args:
         names: of the nodes.
         app: behind the middleware of each; by default :func:`who_is_there`.
+        store: gives each node, by its clock, its way to a store of session data, which ``peers://`` has not.
         settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
 
     Attributes:
@@ -226,11 +228,19 @@ class Cluster:
         'ada'
     """
 
-    def __init__(self, names: Sequence[str] = ("a", "b", "c"), *, app: ASGIApp = who_is_there, **settings: Any) -> None:
+    def __init__(
+        self,
+        names: Sequence[str] = ("a", "b", "c"),
+        *,
+        app: ASGIApp = who_is_there,
+        store: Callable[[Clock], SessionStore] | None = None,
+        **settings: Any,
+    ) -> None:
         urls = {name: f"http://{name}.test" for name in names}
         common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(urls.values()), **settings}
         self.nodes = [Node(self, app, {**common, "node_id": name, "advertise_url": url}) for name, url in urls.items()]
         self.passed_s = 0.0
+        self._store = store
         self._links = {(one, other): Link() for one in self.nodes for other in self.nodes}
         self._resting = anyio.Lock()
         self._tasks = anyio.create_task_group()
@@ -376,8 +386,13 @@ class Node:
             raise RuntimeError(f"{self.name} runs already")
         self._starts += 1
         dice = Random(f"{self.name} {self._starts}")  # noqa: S311 - the same test has the same ids each time
+        store = self._cluster._store  # noqa: SLF001 - the nodes are the cluster's
         manager = SessionManager(
-            Settings(**self.settings), clock=self.clock, random=dice.randbytes, peer_transport=_Wire(self._cluster, self)
+            Settings(**self.settings),
+            clock=self.clock,
+            random=dice.randbytes,
+            peer_transport=_Wire(self._cluster, self),
+            store=store(self.clock) if store is not None else None,
         )
         process = _Process(SessionMiddleware(self._app, manager=manager))
         await self._cluster._tasks.start(process.live)  # noqa: SLF001 - the nodes are the cluster's

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks import cluster, contenders, report, served
-from tests.benchmarks.__main__ import Effort, tables
+from tests.benchmarks import cluster, contenders, report, served, stored
+from tests.benchmarks.__main__ import Effort, on_the_server, tables
 from tests.benchmarks.contenders import Contender, NotReadError, Reader
 from tests.benchmarks.rounds import race
 
@@ -55,6 +55,25 @@ def test_a_missing_load_generator_is_named_with_the_line_that_installs_it(monkey
     monkeypatch.setenv("PATH", "")
     with pytest.raises(served.WrkMissingError, match="apt-get install -y wrk"):
         served.requests_per_second(rounds=1, seconds=1)
+
+
+@pytest.mark.real
+def test_a_session_on_the_server_is_read_and_changed_by_each_and_has_its_row() -> None:
+    table = asyncio.run(on_the_server(TINY))
+    assert [row[0] for row in table.rows] == [
+        contenders.BARE,
+        stored.REDIS,
+        *(f"{stored.WARM}, {stored.IN_MEMORY}", f"{stored.WARM}, {stored.IN_FILE}", f"{stored.COLD}, {stored.IN_FILE}"),
+        stored.REDIS_CHANGE,
+        *(f"{stored.CHANGE}, {stored.IN_MEMORY}", f"{stored.CHANGE}, {stored.IN_FILE}"),
+    ]
+    assert [row[4] for row in table.rows if row[0] in (stored.REDIS, stored.REDIS_CHANGE)] == ["1.000", "1.000"]
+
+
+def test_a_missing_redis_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(stored.RedisMissingError, match="apt-get install -y redis-server"):
+        asyncio.run(on_the_server(TINY))
 
 
 @pytest.mark.real

@@ -7,6 +7,7 @@ import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -18,7 +19,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ha_session_mw import ConfigurationError, Session, SessionError, SessionManager, SessionMiddleware, Settings, get_session
 from ha_session_mw._core.decision import CannotTell, Refuse
+from ha_session_mw._core.stored import Stored
 from ha_session_mw._core.tokens import Verified
+from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.key_files import KeySource
 from ha_session_mw.models import Claims, CutId, Deny, SessionId
 from ha_session_mw.testing import ManualClock
@@ -220,6 +223,62 @@ async def test_no_use_of_a_session_sings(manager: SessionManager, cage: Cage, cl
     _, token = log_in(manager, cage)
     clock.advance(20 * 60)
     assert await Client(manager, cage).ask(bearer(token)) == 200
+
+
+async def test_no_record_sings_whatever_happens_to_it(manager: SessionManager, cage: Cage, clock: ManualClock) -> None:
+    def large(session: Session) -> None:
+        session["large"] = [DATA] * 1000
+
+    def change(session: Session) -> None:
+        session["more"] = DATA
+
+    def strictly(session: Session) -> None:
+        session.strict = True
+        session["more"] = DATA
+
+    records = manager._records
+    assert records is not None
+    store: Any = records._store
+    cage.keep("canary-of-a-later-release")
+    statuses = []
+
+    async def stored() -> tuple[Record, tuple[bytes, bytes]]:
+        """A session in the store, and its token."""
+        claims, token = log_in(manager, cage)
+        client = Client(manager, cage, large)
+        assert await client.ask(bearer(token)) == 200
+        record = await store.get(claims.family)
+        new = manager.sign(manager._minting.change_stored(claims, Stored.decode(record.version, record.content)))
+        cage.keep_token(new, claims)
+        cage.look_at("record", repr(record), repr(Stored.decode(record.version, record.content)), repr(records), repr(store))
+        return record, bearer(new)
+
+    spoilers: list[Callable[[Record], Any]] = [
+        lambda record: store.put(replace(record, content=b"canary-of-a-later-release")),
+        lambda record: store.put(replace(record, content=record.content[:-5])),
+        lambda record: store.delete(record.id),
+    ]
+    acts: list[Callable[[Session], Any]] = [dict, change, strictly, lambda session: session.login(SUBJECT), lambda session: session.cycle()]
+    for spoil in spoilers:
+        record, token = await stored()
+        assert await Client(manager, cage).ask(token) == 200  # by the copy
+        await spoil(record)
+        statuses += [await Client(manager, cage, act).ask(token) for act in acts]
+    record, token = await stored()
+
+    async def overtaken(session: Session) -> None:
+        strictly(session)
+        conflict = Conflict(await store.put(record))
+        cage.look_at("conflict", repr(conflict), str(conflict), *told(conflict))
+
+    statuses.append(await Client(manager, cage, overtaken).ask(token))
+    with pytest.raises(ValueError) as too_long:  # noqa: PT011 - the only one
+        await store.put(replace(record, content=DATA.encode() * 100_000))
+    cage.look_at("too long", *told(too_long.value))
+    await manager.revoke_subject(SUBJECT)
+    statuses.append(await Client(manager, cage).ask(token))
+    cage.look_at("status", await manager.status())
+    assert {200, 401, 409, 503} == {*statuses}
 
 
 # What prints itself

@@ -473,7 +473,7 @@ def test_an_empty_file_of_fallbacks_is_no_fallbacks(tmp_path: Path) -> None:
         ("memory://", None, None),
         ("memory://", "1", None),
         ("memory://", "many", None),
-        ("memory://", "4", "each worker knows its own log-outs only"),
+        ("memory://", "4", "each worker knows its own log-outs and its own store only"),
         ("sqlite:///tmp/s.db", "4", None),
         ("peers://", "4", "cannot be peers"),
     ],

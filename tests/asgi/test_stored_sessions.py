@@ -480,6 +480,20 @@ async def test_a_new_id_that_is_taken_while_another_request_writes_costs_no_data
     assert (await other.visit(look)).result["text"] == LARGE
 
 
+async def test_an_id_that_was_left_behind_meanwhile_writes_nothing(node: StoreNode) -> None:
+    visitor = await node.logged_in("ada", text=LARGE)
+    other = Visitor(node)
+    other.token = visitor.token
+
+    async def slow(session: Session) -> None:
+        session["late"] = 1
+        await other.visit(lambda other_session: other_session.cycle())
+
+    answer = await visitor.visit(slow)
+    assert (answer.status, answer.code) == (401, "session_revoked")
+    assert (await other.visit(look)).result == {"text": LARGE}
+
+
 async def test_a_change_under_a_lock_that_is_held_no_more_is_not_stored(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     before = node.stored()
@@ -631,7 +645,7 @@ async def test_data_that_the_store_has_lost_is_told_until_somebody_logs_in_anew(
     answer: Answer = await visitor.visit(look)
     assert (answer.status, answer.code) == (503, "store_unavailable")
     assert (await visitor.visit(look)).status == 503
-    assert len([entry for entry in caplog.records if "lost" in entry.message]) == 1
+    assert len([entry for entry in caplog.records if "has lost" in entry.message]) == 1
 
     def log_in(session: Session) -> None:
         with pytest.raises(RecordLost):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import cluster, contenders, report, scale, served
+from . import cluster, contenders, report, scale, served, stored
 from .report import Table
 from .rounds import race
 
@@ -31,6 +31,11 @@ FULL = Effort(rounds=25, sessions=(scale.FEW, 10_000, 100_000, 1_000_000), serve
 
 async def field(effort: Effort) -> Table:
     return report.in_process(await race(await contenders.field(), requests=effort.requests, rounds=effort.rounds))
+
+
+async def on_the_server(effort: Effort) -> Table:
+    # A change waits for the disk each time, so there are fewer.
+    return report.stored(await stored.measured(requests=max(3, effort.requests // 20), rounds=effort.rounds))
 
 
 async def many(effort: Effort) -> Table:
@@ -61,6 +66,10 @@ def main() -> None:
     print(report.environment() + "\n", flush=True)
     for table in tables(effort):
         show(table)
+    try:
+        show(asyncio.run(on_the_server(effort)))
+    except stored.RedisMissingError as missing:
+        print(missing, file=sys.stderr)
     try:
         show(report.served(served.requests_per_second(rounds=effort.served_rounds, seconds=effort.served_seconds)))
     except served.WrkMissingError as missing:

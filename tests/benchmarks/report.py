@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from . import contenders
+from . import stored as in_redis
 from .cluster import LogOutTimes
 from .rounds import Timing
 
@@ -93,6 +94,21 @@ def in_process(timings: Mapping[str, Timing]) -> Table:
 
     columns = ("in process, µs a request", "best", "median", "added", "ratio", "budget", "")
     return Table("What a session adds to a request", columns, [row(*item) for item in timings.items()])
+
+
+def stored(timings: Mapping[str, Timing]) -> Table:
+    """Reading against reading in Redis, changing against changing there."""
+    bare_us = timings[contenders.BARE].best_us
+
+    def row(name: str, timing: Timing) -> list[str]:
+        if name == contenders.BARE:
+            return [name, f"{timing.best_us:.2f}", f"{timing.median_us:.2f}", "", *_NO_BUDGET]
+        theirs = timings[in_redis.REDIS_CHANGE if name.endswith("changed") or in_redis.CHANGE in name else in_redis.REDIS]
+        added_us, ratio = timing.best_us - bare_us, (timing.best_us - bare_us) / (theirs.best_us - bare_us)
+        return [name, f"{timing.best_us:.2f}", f"{timing.median_us:.2f}", f"{added_us:.2f}", f"{ratio:.3f}", "", ""]
+
+    columns = ("in process, µs a request", "best", "median", "added", "ratio", "budget", "")
+    return Table("A session of 4 kB on the server, the ratio to starsessions in Redis", columns, [row(*item) for item in timings.items()])
 
 
 def scale(timings: Mapping[str, Timing]) -> Table:

@@ -1,0 +1,279 @@
+"""Records as one node sees them: which copy is good enough, and for how long; and that no answer is older than the question."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pytest
+
+from ha_session_mw import RecordLost, StoreUnavailable
+from ha_session_mw._core import data
+from ha_session_mw._core.stored import ELSEWHERE, Stored
+from ha_session_mw.abc import Record
+from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
+from ha_session_mw.lookups import Asking
+from ha_session_mw.models import Claims
+from ha_session_mw.records import COPY_OVERHEAD_BYTES, VERSION, Copy, Records, decode_copy
+from ha_session_mw.testing import ManualClock, _until_nothing_moves
+
+from .core.builders import claims
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowStore(MemoryStore):
+    """Reads at once, and answers when it is let: ``held`` counts the answers that wait."""
+
+    slow = False
+    held = 0
+    reads = 0
+
+    def __init__(self, records: MemoryRecords) -> None:
+        super().__init__(records)
+        self.let = anyio.Event()
+
+    async def get(self, id: str) -> Record | None:
+        self.reads += 1
+        found = await super().get(id)
+        if self.slow:
+            self.held += 1
+            await self.let.wait()
+        return found
+
+
+class Rig:
+    """A node's records, another node's store, and a session in it."""
+
+    def __init__(self, clock: ManualClock, *, asking: Asking[Copy] | None = None, **bounds: Any) -> None:
+        shared = MemoryRecords(clock)
+        self.store, self.other = SlowStore(shared), MemoryStore(shared)
+        self.records = Records(self.store, clock, **{"most": 10, "max_bytes": 1 << 20, "ttl_s": 300.0, **bounds}, asking=asking)
+
+    async def write(self, content: dict[str, object], family: str = "family") -> Claims:
+        """Another node writes; returns the claims of its answer's token."""
+        current = await self.other.get(family)
+        stored = Stored(current.version if current else 0, data.encode(content), b"origin")
+        record = await self.other.put(Record(family, stored.encode(), 1 << 50, version=stored.version))
+        return msgspec.structs.replace(claims(family=family), record=record.version, data=ELSEWHERE)
+
+    async def load(self, of: Claims, peers: Sequence[str] = ()) -> dict[str, object]:
+        return data.decode((await self.records.load(of, lambda: peers)).data)
+
+
+@pytest.fixture
+def rig(clock: ManualClock) -> Rig:
+    return Rig(clock)
+
+
+@asynccontextmanager
+async def running(rig: Rig) -> AsyncIterator[anyio.abc.TaskGroup]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(rig.records.run)
+        await _until_nothing_moves()
+        yield tasks
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_copy_is_good_for_its_version_and_earlier_ones_and_until_somebody_replaces_it(rig: Rig) -> None:
+    first = await rig.write({"n": 1})
+    second = await rig.write({"n": 2})
+    assert [await rig.load(of) for of in (second, first, second)] == [{"n": 2}] * 3
+    assert rig.store.reads == 1
+    third = await rig.write({"n": 3})
+    assert [await rig.load(of) for of in (second, third)] == [{"n": 3}] * 2
+    assert rig.store.reads == 2
+
+
+async def test_a_copy_ends(rig: Rig, clock: ManualClock) -> None:
+    of = await rig.write({"n": 1})
+    await rig.load(of)
+    clock.advance(301)
+    assert len(rig.records) == 0
+    await rig.load(of)
+    assert rig.store.reads == 2
+
+
+async def test_copies_are_bounded_in_number_and_in_bytes(clock: ManualClock) -> None:
+    rig = Rig(clock, most=3, max_bytes=4 * COPY_OVERHEAD_BYTES)
+    families = [await rig.write({"n": number}, f"family-{number}") for number in range(5)]
+    for of in families:
+        await rig.load(of)
+    assert len(rig.records) == 3
+    await rig.load(families[-1])
+    assert rig.store.reads == 5
+    large = await rig.write({"text": "x" * 2 * COPY_OVERHEAD_BYTES}, "large")
+    await rig.load(large)
+    assert [*rig.records._copies] == ["large"]
+    too_large = await rig.write({"text": "x" * 4 * COPY_OVERHEAD_BYTES}, "too large")
+    assert [await rig.load(too_large) for _ in range(2)] == [{"text": "x" * 4 * COPY_OVERHEAD_BYTES}] * 2
+
+
+async def test_the_copy_in_a_token_is_used_unless_a_later_version_has_been_heard_of(rig: Rig) -> None:
+    written = await rig.write({"n": 1})
+    in_token = msgspec.structs.replace(written, data=Stored(0, data.encode({"n": 1}), b"origin").encode())
+    rig.records._copies.clear()
+    assert await rig.load(in_token) == {"n": 1}
+    assert rig.store.reads == 0
+    await rig.write({"n": 2})
+    assert await rig.load(in_token) == {"n": 2}
+    assert rig.store.reads == 1
+
+
+async def test_a_later_answer_does_not_give_way_to_an_earlier_one(rig: Rig) -> None:
+    first = await rig.write({"n": 1})
+    rig.store.slow = True
+    found: list[dict[str, object]] = []
+
+    async def ask() -> None:
+        found.append(await rig.load(first))
+
+    async with running(rig) as tasks:
+        tasks.start_soon(ask)
+        await _until_nothing_moves()
+        second = await rig.write({"n": 2})
+        rig.store.slow = False
+        assert await rig.load(second) == {"n": 2}
+        rig.store.let.set()
+        await _until_nothing_moves()
+        assert found == [{"n": 1}]  # it asked before
+        reads = rig.store.reads
+        assert await rig.load(first) == {"n": 2}
+        assert rig.store.reads == reads
+
+
+async def test_who_comes_after_a_change_was_acknowledged_is_not_served_by_a_question_from_before(rig: Rig) -> None:
+    first = await rig.write({"n": 1})
+    rig.records._copies.clear()
+    rig.store.slow = True
+    found: list[tuple[str, dict[str, object]]] = []
+
+    async def ask(name: str) -> None:
+        found.append((name, await rig.load(first)))
+
+    async with running(rig) as tasks:
+        tasks.start_soon(ask, "before")
+        await _until_nothing_moves()
+        rig.other._records.stores.discard(rig.store)  # and this node hears nothing
+        await rig.write({"n": 2})
+        tasks.start_soon(ask, "after")
+        tasks.start_soon(ask, "after")
+        await _until_nothing_moves()
+        assert rig.store.held == 1  # the later question waits for its turn, and is one for both
+        rig.store.let.set()
+        await _until_nothing_moves()
+    assert sorted(found, key=str) == [("after", {"n": 2}), ("after", {"n": 2}), ("before", {"n": 1})]
+    assert rig.store.reads == 2
+
+
+async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    rig.records._copies.clear()
+    rig.store.slow = True
+    found: list[dict[str, object]] = []
+
+    async def ask() -> None:
+        found.append(await rig.load(of))
+
+    async with running(rig) as tasks:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as impatient:
+                impatient.start_soon(ask)
+                await _until_nothing_moves()
+                tasks.start_soon(ask)
+                await _until_nothing_moves()
+                scope.cancel()
+        rig.store.let.set()
+        await _until_nothing_moves()
+    assert found == [{"n": 1}]
+
+
+async def test_what_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    rig.records._copies.clear()
+    rig.store.slow = True
+    async with running(rig) as tasks:
+        tasks.start_soon(rig.load, of)
+        await _until_nothing_moves()
+        await rig.other.delete("family")
+        rig.store.let.set()
+        await _until_nothing_moves()
+        assert len(rig.records) == 0
+        with pytest.raises(RecordLost):
+            await rig.load(of)
+
+
+async def test_what_goes_wrong_is_told_to_all_who_wait(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    rig.records._copies.clear()
+    told: list[str] = []
+
+    async def gone(id: str) -> Record | None:
+        await anyio.lowlevel.checkpoint()
+        raise StoreUnavailable("as told")
+
+    async def ask() -> None:
+        try:
+            await rig.load(of)
+        except StoreUnavailable as problem:
+            told.append(problem.reason)
+
+    rig.store.get = gone  # type: ignore[method-assign]
+    async with running(rig) as tasks:
+        for _ in range(3):
+            tasks.start_soon(ask)
+        await _until_nothing_moves()
+    assert told == ["as told"] * 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Copy(VERSION, "yes", 1, Stored(0, data.encode({"n": "older"}), b"").encode()),
+        Copy(VERSION, "yes", 1 << 60, b"garbage"),
+        Copy(VERSION + 1, "yes", 1 << 60, Stored(0, data.encode({"n": "foreign"}), b"").encode()),
+        Copy(VERSION, "unknown"),
+    ],
+)
+async def test_what_a_peer_has_counts_only_if_it_is_of_the_version_that_is_needed(clock: ManualClock, answer: Copy) -> None:
+    async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
+        return msgspec.msgpack.encode(answer)
+
+    rig = Rig(clock, asking=Asking(call, clock, timeout_s=0.25, name="record", decode=decode_copy))
+    of = await rig.write({"n": 1})
+    assert await rig.load(of, ["peer"]) == {"n": 1}
+    assert rig.store.reads == 1
+
+
+async def test_a_store_that_looks_is_looked_into_before_a_copy_is_used(clock: ManualClock) -> None:
+    shared = MemoryRecords(clock)
+    store = SlowStore(shared)
+    shared.stores.discard(store)
+    news: list[int] = []
+
+    def look() -> None:
+        assert store.on_newer is not None
+        for version in news:
+            store.on_newer("family", version)
+
+    store.look = look
+    rig = Rig(clock)
+    rig.store, rig.other = store, MemoryStore(shared)
+    rig.records = Records(store, clock, most=10, max_bytes=1 << 20, ttl_s=300.0)
+    of = await rig.write({"n": 1})
+    await rig.load(of)
+    later = await rig.write({"n": 2})
+    assert await rig.load(of) == {"n": 1}
+    news.append(later.record)
+    assert await rig.load(of) == {"n": 2}
+
+
+async def test_a_record_without_content_is_not_taken_for_an_empty_one(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    await rig.other.put(Record("family", b"", 1 << 50, version=of.record))
+    with pytest.raises(StoreUnavailable):
+        await rig.load(of)
