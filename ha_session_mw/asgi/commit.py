@@ -15,7 +15,7 @@ from starlette.types import Scope
 from .._core import data
 from .._core.stored import Stored
 from .._core.tokens import Verified
-from ..exceptions import SessionError, SessionReadOnly
+from ..exceptions import SessionError, SessionLimitReached, SessionReadOnly
 from ..manager import SessionManager
 from ..minting import NOTHING
 from ..models import Acknowledgement, Claims
@@ -152,11 +152,12 @@ async def _recorded(session: Session, manager: SessionManager, scope: Scope) -> 
         yield
         return
     client = scope.get("client")
-    await manager.record_log_in(
-        claims, replaces=came_in, user_agent=last_value(scope["headers"], b"user-agent"), address=client[0] if client else None
-    )
+    user_agent, address = last_value(scope["headers"], b"user-agent"), client[0] if client else None
     try:
+        await manager.record_log_in(claims, replaces=came_in, user_agent=user_agent, address=address)
         yield
+    except SessionLimitReached:
+        raise  # there is nothing to take back
     except SessionError:
         await manager.leave_behind(claims, whole=True)
         raise
