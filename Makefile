@@ -5,7 +5,7 @@
 #                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
 #   make test            ruff, mypy, pytest
 #   make bench           the benchmarks
-#   make prove           the simulation, with many seeds: SEEDS=100000; and whole nodes, with fewer: HISTORIES=200
+#   make prove           the simulations, with many seeds each: SEEDS=100000; and whole nodes, with fewer: HISTORIES=200
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make clean           removes everything that was made
 #

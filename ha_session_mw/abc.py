@@ -89,6 +89,7 @@ class ClusterLog(ABC):
 
         Raises:
             QuorumLost: they could not be made durable in time. The view keeps them, and the log goes on trying.
+            EntryRejected: the log will never take some of them. The view keeps those, and the others are durable.
         """
 
     @abstractmethod
@@ -118,6 +119,10 @@ class ClusterLog(ABC):
     @abstractmethod
     def is_starting(self) -> bool:
         """Whether the node has not yet learned enough since its start to judge anything."""
+
+    def is_set_back(self) -> bool:
+        """Whether the log is older than what this node has applied of it. It judges nothing any more, until an operator has decided."""
+        return False
 
     @abstractmethod
     def members(self) -> Sequence[Heartbeat]:

@@ -168,14 +168,57 @@ def _path(value: object) -> Path | None:
     return Path(value)
 
 
+class _Unshown(ValueError):
+    """A rule broken by a value that must not be shown."""
+
+
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
+
+
 def _cluster(value: object) -> str:
-    """``memory://``, ``sqlite:///path/of/a/file``, ``peers://`` or ``peers:///path/of/a/file``"""
+    """``memory://``, ``sqlite:///path/of/a/file``, ``peers://``, ``peers:///path/of/a/file``, ``etcd://host:port,…/prefix`` or ``etcds://…``"""
     text = str(value).strip()
+    if re.match(r"etcds?://", text):
+        return _etcd_cluster(text)
     if re.match(r"sqlite://", text) and not re.fullmatch(r"sqlite://(/+|\./)(?!:memory:$)[^/\0].*(?<!/)", text):
         raise ValueError("must be sqlite:///path/of/a/file; or sqlite://./file, which begins at the working directory")
     if not re.fullmatch(r"memory://|sqlite://.+|peers://(/.+)?", text):
-        raise ValueError("must be memory://, sqlite:///path/of/a/file, peers:// or peers:///path/of/a/file")
+        raise ValueError(
+            "must be memory://, sqlite:///path/of/a/file, peers:// or peers:///path/of/a/file, or etcd://host:2379,host:2379/prefix"
+        )
     return text
+
+
+def _etcd_cluster(text: str) -> str:
+    if "@" in text:
+        raise _Unshown("holds a user or a password; these belong into HA_SESSION_ETCD_USER and HA_SESSION_ETCD_PASSWORD")
+    if not re.fullmatch(rf"etcds?://{_HOST}(,{_HOST})*(/[A-Za-z0-9._-]+)*/?", text):
+        raise ValueError("must be etcd://host:2379,host:2379/prefix, or etcds://… for TLS; the prefix of letters, digits, dots and dashes")
+    return text.rstrip("/")
+
+
+def _etcd_password(value: object) -> str | None:
+    """a password"""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, Secret)):
+        raise ValueError(f"must be text, got {type(value).__name__}")  # noqa: TRY004 - a fault of a setting
+    return str(value)
+
+
+ETCD = ("etcd://", "etcds://")
+ETCD_PORT = 2379
+ETCD_PREFIX = "ha-session"
+"""Where keys stand that were given no prefix."""
+
+
+def etcd_endpoints(cluster: str) -> tuple[tuple[str, ...], str]:
+    """The URLs that ``etcd://…`` or, over TLS, ``etcds://…`` names, and the prefix of its keys."""
+    scheme, _, rest = cluster.partition("://")
+    hosts, _, prefix = rest.partition("/")
+    protocol = "https" if scheme == "etcds" else "http"
+    urls = (f"{protocol}://{host}" if re.search(r":[0-9]+$", host) else f"{protocol}://{host}:{ETCD_PORT}" for host in hosts.split(","))
+    return tuple(urls), prefix or ETCD_PREFIX
 
 
 SQLITE = "sqlite://"
@@ -208,9 +251,11 @@ def _urls(value: object) -> tuple[str, ...]:
 
 
 _CLUSTER_SETTINGS = {
-    *("cluster", "state_dir", "advertise_url", "peers", "data", "heartbeat", "freshness_limit"),
-    *("peer_cert_file", "peer_key_file"),
+    *("cluster", "state_dir", "advertise_url", "peers", "data", "heartbeat", "freshness_limit", "peer_cert_file", "peer_key_file"),
+    *("etcd_ca_file", "etcd_cert_file", "etcd_key_file", "etcd_user", "etcd_password", "etcd_password_file"),
 }
+MOST_ETCD_HEARTBEAT_S = 1.0
+"""A watch of etcd that says nothing for three times as long is taken for a dead one."""
 
 
 def _setting(parse: Callable[[object], Any], default: Any, help: str, *, secret: bool = False) -> Any:
@@ -240,9 +285,12 @@ class Settings:
         "memory://",
         "Where log-outs are kept and shared. `memory://`: in this one process. `sqlite:///path`: in a file that all workers of this "
         "machine share. `peers://`: by the nodes of `PEERS` themselves. "
-        "`peers:///path`: the same, and a file of this node's own keeps them.",
+        "`peers:///path`: the same, and a file of this node's own keeps them. "
+        "`etcd://host:2379,…/prefix`, or `etcds://…` over TLS: in etcd.",
     )
-    advertise_url: str | None = _setting(_url, None, "Where the peers reach this node. One of `PEERS`.")
+    advertise_url: str | None = _setting(
+        _url, None, "Where the peers reach this node. One of `PEERS`. With `etcd://` optional: look-ups at peers need it."
+    )
     peers: str | Sequence[str] = _setting(_urls, (), "The URLs of all members, this node included, the same on all nodes.")
     state_dir: str | Path | None = _setting(_path, None, "A folder of this node's own, for log-outs made without a majority.")
     no_quorum: Literal["provisional", "refuse"] = _setting(
@@ -251,11 +299,23 @@ class Settings:
         "A log-out without a majority: `provisional` enforces it here, writes it down in `STATE_DIR` and makes it good later; "
         "`refuse`, or no `STATE_DIR`: 503 `quorum_lost`.",
     )
-    heartbeat: float | str = _setting(_duration, "500ms", "How long a poll between peers is held at the most.")
+    heartbeat: float | str = _setting(
+        _duration, "500ms", "How long a poll between peers is held at the most; with `etcd://`: how often a node says that it lives."
+    )
     peer_timeout: float | str = _setting(_duration, "250ms", "The time limit of one look-up at the peers.")
     peer_ca_file: str | Path | None = _setting(_path, None, "The authorities (PEM) that the peers' https certificates are checked against.")
     peer_cert_file: str | Path | None = _setting(_path, None, "This node's certificate (PEM) for calls to peers that ask for one (mTLS).")
     peer_key_file: str | Path | None = _setting(_path, None, "The key (PEM) of that certificate.")
+    etcd_ca_file: str | Path | None = _setting(_path, None, "The authorities (PEM) that etcd's certificates are checked against.")
+    etcd_cert_file: str | Path | None = _setting(_path, None, "This node's certificate (PEM) for an etcd that asks for one (mTLS).")
+    etcd_key_file: str | Path | None = _setting(_path, None, "The key (PEM) of that certificate.")
+    etcd_user: str | None = _setting(
+        _text(r"[!-~]{1,128}", "a name of ASCII characters without spaces", optional=True),
+        None,
+        "Who logs in to an etcd that has users. One that has none is not told.",
+    )
+    etcd_password: str | None = _setting(_etcd_password, None, "That user's password.", secret=True)
+    etcd_password_file: str | Path | None = _setting(_path, None, "A file with the same. Read again at each log-in.")
     node_id: str | None = _setting(
         _text(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, dashes or underscores", optional=True),
         None,
@@ -356,7 +416,7 @@ class Settings:
             try:
                 parsed = setting["parse"](value)
             except ValueError as exc:
-                shown = "(a secret)" if setting["secret"] else repr(value)
+                shown = "(a secret)" if setting["secret"] or isinstance(exc, _Unshown) else repr(value)
                 wrong[name] = f"{variable(name)}={shown}: {exc}"
                 parsed = setting["parse"](setting["default"])
             object.__setattr__(self, name, parsed)
@@ -393,27 +453,68 @@ class Settings:
                 yield ("cookie_name", "cookie_path"), f"HA_SESSION_COOKIE_PATH={self.cookie_path!r}: must be / with a __Host- cookie"
 
     def _cluster_faults(self) -> list[str]:
-        faults = []
+        faults: list[str] = []
         if self.cluster.startswith("peers://"):
-            if not self.peers:
-                faults.append("HA_SESSION_PEERS: is not set, and HA_SESSION_CLUSTER=peers:// needs the URLs of all members")
-            if self.advertise_url is None:
-                faults.append("HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own")
-            elif self.peers and self.advertise_url not in self.peers:
-                faults.append(f"HA_SESSION_ADVERTISE_URL={self.advertise_url!r}: is not one of HA_SESSION_PEERS, which names this node too")
-            if self.data == "store":
-                faults.append("HA_SESSION_DATA='store': HA_SESSION_CLUSTER=peers:// has no store; use sqlite:///path, or DATA=auto")
-            if float(self.freshness_limit) < 3 * float(self.heartbeat):
-                faults.append("HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more, for one lost poll is no fault")
+            faults += self._peers_faults()
+        elif self.cluster.startswith(ETCD):
+            faults += self._etcd_faults()
         elif self.peers or self.advertise_url is not None:
             faults.append(
                 f"HA_SESSION_CLUSTER={self.cluster!r}: has no peers; with HA_SESSION_PEERS and HA_SESSION_ADVERTISE_URL use peers://"
             )
+        if not self.cluster.startswith(ETCD):
+            given = ("etcd_ca_file", "etcd_cert_file", "etcd_key_file", "etcd_user", "etcd_password", "etcd_password_file")
+            faults += [f"{variable(name)}: is for etcd://, and HA_SESSION_CLUSTER is another" for name in given if getattr(self, name)]
         if self.cluster.startswith(SQLITE) and self.state_dir is not None:
-            faults.append("HA_SESSION_STATE_DIR: is for peers://; with sqlite:// the one file is all there is, so leave it unset")
+            faults.append("HA_SESSION_STATE_DIR: is for peers:// and etcd://; with sqlite:// the one file is all there is")
         if (self.peer_cert_file is None) != (self.peer_key_file is None):
             faults.append("HA_SESSION_PEER_CERT_FILE: goes with HA_SESSION_PEER_KEY_FILE; set both or none")
         return faults
+
+    def _peers_faults(self) -> Iterator[str]:
+        if not self.peers:
+            yield "HA_SESSION_PEERS: is not set, and HA_SESSION_CLUSTER=peers:// needs the URLs of all members"
+        if self.advertise_url is None:
+            yield "HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own"
+        elif self.peers and self.advertise_url not in self.peers:
+            yield f"HA_SESSION_ADVERTISE_URL={self.advertise_url!r}: is not one of HA_SESSION_PEERS, which names this node too"
+        if self.data == "store":
+            yield "HA_SESSION_DATA='store': HA_SESSION_CLUSTER=peers:// has no store; use sqlite:///path or etcd://, or DATA=auto"
+        if float(self.freshness_limit) < 3 * float(self.heartbeat):
+            yield "HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more, for one lost poll is no fault"
+
+    def _etcd_faults(self) -> Iterator[str]:
+        if self.peers:
+            yield "HA_SESSION_PEERS: must not be set with etcd://, where the members find each other by themselves"
+        if float(self.heartbeat) > MOST_ETCD_HEARTBEAT_S:
+            yield f"HA_SESSION_HEARTBEAT: must be {MOST_ETCD_HEARTBEAT_S:g} s at the most with etcd://, or silence would tell nothing"
+        if float(self.freshness_limit) < 3 * float(self.heartbeat):
+            yield "HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more, for one lost heartbeat is no fault"
+        if (self.etcd_cert_file is None) != (self.etcd_key_file is None):
+            yield "HA_SESSION_ETCD_CERT_FILE: goes with HA_SESSION_ETCD_KEY_FILE; set both or none"
+        if not self.cluster.startswith("etcds://") and (self.etcd_ca_file or self.etcd_cert_file):
+            yield "HA_SESSION_ETCD_CA_FILE, HA_SESSION_ETCD_CERT_FILE: are for TLS; write HA_SESSION_CLUSTER=etcds://…"
+        yield from self._etcd_user_faults()
+
+    def _etcd_user_faults(self) -> Iterator[str]:
+        if self.etcd_password and self.etcd_password_file is not None:
+            yield "HA_SESSION_ETCD_PASSWORD_FILE: HA_SESSION_ETCD_PASSWORD is set too; set one of them"
+        if (self.etcd_user is None) != (self.etcd_password is None and self.etcd_password_file is None):
+            yield "HA_SESSION_ETCD_USER: goes with HA_SESSION_ETCD_PASSWORD; set both or none"
+        try:
+            self.read_etcd_password()
+        except OSError as exc:
+            yield f"HA_SESSION_ETCD_PASSWORD_FILE: cannot be read: {exc.strerror}"
+
+    def read_etcd_password(self) -> str:
+        """The password of ``etcd_user``, from the settings or from the file as it is now.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if self.etcd_password_file is None:
+            return self.etcd_password or ""
+        return Path(self.etcd_password_file).read_text().strip()
 
     def _key_faults(self) -> list[str]:
         try:
@@ -460,7 +561,7 @@ class Settings:
                 "A session that was logged out lives on at the others, and one whose data outgrew its token has none there; "
                 "share those of one machine with sqlite:///path, or start one worker"
             )
-        if self.cluster.startswith(SQLITE):
+        if self.cluster.startswith((SQLITE, *ETCD)):
             return None
         return f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=peers://: workers share a URL and cannot be peers; start one a node"
 

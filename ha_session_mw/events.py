@@ -135,6 +135,9 @@ class Diverged:
     member: NodeId
 
 
+Rollback = Literal["position", "log", "entries"]
+
+
 @dataclass(frozen=True, slots=True)
 class RolledBack:
     """The engine is older than what this node has applied, or another one. It answers 503 ``state_rollback`` until an operator decides.
@@ -143,7 +146,7 @@ class RolledBack:
         why: the log's ``position`` went back, it is another ``log`` by its id, or ``entries`` are missing that have not ended.
     """
 
-    why: Literal["position", "log", "entries"]
+    why: Rollback
 
 
 # Log-outs

@@ -43,6 +43,10 @@ class NotSupported(UsageError):
     """What the app asked for needs an engine, and the backend that ``HA_SESSION_CLUSTER`` names is none; or a setting that is off."""
 
 
+class EntryRejected(UsageError):
+    """The cluster's log will never take this log-out: its id or subject is far too long. This process enforces it all the same."""
+
+
 class ConfigurationError(SessionError):
     """The settings cannot be used.
 
@@ -254,6 +258,14 @@ class ClockUntrusted(InfrastructureFault):
     code, retry_where, default_retry_after_s = "clock_untrusted", "other_node", 1.0
     title = "The node's clock is wrong"
     detail = "This node's clock differs too much from the cluster's. The session is not affected. Ask another node."
+
+
+class StateRollback(InfrastructureFault):
+    """The cluster's log is older than what the node has applied already: a backup was restored, say, and an operator has to decide."""
+
+    code, retry_where, default_retry_after_s = "state_rollback", "other_node", 3.0
+    title = "The cluster's log was set back"
+    detail = "The log of log-outs is older than what this node knows of it. Until that is mended it judges no sessions. None is affected."
 
 
 class QuorumLost(InfrastructureFault):

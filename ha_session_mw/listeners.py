@@ -132,7 +132,6 @@ class Listeners:
 
     Args:
         view: what this node knows.
-        log: whose events are told.
         clock: the two clocks.
         every_s: how often it is looked whether the knowledge has become stale, or the clock wrong.
 
@@ -141,18 +140,21 @@ class Listeners:
         failures: how often a callback raised.
     """
 
-    def __init__(self, view: View, log: ClusterLog, clock: Clock, *, every_s: float) -> None:
+    def __init__(self, view: View, clock: Clock, *, every_s: float) -> None:
         self._view = view
-        self._log = log
         self._clock = clock
         self._every_s = every_s
         self._streams: WeakSet[EventStream] = WeakSet()
         self._calls: dict[EventStream, Callback] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._fresh = self._is_fresh()
-        self._trusted = True
         self.missed = 0
         self.failures = 0
+
+    def follow(self, log: ClusterLog) -> None:
+        """Tell what this log tells, and how this node stands by it, from now on. To be called before anything else."""
+        self._log = log
+        self._fresh = self._is_fresh()
+        self._trusted = True
         log.on_event = self.on_event
 
     # Who listens

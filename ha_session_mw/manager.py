@@ -29,7 +29,7 @@ from ._core.view import View, new_cut_id
 from .abc import CLOCK_SLACK_MS, Clock, SessionStore
 from .backends import open_backend, open_store
 from .clocks import SystemClock
-from .config import SQLITE, Settings
+from .config import ETCD, SQLITE, Settings
 from .devices import NOTE_EVERY_S, Devices
 from .exceptions import (
     ClientFault,
@@ -41,6 +41,7 @@ from .exceptions import (
     SessionRevoked,
     SessionUnknown,
     StateNotReached,
+    StateRollback,
     StateStale,
     TokenInvalid,
 )
@@ -120,31 +121,19 @@ class SessionManager:
         self._keys = KeySource(self.settings, self._boot_s())
         self._cache = VerifiedCache(int(self.settings.cache_size), self._cache_ttl_s())
         self._cached = self._cache.entries
+        self._transport = peer_transport
+        self._store, self._device_store = store, device_store
+        self._records: Records | None = None
+        self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
+        self.on_news.append(self._listeners.on_news)
         self._open_cluster(peer_transport)
-        self._records = self._open_records(store or open_store(self.settings, self.clock, "session"))
-        self._devices = self._open_devices(device_store)
-        self._minting = minting = Minting(
-            self.settings,
-            self.cookie,
-            self.clock,
-            self._log,
-            self.view,
-            ring=lambda: self._keys.ring,
-            node=lambda: self.node_id,
-            random=random,
-            max_stored_bytes=self._records.max_data_bytes if self._records is not None else None,
-        )
-        self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
-        self.fit, self.has_room, self.as_signed = minting.fit, minting.has_room, minting.as_signed
-        self.data = SessionData(
-            minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
-        )
+        self._open_data()
         forks.watch(self)
 
     def _new_node_id(self) -> NodeId:
-        """Whoever shares a file shares its settings too, so there each process adds to the name that it was given."""
+        """Where a node may have several processes they share its settings, so there each adds to the name that it was given."""
         given = self.settings.node_id
-        if given is not None and not self.settings.cluster.startswith(SQLITE):
+        if given is not None and not self.settings.cluster.startswith((SQLITE, *ETCD)):
             return NodeId(given)
         return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
 
@@ -155,6 +144,10 @@ class SessionManager:
         """Called by :mod:`.forks`: a process is a node, so a forked one is another."""
         if in_child:
             self.node_id = self._new_node_id()
+            if self.settings.cluster.startswith(ETCD):  # where each process is a member of its own
+                self.supervisor = Supervisor(self.clock)
+                self._open_cluster(self._transport)
+                self._open_data()
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
@@ -172,7 +165,8 @@ class SessionManager:
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
-        if settings.cluster.startswith("peers://"):
+        self._hears_others = settings.cluster.startswith(("peers://", *ETCD))
+        if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
@@ -180,14 +174,33 @@ class SessionManager:
             self.supervisor.add("lookups", self._lookups.run)
         self._log = open_backend(settings, self.view, self.clock, own, self.peering)
         self._look = self._log.look
-        self._listeners = Listeners(self.view, self._log, self.clock, every_s=float(settings.heartbeat))
-        self.on_news.append(self._listeners.on_news)
+        self._listeners.follow(self._log)
         self.supervisor.add("listeners", self._listeners.run)
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
         self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
         self.supervisor.add("log", self._log.run)
         self.supervisor.add("revocations", self._revocations.run)
         self.supervisor.add("keeping up", self._keep_up)
+
+    def _open_data(self) -> None:
+        self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", self._random))
+        self._devices = self._open_devices(self._device_store)
+        self._minting = minting = Minting(
+            self.settings,
+            self.cookie,
+            self.clock,
+            self._log,
+            self.view,
+            ring=lambda: self._keys.ring,
+            node=lambda: self.node_id,
+            random=self._random,
+            max_stored_bytes=self._records.max_data_bytes if self._records is not None else None,
+        )
+        self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
+        self.fit, self.has_room, self.as_signed = minting.fit, minting.has_room, minting.as_signed
+        self.data = SessionData(
+            minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
+        )
 
     def _open_records(self, store: SessionStore | None) -> Records | None:
         if store is None:
@@ -204,7 +217,6 @@ class SessionManager:
         )
         if peering is not None:
             peering.handle("record", records.on_question)
-        self.on_news.append(records.on_news)
         self.supervisor.add("records", records.run)
         return records
 
@@ -212,7 +224,7 @@ class SessionManager:
         settings = self.settings
         if settings.track == "off":
             return None
-        store = store or open_store(settings, self.clock, "device")
+        store = store or open_store(settings, self.clock, "device", self._random)
         assert store is not None  # noqa: S101 - the settings have seen to that
         devices = Devices(
             store,
@@ -231,6 +243,8 @@ class SessionManager:
         return ttl_s if self.settings.track == "off" else min(ttl_s, NOTE_EVERY_S)
 
     def _tell_news(self, entry: Entry) -> None:
+        if self._records is not None:
+            self._records.on_news(entry)
         for listener in self.on_news:
             listener(entry)
 
@@ -282,7 +296,7 @@ class SessionManager:
             boot_s = self._boot_s()
             # NaN, where the log wants to be asked, is never within the slack.
             if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS and not log.trusts_clock():
-                return CannotTell(self._starting() or _clock_untrusted())
+                return CannotTell(self._not_serving() or _clock_untrusted())
         decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
@@ -290,10 +304,13 @@ class SessionManager:
         if isinstance(decision, Refuse):
             raise decision.problem
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
-        starting = self._starting()
-        return CannotTell(starting) if starting else decision
+        not_serving = self._not_serving()
+        return CannotTell(not_serving) if not_serving else decision
 
-    def _starting(self) -> NodeStarting | None:
+    def _not_serving(self) -> NodeStarting | StateRollback | None:
+        """Why this node judges nothing at all, whatever the session; None where it does."""
+        if self._log.is_set_back():
+            return StateRollback("the log is older than what this node has applied", check="fresh")
         return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
 
     def verified(self, token: bytes) -> Verified | None:
@@ -310,7 +327,7 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         problem = undecided.problem
-        if self._lookups is None or isinstance(problem, NodeStarting | ClockUntrusted):
+        if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
             raise problem
         with self.clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -318,6 +335,8 @@ class SessionManager:
                 outcome = self.check(token)
                 if isinstance(outcome, Verified):
                     return outcome
+        if self._lookups is None:
+            raise problem
         answer = await self._lookups.ask(token, self._whom_to_ask(token, problem))
         # What was learned while the question was under way counts for more than a yes.
         outcome = self.check(token)
@@ -370,7 +389,9 @@ class SessionManager:
     def _nearest(self, sid: str, issuer: str | None, kid: str | None = None) -> list[str]:
         """The members that may know most of a session, those first; of those only that have a key, if one is named."""
         members = [member for member in self._log.members() if member.state != "starting"]
-        urls = {member.url: member.member for member in members if kid is None or kid in member.kids}
+        members = [member for member in members if kid is None or kid in member.kids]
+        own = str(self.settings.advertise_url)
+        urls = {member.url: member.member for member in members if member.url not in ("", own)}
         return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
 
     async def _on_look_up(self, body: bytes) -> bytes:
@@ -436,8 +457,8 @@ class SessionManager:
 
     def require_fresh(self) -> None:
         """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
-        if starting := self._starting():
-            raise starting
+        if not_serving := self._not_serving():
+            raise not_serving
         if not self._log.trusts_clock():
             raise _clock_untrusted()
         if not self._is_fresh():

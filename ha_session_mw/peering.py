@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ._core.keys import KeyRing, SigningKey, same_text
 from .abc import Clock, PeerHandler
+from .certificates import tls_context
 from .config import Settings
 from .exceptions import ConfigurationError
 
@@ -360,12 +361,9 @@ class Peering:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | bool:
-    if not any(url.startswith("https://") for url in settings.peers):
+    if not any(url.startswith("https://") for url in (*settings.peers, str(settings.advertise_url))):
         return False  # there is no certificate to check
     try:
-        context = ssl.create_default_context(cafile=settings.peer_ca_file)
-        if settings.peer_cert_file is not None:
-            context.load_cert_chain(settings.peer_cert_file, settings.peer_key_file)
-    except (OSError, ssl.SSLError) as exc:
+        return tls_context(settings.peer_ca_file, settings.peer_cert_file, settings.peer_key_file)
+    except OSError as exc:
         raise ConfigurationError([f"HA_SESSION_PEER_CA_FILE, HA_SESSION_PEER_CERT_FILE, HA_SESSION_PEER_KEY_FILE: {exc}"]) from exc
-    return context

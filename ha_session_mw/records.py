@@ -312,8 +312,9 @@ class Records:
 
     async def _delete(self) -> None:
         while True:
-            await self._owes.wait()
-            self._owes = anyio.Event()
+            self._owes = anyio.Event()  # here, for one of an earlier run would belong to that run's event loop
+            if not self._owed:
+                await self._owes.wait()
             owed, self._owed = self._owed, set()
             for id in owed:
                 await self.forget(id)

@@ -11,7 +11,7 @@ import anyio.to_thread
 import msgspec
 
 from .abc import Clock, ClusterLog
-from .exceptions import ConfigurationError, QuorumLost
+from .exceptions import ConfigurationError, EntryRejected, QuorumLost
 from .models import Acknowledgement, Cut, Deny, DenyKey, Entry
 from .state_file import StateFile
 
@@ -110,6 +110,8 @@ class Revocations:
             await self._log.append(entries)
         except QuorumLost:
             return
+        except EntryRejected as exc:  # and so is never to be made good
+            logger.error("provisional log-outs: %s", exc)
         async with self._disk:
             made = set(entries)
             kept = [entry for entry in self.provisional if entry not in made]

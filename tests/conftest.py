@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from ha_session_mw.testing import ManualClock
+
+from .engines import Etcd, etcd
 
 # Seeded, so that a failure in CI is one at the desk too; `--hypothesis-profile=explore` looks for new ones. No deadline: how
 # long an example takes says nothing on a shared machine.
@@ -28,3 +31,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def one_etcd() -> Iterator[Etcd]:
+    """An etcd of one member that all tests share which do it no harm; each under a prefix of its own."""
+    with etcd() as server:
+        yield server

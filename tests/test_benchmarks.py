@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks import cluster, contenders, report, served, stored
+from tests.benchmarks import cluster, contenders, learning, report, served, stored
 from tests.benchmarks.__main__ import Effort, on_the_server, tables
 from tests.benchmarks.contenders import Contender, NotReadError, Reader
 from tests.benchmarks.rounds import race
+from tests.engines import Etcd
 
 TINY = Effort(requests=3, rounds=1, sessions=(2, 5), denials=7)
 
@@ -80,8 +81,17 @@ def test_a_missing_redis_is_named_with_the_line_that_installs_it(monkeypatch: py
 def test_each_log_out_is_seen_to_be_enforced_on_both_other_nodes() -> None:
     times = cluster.log_out_times(3)
     assert (len(times.refused_s), len(times.acknowledged_s)) == (6, 3)
-    table = report.log_outs(times)
+    table = report.log_outs(times, cluster.PEERS)
     assert [row[4] for row in table.rows] == ["≤ 50 ms", "≤ 150 ms"]
+    assert table.title in table.markdown()
+
+
+@pytest.mark.real
+def test_a_new_node_on_etcd_is_seen_to_learn_everything(one_etcd: Etcd) -> None:
+    ready_s, taken = learning.new_node(one_etcd.cluster("bench"), 150)
+    assert ready_s > 0
+    assert taken > 0
+    table = report.new_node(150, ready_s, taken)
     assert table.title in table.markdown()
 
 

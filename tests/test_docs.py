@@ -306,6 +306,17 @@ def test_each_trouble_of_a_file_is_one_that_the_code_tells() -> None:
     assert {text for text in shown if f'"{text}"' not in program} == set()
 
 
+def test_each_trouble_of_etcd_is_one_that_the_code_tells() -> None:
+    page = (DOCS / "how-to" / "etcd.md").read_text("utf-8")
+    tables = section(page, "## What each fault looks like") + section(page, "## After a rollback")
+    shown = {text for row in re.findall(r"^\| (`.+?`) \| .* \|$", tables, re.MULTILINE) for text in re.findall(r"`([^`]+)`", row)}
+    program = "".join(
+        (ROOT / "ha_session_mw" / name).read_text("utf-8") for name in ("etcd_gateway.py", "backends/etcd.py", "backends/etcd_keys.py")
+    )
+    assert len(shown) > 12
+    assert {text for text in shown if text not in program} == set()
+
+
 def test_the_bound_of_a_log_out_is_that_of_the_code() -> None:
     limit_s = SETTINGS["freshness_limit"]["parse"](SETTINGS["freshness_limit"]["default"])
     bound = f"{fence_wait_s(limit_s):g}"

@@ -20,7 +20,7 @@ LAYERS = [
     ["exceptions", "models", "events", "version"],
     ["_core"],
     ["config"],
-    ["abc", "clocks", "forks"],
+    ["abc", "clocks", "forks", "certificates"],
     ["supervisor", "listeners", "devices"],
     [
         "key_files",
@@ -29,6 +29,7 @@ LAYERS = [
         "entry_file",
         "record_file",
         "peering",
+        "etcd_gateway",
         "flights",
         "lookups",
         "records",

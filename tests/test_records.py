@@ -17,7 +17,7 @@ from ha_session_mw._core.stored import ELSEWHERE, Stored
 from ha_session_mw.abc import Record
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.lookups import Asking
-from ha_session_mw.models import Claims
+from ha_session_mw.models import Claims, Deny
 from ha_session_mw.records import COPY_OVERHEAD_BYTES, VERSION, Copy, Records, decode_copy
 from ha_session_mw.testing import ManualClock, _until_nothing_moves
 
@@ -228,6 +228,21 @@ async def test_what_goes_wrong_is_told_to_all_who_wait(rig: Rig) -> None:
             tasks.start_soon(ask)
         await _until_nothing_moves()
     assert told == ["as told"] * 3
+
+
+def test_a_node_that_is_started_again_on_another_event_loop_goes_on(clock: ManualClock) -> None:
+    rig = Rig(clock)
+
+    async def once() -> None:
+        of = await rig.write({"n": 1})
+        async with running(rig):
+            assert await rig.load(of) == {"n": 1}
+            rig.records.on_news(Deny("family", 1 << 50))
+            await _until_nothing_moves()
+            assert rig.other._records.get("family") is None
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        anyio.run(once, backend=backend)
 
 
 @pytest.mark.parametrize(

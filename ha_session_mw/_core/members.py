@@ -62,13 +62,14 @@ MemberEvent = MemberJoined | MemberLeft | MemberDraining
 
 
 class _Seat:
-    __slots__ = ("ahead_ms", "heard_s", "heartbeat")
+    __slots__ = ("ahead_ms", "heard_s", "heartbeat", "late")
 
-    def __init__(self, heartbeat: Heartbeat, heard_s: float) -> None:
+    def __init__(self, heartbeat: Heartbeat, heard_s: float, *, late: bool) -> None:
         self.heartbeat = heartbeat
         self.heard_s = heard_s
+        self.late = late
         self.ahead_ms = heartbeat.wall_ms - heard_s * 1000
-        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time."""
+        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time, or more where it came late."""
 
 
 class Members:
@@ -77,6 +78,7 @@ class Members:
     Args:
         own: this node's own heartbeat; its times are not looked at.
         majority: how many trusted clocks it takes to raise the floor. One that has nobody to agree with raises nothing.
+            May be set anew where members come and go.
     """
 
     __slots__ = ("_agreed_ms", "_latest_ms", "_seats", "_verdict", "acceptance_limit_s", "fence_wait_s", "limits_differ", "majority", "own")
@@ -86,7 +88,7 @@ class Members:
         self.majority = majority
         self._seats: dict[str, _Seat] = {}
         self._agreed_ms: float | None = None
-        """How far this node's wall clock was ahead of its boot-time clock when a majority last agreed with it."""
+        """How far the time was ahead of this node's boot-time clock when a majority, and not this node alone, last agreed on it."""
         self._latest_ms = -math.inf
         """How far the last of the trusted clocks was ahead of the boot-time clock when a majority last agreed on anything."""
         self._verdict: tuple[float, bool] | None = None
@@ -102,18 +104,19 @@ class Members:
         self.limits_differ = limits.count(self.own.freshness_limit_s) * 2 < len(limits)
         """Whether most members announce another limit than this node: it is the one to be mended, and the others go on."""
 
-    def heard(self, seat: str, heartbeat: Heartbeat, boot_s: float) -> MemberEvent | None:
+    def heard(self, seat: str, heartbeat: Heartbeat, boot_s: float, *, late: bool = False) -> MemberEvent | None:
         """Take a heartbeat in; returns what it changed for others to know.
 
         Args:
             seat: which member of the cluster this is, whatever process fills it: its place in a fixed list, else its id.
             heartbeat: what it says.
             boot_s: when it was received.
+            late: it may have been said long ago, so that nobody can tell what the member's clock shows now.
         """
         known = self._seats.get(seat)
         if known is not None and known.heartbeat.life == heartbeat.life and heartbeat.sequence <= known.heartbeat.sequence:
             return None
-        self._seats[seat] = _Seat(heartbeat, boot_s)
+        self._seats[seat] = _Seat(heartbeat, boot_s, late=late)
         self._verdict = None
         if known is None or known.heartbeat.freshness_limit_s != heartbeat.freshness_limit_s:
             self._compare_limits()
@@ -122,6 +125,13 @@ class Members:
         if heartbeat.state == "draining" != known.heartbeat.state:
             return MemberDraining(heartbeat.member)
         return None
+
+    def left(self, seat: str) -> MemberEvent | None:
+        """A member said that it is one no more; returns what that changed for others to know."""
+        gone = self._seats.pop(seat, None)
+        self._verdict = None
+        self._compare_limits()
+        return None if gone is None else MemberLeft(gone.heartbeat.member)
 
     def tick(self, now: Moment) -> list[MemberEvent]:
         """Time has passed; returns who has been silent for so long that every lease it held or gave is over. It is a member no more."""
@@ -153,7 +163,7 @@ class Members:
     def clock_trusted(self, now: Moment) -> bool:
         """Whether this node may mint and judge: its wall clock agrees with the others'.
 
-        A node that hears too few others to tell asks whether its clock has been stepped since a majority agreed with it.
+        A node that hears too few others to tell asks whether its clock still shows the time that a majority last agreed on.
         """
         ahead_ms = now.wall_ms - now.boot_s * 1000
         if self._verdict is None or abs(ahead_ms - self._verdict[0]) > _SLEWED_MS:
@@ -161,15 +171,17 @@ class Members:
         return self._verdict[1]
 
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
-        if len(self._walls_ms(now)) < self.majority:
-            return self._agreed_ms is not None and abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
-        trusted = _trusted(self._walls_ms(now))
+        walls_ms = self._walls_ms(now)
+        trusted = _trusted(walls_ms)
         if len(trusted) >= self.majority:
             self._latest_ms = max(trusted) - now.boot_s * 1000
-        if now.wall_ms not in trusted:
-            return False
-        self._agreed_ms = ahead_ms
-        return True
+        if len(walls_ms) > 1 and len(walls_ms) >= self.majority:
+            if len(trusted) >= self.majority:
+                self._agreed_ms = median(trusted) - now.boot_s * 1000
+            return now.wall_ms in trusted
+        if self._agreed_ms is None:
+            return self.majority == 1  # there has never been anybody else to ask
+        return abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
 
     def floor_ms(self, now: Moment) -> int | None:
         """Up to which end tokens have ended on every trusted clock; None where too few clocks agree to tell.
@@ -177,7 +189,7 @@ class Members:
         A majority must agree: one clock that steps, alone or in a pair, neither ends a session nor forgets a log-out.
         """
         trusted = _trusted(self._walls_ms(now))
-        if len(trusted) < self.majority:
+        if len(trusted) < self.majority or (len(trusted) == 1 and not self.clock_trusted(now)):
             return None
         return int(min(trusted)) - FLOOR_MARGIN_MS
 
@@ -190,7 +202,7 @@ class Members:
         return int(max(now.wall_ms, ahead_ms + now.boot_s * 1000)) + longest + UNKNOWN_END_MARGIN_MS
 
     def _walls_ms(self, now: Moment) -> list[float]:
-        others = (seat.ahead_ms for seat in self._seats.values() if self._is_live(seat, now.boot_s))
+        others = (seat.ahead_ms for seat in self._seats.values() if not seat.late and self._is_live(seat, now.boot_s))
         return [now.wall_ms, *(ahead + now.boot_s * 1000 for ahead in others)]
 
 

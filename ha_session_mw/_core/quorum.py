@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ..events import FoundQuorum, LimitAgrees, LimitDiffers, LostQuorum, PossibleLoss
+from ..events import FoundQuorum, LostQuorum, PossibleLoss
 from ..models import Entry
 from .fence import Fence
 from .freshness import Moment
@@ -25,13 +25,10 @@ from .messages import VERSION, Answer, Batch, Poll, list_digest
 from .peer import Peer
 from .recovery import Memory, Recovery
 from .sequence import Sequence
-from .view import END_STEP_MS, FLOOR_MARGIN_MS, View
+from .view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
 
 PAGE_ENTRIES = 4096
 """Entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit."""
-
-CUT_TRAVELS_MS = 240_000
-"""A cut that was made so long ago is no news any more on a node that is fresh: some seconds, and 30 s for each of two clocks."""
 
 STARTING_HOLD_S = 0.05
 """How long a poll of a recovering member is held: it learns in rounds, and everybody waits for it."""
@@ -88,7 +85,7 @@ class PeerMismatch:
     why: Literal["list", "version", "identity"]
 
 
-QuorumEvent = MemberEvent | LostQuorum | FoundQuorum | LimitDiffers | LimitAgrees | PossibleLoss | Recovered | OldFile | PeerMismatch
+QuorumEvent = MemberEvent | LostQuorum | FoundQuorum | PossibleLoss | Recovered | OldFile | PeerMismatch
 
 
 class Quorum:
@@ -129,7 +126,7 @@ class Quorum:
         self._keeping = Keeping(self._sequence, view, own.life, stored)
         self._recovery: Recovery | None = self._new_recovery()
         self._serving = False
-        self._had_quorum = self._limits_differed = False
+        self._had_quorum = False
         self._majority_forgot = False
         """Whether so many had forgotten at once, as at a first start, that nobody may know what had been acknowledged."""
         self._settle(now)
@@ -361,15 +358,12 @@ class Quorum:
         self._finish_recovery()
         self._fence.prove(self._keeping.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self.view.fresh_at = self._fresh_at()
-        self._notice_turns(now)
+        self._notice_turn(now)
 
-    def _notice_turns(self, now: Moment) -> None:
+    def _notice_turn(self, now: Moment) -> None:
         if (has_quorum := self.has_quorum(now)) != self._had_quorum:
             self._had_quorum = has_quorum
             self._events.append(FoundQuorum() if has_quorum else LostQuorum())
-        if (differ := self.members.limits_differ) != self._limits_differed:
-            self._limits_differed = differ
-            self._events.append(LimitDiffers() if differ else LimitAgrees())
 
     def _finish_recovery(self) -> None:
         recovery = self._recovery

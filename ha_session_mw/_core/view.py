@@ -18,6 +18,9 @@ FLOOR_MARGIN_MS = 60_000
 END_STEP_MS = 60_000
 """Ends are rounded up to whole minutes. Holding an entry longer harms nobody, and entries of a minute share one end."""
 
+CUT_TRAVELS_MS = 240_000
+"""A cut that was made so long ago is no news any more on a node that is fresh: some seconds, and 30 s for each of two clocks."""
+
 
 def cut_end_ms(cut: CutId) -> int:
     """The end that a cut's id carries; 0 (long over) for text that is no cut's id."""
@@ -32,7 +35,7 @@ def new_cut_id(random_text: str, until_ms: int) -> CutId:
     return CutId(f"{random_text}~{-(-until_ms // 1000):x}")
 
 
-def _end_of_entry(until_ms: int) -> int:
+def entry_end_ms(until_ms: int) -> int:
     """How long an entry is held, the same for one that arrived and for a replaced cut that has yet to."""
     return -(-until_ms // END_STEP_MS) * END_STEP_MS
 
@@ -79,7 +82,7 @@ class View:
 
     def merge(self, entry: Entry) -> bool:
         """Take one entry in; returns whether it was news. An entry that has ended can match no token and is no news."""
-        end = _end_of_entry(entry.until_ms)
+        end = entry_end_ms(entry.until_ms)
         if end <= self.floor_ms:
             return False
         # All entries of one end hold the same number: a new one each would take a fifth of the memory.
@@ -112,7 +115,7 @@ class View:
         live[cut.id] = cut
         for old in cut.replaces:
             # Known from here on, so that a replaced cut that arrives after its successor does not come to life.
-            self.known_cuts.setdefault(old, _end_of_entry(cut_end_ms(old)))
+            self.known_cuts.setdefault(old, entry_end_ms(cut_end_ms(old)))
             live.pop(old, None)
 
     def knows(self, entry: Entry) -> bool:

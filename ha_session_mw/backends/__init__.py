@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .._core.members import Heartbeat
 from .._core.view import View
 from ..abc import Clock, ClusterLog, SessionStore
-from ..config import SQLITE, Settings, sqlite_path
+from ..config import ETCD, SQLITE, Settings, sqlite_path
 from ..peering import HELLO, Peering
 
 
@@ -25,6 +27,10 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
         from .sqlite import SqliteLog
 
         return SqliteLog(view, clock, own, sqlite_path(settings.cluster))
+    if settings.cluster.startswith(ETCD):
+        from .etcd import open_etcd
+
+        return open_etcd(settings, view, clock, own)
     if peering is None:
         from .memory import MemoryLog
 
@@ -47,8 +53,11 @@ def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, p
     return log
 
 
-def open_store(settings: Settings, clock: Clock, kind: str) -> SessionStore | None:
+def open_store(settings: Settings, clock: Clock, kind: str, random: Callable[[int], bytes] = os.urandom) -> SessionStore | None:
     """The store that belongs to ``HA_SESSION_CLUSTER``, for records of one kind; None where there is none.
+
+    Args:
+        random: makes n random bytes.
 
     Raises:
         ConfigurationError: it cannot be opened.
@@ -58,6 +67,12 @@ def open_store(settings: Settings, clock: Clock, kind: str) -> SessionStore | No
         from .sqlite_store import SqliteStore
 
         return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
+    if settings.cluster.startswith(ETCD):
+        from .etcd import open_gateway
+        from .etcd_store import EtcdStore
+
+        gateway, prefix = open_gateway(settings, clock, int.from_bytes(random(4), "big"))
+        return EtcdStore(clock, gateway, prefix, kind, random)
     if settings.cluster.startswith("peers://"):
         return None
     from .memory import MemoryRecords, MemoryStore

@@ -6,26 +6,21 @@ What counts, and what is proven by what, stands there; here are only tasks, time
 from __future__ import annotations
 
 import logging
-import math
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
-import msgspec
 
-from .._core.freshness import Moment
-from .._core.members import Heartbeat
+from .._core.members import Heartbeat, Members
 from .._core.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
 from .._core.quorum import Hold, OldFile, PeerMismatch, Quorum, QuorumEvent, Recovered
 from .._core.quorum import Receipt as Appended
 from .._core.view import View
-from ..abc import Clock, ClusterLog, Receipt
+from ..abc import Clock, Receipt
 from ..events import (
     FoundQuorum,
-    LimitAgrees,
-    LimitDiffers,
     LostQuorum,
     MemberDraining,
     MemberJoined,
@@ -35,9 +30,10 @@ from ..events import (
     StartedAnew,
 )
 from ..exceptions import ConfigurationError, QuorumLost
-from ..models import Entry, KeyId
+from ..models import Entry
 from ..peering import HELLO, PeerFailure
 from ..state_file import StateFile
+from .membered import MemberedLog, parse_index
 
 logger = logging.getLogger("ha_session_mw.quorum")
 
@@ -82,7 +78,7 @@ class _Held:
     answered: anyio.Event = field(default_factory=anyio.Event)
 
 
-class QuorumLog(ClusterLog):
+class QuorumLog(MemberedLog):
     """One member's driver.
 
     Args:
@@ -101,8 +97,7 @@ class QuorumLog(ClusterLog):
     def __init__(
         self, view: View, clock: Clock, own: Heartbeat, urls: Sequence[str], *, heartbeat_s: float, call: Call, file: StateFile | None
     ) -> None:
-        self._view = view
-        self._clock = clock
+        super().__init__(view, clock, logger)
         self._urls = list(urls)
         self._heartbeat_s = heartbeat_s
         self._call = call
@@ -113,21 +108,19 @@ class QuorumLog(ClusterLog):
             self.quorum = Quorum(view, own, urls, now=self._now(), heartbeat_s=heartbeat_s, stored=self._load())
         except ValueError as exc:
             raise ConfigurationError([f"HA_SESSION_PEERS: {exc}"]) from exc
-        self.freshness_limit_s = self.quorum.members.acceptance_limit_s
-        self.trusted_ahead_ms = math.nan
+        self._heed_members()
         self._holds: list[_Held] = []
         self._heard: dict[str, anyio.Event] = {}
-        self._change = anyio.Event()
         self._unwritten = anyio.Event()
         self._rounds_alone = 0
-        self._told_fault: str | None = None
         self.shared_url = False
         """Whether another process answers at this node's own URL."""
         self.failing: dict[str, str] = {}
         """The peers that do not answer, and why, by their URL."""
 
-    def _now(self) -> Moment:
-        return Moment(self._clock.boot_s(), self._clock.wall_s() * 1000)
+    @property
+    def _members(self) -> Members:
+        return self.quorum.members
 
     def _load(self) -> list[Batch] | None:
         if self._file is None:
@@ -177,31 +170,13 @@ class QuorumLog(ClusterLog):
             if wait.cancelled_caught:
                 self.refresh()
 
-    async def changed(self) -> None:
-        await self._change.wait()
-
     def refresh(self) -> None:
         # Wakes nobody who waits for a change: time alone brings no news, and those whom it wakes would wake each other.
         self.quorum.tick(self._now())
         self._release()
 
-    def trusts_clock(self) -> bool:
-        now = self._now()
-        trusted = self.quorum.members.clock_trusted(now)
-        self.trusted_ahead_ms = now.wall_ms - now.boot_s * 1000 if trusted else math.nan
-        return trusted
-
-    def ahead_ms(self) -> float:
-        return max(0.0, self.quorum.members.skew_ms(self._now()))
-
     def is_starting(self) -> bool:
         return self.quorum.recovering
-
-    def members(self) -> Sequence[Heartbeat]:
-        return self.quorum.members.live(self._clock.boot_s())
-
-    def unknown_end_ms(self) -> int:
-        return self.quorum.members.unknown_end_ms(self._now())
 
     def why_not_ready(self) -> str | None:
         quorum, now = self.quorum, self._now()
@@ -217,30 +192,12 @@ class QuorumLog(ClusterLog):
             return "still learning from the other members what it may have forgotten"
         return self._own_fault(now) or "out of contact with a majority of the members"
 
-    def _own_fault(self, now: Moment) -> str | None:
-        """What is wrong with this very node, compared with the others."""
-        if self.quorum.members.limits_differ:
-            return "HA_SESSION_FRESHNESS_LIMIT differs from another node's"
-        if not self.quorum.recovering and not self.quorum.members.clock_trusted(now):
-            return "its clock differs from the other nodes' by more than 30 s, or too few nodes can be heard to tell"
-        return None
-
-    def _is_fresh(self, now: Moment) -> bool:
-        return now.boot_s - self._view.fresh_at <= self.freshness_limit_s
-
     def index(self) -> str | None:
         return f"{self.quorum.incarnation}-{self.quorum.position}"
 
     def has_reached(self, index: str) -> bool:
-        incarnation, _, position = index.rpartition("-")
-        if not incarnation or not position.isascii() or not position.isdigit() or len(position) > 18:
-            return True
-        return self.quorum.has_reached(incarnation, int(position))
-
-    def announce(self, kids: tuple[KeyId, ...]) -> None:
-        """The node's keys have changed."""
-        members = self.quorum.members
-        members.own = msgspec.structs.replace(members.own, kids=kids)
+        named = parse_index(index)
+        return named is None or self.quorum.has_reached(*named)
 
     # The tasks.
 
@@ -305,10 +262,6 @@ class QuorumLog(ClusterLog):
             logger.error(
                 "another process answers at HA_SESSION_ADVERTISE_URL: give each process a URL of its own, or start one worker only"
             )
-
-    async def _sleep(self, seconds: float) -> None:
-        with self._clock.move_on_after(seconds):
-            await anyio.sleep_forever()
 
     async def _poll_for_ever(self, peer: str) -> None:
         retry_s = RETRY_S
@@ -401,8 +354,7 @@ class QuorumLog(ClusterLog):
         self._release()
         self._unwritten.set()
         self._unwritten = anyio.Event()
-        self._change.set()
-        self._change = anyio.Event()
+        self._wake()
 
     def _release(self) -> None:
         """What is due after each call of the state machine."""
@@ -412,8 +364,7 @@ class QuorumLog(ClusterLog):
             if held.answer is not None:
                 self._holds.remove(held)
                 held.answered.set()
-        self.freshness_limit_s = self.quorum.members.acceptance_limit_s
-        self.trusted_ahead_ms = math.nan  # what was heard may have changed the verdict
+        self._heed_members()
         for event in self.quorum.take_events():
             self._write_to_log(event)
             self._pass_on(event)
@@ -423,12 +374,6 @@ class QuorumLog(ClusterLog):
     def _name(self, url: str) -> str:
         """A peer without its address."""
         return f"member {self._urls.index(url) + 1} of HA_SESSION_PEERS"
-
-    def _tell_own_fault(self) -> None:
-        fault = self._own_fault(self._now())
-        if fault is not None and fault != self._told_fault:
-            logger.error("this node is not ready: %s", fault)
-        self._told_fault = fault
 
     def _note(self, peer: str, failure: str | None) -> None:
         if failure is None:
@@ -463,15 +408,9 @@ class QuorumLog(ClusterLog):
                 logger.error("%s takes itself for somebody else; each node's HA_SESSION_ADVERTISE_URL must be its own", self._name(peer))
             case Recovered():
                 logger.info("learned what there is to know; this node judges sessions now")
-            case MemberJoined(member):
-                logger.info("member %s has joined", member)
-            case MemberLeft(member):
-                logger.warning("member %s is silent and counts as gone", member)
-            case MemberDraining(member):
-                logger.info("member %s is leaving", member)
+            case MemberJoined() | MemberLeft() | MemberDraining():
+                self._tell_member(event)
             case FoundQuorum():
                 logger.info("a majority of the members hears this node")
             case LostQuorum():
                 logger.warning("no majority of the members hears this node; log-outs are provisional or refused until one does")
-            case LimitDiffers() | LimitAgrees():
-                pass  # told with the other faults of this node

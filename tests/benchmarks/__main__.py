@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import cluster, contenders, report, scale, served, stored
+from ..engines import etcd
+from . import cluster, contenders, learning, report, scale, served, stored
 from .report import Table
 from .rounds import race
 
@@ -74,7 +76,13 @@ def main() -> None:
         show(report.served(served.requests_per_second(rounds=effort.served_rounds, seconds=effort.served_seconds)))
     except served.WrkMissingError as missing:
         print(missing, file=sys.stderr)
-    show(report.log_outs(cluster.log_out_times(effort.log_outs)))
+    show(report.log_outs(cluster.log_out_times(effort.log_outs), cluster.PEERS))
+    if shutil.which("etcd") is None:
+        print("etcd is missing: apt-get install -y --no-install-recommends etcd-server", file=sys.stderr)
+        return
+    with etcd(cluster.MEMBERS) as server:
+        show(report.log_outs(cluster.log_out_times(effort.log_outs, server.cluster("log-outs")), "etcd:// on three members"))
+        show(report.new_node(effort.denials, *learning.new_node(server.cluster("denials"), effort.denials)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a log-out takes to count on the other nodes, and to be acknowledged: three processes on loopback, ``peers://``."""
+"""How long a log-out takes to count on the other nodes, and to be acknowledged: three processes on loopback."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ha_session_mw import SessionMiddleware, Settings, get_session
 
 from .contenders import KEY, NotReadError
 
+PEERS = "peers://"
 MEMBERS = 3
 POLL_PAUSE_S = 0.001
 """Between two questions to a node whether it refuses already: found out a little late, but the question is no load."""
@@ -62,10 +63,11 @@ async def log_out(request: Request) -> Response:
     return PlainTextResponse(acknowledgement.mode)
 
 
-def serve(fileno: int, urls: Sequence[str], number: int) -> None:
+def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
     """Serve one member on a socket that listens already, until the process is ended."""
     logging.disable(logging.WARNING)  # at the end each tells that it misses the others
-    settings = Settings(secret_key=KEY, cluster="peers://", peers=urls, advertise_url=urls[number], protect="/account,/log-out")
+    peers = urls if cluster == PEERS else ()
+    settings = Settings(secret_key=KEY, cluster=cluster, peers=peers, advertise_url=urls[number], protect="/account,/log-out")
     routes = [
         Route("/log-in", log_in, methods=["POST"]),
         Route("/account", account),
@@ -79,20 +81,22 @@ def serve(fileno: int, urls: Sequence[str], number: int) -> None:
 
 
 @contextmanager
-def running() -> Iterator[list[int]]:
+def running(cluster: str) -> Iterator[list[int]]:
     """The members of a cluster, ready; gives their ports."""
     with ExitStack() as held:
         listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(MEMBERS)]
         ports = [listener.getsockname()[1] for listener in listeners]
         urls = [f"http://127.0.0.1:{port}" for port in ports]
-        processes = [held.enter_context(_ended(_start(listener.fileno(), urls, number))) for number, listener in enumerate(listeners)]
+        processes = [
+            held.enter_context(_ended(_start(listener.fileno(), cluster, urls, number))) for number, listener in enumerate(listeners)
+        ]
         for port, process in zip(ports, processes, strict=True):
             _wait_until_ready(port, process)
         yield ports
 
 
-def _start(fileno: int, urls: Sequence[str], number: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", __name__, str(fileno), ",".join(urls), str(number)]
+def _start(fileno: int, cluster: str, urls: Sequence[str], number: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", __name__, str(fileno), cluster, ",".join(urls), str(number)]
     return subprocess.Popen(command, pass_fds=[fileno])
 
 
@@ -157,10 +161,10 @@ class Client:
         return time.perf_counter()
 
 
-def log_out_times(count: int) -> LogOutTimes:
+def log_out_times(count: int, cluster: str = PEERS) -> LogOutTimes:
     """Log out so many sessions, on each node in turn, one after the other."""
     times = LogOutTimes()
-    with running() as ports, ThreadPoolExecutor(MEMBERS - 1) as aside, ExitStack() as opened:
+    with running(cluster) as ports, ThreadPoolExecutor(MEMBERS - 1) as aside, ExitStack() as opened:
         clients = [opened.enter_context(closing(Client(port))) for port in ports]
         for number in range(WARM_UP + count):
             one, *others = [clients[(number + turn) % MEMBERS] for turn in range(MEMBERS)]
@@ -183,4 +187,4 @@ def _log_out(one: Client, others: Sequence[Client], aside: ThreadPoolExecutor, t
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3]))
+    serve(int(sys.argv[1]), sys.argv[2], sys.argv[3].split(","), int(sys.argv[4]))

@@ -48,6 +48,7 @@ FLAT = Budget(1.1, " of the first row")
 DENIALS_MEMORY = Budget(16, "", unit=" MB")
 PROPAGATION = Budget(50, "", unit=" ms")
 ACKNOWLEDGEMENT = Budget(150, "", unit=" ms")
+NEW_NODE = Budget(5, "", unit=" s")
 _NO_BUDGET = ["", "", ""]
 
 
@@ -141,7 +142,7 @@ def served(rates: Mapping[str, Sequence[float]]) -> Table:
     return Table("Served, one process", columns, [row(*item) for item in rates.items()])
 
 
-def log_outs(times: LogOutTimes) -> Table:
+def log_outs(times: LogOutTimes, cluster: str) -> Table:
     def row(name: str, times_s: Sequence[float], budget: Budget) -> list[str]:
         times_ms = sorted(time_s * 1000 for time_s in times_s)
         return [name, f"{percentile(times_ms, 50):.1f}", f"{times_ms[-1]:.1f}", *budget.judge(percentile(times_ms, 99))]
@@ -151,7 +152,13 @@ def log_outs(times: LogOutTimes) -> Table:
         row("until it is acknowledged as fenced", times.acknowledged_s, ACKNOWLEDGEMENT),
     ]
     columns = ("from sending a log-out, ms", "p50", "worst", "p99", "budget", "")
-    return Table(f"{len(times.acknowledged_s)} log-outs, three nodes on loopback, peers://", columns, rows)
+    return Table(f"{len(times.acknowledged_s)} log-outs, three nodes on loopback, {cluster}", columns, rows)
+
+
+def new_node(denials: int, ready_s: float, taken: int) -> Table:
+    cells = [f"{denials:,} denials", f"{taken / MEGABYTE:.1f} MB", f"{taken / denials:.0f}", *NEW_NODE.judge(ready_s)]
+    columns = ("a new node on etcd", "grows by", "each", "ready after", "budget", "")
+    return Table("A node that has everything to learn", columns, [cells])
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:

@@ -6,12 +6,15 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import anyio
 import pytest
 
 from ha_session_mw import SessionManager, Settings
 from ha_session_mw.testing import SECRET, Cluster, ClusterLogContract, Member, Node, Nodes
+
+from ..engines import Etcd
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +102,40 @@ class TestPeers(ClusterLogContract):
         async with Cluster() as cluster:
             await cluster.ready()
             yield Peers(cluster)
+
+
+class OnEtcd(Nodes):
+    """Three processes on one etcd. It breaks for all of them, by being frozen."""
+
+    can_break = True
+
+    def __init__(self, server: Etcd, prefix: str) -> None:
+        self.server = server
+        settings = Settings(secret_key=SECRET, cluster=server.cluster(prefix), heartbeat="100ms", freshness_limit="2s")
+        self.managers = [SessionManager(settings) for _ in range(3)]
+        self.members = [member_of(manager) for manager in self.managers]
+
+    async def break_off(self, member: Member) -> None:
+        self.server.members[0].freeze()
+
+    async def mend(self, member: Member) -> None:
+        self.server.members[0].thaw()
+
+
+@pytest.mark.real
+class TestEtcd(ClusterLogContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, one_etcd: Etcd) -> None:
+        self.server = one_etcd
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Nodes]:
+        nodes = OnEtcd(self.server, f"contract/{token_hex(4)}")
+        async with AsyncExitStack() as stack:
+            for manager in nodes.managers:
+                await stack.enter_async_context(manager.running())
+            await nodes.wait_until(lambda: all(member.is_fresh and len(member.log.members()) == 2 for member in nodes.members))
+            yield nodes
 
 
 class ForgetfulNodes(Memory):

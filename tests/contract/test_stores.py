@@ -8,17 +8,22 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from ha_session_mw import Settings
 from ha_session_mw.abc import Grant, Record
+from ha_session_mw.backends import open_store
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.backends.sqlite_store import SqliteStore
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.record_file import RecordFile
-from ha_session_mw.testing import SessionStoreContract, Stores
+from ha_session_mw.testing import SECRET, SessionStoreContract, Stores
+
+from ..engines import Etcd
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +96,43 @@ class TestSqlite(SessionStoreContract):
                 tasks.cancel_scope.cancel()
         finally:
             machine.close()
+
+
+class OnEtcd(Stores):
+    """Three processes on one etcd. It breaks for all of them, by being frozen."""
+
+    can_break = True
+
+    def __init__(self, server: Etcd, prefix: str) -> None:
+        self.clock = SystemClock()
+        self.server = server
+        settings = Settings(secret_key=SECRET, cluster=server.cluster(prefix))
+        self.stores = [store for _ in range(3) if (store := open_store(settings, self.clock, "session"))]
+
+    async def break_off(self) -> None:
+        self.server.members[0].freeze()
+
+    async def mend(self) -> None:
+        self.server.members[0].thaw()
+
+
+@pytest.mark.real
+class TestEtcd(SessionStoreContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, one_etcd: Etcd) -> None:
+        self.server = one_etcd
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Stores]:
+        nodes = OnEtcd(self.server, f"stores/{token_hex(4)}")
+        async with anyio.create_task_group() as tasks:
+            for store in nodes.stores:
+                tasks.start_soon(store.run)
+            with anyio.fail_after(20):
+                while not all(store._position for store in nodes.stores):  # type: ignore[attr-defined]  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+            yield nodes
+            tasks.cancel_scope.cancel()
 
 
 class Careless(MemoryStore):

@@ -57,6 +57,16 @@ def test_a_member_that_started_anew_joins_again() -> None:
     assert seen.heard("b", heartbeat("b", life="second"), 1.0) == MemberJoined(NodeId("b"))
 
 
+def test_a_member_that_says_so_has_left() -> None:
+    seen = members(3, b=0)
+    seen.heard("c", heartbeat("c", freshness_limit_s=9.0), 0.0)
+    assert seen.left("c") == MemberLeft(NodeId("c"))
+    assert seen.left("c") is None
+    assert [each.member for each in seen.live(0.0)] == ["b"]
+    assert seen.fence_wait_s == OVER_S
+    assert seen.tick(now(OVER_S)) == []
+
+
 def test_a_late_heartbeat_changes_nothing() -> None:
     seen = members(3)
     seen.heard("b", heartbeat("b", sequence=5, state="draining"), 0.0)
@@ -156,6 +166,25 @@ def test_a_node_that_is_alone_notices_that_its_clock_was_stepped() -> None:
     assert seen.clock_trusted(now(101))
     assert not seen.clock_trusted(now(102, ahead_s=3600))
     assert seen.clock_trusted(now(103))
+
+
+def test_a_clock_that_nobody_agreed_with_does_not_become_right_by_being_alone() -> None:
+    seen = members(3, b=0, c=0)
+    seen.tick(now(1, ahead_s=3600))
+    seen.tick(now(100, ahead_s=3600))
+    assert not seen.live(100)
+    assert not seen.clock_trusted(now(101, ahead_s=3600))
+    assert seen.clock_trusted(now(102))
+
+
+def test_of_what_was_said_long_ago_only_the_least_is_known() -> None:
+    seen = members(2)
+    seen.heard("b", heartbeat("b", ahead_s=-600), 0.0, late=True)
+    assert not seen.clock_trusted(now())
+    assert seen.announced_kids(0.0) == [()]
+    assert seen.unknown_end_ms(now(ahead_s=-3600)) == NOW_MS - 600_000 + HOUR_MS + 60_000
+    seen.heard("b", heartbeat("b", sequence=2), 0.0)
+    assert seen.clock_trusted(now())
 
 
 def test_a_node_that_has_always_been_alone_has_nobody_to_trust_its_clock_by() -> None:

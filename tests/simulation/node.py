@@ -1,28 +1,24 @@
-"""One node: the driver that obeys the real core, its clocks, its file, and the requests that it is asked to answer."""
+"""One node: its clocks, the process on it, what users do there, and the requests that it is asked to answer, whatever its log."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ha_session_mw._core.decision import Accept, CannotTell, Decision, Refuse, decide
 from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.members import Heartbeat
-from ha_session_mw._core.messages import Answer, Batch
-from ha_session_mw._core.quorum import Hold, Quorum, Receipt, Sent
+from ha_session_mw._core.members import Members
 from ha_session_mw._core.view import View, new_cut_id
-from ha_session_mw.events import PossibleLoss
 from ha_session_mw.exceptions import ClockUntrusted, NodeStarting, SessionRevoked, StateNotReached, StateStale
-from ha_session_mw.models import Cut, Deny, Entry, FamilyId, NodeId
+from ha_session_mw.models import Cut, Deny, Entry, FamilyId
 
 if TYPE_CHECKING:
     from .world import Session, SubjectCut, World
 
 LIMIT_S = 2.0
 HEARTBEAT_S = 0.5
-POLL_SLACK_S = 0.5
-"""How much longer than a heartbeat a poll may take before it is sent anew."""
 LONGEST_MS = 12 * 3_600_000
 LOOK_UP_S = 0.25
 IN_FLIGHT_S = 0.075
@@ -30,23 +26,36 @@ IN_FLIGHT_S = 0.075
 Then = Callable[[Decision], None]
 
 
-class Node:
-    """A member's machine. The process on it comes and goes; ``life`` counts them."""
+class Place:
+    """Where something runs that messages reach: a process that comes and goes; ``life`` counts them."""
 
-    def __init__(self, world: World, number: int, urls: list[str], *, rate: float, wall_off_ms: float, keeps_file: bool) -> None:
-        self.world = world
+    def __init__(self, number: int) -> None:
         self.number = number
-        self.urls = urls
-        self.url = urls[number]
-        self.rate = rate
-        self.boot_off_s = world.random.uniform(0, 1e5)
-        self.wall_off_ms = self.true_off_ms = wall_off_ms
-        self.file: list[Batch] | None = [] if keeps_file else None
         self.life = 0
         self.up = False
         self.paused_until = 0.0
+
+
+class Node(Place, ABC):
+    """A member: its clocks, and the process that runs there.
+
+    Attributes:
+        view: what the process knows.
+        receipts: the log-outs that it has not acknowledged yet, whatever stands for them.
+    """
+
+    view: View
+    receipts: Sequence[object]
+
+    def __init__(self, world: World[Any], number: int, url: str, *, rate: float, wall_off_ms: float) -> None:
+        super().__init__(number)
+        self.world = world
+        self.url = url
+        self.rate = rate
+        self.boot_off_s = world.random.uniform(0, 1e5)
+        self.wall_off_ms = self.true_off_ms = wall_off_ms
         self.session_ms = LONGEST_MS
-        self.write_s = 0.0
+        self.yes_until: dict[str, float] = {}
 
     # Clocks.
 
@@ -67,135 +76,55 @@ class Node:
         """The wall clock is put right."""
         self.wall_off_ms = self.true_off_ms
 
-    # The process.
+    # The process, and its log.
 
+    @abstractmethod
     def start(self) -> None:
-        self.up = True
-        self.life += 1
-        own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
-        self.view = View()
-        self.quorum: Quorum = self.world.variant.quorum(
-            self.view, own, self.urls, now=self.now(), heartbeat_s=HEARTBEAT_S, stored=self.file
-        )
-        self.outstanding: dict[int, Sent] = {}
-        self.holds: list[tuple[Hold, Sent, Node, int]] = []
-        self.receipts: list[tuple[Receipt, list[Session | SubjectCut]]] = []
-        self.yes_until: dict[str, float] = {}
-        self.writing = False
-        for peer in self.peers:
-            self.ask(peer)
-        self.tick()
+        """A new process."""
 
-    def crash(self, *, forget: bool = False) -> None:
-        self.up = False
-        if forget and self.file is not None:
-            self.file = []
+    @abstractmethod
+    def crash(self) -> None:
+        """It is killed."""
+
+    @property
+    @abstractmethod
+    def members(self) -> Members:
+        """Who its log says there is."""
+
+    @property
+    @abstractmethod
+    def starting(self) -> bool:
+        """Whether it has not yet learned enough to judge anything."""
+
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether it can judge sessions."""
+
+    @abstractmethod
+    def append(self, entries: list[Entry], hit: list[Session | SubjectCut]) -> None:
+        """Write entries that log these out, and acknowledge that when it is due."""
+
+    @abstractmethod
+    def apply(self, entries: list[Entry]) -> None:
+        """Write entries that nobody waits for."""
+
+    def acknowledge(self, hit: list[Session | SubjectCut]) -> None:
+        """Whoever logged these out is told that it holds."""
+        self.world.findings.fenced += 1
+        for one in hit:
+            one.fenced_at = min(one.fenced_at, self.world.time)
+
+    def asked_to_revoke(self, hit: list[Session | SubjectCut]) -> None:
+        """Somebody logs these out."""
+        self.world.findings.revocations += 1
+        for one in hit:
+            one.revoked = True
 
     @property
     def peers(self) -> list[Node]:
         return [node for node in self.world.nodes if node is not self]
 
-    @property
-    def forgetful(self) -> bool:
-        """Whether this node has not learned yet what it may have forgotten."""
-        if not self.up:
-            return not self.file or not any(batch.learned for batch in self.file)
-        return self.quorum.recovering and not self.quorum._keeping.unchecked
-
-    def tick(self) -> None:
-        self.quorum.tick(self.now())
-        self.settle()
-        self.wait(0.5, self.tick)
-
-    def settle(self) -> None:
-        """What a driver does after each call: answer the holds that are due, keep what has to be kept, look at the receipts."""
-        now = self.now()
-        if self.holds:
-            self._release(now)
-        if self.file is not None and not self.writing and (batch := self.quorum.unkept()) is not None:
-            self.writing = True
-            self.wait(self.write_s or self.world.random.uniform(0.0005, 0.003), self._written, batch)
-        if self.receipts:
-            self._acknowledge()
-        for event in self.quorum.take_events():
-            self.world.findings.losses += isinstance(event, PossibleLoss)
-
-    def _release(self, now: Moment) -> None:
-        waiting = []
-        for held in self.holds:
-            hold, sent, peer, life = held
-            answer = self.quorum.release(hold, now)
-            if answer is None:
-                waiting.append(held)
-            else:
-                self.world.send(self, peer, peer.on_answer, life, sent, answer)
-        self.holds = waiting
-
-    def _written(self, batch: Batch) -> None:
-        assert self.file is not None
-        self.file.append(batch)
-        self.writing = False
-        self.quorum.kept(batch, self.now())
-        self.settle()
-
-    def _acknowledge(self) -> None:
-        left = []
-        for receipt, hit in self.receipts:
-            if self.quorum.standing(receipt) == "fenced":
-                self.world.findings.fenced += 1
-                for one in hit:
-                    one.fenced_at = min(one.fenced_at, self.world.time)
-            else:
-                left.append((receipt, hit))
-                due = self.quorum.fenced_by(receipt)
-                if due is not None:
-                    self.at_boot(due, self._fence_is_due)
-        self.receipts = left
-
-    def _fence_is_due(self) -> None:
-        if self.receipts:
-            self.quorum.tick(self.now())
-            self.settle()
-
-    # Polls.
-
-    def ask(self, peer: Node) -> None:
-        sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
-        self.world.send(self, peer, peer.on_poll, sent, self, self.life)
-        self.wait(HEARTBEAT_S + POLL_SLACK_S, self._timed_out, peer, sent)
-
-    def _timed_out(self, peer: Node, sent: Sent) -> None:
-        if self.outstanding[peer.number] is sent:
-            self.ask(peer)
-
-    def on_poll(self, sent: Sent, peer: Node, life: int) -> None:
-        result = self.quorum.arrived(sent.poll, self.now())
-        if isinstance(result, Hold):
-            self.holds.append((result, sent, peer, life))
-            self.at_boot(result.until_s, self.settle)
-        else:
-            self.world.send(self, peer, peer.on_answer, life, sent, result)
-        self.settle()
-
-    def on_answer(self, life: int, sent: Sent, answer: Answer) -> None:
-        if life != self.life:
-            return
-        self.quorum.answered(sent, answer, self.now())
-        self.settle()
-        peer = self.world.nodes[self.urls.index(sent.peer)]
-        # A late answer to a poll that was given up counts too; it does not start another poll.
-        if self.outstanding[peer.number] is sent:
-            self.ask(peer)
-
     # Log-outs and log-ins.
-
-    def append(self, entries: list[Entry], hit: list[Session | SubjectCut]) -> None:
-        self.world.findings.revocations += 1
-        for one in hit:
-            one.revoked = True
-        receipt = self.quorum.append(entries, self.now())
-        self.receipts.append((receipt, hit))
-        self.settle()
 
     def revoke(self, session: Session, *, family: bool = False) -> None:
         claims = session.claims
@@ -207,7 +136,7 @@ class Node:
         # A cut replaces those that its writer knew. Were a session excepted that one of those has ended, it would live again.
         if but is not None and not isinstance(self.verdict(but, self.view.fresh_at, now), Accept):
             but = None
-        until = self.quorum.members.unknown_end_ms(now)
+        until = self.members.unknown_end_ms(now)
         id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until)
         keep = FamilyId(but.claims.family) if but is not None else None
         cut = Cut(id, subject, until, keep, self.view.live_cuts(subject))
@@ -219,11 +148,11 @@ class Node:
     def log_in(self, subject: str = "somebody") -> Session | None:
         """A new session, if this node may mint now."""
         now = self.now()
-        fresh = now.boot_s - self.view.fresh_at <= self.quorum.members.acceptance_limit_s
-        if not fresh or not self.quorum.members.clock_trusted(now):
+        fresh = now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
+        if not fresh or not self.members.clock_trusted(now):
             return None
         cuts = self.view.live_cuts(subject)
-        issued_ms = int(now.wall_ms - max(0.0, self.quorum.members.skew_ms(now)))
+        issued_ms = int(now.wall_ms - max(0.0, self.members.skew_ms(now)))
         return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=issued_ms, life_ms=self.session_ms)
 
     # Requests, step by step, with a pause between any two.
@@ -265,15 +194,15 @@ class Node:
 
         def check() -> None:
             now = self.now()
-            stale = now.boot_s - self.view.fresh_at > self.quorum.members.acceptance_limit_s
+            stale = now.boot_s - self.view.fresh_at > self.members.acceptance_limit_s
             done(CannotTell(StateStale()) if isinstance(first, Accept) and stale else first)
 
         self._step(pauses[0] + pauses[1], check)
 
     def verdict(self, session: Session, fresh_at: float, now: Moment) -> Decision:
         """The accept rule, with what stands before it."""
-        members = self.quorum.members
-        if self.quorum.recovering:
+        members = self.members
+        if self.starting:
             return CannotTell(NodeStarting())
         if not members.clock_trusted(now):
             return CannotTell(ClockUntrusted())
@@ -307,8 +236,7 @@ class Node:
                 self.yes_until[session.claims.sid] = self.now().boot_s + lease_left_s
             if isinstance(said, Refuse):
                 # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
-                self.quorum.append([Deny(session.claims.sid, session.claims.absolute_end_ms)], self.now())
-                self.settle()
+                self.apply([Deny(session.claims.sid, session.claims.absolute_end_ms)])
             own = self.verdict(session, self.view.fresh_at, self.now())
             # What was learned while the question was under way counts for more than a yes.
             done(own if isinstance(own, Refuse) else said)
@@ -325,7 +253,7 @@ class Node:
     def _on_question(self, session: Session, asker: Node, answered: Callable[..., None]) -> None:
         fresh_at, now = self.view.fresh_at, self.now()
         decision = self.verdict(session, fresh_at, now)
-        lease_left_s = fresh_at + self.quorum.members.acceptance_limit_s - now.boot_s
+        lease_left_s = fresh_at + self.members.acceptance_limit_s - now.boot_s
         final = isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
         if isinstance(decision, Accept) or final:
             self.world.send(self, asker, answered, decision, lease_left_s)

@@ -2,167 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
-
-from ha_session_mw._core.fence import Fence
-from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.holders import Holder
-from ha_session_mw._core.messages import Answer
-from ha_session_mw._core.quorum import Quorum, Sent
-from ha_session_mw._core.recovery import Recovery
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One set of rules.
+    """One set of rules, as far as they are the same on every log.
 
     Attributes:
-        quorum: the state machine.
         reads_late: ``fresh_at`` is read after the look-up.
         keeps_yes: a peer's yes is kept for as long as the peer's lease lasts.
     """
 
     name: str
-    quorum: type[Quorum] = Quorum
     reads_late: bool = False
     keeps_yes: bool = False
-
-
-class StampedOnReply(Quorum):
-    """Fresh as of the arrival of an answer, not of the sending of the poll."""
-
-    def answered(self, sent: Sent, answer: Answer, now: Moment) -> None:
-        super().answered(replace(sent, sent_s=now.boot_s), answer, now)
-
-
-class ShortFence(Quorum):
-    """Waits nine tenths of what it should."""
-
-    def _settle(self, now: Moment) -> None:
-        self.members._compare_limits()
-        self.members.fence_wait_s *= 0.9
-        super()._settle(now)
-
-
-class FencedOtherwise(Quorum):
-    """Counts by another account."""
-
-    fence: ClassVar[type[Fence]]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._fence = self.fence(self._peers, self._majority)
-
-
-class NoWait(Fence):
-    def _wait(self, durable: int, now_s: float, wait_s: float) -> None:
-        super()._wait(durable, now_s, -1.0)
-
-
-class NoFence(FencedOtherwise):
-    """Acknowledges what is durable."""
-
-    fence = NoWait
-
-
-class FreshAfterAnyPoll(Quorum):
-    def _fresh_at(self) -> float:
-        right = super()._fresh_at()
-        return max(right, *(peer.fresh_s for peer in self._peers.values())) if not self.recovering else right
-
-
-class BackAfterMajority(Quorum):
-    """Comes back from amnesia after it has learned from a mere majority, itself included."""
-
-    def _new_recovery(self) -> Recovery:
-        recovery = super()._new_recovery()
-        recovery._needed = self._majority - 1
-        return recovery
-
-
-class EverAcknowledged(Fence):
-    def __init__(self, others: Iterable[str], majority: int) -> None:
-        super().__init__(others, majority)
-        self.ever = dict.fromkeys(self._holders, 0)
-
-    def acknowledged(self, member: str, position: int, silent: tuple[str, ...], stamp: int) -> None:
-        super().acknowledged(member, position, silent, stamp)
-        self.ever[member] = max(self.ever[member], position)
-
-    def _count(self, silent: Collection[str]) -> int:
-        return max(super()._count(silent), sorted(self.ever.values())[1 - self._majority])
-
-
-class SummedOverIncarnations(FencedOtherwise):
-    """Counts whoever has ever acknowledged, whatever it has forgotten since."""
-
-    fence = EverAcknowledged
-
-
-class CountedAtOnce(Fence):
-    def _count(self, silent: Collection[str]) -> int:
-        return max(super()._count(silent), sorted(holder.position for holder in self._holders.values())[1 - self._majority])
-
-
-class NotHeardAgain(FencedOtherwise):
-    """Acknowledgements of the present incarnations count at once, as if each were still what it was when it acknowledged."""
-
-    fence = CountedAtOnce
-
-
-class AnyWitness(Fence):
-    def _is_ruled_out(self, member: str, confirmed: list[Holder], position: int, silent: Collection[str]) -> bool:
-        witnesses = (member in silent) + sum(member in holder._silent for holder in self._holders.values())
-        return witnesses >= len(self._holders) + 2 - self._majority
-
-
-class WitnessesWithoutTheEntry(FencedOtherwise):
-    """Takes the word of members that a node is out of contact, whether or not they hold what it must not miss."""
-
-    fence = AnyWitness
-
-
-class OneByOne(Recovery):
-    """Has heard all others, each at its own time."""
-
-    @property
-    def _everybody_has_been_heard(self) -> bool:
-        return len(self._teachers) + len(self._fellows) >= self._others
-
-
-class FirstStartOneByOne(Quorum):
-    """Takes it for a first start when each of the others has been recovering at some time."""
-
-    def _new_recovery(self) -> Recovery:
-        return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._keeping.unchecked else "lost")
-
-
-class PurgedByTheClock(Quorum):
-    """Drops entries when the own clock says that they ended, without raising a floor first."""
-
-    def tick(self, now: Moment) -> None:
-        super().tick(now)
-        for id in [id for id, end in self.view.denied.items() if end <= now.wall_ms]:
-            del self.view.denied[id]
-
-
-RIGHT = Variant("right")
-BROKEN = {
-    variant.name: variant
-    for variant in (
-        Variant("stamped on reply", StampedOnReply),
-        Variant("read after the look-up", reads_late=True),
-        Variant("fence 10 % short", ShortFence),
-        Variant("no fence", NoFence),
-        Variant("fresh after any one poll", FreshAfterAnyPoll),
-        Variant("back after a mere majority", BackAfterMajority),
-        Variant("summed over incarnations", SummedOverIncarnations),
-        Variant("not heard again", NotHeardAgain),
-        Variant("a peer's yes kept", keeps_yes=True),
-        Variant("purged by the clock", PurgedByTheClock),
-        Variant("witnesses without the entry", WitnessesWithoutTheEntry),
-        Variant("first start one by one", FirstStartOneByOne),
-    )
-}

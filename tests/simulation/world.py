@@ -7,14 +7,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Generic, TypeVar
 
 from ha_session_mw._core.decision import Accept, Decision, Refuse
 from ha_session_mw._core.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout
 from ha_session_mw.models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
 
-from .node import Node
-from .variants import RIGHT, Variant
+from .node import Node, Place
+from .variants import Variant
+
+N = TypeVar("N", bound=Node)
 
 EPOCH_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
@@ -92,28 +95,15 @@ class Links:
     """How often a message is late by up to a hundred times the jitter, and so overtaken by others."""
 
 
-class World:
+class World(Generic[N]):
     """Some nodes, what lies between them, and the order of everything.
 
     Args:
-        nodes: how many.
         seed: where all chance comes from. The same seed replays exactly.
         variant: the rules that the nodes follow; broken ones are to be caught.
-        files: the nodes that keep their entries in a file.
-        drift: by how much the nodes' clocks may run fast or slow.
-        skew_ms: by how much their wall clocks may differ at first.
     """
 
-    def __init__(
-        self,
-        nodes: int,
-        *,
-        seed: int = 0,
-        variant: Variant = RIGHT,
-        files: frozenset[int] = frozenset(),
-        drift: float = 0.0,
-        skew_ms: float = 0.0,
-    ) -> None:
+    def __init__(self, seed: int, variant: Variant) -> None:
         self.random = Random(seed)
         self.time = 0.0
         self.variant = variant
@@ -122,30 +112,18 @@ class World:
         self.sessions: list[Session] = []
         self.cuts: list[SubjectCut] = []
         self.trace: list[tuple[object, ...]] | None = None
-        self._events: list[tuple[float, int, Node | None, int, Callable[..., None], tuple[object, ...]]] = []
+        self.nodes: list[N] = []
+        self._events: list[tuple[float, int, Place | None, int, Callable[..., None], tuple[object, ...]]] = []
         self._count = 0
-        urls = [f"http://n{number}" for number in range(nodes)]
-        self.nodes = [
-            Node(
-                self,
-                number,
-                urls,
-                rate=1 + self.random.uniform(-drift, drift),
-                wall_off_ms=EPOCH_MS + self.random.uniform(-skew_ms, skew_ms),
-                keeps_file=number in files,
-            )
-            for number in range(nodes)
-        ]
-        self.majority = nodes // 2 + 1
 
     # Time.
 
-    def at(self, time: float, node: Node | None, act: Callable[..., None], *args: object) -> None:
+    def at(self, time: float, node: Place | None, act: Callable[..., None], *args: object) -> None:
         """Have something happen; on a node, only while the process that runs there now still does, and once it is not paused."""
         self._count += 1
         heapq.heappush(self._events, (time, self._count, node, node.life if node is not None else 0, act, args))
 
-    def after(self, delay_s: float, node: Node | None, act: Callable[..., None], *args: object) -> None:
+    def after(self, delay_s: float, node: Place | None, act: Callable[..., None], *args: object) -> None:
         self.at(self.time + delay_s, node, act, *args)
 
     def run(self, seconds: float) -> None:
@@ -168,15 +146,15 @@ class World:
 
     # The network.
 
-    def send(self, source: Node, target: Node, act: Callable[..., None], *args: object) -> None:
+    def send(self, source: Place, target: Place, act: Callable[..., None], *args: object) -> None:
         """Carry a message, perhaps, and perhaps twice, and let ``act`` happen on the target."""
         link = (source.number, target.number)
         if link in self.links.cut or self.random.random() < self.links.loss:
             return
         for _ in range(1 + (self.random.random() < self.links.duplication)):
-            self.after(self._delay_s(link), None, self._arrive, link, target, target.life, act, args)
+            self.after(self.delay_s(link), None, self._arrive, link, target, target.life, act, args)
 
-    def _delay_s(self, link: tuple[int, int]) -> float:
+    def delay_s(self, link: tuple[int, int]) -> float:
         links = self.links
         delay = links.least_s + links.slow_s.get(link, 0.0)
         if links.jitter_s:
@@ -185,7 +163,7 @@ class World:
                 delay += self.random.uniform(0, 100 * links.jitter_s)
         return delay
 
-    def _arrive(self, link: tuple[int, int], target: Node, life: int, act: Callable[..., None], args: tuple[object, ...]) -> None:
+    def _arrive(self, link: tuple[int, int], target: Place, life: int, act: Callable[..., None], args: tuple[object, ...]) -> None:
         if link not in self.links.cut:
             # A process that started since answers at the same address: whether it minds is for the protocol to say.
             self.at(self.time, target, act, *args)

@@ -1,4 +1,4 @@
-"""Directed schedules: the story behind each rule. The rules as they are come through, and the broken one does not.
+"""Directed schedules for ``peers://``: the story behind each rule. The rules as they are come through, and the broken one does not.
 
 Random schedules alone prove little: hardly one in a thousand has members that take turns in forgetting.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .node import LIMIT_S, Node
-from .variants import Variant
-from .world import HOUR_MS, Findings, Session, World
-
-OVER_S = LIMIT_S * 1.02 + 0.05
-"""When every lease of now is over."""
+from .directed import OVER_S, ask_for, log_in
+from .quorum_node import QuorumWorld
+from .quorum_variants import QuorumVariant
+from .world import HOUR_MS, Findings
 
 
-def cluster(nodes: int, variant: Variant, *, slow_clock: int | None = None) -> World:
+def cluster(nodes: int, variant: QuorumVariant, *, slow_clock: int | None = None) -> QuorumWorld:
     """A cluster that has just become ready."""
-    world = World(nodes, variant=variant)
+    world = QuorumWorld(nodes, variant=variant)
     for node in world.nodes:
         if slow_clock is not None:
             node.rate = 0.99 if node.number == slow_clock else 1.01
@@ -27,20 +25,7 @@ def cluster(nodes: int, variant: Variant, *, slow_clock: int | None = None) -> W
     return world
 
 
-def log_in(node: Node) -> Session:
-    session = node.log_in()
-    assert session is not None
-    return session
-
-
-def ask_for(world: World, node: Node, session: Session, seconds: float, pauses: tuple[float, float] = (0.0, 0.0)) -> None:
-    """A request every 10 ms."""
-    for _ in range(round(seconds * 100)):
-        node.request(session, pauses)
-        world.run(0.01)
-
-
-def a_slow_answer_is_no_fresh_one(variant: Variant) -> Findings:
+def a_slow_answer_is_no_fresh_one(variant: QuorumVariant) -> Findings:
     """The answers to node 2 take a second. What was acknowledged meanwhile is not in them."""
     world = cluster(3, variant)
     one, last = world.nodes[1], world.nodes[2]
@@ -56,7 +41,7 @@ def a_slow_answer_is_no_fresh_one(variant: Variant) -> Findings:
     return world.findings
 
 
-def a_pause_after_the_look_up(variant: Variant) -> Findings:
+def a_pause_after_the_look_up(variant: QuorumVariant) -> Findings:
     """A node out of contact looks a session up, pauses, and is back in contact when it asks whether it is fresh."""
     world = cluster(3, variant)
     session = log_in(world.nodes[0])
@@ -71,7 +56,7 @@ def a_pause_after_the_look_up(variant: Variant) -> Findings:
     return world.findings
 
 
-def a_lease_on_a_slow_clock(variant: Variant) -> Findings:
+def a_lease_on_a_slow_clock(variant: QuorumVariant) -> Findings:
     """Node 2 renews its lease, is cut off, and its clock is 1 % slow while the one that waits for it is 1 % fast."""
     world = cluster(3, variant, slow_clock=2)
     other, session = log_in(world.nodes[0]), log_in(world.nodes[0])
@@ -83,7 +68,7 @@ def a_lease_on_a_slow_clock(variant: Variant) -> Findings:
     return world.findings
 
 
-def a_member_out_of_contact(variant: Variant) -> Findings:
+def a_member_out_of_contact(variant: QuorumVariant) -> Findings:
     """Node 2 is cut off, and a majority knows."""
     world = cluster(3, variant)
     session = log_in(world.nodes[0])
@@ -93,7 +78,7 @@ def a_member_out_of_contact(variant: Variant) -> Findings:
     return world.findings
 
 
-def two_alone_are_no_majority(variant: Variant) -> Findings:
+def two_alone_are_no_majority(variant: QuorumVariant) -> Findings:
     """Nodes 3 and 4 have only each other."""
     world = cluster(5, variant)
     session = log_in(world.nodes[0])
@@ -103,7 +88,7 @@ def two_alone_are_no_majority(variant: Variant) -> Findings:
     return world.findings
 
 
-def back_from_one_who_never_knew(variant: Variant) -> Findings:
+def back_from_one_who_never_knew(variant: QuorumVariant) -> Findings:
     """Nodes 0 and 1 know; node 1 forgets, and comes back to node 2, which was away."""
     world = cluster(3, variant)
     session = log_in(world.nodes[0])
@@ -118,7 +103,7 @@ def back_from_one_who_never_knew(variant: Variant) -> Findings:
     return world.findings
 
 
-def _take_turns(variant: Variant, *, heard: bool) -> Findings:
+def _take_turns(variant: QuorumVariant, *, heard: bool) -> Findings:
     world = cluster(5, variant)
     session = log_in(world.nodes[0])
     world.isolate(0)
@@ -137,7 +122,7 @@ def _take_turns(variant: Variant, *, heard: bool) -> Findings:
     return world.findings
 
 
-def _forget_and_learn(world: World, number: int, *, from_whom: set[int], heard_by: set[int]) -> None:
+def _forget_and_learn(world: QuorumWorld, number: int, *, from_whom: set[int], heard_by: set[int]) -> None:
     """Crash, and come back among those who never knew; whoever merely hears it cannot make itself heard."""
     world.nodes[number].crash()
     world.isolate(number)
@@ -147,17 +132,17 @@ def _forget_and_learn(world: World, number: int, *, from_whom: set[int], heard_b
     world.run(1.5)
 
 
-def taking_turns_in_forgetting(variant: Variant) -> Findings:
+def taking_turns_in_forgetting(variant: QuorumVariant) -> Findings:
     """Nodes 1 and 2 acknowledge one after the other, and each forgets before the next one does. Node 0 hears of it."""
     return _take_turns(variant, heard=True)
 
 
-def taking_turns_in_forgetting_unheard(variant: Variant) -> Findings:
+def taking_turns_in_forgetting_unheard(variant: QuorumVariant) -> Findings:
     """The same, and node 0 cannot know that node 1 has started anew."""
     return _take_turns(variant, heard=False)
 
 
-def taking_turns_before_a_newcomer(variant: Variant) -> Findings:
+def taking_turns_before_a_newcomer(variant: QuorumVariant) -> Findings:
     """Nodes 0, 1 and 2 know. Node 0 forgets, and is shown by 1 and then by 2 an empty memory, though never both at once."""
     world = cluster(5, variant)
     session = log_in(world.nodes[1])
@@ -189,7 +174,7 @@ def taking_turns_before_a_newcomer(variant: Variant) -> Findings:
     return world.findings
 
 
-def a_yes_from_before(variant: Variant) -> Findings:
+def a_yes_from_before(variant: QuorumVariant) -> Findings:
     """Node 4 has lost its lease long ago, and hears from node 0 only: first a yes, and a good while later that it is no more."""
     world = cluster(5, variant)
     session = log_in(world.nodes[1])
@@ -204,7 +189,7 @@ def a_yes_from_before(variant: Variant) -> Findings:
     return world.findings
 
 
-def a_clock_that_steps_forth_and_back(variant: Variant) -> Findings:
+def a_clock_that_steps_forth_and_back(variant: QuorumVariant) -> Findings:
     """One clock goes ahead by an hour, beyond the end of what was logged out, and comes back."""
     world = cluster(3, variant)
     world.nodes[0].session_ms = HOUR_MS // 4
@@ -218,7 +203,7 @@ def a_clock_that_steps_forth_and_back(variant: Variant) -> Findings:
     return world.findings
 
 
-def all_clocks_step_forth_and_back(variant: Variant) -> Findings:
+def all_clocks_step_forth_and_back(variant: QuorumVariant) -> Findings:
     """All clocks go ahead by an hour. Nobody can tell, so entries end; but what they denied stays refused."""
     world = cluster(3, variant)
     world.nodes[0].session_ms = HOUR_MS // 4
@@ -236,7 +221,7 @@ def all_clocks_step_forth_and_back(variant: Variant) -> Findings:
     return world.findings
 
 
-def a_witness_who_lacks_the_entry(variant: Variant) -> Findings:
+def a_witness_who_lacks_the_entry(variant: QuorumVariant) -> Findings:
     """Node 3 said that it does not answer node 4; then it did, out of sight, and never knew what node 4 must not miss."""
     world = cluster(5, variant)
     session = log_in(world.nodes[0])
@@ -251,7 +236,7 @@ def a_witness_who_lacks_the_entry(variant: Variant) -> Findings:
     return world.findings
 
 
-def a_cut_that_a_node_has_not_heard_of(variant: Variant) -> Findings:
+def a_cut_that_a_node_has_not_heard_of(variant: QuorumVariant) -> Findings:
     """Node 2 knows one cut, and is away when another replaces it. A session that lists the new one is no fault of the client's."""
     world = cluster(3, variant)
     world.cut_subject(world.nodes[0], "somebody")
@@ -269,7 +254,7 @@ def a_cut_that_a_node_has_not_heard_of(variant: Variant) -> Findings:
     return world.findings
 
 
-Schedule = Callable[[Variant], Findings]
+Schedule = Callable[[QuorumVariant], Findings]
 
 CAUGHT_BY: dict[str, Schedule] = {
     "stamped on reply": a_slow_answer_is_no_fresh_one,

@@ -1,14 +1,15 @@
-"""The rules hold on a network that does everything wrong, and each of them is needed."""
+"""``peers://``: the rules hold on a network that does everything wrong, and each of them is needed."""
 
 from __future__ import annotations
 
 import pytest
 
-from . import chaos
+from . import quorum_chaos
+from .directed import log_in
 from .node import LIMIT_S
-from .schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster, log_in
-from .variants import BROKEN, RIGHT
-from .world import World
+from .quorum_node import QuorumWorld
+from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster
+from .quorum_variants import BROKEN, RIGHT
 
 PARTS = 10
 SEEDS_A_PART = 12
@@ -17,7 +18,7 @@ SEEDS_A_PART = 12
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_goes_wrong_no_rule_is_broken(part: int) -> None:
     for seed in range(part * SEEDS_A_PART, (part + 1) * SEEDS_A_PART):
-        found = chaos.run(seed)
+        found = quorum_chaos.run(seed)
         assert found.accepted_after_fence == 0, seed
         assert found.refused_without_cause == 0, seed
         assert found.flipped == 0, seed
@@ -26,13 +27,13 @@ def test_whatever_goes_wrong_no_rule_is_broken(part: int) -> None:
 
 def test_a_clock_that_is_now_ahead_and_now_behind_by_what_is_trusted_refuses_nobody() -> None:
     # The median moves with the members that are heard, so a node's own tokens once came from 67 s in its future.
-    assert chaos.run(8971).faults == 0
+    assert quorum_chaos.run(8971).faults == 0
 
 
 def test_the_random_schedules_are_worth_something() -> None:
-    found = chaos.run(3)
+    found = quorum_chaos.run(3)
     for seed in (4, 6, 7):
-        found.add(chaos.run(seed))
+        found.add(quorum_chaos.run(seed))
     assert found.accepted_revoked > 0
     assert found.refused > 100
     assert found.unanswered > 10
@@ -42,7 +43,7 @@ def test_the_random_schedules_are_worth_something() -> None:
 @pytest.mark.parametrize("seed", [3, 17])
 def test_a_seed_replays_exactly(seed: int) -> None:
     def trace() -> list[tuple[object, ...]]:
-        run = chaos.Chaos(seed)
+        run = quorum_chaos.QuorumChaos(seed)
         run.world.trace = []
         run.run()
         return run.world.trace
@@ -62,7 +63,7 @@ def test_a_broken_variant_is_caught(name: str) -> None:
     assert CAUGHT_BY[name](BROKEN[name]).accepted_after_fence > 0
 
 
-def fenced_after(world: World, session_of: int, revoked_by: int) -> float:
+def fenced_after(world: QuorumWorld, session_of: int, revoked_by: int) -> float:
     session = log_in(world.nodes[session_of])
     began = world.time
     world.nodes[revoked_by].revoke(session)

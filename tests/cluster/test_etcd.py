@@ -1,0 +1,616 @@
+"""Nodes on a real etcd, and what each of its faults does to them: one clear message, a problem code, and nothing lost."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import pytest
+
+from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
+from ha_session_mw._core.decision import CannotTell
+from ha_session_mw._core.view import new_cut_id
+from ha_session_mw.backends.etcd import EtcdLog
+from ha_session_mw.clocks import SystemClock
+from ha_session_mw.models import Cut, Deny
+from ha_session_mw.testing import SECRET, mint_session
+
+from ..engines import Etcd, etcd
+from .cable import Cable
+
+pytestmark = [pytest.mark.anyio, pytest.mark.real]
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
+"""What takes seconds is run on one of the two."""
+
+HEARTBEAT_S = 0.1
+FRESHNESS_LIMIT_S = 1.5
+FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
+
+
+class Clock(SystemClock):
+    """The machine's clocks, which a test may set forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def boot_s(self) -> float:
+        return SystemClock.boot_s() + self.ahead_s
+
+    def wall_s(self) -> float:
+        return SystemClock.wall_s() + self.ahead_s
+
+
+def node(cluster: str, *, clock: Clock | None = None, **settings: Any) -> SessionManager:
+    given = {"heartbeat": HEARTBEAT_S, "freshness_limit": FRESHNESS_LIMIT_S, **settings}
+    return SessionManager(Settings(secret_key=SECRET, cluster=cluster, **given), clock=clock)
+
+
+def log_of(manager: SessionManager) -> EtcdLog:
+    assert isinstance(manager._log, EtcdLog)
+    return manager._log
+
+
+def judged(manager: SessionManager, token: str) -> str:
+    """What a request with a token gets: ``ok``, or the code of the refusal."""
+    try:
+        outcome = manager.check(token.encode())
+    except SessionRevoked as revoked:
+        return revoked.code
+    return outcome.problem.code if isinstance(outcome, CannotTell) else "ok"
+
+
+async def until(condition: Callable[[], object], limit_s: float = 15) -> None:
+    with anyio.fail_after(limit_s):
+        while not condition():  # noqa: ASYNC110 - another process's doing, of which nobody tells
+            await anyio.sleep(0.01)
+
+
+async def ready(*managers: SessionManager) -> None:
+    def all_are() -> bool:
+        others = len(managers) - 1
+        return all(one.why_not_ready() is None and len(one._log.members()) >= others for one in managers)
+
+    await until(all_are)
+
+
+@asynccontextmanager
+async def running(*managers: SessionManager) -> AsyncIterator[None]:
+    async with AsyncExitStack() as held:
+        for manager in managers:
+            await held.enter_async_context(manager.running())
+        yield
+
+
+@pytest.fixture
+def cluster(one_etcd: Etcd) -> str:
+    """A log of this test's own."""
+    return one_etcd.cluster(f"t{secrets.token_hex(4)}")
+
+
+def prefix_of(cluster: str) -> str:
+    return cluster.rpartition("/")[2]
+
+
+def keys(server: Etcd, cluster: str, below: str = "") -> list[str]:
+    found = server.ctl("get", "--prefix", "--keys-only", f"{prefix_of(cluster)}/{below}")
+    return [line.removeprefix(f"{prefix_of(cluster)}/") for line in found.splitlines() if line]
+
+
+def store(server: Etcd, key: str, value: bytes) -> None:
+    """Write any value."""
+    server.post("/v3/kv/put", {"key": b64encode(key.encode()).decode(), "value": b64encode(value).decode()})
+
+
+# What nodes do together.
+
+
+async def test_a_session_of_one_node_is_good_on_all_and_a_log_out_on_one_counts_on_all(cluster: str) -> None:
+    a, b, c = nodes = [node(cluster) for _ in range(3)]
+    async with running(*nodes):
+        await ready(*nodes)
+        token = mint_session(a, "ada")
+        assert [judged(one, token) for one in nodes] == ["ok"] * 3
+        acknowledged = await b.revoke_subject("ada")
+        assert [judged(one, token) for one in nodes] == ["session_revoked"] * 3
+        assert acknowledged.mode == "fenced"
+        assert acknowledged.waited_s < FENCE_WAIT_S
+        assert judged(c, mint_session(c, "ada")) == "ok"
+
+
+async def test_log_outs_survive_a_restart_of_all_nodes(cluster: str) -> None:
+    first = node(cluster)
+    async with running(first):
+        await ready(first)
+        token, other = mint_session(first), mint_session(first)
+        await first.revoke_session(first.check(token.encode()).claims.family)  # type: ignore[union-attr]
+    second = node(cluster)
+    async with running(second):
+        assert judged(second, token) in ("node_starting", "session_revoked")
+        assert judged(second, other) == "node_starting"
+        await ready(second)
+        assert (judged(second, token), judged(second, other)) == ("session_revoked", "ok")
+
+
+async def test_an_orderly_end_is_told_and_nobody_waits_for_that_process(one_etcd: Etcd, cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a):
+        async with running(b):
+            await ready(a, b)
+            assert len(keys(one_etcd, cluster, "node/")) == 2
+        assert b.view.fresh_at == -float("inf")
+        assert len(keys(one_etcd, cluster, "node/")) == 1
+        await until(lambda: not a._log.members())
+        assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S / 2
+        async with running(b):  # and it may come back
+            await ready(a, b)
+            assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S / 2
+
+
+@on_asyncio
+async def test_a_process_that_dies_costs_its_wait_once(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a):
+        async with cut_off(b):
+            await ready(a, b)
+        begun_s = anyio.current_time()
+        await a.revoke_subject("ada")
+        await a.revoke_subject("ada")
+        waited_s = anyio.current_time() - begun_s
+        assert FENCE_WAIT_S - 2 * HEARTBEAT_S - 0.1 < waited_s < FENCE_WAIT_S + 1
+        assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S / 2
+
+
+@asynccontextmanager
+async def cut_off(manager: SessionManager) -> AsyncIterator[None]:
+    """Runs it, and ends it as a power cut would: without a last word."""
+    log = log_of(manager)
+    log._leave = anyio.lowlevel.checkpoint  # type: ignore[method-assign]
+    async with running(manager):
+        yield
+
+
+async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a, b):
+        await ready(a, b)
+        await a.revoke_subject("ada")
+        index = a.index()
+        assert index is not None
+        await b.catch_up(index)
+        assert judged(b, mint_session(a, "ada")) == "ok"
+
+
+async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a, b):
+        await ready(a, b)
+        end_ms = a._log.unknown_end_ms()
+        a._log.apply([Cut(new_cut_id("cut", end_ms), "ada", end_ms)])
+        token = mint_session(a, "ada").encode()
+        undecided = b.check(token)
+        assert isinstance(undecided, CannotTell)
+        assert undecided.problem.code == "state_not_reached"
+        assert (await b.resolve(token, undecided)).claims.subject == "ada"
+
+
+async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -> None:
+    """As after ``gunicorn --preload``: the app was made before the fork."""
+    a, b = node(cluster, node_id="web"), node(cluster, node_id="web")
+    before = (b.node_id, log_of(b).ordered.seat)
+    b.after_fork(in_child=True)
+    assert b.node_id != before[0]
+    assert log_of(b).ordered.seat not in (before[1], log_of(a).ordered.seat)
+    async with running(a, b):
+        await ready(a, b)
+        assert {member.member for member in a._log.members()} == {b.node_id}
+
+
+async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_are_not(cluster: str) -> None:
+    urls = ("http://a:1", "http://b:1", None, "http://a:1")
+    nodes = [node(cluster, advertise_url=url) for url in urls]
+    async with running(*nodes):
+        await ready(*nodes)
+        token = mint_session(nodes[1]).encode()
+        await until(lambda: nodes[0]._whom_to_ask(token, StateRollback()) == ["http://b:1"])
+
+
+# Writing.
+
+
+async def test_one_entry_that_etcd_never_takes_sinks_no_other_and_only_its_caller_is_told(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    end_ms = int(a.clock.wall_s() * 1000) + 3_600_000
+    told: list[str] = []
+
+    async def append(entry: Deny) -> None:
+        try:
+            await a._log.append([entry])
+        except EntryRejected:
+            told.append(entry.id)
+
+    async with running(a, b):
+        await ready(a, b)
+        good = [Deny(f"good{number}", end_ms) for number in range(60)]
+        bad = Deny("x" * 1_600_000, end_ms)
+        async with anyio.create_task_group() as tasks:
+            for entry in [*good[:30], bad, *good[30:]]:
+                tasks.start_soon(append, entry)
+        assert told == [bad.id]
+        assert a.view.knows(bad)
+        await until(lambda: all(b.view.knows(entry) for entry in good))
+        assert not b.view.knows(bad)
+
+
+async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(cluster: str) -> None:
+    a, b = node(cluster), node(cluster)
+    end_ms = int(a.clock.wall_s() * 1000) + 3_600_000
+    done: list[str] = []
+
+    async def append(name: str, count: int) -> None:
+        await a._log.append([Deny(f"{name}{number}", end_ms) for number in range(count)])
+        done.append(name)
+
+    async with running(a, b):
+        await ready(a, b)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(append, "job", 5_000)
+            await anyio.sleep(0.02)
+            tasks.start_soon(append, "single", 1)
+        assert done == ["single", "job"]
+        await until(lambda: len(b.view) == 5_001)
+        assert log_of(a).ordered.rolled_back is None
+        assert a.why_not_ready() is None
+
+
+async def test_what_has_ended_is_deleted_with_the_floor_and_a_floor_never_falls(one_etcd: Etcd, cluster: str) -> None:
+    clock = Clock()
+    a = node(cluster, clock=clock, absolute_timeout="1h")
+    async with running(a):
+        await ready(a)
+        await a._log.append([Deny(f"soon{number}", int(clock.wall_s() * 1000) + 60_000) for number in range(2_500)])
+        await a._log.append([Deny("late", int(clock.wall_s() * 1000) + 3_600_000)])
+        clock.ahead_s = 300
+        await until(lambda: len(keys(one_etcd, cluster, "deny/")) == 1)
+        floor = int(one_etcd.ctl("get", "--print-value-only", f"{prefix_of(cluster)}/log/floor"))
+        assert floor == a.view.floor_ms > 0
+    clock.ahead_s = 0
+    b = node(cluster, clock=clock)
+    async with running(b):
+        await ready(b)
+        assert b.view.floor_ms == floor
+        assert [*b.view.denied] == ["late"]
+
+
+async def test_the_beat_of_a_process_that_is_long_gone_is_deleted(one_etcd: Etcd, cluster: str) -> None:
+    clock = Clock()
+    a, b = node(cluster, clock=clock), node(cluster)
+    async with running(a):
+        async with cut_off(b):
+            await ready(a, b)
+        assert len(keys(one_etcd, cluster, "node/")) == 2
+        clock.ahead_s = 700
+        await until(lambda: len(keys(one_etcd, cluster, "node/")) == 1)
+
+
+# Faults.
+
+
+@on_asyncio
+async def test_without_etcd_the_start_completes_at_once_and_the_node_serves_when_it_is_there() -> None:
+    with etcd() as server:
+        [member] = server.members
+        member.kill()
+        a = node(server.cluster())
+        token = mint_session(node("memory://"), "ada")
+        begun_s = anyio.current_time()
+        async with running(a):
+            assert anyio.current_time() - begun_s < 1
+            await until(lambda: a.why_not_ready() == "etcd cannot be reached (ConnectError)")
+            assert judged(a, token) == "node_starting"
+            with pytest.raises(QuorumLost):
+                await a.revoke_subject("ada")
+            server.start()
+            await ready(a)
+            assert judged(a, mint_session(a)) == "ok"
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    file = tmp_path / "password"
+    file.write_text("guessed")
+    return file
+
+
+@on_trio
+async def test_a_wrong_password_is_told_and_its_mending_noticed(password_file: Path) -> None:
+    with etcd() as server:
+        server.require_users("the password")
+        a = node(server.cluster(), etcd_user="root", etcd_password_file=password_file)
+        nobody = node(server.cluster())
+        async with running(a, nobody):
+            await until(lambda: a.why_not_ready() == "etcd does not accept HA_SESSION_ETCD_USER with HA_SESSION_ETCD_PASSWORD")
+            await until(lambda: "asks for a user" in str(nobody.why_not_ready()))
+            assert judged(a, mint_session(node("memory://"))) == "node_starting"
+            await anyio.Path(password_file).write_text("the password")
+            await ready(a)
+            assert (await a.revoke_subject("ada")).mode == "fenced"
+
+
+@on_asyncio
+async def test_over_tls_with_certificates_and_a_user() -> None:
+    with etcd(1, "--client-cert-auth", tls=True) as server:
+        server.require_users("the password")
+        tls = server.certificates
+        assert tls is not None
+        files: dict[str, Any] = {"etcd_ca_file": tls.ca, "etcd_cert_file": tls.cert, "etcd_key_file": tls.key}
+        a = node(server.cluster("shop"), **files, etcd_user="root", etcd_password="the password")
+        stranger = node(server.cluster("shop"), etcd_ca_file=tls.ca)
+        async with running(a, stranger):
+            await ready(a)
+            assert (await a.revoke_subject("ada")).mode == "fenced"
+            await until(lambda: "cannot be reached" in str(stranger.why_not_ready()))
+
+
+@on_trio
+async def test_something_else_that_answers_is_told() -> None:
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            page = b"<html>It works!</html>"
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(page)
+            await stream.send(head + page)
+
+    async def forgiving(stream: anyio.abc.SocketStream) -> None:
+        try:
+            await answer(stream)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, forgiving)
+        a = node(f"etcd://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}")
+        async with running(a):
+            await until(lambda: "is not what answers at an endpoint of HA_SESSION_CLUSTER" in str(a.why_not_ready()))
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_dead_endpoint_among_several_does_no_harm(one_etcd: Etcd, cluster: str) -> None:
+    several = cluster.replace("etcd://", "etcd://127.0.0.1:9,")
+    a, b = node(several), node(several)
+    async with running(a, b):
+        await ready(a, b)
+        assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S
+
+
+@on_asyncio
+async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew() -> None:
+    with etcd() as server:
+        async with Cable(server.members[0].client_port).laid() as cable:
+            a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{cable.port}")
+            async with running(a, b):
+                await ready(a, b)
+                token = mint_session(b, "ada")
+                cable.pull()
+                assert (await a.revoke_subject("ada")).mode == "fenced"
+                await until(lambda: judged(b, token) == "state_stale")
+                server.post("/v3/kv/compaction", {"revision": server.revision()})
+                cable.plug()
+                await ready(a, b)
+                assert judged(b, token) == "session_revoked"
+
+
+@on_trio
+async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+    with etcd(1, "--quota-backend-bytes", "400000") as server:
+        a, b = node(server.cluster()), node(server.cluster())
+        async with running(a, b):
+            await ready(a, b)
+            token = mint_session(b, "ada")
+            await until(lambda: "space exceeded" in str(server.post("/v3/kv/put", {"key": "eA==", "value": "x" * 80_000})))
+            await until(lambda: "taking beats" in log_of(a).trouble)
+            with pytest.raises(QuorumLost, match="no space left"):
+                await a.revoke_subject("ada")
+            await until(lambda: judged(b, token) == "state_stale")
+            assert "etcd has no space left (NOSPACE)" in str(b.why_not_ready())
+            revision = server.revision()
+            server.post("/v3/kv/compaction", {"revision": revision, "physical": True})
+            server.ctl("defrag")
+            server.ctl("alarm", "disarm")
+            await ready(a, b)
+            await until(lambda: judged(b, token) == "session_revoked")
+
+
+@pytest.fixture
+def own() -> Iterator[Etcd]:
+    with etcd() as server:
+        yield server
+
+
+def restore(server: Etcd, snapshot: Path | None) -> None:
+    """Put an older state in the place of the newer one; none at all where there is no snapshot."""
+    [member] = server.members
+    member.kill()
+    shutil.rmtree(member.data)
+    if snapshot is not None:
+        command = ["etcdctl", "snapshot", "restore", str(snapshot), "--name", member.name, "--data-dir", str(member.data)]
+        command += ["--initial-cluster", f"{member.name}={member.peer_url}", "--initial-advertise-peer-urls", member.peer_url]
+        subprocess.run(command, env={"ETCDCTL_API": "3"}, check=True, capture_output=True, timeout=30)
+    server.start()
+
+
+async def test_an_etcd_that_comes_back_empty_is_a_rollback(own: Etcd) -> None:
+    a = node(own.cluster())
+    async with running(a):
+        await ready(a)
+        token, stays = mint_session(a, "ada"), mint_session(a)
+        await a.revoke_subject("ada")
+        restore(own, None)
+        await until(lambda: judged(a, stays) == "state_rollback")
+        assert judged(a, token) == "session_revoked"
+        assert "the log in etcd is older than what this node has applied" in str(a.why_not_ready())
+        with pytest.raises(QuorumLost, match="set back"):
+            await a.revoke_subject("bob")
+        with pytest.raises(StateRollback):
+            a.require_fresh()
+
+
+async def test_an_older_backup_is_a_rollback_even_when_it_has_grown_beyond(own: Etcd, tmp_path: Path) -> None:
+    async with Cable(own.members[0].client_port).laid() as cable:
+        a = node(f"etcd://127.0.0.1:{cable.port}")
+        async with running(a):
+            await ready(a)
+            stays = mint_session(a)
+            own.ctl("snapshot", "save", str(tmp_path / "backup"))
+            await a.revoke_subject("ada")
+            cable.pull()
+            await anyio.sleep(0.1)
+            position = log_of(a).ordered.position
+            restore(own, tmp_path / "backup")
+            for _ in range(position):
+                own.post("/v3/kv/put", {"key": "eA==", "value": "eA=="})
+            assert own.revision() > position
+            cable.plug()
+            await until(lambda: judged(a, stays) == "state_rollback")
+            assert log_of(a).ordered.rolled_back == "entries"
+
+
+@on_trio
+async def test_after_a_rollback_that_was_accepted_nodes_that_start_go_on(own: Etcd, tmp_path: Path) -> None:
+    a = node(own.cluster("shop"))
+    async with running(a):
+        await ready(a)
+        own.ctl("snapshot", "save", str(tmp_path / "backup"))
+        await a.revoke_subject("ada")
+        knows = mint_session(a, "ada")
+        restore(own, tmp_path / "backup")
+        await until(lambda: judged(a, knows) == "state_rollback")
+    own.ctl("del", "shop/log/id")
+    b = node(own.cluster("shop"))
+    async with running(b):
+        await ready(b)
+        assert judged(b, mint_session(b, "ada")) == "ok"
+
+
+async def test_an_entry_of_an_unknown_version_is_refused_loudly_and_not_skipped(one_etcd: Etcd, cluster: str) -> None:
+    a = node(cluster)
+    key = f"{prefix_of(cluster)}/deny/{int(a.clock.wall_s() / 60) + 60:010x}/later"
+    async with running(a):
+        await ready(a)
+        token = mint_session(a)
+        store(one_etcd, key, b"\x92\x02\x90")
+        await until(lambda: judged(a, token) == "state_stale")
+        assert "holds an entry (deny) of an unknown version 2" in str(a.why_not_ready())
+        b = node(cluster)
+        async with running(b):
+            await until(lambda: "unknown version 2" in str(b.why_not_ready()))
+            assert judged(b, token) == "node_starting"
+            one_etcd.ctl("del", key)
+            await ready(a, b)
+            assert (judged(a, token), judged(b, token)) == ("ok", "ok")
+
+
+async def test_keys_of_others_below_the_prefix_are_no_concern_of_the_log_but_those_in_its_place_are(one_etcd: Etcd, cluster: str) -> None:
+    a = node(cluster)
+    async with running(a):
+        await ready(a)
+        store(one_etcd, f"{prefix_of(cluster)}/lock/x", b"\x00")
+        one_etcd.ctl("del", f"{prefix_of(cluster)}/lock/x")
+        token = mint_session(a)
+        assert (await a.revoke_subject("ada")).mode == "fenced"
+        one_etcd.ctl("put", f"{prefix_of(cluster)}/deny/junk", "junk")
+        await until(lambda: "somebody else writes below the prefix" in str(a.why_not_ready()))
+        assert judged(a, token) == "state_stale"
+        one_etcd.ctl("del", f"{prefix_of(cluster)}/deny/junk")
+        await ready(a)
+
+
+# Members of etcd that fail.
+
+
+@on_asyncio
+async def test_a_killed_leader_delays_log_outs_and_nothing_else() -> None:
+    with etcd(3) as server:
+        nodes = [node(server.cluster(), freshness_limit="5s") for _ in range(3)]
+        async with running(*nodes):
+            await ready(*nodes)
+            stays = mint_session(nodes[0])
+            token = mint_session(nodes[0], "ada")
+            server.leader().kill()
+            acknowledged = await nodes[1].revoke_subject("ada")
+            assert acknowledged.mode == "fenced"
+            assert [judged(one, token) for one in nodes] == ["session_revoked"] * 3
+            assert [judged(one, stays) for one in nodes] == ["ok"] * 3
+
+
+@on_trio
+async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
+    with etcd(3) as server:
+        nodes = [node(server.cluster(), freshness_limit="5s") for _ in range(3)]
+        async with running(*nodes):
+            await ready(*nodes)
+            stays = mint_session(nodes[0])
+            for member in server.members:
+                member.freeze()
+                token = mint_session(nodes[0], "ada")
+                for one in nodes:
+                    acknowledged = await one.revoke_subject("ada")
+                    assert acknowledged.mode == "fenced"
+                assert {judged(one, token) for one in nodes} == {"session_revoked"}
+                member.thaw()
+                assert {judged(one, stays) for one in nodes} == {"ok"}
+                await ready(*nodes)
+
+
+@on_asyncio
+async def test_a_lost_quorum_makes_nodes_stale_and_healed_they_go_on_with_nothing_lost(tmp_path: Path) -> None:
+    with etcd(3) as server:
+        a, b = node(server.cluster(), state_dir=tmp_path), node(server.cluster())
+        async with running(a, b):
+            await ready(a, b)
+            stays, ada, bob = mint_session(a), mint_session(a, "ada"), mint_session(a, "bob")
+            for member in server.members[1:]:
+                member.kill()
+            acknowledged = await a.revoke_subject("ada")
+            assert acknowledged.mode == "provisional"
+            with pytest.raises(QuorumLost):
+                await b.revoke_subject("bob")
+            await until(lambda: judged(a, stays) == judged(b, stays) == "state_stale")
+            assert (judged(a, ada), judged(b, bob)) == ("session_revoked", "session_revoked")
+            server.start()
+            await ready(a, b)
+            assert judged(a, stays) == judged(b, stays) == "ok"
+            await until(lambda: (judged(b, ada), judged(a, bob)) == ("session_revoked", "session_revoked"))
+
+
+async def test_a_node_that_is_cut_off_judges_nothing_after_the_limit_and_learns_before_it_judges_again(
+    cluster: str, one_etcd: Etcd
+) -> None:
+    async with Cable(one_etcd.members[0].client_port).laid() as cable:
+        a, b = node(cluster), node(f"etcd://127.0.0.1:{cable.port}/{prefix_of(cluster)}")
+        async with running(a, b):
+            await ready(a, b)
+            token, stays = mint_session(a, "ada"), mint_session(a)
+            cable.pull()
+            acknowledged = await a.revoke_subject("ada")
+            assert acknowledged.mode == "fenced"
+            assert judged(b, token) == "state_stale"
+            cable.plug()
+            answers: list[str] = []
+
+            def asked() -> bool:
+                answers.append(judged(b, token))
+                return judged(b, stays) == "ok"
+
+            await until(asked)
+            assert set(answers) <= {"state_stale", "session_revoked"}

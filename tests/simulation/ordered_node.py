@@ -1,0 +1,393 @@
+"""A worker of ``etcd://``: the driver that obeys the ordered log, writes to the engine and follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ha_session_mw._core.members import Heartbeat, Members
+from ha_session_mw._core.ordered import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Sent, Snapshot, StoredBeat
+from ha_session_mw._core.records import (
+    BEATS,
+    FLOOR,
+    LOG,
+    LogId,
+    decode_beat,
+    decode_entry,
+    decode_floor,
+    decode_log,
+    encode_beat,
+    encode_entry,
+    encode_floor,
+    encode_log,
+    ended_ranges,
+    entry_key,
+)
+from ha_session_mw._core.view import View
+from ha_session_mw.events import RolledBack
+from ha_session_mw.models import Entry, NodeId
+
+from .engine import Change, Engine, Kept, Revision, Server, Write
+from .node import HEARTBEAT_S, LIMIT_S, LONGEST_MS, Node
+from .ordered_variants import RIGHT, OrderedVariant
+from .world import EPOCH_MS, Session, SubjectCut, World
+
+TRY_S = 0.6
+"""How long the engine may take for an answer."""
+IDLE_S = 1.0
+"""How long a stream may be silent, with a beat of its own under way every half second."""
+BATCH = 3
+"""Entries in one transaction: so few that a log-out of several is written in several, and may fail half-way."""
+
+
+@dataclass(eq=False)
+class Asked:
+    """A log-out on its way: what of it is not written yet, and from when and where on it can be fenced."""
+
+    unwritten: set[str]
+    hit: list[Session | SubjectCut]
+    position: int = 0
+    durable_s: float = 0.0
+
+
+@dataclass(eq=False)
+class Try:
+    """A write that somebody waits for."""
+
+    then: Callable[[int | None], None]
+    failed: Callable[[], None] | None = None
+
+
+@dataclass(eq=False)
+class Machine:
+    """What the workers of one node share."""
+
+    number: int
+    workers: list[OrderedNode] = field(default_factory=list)
+
+
+class OrderedNode(Node):
+    """A worker's process."""
+
+    world: OrderedWorld
+    receipts: list[Asked]
+
+    def __init__(self, world: OrderedWorld, number: int, machine: Machine, *, rate: float, wall_off_ms: float) -> None:
+        self.name = f"m{machine.number}.w{len(machine.workers)}"
+        super().__init__(world, number, f"http://{self.name}", rate=rate, wall_off_ms=wall_off_ms)
+        self.machine = machine
+        self.receipts = []
+        self.leaving = False
+        machine.workers.append(self)
+
+    # The process.
+
+    def start(self) -> None:
+        self.up = True
+        self.life += 1
+        own = Heartbeat(NodeId(self.name), f"{self.number}-{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
+        self.view = View()
+        self.log = self.world.variant.ordered(self.view, own, heartbeat_s=HEARTBEAT_S)
+        self.yes_until = {}
+        self.receipts = []
+        self.unwritten: dict[str, Entry] = {}
+        self.writing = False
+        self.beat_at = -1.0
+        self.tries: dict[int, Try] = {}
+        self.tickets = self.stream = 0
+        self.heard_of = 0
+        self.heard_s = 0.0
+        self.writes_to = self.follows = self.world.random.randrange(len(self.servers))
+        self.load()
+        self.tick()
+
+    def crash(self) -> None:
+        """It is killed. Nobody is told any more that a log-out holds; what was not written yet is written by nobody."""
+        self.up = self.leaving = False
+        self.receipts = []
+
+    def leave(self) -> None:
+        """Go in good order."""
+        self.leaving = True
+        self.log.leave()
+        self.tries.clear()
+        self.ask(Write(deletes=(f"{BEATS}/{self.log.seat}",)), lambda _: None)
+        self.wait(0.05, self.crash)
+
+    @property
+    def servers(self) -> list[Server]:
+        return self.world.engine.servers
+
+    def tick(self) -> None:
+        now = self.now()
+        self.log.tick(now)
+        floor_ms = self.log.to_prune(now)
+        if floor_ms is not None:
+            self.prune(floor_ms)
+        for seat, position in self.log.to_remove(now):
+            self.remove(f"{BEATS}/{seat}", position)
+        self.settle()
+        self.wait(HEARTBEAT_S, self.tick)
+
+    def prune(self, floor_ms: int) -> None:
+        def is_higher(state: dict[str, Kept]) -> bool:
+            return state[FLOOR].value < encode_floor(floor_ms)
+
+        self.ask(Write(puts=((FLOOR, encode_floor(floor_ms)),), ranges=tuple(ended_ranges(floor_ms)), only_if=is_higher), lambda _: None)
+
+    def remove(self, key: str, position: int) -> None:
+        def is_last(state: dict[str, Kept]) -> bool:
+            return key in state and state[key].position == position
+
+        self.ask(Write(deletes=(key,), only_if=is_last), lambda _: None)
+
+    def settle(self) -> None:
+        """What a driver does after each call: load, write, put the beat that is due, look at the log-outs."""
+        if self.log.needs_load and self.stream:
+            self.stream = 0
+            self.load()
+        if self.unwritten and not self.writing:
+            self.write()
+        self._plan_beat()
+        self._look_at_receipts()
+        for event in self.log.take_events():
+            self.world.findings.losses += isinstance(event, RolledBack)
+
+    # Writing.
+
+    def ask(self, write: Write, then: Callable[[int | None], None], failed: Callable[[], None] | None = None) -> None:
+        self.tickets += 1
+        ticket = self.tickets
+        self.tries[ticket] = Try(then, failed)
+        server = self.servers[self.writes_to]
+        self.world.send(self, server, server.on_write, write, self, self.life, ticket)
+        self.wait(TRY_S, self._give_up, ticket, self.writes_to)
+
+    def _give_up(self, ticket: int, server: int) -> None:
+        tried = self.tries.pop(ticket, None)
+        if tried is None:
+            return
+        if self.writes_to == server:  # only the first one to fail moves it
+            self.writes_to = (server + 1) % len(self.servers)
+        if tried.failed is not None:
+            tried.failed()
+
+    def on_written(self, life: int, ticket: int, position: int | None) -> None:
+        tried = self.tries.pop(ticket, None) if life == self.life else None
+        if tried is None:
+            return
+        self.heard_of = max(self.heard_of, position or 0)
+        tried.then(position)
+        self.settle()
+
+    def write(self) -> None:
+        """Write some of what is not written yet. What fails is tried again: it may then be written twice, which changes nothing."""
+        keys = [*self.unwritten][:BATCH]
+        self.writing = True
+
+        def written(position: int | None) -> None:
+            assert position is not None
+            self.writing = False
+            for key in keys:
+                self.unwritten.pop(key, None)
+            for asked in self.receipts:
+                if asked.unwritten & set(keys):
+                    asked.unwritten.difference_update(keys)
+                    asked.position, asked.durable_s = max(asked.position, position), self.now().boot_s
+
+        def failed() -> None:
+            self.writing = False
+            self.settle()
+
+        self.ask(Write(puts=tuple((key, encode_entry(self.unwritten[key])) for key in keys)), written, failed)
+
+    def _plan_beat(self) -> None:
+        due_s = self.log.due_s
+        if due_s != self.beat_at and due_s < float("inf"):
+            self.beat_at = due_s
+            self.at_boot(max(due_s, self.now().boot_s), self._beat, due_s)
+
+    def _beat(self, due_s: float) -> None:
+        if self.log.due_s != due_s or self.beat_at != due_s:
+            return  # it was brought forward, or put already
+        sent = self.log.beat(self.now())
+        self.ask(Write(puts=((f"{BEATS}/{sent.seat}", encode_beat(sent.beat)),)), lambda position: self._beaten(sent, position))
+        self.settle()
+
+    def _beaten(self, sent: Sent, position: int | None) -> None:
+        assert position is not None
+        self.log.answered(sent, position)
+
+    # Reading.
+
+    def load(self) -> None:
+        self.tickets += 1
+        ticket = self.loading = self.tickets
+        server = self.servers[self.follows]
+        self.world.send(self, server, server.on_load, self, self.life, ticket)
+        self.wait(TRY_S, self._load_again, ticket)
+
+    def _load_again(self, ticket: int) -> None:
+        if self.loading == ticket:
+            self.follows = (self.follows + 1) % len(self.servers)
+            self.load()
+
+    def on_snapshot(self, life: int, ticket: int, position: int, state: dict[str, Kept]) -> None:
+        if life != self.life or ticket != self.loading:
+            return
+        self.loading = 0
+        self.log.loaded(_snapshot(position, state), self.now())
+        self.heard_of = position
+        self.follow()
+        self.settle()
+
+    def follow(self) -> None:
+        self.tickets += 1
+        self.stream = self.tickets
+        self.heard_s = self.now().boot_s
+        server = self.servers[self.follows]
+        start = (self.heard_of if self.world.variant.resumes_undelivered else self.log.position) + 1
+        self.world.send(self, server, server.on_follow, self, self.life, self.stream, start)
+        self.wait(IDLE_S, self._look_at_stream, self.stream)
+
+    def _look_at_stream(self, number: int) -> None:
+        if number != self.stream:
+            return
+        idle_s = self.now().boot_s - self.heard_s
+        if idle_s < IDLE_S:
+            self.wait(IDLE_S - idle_s + 1e-6, self._look_at_stream, number)
+            return
+        self.follows = (self.follows + 1) % len(self.servers)
+        self.follow()
+
+    def on_compacted(self, life: int, number: int) -> None:
+        if life == self.life and number == self.stream:
+            self.stream = 0
+            self.load()
+
+    def on_revisions(self, number: int, revisions: list[Revision]) -> None:
+        for revision in revisions:
+            if number == self.stream:
+                self.heard_s = self.now().boot_s
+                self.heard_of = max(self.heard_of, revision.position)
+                self.log.delivered(revision.position, _items(revision.changes), self.now())
+                self.settle()
+
+    # Log-outs.
+
+    def append(self, entries: list[Entry], hit: list[Session | SubjectCut]) -> None:
+        self.asked_to_revoke(hit)
+        self.receipts.append(Asked({entry_key(entry) for entry in entries}, hit))
+        self.apply(entries)
+
+    def apply(self, entries: list[Entry]) -> None:
+        self.log.append(entries)
+        self.unwritten |= {entry_key(entry): entry for entry in entries}
+        self.settle()
+
+    def _look_at_receipts(self) -> None:
+        left = []
+        for asked in self.receipts:
+            if asked.unwritten:
+                left.append(asked)
+            elif self.log.is_fenced(asked.position, asked.durable_s, self.now()):
+                self.acknowledge(asked.hit)
+            else:
+                left.append(asked)
+                self.at_boot(self.log.fenced_by(asked.position, asked.durable_s), self._fence_is_due)
+        self.receipts = left
+
+    def _fence_is_due(self) -> None:
+        if self.receipts:
+            self.settle()
+
+    # What the world asks.
+
+    @property
+    def members(self) -> Members:
+        return self.log.members
+
+    @property
+    def starting(self) -> bool:
+        return self.log.catching_up
+
+    @property
+    def knows_the_time(self) -> bool:
+        """Whether it has ever heard several agree on what time it is."""
+        return self.members._agreed_ms is not None
+
+    def is_ready(self) -> bool:
+        return self.log.is_ready(self.now())
+
+
+def _snapshot(position: int, state: dict[str, Kept]) -> Snapshot:
+    entries, beats = [], []
+    for key, kept in state.items():
+        kind, _, rest = key.partition("/")
+        if kind == BEATS:
+            beats.append(StoredBeat(rest, decode_beat(kept.value), kept.position))
+        elif key not in (LOG, FLOOR):
+            entries.append(decode_entry(key, kept.value))
+    return Snapshot(position, decode_log(state[LOG].value), entries, beats, decode_floor(state[FLOOR].value))
+
+
+def _items(changes: tuple[Change, ...]) -> list[Item]:
+    return [item for change in changes if (item := _item(change)) is not None]
+
+
+def _item(change: Change) -> Item | None:
+    kind, _, rest = change.key.partition("/")
+    if change.key == LOG:
+        return None
+    if kind == BEATS:
+        return BeatDeleted(rest) if change.value is None else BeatPut(rest, decode_beat(change.value))
+    if change.value is None:
+        return EntryDeleted(change.key)
+    if change.key == FLOOR:
+        return FloorRaised(decode_floor(change.value))
+    return EntryPut(decode_entry(change.key, change.value), change.created)
+
+
+class OrderedWorld(World[OrderedNode]):
+    """Some nodes with some workers each, and an engine of three servers.
+
+    Args:
+        machines: how many nodes.
+        workers: how many processes on each.
+        seed: where all chance comes from.
+        variant: the rules that the nodes follow.
+        drift: by how much the nodes' clocks may run fast or slow.
+        skew_ms: by how much their wall clocks may differ at first.
+    """
+
+    variant: OrderedVariant
+
+    def __init__(
+        self,
+        machines: int,
+        workers: int = 1,
+        *,
+        seed: int = 0,
+        variant: OrderedVariant = RIGHT,
+        drift: float = 0.0,
+        skew_ms: float = 0.0,
+    ) -> None:
+        super().__init__(seed, variant)
+        self.machines = [Machine(number) for number in range(machines)]
+        for machine in self.machines:
+            rate = 1 + self.random.uniform(-drift, drift)
+            wall_off_ms = EPOCH_MS + self.random.uniform(-skew_ms, skew_ms)
+            for _ in range(workers):
+                self.nodes.append(OrderedNode(self, len(self.nodes), machine, rate=rate, wall_off_ms=wall_off_ms))
+                self.nodes[-1].boot_off_s = machine.workers[0].boot_off_s
+        self.engine = Engine(self, range(len(self.nodes), len(self.nodes) + 3))
+        self.engine.commit(Write(puts=((LOG, encode_log(LogId("log", EPOCH_MS))), (FLOOR, encode_floor(0)))))
+
+    def away(self, node: OrderedNode) -> list[tuple[int, int]]:
+        """The links between a worker and the engine."""
+        return [link for server in self.engine.servers for link in ((node.number, server.number), (server.number, node.number))]
+
+    def at_life(self, node: OrderedNode, life: int, act: Callable[..., None], *args: object) -> None:
+        """Have something happen to that process, if it is still there."""
+        if node.life == life:
+            self.at(self.time, node, act, *args)

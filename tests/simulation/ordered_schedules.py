@@ -1,0 +1,212 @@
+"""Directed schedules for an ordered log: the story behind each rule. The rules as they are come through, and the broken one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .directed import OVER_S, ask_for, log_in
+from .ordered_node import OrderedWorld
+from .ordered_variants import OrderedVariant
+from .world import HOUR_MS, Findings
+
+
+def cluster(machines: int, variant: OrderedVariant, *, workers: int = 1, slow_clock: int | None = None) -> OrderedWorld:
+    """A cluster that has just become ready."""
+    world = OrderedWorld(machines, workers, variant=variant)
+    for node in world.nodes:
+        if slow_clock is not None:
+            node.rate = 0.99 if node.machine.number == slow_clock else 1.01
+        world.at(0.0, None, node.start)
+    world.run(2)
+    assert all(node.is_ready() for node in world.nodes)
+    return world
+
+
+def a_beat_that_comes_back_late(variant: OrderedVariant) -> Findings:
+    """Node 2 reads what it follows 1.5 s late. What was acknowledged meanwhile was logged after the beat that it reads."""
+    world = cluster(3, variant)
+    one, last = world.nodes[1], world.nodes[2]
+    session = log_in(one)
+    for slow_s in (0.4, 0.8, 1.2, 1.5):  # little by little, lest the stream is taken for dead
+        world.links.slow_s.update(dict.fromkeys([link for link in world.away(last) if link[1] == last.number], slow_s))
+        world.run(1)
+    told = last.log._told
+    while last.log._told == told:
+        world.run(0.001)
+    world.run(0.05)  # the beat is in the log
+    one.revoke(session)
+    ask_for(world, last, session, 1.48)
+    world.cut(*world.away(last), *world.between({2}, {0, 1}))  # just as it has been read, and the log-out has not
+    ask_for(world, last, session, 3)
+    return world.findings
+
+
+def a_stream_that_is_silent(variant: OrderedVariant) -> Findings:
+    """The engine takes all that node 2 writes, and its streams bring nothing."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[1])
+    world.engine.stall(8)
+    world.nodes[1].revoke(session)
+    ask_for(world, world.nodes[2], session, 6)
+    return world.findings
+
+
+def a_pause_after_the_look_up(variant: OrderedVariant) -> Findings:
+    """A node out of contact looks a session up, pauses, and is back in contact when it asks whether it is fresh."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    world.cut(*world.away(world.nodes[2]))
+    world.run(0.5)
+    world.nodes[0].revoke(session)
+    world.run(4)
+    assert session.fenced_at < world.time
+    world.nodes[2].request(session, (1.0, 1.0))
+    world.mend(*world.away(world.nodes[2]))
+    world.run(4)
+    return world.findings
+
+
+def a_lease_on_a_slow_clock(variant: OrderedVariant) -> Findings:
+    """Node 2 renews its lease, is cut off, and its clock is 1 % slow while the one that waits for it is 1 % fast."""
+    world = cluster(3, variant, slow_clock=2)
+    last, session = world.nodes[2], log_in(world.nodes[0])
+    fresh_at = last.view.fresh_at
+    while last.view.fresh_at == fresh_at:
+        world.run(0.001)
+    world.cut(*world.away(last))
+    world.nodes[1].revoke(session)
+    ask_for(world, last, session, 4)
+    return world.findings
+
+
+def a_member_out_of_contact(variant: OrderedVariant) -> Findings:
+    """Node 2 is cut off from the engine."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    world.cut(*world.away(world.nodes[2]))
+    world.nodes[0].revoke(session)
+    ask_for(world, world.nodes[2], session, 4)
+    return world.findings
+
+
+def a_worker_whose_fellows_have_confirmed(variant: OrderedVariant) -> Findings:
+    """Node 1 has four workers. Three of them read the log, the fourth one is cut off."""
+    world = cluster(2, variant, workers=4)
+    cut_off = world.machines[1].workers[3]
+    session = log_in(world.nodes[0])
+    world.cut(*world.away(cut_off))
+    world.nodes[0].revoke(session)
+    ask_for(world, cut_off, session, 4)
+    return world.findings
+
+
+def a_stream_that_broke_before_it_brought_the_news(variant: OrderedVariant) -> Findings:
+    """Streams are silent. Node 2 hears that writes of its own were taken, follows on, and is then the only one whom the engine hears."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    world.cut(*world.between({2}, {0, 1}))
+    world.engine.stall(OVER_S + 0.5)
+    world.nodes[0].revoke(session)
+    world.run(OVER_S + 0.2)
+    assert session.fenced_at < world.time
+    # Their digests would tell node 2 that it has missed something.
+    world.cut(*world.away(world.nodes[0]), *world.away(world.nodes[1]))
+    ask_for(world, world.nodes[2], session, 3)
+    return world.findings
+
+
+def ended_by_clocks_that_step_forth_and_back(variant: OrderedVariant) -> Findings:
+    """All clocks go ahead by an hour, log-outs end and leave the log, and a node that starts later knows of them by the floor only."""
+    world = cluster(3, variant)
+    world.nodes[0].session_ms = HOUR_MS // 4
+    session = log_in(world.nodes[0])
+    world.nodes[0].revoke(session)
+    world.run(1)
+    for node in world.nodes:
+        node.wall_off_ms += HOUR_MS
+    world.run(2)
+    assert not any(key.startswith("deny/") for key in world.engine.state)
+    for node in world.nodes:
+        node.set_clock()
+    for node in world.nodes:
+        node.crash()
+        node.start()
+    world.run(2 + OVER_S)
+    for node in world.nodes:
+        ask_for(world, node, session, 1)
+    return world.findings
+
+
+def a_yes_from_before(variant: OrderedVariant) -> Findings:
+    """Node 2 has lost its lease long ago, and hears from node 0 only: first a yes, and a good while later that it is no more."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[1])
+    world.cut(*world.away(world.nodes[2]), *world.between({1}, {2}))
+    world.run(3)
+    world.nodes[2].request(session)
+    world.run(0.3)
+    assert world.findings.accepted
+    world.links.slow_s[0, 2] = 1.0
+    world.nodes[1].revoke(session)
+    ask_for(world, world.nodes[2], session, 3)
+    return world.findings
+
+
+def a_cut_that_a_node_has_not_heard_of(variant: OrderedVariant) -> Findings:
+    """Node 2 is away when one cut replaces another. A session that lists the new one is no fault of the client's."""
+    world = cluster(3, variant)
+    last = world.nodes[2]
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(1)
+    world.cut(*world.away(last), *world.between({2}, {0, 1}))
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(3)
+    session = log_in(world.nodes[0])
+    assert session.untouched
+    ask_for(world, last, session, 1)
+    world.links.cut.clear()
+    world.run(3)
+    ask_for(world, last, session, 1)
+    assert world.findings.accepted
+    return world.findings
+
+
+def the_engine_is_restored_from_an_old_backup(variant: OrderedVariant) -> Findings:
+    """What was logged out since the backup is in the engine no more. Nodes that know of it judge nothing until an operator decides."""
+    world = cluster(3, variant)
+    session, other = log_in(world.nodes[0]), log_in(world.nodes[0])
+    backup = dict(world.engine.state), world.engine.position
+    world.nodes[1].revoke(session)
+    world.run(1)
+    assert session.fenced_at < world.time
+    world.engine.restore(*backup)
+    for _ in range(6):
+        for node in world.nodes:
+            ask_for(world, node, session, 0.5)
+    assert all(node.log.rolled_back for node in world.nodes)
+    accepted = world.findings.accepted
+    for node in world.nodes:
+        ask_for(world, node, other, 0.5)
+    assert world.findings.accepted == accepted
+    return world.findings
+
+
+Schedule = Callable[[OrderedVariant], Findings]
+
+CAUGHT_BY: dict[str, Schedule] = {
+    "stamped on reply": a_beat_that_comes_back_late,
+    "fresh when acknowledged": a_stream_that_is_silent,
+    "read after the look-up": a_pause_after_the_look_up,
+    "fence 10 % short": a_lease_on_a_slow_clock,
+    "no fence": a_member_out_of_contact,
+    "one worker for four": a_worker_whose_fellows_have_confirmed,
+    "resumed after what was not delivered": a_stream_that_broke_before_it_brought_the_news,
+    "snapshot without the floor": ended_by_clocks_that_step_forth_and_back,
+    "a peer's yes kept": a_yes_from_before,
+}
+"""Which broken variant each schedule is there to catch."""
+EVERY_SCHEDULE: tuple[Schedule, ...] = (
+    *CAUGHT_BY.values(),
+    a_cut_that_a_node_has_not_heard_of,
+    the_engine_is_restored_from_an_old_backup,
+)

@@ -1,0 +1,98 @@
+"""The rules of an ordered log as they are, and each with one rule broken."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ha_session_mw._core.freshness import Moment
+from ha_session_mw._core.ordered import Ordered, Sent, Snapshot
+from ha_session_mw._core.processes import Processes
+
+from .variants import Variant
+
+
+@dataclass(frozen=True)
+class OrderedVariant(Variant):
+    """One set of rules.
+
+    Attributes:
+        ordered: the state machine.
+        resumes_undelivered: the driver follows on from the newest position it has heard of, not from the last that was delivered.
+    """
+
+    ordered: type[Ordered] = Ordered
+    resumes_undelivered: bool = False
+
+
+class StampedOnReply(Ordered):
+    """Fresh as of the moment at which the beat was read, not of its sending."""
+
+    def _returned(self, sent_s: float, now: Moment) -> None:
+        super()._returned(now.boot_s if sent_s > -math.inf else sent_s, now)
+
+
+class FreshWhenAcknowledged(Ordered):
+    """Takes the engine's word that a beat was put for having read it."""
+
+    def answered(self, sent: Sent, position: int) -> None:
+        super().answered(sent, position)
+        if not self.catching_up:
+            self._fresh_s = max(self._fresh_s, sent.sent_s)
+            self._stamp()
+
+
+class ShortFence(Ordered):
+    """Waits nine tenths of what it should."""
+
+    def fenced_by(self, position: int, durable_s: float) -> float:
+        return min(super().fenced_by(position, durable_s), durable_s + 0.9 * self.members.fence_wait_s)
+
+
+class NoFence(Ordered):
+    """Acknowledges what is durable."""
+
+    def fenced_by(self, position: int, durable_s: float) -> float:
+        return -math.inf
+
+
+class ByNode(Processes):
+    """Keeps one account for all workers of a node."""
+
+    def heard(self, seat: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
+        super().heard(seat.partition(".")[0], applied, position, first=first, now_s=now_s, alive_s=alive_s)
+
+    def is_news(self, seat: str, position: int) -> bool:
+        return super().is_news(seat.partition(".")[0], position)
+
+
+class OneForAll(Ordered):
+    """One worker confirms for all workers of its node."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._processes = ByNode()
+
+
+class WithoutTheFloor(Ordered):
+    """Loads the entries, and not the floor below which some are missing."""
+
+    def loaded(self, snapshot: Snapshot, now: Moment) -> None:
+        super().loaded(replace(snapshot, floor_ms=0), now)
+
+
+RIGHT = OrderedVariant("right")
+BROKEN = {
+    variant.name: variant
+    for variant in (
+        OrderedVariant("stamped on reply", ordered=StampedOnReply),
+        OrderedVariant("fresh when acknowledged", ordered=FreshWhenAcknowledged),
+        OrderedVariant("read after the look-up", reads_late=True),
+        OrderedVariant("fence 10 % short", ordered=ShortFence),
+        OrderedVariant("no fence", ordered=NoFence),
+        OrderedVariant("one worker for four", ordered=OneForAll),
+        OrderedVariant("resumed after what was not delivered", resumes_undelivered=True),
+        OrderedVariant("snapshot without the floor", ordered=WithoutTheFloor),
+        OrderedVariant("a peer's yes kept", keeps_yes=True),
+    )
+}

@@ -1,0 +1,107 @@
+"""Random schedules for ``peers://``: links, machines and clocks go wrong, and members forget."""
+
+from __future__ import annotations
+
+from .chaos import START_S, TROUBLE_S, Chaos
+from .quorum_node import QuorumNode, QuorumWorld
+from .quorum_variants import RIGHT, QuorumVariant
+from .world import HOUR_MS, Findings
+
+HEALED_WITHIN_S = 4.0
+"""A poll on a dead link is given up after 1 s, a recovery takes two rounds of polls, and a client's hint up to 3 s."""
+
+
+def run(seed: int, *, nodes: int | None = None, variant: QuorumVariant = RIGHT) -> Findings:
+    """What one random schedule brought to light."""
+    return QuorumChaos(seed, nodes, variant).run()
+
+
+class QuorumChaos(Chaos[QuorumNode]):
+    """One random schedule."""
+
+    world: QuorumWorld
+    healed_within_s = HEALED_WITHIN_S
+
+    def __init__(self, seed: int, nodes: int | None = None, variant: QuorumVariant = RIGHT) -> None:
+        super().__init__(seed)
+        chance = self.chance
+        count = nodes or chance.choice((2, 3, 3, 3, 3, 3, 4, 5, 5, 5))
+        files = chance.choice((0, 0, 0, chance.randrange(count + 1), count))
+        self.world = QuorumWorld(
+            count,
+            seed=seed,
+            variant=variant,
+            files=frozenset(chance.sample(range(count), files)),
+            drift=0.01,
+            skew_ms=chance.choice((10, 10_000)),
+        )
+        links = self.world.links
+        links.loss = chance.choice((0.0, 0.0, 0.02, 0.2))
+        links.duplication = chance.choice((0.0, 0.1))
+        links.jitter_s = chance.choice((0.001, 0.003, 0.01))
+        links.tail = chance.choice((0.0, 0.03, 0.2))
+        self.wrong_clock: QuorumNode | None = None
+        self.clocks_right_at = 0.0
+        if count > 2 and chance.random() < 0.2:
+            self.wrong_clock = chance.choice(self.world.nodes)
+            self.wrong_clock.wall_off_ms += chance.choice((-HOUR_MS, HOUR_MS))
+        self.pace = chance.choice((0.3, 1.0, 3.0))
+
+    # What goes wrong.
+
+    def _trouble(self) -> None:
+        choices = (self._part, self._part, self._slow, self._pause, self._crash, self._crash, self._crash_several, self._step_clock)
+        self.chance.choice(choices)()
+
+    def _part(self) -> None:
+        world, chance = self.world, self.chance
+        everyone = range(len(world.nodes))
+        one, other = chance.sample(everyone, 2)
+        side = set(chance.sample(everyone, chance.randrange(1, len(world.nodes))))
+        links = chance.choice(
+            (
+                [(one, other)],
+                [(one, other), (other, one)],
+                world.around(one),
+                [(number, one) for number in everyone if number != one],
+                [(one, number) for number in everyone if number != one],
+                world.between(side, set(everyone) - side),
+            )
+        )
+        world.cut(*links)
+        world.after(self._a_while(), None, world.mend, *links)
+
+    def _slow(self) -> None:
+        one, other = self.chance.sample(range(len(self.world.nodes)), 2)
+        slow = self.world.links.slow_s
+        slow[one, other] = self.chance.choice((0.05, 0.4, 2.0)) * self.chance.random()
+        self.world.after(self._a_while(), None, self._quicken, (one, other))
+
+    def _pause(self) -> None:
+        self.chance.choice(self.world.nodes).paused_until = min(self.world.time + self._a_while(), START_S + TROUBLE_S)
+
+    def _crash(self) -> None:
+        node = self.chance.choice(self.world.nodes)
+        forget = node.file is None or self.chance.random() < 0.3
+        # As many may forget at once as leave a majority's share to those who know: that much is promised, and no more.
+        forgetful = sum(other.forgetful for other in self.world.nodes if other is not node)
+        if node.up and forgetful + forget < self.world.majority and not (forget and forgetful + 1 >= self.world.majority):
+            node.crash(forget=forget)
+            self.world.after(self._a_while(), None, self._restart, node)
+
+    def _crash_several(self) -> None:
+        for _ in range(len(self.world.nodes)):
+            self._crash()
+
+    def _step_clock(self) -> None:
+        node = self.chance.choice(self.world.nodes)
+        step = self.chance.choice((-HOUR_MS, -45_000, -1000, 1000, 45_000, HOUR_MS))
+        # One clock at a time, and the next one once the last is known to be right again: a majority of wrong clocks is the time.
+        if len(self.world.nodes) > 2 and self.world.time > self.clocks_right_at and self.wrong_clock in (None, node):
+            node.wall_off_ms += step
+            self.wrong_clock = node
+            self.world.after(self._a_while(), None, self._set_clock, node)
+
+    def _set_clock(self, node: QuorumNode) -> None:
+        node.set_clock()
+        self.wrong_clock, self.clocks_right_at = None, self.world.time + 3

@@ -1,0 +1,207 @@
+"""A node of ``peers://``: the driver that obeys the quorum log, and its file."""
+
+from __future__ import annotations
+
+from ha_session_mw._core.freshness import Moment
+from ha_session_mw._core.members import Heartbeat, Members
+from ha_session_mw._core.messages import Answer, Batch
+from ha_session_mw._core.quorum import Hold, Quorum, Receipt, Sent
+from ha_session_mw._core.view import View
+from ha_session_mw.events import PossibleLoss
+from ha_session_mw.models import Entry, NodeId
+
+from .node import HEARTBEAT_S, LIMIT_S, LONGEST_MS, Node
+from .quorum_variants import RIGHT, QuorumVariant
+from .world import EPOCH_MS, Session, SubjectCut, World
+
+POLL_SLACK_S = 0.5
+"""How much longer than a heartbeat a poll may take before it is sent anew."""
+
+
+class QuorumNode(Node):
+    """A member's machine, with a file or without."""
+
+    world: QuorumWorld
+    receipts: list[tuple[Receipt, list[Session | SubjectCut]]]
+
+    def __init__(self, world: QuorumWorld, number: int, urls: list[str], *, rate: float, wall_off_ms: float, keeps_file: bool) -> None:
+        super().__init__(world, number, urls[number], rate=rate, wall_off_ms=wall_off_ms)
+        self.urls = urls
+        self.file: list[Batch] | None = [] if keeps_file else None
+        self.write_s = 0.0
+
+    # The process.
+
+    def start(self) -> None:
+        self.up = True
+        self.life += 1
+        own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
+        self.view = View()
+        self.quorum: Quorum = self.world.variant.quorum(
+            self.view, own, self.urls, now=self.now(), heartbeat_s=HEARTBEAT_S, stored=self.file
+        )
+        self.outstanding: dict[int, Sent] = {}
+        self.holds: list[tuple[Hold, Sent, QuorumNode, int]] = []
+        self.receipts = []
+        self.yes_until = {}
+        self.writing = False
+        for peer in self.world.nodes:
+            if peer is not self:
+                self.ask(peer)
+        self.tick()
+
+    def crash(self, *, forget: bool = False) -> None:
+        self.up = False
+        if forget and self.file is not None:
+            self.file = []
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether this node has not learned yet what it may have forgotten."""
+        if not self.up:
+            return not self.file or not any(batch.learned for batch in self.file)
+        return self.quorum.recovering and not self.quorum._keeping.unchecked
+
+    def tick(self) -> None:
+        self.quorum.tick(self.now())
+        self.settle()
+        self.wait(0.5, self.tick)
+
+    def settle(self) -> None:
+        """What a driver does after each call: answer the holds that are due, keep what has to be kept, look at the receipts."""
+        now = self.now()
+        if self.holds:
+            self._release(now)
+        if self.file is not None and not self.writing and (batch := self.quorum.unkept()) is not None:
+            self.writing = True
+            self.wait(self.write_s or self.world.random.uniform(0.0005, 0.003), self._written, batch)
+        if self.receipts:
+            self._acknowledge()
+        for event in self.quorum.take_events():
+            self.world.findings.losses += isinstance(event, PossibleLoss)
+
+    def _release(self, now: Moment) -> None:
+        waiting = []
+        for held in self.holds:
+            hold, sent, peer, life = held
+            answer = self.quorum.release(hold, now)
+            if answer is None:
+                waiting.append(held)
+            else:
+                self.world.send(self, peer, peer.on_answer, life, sent, answer)
+        self.holds = waiting
+
+    def _written(self, batch: Batch) -> None:
+        assert self.file is not None
+        self.file.append(batch)
+        self.writing = False
+        self.quorum.kept(batch, self.now())
+        self.settle()
+
+    def _acknowledge(self) -> None:
+        left = []
+        for receipt, hit in self.receipts:
+            if self.quorum.standing(receipt) == "fenced":
+                self.acknowledge(hit)
+            else:
+                left.append((receipt, hit))
+                due = self.quorum.fenced_by(receipt)
+                if due is not None:
+                    self.at_boot(due, self._fence_is_due)
+        self.receipts = left
+
+    def _fence_is_due(self) -> None:
+        if self.receipts:
+            self.quorum.tick(self.now())
+            self.settle()
+
+    # Polls.
+
+    def ask(self, peer: QuorumNode) -> None:
+        sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
+        self.world.send(self, peer, peer.on_poll, sent, self, self.life)
+        self.wait(HEARTBEAT_S + POLL_SLACK_S, self._timed_out, peer, sent)
+
+    def _timed_out(self, peer: QuorumNode, sent: Sent) -> None:
+        if self.outstanding[peer.number] is sent:
+            self.ask(peer)
+
+    def on_poll(self, sent: Sent, peer: QuorumNode, life: int) -> None:
+        result = self.quorum.arrived(sent.poll, self.now())
+        if isinstance(result, Hold):
+            self.holds.append((result, sent, peer, life))
+            self.at_boot(result.until_s, self.settle)
+        else:
+            self.world.send(self, peer, peer.on_answer, life, sent, result)
+        self.settle()
+
+    def on_answer(self, life: int, sent: Sent, answer: Answer) -> None:
+        if life != self.life:
+            return
+        self.quorum.answered(sent, answer, self.now())
+        self.settle()
+        peer = self.world.nodes[self.urls.index(sent.peer)]
+        # A late answer to a poll that was given up counts too; it does not start another poll.
+        if self.outstanding[peer.number] is sent:
+            self.ask(peer)
+
+    def append(self, entries: list[Entry], hit: list[Session | SubjectCut]) -> None:
+        self.asked_to_revoke(hit)
+        receipt = self.quorum.append(entries, self.now())
+        self.receipts.append((receipt, hit))
+        self.settle()
+
+    def apply(self, entries: list[Entry]) -> None:
+        self.quorum.append(entries, self.now())
+        self.settle()
+
+    @property
+    def members(self) -> Members:
+        return self.quorum.members
+
+    @property
+    def starting(self) -> bool:
+        return self.quorum.recovering
+
+    def is_ready(self) -> bool:
+        return self.quorum.is_ready(self.now())
+
+
+class QuorumWorld(World[QuorumNode]):
+    """Some nodes that have only each other.
+
+    Args:
+        nodes: how many.
+        seed: where all chance comes from.
+        variant: the rules that the nodes follow.
+        files: the nodes that keep their entries in a file.
+        drift: by how much the nodes' clocks may run fast or slow.
+        skew_ms: by how much their wall clocks may differ at first.
+    """
+
+    variant: QuorumVariant
+
+    def __init__(
+        self,
+        nodes: int,
+        *,
+        seed: int = 0,
+        variant: QuorumVariant = RIGHT,
+        files: frozenset[int] = frozenset(),
+        drift: float = 0.0,
+        skew_ms: float = 0.0,
+    ) -> None:
+        super().__init__(seed, variant)
+        urls = [f"http://n{number}" for number in range(nodes)]
+        self.nodes = [
+            QuorumNode(
+                self,
+                number,
+                urls,
+                rate=1 + self.random.uniform(-drift, drift),
+                wall_off_ms=EPOCH_MS + self.random.uniform(-skew_ms, skew_ms),
+                keeps_file=number in files,
+            )
+            for number in range(nodes)
+        ]
+        self.majority = nodes // 2 + 1

@@ -1,0 +1,185 @@
+"""Session data on etcd: three processes and a real server, and what a lost answer, a lost history and a lost lease do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from secrets import token_bytes, token_hex
+from typing import Any
+
+import anyio
+import pytest
+
+from ha_session_mw import LockLost, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
+from ha_session_mw.abc import Conflict, Grant, Record
+from ha_session_mw.backends.etcd import open_gateway
+from ha_session_mw.backends.etcd_store import EtcdStore
+from ha_session_mw.clocks import SystemClock
+from ha_session_mw.etcd_gateway import EtcdGateway, Transaction, put, unchanged_since
+from ha_session_mw.testing import SECRET
+
+from .asgi.driver import Answer, call, look, obliging, scope_of
+from .engines import Etcd
+
+pytestmark = [pytest.mark.anyio, pytest.mark.real]
+
+LARGE = "x" * 5000
+END_MS = int(SystemClock().wall_s() * 1000) + 3_600_000
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(30):
+        while not condition():  # noqa: ASYNC110 - a process is what this waits for
+            await anyio.sleep(0.01)
+
+
+def settings_of(server: Etcd, **more: Any) -> Settings:
+    return Settings(secret_key=SECRET, cluster=server.cluster(f"records/{token_hex(4)}"), heartbeat="100ms", **more)
+
+
+# Whole sessions
+
+
+class Nodes:
+    """Three processes on one etcd."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.managers = [SessionManager(settings) for _ in range(3)]
+        self.apps = [SessionMiddleware(obliging, manager=manager) for manager in self.managers]
+
+    async def visit(self, number: int, act: Callable[[Session], Any], token: str = "") -> Answer:
+        headers = [(b"cookie", b"session=" + token.encode())] if token else []
+        scope = scope_of("http", headers=headers, act=act, status=200, answer_headers=[])
+        answer = await call(self.apps[number], scope)
+        answer.result = scope.get("result")
+        return answer
+
+    def copies(self) -> list[int]:
+        return [len(manager._records or ()) for manager in self.managers]
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Nodes]:
+    nodes = Nodes(settings)
+    async with AsyncExitStack() as stack:
+        for manager in nodes.managers:
+            await stack.enter_async_context(manager.running())
+        await until(lambda: all(manager.why_not_ready() is None for manager in nodes.managers))
+        yield nodes
+
+
+def log_in(session: Session) -> None:
+    session.login("ada")
+    session["text"] = LARGE
+
+
+async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_nodes_and_ends_on_all(one_etcd: Etcd) -> None:
+    async with running(settings_of(one_etcd)) as nodes:
+        token = (await nodes.visit(0, log_in)).token or ""
+        for number in (1, 2, 0):
+            token = (await nodes.visit(number, lambda session, n=number: session.update({f"by {n}": n}), token)).token or ""  # type: ignore[misc]
+        expected = {"text": LARGE, "by 0": 0, "by 1": 1, "by 2": 2}
+        assert [(await nodes.visit(number, look, token)).result for number in range(3)] == [expected] * 3
+
+        async def write(number: int) -> None:
+            assert (await nodes.visit(number % 3, lambda session: session.update({f"key {number}": 1}), token)).status == 200
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(6):
+                tasks.start_soon(write, number)
+        found: dict[str, Any] = {}
+        with anyio.fail_after(10):
+            while len(found) < len(expected) + 6:  # with an older token: as soon as this node has heard of the others
+                found = (await nodes.visit(0, look, token)).result
+        assert found == {**expected, **{f"key {number}": 1 for number in range(6)}}
+
+        answer = await nodes.visit(1, lambda session: session.clear(), token)
+        assert answer.header("session-revocation") == "fenced"
+        assert (await nodes.visit(2, lambda session: session.problem and session.problem.code, token)).result == "session_revoked"
+        await until(lambda: nodes.copies() == [0, 0, 0])
+
+
+# The store alone
+
+
+@asynccontextmanager
+async def opened(server: Etcd, kind: type[EtcdGateway] = EtcdGateway) -> AsyncIterator[EtcdStore]:
+    settings, clock = settings_of(server), SystemClock()
+    gateway, prefix = open_gateway(settings, clock, 0)
+    gateway.__class__ = kind
+    store = EtcdStore(clock, gateway, prefix, "session", token_bytes)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.run)
+        await until(lambda: store._position)
+        yield store
+        tasks.cancel_scope.cancel()
+
+
+class LosesAnswers(EtcdGateway):
+    """Each transaction is applied, its answer is lost, and it is sent again."""
+
+    async def transact(self, *args: Any, **kwargs: Any) -> Transaction:
+        await super().transact(*args, **kwargs)
+        return await super().transact(*args, **kwargs)
+
+
+async def test_a_put_whose_answer_was_lost_is_recognised(one_etcd: Etcd) -> None:
+    async with opened(one_etcd, LosesAnswers) as store:
+        first = await store.put(Record("id", b"1", END_MS, "ada"))
+        second = await store.put(replace(first, content=b"2"))
+        assert await store.get("id") == second
+        with pytest.raises(Conflict) as conflict:
+            await store.put(first)
+        assert conflict.value.current == second
+
+
+async def test_a_guard_is_compared_in_the_same_step(one_etcd: Etcd) -> None:
+    async with opened(one_etcd) as store:
+        lock = await store.put(Record("lock", b"", END_MS))
+        store.held = lambda grant: [unchanged_since(store._content_key("lock"), grant.fence)]
+        grant = Grant("lock", lock.version, 0.0, "me")
+        stored = await store.put(Record("id", b"1", END_MS), guard=grant)
+        await store.put(lock)
+        with pytest.raises(LockLost):
+            await store.put(stored, guard=grant)
+        with pytest.raises(Conflict):  # this comes first: whoever has the lock has written
+            await store.put(replace(stored, version=0), guard=grant)
+        assert await store.get("id") == stored
+
+
+async def test_without_a_service_of_locks_no_guard_is_held(one_etcd: Etcd) -> None:
+    async with opened(one_etcd) as store:
+        with pytest.raises(LockLost):
+            await store.put(Record("id", b"1", END_MS), guard=Grant("lock", 7, 0.0, "me"))
+        assert await store.get("id") is None
+
+
+async def test_a_lease_that_etcd_has_lost_is_asked_for_again(one_etcd: Etcd) -> None:
+    async with opened(one_etcd) as store:
+        stored = await store.put(Record("id", b"1", int(SystemClock().wall_s() * 1000) + 1000))
+        [lease] = store._leases.values()
+        await store._gateway.revoke_lease(lease)
+        assert await store.get("id") is None  # what etcd deleted by it is gone
+        again = await store.put(replace(stored, version=0))
+        assert again.version > stored.version
+
+
+async def test_after_a_gap_in_the_history_all_versions_are_told(one_etcd: Etcd) -> None:
+    async with opened(one_etcd) as store:
+        heard: dict[str, int] = {}
+        store.on_newer = heard.__setitem__
+        stored = [await store.put(Record(f"id-{number}", b"", END_MS)) for number in range(5)]
+        await until(lambda: len(heard) == 5)
+        heard.clear()
+        revision = await store._load(store._versions[:-1] + b"0", tell=True)
+        assert heard == {record.id: record.version for record in stored}
+        assert revision >= stored[-1].version
+
+
+async def test_a_record_of_another_release_is_told_and_left(one_etcd: Etcd) -> None:
+    async with opened(one_etcd) as store:
+        await store._gateway.transact([put(store._content_key("id"), b"\x95\x02\x00\xc0\xc4\x00\xc4\x00")])
+        for call_it in (store.get("id"), store.put(Record("id", b"1", END_MS)), store.delete("id")):
+            with pytest.raises(StoreUnavailable):
+                await call_it
