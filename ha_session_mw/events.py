@@ -47,7 +47,7 @@ class MemberJoined:
 
 @dataclass(frozen=True, slots=True)
 class MemberLeft:
-    """A member was silent for so long that whatever it knew is too old to judge by."""
+    """A member said good-bye, or was silent for so long that whatever it knew is too old to judge by."""
 
     member: NodeId
 
