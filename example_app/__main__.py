@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def _one_machine(story: Story, directory: Path) -> int:
-    settings = {"SECRET_KEY": new_secret(), "CLUSTER": f"sqlite://{directory}/sessions.db"}
+    settings = {"SECRET_KEY": new_secret(), "CLUSTER": f"sqlite://{directory}/sessions.db", "TRACK": "on", "DEVICES": "on"}
     node = Server("node", directory, settings, workers=one_machine.WORKERS)
     return _run(
         story,

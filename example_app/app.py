@@ -120,6 +120,11 @@ async def log_out_everywhere(request: Request) -> Response:
     return done(request, "/private/session" if keep_this_one else "/", told)
 
 
+async def show_devices(request: Request) -> Response:
+    session, _ = signed_in(request)
+    return pages.devices(session) if wants_page(request) else as_json({"devices": pages.device_routes(session)})
+
+
 async def events(request: Request) -> Response:
     _, subject = signed_in(request)
 
@@ -208,6 +213,7 @@ def make_app() -> Starlette:
             Route("/login", log_in, methods=["POST"]),
             Route("/logout", log_out, methods=["POST"]),
             Route("/private/session", show_session),
+            Route("/private/devices", show_devices),
             Route("/private/notes", add_note, methods=["POST"]),
             Route("/private/notes/{number:int}/{change}", change_note, methods=["POST"]),
             Route("/private/logout-everywhere", log_out_everywhere, methods=["POST"]),

@@ -17,6 +17,7 @@ from .visitor import AnswerError, Visitor, expect, told
 
 WORKERS = 4
 LOG_OUTS = 50
+DEVICES = "/-/session/devices"
 
 OneEach = dict[str, Visitor]
 """By the node id of a worker, a visitor whose connection stays open, and so stays with it."""
@@ -32,6 +33,7 @@ def tell(story: Story, node: Server) -> None:
             one_session(story, visitors)
             log_out(story, ada, visitors)
         many_log_outs(story, node)
+    a_lost_device(story, node)
     an_open_connection(story, node)
     a_restart(story, node)
 
@@ -83,6 +85,22 @@ def many_log_outs(story: Story, node: Server) -> None:
                     visitor.token = captured
                     told(visitor.get(WHOAMI), 401, "session_revoked")
         step.told = f"refused by all at the next request; acknowledged after {spread_ms(times_s)}"
+
+
+def a_lost_device(story: Story, node: Server) -> None:
+    story.chapter("A lost device")
+    with Visitor(node.url) as laptop, Visitor(node.url) as phone:
+        log_in(laptop, "ada")
+        log_in(phone, "ada")
+        with story.step("where is ada logged in?") as step:
+            sessions = laptop.get(DEVICES).json()["sessions"]
+            step.told = f"{len(sessions)} sessions, by what a worker recorded and another one reads"
+            expect("two sessions", len(sessions) == 2)
+        with story.step("ada ends the other one") as step:
+            [lost] = [one["id"] for one in sessions if not one["current"]]
+            step.told = told(laptop.delete(f"{DEVICES}/{lost}"), 200)
+        with story.step("the lost device") as step:
+            step.told = told(phone.get(WHOAMI), 401, "session_revoked")
 
 
 def an_open_connection(story: Story, node: Server) -> None:

@@ -63,9 +63,9 @@ _FRAME = """<!doctype html>
 {body}
 </main>
 <footer>
-<p>A demo: its users and passwords are public, so keep nothing here. Everything that changes something is a POST, the cookie is
-<code>HttpOnly</code> and <code>SameSite=lax</code>, and a POST from another site's page is refused. That is what stands between
-this app and forged requests (CSRF).</p>
+<p>A demo: its users and passwords are public, so keep nothing here. Everything that changes something is a POST or a DELETE, the
+cookie is <code>HttpOnly</code> and <code>SameSite=lax</code>, and neither is taken from another site's page. That is what stands
+between this app and forged requests (CSRF).</p>
 </footer>
 </body>
 </html>
@@ -171,6 +171,26 @@ _NOTE = """<li>
 </li>"""
 
 
+_DEVICES = """<p class="lead">Where you are logged in. What you log out here is refused on every node from then on.</p>
+<p class="told" id="told" role="alert" hidden></p>
+<section class="card" aria-labelledby="logins">
+  <h2 id="logins">Log-ins</h2>
+  <ul class="notes" id="devices" data-routes="{routes}"><li class="soft">The list needs JavaScript.</li></ul>
+  <div class="row">
+    <button class="quiet" id="others">Log out all others</button>
+    <button class="quiet" id="all">Log out everywhere</button>
+  </div>
+</section>
+<script src="/static/devices.js" defer></script>"""
+
+_NO_DEVICES = """<p class="lead">This node does not record log-ins.</p>
+<section class="card" aria-labelledby="how">
+  <h2 id="how">How to have them</h2>
+  <p>Set <code>HA_SESSION_TRACK=on</code> and <code>HA_SESSION_DEVICES=on</code>, with a <code>HA_SESSION_CLUSTER</code> that has a store.
+  <code>peers://</code> has none. <code>make demo CLUSTER=sqlite KEEP=1</code> shows it.</p>
+</section>"""
+
+
 def home(session: Session, problem: ProblemError | None, *, origin: str, fault: str = "", status: int = 200) -> HTMLResponse:
     """The open page: the log-in form, or who is here. ``problem``: why a token that was sent does not count."""
     if session.subject is not None:
@@ -213,8 +233,20 @@ def session(session: Session, *, fault: str = "", status: int = 200) -> HTMLResp
     return _page("Your session", body, session, status)
 
 
+def devices(session: Session) -> HTMLResponse:
+    """Where the subject is logged in. The list itself comes from the routes that the middleware serves."""
+    routes = device_routes(session)
+    return _page("Your devices", html(_DEVICES, routes=routes) if routes else html(_NO_DEVICES), session, 200)
+
+
+def device_routes(session: Session) -> str | None:
+    """Where the middleware serves them; None where it does not."""
+    settings = session.manager.settings
+    return f"{settings.endpoints}/devices" if settings.devices == "on" else None
+
+
 def _page(title: str, body: Html, session: Session, status: int) -> HTMLResponse:
-    nav = html('<a href="/">Home</a> <a href="/private/session">Session</a>')
+    nav = html('<a href="/">Home</a> <a href="/private/session">Session</a> <a href="/private/devices">Devices</a>')
     if session.subject is not None:
         nav = html('{nav} <span class="badge">{subject}</span>', nav=nav, subject=session.subject)
     nav = html('{nav} <span class="badge">node {node}</span>', nav=nav, node=session.manager.node_id)

@@ -43,6 +43,9 @@ class Visitor:
     def post(self, path: str, **form: str) -> httpx2.Response:
         return self._taken(self._client.post(path, data=form, headers=self._cookie()))
 
+    def delete(self, path: str) -> httpx2.Response:
+        return self._taken(self._client.delete(path, headers=self._cookie()))
+
     def log_in(self, username: str, password: str) -> httpx2.Response:
         return self.post("/login", username=username, password=password)
 

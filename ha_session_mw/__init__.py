@@ -20,6 +20,7 @@ from .exceptions import (
     QuorumLost,
     RecordLost,
     RequestAmbiguous,
+    RequestCrossSite,
     SessionConflict,
     SessionError,
     SessionExpired,
@@ -30,6 +31,7 @@ from .exceptions import (
     SessionReadOnly,
     SessionRevoked,
     SessionTooLarge,
+    SessionUnknown,
     StateNotReached,
     StateRollback,
     StateStale,
@@ -41,15 +43,18 @@ from .exceptions import (
     TokenTooLarge,
     UsageError,
 )
+from .listeners import EventStream
 from .manager import SessionManager
-from .models import Acknowledgement
+from .models import Acknowledgement, Device
 
 __all__ = [
     "Acknowledgement",
     "ClientFault",
     "ClockUntrusted",
     "ConfigurationError",
+    "Device",
     "EntryRejected",
+    "EventStream",
     "Grant",
     "InfrastructureFault",
     "KeyNotReached",
@@ -60,6 +65,7 @@ __all__ = [
     "QuorumLost",
     "RecordLost",
     "RequestAmbiguous",
+    "RequestCrossSite",
     "Session",
     "SessionConflict",
     "SessionError",
@@ -73,6 +79,7 @@ __all__ = [
     "SessionReadOnly",
     "SessionRevoked",
     "SessionTooLarge",
+    "SessionUnknown",
     "Settings",
     "StateNotReached",
     "StateRollback",

@@ -14,6 +14,7 @@ from typing import Protocol
 from anyio import CancelScope
 
 from ._core.members import Heartbeat
+from .events import ClusterEvent
 from .models import Entry, KeyId
 
 CLOCK_SLACK_MS = 50.0
@@ -64,11 +65,16 @@ class ClusterLog(ABC):
             take ``CLOCK_SLACK_MS``. NaN where that must be asked for (:meth:`trusts_clock`).
         look: brings the view, and how fresh it is, up to what is known elsewhere by now, without waiting for anybody; never
             raises. Called on the way of each request, before anything is read from the view. None where news come by themselves.
+        on_event: told, by :meth:`tell`, what happens to the cluster, each turn once and in order: members that join, drain and
+            leave; whether entries can become durable (``LostQuorum``, ``FoundQuorum``), noticed without anybody appending where
+            that can be; what may be lost. Not what is found by looking at the log: revoked sessions, staleness, the clock. To be
+            set once, before the log runs, to what returns at once and never raises.
     """
 
     freshness_limit_s: float
     trusted_ahead_ms: float
     look: Callable[[], None] | None = None
+    on_event: Callable[[ClusterEvent], None] | None = None
 
     @abstractmethod
     def apply(self, entries: Sequence[Entry]) -> None:
@@ -137,6 +143,11 @@ class ClusterLog(ABC):
     @abstractmethod
     def why_not_ready(self) -> str | None:
         """What keeps this node from judging sessions, as a few words for an operator; None when it is ready."""
+
+    def tell(self, event: ClusterEvent) -> None:
+        """Have those told who listen to the cluster."""
+        if self.on_event is not None:
+            self.on_event(event)
 
     async def run(self) -> None:
         """What the log does besides, until it is cancelled. Waits for nobody before it serves."""

@@ -59,6 +59,16 @@ def _count(value: object) -> int:
     return number
 
 
+def _limit(value: object) -> int | None:
+    """a whole number from 1 to 1000"""
+    if value is None or value == "":
+        return None
+    number = _count(value)
+    if number > 1000:
+        raise ValueError("must be 1000 or less")
+    return number
+
+
 def _flag(value: object) -> bool:
     """``true`` or ``false``"""
     if isinstance(value, bool):
@@ -351,6 +361,21 @@ class Settings:
         "Where session data is kept. `token`: it travels with the client. `store`: on the nodes, under `CLUSTER`. `auto`: in the token "
         "while it fits, and in the store where it outgrows that; `peers://` has no store, and there it is `token`.",
     )
+    track: Literal["off", "on"] = _setting(
+        _one_of("off", "on"),
+        "off",
+        "Whether each log-in is recorded, so that a subject can see its devices and end one. Needs a store, which `peers://` has not.",
+    )
+    track_address: bool | str = _setting(_flag, default=False, help="Whether the address that a log-in comes from is recorded too.")
+    max_sessions: int | str | None = _setting(_limit, None, "How many sessions a subject may have at a time. Needs `TRACK=on`.")
+    when_full: Literal["end_oldest", "refuse"] = _setting(
+        _one_of("end_oldest", "refuse"),
+        "end_oldest",
+        "A log-in beyond `MAX_SESSIONS`: `end_oldest` logs the oldest session out; `refuse`: 403 `session_limit_reached`.",
+    )
+    devices: Literal["off", "on"] = _setting(
+        _one_of("off", "on"), "off", "Whether `devices` below `ENDPOINTS` serves a subject its devices, as JSON. Needs `TRACK=on`."
+    )
     cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps, and of how many sessions the records.")
     cache_ttl: float | str = _setting(
         _duration, "5m", "How long it keeps one. Has no influence on log-outs, which are looked up each time."
@@ -403,6 +428,14 @@ class Settings:
         if self.idle_s > self.absolute_s:
             text = f"HA_SESSION_IDLE_TIMEOUT={self.idle_s:g}s: must not be longer than HA_SESSION_ABSOLUTE_TIMEOUT={self.absolute_s:g}s"
             yield ("idle_timeout", "absolute_timeout"), text
+        if self.track == "on" and self.cluster.startswith("peers://"):
+            yield ("track", "cluster"), "HA_SESSION_TRACK='on': HA_SESSION_CLUSTER=peers:// has no store to record log-ins in"
+        if self.track == "off":
+            if self.devices == "on":
+                yield ("track", "devices"), "HA_SESSION_DEVICES='on': log-ins are not recorded; set HA_SESSION_TRACK=on, too"
+            if self.max_sessions is not None:
+                text = f"HA_SESSION_MAX_SESSIONS={self.max_sessions}: log-ins are not recorded; set HA_SESSION_TRACK=on, too"
+                yield ("track", "max_sessions"), text
         if self.cookie_https_only is not True:
             needs = "HA_SESSION_COOKIE_HTTPS_ONLY=true"
             if self.cookie_same_site == "none":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import count
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import anyio
 
 from ._core.view import View
 from .abc import Clock, ClusterLog
+from .events import ClusterEvent, FoundQuorum, LostQuorum
 from .exceptions import QuorumLost
 from .models import Cut, CutId, Deny, DenyKey, Entry, KeyId
 
@@ -254,6 +255,29 @@ class ClusterLogContract(ABC):
                 for _ in range(3):
                     log.refresh()
                     assert view.floor_ms >= floor_ms
+
+    # on_event
+
+    async def test_that_entries_cannot_become_durable_is_told_once_and_that_they_can_again_once(self) -> None:
+        async with self.opened() as nodes:
+            if not nodes.can_break:
+                return
+            log, _, _ = member = nodes.members[0]
+            told: list[ClusterEvent] = []
+            log.on_event = told.append
+
+            async def try_to_append() -> None:
+                with suppress(QuorumLost):
+                    await log.append([self._deny(member)])
+
+            await nodes.break_off(member)
+            for _ in range(2):
+                await nodes.run(try_to_append)
+            await nodes.wait_until(lambda: LostQuorum() in told)
+            await nodes.mend(member)
+            await nodes.wait_until(lambda: FoundQuorum() in told)
+            await nodes.run(try_to_append)
+            assert [event for event in told if isinstance(event, LostQuorum | FoundQuorum)] == [LostQuorum(), FoundQuorum()]
 
     # What is asked
 

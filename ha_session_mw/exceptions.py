@@ -40,7 +40,7 @@ class SessionNotSerializable(UsageError, TypeError):
 
 
 class NotSupported(UsageError):
-    """What the app asked for needs an engine, and the backend that ``HA_SESSION_CLUSTER`` names is none."""
+    """What the app asked for needs an engine, and the backend that ``HA_SESSION_CLUSTER`` names is none; or a setting that is off."""
 
 
 class EntryRejected(UsageError):
@@ -180,6 +180,22 @@ class SessionLimitReached(ClientFault):
     code, status, action = "session_limit_reached", 403, "contact"
     title = "Too many sessions"
     detail = "This account is logged in on as many devices as it may be. Log out on one of them first."
+
+
+class SessionUnknown(ClientFault):
+    """Whoever is logged in has no session of that id: it has ended, there never was one, or it is somebody else's."""
+
+    code, status, action = "session_unknown", 404, "fix_request"
+    title = "There is no such session"
+    detail = "None of your sessions has this id. It may have ended already."
+
+
+class RequestCrossSite(ClientFault):
+    """A browser says that a page of another site made this request, which would change something."""
+
+    code, status, action = "request_cross_site", 403, "fix_request"
+    title = "The request comes from another site"
+    detail = "A page of another site made this request. Nothing was changed. Do it from a page of this site."
 
 
 class SessionConflict(ClientFault):

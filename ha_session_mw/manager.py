@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import httpx2
@@ -24,28 +24,33 @@ from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide
 from ._core.members import Heartbeat
 from ._core.routing import owners
 from ._core.tokens import Verified
+from ._core.user_agents import label
 from ._core.view import View, new_cut_id
 from .abc import CLOCK_SLACK_MS, Clock, Grant, LockService, SessionStore
 from .backends import open_backend, open_locks, open_store
 from .clocks import SystemClock
 from .config import ETCD, SQLITE, Settings
+from .devices import NOTE_EVERY_S, Devices
 from .exceptions import (
     ClientFault,
     ClockUntrusted,
     KeyNotReached,
     NodeStarting,
+    NotSupported,
     ProblemError,
     SessionRevoked,
+    SessionUnknown,
     StateNotReached,
     StateRollback,
     StateStale,
     TokenInvalid,
 )
 from .key_files import LOOK_EVERY_S, KeySource
+from .listeners import ROOM, Callback, EventStream, Listeners
 from .locks import LEASE_S, TIMEOUT_S, Locks
 from .lookups import Answer, Asking, LookUps
 from .minting import Minting
-from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId, SessionId
+from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Device, Entry, FamilyId, KeyId, NodeId, SessionId
 from .peering import Peering
 from .records import Records, decode_copy
 from .revocations import Revocations
@@ -77,6 +82,7 @@ class SessionManager:
         peer_transport: carries the calls to other nodes; by default the network.
         store: keeps session data; by default the one that belongs to ``HA_SESSION_CLUSTER``.
         locks: decide who has a lock, in agreement with the store; by default those that belong to ``HA_SESSION_CLUSTER``.
+        device_store: keeps what is recorded of log-ins; by default likewise.
 
     Raises:
         ConfigurationError: the settings cannot be used.
@@ -91,6 +97,7 @@ class SessionManager:
         peer_transport: httpx2.AsyncBaseTransport | None = None,
         store: SessionStore | None = None,
         locks: LockService | None = None,
+        device_store: SessionStore | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
@@ -115,11 +122,13 @@ class SessionManager:
         self._absolute_ms = int(self.settings.absolute_s * 1000)
         self._refresh_at_s = -math.inf
         self._keys = KeySource(self.settings, self._boot_s())
-        self._cache = VerifiedCache(int(self.settings.cache_size), float(self.settings.cache_ttl))
+        self._cache = VerifiedCache(int(self.settings.cache_size), self._cache_ttl_s())
         self._cached = self._cache.entries
         self._transport = peer_transport
-        self._store, self._locks = store, locks
+        self._store, self._locks, self._device_store = store, locks, device_store
         self._records: Records | None = None
+        self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
+        self.on_news.append(self._listeners.on_news)
         self._open_cluster(peer_transport)
         self._open_data()
         forks.watch(self)
@@ -168,6 +177,8 @@ class SessionManager:
             self.supervisor.add("lookups", self._lookups.run)
         self._log = open_backend(settings, self.view, self.clock, own, self.peering)
         self._look = self._log.look
+        self._listeners.follow(self._log)
+        self.supervisor.add("listeners", self._listeners.run)
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
         self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
         self.supervisor.add("log", self._log.run)
@@ -179,6 +190,7 @@ class SessionManager:
         self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
         self.supervisor.add("locks", self.locks.run)
         self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", locks, self._random))
+        self._devices = self._open_devices(self._device_store)
         self._minting = minting = Minting(
             self.settings,
             self.cookie,
@@ -218,6 +230,28 @@ class SessionManager:
         self.supervisor.add("records", records.run)
         return records
 
+    def _open_devices(self, store: SessionStore | None) -> Devices | None:
+        settings = self.settings
+        if settings.track == "off":
+            return None
+        store = store or open_store(settings, self.clock, "device", random=self._random)
+        assert store is not None  # noqa: S101 - the settings have seen to that
+        devices = Devices(
+            store,
+            self.clock,
+            stands=self.may_stand,
+            end=self._revocations.deny,
+            most=cast("int | None", settings.max_sessions),
+            refuse=settings.when_full == "refuse",
+        )
+        self.supervisor.add("devices", devices.run)
+        return devices
+
+    def _cache_ttl_s(self) -> float:
+        """Where log-ins are recorded, each session is looked at anew once a minute, and noted then: requests in between pay nothing."""
+        ttl_s = float(self.settings.cache_ttl)
+        return ttl_s if self.settings.track == "off" else min(ttl_s, NOTE_EVERY_S)
+
     def _tell_news(self, entry: Entry) -> None:
         if self._records is not None:
             self._records.on_news(entry)
@@ -248,7 +282,10 @@ class SessionManager:
         except KeyNotReached as problem:
             return CannotTell(problem)
         self._cache.put(key, verified, wall_ms)
-        return self._judge(verified, fresh_at, wall_ms)
+        outcome = self._judge(verified, fresh_at, wall_ms)
+        if self._devices is not None and isinstance(outcome, Verified):
+            self._devices.note(verified)
+        return outcome
 
     def recall(self, key: bytes) -> Verified | CannotTell | None:
         """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
@@ -485,6 +522,8 @@ class SessionManager:
     def sign(self, claims: Claims) -> bytes:
         """The token for these claims, signed with the newest key that all live members have."""
         self._refresh()
+        if self._devices is not None:
+            self._devices.note(self.as_signed(claims))
         return self._minting.sign(claims)
 
     # Log-outs
@@ -495,9 +534,9 @@ class SessionManager:
         await self.data.forget(claims.family)
         return acknowledgement
 
-    async def leave_behind(self, claims: Claims) -> None:
-        """Deny the id that a session had before ``login`` or ``cycle``. Durable on return, but not fenced."""
-        await self._revocations.deny(Deny(claims.sid, claims.absolute_end_ms))
+    async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
+        """Deny the id that a session had before ``cycle``, or all of it before ``login``. Durable on return, but not fenced."""
+        await self._revocations.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms))
 
     async def revoke_session(self, id: str) -> Acknowledgement:
         """Log out the session that has this id now, or the family of this id with all its ids.
@@ -591,7 +630,93 @@ class SessionManager:
         """
         return self.locks.lock(name, timeout_s=timeout, lease_s=lease)
 
+    # Devices
+
+    async def record_log_in(self, claims: Claims, *, replaces: Claims | None, user_agent: str, address: str | None) -> None:
+        """Record a log-in before its token is given away, where ``HA_SESSION_TRACK`` asks for that.
+
+        Args:
+            claims: of the new session.
+            replaces: of the one in whose place it comes.
+            user_agent: what the client calls itself.
+            address: where it is.
+
+        Raises:
+            SessionLimitReached: the subject has as many sessions as it may have.
+            SessionConflict: too many log in as the same subject at the same time.
+            StoreUnavailable: there is a limit, and how many sessions there are cannot be known.
+            QuorumLost: the oldest session was to be ended, and could not be.
+        """
+        if self._devices is not None:
+            await self._devices.enter(
+                self.as_signed(claims),
+                replaces=replaces.family if replaces else None,
+                label=label(user_agent),
+                address=address if self.settings.track_address else None,
+            )
+
+    async def record_new_id(self, claims: Claims) -> None:
+        """As :meth:`record_log_in`, for a session that goes on under a new id. Never fails."""
+        if self._devices is not None and claims.subject is not None:
+            await self._devices.take_new_id(self.as_signed(claims))
+
+    async def sessions_of(self, subject: str) -> list[Device]:
+        """Where a subject is logged in, the newest log-in first. Sessions that have ended or are logged out are not among them.
+
+        Raises:
+            NotSupported: ``HA_SESSION_TRACK`` is off.
+            StoreUnavailable: it cannot be known.
+        """
+        return await self._tracked().of_subject(subject)
+
+    async def revoke_session_of(self, subject: str, id: str) -> Acknowledgement:
+        """Log out a session that must be this subject's.
+
+        Args:
+            subject: whose it must be.
+            id: as ``sessions_of`` gives it.
+
+        Raises:
+            SessionUnknown: the subject has no such session.
+            NotSupported: ``HA_SESSION_TRACK`` is off.
+            StoreUnavailable: it cannot be known whose it is.
+            QuorumLost: the log-out could not be made durable; this node enforces it all the same.
+        """
+        denial = await self._tracked().owned(subject, id)
+        if denial is None:
+            raise SessionUnknown("not a session of this subject")
+        acknowledgement = await self._revocations.revoke(denial)
+        await self.data.forget(id)
+        return acknowledgement
+
+    def _tracked(self) -> Devices:
+        if self._devices is None:
+            raise NotSupported("log-ins are not recorded: set HA_SESSION_TRACK=on, with a HA_SESSION_CLUSTER that has a store")
+        return self._devices
+
     # Operation
+
+    def events(self, *, room: int = ROOM) -> EventStream:
+        """What happens to the cluster from now on, as this node sees it: ``async for event in manager.events()``.
+
+        Any number may listen, before the node runs, too. A stream outlives the node's end, for the node may be started again.
+
+        Args:
+            room: how many events are kept for a listener that is busy. What comes then is counted, and told in its place.
+        """
+        return self._listeners.open(room)
+
+    def on_event(self, callback: Callback, *, room: int = ROOM) -> Callable[[], None]:
+        """Have a function, or coroutine function, called with each event, one at a time; returns what ends that.
+
+        It is called by a background task of this node while that runs, in the event loop, and events of before wait for it.
+        One that raises is logged and counted, and called with the next event all the same.
+
+        Args:
+            callback: what is called.
+            room: as for :meth:`events`.
+        """
+        return self._listeners.call(callback, room)
 
     def why_not_ready(self) -> str | None:
         """What keeps this node from judging sessions; None when it is ready."""
@@ -618,6 +743,11 @@ class SessionManager:
             "provisional_log_outs": len(self._revocations.provisional),
             "locks": self.locks.status(),
             "restarted_tasks": dict(self.supervisor.crashes),
+            "unwritten_notes": len(self._devices) if self._devices is not None else 0,
+            "lost_notes": self._devices.lost if self._devices is not None else 0,
+            "listeners": len(self._listeners),
+            "missed_events": self._listeners.missed,
+            "failed_callbacks": self._listeners.failures,
         }
 
     def index(self) -> str | None:

@@ -5,6 +5,8 @@ All times that cross nodes are wall-clock milliseconds since the epoch; names sa
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, NewType
 
 import msgspec
@@ -110,3 +112,26 @@ class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: AcknowledgementMode
     waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A log-in of a subject: a session, on whichever device, with all the ids that it has had.
+
+    Attributes:
+        id: names it: the ``family`` of its session.
+        label: what to call the device, such as ``Firefox on Linux``.
+        created_at: when the subject logged in, in UTC.
+        last_seen_at: the minute in which the session was last used, in UTC.
+        idle_expires_at: when it is over unless it is used, in UTC.
+        expires_at: when it is over in any case, in UTC.
+        address: where the log-in came from; None unless ``HA_SESSION_TRACK_ADDRESS`` is on.
+    """
+
+    id: str = field(repr=False)
+    label: str
+    created_at: datetime
+    last_seen_at: datetime
+    idle_expires_at: datetime
+    expires_at: datetime
+    address: str | None = field(default=None, repr=False)

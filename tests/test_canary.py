@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 from itsdangerous import TimestampSigner
@@ -335,3 +336,31 @@ async def test_the_cage_notices_a_canary_that_got_out() -> None:
     cage.look_at("here", "<p>an-id</p>", b"x: canary-secret")
 
     assert sorted(cage.escaped()) == [("here", "an-id"), ("here", "canary")]
+
+
+async def test_nothing_that_is_recorded_or_told_of_log_ins_sings(cage: Cage, clock: ManualClock) -> None:
+    cage.keep("192.0.2.77")
+    settings = Settings(secret_key=SECRET, track="on", track_address=True, devices="on", max_sessions=1, when_full="refuse")
+    manager = SessionManager(settings, clock=clock)
+    told: list[object] = []
+    manager.on_event(told.append)
+    claims, token = log_in(manager, cage)
+    here = {"replaces": None, "user_agent": "canary-agent", "address": "192.0.2.77"}
+    async with manager.running():
+        await manager.record_log_in(claims, **here)  # type: ignore[arg-type]
+        cage.look_at("devices", *await manager.sessions_of(SUBJECT), *map(repr, await manager.sessions_of(SUBJECT)))
+        for refused in (
+            manager.record_log_in(msgspec.structs.replace(claims, family="canary-family"), **here),  # type: ignore[arg-type]
+            manager.revoke_session_of("canary-somebody", claims.family),
+        ):
+            with pytest.raises(SessionError) as error:
+                await refused
+            cage.look_at("raised", error.value, repr(error.value))
+        client = Client(manager, cage)
+        await client.ask((b"authorization", b"Bearer " + token), path="/-/session/devices/canary-unknown")
+        await manager.revoke_session_of(SUBJECT, claims.family)
+        await manager.revoke_subject(SUBJECT)
+        cage.look_at("status", await manager.status())
+        await anyio.wait_all_tasks_blocked()
+    assert len(told) == 2
+    cage.look_at("events", *told, *map(repr, told))

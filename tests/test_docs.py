@@ -15,9 +15,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from starlette.applications import Starlette
@@ -25,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 import ha_session_mw
-from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings, UsageError, get_session
+from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings, UsageError, events, get_session
 from ha_session_mw import testing as testing_module
 from ha_session_mw._core.decision import CHECKS
 from ha_session_mw._core.freshness import fence_wait_s
@@ -39,6 +40,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 CONFIGURATION = (DOCS / "reference" / "configuration.md").read_text("utf-8")
 ERRORS = (DOCS / "reference" / "errors.md").read_text("utf-8")
+EVENTS = (DOCS / "reference" / "events.md").read_text("utf-8")
 API = (DOCS / "reference" / "api.md").read_text("utf-8")
 HEADERS = (DOCS / "reference" / "headers.md").read_text("utf-8")
 TESTING = (DOCS / "reference" / "testing.md").read_text("utf-8")
@@ -396,6 +398,13 @@ def test_the_attributes_of_a_session_are_all_there() -> None:
     text = section(API, "## Session")
     own = {name for name in vars(Session) if not name.startswith("_")} - set(dir(dict)) - {"mark_accessed", "mark_modified"}
     assert {name for name in own if f"`{name}`" not in text and f"{name}(" not in text} == set()
+
+
+def test_each_event_has_its_row_with_its_attributes_and_there_are_no_others() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\| ", EVENTS, re.MULTILINE))
+    kinds = {kind.__name__: kind for kind in get_args(events.ClusterEvent)}
+    attributes = {name: [field.name for field in fields(kind)] for name, kind in kinds.items()}
+    assert {name: re.findall(r"`(\w+)`", cell) for name, cell in rows.items()} == attributes
 
 
 # Links and words

@@ -119,13 +119,13 @@ def test_a_bad_token_leaves_the_open_page_open_and_says_why(client: Client) -> N
 # The protected part
 
 
-@pytest.mark.parametrize("path", ["/private/session", "/api/private/session", "/private/events", "/private/anything"])
+@pytest.mark.parametrize("path", ["/private/session", "/private/devices", "/api/private/session", "/private/events", "/private/anything"])
 def test_the_protected_part_refuses_a_visitor(client: Client, path: str) -> None:
     response = client.get(path)
     assert (response.status_code, response.json()["code"]) == (401, "token_missing")
 
 
-@pytest.mark.parametrize("path", ["/private/session", "/api/private/session", "/private/events"])
+@pytest.mark.parametrize("path", ["/private/session", "/private/devices", "/api/private/session", "/private/events"])
 def test_where_the_protection_is_forgotten_the_handlers_refuse(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.delenv("HA_SESSION_PROTECT")
     with TestClient(example.make_app()) as client:
@@ -158,9 +158,25 @@ def test_a_note_with_markup_in_it_is_shown_as_text(client: Client) -> None:
     assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;{body}" in page
 
 
-def test_a_full_session_says_so_and_keeps_what_it_has(client: Client) -> None:
+def fill(client: Client) -> list[httpx2.Response]:
     client.log_in()
-    answers = [client.post("/private/notes", data={"text": secrets.token_hex(100)}) for _ in range(25)]
+    return [client.post("/private/notes", data={"text": secrets.token_hex(100)}) for _ in range(25)]
+
+
+def test_notes_that_outgrow_the_cookie_are_kept_all_the_same(client: Client) -> None:
+    assert {answer.status_code for answer in fill(client)} == {200}
+    assert len(client.token) < 1000
+    assert len(client.get("/private/session").json()["notes"]) == 26
+
+
+@pytest.fixture
+def without_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HA_SESSION_DATA", "token")
+
+
+@pytest.mark.usefixtures("without_a_store")
+def test_without_a_store_a_full_session_says_so_and_keeps_what_it_has(client: Client) -> None:
+    answers = fill(client)
     kept = [answer for answer in answers if answer.status_code == 200]
     assert 5 < len(kept) < 25
     assert "Delete a note" in answers[-1].json()["error"]
@@ -229,6 +245,28 @@ def test_a_log_out_everywhere_but_here_spares_this_session(client: Client) -> No
     assert as_thief(client, phone).json()["code"] == "session_revoked"
 
 
+# Devices
+
+
+def test_a_node_that_records_no_log_ins_says_so_on_the_page(client: Client) -> None:
+    client.log_in()
+    page = client.get("/private/devices", headers=PAGE).text
+    assert "does not record log-ins" in page
+    assert "devices.js" not in page
+
+
+def test_the_page_of_devices_shows_what_the_ready_made_routes_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HA_SESSION_TRACK", "on")
+    monkeypatch.setenv("HA_SESSION_DEVICES", "on")
+    with Client(example.make_app()) as client:
+        client.log_in()
+        page = client.get("/private/devices", headers=PAGE).text
+        routes = re.search('data-routes="([^"]+)"', page)
+        assert routes is not None
+        assert len(client.get(routes[1]).json()["sessions"]) == 1
+        assert client.get("/static/devices.js").status_code == 200
+
+
 # Browsers
 
 
@@ -256,7 +294,7 @@ def test_a_websocket_from_another_sites_page_is_refused(client: Client) -> None:
     assert refusal.value.status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/", "/private/session"])
+@pytest.mark.parametrize("path", ["/", "/private/session", "/private/devices"])
 def test_the_pages_load_nothing_from_elsewhere_and_run_nothing_inline(client: Client, path: str) -> None:
     client.log_in()
     response = client.get(path, headers=PAGE)

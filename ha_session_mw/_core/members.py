@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 from statistics import median, median_high, median_low
 from typing import Literal
 
 import msgspec
 
+from ..events import MemberDraining, MemberJoined, MemberLeft
 from ..models import KeyId, NodeId
 from .freshness import Moment, acceptance_limit_s, fence_wait_s, fencing_limit_s
 from .view import FLOOR_MARGIN_MS
@@ -56,27 +56,6 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     freshness_limit_s: float
     absolute_ms: int
     release: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class MemberJoined:
-    """A member was heard for the first time, or for the first time since it left or started anew."""
-
-    member: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class MemberLeft:
-    """A member said good-bye, or was silent for so long that whatever it knew is too old to judge by."""
-
-    member: NodeId
-
-
-@dataclass(frozen=True, slots=True)
-class MemberDraining:
-    """A member is about to leave."""
-
-    member: NodeId
 
 
 MemberEvent = MemberJoined | MemberLeft | MemberDraining

@@ -16,9 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from ..models import Entry, NodeId
+from ..events import Diverged, Rollback, RolledBack
+from ..models import Entry
 from .digest import Digest
 from .freshness import Moment
 from .members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
@@ -109,27 +109,6 @@ class Sent:
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
     """The node has read its own beat in the log for the first time, and serves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Diverged:
-    """Another member has another digest at the same position. The node judges nothing until it has loaded the log again."""
-
-    member: NodeId
-
-
-Rollback = Literal["position", "log", "entries"]
-
-
-@dataclass(frozen=True, slots=True)
-class RolledBack:
-    """The log is older than what this node has applied, or is another one. The node judges nothing any more; an operator decides.
-
-    Attributes:
-        why: the log's ``position`` went back, or it is another ``log`` by its id, or ``entries`` are missing that have not ended.
-    """
-
-    why: Rollback
 
 
 OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack

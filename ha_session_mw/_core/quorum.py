@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from ..events import FoundQuorum, LostQuorum, PossibleLoss
 from ..models import Entry
 from .fence import Fence
 from .freshness import Moment
@@ -71,11 +72,6 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
-class PossibleLoss:
-    """So many members have forgotten their entries at once that acknowledged log-outs may be lost."""
-
-
-@dataclass(frozen=True, slots=True)
 class OldFile:
     """A peer knows more of this node's sequence than its file does. The node starts anew, as if it had no file."""
 
@@ -97,7 +93,7 @@ class Contradiction:
     peer: str
 
 
-QuorumEvent = Contradiction | MemberEvent | Recovered | PossibleLoss | OldFile | PeerMismatch
+QuorumEvent = Contradiction | MemberEvent | LostQuorum | FoundQuorum | PossibleLoss | Recovered | OldFile | PeerMismatch
 
 
 class Quorum:
@@ -138,6 +134,7 @@ class Quorum:
         self._keeping = Keeping(self._sequence, view, own.life, stored)
         self._recovery: Recovery | None = self._new_recovery()
         self._serving = False
+        self._had_quorum = False
         self._majority_forgot = False
         """Whether so many had forgotten at once, as at a first start, that nobody may know what had been acknowledged."""
         self._settle(now)
@@ -369,6 +366,12 @@ class Quorum:
         self._finish_recovery()
         self._fence.prove(self._keeping.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self.view.fresh_at = self._fresh_at()
+        self._notice_turn(now)
+
+    def _notice_turn(self, now: Moment) -> None:
+        if (has_quorum := self.has_quorum(now)) != self._had_quorum:
+            self._had_quorum = has_quorum
+            self._events.append(FoundQuorum() if has_quorum else LostQuorum())
 
     def _finish_recovery(self) -> None:
         recovery = self._recovery

@@ -6,16 +6,20 @@ A request that changed nothing pays for none of it: :func:`has_nothing_to_commit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
+from starlette.types import Scope
 
 from .._core import data
 from .._core.stored import Stored
 from .._core.tokens import Verified
-from ..exceptions import SessionReadOnly
+from ..exceptions import SessionError, SessionLimitReached, SessionReadOnly
 from ..manager import SessionManager
 from ..minting import NOTHING
 from ..models import Acknowledgement, Claims
+from .headers import last_value
 from .session import Session
 
 
@@ -94,7 +98,7 @@ def require_unchanged(session: Session, current: object) -> None:
         raise SessionReadOnly(f"a value inside the session was changed too late: {session._read_only}")
 
 
-async def commit(session: Session, manager: SessionManager, status: int) -> Outcome:
+async def commit(session: Session, manager: SessionManager, status: int, scope: Scope) -> Outcome:
     """Do what the request asked for. On a 5xx nothing is saved, but a log-out holds.
 
     Raises:
@@ -105,17 +109,22 @@ async def commit(session: Session, manager: SessionManager, status: int) -> Outc
         StateStale, ClockUntrusted, NodeStarting: it is to begin or take a new id, and this node cannot tell what stands.
         QuorumLost: a log-out could not be made durable.
         LockLost: it was changed under its lock, which this request has no more.
+        SessionLimitReached: the log-in would be one too many.
     """
     acknowledgement = await revoke_if_ended(session, manager)
     if status >= 500:
         return Outcome(acknowledgement=acknowledgement)
     came_in = session._verified.claims if session._verified else None
-    claims = await _next_claims(session, manager)
+    async with _recorded(session, manager, scope):
+        claims = await _next_claims(session, manager)
     if claims is None:
         return Outcome(remove=came_in is not None and session._claims is None, acknowledgement=acknowledgement)
     if came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
-        await manager.leave_behind(came_in)
-        if came_in.record and claims.family != came_in.family:
+        begins_anew = claims.family != came_in.family
+        if not begins_anew:
+            await manager.record_new_id(claims)
+        await manager.leave_behind(came_in, whole=begins_anew)
+        if came_in.record and begins_anew:
             await manager.data.forget(came_in.family)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000)
     return Outcome(token=manager.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement)
@@ -131,6 +140,26 @@ async def revoke_if_ended(session: Session, manager: SessionManager) -> Acknowle
     if session._ended and session._acknowledgement is None:
         session._acknowledgement = await manager.revoke(verified.claims)
     return session._acknowledgement
+
+
+@asynccontextmanager
+async def _recorded(session: Session, manager: SessionManager, scope: Scope) -> AsyncIterator[None]:
+    """A log-in is recorded first, for it may be one too many; and taken back, if nothing comes of it."""
+    claims = session._claims
+    came_in = session._verified.claims if session._verified else None
+    if claims is None or claims.subject is None or (came_in is not None and claims.family == came_in.family):
+        yield
+        return
+    client = scope.get("client")
+    user_agent, address = last_value(scope["headers"], b"user-agent"), client[0] if client else None
+    try:
+        await manager.record_log_in(claims, replaces=came_in, user_agent=user_agent, address=address)
+        yield
+    except SessionLimitReached:
+        raise  # there is nothing to take back
+    except SessionError:
+        await manager.leave_behind(claims, whole=True)
+        raise
 
 
 def _is_empty(session: Session) -> bool:

@@ -28,6 +28,7 @@ from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variabl
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager
 from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
+from .devices import DeviceRoutes, path_of
 from .ear import Ear
 from .endpoints import Endpoints
 from .headers import is_event_stream, make_private, with_vary
@@ -111,7 +112,12 @@ class SessionMiddleware:
         manager.on_news.append(self._connections.on_news)
         manager.supervisor.add("connections", self._connections.run)
         self._prefix = settings.endpoints + "/"
-        self._paths = PathRules(protect=tuple(settings.protect), exempt=tuple(settings.exempt), relaxed=tuple(settings.relaxed))
+        self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
+        protect = tuple(settings.protect)
+        if self._devices is not None:
+            self.app = DeviceRoutes(self.app, manager)
+            protect = (*protect, self._devices, self._devices + "/*")
+        self._paths = PathRules(protect=protect, exempt=tuple(settings.exempt), relaxed=tuple(settings.relaxed))
         self._has_paths = bool(self._paths)
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)
@@ -132,7 +138,7 @@ class SessionMiddleware:
         path: str = scope["path"]
         if root_path := scope.get("root_path"):
             path = below_root(path, root_path)
-        if kind == "http" and path.startswith(self._prefix):
+        if kind == "http" and path.startswith(self._prefix) and not self._is_of_devices(path):
             await self._endpoints(path[len(self._prefix) - 1 :], scope, receive, send)
             return
         path_kind = self._paths.kind_of(path) if self._has_paths else "open"
@@ -170,6 +176,9 @@ class SessionMiddleware:
         finally:
             if session._connection is not None:
                 self._connections.remove(session._connection)
+
+    def _is_of_devices(self, path: str) -> bool:
+        return self._devices is not None and (path == self._devices or path.startswith(self._devices + "/"))
 
     def _pass_on(
         self, session: Session, scope: Scope, receive: Receive, send: Send, path_kind: PathKind, message: Message
@@ -302,7 +311,7 @@ class SessionMiddleware:
         self, session: Session, scope: Scope, receive: Receive, send: Send, message: Message, *, protected: bool
     ) -> None:
         try:
-            outcome = await commit(session, self.manager, message["status"])
+            outcome = await commit(session, self.manager, message["status"], scope)
         except ProblemError as problem:
             session._uncommitted = problem
             raise

@@ -16,8 +16,8 @@ from itertools import groupby
 import anyio
 import msgspec
 
-from .._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft, Members
-from .._core.ordered import CaughtUp, Diverged, EntryPut, Ordered, OrderedEvent, Rollback, RolledBack, Snapshot
+from .._core.members import Heartbeat, Members
+from .._core.ordered import CaughtUp, EntryPut, Ordered, OrderedEvent, Snapshot
 from .._core.records import LogId, encode_beat, encode_floor, encode_log
 from .._core.view import View
 from ..abc import Clock, Receipt
@@ -36,6 +36,7 @@ from ..etcd_gateway import (
     unchanged_since,
     value_below,
 )
+from ..events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ..models import Entry
 from .etcd_keys import Keys, Reading, UnreadableKey
@@ -123,6 +124,7 @@ class EtcdLog(MemberedLog):
         self._heartbeat_s = heartbeat_s
         self._singles, self._jobs = Outbox(), Outbox()
         self._lives = 0
+        self._lost = False
         self.trouble: dict[str, str] = {}
         """What does not work, and why, in words fit to follow "etcd "."""
         self._begin()
@@ -444,7 +446,16 @@ class EtcdLog(MemberedLog):
     def _heed(self) -> None:
         self._heed_members()
         for event in self.ordered.take_events():
-            self._tell(event)
+            self._write_to_log(event)
+            if not isinstance(event, CaughtUp):  # who listens is told that this node is fresh
+                self.tell(event)
+        self._notice_turn()
+
+    def _notice_turn(self) -> None:
+        lost = self.is_set_back() or "writing" in self.trouble or "taking beats" in self.trouble
+        if lost != self._lost:
+            self._lost = lost
+            self.tell(LostQuorum() if lost else FoundQuorum())
 
     # What operators are told.
 
@@ -455,8 +466,9 @@ class EtcdLog(MemberedLog):
         elif self.trouble.get(what) != failure:
             self.trouble[what] = failure
             logger.warning("etcd %s (%s)", failure, what)
+        self._notice_turn()
 
-    def _tell(self, event: OrderedEvent) -> None:
+    def _write_to_log(self, event: OrderedEvent) -> None:
         match event:
             case CaughtUp():
                 logger.info("learned what there is to know; this node judges sessions now")

@@ -10,9 +10,10 @@ import anyio
 import msgspec
 
 from .._core.freshness import Moment
-from .._core.members import Heartbeat, MemberDraining, MemberEvent, MemberJoined, MemberLeft, Members
+from .._core.members import Heartbeat, MemberEvent, Members
 from .._core.view import View
 from ..abc import Clock, ClusterLog
+from ..events import LimitAgrees, LimitDiffers, MemberDraining, MemberJoined, MemberLeft
 from ..models import KeyId
 
 
@@ -31,6 +32,7 @@ class MemberedLog(ClusterLog):
         self._logger = logger
         self._change = anyio.Event()
         self._told_fault: str | None = None
+        self._limits_differed = False
         self.trusted_ahead_ms = math.nan
 
     @property
@@ -56,6 +58,9 @@ class MemberedLog(ClusterLog):
         """What was heard of the members may have changed the limit, and the verdict on the clock."""
         self.freshness_limit_s = self._members.acceptance_limit_s
         self.trusted_ahead_ms = math.nan
+        if (differ := self._members.limits_differ) != self._limits_differed:
+            self._limits_differed = differ
+            self.tell(LimitDiffers() if differ else LimitAgrees())
 
     def trusts_clock(self) -> bool:
         now = self._now()

@@ -15,13 +15,23 @@ import anyio
 import anyio.to_thread
 
 from .._core.conduct import Conduct
-from .._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft, Members
+from .._core.members import Heartbeat, Members
 from .._core.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
 from .._core.pace import Pace
-from .._core.quorum import PAGE_ENTRIES, Contradiction, Hold, OldFile, PeerMismatch, PossibleLoss, Quorum, QuorumEvent, Recovered
+from .._core.quorum import PAGE_ENTRIES, Contradiction, Hold, OldFile, PeerMismatch, Quorum, QuorumEvent, Recovered
 from .._core.quorum import Receipt as Appended
 from .._core.view import View
 from ..abc import Clock, Receipt
+from ..events import (
+    FoundQuorum,
+    LostQuorum,
+    MemberDraining,
+    MemberJoined,
+    MemberLeft,
+    MemberMismatched,
+    PossibleLoss,
+    StartedAnew,
+)
 from ..exceptions import ConfigurationError, QuorumLost
 from ..models import Entry
 from ..peering import HELLO, PeerFailure
@@ -412,7 +422,8 @@ class QuorumLog(MemberedLog):
                 held.answered.set()
         self._heed_members()
         for event in self.quorum.take_events():
-            self._tell(event)
+            self._write_to_log(event)
+            self._pass_on(event)
 
     # What operators are told.
 
@@ -442,7 +453,18 @@ class QuorumLog(MemberedLog):
         else:
             logger.info("member %s has joined", member)
 
-    def _tell(self, event: QuorumEvent) -> None:
+    def _pass_on(self, event: QuorumEvent) -> None:
+        match event:
+            case PeerMismatch(peer, why):
+                self.tell(MemberMismatched(self._urls.index(peer) + 1, why))
+            case OldFile():
+                self.tell(StartedAnew())
+            case Recovered() | Contradiction():
+                pass  # who listens is told when this node is fresh, too; and a peer that errs is counted (``status()``)
+            case _:
+                self.tell(event)
+
+    def _write_to_log(self, event: QuorumEvent) -> None:
         match event:
             case PossibleLoss():
                 logger.error("a majority of the members forgot their entries at once; acknowledged log-outs may be lost")
@@ -463,3 +485,7 @@ class QuorumLog(MemberedLog):
                 self._tell_join(member)
             case MemberLeft() | MemberDraining():
                 self._tell_member(event)
+            case FoundQuorum():
+                logger.info("a majority of the members hears this node")
+            case LostQuorum():
+                logger.warning("no majority of the members hears this node; log-outs are provisional or refused until one does")

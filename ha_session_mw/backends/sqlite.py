@@ -22,6 +22,7 @@ from .._core.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from .._core.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..abc import Clock, ClusterLog, Receipt
 from ..entry_file import SURE_S, EntryFile, Row
+from ..events import FoundQuorum, LostQuorum, PossibleLoss
 from ..exceptions import ConfigurationError, QuorumLost
 from ..models import Cut, Deny, DenyKey, Entry
 from ..shared_file import DATA_VERSION, OPEN_S, FileTrouble, trouble_of
@@ -78,6 +79,7 @@ class SqliteLog(ClusterLog):
         """Why the file cannot be read; None where it can."""
         self.write_trouble: str | None = None
         """Why it cannot be written."""
+        self._lost = False
         self._unwritten: list[Entry] = []
         self._asked = self._written = self._failed = 0  # how many entries in all, up to which one
         self._disk = anyio.Lock()
@@ -132,6 +134,7 @@ class SqliteLog(ClusterLog):
         if self.trouble is not None:
             logger.warning("the file of HA_SESSION_CLUSTER can be read again")
             self.trouble = None
+            self._notice_turn()
 
     def _read(self) -> None:
         news = self._file.read(self._position)
@@ -139,6 +142,7 @@ class SqliteLog(ClusterLog):
             # What this process knows must not be lost because a file was, and what the other file holds counts as well.
             logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; what this process knows is written to it")
             self._owe([*self._view.entries()])
+            self.tell(PossibleLoss())
             news = self._file.read(0)
         self._file_id = news.file
         for row in news.rows:
@@ -169,6 +173,7 @@ class SqliteLog(ClusterLog):
         if self.trouble != str(trouble):
             self.trouble = str(trouble)
             logger.error("the file of HA_SESSION_CLUSTER %s; no session can be judged until that is mended", trouble)
+            self._notice_turn()
 
     def _let_go(self) -> None:
         self._sure_until_s = -math.inf
@@ -216,6 +221,7 @@ class SqliteLog(ClusterLog):
             if self.write_trouble != str(trouble):
                 self.write_trouble = str(trouble)
                 logger.error("the file of HA_SESSION_CLUSTER %s; log-outs count in this process only until that is mended", trouble)
+                self._notice_turn()
             return
         self._highest = max(self._highest, number)
         del self._unwritten[: len(taken)]
@@ -223,6 +229,13 @@ class SqliteLog(ClusterLog):
         if self.write_trouble is not None:
             self.write_trouble = None
             logger.warning("the file of HA_SESSION_CLUSTER can be written again")
+            self._notice_turn()
+
+    def _notice_turn(self) -> None:
+        lost = self.trouble is not None or self.write_trouble is not None
+        if lost != self._lost:
+            self._lost = lost
+            self.tell(LostQuorum() if lost else FoundQuorum())
 
     async def fence(self, receipt: Receipt) -> None:
         """What is in the file is found by the next look of each process, and each looks before it accepts anything."""

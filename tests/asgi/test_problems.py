@@ -46,6 +46,9 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "store_unavailable": (503, None, True, "any", 3000, "retry"),
     "clock_untrusted": (503, None, True, "other_node", 1000, "retry"),
     "forward_loop": (508, None, True, "any", 1000, "retry"),
+    # Of the ready-made routes, which the design leaves open.
+    "session_unknown": (404, None, False, "none", None, "fix_request"),
+    "request_cross_site": (403, None, False, "none", None, "fix_request"),
 }
 
 

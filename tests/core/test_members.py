@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_session_mw._core.freshness import Moment, fence_wait_s
-from ha_session_mw._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft, Members
+from ha_session_mw._core.members import Heartbeat, Members
 from ha_session_mw._core.view import FLOOR_MARGIN_MS, View
+from ha_session_mw.events import MemberDraining, MemberJoined, MemberLeft
 from ha_session_mw.models import Deny, KeyId, NodeId
 
 from .builders import HOUR_MS, NOW_MS

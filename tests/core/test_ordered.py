@@ -10,26 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft
+from ha_session_mw._core.members import Heartbeat
 from ha_session_mw._core.ordered import (
     LEAST_BEAT_S,
     REMOVE_AFTER_S,
     BeatDeleted,
     BeatPut,
     CaughtUp,
-    Diverged,
     EntryDeleted,
     EntryPut,
     FloorRaised,
     Item,
     Ordered,
-    RolledBack,
     Sent,
     Snapshot,
     StoredBeat,
 )
 from ha_session_mw._core.records import LogId, entry_key, key_end_ms
 from ha_session_mw._core.view import FLOOR_MARGIN_MS, View, new_cut_id
+from ha_session_mw.events import Diverged, MemberDraining, MemberJoined, MemberLeft, RolledBack
 from ha_session_mw.models import Cut, Deny, DenyKey, Entry, KeyId, NodeId
 
 from .builders import HOUR_MS, NOW_MS

@@ -11,10 +11,11 @@ import pytest
 
 from ha_session_mw._core import quorum as module
 from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.members import Heartbeat, MemberDraining, MemberJoined, MemberLeft
+from ha_session_mw._core.members import Heartbeat
 from ha_session_mw._core.messages import Answer, Batch, Poll, decode_answer, decode_batch, decode_poll, encode
-from ha_session_mw._core.quorum import Hold, OldFile, PeerMismatch, PossibleLoss, Quorum, Recovered
+from ha_session_mw._core.quorum import Hold, OldFile, PeerMismatch, Quorum, Recovered
 from ha_session_mw._core.view import View
+from ha_session_mw.events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, PossibleLoss
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
 
 from .builders import HOUR_MS, NOW_MS
@@ -551,6 +552,20 @@ def test_a_quorum_is_whom_it_was_polled_by_lately() -> None:
     assert not one.has_quorum(at(LIMIT_S + 1))
     exchange(two, one, at(LIMIT_S + 1))
     assert one.has_quorum(at(LIMIT_S + 1))
+
+
+def test_that_a_quorum_is_lost_and_found_is_told_once_each() -> None:
+    one, two, _ = started(A, B, C)
+    for s in (LIMIT_S, LIMIT_S + 1, LIMIT_S + 2):
+        one.tick(at(s))
+    assert [event for event in one.take_events() if not isinstance(event, MemberLeft)] == [LostQuorum()]
+    for s in (LIMIT_S + 3, LIMIT_S + 4):
+        exchange(two, one, at(s))
+    assert [event for event in one.take_events() if not isinstance(event, MemberJoined)] == [FoundQuorum()]
+
+
+def test_a_node_alone_has_a_quorum_from_the_start() -> None:
+    assert FoundQuorum() in member(A, A).take_events()
 
 
 def test_a_node_tells_whether_it_has_reached_what_a_client_has_seen() -> None:

@@ -6,18 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ha_session_mw._core.members import Heartbeat, Members
-from ha_session_mw._core.ordered import (
-    BeatDeleted,
-    BeatPut,
-    EntryDeleted,
-    EntryPut,
-    FloorRaised,
-    Item,
-    RolledBack,
-    Sent,
-    Snapshot,
-    StoredBeat,
-)
+from ha_session_mw._core.ordered import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Sent, Snapshot, StoredBeat
 from ha_session_mw._core.records import (
     BEATS,
     FLOOR,
@@ -35,6 +24,7 @@ from ha_session_mw._core.records import (
     entry_key,
 )
 from ha_session_mw._core.view import View
+from ha_session_mw.events import RolledBack
 from ha_session_mw.models import Entry, NodeId
 
 from .engine import Change, Engine, Kept, Revision, Server, Write

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ha_session_mw._core.freshness import Moment
 from ha_session_mw._core.members import Heartbeat, Members
 from ha_session_mw._core.messages import Answer, Batch
-from ha_session_mw._core.quorum import Hold, PossibleLoss, Quorum, Receipt, Sent
+from ha_session_mw._core.quorum import Hold, Quorum, Receipt, Sent
 from ha_session_mw._core.view import View
+from ha_session_mw.events import PossibleLoss
 from ha_session_mw.models import Entry, NodeId
 
 from .node import HEARTBEAT_S, LIMIT_S, LONGEST_MS, Node
