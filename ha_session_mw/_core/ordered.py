@@ -131,7 +131,8 @@ class Ordered:
     def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
         self.view = view
         self.seat = seat_of(own)
-        self.members = Members(own, majority=1)
+        # Until a beat has come back nobody knows how many there are, and one clock alone is nothing to go by.
+        self.members = Members(own, majority=2)
         self.log: LogId | None = None
         self.position = 0
         """Up to where the log has been applied. Following is resumed right after it."""

@@ -948,6 +948,15 @@ def test_a_node_that_starts_waits_for_those_it_found_in_the_log_before_it_trusts
     assert not one.members.clock_trusted(at(100.4, ahead_s=31))
 
 
+def test_a_clock_is_not_trusted_before_the_log_has_told_whether_there_are_others() -> None:
+    log = Log()
+    log.ready("b", "c")
+    one = Ordered(View(), own("a"), heartbeat_s=HEARTBEAT_S)
+    assert not one.members.clock_trusted(at(100, ahead_s=3600))
+    one.loaded(log.snapshot(), at(100, ahead_s=3600))
+    assert not one.members.clock_trusted(at(100, ahead_s=3600))
+
+
 def test_a_clock_is_judged_anew_when_it_becomes_known_that_there_are_others() -> None:
     log = Log()
     log.ready("b", "c")
