@@ -108,7 +108,7 @@ CASES = (
         "fresh when acknowledged",
         "fence 10 % short",
         "no fence",
-        "one worker for all",
+        "one worker for four",
         "resumed after what was not delivered",
         wider=(
             OrderedQuestion(beats=2, units=1),
