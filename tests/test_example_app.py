@@ -157,6 +157,19 @@ def test_a_note_with_markup_in_it_is_shown_as_text(client: Client) -> None:
     assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;{body}" in page
 
 
+@pytest.fixture
+def in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HA_SESSION_DATA", "token")
+
+
+def test_a_session_takes_more_than_a_cookie(client: Client) -> None:
+    client.log_in()
+    for _ in range(25):
+        assert client.post("/private/notes", data={"text": secrets.token_hex(100)}).status_code == 200
+    assert len(client.get("/private/session").json()["notes"]) == 26
+
+
+@pytest.mark.usefixtures("in_tokens")
 def test_a_full_session_says_so_and_keeps_what_it_has(client: Client) -> None:
     client.log_in()
     answers = [client.post("/private/notes", data={"text": secrets.token_hex(100)}) for _ in range(25)]
