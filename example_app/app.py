@@ -93,7 +93,7 @@ async def add_note(request: Request) -> Response:
     try:
         session["notes"] = [*session.get("notes", []), {"text": text, "done": False}]
     except SessionTooLarge:
-        return refused(request, session, "The session is full: all of it travels in one cookie. Delete a note first.")
+        return refused(request, session, "The session is full. Delete a note first.")
     return done(request, "/private/session", describe(session))
 
 
