@@ -92,7 +92,7 @@ def a_node_is_cut_off(story: Story, nodes: Nodes, way_of_c: Proxy) -> None:
             expect("fenced", mode == "fenced")
             expect("no copy is accepted from then on", thief.get(WHOAMI).status_code != 200)
             step.told = f"200, {mode}: waited until c would accept nothing any more"
-        with story.step("a copy of her cookie on c, before that") as step:
+        with story.step("a copy of her cookie, on c") as step:
             refusal, step.took_s = refused.result()
             step.told = told(refusal, 503, "state_stale")
         with story.step(f"ada's session on c, which is {FRESHNESS_LIMIT_S} s behind") as step:
