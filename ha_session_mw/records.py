@@ -27,6 +27,8 @@ logger = logging.getLogger("ha_session_mw.records")
 VERSION = 1
 TRIES = 32
 """How often a change is merged onto what others have written meanwhile. Each time one of them got through, so few are needed."""
+LIST_LIMIT_S = 0.25
+"""How long a log-out of all sessions of a subject waits until it knows their records: as long as for a peer."""
 DELETE_AGAIN_S = 1.0
 COPY_OVERHEAD_BYTES = 512
 """What a copy takes besides its content, more or less."""
@@ -108,6 +110,7 @@ class Records:
         self._owed: set[str] = set()
         self._owes = anyio.Event()
         self._told: set[str] = set()
+        self._is_running = False
         store.on_newer = self._on_newer
 
     # Reading
@@ -300,14 +303,27 @@ class Records:
         except StoreUnavailable:
             self._owe(id)
 
+    async def forget_soon(self, id: str) -> None:
+        """Delete the record of a session that has ended. Whoever logs out does not wait for that, least of all for a store that is gone."""
+        if self._is_running:
+            self._copies.pop(id, None)
+            self._owe(id)
+        else:
+            await self.forget(id)
+
     async def of_subject(self, subject: str) -> list[str]:
-        """The ids of a subject's records; of those that can be found now."""
+        """The ids of a subject's records; of those that can be found now, and soon: a log-out waits for it."""
         found: list[str] = []
-        try:
-            while page := await self._store.of_subject(subject, after=found[-1] if found else ""):
-                found += [record.id for record in page]
-        except StoreUnavailable:
-            logger.warning("the records of a subject that is logged out cannot be listed; they are deleted when they have ended")
+        listed = False
+        with self._clock.move_on_after(LIST_LIMIT_S):
+            try:
+                while page := await self._store.of_subject(subject, after=found[-1] if found else ""):
+                    found += [record.id for record in page]
+                listed = True
+            except StoreUnavailable:
+                pass  # and told
+        if not listed:
+            logger.warning("the records of a subject that is logged out cannot all be listed; the others are deleted when they have ended")
         return found
 
     def on_news(self, entry: Entry) -> None:
@@ -321,9 +337,13 @@ class Records:
 
     async def run(self) -> None:
         """Carries the reading, the deleting, and what the store does besides, until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            for task in (self._store.run, self._flights.run, self._delete):
-                tasks.start_soon(task)
+        self._is_running = True
+        try:
+            async with anyio.create_task_group() as tasks:
+                for task in (self._store.run, self._flights.run, self._delete):
+                    tasks.start_soon(task)
+        finally:
+            self._is_running = False
 
     async def _delete(self) -> None:
         while True:

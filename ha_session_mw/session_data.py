@@ -112,9 +112,9 @@ class SessionData:
         return self._minting.change_stored(claims, stored)
 
     async def forget(self, family: str) -> None:
-        """Delete the record of a session that has ended."""
+        """Have the record of a session that has ended deleted."""
         if self._records is not None:
-            await self._records.forget(family)
+            await self._records.forget_soon(family)
 
     async def of_subject(self, subject: str) -> list[str]:
         """The families of a subject that have records; those that can be found now."""

@@ -190,6 +190,10 @@ class Members:
             self._verdict = (ahead_ms, self._judge_clock(ahead_ms, now))
         return self._verdict[1]
 
+    def can_judge_clock(self, now: Moment) -> bool:
+        """Whether enough others are heard, or once were, to tell whether this node's wall clock is right."""
+        return self._agreed_ms is not None or len(self._walls_ms(now)) >= self.majority
+
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
         walls_ms = self._walls_ms(now)
         trusted = _trusted(walls_ms)

@@ -108,7 +108,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """The node has read its own beat in the log for the first time, and serves."""
+    """The node has read its own beat in the log for the first time, and heard enough of the others, and serves."""
 
 
 OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
@@ -140,7 +140,7 @@ class Ordered:
         """Whether what is known here cannot be relied on until the whole log has been loaded."""
         self.rolled_back: Rollback | None = None
         self.catching_up = True
-        """Whether the node has not yet read a beat of its own since its start."""
+        """Whether the node has not yet read a beat of its own since its start, or heard too few of the others that it knows of."""
         self._heartbeat_s = heartbeat_s
         self._digest = Digest()
         self._processes = Processes()
@@ -324,7 +324,8 @@ class Ordered:
             self._fresh_s = sent_s
             self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > sent_s}
             self._count_voters(now)
-            if self.catching_up and not self.needs_load:
+            # Who knows of others and has not heard them yet cannot tell whether its clock is right, and it need not wait long.
+            if self.catching_up and not self.needs_load and self.members.can_judge_clock(now):
                 self.catching_up = False
                 self._events.append(CaughtUp())
         self._stamp()

@@ -211,6 +211,8 @@ class EtcdLog(MemberedLog):
             return None
         if self.trouble:
             return f"etcd {next(iter(self.trouble.values()))}"
+        if self.ordered.catching_up and self.ordered.is_fresh(now):
+            return "waiting to hear of the other members, to know whether its clock is right"
         if self.ordered.catching_up:
             return "still loading the log from etcd"
         return self._own_fault(now) or "out of contact with etcd"

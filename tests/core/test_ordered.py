@@ -215,6 +215,22 @@ def test_the_beat_of_another_process_makes_nobody_fresh_not_even_of_an_earlier_l
     assert later.view.fresh_at == -math.inf
 
 
+def test_a_node_that_finds_a_beat_in_the_log_is_starting_until_it_has_heard_whether_its_clock_is_right() -> None:
+    log = Log()
+    (one,) = log.ready("a")
+    later = log.member("b")
+    log.beat(later, at(1))
+    log.deliver(at(1.1), later)
+    assert later.view.fresh_at == at(1).boot_s
+    assert CaughtUp() not in later.take_events()  # it may be an hour off, for all that it knows
+    assert not later.is_ready(at(1.1))
+    log.beat(one, at(1.2))
+    log.beat(later, at(1.3))
+    log.deliver(at(1.4), later)
+    assert CaughtUp() in later.take_events()
+    assert later.is_ready(at(1.4))
+
+
 def test_everything_of_the_same_position_is_known_before_the_node_is_fresh() -> None:
     log = Log()
     (one,) = log.ready("a")
