@@ -1,4 +1,4 @@
-"""The ports: what the manager asks of a clock, of the cluster's log, of a store of records, and of a service of locks.
+"""The ports: what the manager asks of a clock, a log of the cluster, a store of records, a service of locks, and of what brings these.
 
 Each docstring is the whole contract. *Absent* (None) and *unknown* (an exception) are different answers.
 """
@@ -9,13 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from anyio import CancelScope
 
 from ._core.members import Heartbeat
+from ._core.view import View
 from .events import ClusterEvent
 from .models import Entry, KeyId
+
+if TYPE_CHECKING:
+    from .peering import Peering
 
 CLOCK_SLACK_MS = 50.0
 """By how much a wall clock may move against the boot-time clock, being slewed, before somebody looks whether it is right."""
@@ -313,3 +317,50 @@ class LockService(ABC):
     async def run(self) -> None:
         """What the service does besides, until it is cancelled."""
         return
+
+
+# What brings all of these.
+
+
+class Backend(ABC):
+    """Where the nodes of a cluster keep what they share: a log; a store of records and locks, if it has them.
+
+    One may serve several nodes of a process. Whatever it opens is opened without waiting for anybody, and used by one node.
+    All methods raise :class:`~ha_session_mw.exceptions.ConfigurationError` where that cannot be, as it is set up.
+
+    Attributes:
+        scheme: names it, as in ``HA_SESSION_CLUSTER``, to operators.
+        takes_workers: whether several processes may have the same settings. Each then adds to the node's name that they give.
+        hears_others: whether news of other nodes come while a request waits for them (:meth:`ClusterLog.changed`).
+        outlives_fork: whether what was opened goes on in a forked process. If not, the child opens it anew.
+    """
+
+    scheme: str
+    takes_workers: bool = True
+    hears_others: bool = False
+    outlives_fork: bool = False
+
+    @abstractmethod
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
+        """The log.
+
+        Args:
+            view: what the node knows, into which the log merges entries.
+            clock: the node's two clocks.
+            own: what the node says of itself.
+            peering: its calls to other nodes; None where it has no ``HA_SESSION_ADVERTISE_URL``.
+        """
+
+    def open_locks(self, clock: Clock) -> LockService | None:  # noqa: ARG002 - there are none here
+        """The locks; None where there are none."""
+        return None
+
+    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore | None:  # noqa: ARG002 - there is none here
+        """The store of one kind of records; None where there is none.
+
+        Args:
+            kind: ``session`` or ``device``. The same id may be of records of both.
+            clock: the node's two clocks.
+            locks: those that :meth:`open_locks` gave, which may guard a put.
+        """
+        return None

@@ -26,14 +26,14 @@ from ._core.routing import owners
 from ._core.tokens import Verified
 from ._core.user_agents import label
 from ._core.view import View, new_cut_id
-from .abc import CLOCK_SLACK_MS, Clock, Grant, LockService, SessionStore
-from .backends import open_backend, open_locks, open_store
+from .abc import CLOCK_SLACK_MS, Backend, Clock, Grant, LockService, SessionStore
 from .clocks import SystemClock
-from .config import ETCD, SQLITE, Settings
+from .config import Settings, variable
 from .devices import NOTE_EVERY_S, Devices
 from .exceptions import (
     ClientFault,
     ClockUntrusted,
+    ConfigurationError,
     KeyNotReached,
     NodeStarting,
     NotSupported,
@@ -80,9 +80,7 @@ class SessionManager:
         clock: the two clocks.
         random: makes n random bytes.
         peer_transport: carries the calls to other nodes; by default the network.
-        store: keeps session data; by default the one that belongs to ``HA_SESSION_CLUSTER``.
-        locks: decide who has a lock, in agreement with the store; by default those that belong to ``HA_SESSION_CLUSTER``.
-        device_store: keeps what is recorded of log-ins; by default likewise.
+        backend: what the nodes share is kept by; by default what ``HA_SESSION_CLUSTER`` names.
 
     Raises:
         ConfigurationError: the settings cannot be used.
@@ -95,13 +93,12 @@ class SessionManager:
         clock: Clock | None = None,
         random: Callable[[int], bytes] = os.urandom,
         peer_transport: httpx2.AsyncBaseTransport | None = None,
-        store: SessionStore | None = None,
-        locks: LockService | None = None,
-        device_store: SessionStore | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
         self._random = random
+        self._backend = backend or _backend_of(self.settings)
         self.node_id = self._new_node_id()
         self.view = View(on_news=self._tell_news)
         self.on_news: list[Callable[[Entry], None]] = []
@@ -125,7 +122,6 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), self._cache_ttl_s())
         self._cached = self._cache.entries
         self._transport = peer_transport
-        self._store, self._locks, self._device_store = store, locks, device_store
         self._records: Records | None = None
         self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
         self.on_news.append(self._listeners.on_news)
@@ -136,7 +132,7 @@ class SessionManager:
     def _new_node_id(self) -> NodeId:
         """Where a node may have several processes they share its settings, so there each adds to the name that it was given."""
         given = self.settings.node_id
-        if given is not None and not self.settings.cluster.startswith((SQLITE, *ETCD)):
+        if given is not None and not self._backend.takes_workers:
             return NodeId(given)
         return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
 
@@ -147,7 +143,7 @@ class SessionManager:
         """Called by :mod:`.forks`: a process is a node, so a forked one is another."""
         if in_child:
             self.node_id = self._new_node_id()
-            if self.settings.cluster.startswith(ETCD):  # where each process is a member of its own
+            if not self._backend.outlives_fork:
                 self.supervisor = Supervisor(self.clock)
                 self._open_cluster(self._transport)
                 self._open_data()
@@ -168,14 +164,13 @@ class SessionManager:
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
-        self._hears_others = settings.cluster.startswith(("peers://", *ETCD))
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, self.peering.conduct, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
-        self._log = open_backend(settings, self.view, self.clock, own, self.peering)
+        self._log = self._backend.open_log(self.view, self.clock, own, self.peering)
         self._look = self._log.look
         self._listeners.follow(self._log)
         self.supervisor.add("listeners", self._listeners.run)
@@ -186,11 +181,11 @@ class SessionManager:
         self.supervisor.add("keeping up", self._keep_up)
 
     def _open_data(self) -> None:
-        locks = self._locks or open_locks(self.settings, self.clock)
-        self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
+        locks = self._backend.open_locks(self.clock)
+        self.locks = Locks(locks, self.clock, self._backend.scheme)
         self.supervisor.add("locks", self.locks.run)
-        self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", locks, self._random))
-        self._devices = self._open_devices(self._device_store)
+        self._records = self._open_records(self._open_store("session", locks, needed_by="data" if self.settings.data == "store" else None))
+        self._devices = self._open_devices(self._open_store("device", locks, needed_by="track") if self.settings.track == "on" else None)
         self._minting = minting = Minting(
             self.settings,
             self.cookie,
@@ -207,6 +202,13 @@ class SessionManager:
         self.data = SessionData(
             minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
         )
+
+    def _open_store(self, kind: str, locks: LockService | None, *, needed_by: str | None) -> SessionStore | None:
+        store = self._backend.open_store(kind, self.clock, locks)
+        if store is None and needed_by is not None:
+            value = getattr(self.settings, needed_by)
+            raise ConfigurationError([f"{variable(needed_by)}={value!r}: {self._backend.scheme}:// has no store"])
+        return store
 
     def _open_records(self, store: SessionStore | None) -> Records | None:
         if store is None:
@@ -231,11 +233,9 @@ class SessionManager:
         return records
 
     def _open_devices(self, store: SessionStore | None) -> Devices | None:
-        settings = self.settings
-        if settings.track == "off":
+        if store is None:
             return None
-        store = store or open_store(settings, self.clock, "device", random=self._random)
-        assert store is not None  # noqa: S101 - the settings have seen to that
+        settings = self.settings
         devices = Devices(
             store,
             self.clock,
@@ -350,7 +350,7 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         problem = undecided.problem
-        if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
+        if not self._backend.hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
             raise problem
         with self.clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -727,7 +727,7 @@ class SessionManager:
         age_s = max(0.0, self._boot_s() - self.view.fresh_at)
         return {
             "node": self.node_id,
-            "cluster": self.settings.cluster.partition("://")[0],
+            "cluster": self._backend.scheme,
             "ready": self.why_not_ready() is None,
             "not_ready_because": self.why_not_ready(),
             "freshness_age_s": age_s,
@@ -776,6 +776,12 @@ class SessionManager:
             self._refresh()
             with self.clock.move_on_after(LOOK_EVERY_S):
                 await anyio.sleep_forever()
+
+
+def _backend_of(settings: Settings) -> Backend:
+    from .backends import open_backend
+
+    return open_backend(settings)
 
 
 def _clock_untrusted() -> ClockUntrusted:
