@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from anyio import CancelScope
 
-from ._core.members import Heartbeat
-from ._core.view import View
+from ._core.members import UNKNOWN_END_MARGIN_MS as UNKNOWN_END_MARGIN_MS
+from ._core.members import Heartbeat as Heartbeat
+from ._core.view import FLOOR_MARGIN_MS as FLOOR_MARGIN_MS
+from ._core.view import View as View
 from .events import ClusterEvent
 from .models import Entry, KeyId
 
@@ -106,7 +108,10 @@ class ClusterLog(ABC):
 
     @abstractmethod
     async def changed(self) -> None:
-        """Return when this node may have learned something since the call began."""
+        """Return when this node may have learned something since the call began.
+
+        Called again and again while the view is stale, so it lets time pass where nothing is new.
+        """
 
     @abstractmethod
     def refresh(self) -> None:
@@ -114,7 +119,7 @@ class ClusterLog(ABC):
 
     @abstractmethod
     def trusts_clock(self) -> bool:
-        """Whether this node's wall clock agrees with the cluster's. One that does not neither mints nor judges."""
+        """Whether this node's wall clock agrees with the cluster's; sets ``trusted_ahead_ms`` if so. Else it neither mints nor judges."""
 
     def ahead_ms(self) -> float:
         """By how much this node's wall clock is ahead of what most of the cluster's show; 0 if it is not, or nobody can tell."""
