@@ -125,8 +125,7 @@ class SessionManager:
         self._records: Records | None = None
         self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
         self.on_news.append(self._listeners.on_news)
-        self._open_cluster(peer_transport)
-        self._open_data()
+        self._open()
         forks.watch(self)
 
     def _new_node_id(self) -> NodeId:
@@ -144,9 +143,16 @@ class SessionManager:
         if in_child:
             self.node_id = self._new_node_id()
             if not self._backend.outlives_fork:
+                others = self.supervisor.known[self._own_tasks :]  # the middleware's, say
                 self.supervisor = Supervisor(self.clock)
-                self._open_cluster(self._transport)
-                self._open_data()
+                self._open()
+                for name, task in others:
+                    self.supervisor.add(name, task)
+
+    def _open(self) -> None:
+        self._open_cluster(self._transport)
+        self._open_data()
+        self._own_tasks = len(self.supervisor.known)
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
