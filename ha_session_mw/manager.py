@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -25,7 +24,7 @@ from ._core.members import Heartbeat
 from ._core.routing import owners
 from ._core.tokens import Verified
 from ._core.user_agents import label
-from ._core.view import View, new_cut_id
+from ._core.view import View
 from .abc import CLOCK_SLACK_MS, Backend, Clock, Grant, LockService, SessionStore
 from .clocks import SystemClock
 from .config import Settings, variable
@@ -48,9 +47,10 @@ from .exceptions import (
 from .key_files import LOOK_EVERY_S, KeySource
 from .listeners import ROOM, Callback, EventStream, Listeners
 from .locks import LEASE_S, TIMEOUT_S, Locks
+from .log_outs import LogOuts
 from .lookups import Answer, Asking, LookUps
 from .minting import Minting
-from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Device, Entry, FamilyId, KeyId, NodeId, SessionId
+from .models import Acknowledgement, Claims, Deny, Device, Entry, NodeId, SessionId
 from .peering import Peering
 from .records import Records, decode_copy
 from .revocations import Revocations
@@ -208,6 +208,7 @@ class SessionManager:
         self.data = SessionData(
             minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
         )
+        self._log_outs = LogOuts(self._revocations, self._log, self.view, self.data, ring=lambda: self._keys.ring, random=self._random)
 
     def _open_store(self, kind: str, locks: LockService | None, *, needed_by: str | None) -> SessionStore | None:
         store = self._backend.open_store(kind, self.clock, locks)
@@ -536,9 +537,7 @@ class SessionManager:
 
     async def revoke(self, claims: Claims) -> Acknowledgement:
         """Log a session out, with all its ids, and tell how far that has got."""
-        acknowledgement = await self._revocations.revoke(Deny(claims.family, claims.absolute_end_ms))
-        await self.data.forget(claims.family)
-        return acknowledgement
+        return await self._log_outs.of_claims(claims)
 
     async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
         """Deny the id that a session had before ``cycle``, or all of it before ``login``. Durable on return, but not fenced."""
@@ -550,9 +549,7 @@ class SessionManager:
         Raises:
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
-        acknowledgement = await self._revocations.revoke(Deny(id, self._log.unknown_end_ms()))
-        await self.data.forget(id)  # should it be the family's
-        return acknowledgement
+        return await self._log_outs.of_id(id)
 
     async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
         """Log out all sessions of a subject, on every device.
@@ -566,19 +563,11 @@ class SessionManager:
         """
         if not isinstance(subject, str):
             raise TypeError(f"subject must be a str, got {type(subject).__name__}")
-        # Those that are there before the log-out: a session that begins afterwards may have a record, too.
-        families = await self.data.of_subject(subject)
-        acknowledgement = await self._cut(subject, except_session)
-        kept = getattr(except_session, "family", except_session)
-        if not isinstance(except_session, str) or kept in families:  # else it is an id of any of them
-            for family in families:
-                if family != kept:
-                    await self.data.forget(family)
-        return acknowledgement
+        return await self._log_outs.of_subject(subject, except_session)
 
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects, visitors' too: after a leak, say."""
-        return await self._cut(None, None)
+        return await self._log_outs.of_everybody()
 
     async def revoke_key(self, kid: str) -> Acknowledgement:
         """Have no node accept a token that this key signed, whoever makes it: after the key has leaked.
@@ -592,28 +581,7 @@ class SessionManager:
             ValueError: no live member has a key of this id.
             QuorumLost: it could not be made durable; this node enforces it all the same.
         """
-        known = {*self._keys.ring.kids, *(kid for kids in self._log.announced_kids() for kid in kids)}
-        if kid not in known:
-            raise ValueError(f"no live member has a key {kid!r}; there are {', '.join(sorted(known))}")
-        return await self._revocations.revoke(DenyKey(KeyId(kid), self._log.unknown_end_ms()))
-
-    async def _cut(self, subject: str | None, except_session: Session | str | None) -> Acknowledgement:
-        kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
-        withstood = getattr(except_session, "cuts", ())
-        until_ms = self._log.unknown_end_ms()
-        cut = Cut(
-            id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms),
-            subject=subject,
-            until_ms=until_ms,
-            except_family=FamilyId(kept) if kept is not None else None,
-            replaces=self._replaceable(subject, kept, withstood),
-        )
-        return await self._revocations.revoke(cut)
-
-    def _replaceable(self, subject: str | None, kept: str | None, withstood: tuple[CutId, ...]) -> tuple[CutId, ...]:
-        """The known cuts that the new one may replace: all that do not deny the session which it excepts."""
-        known = self.view.everybody if subject is None else self.view.by_subject.get(subject, {})
-        return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
+        return await self._log_outs.of_key(kid)
 
     # Locks
 
@@ -691,9 +659,7 @@ class SessionManager:
         denial = await self._tracked().owned(subject, id)
         if denial is None:
             raise SessionUnknown("not a session of this subject")
-        acknowledgement = await self._revocations.revoke(denial)
-        await self.data.forget(id)
-        return acknowledgement
+        return await self._log_outs.of_family(denial)
 
     def _tracked(self) -> Devices:
         if self._devices is None:

@@ -38,6 +38,7 @@ LAYERS = [
         "minting",
         "session_data",
         "revocations",
+        "log_outs",
         "instrumentation",
         "backends",
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -35,7 +36,7 @@ def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def manager(cluster: str, **settings: object) -> SessionManager:
+def manager(cluster: str, **settings: Any) -> SessionManager:
     return SessionManager(Settings.from_environ({"HA_SESSION_CLUSTER": cluster, "HA_SESSION_SECRET_KEY": SECRET}, **settings))
 
 
@@ -76,7 +77,7 @@ def test_a_backend_that_cannot_be_loaded_stops_the_start() -> None:
 
 
 @pytest.mark.parametrize(("setting", "value"), [("data", "store"), ("track", "on")])
-def test_a_backend_without_the_store_that_a_setting_needs_stops_the_start(setting: str, value: str) -> None:
+def test_a_backend_without_the_store_that_a_setting_needs_stops_the_start(setting: str, value: Any) -> None:
     settings = Settings.from_environ({}, secret_key=SECRET, **{setting: value})
     with pytest.raises(ConfigurationError, match=f"HA_SESSION_{setting.upper()}='{value}': board:// has no store"):
         SessionManager(settings, backend=page.BoardBackend(page.Board()))
