@@ -1,4 +1,4 @@
-"""The ports: what the manager asks of a clock, of the cluster's log, of a store of records, and of a service of locks.
+"""The ports: what the manager asks of a clock, a log of the cluster, a store of records, a service of locks, and of what brings these.
 
 Each docstring is the whole contract. *Absent* (None) and *unknown* (an exception) are different answers.
 """
@@ -9,13 +9,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from anyio import CancelScope
 
-from ._core.members import Heartbeat
+from ._core.members import UNKNOWN_END_MARGIN_MS as UNKNOWN_END_MARGIN_MS
+from ._core.members import Heartbeat as Heartbeat
+from ._core.view import FLOOR_MARGIN_MS as FLOOR_MARGIN_MS
+from ._core.view import View as View
 from .events import ClusterEvent
 from .models import Entry, KeyId
+
+if TYPE_CHECKING:
+    from .peering import Peering
 
 CLOCK_SLACK_MS = 50.0
 """By how much a wall clock may move against the boot-time clock, being slewed, before somebody looks whether it is right."""
@@ -102,7 +108,10 @@ class ClusterLog(ABC):
 
     @abstractmethod
     async def changed(self) -> None:
-        """Return when this node may have learned something since the call began."""
+        """Return when this node may have learned something since the call began.
+
+        Called again and again while the view is stale, so it lets time pass where nothing is new.
+        """
 
     @abstractmethod
     def refresh(self) -> None:
@@ -110,7 +119,7 @@ class ClusterLog(ABC):
 
     @abstractmethod
     def trusts_clock(self) -> bool:
-        """Whether this node's wall clock agrees with the cluster's. One that does not neither mints nor judges."""
+        """Whether this node's wall clock agrees with the cluster's; sets ``trusted_ahead_ms`` if so. Else it neither mints nor judges."""
 
     def ahead_ms(self) -> float:
         """By how much this node's wall clock is ahead of what most of the cluster's show; 0 if it is not, or nobody can tell."""
@@ -313,3 +322,50 @@ class LockService(ABC):
     async def run(self) -> None:
         """What the service does besides, until it is cancelled."""
         return
+
+
+# What brings all of these.
+
+
+class Backend(ABC):
+    """Where the nodes of a cluster keep what they share: a log; a store of records and locks, if it has them.
+
+    One may serve several nodes of a process. Whatever it opens is opened without waiting for anybody, and used by one node.
+    All methods raise :class:`~ha_session_mw.exceptions.ConfigurationError` where that cannot be, as it is set up.
+
+    Attributes:
+        scheme: names it, as in ``HA_SESSION_CLUSTER``, to operators.
+        takes_workers: whether several processes may have the same settings. Each then adds to the node's name that they give.
+        hears_others: whether news of other nodes come while a request waits for them (:meth:`ClusterLog.changed`).
+        outlives_fork: whether what was opened goes on in a forked process. If not, the child opens it anew.
+    """
+
+    scheme: str
+    takes_workers: bool = True
+    hears_others: bool = False
+    outlives_fork: bool = False
+
+    @abstractmethod
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
+        """The log.
+
+        Args:
+            view: what the node knows, into which the log merges entries.
+            clock: the node's two clocks.
+            own: what the node says of itself.
+            peering: its calls to other nodes; None where it has no ``HA_SESSION_ADVERTISE_URL``.
+        """
+
+    def open_locks(self, clock: Clock) -> LockService | None:  # noqa: ARG002 - there are none here
+        """The locks; None where there are none."""
+        return None
+
+    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore | None:  # noqa: ARG002 - there is none here
+        """The store of one kind of records; None where there is none.
+
+        Args:
+            kind: ``session`` or ``device``. The same id may be of records of both.
+            clock: the node's two clocks.
+            locks: those that :meth:`open_locks` gave, which may guard a put.
+        """
+        return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -182,11 +183,28 @@ def _cluster(value: object) -> str:
         return _etcd_cluster(text)
     if re.match(r"sqlite://", text) and not re.fullmatch(r"sqlite://(/+|\./)(?!:memory:$)[^/\0].*(?<!/)", text):
         raise ValueError("must be sqlite:///path/of/a/file; or sqlite://./file, which begins at the working directory")
-    if not re.fullmatch(r"memory://|sqlite://.+|peers://(/.+)?", text):
+    if re.fullmatch(r"memory://|sqlite://.+|peers://(/.+)?", text):
+        return text
+    others = other_backends()
+    scheme, found, rest = text.partition("://")
+    if not found or scheme not in others:
+        installed = f"; or, of other packages: {', '.join(f'{other}://' for other in sorted(others))}" if others else ""
         raise ValueError(
             "must be memory://, sqlite:///path/of/a/file, peers:// or peers:///path/of/a/file, or etcd://host:2379,host:2379/prefix"
+            + installed
         )
+    if "@" in rest:
+        raise _Unshown("holds a user or a password, and may not, for it is shown to operators")
     return text
+
+
+BACKENDS = "ha_session_mw.backends"
+"""The group of entry points by which other packages bring backends: the name is the scheme, and what it names makes one of settings."""
+
+
+def other_backends() -> Mapping[str, EntryPoint]:
+    """The backends that other packages bring, by their scheme."""
+    return {found.name: found for found in entry_points(group=BACKENDS)}
 
 
 def _etcd_cluster(text: str) -> str:
@@ -287,7 +305,7 @@ class Settings:
         "Where log-outs are kept and shared. `memory://`: in this one process. `sqlite:///path`: in a file that all workers of this "
         "machine share. `peers://`: by the nodes of `PEERS` themselves. "
         "`peers:///path`: the same, and a file of this node's own keeps them. "
-        "`etcd://host:2379,…/prefix`, or `etcds://…` over TLS: in etcd.",
+        "`etcd://host:2379,…/prefix`, or `etcds://…` over TLS: in etcd. Other packages may bring more.",
     )
     advertise_url: str | None = _setting(
         _url, None, "Where the peers reach this node. One of `PEERS`. With `etcd://` optional: look-ups at peers need it."
@@ -459,7 +477,7 @@ class Settings:
             faults += self._peers_faults()
         elif self.cluster.startswith(ETCD):
             faults += self._etcd_faults()
-        elif self.peers or self.advertise_url is not None:
+        elif self.peers or (self.advertise_url is not None and self.cluster.startswith(("memory://", SQLITE))):
             faults.append(
                 f"HA_SESSION_CLUSTER={self.cluster!r}: has no peers; with HA_SESSION_PEERS and HA_SESSION_ADVERTISE_URL use peers://"
             )
@@ -562,7 +580,7 @@ class Settings:
                 "A session that was logged out lives on at the others, and one whose data outgrew its token has none there; "
                 "share those of one machine with sqlite:///path, or start one worker"
             )
-        if self.cluster.startswith((SQLITE, *ETCD)):
+        if not self.cluster.startswith("peers://"):
             return None
         return f"WEB_CONCURRENCY={workers} with HA_SESSION_CLUSTER=peers://: workers share a URL and cannot be peers; start one a node"
 

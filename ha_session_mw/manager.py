@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -25,15 +24,15 @@ from ._core.members import Heartbeat
 from ._core.routing import owners
 from ._core.tokens import Verified
 from ._core.user_agents import label
-from ._core.view import View, new_cut_id
-from .abc import CLOCK_SLACK_MS, Clock, Grant, LockService, SessionStore
-from .backends import open_backend, open_locks, open_store
+from ._core.view import View
+from .abc import CLOCK_SLACK_MS, Backend, Clock, Grant, LockService, SessionStore
 from .clocks import SystemClock
-from .config import ETCD, SQLITE, Settings
+from .config import Settings, variable
 from .devices import NOTE_EVERY_S, Devices
 from .exceptions import (
     ClientFault,
     ClockUntrusted,
+    ConfigurationError,
     KeyNotReached,
     NodeStarting,
     NotSupported,
@@ -48,9 +47,10 @@ from .exceptions import (
 from .key_files import LOOK_EVERY_S, KeySource
 from .listeners import ROOM, Callback, EventStream, Listeners
 from .locks import LEASE_S, TIMEOUT_S, Locks
+from .log_outs import LogOuts
 from .lookups import Answer, Asking, LookUps
 from .minting import Minting
-from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, Device, Entry, FamilyId, KeyId, NodeId, SessionId
+from .models import Acknowledgement, Claims, Deny, Device, Entry, NodeId, SessionId
 from .peering import Peering
 from .records import Records, decode_copy
 from .revocations import Revocations
@@ -80,9 +80,7 @@ class SessionManager:
         clock: the two clocks.
         random: makes n random bytes.
         peer_transport: carries the calls to other nodes; by default the network.
-        store: keeps session data; by default the one that belongs to ``HA_SESSION_CLUSTER``.
-        locks: decide who has a lock, in agreement with the store; by default those that belong to ``HA_SESSION_CLUSTER``.
-        device_store: keeps what is recorded of log-ins; by default likewise.
+        backend: what the nodes share is kept by; by default what ``HA_SESSION_CLUSTER`` names.
 
     Raises:
         ConfigurationError: the settings cannot be used.
@@ -95,13 +93,12 @@ class SessionManager:
         clock: Clock | None = None,
         random: Callable[[int], bytes] = os.urandom,
         peer_transport: httpx2.AsyncBaseTransport | None = None,
-        store: SessionStore | None = None,
-        locks: LockService | None = None,
-        device_store: SessionStore | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
         self._random = random
+        self._backend = backend or _backend_of(self.settings)
         self.node_id = self._new_node_id()
         self.view = View(on_news=self._tell_news)
         self.on_news: list[Callable[[Entry], None]] = []
@@ -125,18 +122,16 @@ class SessionManager:
         self._cache = VerifiedCache(int(self.settings.cache_size), self._cache_ttl_s())
         self._cached = self._cache.entries
         self._transport = peer_transport
-        self._store, self._locks, self._device_store = store, locks, device_store
         self._records: Records | None = None
         self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
         self.on_news.append(self._listeners.on_news)
-        self._open_cluster(peer_transport)
-        self._open_data()
+        self._open()
         forks.watch(self)
 
     def _new_node_id(self) -> NodeId:
         """Where a node may have several processes they share its settings, so there each adds to the name that it was given."""
         given = self.settings.node_id
-        if given is not None and not self.settings.cluster.startswith((SQLITE, *ETCD)):
+        if given is not None and not self._backend.takes_workers:
             return NodeId(given)
         return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
 
@@ -147,10 +142,17 @@ class SessionManager:
         """Called by :mod:`.forks`: a process is a node, so a forked one is another."""
         if in_child:
             self.node_id = self._new_node_id()
-            if self.settings.cluster.startswith(ETCD):  # where each process is a member of its own
+            if not self._backend.outlives_fork:
+                others = self.supervisor.known[self._own_tasks :]  # the middleware's, say
                 self.supervisor = Supervisor(self.clock)
-                self._open_cluster(self._transport)
-                self._open_data()
+                self._open()
+                for name, task in others:
+                    self.supervisor.add(name, task)
+
+    def _open(self) -> None:
+        self._open_cluster(self._transport)
+        self._open_data()
+        self._own_tasks = len(self.supervisor.known)
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
         settings, life = self.settings, self._random(16).hex()
@@ -168,14 +170,13 @@ class SessionManager:
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
-        self._hears_others = settings.cluster.startswith(("peers://", *ETCD))
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, self.peering.conduct, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._on_look_up)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
-        self._log = open_backend(settings, self.view, self.clock, own, self.peering)
+        self._log = self._backend.open_log(self.view, self.clock, own, self.peering)
         self._look = self._log.look
         self._listeners.follow(self._log)
         self.supervisor.add("listeners", self._listeners.run)
@@ -186,11 +187,11 @@ class SessionManager:
         self.supervisor.add("keeping up", self._keep_up)
 
     def _open_data(self) -> None:
-        locks = self._locks or open_locks(self.settings, self.clock)
-        self.locks = Locks(locks, self.clock, self.settings.cluster.partition("://")[0])
+        locks = self._backend.open_locks(self.clock)
+        self.locks = Locks(locks, self.clock, self._backend.scheme)
         self.supervisor.add("locks", self.locks.run)
-        self._records = self._open_records(self._store or open_store(self.settings, self.clock, "session", locks, self._random))
-        self._devices = self._open_devices(self._device_store)
+        self._records = self._open_records(self._open_store("session", locks, needed_by="data" if self.settings.data == "store" else None))
+        self._devices = self._open_devices(self._open_store("device", locks, needed_by="track") if self.settings.track == "on" else None)
         self._minting = minting = Minting(
             self.settings,
             self.cookie,
@@ -207,6 +208,14 @@ class SessionManager:
         self.data = SessionData(
             minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
         )
+        self._log_outs = LogOuts(self._revocations, self._log, self.view, self.data, ring=lambda: self._keys.ring, random=self._random)
+
+    def _open_store(self, kind: str, locks: LockService | None, *, needed_by: str | None) -> SessionStore | None:
+        store = self._backend.open_store(kind, self.clock, locks)
+        if store is None and needed_by is not None:
+            value = getattr(self.settings, needed_by)
+            raise ConfigurationError([f"{variable(needed_by)}={value!r}: {self._backend.scheme}:// has no store"])
+        return store
 
     def _open_records(self, store: SessionStore | None) -> Records | None:
         if store is None:
@@ -231,11 +240,9 @@ class SessionManager:
         return records
 
     def _open_devices(self, store: SessionStore | None) -> Devices | None:
-        settings = self.settings
-        if settings.track == "off":
+        if store is None:
             return None
-        store = store or open_store(settings, self.clock, "device", random=self._random)
-        assert store is not None  # noqa: S101 - the settings have seen to that
+        settings = self.settings
         devices = Devices(
             store,
             self.clock,
@@ -350,7 +357,7 @@ class SessionManager:
             ProblemError: it still cannot be told, or the session does not stand.
         """
         problem = undecided.problem
-        if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
+        if not self._backend.hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
             raise problem
         with self.clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -530,9 +537,7 @@ class SessionManager:
 
     async def revoke(self, claims: Claims) -> Acknowledgement:
         """Log a session out, with all its ids, and tell how far that has got."""
-        acknowledgement = await self._revocations.revoke(Deny(claims.family, claims.absolute_end_ms))
-        await self.data.forget(claims.family)
-        return acknowledgement
+        return await self._log_outs.of_claims(claims)
 
     async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
         """Deny the id that a session had before ``cycle``, or all of it before ``login``. Durable on return, but not fenced."""
@@ -544,9 +549,7 @@ class SessionManager:
         Raises:
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
-        acknowledgement = await self._revocations.revoke(Deny(id, self._log.unknown_end_ms()))
-        await self.data.forget(id)  # should it be the family's
-        return acknowledgement
+        return await self._log_outs.of_id(id)
 
     async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
         """Log out all sessions of a subject, on every device.
@@ -560,19 +563,11 @@ class SessionManager:
         """
         if not isinstance(subject, str):
             raise TypeError(f"subject must be a str, got {type(subject).__name__}")
-        # Those that are there before the log-out: a session that begins afterwards may have a record, too.
-        families = await self.data.of_subject(subject)
-        acknowledgement = await self._cut(subject, except_session)
-        kept = getattr(except_session, "family", except_session)
-        if not isinstance(except_session, str) or kept in families:  # else it is an id of any of them
-            for family in families:
-                if family != kept:
-                    await self.data.forget(family)
-        return acknowledgement
+        return await self._log_outs.of_subject(subject, except_session)
 
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects, visitors' too: after a leak, say."""
-        return await self._cut(None, None)
+        return await self._log_outs.of_everybody()
 
     async def revoke_key(self, kid: str) -> Acknowledgement:
         """Have no node accept a token that this key signed, whoever makes it: after the key has leaked.
@@ -586,28 +581,7 @@ class SessionManager:
             ValueError: no live member has a key of this id.
             QuorumLost: it could not be made durable; this node enforces it all the same.
         """
-        known = {*self._keys.ring.kids, *(kid for kids in self._log.announced_kids() for kid in kids)}
-        if kid not in known:
-            raise ValueError(f"no live member has a key {kid!r}; there are {', '.join(sorted(known))}")
-        return await self._revocations.revoke(DenyKey(KeyId(kid), self._log.unknown_end_ms()))
-
-    async def _cut(self, subject: str | None, except_session: Session | str | None) -> Acknowledgement:
-        kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
-        withstood = getattr(except_session, "cuts", ())
-        until_ms = self._log.unknown_end_ms()
-        cut = Cut(
-            id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms),
-            subject=subject,
-            until_ms=until_ms,
-            except_family=FamilyId(kept) if kept is not None else None,
-            replaces=self._replaceable(subject, kept, withstood),
-        )
-        return await self._revocations.revoke(cut)
-
-    def _replaceable(self, subject: str | None, kept: str | None, withstood: tuple[CutId, ...]) -> tuple[CutId, ...]:
-        """The known cuts that the new one may replace: all that do not deny the session which it excepts."""
-        known = self.view.everybody if subject is None else self.view.by_subject.get(subject, {})
-        return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
+        return await self._log_outs.of_key(kid)
 
     # Locks
 
@@ -685,9 +659,7 @@ class SessionManager:
         denial = await self._tracked().owned(subject, id)
         if denial is None:
             raise SessionUnknown("not a session of this subject")
-        acknowledgement = await self._revocations.revoke(denial)
-        await self.data.forget(id)
-        return acknowledgement
+        return await self._log_outs.of_family(denial)
 
     def _tracked(self) -> Devices:
         if self._devices is None:
@@ -727,7 +699,7 @@ class SessionManager:
         age_s = max(0.0, self._boot_s() - self.view.fresh_at)
         return {
             "node": self.node_id,
-            "cluster": self.settings.cluster.partition("://")[0],
+            "cluster": self._backend.scheme,
             "ready": self.why_not_ready() is None,
             "not_ready_because": self.why_not_ready(),
             "freshness_age_s": age_s,
@@ -776,6 +748,12 @@ class SessionManager:
             self._refresh()
             with self.clock.move_on_after(LOOK_EVERY_S):
                 await anyio.sleep_forever()
+
+
+def _backend_of(settings: Settings) -> Backend:
+    from .backends import open_backend
+
+    return open_backend(settings)
 
 
 def _clock_untrusted() -> ClockUntrusted:

@@ -24,12 +24,13 @@ class Supervisor:
     """Runs coroutine functions for as long as the node does.
 
     Attributes:
+        known: all of them, by name, in the order in which they were added.
         crashes: how often each has crashed, and was started again.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._known: list[tuple[str, Task]] = []
+        self.known: list[tuple[str, Task]] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self.crashes: Counter[str] = Counter()
 
@@ -39,7 +40,7 @@ class Supervisor:
 
     def add(self, name: str, task: Task) -> None:
         """Have a coroutine function run besides; from now on, if the node runs already."""
-        self._known.append((name, task))
+        self.known.append((name, task))
         if self._tasks is not None:
             self._tasks.start_soon(self._keep_going, name, task)
 
@@ -50,7 +51,7 @@ class Supervisor:
             yield
             return
         async with anyio.create_task_group() as tasks:
-            for name, task in self._known:
+            for name, task in self.known:
                 tasks.start_soon(self._keep_going, name, task)
             self._tasks = tasks
             try:

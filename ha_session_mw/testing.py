@@ -19,7 +19,7 @@ from anyio import CancelScope
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .abc import Clock, SessionStore
+from .abc import Backend
 from .asgi.middleware import SessionMiddleware
 from .asgi.session import get_session
 from .config import Settings
@@ -248,7 +248,7 @@ class Cluster:
         names: of the nodes.
         app: behind the middleware of each; by default :func:`who_is_there`.
         seed: of the dice that links roll. The same seed loses, delays and doubles the same.
-        store: gives each node, by its clock, its way to a store of session data, which ``peers://`` has not.
+        backend: makes a backend for each node, of its settings; by default what ``HA_SESSION_CLUSTER`` names.
         settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
 
     Attributes:
@@ -274,14 +274,14 @@ class Cluster:
         *,
         app: ASGIApp = who_is_there,
         seed: int = 0,
-        store: Callable[[Clock], SessionStore] | None = None,
+        backend: Callable[[Settings], Backend] | None = None,
         **settings: Any,
     ) -> None:
         urls = {name: f"http://{name}.test" for name in names}
         common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(urls.values()), **settings}
         self.nodes = [Node(self, app, {**common, "node_id": name, "advertise_url": url}) for name, url in urls.items()]
         self.passed_s = 0.0
-        self._store = store
+        self._backend = backend
         self._links = {(one, other): Link() for one in self.nodes for other in self.nodes}
         self._dice = {(one, other): Random(f"{one.name} {other.name} {seed}") for one, other in self._links}  # noqa: S311 - as below
         self._time = ManualClock()  # by which messages travel
@@ -446,13 +446,14 @@ class Node:
             raise RuntimeError(f"{self.name} runs already")
         self._starts += 1
         dice = Random(f"{self.name} {self._starts}")  # noqa: S311 - the same test has the same ids each time
-        store = self._cluster._store  # noqa: SLF001 - the nodes are the cluster's
+        backend = self._cluster._backend  # noqa: SLF001 - the nodes are the cluster's
+        settings = Settings(**self.settings)
         manager = SessionManager(
-            Settings(**self.settings),
+            settings,
             clock=self.clock,
             random=dice.randbytes,
             peer_transport=_Wire(self._cluster, self),
-            store=store(self.clock) if store is not None else None,
+            backend=backend(settings) if backend is not None else None,
         )
         process = _Process(SessionMiddleware(self._app, manager=manager))
         await self._cluster._tasks.start(process.live)  # noqa: SLF001 - the nodes are the cluster's

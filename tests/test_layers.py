@@ -38,6 +38,7 @@ LAYERS = [
         "minting",
         "session_data",
         "revocations",
+        "log_outs",
         "instrumentation",
         "backends",
     ],
@@ -167,6 +168,16 @@ def test_no_modules_import_each_other() -> None:
             del below[name]
 
     assert sorted(below) == []
+
+
+STORAGE = {"backends", "etcd_gateway", "shared_file", "entry_file", "record_file", "lock_file"}
+"""What the backends of this package are made of."""
+
+
+def test_nothing_but_the_opener_of_backends_is_imported_and_that_only_where_none_was_given() -> None:
+    known = {one for one in IMPORTS if one.ours and layer(one.imported) in STORAGE and layer(one.importer) not in STORAGE}
+
+    assert {(one.importer, one.imported, one.lazy) for one in known} == {("manager", "backends", True)}
 
 
 def test_the_core_imports_nothing_that_could_do_io_read_a_clock_or_roll_dice() -> None:

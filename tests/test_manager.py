@@ -1,7 +1,12 @@
-"""The session manager on ``memory://``: log-outs of one session, of a subject, of everybody, and who may stay."""
+"""The session manager: log-outs of one session, of a subject, of everybody, and who may stay.
+
+On two backends, one of which is not of this package.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,6 +21,8 @@ from ha_session_mw._core.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, TokenInvalid
 from ha_session_mw.models import Claims
 from ha_session_mw.testing import ManualClock
+
+from .board import page
 
 pytestmark = pytest.mark.anyio
 
@@ -60,9 +67,19 @@ class Device:
         return Device(self.manager, self.manager.cycle(self.claims))
 
 
+Managers = Callable[..., SessionManager]
+
+
+@pytest.fixture(params=["memory", "board"])
+def make(request: pytest.FixtureRequest, clock: ManualClock) -> Managers:
+    """Makes managers on one backend: by name, or one that others have written."""
+    backend = page.BoardAndShelves(page.Board()) if request.param == "board" else None
+    return partial(SessionManager, clock=clock, backend=backend)
+
+
 @pytest.fixture
-def manager(clock: ManualClock) -> SessionManager:
-    return SessionManager(Settings(secret_key=SECRET, node_id="node-a"), clock=clock)
+def manager(make: Managers) -> SessionManager:
+    return make(Settings(secret_key=SECRET, node_id="node-a"))
 
 
 @pytest.fixture
@@ -310,8 +327,8 @@ async def test_a_cached_verification_is_no_cached_decision(manager: SessionManag
     assert not phone.is_in
 
 
-async def test_a_token_under_a_key_that_nobody_could_have_is_invalid(manager: SessionManager, clock: ManualClock) -> None:
-    stranger = SessionManager(Settings(secret_key="7hTz3-KqWm9_xPvB1nYcRd5LsGjF8uEo"), clock=clock)
+async def test_a_token_under_a_key_that_nobody_could_have_is_invalid(manager: SessionManager, make: Managers) -> None:
+    stranger = make(Settings(secret_key="7hTz3-KqWm9_xPvB1nYcRd5LsGjF8uEo"))
 
     with pytest.raises(TokenInvalid):
         manager.check(stranger.sign(stranger.begin("ada")))
@@ -420,27 +437,27 @@ async def test_a_change_made_while_the_session_was_revoked_does_not_bring_it_bac
 # Operation
 
 
-async def test_the_status_tells_how_the_node_does(manager: SessionManager, log_in: Any) -> None:
+async def test_the_status_tells_how_the_node_does(manager: SessionManager, log_in: Any, request: pytest.FixtureRequest) -> None:
     assert log_in().is_in
     await manager.revoke_subject("ada")
     status = await manager.status()
 
     assert status["node"] == "node-a"
-    assert status["cluster"] == "memory"
+    assert status["cluster"] == request.node.callspec.params["make"]
     assert status["ready"] is True
     assert status["accepted"] == 1
     assert status["revocation_entries"] == 1
     msgspec.json.encode(status)
 
 
-async def test_a_node_without_a_name_makes_one_up(clock: ManualClock) -> None:
-    names = {SessionManager(Settings(secret_key=SECRET), clock=clock).node_id for _ in range(50)}
+async def test_a_node_without_a_name_makes_one_up(make: Managers) -> None:
+    names = {make(Settings(secret_key=SECRET)).node_id for _ in range(50)}
 
     assert len(names) == 50
 
 
-async def test_ids_are_128_random_bits_and_url_safe(clock: ManualClock) -> None:
-    manager = SessionManager(Settings(secret_key=SECRET), clock=clock, random=lambda size: b"\xfb\xff" * (size // 2))
+async def test_ids_are_128_random_bits_and_url_safe(make: Managers) -> None:
+    manager = make(Settings(secret_key=SECRET), random=lambda size: b"\xfb\xff" * (size // 2))
 
     assert base64_decode(manager.new_id()) == b"\xfb\xff" * 8
     assert len(manager.new_id()) == 22
@@ -452,8 +469,8 @@ async def test_starting_waits_for_nobody(manager: SessionManager) -> None:
             assert manager.why_not_ready() is None
 
 
-async def test_no_token_of_a_denied_key_is_accepted_and_the_next_key_signs(clock: ManualClock) -> None:
-    manager = SessionManager(Settings(secret_key=["n" + SECRET, "o" + SECRET]), clock=clock)
+async def test_no_token_of_a_denied_key_is_accepted_and_the_next_key_signs(make: Managers) -> None:
+    manager = make(Settings(secret_key=["n" + SECRET, "o" + SECRET]))
     newest, other = manager._keys.ring.kids
     token = manager.sign(manager.begin("ada"))
     assert isinstance(manager.check(token), Verified)
@@ -468,7 +485,7 @@ async def test_no_token_of_a_denied_key_is_accepted_and_the_next_key_signs(clock
     assert isinstance(manager.check(later), Verified)
 
 
-async def test_a_key_that_nobody_has_cannot_be_denied(clock: ManualClock) -> None:
-    manager = SessionManager(Settings(secret_key=SECRET), clock=clock)
+async def test_a_key_that_nobody_has_cannot_be_denied(make: Managers) -> None:
+    manager = make(Settings(secret_key=SECRET))
     with pytest.raises(ValueError, match="no live member has a key 'typo'"):
         await manager.revoke_key("typo")

@@ -1,108 +1,37 @@
-"""Where log-outs are kept and shared. A backend is imported when it is asked for, and not before."""
+"""The backends of this package, and those that other packages bring. Each is imported when it is asked for, and not before."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+from importlib.metadata import EntryPoint
 
-from .._core.members import Heartbeat
-from .._core.view import View
-from ..abc import Clock, ClusterLog, LockService, SessionStore
-from ..config import ETCD, SQLITE, Settings, sqlite_path
-from ..peering import HELLO, Peering
+from ..abc import Backend
+from ..config import BACKENDS, Settings, other_backends
+from ..exceptions import ConfigurationError
 
-
-def open_backend(settings: Settings, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
-    """The log that ``HA_SESSION_CLUSTER`` names, folding into ``view``.
-
-    Args:
-        own: what this member says of itself.
-        peering: how it talks to others, for a log that has no server of its own.
-
-    Raises:
-        ConfigurationError: it cannot be opened.
-    """
-    if settings.cluster.startswith(SQLITE):
-        from .sqlite import SqliteLog
-
-        return SqliteLog(view, clock, own, sqlite_path(settings.cluster))
-    if settings.cluster.startswith(ETCD):
-        from .etcd import open_etcd
-
-        return open_etcd(settings, view, clock, own)
-    if peering is None:
-        from .memory import MemoryLog
-
-        return MemoryLog(view, clock, own)
-    from ..state_file import StateFile
-    from .quorum import QuorumLog
-
-    path = settings.cluster.removeprefix("peers://")
-    log = QuorumLog(
-        view,
-        clock,
-        own,
-        tuple(settings.peers),
-        heartbeat_s=float(settings.heartbeat),
-        call=peering.call,
-        conduct=peering.conduct,
-        file=StateFile(Path(path)) if path else None,
+_OWN = {
+    scheme: EntryPoint(scheme, f"{__name__}.{place}", BACKENDS)
+    for scheme, place in (
+        ("memory", "memory:MemoryBackend"),
+        ("sqlite", "sqlite:SqliteBackend"),
+        ("peers", "quorum:PeersBackend"),
+        ("etcd", "etcd_backend:EtcdBackend"),
+        ("etcds", "etcd_backend:EtcdBackend"),
     )
-    peering.handle("poll", log.on_poll)
-    peering.handle(HELLO, log.on_hello)
-    return log
+}
 
 
-def open_locks(settings: Settings, clock: Clock) -> LockService | None:
-    """The locks of what ``HA_SESSION_CLUSTER`` names; None where that has none.
+def open_backend(settings: Settings) -> Backend:
+    """What ``HA_SESSION_CLUSTER`` names.
 
     Raises:
-        ConfigurationError: what they are kept in cannot be used.
+        ConfigurationError: it cannot be used.
     """
-    if settings.cluster.startswith(SQLITE):
-        from ..lock_file import LockFile
-        from .sqlite_locks import SqliteLocks
-
-        return SqliteLocks(clock, LockFile.beside(sqlite_path(settings.cluster), clock.boot_s))
-    if settings.cluster.startswith(ETCD):
-        from .etcd_locks import open_etcd_locks
-
-        return open_etcd_locks(settings, clock)
-    if settings.cluster.startswith("peers://"):
-        return None
-    from .memory_locks import MemoryLocks
-
-    return MemoryLocks(clock)
-
-
-def open_store(
-    settings: Settings, clock: Clock, kind: str, locks: LockService | None = None, random: Callable[[int], bytes] = os.urandom
-) -> SessionStore | None:
-    """The store that belongs to ``HA_SESSION_CLUSTER``, for records of one kind; None where there is none.
-
-    Args:
-        locks: those that may guard a change, as :func:`open_locks` gave them.
-        random: makes n random bytes.
-
-    Raises:
-        ConfigurationError: it cannot be opened.
-    """
-    if settings.cluster.startswith(SQLITE):
-        from ..record_file import RecordFile
-        from .sqlite_store import SqliteStore
-
-        return SqliteStore(clock, RecordFile.beside(sqlite_path(settings.cluster)), kind)
-    if settings.cluster.startswith(ETCD):
-        from .etcd_store import open_etcd_store
-
-        return open_etcd_store(settings, clock, kind, random)
-    if settings.cluster.startswith("peers://"):
-        return None
-    from .memory import MemoryRecords, MemoryStore
-    from .memory_locks import MemoryLocks
-
-    records = MemoryRecords(clock)
-    if isinstance(locks, MemoryLocks):
-        records.require_held = locks.require
-    return MemoryStore(records)
+    scheme = settings.cluster.partition("://")[0]
+    if scheme in _OWN:
+        made: Backend = _OWN[scheme].load()(settings)
+        return made
+    try:
+        made = other_backends()[scheme].load()(settings)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigurationError([f"HA_SESSION_CLUSTER: the backend for {scheme}:// cannot be loaded: {exc}"]) from exc
+    return made

@@ -12,15 +12,41 @@ import anyio.lowlevel
 
 from .._core.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from .._core.view import FLOOR_MARGIN_MS, View
-from ..abc import MAX_RECORD_BYTES, Clock, ClusterLog, Conflict, Grant, Receipt, Record, SessionStore
+from ..abc import MAX_RECORD_BYTES, Backend, Clock, ClusterLog, Conflict, Grant, LockService, Receipt, Record, SessionStore
+from ..config import Settings
 from ..exceptions import LockLost, StoreUnavailable
 from ..models import Entry
+from ..peering import Peering
+from .memory_locks import MemoryLocks
 
 MAX_STORED_BYTES = 256 << 20
 """Of all records in memory, so that visitors cannot take all that the process has."""
 PRUNE_EVERY_S = 60.0
 RECORD_OVERHEAD_BYTES = 512
 """What a record takes besides its content, more or less."""
+
+
+class MemoryBackend(Backend):
+    """Each node has a log, records and locks of its own, for there is one."""
+
+    scheme = "memory"
+    takes_workers = False
+    outlives_fork = True
+
+    def __init__(self, settings: Settings) -> None:
+        """There is nothing to set."""
+
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:  # noqa: ARG002 - nobody else is there
+        return MemoryLog(view, clock, own)
+
+    def open_locks(self, clock: Clock) -> LockService:
+        return MemoryLocks(clock)
+
+    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore:  # noqa: ARG002 - each kind is on its own
+        records = MemoryRecords(clock)
+        if isinstance(locks, MemoryLocks):
+            records.require_held = locks.require
+        return MemoryStore(records)
 
 
 class MemoryLog(ClusterLog):

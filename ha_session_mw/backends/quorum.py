@@ -10,6 +10,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -21,7 +22,8 @@ from .._core.pace import Pace
 from .._core.quorum import PAGE_ENTRIES, Contradiction, Hold, OldFile, PeerMismatch, Quorum, QuorumEvent, Recovered
 from .._core.quorum import Receipt as Appended
 from .._core.view import View
-from ..abc import Clock, Receipt
+from ..abc import Backend, Clock, ClusterLog, Receipt
+from ..config import Settings
 from ..events import (
     FoundQuorum,
     LostQuorum,
@@ -34,7 +36,7 @@ from ..events import (
 )
 from ..exceptions import ConfigurationError, QuorumLost
 from ..models import Entry
-from ..peering import HELLO, PeerFailure
+from ..peering import HELLO, PeerFailure, Peering
 from ..state_file import StateFile
 from .membered import MemberedLog, parse_index
 
@@ -102,6 +104,36 @@ class _Joins:
     def __init__(self) -> None:
         self.pace = Pace(1 / JOINS_EVERY_S, JOINS_AT_ONCE)
         self.untold = 0
+
+
+class PeersBackend(Backend):
+    """A log among the nodes themselves, and no more."""
+
+    scheme = "peers"
+    takes_workers = False
+    hears_others = True
+    outlives_fork = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.cluster.removeprefix("peers://")
+        self._members = tuple(settings.peers)
+        self._heartbeat_s = float(settings.heartbeat)
+
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
+        assert peering is not None  # noqa: S101 - the settings have seen to that
+        log = QuorumLog(
+            view,
+            clock,
+            own,
+            self._members,
+            heartbeat_s=self._heartbeat_s,
+            call=peering.call,
+            conduct=peering.conduct,
+            file=StateFile(Path(self._path)) if self._path else None,
+        )
+        peering.handle("poll", log.on_poll)
+        peering.handle(HELLO, log.on_hello)
+        return log
 
 
 class QuorumLog(MemberedLog):

@@ -20,12 +20,18 @@ import msgspec
 from .. import forks
 from .._core.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from .._core.view import END_STEP_MS, FLOOR_MARGIN_MS, View
-from ..abc import Clock, ClusterLog, Receipt
+from ..abc import Backend, Clock, ClusterLog, LockService, Receipt, SessionStore
+from ..config import Settings, sqlite_path
 from ..entry_file import SURE_S, EntryFile, Row
 from ..events import FoundQuorum, LostQuorum, PossibleLoss
 from ..exceptions import ConfigurationError, QuorumLost
+from ..lock_file import LockFile
 from ..models import Cut, Deny, DenyKey, Entry
+from ..peering import Peering
+from ..record_file import RecordFile
 from ..shared_file import DATA_VERSION, OPEN_S, FileTrouble, trouble_of
+from .sqlite_locks import SqliteLocks
+from .sqlite_store import SqliteStore
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
@@ -43,6 +49,25 @@ PRUNE_EVERY_S = 60.0
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
+
+
+class SqliteBackend(Backend):
+    """One file of log-outs, and beside it one of records and locks. They are opened anew in a forked process, by themselves."""
+
+    scheme = "sqlite"
+    outlives_fork = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = sqlite_path(settings.cluster)
+
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:  # noqa: ARG002 - the file is all there is
+        return SqliteLog(view, clock, own, self._path)
+
+    def open_locks(self, clock: Clock) -> LockService:
+        return SqliteLocks(clock, LockFile.beside(self._path, clock.boot_s))
+
+    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore:  # noqa: ARG002 - the file knows who has a lock
+        return SqliteStore(clock, RecordFile.beside(self._path), kind)
 
 
 class SqliteLog(ClusterLog):

@@ -37,6 +37,7 @@ from ha_session_mw.exceptions import SessionLimitReached
 from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionId
 from ha_session_mw.testing import ManualClock, mint_session
 
+from ..shared import Shared
 from .driver import SECRET, Answer, Node, Visitor, obliging, who, why
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +73,7 @@ class DeviceNode(Node):
         self.clock = clock
         self.store = TroubledStore(MemoryRecords(clock))
         found = Settings(**{"secret_key": SECRET, "track": "on", "devices": "on", "cluster": cluster, **settings})
-        self.manager = SessionManager(found, clock=clock, device_store=None if cluster != "memory://" else self.store)
+        self.manager = SessionManager(found, clock=clock, backend=Shared(self.store, kind="device") if cluster == "memory://" else None)
         self.app = SessionMiddleware(obliging, manager=self.manager)
 
     async def devices(self, subject: str = "ada") -> list[Device]:

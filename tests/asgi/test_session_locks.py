@@ -23,6 +23,7 @@ from ha_session_mw.backends.memory_locks import MemoryLocks
 from ha_session_mw.locks import LEASE_S
 from ha_session_mw.testing import ManualClock, mint_session
 
+from ..shared import Shared
 from .driver import SECRET, Node, call, obliging, respond, scope_of
 
 pytestmark = pytest.mark.anyio
@@ -146,7 +147,7 @@ class ThreeNodes:
     def node(self, clock: ManualClock) -> Node:
         node = Node(clock=clock)
         self.store = SharedStore(self.records)
-        node.manager = SessionManager(Settings(secret_key=SECRET), clock=clock, store=self.store, locks=self.locks)
+        node.manager = SessionManager(Settings(secret_key=SECRET), clock=clock, backend=Shared(self.store, self.locks))
         node.app = SessionMiddleware(obliging, manager=node.manager)
         return node
 

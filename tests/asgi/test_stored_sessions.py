@@ -18,6 +18,7 @@ from ha_session_mw.locks import Hold
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock, mint_session
 
+from ..shared import Shared
 from .driver import SECRET, Act, Answer, Node, Visitor, look, who, why
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +61,7 @@ class StoreNode(Node):
         super().__init__(clock=clock, **settings)
         self.records = MemoryRecords(clock)
         self.store = TroubledStore(self.records)
-        self.manager = SessionManager(Settings(**{"secret_key": SECRET, **settings}), clock=clock, store=self.store)
+        self.manager = SessionManager(Settings(**{"secret_key": SECRET, **settings}), clock=clock, backend=Shared(self.store))
         self.app = type(self.app)(self.app.app, manager=self.manager)
 
     def forget_copies(self) -> None:

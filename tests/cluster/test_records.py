@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from ha_session_mw import Session, StoreUnavailable
-from ha_session_mw.abc import Record
+from ha_session_mw.abc import Clock, LockService, Record, SessionStore
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
+from ha_session_mw.backends.quorum import PeersBackend
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import ManualClock
 
@@ -41,7 +42,12 @@ async def cluster() -> AsyncIterator[Cluster]:
     """Three nodes that judge sessions, and share a store besides."""
     records = MemoryRecords(ManualClock())
     Counted.reads, Counted.gone = Counter(), False
-    async with Cluster(app=obliging, protect="/private*", store=lambda _: Counted(records)) as cluster:
+
+    class WithRecords(PeersBackend):
+        def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore:
+            return Counted(records)
+
+    async with Cluster(app=obliging, protect="/private*", backend=WithRecords) as cluster:
         await cluster.ready()
         yield cluster
 

@@ -24,6 +24,7 @@ from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.testing import SECRET, ManualClock
 
 from ..asgi.driver import call, obliging, scope_of
+from ..shared import Shared
 
 NODES = 3
 LARGE = "x" * 5000
@@ -67,7 +68,7 @@ class ThreeNodes:
     def _node(self, clock: ManualClock) -> SessionMiddleware:
         store = Paced(self.records)
         store.dice = self.dice
-        return SessionMiddleware(obliging, manager=SessionManager(Settings(secret_key=SECRET), clock=clock, store=store))
+        return SessionMiddleware(obliging, manager=SessionManager(Settings(secret_key=SECRET), clock=clock, backend=Shared(store)))
 
     async def visit(self, number: int, act: Callable[[Session], Any], token: str) -> tuple[int, str, Any]:
         headers = [(b"cookie", b"session=" + token.encode())] if token else []

@@ -16,7 +16,7 @@ import pytest
 
 from ha_session_mw import Settings
 from ha_session_mw.abc import Grant, Record
-from ha_session_mw.backends import open_store
+from ha_session_mw.backends import open_backend
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.backends.sqlite_store import SqliteStore
 from ha_session_mw.clocks import SystemClock
@@ -107,7 +107,7 @@ class OnEtcd(Stores):
         self.clock = SystemClock()
         self.server = server
         settings = Settings(secret_key=SECRET, cluster=server.cluster(prefix))
-        self.stores = [store for _ in range(3) if (store := open_store(settings, self.clock, "session"))]
+        self.stores = [store for _ in range(3) if (store := open_backend(settings).open_store("session", self.clock, None))]
 
     async def break_off(self) -> None:
         self.server.members[0].freeze()
