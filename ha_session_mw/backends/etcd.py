@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from .._core.members import Heartbeat, Members
@@ -348,6 +349,7 @@ class EtcdLog(MemberedLog):
 
     async def _beat_for_ever(self) -> None:
         while True:
+            await anyio.lowlevel.checkpoint()  # a beat cannot be cancelled, and while etcd does not answer one follows on another
             left_s = self.ordered.due_s - self._clock.boot_s()
             if left_s <= 0:
                 await self._beat()

@@ -617,3 +617,14 @@ async def test_a_node_that_is_cut_off_judges_nothing_after_the_limit_and_learns_
 
             await until(asked)
             assert set(answers) <= {"state_stale", "session_revoked"}
+
+
+async def test_a_node_ends_in_bounded_time_though_etcd_does_not_answer(cluster: str, one_etcd: Etcd) -> None:
+    async with Cable(one_etcd.members[0].client_port).laid() as cable:
+        a = node(f"etcd://127.0.0.1:{cable.port}/{prefix_of(cluster)}")
+        with anyio.fail_after(20):
+            async with running(a):
+                await ready(a)
+                token = mint_session(a)
+                cable.pull()
+                await until(lambda: judged(a, token) == "state_stale")
