@@ -324,10 +324,10 @@ class Ordered:
             self._fresh_s = sent_s
             self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > sent_s}
             self._count_voters(now)
-            # Who knows of others and has not heard them yet cannot tell whether its clock is right, and it need not wait long.
-            if self.catching_up and not self.needs_load and self.members.can_judge_clock(now):
-                self.catching_up = False
-                self._events.append(CaughtUp())
+        # Who knows of others and has not heard them yet cannot tell whether its clock is right, and it need not wait long.
+        if self.catching_up and self._fresh_s > -math.inf and not self.needs_load and self.members.can_judge_clock(now):
+            self.catching_up = False
+            self._events.append(CaughtUp())
         self._stamp()
 
     def _count_voters(self, now: Moment) -> None:
@@ -442,7 +442,13 @@ class Ordered:
 
     def is_ready(self, now: Moment) -> bool:
         """Whether this node can judge sessions: it is in contact, and its clock and limits are the cluster's."""
-        return self.is_fresh(now) and not self._draining and not self.members.limits_differ and self.members.clock_trusted(now)
+        return (
+            self.is_fresh(now)
+            and not self.catching_up
+            and not self._draining
+            and not self.members.limits_differ
+            and self.members.clock_trusted(now)
+        )
 
     def has_reached(self, log: str, position: int) -> bool:
         """Whether the log has been applied here up to there. Another log counts as reached: nobody can tell of it any more."""

@@ -365,6 +365,7 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
 
 
 @on_trio
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its server hangs up while somebody connects
 async def test_something_else_that_answers_is_told() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
@@ -556,6 +557,17 @@ async def test_a_killed_leader_delays_log_outs_and_nothing_else() -> None:
             assert [judged(one, stays) for one in nodes] == ["ok"] * 3
 
 
+async def logged_out(one: SessionManager, subject: str) -> None:
+    """Logs a subject out, and tries again where it is told to, as a client does: an election may take longer than a log-out waits."""
+    for tries_left in (2, 1, 0):
+        try:
+            assert (await one.revoke_subject(subject)).mode == "fenced"
+        except QuorumLost:
+            assert tries_left
+        else:
+            return
+
+
 @on_trio
 async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
     with etcd(3) as server:
@@ -567,8 +579,7 @@ async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
                 member.freeze()
                 token = mint_session(nodes[0], "ada")
                 for one in nodes:
-                    acknowledged = await one.revoke_subject("ada")
-                    assert acknowledged.mode == "fenced"
+                    await logged_out(one, "ada")
                 assert {judged(one, token) for one in nodes} == {"session_revoked"}
                 member.thaw()
                 assert {judged(one, stays) for one in nodes} == {"ok"}
