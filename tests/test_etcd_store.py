@@ -91,7 +91,7 @@ async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_node
         found: dict[str, Any] = {}
         with anyio.fail_after(10):
             while len(found) < len(expected) + 6:  # with an older token: as soon as this node has heard of the others
-                found = (await nodes.visit(0, look, token)).result
+                found = (await nodes.visit(0, look, token)).result or {}  # a 503, as long as it cannot be told
         assert found == {**expected, **{f"key {number}": 1 for number in range(6)}}
 
         answer = await nodes.visit(1, lambda session: session.clear(), token)
