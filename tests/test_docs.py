@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import doctest
+import importlib
 import inspect
 import json
 import os
@@ -48,6 +50,7 @@ CONSISTENCY = (DOCS / "explanation" / "consistency.md").read_text("utf-8")
 TROUBLE = (DOCS / "how-to" / "troubleshoot-a-cluster.md").read_text("utf-8")
 THREE_NODES = DOCS / "how-to" / "three-nodes.md"
 SOURCES = sorted((ROOT / "ha_session_mw").rglob("*.py"))
+WITH_EXAMPLES = [path for path in SOURCES if ">>> " in path.read_text("utf-8")]
 
 DASH = "\N{EN DASH}"
 """Stands in a table for what is not set, or does not apply."""
@@ -405,6 +408,14 @@ def test_each_event_has_its_row_with_its_attributes_and_there_are_no_others() ->
     kinds = {kind.__name__: kind for kind in get_args(events.ClusterEvent)}
     attributes = {name: [field.name for field in fields(kind)] for name, kind in kinds.items()}
     assert {name: re.findall(r"`(\w+)`", cell) for name, cell in rows.items()} == attributes
+
+
+@pytest.mark.parametrize("source", WITH_EXAMPLES, ids=name_of)
+def test_the_examples_in_docstrings_do_what_they_say(source: Path) -> None:
+    module = importlib.import_module(".".join(source.relative_to(ROOT).with_suffix("").parts))
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0  # what was expected and what came is printed
 
 
 # Links and words

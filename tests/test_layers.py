@@ -44,7 +44,6 @@ LAYERS = [
     ],
     ["manager"],
     ["asgi"],
-    ["contract", "lock_contract", "store_contract"],
     ["", "fastapi", "client", "testing", "cli", "__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

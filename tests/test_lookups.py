@@ -17,7 +17,8 @@ from ha_session_mw.flights import MOST_FLIGHTS
 from ha_session_mw.lookups import MOST_AT_ONCE, VERSION, Answer, LookUps, decode_question, encode
 from ha_session_mw.models import KeyId
 from ha_session_mw.peering import PeerFailure
-from ha_session_mw.testing import ManualClock, _until_nothing_moves
+from ha_session_mw.testing import ManualClock
+from ha_session_mw.testing.stillness import until_nothing_moves
 
 from .core import builders
 
@@ -66,7 +67,7 @@ async def running(peers: Peers) -> AsyncIterator[tuple[LookUps, anyio.abc.TaskGr
     look_ups = LookUps(peers.call, peers.clock, peers.conduct, timeout_s=TIMEOUT_S)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_ups.run)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         yield look_ups, tasks
         tasks.cancel_scope.cancel()
 
@@ -83,10 +84,10 @@ class Asker:
 
 
 async def rest(clock: ManualClock, seconds: float = 0.0, step_s: float = 0.01) -> None:
-    await _until_nothing_moves()
+    await until_nothing_moves()
     for _ in range(round(seconds / step_s)):
         clock.advance(step_s)
-        await _until_nothing_moves()
+        await until_nothing_moves()
 
 
 async def test_the_first_is_asked_first_and_its_answer_is_enough(peers: Peers) -> None:
@@ -245,7 +246,7 @@ async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypat
     async with running(peers) as (look_ups, tasks):
         for number, asker in enumerate(askers):
             tasks.start_soon(asker.ask, look_ups, ["issuer"], b"token-%d" % number)
-            await _until_nothing_moves()
+            await until_nothing_moves()
         assert sum(asker.answers == [None] for asker in askers) == 20
         assert len(look_ups._flights) == 10
         await rest(clock, 0.3)
@@ -266,11 +267,11 @@ async def test_who_still_waits_when_the_node_stops_is_not_left_alone(peers: Peer
                 await look_ups.run()
 
         tasks.start_soon(run)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         tasks.start_soon(asker.ask, look_ups, ["issuer"])
-        await _until_nothing_moves()
+        await until_nothing_moves()
         tasks.start_soon(asker.ask, look_ups, ["issuer"])
-        await _until_nothing_moves()
+        await until_nothing_moves()
         scope.cancel()
         with anyio.fail_after(5):
             while len(asker.answers) < 2:

@@ -29,7 +29,8 @@ from ha_session_mw.peering import (
     PeerServer,
     _Counters,
 )
-from ha_session_mw.testing import ManualClock, _until_nothing_moves
+from ha_session_mw.testing import ManualClock
+from ha_session_mw.testing.stillness import until_nothing_moves
 
 from .asgi.driver import Answer, Header, call, scope_of
 
@@ -256,11 +257,11 @@ async def test_calls_that_are_too_many_wait_for_their_turn_and_are_turned_away_i
     async with anyio.create_task_group() as tasks:
         for _ in range(600):
             tasks.start_soon(say)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         assert not fates
         for _ in range(110):
             pair.clock.advance(0.01)
-            await _until_nothing_moves()
+            await until_nothing_moves()
         assert fates["you said hello"] == pytest.approx(CALLS_PER_S * PATIENCE_S, abs=10)
         assert fates["answered 429"] == 600 - fates["you said hello"]
         assert pair.conduct.told()["member 1"] == {"queued": 600, "turned_away": fates["answered 429"]}
@@ -284,7 +285,7 @@ async def test_calls_that_are_held_are_only_so_many_for_each_caller(pair: Pair) 
     async with anyio.create_task_group() as tasks:
         for _ in range(3 * UNDER_WAY):
             tasks.start_soon(partial(pair.client.call, THERE, "hold", b"", timeout_s=PATIENCE_S / 2))
-        await _until_nothing_moves()
+        await until_nothing_moves()
         assert held == UNDER_WAY
         assert await other.call(THERE, "echo", b"hello", timeout_s=1) == b"you said hello"  # others do not wait with them
         tasks.cancel_scope.cancel()
@@ -453,9 +454,9 @@ async def test_a_peer_that_stalls_costs_the_time_limit_and_no_more(pair: Pair, c
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(say)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         clock.advance(0.99)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         assert failures == []
         clock.advance(0.01)
 

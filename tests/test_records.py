@@ -20,7 +20,8 @@ from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.lookups import Asking
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.records import COPY_OVERHEAD_BYTES, VERSION, Copy, Records, decode_copy
-from ha_session_mw.testing import ManualClock, _until_nothing_moves
+from ha_session_mw.testing import ManualClock
+from ha_session_mw.testing.stillness import until_nothing_moves
 
 from .core.builders import claims
 
@@ -75,7 +76,7 @@ def rig(clock: ManualClock) -> Rig:
 async def running(rig: Rig) -> AsyncIterator[anyio.abc.TaskGroup]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(rig.records.run)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         yield tasks
         tasks.cancel_scope.cancel()
 
@@ -135,12 +136,12 @@ async def test_a_later_answer_does_not_give_way_to_an_earlier_one(rig: Rig) -> N
 
     async with running(rig) as tasks:
         tasks.start_soon(ask)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         second = await rig.write({"n": 2})
         rig.store.slow = False
         assert await rig.load(second) == {"n": 2}
         rig.store.let.set()
-        await _until_nothing_moves()
+        await until_nothing_moves()
         assert found == [{"n": 1}]  # it asked before
         reads = rig.store.reads
         assert await rig.load(first) == {"n": 2}
@@ -158,15 +159,15 @@ async def test_who_comes_after_a_change_was_acknowledged_is_not_served_by_a_ques
 
     async with running(rig) as tasks:
         tasks.start_soon(ask, "before")
-        await _until_nothing_moves()
+        await until_nothing_moves()
         rig.other._records.stores.discard(rig.store)  # and this node hears nothing
         await rig.write({"n": 2})
         tasks.start_soon(ask, "after")
         tasks.start_soon(ask, "after")
-        await _until_nothing_moves()
+        await until_nothing_moves()
         assert rig.store.held == 1  # the later question waits for its turn, and is one for both
         rig.store.let.set()
-        await _until_nothing_moves()
+        await until_nothing_moves()
     assert sorted(found, key=str) == [("after", {"n": 2}), ("after", {"n": 2}), ("before", {"n": 1})]
     assert rig.store.reads == 2
 
@@ -184,12 +185,12 @@ async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(rig: Rig) ->
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as impatient:
                 impatient.start_soon(ask)
-                await _until_nothing_moves()
+                await until_nothing_moves()
                 tasks.start_soon(ask)
-                await _until_nothing_moves()
+                await until_nothing_moves()
                 scope.cancel()
         rig.store.let.set()
-        await _until_nothing_moves()
+        await until_nothing_moves()
     assert found == [{"n": 1}]
 
 
@@ -199,10 +200,10 @@ async def test_what_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
     rig.store.slow = True
     async with running(rig) as tasks:
         tasks.start_soon(rig.load, of)
-        await _until_nothing_moves()
+        await until_nothing_moves()
         await rig.other.delete("family")
         rig.store.let.set()
-        await _until_nothing_moves()
+        await until_nothing_moves()
         assert len(rig.records) == 0
         with pytest.raises(RecordLost):
             await rig.load(of)
@@ -227,7 +228,7 @@ async def test_what_goes_wrong_is_told_to_all_who_wait(rig: Rig) -> None:
     async with running(rig) as tasks:
         for _ in range(3):
             tasks.start_soon(ask)
-        await _until_nothing_moves()
+        await until_nothing_moves()
     assert told == ["as told"] * 3
 
 
@@ -239,7 +240,7 @@ def test_a_node_that_is_started_again_on_another_event_loop_goes_on(clock: Manua
         async with running(rig):
             assert await rig.load(of) == {"n": 1}
             rig.records.on_news(Deny("family", 1 << 50))
-            await _until_nothing_moves()
+            await until_nothing_moves()
             assert rig.other._records.get("family") is None
 
     for backend in ("asyncio", "trio", "asyncio"):

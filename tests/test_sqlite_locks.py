@@ -17,9 +17,9 @@ from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
 from ha_session_mw.backends.sqlite_locks import PLACE_S, SqliteLocks
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.lock_contract import wait
 from ha_session_mw.lock_file import LockFile, Place, Wish
 from ha_session_mw.testing import Desk, ManualClock
+from ha_session_mw.testing.lock_contract import wait
 
 from .contract.test_locks import OneMachine
 

@@ -14,8 +14,8 @@ from itertools import count
 
 import anyio
 
-from .abc import Clock, Conflict, Record, SessionStore
-from .exceptions import StoreUnavailable
+from ..abc import Clock, Conflict, Record, SessionStore
+from ..exceptions import StoreUnavailable
 
 HOUR_MS = 3_600_000
 WRITERS = 8

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import anyio
 
-from ._core.view import View
-from .abc import Clock, ClusterLog
-from .events import ClusterEvent, FoundQuorum, LostQuorum
-from .exceptions import QuorumLost
-from .models import Cut, CutId, Deny, DenyKey, Entry, KeyId
+from .._core.view import View
+from ..abc import Clock, ClusterLog
+from ..events import ClusterEvent, FoundQuorum, LostQuorum
+from ..exceptions import QuorumLost
+from ..models import Cut, CutId, Deny, DenyKey, Entry, KeyId
 
 HOUR_MS = 3_600_000
 

@@ -14,8 +14,8 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import anyio
 
-from .abc import Clock, Grant, LockService, Record, SessionStore
-from .exceptions import LockLost, SessionLocked, StoreUnavailable
+from ..abc import Clock, Grant, LockService, Record, SessionStore
+from ..exceptions import LockLost, SessionLocked, StoreUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")

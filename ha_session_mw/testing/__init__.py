@@ -1,0 +1,31 @@
+"""What the tests of an app need: clocks that stand still until told otherwise, sessions, and clusters in one process."""
+
+from __future__ import annotations
+
+from .clock import ManualClock
+from .cluster import Cluster
+from .lock_contract import Desk, Desks, LockServiceContract
+from .log_contract import ClusterLogContract, Member, Nodes
+from .network import Link
+from .node import Node
+from .sessions import SECRET, mint_session, session_cookie, who_is_there
+from .store_contract import SessionStoreContract, Stores
+
+__all__ = [
+    "SECRET",
+    "Cluster",
+    "ClusterLogContract",
+    "Desk",
+    "Desks",
+    "Link",
+    "LockServiceContract",
+    "ManualClock",
+    "Member",
+    "Node",
+    "Nodes",
+    "SessionStoreContract",
+    "Stores",
+    "mint_session",
+    "session_cookie",
+    "who_is_there",
+]

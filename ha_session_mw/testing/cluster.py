@@ -1,0 +1,205 @@
+"""A cluster in one process, without a network, whose time passes while somebody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+import anyio
+from anyio import CancelScope
+from starlette.types import ASGIApp
+
+from ..abc import Backend
+from ..config import Settings
+from .clock import ManualClock
+from .network import Link
+from .node import Node
+from .sessions import SECRET, who_is_there
+from .stillness import until_nothing_moves
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Cluster:
+    """The nodes of a ``peers://`` cluster in one process: real middlewares that really call each other, without a network.
+
+    Entering it starts them. Nothing sleeps: time stands still but in :meth:`run`, :meth:`advance`, :meth:`wait_until` and
+    what is built on them, where it jumps from one moment at which somebody waits no longer to the next. Works on asyncio
+    and trio. A node can be told settings of its own in ``node.settings``, before it is started.
+
+    Args:
+        names: of the nodes.
+        app: behind the middleware of each; by default :func:`who_is_there`.
+        seed: of the dice that links roll. The same seed loses, delays and doubles the same.
+        backend: makes a backend for each node, of its settings; by default what ``HA_SESSION_CLUSTER`` names.
+        settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
+
+    Attributes:
+        nodes: in the order of their names.
+        passed_s: how much time has passed.
+
+    Example:
+        >>> from ha_session_mw.testing import Cluster, mint_session
+        >>> async def story() -> str:
+        ...     async with Cluster() as cluster:
+        ...         a, b, c = cluster.nodes
+        ...         await cluster.ready()
+        ...         token = mint_session(a.manager, "ada")
+        ...         cluster.cut(a, b)
+        ...         answer = await b.get("/", token=token)
+        ...         return answer.json()["subject"]
+        >>> anyio.run(story)
+        'ada'
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str] = ("a", "b", "c"),
+        *,
+        app: ASGIApp = who_is_there,
+        seed: int = 0,
+        backend: Callable[[Settings], Backend] | None = None,
+        **settings: Any,
+    ) -> None:
+        urls = {name: f"http://{name}.test" for name in names}
+        common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(urls.values()), **settings}
+        self.nodes = [Node(self, app, {**common, "node_id": name, "advertise_url": url}) for name, url in urls.items()]
+        self.passed_s = 0.0
+        self._backend = backend
+        self._links = {(one, other): Link() for one in self.nodes for other in self.nodes}
+        self._dice = {(one, other): Random(f"{one.name} {other.name} {seed}") for one, other in self._links}  # noqa: S311 - as below
+        self._time = ManualClock()  # by which messages travel
+        self._resting = anyio.Lock()
+        self._tasks = anyio.create_task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        for node in self.nodes:
+            await node.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        with CancelScope(shield=True):
+            for node in self.nodes:
+                await node.kill()
+            self._tasks.cancel_scope.cancel()  # what is still on its way finds nobody
+        # A failure of the test itself is to reach the one who reads it as it is, not in a group.
+        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
+        await self._tasks.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
+
+    def __getitem__(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    # Links
+
+    def link(self, sender: Node, receiver: Node) -> Link:
+        """The way from one to the other. The way back is another."""
+        return self._links[sender, receiver]
+
+    def cut(self, one: Node, *others: Node) -> None:
+        """Cut the links between one node and others, both ways; between it and all where none is named."""
+        self._set_cut(one, others, cut=True)
+
+    def heal(self, one: Node, *others: Node) -> None:
+        """Mend what :meth:`cut` has cut."""
+        self._set_cut(one, others, cut=False)
+
+    def _set_cut(self, one: Node, others: tuple[Node, ...], *, cut: bool) -> None:
+        for other in others or self.nodes:
+            if other is not one:
+                self.link(one, other).cut = self.link(other, one).cut = cut
+
+    # Time
+
+    async def ready(self) -> None:
+        """Let time pass until all nodes that run judge sessions.
+
+        Raises:
+            TimeoutError: one of them does not come to that.
+        """
+        await self.wait_until(lambda: all(node.why_not_ready is None for node in self.nodes if node.running))
+
+    async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What an async function returns, or raises. While it waits, time passes.
+
+        Raises:
+            TimeoutError: it takes longer than 60 s of the cluster's time.
+        """
+        outcome: list[T] = []
+        failure: list[Exception] = []
+
+        async def call() -> None:
+            try:
+                outcome.append(await function(*args, **kwargs))
+            except Exception as exc:  # noqa: BLE001 - raised below, outside the task group, which would wrap it
+                failure.append(exc)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            in_time = await self._pass_until(lambda: bool(outcome or failure), 60.0)
+            tasks.cancel_scope.cancel()
+        if failure:
+            raise failure[0]
+        if not in_time:
+            raise TimeoutError("takes longer than 60 s of the cluster's time")
+        return outcome[0]
+
+    async def wait_until(self, condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
+        """Let time pass until a condition holds.
+
+        Raises:
+            TimeoutError: it does not within this time of the cluster.
+        """
+        if not await self._pass_until(condition, within_s):
+            raise TimeoutError(f"not within {within_s:g} s of the cluster's time")
+
+    async def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        await self._pass_until(lambda: False, seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when so much time has passed, which somebody else lets pass."""
+        with self._time.move_on_after(seconds):
+            await anyio.sleep_forever()
+
+    async def settle(self) -> None:
+        """Let everybody do what can be done without time passing.
+
+        Raises:
+            RuntimeError: there is no end to it.
+        """
+        async with self._resting:
+            await until_nothing_moves()
+
+    async def _pass_until(self, condition: Callable[[], bool], within_s: float) -> bool:
+        end_s = self.passed_s + within_s
+        await self.settle()
+        while not condition():
+            left_s = end_s - self.passed_s
+            if left_s < _LEAST_STEP_S:
+                return False
+            waits = [wait_s for clock in self._clocks() if (wait_s := clock.until_next()) is not None]
+            self._advance_clocks(min(max(min(waits, default=left_s), _LEAST_STEP_S), left_s))
+            await self.settle()
+        return True
+
+    def _advance_clocks(self, seconds: float) -> None:
+        self.passed_s += seconds
+        for clock in self._clocks():
+            clock.advance(seconds)
+
+    def _clocks(self) -> list[ManualClock]:
+        return [self._time, *(node.clock for node in self.nodes)]
+
+    async def _travels(self, link: Link, seconds: float) -> bool:
+        """Return when a message has taken its time, and whether it arrives."""
+        if seconds:
+            await self.sleep(seconds)
+        return not link.cut
+
+
+_LEAST_STEP_S = 1e-6
+"""Clocks have microseconds: less than that may be lost in rounding, and no time would pass."""
