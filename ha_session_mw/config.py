@@ -5,268 +5,29 @@ Precedence, from strong to weak: the middleware's argument, a ``Settings`` passe
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from starlette.datastructures import Secret
-
+from . import setting_values as values
 from ._core.keys import weakness
+from .cluster_urls import ETCD, SQLITE, Unshown, cluster_url
 from .exceptions import ConfigurationError
 
 ENV_PREFIX = "HA_SESSION_"
 STARLETTE_MAX_AGE_S = 14 * 24 * 60 * 60
 """The default of Starlette's ``max_age``."""
 
-LONGEST_S = 100 * 365 * 24 * 60 * 60.0
-"""No duration is longer, for the ends of sessions are to be dates, and to fit into 64 bits."""
-
 SameSite = Literal["lax", "strict", "none"]
 Secrets = str | bytes | Sequence[str] | Sequence[bytes]
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # A service of Kubernetes called ``ha-session…`` injects such names into every pod of its namespace.
 _INJECTED = re.compile(r"_(PORT|PORT_.*|SERVICE_(HOST|PORT.*))$")
-
-
-# Parsers: each takes what the environment or a caller gives, and returns the value or raises ValueError with the rule.
-
-
-def _duration(value: object) -> float:
-    """seconds, or a number with a unit: ``"500ms"``, ``"30s"``, ``"30m"``, ``"12h"``, ``"14d"``"""
-    seconds = math.nan
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value)):
-        seconds = float(match[1]) * _UNITS_S[match[2]]
-    if not 0 < seconds <= LONGEST_S:
-        rule = 'must be a duration above zero, and no century: seconds, or a number with a unit such as "500ms", "30m" or "12h"'
-        raise ValueError(rule)
-    return seconds
-
-
-def _count(value: object) -> int:
-    """a whole number above zero"""
-    number = int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value) else value
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise ValueError("must be a whole number above zero")
-    return number
-
-
-def _limit(value: object) -> int | None:
-    """a whole number from 1 to 1000"""
-    if value is None or value == "":
-        return None
-    number = _count(value)
-    if number > 1000:
-        raise ValueError("must be 1000 or less")
-    return number
-
-
-def _flag(value: object) -> bool:
-    """``true`` or ``false``"""
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
-        raise ValueError("must be true or false")
-    return text in ("true", "1", "yes", "on")
-
-
-def _one_of(*allowed: str) -> Callable[[object], Any]:
-    def parse(value: object) -> str:
-        text = value.strip().lower() if isinstance(value, str) else ""
-        if text not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return text
-
-    parse.__doc__ = "one of " + ", ".join(f"``{value}``" for value in allowed)
-    return parse
-
-
-def _text(pattern: str, rule: str, *, optional: bool = False) -> Callable[[object], Any]:
-    def parse(value: object) -> str | None:
-        if optional and (value is None or value == ""):
-            return None
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(f"must be {rule}")
-        return value
-
-    parse.__doc__ = rule
-    return parse
-
-
-def _items(value: object) -> list[str]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
-        raise ValueError("must be text, or a list of text")
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _patterns(value: object) -> tuple[str, ...]:
-    """a comma list of path patterns, each beginning with ``/`` or ``*``; ``*`` stands for any characters"""
-    found = tuple(_items(value))
-    for pattern in found:
-        if pattern[0] not in "/*":
-            raise ValueError(f"each pattern must begin with / or *, and {pattern!r} does not")
-    return found
-
-
-def _transports(value: object) -> tuple[str, ...]:
-    """a comma list of ``cookie`` and ``bearer``"""
-    found = tuple(dict.fromkeys(_items(value)))
-    if not found or not set(found) <= {"cookie", "bearer"}:
-        raise ValueError("must be a comma list of cookie and bearer, at least one of them")
-    return found
-
-
-def _https_only(value: object) -> bool | Literal["auto"]:
-    """``auto``, ``true`` or ``false``"""
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return "auto"
-    try:
-        return _flag(value)
-    except ValueError:
-        raise ValueError("must be auto, true or false") from None
-
-
-def _secrets(value: object) -> tuple[bytes, ...]:
-    """a secret of at least 32 bytes"""
-    if not isinstance(value, (list, tuple)):
-        value = [] if value is None or value in ("", b"") else [value]
-    return tuple(_secret(secret) for secret in value)
-
-
-def _secret(value: object) -> bytes:
-    # Anything else has a text too, though not its secret: that of a generator names an address, pydantic's is ten stars.
-    if isinstance(value, (str, Secret)):
-        value = str(value).encode()
-    if not isinstance(value, bytes):
-        raise ValueError(f"must be str, bytes or a list of these, got {type(value).__name__}")  # noqa: TRY004 - a fault of a setting
-    if not value:
-        raise ValueError("one of several is empty")
-    return value
-
-
-def _fallback_secrets(value: object) -> tuple[bytes, ...]:
-    """a comma list of secrets of at least 32 bytes"""
-    return _secrets(_items(value) if isinstance(value, str) else value)
-
-
-def _path(value: object) -> Path | None:
-    """a file's path"""
-    if value is None or value == "":
-        return None
-    if not isinstance(value, (str, Path)) or "\0" in str(value):
-        raise ValueError("must be a file's path")
-    return Path(value)
-
-
-class _Unshown(ValueError):
-    """A rule broken by a value that must not be shown."""
-
-
-_HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
-
-
-def _cluster(value: object) -> str:
-    """``memory://``, ``sqlite:///path/of/a/file``, ``peers://``, ``peers:///path/of/a/file``, ``etcd://host:port,…/prefix`` or ``etcds://…``"""
-    text = str(value).strip()
-    if re.match(r"etcds?://", text):
-        return _etcd_cluster(text)
-    if re.match(r"sqlite://", text) and not re.fullmatch(r"sqlite://(/+|\./)(?!:memory:$)[^/\0].*(?<!/)", text):
-        raise ValueError("must be sqlite:///path/of/a/file; or sqlite://./file, which begins at the working directory")
-    if re.fullmatch(r"memory://|sqlite://.+|peers://(/.+)?", text):
-        return text
-    others = other_backends()
-    scheme, found, rest = text.partition("://")
-    if not found or scheme not in others:
-        installed = f"; or, of other packages: {', '.join(f'{other}://' for other in sorted(others))}" if others else ""
-        raise ValueError(
-            "must be memory://, sqlite:///path/of/a/file, peers:// or peers:///path/of/a/file, or etcd://host:2379,host:2379/prefix"
-            + installed
-        )
-    if "@" in rest:
-        raise _Unshown("holds a user or a password, and may not, for it is shown to operators")
-    return text
-
-
-BACKENDS = "ha_session_mw.backends"
-"""The group of entry points by which other packages bring backends: the name is the scheme, and what it names makes one of settings."""
-
-
-def other_backends() -> Mapping[str, EntryPoint]:
-    """The backends that other packages bring, by their scheme."""
-    return {found.name: found for found in entry_points(group=BACKENDS)}
-
-
-def _etcd_cluster(text: str) -> str:
-    if "@" in text:
-        raise _Unshown("holds a user or a password; these belong into HA_SESSION_ETCD_USER and HA_SESSION_ETCD_PASSWORD")
-    if not re.fullmatch(rf"etcds?://{_HOST}(,{_HOST})*(/[A-Za-z0-9._-]+)*/?", text):
-        raise ValueError("must be etcd://host:2379,host:2379/prefix, or etcds://… for TLS; the prefix of letters, digits, dots and dashes")
-    return text.rstrip("/")
-
-
-def _etcd_password(value: object) -> str | None:
-    """a password"""
-    if value is None or value == "":
-        return None
-    if not isinstance(value, (str, Secret)):
-        raise ValueError(f"must be text, got {type(value).__name__}")  # noqa: TRY004 - a fault of a setting
-    return str(value)
-
-
-ETCD = ("etcd://", "etcds://")
-ETCD_PORT = 2379
-ETCD_PREFIX = "ha-session"
-"""Where keys stand that were given no prefix."""
-
-
-def etcd_endpoints(cluster: str) -> tuple[tuple[str, ...], str]:
-    """The URLs that ``etcd://…`` or, over TLS, ``etcds://…`` names, and the prefix of its keys."""
-    scheme, _, rest = cluster.partition("://")
-    hosts, _, prefix = rest.partition("/")
-    protocol = "https" if scheme == "etcds" else "http"
-    urls = (f"{protocol}://{host}" if re.search(r":[0-9]+$", host) else f"{protocol}://{host}:{ETCD_PORT}" for host in hosts.split(","))
-    return tuple(urls), prefix or ETCD_PREFIX
-
-
-SQLITE = "sqlite://"
-
-
-def sqlite_path(cluster: str) -> Path:
-    """The file that ``sqlite://…`` names. As with ``file:///``, the third slash is the path's own."""
-    path = cluster.removeprefix(SQLITE)
-    return Path(re.sub("^/+", "/", path)).absolute()
-
-
-def _url(value: object) -> str | None:
-    """an http or https URL such as ``http://10.0.0.1:8000``, without a path"""
-    if value is None or value == "":
-        return None
-    text = str(value).strip().rstrip("/")
-    if not re.fullmatch(r"https?://[^\s/?#@,]+", text):
-        raise ValueError("must be an http or https URL such as http://10.0.0.1:8000, without a path or a password")
-    return text
-
-
-def _urls(value: object) -> tuple[str, ...]:
-    """a comma list of the URLs of all members, this one included"""
-    found = tuple(cast(str, _url(item)) for item in _items(value))
-    if len(set(found)) < len(found):
-        raise ValueError("names a member twice")
-    if len(found) > 9:
-        raise ValueError(f"names {len(found)} members, and 9 is the most: every node polls every other one")
-    return found
-
 
 _CLUSTER_SETTINGS = {
     *("cluster", "state_dir", "advertise_url", "peers", "data", "heartbeat", "freshness_limit"),
@@ -293,14 +54,16 @@ class Settings:
         1800.0
     """
 
-    secret_key: Secrets = _setting(_secrets, (), "Signs the tokens. One key, or several, the newest first.", secret=True)
-    secret_key_file: str | Path | None = _setting(_path, None, "A file with the same, a key a line. Read again when it changes.")
+    secret_key: Secrets = _setting(values.secrets, (), "Signs the tokens. One key, or several, the newest first.", secret=True)
+    secret_key_file: str | Path | None = _setting(values.path, None, "A file with the same, a key a line. Read again when it changes.")
     secret_key_fallbacks: Secrets = _setting(
-        _fallback_secrets, (), "Keys that only verify: old ones being retired, new ones being staged.", secret=True
+        values.fallback_secrets, (), "Keys that only verify: old ones being retired, new ones being staged.", secret=True
     )
-    secret_key_fallbacks_file: str | Path | None = _setting(_path, None, "A file with the same, a key a line. Read again when it changes.")
+    secret_key_fallbacks_file: str | Path | None = _setting(
+        values.path, None, "A file with the same, a key a line. Read again when it changes."
+    )
     cluster: str = _setting(
-        _cluster,
+        cluster_url,
         "memory://",
         "Where log-outs are kept and shared. `memory://`: in this one process. `sqlite:///path`: in a file that all workers of this "
         "machine share. `peers://`: by the nodes of `PEERS` themselves. "
@@ -308,109 +71,121 @@ class Settings:
         "`etcd://host:2379,…/prefix`, or `etcds://…` over TLS: in etcd. Other packages may bring more.",
     )
     advertise_url: str | None = _setting(
-        _url, None, "Where the peers reach this node. One of `PEERS`. With `etcd://` optional: look-ups at peers need it."
+        values.url, None, "Where the peers reach this node. One of `PEERS`. With `etcd://` optional: look-ups at peers need it."
     )
-    peers: str | Sequence[str] = _setting(_urls, (), "The URLs of all members, this node included, the same on all nodes.")
-    state_dir: str | Path | None = _setting(_path, None, "A folder of this node's own, for log-outs made without a majority.")
+    peers: str | Sequence[str] = _setting(values.urls, (), "The URLs of all members, this node included, the same on all nodes.")
+    state_dir: str | Path | None = _setting(values.path, None, "A folder of this node's own, for log-outs made without a majority.")
     no_quorum: Literal["provisional", "refuse"] = _setting(
-        _one_of("provisional", "refuse"),
+        values.one_of("provisional", "refuse"),
         "provisional",
         "A log-out without a majority: `provisional` enforces it here, writes it down in `STATE_DIR` and makes it good later; "
         "`refuse`, or no `STATE_DIR`: 503 `quorum_lost`.",
     )
     heartbeat: float | str = _setting(
-        _duration, "500ms", "How long a poll between peers is held at the most; with `etcd://`: how often a node says that it lives."
+        values.duration, "500ms", "How long a poll between peers is held at the most; with `etcd://`: how often a node says that it lives."
     )
-    peer_timeout: float | str = _setting(_duration, "250ms", "The time limit of one look-up at the peers.")
-    peer_ca_file: str | Path | None = _setting(_path, None, "The authorities (PEM) that the peers' https certificates are checked against.")
-    peer_cert_file: str | Path | None = _setting(_path, None, "This node's certificate (PEM) for calls to peers that ask for one (mTLS).")
-    peer_key_file: str | Path | None = _setting(_path, None, "The key (PEM) of that certificate.")
-    etcd_ca_file: str | Path | None = _setting(_path, None, "The authorities (PEM) that etcd's certificates are checked against.")
-    etcd_cert_file: str | Path | None = _setting(_path, None, "This node's certificate (PEM) for an etcd that asks for one (mTLS).")
-    etcd_key_file: str | Path | None = _setting(_path, None, "The key (PEM) of that certificate.")
+    peer_timeout: float | str = _setting(values.duration, "250ms", "The time limit of one look-up at the peers.")
+    peer_ca_file: str | Path | None = _setting(
+        values.path, None, "The authorities (PEM) that the peers' https certificates are checked against."
+    )
+    peer_cert_file: str | Path | None = _setting(
+        values.path, None, "This node's certificate (PEM) for calls to peers that ask for one (mTLS)."
+    )
+    peer_key_file: str | Path | None = _setting(values.path, None, "The key (PEM) of that certificate.")
+    etcd_ca_file: str | Path | None = _setting(values.path, None, "The authorities (PEM) that etcd's certificates are checked against.")
+    etcd_cert_file: str | Path | None = _setting(values.path, None, "This node's certificate (PEM) for an etcd that asks for one (mTLS).")
+    etcd_key_file: str | Path | None = _setting(values.path, None, "The key (PEM) of that certificate.")
     etcd_user: str | None = _setting(
-        _text(r"[!-~]{1,128}", "a name of ASCII characters without spaces", optional=True),
+        values.text(r"[!-~]{1,128}", "a name of ASCII characters without spaces", optional=True),
         None,
         "Who logs in to an etcd that has users. One that has none is not told.",
     )
-    etcd_password: str | None = _setting(_etcd_password, None, "That user's password.", secret=True)
-    etcd_password_file: str | Path | None = _setting(_path, None, "A file with the same. Read again at each log-in.")
+    etcd_password: str | None = _setting(values.password, None, "That user's password.", secret=True)
+    etcd_password_file: str | Path | None = _setting(values.path, None, "A file with the same. Read again at each log-in.")
     node_id: str | None = _setting(
-        _text(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, dashes or underscores", optional=True),
+        values.text(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, dashes or underscores", optional=True),
         None,
         "This node's name in tokens and answers. Made up at start where it is not set.",
     )
     transports: str | Sequence[str] = _setting(
-        _transports, ("cookie", "bearer"), "Where a token may come from. Called Starlette's way: `cookie` only."
+        values.transports, ("cookie", "bearer"), "Where a token may come from. Called Starlette's way: `cookie` only."
     )
     cookie_name: str = _setting(
-        _text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", "a cookie name (RFC 6265 token)"), "session", "The cookie's name."
+        values.text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", "a cookie name (RFC 6265 token)"), "session", "The cookie's name."
     )
-    cookie_path: str = _setting(_text(r"/[!-+\--:<-~]*", "a path that begins with /, in ASCII without ; and ,"), "/", "The cookie's path.")
+    cookie_path: str = _setting(
+        values.text(r"/[!-+\--:<-~]*", "a path that begins with /, in ASCII without ; and ,"), "/", "The cookie's path."
+    )
     cookie_domain: str | None = _setting(
-        _text(r"[A-Za-z0-9.-]+", "a host name", optional=True), None, "The cookie's domain; this host only if unset."
+        values.text(r"[A-Za-z0-9.-]+", "a host name", optional=True), None, "The cookie's domain; this host only if unset."
     )
-    cookie_same_site: SameSite = _setting(_one_of("lax", "strict", "none"), "lax", "The cookie's SameSite attribute.")
-    cookie_partitioned: bool | str = _setting(_flag, default=False, help="Whether the cookie is partitioned by top-level site (CHIPS).")
+    cookie_same_site: SameSite = _setting(values.one_of("lax", "strict", "none"), "lax", "The cookie's SameSite attribute.")
+    cookie_partitioned: bool | str = _setting(
+        values.flag, default=False, help="Whether the cookie is partitioned by top-level site (CHIPS)."
+    )
     cookie_https_only: bool | str = _setting(
-        _https_only,
+        values.https_only,
         "auto",
         "The Secure attribute. `auto`: when the request came by https, or a forwarding header says so. Called Starlette's way: `false`.",
     )
     idle_timeout: float | str = _setting(
-        _duration, "30m", "A session that is not used for so long is over. Called Starlette's way: `max_age`, by default 14 days."
+        values.duration, "30m", "A session that is not used for so long is over. Called Starlette's way: `max_age`, by default 14 days."
     )
     absolute_timeout: float | str = _setting(
-        _duration, "12h", "A session is over so long after the log-in, however much it is used. Called Starlette's way: as `IDLE_TIMEOUT`."
+        values.duration,
+        "12h",
+        "A session is over so long after the log-in, however much it is used. Called Starlette's way: as `IDLE_TIMEOUT`.",
     )
     legacy_cookies: Literal["off", "starlette"] = _setting(
-        _one_of("off", "starlette"), "off", "Take over valid cookies of Starlette's own middleware under the same secret."
+        values.one_of("off", "starlette"), "off", "Take over valid cookies of Starlette's own middleware under the same secret."
     )
-    protect: str | Sequence[str] = _setting(_patterns, (), "Paths that need a session; a request without one is refused.")
+    protect: str | Sequence[str] = _setting(values.patterns, (), "Paths that need a session; a request without one is refused.")
     exempt: str | Sequence[str] = _setting(
-        _patterns, (), "Paths where tokens are never looked at: an empty session, which cannot be written."
+        values.patterns, (), "Paths where tokens are never looked at: an empty session, which cannot be written."
     )
     relaxed: str | Sequence[str] = _setting(
-        _patterns, (), "Paths that a node out of contact may go on serving, for 60 s, to safe methods; the answers are marked."
+        values.patterns, (), "Paths that a node out of contact may go on serving, for 60 s, to safe methods; the answers are marked."
     )
     data: Literal["auto", "token", "store"] = _setting(
-        _one_of("auto", "token", "store"),
+        values.one_of("auto", "token", "store"),
         "auto",
         "Where session data is kept. `token`: it travels with the client. `store`: on the nodes, under `CLUSTER`. `auto`: in the token "
         "while it fits, and in the store where it outgrows that; `peers://` has no store, and there it is `token`.",
     )
     track: Literal["off", "on"] = _setting(
-        _one_of("off", "on"),
+        values.one_of("off", "on"),
         "off",
         "Whether each log-in is recorded, so that a subject can see its devices and end one. Needs a store, which `peers://` has not.",
     )
-    track_address: bool | str = _setting(_flag, default=False, help="Whether the address that a log-in comes from is recorded too.")
-    max_sessions: int | str | None = _setting(_limit, None, "How many sessions a subject may have at a time. Needs `TRACK=on`.")
+    track_address: bool | str = _setting(values.flag, default=False, help="Whether the address that a log-in comes from is recorded too.")
+    max_sessions: int | str | None = _setting(values.limit, None, "How many sessions a subject may have at a time. Needs `TRACK=on`.")
     when_full: Literal["end_oldest", "refuse"] = _setting(
-        _one_of("end_oldest", "refuse"),
+        values.one_of("end_oldest", "refuse"),
         "end_oldest",
         "A log-in beyond `MAX_SESSIONS`: `end_oldest` logs the oldest session out; `refuse`: 403 `session_limit_reached`.",
     )
     devices: Literal["off", "on"] = _setting(
-        _one_of("off", "on"), "off", "Whether `devices` below `ENDPOINTS` serves a subject its devices, as JSON. Needs `TRACK=on`."
+        values.one_of("off", "on"), "off", "Whether `devices` below `ENDPOINTS` serves a subject its devices, as JSON. Needs `TRACK=on`."
     )
-    cache_size: int | str = _setting(_count, 100_000, "How many verified tokens the node keeps, and of how many sessions the records.")
+    cache_size: int | str = _setting(
+        values.count, 100_000, "How many verified tokens the node keeps, and of how many sessions the records."
+    )
     cache_ttl: float | str = _setting(
-        _duration, "5m", "How long it keeps one. Has no influence on log-outs, which are looked up each time."
+        values.duration, "5m", "How long it keeps one. Has no influence on log-outs, which are looked up each time."
     )
-    cache_bytes: int | str = _setting(_count, 64 << 20, "How many bytes of session records the node keeps.")
+    cache_bytes: int | str = _setting(values.count, 64 << 20, "How many bytes of session records the node keeps.")
     freshness_limit: float | str = _setting(
-        _duration,
+        values.duration,
         "5s",
         "How long a node that lost contact may go on judging sessions. For `peers://`: the others have nobody to lose.",
     )
     endpoints: str = _setting(
-        _text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
+        values.text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
         "/-/session",
         "Prefix of probes and error pages.",
     )
     error_detail: Literal["safe", "full"] = _setting(
-        _one_of("safe", "full"), "safe", "`full` adds the reason and the checks walked through to each refusal. For development."
+        values.one_of("safe", "full"), "safe", "`full` adds the reason and the checks walked through to each refusal. For development."
     )
     allow_weak_secret: bool = False
     """On ``memory://`` a weak secret is then only logged: Starlette's callers pass ``secret_key="example"``. Has no variable."""
@@ -435,7 +210,7 @@ class Settings:
             try:
                 parsed = setting["parse"](value)
             except ValueError as exc:
-                shown = "(a secret)" if setting["secret"] or isinstance(exc, _Unshown) else repr(value)
+                shown = "(a secret)" if setting["secret"] or isinstance(exc, Unshown) else repr(value)
                 wrong[name] = f"{variable(name)}={shown}: {exc}"
                 parsed = setting["parse"](setting["default"])
             object.__setattr__(self, name, parsed)

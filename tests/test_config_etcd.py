@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ha_session_mw import ConfigurationError, SessionManager, Settings
-from ha_session_mw.config import etcd_endpoints
+from ha_session_mw.cluster_urls import etcd_endpoints
 from ha_session_mw.testing import SECRET
 
 PASSWORD = "correct horse battery staple"

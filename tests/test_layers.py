@@ -17,7 +17,7 @@ PACKAGE = "ha_session_mw"
 # From the bottom to the top. A module may import from its own row and from the rows above this line's place in the list.
 # The settings ask the core one thing, whether a secret is weak, and so stand above it.
 LAYERS = [
-    ["exceptions", "models", "events", "version"],
+    ["exceptions", "models", "events", "version", "setting_values", "cluster_urls"],
     ["_core"],
     ["config"],
     ["abc", "clocks", "forks", "certificates"],

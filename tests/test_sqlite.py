@@ -21,7 +21,7 @@ import pytest
 from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware, Settings
 from ha_session_mw._core.decision import CannotTell
 from ha_session_mw._core.tokens import Verified
-from ha_session_mw.config import sqlite_path
+from ha_session_mw.cluster_urls import sqlite_path
 from ha_session_mw.entry_file import EntryFile
 from ha_session_mw.exceptions import ClientFault, QuorumLost
 from ha_session_mw.models import Deny

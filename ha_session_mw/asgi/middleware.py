@@ -24,9 +24,10 @@ from .._core.decision import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
 from .._core.stored import Stored
 from .._core.tokens import Verified
-from ..config import LONGEST_S, STARLETTE_MAX_AGE_S, SameSite, Settings, variable
+from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager
+from ..setting_values import LONGEST_S
 from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
 from .devices import DeviceRoutes, path_of
 from .ear import Ear

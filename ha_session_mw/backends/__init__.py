@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 from ..abc import Backend
-from ..config import BACKENDS, Settings, other_backends
+from ..cluster_urls import BACKENDS, other_backends
+from ..config import Settings
 from ..exceptions import ConfigurationError
 
 _OWN = {

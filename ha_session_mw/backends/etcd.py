@@ -23,7 +23,8 @@ from .._core.records import LogId, encode_beat, encode_floor, encode_log
 from .._core.view import View
 from ..abc import Clock, Receipt
 from ..certificates import tls_context
-from ..config import Settings, etcd_endpoints
+from ..cluster_urls import etcd_endpoints
+from ..config import Settings
 from ..etcd_gateway import (
     EtcdCompacted,
     EtcdError,

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import anyio
 
 from ..abc import Clock, Grant, LockService
-from ..config import Settings, etcd_endpoints
+from ..cluster_urls import etcd_endpoints
+from ..config import Settings
 from ..etcd_gateway import EtcdError, EtcdGateway, KeyValue, end_of, put, unchanged_since
 from ..exceptions import LockLost, SessionLocked, StoreUnavailable
 from .etcd import open_gateway

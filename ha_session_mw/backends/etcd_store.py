@@ -17,7 +17,8 @@ import anyio
 import msgspec
 
 from ..abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, Record, SessionStore
-from ..config import Settings, etcd_endpoints
+from ..cluster_urls import etcd_endpoints
+from ..config import Settings
 from ..etcd_gateway import (
     EtcdCompacted,
     EtcdError,

@@ -21,7 +21,8 @@ from .. import forks
 from .._core.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from .._core.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..abc import Backend, Clock, ClusterLog, LockService, Receipt, SessionStore
-from ..config import Settings, sqlite_path
+from ..cluster_urls import sqlite_path
+from ..config import Settings
 from ..entry_file import SURE_S, EntryFile, Row
 from ..events import FoundQuorum, LostQuorum, PossibleLoss
 from ..exceptions import ConfigurationError, QuorumLost

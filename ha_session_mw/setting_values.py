@@ -1,0 +1,178 @@
+"""What the text of one setting means. Each function takes what the environment or a caller gives, and returns the value.
+
+It raises ValueError with the rule where that is broken; the rule in short is the function's docstring.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from starlette.datastructures import Secret
+
+LONGEST_S = 100 * 365 * 24 * 60 * 60.0
+"""No duration is longer, for the ends of sessions are to be dates, and to fit into 64 bits."""
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def duration(value: object) -> float:
+    """seconds, or a number with a unit: ``"500ms"``, ``"30s"``, ``"30m"``, ``"12h"``, ``"14d"``"""
+    seconds = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value)):
+        seconds = float(match[1]) * _UNITS_S[match[2]]
+    if not 0 < seconds <= LONGEST_S:
+        rule = 'must be a duration above zero, and no century: seconds, or a number with a unit such as "500ms", "30m" or "12h"'
+        raise ValueError(rule)
+    return seconds
+
+
+def count(value: object) -> int:
+    """a whole number above zero"""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value) else value
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError("must be a whole number above zero")
+    return number
+
+
+def limit(value: object) -> int | None:
+    """a whole number from 1 to 1000"""
+    if value is None or value == "":
+        return None
+    number = count(value)
+    if number > 1000:
+        raise ValueError("must be 1000 or less")
+    return number
+
+
+def flag(value: object) -> bool:
+    """``true`` or ``false``"""
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ValueError("must be true or false")
+    return text in ("true", "1", "yes", "on")
+
+
+def one_of(*allowed: str) -> Callable[[object], Any]:
+    def parse(value: object) -> str:
+        text = value.strip().lower() if isinstance(value, str) else ""
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    parse.__doc__ = "one of " + ", ".join(f"``{value}``" for value in allowed)
+    return parse
+
+
+def text(pattern: str, rule: str, *, optional: bool = False) -> Callable[[object], Any]:
+    def parse(value: object) -> str | None:
+        if optional and (value is None or value == ""):
+            return None
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {rule}")
+        return value
+
+    parse.__doc__ = rule
+    return parse
+
+
+def _items(value: object) -> list[str]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be text, or a list of text")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def patterns(value: object) -> tuple[str, ...]:
+    """a comma list of path patterns, each beginning with ``/`` or ``*``; ``*`` stands for any characters"""
+    found = tuple(_items(value))
+    for pattern in found:
+        if pattern[0] not in "/*":
+            raise ValueError(f"each pattern must begin with / or *, and {pattern!r} does not")
+    return found
+
+
+def transports(value: object) -> tuple[str, ...]:
+    """a comma list of ``cookie`` and ``bearer``"""
+    found = tuple(dict.fromkeys(_items(value)))
+    if not found or not set(found) <= {"cookie", "bearer"}:
+        raise ValueError("must be a comma list of cookie and bearer, at least one of them")
+    return found
+
+
+def https_only(value: object) -> bool | Literal["auto"]:
+    """``auto``, ``true`` or ``false``"""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    try:
+        return flag(value)
+    except ValueError:
+        raise ValueError("must be auto, true or false") from None
+
+
+def secrets(value: object) -> tuple[bytes, ...]:
+    """a secret of at least 32 bytes"""
+    if not isinstance(value, (list, tuple)):
+        value = [] if value is None or value in ("", b"") else [value]
+    return tuple(_secret(secret) for secret in value)
+
+
+def _secret(value: object) -> bytes:
+    # Anything else has a text too, though not its secret: that of a generator names an address, pydantic's is ten stars.
+    if isinstance(value, (str, Secret)):
+        value = str(value).encode()
+    if not isinstance(value, bytes):
+        raise ValueError(f"must be str, bytes or a list of these, got {type(value).__name__}")  # noqa: TRY004 - a fault of a setting
+    if not value:
+        raise ValueError("one of several is empty")
+    return value
+
+
+def fallback_secrets(value: object) -> tuple[bytes, ...]:
+    """a comma list of secrets of at least 32 bytes"""
+    return secrets(_items(value) if isinstance(value, str) else value)
+
+
+def path(value: object) -> Path | None:
+    """a file's path"""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, Path)) or "\0" in str(value):
+        raise ValueError("must be a file's path")
+    return Path(value)
+
+
+def url(value: object) -> str | None:
+    """an http or https URL such as ``http://10.0.0.1:8000``, without a path"""
+    if value is None or value == "":
+        return None
+    text = str(value).strip().rstrip("/")
+    if not re.fullmatch(r"https?://[^\s/?#@,]+", text):
+        raise ValueError("must be an http or https URL such as http://10.0.0.1:8000, without a path or a password")
+    return text
+
+
+def urls(value: object) -> tuple[str, ...]:
+    """a comma list of the URLs of all members, this one included"""
+    found = tuple(cast(str, url(item)) for item in _items(value))
+    if len(set(found)) < len(found):
+        raise ValueError("names a member twice")
+    if len(found) > 9:
+        raise ValueError(f"names {len(found)} members, and 9 is the most: every node polls every other one")
+    return found
+
+
+def password(value: object) -> str | None:
+    """a password"""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, (str, Secret)):
+        raise ValueError(f"must be text, got {type(value).__name__}")  # noqa: TRY004 - a fault of a setting
+    return str(value)
