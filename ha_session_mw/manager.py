@@ -1,4 +1,7 @@
-"""The session manager: one per process. It owns the keys, the cache and the view, and drives the rules against the log."""
+"""The session manager: one per process. It owns the keys, the cache, the view and what works on them, and is their public face.
+
+Here they are wired together, and kept up to date. How a token is judged stands in ``judging.py``, how one is made in ``minting.py``.
+"""
 
 from __future__ import annotations
 
@@ -13,44 +16,33 @@ from typing import TYPE_CHECKING, cast
 
 import anyio
 import httpx2
-import msgspec
 
-from . import forks, lookups
-from ._core import legacy, tokens
+from . import forks
 from ._core.cache import VerifiedCache
 from ._core.cookies import CookieWriter
-from ._core.decision import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
+from ._core.decision import ACCEPT
 from ._core.members import Heartbeat
-from ._core.routing import owners
+from ._core.routing import nearest
 from ._core.tokens import Verified
 from ._core.user_agents import label
 from ._core.view import View
-from .abc import CLOCK_SLACK_MS, Backend, Clock, Grant, LockService, SessionStore
+from .abc import Backend, Clock, Grant, LockService, SessionStore
 from .clocks import SystemClock
 from .config import Settings, variable
 from .devices import NOTE_EVERY_S, Devices
 from .exceptions import (
-    ClientFault,
-    ClockUntrusted,
     ConfigurationError,
-    KeyNotReached,
-    NodeStarting,
     NotSupported,
-    ProblemError,
-    SessionRevoked,
     SessionUnknown,
-    StateNotReached,
-    StateRollback,
-    StateStale,
-    TokenInvalid,
 )
+from .judging import Judging
 from .key_files import LOOK_EVERY_S, KeySource
 from .listeners import ROOM, Callback, EventStream, Listeners
 from .locks import LEASE_S, TIMEOUT_S, Locks
 from .log_outs import LogOuts
-from .lookups import Answer, Asking, LookUps
+from .lookups import Asking, LookUps
 from .minting import Minting
-from .models import Acknowledgement, Claims, Deny, Device, Entry, NodeId, SessionId
+from .models import Acknowledgement, Claims, Deny, Device, Entry, NodeId
 from .peering import Peering
 from .records import Records, decode_copy
 from .revocations import Revocations
@@ -63,11 +55,6 @@ if TYPE_CHECKING:
     from .asgi.session import Session
 
 logger = logging.getLogger("ha_session_mw")
-
-IN_FLIGHT_S = 0.075
-"""How long a request waits for news that are on their way before peers are asked: some round trips, and less than a person notices."""
-RELAXED_LIMIT_S = 60.0
-"""How old the knowledge may be by which a path of ``HA_SESSION_RELAXED`` is served."""
 
 
 class SessionManager:
@@ -112,15 +99,16 @@ class SessionManager:
             partitioned=bool(self.settings.cookie_partitioned),
             max_age=self.settings.cookie_max_age,
         )
-        self.accepted = 0
         self.refused: Counter[str] = Counter()
-        self._boot_s, self._wall_s = self.clock.boot_s, self.clock.wall_s
-        self._idle_ms = int(self.settings.idle_s * 1000)
-        self._absolute_ms = int(self.settings.absolute_s * 1000)
         self._refresh_at_s = -math.inf
-        self._keys = KeySource(self.settings, self._boot_s())
+        self._keys = KeySource(self.settings, self.clock.boot_s())
         self._cache = VerifiedCache(int(self.settings.cache_size), self._cache_ttl_s())
-        self._cached = self._cache.entries
+        self._judging = judging = Judging(
+            self.settings, self.clock, self.view, self._keys, self._cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
+        )
+        self.check, self.recall, self.examine, self.verified = judging.check, judging.recall, judging.examine, judging.verified
+        self.resolve, self.check_relaxed, self.catch_up = judging.resolve, judging.check_relaxed, judging.catch_up
+        self.require_fresh, self.require_standing, self.may_stand = judging.require_fresh, judging.require_standing, judging.may_stand
         self._transport = peer_transport
         self._records: Records | None = None
         self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
@@ -152,6 +140,7 @@ class SessionManager:
     def _open(self) -> None:
         self._open_cluster(self._transport)
         self._open_data()
+        self._judging.follow(self._log, hears_others=self._backend.hears_others, look_ups=self._lookups, devices=self._devices)
         self._own_tasks = len(self.supervisor.known)
 
     def _open_cluster(self, transport: httpx2.AsyncBaseTransport | None) -> None:
@@ -165,7 +154,7 @@ class SessionManager:
             wall_ms=0,
             kids=self._keys.ring.kids,
             freshness_limit_s=float(settings.freshness_limit),
-            absolute_ms=self._absolute_ms,
+            absolute_ms=int(settings.absolute_s * 1000),
             release=__version__,
         )
         self.peering: Peering | None = None
@@ -173,11 +162,10 @@ class SessionManager:
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
             self._lookups = LookUps(self.peering.call, self.clock, self.peering.conduct, timeout_s=float(settings.peer_timeout))
-            self.peering.handle("lookup", self._on_look_up)
+            self.peering.handle("lookup", self._judging.on_question)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
         self._log = self._backend.open_log(self.view, self.clock, own, self.peering)
-        self._look = self._log.look
         self._listeners.follow(self._log)
         self.supervisor.add("listeners", self._listeners.run)
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
@@ -206,7 +194,10 @@ class SessionManager:
         self.new_id, self.begin, self.cycle, self.change = minting.new_id, minting.begin, minting.cycle, minting.change
         self.fit, self.has_room, self.as_signed = minting.fit, minting.has_room, minting.as_signed
         self.data = SessionData(
-            minting, self._records, has_ended=self.has_ended, peers=lambda claims: self._nearest(claims.sid, claims.issuer)
+            minting,
+            self._records,
+            has_ended=lambda claims: self._judging.has_ended(minting.as_signed(claims)),
+            peers=lambda claims: nearest(claims.sid, self._log.members(), issuer=claims.issuer, but=str(self.settings.advertise_url)),
         )
         self._log_outs = LogOuts(self._revocations, self._log, self.view, self.data, ring=lambda: self._keys.ring, random=self._random)
 
@@ -265,215 +256,22 @@ class SessionManager:
         for listener in self.on_news:
             listener(entry)
 
-    # The way of every request
+    # Keeping up
 
-    def check(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
-        """What a token says, if its session stands; a :class:`CannotTell` where that cannot be told at this moment.
+    async def _keep_up(self) -> None:
+        """Keep the keys and the view up to date."""
+        while True:
+            self._refresh()
+            with self.clock.move_on_after(LOOK_EVERY_S):
+                await anyio.sleep_forever()
 
-        Args:
-            token: the token.
-            field: the header field that carries it and nothing else, by which :meth:`recall` shall find it.
-
-        Raises:
-            ClientFault: the session does not stand, or this is no token of ours.
-        """
-        key = field or token
-        return self.recall(key) or self.examine(token, key)
-
-    def examine(self, token: bytes, key: bytes) -> Verified | CannotTell:
-        """As :meth:`check`, for a token that :meth:`recall` does not know by this key."""
-        fresh_at = self._fresh_at()  # first of all, see ``decide``
-        wall_ms = self._wall_s() * 1000
-        try:
-            verified = self._verify(token, wall_ms)
-        except KeyNotReached as problem:
-            return CannotTell(problem)
-        self._cache.put(key, verified, wall_ms)
-        outcome = self._judge(verified, fresh_at, wall_ms)
-        if self._devices is not None and isinstance(outcome, Verified):
-            self._devices.note(verified)
-        return outcome
-
-    def recall(self, key: bytes) -> Verified | CannotTell | None:
-        """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
-        if self._look is not None:
-            self._look()
-        fresh_at = self.view.fresh_at  # first of all, see ``decide``
-        known = self._cached[key]
-        if known is None:
-            return None
-        until_ms, verified = known
-        wall_ms = self._wall_s() * 1000
-        return self._judge(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
-
-    def _judge(self, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
-        log = self._log
-        boot_s = 0.0
-        if fresh_at != math.inf:  # else there is nobody whom this node could be out of contact with
-            boot_s = self._boot_s()
-            # NaN, where the log wants to be asked, is never within the slack.
-            if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS:
-                clocks = self._trusted_clocks()
-                if clocks is None:
-                    return CannotTell(self._not_serving() or _clock_untrusted())
-                boot_s, wall_ms = clocks
-        decision = decide(verified, self.view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
-        if decision is ACCEPT:
-            self.accepted += 1
-            return verified
-        if isinstance(decision, Refuse):
-            raise decision.problem
-        assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
-        not_serving = self._not_serving()
-        return CannotTell(not_serving) if not_serving else decision
-
-    def _trusted_clocks(self) -> tuple[float, float] | None:
-        """What both clocks show (seconds, milliseconds); None where the cluster does not vouch for it."""
-        if not self._log.trusts_clock():
-            return None
-        boot_s, wall_ms = self._boot_s(), self._wall_s() * 1000
-        # The verdict is on a reading of a moment ago, and the process may have been stopped since, and its clock been set.
-        moved_ms = wall_ms - boot_s * 1000 - self._log.trusted_ahead_ms
-        # NaN, where another thread has heard of the members since, is never within the slack.
-        return (boot_s, wall_ms) if abs(moved_ms) <= CLOCK_SLACK_MS else None
-
-    def _not_serving(self) -> NodeStarting | StateRollback | None:
-        """Why this node judges nothing at all, whatever the session; None where it does."""
-        if self._log.is_set_back():
-            return StateRollback("the log is older than what this node has applied", check="fresh")
-        return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
-
-    def verified(self, token: bytes) -> Verified | None:
-        """What a token says, if its signature is good; says nothing about whether its session stands."""
-        try:
-            return self._verify(token, self._wall_s() * 1000)
-        except ProblemError:
-            return None
-
-    async def resolve(self, token: bytes, undecided: CannotTell) -> Verified:
-        """Find out what could not be told at first: wait for what is on its way, then ask the peers.
-
-        Raises:
-            ProblemError: it still cannot be told, or the session does not stand.
-        """
-        problem = undecided.problem
-        if not self._backend.hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
-            raise problem
-        with self.clock.move_on_after(IN_FLIGHT_S):
-            while True:
-                await self._log.changed()
-                outcome = self.check(token)
-                if isinstance(outcome, Verified):
-                    return outcome
-        if self._lookups is None:
-            raise problem
-        answer = await self._lookups.ask(token, self._whom_to_ask(token, problem))
-        # What was learned while the question was under way counts for more than a yes.
-        outcome = self.check(token)
-        if isinstance(outcome, Verified):
-            return outcome
-        if answer is None:
-            raise outcome.problem
-        return await self._take(token, answer, outcome.problem)
-
-    def check_relaxed(self, token: bytes) -> tuple[Verified, float]:
-        """As :meth:`check`, by knowledge of up to a minute ago; returns how old it is, too (seconds).
-
-        Raises:
-            ProblemError: the session does not stand, or even that is not enough to tell.
-        """
-        fresh_at = self._fresh_at()
-        verified = self._verify(token, self._wall_s() * 1000)
-        boot_s = self._boot_s()
-        decision = decide(verified, self.view, fresh_at, boot_s, self._wall_s() * 1000, RELAXED_LIMIT_S)
-        if not isinstance(decision, Accept):
-            raise decision.problem
-        return verified, boot_s - fresh_at
-
-    async def _take(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
-        verified = self.verified(token)
-        if answer.says == "revoked":
-            # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
-            if verified is not None:
-                self._log.apply([Deny(verified.claims.sid, verified.claims.absolute_end_ms)])
-            else:
-                self._log.apply([Deny(token.split(b".")[1].decode(), self._log.unknown_end_ms())])
-            raise SessionRevoked("a peer says so", check="denied")
-        if verified is None and answer.claims is not None and answer.kid is not None:
-            verified = Verified.of(answer.claims, answer.kid)
-        if answer.says != "yes" or verified is None:
-            raise problem
-        # A token that could not be verified here was not held against what this node knows, either.
-        decision = self._judge_again(verified)
-        if isinstance(decision, Refuse):
-            raise decision.problem
-        self.accepted += 1
-        return verified
-
-    def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
-        """The issuing node first, then the owners of the session. Where the key is lacking, those that announce it."""
-        _, sid, kid, *_ = token.decode("ascii").split(".")
-        verified = self.verified(token)
-        return self._nearest(sid, verified.claims.issuer if verified else None, kid if isinstance(problem, KeyNotReached) else None)
-
-    def _nearest(self, sid: str, issuer: str | None, kid: str | None = None) -> list[str]:
-        """The members that may know most of a session, those first; of those only that have a key, if one is named."""
-        members = [member for member in self._log.members() if member.state != "starting"]
-        own = str(self.settings.advertise_url)
-        urls = {member.url: member.member for member in members if member.url not in ("", own) and (kid is None or kid in member.kids)}
-        return sorted(owners(sid, urls), key=lambda url: urls[url] != issuer)
-
-    async def _on_look_up(self, body: bytes) -> bytes:
-        """A peer asks whether a session stands. It is told what this node knows by itself: questions are not passed on."""
-        try:
-            question = lookups.decode_question(body)
-            outcome = self.check(question.token)
-        except SessionRevoked:
-            return lookups.encode(Answer(lookups.VERSION, "revoked"))
-        except ClientFault:
-            return lookups.encode(Answer(lookups.VERSION, "unknown"))
-        except (ValueError, RecursionError) as exc:
-            raise ValueError("no question") from exc
-        if isinstance(outcome, CannotTell):
-            return lookups.encode(Answer(lookups.VERSION, "unknown"))
-        return lookups.encode(Answer(lookups.VERSION, "yes", outcome.claims, outcome.kid))
-
-    def _verify(self, token: bytes, wall_ms: float) -> Verified:
+    def _refresh_by_hand(self) -> None:
+        """Keep up where no background task does."""
         if not self.supervisor.is_running:
-            self._refresh()  # else a background task does
-        try:
-            verified = self._take_over(token, wall_ms) if self._is_legacy(token) else tokens.verify(token, self._keys.ring)
-        except KeyNotReached as problem:
-            if problem.check == "key" and self._nobody_has_key(token):
-                raise TokenInvalid(problem.reason, check=problem.check) from problem
-            raise
-        return verified
-
-    def _nobody_has_key(self, token: bytes) -> bool:
-        """Whether no member could have signed a token, for certain."""
-        if not self._is_fresh():
-            return False  # a member may have it that this node has not heard of
-        kid = token.split(b".")[2].decode()
-        return all(kid not in kids for kids in self._log.announced_kids())
-
-    def _is_fresh(self) -> bool:
-        return self._boot_s() - self._fresh_at() <= self._log.freshness_limit_s
-
-    def _fresh_at(self) -> float:
-        if self._look is not None:
-            self._look()
-        return self.view.fresh_at
-
-    def _is_legacy(self, token: bytes) -> bool:
-        return self.settings.legacy_cookies == "starlette" and not token.startswith(tokens.PREFIX)
-
-    def _take_over(self, cookie: bytes, wall_ms: float) -> Verified:
-        return legacy.take_over(
-            cookie, self._keys.ring, now_ms=wall_ms, idle_ms=self._idle_ms, absolute_ms=self._absolute_ms, issuer=self.node_id
-        )
+            self._refresh()
 
     def _refresh(self) -> None:
-        now_s = self._boot_s()
+        now_s = self.clock.boot_s()
         if now_s < self._refresh_at_s:
             return
         self._refresh_at_s = now_s + LOOK_EVERY_S
@@ -484,45 +282,10 @@ class SessionManager:
 
     # Making tokens
 
-    def require_fresh(self) -> None:
-        """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
-        if not_serving := self._not_serving():
-            raise not_serving
-        if not self._log.trusts_clock():
-            raise _clock_untrusted()
-        if not self._is_fresh():
-            raise StateStale("out of contact for longer than the freshness limit", check="fresh")
-
-    def require_standing(self, verified: Verified, *, new_id: bool) -> None:
-        """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.
-
-        Raises:
-            ProblemError: the session does not stand; or it is to take a new id, and that cannot be told.
-        """
-        decision = self._judge_again(verified)
-        if isinstance(decision, Refuse) or (new_id and isinstance(decision, CannotTell)):
-            raise decision.problem
-
-    def may_stand(self, verified: Verified) -> bool:
-        """Whether a session may stand: False only where it is certain that it does not."""
-        return not isinstance(self._judge_again(verified), Refuse)
-
-    def has_ended(self, claims: Claims) -> bool:
-        """Whether a session is logged out with all its ids, and not only with one that it had at some time."""
-        decision = self._judge_again(self.as_signed(msgspec.structs.replace(claims, sid=SessionId(claims.family))))
-        return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
-
-    def _judge_again(self, verified: Verified) -> Decision:
-        fresh_at = self._fresh_at()
-        clocks = self._trusted_clocks()
-        if clocks is None:
-            return denial(verified, self.view) or CannotTell(_clock_untrusted())  # what is known to be denied needs no clock
-        return decide(verified, self.view, fresh_at, *clocks, self._log.freshness_limit_s)
-
     def renew(self, verified: Verified) -> Claims | None:
         """The successor of a token that is due for renewal; None where it is not, or cannot be made now and is made later."""
-        wall_ms = self._wall_s() * 1000
-        if wall_ms < verified.renew_at_ms or self._judge_again(verified) is not ACCEPT:
+        wall_ms = self.clock.wall_s() * 1000
+        if wall_ms < verified.renew_at_ms or self._judging.judge_again(verified) is not ACCEPT:
             return None
         return self._minting.successor(verified.claims)
 
@@ -696,7 +459,7 @@ class SessionManager:
 
     async def status(self) -> dict[str, object]:
         """What an operator wants to see at a glance. Holds no ids, subjects or keys."""
-        age_s = max(0.0, self._boot_s() - self.view.fresh_at)
+        age_s = max(0.0, self.clock.boot_s() - self.view.fresh_at)
         return {
             "node": self.node_id,
             "cluster": self._backend.scheme,
@@ -706,7 +469,7 @@ class SessionManager:
             "revocation_entries": len(self.view),
             "cached_tokens": len(self._cache),
             "cached_records": len(self._records) if self._records is not None else 0,
-            "accepted": self.accepted,
+            "accepted": self._judging.accepted,
             "refused": dict(self.refused),
             "kids": list(self._keys.ring.kids),
             "look_ups": dict(self._lookups.results) if self._lookups else {},
@@ -726,35 +489,12 @@ class SessionManager:
         """How far this node's log has got, as text that a client may show another node to read its own writes there."""
         return self._log.index()
 
-    async def catch_up(self, index: str) -> None:
-        """Return once this node knows what the node knew that gave the index.
-
-        Raises:
-            StateNotReached: that takes longer than a client should be kept waiting.
-        """
-        with self.clock.move_on_after(IN_FLIGHT_S):
-            while not self._log.has_reached(index):
-                await self._log.changed()
-        if not self._log.has_reached(index):
-            raise StateNotReached("the client has seen a later state than this node", check="cuts_known")
-
     def running(self) -> AbstractAsyncContextManager[None]:
         """Runs what the node does besides answering requests. Entering never waits for anything outside this process."""
         return self.supervisor.running()
-
-    async def _keep_up(self) -> None:
-        """Keep the keys and the view up to date."""
-        while True:
-            self._refresh()
-            with self.clock.move_on_after(LOOK_EVERY_S):
-                await anyio.sleep_forever()
 
 
 def _backend_of(settings: Settings) -> Backend:
     from .backends import open_backend
 
     return open_backend(settings)
-
-
-def _clock_untrusted() -> ClockUntrusted:
-    return ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh")

@@ -35,7 +35,7 @@ from ha_session_mw._core.freshness import fence_wait_s
 from ha_session_mw._core.recovery import Memory, Recovery
 from ha_session_mw.config import SETTINGS, variable
 from ha_session_mw.exceptions import ProblemError, problem_types
-from ha_session_mw.manager import IN_FLIGHT_S, RELAXED_LIMIT_S
+from ha_session_mw.judging import IN_FLIGHT_S, RELAXED_LIMIT_S
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

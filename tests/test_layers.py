@@ -36,6 +36,7 @@ LAYERS = [
         "locks",
         "records",
         "minting",
+        "judging",
         "session_data",
         "revocations",
         "log_outs",

@@ -222,7 +222,7 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
     async with running(*nodes):
         await ready(*nodes)
         token = mint_session(nodes[1]).encode()
-        await until(lambda: nodes[0]._whom_to_ask(token, StateRollback()) == ["http://b:1"])
+        await until(lambda: nodes[0]._judging._whom_to_ask(token, StateRollback()) == ["http://b:1"])
 
 
 # Writing.

@@ -23,6 +23,7 @@ from ha_session_mw._core.tokens import Verified
 from ha_session_mw._core.view import View
 from ha_session_mw.backends.quorum import QuorumLog
 from ha_session_mw.exceptions import ClientFault, InfrastructureFault, QuorumLost, StateStale
+from ha_session_mw.judging import Judging
 from ha_session_mw.lookups import Answer, LookUps
 from ha_session_mw.models import Acknowledgement
 from ha_session_mw.testing import Cluster, Node
@@ -209,20 +210,20 @@ def follow(variant: QuorumVariant, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all nodes go by other rules."""
     monkeypatch.setattr("ha_session_mw.backends.quorum.Quorum", variant.quorum)
     if variant.reads_late:
-        monkeypatch.setattr(SessionManager, "_judge", judges_late)
+        monkeypatch.setattr(Judging, "_judge", judges_late)
     if variant.keeps_yes:
         monkeypatch.setattr(LookUps, "ask", KeepsYes(LookUps.ask))
 
 
-_judge = SessionManager._judge
+_judge = Judging._judge
 
 
-def judges_late(manager: SessionManager, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
+def judges_late(judging: Judging, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
     """The broken order: the look-up first, then a clock and ``fresh_at``."""
-    if decide(verified, manager.view, math.inf, 0.0, wall_ms, math.inf) is not ACCEPT:
-        return _judge(manager, verified, fresh_at, wall_ms)
-    boot_s = manager.clock.boot_s()
-    is_fresh = boot_s - manager.view.fresh_at <= manager._log.freshness_limit_s
+    if decide(verified, judging._view, math.inf, 0.0, wall_ms, math.inf) is not ACCEPT:
+        return _judge(judging, verified, fresh_at, wall_ms)
+    boot_s = judging._boot_s()
+    is_fresh = boot_s - judging._view.fresh_at <= judging._log.freshness_limit_s
     return verified if is_fresh else CannotTell(StateStale())
 
 

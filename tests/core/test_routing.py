@@ -7,7 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.routing import owners
+from ha_session_mw._core.members import Heartbeat, MemberState
+from ha_session_mw._core.routing import nearest, owners
+from ha_session_mw.models import NodeId
 
 MEMBERS = [f"http://10.0.0.{number}:8000" for number in range(1, 10)]
 members = st.lists(st.sampled_from(MEMBERS), min_size=1, unique=True)
@@ -46,3 +48,20 @@ def test_the_order_is_the_same_in_every_release() -> None:
 
 def test_nobody_owns_a_session_where_nobody_is() -> None:
     assert owners("s", []) == []
+
+
+def member(url: str, state: MemberState = "ready") -> Heartbeat:
+    return Heartbeat(NodeId(f"node at {url}"), "life", url, state, 1, 0, (), 5.0, 0)
+
+
+def test_who_issued_the_token_is_asked_first_and_then_the_owners() -> None:
+    others = [member(url) for url in MEMBERS[:4]]
+    in_order = [member.url for member in others]
+    assert nearest("session-1", others, issuer=None, but="http://me") == owners("session-1", in_order)
+    last = owners("session-1", in_order)[-1]
+    assert nearest("session-1", others, issuer=f"node at {last}", but="http://me") == [last, *owners("session-1", in_order)[:-1]]
+
+
+def test_nobody_asks_himself_or_who_is_starting_or_whom_nobody_can_reach() -> None:
+    others = [member("http://a"), member("http://me"), member(""), member("http://b", "starting")]
+    assert nearest("s", others, issuer=None, but="http://me") == ["http://a"]
