@@ -224,11 +224,11 @@ class Records:
         return _encode(Copy(VERSION, "yes", known.version, known.encode()))
 
     def _on_newer(self, id: str, version: int) -> None:
-        if version:
-            self._copies.put(id, version)
-        else:
+        if not version:
             self._deletions += 1
             self._copies.pop(id, None)
+        elif version > self._copies.version(id):  # else it is word of this node's own write, whose copy is here
+            self._copies.put(id, version)
 
     # Changing
 

@@ -289,6 +289,20 @@ async def test_a_store_that_looks_is_looked_into_before_a_copy_is_used(clock: Ma
     assert await rig.load(of) == {"n": 2}
 
 
+async def test_word_of_a_version_that_is_here_already_costs_no_copy(rig: Rig) -> None:
+    """Of a node's own write it hears as of others', and afterwards."""
+    first = await rig.write({"n": 1})
+    await rig.load(first)
+    assert rig.store.on_newer is not None
+    for version in (first.record, first.record - 1):
+        rig.store.on_newer("family", version)
+    assert await rig.load(first) == {"n": 1}
+    assert rig.store.reads == 1
+    await rig.write({"n": 2})
+    assert await rig.load(first) == {"n": 2}
+    assert rig.store.reads == 2
+
+
 async def test_a_record_without_content_is_not_taken_for_an_empty_one(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     await rig.other.put(Record("family", b"", 1 << 50, version=of.record))
