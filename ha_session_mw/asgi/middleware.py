@@ -46,6 +46,9 @@ UNSET: Any = object()
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 """They ask for nothing to be changed (RFC 9110 section 9.2.1)."""
 
+GIVE_UP_S = 5.0
+"""How long to try to make a log-out good when the app has failed: as long as for all clean-up."""
+
 _STARTED = "the response has started, so a change could not reach the client; make it before"
 _WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
 _EXEMPT = "this path is listed in HA_SESSION_EXEMPT, so it has no session"
@@ -161,8 +164,7 @@ class SessionMiddleware:
                 return  # it was told that its client has gone
             if session._read_only is _STARTED:
                 raise
-            if session._uncommitted is None:  # else what could be done was tried
-                await self._abandon(session)
+            await self._abandon(session)
             # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
             cause = session._uncommitted
             told = cause if cause and failure.__cause__ is cause else failure
@@ -316,9 +318,8 @@ class SessionMiddleware:
         except ProblemError as problem:
             session._uncommitted = problem
             raise
-        finally:
-            if session._hold is not None:
-                await session._unlock()
+        if session._hold is not None:  # else it is kept until the request has ended: an app may catch that, and answer by itself
+            await session._unlock()
         close(session, _STARTED)
         if is_event_stream(message.get("headers") or ()):
             self._note_stream(session, receive, send)
@@ -345,12 +346,13 @@ class SessionMiddleware:
 
     async def _abandon(self, session: Session) -> None:
         """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
-        with anyio.move_on_after(5, shield=True):
-            try:
-                await revoke_if_ended(session, self.manager)
-            except ProblemError as problem:  # told in the log only: the failure of the app is on its way to the client
-                logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
-            await session._unlock()
+        if session._uncommitted is None:  # else what could be done was tried
+            with anyio.move_on_after(GIVE_UP_S, shield=True):
+                try:
+                    await revoke_if_ended(session, self.manager)
+                except ProblemError as problem:  # told in the log only: the failure of the app is on its way to the client
+                    logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
+        await session._unlock()
 
     def _start(self, message: Message, fields: Sequence[Header], *, protected: bool) -> Message:
         """The start of the response with fields added. A copy: an app may send the same message again and again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,41 @@ async def test_a_response_that_streams_inside_the_block_keeps_the_lock_to_the_en
     assert held == [1, 0]
 
 
+async def test_a_change_that_cannot_be_saved_inside_the_block_lets_the_lock_go() -> None:
+    node = Node()
+    ada = await node.logged_in(n=0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with scope["session"].lock():
+            scope["session"]["n"] = 1
+            await node.request(lambda session: session.clear(), token=ada.token)
+            await respond(send)
+
+    headers = [(b"cookie", f"session={ada.token}".encode())]
+    answer = await call(SessionMiddleware(app, manager=node.manager), scope_of("http", headers=headers))
+    assert answer.code == "session_revoked"
+    assert status(node)["held"] == 0
+
+
+async def test_a_log_out_that_takes_too_long_when_the_app_fails_does_not_keep_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node()
+    ada = await node.logged_in()
+    monkeypatch.setattr("ha_session_mw.asgi.middleware.GIVE_UP_S", 0.01)
+
+    async def hang(claims: Any) -> Any:
+        await anyio.sleep_forever()
+
+    async def fail(session: Session) -> None:
+        async with session.lock():
+            session.clear()
+            raise KeyError("of the app's own")
+
+    monkeypatch.setattr(node.manager, "revoke", hang)
+    with pytest.raises(KeyError):
+        await ada.visit(fail)
+    assert status(node)["held"] == 0
+
+
 # Lost
 
 
@@ -446,6 +482,25 @@ async def test_what_was_changed_under_a_lost_lock_is_not_saved_though_the_app_go
     assert (await ada.visit(stubborn)).code == "session_conflict"
     assert (await ada.visit()).result == {"n": 0}
     assert status(node)["held"] == 0
+
+
+async def test_an_app_that_answers_by_itself_after_that_saves_nothing_either() -> None:
+    node = Node()
+    ada = await node.logged_in(n=0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with scope["session"].lock():
+            scope["session"]["n"] = 1
+        node.clock.advance(LEASE_S)
+        for _ in range(2):
+            with contextlib.suppress(LockLost):
+                await respond(send, 400)
+
+    headers = [(b"cookie", f"session={ada.token}".encode())]
+    answer = await call(SessionMiddleware(app, manager=node.manager), scope_of("http", headers=headers))
+    assert not answer.started
+    assert (await ada.visit()).result == {"n": 0}
+    assert (status(node)["held"], status(node)["lost"]) == (0, 1)
 
 
 async def test_an_app_may_answer_423_by_itself() -> None:
