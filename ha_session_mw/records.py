@@ -175,13 +175,13 @@ class Records:
             return None
 
     async def newest(self, claims: Claims) -> Stored | None:
-        """A session's data as the store has it at this moment; None if it has no record, and its token does not ask for one.
+        """A session's data as the store has it at this moment; None if there is no record, and its token does without.
 
         Raises:
             StoreUnavailable: it cannot be reached, or not read.
         """
         record = await self._store.get(claims.family)
-        if record is None and not claims.record:
+        if record is None and claims.data != ELSEWHERE:
             return None
         stored = self._checked(record, claims.record)
         self._copies.put(claims.family, stored)
@@ -269,6 +269,7 @@ class Records:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
                 if conflict.current is None:  # and the session stands: the store has lost it, and this request knows it
+                    self._copies.pop(claims.family, None)  # which was of a version that it may never reach again
                     wanted = msgspec.structs.replace(base, version=0, data=raw)
                 elif strict and base.version:
                     raise SessionConflict("it has changed since this request read it") from None

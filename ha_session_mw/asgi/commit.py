@@ -51,7 +51,7 @@ def adopt(session: Session, foreign: object) -> None:
     if isinstance(foreign, Mapping):
         if dict(foreign) != session:
             session.replace(foreign)
-    elif session or session.id is not None:
+    elif session.id is not None or session:  # in this order: data that is out of reach need not be read for that
         session.clear()
 
 

@@ -247,18 +247,22 @@ class SessionMiddleware:
         Raises:
             ProblemError: the request is to be refused.
         """
-        if known is not None and (field := self._lone(scope["headers"])) is not None:
-            return await self._session_of(known, field)
         if path_kind == "exempt":
             session = session_of(self.manager, None, None)
             session._read_only = _EXEMPT
             return session
-        presented = None
+        way: Way | None = None
         try:
+            if known is not None:
+                way = self._lone(scope["headers"])
+                return await self._session_of(known, way)
             presented = self._present(scope["headers"], path_kind)
-            return session_of(self.manager, None, None) if presented is None else await self._find_out(presented, scope, path)
+            if presented is None:
+                return session_of(self.manager, None, None)
+            way = presented[0]
+            return await self._find_out(presented, scope, path)
         except ClientFault as problem:
-            return self._refused(problem, path_kind, presented[0] if presented else None)
+            return self._refused(problem, path_kind, way)
 
     def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
         found = self._reader.read(headers)
@@ -285,7 +289,7 @@ class SessionMiddleware:
             session._stale_s = age_s
             return session
 
-    async def _session_of(self, verified: Verified, way: Way) -> Session:
+    async def _session_of(self, verified: Verified, way: Way | None) -> Session:
         if not verified.record:
             return session_of(self.manager, verified, way)
         try:

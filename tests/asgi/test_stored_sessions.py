@@ -19,7 +19,7 @@ from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock, mint_session
 
 from ..shared import Shared
-from .driver import SECRET, Act, Answer, Node, Visitor, look, who, why
+from .driver import SECRET, Act, Answer, Node, Visitor, look, obliging, respond, who, why
 
 pytestmark = pytest.mark.anyio
 
@@ -454,6 +454,25 @@ async def test_a_log_out_while_the_store_writes_brings_nothing_back_either(node:
     assert node.stored() == []
 
 
+@pytest.mark.parametrize("path", ["/open", "/protected"])
+async def test_a_log_out_while_the_store_reads_is_told_as_one_before_it(clock: ManualClock, path: str) -> None:
+    node = StoreNode(clock, protect="/protected")
+    visitor = await node.logged_in("ada", text=LARGE)
+    node.forget_copies()
+    claims, read = node.claims(visitor), node.store.get
+
+    async def get(id: str) -> Record | None:
+        await node.manager.revoke(claims)
+        return await read(id)
+
+    node.store.get = get  # type: ignore[method-assign]
+    answer = await visitor.visit(why, path)
+    if path == "/open":
+        assert (answer.status, answer.result) == (200, "session_revoked")
+    else:
+        assert (answer.status, answer.code) == (401, "session_revoked")
+
+
 async def test_a_log_out_while_the_first_record_is_written_leaves_none(node: StoreNode) -> None:
     visitor = await node.logged_in("ada")
     claims = node.claims(visitor)
@@ -595,6 +614,24 @@ async def test_an_app_that_puts_something_in_the_place_of_data_that_is_out_of_re
     assert len(node.stored()) == 1
 
 
+async def test_an_app_that_puts_nothing_in_the_place_of_data_that_is_out_of_reach_logs_out(node: StoreNode) -> None:
+    """As Litestar's ``clear_session`` does. A log-out needs no data."""
+    visitor = await node.logged_in("ada", text=LARGE)
+    node.forget_copies()
+    node.store.gone = True
+    captured = visitor.token
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["session"] = None
+        await respond(send)
+
+    node.app = type(node.app)(app, manager=node.manager)
+    answer = await visitor.visit()
+    assert (answer.status, answer.token, answer.header("session-revocation")) == (200, "", "fenced")
+    node.app = type(node.app)(obliging, manager=node.manager)
+    assert (await node.request(why, token=captured)).result == "session_revoked"
+
+
 async def test_a_change_that_cannot_be_stored_is_told_and_the_session_stays(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.store.gone = True
@@ -657,6 +694,29 @@ async def test_data_that_the_store_has_lost_is_told_until_somebody_logs_in_anew(
 
     await visitor.visit(log_in)
     assert (await visitor.visit(look)).result == {"a": 1}
+
+
+@pytest.mark.parametrize("locked", [False, True])
+async def test_data_that_the_store_has_lost_and_the_token_has_goes_on_from_there(node: StoreNode, locked: bool) -> None:
+    """Also where the store gives lower versions now: it was made anew, or is another one."""
+    visitor = await node.logged_in("ada", text=LARGE)
+    await visitor.visit(put(text="short"))
+    await node.store.delete(node.claims(visitor).family)
+    node.forget_copies()
+    node.records._version = 1000
+
+    async def change(session: Session) -> None:
+        if locked:
+            async with session.lock():
+                session["a"] = 1
+        else:
+            session["a"] = 1
+
+    node.records.require_held = lambda grant: None
+    assert (await visitor.visit(look)).result == {"text": "short"}
+    assert (await visitor.visit(change)).status == 200
+    assert node.claims(visitor).record < 1010
+    assert (await visitor.visit(look)).result == {"text": "short", "a": 1}
 
 
 async def test_a_store_that_was_put_back_is_told(node: StoreNode) -> None:
