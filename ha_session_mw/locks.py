@@ -6,12 +6,14 @@ renew in time, and to stop by itself when that fails.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
+from ._core.data import require_text
 from .abc import Clock, Grant, LockService
 from .exceptions import LockLost, NotSupported, SessionLocked, StoreUnavailable
 
@@ -97,8 +99,8 @@ class Locks:
             ValueError: a time is none.
         """
         service = self.require()
-        if not (timeout_s >= 0 and lease_s > 0):
-            raise ValueError(f"need timeout >= 0 and lease > 0, got {timeout_s!r}, {lease_s!r}")
+        if not (timeout_s >= 0 and 0 < lease_s < math.inf):
+            raise ValueError(f"need timeout >= 0 and lease > 0, and a lease that ends, got {timeout_s!r}, {lease_s!r}")
         begun_s = self._clock.boot_s()
         self.waiting += 1
         try:
@@ -214,6 +216,7 @@ class Locks:
         """
         if not 0 < len(name) <= LONGEST_NAME:
             raise ValueError(f"the name of a lock has 1 to {LONGEST_NAME} characters, got {len(name)}")
+        require_text("the name of a lock", name)
         hold = await self.acquire(f"app/{name}", timeout_s=timeout_s, lease_s=lease_s)
         try:
             async with self.keep(hold):

@@ -25,8 +25,9 @@ from .models import Claims, Deny, Entry
 logger = logging.getLogger("ha_session_mw.records")
 
 VERSION = 1
-TRIES = 32
-"""How often a change is merged onto what others have written meanwhile. Each time one of them got through, so few are needed."""
+TRIES = 128
+"""How often a change is merged onto what others have written meanwhile. Each time one of them got through, and a browser has no more
+than a hundred requests under way."""
 LIST_LIMIT_S = 0.25
 """How long a log-out of all sessions of a subject waits until it knows their records: as long as for a peer."""
 DELETE_AGAIN_S = 1.0

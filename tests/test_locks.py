@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -238,10 +239,18 @@ async def test_the_manager_has_locks_and_tells_of_them_without_names() -> None:
 
 @pytest.mark.parametrize(
     ("name", "times"),
-    [("", {}), ("x" * 513, {}), ("x", {"timeout": -1}), ("x", {"lease": 0}), ("x", {"timeout": float("nan")})],
+    [
+        ("", {}),
+        ("x" * 513, {}),
+        ("x", {"timeout": -1}),
+        ("x", {"lease": 0}),
+        ("x", {"lease": math.inf}),
+        ("x", {"timeout": math.nan}),
+        ("half \ud800", {}),
+    ],
 )
 async def test_a_name_or_time_that_is_none_is_refused(name: str, times: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"lock has 1 to 512|need timeout >= 0 and lease > 0"):
+    with pytest.raises(ValueError, match=r"lock has 1 to 512|need timeout >= 0 and lease > 0|must be text"):
         async with SessionManager(Settings(secret_key=SECRET)).lock(name, **times):
             pytest.fail("had it")
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
-from .._core.data import decode, fingerprint
+from .._core.data import decode, fingerprint, require_text
 from .._core.renewal import MAX_SUBJECT_LENGTH
 from .._core.stored import Stored, merge
 from ..exceptions import NotSupported, ProblemError, RecordLost, SessionReadOnly, StoreUnavailable
@@ -177,7 +177,7 @@ class Session(dict[str, Any]):
 
         Raises:
             TypeError: the subject is not a str.
-            ValueError: it is empty or longer than 512 characters.
+            ValueError: it is empty, longer than 512 characters, or no text.
             StateStale: the node lost contact; becomes a 503 with a hint if the app lets it pass.
             SessionReadOnly: the session cannot be written here.
         """
@@ -185,6 +185,7 @@ class Session(dict[str, Any]):
             raise TypeError(f"subject must be a str, got {type(subject).__name__}")
         if not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
             raise ValueError(f"subject must have 1 to {MAX_SUBJECT_LENGTH} characters, got {len(subject)}")
+        require_text("subject", subject)
         self.mark_modified()
         self.manager.require_fresh()
         claims = self.manager.begin(subject)

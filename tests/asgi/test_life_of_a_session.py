@@ -117,6 +117,17 @@ async def test_login_refuses_what_is_no_subject(node: Node, subject: Any, error:
         await node.request(lambda s: s.login(subject))
 
 
+async def test_login_refuses_a_str_that_is_no_text_and_changes_nothing(node: Node) -> None:
+    visitor = await node.logged_in("ada", cart="book")
+
+    def try_it(session: Session) -> None:
+        with pytest.raises(ValueError, match="subject must be text"):
+            session.login("\udc80")
+
+    assert (await visitor.visit(try_it)).status == 200
+    assert ((await visitor.visit(who)).result, (await visitor.visit(look)).result) == ("ada", {"cart": "book"})
+
+
 async def test_login_on_a_stale_node_becomes_its_problem_document(node: Node) -> None:
     node.manager.view.fresh_at = node.clock.boot_s()
     node.clock.advance(6)
