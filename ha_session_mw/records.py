@@ -269,8 +269,8 @@ class Records:
             try:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
+                self._on_newer(claims.family, conflict.current.version if conflict.current else 0)
                 if conflict.current is None:  # and the session stands: the store has lost it, and this request knows it
-                    self._copies.pop(claims.family, None)  # which was of a version that it may never reach again
                     wanted = msgspec.structs.replace(base, version=0, data=raw)
                 elif strict and base.version:
                     raise SessionConflict("it has changed since this request read it") from None

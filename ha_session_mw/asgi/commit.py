@@ -185,6 +185,8 @@ async def _next_claims(session: Session, manager: SessionManager) -> Claims | No
     if session._out_of_reach is not None:  # it was cycled
         require_standing()
         return manager.change(claims, claims.data, record=claims.record)
+    if verified is not None and claims.family != verified.claims.family:
+        await session._catch_up()
     with manager.locks.guard(session._hold) as guard:
         return await manager.data.keep(
             claims, _base_of(session, claims), session, require_standing=require_standing, strict=session._strict, guard=guard

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 from .._core.data import decode, fingerprint, require_text
 from .._core.renewal import MAX_SUBJECT_LENGTH
 from .._core.stored import Stored, merge
-from ..exceptions import NotSupported, ProblemError, RecordLost, SessionReadOnly, StoreUnavailable
+from ..exceptions import NotSupported, ProblemError, RecordLost, SessionConflict, SessionReadOnly, SessionRevoked, StoreUnavailable
 from ..locks import LEASE_S, TIMEOUT_S, Hold
 from ..models import Acknowledgement, Claims, CutId
 
@@ -173,7 +173,8 @@ class Session(dict[str, Any]):
     def login(self, subject: str) -> None:
         """Bind a subject. The session takes a new id and a new family, and the old id is denied (no session fixation).
 
-        A visitor's data stays. That of another subject does not: it is not theirs.
+        A visitor's data stays, with what others change of it until the response starts. That of another subject does not: it is
+        not theirs.
 
         Raises:
             TypeError: the subject is not a str.
@@ -190,7 +191,7 @@ class Session(dict[str, Any]):
         self.manager.require_fresh()
         claims = self.manager.begin(subject)
         if self.subject not in (None, subject):
-            super().clear()
+            self._drop_data()
         self.manager.fit(claims, self)
         self._became = claims
 
@@ -218,7 +219,7 @@ class Session(dict[str, Any]):
         """
         if self._read_only is None:
             self.mark_modified()
-            super().clear()
+            self._drop_data()
         self._became = None
         if self._acknowledgement is None:
             if self._verified is None:
@@ -240,6 +241,7 @@ class Session(dict[str, Any]):
         Raises:
             LookupError: there is no session yet.
             SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
+            SessionConflict: the session is ``strict``, this request has changed it already, and others have since it began.
             LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled, and
                 nothing is saved.
             StoreUnavailable: it cannot be known who has it, or the session's data cannot be reached.
@@ -274,14 +276,29 @@ class Session(dict[str, Any]):
                 await self._unlock()
 
     async def _catch_up(self) -> None:
-        """Take in what others have stored since this request began."""
+        """Take in what others have stored since this request began.
+
+        Raises:
+            SessionConflict: there is some, this request has changed something already, and that is to be told.
+            StoreUnavailable, SessionRevoked: as :meth:`SessionData.newest`; not if a new session is to begin with the data.
+        """
         verified = self._verified
-        if verified is None or self.family != verified.claims.family or self._out_of_reach is not None:
+        if verified is None or self._out_of_reach is not None:
+            return
+        moves = self.family != verified.claims.family
+        if moves and self._stored is None:
             return
         base = self._stored or Stored.in_token(verified.claims.data)
-        newest = await self.manager.data.newest(verified.claims)
+        try:
+            newest = await self.manager.data.newest(verified.claims)
+        except (RecordLost, SessionRevoked):
+            if not moves:
+                raise
+            return
         if newest is None or newest.version == base.version:
             return
+        if self._strict and base.version and fingerprint(self) != base.data:
+            raise SessionConflict("it has changed since this request began to change it")
         content = merge(base, self, newest)
         self._stored = newest
         super().clear()
@@ -290,6 +307,11 @@ class Session(dict[str, Any]):
             self._kept = fingerprint(self)  # it was not the app that changed it
         elif not verified.record:
             self.mark_modified()  # the client is to learn that its session has a record now
+
+    def _drop_data(self) -> None:
+        """What the session has is not to go on; nor what others make of it."""
+        super().clear()
+        self._stored = None
 
     async def _unlock(self) -> None:
         """Let the lock go, if this request has it and none of its work is going on under it."""
@@ -335,7 +357,7 @@ class Session(dict[str, Any]):
     def clear(self) -> None:
         """Empty the session. A live one is revoked, with all its ids, when the response starts, and its cookie removed."""
         self.mark_modified()
-        super().clear()
+        self._drop_data()
         self._ended = self._verified is not None
         self._became = None
 

@@ -367,6 +367,41 @@ async def test_who_wants_to_be_told_of_a_change_by_others_is_told_and_nothing_is
     assert (await other.visit(look)).result == {"text": LARGE, "seen": True, "cart": ["book"]}
 
 
+async def test_who_was_told_of_a_conflict_gets_through_when_it_tries_again_though_the_node_hears_of_others_late(node: StoreNode) -> None:
+    visitor = await node.logged_in("ada", text=LARGE)
+    node.records.stores.discard(node.store)  # no word of what others write, for now
+    [record] = node.stored()
+    await node.store.put(record)
+
+    def strictly(session: Session) -> None:
+        session.strict = True
+        session["cart"] = ["book"]
+
+    assert (await visitor.visit(strictly)).status == 409
+    assert (await visitor.visit(strictly)).status == 200
+
+
+async def test_who_asked_for_strictness_is_told_by_the_lock_too_of_what_others_changed_since_it_began_to_change(node: StoreNode) -> None:
+    visitor = await node.logged_in("ada", text=LARGE)
+    node.records.require_held = lambda grant: None
+    other = Visitor(node)
+    other.token = visitor.token
+
+    async def first(session: Session, *, changes_before: bool) -> None:
+        session.strict = True
+        if changes_before:
+            session["paid"] = session.get("price", 0)
+        await other.visit(put(price=7))
+        async with session.lock():
+            session["paid"] = session.get("price", 0)
+
+    answer = await visitor.visit(lambda session: first(session, changes_before=True))
+    assert (answer.status, answer.code) == (409, "session_conflict")
+    assert (await visitor.visit(lambda session: first(session, changes_before=False))).status == 200
+    assert (await visitor.visit(look)).result == {"text": LARGE, "price": 7, "paid": 7}
+    assert node.manager.locks.held == 0
+
+
 async def test_strictness_takes_small_data_to_the_store_where_it_can_be_told(node: StoreNode) -> None:
     visitor = await node.logged_in("ada")
 
@@ -503,6 +538,55 @@ async def test_a_log_out_that_this_node_hears_of_later_deletes_what_it_has_writt
         with anyio.fail_after(5):
             while node.stored():
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_what_others_have_changed_until_a_log_in_goes_along(node: StoreNode) -> None:
+    visitor = node.visitor()
+    await visitor.visit(put(text=LARGE, seen=1, gone=1))
+    other = Visitor(node)
+    other.token = visitor.token
+
+    async def log_in(session: Session) -> None:
+        session["seen"] = 2
+        del session["gone"]
+        session.login("ada")
+        session["more"] = 3
+        await other.visit(put(cart=["book"], seen=7))
+
+    await visitor.visit(log_in)
+    assert (await visitor.visit(look)).result == {"text": LARGE, "seen": 2, "more": 3, "cart": ["book"]}
+    assert len(node.stored()) == 1
+
+
+async def test_a_log_in_of_somebody_else_takes_nothing_along(node: StoreNode) -> None:
+    visitor = await node.logged_in("ada", text=LARGE)
+    other = Visitor(node)
+    other.token = visitor.token
+
+    async def log_in(session: Session) -> None:
+        session.login("bob")
+        session["mine"] = 1
+        await other.visit(put(cart=["book"]))
+
+    await visitor.visit(log_in)
+    assert (await visitor.visit(look)).result == {"mine": 1}
+
+
+@pytest.mark.parametrize("trouble", ["logged out", "lost"])
+async def test_a_log_in_needs_nothing_of_a_record_that_is_gone(node: StoreNode, trouble: str) -> None:
+    visitor = node.visitor()
+    await visitor.visit(put(text=LARGE))
+    claims = node.claims(visitor)
+
+    async def log_in(session: Session) -> None:
+        session.login("ada")
+        if trouble == "lost":
+            await node.store.delete(claims.family)
+        else:
+            await node.manager.revoke(claims)
+
+    assert (await visitor.visit(log_in)).status == 200
+    assert (await visitor.visit(look)).result == {"text": LARGE}
 
 
 async def test_a_new_id_that_is_taken_while_another_request_writes_costs_no_data(node: StoreNode) -> None:
