@@ -340,6 +340,7 @@ class Records:
     async def run(self) -> None:
         """Carries the reading, the deleting, and what the store does besides, until cancelled."""
         self._is_running = True
+        self._copies.clear()  # what others wrote while nobody listened is not told any more
         try:
             async with anyio.create_task_group() as tasks:
                 for task in (self._store.run, self._flights.run, self._delete):

@@ -180,9 +180,21 @@ async def test_after_a_gap_in_the_history_all_versions_are_told(one_etcd: Etcd) 
         assert revision >= stored[-1].version
 
 
-async def test_a_record_of_another_release_is_told_and_left(one_etcd: Etcd) -> None:
+async def test_a_record_of_another_release_is_told_and_left_until_its_session_has_ended(one_etcd: Etcd) -> None:
     async with opened(one_etcd) as store:
-        await store._gateway.transact([put(store._content_key("id"), b"\x95\x02\x00\xc0\xc4\x00\xc4\x00")])
-        for call_it in (store.get("id"), store.put(Record("id", b"1", END_MS)), store.delete("id")):
+        content = store._content_key("id")
+        await store._gateway.transact([put(content, b"\x95\x02\x00\xc0\xc4\x00\xc4\x00")])
+        for call_it in (store.get("id"), store.put(Record("id", b"1", END_MS))):
             with pytest.raises(StoreUnavailable):
                 await call_it
+        await store.delete("id")
+        assert await store.get("id") is None
+
+
+async def test_a_key_of_somebody_elses_does_not_stop_the_news(one_etcd: Etcd) -> None:
+    async with opened(one_etcd) as store:
+        heard: set[tuple[str, int]] = set()
+        store.on_newer = lambda *news: heard.add(news)
+        await store._gateway.transact([put(store._versions + b"\xff", b"")])
+        stored = await store.put(Record("id", b"", END_MS))
+        await until(lambda: ("id", stored.version) in heard)

@@ -247,6 +247,15 @@ def test_a_node_that_is_started_again_on_another_event_loop_goes_on(clock: Manua
         anyio.run(once, backend=backend)
 
 
+async def test_a_copy_from_before_a_time_without_news_is_not_used(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    await rig.load(of)
+    rig.other._records.stores.discard(rig.store)
+    await rig.write({"n": 2})
+    async with running(rig):  # again, after what followed the news had crashed
+        assert await rig.load(of) == {"n": 2}
+
+
 @pytest.mark.parametrize(
     "answer",
     [

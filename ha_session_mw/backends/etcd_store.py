@@ -219,7 +219,10 @@ class EtcdStore(SessionStore):
         await self._asked(self._delete(id))
 
     async def _delete(self, id: str) -> None:
-        current = await self._get(id)
+        try:
+            current = await self._get(id)
+        except StoreUnavailable:  # of another release: its key below a subject goes later, with its lease
+            current = Record(id, b"", 0)
         if current is not None:
             operations: list[Operation] = [delete(key) for key in self._keys(id, current.subject)]
             await self._gateway.transact(operations)
@@ -283,4 +286,4 @@ class EtcdStore(SessionStore):
 
     def _tell(self, pair: KeyValue, version: int) -> None:
         if self.on_newer is not None:
-            self.on_newer(pair.key[len(self._versions) :].decode(), version)
+            self.on_newer(pair.key[len(self._versions) :].decode(errors="replace"), version)
