@@ -30,11 +30,10 @@ _TABLES = (
     "CREATE INDEX queues ON locks (name, number)",
 )
 _NEXT_VERSION = "UPDATE state SET version = version + 1 RETURNING version"
-_OF_ID = "SELECT id, content, until_ms, subject, version FROM records WHERE kind = ? AND id = ? AND content IS NOT NULL"
-_OF_SUBJECT = (
-    "SELECT id, content, until_ms, subject, version FROM records WHERE kind = ? AND subject = ? AND id > ? AND content IS NOT NULL "
-    "ORDER BY id LIMIT ?"
-)
+# Content that somebody else has put there as text is none that can be read, and is to be told like any other such.
+_FIND = "SELECT id, CAST(content AS BLOB), until_ms, subject, version FROM records WHERE content IS NOT NULL AND kind = ? "
+_OF_ID = _FIND + "AND id = ?"
+_OF_SUBJECT = _FIND + "AND subject = ? AND id > ? ORDER BY id LIMIT ?"
 _PUT = "INSERT OR REPLACE INTO records (kind, id, version, subject, until_ms, content) VALUES (?, ?, ?, ?, ?, ?)"
 _DELETE = "UPDATE records SET version = ?, content = NULL, subject = NULL WHERE kind = ? AND id = ? AND content IS NOT NULL"
 _SINCE = "SELECT version, id, content IS NULL FROM records WHERE kind = ? AND version > ? ORDER BY version"

@@ -142,6 +142,18 @@ async def test_kinds_of_records_do_not_meet(path: Path) -> None:
     assert [found.content for found in await other.of_subject("ada")] == [b"2"]
 
 
+async def test_content_that_somebody_has_put_there_by_hand_is_told_and_left(path: Path) -> None:
+    a = Worker(path)
+    token = await a.log_in(text=LARGE)
+    db = sqlite3.connect(records_of(path))
+    for by_hand in ("'text'", "7"):
+        db.execute(f"UPDATE records SET version = version + 1, content = {by_hand}")
+        db.commit()
+        assert [code(await a.visit(token, act)) for act in (look, put(a=1))] == ["store_unavailable"] * 2
+        assert db.execute(f"SELECT content = {by_hand} FROM records").fetchall() == [(1,)]
+    db.close()
+
+
 async def test_what_has_ended_is_forgotten(path: Path, clock: ManualClock) -> None:
     store = SqliteStore(clock, RecordFile(path), "session")
     soon_ms = int(clock.wall_s() * 1000) + 1000
