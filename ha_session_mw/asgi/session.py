@@ -179,6 +179,7 @@ class Session(dict[str, Any]):
         Raises:
             TypeError: the subject is not a str.
             ValueError: it is empty, longer than 512 characters, or no text.
+            SessionTooLarge: the visitor's data has no room in a token, and is not to go to a store.
             StateStale: the node lost contact; becomes a 503 with a hint if the app lets it pass.
             SessionReadOnly: the session cannot be written here.
         """
@@ -240,6 +241,8 @@ class Session(dict[str, Any]):
 
         Raises:
             LookupError: there is no session yet.
+            ValueError: a time is none.
+            SessionRevoked: the session was logged out meanwhile, and its record is gone.
             SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
             SessionConflict: the session is ``strict``, this request has changed it already, and others have since it began.
             LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled, and
