@@ -19,7 +19,7 @@ from ha_session_mw.abc import Record
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.lookups import Asking
 from ha_session_mw.models import Claims, Deny
-from ha_session_mw.records import COPY_OVERHEAD_BYTES, VERSION, Copy, Records, decode_copy
+from ha_session_mw.records import COPY_OVERHEAD_BYTES, DELETE_AGAIN_S, VERSION, Copy, Records, decode_copy
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
@@ -89,6 +89,36 @@ async def test_a_copy_is_good_for_its_version_and_earlier_ones_and_until_somebod
     third = await rig.write({"n": 3})
     assert [await rig.load(of) for of in (second, third)] == [{"n": 3}] * 2
     assert rig.store.reads == 2
+
+
+async def test_a_copy_is_not_good_for_a_token_that_needs_a_later_version_though_this_node_has_not_heard_of_that(rig: Rig) -> None:
+    await rig.load(await rig.write({"n": 1}))
+    rig.other._records.stores.discard(rig.store)
+    assert await rig.load(await rig.write({"n": 2})) == {"n": 2}
+
+
+async def test_a_record_that_cannot_be_deleted_with_its_session_is_deleted_when_the_store_is_back(rig: Rig, clock: ManualClock) -> None:
+    await rig.write({"n": 1})
+    delete, tries = rig.store.delete, 0
+
+    async def gone(id: str) -> None:
+        nonlocal tries
+        tries += 1
+        await anyio.lowlevel.checkpoint()
+        raise StoreUnavailable("as told")
+
+    rig.store.delete = gone  # type: ignore[method-assign]
+    async with running(rig):
+        await rig.records.forget_soon("family")
+        for expected in (1, 2):
+            await until_nothing_moves()
+            assert tries == expected
+            clock.advance(DELETE_AGAIN_S)
+        rig.store.delete = delete  # type: ignore[method-assign]
+        await until_nothing_moves()
+        clock.advance(DELETE_AGAIN_S)
+        await until_nothing_moves()
+        assert await rig.other.get("family") is None
 
 
 async def test_a_copy_ends(rig: Rig, clock: ManualClock) -> None:
@@ -273,6 +303,19 @@ async def test_what_a_peer_has_counts_only_if_it_is_of_the_version_that_is_neede
     of = await rig.write({"n": 1})
     assert await rig.load(of, ["peer"]) == {"n": 1}
     assert rig.store.reads == 1
+
+
+async def test_a_copy_of_a_peer_that_is_older_than_what_this_node_has_heard_of_does_not_count(clock: ManualClock) -> None:
+    first = 0
+
+    async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
+        return msgspec.msgpack.encode(Copy(VERSION, "yes", first, Stored(0, data.encode({"n": 1}), b"").encode()))
+
+    rig = Rig(clock, asking=Asking(call, clock, Conduct(), timeout_s=0.25, name="record", decode=decode_copy))
+    of = await rig.write({"n": 1})
+    first = of.record
+    await rig.write({"n": 2})
+    assert await rig.load(of, ["peer"]) == {"n": 2}
 
 
 async def test_a_store_that_looks_is_looked_into_before_a_copy_is_used(clock: ManualClock) -> None:

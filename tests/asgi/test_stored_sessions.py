@@ -414,6 +414,20 @@ async def test_strictness_takes_small_data_to_the_store_where_it_can_be_told(nod
     assert (await visitor.visit(look)).result == {"a": 1}
 
 
+async def test_the_first_strict_change_of_small_data_is_put_together_with_another_one(node: StoreNode) -> None:
+    visitor = await node.logged_in("ada")
+    other = Visitor(node)
+    other.token = visitor.token
+
+    async def strictly(session: Session, *, key: str, meanwhile: Act = who) -> None:
+        session.strict = True
+        session[key] = 1
+        await other.visit(meanwhile)
+
+    await visitor.visit(lambda session: strictly(session, key="a", meanwhile=lambda other: strictly(other, key="b")))
+    assert (await visitor.visit(look)).result == {"a": 1, "b": 1}
+
+
 async def test_strictness_that_nobody_could_keep_is_refused_at_its_place() -> None:
     def strictly(session: Session) -> bool:
         session.strict = False
