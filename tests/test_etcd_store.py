@@ -17,7 +17,7 @@ from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.backends.etcd_locks import open_etcd_locks
 from ha_session_mw.backends.etcd_store import EtcdStore, open_etcd_store
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.etcd_gateway import EtcdGateway, Transaction, put
+from ha_session_mw.etcd_gateway import EtcdCompacted, EtcdGateway, Transaction, put
 from ha_session_mw.testing import SECRET
 
 from .asgi.driver import Answer, call, look, obliging, scope_of
@@ -178,6 +178,37 @@ async def test_after_a_gap_in_the_history_all_versions_are_told(one_etcd: Etcd) 
         revision = await store._load(store._versions[:-1] + b"0", tell=True)
         assert heard == {record.id: record.version for record in stored}
         assert revision >= stored[-1].version
+
+
+class LosesHistory(EtcdGateway):
+    """Of the first watch, the history is gone."""
+
+    watched = 0
+
+    async def watch(self, *args: Any, **kwargs: Any) -> None:
+        self.watched += 1
+        if self.watched == 1:
+            raise EtcdCompacted("has compacted the history that was asked for")
+        await super().watch(*args, **kwargs)
+
+
+async def test_a_node_whose_history_is_gone_hears_of_what_is_there_and_goes_on_from_there(one_etcd: Etcd) -> None:
+    settings = settings_of(one_etcd)
+    writer, store = (open_etcd_store(settings, SystemClock(), "session", token_bytes) for _ in range(2))
+    store._gateway.__class__ = LosesHistory
+    heard: list[tuple[str, int]] = []
+    store.on_newer = lambda *news: heard.append(news)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(writer.run)
+        await until(lambda: writer._position)
+        before = await writer.put(Record("before", b"", END_MS))
+        tasks.start_soon(store.run)
+        await until(lambda: heard)
+        after = await writer.put(Record("after", b"", END_MS))
+        await until(lambda: len(heard) == 2)
+        tasks.cancel_scope.cancel()
+    assert heard == [("before", before.version), ("after", after.version)]
+    assert store._position == after.version
 
 
 async def test_a_record_of_another_release_is_told_and_left_until_its_session_has_ended(one_etcd: Etcd) -> None:

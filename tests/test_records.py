@@ -318,6 +318,21 @@ async def test_a_copy_of_a_peer_that_is_older_than_what_this_node_has_heard_of_d
     assert await rig.load(of, ["peer"]) == {"n": 2}
 
 
+async def test_a_peer_is_given_a_copy_that_is_good_enough_for_it_and_no_other(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    await rig.load(of)
+
+    async def says(*question: object) -> str:
+        return decode_copy(await rig.records.on_question(msgspec.msgpack.encode(question))).says
+
+    assert [await says(VERSION, "family", of.record - number) for number in (0, 1)] == ["yes", "yes"]
+    assert await says(VERSION, "family", of.record + 1) == "unknown"
+    assert await says(VERSION, "another", of.record) == "unknown"
+    assert await says(VERSION + 1, "family", of.record) == "unknown"
+    with pytest.raises(ValueError, match="Expected"):
+        await says("family")
+
+
 async def test_a_store_that_looks_is_looked_into_before_a_copy_is_used(clock: ManualClock) -> None:
     shared = MemoryRecords(clock)
     store = SlowStore(shared)

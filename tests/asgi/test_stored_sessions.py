@@ -603,6 +603,14 @@ async def test_a_log_in_needs_nothing_of_a_record_that_is_gone(node: StoreNode, 
     assert (await visitor.visit(look)).result == {"text": LARGE}
 
 
+async def test_a_log_out_everywhere_takes_all_records_of_the_subject_however_many(node: StoreNode) -> None:
+    for _ in range(105):  # more than a page
+        await node.logged_in("ada", text=LARGE)
+    await node.logged_in("grace", text=LARGE)
+    await node.manager.revoke_subject("ada")
+    assert [record.subject for record in node.stored()] == ["grace"]
+
+
 async def test_a_new_id_that_is_taken_while_another_request_writes_costs_no_data(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     other = Visitor(node)
