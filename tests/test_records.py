@@ -19,7 +19,7 @@ from ha_session_mw.abc import Record
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.lookups import Asking
 from ha_session_mw.models import Claims, Deny
-from ha_session_mw.records import COPY_OVERHEAD_BYTES, DELETE_AGAIN_S, VERSION, Copy, Records, decode_copy
+from ha_session_mw.records import COPY_OVERHEAD_BYTES, DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Records, decode_copy
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
@@ -121,6 +121,43 @@ async def test_a_record_that_cannot_be_deleted_with_its_session_is_deleted_when_
         assert await rig.other.get("family") is None
 
 
+async def hang(*_: object, **__: object) -> Any:
+    await anyio.sleep_forever()
+
+
+async def test_whoever_logs_out_does_not_wait_for_a_store_that_hangs(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    await rig.load(of)
+    rig.store.delete = hang  # type: ignore[method-assign]
+    async with running(rig):
+        with anyio.fail_after(5):
+            await rig.records.forget_soon("family")
+        assert len(rig.records) == 0
+
+
+async def test_a_log_out_of_a_subject_knows_after_a_while_what_can_be_known(
+    rig: Rig, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [await rig.other.put(Record(f"family-{number}", b"", 1 << 50, "ada")) for number in range(3)]
+    found: list[str] = []
+
+    async def first_page(subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
+        return await hang() if after else records[:2]
+
+    async def ask() -> None:
+        found.extend(await rig.records.of_subject("ada"))
+
+    rig.store.of_subject = first_page  # type: ignore[method-assign]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await until_nothing_moves()
+        clock.advance(LIST_LIMIT_S)
+        await until_nothing_moves()
+        assert found == ["family-0", "family-1"]
+        tasks.cancel_scope.cancel()
+    assert "cannot all be listed" in caplog.text
+
+
 async def test_a_copy_ends(rig: Rig, clock: ManualClock) -> None:
     of = await rig.write({"n": 1})
     await rig.load(of)
@@ -128,6 +165,13 @@ async def test_a_copy_ends(rig: Rig, clock: ManualClock) -> None:
     assert len(rig.records) == 0
     await rig.load(of)
     assert rig.store.reads == 2
+
+
+async def test_copies_are_bounded_in_number(clock: ManualClock) -> None:
+    rig = Rig(clock, most=3)
+    for number in range(5):
+        await rig.load(await rig.write({"n": number}, f"family-{number}"))
+    assert [*rig.records._copies] == ["family-2", "family-3", "family-4"]
 
 
 async def test_copies_are_bounded_in_number_and_in_bytes(clock: ManualClock) -> None:
@@ -143,6 +187,7 @@ async def test_copies_are_bounded_in_number_and_in_bytes(clock: ManualClock) -> 
     assert [*rig.records._copies] == ["large"]
     too_large = await rig.write({"text": "x" * 4 * COPY_OVERHEAD_BYTES}, "too large")
     assert [await rig.load(too_large) for _ in range(2)] == [{"text": "x" * 4 * COPY_OVERHEAD_BYTES}] * 2
+    assert rig.records._copies.version("too large") == too_large.record  # so an older one in a token is not taken for the last
 
 
 async def test_the_copy_in_a_token_is_used_unless_a_later_version_has_been_heard_of(rig: Rig) -> None:
