@@ -180,6 +180,15 @@ async def test_after_a_gap_in_the_history_all_versions_are_told(one_etcd: Etcd) 
         assert revision >= stored[-1].version
 
 
+async def test_a_page_is_filled_from_behind_those_that_belong_to_another_subject_now(one_etcd: Etcd) -> None:
+    async with opened(one_etcd) as store:
+        moved = [await store.put(Record(f"{number}", b"", END_MS, "ada")) for number in range(4)]
+        for record in moved:
+            await store.put(replace(record, subject="grace"))
+        last = await store.put(Record("last", b"", END_MS, "ada"))
+        assert await store.of_subject("ada", limit=2) == [last]
+
+
 class LosesHistory(EtcdGateway):
     """Of the first watch, the history is gone."""
 

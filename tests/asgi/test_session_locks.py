@@ -484,6 +484,26 @@ async def test_what_was_changed_under_a_lost_lock_is_not_saved_though_the_app_go
     assert status(node)["held"] == 0
 
 
+async def test_a_holder_that_has_lost_its_lock_by_its_own_clock_saves_nothing_though_the_store_would_take_it(clock: ManualClock) -> None:
+    """etcd ends leases late."""
+    shared = ThreeNodes(clock)
+    node = shared.nodes[0]
+    shared.records.require_held = lambda grant: None
+    ada = await node.logged_in(n=0)
+
+    async def work(session: Session) -> None:
+        async with session.lock():
+            session["n"] = 1
+            clock.advance(LEASE_S)
+
+    async def stubborn(session: Session) -> None:
+        with pytest.raises(LockLost):
+            await work(session)
+
+    assert (await ada.visit(stubborn)).code == "session_conflict"
+    assert (await ada.visit()).result == {"n": 0}
+
+
 async def test_an_app_that_answers_by_itself_after_that_saves_nothing_either() -> None:
     node = Node()
     ada = await node.logged_in(n=0)

@@ -229,6 +229,17 @@ async def test_a_websocket_has_its_data(node: StoreNode) -> None:
     assert seen == [{"text": LARGE}]
 
 
+@pytest.mark.parametrize("before", ["store", "auto"])
+async def test_a_session_that_has_a_record_goes_on_in_the_store_where_data_stays_in_the_token_now(clock: ManualClock, before: str) -> None:
+    node = StoreNode(clock, data=before)
+    visitor = await node.logged_in("ada", text=LARGE)
+    node.manager = SessionManager(Settings(secret_key=SECRET, data="token"), clock=clock, backend=Shared(node.store))
+    node.app = type(node.app)(obliging, manager=node.manager)
+
+    assert (await visitor.visit(put(more=LARGE))).status == 200
+    assert (await visitor.visit(look)).result == {"text": LARGE, "more": LARGE}
+
+
 # The life of a session
 
 
