@@ -170,6 +170,14 @@ async def test_what_has_ended_is_forgotten(path: Path, clock: ManualClock) -> No
         tasks.cancel_scope.cancel()
 
 
+def test_a_record_is_needed_until_its_end_and_no_longer(path: Path) -> None:
+    file = RecordFile(path)
+    for end_ms in (999, 1000, 1001):
+        file.put("session", Record(f"{end_ms}", b"", end_ms), None, SystemClock().boot_s)
+    file.prune(1000)
+    assert rows(path) == ["1001"]
+
+
 def rows(path: Path) -> list[str]:
     file = sqlite3.connect(path)
     try:

@@ -53,6 +53,16 @@ async def test_a_visitor_without_a_session_has_nothing_to_lock() -> None:
     assert (await Node().request(take)).status == 200
 
 
+async def test_the_apps_own_locks_and_those_of_sessions_do_not_meet() -> None:
+    node = Node()
+
+    async def take(session: Session) -> None:
+        async with node.manager.lock(f"session/{session.family}"), session.lock(timeout=0):
+            pass
+
+    assert (await (await node.logged_in()).visit(take)).status == 200
+
+
 async def test_a_session_made_by_hand_has_nothing_to_lock() -> None:
     with pytest.raises(LookupError):
         Session(x=1).lock()
