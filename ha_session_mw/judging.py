@@ -78,7 +78,7 @@ class Judging:
         self._view = view
         self._keys = keys
         self._cache = cache
-        self._cached = cache.entries
+        self._cached = cache.entries.get
         self._refresh = refresh
         self._node = node
         self._own_url = str(settings.advertise_url)
@@ -121,7 +121,7 @@ class Judging:
         if self._look is not None:
             self._look()
         fresh_at = self._view.fresh_at  # first of all, see ``decide``
-        known = self._cached[key]
+        known = self._cached(key)
         if known is None:
             return None
         until_ms, verified = known

@@ -26,17 +26,15 @@ class Supervisor:
     Attributes:
         known: all of them, by name, in the order in which they were added.
         crashes: how often each has crashed, and was started again.
+        is_running: whether they run.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.known: list[tuple[str, Task]] = []
         self._tasks: anyio.abc.TaskGroup | None = None
+        self.is_running = False
         self.crashes: Counter[str] = Counter()
-
-    @property
-    def is_running(self) -> bool:
-        return self._tasks is not None
 
     def add(self, name: str, task: Task) -> None:
         """Have a coroutine function run besides; from now on, if the node runs already."""
@@ -53,11 +51,11 @@ class Supervisor:
         async with anyio.create_task_group() as tasks:
             for name, task in self.known:
                 tasks.start_soon(self._keep_going, name, task)
-            self._tasks = tasks
+            self._tasks, self.is_running = tasks, True
             try:
                 yield
             finally:
-                self._tasks = None
+                self._tasks, self.is_running = None, False
                 tasks.cancel_scope.cancel()
 
     async def _keep_going(self, name: str, task: Task) -> None:

@@ -289,7 +289,7 @@ async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:
     verified = manager.check(token)
     assert isinstance(verified, Verified)
     session = Session()
-    session._came, session._became = (manager, verified, None), claims
+    session._manager, session._verified, session._became = manager, verified, claims
     acknowledgement = await manager.revoke_subject(SUBJECT, except_session=claims.family)
     await manager.revoke_session(claims.sid)
     with pytest.raises(SessionError) as caught:

@@ -66,7 +66,7 @@ CORE_MAY_IMPORT = {
         "hashlib",
     ),
     *("heapq", "hmac", "html", "inspect", "itertools", "json", "math", "operator", "re", "statistics", "string", "typing", "urllib"),
-    *("cachetools", "itsdangerous", "msgspec"),
+    *("itsdangerous", "msgspec"),
 }
 CLOCKS_AND_DICE = {"now", "utcnow", "today", "time", "monotonic", "perf_counter", "get_event_loop", "urandom", "open", "print", "input"}
 

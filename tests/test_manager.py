@@ -52,7 +52,7 @@ class Device:
     def session(self) -> Session:
         """The session as an app sees it that this device's request reaches."""
         session = Session()
-        session._came = (self.manager, None, None)
+        session._manager = self.manager
         session._became = self.claims
         return session
 

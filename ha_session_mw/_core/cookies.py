@@ -45,18 +45,17 @@ class TokenReader:
         It then is what :meth:`field` makes of that token, so it can be looked up without being taken apart.
         """
         lone = None
-        for name, value in headers:
-            if name in _LOOKED_AT:
-                if lone is not None or value[: self._cookie_prefix_length] != self._cookie_prefix:
-                    return self._lone_bearer(headers)
-                lone = value if name == b"cookie" else None
-        return lone if self._cookie else None
-
-    def _lone_bearer(self, headers: Iterable[Header]) -> bytes | None:
-        fields = [header for header in headers if header[0] in _LOOKED_AT]
-        if len(fields) > 1 or not self._bearer or fields[0][0] != b"authorization" or fields[0][1][:7] != b"Bearer ":
+        for field in headers:
+            if field[0] in _LOOKED_AT:
+                if lone is not None:
+                    return None
+                lone = field
+        if lone is None:
             return None
-        return fields[0][1]
+        name, value = lone
+        if name == b"cookie":
+            return value if self._cookie and value.startswith(self._cookie_prefix) else None
+        return value if self._bearer and name == b"authorization" and value.startswith(b"Bearer ") else None
 
     def token_of(self, lone: bytes) -> bytes | None:
         """The token of such a field; None where the field has to be taken apart all the same."""

@@ -55,12 +55,12 @@ def adopt(session: Session, foreign: object) -> None:
         session.clear()
 
 
-def has_nothing_to_commit(session: Session, wall_s: float) -> bool:
+def has_nothing_to_commit(session: Session, wall_ms: float) -> bool:
     """Whether a session that none of its methods changed can be left as it is: its token is not due, and no nested value changed."""
     verified = session._verified
     if verified is None:
         return True
-    if wall_s * 1000 >= verified.renew_at_ms or changed_inside(session):
+    if wall_ms >= verified.renew_at_ms or changed_inside(session):
         return False
     if verified.nested:
         session._kept = _began_with(session, verified)

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 from .._core.cookies import Header
 
+EVENT_STREAM = b"text/event-stream"
+
 
 def is_event_stream(headers: Iterable[Header]) -> bool:
     """Whether the response is a stream of server-sent events, which may say nothing for long after it has started."""
     for header in headers:
         if header[0] == b"content-type":
-            return header[1].startswith(b"text/event-stream")
+            return header[1].startswith(EVENT_STREAM)
     return False
 
 

@@ -49,19 +49,20 @@ class Session(dict[str, Any]):
 
     # What every request asks about has a slot, which is read and written in a third of the time. See ``_blank`` for how each begins.
     __slots__ = (
-        *("__dict__", "__weakref__", "_came", "_connection", "_kept", "_quiet_until_ms", "_read_only", "_stale_s"),
+        *("__dict__", "__weakref__", "_connection", "_kept", "_manager", "_quiet_until_ms", "_read_only", "_stale_s", "_verified", "_way"),
         *("accessed", "modified"),
     )
 
     accessed: bool
     modified: bool
-    _came: tuple[SessionManager, Verified | None, Way | None] | None
-    """The node's manager; the token that came in, if its session stands; and how a token came. None for one made by hand."""
     _connection: Connection | None  # the response streams
     _kept: bytes | None  # nested content as it was when it could last be changed
+    _manager: SessionManager | None  # the node's; None for a session made by hand
     _quiet_until_ms: float  # until when there is nothing to commit, unless one of its methods changes it
     _read_only: str | None  # why it cannot be written any more
     _stale_s: float | None  # how old the knowledge is by which the session stands
+    _verified: Verified | None  # the token that came in, if its session stands
+    _way: Way | None  # how a token came
 
     # The rest is rare, and set on an instance where it differs from these.
     problem: ProblemError | None = None
@@ -76,14 +77,6 @@ class Session(dict[str, Any]):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
         return _blank(cls)
-
-    @property
-    def _manager(self) -> SessionManager | None:
-        return self._came[0] if self._came else None
-
-    @property
-    def _verified(self) -> Verified | None:
-        return self._came[1] if self._came else None
 
     @property
     def _claims(self) -> Claims | None:
@@ -475,7 +468,8 @@ _new, _fill = dict.__new__, dict.update
 def _blank(cls: type[_S]) -> _S:
     """A session by hand or of a request, before anything is known of it; for each request, so no ``__init__``."""
     session = _new(cls)
-    session._came = session._connection = session._kept = session._read_only = session._stale_s = None
+    session._connection = session._kept = session._read_only = session._stale_s = None
+    session._manager = session._verified = session._way = None
     session.accessed = session.modified = False
     session._quiet_until_ms = math.inf
     return session
@@ -486,7 +480,7 @@ def session_of(manager: SessionManager, verified: Verified | None, way: Way | No
     session = _new(Session)
     session._connection = session._kept = session._read_only = session._stale_s = None
     session.accessed = session.modified = False
-    session._came = manager, verified, way
+    session._manager, session._verified, session._way = manager, verified, way
     if verified is None:
         session._quiet_until_ms = math.inf
     else:
@@ -498,7 +492,7 @@ def session_of(manager: SessionManager, verified: Verified | None, way: Way | No
 def stored_session_of(manager: SessionManager, verified: Verified, way: Way | None, stored: Stored | StoreUnavailable) -> Session:
     """The session of a request whose data came from a record, or could not be reached there."""
     session = _blank(Session if isinstance(stored, Stored) else SessionOutOfReach)
-    session._came = manager, verified, way
+    session._manager, session._verified, session._way = manager, verified, way
     session._quiet_until_ms = verified.quiet_until_ms
     if isinstance(stored, Stored):
         session._stored = stored

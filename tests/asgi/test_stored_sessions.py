@@ -451,7 +451,7 @@ async def test_strictness_that_nobody_could_keep_is_refused_at_its_place() -> No
     async with Cluster("ab", app=Node().app.app) as cluster:
         await cluster.ready()
         session = Session()
-        session._came = (cluster.nodes[0].manager, None, None)
+        session._manager = cluster.nodes[0].manager
         assert strictly(session) is False
 
 

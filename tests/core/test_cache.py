@@ -34,6 +34,14 @@ def test_a_token_that_is_verified_again_counts_once() -> None:
     assert cache.entries[b"token"] == (NOW_MS + 60_001, VERIFIED)
 
 
+def test_a_token_that_is_verified_again_is_the_newest_again() -> None:
+    cache = VerifiedCache(2, ttl_s=60)
+    for key in (b"one", b"two", b"one", b"three"):
+        cache.put(key, VERIFIED, NOW_MS)
+
+    assert [*cache.entries] == [b"one", b"three"]
+
+
 def test_all_is_forgotten_when_the_keys_change() -> None:
     cache = VerifiedCache(3, ttl_s=60)
     cache.put(b"token", VERIFIED, NOW_MS)

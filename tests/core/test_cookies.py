@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
 
 from ha_session_mw._core.cookies import (
+    INDEX_HEADER,
     MAX_PRESENTED,
     CookieWriter,
     Header,
@@ -142,6 +143,14 @@ def test_what_most_clients_send_is_known_without_being_taken_apart(headers: list
     one = reader()
 
     assert one.lone(headers) == one.field(one.read(headers)[0])
+
+
+@pytest.mark.parametrize("index", [b"17", b"session=17"])
+def test_a_request_that_names_a_state_to_wait_for_is_no_plain_one(index: bytes) -> None:
+    headers = (INDEX_HEADER, index), (b"cookie", b"session=" + ADA)
+
+    assert reader().lone(headers) is None
+    assert reader().lone(headers[::-1]) is None
 
 
 # Choosing
