@@ -338,6 +338,10 @@ class _Exchange(msgspec.Struct):
                 self._note_stream()
             return self.send(message) if session._connection is None else session._connection.send(message)
         scope, middleware = self.scope, self.middleware
+        headers = message.get("headers")
+        if type(headers) is not list:  # any iterable may be sent, also one that can be gone through once only
+            headers = [*(headers or ())]
+            message = {**message, "headers": headers}
         if scope.get("session") is not session:
             adopt(session, scope.get("session"))
         if session.modified or (
@@ -346,7 +350,6 @@ class _Exchange(msgspec.Struct):
             return self._commit_and_start(message)
         session._read_only = _STARTED
         varies = False
-        headers = message.get("headers") or ()
         for name, value in headers:  # once, for both: each way through them costs a thirtieth of all that the middleware does
             if name == b"vary":
                 varies = True
@@ -379,13 +382,13 @@ class _Exchange(msgspec.Struct):
         if session._hold is not None:  # else it is kept until the request has ended: an app may catch that, and answer by itself
             await session._unlock()
         close(session, _STARTED)
-        if is_event_stream(message.get("headers") or ()):
+        if is_event_stream(message["headers"]):
             self._note_stream()
         await self.send(self._start(message, self._fields(outcome)))
 
     def _start(self, message: Message, fields: Sequence[Header]) -> Message:
         """The start of the response with fields added. A copy: an app may send the same message again and again."""
-        headers = with_vary(message.get("headers") or (), self.middleware._vary)
+        headers = with_vary(message["headers"], self.middleware._vary)
         headers += fields
         if self.path_kind == "protected":
             make_private(headers)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from ha_session_mw import SessionMiddleware
+from ha_session_mw import SessionMiddleware, get_session
 
 from .driver import SECRET, Answer, Header, Node, call, look, obliging, scope_of, who, why
 
@@ -233,6 +235,26 @@ async def test_vary_names_what_was_looked_at(transports: str, vary: str) -> None
 )
 async def test_the_apps_own_vary_is_kept(node: Node, given: bytes, expected: str) -> None:
     assert (await node.request(look, answer_headers=[(b"vary", given)])).header("vary") == expected
+
+
+@pytest.mark.parametrize("fields", [iter, tuple])
+@pytest.mark.parametrize("path", ["/", "/private/x"])
+@pytest.mark.parametrize("writes", [False, True])
+async def test_header_fields_may_be_any_iterable(fields: Callable[[list[Header]], Iterable[Header]], path: str, *, writes: bool) -> None:
+    """As ASGI has it: also one that can be gone through once only."""
+    sent = [(b"content-type", b"text/plain"), (b"x-app", b"1")]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = get_session(scope)
+        if writes:
+            session["x"] = 1
+        await send({"type": "http.response.start", "status": 200, "headers": fields(sent)})
+        await send({"type": "http.response.body", "body": b""})
+
+    node = Node(app=app, protect="/private/*")
+    answer = await node.request(path=path, token=node.manager.sign(node.manager.begin("ada")).decode())
+    assert answer.start["headers"][:2] == sent
+    assert answer.header("vary") == "Cookie, Authorization"
 
 
 async def test_a_response_that_has_nothing_to_do_with_the_session_is_left_alone(node: Node) -> None:
