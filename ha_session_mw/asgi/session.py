@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 from .._core.data import decode, fingerprint, require_text
 from .._core.renewal import MAX_SUBJECT_LENGTH
 from .._core.stored import Stored, merge
-from ..exceptions import NotSupported, ProblemError, RecordLost, SessionConflict, SessionReadOnly, SessionRevoked, StoreUnavailable
+from ..exceptions import (
+    LockLost,
+    NotSupported,
+    ProblemError,
+    RecordLost,
+    SessionConflict,
+    SessionReadOnly,
+    SessionRevoked,
+    StoreUnavailable,
+)
 from ..locks import LEASE_S, TIMEOUT_S, Hold
 from ..models import Acknowledgement, Claims, CutId
 
@@ -255,8 +264,10 @@ class Session(dict[str, Any]):
         locks = self.manager.locks
         if self._hold is None:
             self._hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
-        elif self._hold.kept:  # further out
-            yield self._hold.grant
+        elif (outer := self._hold).kept:
+            yield outer.grant
+            if not outer.kept:
+                raise LockLost("the block of this request that took the lock has ended before this one, in another task")
             return
         else:
             await locks.confirm(self._hold)

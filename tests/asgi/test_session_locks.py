@@ -320,6 +320,31 @@ async def test_a_request_may_take_its_lock_again_inside_and_afterwards() -> None
     assert status(node)["held"] == 0
 
 
+async def test_a_block_that_outlives_the_one_that_took_the_lock_is_told_that_it_was_not_alone() -> None:
+    node = Node()
+    ada = await node.logged_in()
+    entered, ended = anyio.Event(), anyio.Event()
+
+    async def take_it_again(session: Session) -> None:
+        async with session.lock():
+            entered.set()
+            await ended.wait()
+            session["n"] = 1
+
+    async def in_two_tasks(session: Session) -> None:
+        with pytest.RaisesGroup(LockLost):
+            async with anyio.create_task_group() as tasks:
+                async with session.lock():
+                    tasks.start_soon(take_it_again, session)
+                    await entered.wait()
+                ended.set()
+        raise RuntimeError("gives up")
+
+    with pytest.raises(RuntimeError, match="gives up"):
+        await ada.visit(in_two_tasks)
+    assert not await is_locked(node, ada.token)
+
+
 @pytest.mark.parametrize("answered", [500, None])
 async def test_a_request_that_fails_lets_the_lock_go_and_saves_nothing(answered: int | None) -> None:
     node = Node()
