@@ -112,7 +112,13 @@ class EventStream:
                 raise StopAsyncIteration
             if self._news is None:
                 self._news, self._thread = anyio.Event(), get_ident()
-            await self._news.wait()
+            news = self._news
+            try:
+                await news.wait()
+            finally:
+                # It belongs to this event loop, which may end before the stream does; so nobody waits for it any more.
+                news.set()
+                self._news = None if self._news is news else self._news
         event = self._events.popleft()
         self._kept -= not isinstance(event, Missed)
         return event

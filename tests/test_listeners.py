@@ -174,6 +174,59 @@ async def test_a_listener_that_is_cancelled_while_it_waits_loses_nothing(manager
     assert await taken(stream, 1) == [member(1)]
 
 
+async def test_of_two_tasks_that_wait_the_other_is_woken_when_one_is_cancelled(manager: SessionManager) -> None:
+    stream, seen = manager.events(), []
+    scope = anyio.CancelScope()
+
+    async def listen() -> None:
+        seen.extend(await taken(stream, 1))
+
+    async def listen_in_vain() -> None:
+        with scope:
+            await anext(stream)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen_in_vain)
+        tasks.start_soon(listen)
+        await anyio.wait_all_tasks_blocked()
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        manager._listeners.tell(member(1))
+
+    assert seen == [member(1)]
+
+
+@pytest.mark.parametrize("in_another_thread", [False, True])
+def test_who_listened_in_an_event_loop_that_has_ended_is_woken_in_the_next_one(
+    manager: SessionManager, anyio_backend_name: str, *, in_another_thread: bool
+) -> None:
+    stream, seen = manager.events(), []
+    manager.on_event(seen.append)
+
+    async def listen(number: int) -> None:
+        """As a test client does it: each time it starts the app, that has an event loop and a thread of its own."""
+        async with manager.running(), anyio.create_task_group() as tasks:
+            tasks.start_soon(anext, stream)
+            await anyio.wait_all_tasks_blocked()
+            manager._listeners.tell(member(number))
+            await eventually(lambda: seen == [member(one) for one in range(number + 1)])
+            await anyio.wait_all_tasks_blocked()
+            assert "0 events" in repr(stream)
+            tasks.start_soon(anext, stream)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+
+    for number in range(2):
+        run = Thread(target=anyio.run, args=[listen, number], kwargs={"backend": anyio_backend_name})
+        if in_another_thread:
+            run.start()
+            run.join()
+        else:
+            run.run()
+
+    assert seen == [member(0), member(1)]
+
+
 async def test_a_flood_of_events_does_not_keep_other_tasks_from_running(manager: SessionManager) -> None:
     stream, turns = manager.events(), 0
 
