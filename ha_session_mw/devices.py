@@ -28,6 +28,7 @@ from ._core.devices import (
     refreshed,
     roll_id,
 )
+from ._core.names import require_name
 from ._core.tokens import Verified
 from .abc import Clock, Conflict, Record, SessionStore
 from .exceptions import SessionConflict, SessionLimitReached, StoreUnavailable
@@ -154,16 +155,21 @@ class Devices:
         return [_device(family, log_in) for family, log_in in newest_first(standing)]
 
     async def owned(self, subject: str, id: str) -> Deny | None:
-        """What logs out a session of this subject; None where the subject has no such session.
+        """What logs out a session of this subject; None where the subject has no such session, or has one no more for certain.
 
         Raises:
             StoreUnavailable: that cannot be known.
+            TypeError: the id is not a str.
         """
+        try:
+            require_name(id, "id")
+        except ValueError:
+            return None
         record = await self._store.get(id)
         if record is None or record.subject != subject:
             return None
         log_in = _decoded(record, decode)
-        return Deny(id, log_in.absolute_end_ms) if self._may_stand(FamilyId(id), subject, log_in) else None
+        return None if self._is_over(FamilyId(id), subject, log_in) else Deny(id, log_in.absolute_end_ms)
 
     async def _recorded(self, subject: str) -> AsyncIterator[tuple[FamilyId, LogIn, bool]]:
         """Each recorded session of a subject, and whether it stands."""

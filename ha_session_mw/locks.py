@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
-from ._core.data import require_text
+from ._core.names import require_name
 from .abc import Clock, Grant, LockService
 from .exceptions import LockLost, NotSupported, SessionLocked, StoreUnavailable
 
@@ -30,8 +30,6 @@ HINT_S = 0.25
 """After which a client whose request could not have a lock is to try again: the request waits by itself from then on."""
 LET_GO_S = 5.0
 """How long to try to let a lock go. After that its lease is over soon."""
-LONGEST_NAME = 512
-"""In characters. Longer than anybody writes, and short enough for each backend."""
 
 WAIT_BOUNDS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """The upper ends of the intervals in which waiting times are counted; what is longer has a last one of its own."""
@@ -211,12 +209,10 @@ class Locks:
         """A lock of the app's for as long as what is inside runs.
 
         Raises:
-            SessionLocked, StoreUnavailable, NotSupported, ValueError: it cannot be had, and nothing ran.
+            SessionLocked, StoreUnavailable, NotSupported, TypeError, ValueError: it cannot be had, and nothing ran.
             LockLost: it was lost meanwhile; what ran inside was cancelled.
         """
-        if not 0 < len(name) <= LONGEST_NAME:
-            raise ValueError(f"the name of a lock has 1 to {LONGEST_NAME} characters, got {len(name)}")
-        require_text("the name of a lock", name)
+        require_name(name, "the name of a lock")
         hold = await self.acquire(f"app/{name}", timeout_s=timeout_s, lease_s=lease_s)
         try:
             async with self.keep(hold):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._core.keys import KeyRing
+from ._core.names import require_name
 from ._core.view import View, new_cut_id
 from .abc import ClusterLog
 from .models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, FamilyId, KeyId
@@ -51,7 +52,8 @@ class LogOuts:
         return await self.of_family(Deny(claims.family, claims.absolute_end_ms))
 
     async def of_id(self, id: str) -> Acknowledgement:
-        """Log out the session that has this id, or the family of this id."""
+        """Log out the session that has this id, or the family of this id. One that the log could not take would hold up all others."""
+        require_name(id, "id")
         return await self.of_family(Deny(id, self._log.unknown_end_ms()))  # its record goes, too, should it be the family's
 
     async def of_family(self, denial: Deny) -> Acknowledgement:
@@ -62,6 +64,9 @@ class LogOuts:
 
     async def of_subject(self, subject: str, except_session: Session | str | None) -> Acknowledgement:
         """Log out all sessions of a subject, but for one that may stay."""
+        require_name(subject, "subject")
+        if isinstance(except_session, str):
+            require_name(except_session, "except_session")
         # Those that are there before the log-out: a session that begins afterwards may have a record, too.
         families = await self._data.of_subject(subject)
         acknowledgement = await self._cut(subject, except_session)

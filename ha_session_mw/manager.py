@@ -22,6 +22,7 @@ from ._core.cache import VerifiedCache
 from ._core.cookies import CookieWriter
 from ._core.decision import ACCEPT
 from ._core.members import Heartbeat
+from ._core.names import require_name
 from ._core.routing import nearest
 from ._core.tokens import Verified
 from ._core.user_agents import label
@@ -310,6 +311,7 @@ class SessionManager:
         """Log out the session that has this id now, or the family of this id with all its ids.
 
         Raises:
+            TypeError, ValueError: that can be nobody's id.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
         return await self._log_outs.of_id(id)
@@ -322,10 +324,9 @@ class SessionManager:
             except_session: one that may stay: a session, or the ``id`` or ``family`` of one.
 
         Raises:
+            TypeError, ValueError: nobody can be called that.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
-        if not isinstance(subject, str):
-            raise TypeError(f"subject must be a str, got {type(subject).__name__}")
         return await self._log_outs.of_subject(subject, except_session)
 
     async def revoke_everybody(self) -> Acknowledgement:
@@ -403,8 +404,10 @@ class SessionManager:
 
         Raises:
             NotSupported: ``HA_SESSION_TRACK`` is off.
+            TypeError, ValueError: nobody can be called that.
             StoreUnavailable: it cannot be known.
         """
+        require_name(subject, "subject")
         return await self._tracked().of_subject(subject)
 
     async def revoke_session_of(self, subject: str, id: str) -> Acknowledgement:
@@ -412,14 +415,16 @@ class SessionManager:
 
         Args:
             subject: whose it must be.
-            id: as ``sessions_of`` gives it.
+            id: as ``sessions_of`` gives it; any text that a client sends.
 
         Raises:
             SessionUnknown: the subject has no such session.
             NotSupported: ``HA_SESSION_TRACK`` is off.
+            TypeError, ValueError: nobody can be called that; or the id is not a str.
             StoreUnavailable: it cannot be known whose it is.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
+        require_name(subject, "subject")
         denial = await self._tracked().owned(subject, id)
         if denial is None:
             raise SessionUnknown("not a session of this subject")

@@ -175,8 +175,8 @@ async def test_a_listener_that_is_cancelled_while_it_waits_loses_nothing(manager
 
 
 async def test_of_two_tasks_that_wait_the_other_is_woken_when_one_is_cancelled(manager: SessionManager) -> None:
-    stream, seen = manager.events(), []
-    scope = anyio.CancelScope()
+    stream, scope = manager.events(), anyio.CancelScope()
+    seen: list[ClusterEvent] = []
 
     async def listen() -> None:
         seen.extend(await taken(stream, 1))
@@ -200,7 +200,8 @@ async def test_of_two_tasks_that_wait_the_other_is_woken_when_one_is_cancelled(m
 def test_who_listened_in_an_event_loop_that_has_ended_is_woken_in_the_next_one(
     manager: SessionManager, anyio_backend_name: str, *, in_another_thread: bool
 ) -> None:
-    stream, seen = manager.events(), []
+    stream = manager.events()
+    seen: list[ClusterEvent] = []
     manager.on_event(seen.append)
 
     async def listen(number: int) -> None:

@@ -250,7 +250,7 @@ async def test_the_manager_has_locks_and_tells_of_them_without_names() -> None:
     ],
 )
 async def test_a_name_or_time_that_is_none_is_refused(name: str, times: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"lock has 1 to 512|need timeout >= 0 and lease > 0|must be text"):
+    with pytest.raises(ValueError, match=r"lock must have 1 to 512|need timeout >= 0 and lease > 0|must be text"):
         async with SessionManager(Settings(secret_key=SECRET)).lock(name, **times):
             pytest.fail("had it")
 

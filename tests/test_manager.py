@@ -244,13 +244,24 @@ async def test_a_visitors_session_without_an_id_spares_nobody(manager: SessionMa
     assert not phone.is_in
 
 
-@pytest.mark.parametrize("subject", [None, 7, b"ada"])
-async def test_a_subject_is_a_str_and_none_is_not_everybody(manager: SessionManager, log_in: Any, subject: Any) -> None:
-    phone = log_in()
-    with pytest.raises(TypeError):
-        await manager.revoke_subject(subject)
+@pytest.mark.parametrize("nonsense", [None, 7, b"ada", "", "\ud800", "x" * 513])
+async def test_what_names_nobody_is_refused_and_keeps_no_other_log_out_from_counting(
+    manager: SessionManager, log_in: Any, nonsense: Any
+) -> None:
+    phone, laptop = log_in(), log_in("bob")
+    kind = ValueError if isinstance(nonsense, str) else TypeError
+    with pytest.raises(kind, match="subject must"):
+        await manager.revoke_subject(nonsense)
+    with pytest.raises(kind, match="id must"):
+        await manager.revoke_session(nonsense)
+    if isinstance(nonsense, str):
+        with pytest.raises(kind, match="except_session must"):
+            await manager.revoke_subject("ada", except_session=nonsense)
 
     assert phone.is_in
+    assert len(manager.view) == 0
+    await manager.revoke_subject("bob")
+    assert not laptop.is_in
 
 
 # Everybody

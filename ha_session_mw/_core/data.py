@@ -44,14 +44,6 @@ def fingerprint(data: Mapping[str, object]) -> bytes | None:
         return None
 
 
-def require_text(what: str, value: str) -> None:
-    """Raise ValueError for what is a str and no text that can be written anywhere: it has half of a surrogate pair."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} must be text, and this str has half of a surrogate pair") from None
-
-
 def is_nested(data: Mapping[str, object]) -> bool:
     """Whether a value is a container, which an app may change in place."""
     for value in data.values():  # noqa: SIM110 - a generator costs more than all the rest

@@ -15,9 +15,6 @@ from ..models import Claims, CutId, FamilyId, NodeId, SessionId
 STEPS = 16
 """Into how many moments an idle life is divided. A renewed token is dated back to its step, so it lives at least 15/16 of it."""
 
-MAX_SUBJECT_LENGTH = 512
-"""In characters. A subject is an identifier and travels in each token; 512 is ample for a distinguished name."""
-
 
 def due_ms(claims: Claims) -> float:
     """From when on a token is worth renewing: half of its idle life; never where that is all it may have."""

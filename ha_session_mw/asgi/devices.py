@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.paths import below_root
-from ..exceptions import RequestCrossSite, SessionUnknown, TokenMissing
+from ..exceptions import RequestCrossSite, TokenMissing
 from ..manager import SessionManager
 from ..models import Acknowledgement, Device
 from .headers import last_value
@@ -49,33 +49,31 @@ class DeviceRoutes:
         elif method == "DELETE":
             require_same_site(scope)
             acknowledged = await self._end(session, session.subject, below)
-            await _answer(send, {"acknowledged": acknowledged.mode}, acknowledged=acknowledged)
+            # Where the session of this request has ended too, the commit tells in a header.
+            await _answer(send, {"acknowledged": acknowledged.mode}, acknowledged=acknowledged, tell=session.id is not None)
         else:
             allowed = "DELETE" if below else "GET, HEAD, DELETE"
             await _answer(send, {"error": f"only {allowed}"}, status=405, allow=allowed)
 
     def _below(self, scope: Scope) -> str | None:
-        """What of a path stands below that of the devices; None for one that is not ours."""
+        """What of a path follows that of the devices: nothing, or ``/`` and an id; None for one that is not ours."""
         path = below_root(scope["path"], scope.get("root_path", ""))
-        if path == self._path:
-            return ""
-        return path.removeprefix(self._path + "/") if path.startswith(self._path + "/") else None
+        return path.removeprefix(self._path) if path == self._path or path.startswith(self._path + "/") else None
 
     async def _list(self, session: Session, subject: str) -> list[dict[str, object]]:
         return [_told(device, current=device.id == session.family) for device in await self._manager.sessions_of(subject)]
 
     async def _end(self, session: Session, subject: str, below: str) -> Acknowledgement:
-        if below == "others":
+        if below == "/others":
             return await self._manager.revoke_subject(subject, except_session=session)
         if not below:
             acknowledged = await self._manager.revoke_subject(subject)
             session.clear()
+            session._acknowledgement = acknowledged  # it has gone with all the others
             return acknowledged
-        if below == session.family:
+        if below == f"/{session.family}":
             return await session.revoke()
-        if "/" in below:
-            raise SessionUnknown("not an id")
-        return await self._manager.revoke_session_of(subject, below)
+        return await self._manager.revoke_session_of(subject, below[1:])
 
 
 def path_of(endpoints: str) -> str:
@@ -113,13 +111,15 @@ async def _answer(
     head: bool = False,
     allow: str | None = None,
     acknowledged: Acknowledgement | None = None,
+    tell: bool = False,
 ) -> None:
     body = msgspec.json.encode(told)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
     if allow is not None:
         headers.append((b"allow", allow.encode()))
     if acknowledged is not None:
-        headers.append((b"session-revocation", acknowledged.mode.encode()))
         status = 202 if acknowledged.mode == "provisional" else 200
+        if tell:
+            headers.append((b"session-revocation", acknowledged.mode.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else body})

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
-from .._core.data import decode, fingerprint, require_text
-from .._core.renewal import MAX_SUBJECT_LENGTH
+from .._core.data import decode, fingerprint
+from .._core.names import require_name
 from .._core.stored import Stored, merge
 from ..exceptions import (
     LockLost,
@@ -185,11 +185,7 @@ class Session(dict[str, Any]):
             StateStale: the node lost contact; becomes a 503 with a hint if the app lets it pass.
             SessionReadOnly: the session cannot be written here.
         """
-        if not isinstance(subject, str):
-            raise TypeError(f"subject must be a str, got {type(subject).__name__}")
-        if not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
-            raise ValueError(f"subject must have 1 to {MAX_SUBJECT_LENGTH} characters, got {len(subject)}")
-        require_text("subject", subject)
+        require_name(subject, "subject")
         self.mark_modified()
         self.manager.require_fresh()
         claims = self.manager.begin(subject)

@@ -38,7 +38,7 @@ from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionI
 from ha_session_mw.testing import ManualClock, mint_session
 
 from ..shared import Shared
-from .driver import SECRET, Answer, Node, Visitor, obliging, who, why
+from .driver import SECRET, Answer, Node, Visitor, call, obliging, scope_of, who, why
 
 pytestmark = pytest.mark.anyio
 
@@ -684,14 +684,50 @@ async def test_one_session_is_ended_by_its_id(node: DeviceNode) -> None:
     assert len(await node.devices()) == 1
 
 
-@pytest.mark.parametrize("id", ["somebody-elses", "none", "/", "x/y", "roll~"])
+@pytest.mark.parametrize("id", ["somebody-elses", "none", "", "/", "x/y", "roll~", "\ud800", "\0", "x" * 100_000])
 async def test_another_ones_session_is_one_that_there_is_not(node: DeviceNode, id: str) -> None:
     ada, bob = await node.from_device(), await node.from_device(subject="bob")
-    answer = await routed(ada, "DELETE", f"/{family(bob) if id == 'somebody-elses' else id}")
+    scope = scope_of("http", method="DELETE", headers=[(b"cookie", f"session={ada.token}".encode())])
+    answer = await call(node.app, {**scope, "path": f"{PATH}/{family(bob) if id == 'somebody-elses' else id}"})
 
     assert (answer.status, answer.code) == (404, "session_unknown")
-    assert (await bob.visit(who)).result == "bob"
+    assert [(await one.visit(who)).result for one in (ada, bob)] == ["ada", "bob"]
     assert family(bob) not in str(answer.problem)
+
+
+@pytest.mark.parametrize("nonsense", [None, 7, b"ada", "", "\ud800", "x" * 513])
+async def test_what_names_nobody_is_refused(workers: list[DeviceNode], nonsense: Any) -> None:
+    visitor = await workers[0].from_device()
+    manager = workers[1].manager
+    kind = ValueError if isinstance(nonsense, str) else TypeError
+    with pytest.raises(kind, match="subject must"):
+        await manager.sessions_of(nonsense)
+    with pytest.raises(kind, match="subject must"):
+        await manager.revoke_session_of(nonsense, family(visitor))
+    with pytest.raises(SessionUnknown if isinstance(nonsense, str) else TypeError):
+        await manager.revoke_session_of("ada", nonsense)  # what a client says, perhaps
+    with pytest.raises(kind, match="subject must"):
+        await visitor.visit(lambda session: session.login(nonsense))
+
+    assert (await visitor.visit(who)).result == "ada"
+
+
+async def test_a_session_that_another_node_uses_and_could_not_write_down_can_be_ended(
+    workers: list[DeviceNode], clock: ManualClock
+) -> None:
+    """By its record it has idled, or has an id that was left behind; and it is in use all the same."""
+    used, cycled = await workers[0].from_device(), await workers[0].from_device()
+    devices = workers[0].manager._devices
+    assert devices is not None
+    devices._store = TroubledStore(MemoryRecords(clock))
+    devices._store.gone = True
+    await cycled.visit(lambda session: session.cycle())
+    clock.advance(1000)
+    assert (await used.visit(who)).result == "ada"
+    for lost in (cycled, used):
+        await workers[1].manager.revoke_session_of("ada", family(lost))
+        assert (await lost.visit(why)).result == "session_revoked"
+        clock.advance(1000)
 
 
 async def test_a_session_that_has_ended_cannot_be_ended_again(node: DeviceNode) -> None:
@@ -707,6 +743,7 @@ async def test_the_present_session_is_ended_and_its_cookie_removed(node: DeviceN
     answer = await routed(visitor, "DELETE", f"/{family(visitor)}")
 
     assert answer.status == 200
+    assert answer.header("session-revocation") == "fenced"
     assert answer.token == ""
     assert visitor.token is None
     assert await node.devices() == []
@@ -726,6 +763,7 @@ async def test_all_are_ended(node: DeviceNode) -> None:
     answer = await routed(laptop, "DELETE")
 
     assert (answer.status, answer.token) == (200, "")
+    assert answer.header("session-revocation") == "fenced"
     assert (await phone.visit(who)).result is None
     assert await node.devices() == []
 
