@@ -307,6 +307,10 @@ class SessionManager:
         """Deny the id that a session had before ``cycle``, or all of it before ``login``. Durable on return, but not fenced."""
         await self._revocations.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms))
 
+    def take_back(self, claims: Claims) -> None:
+        """Deny a session that nobody was given a token of, so nothing has to wait for that."""
+        self._log.apply([Deny(claims.family, claims.absolute_end_ms)])
+
     async def revoke_session(self, id: str) -> Acknowledgement:
         """Log out the session that has this id now, or the family of this id with all its ids.
 

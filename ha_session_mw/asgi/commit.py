@@ -158,7 +158,7 @@ async def _recorded(session: Session, manager: SessionManager, scope: Scope) -> 
     except SessionLimitReached:
         raise  # there is nothing to take back
     except SessionError:
-        await manager.leave_behind(claims, whole=True)
+        manager.take_back(claims)
         raise
 
 

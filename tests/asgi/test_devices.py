@@ -37,6 +37,7 @@ from ha_session_mw.exceptions import SessionLimitReached
 from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionId
 from ha_session_mw.testing import ManualClock, mint_session
 
+from ..board import page
 from ..shared import Shared
 from .driver import SECRET, Answer, Node, Visitor, call, obliging, scope_of, who, why
 
@@ -394,6 +395,24 @@ async def test_where_there_is_a_limit_and_no_store_nobody_logs_in(clock: ManualC
 
     assert (answer.status, answer.code) == (503, "store_unavailable")
     assert answer.cookies() == []
+
+
+async def test_a_log_in_that_cannot_be_recorded_is_told_as_that_where_no_log_out_could_be_durable_either(clock: ManualClock) -> None:
+    node, board = DeviceNode(clock, max_sessions=1), page.Board()
+    backend = page.BoardAndShelves(board)
+    node.manager = SessionManager(node.manager.settings, clock=clock, backend=backend)
+    node.app = SessionMiddleware(obliging, manager=node.manager)
+
+    def log_in_and_lose_contact(session: Session) -> None:
+        session.login("ada")
+        board.is_up = backend._shelves["device"].is_up = False
+
+    answer = await node.visitor().visit(log_in_and_lose_contact)
+    assert (answer.status, answer.code) == (503, "store_unavailable")
+
+    board.is_up = backend._shelves["device"].is_up = True
+    assert (await node.visitor().visit(lambda session: session.login("ada"))).status == 200
+    assert len(await node.devices()) == 1
 
 
 async def test_a_record_that_cannot_be_read_is_told_and_not_written_over(node: DeviceNode, clock: ManualClock) -> None:
