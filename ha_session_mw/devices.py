@@ -136,12 +136,7 @@ class Devices:
         """The subject's sessions: by their records, and those that have a place and whose record is yet to be written."""
         named = _decoded(roll, decode_roll) if roll.content else {}
         found = {family: log_in for family, log_in in named.items() if self._may_stand(family, subject, log_in)}
-        async for family, log_in, stands in self._recorded(subject):
-            if stands:
-                found[family] = log_in
-            else:
-                found.pop(family, None)
-        return found
+        return found | {family: log_in async for family, log_in, stands in self._recorded(subject) if stands}
 
     # Lists
 

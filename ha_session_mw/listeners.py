@@ -173,6 +173,8 @@ class Listeners:
 
     def call(self, callback: Callback, room: int) -> Callable[[], None]:
         """Have a callback called with each event, one at a time, while the node runs; returns what ends that."""
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, got {type(callback).__name__}")
         stream = self.open(room)
         self._calls[stream] = callback
         if self._tasks is not None:
@@ -190,7 +192,9 @@ class Listeners:
                 result = callback(event)
                 if inspect.isawaitable(result):
                     await result
-            except Exception:
+            except (Exception, anyio.get_cancelled_exc_class()):
+                # On asyncio, something else that it waited for may have been cancelled, and not this.
+                await anyio.lowlevel.checkpoint_if_cancelled()
                 self.failures += 1
                 logger.exception("a callback that listens to the cluster has failed on %s, and is called again", type(event).__name__)
 
@@ -202,9 +206,7 @@ class Listeners:
     def tell(self, event: ClusterEvent) -> None:
         """Keep an event for each who listens."""
         for stream in [*self._streams]:
-            if stream.is_closed:
-                self._streams.discard(stream)
-            else:
+            if not stream.is_closed:
                 missed = stream.missed
                 stream.put(event)
                 self.missed += stream.missed - missed

@@ -400,7 +400,7 @@ class SessionManager:
 
     async def record_new_id(self, claims: Claims) -> None:
         """As :meth:`record_log_in`, for a session that goes on under a new id. Never fails."""
-        if self._devices is not None and claims.subject is not None:
+        if self._devices is not None:
             await self._devices.take_new_id(self.as_signed(claims))
 
     async def sessions_of(self, subject: str) -> list[Device]:
@@ -460,6 +460,10 @@ class SessionManager:
         Args:
             callback: what is called.
             room: as for :meth:`events`.
+
+        Raises:
+            TypeError: it cannot be called.
+            ValueError: there is no room for a single event.
         """
         return self._listeners.call(callback, room)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gc
 import typing
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import anyio
 import pytest
@@ -143,7 +146,7 @@ async def test_one_who_waits_is_woken(manager: SessionManager) -> None:
     assert seen == [member(1), member(2), member(3)]
 
 
-async def test_two_tasks_may_share_a_stream_and_each_event_is_had_by_one(manager: SessionManager) -> None:
+async def test_several_tasks_may_share_a_stream_and_each_event_is_had_by_one(manager: SessionManager) -> None:
     seen: list[ClusterEvent] = []
     stream = manager.events()
 
@@ -152,7 +155,7 @@ async def test_two_tasks_may_share_a_stream_and_each_event_is_had_by_one(manager
             seen.append(event)  # noqa: PERF401 - one by one
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(2):
+        for _ in range(3):
             tasks.start_soon(listen)
         for number in range(4):
             await anyio.wait_all_tasks_blocked()
@@ -418,6 +421,36 @@ async def test_a_callback_that_raises_is_logged_and_counted_and_called_again(
     assert all(secret not in caplog.text for secret in (claims.family, claims.sid, "ada"))
 
 
+async def test_a_callback_that_waits_for_what_was_cancelled_has_failed_and_is_called_again(
+    manager: SessionManager, anyio_backend_name: str
+) -> None:
+    seen: list[ClusterEvent] = []
+
+    async def wait_in_vain(event: ClusterEvent) -> None:
+        seen.append(event)
+        if anyio_backend_name == "asyncio":
+            gone = asyncio.get_running_loop().create_future()
+            gone.cancel()
+            await gone
+        raise OSError
+
+    manager.on_event(wait_in_vain)
+    async with running(manager):
+        for number in range(2):
+            manager._listeners.tell(member(number))
+        await eventually(lambda: manager._listeners.failures == 2)
+
+    assert seen == [member(0), member(1)]
+
+
+@pytest.mark.parametrize("nonsense", [None, "a name", EventStream()])
+async def test_what_cannot_be_called_is_refused(manager: SessionManager, nonsense: Any) -> None:
+    with pytest.raises(TypeError, match="callback must be callable"):
+        manager.on_event(nonsense)
+
+    assert (await manager.status())["listeners"] == 0
+
+
 async def test_a_callback_that_hangs_holds_up_nobody_but_itself(manager: SessionManager) -> None:
     seen: list[ClusterEvent] = []
 
@@ -459,6 +492,18 @@ async def test_a_callback_that_has_ended_is_not_called_any_more(manager: Session
     assert seen == [member(1)]
 
 
+async def test_a_callback_that_has_ended_is_forgotten(manager: SessionManager) -> None:
+    def nothing(event: ClusterEvent) -> None:
+        raise AssertionError(event)
+
+    forgotten = weakref.ref(nothing)
+    manager.on_event(nothing)()
+    del nothing
+    gc.collect()
+
+    assert forgotten() is None
+
+
 async def test_a_node_that_is_started_again_calls_back_again(manager: SessionManager) -> None:
     seen: list[ClusterEvent] = []
     manager.on_event(seen.append)
@@ -468,6 +513,16 @@ async def test_a_node_that_is_started_again_calls_back_again(manager: SessionMan
             await eventually(lambda: len(seen) == number + 1)  # noqa: B023 - called at once
 
     assert seen == [member(0), member(1)]
+
+
+async def test_who_wants_to_be_called_between_two_starts_is_called_after_the_second(manager: SessionManager) -> None:
+    async with running(manager):
+        await anyio.wait_all_tasks_blocked()
+    seen: list[ClusterEvent] = []
+    manager.on_event(seen.append)
+    async with running(manager):
+        manager._listeners.tell(member(1))
+        await eventually(lambda: seen == [member(1)])
 
 
 # A file that workers share

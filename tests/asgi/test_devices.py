@@ -30,9 +30,9 @@ from ha_session_mw import (
 )
 from ha_session_mw._core.devices import roll_id
 from ha_session_mw._core.tokens import Verified
-from ha_session_mw.abc import Grant, Record
+from ha_session_mw.abc import Conflict, Grant, Record
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
-from ha_session_mw.devices import MOST_NOTES, Devices
+from ha_session_mw.devices import MOST_NOTES, ROUNDS, Devices
 from ha_session_mw.exceptions import SessionLimitReached
 from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionId
 from ha_session_mw.testing import ManualClock, mint_session
@@ -48,10 +48,14 @@ PATH = "/-/session/devices"
 
 
 class TroubledStore(MemoryStore):
-    """Works until it is told to fail, and counts what it is asked."""
+    """Works until it is told to fail, and counts what it is asked. Others may always come before, or something happen meanwhile."""
 
     gone = False
+    contended = False
     calls = 0
+
+    def meanwhile(self) -> None:
+        """What happens while a record is put."""
 
     async def get(self, id: str) -> Record | None:
         self._require()
@@ -59,7 +63,14 @@ class TroubledStore(MemoryStore):
 
     async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
         self._require()
+        self.meanwhile()
+        if self.contended:
+            raise Conflict(None)
         return await super().put(record, guard=guard)
+
+    async def delete(self, id: str) -> None:
+        self._require()
+        await super().delete(id)
 
     def _require(self) -> None:
         self.calls += 1
@@ -116,6 +127,7 @@ def family(visitor: Visitor) -> str:
 
 
 async def test_a_log_in_is_recorded_and_what_to_call_its_device(node: DeviceNode, clock: ManualClock) -> None:
+    clock.advance(90)
     logged_in_at = at(clock)
     visitor = await node.from_device()
     [device] = await node.devices()
@@ -203,6 +215,9 @@ async def test_a_session_that_was_logged_out_is_not_in_the_list_and_does_not_com
         assert await node.devices() == []
         await node.write()
     assert await node.store.of_subject("ada") == []  # nor is it kept
+    node.store.calls = 0
+    await node.write()
+    assert node.store.calls == 0  # nor deleted again
 
 
 async def test_a_session_that_has_idled_is_not_in_the_list_and_one_that_is_used_is(node: DeviceNode, clock: ManualClock) -> None:
@@ -251,6 +266,22 @@ async def test_a_node_that_has_seen_the_old_id_and_writes_that_late_does_not_und
     await other.write()
 
     assert [device.id for device in await third.devices()] == [family(visitor)]
+
+
+async def test_an_old_id_that_is_seen_after_the_new_one_does_not_undo_it(node: DeviceNode, clock: ManualClock) -> None:
+    visitor = await node.from_device()
+    old, devices = node.manager.verified(str(visitor.token).encode()), node.manager._devices
+    assert old is not None
+    assert devices is not None
+    clock.advance(60)
+    node.store.gone = True
+    await visitor.visit(lambda session: session.cycle())
+    devices.note(old)
+    node.store.gone = False
+    await node.write()
+
+    assert len(devices) == 0
+    assert [device.id for device in await node.devices()] == [family(visitor)]
 
 
 # When it was used
@@ -326,6 +357,27 @@ async def test_what_cannot_be_written_is_written_later(node: DeviceNode, clock: 
 
     assert (await node.manager.status())["unwritten_notes"] == 0
     assert (await node.manager.status())["lost_notes"] == 0
+
+
+async def test_what_happens_while_a_use_is_written_is_written_next(node: DeviceNode, clock: ManualClock) -> None:
+    visitor = await node.from_device()
+    verified, devices = node.manager.verified(str(visitor.token).encode()), node.manager._devices
+    assert verified is not None
+    assert devices is not None
+
+    def use() -> None:
+        clock.advance(60)
+        devices.note(verified)
+
+    use()
+    node.store.meanwhile = use  # type: ignore[method-assign]
+    await node.write()
+    node.store.meanwhile = lambda: None  # type: ignore[method-assign]
+    assert len(devices) == 1
+    await node.write()
+
+    assert len(devices) == 0
+    assert [device.last_seen_at for device in await node.devices()] == [at(clock).replace(second=0)]
 
 
 async def test_a_background_task_writes_and_writes_what_is_left_at_the_end(node: DeviceNode, clock: ManualClock) -> None:
@@ -413,6 +465,16 @@ async def test_a_log_in_that_cannot_be_recorded_is_told_as_that_where_no_log_out
     board.is_up = backend._shelves["device"].is_up = True
     assert (await node.visitor().visit(lambda session: session.login("ada"))).status == 200
     assert len(await node.devices()) == 1
+
+
+async def test_who_never_gets_through_is_told_so(clock: ManualClock) -> None:
+    node = DeviceNode(clock, max_sessions=2)
+    node.store.contended = True
+    answer = await node.visitor().visit(lambda session: session.login("ada"))
+
+    assert (answer.status, answer.code) == (409, "session_conflict")
+    assert node.store.calls == 2 * ROUNDS
+    assert answer.cookies() == []
 
 
 async def test_a_record_that_cannot_be_read_is_told_and_not_written_over(node: DeviceNode, clock: ManualClock) -> None:
@@ -552,6 +614,18 @@ async def test_sessions_that_were_there_before_the_limit_count(clock: ManualCloc
     new = await after.from_device()
 
     assert [(await visitor.visit(who)).result for visitor in (*old, new)] == [None, None, "ada", "ada"]
+
+
+async def test_the_roll_is_there_for_as_long_as_one_who_is_named_in_it(clock: ManualClock) -> None:
+    node, hasty = DeviceNode(clock, max_sessions=2), DeviceNode(clock, max_sessions=2, idle_timeout="1h", absolute_timeout="1h")
+    node.manager = SessionManager(node.manager.settings, clock=clock, backend=Shared(hasty.store, kind="device"))
+    node.app = SessionMiddleware(obliging, manager=node.manager)
+    await node.from_device()
+    await hasty.from_device()
+
+    roll = await hasty.store.get(roll_id("ada"))
+    assert roll is not None
+    assert roll.until_ms == (clock.wall_s() + 12 * 3600) * 1000
 
 
 @pytest.mark.parametrize("when_full", ["end_oldest", "refuse"])
@@ -743,7 +817,9 @@ async def test_a_session_that_another_node_uses_and_could_not_write_down_can_be_
     await cycled.visit(lambda session: session.cycle())
     clock.advance(1000)
     assert (await used.visit(who)).result == "ada"
-    for lost in (cycled, used):
+    for lost, listed in (cycled, [family(used)]), (used, []):
+        assert [device.id for device in await workers[1].devices()] == listed
+        await workers[1].write()  # which leaves its record alone
         await workers[1].manager.revoke_session_of("ada", family(lost))
         assert (await lost.visit(why)).result == "session_revoked"
         clock.advance(1000)
@@ -868,7 +944,8 @@ async def test_a_store_that_is_gone_is_a_503_and_ends_nothing(node: DeviceNode, 
     assert (await phone.visit(who)).result == "ada"
 
 
-async def test_a_provisional_log_out_is_a_202(node: DeviceNode, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("whose", ["another", "this one", "all"])
+async def test_a_provisional_log_out_is_a_202(node: DeviceNode, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
     from ha_session_mw import Acknowledgement
 
     async def provisional(entry: Deny) -> Acknowledgement:
@@ -876,6 +953,7 @@ async def test_a_provisional_log_out_is_a_202(node: DeviceNode, monkeypatch: pyt
 
     laptop, phone = await node.from_device(), await node.from_device()
     monkeypatch.setattr(node.manager._revocations, "revoke", provisional)
-    answer = await routed(laptop, "DELETE", f"/{family(phone)}")
+    answer = await routed(laptop, "DELETE", {"another": f"/{family(phone)}", "this one": f"/{family(laptop)}", "all": ""}[whose])
 
     assert (answer.status, answer.header("session-revocation")) == (202, "provisional")
+    assert json.loads(answer.body) == {"acknowledged": "provisional"}

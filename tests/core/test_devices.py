@@ -89,6 +89,7 @@ def test_the_newest_have_a_place_the_one_who_logs_in_first_of_all(
     stay, end = places(standing, family, log_in, most)
 
     assert stay[family] == log_in
+    assert end == places(dict(reversed(standing.items())), family, log_in, most).end  # whichever node decides
     assert len(stay) <= most
     assert {*stay, *end} == {family, *standing}
     assert not {*stay} & {*end}
