@@ -199,12 +199,15 @@ class RequestCrossSite(ClientFault):
 
 
 class SessionConflict(ClientFault):
-    """Another request changed the session at the same time, and the app asked for that to be told (``session.strict``)."""
+    """Another request changed the session at the same time, and the app asked for that to be told (``session.strict``).
+
+    Or so many logged in as the same subject at the same time, where there is a limit, that this one did not get through.
+    """
 
     code, status, action = "session_conflict", 409, "retry"
     retryable, retry_where, default_retry_after_s = True, "any", 0.05
     title = "The session was changed by another request"
-    detail = "Another request changed the session at the same time. Nothing of this one was saved. Try again."
+    detail = "Another request changed the session, or logged in as the same user, at the same time. Nothing was saved. Try again."
 
 
 class LockLost(SessionConflict):
