@@ -467,6 +467,7 @@ async def test_a_callback_that_hangs_holds_up_nobody_but_itself(manager: Session
 
         status = await manager.status()
     assert status["missed_events"] == 1
+    assert manager._listeners.failures == 0  # that the node has ended is none
 
 
 async def test_a_callback_that_has_ended_is_not_called_any_more(manager: SessionManager) -> None:

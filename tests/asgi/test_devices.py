@@ -855,7 +855,9 @@ async def test_all_others_are_ended(node: DeviceNode) -> None:
 
 async def test_all_are_ended(node: DeviceNode) -> None:
     laptop, phone = await node.from_device(), await node.from_device()
-    answer = await routed(laptop, "DELETE")
+    with node.manager.events() as stream:
+        answer = await routed(laptop, "DELETE")
+        assert "1 events" in repr(stream)  # one log-out, and not another of the present session
 
     assert (answer.status, answer.token) == (200, "")
     assert answer.header("session-revocation") == "fenced"

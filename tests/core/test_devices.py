@@ -26,7 +26,7 @@ from ha_session_mw.models import Claims, CutId, FamilyId, KeyId, NodeId, Session
 
 from .builders import HOUR_MS, NOW_MS
 
-MOMENTS = st.integers(NOW_MS, NOW_MS + HOUR_MS)
+MOMENTS = st.integers(NOW_MS, NOW_MS + HOUR_MS) | st.just(NOW_MS)  # of which several may be the same
 FAMILIES = st.text("abcdef", min_size=1, max_size=3).map(FamilyId)
 LOG_INS = st.builds(
     LogIn,
