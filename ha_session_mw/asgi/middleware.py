@@ -35,7 +35,8 @@ from .endpoints import Endpoints
 from .headers import EVENT_STREAM, is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import SCOPE_KEY, Session, Way, session_of, stored_session_of
+from .session import SCOPE_KEY, Session, Way, session_of
+from .stored_session import stored_session_of
 from .streams import Connection, Connections
 
 logger = logging.getLogger("ha_session_mw")

@@ -7,11 +7,11 @@ starts (``commit.py``).
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from .._core.data import decode, fingerprint
 from .._core.names import require_name
@@ -56,7 +56,7 @@ class Session(dict[str, Any]):
         problem: why the token that was sent is not accepted, on a path that is open to all the same.
     """
 
-    # What every request asks about has a slot, which is read and written in a third of the time. See ``_blank`` for how each begins.
+    # What every request asks about has a slot, which is read and written in a third of the time. See ``blank`` for how each begins.
     __slots__ = (
         *("__dict__", "__weakref__", "_connection", "_kept", "_manager", "_quiet_until_ms", "_read_only", "_stale_s", "_verified", "_way"),
         *("accessed", "modified"),
@@ -80,12 +80,12 @@ class Session(dict[str, Any]):
     _acknowledgement: Acknowledgement | None = None
     _uncommitted: ProblemError | None = None  # why the commit failed
     _stored: Stored | None = None  # what came from the session's record
-    _out_of_reach: StoreUnavailable | None = None  # why nothing did; see ``SessionOutOfReach``
+    _out_of_reach: StoreUnavailable | None = None  # why nothing did; see ``stored_session.py``
     _strict = False
     _hold: Hold | None = None  # the session's lock, until what it protects is committed
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
-        return _blank(cls)
+        return blank(cls)
 
     @property
     def _claims(self) -> Claims | None:
@@ -399,80 +399,11 @@ class Session(dict[str, Any]):
         return type(self), (dict(self),)
 
 
-class SessionOutOfReach(Session):
-    """A session that stands, and whose data cannot be reached: what does without the data works, and the rest tells why.
-
-    It can be renewed, cycled and logged out. Whatever reads or writes the data raises StoreUnavailable, and so the data is not
-    lost by an app that writes to what looks empty.
-    """
-
-    __slots__ = ()
-    _out_of_reach: StoreUnavailable
-
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise type(self._out_of_reach)(self._out_of_reach.reason)
-
-    def _give_up(self) -> None:
-        """There is no data any more that could be reached: from here on this is an empty session."""
-        self.__class__ = Session  # type: ignore[assignment]
-        del self._out_of_reach
-
-    def login(self, subject: str) -> None:
-        if not isinstance(self._out_of_reach, RecordLost):
-            self._refuse()
-        self.mark_modified()
-        self._give_up()
-        self.login(subject)
-
-    def clear(self) -> None:
-        self.mark_modified()
-        self._give_up()
-        self.clear()
-
-    async def revoke(self) -> Acknowledgement:
-        self._give_up()
-        return await self.revoke()
-
-    def __contains__(self, key: object) -> bool:
-        self._refuse()
-
-    def __iter__(self) -> Iterator[str]:
-        self._refuse()
-
-    def __len__(self) -> int:
-        self._refuse()
-
-    def __getitem__(self, key: str) -> Any:
-        self._refuse()
-
-    def __delitem__(self, key: str) -> None:
-        self._refuse()
-
-    def __eq__(self, other: object) -> bool:
-        self._refuse()
-
-    def __ne__(self, other: object) -> bool:
-        self._refuse()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def keys(self) -> KeysView[str]:  # type: ignore[override]
-        self._refuse()
-
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        self._refuse()
-
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        self._refuse()
-
-    get = copy = pop = popitem = setdefault = _apply = __reversed__ = __or__ = __ror__ = _refuse
-
-
 _S = TypeVar("_S", bound=Session)
 _new, _fill = dict.__new__, dict.update
 
 
-def _blank(cls: type[_S]) -> _S:
+def blank(cls: type[_S]) -> _S:
     """A session by hand or of a request, before anything is known of it; for each request, so no ``__init__``."""
     session = _new(cls)
     session._connection = session._kept = session._read_only = session._stale_s = None
@@ -493,19 +424,6 @@ def session_of(manager: SessionManager, verified: Verified | None, way: Way | No
     else:
         session._quiet_until_ms = verified.quiet_until_ms
         _fill(session, decode(verified.claims.data) if verified.nested else verified.data)
-    return session
-
-
-def stored_session_of(manager: SessionManager, verified: Verified, way: Way | None, stored: Stored | StoreUnavailable) -> Session:
-    """The session of a request whose data came from a record, or could not be reached there."""
-    session = _blank(Session if isinstance(stored, Stored) else SessionOutOfReach)
-    session._manager, session._verified, session._way = manager, verified, way
-    session._quiet_until_ms = verified.quiet_until_ms
-    if isinstance(stored, Stored):
-        session._stored = stored
-        _fill(session, decode(stored.data))
-    else:
-        session._out_of_reach = stored
     return session
 
 
