@@ -109,7 +109,7 @@ _LOG_IN = """<section class="card" aria-labelledby="login">
   </table>
 </section>"""
 
-_SESSION = """<p class="lead">All of it travels in your cookie, and any node checks it by itself.</p>
+_SESSION = """<p class="lead">It travels in your cookie, with all data that fits, and any node checks it by itself.</p>
 {told}
 <div class="grid">
 <div class="stack">
@@ -220,8 +220,8 @@ def session(session: Session, *, fault: str = "", status: int = 200) -> HTMLResp
         ("Issued", _moment(session.issued_at)),
         ("Ends unused", _moment(session.idle_expires_at)),
         ("Ends anyway", _moment(session.expires_at)),
-        ("Signed by", html("node <code>{node}</code>", node=session.issuer)),
-        ("Answered by", html("node <code>{node}</code>", node=session.manager.node_id)),
+        ("Signed by", html("{node}<code>{name}</code>", **_node(session.issuer))),
+        ("Answered by", html("{node}<code>{name}</code>", **_node(session.manager.node_id))),
     ]
     body = html(
         _SESSION,
@@ -249,8 +249,13 @@ def _page(title: str, body: Html, session: Session, status: int) -> HTMLResponse
     nav = html('<a href="/">Home</a> <a href="/private/session">Session</a> <a href="/private/devices">Devices</a>')
     if session.subject is not None:
         nav = html('{nav} <span class="badge">{subject}</span>', nav=nav, subject=session.subject)
-    nav = html('{nav} <span class="badge">node {node}</span>', nav=nav, node=session.manager.node_id)
+    nav = html('{nav} <span class="badge">{node}{name}</span>', nav=nav, **_node(session.manager.node_id))
     return HTMLResponse(html(_FRAME, title=title, nav=nav, body=body), status_code=status, headers=HEADERS)
+
+
+def _node(name: str | None) -> dict[str, object]:
+    """A node's name, after the word where the name does not say it."""
+    return {"node": "" if name is not None and name.startswith("node") else "node ", "name": name}
 
 
 def _told(fault: str) -> Html:

@@ -11,8 +11,8 @@ from .._core import problems
 from .._core.cookies import Header
 from ..exceptions import ProblemError
 
-_CLOSE_CODES = {401: 4401, 403: 4403, 400: 4400}
-"""For servers that cannot answer a handshake with a body. 4503 for the rest: WebSocket codes of ours mirror the status."""
+_CLOSE_CODES = 4000
+"""For servers that cannot answer a handshake with a body: the codes from here on are the apps' own (RFC 6455 section 7.4.2)."""
 
 
 def response(problem: ProblemError, scope: Scope, endpoints: str, *, vary: bytes, full: bool) -> tuple[list[Header], bytes]:
@@ -55,4 +55,4 @@ async def send_problem(
 
 
 def _close(problem: ProblemError) -> Message:
-    return {"type": "websocket.close", "code": _CLOSE_CODES.get(problem.status, 4503), "reason": problem.code}
+    return {"type": "websocket.close", "code": _CLOSE_CODES + problem.status, "reason": problem.code}

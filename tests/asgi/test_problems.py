@@ -14,7 +14,16 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from ha_session_mw import ProblemError, TokenMissing, get_session
-from ha_session_mw.exceptions import InfrastructureFault, QuorumLost, StateStale, TokenNotYetValid, problem_types
+from ha_session_mw.exceptions import (
+    InfrastructureFault,
+    QuorumLost,
+    SessionConflict,
+    SessionLocked,
+    SessionUnknown,
+    StateStale,
+    TokenNotYetValid,
+    problem_types,
+)
 
 from .driver import OTHER_SECRET, SECRET, Answer, Node, call, scope_of
 
@@ -295,6 +304,15 @@ async def test_a_refused_handshake_is_closed_where_it_does_not(token: str | None
     headers = [(b"cookie", f"session={token}".encode())] if token else []
     answer = await connect(Node(protect="/private"), headers=headers)
     assert answer.messages == [{"type": "websocket.close", "code": code, "reason": name}]
+
+
+@pytest.mark.parametrize("problem", [SessionUnknown(), SessionConflict(), SessionLocked(), QuorumLost()])
+async def test_an_error_that_leaves_the_app_during_the_handshake_closes_it_with_its_status(problem: ProblemError) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise problem
+
+    answer = await connect(Node(app=app))
+    assert answer.messages == [{"type": "websocket.close", "code": 4000 + problem.status, "reason": problem.code}]
 
 
 async def test_a_handshake_that_the_node_cannot_judge_is_no_401() -> None:
