@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import shutil
 import subprocess
@@ -349,7 +350,21 @@ async def test_a_wrong_password_is_told_and_its_mending_noticed(password_file: P
             assert (await a.revoke_subject("ada")).mode == "fenced"
 
 
+# httpcore2 2.16 does not close a connection whose TLS handshake is cancelled: its `start_tls` closes on `Exception` only. A node that
+# ends during one, or gives it up after TRY_S, leaves the connection to the garbage collector, on asyncio and trio alike.
+UNCLOSED = r"Exception ignored in. <(socket\.socket|function _SelectorTransport)"
+
+
+@pytest.fixture
+def garbage() -> Iterator[None]:
+    """Collects it when the test is over, lest the next one be blamed for it."""
+    yield
+    gc.collect()
+
+
 @on_asyncio
+@pytest.mark.usefixtures("garbage")
+@pytest.mark.filterwarnings(f"ignore:{UNCLOSED}:pytest.PytestUnraisableExceptionWarning")
 async def test_over_tls_with_certificates_and_a_user() -> None:
     with etcd(1, "--client-cert-auth", tls=True) as server:
         server.require_users("the password")
@@ -365,7 +380,6 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
 
 
 @on_trio
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its server hangs up while somebody connects
 async def test_something_else_that_answers_is_told() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
@@ -557,15 +571,14 @@ async def test_a_killed_leader_delays_log_outs_and_nothing_else() -> None:
             assert [judged(one, stays) for one in nodes] == ["ok"] * 3
 
 
-async def logged_out(one: SessionManager, subject: str) -> None:
-    """Logs a subject out, and tries again where it is told to, as a client does: an election may take longer than a log-out waits."""
-    for tries_left in (2, 1, 0):
-        try:
-            assert (await one.revoke_subject(subject)).mode == "fenced"
-        except QuorumLost:
-            assert tries_left
-        else:
-            return
+async def logged_out(one: SessionManager, token: str) -> None:
+    """Logs ada out. An election that takes longer than a log-out waits is told: a client sees a 503, asks again, and is done."""
+    try:
+        acknowledged = await one.revoke_subject("ada")
+    except QuorumLost:
+        assert judged(one, token) == "session_revoked"
+        acknowledged = await one.revoke_subject("ada")
+    assert acknowledged.mode == "fenced"
 
 
 @on_trio
@@ -578,8 +591,9 @@ async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
             for member in server.members:
                 member.freeze()
                 token = mint_session(nodes[0], "ada")
-                for one in nodes:
-                    await logged_out(one, "ada")
+                await logged_out(nodes[0], token)
+                for one in nodes[1:]:
+                    assert (await one.revoke_subject("ada")).mode == "fenced"
                 assert {judged(one, token) for one in nodes} == {"session_revoked"}
                 member.thaw()
                 assert {judged(one, stays) for one in nodes} == {"ok"}
