@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import typing
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
@@ -34,6 +34,8 @@ from ha_session_mw.listeners import ROOM
 from ha_session_mw.models import NodeId
 from ha_session_mw.testing import SECRET, ManualClock
 
+from .waiting import eventually
+
 pytestmark = pytest.mark.anyio
 
 
@@ -49,12 +51,6 @@ def member(number: int) -> MemberJoined:
 async def taken(stream: EventStream, count: int) -> list[ClusterEvent]:
     with anyio.fail_after(5):
         return [await anext(stream) for _ in range(count)]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - whatever it is that it waits for
-            await anyio.sleep(0.001)
 
 
 # What is told
