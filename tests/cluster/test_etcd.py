@@ -17,6 +17,7 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
+from example_app.proxy import Proxy
 from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
 from ha_session_mw._core.decision import CannotTell
 from ha_session_mw._core.view import new_cut_id
@@ -27,7 +28,6 @@ from ha_session_mw.testing import SECRET, mint_session
 
 from ..engines import Etcd, etcd
 from ..waiting import eventually
-from .cable import Cable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
@@ -407,20 +407,19 @@ async def test_a_dead_endpoint_among_several_does_no_harm(one_etcd: Etcd, cluste
 
 @on_asyncio
 async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew(caplog: pytest.LogCaptureFixture) -> None:
-    with etcd() as server:
-        async with Cable(server.members[0].client_port).laid() as cable:
-            a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{cable.port}")
-            async with running(a, b):
-                await ready(a, b)
-                token = mint_session(b, "ada")
-                cable.pull()
-                assert (await a.revoke_subject("ada")).mode == "fenced"
-                await eventually(lambda: judged(b, token) == "state_stale" and "following" in log_of(b).trouble)
-                server.post("/v3/kv/compaction", {"revision": server.revision()})
-                cable.plug()
-                await ready(a, b)
-                assert judged(b, token) == "session_revoked"
-                assert "etcd has compacted what this node has not read yet" in caplog.text
+    with etcd() as server, Proxy(server.members[0].client_port) as way:
+        a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{way.ports[0]}")
+        async with running(a, b):
+            await ready(a, b)
+            token = mint_session(b, "ada")
+            way.stall()
+            assert (await a.revoke_subject("ada")).mode == "fenced"
+            await eventually(lambda: judged(b, token) == "state_stale" and "following" in log_of(b).trouble)
+            server.post("/v3/kv/compaction", {"revision": server.revision()})
+            way.mend()
+            await ready(a, b)
+            assert judged(b, token) == "session_revoked"
+            assert "etcd has compacted what this node has not read yet" in caplog.text
 
 
 @on_trio
@@ -479,21 +478,21 @@ async def test_an_etcd_that_comes_back_empty_is_a_rollback(own: Etcd) -> None:
 
 
 async def test_an_older_backup_is_a_rollback_even_when_it_has_grown_beyond(own: Etcd, tmp_path: Path) -> None:
-    async with Cable(own.members[0].client_port).laid() as cable:
-        a = node(f"etcd://127.0.0.1:{cable.port}")
+    with Proxy(own.members[0].client_port) as way:
+        a = node(f"etcd://127.0.0.1:{way.ports[0]}")
         async with running(a):
             await ready(a)
             stays = mint_session(a)
             own.ctl("snapshot", "save", str(tmp_path / "backup"))
             await a.revoke_subject("ada")
-            cable.pull()
+            way.stall()
             await anyio.sleep(0.1)
             position = log_of(a).ordered.position
             restore(own, tmp_path / "backup")
             for _ in range(position):
                 own.post("/v3/kv/put", {"key": "eA==", "value": "eA=="})
             assert own.revision() > position
-            cable.plug()
+            way.mend()
             await eventually(lambda: judged(a, stays) == "state_rollback")
             assert log_of(a).ordered.rolled_back == "entries"
 
@@ -619,16 +618,16 @@ async def test_a_lost_quorum_makes_nodes_stale_and_healed_they_go_on_with_nothin
 async def test_a_node_that_is_cut_off_judges_nothing_after_the_limit_and_learns_before_it_judges_again(
     cluster: str, one_etcd: Etcd
 ) -> None:
-    async with Cable(one_etcd.members[0].client_port).laid() as cable:
-        a, b = node(cluster), node(f"etcd://127.0.0.1:{cable.port}/{prefix_of(cluster)}")
+    with Proxy(one_etcd.members[0].client_port) as way:
+        a, b = node(cluster), node(f"etcd://127.0.0.1:{way.ports[0]}/{prefix_of(cluster)}")
         async with running(a, b):
             await ready(a, b)
             token, stays = mint_session(a, "ada"), mint_session(a)
-            cable.pull()
+            way.stall()
             acknowledged = await a.revoke_subject("ada")
             assert acknowledged.mode == "fenced"
             assert judged(b, token) == "state_stale"
-            cable.plug()
+            way.mend()
             answers: list[str] = []
 
             def asked() -> bool:
@@ -640,11 +639,11 @@ async def test_a_node_that_is_cut_off_judges_nothing_after_the_limit_and_learns_
 
 
 async def test_a_node_ends_in_bounded_time_though_etcd_does_not_answer(cluster: str, one_etcd: Etcd) -> None:
-    async with Cable(one_etcd.members[0].client_port).laid() as cable:
-        a = node(f"etcd://127.0.0.1:{cable.port}/{prefix_of(cluster)}")
+    with Proxy(one_etcd.members[0].client_port) as way:
+        a = node(f"etcd://127.0.0.1:{way.ports[0]}/{prefix_of(cluster)}")
         with anyio.fail_after(20):
             async with running(a):
                 await ready(a)
                 token = mint_session(a)
-                cable.pull()
+                way.stall()
                 await eventually(lambda: judged(a, token) == "state_stale")
