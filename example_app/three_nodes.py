@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import httpx2
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
 
 from .drill import LIMIT_S, POLL_S, WHOAMI, log_in, refused_websocket, wait_for, was_refused
 from .servers import Server
@@ -96,14 +97,9 @@ def connections_that_are_open(story: Story, nodes: Nodes) -> None:
             socket.recv(LIMIT_S)
             began = time.perf_counter()
             acknowledged = aside.submit(leave, on_b)
-            try:
-                raise AnswerError(f"the WebSocket is still open: {socket.recv(LIMIT_S)!r}")
-            except ConnectionClosed as closed:
-                step.took_s = time.perf_counter() - began
-                code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "no close frame")
-            expect(f"close code {REVOKED_CLOSE_CODE}, not {code} {reason}", code == REVOKED_CLOSE_CODE)
+            step.told = f"closed by the node: {end_of_websocket(socket)}"
+            step.took_s = time.perf_counter() - began
             acknowledged.result()
-            step.told = f"closed by the node: {code} {reason}"
         log_in(ada, "ada")
         on_b.token = ada.token
         with ada.events() as ticks, ThreadPoolExecutor(1) as aside, story.step("an event stream") as step:
@@ -114,6 +110,16 @@ def connections_that_are_open(story: Story, nodes: Nodes) -> None:
             step.took_s = time.perf_counter() - began
             acknowledged.result()
             step.told = "ended by the node"
+
+
+def end_of_websocket(socket: ClientConnection) -> str:
+    """Wait for the close frame of a log-out; returns what it says."""
+    try:
+        raise AnswerError(f"the WebSocket is still open: {socket.recv(LIMIT_S)!r}")
+    except ConnectionClosed as closed:
+        code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "no close frame")
+    expect(f"close code {REVOKED_CLOSE_CODE}, not {code} {reason}", code == REVOKED_CLOSE_CODE)
+    return f"{code} {reason}"
 
 
 def log_out_everywhere(story: Story, nodes: Nodes) -> None:

@@ -98,12 +98,14 @@ class SharedFile:
         self._inode: tuple[int, int] | None = None
         self._writer_inode: tuple[int, int] | None = None
         self._writing = Lock()
+        self._is_let_go = False
         forks.watch(self)
 
     # Reading
 
     def open(self, *, within_s: float = 0.0) -> sqlite3.Connection:
         """The reading connection. Makes the file where there is none."""
+        self._is_let_go = False
         if self._reader is None:
             reader = self._connected(READ_BUSY_S, within_s)
             self._inode = _inode_of(self.path)
@@ -162,6 +164,8 @@ class SharedFile:
             self._close_writer()  # the next write opens what has the name by then, or makes it
             raise
         finally:
+            if self._is_let_go:  # meanwhile, or before: whoever asked for this was cancelled, and nobody closes the file again
+                self._close_writer()
             self._writing.release()
         return done
 
@@ -172,6 +176,7 @@ class SharedFile:
 
     def close(self) -> None:
         """Let the file go. The next call opens it again."""
+        self._is_let_go = True
         self.close_reader()
         if self._writing.acquire(timeout=WRITE_BUSY_S):
             try:

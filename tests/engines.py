@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +17,9 @@ from typing import Any
 import httpx2
 import pytest
 
-LIMIT_S = 30.0
-"""For what takes a second on an idle machine."""
+from .waiting import LIMIT_S, free_ports, until
 
 _MEMORY = Path("/dev/shm")
-
-
-def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
-    """Ask again and again until a condition holds."""
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free just now, all different."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [one.getsockname()[1] for one in listeners]
-    for one in listeners:
-        one.close()
-    return found
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +35,8 @@ from ha_session_mw._core.recovery import Memory, Recovery
 from ha_session_mw.config import SETTINGS, variable
 from ha_session_mw.exceptions import ProblemError, problem_types
 from ha_session_mw.judging import IN_FLIGHT_S, RELAXED_LIMIT_S
+
+from .waiting import free_ports
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -139,17 +140,6 @@ def commands_of(text: str) -> list[Command]:
             else:
                 found[-1].prints.append(line)
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")

@@ -35,6 +35,7 @@ from ha_session_mw.etcd_gateway import (
 from ha_session_mw.testing import ManualClock
 
 from .engines import Etcd, etcd
+from .waiting import eventually
 
 pytestmark = pytest.mark.anyio
 real = pytest.mark.real
@@ -93,12 +94,6 @@ class Watching:
             await anyio.sleep(0.01)
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 15) -> None:
-    with anyio.fail_after(limit_s):
-        while not condition():  # noqa: ASYNC110 - another process's doing, of which nobody tells
-            await anyio.sleep(0.01)
-
-
 # Against a real etcd.
 
 
@@ -152,10 +147,10 @@ async def test_a_watch_tells_of_each_change_in_order_from_its_revision_on(one_et
         before = await gateway.transact([put(prefix + b"a", b"1")])
         watching = Watching(gateway, prefix, before.header.revision)
         tasks.start_soon(watching.for_ever)
-        await until(watching.created.is_set)
+        await eventually(watching.created.is_set)
         await gateway.transact([put(prefix + b"b", b"2"), put(prefix + b"c", b"3")])
         await gateway.transact([delete(prefix + b"a")])
-        await until(lambda: len(watching.events) == 4)
+        await eventually(lambda: len(watching.events) == 4)
         told = [(event.kv.key.removeprefix(prefix), event.kv.value, event.is_deletion) for event in watching.events]
         assert told == [(b"a", b"1", False), (b"b", b"2", False), (b"c", b"3", False), (b"a", b"", True)]
         tasks.cancel_scope.cancel()
@@ -169,7 +164,7 @@ async def test_long_messages_of_a_watch_arrive_whole(one_etcd: Etcd, prefix: byt
             await gateway.transact([put(prefix + b"%d" % number, bytes([letter]) * 10_000) for number in range(100)])
         watching = Watching(gateway, prefix, before.header.revision + 1)
         tasks.start_soon(watching.for_ever)
-        await until(lambda: len(watching.events) == 300)
+        await eventually(lambda: len(watching.events) == 300)
         assert {len(event.kv.value) for event in watching.events} == {10_000}
         tasks.cancel_scope.cancel()
 
@@ -246,7 +241,7 @@ async def test_another_endpoint_is_asked_where_one_is_dead(one_etcd: Etcd, prefi
         done = await gateway.transact([put(prefix + b"a", b"")])
         watching = Watching(gateway, prefix, done.header.revision)
         tasks.start_soon(watching.for_ever)
-        await until(lambda: len(watching.events) == 1)
+        await eventually(lambda: len(watching.events) == 1)
         tasks.cancel_scope.cancel()
 
 
@@ -275,7 +270,7 @@ async def test_writes_and_the_watch_survive_a_killed_leader_and_a_frozen_member(
             connected.freeze()
             await write(10)
             connected.thaw()
-            await until(lambda: len({event.kv.key for event in watching.events}) == 31)
+            await eventually(lambda: len({event.kv.key for event in watching.events}) == 31)
             revisions = [event.kv.mod_revision for event in watching.events]
             assert revisions == sorted(revisions)
             tasks.cancel_scope.cancel()
@@ -317,7 +312,7 @@ async def test_a_user_logs_in_and_again_when_the_token_has_ended(guarded: Etcd, 
         gateway._token = "no.longer"
         watching = Watching(gateway, prefix, done.header.revision)
         tasks.start_soon(watching.for_ever)
-        await until(lambda: len(watching.events) == 1)
+        await eventually(lambda: len(watching.events) == 1)
         gateway._token = "no.longer"
         assert await load(gateway, prefix) == {b"a": b"1"}
         tasks.cancel_scope.cancel()

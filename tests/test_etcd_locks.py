@@ -16,6 +16,7 @@ from ha_session_mw.testing import SECRET
 
 from .asgi.driver import Answer, Node, obliging
 from .engines import Etcd, etcd
+from .waiting import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
@@ -61,9 +62,7 @@ async def test_what_requests_at_three_nodes_count_at_once_under_a_sessions_lock_
         nodes = [Node() for _ in found]
         for node, manager in zip(nodes, found, strict=True):
             node.manager, node.app = manager, SessionMiddleware(obliging, manager=manager)
-        with anyio.fail_after(30):
-            while any(manager.why_not_ready() for manager in found):  # noqa: ASYNC110 - real servers
-                await anyio.sleep(0.02)
+        await eventually(lambda: not any(manager.why_not_ready() for manager in found))
         ada = await nodes[0].logged_in("ada")
         answers = list[Answer]()
 

@@ -22,17 +22,12 @@ from ha_session_mw.testing import SECRET
 
 from .asgi.driver import Answer, call, look, obliging, scope_of
 from .engines import Etcd
+from .waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
 LARGE = "x" * 5000
 END_MS = int(SystemClock().wall_s() * 1000) + 3_600_000
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(30):
-        while not condition():  # noqa: ASYNC110 - a process is what this waits for
-            await anyio.sleep(0.01)
 
 
 def settings_of(server: Etcd, **more: Any) -> Settings:
@@ -66,7 +61,7 @@ async def running(settings: Settings) -> AsyncIterator[Nodes]:
     async with AsyncExitStack() as stack:
         for manager in nodes.managers:
             await stack.enter_async_context(manager.running())
-        await until(lambda: all(manager.why_not_ready() is None for manager in nodes.managers))
+        await eventually(lambda: all(manager.why_not_ready() is None for manager in nodes.managers))
         yield nodes
 
 
@@ -101,7 +96,7 @@ async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_node
         answer = await nodes.visit(1, lambda session: session.clear(), token)
         assert answer.header("session-revocation") == "fenced"
         assert (await nodes.visit(2, lambda session: session.problem and session.problem.code, token)).result == "session_revoked"
-        await until(lambda: nodes.copies() == [0, 0, 0])
+        await eventually(lambda: nodes.copies() == [0, 0, 0])
 
 
 # The store alone
@@ -114,7 +109,7 @@ async def opened(server: Etcd, kind: type[EtcdGateway] = EtcdGateway) -> AsyncIt
     store._gateway.__class__ = kind
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.run)
-        await until(lambda: store._position)
+        await eventually(lambda: store._position)
         yield store
         tasks.cancel_scope.cancel()
 
@@ -143,7 +138,7 @@ async def test_a_guard_is_compared_in_the_same_step(one_etcd: Etcd) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(locks.run)
         tasks.start_soon(store.run)
-        await until(lambda: store._position)
+        await eventually(lambda: store._position)
         grant = await locks.acquire("lock", within_s=1, lease_s=30)
         stored = await store.put(Record("id", b"1", END_MS), guard=grant)
         with pytest.raises(Conflict):
@@ -173,7 +168,7 @@ async def test_after_a_gap_in_the_history_all_versions_are_told(one_etcd: Etcd) 
         heard: dict[str, int] = {}
         store.on_newer = heard.__setitem__
         stored = [await store.put(Record(f"id-{number}", b"", END_MS)) for number in range(5)]
-        await until(lambda: len(heard) == 5)
+        await eventually(lambda: len(heard) == 5)
         heard.clear()
         revision = await store._load(store._versions[:-1] + b"0", tell=True)
         assert heard == {record.id: record.version for record in stored}
@@ -209,12 +204,12 @@ async def test_a_node_whose_history_is_gone_hears_of_what_is_there_and_goes_on_f
     store.on_newer = lambda *news: heard.append(news)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(writer.run)
-        await until(lambda: writer._position)
+        await eventually(lambda: writer._position)
         before = await writer.put(Record("before", b"", END_MS))
         tasks.start_soon(store.run)
-        await until(lambda: heard)
+        await eventually(lambda: heard)
         after = await writer.put(Record("after", b"", END_MS))
-        await until(lambda: len(heard) == 2)
+        await eventually(lambda: len(heard) == 2)
         tasks.cancel_scope.cancel()
     assert heard == [("before", before.version), ("after", after.version)]
     assert store._position == after.version
@@ -237,4 +232,4 @@ async def test_a_key_of_somebody_elses_does_not_stop_the_news(one_etcd: Etcd) ->
         store.on_newer = lambda *news: heard.add(news)
         await store._gateway.transact([put(store._versions + b"\xff", b"")])
         stored = await store.put(Record("id", b"", END_MS))
-        await until(lambda: ("id", stored.version) in heard)
+        await eventually(lambda: ("id", stored.version) in heard)

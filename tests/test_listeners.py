@@ -7,7 +7,7 @@ import dataclasses
 import gc
 import typing
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
@@ -37,6 +37,8 @@ from ha_session_mw.listeners import ROOM
 from ha_session_mw.models import NodeId
 from ha_session_mw.testing import SECRET, ManualClock
 
+from .waiting import eventually
+
 pytestmark = pytest.mark.anyio
 
 
@@ -52,12 +54,6 @@ def member(number: int) -> MemberJoined:
 async def taken(stream: EventStream, count: int) -> list[ClusterEvent]:
     with anyio.fail_after(5):
         return [await anext(stream) for _ in range(count)]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - whatever it is that it waits for
-            await anyio.sleep(0.001)
 
 
 # What is told

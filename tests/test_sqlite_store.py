@@ -263,6 +263,14 @@ async def test_a_disk_that_does_not_answer_costs_its_time_and_no_more(
     assert [code(answer) for answer in answers] == ["store_unavailable"]
 
 
+def test_a_write_that_begins_as_the_file_is_let_go_leaves_it_closed(path: Path) -> None:
+    file = RecordFile(path)
+    version = file.last_version()
+    file.close()
+    assert file.delete("session", "of a log-out that is over, while its record was still to be deleted") > version
+    assert [*path.parent.iterdir()] == [path]  # nothing of a write-ahead log
+
+
 async def test_a_deleted_file_is_told_and_a_new_one_gives_no_version_twice(path: Path) -> None:
     a = Worker(path)
     token = await a.log_in(text=LARGE)

@@ -39,6 +39,7 @@ from ha_session_mw.testing import ManualClock, mint_session
 
 from ..board import page
 from ..shared import Shared
+from ..waiting import eventually
 from .driver import SECRET, Answer, Node, Visitor, call, obliging, scope_of, who, why
 
 pytestmark = pytest.mark.anyio
@@ -390,7 +391,7 @@ async def test_a_background_task_writes_and_writes_what_is_left_at_the_end(node:
         await visitor.visit(who)
         assert len(unwritten) == 1
         clock.advance(6)
-        await _eventually(lambda: len(unwritten) == 0)
+        await eventually(lambda: len(unwritten) == 0)
         clock.advance(65)
         await visitor.visit(who)
         assert len(unwritten) == 1
@@ -398,12 +399,6 @@ async def test_a_background_task_writes_and_writes_what_is_left_at_the_end(node:
 
     [device] = await node.devices()
     assert at(clock) - device.last_seen_at < timedelta(minutes=1)
-
-
-async def _eventually(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - whatever it is that it waits for
-            await anyio.sleep(0.001)
 
 
 async def test_what_could_not_be_written_before_the_end_is_counted_and_told(node: DeviceNode, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,40 +25,12 @@ from ha_session_mw.exceptions import (
     problem_types,
 )
 
+from ..core.test_problems import TABLE
 from .driver import OTHER_SECRET, SECRET, Answer, Node, call, scope_of
 
 pytestmark = pytest.mark.anyio
 
 CODES = sorted(problem_types())
-
-# As section 10 of the design has it: status, RFC 6750 error, retryable, where, after (ms), action.
-TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
-    "token_missing": (401, None, False, "none", None, "reauthenticate"),
-    "request_ambiguous": (400, "invalid_request", False, "none", None, "fix_request"),
-    "token_too_large": (400, "invalid_request", False, "none", None, "fix_request"),
-    "token_malformed": (400, "invalid_request", False, "none", None, "fix_request"),
-    "token_invalid": (401, "invalid_token", False, "none", None, "reauthenticate"),
-    "token_not_yet_valid": (401, "invalid_token", True, "any", None, "retry"),
-    "session_idle_timeout": (401, "invalid_token", False, "none", None, "reauthenticate"),
-    "session_expired": (401, "invalid_token", False, "none", None, "reauthenticate"),
-    "session_revoked": (401, "invalid_token", False, "none", None, "reauthenticate"),
-    "session_limit_reached": (403, None, False, "none", None, "contact"),
-    "session_conflict": (409, None, True, "any", 50, "retry"),
-    "session_locked": (423, None, True, "any", None, "retry"),
-    "state_rollback": (503, None, True, "other_node", 3000, "retry"),
-    "state_stale": (503, None, True, "other_node", 250, "retry"),
-    "key_not_reached": (503, None, True, "other_node", 250, "retry"),
-    "state_not_reached": (503, None, True, "any", 100, "retry"),
-    "node_starting": (503, None, True, "other_node", 0, "retry"),
-    "node_draining": (503, None, True, "other_node", 0, "retry"),
-    "quorum_lost": (503, None, True, "any", 3000, "retry"),
-    "store_unavailable": (503, None, True, "any", 3000, "retry"),
-    "clock_untrusted": (503, None, True, "other_node", 1000, "retry"),
-    "forward_loop": (508, None, True, "any", 1000, "retry"),
-    # Of the ready-made routes, which the design leaves open.
-    "session_unknown": (404, None, False, "none", None, "fix_request"),
-    "request_cross_site": (403, None, False, "none", None, "fix_request"),
-}
 
 
 def raising(problem: Callable[[], BaseException]) -> Any:

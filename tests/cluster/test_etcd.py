@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import shutil
 import subprocess
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 
+from example_app.proxy import Proxy
 from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
 from ha_session_mw._core.decision import CannotTell
 from ha_session_mw._core.view import new_cut_id
@@ -25,7 +27,7 @@ from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session
 
 from ..engines import Etcd, etcd
-from .cable import Cable
+from ..waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
@@ -70,18 +72,12 @@ def judged(manager: SessionManager, token: str) -> str:
     return outcome.problem.code if isinstance(outcome, CannotTell) else "ok"
 
 
-async def until(condition: Callable[[], object], limit_s: float = 15) -> None:
-    with anyio.fail_after(limit_s):
-        while not condition():  # noqa: ASYNC110 - another process's doing, of which nobody tells
-            await anyio.sleep(0.01)
-
-
 async def ready(*managers: SessionManager) -> None:
     def all_are() -> bool:
         others = len(managers) - 1
         return all(one.why_not_ready() is None and len(one._log.members()) >= others for one in managers)
 
-    await until(all_are)
+    await eventually(all_are)
 
 
 @asynccontextmanager
@@ -150,7 +146,7 @@ async def test_an_orderly_end_is_told_and_nobody_waits_for_that_process(one_etcd
             assert len(keys(one_etcd, cluster, "node/")) == 2
         assert b.view.fresh_at == -float("inf")
         assert len(keys(one_etcd, cluster, "node/")) == 1
-        await until(lambda: not a._log.members())
+        await eventually(lambda: not a._log.members())
         assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S / 2
         async with running(b):  # and it may come back
             await ready(a, b)
@@ -222,7 +218,7 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
     async with running(*nodes):
         await ready(*nodes)
         token = mint_session(nodes[1]).encode()
-        await until(lambda: nodes[0]._judging._whom_to_ask(token, StateRollback()) == ["http://b:1"])
+        await eventually(lambda: nodes[0]._judging._whom_to_ask(token, StateRollback()) == ["http://b:1"])
 
 
 # Writing.
@@ -250,7 +246,7 @@ async def test_one_entry_that_is_too_long_sinks_no_other_and_only_its_caller_is_
                     tasks.start_soon(append, log_of(a), entry)
             assert told == [bad.id]
             assert a.view.knows(bad)
-            await until(lambda: all(b.view.knows(entry) for entry in good))
+            await eventually(lambda: all(b.view.knows(entry) for entry in good))
             assert not b.view.knows(bad)
 
 
@@ -270,7 +266,7 @@ async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(
             await anyio.sleep(0.02)
             tasks.start_soon(append, "single", 1)
         assert done == ["single", "job"]
-        await until(lambda: len(b.view) == 5_001)
+        await eventually(lambda: len(b.view) == 5_001)
         assert log_of(a).ordered.rolled_back is None
         assert a.why_not_ready() is None
 
@@ -283,7 +279,7 @@ async def test_what_has_ended_is_deleted_with_the_floor_and_a_floor_never_falls(
         await a._log.append([Deny(f"soon{number}", int(clock.wall_s() * 1000) + 60_000) for number in range(2_500)])
         await a._log.append([Deny("late", int(clock.wall_s() * 1000) + 3_600_000)])
         clock.ahead_s = 300
-        await until(lambda: len(keys(one_etcd, cluster, "deny/")) == 1)
+        await eventually(lambda: len(keys(one_etcd, cluster, "deny/")) == 1)
         floor = int(one_etcd.ctl("get", "--print-value-only", f"{prefix_of(cluster)}/log/floor"))
         assert floor == a.view.floor_ms > 0
     clock.ahead_s = 0
@@ -302,7 +298,7 @@ async def test_the_beat_of_a_process_that_is_long_gone_is_deleted(one_etcd: Etcd
             await ready(a, b)
         assert len(keys(one_etcd, cluster, "node/")) == 2
         clock.ahead_s = 700
-        await until(lambda: len(keys(one_etcd, cluster, "node/")) == 1)
+        await eventually(lambda: len(keys(one_etcd, cluster, "node/")) == 1)
 
 
 # Faults.
@@ -318,7 +314,7 @@ async def test_without_etcd_the_start_completes_at_once_and_the_node_serves_when
         begun_s = anyio.current_time()
         async with running(a):
             assert anyio.current_time() - begun_s < 1
-            await until(lambda: a.why_not_ready() == "etcd cannot be reached (ConnectError)")
+            await eventually(lambda: a.why_not_ready() == "etcd cannot be reached (ConnectError)")
             assert judged(a, token) == "node_starting"
             with pytest.raises(QuorumLost):
                 await a.revoke_subject("ada")
@@ -341,15 +337,29 @@ async def test_a_wrong_password_is_told_and_its_mending_noticed(password_file: P
         a = node(server.cluster(), etcd_user="root", etcd_password_file=password_file)
         nobody = node(server.cluster())
         async with running(a, nobody):
-            await until(lambda: a.why_not_ready() == "etcd does not accept HA_SESSION_ETCD_USER with HA_SESSION_ETCD_PASSWORD")
-            await until(lambda: "asks for a user" in str(nobody.why_not_ready()))
+            await eventually(lambda: a.why_not_ready() == "etcd does not accept HA_SESSION_ETCD_USER with HA_SESSION_ETCD_PASSWORD")
+            await eventually(lambda: "asks for a user" in str(nobody.why_not_ready()))
             assert judged(a, mint_session(node("memory://"))) == "node_starting"
             await anyio.Path(password_file).write_text("the password")
             await ready(a)
             assert (await a.revoke_subject("ada")).mode == "fenced"
 
 
+# httpcore2 2.16 does not close a connection whose TLS handshake is cancelled: its `start_tls` closes on `Exception` only. A node that
+# ends during one, or gives it up after TRY_S, leaves the connection to the garbage collector, on asyncio and trio alike.
+UNCLOSED = r"Exception ignored in. <(socket\.socket|function _SelectorTransport)"
+
+
+@pytest.fixture
+def garbage() -> Iterator[None]:
+    """Collects it when the test is over, lest the next one be blamed for it."""
+    yield
+    gc.collect()
+
+
 @on_asyncio
+@pytest.mark.usefixtures("garbage")
+@pytest.mark.filterwarnings(f"ignore:{UNCLOSED}:pytest.PytestUnraisableExceptionWarning")
 async def test_over_tls_with_certificates_and_a_user() -> None:
     with etcd(1, "--client-cert-auth", tls=True) as server:
         server.require_users("the password")
@@ -361,11 +371,10 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
         async with running(a, stranger):
             await ready(a)
             assert (await a.revoke_subject("ada")).mode == "fenced"
-            await until(lambda: "cannot be reached" in str(stranger.why_not_ready()))
+            await eventually(lambda: "cannot be reached" in str(stranger.why_not_ready()))
 
 
 @on_trio
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its server hangs up while somebody connects
 async def test_something_else_that_answers_is_told() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
@@ -384,7 +393,7 @@ async def test_something_else_that_answers_is_told() -> None:
         tasks.start_soon(listener.serve, forgiving)
         a = node(f"etcd://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}")
         async with running(a):
-            await until(lambda: "is not what answers at an endpoint of HA_SESSION_CLUSTER" in str(a.why_not_ready()))
+            await eventually(lambda: "is not what answers at an endpoint of HA_SESSION_CLUSTER" in str(a.why_not_ready()))
         tasks.cancel_scope.cancel()
 
 
@@ -398,20 +407,19 @@ async def test_a_dead_endpoint_among_several_does_no_harm(one_etcd: Etcd, cluste
 
 @on_asyncio
 async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew(caplog: pytest.LogCaptureFixture) -> None:
-    with etcd() as server:
-        async with Cable(server.members[0].client_port).laid() as cable:
-            a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{cable.port}")
-            async with running(a, b):
-                await ready(a, b)
-                token = mint_session(b, "ada")
-                cable.pull()
-                assert (await a.revoke_subject("ada")).mode == "fenced"
-                await until(lambda: judged(b, token) == "state_stale" and "following" in log_of(b).trouble)
-                server.post("/v3/kv/compaction", {"revision": server.revision()})
-                cable.plug()
-                await ready(a, b)
-                assert judged(b, token) == "session_revoked"
-                assert "etcd has compacted what this node has not read yet" in caplog.text
+    with etcd() as server, Proxy(server.members[0].client_port) as way:
+        a, b = node(server.cluster()), node(f"etcd://127.0.0.1:{way.ports[0]}")
+        async with running(a, b):
+            await ready(a, b)
+            token = mint_session(b, "ada")
+            way.stall()
+            assert (await a.revoke_subject("ada")).mode == "fenced"
+            await eventually(lambda: judged(b, token) == "state_stale" and "following" in log_of(b).trouble)
+            server.post("/v3/kv/compaction", {"revision": server.revision()})
+            way.mend()
+            await ready(a, b)
+            assert judged(b, token) == "session_revoked"
+            assert "etcd has compacted what this node has not read yet" in caplog.text
 
 
 @on_trio
@@ -421,18 +429,18 @@ async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_th
         async with running(a, b):
             await ready(a, b)
             token = mint_session(b, "ada")
-            await until(lambda: "space exceeded" in str(server.post("/v3/kv/put", {"key": "eA==", "value": "x" * 80_000})))
-            await until(lambda: "taking beats" in log_of(a).trouble)
+            await eventually(lambda: "space exceeded" in str(server.post("/v3/kv/put", {"key": "eA==", "value": "x" * 80_000})))
+            await eventually(lambda: "taking beats" in log_of(a).trouble)
             with pytest.raises(QuorumLost, match="no space left"):
                 await a.revoke_subject("ada")
-            await until(lambda: judged(b, token) == "state_stale")
+            await eventually(lambda: judged(b, token) == "state_stale")
             assert "etcd has no space left (NOSPACE)" in str(b.why_not_ready())
             revision = server.revision()
             server.post("/v3/kv/compaction", {"revision": revision, "physical": True})
             server.ctl("defrag")
             server.ctl("alarm", "disarm")
             await ready(a, b)
-            await until(lambda: judged(b, token) == "session_revoked")
+            await eventually(lambda: judged(b, token) == "session_revoked")
 
 
 @pytest.fixture
@@ -460,7 +468,7 @@ async def test_an_etcd_that_comes_back_empty_is_a_rollback(own: Etcd) -> None:
         token, stays = mint_session(a, "ada"), mint_session(a)
         await a.revoke_subject("ada")
         restore(own, None)
-        await until(lambda: judged(a, stays) == "state_rollback")
+        await eventually(lambda: judged(a, stays) == "state_rollback")
         assert judged(a, token) == "session_revoked"
         assert "the log in etcd is older than what this node has applied" in str(a.why_not_ready())
         with pytest.raises(QuorumLost, match="set back"):
@@ -470,22 +478,22 @@ async def test_an_etcd_that_comes_back_empty_is_a_rollback(own: Etcd) -> None:
 
 
 async def test_an_older_backup_is_a_rollback_even_when_it_has_grown_beyond(own: Etcd, tmp_path: Path) -> None:
-    async with Cable(own.members[0].client_port).laid() as cable:
-        a = node(f"etcd://127.0.0.1:{cable.port}")
+    with Proxy(own.members[0].client_port) as way:
+        a = node(f"etcd://127.0.0.1:{way.ports[0]}")
         async with running(a):
             await ready(a)
             stays = mint_session(a)
             own.ctl("snapshot", "save", str(tmp_path / "backup"))
             await a.revoke_subject("ada")
-            cable.pull()
+            way.stall()
             await anyio.sleep(0.1)
             position = log_of(a).ordered.position
             restore(own, tmp_path / "backup")
             for _ in range(position):
                 own.post("/v3/kv/put", {"key": "eA==", "value": "eA=="})
             assert own.revision() > position
-            cable.plug()
-            await until(lambda: judged(a, stays) == "state_rollback")
+            way.mend()
+            await eventually(lambda: judged(a, stays) == "state_rollback")
             assert log_of(a).ordered.rolled_back == "entries"
 
 
@@ -498,7 +506,7 @@ async def test_after_a_rollback_that_was_accepted_nodes_that_start_go_on(own: Et
         await a.revoke_subject("ada")
         knows = mint_session(a, "ada")
         restore(own, tmp_path / "backup")
-        await until(lambda: judged(a, knows) == "state_rollback")
+        await eventually(lambda: judged(a, knows) == "state_rollback")
     own.ctl("del", "shop/log/id")
     b = node(own.cluster("shop"))
     async with running(b):
@@ -513,11 +521,11 @@ async def test_an_entry_of_an_unknown_version_is_refused_loudly_and_not_skipped(
         await ready(a)
         token = mint_session(a)
         store(one_etcd, key, b"\x92\x02\x90")
-        await until(lambda: judged(a, token) == "state_stale")
+        await eventually(lambda: judged(a, token) == "state_stale")
         assert "holds an entry (deny) of an unknown version 2" in str(a.why_not_ready())
         b = node(cluster)
         async with running(b):
-            await until(lambda: "unknown version 2" in str(b.why_not_ready()))
+            await eventually(lambda: "unknown version 2" in str(b.why_not_ready()))
             assert judged(b, token) == "node_starting"
             one_etcd.ctl("del", key)
             await ready(a, b)
@@ -533,7 +541,7 @@ async def test_keys_of_others_below_the_prefix_are_no_concern_of_the_log_but_tho
         token = mint_session(a)
         assert (await a.revoke_subject("ada")).mode == "fenced"
         one_etcd.ctl("put", f"{prefix_of(cluster)}/deny/junk", "junk")
-        await until(lambda: "somebody else writes below the prefix" in str(a.why_not_ready()))
+        await eventually(lambda: "somebody else writes below the prefix" in str(a.why_not_ready()))
         assert judged(a, token) == "state_stale"
         one_etcd.ctl("del", f"{prefix_of(cluster)}/deny/junk")
         await ready(a)
@@ -557,15 +565,14 @@ async def test_a_killed_leader_delays_log_outs_and_nothing_else() -> None:
             assert [judged(one, stays) for one in nodes] == ["ok"] * 3
 
 
-async def logged_out(one: SessionManager, subject: str) -> None:
-    """Logs a subject out, and tries again where it is told to, as a client does: an election may take longer than a log-out waits."""
-    for tries_left in (2, 1, 0):
-        try:
-            assert (await one.revoke_subject(subject)).mode == "fenced"
-        except QuorumLost:
-            assert tries_left
-        else:
-            return
+async def logged_out(one: SessionManager, token: str) -> None:
+    """Logs ada out. An election that takes longer than a log-out waits is told: a client sees a 503, asks again, and is done."""
+    try:
+        acknowledged = await one.revoke_subject("ada")
+    except QuorumLost:
+        assert judged(one, token) == "session_revoked"
+        acknowledged = await one.revoke_subject("ada")
+    assert acknowledged.mode == "fenced"
 
 
 @on_trio
@@ -578,8 +585,9 @@ async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
             for member in server.members:
                 member.freeze()
                 token = mint_session(nodes[0], "ada")
-                for one in nodes:
-                    await logged_out(one, "ada")
+                await logged_out(nodes[0], token)
+                for one in nodes[1:]:
+                    assert (await one.revoke_subject("ada")).mode == "fenced"
                 assert {judged(one, token) for one in nodes} == {"session_revoked"}
                 member.thaw()
                 assert {judged(one, stays) for one in nodes} == {"ok"}
@@ -599,43 +607,43 @@ async def test_a_lost_quorum_makes_nodes_stale_and_healed_they_go_on_with_nothin
             assert acknowledged.mode == "provisional"
             with pytest.raises(QuorumLost):
                 await b.revoke_subject("bob")
-            await until(lambda: judged(a, stays) == judged(b, stays) == "state_stale")
+            await eventually(lambda: judged(a, stays) == judged(b, stays) == "state_stale")
             assert (judged(a, ada), judged(b, bob)) == ("session_revoked", "session_revoked")
             server.start()
             await ready(a, b)
             assert judged(a, stays) == judged(b, stays) == "ok"
-            await until(lambda: (judged(b, ada), judged(a, bob)) == ("session_revoked", "session_revoked"))
+            await eventually(lambda: (judged(b, ada), judged(a, bob)) == ("session_revoked", "session_revoked"))
 
 
 async def test_a_node_that_is_cut_off_judges_nothing_after_the_limit_and_learns_before_it_judges_again(
     cluster: str, one_etcd: Etcd
 ) -> None:
-    async with Cable(one_etcd.members[0].client_port).laid() as cable:
-        a, b = node(cluster), node(f"etcd://127.0.0.1:{cable.port}/{prefix_of(cluster)}")
+    with Proxy(one_etcd.members[0].client_port) as way:
+        a, b = node(cluster), node(f"etcd://127.0.0.1:{way.ports[0]}/{prefix_of(cluster)}")
         async with running(a, b):
             await ready(a, b)
             token, stays = mint_session(a, "ada"), mint_session(a)
-            cable.pull()
+            way.stall()
             acknowledged = await a.revoke_subject("ada")
             assert acknowledged.mode == "fenced"
             assert judged(b, token) == "state_stale"
-            cable.plug()
+            way.mend()
             answers: list[str] = []
 
             def asked() -> bool:
                 answers.append(judged(b, token))
                 return judged(b, stays) == "ok"
 
-            await until(asked)
+            await eventually(asked)
             assert set(answers) <= {"state_stale", "session_revoked"}
 
 
 async def test_a_node_ends_in_bounded_time_though_etcd_does_not_answer(cluster: str, one_etcd: Etcd) -> None:
-    async with Cable(one_etcd.members[0].client_port).laid() as cable:
-        a = node(f"etcd://127.0.0.1:{cable.port}/{prefix_of(cluster)}")
+    with Proxy(one_etcd.members[0].client_port) as way:
+        a = node(f"etcd://127.0.0.1:{way.ports[0]}/{prefix_of(cluster)}")
         with anyio.fail_after(20):
             async with running(a):
                 await ready(a)
                 token = mint_session(a)
-                cable.pull()
-                await until(lambda: judged(a, token) == "state_stale")
+                way.stall()
+                await eventually(lambda: judged(a, token) == "state_stale")

@@ -14,7 +14,8 @@ from ha_session_mw.testing import SECRET, who_is_there
 
 from ..asgi.driver import Answer, call, scope_of
 from ..engines import Etcd
-from .test_etcd import FRESHNESS_LIMIT_S, HEARTBEAT_S, ready, running, until
+from ..waiting import eventually
+from .test_etcd import FRESHNESS_LIMIT_S, HEARTBEAT_S, ready, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
@@ -38,17 +39,17 @@ async def test_members_log_outs_and_the_loss_of_etcd_are_told(one_etcd: Etcd) ->
         async with running(b):
             await ready(a, b)
             await b.revoke_subject("ada")
-        await until(lambda: MemberLeft(b.node_id) in seen)
+        await eventually(lambda: MemberLeft(b.node_id) in seen)
         told = [event for event in seen if not isinstance(event, SubjectRevoked)]
         assert sorted(map(repr, told)) == sorted(map(repr, [ViewFresh(), MemberJoined(b.node_id), MemberLeft(b.node_id)]))
         assert [event.subject for event in seen if isinstance(event, SubjectRevoked)] == ["ada"]
         seen.clear()
         one_etcd.members[0].freeze()
         try:
-            await until(lambda: {LostQuorum(), ViewStale()} <= {*seen})
+            await eventually(lambda: {LostQuorum(), ViewStale()} <= {*seen})
         finally:
             one_etcd.members[0].thaw()
-        await until(lambda: {FoundQuorum(), ViewFresh()} <= {*seen})
+        await eventually(lambda: {FoundQuorum(), ViewFresh()} <= {*seen})
         assert len(seen) == 4
 
 
@@ -67,7 +68,7 @@ async def test_log_ins_at_once_on_several_nodes_keep_to_the_limit(one_etcd: Etcd
             for app in apps * 2:
                 tasks.start_soon(log_in, app)
         tokens = [answer.token for answer in answers if answer.token]
-        await until(lambda: all(sum(_is_good(node, token) for token in tokens) == 2 for node in nodes))
+        await eventually(lambda: all(sum(_is_good(node, token) for token in tokens) == 2 for node in nodes))
         for node in nodes:
             assert len(await node.sessions_of("ada")) == 2
     assert sorted(answer.status for answer in answers) == ([200] * 6 if when_full == "end_oldest" else [200] * 2 + [403] * 4)

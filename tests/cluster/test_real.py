@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,36 +17,19 @@ import pytest
 
 from ha_session_mw.testing import SECRET
 
+from ..waiting import LIMIT_S, free_ports, until
+
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parents[2]
 FRESHNESS_LIMIT_S = 2.0
 FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
-LIMIT_S = 20.0
-"""For what takes a second on an idle machine."""
-
 APP = """
 from ha_session_mw import SessionMiddleware
 from ha_session_mw.testing import who_is_there
 
 app = SessionMiddleware(who_is_there)
 """
-
-
-def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free just now, all different."""
-    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [one.getsockname()[1] for one in with_ports]
-    for one in with_ports:
-        one.close()
-    return found
 
 
 class Served:

@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from .test_real import FRESHNESS_LIMIT_S, Served, served, until
+from ..waiting import until
+from .test_real import FRESHNESS_LIMIT_S, Served, served
 
 pytestmark = pytest.mark.real
 

@@ -16,7 +16,8 @@ import pytest
 
 from ha_session_mw.testing import SECRET
 
-from .test_real import LIMIT_S, ROOT, free_ports, until
+from ..waiting import LIMIT_S, free_ports, until
+from .test_real import ROOT
 
 pytestmark = pytest.mark.real
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from .test_real import APP, Served, free_ports, until
+from ..waiting import free_ports, until
+from .test_real import APP, Served
 
 pytestmark = pytest.mark.real
 

@@ -24,6 +24,7 @@ from ha_session_mw.record_file import RecordFile
 from ha_session_mw.testing import SECRET, SessionStoreContract, Stores
 
 from ..engines import Etcd
+from ..waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -128,9 +129,7 @@ class TestEtcd(SessionStoreContract):
         async with anyio.create_task_group() as tasks:
             for store in nodes.stores:
                 tasks.start_soon(store.run)
-            with anyio.fail_after(20):
-                while not all(store._position for store in nodes.stores):  # type: ignore[attr-defined]  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
+            await eventually(lambda: all(store._position for store in nodes.stores))  # type: ignore[attr-defined]
             yield nodes
             tasks.cancel_scope.cancel()
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from example_app.proxy import Proxy
 
-from ..cluster.test_real import Served, free_ports, until
+from ..cluster.test_real import Served
 from ..engines import Etcd, etcd
+from ..waiting import free_ports, until
 
 APP = """
 from ha_session_mw import SessionMiddleware

@@ -1,0 +1,36 @@
+"""What tests of real servers and processes wait for: nobody tells when it has come, so they ask again and again, up to a limit."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import anyio
+
+LIMIT_S = 30.0
+"""For what takes a second on an idle machine."""
+
+
+def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
+    """Return when a condition holds."""
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s, f"not within {limit_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Return when a condition holds; others run meanwhile."""
+    with anyio.fail_after(limit_s):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.01)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that were free just now, all different."""
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    found = [one.getsockname()[1] for one in listeners]
+    for one in listeners:
+        one.close()
+    return found
