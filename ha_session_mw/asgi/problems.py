@@ -11,7 +11,7 @@ from .._core import problems
 from .._core.cookies import Header
 from ..exceptions import ProblemError
 
-_CLOSE_CODES = 4000
+_FIRST_CLOSE_CODE = 4000
 """For servers that cannot answer a handshake with a body: the codes from here on are the apps' own (RFC 6455 section 7.4.2)."""
 
 
@@ -55,4 +55,4 @@ async def send_problem(
 
 
 def _close(problem: ProblemError) -> Message:
-    return {"type": "websocket.close", "code": _CLOSE_CODES + problem.status, "reason": problem.code}
+    return {"type": "websocket.close", "code": _FIRST_CLOSE_CODE + problem.status, "reason": problem.code}
