@@ -127,13 +127,8 @@ class SharedFile:
 
     def _read(self, work: _Work[T]) -> T:
         """What is found in one state of the file, however many questions it takes."""
-        reader = self.open()
         try:
-            reader.execute("BEGIN")
-            try:
-                return work(reader)
-            finally:
-                reader.execute("COMMIT")
+            return _in_transaction("BEGIN", self.open(), work)
         except sqlite3.Error as exc:
             raise trouble_of(exc) from exc
 
@@ -154,7 +149,7 @@ class SharedFile:
                 self._close_writer()
                 self._writer = self._connected(WRITE_BUSY_S, 0.0)
                 self._writer_inode = _inode_of(self.path)
-            done = _in_transaction(self._writer, work)
+            done = _in_transaction("BEGIN IMMEDIATE", self._writer, work)
             if _inode_of(self.path) != self._writer_inode:
                 raise FileTrouble("was deleted or replaced while it was in use")
         except sqlite3.Error as exc:
@@ -215,8 +210,9 @@ class SharedFile:
         return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        if not self._is_ours(db):
-            self._make_tables(db)
+        # All in one state of the file: somebody else may make it between two looks.
+        if not _in_transaction("BEGIN", db, self._is_ours):
+            _in_transaction("BEGIN EXCLUSIVE", db, self._make_tables)
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise FileTrouble("cannot have a write-ahead log there: put it on a local disk")
         db.execute("PRAGMA synchronous = FULL")  # a write-ahead log is not synced at each commit otherwise
@@ -235,16 +231,10 @@ class SharedFile:
         return True
 
     def _make_tables(self, db: sqlite3.Connection) -> None:
-        db.execute("BEGIN EXCLUSIVE")
-        try:
-            if not self._is_ours(db):  # nobody was faster
-                db.execute(f"PRAGMA application_id = {self.schema.application_id}")
-                db.execute(f"PRAGMA user_version = {self.schema.format}")
-                self.schema.make(db)
-            db.execute("COMMIT")
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
+        if not self._is_ours(db):  # nobody was faster
+            db.execute(f"PRAGMA application_id = {self.schema.application_id}")
+            db.execute(f"PRAGMA user_version = {self.schema.format}")
+            self.schema.make(db)
 
     # Forks. A connection that is open while the process forks is of no use to either, and SQLite could not tell.
 
@@ -281,8 +271,8 @@ def _make_private(path: Path) -> None:
         return
 
 
-def _in_transaction(db: sqlite3.Connection, work: _Work[T]) -> T:
-    db.execute("BEGIN IMMEDIATE")
+def _in_transaction(begin: str, db: sqlite3.Connection, work: _Work[T]) -> T:
+    db.execute(begin)
     try:
         done = work(db)
         db.execute("COMMIT")
