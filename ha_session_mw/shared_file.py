@@ -17,6 +17,7 @@ from threading import Lock
 from typing import TypeVar
 
 from . import forks
+from .self_closing import SelfClosing
 
 READ_BUSY_S = 0.05
 """How long a read waits for a lock. Only a file that somebody repairs or puts elsewhere is ever locked for readers."""
@@ -199,7 +200,7 @@ class SharedFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _make_private(self.path)
-            db = sqlite3.connect(self.path, timeout=busy_s, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(self.path, timeout=busy_s, isolation_level=None, check_same_thread=False, factory=SelfClosing)
             try:
                 self._prepare(db)
             except BaseException:
@@ -245,11 +246,6 @@ class SharedFile:
 
     def after_fork(self, *, in_child: bool) -> None:  # noqa: ARG002 - both begin anew
         self._writing.release()
-
-    def __del__(self) -> None:
-        for connection in (self._reader, self._writer):
-            if connection is not None:
-                connection.close()
 
 
 def _inode_of(path: Path) -> tuple[int, int]:

@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from .self_closing import SelfClosing
+
 
 class StateFile:
     """An ordered list of byte strings in one file, which one process has at a time.
@@ -31,7 +33,7 @@ class StateFile:
     def _opened(self) -> sqlite3.Connection:
         if self._db is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False)
+            db = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False, factory=SelfClosing)
             try:
                 db.execute("PRAGMA locking_mode = EXCLUSIVE")
                 db.execute("PRAGMA synchronous = FULL")

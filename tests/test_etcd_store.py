@@ -22,7 +22,7 @@ from ha_session_mw.testing import SECRET
 
 from .asgi.driver import Answer, call, look, obliging, scope_of
 from .engines import Etcd
-from .waiting import eventually
+from .waiting import LIMIT_S, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
@@ -85,7 +85,7 @@ async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_node
             for number in range(6):
                 tasks.start_soon(write, number)
         found: dict[str, Any] = {}
-        with anyio.fail_after(10):
+        with anyio.fail_after(LIMIT_S):
             while len(found) < len(expected) + 6:  # with an older token: as soon as this node has heard of the others
                 answer = await nodes.visit(0, look, token)
                 assert answer.status == 200

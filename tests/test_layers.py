@@ -20,7 +20,7 @@ LAYERS = [
     ["exceptions", "models", "events", "version", "setting_values", "cluster_urls"],
     ["_core"],
     ["config"],
-    ["abc", "clocks", "forks", "certificates"],
+    ["abc", "clocks", "forks", "certificates", "self_closing"],
     ["supervisor", "listeners", "devices"],
     [
         "key_files",

@@ -37,7 +37,7 @@ from ha_session_mw.listeners import ROOM
 from ha_session_mw.models import NodeId
 from ha_session_mw.testing import SECRET, ManualClock
 
-from .waiting import eventually
+from .waiting import LIMIT_S, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ def member(number: int) -> MemberJoined:
 
 
 async def taken(stream: EventStream, count: int) -> list[ClusterEvent]:
-    with anyio.fail_after(5):
+    with anyio.fail_after(LIMIT_S):
         return [await anext(stream) for _ in range(count)]
 
 

@@ -21,6 +21,7 @@ from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
 from .core import builders
+from .waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -273,7 +274,7 @@ async def test_who_still_waits_when_the_node_stops_is_not_left_alone(peers: Peer
         tasks.start_soon(asker.ask, look_ups, ["issuer"])
         await until_nothing_moves()
         scope.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             while len(asker.answers) < 2:
                 await anyio.lowlevel.checkpoint()
     assert asker.answers == [None, None]

@@ -23,6 +23,7 @@ from ha_session_mw.models import Claims
 from ha_session_mw.testing import ManualClock
 
 from .board import page
+from .waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -475,7 +476,7 @@ async def test_ids_are_128_random_bits_and_url_safe(make: Managers) -> None:
 
 
 async def test_starting_waits_for_nobody(manager: SessionManager) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(LIMIT_S):
         async with manager.running():
             assert manager.why_not_ready() is None
 

@@ -12,6 +12,7 @@ from ha_session_mw import ConfigurationError, SessionManager, Settings
 from ha_session_mw.testing import SECRET
 
 from .board import page
+from .waiting import LIMIT_S
 
 MODULE = """
 from tests.board import page
@@ -93,6 +94,6 @@ async def test_a_task_that_was_added_before_a_fork_runs_in_the_child_too() -> No
 
     forked.supervisor.add("connections", task)
     forked.after_fork(in_child=True)
-    with anyio.fail_after(5):
+    with anyio.fail_after(LIMIT_S):
         async with forked.running():
             await ran.wait()

@@ -24,6 +24,7 @@ from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
 from .core.builders import claims
+from .waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +131,7 @@ async def test_whoever_logs_out_does_not_wait_for_a_store_that_hangs(rig: Rig) -
     await rig.load(of)
     rig.store.delete = hang  # type: ignore[method-assign]
     async with running(rig):
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             await rig.records.forget_soon("family")
         assert len(rig.records) == 0
 

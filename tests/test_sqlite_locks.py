@@ -22,6 +22,7 @@ from ha_session_mw.testing import Desk, ManualClock
 from ha_session_mw.testing.lock_contract import wait
 
 from .contract.test_locks import OneMachine
+from .waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent
 LEASE_S = 6.0
@@ -177,7 +178,7 @@ async def test_fifty_who_wait_at_three_workers_all_have_it_in_their_order_by_and
         await service.release(grant)
 
     with services(path, 3) as workers:
-        with anyio.fail_after(60):
+        with anyio.fail_after(LIMIT_S):
             async with anyio.create_task_group() as tasks:
                 grant = await workers[0].acquire("x", within_s=0, lease_s=60)
                 for number in range(50):
@@ -224,7 +225,7 @@ async def test_a_file_that_is_deleted_is_told_to_those_who_wait_and_holds_locks_
 
     with services(path, 2) as (a, b):
         lost = await a.acquire("x", within_s=0, lease_s=60)
-        with anyio.fail_after(20):
+        with anyio.fail_after(LIMIT_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait, b)
                 await anyio.sleep(0.05)

@@ -11,6 +11,8 @@ from ..exceptions import SessionNotSerializable
 _encode = msgspec.msgpack.Encoder().encode
 _decode_any = msgspec.msgpack.Decoder().decode
 _CANNOT_TRAVEL = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+MAX_DEPTH = 100
+"""How deep lists and dicts may lie in each other. Pythons differ in what they bear, and nodes may run different ones."""
 decode = msgspec.msgpack.Decoder(dict[str, object]).decode
 """The data of a token or a record, as a new dictionary each time."""
 
@@ -23,7 +25,7 @@ def encode(data: Mapping[str, object]) -> bytes:
     """
     try:
         raw = _encode(data)
-        if decode(raw) == data:
+        if decode(raw) == data and not _is_too_deep(data):
             return raw
     except _CANNOT_TRAVEL:
         raw = b""
@@ -32,7 +34,7 @@ def encode(data: Mapping[str, object]) -> bytes:
         return raw
     raise SessionNotSerializable(
         f"{culprit or 'the session'} cannot travel: a session holds None, bool, int (64 bits), float, str, bytes, "
-        "datetime with a time zone, and lists and dicts of these, with str as the keys of the session itself"
+        f"datetime with a time zone, and lists and dicts of these, up to {MAX_DEPTH} deep, with str as the keys of the session itself"
     )
 
 
@@ -52,9 +54,19 @@ def is_nested(data: Mapping[str, object]) -> bool:
     return False
 
 
+def _is_too_deep(data: Mapping[str, object]) -> bool:
+    level: list[object] = [data]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [item for holder in level for item in (holder.values() if isinstance(holder, Mapping) else holder)]  # type: ignore[attr-defined]
+        level = [item for item in inner if isinstance(item, (dict, list, tuple))]
+        if not level:
+            return False
+    return True
+
+
 def _lossy(value: object, where: str, depth: int) -> str | None:
     """Where the first value is that would not come back as it is."""
-    if depth > 100:
+    if isinstance(value, (dict, list, tuple)) and depth > MAX_DEPTH:
         return where
     if isinstance(value, dict):
         if not all(type(key) is str or (depth and _comes_back(key)) for key in value):

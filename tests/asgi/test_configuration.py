@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware, Settings
 from ha_session_mw.testing import ManualClock
 
+from ..waiting import LIMIT_S
 from .driver import OTHER_SECRET, SECRET, Act, Answer, Node, call, lifespan, look, obliging, refused_start, scope_of, who, why
 
 pytestmark = pytest.mark.anyio
@@ -275,7 +276,7 @@ async def test_the_end_is_told_when_the_manager_has_ended_and_not_before(listens
 
     node = Node(app=app_with(story))
     node.manager.supervisor.add("last words", last_words)
-    with anyio.fail_after(5):
+    with anyio.fail_after(LIMIT_S):
         await node.app({"type": "lifespan", "asgi": {}}, receive, send)
     assert order == ["startup.complete", "manager", "shutdown.complete"]
 

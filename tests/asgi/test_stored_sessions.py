@@ -19,6 +19,7 @@ from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock, mint_session
 
 from ..shared import Shared
+from ..waiting import LIMIT_S
 from .driver import SECRET, Act, Answer, Node, Visitor, look, obliging, respond, who, why
 
 pytestmark = pytest.mark.anyio
@@ -317,7 +318,7 @@ async def test_a_record_that_cannot_be_deleted_is_deleted_later(node: StoreNode,
         answer = await visitor.visit(lambda session: session.clear())
         assert answer.header("session-revocation") == "fenced"  # that does not wait for the store to come back
         node.store.gone = False
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             while node.stored():
                 clock.advance(1)
                 await anyio.lowlevel.checkpoint()
@@ -560,7 +561,7 @@ async def test_a_log_out_that_this_node_hears_of_later_deletes_what_it_has_writt
     visitor = await node.logged_in("ada", text=LARGE)
     async with node.manager.running():
         node.manager._log.apply([Deny(node.claims(visitor).family, node.claims(visitor).absolute_end_ms)])  # as another node's
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             while node.stored():
                 await anyio.lowlevel.checkpoint()
 

@@ -27,7 +27,7 @@ from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session
 
 from ..engines import Etcd, etcd
-from ..waiting import eventually
+from ..waiting import LIMIT_S, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
@@ -641,7 +641,7 @@ async def test_a_node_that_is_cut_off_judges_nothing_after_the_limit_and_learns_
 async def test_a_node_ends_in_bounded_time_though_etcd_does_not_answer(cluster: str, one_etcd: Etcd) -> None:
     with Proxy(one_etcd.members[0].client_port) as way:
         a = node(f"etcd://127.0.0.1:{way.ports[0]}/{prefix_of(cluster)}")
-        with anyio.fail_after(20):
+        with anyio.fail_after(LIMIT_S):
             async with running(a):
                 await ready(a)
                 token = mint_session(a)
