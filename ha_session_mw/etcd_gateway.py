@@ -18,6 +18,7 @@ import httpx2
 import msgspec
 
 from .abc import Clock
+from .certificates import unreachable
 
 TRY_S = 0.6
 """One try at one endpoint. A write takes milliseconds; a frozen or cut off endpoint is not worth more."""
@@ -409,7 +410,7 @@ class EtcdGateway:
                 with anyio.move_on_after(5, shield=True):
                     await response.aclose()
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as exc:
-            raise EtcdUnavailable(f"cannot be reached ({type(exc).__name__})") from exc
+            raise EtcdUnavailable(unreachable(exc)) from exc
 
     async def _watch(self, endpoint: str, start: bytes, end: bytes, revision: int, take: Callable[[Watched], None]) -> None:
         body = {"create_request": {"key": start, "range_end": end, "start_revision": revision}}

@@ -23,7 +23,7 @@ from ._core.conduct import Conduct, Deed
 from ._core.keys import KeyRing, SigningKey, same_text
 from ._core.pace import Pace
 from .abc import Clock, PeerHandler
-from .certificates import tls_context
+from .certificates import tls_context, unreachable
 from .config import Settings
 from .exceptions import ConfigurationError
 
@@ -362,7 +362,7 @@ class PeerClient:
         try:
             status, headers, content = await self._post(peer, name, body, field)
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as exc:
-            raise PeerFailure(f"cannot be reached ({type(exc).__name__})", "unreachable") from exc
+            raise PeerFailure(unreachable(exc), "unreachable") from exc
         if status == 404:
             return status, b""
         self._check(peer, kid, call, status, headers, content)

@@ -29,6 +29,11 @@ def memory_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+# Python asks for both from 3.13 on, as RFC 5280 does.
+CA_USE = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+KEY_OF_CA = "authorityKeyIdentifier=keyid\n"
+
+
 @dataclass(frozen=True)
 class Certificates:
     """An authority, and a certificate of 127.0.0.1 for servers and clients alike, without a name: the gateway refuses those with one."""
@@ -44,10 +49,10 @@ class Certificates:
         ca_key, request, extensions = folder / "ca.key", folder / "cert.csr", folder / "extensions"
         # The gateway calls etcd by the server's own certificate, so it has to be one for clients, too.
         extensions.write_text(
-            "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=digitalSignature\n"
+            "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=digitalSignature\n" + KEY_OF_CA
         )
         new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        _openssl("req", "-x509", *new_key, "-subj", "/O=authority", "-days", "2", "-keyout", ca_key, "-out", found.ca)
+        _openssl("req", "-x509", *new_key, *CA_USE, "-subj", "/O=authority", "-days", "2", "-keyout", ca_key, "-out", found.ca)
         subject = f"/O=cluster/CN={name}" if name else "/O=cluster"
         _openssl("req", *new_key, "-subj", subject, "-keyout", found.key, "-out", request)
         signing = ("-CA", found.ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", extensions)

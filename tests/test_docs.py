@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,9 +120,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("page_of_the_docs")  # frameworks look up the module of a handler
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    for block in blocks(page, "python"):
-        # Moved down to its line, so that a traceback points into the page.
-        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), vars(module))
+    try:
+        for block in blocks(page, "python"):
+            # Moved down to its line, so that a traceback points into the page.
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), vars(module))
+    finally:
+        for value in vars(module).values():
+            if isinstance(value, sqlite3.Connection):
+                value.close()
 
 
 class Command(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from ..engines import CA_USE, KEY_OF_CA
 from ..waiting import free_ports, until
 from .test_real import APP, Served
 
@@ -23,13 +24,15 @@ class Authority:
         self.folder = folder
         self.name = name
         self.certificate, self.key = folder / f"{name}.pem", folder / f"{name}.key"
-        self._openssl("req", "-x509", *self._new_key(self.key), "-subj", f"/CN={name}", "-days", "2", "-out", str(self.certificate))
+        self._openssl(
+            "req", "-x509", *self._new_key(self.key), *CA_USE, "-subj", f"/CN={name}", "-days", "2", "-out", str(self.certificate)
+        )
 
     def sign(self, name: str) -> tuple[Path, Path]:
         """A certificate, good for servers and clients, and its key."""
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
         certificate, key = self.folder / f"{self.name}-{name}.pem", self.folder / f"{self.name}-{name}.key"
-        extensions.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+        extensions.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n" + KEY_OF_CA)
         self._openssl("req", *self._new_key(key), "-subj", f"/CN={name}", "-out", str(request))
         signing = ("-CA", str(self.certificate), "-CAkey", str(self.key), "-CAcreateserial", "-days", "2")
         self._openssl("x509", "-req", "-in", str(request), *signing, "-extfile", str(extensions), "-out", str(certificate))

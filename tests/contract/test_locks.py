@@ -101,9 +101,15 @@ class OneMachine(OneClock):
     async def mend(self, desk: Desk) -> None:
         if self._intruder is not None:
             self._intruder.execute("ROLLBACK")
-            self._intruder.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        intruder, self._intruder = self._intruder, None
+        if intruder is not None:
+            intruder.close()
 
     def close(self) -> None:
+        self._let_go()
         for file in (*(service._file for service in self.services), *(store._file for store in self.stores)):
             file.close()
 
