@@ -32,7 +32,7 @@ from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, requir
 from .devices import DeviceRoutes, path_of
 from .ear import Ear
 from .endpoints import Endpoints
-from .headers import EVENT_STREAM, is_event_stream, make_private, with_vary
+from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
 from .session import SCOPE_KEY, Session, Way, session_of
@@ -374,9 +374,11 @@ class _Exchange(msgspec.Struct):
         self.middleware._connections.add(session._connection)
 
     async def _commit_and_start(self, message: Message) -> None:
-        session = self.session
+        session, manager = self.session, self.middleware.manager
+        # What a middleware further in has saved, or the app has done with the cookie, a mere renewal must not undo.
+        renew = not hands_out_token(message["headers"], f"{manager.cookie.name}=".encode())
         try:
-            outcome = await commit(session, self.middleware.manager, message["status"], self.scope)
+            outcome = await commit(session, manager, message["status"], self.scope, renew=renew)
         except ProblemError as problem:
             session._uncommitted = problem
             raise
@@ -402,7 +404,7 @@ class _Exchange(msgspec.Struct):
         if isinstance(transport, bytes):
             transport = "bearer" if transport.startswith(b"Bearer ") else "cookie"
         if outcome.token is not None and transport != "cookie":
-            found.append((b"session-token", outcome.token))
+            found.append((TOKEN_HEADER, outcome.token))
         if transport != "bearer":
             secure = self._secure()
             if outcome.token is not None:
