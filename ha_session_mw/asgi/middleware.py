@@ -35,7 +35,7 @@ from .endpoints import Endpoints
 from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import SCOPE_KEY, Session, Way, session_of
+from .session import EXEMPT, SCOPE_KEY, STARTED, WEBSOCKET, Session, Way, session_of
 from .stored_session import stored_session_of
 from .streams import Connection, Connections
 
@@ -49,10 +49,6 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 GIVE_UP_S = 5.0
 """How long to try to make a log-out good when the app has failed: as long as for all clean-up."""
-
-_STARTED = "the response has started, so a change could not reach the client; make it before"
-_WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
-_EXEMPT = "this path is listed in HA_SESSION_EXEMPT, so it has no session"
 
 
 class SessionMiddleware:
@@ -163,7 +159,7 @@ class SessionMiddleware:
         except BaseException as failure:
             if session._connection is not None and session._connection.ended and isinstance(failure, Exception):
                 return  # it was told that its client has gone
-            if session._read_only is _STARTED:
+            if session._read_only is STARTED:
                 raise
             await self._abandon(session)
             # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
@@ -173,8 +169,10 @@ class SessionMiddleware:
                 raise
             await self._refuse(told, scope, receive, send)
         else:
-            if session._read_only is not _STARTED:
+            if session._read_only is not STARTED:
                 await self._abandon(session)
+                if session._refusal is not None:
+                    await self._refuse(session._refusal, scope, receive, send)
             elif session._kept is not None or scope.get("session") is not session:
                 require_unchanged(session, scope.get("session"))
         finally:
@@ -218,7 +216,7 @@ class SessionMiddleware:
         """
         if path_kind == "exempt":
             session = session_of(self.manager, None, None)
-            session._read_only = _EXEMPT
+            session._read_only = EXEMPT
             return session
         way: Way | None = None
         try:
@@ -284,7 +282,7 @@ class SessionMiddleware:
     # The app
 
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
-        close(session, session._read_only or _WEBSOCKET)
+        close(session, WEBSOCKET)
         connection = Connection(session._verified, "websocket", receive, send) if session._verified is not None else None
         ear = Ear(receive, send) if connection is None else Ear(connection.receive, connection.send)
         if connection is not None:
@@ -334,7 +332,7 @@ class _Exchange(msgspec.Struct):
     def pass_on(self, message: Message) -> Awaitable[None]:
         """What the app sends goes through here; when the response starts, what it did to the session is committed."""
         session = self.session
-        if message["type"] != "http.response.start" or session._read_only is _STARTED:
+        if message["type"] != "http.response.start" or session._read_only is STARTED:
             if message.get("more_body") and session._connection is None:
                 self._note_stream()
             return self.send(message) if session._connection is None else session._connection.send(message)
@@ -349,7 +347,7 @@ class _Exchange(msgspec.Struct):
             (now_ms := middleware._wall_s() * 1000) >= session._quiet_until_ms and not has_nothing_to_commit(session, now_ms)
         ):
             return self._commit_and_start(message)
-        session._read_only = _STARTED
+        session._read_only = STARTED
         varies = False
         for name, value in headers:  # once, for both: each way through them costs a thirtieth of all that the middleware does
             if name == b"vary":
@@ -375,6 +373,12 @@ class _Exchange(msgspec.Struct):
 
     async def _commit_and_start(self, message: Message) -> None:
         session, manager = self.session, self.middleware.manager
+        if session._refusal is not None:
+            await self.middleware._abandon(session)
+            await self.middleware._refuse(session._refusal, self.scope, self.receive, self.send)
+            close(session, STARTED)
+            self.send = _drop
+            return
         # What a middleware further in has saved, or the app has done with the cookie, a mere renewal must not undo.
         renew = not hands_out_token(message["headers"], f"{manager.cookie.name}=".encode())
         try:
@@ -384,7 +388,7 @@ class _Exchange(msgspec.Struct):
             raise
         if session._hold is not None:  # else it is kept until the request has ended: an app may catch that, and answer by itself
             await session._unlock()
-        close(session, _STARTED)
+        close(session, STARTED)
         if is_event_stream(message["headers"]):
             self._note_stream()
         await self.send(self._start(message, self._fields(outcome)))
@@ -421,6 +425,10 @@ class _Exchange(msgspec.Struct):
     def _secure(self) -> bool:
         https_only = self.middleware.manager.settings.cookie_https_only
         return claims_https(self.scope.get("scheme", "http"), self.scope["headers"]) if https_only == "auto" else bool(https_only)
+
+
+async def _drop(message: Message) -> None:
+    """What the app sends after its request was refused."""
 
 
 def _stale_fields(session: Session) -> list[Header]:
