@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ha_session_mw")
 
+NOT_STARTED = (
+    "nothing has started this node: SessionMiddleware has not seen a lifespan; "
+    "put it around the whole app, and have the server run the lifespan"
+)
+
 
 class SessionManager:
     """Checks, begins, changes and ends sessions on this node.
@@ -469,7 +474,8 @@ class SessionManager:
 
     def why_not_ready(self) -> str | None:
         """What keeps this node from judging sessions; None when it is ready."""
-        return self._log.why_not_ready()
+        why = self._log.why_not_ready()
+        return NOT_STARTED if why is not None and self._backend.hears_others and not self.supervisor.is_running else why
 
     async def status(self) -> dict[str, object]:
         """What an operator wants to see at a glance. Holds no ids, subjects or keys."""

@@ -25,8 +25,8 @@ from .._core.paths import PathKind, PathRules, below_root
 from .._core.stored import Stored
 from .._core.tokens import Verified
 from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
-from ..manager import SessionManager
+from ..exceptions import ClientFault, ConfigurationError, NodeStarting, ProblemError, StateStale, StoreUnavailable, TokenMissing
+from ..manager import NOT_STARTED, SessionManager
 from ..setting_values import LONGEST_S
 from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
 from .devices import DeviceRoutes, path_of
@@ -85,6 +85,7 @@ class SessionMiddleware:
     ) -> None:
         self.app = app
         self._fault: ConfigurationError | None = None
+        self._logged = False
         arguments = {
             "cookie_name": session_cookie,
             "cookie_path": path,
@@ -135,6 +136,7 @@ class SessionMiddleware:
             await self._other(scope, receive, send)
             return
         if self._fault is not None:
+            self._log_once(str(self._fault))
             raise ConfigurationError(self._fault.faults)  # a new one: its traceback grows each time it is raised
         path: str = scope["path"]
         if root_path := scope.get("root_path"):
@@ -276,8 +278,16 @@ class SessionMiddleware:
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
         self.manager.refused[problem.code] += 1
+        if isinstance(problem, NodeStarting) and not self.manager.supervisor.is_running:
+            self._log_once(NOT_STARTED)
         endpoints = self.manager.settings.endpoints
         await send_problem(problem, scope, receive, send, endpoints, vary=self._vary[1], full=self._full)
+
+    def _log_once(self, why: str) -> None:
+        """Tell an operator why no request is served, where no lifespan is there to tell it."""
+        if not self._logged:
+            self._logged = True
+            logger.error("%s", why)
 
     # The app
 

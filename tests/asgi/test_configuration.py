@@ -200,6 +200,27 @@ async def test_with_faulty_settings_no_request_is_served(kind: str) -> None:
             await call(faulty, scope_of(kind, path))
 
 
+async def test_the_faults_are_logged_where_no_lifespan_tells_them(caplog: pytest.LogCaptureFixture) -> None:
+    # Litestar's way of adding a middleware keeps the lifespan from it, and answers 500 without a word of why.
+    app = SessionMiddleware(obliging, settings=Settings(secret_key=SECRET), same_site="nonsense")  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            await ask(app, who)
+    assert caplog.text.count("HA_SESSION_COOKIE_SAME_SITE='nonsense'") == 1
+
+
+async def test_a_node_that_no_lifespan_starts_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    peers = "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3"
+    settings = Settings(secret_key=SECRET, cluster="peers://", peers=peers, advertise_url="http://127.0.0.1:1")
+    app = SessionMiddleware(obliging, settings=settings)
+    for _ in range(2):
+        answer = await call(app, scope_of("http", act=lambda session: session.login("ada"), status=200, answer_headers=()))
+        assert answer.code == "node_starting"
+    assert caplog.text.count("put it around the whole app, and have the server run the lifespan") == 1
+    ready = await call(app, scope_of("http", "/-/session/readyz"))
+    assert (ready.status, b"put it around the whole app" in ready.body) == (503, True)
+
+
 async def test_refusing_again_and_again_does_not_pile_up() -> None:
     faulty = SessionMiddleware(obliging)
     lengths = []
