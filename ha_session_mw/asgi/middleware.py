@@ -477,7 +477,7 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
     if faults:
         raise ConfigurationError(faults)
     for fault in found.weak_keys():
-        logger.warning("%s", fault)
+        logger.warning("a weak secret is used, because secret_key=… was given and HA_SESSION_CLUSTER=memory://. %s", fault)
     return found if max_age is UNSET else found.with_max_age(max_age)
 
 
