@@ -219,8 +219,8 @@ class SessionLocked(ClientFault):
 
     code, status, action = "session_locked", 423, "retry"
     retryable, retry_where = True, "any"
-    title = "The session is in use"
-    detail = "Another request works on the session, and did not end in time. Try again shortly."
+    title = "Another request is at work"
+    detail = "Another request works on the session, or on something that takes one at a time, and did not end in time. Try again shortly."
 
 
 class NodeStarting(InfrastructureFault):

@@ -94,9 +94,12 @@ class Locks:
         Raises:
             SessionLocked, StoreUnavailable: as :meth:`LockService.acquire`.
             NotSupported: this backend has no locks.
-            ValueError: a time is none.
+            TypeError, ValueError: a time is no number of seconds, or too small.
         """
         service = self.require()
+        for which, time_s in (("timeout", timeout_s), ("lease", lease_s)):
+            if not isinstance(time_s, (int, float)):
+                raise TypeError(f"{which} must be a number of seconds, got {time_s!r}")
         if not (timeout_s >= 0 and 0 < lease_s < math.inf):
             raise ValueError(f"need timeout >= 0 and lease > 0, and a lease that ends, got {timeout_s!r}, {lease_s!r}")
         begun_s = self._clock.boot_s()

@@ -370,7 +370,7 @@ class SessionManager:
             lease: for how many seconds it is held when this process dies.
 
         Raises:
-            ValueError: it is no name, or a time is none.
+            TypeError, ValueError: it is no name, or a time is no number of seconds, or too small.
             SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
             LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled.
             StoreUnavailable: it cannot be known who has it.

@@ -255,6 +255,14 @@ async def test_a_name_or_time_that_is_none_is_refused(name: str, times: dict[str
             pytest.fail("had it")
 
 
+@pytest.mark.parametrize("time", [None, "5s", 5j])
+@pytest.mark.parametrize("which", ["timeout", "lease"])
+async def test_a_time_that_is_no_number_is_refused_by_name(which: str, time: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{which} must be a number of seconds, got "):
+        async with SessionManager(Settings(secret_key=SECRET)).lock("x", **{which: time}):
+            pytest.fail("had it")
+
+
 async def test_without_an_engine_there_are_no_locks_and_the_error_names_who_has_them() -> None:
     urls = tuple(f"http://{name}.test" for name in "abc")
     manager = SessionManager(Settings(secret_key=SECRET, cluster="peers://", peers=urls, advertise_url=urls[0], node_id="a"))

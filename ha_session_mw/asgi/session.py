@@ -262,7 +262,7 @@ class Session(dict[str, Any]):
 
         Raises:
             LookupError: there is no session yet.
-            ValueError: a time is none.
+            TypeError, ValueError: a time is no number of seconds, or too small.
             SessionRevoked: the session was logged out meanwhile, and its record is gone.
             SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
             SessionConflict: the session is ``strict``, this request has changed it already, and others have since it began.
