@@ -182,7 +182,7 @@ class SessionManager:
 
     def _open_data(self) -> None:
         locks = self._backend.open_locks(self.clock)
-        self.locks = Locks(locks, self.clock, self._backend.scheme)
+        self.locks = Locks(locks, self.clock, self._backend.scheme, require_loop=self._require_loop)
         self.supervisor.add("locks", self.locks.run)
         self._records = self._open_records(self._open_store("session", locks, needed_by="data" if self.settings.data == "store" else None))
         self._devices = self._open_devices(self._open_store("device", locks, needed_by="track") if self.settings.track == "on" else None)
@@ -302,10 +302,16 @@ class SessionManager:
             self._devices.note(self.as_signed(claims))
         return self._minting.sign(claims)
 
+    def _require_loop(self) -> None:
+        """Raise UsageError where what waits for other nodes would wait in another event loop than this node's."""
+        if self._backend.hears_others:
+            self.supervisor.require_loop()
+
     # Log-outs
 
     async def revoke(self, claims: Claims) -> Acknowledgement:
         """Log a session out, with all its ids, and tell how far that has got."""
+        self._require_loop()
         return await self._log_outs.of_claims(claims)
 
     async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
@@ -323,6 +329,7 @@ class SessionManager:
             TypeError, ValueError: that can be nobody's id.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         return await self._log_outs.of_id(id)
 
     async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
@@ -336,10 +343,12 @@ class SessionManager:
             TypeError, ValueError: nobody can be called that.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         return await self._log_outs.of_subject(subject, except_session)
 
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects, visitors' too: after a leak, say."""
+        self._require_loop()
         return await self._log_outs.of_everybody()
 
     async def revoke_key(self, kid: str) -> Acknowledgement:
@@ -354,6 +363,7 @@ class SessionManager:
             ValueError: no live member has a key of this id.
             QuorumLost: it could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         return await self._log_outs.of_key(kid)
 
     # Locks
@@ -433,6 +443,7 @@ class SessionManager:
             StoreUnavailable: it cannot be known whose it is.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         require_name(subject, "subject")
         denial = await self._tracked().owned(subject, id)
         if denial is None:
