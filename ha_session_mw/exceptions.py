@@ -284,7 +284,9 @@ class StoreUnavailable(InfrastructureFault):
 
     code, retry_where, default_retry_after_s = "store_unavailable", "any", 3.0
     title = "The session's data cannot be reached"
-    detail = "The store of session data did not answer, or cannot be written. The session is not logged out. Try again shortly."
+    detail = (
+        "The store of session data, or of locks, did not answer or cannot be written. The session is not logged out. Try again shortly."
+    )
 
 
 class RecordLost(StoreUnavailable):

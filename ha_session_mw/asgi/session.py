@@ -171,7 +171,9 @@ class Session(dict[str, Any]):
     @strict.setter
     def strict(self, value: bool) -> None:
         if value and not self.manager.data.has_store:
-            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed meanwhile")
+            raise NotSupported(
+                "HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed; sqlite:// and etcd:// have one"
+            )
         self._strict = value
 
     # What an app may do with it
@@ -272,7 +274,9 @@ class Session(dict[str, Any]):
             NotSupported: there are no locks on ``peers://``, or no store that could ask for them.
         """
         if self.family is None:
-            raise LookupError("there is no session yet that could be locked")
+            raise LookupError(
+                "there is no session yet that could be locked: there is one after login(), or from the request after the first write on"
+            )
         self.manager.locks.require()
         if not self.manager.data.has_store:
             raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody would ask for the session's lock before it is saved")
