@@ -77,6 +77,7 @@ class SessionManager:
 
     Raises:
         ConfigurationError: the settings cannot be used.
+        TypeError: they are none.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class SessionManager:
         peer_transport: httpx2.AsyncBaseTransport | None = None,
         backend: Backend | None = None,
     ) -> None:
+        if settings is not None and not isinstance(settings, Settings):
+            raise TypeError(f"settings must be a Settings, got {type(settings).__name__}")
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
         self._random = random

@@ -98,6 +98,8 @@ class SessionMiddleware:
         try:
             if manager is None:
                 manager = _manager(_settings(settings, secret_key, max_age, given))
+            elif not isinstance(manager, SessionManager):
+                raise ConfigurationError([f"SessionMiddleware(manager=…): must be a SessionManager, got {type(manager).__name__}"])
             elif given or settings is not None or secret_key is not None or max_age is not UNSET:
                 raise ConfigurationError(["SessionMiddleware(manager=…): the manager has its settings; no others can be given"])
         except ConfigurationError as fault:
@@ -468,6 +470,8 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
         given = {**given, "secret_key": secret_key, "secret_key_file": None, "allow_weak_secret": True}
     faults = _max_age_faults(max_age)
     try:
+        if settings is not None and not isinstance(settings, Settings):
+            raise ConfigurationError([f"SessionMiddleware(settings=…): must be a Settings, got {type(settings).__name__}"])
         if settings is not None:
             found = replace(settings, **given)
         else:

@@ -162,6 +162,23 @@ async def test_the_constructor_never_raises_and_the_start_fails(arguments: dict[
     assert SECRET not in message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"settings": {"secret_key": SECRET}}, "SessionMiddleware(settings=…): must be a Settings, got dict"),
+        ({"settings": SECRET}, "SessionMiddleware(settings=…): must be a Settings, got str"),
+        ({"manager": Settings(secret_key=SECRET)}, "SessionMiddleware(manager=…): must be a SessionManager, got Settings"),
+    ],
+)
+async def test_what_is_no_settings_or_manager_stops_the_start(arguments: dict[str, Any], told: str) -> None:
+    assert told in await refused_start(SessionMiddleware(obliging, **arguments))
+
+
+async def test_a_manager_is_made_of_settings_alone() -> None:
+    with pytest.raises(TypeError, match=r"^settings must be a Settings, got dict$"):
+        SessionManager({"secret_key": SECRET})  # type: ignore[arg-type]
+
+
 async def test_the_faults_of_arguments_are_told_together() -> None:
     message = await refused_start(SessionMiddleware(obliging, SECRET, max_age="1h", domain="a b"))  # type: ignore[arg-type]
     assert "HA_SESSION_COOKIE_DOMAIN='a b'" in message
