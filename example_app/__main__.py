@@ -158,7 +158,8 @@ def _stay(story: Story, nodes: Sequence[Server], engine: Sequence[Process]) -> N
     story.say(f"                   curl -b jar -d '' -i {b}/logout")
     story.say(f"                   curl -b jar {c}/private/session")
     for node in nodes:
-        story.say(f"  node {node.name}, process {node.pid}: {node.url}/-/session/livez   {node.url}/-/session/readyz")
+        name = f"node {node.name}" if len(nodes) > 1 else "the node"
+        story.say(f"  {name}, process {node.pid}: {node.url}/-/session/livez   {node.url}/-/session/readyz")
     for member in engine:
         story.say(f"  etcd member {member.name}, process {member.pid}")
     try:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from .setting_values import Unshown
+
 BACKENDS = "ha_session_mw.backends"
 """The group of entry points by which other packages bring backends: the name is the scheme, and what it names makes one of settings."""
 SQLITE = "sqlite://"
@@ -15,10 +17,6 @@ ETCD_PORT = 2379
 ETCD_PREFIX = "ha-session"
 """Where keys stand that were given no prefix."""
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
-
-
-class Unshown(ValueError):
-    """A rule broken by a value that must not be shown."""
 
 
 def cluster_url(value: object) -> str:
@@ -34,7 +32,8 @@ def cluster_url(value: object) -> str:
     scheme, found, rest = text.partition("://")
     if not found or scheme not in others:
         installed = f"; or, of other packages: {', '.join(f'{other}://' for other in sorted(others))}" if others else ""
-        raise ValueError(
+        kind = Unshown if re.search("[@?]", rest) else ValueError
+        raise kind(
             "must be memory://, sqlite:///path/of/a/file, peers:// or peers:///path/of/a/file, or etcd://host:2379,host:2379/prefix"
             + installed
         )

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 from . import setting_values as values
 from ._core.keys import weakness
-from .cluster_urls import ETCD, SQLITE, Unshown, cluster_url
+from .cluster_urls import ETCD, SQLITE, cluster_url
 from .exceptions import ConfigurationError
 
 ENV_PREFIX = "HA_SESSION_"
@@ -210,7 +210,7 @@ class Settings:
             try:
                 parsed = setting["parse"](value)
             except ValueError as exc:
-                shown = "(a secret)" if setting["secret"] or isinstance(exc, Unshown) else repr(value)
+                shown = "(a secret)" if setting["secret"] or isinstance(exc, values.Unshown) else repr(value)
                 wrong[name] = f"{variable(name)}={shown}: {exc}"
                 parsed = setting["parse"](setting["default"])
             object.__setattr__(self, name, parsed)
@@ -229,6 +229,12 @@ class Settings:
             if self.max_sessions is not None:
                 text = f"HA_SESSION_MAX_SESSIONS={self.max_sessions}: log-ins are not recorded; set HA_SESSION_TRACK=on, too"
                 yield ("track", "max_sessions"), text
+            if self.track_address:
+                text = "HA_SESSION_TRACK_ADDRESS=True: log-ins are not recorded; set HA_SESSION_TRACK=on, too"
+                yield ("track", "track_address"), text
+        if self.when_full == "refuse" and self.max_sessions is None:
+            text = "HA_SESSION_WHEN_FULL='refuse': there is no limit; set HA_SESSION_MAX_SESSIONS, too"
+            yield ("when_full", "max_sessions"), text
         if self.cookie_https_only is not True:
             needs = "HA_SESSION_COOKIE_HTTPS_ONLY=true"
             if self.cookie_same_site == "none":

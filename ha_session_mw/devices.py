@@ -298,7 +298,7 @@ def _device(family: FamilyId, log_in: LogIn) -> Device:
         id=family,
         label=log_in.label,
         created_at=_utc(log_in.authenticated_ms),
-        last_seen_at=_utc(log_in.seen_ms),
+        last_seen_at=_utc(max(log_in.seen_ms, log_in.authenticated_ms)),  # of the one the minute is kept
         idle_expires_at=_utc(log_in.idle_end_ms),
         expires_at=_utc(log_in.absolute_end_ms),
         address=log_in.address,

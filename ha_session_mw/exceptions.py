@@ -219,8 +219,8 @@ class SessionLocked(ClientFault):
 
     code, status, action = "session_locked", 423, "retry"
     retryable, retry_where = True, "any"
-    title = "The session is in use"
-    detail = "Another request works on the session, and did not end in time. Try again shortly."
+    title = "Another request is at work"
+    detail = "Another request works on the session, or on something that takes one at a time, and did not end in time. Try again shortly."
 
 
 class NodeStarting(InfrastructureFault):
@@ -284,7 +284,9 @@ class StoreUnavailable(InfrastructureFault):
 
     code, retry_where, default_retry_after_s = "store_unavailable", "any", 3.0
     title = "The session's data cannot be reached"
-    detail = "The store of session data did not answer, or cannot be written. The session is not logged out. Try again shortly."
+    detail = (
+        "The store of session data, or of locks, did not answer or cannot be written. The session is not logged out. Try again shortly."
+    )
 
 
 class RecordLost(StoreUnavailable):

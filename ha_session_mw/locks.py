@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import anyio
@@ -59,6 +59,7 @@ class Locks:
         service: who decides; None where the backend has no locks.
         clock: for leases and waiting times.
         backend: the scheme of ``HA_SESSION_CLUSTER``, to tell what has no locks.
+        require_loop: raises UsageError in an event loop in which a lock cannot be waited for.
 
     Attributes:
         held, waiting: how many this node has, and waits for.
@@ -67,8 +68,9 @@ class Locks:
         timed_out, lost: how many were not had in time, and lost while they were held.
     """
 
-    def __init__(self, service: LockService | None, clock: Clock, backend: str) -> None:
+    def __init__(self, service: LockService | None, clock: Clock, backend: str, *, require_loop: Callable[[], None] = lambda: None) -> None:
         self._service = service
+        self._require_loop = require_loop
         self._clock = clock
         self._backend = backend
         self.held = self.waiting = self.timed_out = self.lost = 0
@@ -94,9 +96,13 @@ class Locks:
         Raises:
             SessionLocked, StoreUnavailable: as :meth:`LockService.acquire`.
             NotSupported: this backend has no locks.
-            ValueError: a time is none.
+            TypeError, ValueError: a time is no number of seconds, or too small.
         """
         service = self.require()
+        for which, time_s in (("timeout", timeout_s), ("lease", lease_s)):
+            if not isinstance(time_s, (int, float)):
+                raise TypeError(f"{which} must be a number of seconds, got {time_s!r}")
+        self._require_loop()
         if not (timeout_s >= 0 and 0 < lease_s < math.inf):
             raise ValueError(f"need timeout >= 0 and lease > 0, and a lease that ends, got {timeout_s!r}, {lease_s!r}")
         begun_s = self._clock.boot_s()

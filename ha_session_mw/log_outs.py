@@ -67,6 +67,8 @@ class LogOuts:
         require_name(subject, "subject")
         if isinstance(except_session, str):
             require_name(except_session, "except_session")
+        elif except_session is not None and not hasattr(except_session, "family"):
+            raise TypeError(f"except_session must be a session, or the id or family of one, got {type(except_session).__name__}")
         # Those that are there before the log-out: a session that begins afterwards may have a record, too.
         families = await self._data.of_subject(subject)
         acknowledgement = await self._cut(subject, except_session)

@@ -57,6 +57,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ha_session_mw")
 
+NOT_STARTED = (
+    "nothing has started this node: SessionMiddleware has not seen a lifespan; "
+    "put it around the whole app, and have the server run the lifespan"
+)
+
 
 class SessionManager:
     """Checks, begins, changes and ends sessions on this node.
@@ -72,6 +77,7 @@ class SessionManager:
 
     Raises:
         ConfigurationError: the settings cannot be used.
+        TypeError: they are none.
     """
 
     def __init__(
@@ -83,6 +89,8 @@ class SessionManager:
         peer_transport: httpx2.AsyncBaseTransport | None = None,
         backend: Backend | None = None,
     ) -> None:
+        if settings is not None and not isinstance(settings, Settings):
+            raise TypeError(f"settings must be a Settings, got {type(settings).__name__}")
         self.settings = settings or Settings.from_environ()
         self.clock: Clock = clock or SystemClock()
         self._random = random
@@ -177,7 +185,7 @@ class SessionManager:
 
     def _open_data(self) -> None:
         locks = self._backend.open_locks(self.clock)
-        self.locks = Locks(locks, self.clock, self._backend.scheme)
+        self.locks = Locks(locks, self.clock, self._backend.scheme, require_loop=self._require_loop)
         self.supervisor.add("locks", self.locks.run)
         self._records = self._open_records(self._open_store("session", locks, needed_by="data" if self.settings.data == "store" else None))
         self._devices = self._open_devices(self._open_store("device", locks, needed_by="track") if self.settings.track == "on" else None)
@@ -297,10 +305,16 @@ class SessionManager:
             self._devices.note(self.as_signed(claims))
         return self._minting.sign(claims)
 
+    def _require_loop(self) -> None:
+        """Raise UsageError where what waits for other nodes would wait in another event loop than this node's."""
+        if self._backend.hears_others:
+            self.supervisor.require_loop()
+
     # Log-outs
 
     async def revoke(self, claims: Claims) -> Acknowledgement:
         """Log a session out, with all its ids, and tell how far that has got."""
+        self._require_loop()
         return await self._log_outs.of_claims(claims)
 
     async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
@@ -318,6 +332,7 @@ class SessionManager:
             TypeError, ValueError: that can be nobody's id.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         return await self._log_outs.of_id(id)
 
     async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
@@ -331,10 +346,12 @@ class SessionManager:
             TypeError, ValueError: nobody can be called that.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         return await self._log_outs.of_subject(subject, except_session)
 
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects, visitors' too: after a leak, say."""
+        self._require_loop()
         return await self._log_outs.of_everybody()
 
     async def revoke_key(self, kid: str) -> Acknowledgement:
@@ -349,6 +366,7 @@ class SessionManager:
             ValueError: no live member has a key of this id.
             QuorumLost: it could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         return await self._log_outs.of_key(kid)
 
     # Locks
@@ -365,7 +383,7 @@ class SessionManager:
             lease: for how many seconds it is held when this process dies.
 
         Raises:
-            ValueError: it is no name, or a time is none.
+            TypeError, ValueError: it is no name, or a time is no number of seconds, or too small.
             SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
             LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled.
             StoreUnavailable: it cannot be known who has it.
@@ -428,6 +446,7 @@ class SessionManager:
             StoreUnavailable: it cannot be known whose it is.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
+        self._require_loop()
         require_name(subject, "subject")
         denial = await self._tracked().owned(subject, id)
         if denial is None:
@@ -469,7 +488,8 @@ class SessionManager:
 
     def why_not_ready(self) -> str | None:
         """What keeps this node from judging sessions; None when it is ready."""
-        return self._log.why_not_ready()
+        why = self._log.why_not_ready()
+        return NOT_STARTED if why is not None and self._backend.hears_others and not self.supervisor.is_running else why
 
     async def status(self) -> dict[str, object]:
         """What an operator wants to see at a glance. Holds no ids, subjects or keys."""

@@ -19,6 +19,7 @@ from .exceptions import SessionTooLarge
 from .models import Claims, FamilyId, NodeId, SessionId
 
 NOTHING = data.encode({})
+_KEEP_ELSEWHERE = "keep large data in a database and its key in the session"
 
 
 class Minting:
@@ -131,13 +132,16 @@ class Minting:
         raw = data.encode(content)
         if self._max_stored_bytes is not None and (self._data != "token" or (claims is not None and claims.record)):
             if len(raw) > self._max_stored_bytes:
-                raise SessionTooLarge(f"this change would make the session {len(raw)} bytes long, and {self._max_stored_bytes} is the most")
+                raise SessionTooLarge(
+                    f"this change would make the session {len(raw)} bytes long, and {self._max_stored_bytes} is the most; {_KEEP_ELSEWHERE}"
+                )
             return raw
         size = tokens.length(msgspec.structs.replace(claims or self.begin(None), data=raw))
         if size > self._room:
+            remedy = _KEEP_ELSEWHERE if self._max_stored_bytes is None else "HA_SESSION_DATA=auto has the store keep it"
             raise SessionTooLarge(
                 f"this change would make the session's token {size} bytes long, and {self._room} is the most that browsers keep of this "
-                "cookie; keep large data in a database and its key in the session"
+                f"cookie; {remedy}"
             )
         return raw
 

@@ -122,7 +122,7 @@ class Device:
         id: names it: the ``family`` of its session.
         label: what to call the device, such as ``Firefox on Linux``.
         created_at: when the subject logged in, in UTC.
-        last_seen_at: the minute in which the session was last used, in UTC.
+        last_seen_at: the minute in which the session was last used, in UTC; the log-in, if that was in it.
         idle_expires_at: when it is over unless it is used, in UTC.
         expires_at: when it is over in any case, in UTC.
         address: where the log-in came from; None unless ``HA_SESSION_TRACK_ADDRESS`` is on.

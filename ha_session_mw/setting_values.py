@@ -19,6 +19,10 @@ LONGEST_S = 100 * 365 * 24 * 60 * 60.0
 _UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+class Unshown(ValueError):
+    """A rule broken by a value that must not be shown, for it may hold a password."""
+
+
 def duration(value: object) -> float:
     """seconds, or a number with a unit: ``"500ms"``, ``"30s"``, ``"30m"``, ``"12h"``, ``"14d"``"""
     seconds = math.nan
@@ -27,7 +31,7 @@ def duration(value: object) -> float:
     elif isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)\s*", value)):
         seconds = float(match[1]) * _UNITS_S[match[2]]
     if not 0 < seconds <= LONGEST_S:
-        rule = 'must be a duration above zero, and no century: seconds, or a number with a unit such as "500ms", "30m" or "12h"'
+        rule = 'must be a duration above zero, up to 100 years: seconds, or a number with a unit such as "500ms", "30m" or "12h"'
         raise ValueError(rule)
     return seconds
 
@@ -96,6 +100,8 @@ def patterns(value: object) -> tuple[str, ...]:
     for pattern in found:
         if pattern[0] not in "/*":
             raise ValueError(f"each pattern must begin with / or *, and {pattern!r} does not")
+        if re.search(r"\s/", pattern):
+            raise ValueError(f"separate the patterns by commas; {pattern!r} is one")
     return found
 
 
@@ -155,7 +161,8 @@ def url(value: object) -> str | None:
         return None
     text = str(value).strip().rstrip("/")
     if not re.fullmatch(r"https?://[^\s/?#@,]+", text):
-        raise ValueError("must be an http or https URL such as http://10.0.0.1:8000, without a path or a password")
+        kind = Unshown if "@" in text else ValueError
+        raise kind("must be an http or https URL such as http://10.0.0.1:8000, without a path or a password")
     return text
 
 

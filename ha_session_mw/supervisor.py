@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from .abc import Clock
+from .exceptions import UsageError
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -33,6 +35,7 @@ class Supervisor:
         self._clock = clock
         self.known: list[tuple[str, Task]] = []
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._loop: object = None
         self.is_running = False
         self.crashes: Counter[str] = Counter()
 
@@ -41,6 +44,18 @@ class Supervisor:
         self.known.append((name, task))
         if self._tasks is not None:
             self._tasks.start_soon(self._keep_going, name, task)
+
+    def require_loop(self) -> None:
+        """Raise where another event loop runs the caller: what it waits for would be told in this one, and not wake it.
+
+        Raises:
+            UsageError: another one does.
+        """
+        if self.is_running and anyio.lowlevel.current_token() != self._loop:
+            raise UsageError(
+                "this runs in another event loop than the node's (by asyncio.run?); "
+                "from a thread, call it by anyio.from_thread.run, or in Django by async_to_sync"
+            )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -51,7 +66,7 @@ class Supervisor:
         async with anyio.create_task_group() as tasks:
             for name, task in self.known:
                 tasks.start_soon(self._keep_going, name, task)
-            self._tasks, self.is_running = tasks, True
+            self._tasks, self._loop, self.is_running = tasks, anyio.lowlevel.current_token(), True
             try:
                 yield
             finally:

@@ -152,6 +152,30 @@ def test_a_bad_value_is_told_with_its_variable_the_value_and_the_rule(name: str,
     assert re.search(r": (must|each)\b.{6,}", fault)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("CLUSTER", "redis://:hunter2@10.0.0.1/0"),
+        ("CLUSTER", "postgres://shop:hunter2@10.0.0.1/shop"),
+        ("CLUSTER", "redis://10.0.0.1/0?password=hunter2"),
+        ("ADVERTISE_URL", "http://shop:hunter2@10.0.0.1:8000"),
+        ("PEERS", "http://10.0.0.1:8000,http://shop:hunter2@10.0.0.2:8000"),
+    ],
+)
+def test_a_url_that_may_hold_a_password_is_not_shown(name: str, text: str) -> None:
+    (fault,) = faults_of(from_environ, **{name: text})
+
+    assert fault.startswith(f"HA_SESSION_{name}=(a secret): must be ")
+    assert "hunter2" not in fault
+
+
+def test_patterns_that_a_space_divides_would_match_nothing_and_protect_nothing() -> None:
+    (fault,) = faults_of(from_environ, PROTECT="/account /api/*")
+
+    assert fault == "HA_SESSION_PROTECT='/account /api/*': separate the patterns by commas; '/account /api/*' is one"
+    assert from_environ(PROTECT="/my files/*").protect == ("/my files/*",)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(
     "value",
@@ -231,6 +255,9 @@ def test_the_message_is_a_list_with_a_headline() -> None:
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example"}, "HA_SESSION_COOKIE_DOMAIN"),
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_PATH": "/app"}, "HA_SESSION_COOKIE_PATH"),
         ({"COOKIE_NAME": GOOD}, "HA_SESSION_COOKIE_NAME"),
+        ({"WHEN_FULL": "refuse"}, "HA_SESSION_WHEN_FULL='refuse': there is no limit; set HA_SESSION_MAX_SESSIONS, too"),
+        ({"WHEN_FULL": "refuse", "TRACK": "on"}, "HA_SESSION_WHEN_FULL='refuse': there is no limit; set HA_SESSION_MAX_SESSIONS, too"),
+        ({"TRACK_ADDRESS": "true"}, "HA_SESSION_TRACK_ADDRESS=True: log-ins are not recorded; set HA_SESSION_TRACK=on, too"),
     ],
 )
 def test_settings_that_contradict_each_other_stop_the_start(variables: dict[str, str], told: str) -> None:
@@ -246,6 +273,7 @@ def test_settings_that_contradict_each_other_stop_the_start(variables: dict[str,
         {"COOKIE_SAME_SITE": "none", "COOKIE_HTTPS_ONLY": "true"},
         {"COOKIE_PARTITIONED": "true", "COOKIE_HTTPS_ONLY": "true"},
         {"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true"},
+        {"TRACK": "on", "TRACK_ADDRESS": "true", "MAX_SESSIONS": "5", "WHEN_FULL": "refuse"},
         {"COOKIE_NAME": "__Secure-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example", "COOKIE_PATH": "/app"},
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from ha_session_mw import LockLost, NotSupported, SessionLocked, SessionManager, Settings, StoreUnavailable
+from ha_session_mw import LockLost, NotSupported, SessionLocked, SessionManager, Settings, StoreUnavailable, UsageError
 from ha_session_mw.abc import Grant
 from ha_session_mw.backends.memory_locks import MemoryLocks
 from ha_session_mw.locks import LEASE_S, Locks
@@ -255,9 +255,26 @@ async def test_a_name_or_time_that_is_none_is_refused(name: str, times: dict[str
             pytest.fail("had it")
 
 
+@pytest.mark.parametrize("time", [None, "5s", 5j])
+@pytest.mark.parametrize("which", ["timeout", "lease"])
+async def test_a_time_that_is_no_number_is_refused_by_name(which: str, time: Any) -> None:
+    with pytest.raises(TypeError, match=f"^{which} must be a number of seconds, got "):
+        async with SessionManager(Settings(secret_key=SECRET)).lock("x", **{which: time}):
+            pytest.fail("had it")
+
+
 async def test_without_an_engine_there_are_no_locks_and_the_error_names_who_has_them() -> None:
     urls = tuple(f"http://{name}.test" for name in "abc")
     manager = SessionManager(Settings(secret_key=SECRET, cluster="peers://", peers=urls, advertise_url=urls[0], node_id="a"))
     with pytest.raises(NotSupported, match=r"peers:// has no locks; memory://, sqlite:// and etcd:// have them"):
         async with manager.lock("x"):
+            pytest.fail("had it")
+
+
+async def test_a_lock_is_not_waited_for_in_an_event_loop_that_is_told_nothing(service: FlakyLocks, clock: ManualClock) -> None:
+    def elsewhere() -> None:
+        raise UsageError("another event loop")
+
+    with pytest.raises(UsageError, match="another event loop"):
+        async with Locks(service, clock, "etcd", require_loop=elsewhere).lock("x", timeout_s=1, lease_s=1):
             pytest.fail("had it")

@@ -174,6 +174,16 @@ async def test_one_session_may_stay(manager: SessionManager, log_in: Any, how: s
     assert laptop.is_in
 
 
+@pytest.mark.parametrize("nobody", [5, object(), b"family", ("family",)])
+async def test_what_is_no_session_cannot_be_excepted_and_nobody_is_logged_out(manager: SessionManager, log_in: Any, nobody: Any) -> None:
+    phone = log_in()
+
+    with pytest.raises(TypeError, match=r"^except_session must be a session, or the id or family of one, got "):
+        await manager.revoke_subject("ada", except_session=nobody)
+
+    assert phone.is_in
+
+
 async def test_the_session_that_stayed_is_renewed_changed_and_cycled_as_before(
     manager: SessionManager, log_in: Any, clock: ManualClock
 ) -> None:

@@ -98,8 +98,15 @@ def require_unchanged(session: Session, current: object) -> None:
         raise SessionReadOnly(f"a value inside the session was changed too late: {session._read_only}")
 
 
-async def commit(session: Session, manager: SessionManager, status: int, scope: Scope) -> Outcome:
+async def commit(session: Session, manager: SessionManager, status: int, scope: Scope, *, renew: bool) -> Outcome:
     """Do what the request asked for. On a 5xx nothing is saved, but a log-out holds.
+
+    Args:
+        session: of the request.
+        manager: of this node.
+        status: of the response.
+        scope: of the request, which says who logs in from where.
+        renew: whether the client may be given a renewed token where nothing was changed.
 
     Raises:
         SessionTooLarge, SessionNotSerializable: by a change inside a nested value, or by what others have put into it.
@@ -116,7 +123,7 @@ async def commit(session: Session, manager: SessionManager, status: int, scope: 
         return Outcome(acknowledgement=acknowledgement)
     came_in = session._verified.claims if session._verified else None
     async with _recorded(session, manager, scope):
-        claims = await _next_claims(session, manager)
+        claims = await _next_claims(session, manager, renew=renew)
     if claims is None:
         return Outcome(remove=came_in is not None and session._claims is None, acknowledgement=acknowledgement)
     if came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
@@ -166,7 +173,7 @@ def _is_empty(session: Session) -> bool:
     return session._out_of_reach is None and not session
 
 
-async def _next_claims(session: Session, manager: SessionManager) -> Claims | None:
+async def _next_claims(session: Session, manager: SessionManager, *, renew: bool) -> Claims | None:
     """The claims of the token that the client is given; None if it is given none."""
     claims, verified = session._claims, session._verified
     if claims is None:
@@ -175,7 +182,7 @@ async def _next_claims(session: Session, manager: SessionManager) -> Claims | No
         manager.require_fresh()
         claims = manager.begin(None)
     elif verified is not None and not session.modified and not changed_inside(session):
-        return manager.renew(verified)
+        return manager.renew(verified) if renew else None
 
     def require_standing() -> None:
         # Its token would be dead on arrival, and take the place of a good one that the browser was given meanwhile.

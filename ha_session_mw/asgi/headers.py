@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from .._core.cookies import Header
 
 EVENT_STREAM = b"text/event-stream"
+TOKEN_HEADER = b"session-token"
+"""Hands a bearer client its next token."""
 
 
 def is_event_stream(headers: Iterable[Header]) -> bool:
@@ -15,6 +17,16 @@ def is_event_stream(headers: Iterable[Header]) -> bool:
         if header[0] == b"content-type":
             return header[1].startswith(EVENT_STREAM)
     return False
+
+
+def hands_out_token(headers: Iterable[Header], cookie: bytes) -> bool:
+    """Whether the response says already what the client's token is from now on, or that there is none.
+
+    Args:
+        headers: of the response.
+        cookie: the cookie's name and an equals sign.
+    """
+    return any(name == TOKEN_HEADER or (name == b"set-cookie" and value.startswith(cookie)) for name, value in headers)
 
 
 def last_value(headers: Iterable[Header], name: bytes) -> str:

@@ -25,17 +25,17 @@ from .._core.paths import PathKind, PathRules, below_root
 from .._core.stored import Stored
 from .._core.tokens import Verified
 from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
-from ..manager import SessionManager
+from ..exceptions import ClientFault, ConfigurationError, NodeStarting, ProblemError, StateStale, StoreUnavailable, TokenMissing
+from ..manager import NOT_STARTED, SessionManager
 from ..setting_values import LONGEST_S
 from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
 from .devices import DeviceRoutes, path_of
 from .ear import Ear
 from .endpoints import Endpoints
-from .headers import EVENT_STREAM, is_event_stream, make_private, with_vary
+from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import SCOPE_KEY, Session, Way, session_of
+from .session import EXEMPT, SCOPE_KEY, STARTED, WEBSOCKET, Session, Way, session_of
 from .stored_session import stored_session_of
 from .streams import Connection, Connections
 
@@ -49,10 +49,6 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 
 GIVE_UP_S = 5.0
 """How long to try to make a log-out good when the app has failed: as long as for all clean-up."""
-
-_STARTED = "the response has started, so a change could not reach the client; make it before"
-_WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
-_EXEMPT = "this path is listed in HA_SESSION_EXEMPT, so it has no session"
 
 
 class SessionMiddleware:
@@ -89,6 +85,7 @@ class SessionMiddleware:
     ) -> None:
         self.app = app
         self._fault: ConfigurationError | None = None
+        self._logged = False
         arguments = {
             "cookie_name": session_cookie,
             "cookie_path": path,
@@ -101,6 +98,8 @@ class SessionMiddleware:
         try:
             if manager is None:
                 manager = _manager(_settings(settings, secret_key, max_age, given))
+            elif not isinstance(manager, SessionManager):
+                raise ConfigurationError([f"SessionMiddleware(manager=…): must be a SessionManager, got {type(manager).__name__}"])
             elif given or settings is not None or secret_key is not None or max_age is not UNSET:
                 raise ConfigurationError(["SessionMiddleware(manager=…): the manager has its settings; no others can be given"])
         except ConfigurationError as fault:
@@ -139,6 +138,7 @@ class SessionMiddleware:
             await self._other(scope, receive, send)
             return
         if self._fault is not None:
+            self._log_once(str(self._fault))
             raise ConfigurationError(self._fault.faults)  # a new one: its traceback grows each time it is raised
         path: str = scope["path"]
         if root_path := scope.get("root_path"):
@@ -163,7 +163,7 @@ class SessionMiddleware:
         except BaseException as failure:
             if session._connection is not None and session._connection.ended and isinstance(failure, Exception):
                 return  # it was told that its client has gone
-            if session._read_only is _STARTED:
+            if session._read_only is STARTED:
                 raise
             await self._abandon(session)
             # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
@@ -173,8 +173,10 @@ class SessionMiddleware:
                 raise
             await self._refuse(told, scope, receive, send)
         else:
-            if session._read_only is not _STARTED:
+            if session._read_only is not STARTED:
                 await self._abandon(session)
+                if session._refusal is not None:
+                    await self._refuse(session._refusal, scope, receive, send)
             elif session._kept is not None or scope.get("session") is not session:
                 require_unchanged(session, scope.get("session"))
         finally:
@@ -218,7 +220,7 @@ class SessionMiddleware:
         """
         if path_kind == "exempt":
             session = session_of(self.manager, None, None)
-            session._read_only = _EXEMPT
+            session._read_only = EXEMPT
             return session
         way: Way | None = None
         try:
@@ -278,13 +280,21 @@ class SessionMiddleware:
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
         self.manager.refused[problem.code] += 1
+        if isinstance(problem, NodeStarting) and not self.manager.supervisor.is_running:
+            self._log_once(NOT_STARTED)
         endpoints = self.manager.settings.endpoints
         await send_problem(problem, scope, receive, send, endpoints, vary=self._vary[1], full=self._full)
+
+    def _log_once(self, why: str) -> None:
+        """Tell an operator why no request is served, where no lifespan is there to tell it."""
+        if not self._logged:
+            self._logged = True
+            logger.error("%s", why)
 
     # The app
 
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
-        close(session, session._read_only or _WEBSOCKET)
+        close(session, WEBSOCKET)
         connection = Connection(session._verified, "websocket", receive, send) if session._verified is not None else None
         ear = Ear(receive, send) if connection is None else Ear(connection.receive, connection.send)
         if connection is not None:
@@ -334,7 +344,7 @@ class _Exchange(msgspec.Struct):
     def pass_on(self, message: Message) -> Awaitable[None]:
         """What the app sends goes through here; when the response starts, what it did to the session is committed."""
         session = self.session
-        if message["type"] != "http.response.start" or session._read_only is _STARTED:
+        if message["type"] != "http.response.start" or session._read_only is STARTED:
             if message.get("more_body") and session._connection is None:
                 self._note_stream()
             return self.send(message) if session._connection is None else session._connection.send(message)
@@ -349,7 +359,7 @@ class _Exchange(msgspec.Struct):
             (now_ms := middleware._wall_s() * 1000) >= session._quiet_until_ms and not has_nothing_to_commit(session, now_ms)
         ):
             return self._commit_and_start(message)
-        session._read_only = _STARTED
+        session._read_only = STARTED
         varies = False
         for name, value in headers:  # once, for both: each way through them costs a thirtieth of all that the middleware does
             if name == b"vary":
@@ -374,15 +384,23 @@ class _Exchange(msgspec.Struct):
         self.middleware._connections.add(session._connection)
 
     async def _commit_and_start(self, message: Message) -> None:
-        session = self.session
+        session, manager = self.session, self.middleware.manager
+        if session._refusal is not None:
+            await self.middleware._abandon(session)
+            await self.middleware._refuse(session._refusal, self.scope, self.receive, self.send)
+            close(session, STARTED)
+            self.send = _drop
+            return
+        # What a middleware further in has saved, or the app has done with the cookie, a mere renewal must not undo.
+        renew = not hands_out_token(message["headers"], f"{manager.cookie.name}=".encode())
         try:
-            outcome = await commit(session, self.middleware.manager, message["status"], self.scope)
+            outcome = await commit(session, manager, message["status"], self.scope, renew=renew)
         except ProblemError as problem:
             session._uncommitted = problem
             raise
         if session._hold is not None:  # else it is kept until the request has ended: an app may catch that, and answer by itself
             await session._unlock()
-        close(session, _STARTED)
+        close(session, STARTED)
         if is_event_stream(message["headers"]):
             self._note_stream()
         await self.send(self._start(message, self._fields(outcome)))
@@ -402,7 +420,7 @@ class _Exchange(msgspec.Struct):
         if isinstance(transport, bytes):
             transport = "bearer" if transport.startswith(b"Bearer ") else "cookie"
         if outcome.token is not None and transport != "cookie":
-            found.append((b"session-token", outcome.token))
+            found.append((TOKEN_HEADER, outcome.token))
         if transport != "bearer":
             secure = self._secure()
             if outcome.token is not None:
@@ -419,6 +437,10 @@ class _Exchange(msgspec.Struct):
     def _secure(self) -> bool:
         https_only = self.middleware.manager.settings.cookie_https_only
         return claims_https(self.scope.get("scheme", "http"), self.scope["headers"]) if https_only == "auto" else bool(https_only)
+
+
+async def _drop(message: Message) -> None:
+    """What the app sends after its request was refused."""
 
 
 def _stale_fields(session: Session) -> list[Header]:
@@ -448,6 +470,8 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
         given = {**given, "secret_key": secret_key, "secret_key_file": None, "allow_weak_secret": True}
     faults = _max_age_faults(max_age)
     try:
+        if settings is not None and not isinstance(settings, Settings):
+            raise ConfigurationError([f"SessionMiddleware(settings=…): must be a Settings, got {type(settings).__name__}"])
         if settings is not None:
             found = replace(settings, **given)
         else:
@@ -457,7 +481,7 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
     if faults:
         raise ConfigurationError(faults)
     for fault in found.weak_keys():
-        logger.warning("%s", fault)
+        logger.warning("a weak secret is used, because secret_key=… was given and HA_SESSION_CLUSTER=memory://. %s", fault)
     return found if max_age is UNSET else found.with_max_age(max_age)
 
 

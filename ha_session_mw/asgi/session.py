@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from .._core.data import decode, fingerprint
 from .._core.names import require_name
@@ -32,8 +32,6 @@ from ..models import Acknowledgement, Claims, CutId
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from starlette.requests import HTTPConnection
-
     from .._core.tokens import Verified
     from ..abc import Grant
     from ..manager import SessionManager
@@ -43,6 +41,11 @@ Way = Literal["cookie", "bearer", "both"] | bytes
 """How a token came; or the header field that carried it and nothing else, which tells."""
 SCOPE_KEY = "ha_session_mw.session"
 """Where the session stands in the ASGI scope besides ``session``, which an app or a framework may overwrite."""
+
+STARTED = "the response has started, so a change could not reach the client; make it before"
+WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
+EXEMPT = "this path is listed in HA_SESSION_EXEMPT, so it has no session"
+"""Why a session cannot be written; and so, how far the answer is."""
 
 
 class Session(dict[str, Any]):
@@ -79,6 +82,7 @@ class Session(dict[str, Any]):
     _ended: bool = False  # clear() was called: the session that came in is to be revoked
     _acknowledgement: Acknowledgement | None = None
     _uncommitted: ProblemError | None = None  # why the commit failed
+    _refusal: ProblemError | None = None  # what the client is told, whatever the app sends
     _stored: Stored | None = None  # what came from the session's record
     _out_of_reach: StoreUnavailable | None = None  # why nothing did; see ``stored_session.py``
     _strict = False
@@ -167,7 +171,9 @@ class Session(dict[str, Any]):
     @strict.setter
     def strict(self, value: bool) -> None:
         if value and not self.manager.data.has_store:
-            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed meanwhile")
+            raise NotSupported(
+                "HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed; sqlite:// and etcd:// have one"
+            )
         self._strict = value
 
     # What an app may do with it
@@ -226,6 +232,25 @@ class Session(dict[str, Any]):
             self._acknowledgement = await self.manager.revoke(self._verified.claims)
         return self._acknowledgement
 
+    def refuse(self, problem: ProblemError) -> None:
+        """Have this request answered with a problem document, whatever the app sends.
+
+        For frameworks that answer by themselves what a handler raises, so that it never gets to the middleware (Litestar,
+        Django, Quart). Elsewhere, raise it. As on a 5xx nothing is saved, and a log-out holds.
+
+        Raises:
+            TypeError: that is nothing to tell a client.
+            SessionReadOnly: the response has started, or this is a WebSocket.
+        """
+        if not isinstance(problem, ProblemError):
+            raise TypeError(f"problem must be a ProblemError, got {type(problem).__name__}")
+        if self._read_only is STARTED:
+            raise SessionReadOnly("the response has started, so the client cannot be told anything else; refuse before")
+        if self._read_only is WEBSOCKET:
+            raise SessionReadOnly("a WebSocket is refused by what its handler raises before it accepts")
+        self._refusal = problem
+        self.modified = True  # so that the response does not start without being looked at
+
     def lock(self, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
         """The lock of this session, which one request has at a time, on whichever node: ``async with session.lock():``.
 
@@ -239,7 +264,7 @@ class Session(dict[str, Any]):
 
         Raises:
             LookupError: there is no session yet.
-            ValueError: a time is none.
+            TypeError, ValueError: a time is no number of seconds, or too small.
             SessionRevoked: the session was logged out meanwhile, and its record is gone.
             SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
             SessionConflict: the session is ``strict``, this request has changed it already, and others have since it began.
@@ -249,7 +274,9 @@ class Session(dict[str, Any]):
             NotSupported: there are no locks on ``peers://``, or no store that could ask for them.
         """
         if self.family is None:
-            raise LookupError("there is no session yet that could be locked")
+            raise LookupError(
+                "there is no session yet that could be locked: there is one after login(), or from the request after the first write on"
+            )
         self.manager.locks.require()
         if not self.manager.data.has_store:
             raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody would ask for the session's lock before it is saved")
@@ -427,13 +454,23 @@ def session_of(manager: SessionManager, verified: Verified | None, way: Way | No
     return session
 
 
-def get_session(conn: HTTPConnection | MutableMapping[str, Any]) -> Session:
+class HasScope(Protocol):
+    """A request or WebSocket, of whichever framework."""
+
+    @property
+    def scope(self) -> Any: ...
+
+
+def get_session(conn: HasScope | MutableMapping[str, Any]) -> Session:
     """The session of a request or WebSocket (or of an ASGI scope), whatever a framework has put beside it.
 
     Raises:
-        LookupError: no session middleware of this package is in front of the app.
+        LookupError: no session middleware of this package is in front of the app, or that is no request of an ASGI server.
     """
-    scope = conn if isinstance(conn, dict) else conn.scope  # type: ignore[union-attr]
+    try:
+        scope = conn if isinstance(conn, dict) else conn.scope  # type: ignore[union-attr]
+    except AttributeError:  # Django's requests have none under WSGI
+        raise LookupError(f"a {type(conn).__name__} has no ASGI scope; is it of an ASGI server, and a request or WebSocket?") from None
     session: Session | None = scope.get(SCOPE_KEY)
     if session is None:
         raise LookupError("no session here: add ha_session_mw.SessionMiddleware to the app")

@@ -95,7 +95,8 @@ async def test_of_several_keys_the_first_signs_and_all_verify() -> None:
 
 async def test_starlettes_example_secret_is_logged_and_works(caplog: pytest.LogCaptureFixture) -> None:
     app = SessionMiddleware(obliging, secret_key="example")
-    assert "HA_SESSION_SECRET_KEY: is a well-known placeholder" in caplog.text
+    why = "a weak secret is used, because secret_key=… was given and HA_SESSION_CLUSTER=memory://. HA_SESSION_SECRET_KEY: is a well-known"
+    assert why in caplog.text
     assert await log_in(app)
 
 
@@ -161,6 +162,23 @@ async def test_the_constructor_never_raises_and_the_start_fails(arguments: dict[
     assert SECRET not in message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"settings": {"secret_key": SECRET}}, "SessionMiddleware(settings=…): must be a Settings, got dict"),
+        ({"settings": SECRET}, "SessionMiddleware(settings=…): must be a Settings, got str"),
+        ({"manager": Settings(secret_key=SECRET)}, "SessionMiddleware(manager=…): must be a SessionManager, got Settings"),
+    ],
+)
+async def test_what_is_no_settings_or_manager_stops_the_start(arguments: dict[str, Any], told: str) -> None:
+    assert told in await refused_start(SessionMiddleware(obliging, **arguments))
+
+
+async def test_a_manager_is_made_of_settings_alone() -> None:
+    with pytest.raises(TypeError, match=r"^settings must be a Settings, got dict$"):
+        SessionManager({"secret_key": SECRET})  # type: ignore[arg-type]
+
+
 async def test_the_faults_of_arguments_are_told_together() -> None:
     message = await refused_start(SessionMiddleware(obliging, SECRET, max_age="1h", domain="a b"))  # type: ignore[arg-type]
     assert "HA_SESSION_COOKIE_DOMAIN='a b'" in message
@@ -198,6 +216,27 @@ async def test_with_faulty_settings_no_request_is_served(kind: str) -> None:
     for path in ("/", "/-/session/readyz"):
         with pytest.raises(ConfigurationError, match="HA_SESSION_SECRET_KEY"):
             await call(faulty, scope_of(kind, path))
+
+
+async def test_the_faults_are_logged_where_no_lifespan_tells_them(caplog: pytest.LogCaptureFixture) -> None:
+    # Litestar's way of adding a middleware keeps the lifespan from it, and answers 500 without a word of why.
+    app = SessionMiddleware(obliging, settings=Settings(secret_key=SECRET), same_site="nonsense")  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            await ask(app, who)
+    assert caplog.text.count("HA_SESSION_COOKIE_SAME_SITE='nonsense'") == 1
+
+
+async def test_a_node_that_no_lifespan_starts_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    peers = "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3"
+    settings = Settings(secret_key=SECRET, cluster="peers://", peers=peers, advertise_url="http://127.0.0.1:1")
+    app = SessionMiddleware(obliging, settings=settings)
+    for _ in range(2):
+        answer = await call(app, scope_of("http", act=lambda session: session.login("ada"), status=200, answer_headers=()))
+        assert answer.code == "node_starting"
+    assert caplog.text.count("put it around the whole app, and have the server run the lifespan") == 1
+    ready = await call(app, scope_of("http", "/-/session/readyz"))
+    assert (ready.status, b"put it around the whole app" in ready.body) == (503, True)
 
 
 async def test_refusing_again_and_again_does_not_pile_up() -> None:

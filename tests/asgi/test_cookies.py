@@ -184,6 +184,25 @@ async def test_a_bearer_client_is_renewed_in_a_header(node: Node) -> None:
     assert (await node.request(who, bearer=answer.header("session-token"))).result == "ada"
 
 
+@pytest.mark.parametrize("transport", ["token", "bearer"])
+async def test_of_two_middlewares_the_outer_one_does_not_renew_over_what_the_inner_one_has_saved(node: Node, transport: str) -> None:
+    # A router and an app that it is mounted in may bring one each.
+    ada = await node.logged_in(visits=1)
+    node.clock.advance(900)
+    node.app = SessionMiddleware(node.app, manager=node.manager)
+    answer = await node.request(lambda s: s.update(visits=2), **{transport: ada.token})  # type: ignore[arg-type]
+    [token] = answer.all("session-token") if transport == "bearer" else [answer.token]
+    assert (await node.request(look, token=token)).result == {"visits": 2}
+
+
+async def test_a_renewal_gives_way_to_what_the_app_does_with_the_cookie(node: Node) -> None:
+    ada = await node.logged_in()
+    node.clock.advance(900)
+    removed = (b"set-cookie", b"session=null; Max-Age=0")
+    answer = await node.request(look, token=ada.token, answer_headers=[removed])
+    assert answer.all("set-cookie") == ["session=null; Max-Age=0"]
+
+
 async def test_no_renewal_on_a_5xx(node: Node) -> None:
     parent = (await node.logged_in("ada")).token
     node.clock.advance(16 * 60)

@@ -10,9 +10,12 @@ import litestar
 import pytest
 from django.conf import settings as django_settings  # type: ignore[import-untyped]
 from django.core.asgi import get_asgi_application  # type: ignore[import-untyped]
-from django.http import HttpRequest, JsonResponse  # type: ignore[import-untyped]
+from django.http import HttpRequest, HttpResponse, JsonResponse  # type: ignore[import-untyped]
 from django.urls import path  # type: ignore[import-untyped]
+from django.utils.deprecation import MiddlewareMixin  # type: ignore[import-untyped]
 from fastapi import Depends, FastAPI, Request
+from litestar.connection import ASGIConnection
+from litestar.handlers.base import BaseRouteHandler
 from litestar.middleware import DefineMiddleware
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -24,7 +27,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from ha_session_mw import ProblemError, Session, SessionMiddleware, StateStale, TokenMissing, get_session
+from ha_session_mw import ProblemError, Session, SessionLocked, SessionMiddleware, StateStale, TokenMissing, get_session
 
 from .driver import SECRET, respond
 
@@ -126,7 +129,7 @@ def test_a_fastapi_dependency_may_refuse_with_a_problem(client_of: MakeClient) -
 
 @litestar.post("/login")
 async def litestar_login(request: litestar.Request[Any, Any, Any]) -> None:
-    get_session(request.scope).login("ada")  # type: ignore[arg-type]
+    get_session(request).login("ada")
 
 
 @litestar.post("/logout")
@@ -136,7 +139,7 @@ async def litestar_logout(request: litestar.Request[Any, Any, Any]) -> None:
 
 @litestar.get("/me")
 async def litestar_me(request: litestar.Request[Any, Any, Any]) -> dict[str, Any]:
-    session = get_session(request.scope)  # type: ignore[arg-type]
+    session = get_session(request)
     return {"subject": session.subject, "data": dict(request.session)}
 
 
@@ -191,7 +194,7 @@ def test_a_log_out_holds_though_the_litestar_handler_fails(client_of: MakeClient
 
 @litestar.post("/late")
 async def litestar_late(request: litestar.Request[Any, Any, Any]) -> None:
-    await logged_out_meanwhile(get_session(request.scope))  # type: ignore[arg-type]
+    await logged_out_meanwhile(get_session(request))
 
 
 async def logged_out_meanwhile(session: Session) -> None:
@@ -211,6 +214,37 @@ def test_litestar_makes_no_500_of_what_the_commit_says(client_of: MakeClient, *,
     assert (response.status_code, response.json()["code"]) == (401, "session_revoked")
 
 
+@litestar.post("/stale")
+async def litestar_stale(request: litestar.Request[Any, Any, Any]) -> None:
+    raise StateStale("out of contact")
+
+
+def only_with_a_session(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    if get_session(connection).subject is None:
+        raise TokenMissing("nobody is logged in")
+
+
+@litestar.get("/guarded", guards=[only_with_a_session])
+async def litestar_guarded() -> None: ...
+
+
+def litestar_refuse(request: litestar.Request[Any, Any, Any], problem: ProblemError) -> litestar.Response[None]:
+    get_session(request).refuse(problem)
+    return litestar.Response(None, status_code=problem.status)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_litestar_hands_on_what_a_handler_or_a_guard_raises(client_of: MakeClient, *, inside: bool) -> None:
+    each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []  # type: ignore[arg-type]
+    handlers = {ProblemError: litestar_refuse}
+    app: Any = litestar.Litestar([litestar_stale, litestar_guarded], middleware=each, exception_handlers=handlers)  # type: ignore[arg-type]
+    client = client_of(app if inside else SessionMiddleware(app, secret_key=SECRET))
+    response = client.post("/stale")
+    assert (response.status_code, response.json()["code"]) == (503, "state_stale")
+    response = client.get("/guarded")
+    assert (response.status_code, response.json()["code"]) == (401, "token_missing")
+
+
 # Django
 
 
@@ -228,15 +262,49 @@ async def django_me(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"subject": get_session(request.scope).subject})
 
 
-urlpatterns = [path("login", django_login), path("logout", django_logout), path("me", django_me)]
+async def django_stale(request: HttpRequest) -> JsonResponse:
+    raise StateStale("out of contact")
+
+
+def django_locked(request: HttpRequest) -> JsonResponse:  # in a worker thread
+    raise SessionLocked("by a request that takes long")
+
+
+class Refusals(MiddlewareMixin):  # type: ignore[misc]
+    def process_exception(self, request: HttpRequest, failure: Exception) -> HttpResponse | None:
+        if not isinstance(failure, ProblemError):
+            return None
+        get_session(request).refuse(failure)
+        return HttpResponse(status=failure.status)
+
+
+urlpatterns = [
+    path("login", django_login),
+    path("logout", django_logout),
+    path("me", django_me),
+    path("stale", django_stale),
+    path("locked", django_locked),
+]
+
+
+def django_app() -> ASGIApp:
+    if not django_settings.configured:
+        here = {"ROOT_URLCONF": __name__, "MIDDLEWARE": [f"{__name__}.Refusals"]}
+        django_settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY=SECRET, LOGGING_CONFIG=None, **here)
+        django.setup()
+    return SessionMiddleware(get_asgi_application(), secret_key=SECRET)
 
 
 def test_django_which_has_no_lifespan() -> None:
-    if not django_settings.configured:
-        django_settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY=SECRET, LOGGING_CONFIG=None)
-        django.setup()
-    with TestClient(SessionMiddleware(get_asgi_application(), secret_key=SECRET)) as client:
+    with TestClient(django_app()) as client:
         logs_in_and_out(client)
+
+
+@pytest.mark.parametrize(("path", "status", "code"), [("/stale", 503, "state_stale"), ("/locked", 423, "session_locked")])
+def test_django_hands_on_what_a_view_raises(path: str, status: int, code: str) -> None:
+    with TestClient(django_app()) as client:
+        response = client.get(path)
+        assert (response.status_code, response.json()["code"]) == (status, code)
 
 
 # Starlette

@@ -72,6 +72,15 @@ async def test_there_is_no_session_where_no_middleware_is() -> None:
         get_session(scope_of("http"))
 
 
+class WSGIRequest:
+    """What Django makes of a request where it is not served by ASGI."""
+
+
+async def test_there_is_no_session_where_no_asgi_is() -> None:
+    with pytest.raises(LookupError, match="a WSGIRequest has no ASGI scope"):
+        get_session(WSGIRequest())  # type: ignore[arg-type]
+
+
 # login
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from ha_session_mw import ProblemError, TokenMissing, get_session
+from ha_session_mw import ProblemError, Session, SessionReadOnly, TokenMissing, get_session
 from ha_session_mw.exceptions import (
     InfrastructureFault,
     QuorumLost,
@@ -26,7 +26,7 @@ from ha_session_mw.exceptions import (
 )
 
 from ..core.test_problems import TABLE
-from .driver import OTHER_SECRET, SECRET, Answer, Node, call, scope_of
+from .driver import OTHER_SECRET, SECRET, Answer, Node, call, respond, scope_of, why
 
 pytestmark = pytest.mark.anyio
 
@@ -227,6 +227,78 @@ async def test_an_app_may_raise_a_problem_before_it_answers() -> None:
     answer = await call(Node(app=raising(lambda: TokenMissing("nobody is logged in"))).app, scope_of("http"))
     assert (answer.status, answer.code) == (401, "token_missing")
     assert b"nobody" not in answer.body
+
+
+def answers_by_itself(problem: ProblemError) -> Any:
+    """A framework that makes a response of what a handler raises, so that it gets no further."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = get_session(scope)
+        session["lost"] = True
+        session.refuse(problem)
+        await respond(send, 500, body=b"Internal Server Error")
+
+    return app
+
+
+async def test_an_app_may_have_a_request_refused_whatever_it_answers_itself(node: Node) -> None:
+    node.app.app = answers_by_itself(StateStale("out of contact"))
+    answer = await node.request()
+    assert (answer.status, answer.code, answer.header("retry-after")) == (503, "state_stale", "1")
+    assert answer.all("set-cookie") == []
+    assert node.manager.refused["state_stale"] == 1
+
+
+async def test_an_app_may_have_a_request_refused_and_answer_nothing(node: Node) -> None:
+    answer = await node.request(lambda session: session.refuse(TokenMissing()), status=204)
+    assert answer.code == "token_missing"
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        get_session(scope).refuse(TokenMissing())
+
+    node.app.app = silent
+    assert (await node.request()).code == "token_missing"
+
+
+async def test_a_log_out_holds_in_a_request_that_is_refused(node: Node) -> None:
+    ada = await node.logged_in()
+
+    def leave(session: Session) -> None:
+        session.clear()
+        session.refuse(SessionConflict())
+
+    assert (await node.request(leave, token=ada.token)).code == "session_conflict"
+    assert (await node.request(why, token=ada.token)).result == "session_revoked"
+
+
+async def test_a_path_that_is_exempt_may_be_refused_too() -> None:
+    node = Node(exempt="/hooks/*")
+    answer = await node.request(lambda session: session.refuse(TokenMissing()), "/hooks/1")
+    assert answer.code == "token_missing"
+
+
+async def test_a_refusal_that_comes_too_late_is_told(node: Node) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send)
+        with pytest.raises(SessionReadOnly, match="the response has started"):
+            get_session(scope).refuse(StateStale())
+
+    node.app.app = app
+    assert (await node.request()).status == 200
+
+
+async def test_a_websocket_is_refused_by_raising(node: Node) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with pytest.raises(SessionReadOnly, match="raise"):
+            get_session(scope).refuse(StateStale())
+
+    node.app.app = app
+    await call(node.app, scope_of("websocket"))
+
+
+async def test_only_what_a_client_may_be_told_is_a_refusal(node: Node) -> None:
+    with pytest.raises(TypeError, match="must be a ProblemError, got ValueError"):
+        await node.request(lambda session: session.refuse(ValueError("secret")))  # type: ignore[arg-type]
 
 
 async def test_a_problem_after_the_response_started_propagates() -> None:

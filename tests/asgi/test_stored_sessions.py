@@ -156,7 +156,7 @@ async def test_with_data_in_the_store_a_session_without_data_has_no_record(clock
 async def test_where_data_stays_in_the_token_too_much_of_it_is_refused(clock: ManualClock) -> None:
     node = StoreNode(clock, data="token")
     visitor = await node.logged_in("ada")
-    with pytest.raises(SessionTooLarge, match="browsers keep"):
+    with pytest.raises(SessionTooLarge, match="browsers keep of this cookie; HA_SESSION_DATA=auto has the store keep it"):
         await visitor.visit(put(text=LARGE))
 
 
@@ -164,7 +164,7 @@ async def test_more_than_the_store_takes_is_refused_at_its_place_and_the_old_val
     visitor = await node.logged_in("ada", a=1)
 
     def act(session: Session) -> None:
-        with pytest.raises(SessionTooLarge, match="is the most"):
+        with pytest.raises(SessionTooLarge, match="is the most; keep large data in a database and its key in the session"):
             session["a"] = "x" * MAX_RECORD_BYTES
         session["b"] = "x" * (MAX_RECORD_BYTES - 100)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from ha_session_mw import Session
+from ha_session_mw import Session, UsageError
 from ha_session_mw.testing import Cluster, mint_session, session_cookie
 
 from .visits import Browser, log_out, logged_in, look, who, why
@@ -197,3 +197,25 @@ async def test_a_session_can_be_minted_for_a_client_of_any_kind(cluster: Cluster
     assert (await Browser(cluster, token).visit(b, look)).result == {"cart": [1]}
     assert (await Browser(cluster, token).visit(b)).result == "ada"
     assert (await Browser(cluster, cookies["session"]).visit(a, look)).result == {"seen": True}
+
+
+class Elsewhere:
+    """A handler in a worker thread that makes an event loop of its own, as asyncio.run does."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.manager = cluster.nodes[0].manager
+
+    def act(self, how: str) -> None:
+        acts = {
+            "subject": lambda: self.manager.revoke_subject("ada"),
+            "session": lambda: self.manager.revoke_session("an id"),
+            "everybody": self.manager.revoke_everybody,
+        }
+        anyio.run(acts[how])
+
+
+@pytest.mark.parametrize("how", ["subject", "session", "everybody"])
+async def test_what_waits_for_other_nodes_is_refused_in_an_event_loop_of_its_own(cluster: Cluster, how: str) -> None:
+    # It would wait for what only the node's own event loop is told, and disturb that.
+    with pytest.raises(UsageError, match=r"another event loop than the node's.*anyio\.from_thread\.run"):
+        await anyio.to_thread.run_sync(Elsewhere(cluster).act, how)
