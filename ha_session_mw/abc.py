@@ -291,6 +291,8 @@ class LockService(ABC):
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
         """The lock, as soon as nobody else has it; those who wait are served in the order in which they came, by and large.
 
+        Who waits is answered soon after that time at the latest, also where it cannot be known who has the lock.
+
         A caller who is cancelled, or whose time is over, leaves nothing behind: neither a lock nor a place in the queue. Of one
         that dies, what is left ends by itself.
 
@@ -317,7 +319,7 @@ class LockService(ABC):
 
     @abstractmethod
     async def release(self, grant: Grant) -> None:
-        """Let the next one have it. A lock that is held no more is no error. Never raises; what cannot be released ends by its lease."""
+        """Let the next one have it. A lock that is held no more is no error. Never raises; what cannot be let go ends by its lease."""
 
     async def run(self) -> None:
         """What the service does besides, until it is cancelled."""

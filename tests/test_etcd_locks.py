@@ -12,6 +12,7 @@ import pytest
 
 from ha_session_mw import LockLost, Session, SessionLocked, SessionManager, SessionMiddleware, Settings, StoreUnavailable
 from ha_session_mw.abc import Grant
+from ha_session_mw.backends.etcd_locks import LAST_LOOK_S, LEAST_S, LET_GO_S
 from ha_session_mw.testing import SECRET
 
 from .asgi.driver import Answer, Node, obliging
@@ -19,6 +20,10 @@ from .engines import Etcd, etcd
 from .waiting import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+MARGIN_S = LAST_LOOK_S + LET_GO_S
+SLACK_S = 1.0
+"""For a machine that has much else to do."""
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +159,32 @@ async def test_a_holder_that_loses_etcd_stops_before_its_lease_is_over_for_anybo
             assert successor.fence > lost.fence
             with pytest.raises(LockLost):
                 await a.locks.require().renew(lost, lease_s=2)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_with_an_etcd_that_stands_still_whoever_waits_comes_or_leaves_is_answered_in_time(one_etcd: Etcd) -> None:
+    took_s: dict[str, float] = {}
+
+    async def want(manager: SessionManager, name: str) -> None:
+        begun_s = manager.clock.boot_s()
+        with pytest.raises(StoreUnavailable):
+            async with manager.lock(name, timeout=2):
+                pytest.fail("had it without knowing who else has it")
+        took_s[name] = manager.clock.boot_s() - begun_s
+
+    async with managers(one_etcd) as (a, b):
+        hold = await a.locks.acquire("app/waited for", timeout_s=0, lease_s=30)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(want, b, "waited for")
+                await anyio.sleep(0.5)
+                one_etcd.members[0].freeze()
+                tasks.start_soon(want, b, "come for")
+                begun_s = a.clock.boot_s()
+                await a.locks.release(hold)
+                took_s["left"] = a.clock.boot_s() - begun_s
+        finally:
+            one_etcd.members[0].thaw()
+    assert took_s["waited for"] < LEAST_S + MARGIN_S + SLACK_S
+    assert took_s["come for"] < LEAST_S + MARGIN_S + SLACK_S
+    assert took_s["left"] < LET_GO_S + SLACK_S

@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 import anyio
+from anyio.abc import TaskGroup
 
 from ..abc import Clock, Grant, LockService
 from ..cluster_urls import etcd_endpoints
@@ -29,8 +30,12 @@ logger = logging.getLogger("ha_session_mw.etcd")
 
 DRIFT_S = 1.0
 """How much longer than asked for a lease is in etcd, for its clock and the holder's. It counts in whole seconds."""
-LET_GO_S = 2.0
-"""How long to try to leave. What cannot be released is free at the end of its lease."""
+LEAST_S = 2.5
+"""How long etcd is given, also by those who will not wait for others: longer than an election takes, as a rule."""
+LAST_LOOK_S = 0.5
+"""How much longer, for its answer to a last look. That takes milliseconds."""
+LET_GO_S = 0.5
+"""How long whoever leaves waits for etcd, which is told without them after that. What it never hears of is free at the end of its lease."""
 LOOK_S = 0.02
 MOST_LOOK_S = 0.5
 """How often the next one looks, at the most; each one who comes first makes it so much rarer, down to twice a second."""
@@ -93,26 +98,31 @@ class EtcdLocks(LockService):
         self._clock = clock
         self._gateway = gateway
         self._prefix = prefix
+        self._leaving: TaskGroup | None = None
 
     async def run(self) -> None:
-        async with self._gateway.opened():
-            await anyio.sleep_forever()
+        async with self._gateway.opened(), anyio.create_task_group() as tasks:
+            self._leaving = tasks
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._leaving = None
 
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
         end_s = self._clock.boot_s() + within_s
-        while True:
-            begun_s = self._clock.boot_s()
-            with _told():
+        with self._asked(max(within_s, LEAST_S) + LAST_LOOK_S):
+            while True:
+                begun_s = self._clock.boot_s()
                 lease = (await self._gateway.grant_lease(math.ceil(lease_s + DRIFT_S))).id
-            place = _Place(name, place_key(self._prefix, name, f"{lease:x}"), lease, lease_s, end_s)
-            try:
-                with _told():
+                place = _Place(name, place_key(self._prefix, name, f"{lease:x}"), lease, lease_s, end_s)
+                try:
                     grant = await self._wait_for_grant(place, begun_s)
-            except BaseException:
-                await self._leave(lease)
-                raise
-            if grant is not None:
-                return grant
+                except BaseException:
+                    await self._leave(lease)
+                    raise
+                if grant is not None:
+                    return grant
+        raise StoreUnavailable("etcd gives no answer in time")
 
     async def _wait_for_grant(self, place: _Place, kept_s: float) -> Grant | None:
         """The lock; None where the place was lost, for want of an answer in time."""
@@ -149,29 +159,37 @@ class EtcdLocks(LockService):
 
     async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
         begun_s = self._clock.boot_s()
-        with _told():
-            kept = await self._gateway.keep_lease(int(grant.holder, 16))
-        if not kept:
-            raise LockLost("the lock was released, or its lease is over")
-        return replace(grant, until_s=begun_s + lease_s)
+        with self._asked(LEAST_S + LAST_LOOK_S):
+            if not await self._gateway.keep_lease(int(grant.holder, 16)):
+                raise LockLost("the lock was released, or its lease is over")
+            return replace(grant, until_s=begun_s + lease_s)
+        raise StoreUnavailable("etcd gives no answer in time")
 
     async def release(self, grant: Grant) -> None:
         await self._leave(int(grant.holder, 16))
 
     async def _leave(self, lease: int) -> None:
         """Give up the place, and the lock with it. A put that is on its way comes to nothing without its lease."""
-        with anyio.move_on_after(LET_GO_S, shield=True) as limit:
-            try:
-                await self._gateway.revoke_lease(lease)
-            except EtcdError as exc:
-                logger.warning("etcd %s; a lock is free later, at the end of its lease", exc)
-        if limit.cancelled_caught:
-            logger.warning("etcd gives no answer in time; a lock is free later, at the end of its lease")
+        left = anyio.Event()
+        if self._leaving is None:
+            logger.warning("the locks of this node do not run; a lock is free later, at the end of its lease")
+            return
+        self._leaving.start_soon(self._revoke, lease, left)
+        with anyio.CancelScope(shield=True), self._clock.move_on_after(LET_GO_S):
+            await left.wait()
 
+    async def _revoke(self, lease: int, left: anyio.Event) -> None:
+        try:
+            await self._gateway.revoke_lease(lease)
+        except EtcdError as exc:
+            logger.warning("etcd %s; a lock is free later, at the end of its lease", exc)
+        left.set()
 
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except EtcdError as exc:
-        raise StoreUnavailable(f"etcd {exc}") from exc
+    @contextmanager
+    def _asked(self, limit_s: float) -> Iterator[None]:
+        """Calls of etcd, with a limit for all of them; told in the words of the port."""
+        try:
+            with self._clock.move_on_after(limit_s):
+                yield
+        except EtcdError as exc:
+            raise StoreUnavailable(f"etcd {exc}") from exc

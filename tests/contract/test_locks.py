@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -170,8 +170,8 @@ class OnEtcd(Desks):
     def __init__(self, server: Etcd, prefix: str) -> None:
         self.server = server
         clock = SystemClock()
-        self.gateways = [EtcdGateway(server.endpoints, clock) for _ in range(3)]
-        self.desks = [Desk(EtcdLocks(clock, gateway, prefix), GuardedKeys(gateway, prefix), clock) for gateway in self.gateways]
+        gateways = [EtcdGateway(server.endpoints, clock) for _ in range(3)]
+        self.desks = [Desk(EtcdLocks(clock, gateway, prefix), GuardedKeys(gateway, prefix), clock) for gateway in gateways]
 
     async def break_off(self, desk: Desk) -> None:
         self.server.members[0].freeze()
@@ -189,11 +189,14 @@ class TestEtcd(LockServiceContract):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Desks]:
         nodes = OnEtcd(self.server, f"contract/{token_hex(4)}")
-        async with AsyncExitStack() as stack:
-            for gateway in nodes.gateways:
-                await stack.enter_async_context(gateway.opened())
+        with ExitStack() as stack:
             stack.callback(self.server.members[0].thaw)
-            yield nodes
+            async with anyio.create_task_group() as tasks:
+                for desk in nodes.desks:
+                    tasks.start_soon(desk.locks.run)
+                await anyio.wait_all_tasks_blocked()
+                yield nodes
+                tasks.cancel_scope.cancel()
 
 
 # What breaks it is found out.

@@ -1,0 +1,166 @@
+"""The times of locks on etcd, where etcd and the clock are in the test's hands: who is answered when, and what is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from ha_session_mw import SessionLocked, StoreUnavailable
+from ha_session_mw.abc import Grant
+from ha_session_mw.backends.etcd_locks import LAST_LOOK_S, LEAST_S, LET_GO_S, EtcdLocks
+from ha_session_mw.etcd_gateway import CALL_S
+from ha_session_mw.testing import ManualClock
+
+from .fake_etcd import FakeEtcd
+
+pytestmark = pytest.mark.anyio
+
+GRANT, PUT, LOOK, KEEP, LEAVE = "/v3/lease/grant", "/v3/kv/txn", "/v3/kv/range", "/v3/lease/keepalive", "/v3/lease/revoke"
+STEP_S = 0.05
+SLACK_S = 2 * STEP_S
+MARGIN_S = LAST_LOOK_S + LET_GO_S
+
+
+@pytest.fixture
+def etcd(clock: ManualClock) -> FakeEtcd:
+    return FakeEtcd(clock)
+
+
+@asynccontextmanager
+async def opened(etcd: FakeEtcd, clock: ManualClock) -> AsyncIterator[EtcdLocks]:
+    locks = EtcdLocks(clock, etcd.gateway(clock), "shop")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(locks.run)
+        await anyio.wait_all_tasks_blocked()
+        yield locks
+        tasks.cancel_scope.cancel()
+
+
+async def passing(clock: ManualClock, call: Callable[[], Awaitable[object]]) -> tuple[object, float]:
+    """What a call comes to while time passes, a failure too, and how long it took."""
+    begun_s = clock.boot_s()
+    found: list[object] = []
+
+    async def run() -> None:
+        try:
+            found.append(await call())
+        except (SessionLocked, StoreUnavailable) as exc:
+            found.append(exc)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await pass_time(clock, lambda: found)
+    return found[0], clock.boot_s() - begun_s
+
+
+async def pass_time(clock: ManualClock, until: Callable[[], object]) -> None:
+    await anyio.wait_all_tasks_blocked()
+    while not until():
+        clock.advance(STEP_S)
+        await anyio.wait_all_tasks_blocked()
+
+
+async def acquire(locks: EtcdLocks, within_s: float, lease_s: float = 6.0) -> Grant:
+    return await locks.acquire("x", within_s=within_s, lease_s=lease_s)
+
+
+@pytest.mark.parametrize("frozen_at", [GRANT, PUT, LOOK])
+@pytest.mark.parametrize("within_s", [0, 2, 30])
+async def test_whoever_comes_to_a_frozen_etcd_is_told_in_bounded_time(
+    etcd: FakeEtcd, clock: ManualClock, frozen_at: str, within_s: float
+) -> None:
+    async with opened(etcd, clock) as locks:
+        etcd.freezes_at = frozen_at
+        told, took_s = await passing(clock, lambda: acquire(locks, within_s))
+    assert isinstance(told, StoreUnavailable)
+    assert took_s <= max(within_s, LEAST_S) + MARGIN_S + SLACK_S
+    assert took_s <= CALL_S + MARGIN_S + SLACK_S
+
+
+@pytest.mark.parametrize("frozen_at", [LOOK, KEEP])
+@pytest.mark.parametrize("frozen_after_s", [0.5, 2.4, 3.9])
+async def test_whoever_waits_when_etcd_freezes_is_told_a_moment_after_the_time_is_over(
+    etcd: FakeEtcd, clock: ManualClock, frozen_at: str, frozen_after_s: float
+) -> None:
+    async with opened(etcd, clock) as locks, anyio.create_task_group() as tasks:
+        await acquire(locks, 0, lease_s=60)
+
+        async def freeze() -> None:
+            with clock.move_on_after(frozen_after_s):
+                await anyio.sleep_forever()
+            etcd.freezes_at = frozen_at
+
+        tasks.start_soon(freeze)
+        told, took_s = await passing(clock, lambda: acquire(locks, 4))
+    assert isinstance(told, StoreUnavailable if etcd.frozen else SessionLocked)
+    assert 4 <= took_s <= 4 + MARGIN_S + SLACK_S
+
+
+async def test_whoever_waits_for_others_in_vain_is_told_at_that_time_and_by_the_right_name(etcd: FakeEtcd, clock: ManualClock) -> None:
+    async with opened(etcd, clock) as locks:
+        await acquire(locks, 0, lease_s=60)
+        for within_s in (0, 1, 10):
+            told, took_s = await passing(clock, lambda within_s=within_s: acquire(locks, within_s))  # type: ignore[misc]
+            assert isinstance(told, SessionLocked)
+            assert within_s <= took_s <= within_s + SLACK_S
+
+
+async def test_a_renewal_that_etcd_does_not_answer_is_told_in_bounded_time(etcd: FakeEtcd, clock: ManualClock) -> None:
+    async with opened(etcd, clock) as locks:
+        grant = await acquire(locks, 0)
+        etcd.freezes_at = KEEP
+        told, took_s = await passing(clock, lambda: locks.renew(grant, lease_s=6))
+    assert isinstance(told, StoreUnavailable)
+    assert took_s <= LEAST_S + LAST_LOOK_S + SLACK_S
+
+
+async def test_a_lock_that_is_let_go_while_etcd_stands_still_is_free_as_soon_as_it_goes_on(etcd: FakeEtcd, clock: ManualClock) -> None:
+    async with opened(etcd, clock) as locks:
+        grant = await acquire(locks, 0, lease_s=60)
+        etcd.freezes_at = LEAVE
+        _, took_s = await passing(clock, lambda: locks.release(grant))
+        assert took_s <= LET_GO_S + SLACK_S
+        await pass_time(clock, lambda: etcd.asked.count(LEAVE) == 4)
+        etcd.freezes_at = ""
+        etcd.frozen = False  # what it was asked before is lost
+        await pass_time(clock, lambda: not etcd.keys)
+        assert (await acquire(locks, 0)).fence > grant.fence
+
+
+async def test_what_etcd_took_too_late_keeps_no_place_in_the_queue(etcd: FakeEtcd, clock: ManualClock) -> None:
+    async with opened(etcd, clock) as locks:
+        etcd.freezes_at = PUT
+        told, _ = await passing(clock, lambda: acquire(locks, 0, lease_s=60))
+        assert isinstance(told, StoreUnavailable)
+        etcd.thaw()
+        await pass_time(clock, lambda: not etcd.leases)
+        await acquire(locks, 0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_whoever_is_cancelled_goes_in_bounded_time_and_leaves_no_place_behind(
+    etcd: FakeEtcd, clock: ManualClock, frozen: bool
+) -> None:
+    async def give_up() -> None:
+        with clock.move_on_after(3):
+            await acquire(locks, 60)
+
+    async with opened(etcd, clock) as locks:
+        grant = await acquire(locks, 0, lease_s=60)
+        etcd.freezes_at = LEAVE if frozen else ""
+        _, took_s = await passing(clock, give_up)
+        assert took_s <= 3 + (LET_GO_S if frozen else 0) + SLACK_S
+        etcd.thaw()
+        assert [*etcd.leases] == [int(grant.holder, 16)]
+
+
+async def test_a_lock_that_is_let_go_when_nothing_runs_any_more_is_told_and_no_error(
+    etcd: FakeEtcd, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(etcd, clock) as locks:
+        grant = await acquire(locks, 0)
+    await locks.release(grant)
+    assert "a lock is free later, at the end of its lease" in caplog.text
