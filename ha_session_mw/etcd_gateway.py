@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 import httpx2
@@ -21,7 +22,8 @@ from .abc import Clock
 from .certificates import unreachable
 
 TRY_S = 0.6
-"""One try at one endpoint. A write takes milliseconds; a frozen or cut off endpoint is not worth more."""
+"""One try at one endpoint. A write takes milliseconds; a frozen or cut off endpoint is not worth more. With three, the next one is asked
+after a third of it."""
 CALL_S = 5.0
 """All tries of one call: longer than an election takes (2.3 s at the most where a leader was killed)."""
 ROUND_PAUSE_S = 0.05
@@ -198,6 +200,44 @@ def end_of(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
+class _Tries(Generic[T]):
+    """The tries of one call, of which several may be under way.
+
+    Attributes:
+        under_way: how many are.
+        latest: set when the latest one has failed, or the outcome of the call is known.
+    """
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.latest = anyio.Event()
+        self._answers: list[T] = []
+        self._failure: EtcdError = EtcdUnavailable(_TOO_LATE)
+
+    def begin(self) -> anyio.Event:
+        self.latest = anyio.Event()
+        return self.latest
+
+    async def run(self, ask: Callable[[], Awaitable[T]], done: anyio.Event) -> None:
+        self.under_way += 1
+        try:
+            self._answers.append(await ask())
+        except EtcdError as exc:
+            if not self.are_over():
+                self._failure = exc
+        self.under_way -= 1
+        (self.latest if self.are_over() else done).set()
+
+    def are_over(self) -> bool:
+        """Whether there is an answer, or a failure that each endpoint would tell."""
+        return bool(self._answers) or not isinstance(self._failure, EtcdUnavailable) or isinstance(self._failure, EtcdFull)
+
+    def outcome(self) -> T:
+        if self._answers:
+            return self._answers[0]
+        raise self._failure
+
+
 class EtcdGateway:
     """Calls one etcd cluster.
 
@@ -283,7 +323,8 @@ class EtcdGateway:
             EtcdError: it was not applied.
         """
         body = {"compare": compare, "success": success, "failure": failure}
-        return await self._call("/v3/kv/txn", body, Transaction, once=once)
+        call = self._call_once if once else self._call
+        return await call("/v3/kv/txn", body, Transaction)
 
     async def grant_lease(self, ttl_s: int) -> Granted:
         """A new lease. Its time counts from before the call, and etcd may end it later than that (2 s at the least).
@@ -320,40 +361,60 @@ class EtcdGateway:
 
     # How it is carried.
 
-    async def _call(self, path: str, body: Mapping[str, object], kind: type[T], *, once: bool = False) -> T:
-        failure: EtcdError = EtcdUnavailable(_TOO_LATE)
+    async def _call(self, path: str, body: Mapping[str, object], kind: type[T]) -> T:
+        """The first answer of the endpoints, which are asked one after the other without waiting for the slow.
+
+        While a leader is elected, what a member was asked before is lost, and what it is asked then is done. So the sooner one is asked
+        again the better; and each once at a time.
+        """
+        tries = _Tries[T]()
         with self._clock.move_on_after(CALL_S):
-            for tries in count(1):
-                turn = self._turn
-                try:
-                    return await self._try(self._endpoints[turn % len(self._endpoints)], path, body, kind)
-                except EtcdFull:
-                    raise
-                except EtcdUnavailable as exc:
-                    failure = exc
-                if self._turn == turn:  # of many that fail at once, the first moves on
-                    self._turn = turn + 1
-                if once:
-                    break
-                if tries % len(self._endpoints) == 0:
-                    await self._pause()
-        raise failure
+            async with anyio.create_task_group() as tasks:
+                for number in count(1):
+                    turn = self._turn
+                    tasks.start_soon(tries.run, partial(self._try, turn, path, body, kind), tries.begin())
+                    await self._hear(tries, TRY_S / len(self._endpoints))
+                    if not tries.are_over():
+                        self._move_on(turn)
+                        if number % len(self._endpoints) == 0:
+                            tries.begin()
+                            await self._hear(tries, ROUND_PAUSE_S)
+                    if tries.are_over():
+                        break
+                if tries.under_way:
+                    tasks.cancel_scope.cancel()
+        return tries.outcome()
 
-    async def _pause(self) -> None:
-        with self._clock.move_on_after(ROUND_PAUSE_S):
-            await anyio.sleep_forever()
+    async def _hear(self, tries: _Tries[T], within_s: float) -> None:
+        with self._clock.move_on_after(within_s):
+            await tries.latest.wait()
 
-    async def _try(self, endpoint: str, path: str, body: Mapping[str, object], kind: type[T]) -> T:
-        """One try; with a log-in, where one is asked for."""
-        used = self._token
+    async def _call_once(self, path: str, body: Mapping[str, object], kind: type[T]) -> T:
+        turn = self._turn
         try:
-            return await self._within(TRY_S, self._post(endpoint, path, body, kind))
+            return await self._try(turn, path, body, kind)
+        except EtcdUnavailable:
+            self._move_on(turn)
+            raise
+
+    def _move_on(self, turn: int) -> None:
+        """Another endpoint is asked next. Of many calls that fail at once, the first has its way."""
+        if self._turn == turn:
+            self._turn = turn + 1
+
+    async def _try(self, turn: int, path: str, body: Mapping[str, object], kind: type[T]) -> T:
+        """One try; with a log-in, where one is asked for. Whoever has answered is asked first by the next call."""
+        endpoint, used = self._endpoints[turn % len(self._endpoints)], self._token
+        try:
+            answer = await self._within(TRY_S, self._post(endpoint, path, body, kind))
         except _LogInFirst as exc:
             await self._within(LOG_IN_S, self._log_in(endpoint, used, exc))
-        try:
-            return await self._within(TRY_S, self._post(endpoint, path, body, kind))
-        except _LogInFirst as exc:
-            raise exc.after_all() from exc
+            try:
+                answer = await self._within(TRY_S, self._post(endpoint, path, body, kind))
+            except _LogInFirst as again:
+                raise again.after_all() from again
+        self._turn = turn
+        return answer
 
     async def _within(self, limit_s: float, answer: Coroutine[Any, Any, T]) -> T:
         with self._clock.move_on_after(limit_s):

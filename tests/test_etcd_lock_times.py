@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 GRANT, PUT, LOOK, KEEP, LEAVE = "/v3/lease/grant", "/v3/kv/txn", "/v3/kv/range", "/v3/lease/keepalive", "/v3/lease/revoke"
 STEP_S = 0.05
-SLACK_S = 2 * STEP_S
+SLACK_S = 3 * STEP_S
 MARGIN_S = LAST_LOOK_S + LET_GO_S
 
 
