@@ -359,6 +359,10 @@ class EtcdGateway:
             self._watch_turn = turn + 1
             raise
 
+    def leave_watched(self) -> None:
+        """The next watch is at another endpoint than the last one."""
+        self._watch_turn += 1
+
     # How it is carried.
 
     async def _call(self, path: str, body: Mapping[str, object], kind: type[T]) -> T:

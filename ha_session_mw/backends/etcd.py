@@ -57,6 +57,8 @@ DURABLE_LIMIT_S = 3.0
 """How long a log-out waits for etcd while it is well: longer than an election takes after a leader was killed (2.3 s)."""
 DURABLE_LIMIT_ALONE_S = 0.5
 """How long where this node has been out of contact with it."""
+BEHIND_S = 0.6
+"""After which what was written is to have come by the watch. It takes milliseconds; a member that stands still is not worth more."""
 AGAIN_S = 0.2
 """After a failure. Most have taken their time already; those that are told at once are to be no load."""
 LEAVE_S = 5.0
@@ -127,6 +129,7 @@ class EtcdLog(MemberedLog):
         self._singles, self._jobs = Outbox(), Outbox()
         self._lives = 0
         self._lost = False
+        self._watching: anyio.CancelScope | None = None
         self.trouble: dict[str, str] = {}
         """What does not work, and why, in words fit to follow "etcd "."""
         self._begin()
@@ -138,6 +141,7 @@ class EtcdLog(MemberedLog):
         self.ordered = Ordered(self._view, msgspec.structs.replace(self._own, life=life), heartbeat_s=self._heartbeat_s)
         self._last = KeyValue()  # what was written last of all that was read
         self._newest = 0  # where the last entry stands: no client has to wait for beats
+        self._written = 0  # up to where etcd has said that it was written
         self._has_left = False
         self._settle()
 
@@ -235,6 +239,7 @@ class EtcdLog(MemberedLog):
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._follow_for_ever)
+                    tasks.start_soon(self._mind_watch_for_ever)
                     tasks.start_soon(self._beat_for_ever)
                     tasks.start_soon(self._write_for_ever, self._singles)
                     tasks.start_soon(self._write_for_ever, self._jobs)
@@ -265,7 +270,11 @@ class EtcdLog(MemberedLog):
         while not self.is_set_back():
             try:
                 await (self._load() if self.ordered.needs_load else self._compare())
-                await self._gateway.watch(self._keys.start, self._keys.end, self.ordered.position + 1, self._take)
+                with anyio.CancelScope() as self._watching:
+                    await self._gateway.watch(self._keys.start, self._keys.end, self.ordered.position + 1, self._take)
+                self._gateway.leave_watched()
+                self._note("following", "has fallen behind")
+                continue
             except _LoadAgain:
                 continue
             except EtcdCompacted:
@@ -278,6 +287,22 @@ class EtcdLog(MemberedLog):
                 self._note("following", str(exc))
             await self._sleep(AGAIN_S)
         await anyio.sleep_forever()
+
+    async def _mind_watch_for_ever(self) -> None:
+        """Have a watch given up that does not tell of what was written: its member of etcd stands still, or is cut off from the others."""
+        while True:
+            while (written := self._written) <= self.ordered.position:
+                await self.changed()
+            with self._clock.move_on_after(BEHIND_S) as limit:
+                while self.ordered.position < written:
+                    await self.changed()
+            if limit.cancelled_caught and self._watching is not None:
+                self._watching.cancel()
+
+    def _take_answer(self, position: int) -> None:
+        """Something was written at that position."""
+        self._written = max(self._written, position)
+        self._settle()
 
     def _mistrust(self) -> None:
         self.ordered.quarantine()
@@ -369,7 +394,7 @@ class EtcdLog(MemberedLog):
             return
         self._note("taking beats", None)
         self.ordered.answered(sent, done.header.revision)
-        self._settle()
+        self._take_answer(done.header.revision)
 
     # Writing.
 
@@ -399,6 +424,7 @@ class EtcdLog(MemberedLog):
                 await self._write(box, half)
         else:
             box.written(records, done.header.revision)
+            self._take_answer(done.header.revision)
 
     # Time, and what follows from it.
 
