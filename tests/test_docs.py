@@ -33,7 +33,11 @@ from ha_session_mw import testing as testing_module
 from ha_session_mw._core.decision import CHECKS
 from ha_session_mw._core.freshness import fence_wait_s
 from ha_session_mw._core.recovery import Memory, Recovery
+from ha_session_mw.backends.etcd import DURABLE_LIMIT_S
+from ha_session_mw.backends.etcd_locks import LAST_LOOK_S, LEAST_S, LET_GO_S
+from ha_session_mw.backends.etcd_store import LIMIT_S
 from ha_session_mw.config import SETTINGS, variable
+from ha_session_mw.etcd_gateway import CALL_S
 from ha_session_mw.exceptions import ProblemError, problem_types
 from ha_session_mw.judging import IN_FLIGHT_S, RELAXED_LIMIT_S
 
@@ -315,6 +319,21 @@ def test_each_trouble_of_etcd_is_one_that_the_code_tells() -> None:
     )
     assert len(shown) > 12
     assert {text for text in shown if text not in program} == set()
+
+
+def test_how_long_a_log_out_waits_for_etcd_is_told_as_it_is() -> None:
+    page = (DOCS / "how-to" / "etcd.md").read_text("utf-8")
+    assert f"503 `quorum_lost` after {DURABLE_LIMIT_S:g} s" in page
+    assert f"They wait for {DURABLE_LIMIT_S:g} seconds at the most" in page
+    assert f"A log-out takes {DURABLE_LIMIT_S:g} s and is `provisional`" in CONSISTENCY
+
+
+def test_how_long_a_lock_on_etcd_takes_is_told_as_it_is() -> None:
+    page = section((DOCS / "how-to" / "locks.md").read_text("utf-8"), "## How long it takes at the most")
+    margin_s = LAST_LOOK_S + LET_GO_S
+    assert f"`timeout`, and {margin_s:g} second more where etcd does not answer; but {LEAST_S + margin_s:g} seconds" in page
+    assert f"{LET_GO_S:g} seconds. etcd goes on being told for {CALL_S:g} seconds more" in page
+    assert f"that takes {LIMIT_S:g} seconds more at the most" in page
 
 
 def test_the_bound_of_a_log_out_is_that_of_the_code() -> None:

@@ -53,8 +53,9 @@ SINGLE = 8
 """Log-outs of so many entries go ahead of those of more: a person waits for the one, a job for the other."""
 MAX_RECORD_BYTES = 256 * 1024
 """A token has 4096 bytes at the most, so no id or subject of one is nearly as long. etcd takes 1.5 MB, and not always in time."""
-DURABLE_LIMIT_S = 3.0
-"""How long a log-out waits for etcd while it is well: longer than an election takes after a leader was killed (2.3 s)."""
+DURABLE_LIMIT_S = 5.0
+"""How long a log-out waits for etcd while it is well. A leader is elected 1 to 2 s after the last one fell silent; where two members
+want to be it at once, 1 to 2 s after that. A log-out that takes so long and holds is worth more than a refusal after 3 s."""
 DURABLE_LIMIT_ALONE_S = 0.5
 """How long where this node has been out of contact with it."""
 BEHIND_S = 0.6
