@@ -20,17 +20,22 @@ def _number(key: str) -> int:
     return int.from_bytes(blake2b(key.encode(), digest_size=_SIZE).digest())
 
 
+def sum_of(keys: Iterable[str]) -> int:
+    """What some entries add to the sum of all."""
+    return sum(map(_number, keys))
+
+
 class Digest:
     """The sum now, and what it was at the latest positions."""
 
     __slots__ = ("_positions", "_sum", "_sums")
 
     def __init__(self) -> None:
-        self.begin(0, ())
+        self.begin(0, 0)
 
-    def begin(self, position: int, keys: Iterable[str]) -> None:
-        """The log was read as a whole: these are all of its entries at that position."""
-        self._sum = sum(map(_number, keys)) & _ALL
+    def begin(self, position: int, total: int) -> None:
+        """The log was read as a whole: that is the sum of all of its entries at that position."""
+        self._sum = total & _ALL
         self._positions = [position]
         self._sums = [self._sum]
 

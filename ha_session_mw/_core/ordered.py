@@ -14,12 +14,12 @@ try. It calls :meth:`Ordered.tick` every heartbeat.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..events import Diverged, Rollback, RolledBack
 from ..models import Entry
-from .digest import Digest
+from .digest import Digest, sum_of
 from .freshness import Moment
 from .members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
 from .processes import Processes
@@ -32,6 +32,9 @@ LEAST_BEAT_S = 0.025
 REMOVE_AFTER_S = 600.0
 REMOVE_AFTER_WAITS = 3
 """How long a process must have been silent until anybody may delete its beat: long beyond any lease, and any hiccup of the engine."""
+
+PIECE = 1000
+"""Entries of a log that are taken in at a time. That takes some milliseconds, and no heartbeat or probe waits for longer."""
 
 _MOST_TRIES = 256
 """Beats of which it is not known yet whether they come back. Those left out are minutes old, and vouch for nothing."""
@@ -112,6 +115,10 @@ class CaughtUp:
 
 
 OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
+
+
+def _pieces(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    return (entries[begin : begin + PIECE] for begin in range(0, len(entries), PIECE))
 
 
 class Ordered:
@@ -237,21 +244,45 @@ class Ordered:
 
     def loaded(self, snapshot: Snapshot, now: Moment) -> None:
         """The whole log, as of one position."""
-        keys = [entry_key(entry) for entry in snapshot.entries]
+        for _ in self.load(snapshot, lambda: now):
+            pass
+
+    def load(self, snapshot: Snapshot, moment: Callable[[], Moment]) -> Iterator[None]:
+        """The same, in pieces: a log may be long, and others have something to do as well.
+
+        In between, entries may be appended, and this process may beat, or leave. Before the end, which comes in one step, nothing is
+        known of the log but denials and the floor, and :attr:`needs_load` holds.
+
+        Args:
+            snapshot: the whole log.
+            moment: tells when the end has come.
+        """
+        keys: list[str] = []
+        total = 0
+        for piece in _pieces(snapshot.entries):
+            keys += (found := [entry_key(entry) for entry in piece])
+            total += sum_of(found)
+            yield
         why = self._rollback_of(snapshot, keys)
         if why is not None:
             self._roll_back(why)
-        if self.rolled_back or self._left:
+        if self._is_over():
             return
-        self.log = snapshot.log
         # The floor first: entries below it may be missing, and nobody else may tell us.
         self._take_floor(snapshot.floor_ms)
+        for piece in _pieces(snapshot.entries):
+            for entry in piece:
+                self.view.merge(entry)
+            yield
+        if self._is_over():
+            return
+        self.log = snapshot.log
         self._give_up_cuts(-math.inf)
-        for entry, key in zip(snapshot.entries, keys, strict=True):
-            self.view.merge(entry)
-            self._unseen.pop(key, None)
+        for key in self._unseen.keys() & keys:
+            del self._unseen[key]
         self.position = snapshot.position
-        self._digest.begin(snapshot.position, keys)
+        self._digest.begin(snapshot.position, total)
+        now = moment()
         self._load_beats(snapshot, now)
         self.needs_load = False
         self._news = True
@@ -268,7 +299,7 @@ class Ordered:
 
     def delivered(self, position: int, items: Iterable[Item], now: Moment) -> None:
         """All changes of one position, in their order. What was applied before is passed over."""
-        if self.needs_load or self.rolled_back or self._left or position <= self.position:
+        if self.needs_load or self._is_over() or position <= self.position:
             return
         own_s = -math.inf
         for item in items:
@@ -343,6 +374,10 @@ class Ordered:
 
     def _stamp(self) -> None:
         self.view.fresh_at = self._fresh_s if self._can_be_relied_on and not self._left else -math.inf
+
+    def _is_over(self) -> bool:
+        """Whether this process takes nothing in any more."""
+        return self.rolled_back is not None or self._left
 
     @property
     def _can_be_relied_on(self) -> bool:

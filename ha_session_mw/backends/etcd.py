@@ -317,7 +317,8 @@ class EtcdLog(MemberedLog):
             await self._make_log()
             raise _LoadAgain
         # Where the log that this node has read is gone, it has to be told of another one.
-        self.ordered.loaded(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._now())
+        for _ in self.ordered.load(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._now):
+            await anyio.lowlevel.checkpoint()
         self._last, self._newest = reading.last, reading.newest
         self._note("following", None)
         self._settle()

@@ -13,6 +13,7 @@ from ha_session_mw._core.freshness import Moment
 from ha_session_mw._core.members import Heartbeat
 from ha_session_mw._core.ordered import (
     LEAST_BEAT_S,
+    PIECE,
     REMOVE_AFTER_S,
     BeatDeleted,
     BeatPut,
@@ -133,6 +134,57 @@ class Log:
 
 
 # Starting.
+
+
+def long_log() -> Log:
+    log = Log()
+    log.put(*(Deny(f"{number}", NOW_MS + HOUR_MS) for number in range(3 * PIECE)))
+    return log
+
+
+def test_a_log_taken_in_piece_by_piece_comes_to_the_same_as_at_once_and_counts_from_its_end_only() -> None:
+    log = long_log()
+    whole, one = log.member("a"), Ordered(View(), own("a"), heartbeat_s=HEARTBEAT_S)
+    pieces = 0
+    for _ in one.load(log.snapshot(), lambda: START):
+        pieces += 1
+        assert one.needs_load
+        assert (one.position, one.log, one.view.fresh_at, one.due_s) == (0, None, -math.inf, math.inf)
+    assert pieces >= 3
+    assert not one.needs_load
+    assert (one.position, one.log, one.view.denied) == (whole.position, whole.log, whole.view.denied)
+    assert one.beat(START).beat == whole.beat(START).beat
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_what_is_appended_while_a_log_is_taken_in_is_no_rollback_and_is_seen_in_the_log_later(after: int) -> None:
+    log = long_log()
+    one = log.member("a")
+    one.quarantine()
+    mine = [Deny("mine", NOW_MS + HOUR_MS), Deny("0", NOW_MS + HOUR_MS)]
+    for number, _ in enumerate(one.load(log.snapshot(), lambda: START)):
+        if number == after:
+            one.append(mine)
+    assert one.rolled_back is None
+    log.put(*mine)
+    log.deliver(START, one)
+    one.quarantine()
+    one.loaded(log.snapshot(), START)
+    assert one.rolled_back is None
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_whoever_leaves_or_is_told_of_a_rollback_while_a_log_is_taken_in_judges_nothing_after_it(after: int) -> None:
+    log = long_log()
+    for leaves in (True, False):
+        one = log.member("a")
+        sent = one.beat(START)
+        one.quarantine()
+        for number, _ in enumerate(one.load(log.snapshot(), lambda: START)):
+            if number == after:
+                one.leave() if leaves else one.answered(sent, sent.beat.applied)
+        assert one.view.fresh_at == -math.inf
+        assert one.needs_load
 
 
 def test_a_node_judges_nothing_before_its_own_beat_has_come_back() -> None:
