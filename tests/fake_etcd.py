@@ -65,6 +65,8 @@ class FakeEtcd(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         path = request.url.path
+        if path == "/v3/watch":
+            await anyio.sleep_forever()  # it has no news
         self.asked.append(path)
         self.frozen = self.frozen or path == self.freezes_at
         if self.frozen:

@@ -6,21 +6,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+import httpx2
 import pytest
 
 from ha_session_mw import SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
-from ha_session_mw.backends.etcd_locks import LAST_LOOK_S, LEAST_S, LET_GO_S, EtcdLocks
-from ha_session_mw.etcd_gateway import CALL_S
+from ha_session_mw.backends.etcd_locks import LAST_LOOK_S, LEAST_S, LET_GO_S, EtcdLocks, place_key
+from ha_session_mw.etcd_gateway import CALL_S, KeyValue
 from ha_session_mw.testing import ManualClock
+from ha_session_mw.testing.stillness import until_nothing_moves
 
-from .fake_etcd import FakeEtcd
+from .fake_etcd import FakeEtcd, Lease
 
 pytestmark = pytest.mark.anyio
 
 GRANT, PUT, LOOK, KEEP, LEAVE = "/v3/lease/grant", "/v3/kv/txn", "/v3/kv/range", "/v3/lease/keepalive", "/v3/lease/revoke"
 STEP_S = 0.05
-SLACK_S = 3 * STEP_S
+SLACK_S = 2 * STEP_S
 MARGIN_S = LAST_LOOK_S + LET_GO_S
 
 
@@ -34,7 +36,7 @@ async def opened(etcd: FakeEtcd, clock: ManualClock) -> AsyncIterator[EtcdLocks]
     locks = EtcdLocks(clock, etcd.gateway(clock), "shop")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(locks.run)
-        await anyio.wait_all_tasks_blocked()
+        await until_nothing_moves()
         yield locks
         tasks.cancel_scope.cancel()
 
@@ -57,10 +59,10 @@ async def passing(clock: ManualClock, call: Callable[[], Awaitable[object]]) -> 
 
 
 async def pass_time(clock: ManualClock, until: Callable[[], object]) -> None:
-    await anyio.wait_all_tasks_blocked()
+    await until_nothing_moves()
     while not until():
         clock.advance(STEP_S)
-        await anyio.wait_all_tasks_blocked()
+        await until_nothing_moves()
 
 
 async def acquire(locks: EtcdLocks, within_s: float, lease_s: float = 6.0) -> Grant:
@@ -164,3 +166,94 @@ async def test_a_lock_that_is_let_go_when_nothing_runs_any_more_is_told_and_no_e
         grant = await acquire(locks, 0)
     await locks.release(grant)
     assert "a lock is free later, at the end of its lease" in caplog.text
+
+
+# Leases
+
+
+@pytest.mark.parametrize("lease_s", [0.3, 1.0, 1.5, 6.0])
+async def test_a_lease_is_over_for_its_holder_a_second_before_it_is_for_etcd(etcd: FakeEtcd, clock: ManualClock, lease_s: float) -> None:
+    async with opened(etcd, clock) as locks:
+        grant = await acquire(locks, 0, lease_s=lease_s)
+        [lease] = etcd.leases.values()
+        assert grant.until_s == clock.boot_s() + lease_s
+        assert grant.until_s + 1 <= lease.end_s < grant.until_s + 2
+        clock.advance(lease_s / 3)
+        renewed = await locks.renew(grant, lease_s=lease_s)
+        assert renewed.until_s == clock.boot_s() + lease_s
+        assert renewed.until_s + 1 <= lease.end_s < renewed.until_s + 2
+
+
+async def test_a_lease_counts_from_before_etcd_was_asked(clock: ManualClock) -> None:
+    class SlowToAnswer(FakeEtcd):
+        """Its clock and the holder's go on before it has heard of anything."""
+
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            clock.advance(0.2)
+            return await super().handle_async_request(request)
+
+    async with opened(SlowToAnswer(clock), clock) as locks:
+        begun_s = clock.boot_s()
+        grant = await acquire(locks, 0)
+        assert grant.until_s == begun_s + 6
+        begun_s = clock.boot_s()
+        assert (await locks.renew(grant, lease_s=6)).until_s == begun_s + 6
+
+
+async def test_whoever_waits_for_long_keeps_its_place_and_its_lease_counts_from_the_last_time_it_did(
+    etcd: FakeEtcd, clock: ManualClock
+) -> None:
+    found: list[Grant] = []
+
+    async def wait() -> None:
+        found.append(await acquire(locks, 60, lease_s=3))
+
+    async with opened(etcd, clock) as locks, anyio.create_task_group() as tasks:
+        first = await acquire(locks, 0, lease_s=60)
+        tasks.start_soon(wait)
+        begun_s = clock.boot_s()
+        await pass_time(clock, lambda: clock.boot_s() >= begun_s + 20)
+        assert etcd.asked.count(KEEP) in (19, 20)  # three times in a lease, and no more: each is a write
+        await locks.release(first)
+        await pass_time(clock, lambda: found)
+    assert clock.boot_s() + 3 - 1 - SLACK_S <= found[0].until_s <= clock.boot_s() + 3
+    assert found[0].fence > first.fence
+    assert etcd.asked.count(PUT) == 2
+
+
+async def test_a_place_that_was_lost_while_etcd_stood_still_is_taken_anew(etcd: FakeEtcd, clock: ManualClock) -> None:
+    found: list[Grant] = []
+
+    async def wait() -> None:
+        found.append(await acquire(locks, 60, lease_s=1))
+
+    async with opened(etcd, clock) as locks, anyio.create_task_group() as tasks:
+        first = await acquire(locks, 0, lease_s=60)
+        tasks.start_soon(wait)
+        begun_s = clock.boot_s()
+        await pass_time(clock, lambda: clock.boot_s() >= begun_s + 1)
+        etcd.frozen = True
+        await pass_time(clock, lambda: clock.boot_s() >= begun_s + 4)
+        etcd.frozen = False
+        await locks.release(first)
+        await pass_time(clock, lambda: found)
+        [lease] = etcd.leases.values()
+        assert lease.keys == {key for key in etcd.keys if key.endswith(b"/" + found[0].holder.encode())}
+        assert clock.boot_s() < found[0].until_s
+
+
+async def test_those_far_back_in_the_queue_look_more_rarely_and_twice_a_second_at_the_least(etcd: FakeEtcd, clock: ManualClock) -> None:
+    looks: list[int] = []
+    async with opened(etcd, clock) as locks:
+        for ahead in (1, 10, 100):
+            while len(etcd.keys) < ahead:
+                number = 1000 + len(etcd.keys)
+                key = place_key("shop", "x", f"{number:x}")
+                etcd.leases[number], etcd.keys[key] = Lease(1000, clock.boot_s() + 1000), KeyValue(key, b"", 1, 1)
+            etcd.asked.clear()
+            told, _ = await passing(clock, lambda: acquire(locks, 5, lease_s=60))
+            assert isinstance(told, SessionLocked)
+            looks.append(etcd.asked.count(LOOK))
+    assert looks[0] > 60  # each 10 to 20 ms, in steps of the clock's 50
+    assert 25 <= looks[1] < 60
+    assert 10 <= looks[2] <= 25
