@@ -520,11 +520,14 @@ async def test_a_slow_answer_counts_though_others_have_been_asked_meanwhile(cloc
     gateway = EtcdGateway(["http://a:1", "http://b:1", "http://c:1"], clock, transport=lambda: transport)
     async with opened(gateway):
         assert await passing(clock, lambda: gateway.transact([])) <= TRY_S * 0.9 + 0.05
-    assert transport.asked == ["a", "b", "c"]
+        assert transport.asked == ["a", "b", "c"]
+        await passing(clock, lambda: gateway.transact([]))
+    assert transport.asked[3:] == ["a", "b", "c"]  # it has answered, so it is the first to be asked again
 
 
-async def test_a_definite_no_ends_a_call_at_once_whoever_else_is_asked(clock: ManualClock) -> None:
-    transport = Scripted(a="never", b=(400, b'{"error":"some words","code":3}'), c="never")
+@pytest.mark.parametrize(("words", "kind"), [(b"some words", EtcdRejected), (b"etcdserver: mvcc: database space exceeded", EtcdFull)])
+async def test_a_definite_no_ends_a_call_at_once_whoever_else_is_asked(words: bytes, kind: type[EtcdError], clock: ManualClock) -> None:
+    transport = Scripted(a="never", b=(400, b'{"error":"%s","code":3}' % words), c="never")
     told: list[EtcdError] = []
 
     async def call() -> None:
@@ -536,7 +539,7 @@ async def test_a_definite_no_ends_a_call_at_once_whoever_else_is_asked(clock: Ma
     gateway = scripted(transport, clock)
     async with opened(gateway):
         assert await passing(clock, call) <= TRY_S / 3 + 0.05
-    assert [type(exc) for exc in told] == [EtcdRejected]
+    assert [type(exc) for exc in told] == [kind]
     assert transport.asked == ["a", "b"]
 
 

@@ -9,7 +9,7 @@ import anyio
 import httpx2
 import pytest
 
-from ha_session_mw import SessionLocked, StoreUnavailable
+from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
 from ha_session_mw.backends.etcd_locks import LAST_LOOK_S, LEAST_S, LET_GO_S, EtcdLocks, place_key
 from ha_session_mw.etcd_gateway import CALL_S, KeyValue
@@ -242,6 +242,40 @@ async def test_a_place_that_was_lost_while_etcd_stood_still_is_taken_anew(etcd: 
         assert clock.boot_s() < found[0].until_s
 
 
+async def test_a_place_whose_answer_was_lost_is_taken_once_so_what_it_guards_can_be_written(etcd: FakeEtcd, clock: ManualClock) -> None:
+    async with opened(etcd, clock) as locks:
+        etcd.loses = PUT
+        await passing(clock, lambda: acquire(locks, 0))
+        [place] = etcd.keys.values()
+        assert etcd.asked.count(PUT) == 2
+        assert place.mod_revision == place.create_revision
+
+
+@pytest.mark.parametrize("key_stays", [False, True])
+async def test_a_place_that_etcd_has_ended_too_early_is_left_for_another_one(etcd: FakeEtcd, clock: ManualClock, key_stays: bool) -> None:
+    async with opened(etcd, clock) as locks, anyio.create_task_group() as tasks:
+        await acquire(locks, 0, lease_s=60)
+        tasks.start_soon(acquire, locks, 60, 3)
+        await until_nothing_moves()
+        [_, lost] = etcd.leases
+        if key_stays:
+            del etcd.leases[lost]  # its keys are deleted a moment later
+        else:
+            etcd._end(lost)
+        begun_s = clock.boot_s()
+        await pass_time(clock, lambda: etcd.asked.count(PUT) == 3 or clock.boot_s() > begun_s + 10)
+        assert clock.boot_s() - begun_s <= (1 if key_stays else 0) + SLACK_S  # when it keeps the lease, or when it looks
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_lock_that_was_let_go_cannot_be_renewed(etcd: FakeEtcd, clock: ManualClock) -> None:
+    async with opened(etcd, clock) as locks:
+        grant = await acquire(locks, 0)
+        await locks.release(grant)
+        with pytest.raises(LockLost):
+            await locks.renew(grant, lease_s=6)
+
+
 async def test_those_far_back_in_the_queue_look_more_rarely_and_twice_a_second_at_the_least(etcd: FakeEtcd, clock: ManualClock) -> None:
     looks: list[int] = []
     async with opened(etcd, clock) as locks:
@@ -251,8 +285,9 @@ async def test_those_far_back_in_the_queue_look_more_rarely_and_twice_a_second_a
                 key = place_key("shop", "x", f"{number:x}")
                 etcd.leases[number], etcd.keys[key] = Lease(1000, clock.boot_s() + 1000), KeyValue(key, b"", 1, 1)
             etcd.asked.clear()
-            told, _ = await passing(clock, lambda: acquire(locks, 5, lease_s=60))
+            told, took_s = await passing(clock, lambda: acquire(locks, 5, lease_s=60))
             assert isinstance(told, SessionLocked)
+            assert took_s <= 5 + SLACK_S
             looks.append(etcd.asked.count(LOOK))
     assert looks[0] > 60  # each 10 to 20 ms, in steps of the clock's 50
     assert 25 <= looks[1] < 60
