@@ -564,6 +564,15 @@ async def test_what_must_not_be_repeated_is_tried_once_and_the_next_asks_another
         ((200, b"[]"), EtcdForeign),
         ((200, b'{"header":"no header"}'), EtcdForeign),
         ((200, b'{"error":7}'), EtcdUnavailable),
+        ((404, b'{"error":"etcdserver: some words","code":5}'), EtcdRejected),
+        ((429, b'{"error":"grpc: some words, larger than max (3000000 vs. 2097152)","code":8}'), EtcdRejected),
+        ((429, b'{"error":"etcdserver: too many some words","code":8}'), EtcdUnavailable),
+        ((400, b'{"error":"etcdserver: mvcc: required revision is a future revision","code":11}'), EtcdRejected),
+        ((400, b'{"error":"etcdserver: mvcc: required revision has been compacted","code":11}'), EtcdCompacted),
+        ((400, b'{"error":"etcdserver: user name is empty","code":3}'), EtcdRefused),
+        ((400, b'{"error":"etcdserver: revision of auth store is old","code":3}'), EtcdRefused),
+        ((502, b"<html>page</html>"), EtcdUnavailable),
+        ((504, b"<html>page</html>"), EtcdUnavailable),
     ],
 )
 async def test_each_answer_has_one_meaning_and_shows_no_words_of_the_server(
@@ -575,6 +584,23 @@ async def test_each_answer_has_one_meaning_and_shows_no_words_of_the_server(
     assert type(told.value) is kind
     for word in ("some words", "leader", "deadline exceeded", "http", "one:", "page"):
         assert word not in str(told.value)
+
+
+async def test_a_watch_asks_to_be_told_when_its_member_has_lost_the_leader(clock: ManualClock) -> None:
+    headers: list[str | None] = []
+
+    class Listening(httpx2.AsyncBaseTransport):
+        """Ends each watch at once."""
+
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            headers.append(request.headers.get("grpc-metadata-hasleader"))
+            return httpx2.Response(200, stream=httpx2.ByteStream(b""))
+
+    gateway = EtcdGateway(["http://one:1"], clock, transport=Listening)
+    async with opened(gateway):
+        with pytest.raises(EtcdUnavailable, match="has ended the watch"):
+            await gateway.watch(b"a", b"b", 1, lambda _: None)
+    assert headers == ["true"]
 
 
 async def test_before_it_runs_and_after_it_is_unavailable_and_says_so(clock: ManualClock) -> None:
