@@ -1,9 +1,10 @@
-"""Session data on etcd, where etcd and the clock are in the test's hands: who is told when, and what etcd deletes by itself."""
+"""Session data on etcd, where etcd and the clock are in the test's hands: who is told when, and what is listed and deleted."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import count
 
 import anyio
@@ -85,3 +86,14 @@ async def test_a_record_that_has_ended_long_ago_can_be_put_all_the_same(etcd: Fa
         await store.put(record(clock, for_s=-100_000))
         [lease] = etcd.leases.values()
         assert lease.ttl_s == 3600
+
+
+async def test_a_list_is_as_long_as_was_asked_for_though_some_on_the_way_belong_to_another_subject_now(
+    etcd: FakeEtcd, clock: ManualClock
+) -> None:
+    async with opened(etcd, clock) as store:
+        stored = [await store.put(record(clock, f"{number}")) for number in range(7)]
+        for number in (0, 2):
+            await store.put(replace(stored[number], subject="grace"))
+        assert await store.of_subject("ada", limit=3) == [stored[1], stored[3], stored[4]]
+        assert await store.of_subject("ada", after="4", limit=3) == stored[5:]
