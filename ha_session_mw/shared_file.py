@@ -7,10 +7,13 @@ What stands in it, those know who inherit from :class:`SharedFile`.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -30,6 +33,7 @@ DATA_VERSION = "PRAGMA data_version"
 
 T = TypeVar("T")
 _Work = Callable[[sqlite3.Connection], T]
+_Inode = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class FileTrouble(Exception):
     """The file cannot be used.
 
     Attributes:
-        passing: whether it may be over without anybody doing anything: it is locked, or the disk is full.
+        passing: whether it may be over without anybody doing anything: it is locked, or replaced, or the disk is full.
     """
 
     def __init__(self, what: str, *, passing: bool = False) -> None:
@@ -62,6 +66,7 @@ class FileTrouble(Exception):
 _WHAT = {
     sqlite3.SQLITE_BUSY: "is locked by another program, or by one that copies it",
     sqlite3.SQLITE_LOCKED: "is locked by another program, or by one that copies it",
+    sqlite3.SQLITE_PROTOCOL: "is locked by another program, or by one that copies it",
     sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
     sqlite3.SQLITE_READONLY: "cannot be written: it is read-only, or its folder is",
     sqlite3.SQLITE_PERM: "cannot be opened: this user may not",
@@ -71,13 +76,15 @@ _WHAT = {
     sqlite3.SQLITE_NOTADB: "is damaged, or is no database",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails",
 }
-_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+# No such file: its folder was there just before.
+_PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 
 
 def trouble_of(exc: sqlite3.Error | OSError) -> FileTrouble:
     """What a failure of the file means to an operator."""
     if isinstance(exc, OSError):
-        return FileTrouble(f"cannot be opened: {exc.strerror}")
+        return FileTrouble(f"cannot be opened: {exc.strerror}", passing=exc.errno in _PASSING_OS)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the rest of it tells details
     # A closed connection has no code: the process has just forked, or is ending.
     return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}"), passing=code in _PASSING or not code)
@@ -96,8 +103,8 @@ class SharedFile:
         self.path = path
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
-        self._writer_inode: tuple[int, int] | None = None
+        self._inode: _Inode | None = None
+        self._writer_inode: _Inode | None = None
         self._writing = Lock()
         self._is_let_go = False
         forks.watch(self)
@@ -108,15 +115,13 @@ class SharedFile:
         """The reading connection. Makes the file where there is none."""
         self._is_let_go = False
         if self._reader is None:
-            reader = self._connected(READ_BUSY_S, within_s)
-            self._inode = _inode_of(self.path)
-            self._reader = reader
+            self._reader, self._inode = self._connected(READ_BUSY_S, within_s)
         return self._reader
 
     def require_same(self) -> None:
         """Raise unless the file that is open is still the one of its name."""
-        if self._inode is not None and _inode_of(self.path) != self._inode:
-            raise FileTrouble("was deleted or replaced while it was in use")
+        if self._inode is not None:
+            _require_inode(self.path, self._inode)
 
     def version(self) -> tuple[int]:
         """What differs whenever another connection has written."""
@@ -148,11 +153,9 @@ class SharedFile:
         try:
             if self._writer is None or _inode_of(self.path) != self._writer_inode:
                 self._close_writer()
-                self._writer = self._connected(WRITE_BUSY_S, 0.0)
-                self._writer_inode = _inode_of(self.path)
+                self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, 0.0)
             done = _in_transaction("BEGIN IMMEDIATE", self._writer, work)
-            if _inode_of(self.path) != self._writer_inode:
-                raise FileTrouble("was deleted or replaced while it was in use")
+            _require_inode(self.path, self._writer_inode)
         except sqlite3.Error as exc:
             self._close_writer()
             raise trouble_of(exc) from exc
@@ -182,8 +185,8 @@ class SharedFile:
 
     # Opening
 
-    def _connected(self, busy_s: float, within_s: float) -> sqlite3.Connection:
-        """A connection to a file that has our tables.
+    def _connected(self, busy_s: float, within_s: float) -> tuple[sqlite3.Connection, _Inode]:
+        """A connection to a file that has our tables; and which file that is.
 
         Several processes may be about to make it. SQLite does not always wait for the one that is first, so this does.
         """
@@ -196,19 +199,21 @@ class SharedFile:
                     raise
             time.sleep(0.01)
 
-    def _connect(self, busy_s: float) -> sqlite3.Connection:
+    def _connect(self, busy_s: float) -> tuple[sqlite3.Connection, _Inode]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _make_private(self.path)
-            db = sqlite3.connect(self.path, timeout=busy_s, isolation_level=None, check_same_thread=False, factory=SelfClosing)
-            try:
-                self._prepare(db)
-            except BaseException:
-                db.close()
-                raise
+            with ExitStack() as undo:
+                with _one_file(self.path) as inode:
+                    # SQLite is to make none: everybody could read that.
+                    uri = self.path.absolute().as_uri() + "?mode=rw"
+                    db = sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False, factory=SelfClosing)
+                    undo.callback(db.close)
+                    self._prepare(db)
+                undo.pop_all()
         except (sqlite3.Error, OSError) as exc:
             raise trouble_of(exc) from exc
-        return db
+        return db, inode
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         # All in one state of the file: somebody else may make it between two looks.
@@ -217,6 +222,7 @@ class SharedFile:
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise FileTrouble("cannot have a write-ahead log there: put it on a local disk")
         db.execute("PRAGMA synchronous = FULL")  # a write-ahead log is not synced at each commit otherwise
+        db.execute(DATA_VERSION)  # opens the write-ahead log, which is found by its name: it is to be the one of this file
 
     def _is_ours(self, db: sqlite3.Connection) -> bool:
         """Whether the tables are there; not so in a file that was just made."""
@@ -248,23 +254,49 @@ class SharedFile:
         self._writing.release()
 
 
-def _inode_of(path: Path) -> tuple[int, int]:
+def _inode_of(path: Path) -> _Inode:
     try:
         found = os.stat(path)  # noqa: PTH116 - the shortest way
     except FileNotFoundError:
-        raise FileTrouble("was deleted or replaced while it was in use") from None
+        raise _replaced() from None
     except OSError as exc:
         raise trouble_of(exc) from exc
     return found.st_dev, found.st_ino
 
 
-def _make_private(path: Path) -> None:
-    """It names subjects and sessions, so it is for its owner alone."""
+def _require_inode(path: Path, inode: _Inode) -> None:
+    if _inode_of(path) != inode:
+        raise _replaced()
+
+
+def _replaced() -> FileTrouble:
+    return FileTrouble("was deleted or replaced while it was in use", passing=True)
+
+
+@contextmanager
+def _one_file(path: Path) -> Iterator[_Inode]:
+    """Has what is inside done with one and the same file. If not, whatever went wrong there, that is why."""
+    inode = _inode_of(path)
     try:
-        # Closing a file lets go of all locks that the process has on it: so only one that nobody has opened is closed here.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
+        yield inode
+    finally:
+        _require_inode(path, inode)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, unless it is there. It names subjects and sessions, so it is for its owner alone."""
+    if path.exists():
         return
+    # Closing a file lets go of all locks that the process has on it. So it gets its name when it is closed, for another thread
+    # may have opened it by then.
+    path = path.resolve()
+    handle, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        os.close(handle)
+        with suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        os.unlink(new)  # noqa: PTH108 - no path
 
 
 def _in_transaction(begin: str, db: sqlite3.Connection, work: _Work[T]) -> T:

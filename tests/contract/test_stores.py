@@ -49,10 +49,13 @@ class TestMemory(SessionStoreContract):
         yield Memory()
 
 
-def full(connected: Callable[[float, float], sqlite3.Connection], busy_s: float, within_s: float) -> sqlite3.Connection:
-    db = connected(busy_s, within_s)
+Connected = tuple[sqlite3.Connection, tuple[int, int]]
+
+
+def full(connected: Callable[[float, float], Connected], busy_s: float, within_s: float) -> Connected:
+    db, inode = connected(busy_s, within_s)
     db.execute("PRAGMA max_page_count = 1")  # the least: what it has
-    return db
+    return db, inode
 
 
 class OneMachine(Stores):
