@@ -38,14 +38,15 @@ class News(NamedTuple):
     """What was added since somebody looked.
 
     Attributes:
-        file: random text that the file was given when it was made.
+        file: which one it is: by random text that it was given when it was made, and by its place on the disk, which a copy of
+            it does not share.
         made_ms: when that was (wall clock).
         floor_ms: the highest end of any row that was deleted.
         last: the number of the last row that was ever added.
         rows: in their order.
     """
 
-    file: str
+    file: tuple[str, int, int]
     made_ms: int
     floor_ms: int
     last: int
@@ -69,8 +70,8 @@ class EntryFile(SharedFile):
         state, rows = self._read(lambda db: (db.execute(_STATE).fetchone(), _rows(db, since)))
         if state is None:
             raise FileTrouble("is damaged")
-        file, made_ms, floor_ms, last = state
-        return News(file, made_ms, floor_ms, last, rows)
+        text, made_ms, floor_ms, last = state
+        return News((text, *self.inode), made_ms, floor_ms, last, rows)
 
     def append(self, rows: Sequence[tuple[int, int, bytes]]) -> int:
         """Add rows (version, end, body); returns the last one's number once the disk has them all, or none of them."""

@@ -103,8 +103,8 @@ class SharedFile:
         self.path = path
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
-        self._inode: _Inode | None = None
-        self._writer_inode: _Inode | None = None
+        self.inode: _Inode = (0, 0)  # of the one that the reading connection has
+        self._writer_inode: _Inode = (0, 0)
         self._writing = Lock()
         self._is_let_go = False
         forks.watch(self)
@@ -115,13 +115,13 @@ class SharedFile:
         """The reading connection. Makes the file where there is none."""
         self._is_let_go = False
         if self._reader is None:
-            self._reader, self._inode = self._connected(READ_BUSY_S, within_s)
+            self._reader, self.inode = self._connected(READ_BUSY_S, within_s)
         return self._reader
 
     def require_same(self) -> None:
         """Raise unless the file that is open is still the one of its name."""
-        if self._inode is not None:
-            _require_inode(self.path, self._inode)
+        if self._reader is not None:
+            _require_inode(self.path, self.inode)
 
     def version(self) -> tuple[int]:
         """What differs whenever another connection has written."""
@@ -140,7 +140,7 @@ class SharedFile:
 
     def close_reader(self) -> None:
         """Let the reading connection go; the next read opens one."""
-        reader, self._reader, self._inode = self._reader, None, None
+        reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
 

@@ -301,17 +301,39 @@ async def test_an_older_copy_that_is_put_in_its_place_is_told_and_completed(path
     first, second = a.log_in(), a.log_in()
     async with running(a):
         await a.log_out(first)
-        backup = sqlite3.connect(path.with_suffix(".copy"))
-        source = sqlite3.connect(path)
-        source.backup(backup)
-        source.close()
-        backup.close()
+        copy_of(path)
         await a.log_out(second)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink()
-        path.with_suffix(".copy").replace(path)
+        put_copy_in_place(path)
         await eventually(lambda: "an older one" in caplog.text and rows_in_or_0(path) >= 2)
     assert [Worker(path).says(token) for token in (first, second)] == ["session_revoked"] * 2
+
+
+async def test_an_older_copy_that_has_grown_past_what_a_worker_knows_is_read_and_completed_all_the_same(path: Path) -> None:
+    a = Worker(path)
+    tokens = [a.log_in() for _ in range(5)]
+    copy_of(path)
+    await a.log_out(tokens[0])
+    assert a.says(tokens[0]) == "session_revoked"
+    put_copy_in_place(path)
+    b = Worker(path)  # has no say in what was lost
+    for token in tokens[1:4]:
+        await b.log_out(token)
+    await eventually(lambda: [a.says(token) for token in tokens] == ["session_revoked"] * 4 + ["yes"], 3)
+    async with running(a):
+        await eventually(lambda: b.says(tokens[0]) == "session_revoked", 3)
+
+
+def copy_of(path: Path) -> None:
+    backup, source = sqlite3.connect(path.with_suffix(".copy")), sqlite3.connect(path)
+    source.backup(backup)
+    source.close()
+    backup.close()
+
+
+def put_copy_in_place(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    path.with_suffix(".copy").replace(path)
 
 
 async def test_a_damaged_file_stops_the_start_and_is_left_as_it_is(path: Path) -> None:

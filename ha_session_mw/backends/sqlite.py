@@ -93,7 +93,7 @@ class SqliteLog(ClusterLog):
         self.trusted_ahead_ms = math.nan
         self.look = self._look
         self._file = EntryFile(path)
-        self._file_id: str | None = None
+        self._file_id: tuple[str, int, int] | None = None
         self._position = 0
         self._highest = 0  # a row's number that this process has seen in the file, or written itself
         self._version: tuple[int] | None = None
