@@ -15,7 +15,7 @@ from starlette.types import Scope
 from .._core import data
 from .._core.stored import Stored
 from .._core.tokens import Verified
-from ..exceptions import SessionError, SessionLimitReached, SessionReadOnly
+from ..exceptions import SessionLimitReached, SessionReadOnly
 from ..manager import SessionManager
 from ..minting import NOTHING
 from ..models import Acknowledgement, Claims
@@ -124,17 +124,22 @@ async def commit(session: Session, manager: SessionManager, status: int, scope: 
     came_in = session._verified.claims if session._verified else None
     async with _recorded(session, manager, scope):
         claims = await _next_claims(session, manager, renew=renew)
+        if claims is not None and came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
+            await _leave_behind(came_in, claims, manager)
     if claims is None:
         return Outcome(remove=came_in is not None and session._claims is None, acknowledgement=acknowledgement)
-    if came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
-        begins_anew = claims.family != came_in.family
-        if not begins_anew:
-            await manager.record_new_id(claims)
-        await manager.leave_behind(came_in, whole=begins_anew)
-        if came_in.record and begins_anew:
-            await manager.data.forget(came_in.family)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000)
     return Outcome(token=manager.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement)
+
+
+async def _leave_behind(came_in: Claims, claims: Claims, manager: SessionManager) -> None:
+    """Deny the id that the session had, or all of it, where another one begins in its place."""
+    begins_anew = claims.family != came_in.family
+    if not begins_anew:
+        await manager.record_new_id(claims)
+    await manager.leave_behind(came_in, whole=begins_anew)
+    if came_in.record and begins_anew:
+        await manager.data.forget(came_in.family)
 
 
 async def revoke_if_ended(session: Session, manager: SessionManager) -> Acknowledgement | None:
@@ -151,7 +156,7 @@ async def revoke_if_ended(session: Session, manager: SessionManager) -> Acknowle
 
 @asynccontextmanager
 async def _recorded(session: Session, manager: SessionManager, scope: Scope) -> AsyncIterator[None]:
-    """A log-in is recorded first, for it may be one too many; and taken back, if nothing comes of it."""
+    """A log-in is recorded first, for it may be one too many; and taken back, if nothing comes of it, because the client has gone, say."""
     claims = session._claims
     came_in = session._verified.claims if session._verified else None
     if claims is None or claims.subject is None or (came_in is not None and claims.family == came_in.family):
@@ -164,7 +169,7 @@ async def _recorded(session: Session, manager: SessionManager, scope: Scope) -> 
         yield
     except SessionLimitReached:
         raise  # there is nothing to take back
-    except SessionError:
+    except BaseException:
         manager.take_back(claims)
         raise
 

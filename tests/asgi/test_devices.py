@@ -501,6 +501,44 @@ async def test_a_log_in_whose_token_does_not_come_to_be_is_not_in_the_list(node:
     assert await node.devices() == []
 
 
+async def test_a_log_in_whose_client_goes_away_meanwhile_takes_no_place(clock: ManualClock) -> None:
+    for puts in range(2):
+        node = DeviceNode(clock, max_sessions=1, when_full="refuse")
+        left = [puts]
+
+        with anyio.CancelScope() as request:
+
+            def meanwhile(left: list[int] = left, request: anyio.CancelScope = request) -> None:
+                if not left[0]:
+                    request.cancel()
+                left[0] -= 1
+
+            node.store.meanwhile = meanwhile  # type: ignore[method-assign]
+            await node.visitor().visit(lambda session: session.login("ada"))
+        assert request.cancelled_caught
+        assert await node.devices() == []
+        assert (await node.visitor().visit(lambda session: session.login("ada"))).status == 200
+
+
+async def test_a_log_in_that_cannot_leave_the_old_session_behind_takes_no_place(clock: ManualClock) -> None:
+    node, board = DeviceNode(clock, max_sessions=1, when_full="refuse"), page.Board()
+    node.manager = SessionManager(node.manager.settings, clock=clock, backend=page.BoardAndShelves(board))
+    node.app = SessionMiddleware(obliging, manager=node.manager)
+    visitor = node.visitor()
+    await visitor.visit(lambda session: session.update(cart=1))
+
+    def log_in_and_lose_contact(session: Session) -> None:
+        session.login("ada")
+        board.is_up = False
+
+    answer = await visitor.visit(log_in_and_lose_contact)
+    assert (answer.status, answer.code) == (503, "quorum_lost")
+
+    board.is_up = True
+    assert await node.devices() == []
+    assert (await node.visitor().visit(lambda session: session.login("ada"))).status == 200
+
+
 async def test_a_log_in_that_fails_is_not_recorded(node: DeviceNode) -> None:
     await node.visitor().visit(lambda session: session.login("ada"), status=500)
 
