@@ -220,12 +220,15 @@ class SessionStore(ABC):
         max_bytes: the longest content.
         on_newer: called with the id and the version of a record that somebody, on whichever node, has put or deleted
             (version 0), as soon as this node hears of it. To be set once.
+        on_gap: called when what this node has read so far may have been changed without its hearing of that: at the start, as soon
+            as it hears of what others write, and wherever it could not for a while. To be set once.
         look: has this node hear, by ``on_newer``, of all that is known elsewhere by now, without waiting for anybody; never
             raises. Called before a copy is used. None where news come by themselves.
     """
 
     max_bytes: int
     on_newer: Callable[[str, int], None] | None = None
+    on_gap: Callable[[], None] | None = None
     look: Callable[[], None] | None = None
 
     @abstractmethod

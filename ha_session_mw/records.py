@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import anyio
@@ -105,14 +106,15 @@ class Records:
         self._look = store.look
         self._clock = clock
         self._asking = asking
-        self._copies = _Copies(most, max_bytes, ttl_s, clock.boot_s)
+        self._no_copies = partial(_Copies, most, max_bytes, ttl_s, clock.boot_s)
+        self._begin_copies()
         self._flights: Flights[Stored | StoreUnavailable] = Flights()
         self._deletions = 0
         self._owed: set[str] = set()
         self._owes = anyio.Event()
         self._told: set[str] = set()
         self._is_running = False
-        store.on_newer = self._on_newer
+        store.on_newer, store.on_gap = self._on_newer, self._begin_copies
 
     # Reading
 
@@ -155,14 +157,21 @@ class Records:
 
     async def _find(self, id: str, needed: int, peers: Sequence[str]) -> Stored | StoreUnavailable:
         """What others have. Returns what went wrong, for all that wait for it."""
-        deletions = self._deletions
+        copies, deletions = self._copies, self._deletions
         try:
             found = await self._ask_peers(id, needed, peers) or await self._ask_store(id, needed)
         except StoreUnavailable as problem:
             return problem
         if self._deletions == deletions:  # else this one may have been deleted after it was read
-            self._copies.put(id, found)
+            copies.put(id, found)
         return found
+
+    def _begin_copies(self) -> None:
+        """Begin anew with copies, for what others wrote while nobody listened is not told any more.
+
+        They are other copies: what is being read or written now goes to those of before.
+        """
+        self._copies = self._no_copies()
 
     async def _ask_peers(self, id: str, needed: int, peers: Sequence[str]) -> Stored | None:
         if self._asking is None or not peers:
@@ -181,11 +190,12 @@ class Records:
         Raises:
             StoreUnavailable: it cannot be reached, or not read.
         """
+        copies = self._copies
         record = await self._store.get(claims.family)
         if record is None and claims.data != ELSEWHERE:
             return None
         stored = self._checked(record, claims.record)
-        self._copies.put(claims.family, stored)
+        copies.put(claims.family, stored)
         return stored
 
     async def _ask_store(self, id: str, needed: int) -> Stored:
@@ -266,6 +276,7 @@ class Records:
         wanted = msgspec.structs.replace(base, data=raw)
         for _ in range(TRIES):
             require_standing()
+            copies = self._copies
             try:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
@@ -277,7 +288,7 @@ class Records:
                 else:
                     wanted = self._merged(base, mine, conflict.current)
                 continue
-            self._copies.put(claims.family, stored)
+            copies.put(claims.family, stored)
             if has_ended():
                 await self.forget(claims.family)
                 require_standing()
@@ -340,7 +351,7 @@ class Records:
     async def run(self) -> None:
         """Carries the reading, the deleting, and what the store does besides, until cancelled."""
         self._is_running = True
-        self._copies.clear()  # what others wrote while nobody listened is not told any more
+        self._begin_copies()
         try:
             async with anyio.create_task_group() as tasks:
                 for task in (self._store.run, self._flights.run, self._delete):

@@ -15,7 +15,7 @@ from ha_session_mw import RecordLost, StoreUnavailable
 from ha_session_mw._core import data
 from ha_session_mw._core.conduct import Conduct
 from ha_session_mw._core.stored import ELSEWHERE, Stored
-from ha_session_mw.abc import Record
+from ha_session_mw.abc import Grant, Record
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
 from ha_session_mw.lookups import Asking
 from ha_session_mw.models import Claims, Deny
@@ -283,6 +283,63 @@ async def test_what_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
         assert len(rig.records) == 0
         with pytest.raises(RecordLost):
             await rig.load(of)
+
+
+async def test_what_was_read_before_a_node_hears_of_changes_is_not_kept(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    rig.other._records.stores.discard(rig.store)
+    assert await rig.load(of) == {"n": 1}
+    await rig.write({"n": 2})
+    assert rig.store.on_gap is not None
+    rig.store.on_gap()
+    assert await rig.load(of) == {"n": 2}
+
+
+async def test_what_is_read_or_written_while_a_node_begins_to_hear_of_changes_is_not_kept(rig: Rig) -> None:
+    of = await rig.write({"n": 1})
+    rig.other._records.stores.discard(rig.store)
+
+    async def gap() -> None:
+        await rig.write({"n": "of others"})
+        assert rig.store.on_gap is not None
+        rig.store.on_gap()
+
+    get, put = rig.store.get, rig.store.put
+
+    async def read(id: str) -> Record | None:
+        found = await get(id)
+        await gap()
+        return found
+
+    async def written(record: Record, *, guard: Grant | None = None) -> Record:
+        stored = await put(record, guard=guard)
+        await gap()
+        return stored
+
+    async def save() -> None:
+        mine: dict[str, object] = {"n": "mine"}
+        base = await rig.records.load(of, list)
+        await rig.records.save(
+            of,
+            base,
+            mine,
+            data.encode(mine),
+            strict=False,
+            guard=None,
+            require_standing=lambda: None,
+            has_ended=lambda: False,
+        )
+
+    rig.store.put = written  # type: ignore[method-assign]
+    await save()
+    assert await rig.load(of) == {"n": "of others"}
+
+    for ask in (rig.load, rig.records.newest):
+        rig.records._copies.clear()
+        rig.store.get = read  # type: ignore[method-assign]
+        await ask(of)
+        rig.store.get = get  # type: ignore[method-assign]
+        assert len(rig.records) == 0
 
 
 async def test_what_goes_wrong_is_told_to_all_who_wait(rig: Rig) -> None:

@@ -254,7 +254,7 @@ class EtcdStore(SessionStore):
                 try:
                     await self._follow()
                 except EtcdCompacted:
-                    self._position = -1  # what has changed since is not told one by one any more
+                    self._position = 0  # what has changed since is not told any more
                 except EtcdError:
                     with self._clock.move_on_after(AGAIN_S):
                         await anyio.sleep_forever()
@@ -262,21 +262,11 @@ class EtcdStore(SessionStore):
     async def _follow(self) -> None:
         """Hear of each change from where this node is. A watch that has nothing to tell for a while ends, and is opened again."""
         end = end_of(self._versions)
-        if self._position <= 0:
-            self._position = await self._load(end, tell=self._position < 0)
+        if not self._position:
+            self._position = (await self._gateway.page(self._versions, end, limit=1)).header.revision
+            if self.on_gap is not None:
+                self.on_gap()  # and whatever is read from here on is no older than the position
         await self._gateway.watch(self._versions, end, self._position + 1, self._take)
-
-    async def _load(self, end: bytes, *, tell: bool) -> int:
-        """Where etcd is; after a gap, with the version that each record has there."""
-        page = await self._gateway.page(self._versions, end, limit=1)
-        revision, begin, more = page.header.revision, self._versions, tell
-        while more:
-            page = await self._gateway.page(begin, end, revision=revision)
-            for pair in page.kvs:
-                self._tell(pair, pair.mod_revision)
-            more = page.more
-            begin = page.kvs[-1].key + b"\0" if page.kvs else end
-        return revision
 
     def _take(self, message: Watched) -> None:
         for event in message.events:
