@@ -364,9 +364,13 @@ class Records:
             self._owes = anyio.Event()  # here, for one of an earlier run would belong to that run's event loop
             if not self._owed:
                 await self._owes.wait()
-            owed, self._owed = self._owed, set()
-            for id in owed:
-                await self.forget(id)
+            for id in [*self._owed]:
+                self._owed.discard(id)  # before, for it may have to be deleted once more
+                try:
+                    await self.forget(id)
+                except BaseException:
+                    self._owed.add(id)
+                    raise
             if self._owed:
                 with self._clock.move_on_after(DELETE_AGAIN_S):
                     await anyio.sleep_forever()

@@ -342,6 +342,25 @@ async def test_what_is_read_or_written_while_a_node_begins_to_hear_of_changes_is
         assert len(rig.records) == 0
 
 
+async def test_a_record_that_is_being_deleted_when_the_node_ends_is_deleted_when_it_is_started_again(rig: Rig) -> None:
+    await rig.write({"n": 1})
+    await rig.write({"n": 1}, family="another")
+    delete = rig.store.delete
+
+    async def hangs(id: str) -> None:
+        await anyio.sleep_forever()
+
+    rig.store.delete = hangs  # type: ignore[method-assign]
+    async with running(rig):
+        await rig.records.forget_soon("family")
+        await rig.records.forget_soon("another")
+        await until_nothing_moves()
+    rig.store.delete = delete  # type: ignore[method-assign]
+    async with running(rig):
+        await until_nothing_moves()
+    assert [await rig.other.get(id) for id in ("family", "another")] == [None, None]
+
+
 async def test_what_goes_wrong_is_told_to_all_who_wait(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     rig.records._copies.clear()
