@@ -21,7 +21,7 @@ _PRUNE_QUEUE = "DELETE FROM locks WHERE name = ? AND NOT (since_s <= ? AND ? < u
 _OWN = "SELECT number FROM locks WHERE name = ? AND holder = ?"
 _LAST = "SELECT seq FROM sqlite_sequence WHERE name = 'locks'"
 _JOIN = "INSERT INTO locks (number, name, holder, granted, since_s, until_s) VALUES (?, ?, ?, 0, ?, ?)"
-_AHEAD = "SELECT count(*) FROM locks WHERE name = ? AND number < ? AND since_s <= ? AND ? < until_s"
+_AHEAD = "SELECT count(*) FROM locks WHERE name = ? AND number < ? AND ? < until_s"  # whoever has a place has pruned the queue
 _KEEP = "UPDATE locks SET granted = ?, since_s = ?, until_s = ? WHERE number = ?"
 _LEAVE = "DELETE FROM locks WHERE name = ? AND holder = ?"
 _FORGET = "DELETE FROM locks WHERE NOT (since_s <= ? AND ? < until_s)"
@@ -134,7 +134,7 @@ def _join(db: sqlite3.Connection, wish: Wish, now_s: float) -> int:
 
 
 def _ahead(db: sqlite3.Connection, name: str, number: int, now_s: float) -> int:
-    found: int = db.execute(_AHEAD, (name, number, now_s, now_s)).fetchone()[0]
+    found: int = db.execute(_AHEAD, (name, number, now_s)).fetchone()[0]
     return found
 
 

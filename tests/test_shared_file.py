@@ -247,6 +247,28 @@ def test_a_start_waits_for_a_disk_that_is_full_or_a_process_with_too_many_files(
         file.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_that_forks_has_nothing_open_then_and_goes_on(kind: Callable[[Path], SharedFile], tmp_path: Path) -> None:
+    path = tmp_path / "shared.db"
+    file = kind(path)
+    for _ in range(2):
+        file.open()
+        file._write(lambda db: db.execute("DELETE FROM sqlite_sequence WHERE name = 'none'"))
+        assert len([*tmp_path.iterdir()]) > 1
+        file.before_fork()
+        assert [*tmp_path.iterdir()] == [path]
+        file.after_fork(in_child=False)
+
+
+@pytest.mark.parametrize(("kind", "synchronous"), [*zip(KINDS, (2, 2, 1), strict=True)])
+def test_what_is_written_is_on_the_disk_but_for_locks_that_end_with_the_power(
+    kind: Callable[[Path], SharedFile], synchronous: int, tmp_path: Path
+) -> None:
+    file = kind(tmp_path / "shared.db")
+    assert file._write(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (synchronous,)
+    file.close()
+
+
 def test_a_start_waits_for_those_who_take_turns_in_locking_the_file() -> None:
     raced = sqlite3.OperationalError("locking protocol")
     raced.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL

@@ -308,6 +308,41 @@ async def test_an_older_copy_that_is_put_in_its_place_is_told_and_completed(path
     assert [Worker(path).says(token) for token in (first, second)] == ["session_revoked"] * 2
 
 
+async def test_an_older_copy_that_is_put_into_the_file_itself_is_completed(path: Path) -> None:
+    a = Worker(path)
+    first, second = a.log_in(), a.log_in()
+    async with running(a):
+        await a.log_out(first)
+        copy_of(path)
+        await a.log_out(second)
+        backup, live = sqlite3.connect(path.with_suffix(".copy")), sqlite3.connect(path)
+        backup.backup(live)
+        backup.close()
+        live.close()
+        await eventually(lambda: rows_in_or_0(path) >= 2)
+    assert [Worker(path).says(token) for token in (first, second)] == ["session_revoked"] * 2
+
+
+async def test_nobody_is_sure_of_a_file_that_is_gone_when_the_next_one_takes_a_log_out(path: Path) -> None:
+    a = Worker(path)
+    token = a.log_in()
+    assert a.says(token) == "yes"
+    path.unlink()
+    assert a.says(token) == "yes"  # for a tenth of a second
+    b = Worker(path)
+    assert await b.log_out(token) == "fenced"
+    assert a.says(token) != "yes"
+
+
+async def test_the_floor_that_is_kept_in_the_place_of_what_was_deleted_never_falls(path: Path) -> None:
+    file = EntryFile(path)
+    for until_ms in (10, 5):
+        file.append([(1, until_ms, b"")])
+        assert file.prune(10) == 1
+        assert file.read(0).floor_ms == 10
+    file.close()
+
+
 async def test_an_older_copy_that_has_grown_past_what_a_worker_knows_is_read_and_completed_all_the_same(path: Path) -> None:
     a = Worker(path)
     tokens = [a.log_in() for _ in range(5)]

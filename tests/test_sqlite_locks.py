@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -15,7 +20,7 @@ import pytest
 
 from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
-from ha_session_mw.backends.sqlite_locks import PLACE_S, SqliteLocks
+from ha_session_mw.backends.sqlite_locks import PLACE_S, WRITE_LIMIT_S, SqliteLocks
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.lock_file import LockFile, Place, Wish
 from ha_session_mw.testing import Desk, ManualClock
@@ -26,6 +31,7 @@ from .waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent
 LEASE_S = 6.0
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -92,6 +98,22 @@ def test_one_that_overslept_its_place_goes_to_the_end_with_a_new_number(queue: Q
     assert again.ahead == 1
 
 
+def test_who_waits_sees_that_a_place_has_ended_at_its_very_end(queue: Queue, clock: ManualClock) -> None:
+    holder, waiting = queue.wish(), queue.wish()
+    queue.take(holder)
+    place = queue.take(waiting)
+    clock.advance(LEASE_S)
+    assert queue.file.ahead("x", place.number) == 0
+
+
+def test_a_place_is_no_lock(queue: Queue) -> None:
+    holder, waiting = queue.wish(), queue.wish()
+    queue.take(holder)
+    grant = queue.grant(waiting, queue.take(waiting))
+    with pytest.raises(LockLost):
+        queue.file.renew(grant, LEASE_S)
+
+
 def test_a_write_that_comes_through_when_its_caller_has_left_takes_no_place(queue: Queue) -> None:
     late = queue.wish()._replace(stands=lambda: False)
     queue.file.leave("x", late.holder)
@@ -106,7 +128,11 @@ def test_what_is_left_of_the_dead_is_forgotten_and_what_lives_stays(queue: Queue
     clock.advance(LEASE_S)
     place = queue.take(alive)
     queue.file.prune()
-    assert queue.file._read(lambda db: db.execute("SELECT number FROM locks").fetchall()) == [(place.number,)]
+    assert numbers_in(queue) == [place.number]
+
+
+def numbers_in(queue: Queue) -> list[int]:
+    return [number for (number,) in queue.file._read(lambda db: db.execute("SELECT number FROM locks").fetchall())]
 
 
 # The machine's clock
@@ -117,9 +143,18 @@ def test_a_holder_from_before_the_machine_was_started_again_blocks_nobody(queue:
     old_grant = queue.grant(old, queue.take(old))
     restarted = Queue(path, ManualClock(boot_s=5))
     new = restarted.wish()._replace(holder="new")
-    assert restarted.take(new).ahead == 0
+    place = restarted.take(new)
+    assert place.ahead == 0
     with pytest.raises(LockLost):
         restarted.file.renew(old_grant, LEASE_S)
+    assert numbers_in(restarted) == [place.number]  # the other cannot become good again when that clock has come so far
+
+
+def test_a_holder_from_before_the_machine_was_started_again_is_forgotten(queue: Queue, path: Path) -> None:
+    queue.take(queue.wish())
+    restarted = Queue(path, ManualClock(boot_s=5))
+    restarted.file.prune()
+    assert numbers_in(restarted) == []
 
 
 def test_one_that_held_its_lock_for_long_blocks_nobody_for_long_after_a_restart(queue: Queue, path: Path, clock: ManualClock) -> None:
@@ -138,6 +173,18 @@ def test_numbers_grow_on_in_a_file_that_was_made_anew(queue: Queue, path: Path, 
     for file in path.parent.iterdir():
         file.unlink()
     assert Queue(path, clock).take(queue.wish()).number > before
+
+
+def test_numbers_grow_on_though_the_wall_clock_is_set_back_and_all_have_left(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.file.open()
+    made_us = time.time_ns() // 1000
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    numbers = [made_us - 1_000_000]
+    for _ in range(3):
+        wish = queue.wish()
+        numbers.append(queue.take(wish).number)
+        queue.file.leave(wish.name, wish.holder)
+    assert numbers == sorted({*numbers})
 
 
 def test_numbers_grow_on_when_the_last_ones_were_lost_with_the_power(queue: Queue, path: Path) -> None:
@@ -206,11 +253,117 @@ async def test_one_that_waits_for_long_keeps_its_place(path: Path) -> None:
             for number, desk in enumerate((first, second)):
                 tasks.start_soon(wait_for_it, desk, number)
                 await wait(holder, 2 * PLACE_S)
+            with pytest.raises(SessionLocked):  # and who comes passes over those whose places have ended
+                await holder.locks.acquire("x", within_s=0, lease_s=60)
+            assert places_in(nodes.services[2]) == 3
             await holder.locks.release(grant)
 
     await nodes.run(story)
     nodes.close()
     assert served == [0, 1]
+
+
+class Late(SystemClock):
+    """Stands still but for what its file takes."""
+
+    now_s = 1000.0
+
+    def boot_s(self) -> float:
+        return self.now_s
+
+
+class SlowFile(LockFile):
+    """Each write waits for the disk: for three seconds, or until the test lets it go."""
+
+    def __init__(self, path: Path, clock: Late) -> None:
+        super().__init__(path, clock.boot_s)
+        self._clock = clock
+        self.waits = False
+        self.begun, self.let, self.done = threading.Event(), threading.Event(), threading.Event()
+
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self.waits:
+            self.waits = False
+            self.begun.set()
+            self.let.wait(LIMIT_S)
+            try:
+                return super()._write(work)
+            finally:
+                self.done.set()
+        found = super()._write(work)
+        self._clock.now_s += 3
+        return found
+
+
+@pytest.mark.anyio
+async def test_a_lease_counts_from_before_it_was_asked_for(path: Path) -> None:
+    clock = Late()
+    service = SqliteLocks(clock, SlowFile(path, clock))
+    grant = await service.acquire("x", within_s=0, lease_s=60)
+    assert (clock.now_s, grant.until_s) == (1003, 1060)
+    grant = await service.renew(grant, lease_s=60)
+    assert (clock.now_s, grant.until_s) == (1006, 1063)
+    service._file.close()
+
+
+@pytest.mark.anyio
+async def test_who_leaves_while_a_place_is_being_written_leaves_none_behind(path: Path) -> None:
+    clock = Late()
+    file = SlowFile(path, clock)
+    service, other = SqliteLocks(clock, file), SqliteLocks(clock, LockFile(path, clock.boot_s))
+    file.waits = True
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(service.acquire, "x", within_s=60, lease_s=60))
+        await anyio.to_thread.run_sync(file.begun.wait)
+        tasks.cancel_scope.cancel()
+    file.let.set()
+    await anyio.to_thread.run_sync(file.done.wait)
+    assert (await other.acquire("x", within_s=0, lease_s=60)).name == "x"
+    for one in (service, other):
+        one._file.close()
+
+
+@pytest.mark.anyio
+async def test_a_renewal_that_is_not_written_in_time_is_none(path: Path, clock: ManualClock) -> None:
+    file = SlowFile(path, Late())
+    service = SqliteLocks(clock, file)
+    grant = await service.acquire("x", within_s=0, lease_s=60)
+    file.waits, told = True, list[StoreUnavailable]()
+
+    async def renew() -> None:
+        try:
+            await service.renew(grant, lease_s=60)
+        except StoreUnavailable as problem:
+            told.append(problem)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(renew)
+        await anyio.to_thread.run_sync(file.begun.wait)
+        clock.advance(WRITE_LIMIT_S)
+    assert "was not written in time" in str(told)
+    file.let.set()
+    await anyio.to_thread.run_sync(file.done.wait)
+    file.close()
+
+
+@pytest.mark.anyio
+async def test_a_service_that_ends_leaves_no_file_open(path: Path) -> None:
+    with services(path, 1) as [service]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.run)
+            await service.acquire("x", within_s=0, lease_s=60)
+            assert len([*path.parent.iterdir()]) > 1
+            tasks.cancel_scope.cancel()
+        assert [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.anyio
+async def test_a_forked_process_does_not_wait_for_a_write_of_the_one_that_it_was_forked_from(path: Path) -> None:
+    with services(path, 1) as [service]:
+        service._threads.acquire_on_behalf_of_nowait(object())
+        service.after_fork(in_child=True)
+        with anyio.fail_after(LIMIT_S):
+            await service.acquire("x", within_s=0, lease_s=60)
 
 
 @pytest.mark.anyio

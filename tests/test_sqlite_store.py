@@ -28,7 +28,7 @@ from ha_session_mw.shared_file import FileTrouble
 from ha_session_mw.testing import SECRET, ManualClock
 
 from .asgi.driver import Answer, call, look, obliging, scope_of, who
-from .waiting import LIMIT_S
+from .waiting import LIMIT_S, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -141,6 +141,63 @@ async def test_kinds_of_records_do_not_meet(path: Path) -> None:
     other.look()
     assert heard == []
     assert [found.content for found in await other.of_subject("ada")] == [b"2"]
+
+
+async def test_a_deleted_record_does_not_name_its_subject(path: Path) -> None:
+    store = SqliteStore(SystemClock(), RecordFile(path), "session")
+    await store.put(Record("id", b"1", 1 << 50, "ada"))
+    await store.delete("id")
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT id, subject FROM records").fetchall() == [("id", None)]
+    db.close()
+
+
+def lose(store: SqliteStore, path: Path, clock: ManualClock) -> None:
+    store._lose(FileTrouble("is locked, as told", passing=True))
+    clock.advance(TRY_AGAIN_S)
+
+
+def fork(store: SqliteStore, path: Path, clock: ManualClock) -> None:
+    for one in (store, store._file):
+        one.before_fork()
+    for one in (store, store._file):
+        one.after_fork(in_child=False)
+
+
+def delete(store: SqliteStore, path: Path, clock: ManualClock) -> None:
+    for file in path.parent.iterdir():
+        file.unlink()
+    store._look()  # notices that
+    clock.advance(TRY_AGAIN_S)
+
+
+@pytest.mark.parametrize("happens", [lose, fork, delete])
+async def test_news_are_heard_whatever_happens_between_two_looks(
+    happens: Callable[[SqliteStore, Path, ManualClock], None], path: Path, clock: ManualClock
+) -> None:
+    other = SqliteStore(clock, RecordFile(path), "session")
+    await other.put(Record("before", b"1", 1 << 50))
+    store, heard = SqliteStore(clock, RecordFile(path), "session"), list[str]()
+    store.on_newer = lambda name, _: heard.append(name)
+    store._look()
+    assert heard == []  # what was there at the start is read when it is wanted
+    happens(store, path, clock)
+    if happens is delete:
+        other = SqliteStore(clock, RecordFile(path), "session")
+    await other.put(Record("after", b"1", 1 << 50))
+    store._look()
+    assert heard == ["after"]
+
+
+async def test_a_node_that_gets_no_requests_hears_of_changes_by_itself(path: Path) -> None:
+    other, store = (SqliteStore(SystemClock(), RecordFile(path), "session") for _ in range(2))
+    heard: list[str] = []
+    store.on_newer = lambda name, _: heard.append(name)
+    await other.put(Record("id", b"1", 1 << 50))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.run)
+        await eventually(lambda: heard == ["id"])
+        tasks.cancel_scope.cancel()
 
 
 async def test_content_that_somebody_has_put_there_by_hand_is_told_and_left(path: Path) -> None:
