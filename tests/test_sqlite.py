@@ -12,6 +12,7 @@ import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import anyio
@@ -332,6 +333,53 @@ async def test_nobody_is_sure_of_a_file_that_is_gone_when_the_next_one_takes_a_l
     b = Worker(path)
     assert await b.log_out(token) == "fenced"
     assert a.says(token) != "yes"
+
+
+async def test_another_thread_than_the_event_loops_changes_nothing_of_what_is_known(path: Path) -> None:
+    a, b = Worker(path), Worker(path)
+    token = a.log_in()
+    async with running(a):
+        await eventually(lambda: a.says(token) == "yes")
+        await b.log_out(token)
+        before = a.log._position
+        thread = Thread(target=a.log._look_closely)
+        thread.start()
+        thread.join()  # and nothing else runs meanwhile
+        assert a.log._position == before
+        assert a.says(token) == "session_revoked"
+
+
+async def test_what_nobody_waits_for_is_written_before_the_end(path: Path) -> None:
+    a = Worker(path)
+    async with running(a):
+        await eventually(lambda: a.log._thread)
+        a.log.apply([Deny("taken back", 1 << 50)])
+    assert rows_in(path) == 1
+
+
+async def test_one_write_takes_along_what_has_come_up_meanwhile(path: Path) -> None:
+    a, written = Worker(path), list[int]()
+    append = a.log._file.append
+
+    def counted(rows: list[object]) -> int:
+        written.append(len(rows))
+        number: int = append(rows)
+        return number
+
+    a.log._file.append = counted
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(a.log.append, [Deny(f"family {number}", 1 << 50)])
+    assert sum(written) == 10
+    assert len(written) <= 2
+
+
+async def test_a_forked_worker_does_not_wait_for_a_write_of_the_one_that_it_was_forked_from(path: Path) -> None:
+    a = Worker(path)
+    async with a.log._disk:
+        a.log.after_fork(in_child=True)
+        await a.log.append([Deny("family", 1 << 50)])
+    assert rows_in(path) == 1
 
 
 async def test_the_floor_that_is_kept_in_the_place_of_what_was_deleted_never_falls(path: Path) -> None:
