@@ -233,10 +233,12 @@ class Devices:
                         await anyio.sleep_forever()
                     await self.write_notes()
             finally:
-                with anyio.move_on_after(5, shield=True):
-                    await self.write_notes()
-                self._give_up()
-                storing.cancel()
+                try:
+                    with anyio.move_on_after(5, shield=True):
+                        await self.write_notes()
+                    self._give_up()
+                finally:
+                    storing.cancel()  # nobody else can
 
     async def _run_store(self, scope: anyio.CancelScope) -> None:
         with scope:

@@ -32,10 +32,11 @@ from ha_session_mw._core.devices import roll_id
 from ha_session_mw._core.tokens import Verified
 from ha_session_mw.abc import Conflict, Grant, Record
 from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
-from ha_session_mw.devices import MOST_NOTES, ROUNDS, Devices
+from ha_session_mw.devices import MOST_NOTES, ROUNDS, WRITE_EVERY_S, Devices
 from ha_session_mw.exceptions import SessionLimitReached
 from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionId
 from ha_session_mw.testing import ManualClock, mint_session
+from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..board import page
 from ..shared import Shared
@@ -399,6 +400,32 @@ async def test_a_background_task_writes_and_writes_what_is_left_at_the_end(node:
 
     [device] = await node.devices()
     assert at(clock) - device.last_seen_at < timedelta(minutes=1)
+
+
+async def test_a_crash_of_what_writes_is_over_at_once_so_that_it_can_be_started_again(node: DeviceNode, clock: ManualClock) -> None:
+    visitor = await node.from_device()
+    clock.advance(120)
+    await visitor.visit(who)
+
+    def crash() -> None:
+        raise ZeroDivisionError
+
+    node.store.meanwhile = crash  # type: ignore[method-assign]
+    devices, crashed = node.manager._devices, list[BaseException]()
+    assert devices is not None
+
+    async def run() -> None:
+        try:
+            await devices.run()
+        except BaseExceptionGroup as exc:
+            crashed.append(exc)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await until_nothing_moves()
+        clock.advance(WRITE_EVERY_S)
+        await until_nothing_moves()
+    assert len(crashed) == 1
 
 
 async def test_what_could_not_be_written_before_the_end_is_counted_and_told(node: DeviceNode, caplog: pytest.LogCaptureFixture) -> None:
