@@ -393,6 +393,36 @@ async def test_a_file_that_is_deleted_is_told_to_those_who_wait_and_holds_locks_
             await a.acquire("x", within_s=0, lease_s=60)
 
 
+class CountedFile(LockFile):
+    """Counts how often a place is written."""
+
+    takes = 0
+
+    def take(self, wish: Wish, place_s: float) -> Place:
+        self.takes += 1
+        return super().take(wish, place_s)
+
+
+@pytest.mark.anyio
+async def test_who_waits_looks_into_the_new_file_and_does_not_write_over_and_over_again(path: Path) -> None:
+    file = CountedFile(path, SystemClock.boot_s)
+    waiting = SqliteLocks(SystemClock(), file)
+    with services(path, 1) as [holder]:
+        await holder.acquire("x", within_s=0, lease_s=60)
+        with pytest.raises(SessionLocked):
+            await waiting.acquire("x", within_s=0.05, lease_s=60)
+        for one in path.parent.iterdir():
+            one.unlink()
+        with pytest.raises(StoreUnavailable, match="was deleted"):
+            await holder.acquire("x", within_s=0, lease_s=60)
+        await holder.acquire("x", within_s=0, lease_s=60)
+        file.takes = 0
+        with pytest.raises(SessionLocked):
+            await waiting.acquire("x", within_s=0.3, lease_s=60)
+    assert file.takes <= 4
+    file.close()
+
+
 @pytest.mark.anyio
 async def test_a_file_that_cannot_be_used_is_told_and_not_taken_for_a_free_lock(path: Path) -> None:
     path.write_bytes(b"no database at all, but some text" * 100)
