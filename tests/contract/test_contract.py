@@ -134,7 +134,9 @@ class TestEtcd(ClusterLogContract):
         async with AsyncExitStack() as stack:
             for manager in nodes.managers:
                 await stack.enter_async_context(manager.running())
-            await nodes.wait_until(lambda: all(member.is_fresh and len(member.log.members()) == 2 for member in nodes.members))
+            await nodes.wait_until(
+                lambda: all(member.log.why_not_ready() is None and len(member.log.members()) == 2 for member in nodes.members)
+            )
             yield nodes
 
 
