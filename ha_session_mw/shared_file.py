@@ -294,7 +294,12 @@ def _make_private(path: Path) -> None:
     try:
         os.close(handle)
         with suppress(FileExistsError):
-            os.link(new, path)
+            try:
+                os.link(new, path)
+            except FileExistsError:
+                raise
+            except OSError:  # that file system has no hard links; and whatever else it is, comes again
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     finally:
         os.unlink(new)  # noqa: PTH108 - no path
 

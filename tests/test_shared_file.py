@@ -226,6 +226,17 @@ def test_a_file_that_is_made_has_no_name_yet_when_it_is_closed(tmp_path: Path, m
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_file_is_made_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    file = EntryFile(tmp_path / "shared.db")
+    assert file.append([(1, 1, b"")]) == 1
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    file.close()
+
+
 def test_a_file_may_be_elsewhere_by_a_link_that_leads_to_none_yet(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     path = tmp_path / "shared.db"
