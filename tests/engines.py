@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from .waiting import LIMIT_S, free_ports, until
+from .waiting import LIMIT_S, free_ports, stands_still, until
 
 _MEMORY = Path("/dev/shm")
 
@@ -99,6 +99,9 @@ class EtcdMember:
     def freeze(self) -> None:
         """Keep its connections and answer nothing, like a machine that swaps."""
         self.signal(signal.SIGSTOP)
+        process = self._process
+        if process is not None:
+            until(lambda: stands_still(process.pid), "etcd stands still")
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)

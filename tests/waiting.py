@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 
@@ -25,6 +26,11 @@ async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) 
     with anyio.fail_after(limit_s):
         while not condition():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a process that was sent SIGSTOP has stopped: each of its threads does so when it gets its turn."""
+    return all(thread.read_text().rpartition(")")[2].split()[0] in "Tt" for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
 
 
 def free_ports(count: int) -> list[int]:
