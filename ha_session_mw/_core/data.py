@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import msgspec
 
@@ -13,6 +14,9 @@ _decode_any = msgspec.msgpack.Decoder().decode
 _CANNOT_TRAVEL = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 MAX_DEPTH = 100
 """How deep lists and dicts may lie in each other. Pythons differ in what they bear, and nodes may run different ones."""
+_OPENING = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+"""With one of these a list or a dict begins in MessagePack. They may stand in what it holds, too."""
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 decode = msgspec.msgpack.Decoder(dict[str, object]).decode
 """The data of a token or a record, as a new dictionary each time."""
 
@@ -25,7 +29,7 @@ def encode(data: Mapping[str, object]) -> bytes:
     """
     try:
         raw = _encode(data)
-        if decode(raw) == data and not _is_too_deep(data):
+        if decode(raw) == data and not _is_too_deep(data, raw):
             return raw
     except _CANNOT_TRAVEL:
         raw = b""
@@ -54,13 +58,17 @@ def is_nested(data: Mapping[str, object]) -> bool:
     return False
 
 
-def _is_too_deep(data: Mapping[str, object]) -> bool:
-    level: list[object] = [data]
+def _is_too_deep(data: Mapping[str, object], raw: bytes) -> bool:
+    if len(raw) - len(raw.translate(None, _OPENING)) <= MAX_DEPTH:
+        return False  # there are not even so many lists and dicts in it
+    level: Iterable[object] = data.values()
     for _ in range(MAX_DEPTH + 1):
-        inner = [item for holder in level for item in (holder.values() if isinstance(holder, Mapping) else holder)]  # type: ignore[attr-defined]
-        level = [item for item in inner if isinstance(item, (dict, list, tuple))]
-        if not level:
+        inner = [item for item in level if type(item) not in _PLAIN]
+        if not inner:
             return False
+        level = chain.from_iterable(
+            [one.values() if isinstance(one, dict) else one for one in inner if isinstance(one, (dict, list, tuple))]
+        )
     return True
 
 
