@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ._node.listeners import EventStream
 from .abc import Grant
 from .asgi.middleware import SessionMiddleware
-from .asgi.session import Session, get_session
 from .config import Settings
 from .exceptions import (
     ClientFault,
@@ -43,9 +43,9 @@ from .exceptions import (
     TokenTooLarge,
     UsageError,
 )
-from .listeners import EventStream
 from .manager import SessionManager
 from .models import Acknowledgement, Device
+from .session.session import Session, get_session
 
 __all__ = [
     "Acknowledgement",

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from anyio import CancelScope
 
-from ._core.members import UNKNOWN_END_MARGIN_MS as UNKNOWN_END_MARGIN_MS
-from ._core.members import Heartbeat as Heartbeat
-from ._core.view import FLOOR_MARGIN_MS as FLOOR_MARGIN_MS
-from ._core.view import View as View
+from ._core.cluster.members import UNKNOWN_END_MARGIN_MS as UNKNOWN_END_MARGIN_MS
+from ._core.cluster.members import Heartbeat as Heartbeat
+from ._core.cluster.view import FLOOR_MARGIN_MS as FLOOR_MARGIN_MS
+from ._core.cluster.view import View as View
 from .events import ClusterEvent
 from .models import Entry, KeyId
 
 if TYPE_CHECKING:
-    from .peering import Peering
+    from ._peering.peering import Peering
 
 CLOCK_SLACK_MS = 50.0
 """By how much a wall clock may move against the boot-time clock, being slewed, before somebody looks whether it is right."""

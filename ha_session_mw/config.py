@@ -14,9 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from . import setting_values as values
-from ._core.keys import weakness
-from .cluster_urls import ETCD, SQLITE, cluster_url
+from ._core.token.keys import weakness
+from ._settings import values as values
+from ._settings.cluster_urls import ETCD, SQLITE, cluster_url
 from .exceptions import ConfigurationError
 
 ENV_PREFIX = "HA_SESSION_"

@@ -17,43 +17,39 @@ from typing import TYPE_CHECKING, cast
 import anyio
 import httpx2
 
-from . import forks
-from ._core.cache import VerifiedCache
-from ._core.cookies import CookieWriter
-from ._core.decision import ACCEPT
-from ._core.members import Heartbeat
+from ._core.accept_rule import ACCEPT
+from ._core.cluster.members import Heartbeat
+from ._core.cluster.routing import nearest
+from ._core.cluster.view import View
 from ._core.names import require_name
-from ._core.routing import nearest
-from ._core.tokens import Verified
-from ._core.user_agents import label
-from ._core.view import View
+from ._core.records.user_agents import label
+from ._core.token.cache import VerifiedCache
+from ._core.token.cookies import CookieWriter
+from ._core.token.tokens import Verified
+from ._machine import forks
+from ._machine.journal import StateFile
+from ._node.devices import NOTE_EVERY_S, Devices
+from ._node.issuing import Minting
+from ._node.key_source import LOOK_EVERY_S, KeySource
+from ._node.listeners import ROOM, Callback, EventStream, Listeners
+from ._node.locks import LEASE_S, TIMEOUT_S, Locks
+from ._node.log_outs import LogOuts
+from ._node.lookups import Asking, LookUps
+from ._node.records import Records, decode_copy
+from ._node.revocation import Revocations
+from ._node.session_data import SessionData
+from ._node.supervisor import Supervisor
+from ._node.validation import Judging
+from ._peering.peering import Peering
 from .abc import Backend, Clock, Grant, LockService, SessionStore
 from .clocks import SystemClock
 from .config import Settings, variable
-from .devices import NOTE_EVERY_S, Devices
-from .exceptions import (
-    ConfigurationError,
-    NotSupported,
-    SessionUnknown,
-)
-from .judging import Judging
-from .key_files import LOOK_EVERY_S, KeySource
-from .listeners import ROOM, Callback, EventStream, Listeners
-from .locks import LEASE_S, TIMEOUT_S, Locks
-from .log_outs import LogOuts
-from .lookups import Asking, LookUps
-from .minting import Minting
+from .exceptions import ConfigurationError, NotSupported, SessionUnknown
 from .models import Acknowledgement, Claims, Deny, Device, Entry, NodeId
-from .peering import Peering
-from .records import Records, decode_copy
-from .revocations import Revocations
-from .session_data import SessionData
-from .state_file import StateFile
-from .supervisor import Supervisor
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .asgi.session import Session
+    from .session.session import Session
 
 logger = logging.getLogger("ha_session_mw")
 

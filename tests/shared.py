@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ha_session_mw.abc import Clock, LockService, SessionStore
-from ha_session_mw.backends.memory import MemoryBackend
+from ha_session_mw.backends.memory.log import MemoryBackend
 
 
 class Shared(MemoryBackend):

@@ -18,11 +18,11 @@ from itsdangerous.encoding import base64_encode
 from starlette.types import Message, Receive, Scope, Send
 
 from ha_session_mw import ConfigurationError, Session, SessionError, SessionManager, SessionMiddleware, Settings, get_session
-from ha_session_mw._core.decision import CannotTell, Refuse
-from ha_session_mw._core.stored import Stored
-from ha_session_mw._core.tokens import Verified
+from ha_session_mw._core.accept_rule import CannotTell, Refuse
+from ha_session_mw._core.records.session_data import Stored
+from ha_session_mw._core.token.tokens import Verified
+from ha_session_mw._node.key_source import KeySource
 from ha_session_mw.abc import Conflict, Record
-from ha_session_mw.key_files import KeySource
 from ha_session_mw.models import Claims, CutId, Deny, SessionId
 from ha_session_mw.testing import ManualClock
 

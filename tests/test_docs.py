@@ -30,16 +30,16 @@ from starlette.testclient import TestClient
 import ha_session_mw
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings, UsageError, events, get_session
 from ha_session_mw import testing as testing_module
-from ha_session_mw._core.decision import CHECKS
-from ha_session_mw._core.freshness import fence_wait_s
-from ha_session_mw._core.recovery import Memory, Recovery
-from ha_session_mw.backends.etcd import DURABLE_LIMIT_S
-from ha_session_mw.backends.etcd_locks import LAST_LOOK_S, LEAST_S, LET_GO_S
-from ha_session_mw.backends.etcd_store import LIMIT_S
+from ha_session_mw._core.accept_rule import CHECKS
+from ha_session_mw._core.cluster.freshness import fence_wait_s
+from ha_session_mw._core.quorum.recovery import Memory, Recovery
+from ha_session_mw._node.validation import IN_FLIGHT_S, RELAXED_LIMIT_S
+from ha_session_mw.backends.etcd.gateway import CALL_S
+from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S
+from ha_session_mw.backends.etcd.log import DURABLE_LIMIT_S
+from ha_session_mw.backends.etcd.store import LIMIT_S
 from ha_session_mw.config import SETTINGS, variable
-from ha_session_mw.etcd_gateway import CALL_S
 from ha_session_mw.exceptions import ProblemError, problem_types
-from ha_session_mw.judging import IN_FLIGHT_S, RELAXED_LIMIT_S
 
 from .waiting import free_ports
 
@@ -290,7 +290,7 @@ def test_what_nodes_say_on_the_pages_is_what_the_code_says() -> None:
 
 
 def test_every_reason_not_to_be_ready_has_its_remedy() -> None:
-    quorum = ast.parse((ROOT / "ha_session_mw" / "backends" / "quorum.py").read_text("utf-8"))
+    quorum = ast.parse((ROOT / "ha_session_mw" / "backends" / "peers" / "log.py").read_text("utf-8"))
     function = next(node for node in ast.walk(quorum) if isinstance(node, ast.FunctionDef) and node.name == "why_not_ready")
     reasons = [text for text in templates(function) if len(text) > 40]
     assert reasons
@@ -303,7 +303,8 @@ def test_each_trouble_of_a_file_is_one_that_the_code_tells() -> None:
     rows = re.findall(r"^\| (`.+?`) \| .* \| .* \| .* \|$", section(page, "## When something is wrong with the file"), re.MULTILINE)
     shown = {text for row in rows[1:] for text in re.findall(r"`([^`]+)`", row)}
     program = "".join(
-        (ROOT / "ha_session_mw" / name).read_text("utf-8") for name in ("shared_file.py", "entry_file.py", "backends/sqlite.py")
+        (ROOT / "ha_session_mw" / name).read_text("utf-8")
+        for name in ("_machine/shared_file.py", "backends/sqlite/entry_file.py", "backends/sqlite/log.py")
     )
     assert len(shown) > 7
     assert {text for text in shown if f'"{text}"' not in program} == set()
@@ -315,7 +316,7 @@ def test_each_trouble_of_etcd_is_one_that_the_code_tells() -> None:
     shown = {text for row in re.findall(r"^\| (`.+?`) \| .* \|$", tables, re.MULTILINE) for text in re.findall(r"`([^`]+)`", row)}
     program = "".join(
         (ROOT / "ha_session_mw" / name).read_text("utf-8")
-        for name in ("etcd_gateway.py", "certificates.py", "backends/etcd.py", "backends/etcd_keys.py")
+        for name in ("backends/etcd/gateway.py", "_machine/tls.py", "backends/etcd/log.py", "backends/etcd/keys.py")
     )
     assert len(shown) > 12
     assert {text for text in shown if text not in program} == set()

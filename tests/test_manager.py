@@ -16,13 +16,13 @@ from itsdangerous.encoding import base64_decode
 from starlette.types import Message, Receive, Scope, Send
 
 from ha_session_mw import Acknowledgement, ClientFault, Session, SessionManager, SessionMiddleware, SessionRevoked, Settings, get_session
-from ha_session_mw._core.decision import CannotTell
-from ha_session_mw._core.tokens import Verified
+from ha_session_mw._core.accept_rule import CannotTell
+from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, TokenInvalid
 from ha_session_mw.models import Claims
 from ha_session_mw.testing import ManualClock
 
-from .board import page
+from .backends.board import page
 from .waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio

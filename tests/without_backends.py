@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-STORAGE = ("backends", "etcd_gateway", "shared_file", "entry_file", "record_file", "lock_file")
-
 
 class Missing:
     """Finds that they are not there."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name.startswith(tuple(f"ha_session_mw.{module}" for module in STORAGE)):
+        if name.startswith("ha_session_mw.backends"):
             raise ModuleNotFoundError(f"{name} is left out", name=name)
         return None
 

@@ -11,7 +11,7 @@ import string
 from inspect import getdoc
 
 from ..exceptions import InfrastructureFault, ProblemError
-from .decision import walk
+from .accept_rule import walk
 
 
 def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool = False) -> dict[str, object]:

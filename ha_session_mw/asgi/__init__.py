@@ -1,1 +1,1 @@
-"""The edge towards ASGI apps: the middleware, the session that an app sees, and what a client is told."""
+"""The edge towards ASGI apps: the middleware, the routes it serves itself, and what a client is told."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._core.cookies import Header
+from .._core.token.cookies import Header
 
 EVENT_STREAM = b"text/event-stream"
 TOKEN_HEADER = b"session-token"

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..exceptions import ConfigurationError
 from ..manager import SessionManager
-from .ear import Ear
+from .conversation import Ear
 
 
 async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,24 +19,24 @@ import msgspec
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._core.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
-from .._core.decision import CannotTell
+from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
-from .._core.stored import Stored
-from .._core.tokens import Verified
+from .._core.records.session_data import Stored
+from .._core.token.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
+from .._core.token.tokens import Verified
+from .._settings.values import LONGEST_S
 from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
 from ..exceptions import ClientFault, ConfigurationError, NodeStarting, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import NOT_STARTED, SessionManager
-from ..setting_values import LONGEST_S
-from .commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
-from .devices import DeviceRoutes, path_of
-from .ear import Ear
+from ..session.commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
+from ..session.out_of_reach import stored_session_of
+from ..session.session import EXEMPT, SCOPE_KEY, STARTED, WEBSOCKET, Session, Way, session_of
+from .conversation import Ear
+from .device_routes import DeviceRoutes, path_of
 from .endpoints import Endpoints
 from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
 from .lifespan import refuse_lifespan, run_lifespan
 from .problems import send_problem
-from .session import EXEMPT, SCOPE_KEY, STARTED, WEBSOCKET, Session, Way, session_of
-from .stored_session import stored_session_of
 from .streams import Connection, Connections
 
 logger = logging.getLogger("ha_session_mw")

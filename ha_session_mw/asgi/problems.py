@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .._core import problems
-from .._core.cookies import Header
+from .._core.token.cookies import Header
 from ..exceptions import ProblemError
 
 _FIRST_CLOSE_CODE = 4000

@@ -13,9 +13,9 @@ import anyio
 import anyio.abc
 from starlette.types import Message, Receive, Send
 
-from .._core.decision import denial
-from .._core.tokens import Verified
-from .._core.view import View
+from .._core.accept_rule import denial
+from .._core.cluster.view import View
+from .._core.token.tokens import Verified
 from ..models import Cut, Deny, Entry
 
 logger = logging.getLogger("ha_session_mw.streams")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 
+from .._settings.cluster_urls import BACKENDS, other_backends
 from ..abc import Backend
-from ..cluster_urls import BACKENDS, other_backends
 from ..config import Settings
 from ..exceptions import ConfigurationError
 
 _OWN = {
     scheme: EntryPoint(scheme, f"{__name__}.{place}", BACKENDS)
     for scheme, place in (
-        ("memory", "memory:MemoryBackend"),
-        ("sqlite", "sqlite:SqliteBackend"),
-        ("peers", "quorum:PeersBackend"),
-        ("etcd", "etcd_backend:EtcdBackend"),
-        ("etcds", "etcd_backend:EtcdBackend"),
+        ("memory", "memory.log:MemoryBackend"),
+        ("sqlite", "sqlite.log:SqliteBackend"),
+        ("peers", "peers.log:PeersBackend"),
+        ("etcd", "etcd.backend:EtcdBackend"),
+        ("etcds", "etcd.backend:EtcdBackend"),
     )
 }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from .clock import ManualClock
 from .cluster import Cluster
-from .lock_contract import Desk, Desks, LockServiceContract
-from .log_contract import ClusterLogContract, Member, Nodes
+from .contracts.locks import Desk, Desks, LockServiceContract
+from .contracts.logs import ClusterLogContract, Member, Nodes
+from .contracts.stores import SessionStoreContract, Stores
 from .network import Link
 from .node import Node
 from .sessions import SECRET, mint_session, session_cookie, who_is_there
-from .store_contract import SessionStoreContract, Stores
 
 __all__ = [
     "SECRET",

@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from ..asgi.middleware import SessionMiddleware
-from ..asgi.session import get_session
 from ..exceptions import SessionTooLarge
 from ..manager import SessionManager
+from ..session.session import get_session
 
 SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"  # noqa: S105 - no secret at all
 """The secret of clusters in tests. Anybody may know it."""

@@ -137,7 +137,7 @@ FAULTY: list[dict[str, Any]] = [
     {"secret_key": SECRET, "session_cookie": SECRET},
     {"secret_key": SECRET, "max_age": "1h"},
     {"secret_key": SECRET, "max_age": float("nan")},
-    {"secret_key": SECRET, "max_age": object()},
+    {"secret_key": SECRET, "max_age": object},
     {"secret_key": SECRET, "path": "x"},
     {"secret_key": SECRET, "path": "/; domain=evil.example"},
     {"secret_key": SECRET, "path": 7},

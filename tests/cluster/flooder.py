@@ -16,13 +16,14 @@ import httpx2
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from ha_session_mw import SessionMiddleware, lookups
-from ha_session_mw._core.messages import Answer, decode_poll, encode
-from ha_session_mw._core.quorum import PAGE_ENTRIES
-from ha_session_mw.backends.quorum import QuorumLog
-from ha_session_mw.lookups import Question
+from ha_session_mw import SessionMiddleware
+from ha_session_mw._core.quorum.log import PAGE_ENTRIES
+from ha_session_mw._core.quorum.messages import Answer, decode_poll, encode
+from ha_session_mw._node import lookups
+from ha_session_mw._node.lookups import Question
+from ha_session_mw._peering.peering import PeerClient, PeerFailure
+from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.models import Deny
-from ha_session_mw.peering import PeerClient, PeerFailure
 from ha_session_mw.testing import mint_session, who_is_there
 
 AT_ONCE = 32

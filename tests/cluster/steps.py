@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
 from ha_session_mw import SessionManager
-from ha_session_mw._core.decision import CannotTell
-from ha_session_mw._core.tokens import Verified
+from ha_session_mw._core.accept_rule import CannotTell
+from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.testing import ManualClock
 
 P = ParamSpec("P")

@@ -19,11 +19,11 @@ import pytest
 
 from example_app.proxy import Proxy
 from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
-from ha_session_mw._core.decision import CannotTell
-from ha_session_mw._core.view import new_cut_id
-from ha_session_mw.backends.etcd import EtcdLog
+from ha_session_mw._core.accept_rule import CannotTell
+from ha_session_mw._core.cluster.view import new_cut_id
+from ha_session_mw.backends.etcd.gateway import EtcdGateway
+from ha_session_mw.backends.etcd.log import EtcdLog
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.etcd_gateway import EtcdGateway
 from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session
 

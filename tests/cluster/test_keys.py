@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ha_session_mw._core import tokens
-from ha_session_mw._core.keys import SigningKey
-from ha_session_mw.lookups import VERSION, Answer, encode
+from ha_session_mw._core.token import tokens
+from ha_session_mw._core.token.keys import SigningKey
+from ha_session_mw._node.lookups import VERSION, Answer, encode
 from ha_session_mw.models import Claims, Deny, KeyId
 from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from ha_session_mw._core.decision import CannotTell
-from ha_session_mw._core.tokens import Verified
+from ha_session_mw._core.accept_rule import CannotTell
+from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import ClockUntrusted, SessionRevoked, StateStale
 from ha_session_mw.testing import Cluster, Node, mint_session
 

@@ -23,10 +23,10 @@ import httpx2
 import pytest
 
 from ha_session_mw import ClientFault, ProblemError, SessionRevoked
-from ha_session_mw._core.decision import CannotTell, Decision, Refuse, decide
+from ha_session_mw._core.accept_rule import CannotTell, Decision, Refuse, decide
+from ha_session_mw._node.validation import Judging
 from ha_session_mw.abc import Receipt
-from ha_session_mw.backends.quorum import QuorumLog
-from ha_session_mw.judging import Judging
+from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.manager import SessionManager
 from ha_session_mw.testing import Cluster, Link, Node
 
@@ -415,7 +415,7 @@ async def test_without_the_fence_it_comes_to_light(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_node_that_guesses_comes_to_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a node that cannot tell said that the session is over."""
-    monkeypatch.setattr("ha_session_mw.judging.decide", guesses)
+    monkeypatch.setattr("ha_session_mw._node.validation.decide", guesses)
     found = await history(NEEDS_AN_HONEST_NODE, tmp_path)
     assert any(fault.startswith("refused without a cause") for fault in found.faults)
 

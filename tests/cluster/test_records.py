@@ -11,8 +11,8 @@ import pytest
 
 from ha_session_mw import Session, StoreUnavailable
 from ha_session_mw.abc import Clock, LockService, Record, SessionStore
-from ha_session_mw.backends.memory import MemoryRecords, MemoryStore
-from ha_session_mw.backends.quorum import PeersBackend
+from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.peers.log import PeersBackend
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import ManualClock
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ha_session_mw._core.messages import decode_answer, encode
+from ha_session_mw._core.quorum.messages import decode_answer, encode
+from ha_session_mw._peering.peering import PeerFailure
 from ha_session_mw.models import Deny
-from ha_session_mw.peering import PeerFailure
 from ha_session_mw.testing import Cluster, Node, mint_session
 
 from .visits import Browser, log_out, logged_in, look, obliging, refused_for_infrastructure, who, why
@@ -506,7 +506,7 @@ async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_bu
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b, _ = cluster.nodes
-    monkeypatch.setattr("ha_session_mw._core.quorum.PAGE_ENTRIES", 10)
+    monkeypatch.setattr("ha_session_mw._core.quorum.log.PAGE_ENTRIES", 10)
     a.manager._log.apply([Deny(f"flood {n}", a.manager._log.unknown_end_ms()) for n in range(1000)])
     before = len(b.manager.view.denied)
     await cluster.advance(1)
@@ -560,7 +560,7 @@ async def test_a_member_that_answers_with_more_than_a_page_is_not_listened_to(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b, c = cluster.nodes
-    monkeypatch.setattr("ha_session_mw.backends.quorum.PAGE_ENTRIES", 9)
+    monkeypatch.setattr("ha_session_mw.backends.peers.log.PAGE_ENTRIES", 9)
     a.manager._log.apply([Deny(f"flood {n}", a.manager._log.unknown_end_ms()) for n in range(10)])
     await cluster.advance(3)
     assert "member 1 of HA_SESSION_PEERS: answers with more than a page" in caplog.text
@@ -573,8 +573,8 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
     cluster: Cluster, *, complete: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b, c = cluster.nodes
-    monkeypatch.setattr("ha_session_mw.backends.quorum.NEWS_PER_S", 64)
-    monkeypatch.setattr("ha_session_mw.backends.quorum.NEWS_AT_ONCE", 128)
+    monkeypatch.setattr("ha_session_mw.backends.peers.log.NEWS_PER_S", 64)
+    monkeypatch.setattr("ha_session_mw.backends.peers.log.NEWS_AT_ONCE", 128)
     for node in (b, c):
         await restarted(node)
     await cluster.ready()

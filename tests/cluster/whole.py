@@ -17,14 +17,14 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ha_session_mw import SessionManager
-from ha_session_mw._core.decision import ACCEPT, CannotTell, Decision, Refuse, decide
-from ha_session_mw._core.quorum import Quorum
-from ha_session_mw._core.tokens import Verified
-from ha_session_mw._core.view import View
-from ha_session_mw.backends.quorum import QuorumLog
+from ha_session_mw._core.accept_rule import ACCEPT, CannotTell, Decision, Refuse, decide
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.quorum.log import Quorum
+from ha_session_mw._core.token.tokens import Verified
+from ha_session_mw._node.lookups import Answer, LookUps
+from ha_session_mw._node.validation import Judging
+from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.exceptions import ClientFault, InfrastructureFault, QuorumLost, StateStale
-from ha_session_mw.judging import Judging
-from ha_session_mw.lookups import Answer, LookUps
 from ha_session_mw.models import Acknowledgement
 from ha_session_mw.testing import Cluster, Node
 
@@ -208,7 +208,7 @@ def whole(nodes: int, *, slow_clock: int | None = None) -> Iterator[Whole]:
 
 def follow(variant: QuorumVariant, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all nodes go by other rules."""
-    monkeypatch.setattr("ha_session_mw.backends.quorum.Quorum", variant.quorum)
+    monkeypatch.setattr("ha_session_mw.backends.peers.log.Quorum", variant.quorum)
     if variant.reads_late:
         monkeypatch.setattr(Judging, "_judge", judges_late)
     if variant.keeps_yes:

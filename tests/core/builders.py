@@ -9,11 +9,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ha_session_mw._core import data, tokens
-from ha_session_mw._core.decision import Decision, decide
-from ha_session_mw._core.keys import KeyRing, SigningKey
-from ha_session_mw._core.tokens import Verified
-from ha_session_mw._core.view import View, new_cut_id
+from ha_session_mw._core.accept_rule import Decision, decide
+from ha_session_mw._core.cluster.view import View, new_cut_id
+from ha_session_mw._core.token import data, tokens
+from ha_session_mw._core.token.keys import KeyRing, SigningKey
+from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.models import Claims, Cut, CutId, FamilyId, NodeId, SessionId
 
 NOW_MS = 1_800_000_000_000

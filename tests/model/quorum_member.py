@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ha_session_mw._core.members import Heartbeat, Members
-from ha_session_mw._core.messages import Answer, Batch
-from ha_session_mw._core.peer import Peer
-from ha_session_mw._core.quorum import Hold, Quorum, Receipt, Sent
-from ha_session_mw._core.recovery import Memory
-from ha_session_mw._core.view import View
+from ha_session_mw._core.cluster.members import Heartbeat, Members
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.quorum.log import Hold, Quorum, Receipt, Sent
+from ha_session_mw._core.quorum.messages import Answer, Batch
+from ha_session_mw._core.quorum.peer import Peer
+from ha_session_mw._core.quorum.recovery import Memory
 from ha_session_mw.models import NodeId
 
 from .terms import DURABLE, ENDS_MS, ENTRIES, FENCED, LIMIT_S, LONG, MADE, NOW, RATES, accepts, aged, is_fresh, knows, units_since

@@ -6,10 +6,10 @@ import math
 from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from ha_session_mw._core.decision import Accept, decide
-from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.tokens import Verified
-from ha_session_mw._core.view import View
+from ha_session_mw._core.accept_rule import Accept, decide
+from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionId
 
 Thing = TypeVar("Thing", bound=Hashable)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ha_session_mw._core.decision import Accept, CannotTell, Decision
+from ha_session_mw._core.accept_rule import Accept, CannotTell, Decision
 
 from .node import Node
 from .world import HOUR_MS, Findings, Session, World

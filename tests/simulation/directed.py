@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ha_session_mw._core.view import View
+from ha_session_mw._core.cluster.view import View
 
 from .node import LIMIT_S
 from .world import Findings, Session, Way, around

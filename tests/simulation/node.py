@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ha_session_mw._core.decision import Accept, CannotTell, Decision, Refuse, decide, denial
-from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.members import Members
-from ha_session_mw._core.view import View, new_cut_id
+from ha_session_mw._core.accept_rule import Accept, CannotTell, Decision, Refuse, decide, denial
+from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.cluster.members import Members
+from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw.exceptions import ClockUntrusted, NodeStarting, SessionRevoked, StateNotReached, StateStale
 from ha_session_mw.models import Cut, Deny, Entry, FamilyId
 

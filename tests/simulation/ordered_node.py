@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ha_session_mw._core.members import Heartbeat, Members
-from ha_session_mw._core.ordered import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Sent, Snapshot, StoredBeat
-from ha_session_mw._core.records import (
+from ha_session_mw._core.cluster.members import Heartbeat, Members
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.ordered.keys import (
     BEATS,
     FLOOR,
     LOG,
@@ -23,7 +23,7 @@ from ha_session_mw._core.records import (
     ended_ranges,
     entry_key,
 )
-from ha_session_mw._core.view import View
+from ha_session_mw._core.ordered.log import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Sent, Snapshot, StoredBeat
 from ha_session_mw.events import RolledBack
 from ha_session_mw.models import Entry, NodeId
 

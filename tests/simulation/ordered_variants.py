@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.ordered import Ordered, Sent, Snapshot
-from ha_session_mw._core.processes import Processes
+from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.ordered.leases import Processes
+from ha_session_mw._core.ordered.log import Ordered, Sent, Snapshot
 
 from .variants import Variant
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.members import Heartbeat, Members
-from ha_session_mw._core.messages import Answer, Batch
-from ha_session_mw._core.quorum import Hold, Quorum, Receipt, Sent
-from ha_session_mw._core.view import View
+from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.cluster.members import Heartbeat, Members
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.quorum.log import Hold, Quorum, Receipt, Sent
+from ha_session_mw._core.quorum.messages import Answer, Batch
 from ha_session_mw.events import PossibleLoss
 from ha_session_mw.models import Entry, NodeId
 

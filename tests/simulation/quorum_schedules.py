@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ha_session_mw._core.quorum import Quorum
+from ha_session_mw._core.quorum.log import Quorum
 
 from .directed import OVER_S, AnyNode, AnyWorld, ask_for, isolate, log_in
 from .quorum_node import QuorumWorld

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ha_session_mw._core.fence import Fence
-from ha_session_mw._core.freshness import Moment
-from ha_session_mw._core.holders import Holder
-from ha_session_mw._core.messages import Answer
-from ha_session_mw._core.quorum import Quorum, Sent
-from ha_session_mw._core.recovery import Recovery
+from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.quorum.acknowledgements import Holder
+from ha_session_mw._core.quorum.fence import Fence
+from ha_session_mw._core.quorum.log import Quorum, Sent
+from ha_session_mw._core.quorum.messages import Answer
+from ha_session_mw._core.quorum.recovery import Recovery
 
 from .variants import Variant
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ha_session_mw._core.ordered import Ordered
+from ha_session_mw._core.ordered.log import Ordered
 from ha_session_mw.models import Entry
 
 from . import ordered_chaos

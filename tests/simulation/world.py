@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, TypeVar
 
-from ha_session_mw._core.decision import Accept, Decision, Refuse
-from ha_session_mw._core.tokens import Verified
+from ha_session_mw._core.accept_rule import Accept, Decision, Refuse
+from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout
 from ha_session_mw.models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
 

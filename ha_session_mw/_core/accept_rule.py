@@ -1,0 +1,127 @@
+"""Decide whether a verified token may pass: the accept rule. The only place that says yes.
+
+Every entry point (HTTP, WebSocket, a peer's question) asks :func:`decide`. Its caller reads ``view.fresh_at`` and the
+clocks *before* the call: freshness that is read after the look-up would vouch for a look-up that is older.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ..exceptions import (
+    ClientFault,
+    InfrastructureFault,
+    ProblemError,
+    SessionExpired,
+    SessionIdleTimeout,
+    SessionRevoked,
+    StateNotReached,
+    StateStale,
+    TokenInvalid,
+    TokenNotYetValid,
+)
+from ..models import Claims
+from .cluster.view import View, cut_end_ms
+from .token.tokens import NOT_BEFORE_LEEWAY_MS, Verified
+
+CHECKS = (
+    *("presented", "size", "shape", "key", "signature", "payload"),
+    *("absolute_end", "idle_end", "not_before", "floor", "key_denied", "denied", "cuts_known", "cut", "fresh"),
+)
+"""The steps of the rule in their order: what ``HA_SESSION_ERROR_DETAIL=full`` walks through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The session stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The session does not stand, for certain: nothing that this node may still learn can change that."""
+
+    problem: ClientFault
+
+
+@dataclass(frozen=True, slots=True)
+class CannotTell:
+    """Wait for what is on its way, then ask the peers, then tell the problem. Never guess."""
+
+    problem: InfrastructureFault
+
+
+Decision = Accept | Refuse | CannotTell
+ACCEPT: Final = Accept()
+
+
+def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_ms: float, freshness_limit_s: float) -> Decision:
+    """Whether the session of a verified token stands.
+
+    Args:
+        verified: the token's claims; from the cache, or just verified.
+        view: what this node knows.
+        fresh_at: ``view.fresh_at``, read before this call.
+        boot_s: the boot-time clock, in seconds.
+        wall_ms: the wall clock, in milliseconds.
+        freshness_limit_s: how old the node's knowledge may be.
+    """
+    if not verified.begins_ms <= wall_ms < verified.ends_ms:
+        return Refuse(_out_of_time(verified.claims, wall_ms))
+    claims = verified.claims
+    if claims.absolute_end_ms <= view.floor_ms:
+        return Refuse(SessionExpired("the session ends below the floor", check="floor"))
+    if view.denied_keys and verified.kid in view.denied_keys:
+        return Refuse(TokenInvalid("its key is denied", check="key_denied"))
+    denied = view.denied
+    if denied and (claims.sid in denied or claims.family in denied):
+        return Refuse(SessionRevoked("denied", check="denied"))
+    # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
+    if claims.cuts and (behind := _unknown_cut(claims, view)):
+        return behind
+    if (view.everybody or view.by_subject) and (problem := _missing_cut(claims, view)):
+        return Refuse(problem)
+    if boot_s - fresh_at > freshness_limit_s:
+        return CannotTell(StateStale("out of contact for longer than the freshness limit", check="fresh"))
+    return ACCEPT
+
+
+def denial(verified: Verified, view: View) -> Refuse | None:
+    """What a node knows against a session that no clock can change; None where it knows nothing."""
+    decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
+    return decision if isinstance(decision, Refuse) else None
+
+
+def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
+    # The ends have no leeway: a session is over at its end on every node whose clock says so.
+    if wall_ms >= claims.absolute_end_ms:
+        return SessionExpired("the absolute end has passed", check="absolute_end")
+    if wall_ms >= claims.idle_end_ms:
+        return SessionIdleTimeout("the idle end has passed", check="idle_end")
+    wait_s = (claims.issued_ms - NOT_BEFORE_LEEWAY_MS - wall_ms) / 1000
+    return TokenNotYetValid(f"issued {wait_s:.3f} s too far ahead", retry_after_s=wait_s, check="not_before")
+
+
+def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:
+    for cut in claims.cuts:
+        # At or below the floor the node may have known the cut and forgotten it, and a live token owes it nothing more.
+        if cut not in view.known_cuts and cut_end_ms(cut) > max(view.floor_ms, view.forgotten_cuts_end_ms):
+            return CannotTell(StateNotReached("the token lists a cut this node has not heard of", check="cuts_known"))
+    return None
+
+
+def _missing_cut(claims: Claims, view: View) -> SessionRevoked | None:
+    own = view.by_subject.get(claims.subject) if claims.subject is not None else None
+    for cuts in (view.everybody, own or {}):
+        for id, cut in cuts.items():
+            if id not in claims.cuts and cut.except_family not in (claims.family, claims.sid):
+                return SessionRevoked("cut off with all sessions of its subject", check="cut")
+    return None
+
+
+def walk(problem: ProblemError) -> list[dict[str, object]]:
+    """The checks that a refused request went through, the failed one last."""
+    if problem.check not in CHECKS:
+        return []
+    passed = CHECKS[: CHECKS.index(problem.check)]
+    return [{"check": check, "passed": True} for check in passed] + [{"check": problem.check, "passed": False, "reason": problem.reason}]

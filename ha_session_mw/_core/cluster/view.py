@@ -1,0 +1,185 @@
+"""What one node knows: the fold of the cluster log.
+
+Denials and cuts only accumulate, so merging is idempotent and order-free, and *deny wins*. Nothing here compares clocks:
+an entry carries its own end, and only the floor, which rises and never falls, lets entries go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+from ...models import Cut, CutId, Deny, DenyKey, Entry
+
+FLOOR_MARGIN_MS = 60_000
+"""How far the floor stays behind the slowest trusted clock: twice the 30 s by which a trusted clock may be off."""
+
+END_STEP_MS = 60_000
+"""Ends are rounded up to whole minutes. Holding an entry longer harms nobody, and entries of a minute share one end."""
+
+CUT_TRAVELS_MS = 240_000
+"""A cut that was made so long ago is no news any more on a node that is fresh: some seconds, and 30 s for each of two clocks."""
+
+
+def cut_end_ms(cut: CutId) -> int:
+    """The end that a cut's id carries; 0 (long over) for text that is no cut's id."""
+    try:
+        return int(cut.rpartition("~")[2], 16) * 1000
+    except ValueError:
+        return 0
+
+
+def new_cut_id(random_text: str, until_ms: int) -> CutId:
+    """An id that carries the cut's end, rounded up to whole seconds."""
+    return CutId(f"{random_text}~{-(-until_ms // 1000):x}")
+
+
+def entry_end_ms(until_ms: int) -> int:
+    """How long an entry is held, the same for one that arrived and for a replaced cut that has yet to."""
+    return -(-until_ms // END_STEP_MS) * END_STEP_MS
+
+
+class View:
+    """A node's knowledge. Changed by :meth:`merge` and :meth:`raise_floor` only.
+
+    Attributes:
+        fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
+        floor_ms: no token that ends at or before it is accepted, whatever the clock says afterwards.
+        denied: what is logged out (session and family ids), with the end of the entry.
+        denied_keys: the ids of keys that are compromised, with the end of the entry.
+        known_cuts: every cut ever heard of that has not ended, those since replaced too, with its end.
+        everybody: the live cuts that concern all subjects.
+        by_subject: the live cuts of each subject.
+        forgotten_cuts_end_ms: an unknown cut that ends before was forgotten by everybody. It is no sign of being behind.
+        on_news: called with each entry that was news, right after it was merged.
+    """
+
+    __slots__ = (
+        "_by_name",
+        "_leaving",
+        "by_subject",
+        "denied",
+        "denied_keys",
+        "everybody",
+        "floor_ms",
+        "forgotten_cuts_end_ms",
+        "fresh_at",
+        "known_cuts",
+        "on_news",
+    )
+
+    def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Entry], None] | None = None) -> None:
+        self.on_news = on_news
+        self.forgotten_cuts_end_ms = 0.0
+        self.fresh_at = fresh_at
+        self.floor_ms = 0
+        self.denied: dict[str, int] = {}
+        self.denied_keys: dict[str, int] = {}
+        self.known_cuts: dict[CutId, int] = {}
+        self.everybody: dict[CutId, Cut] = {}
+        self.by_subject: dict[str, dict[CutId, Cut]] = {}
+        self._leaving: dict[int, tuple[int, list[str | Cut | DenyKey]]] = {}
+        self._by_name: set[CutId] = set()
+        """Cuts that have been replaced, and that have not come themselves yet: what they have replaced is not known."""
+
+    def merge(self, entry: Entry) -> bool:
+        """Take one entry in; returns whether it was news. An entry that has ended can match no token and is no news."""
+        end = entry_end_ms(entry.until_ms)
+        if end <= self.floor_ms:
+            return False
+        # All entries of one end hold the same number: a new one each would take a fifth of the memory.
+        end, leaving = self._leaving.setdefault(end, (end, []))
+        match entry:
+            case Deny(id=id):
+                if self.denied.get(id, 0) >= end:
+                    return False
+                self.denied[id] = end
+                leaving.append(id)
+            case Cut():
+                if self._has_come(entry):
+                    return False
+                self._add_cut(entry, end)
+                leaving.append(entry)
+            case DenyKey(kid=kid):
+                if self.denied_keys.get(kid, 0) >= end:
+                    return False
+                self.denied_keys[kid] = end
+                leaving.append(entry)
+            case _:
+                assert_never(entry)
+        if self.on_news is not None:
+            self.on_news(entry)
+        return True
+
+    def _has_come(self, cut: Cut) -> bool:
+        return cut.id in self.known_cuts and cut.id not in self._by_name
+
+    def _add_cut(self, cut: Cut, end: int) -> None:
+        live = self.everybody if cut.subject is None else self.by_subject.setdefault(cut.subject, {})
+        if cut.id not in self._by_name:
+            live[cut.id] = cut
+        self._by_name.discard(cut.id)
+        self.known_cuts[cut.id] = end
+        for old in cut.replaces:
+            # Known from here on, so that a replaced cut that arrives after its successor does not come to life.
+            if old not in self.known_cuts:
+                self.known_cuts[old] = entry_end_ms(cut_end_ms(old))
+                self._by_name.add(old)
+            live.pop(old, None)
+
+    def knows(self, entry: Entry) -> bool:
+        """Whether merging the entry would change nothing."""
+        match entry:
+            case Deny(id=id, until_ms=until):
+                return until <= self.floor_ms or self.denied.get(id, 0) >= until
+            case Cut():
+                return entry.until_ms <= self.floor_ms or self._has_come(entry)
+            case DenyKey(kid=kid, until_ms=until):
+                return until <= self.floor_ms or self.denied_keys.get(kid, 0) >= until
+            case _:
+                assert_never(entry)
+
+    def live_cuts(self, subject: str | None) -> tuple[CutId, ...]:
+        """The cuts that a token made now for this subject must list, in a fixed order."""
+        own = self.by_subject.get(subject, {}) if subject is not None else {}
+        return tuple(sorted({*self.everybody, *own}))
+
+    def raise_floor(self, floor_ms: int) -> None:
+        """Refuse from now on what ends at or before ``floor_ms``, and only then forget the entries that deny it."""
+        if floor_ms <= self.floor_ms:
+            return
+        self.floor_ms = floor_ms
+        for end in [end for end in self._leaving if end <= floor_ms]:
+            for entry in self._leaving.pop(end)[1]:
+                self._drop(entry, end)
+        for cut in [cut for cut, end in self.known_cuts.items() if end <= floor_ms]:
+            del self.known_cuts[cut]
+            self._by_name.discard(cut)
+
+    def _drop(self, entry: str | Cut | DenyKey, end: int) -> None:
+        if isinstance(entry, str):
+            if self.denied.get(entry) == end:  # else it was extended and leaves later
+                del self.denied[entry]
+        elif isinstance(entry, DenyKey):
+            if self.denied_keys.get(entry.kid) == end:
+                del self.denied_keys[entry.kid]
+        elif entry.subject is None:
+            self.everybody.pop(entry.id, None)
+        elif (live := self.by_subject.get(entry.subject)) is not None:
+            live.pop(entry.id, None)
+            if not live:
+                del self.by_subject[entry.subject]
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries that are still in force: what a node that knows nothing must be told."""
+        for id, end in self.denied.items():
+            yield Deny(id, end)
+        for kid, end in self.denied_keys.items():
+            yield DenyKey(kid, end)  # type: ignore[arg-type]
+        yield from self.everybody.values()
+        for live in self.by_subject.values():
+            yield from live.values()
+
+    def __len__(self) -> int:
+        return len(self.denied) + len(self.denied_keys) + len(self.known_cuts)

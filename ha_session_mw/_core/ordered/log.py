@@ -1,0 +1,508 @@
+"""A log whose order somebody else keeps: one process's part in it, as a state machine. Performs no I/O and reads no clock.
+
+An engine keeps the keys of :mod:`.records` and gives every change its position, the same for everybody. A process loads all of it
+at one position, then follows: it is handed the changes in their order, none left out. It puts a beat under a key of its own, over and
+over, and reads it in the log like everybody else: **what it has sent and then read there proves that it has read all that was
+logged before it was sent**. On that rest freshness, confirmations and the fence. What this file leaves out: how the engine is
+reached, how it is followed, and who tries a write again.
+
+The caller loads when :attr:`Ordered.needs_load` says so, and begins the load after the last delivery. It hands on what it is
+delivered, resumes after :attr:`Ordered.position` and after nothing else, and puts a beat at :attr:`Ordered.due_s`, a new one for each
+try. It calls :meth:`Ordered.tick` every heartbeat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ...events import Diverged, Rollback, RolledBack
+from ...models import Entry
+from ..cluster.freshness import Moment
+from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
+from ..cluster.view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
+from .digest import Digest, sum_of
+from .keys import Beat, LogId, entry_key, key_end_ms, seat_of
+from .leases import Processes
+
+LEAST_BEAT_S = 0.025
+"""How soon after a beat the next one may be brought forward. News of that time share one; a log-out waits for no longer."""
+
+REMOVE_AFTER_S = 600.0
+REMOVE_AFTER_WAITS = 3
+"""How long a process must have been silent until anybody may delete its beat: long beyond any lease, and any hiccup of the engine."""
+
+PIECE = 1000
+"""Entries of a log that are taken in at a time. That takes some milliseconds, and no heartbeat or probe waits for longer."""
+
+_MOST_TRIES = 256
+"""Beats of which it is not known yet whether they come back. Those left out are minutes old, and vouch for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPut:
+    """An entry was written. ``created`` where its key was not there before."""
+
+    entry: Entry
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDeleted:
+    """The key of an entry was deleted."""
+
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BeatPut:
+    """A process has put its beat."""
+
+    seat: str
+    beat: Beat
+
+
+@dataclass(frozen=True, slots=True)
+class BeatDeleted:
+    """The beat of a process was deleted: by itself as its last word, or by another one after a long silence."""
+
+    seat: str
+
+
+@dataclass(frozen=True, slots=True)
+class FloorRaised:
+    """Entries that end at or below the floor may be missing from now on."""
+
+    floor_ms: int
+
+
+Item = EntryPut | EntryDeleted | BeatPut | BeatDeleted | FloorRaised
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBeat:
+    """A beat in a snapshot, and the position at which it was put."""
+
+    seat: str
+    beat: Beat
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that is in the log at one position. It may be read page by page, but all pages as of that position."""
+
+    position: int
+    log: LogId
+    entries: Sequence[Entry]
+    beats: Sequence[StoredBeat]
+    floor_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A beat to be put under ``node/`` and the seat, in one try."""
+
+    seat: str
+    beat: Beat
+    sent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """The node has read its own beat in the log for the first time, and heard enough of the others, and serves."""
+
+
+OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
+
+
+def _pieces(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    return (entries[begin : begin + PIECE] for begin in range(0, len(entries), PIECE))
+
+
+class Ordered:
+    """One process of a cluster that shares a log.
+
+    After a rollback an operator must choose. Either the newer data is put back: then the nodes are started again, and nothing is
+    lost. Or the loss is accepted: log-outs since the backup are forgotten. Then ``log/id`` is deleted, so that cuts that were lost are
+    not waited for, and all nodes are started again, no sooner than a freshness limit after the engine was put back, so that no lease
+    from before is left. Until then the node enforces what it knows, and answers 503.
+
+    Args:
+        view: what this node knows; changed by this object only.
+        own: the heartbeat's constant parts. ``life`` must be random bits, new for each process, and ``member`` one process's alone.
+        heartbeat_s: how often a beat is put.
+    """
+
+    def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
+        self.view = view
+        self.seat = seat_of(own)
+        # Until a beat has come back nobody knows how many there are, and one clock alone is nothing to go by.
+        self.members = Members(own, majority=2)
+        self.log: LogId | None = None
+        self.position = 0
+        """Up to where the log has been applied. Following is resumed right after it."""
+        self.needs_load = True
+        """Whether what is known here cannot be relied on until the whole log has been loaded."""
+        self.rolled_back: Rollback | None = None
+        self.catching_up = True
+        """Whether the node has not yet read a beat of its own since its start, or heard too few of the others that it knows of."""
+        self._heartbeat_s = heartbeat_s
+        self._digest = Digest()
+        self._processes = Processes()
+        self._suspects: set[str] = set()
+        """Whose digest has differed, and not agreed since."""
+        self._events: list[OrderedEvent] = []
+        self._unseen: dict[str, Entry] = {}
+        """What was appended here and has not been seen in the log yet."""
+        self._deleted: set[str] = set()
+        """What somebody deleted before it ended. It goes on to count here."""
+        self._stored_floor_ms = 0
+        self._tries: dict[int, float] = {}
+        self._told = 0
+        self._told_s = -math.inf
+        self._news = False
+        self._fresh_s = -math.inf
+        self._alive_s = 0.0
+        """For how long the log has been seen to take writes, in all."""
+        self._returned_s = math.inf
+        self._draining = self._left = False
+
+    # Entries.
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Apply entries here. They are to be written by the caller, as often as it takes."""
+        for entry in entries:
+            if self.view.merge(entry):
+                self._unseen[entry_key(entry)] = entry
+
+    def is_fenced(self, position: int, durable_s: float, now: Moment) -> bool:
+        """Whether no request that starts now is accepted anywhere that the entries at this position and before it deny.
+
+        Args:
+            position: where the entries were written, as the engine said.
+            durable_s: the boot time at which this node knew that.
+            now: the moment.
+        """
+        return now.boot_s >= self.fenced_by(position, durable_s)
+
+    def fenced_by(self, position: int, durable_s: float) -> float:
+        """The boot time from which on, by waiting alone, they are fenced. In the past, if they are so already.
+
+        Every lease that began before the entries were durable is over after a lease's length. It may be sooner: once this node has
+        read the log up to there it knows everybody who may have one, and waits for those only who have not confirmed.
+        """
+        latest_s = durable_s + self.members.fence_wait_s
+        if self.position < position or not self._can_be_relied_on:
+            return latest_s
+        return min(latest_s, self._processes.lack_until(position, self.members.fence_wait_s))
+
+    # Beats.
+
+    @property
+    def due_s(self) -> float:
+        """The boot time at which the next beat is to be put."""
+        if self.log is None or self.rolled_back or self._left:
+            return math.inf
+        return self._told_s + (min(LEAST_BEAT_S, self._heartbeat_s) if self._news else self._heartbeat_s)
+
+    def beat(self, now: Moment) -> Sent:
+        """The beat to put now. For each try a new one: only so is it known which of them came back."""
+        self._told += 1
+        self._told_s = now.boot_s
+        self._news = False
+        self._tries[self._told] = now.boot_s
+        if len(self._tries) > _MOST_TRIES:
+            del self._tries[min(self._tries)]
+        log = self.log.id if self.log is not None else ""
+        return Sent(self.seat, Beat(self._heartbeat(now), log, self.position, self._digest.last), now.boot_s)
+
+    def _heartbeat(self, now: Moment) -> Heartbeat:
+        own = self.members.own
+        state: MemberState = "draining" if self._draining else "starting" if self.catching_up else "ready"
+        return Heartbeat(
+            own.member,
+            own.life,
+            own.url,
+            state,
+            self._told,
+            int(now.wall_ms),
+            own.kids,
+            own.freshness_limit_s,
+            own.absolute_ms,
+            own.release,
+        )
+
+    def answered(self, sent: Sent, position: int) -> None:
+        """The engine has put a beat, at that position. That makes nobody fresh: only reading it in the log does."""
+        if position <= sent.beat.applied:
+            # Positions only grow. One that this node had passed before it asked is given a second time.
+            self._roll_back("position")
+
+    # What is read in the log.
+
+    def loaded(self, snapshot: Snapshot, now: Moment) -> None:
+        """The whole log, as of one position."""
+        for _ in self.load(snapshot, lambda: now):
+            pass
+
+    def load(self, snapshot: Snapshot, moment: Callable[[], Moment]) -> Iterator[None]:
+        """The same, in pieces: a log may be long, and others have something to do as well.
+
+        In between, entries may be appended, and this process may beat, or leave. Before the end, which comes in one step, nothing is
+        known of the log but denials and the floor, and :attr:`needs_load` holds.
+
+        Args:
+            snapshot: the whole log.
+            moment: tells when the end has come.
+        """
+        keys: list[str] = []
+        total = 0
+        for piece in _pieces(snapshot.entries):
+            keys += (found := [entry_key(entry) for entry in piece])
+            total += sum_of(found)
+            yield
+        why = self._rollback_of(snapshot, keys)
+        if why is not None:
+            self._roll_back(why)
+        if self._is_over():
+            return
+        # The floor first: entries below it may be missing, and nobody else may tell us.
+        self._take_floor(snapshot.floor_ms)
+        for piece in _pieces(snapshot.entries):
+            for entry in piece:
+                self.view.merge(entry)
+            yield
+        if self._is_over():
+            return
+        self.log = snapshot.log
+        self._give_up_cuts(-math.inf)
+        for key in self._unseen.keys() & keys:
+            del self._unseen[key]
+        self.position = snapshot.position
+        self._digest.begin(snapshot.position, total)
+        now = moment()
+        self._load_beats(snapshot, now)
+        self.needs_load = False
+        self._news = True
+        self._returned(max((self._try_of(stored.seat, stored.beat) for stored in snapshot.beats), default=-math.inf), now)
+
+    def _load_beats(self, snapshot: Snapshot, now: Moment) -> None:
+        """Those that are news count as received now, for nobody can tell when they were put."""
+        for seat in self._processes.keep_only({stored.seat for stored in snapshot.beats}):
+            self._note(self.members.left(seat))
+        for stored in snapshot.beats:
+            if stored.seat != self.seat and self._processes.is_news(stored.seat, stored.position):
+                # Its first beat may have been any time before.
+                self._hear(stored.seat, stored.beat, stored.position, now, first=0, late=True)
+
+    def delivered(self, position: int, items: Iterable[Item], now: Moment) -> None:
+        """All changes of one position, in their order. What was applied before is passed over."""
+        if self.needs_load or self._is_over() or position <= self.position:
+            return
+        own_s = -math.inf
+        for item in items:
+            match item:
+                case EntryPut(entry, created):
+                    self._put(entry, created=created)
+                case EntryDeleted(key):
+                    self._delete(key)
+                case BeatPut(seat, beat) if seat == self.seat:
+                    own_s = max(own_s, self._try_of(seat, beat))
+                case BeatPut(seat, beat):
+                    self._hear(seat, beat, position, now, first=position, late=False)
+                case BeatDeleted(seat):
+                    self._processes.gone(seat)
+                    self._note(self.members.left(seat))
+                case FloorRaised(floor_ms):
+                    self._take_floor(floor_ms)
+        self.position = position
+        self._digest.mark(position)
+        self._returned(own_s, now)
+
+    def _put(self, entry: Entry, *, created: bool) -> None:
+        key = entry_key(entry)
+        if created:
+            self._digest.add(key)
+        self._deleted.discard(key)
+        self.view.merge(entry)
+        if self._unseen.pop(key, None) is None:
+            self._news = True  # somebody waits for us to say that we have it
+
+    def _delete(self, key: str) -> None:
+        self._digest.remove(key)
+        if key_end_ms(key) > self.view.floor_ms:
+            self._deleted.add(key)
+
+    def _hear(self, seat: str, beat: Beat, position: int, now: Moment, *, first: int, late: bool) -> None:
+        same_log = self.log is not None and beat.log == self.log.id
+        applied = beat.applied if same_log else 0
+        self._processes.heard(seat, applied, position, first=first, now_s=now.boot_s, alive_s=self._alive_s)
+        self._note(self.members.heard(seat, beat.heartbeat, now.boot_s, late=late))
+        if same_log and beat.applied < position:
+            self._compare(seat, beat)
+
+    # Freshness.
+
+    def _try_of(self, seat: str, beat: Beat) -> float:
+        """When the beat was sent, if it is one of this process; for ever ago if not."""
+        return self._tries.get(beat.heartbeat.sequence, -math.inf) if seat == self.seat else -math.inf
+
+    def _returned(self, sent_s: float, now: Moment) -> None:
+        """A beat of this process that was sent at that time has been read in the log, and all that was logged before it."""
+        if sent_s > self._fresh_s:
+            self._fresh_s = sent_s
+            self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > sent_s}
+            self._count_voters(now)
+        # Who knows of others and has not heard them yet cannot tell whether its clock is right, and it need not wait long.
+        if self.catching_up and self._fresh_s > -math.inf and not self.needs_load and self.members.can_judge_clock(now):
+            self.catching_up = False
+            self._events.append(CaughtUp())
+        self._stamp()
+
+    def _count_voters(self, now: Moment) -> None:
+        """Who makes a majority of clocks: whoever lives, by what the log says while it is known to be alive.
+
+        A process that merely hears nobody is cut off, and must not take itself for the whole cluster. And while the log takes no
+        writes nobody can be heard: that time counts as two heartbeats at the most.
+        """
+        self._alive_s += max(0.0, min(now.boot_s - self._returned_s, 2 * self._heartbeat_s))
+        self._returned_s = now.boot_s
+        living = 1 + self._processes.voters(self._alive_s - self.members.fence_wait_s)
+        self.members.majority = living // 2 + 1
+
+    def _stamp(self) -> None:
+        self.view.fresh_at = self._fresh_s if self._can_be_relied_on and not self._left else -math.inf
+
+    def _is_over(self) -> bool:
+        """Whether this process takes nothing in any more."""
+        return self.rolled_back is not None or self._left
+
+    @property
+    def _can_be_relied_on(self) -> bool:
+        return not self.needs_load and self.rolled_back is None
+
+    # What must not be, and is found out.
+
+    def quarantine(self) -> None:
+        """What is known here cannot be relied on, since something was read that cannot be understood, or that others read differently."""
+        self.needs_load = True
+        self._fresh_s = -math.inf
+        self._stamp()
+
+    def _compare(self, seat: str, beat: Beat) -> None:
+        """Compare what another process had applied with what this one had at the same position.
+
+        Who of the two is wrong cannot be told, and of three the two that agree may have missed the same. So each looks to itself,
+        and loads the log again; and having done so it trusts itself, until the other one, by the same rule, has come round.
+        """
+        own = self._digest.at(beat.applied)
+        if own is None:
+            return
+        if own == beat.digest:
+            self._suspects.discard(seat)
+        elif seat not in self._suspects:
+            self._suspects.add(seat)
+            self._events.append(Diverged(beat.heartbeat.member))
+            self.quarantine()
+
+    def _rollback_of(self, snapshot: Snapshot, keys: list[str]) -> Rollback | None:
+        if self.log is None:
+            return None
+        if snapshot.log.id != self.log.id:
+            return "log"
+        if snapshot.position < self.position:
+            return "position"
+        explained = self._unseen.keys() | self._deleted | set(keys)
+        lost = (entry_key(entry) for entry in self.view.entries())
+        return "entries" if any(key not in explained and key_end_ms(key) > snapshot.floor_ms for key in lost) else None
+
+    def _roll_back(self, why: Rollback) -> None:
+        if self.rolled_back is None:
+            self.rolled_back = why
+            self._events.append(RolledBack(why))
+            self._stamp()
+
+    # Time, and what follows from all of the above.
+
+    def tick(self, now: Moment) -> None:
+        """Time has passed. To be called every heartbeat at the least."""
+        self._events += self.members.tick(now)
+        floor = self.members.floor_ms(now)
+        # Only who knows how many there are, and by now, can tell what most of them say.
+        if floor is not None and self.is_fresh(now):
+            self._raise_floor(floor - floor % END_STEP_MS)  # entries end at these steps only
+            self._give_up_cuts(floor + FLOOR_MARGIN_MS)
+
+    def _give_up_cuts(self, time_ms: float) -> None:
+        """Tokens of before the log was made may list cuts that are in no log any more. They must not wait for those for ever."""
+        if self.log is None:
+            return
+        # A cut of this log ends later than this, even if the clock of its writer is behind that of the log's maker by a minute.
+        end_ms = self.log.made_ms + self.members.own.absolute_ms
+        if time_ms > self.log.made_ms + CUT_TRAVELS_MS:
+            # And by now the first ones of this log are known here, so those of the minutes before it can be given up as well.
+            end_ms += 2 * UNKNOWN_END_MARGIN_MS
+        self.view.forgotten_cuts_end_ms = max(self.view.forgotten_cuts_end_ms, end_ms)
+
+    def _take_floor(self, floor_ms: int) -> None:
+        self._stored_floor_ms = max(self._stored_floor_ms, floor_ms)
+        self._raise_floor(floor_ms)
+
+    def _raise_floor(self, floor_ms: int) -> None:
+        if floor_ms > self.view.floor_ms:
+            self.view.raise_floor(floor_ms)
+            self._unseen = {key: entry for key, entry in self._unseen.items() if key_end_ms(key) > floor_ms}
+            self._deleted = {key for key in self._deleted if key_end_ms(key) > floor_ms}
+
+    def to_prune(self, now: Moment) -> int | None:
+        """The floor to be stored, in a transaction that stores no lower one than there is; None if that is not due.
+
+        Whatever ends at or below it (:func:`.records.ended_ranges`) may be deleted in the same transaction, or later, by anybody.
+        """
+        return self.view.floor_ms if self.is_fresh(now) and self.view.floor_ms > self._stored_floor_ms else None
+
+    def to_remove(self, now: Moment) -> list[tuple[str, int]]:
+        """Seats that have long been silent, with the position of the last beat: to be deleted if it is the last one still."""
+        if not self.is_fresh(now):
+            return []
+        return self._processes.silent(now.boot_s - max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s))
+
+    # What the caller may want to know, or have done.
+
+    def is_fresh(self, now: Moment) -> bool:
+        """Whether this node is in contact with the log."""
+        return now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
+
+    def is_ready(self, now: Moment) -> bool:
+        """Whether this node can judge sessions: it is in contact, and its clock and limits are the cluster's."""
+        return (
+            self.is_fresh(now)
+            and not self.catching_up
+            and not self._draining
+            and not self.members.limits_differ
+            and self.members.clock_trusted(now)
+        )
+
+    def has_reached(self, log: str, position: int) -> bool:
+        """Whether the log has been applied here up to there. Another log counts as reached: nobody can tell of it any more."""
+        return self.log is None or log != self.log.id or position <= self.position
+
+    def drain(self) -> None:
+        """Say ``draining`` from the next beat on, which is due at once."""
+        self._draining = self._news = True
+
+    def leave(self) -> None:
+        """Judge nothing any more. The caller may then delete this process's beat, once no try to put it is under way."""
+        self._left = True
+        self._stamp()
+
+    def take_events(self) -> list[OrderedEvent]:
+        """What has happened since this was last called."""
+        events, self._events = self._events, []
+        return events
+
+    def _note(self, event: MemberEvent | None) -> None:
+        if event is not None:
+            self._events.append(event)

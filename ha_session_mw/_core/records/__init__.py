@@ -1,0 +1,1 @@
+"""What the records of a store hold: session data, and log-ins."""

@@ -1,0 +1,74 @@
+"""Cookies of Starlette's own session middleware, taken over so that a roll-out logs nobody out.
+
+Starlette signs base64 JSON with itsdangerous' ``TimestampSigner`` in its defaults. The ids of the session that comes
+after are derived from the cookie, so that the cookie, were it captured, is dead once that session was logged out.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+
+from itsdangerous import BadSignature, TimestampSigner
+
+from ...exceptions import SessionExpired, SessionNotSerializable, TokenInvalid
+from ...models import Claims, FamilyId, NodeId, SessionId
+from . import data
+from .keys import KeyRing, SigningKey
+from .tokens import SID_LENGTH, Verified
+
+_ID_SALT = b"ha_session_mw.starlette.1"
+
+
+def take_over(cookie: bytes, ring: KeyRing, *, now_ms: float, idle_ms: int, absolute_ms: int, issuer: NodeId) -> Verified:
+    """A Starlette cookie as if it were a token of ours, due for renewal at once.
+
+    Raises:
+        TokenInvalid: no key of the ring signed it, or it does not hold a session.
+        SessionExpired: it is older than a session may be.
+    """
+    for key in ring:
+        try:
+            value, when = TimestampSigner(key.secret).unsign(cookie, return_timestamp=True)
+        except BadSignature:
+            continue
+        begun_ms = int(when.timestamp() * 1000)
+        if now_ms >= begun_ms + absolute_ms:
+            raise SessionExpired("a cookie of Starlette's middleware, past its time", check="absolute_end")
+        claims = _claims(
+            cookie, key, _content(value), begun_ms=begun_ms, now_ms=now_ms, idle_ms=idle_ms, absolute_ms=absolute_ms, issuer=issuer
+        )
+        return Verified.of(claims, key.kid, renew_at_ms=0.0)
+    raise TokenInvalid("no key of ours signed this cookie of Starlette's middleware", check="signature")
+
+
+def _content(value: bytes) -> bytes:
+    try:
+        found = json.loads(b64decode(value))
+    except (ValueError, RecursionError) as exc:
+        raise TokenInvalid("not the content of a session", check="payload") from exc
+    if not isinstance(found, dict):
+        raise TokenInvalid("not the content of a session", check="payload")
+    try:
+        return data.encode(found)
+    except SessionNotSerializable as exc:
+        raise TokenInvalid("JSON that a session of ours cannot hold", check="payload") from exc
+
+
+def _claims(
+    cookie: bytes, key: SigningKey, content: bytes, *, begun_ms: int, now_ms: float, idle_ms: int, absolute_ms: int, issuer: NodeId
+) -> Claims:
+    derived = key.signer_for(_ID_SALT).get_signature(cookie).decode()
+    end_ms = begun_ms + absolute_ms
+    return Claims(
+        sid=SessionId(derived[:SID_LENGTH]),
+        subject=None,
+        family=FamilyId(derived[-SID_LENGTH:]),
+        cuts=(),
+        issued_ms=begun_ms,
+        authenticated_ms=begun_ms,
+        idle_end_ms=min(int(now_ms) + idle_ms, end_ms),
+        absolute_end_ms=end_ms,
+        issuer=issuer,
+        data=content,
+    )

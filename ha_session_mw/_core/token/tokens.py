@@ -1,0 +1,180 @@
+"""The token: ``hs1.<sid>.<kid>.<payload>.<signature>``.
+
+``sid`` is readable, so that any load balancer can hash on it; ``kid`` names the key; the payload is a MessagePack array
+in base64url; the signature covers all text before it. Nothing of a token is parsed before its signature was compared.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from binascii import a2b_base64
+
+import msgspec
+from itsdangerous.encoding import base64_encode
+
+from ...exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooLarge
+from ...models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
+from .data import decode, is_nested
+from .keys import KID_LENGTH, KeyRing, SigningKey, same_text
+from .renewal import due_ms
+
+PREFIX = b"hs1."
+MAX_TOKEN_BYTES = 4096
+"""What every browser keeps of one cookie, name and attributes included (RFC 6265 section 6.1)."""
+PAYLOAD_VERSION = 1
+SID_LENGTH = 22
+"""128 bits in base64url without padding."""
+NOT_BEFORE_LEEWAY_MS = 60_000
+"""How far in the future a token may have been issued: two trusted clocks differ by 60 s at the most."""
+SIGNATURE_LENGTH = 43
+"""SHA-256's 32 bytes in base64url without padding."""
+
+_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_SHAPE = re.compile(rb"hs1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+
+class _Payload(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    subject: str | None
+    family: FamilyId
+    cuts: tuple[CutId, ...]
+    issued_ms: int
+    authenticated_ms: int
+    idle_end_ms: int
+    absolute_end_ms: int
+    issuer: NodeId
+    record: int
+    data: msgspec.Raw
+
+
+class Verified(msgspec.Struct, frozen=True, gc=False):
+    """A token whose signature was found good. Says nothing about whether the session stands.
+
+    Attributes:
+        claims: what the token says.
+        kid: the key that signed it.
+        record: the version of the session's record that is needed; 0 where the data is in the token only.
+        data: the session data of a token without a record, decoded. Shared by all requests with this token: copy before use.
+        nested: whether the data holds containers, which an app might change in place; with a record, it may.
+        begins_ms: the first moment at which the session may be used, the leeway for clocks included.
+        ends_ms: the moment from which on it may not, by its idle or its absolute end.
+        renew_at_ms: from when on the token is due for renewal.
+        quiet_until_ms: until when a request that changes nothing by the session's methods has nothing to commit for certain.
+    """
+
+    claims: Claims
+    kid: KeyId
+    record: int
+    data: dict[str, object]
+    nested: bool
+    begins_ms: float
+    ends_ms: float
+    renew_at_ms: float
+    quiet_until_ms: float
+
+    def __repr__(self) -> str:
+        return f"<Verified under {self.kid}: {self.claims!r}>"
+
+    @classmethod
+    def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
+        """What the warm path needs, worked out once: times as floats, which compare faster with a clock's."""
+        content = decode(claims.data) if not claims.record else {}
+        nested = bool(claims.record) or is_nested(content)
+        if renew_at_ms is None:
+            renew_at_ms = due_ms(claims)
+        return cls(
+            claims,
+            kid,
+            claims.record,
+            content,
+            nested,
+            float(claims.issued_ms - NOT_BEFORE_LEEWAY_MS),
+            float(min(claims.idle_end_ms, claims.absolute_end_ms)),
+            renew_at_ms,
+            -math.inf if nested else renew_at_ms,
+        )
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_payload = msgspec.msgpack.Decoder(_Payload).decode
+
+
+def _payload(claims: Claims) -> bytes:
+    return _encode(
+        _Payload(
+            PAYLOAD_VERSION,
+            claims.subject,
+            claims.family,
+            claims.cuts,
+            claims.issued_ms,
+            claims.authenticated_ms,
+            claims.idle_end_ms,
+            claims.absolute_end_ms,
+            claims.issuer,
+            claims.record,
+            msgspec.Raw(claims.data),
+        )
+    )
+
+
+def sign(claims: Claims, key: SigningKey) -> bytes:
+    """The token for these claims. The same claims and key always give the same text."""
+    signed = b"hs1.%b.%b.%b" % (claims.sid.encode(), key.kid.encode(), base64_encode(_payload(claims)))
+    return signed + b"." + key.signature(signed)
+
+
+def length(claims: Claims) -> int:
+    """How many bytes the token for these claims has, without signing it."""
+    return len("hs1....") + len(claims.sid) + KID_LENGTH + -(-len(_payload(claims)) * 4 // 3) + SIGNATURE_LENGTH
+
+
+def verify(token: bytes, ring: KeyRing) -> Verified:
+    """What a token says, once its size, shape and signature were found good.
+
+    Raises:
+        TokenTooLarge: it is longer than any token made here.
+        TokenMalformed: it cannot be a token.
+        TokenInvalid: it is not ours, or altered.
+        KeyNotReached: it names a key that this ring does not have, or was made by a later release.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        raise TokenTooLarge(f"{len(token)} bytes", check="size")
+    parts = _SHAPE.fullmatch(token)
+    if parts is None:
+        raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")
+    sid, kid, text, signature = parts.groups()
+    key = ring.get(kid)
+    if key is None:
+        raise KeyNotReached("signed with a key that this node does not have", check="key")
+    if not same_text(key.signature(token[: parts.end(3)]), signature):
+        raise TokenInvalid("the signature does not match", check="signature")
+    return _parse(sid, key, text)
+
+
+def _parse(sid: bytes, key: SigningKey, text: bytes) -> Verified:
+    try:
+        # The signature covers the text, so no other spelling of these bytes can have come here.
+        payload = _decode_payload(a2b_base64(text.translate(_FROM_URL_SAFE) + b"=="))
+        if payload.version != PAYLOAD_VERSION:
+            raise msgspec.ValidationError(f"payload version {payload.version}")
+        return Verified.of(_claims(SessionId(sid.decode()), payload), key.kid)
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
+        # The signature is good, so a holder of the key made it: a member of a later release. That is no fault of the client.
+        raise KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload") from exc
+
+
+def _claims(sid: SessionId, payload: _Payload) -> Claims:
+    return Claims(
+        sid=sid,
+        subject=payload.subject,
+        family=payload.family,
+        cuts=payload.cuts,
+        issued_ms=payload.issued_ms,
+        authenticated_ms=payload.authenticated_ms,
+        idle_end_ms=payload.idle_end_ms,
+        absolute_end_ms=payload.absolute_end_ms,
+        issuer=payload.issuer,
+        record=payload.record,
+        data=bytes(payload.data),
+    )

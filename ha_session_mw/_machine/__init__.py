@@ -1,0 +1,1 @@
+"""This machine: shared files, forks, TLS."""

@@ -1,0 +1,59 @@
+"""Keeps the key ring up to date with the files it was read from, so that keys rotate without a restart."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from .._core.token.keys import KeyRing
+from ..config import Settings
+from ..exceptions import ConfigurationError
+
+logger = logging.getLogger("ha_session_mw.keys")
+
+LOOK_EVERY_S = 1.0
+"""How often the files are looked at. Two ``stat`` calls a second cost nothing, and no operator rotates keys faster."""
+
+
+class KeySource:
+    """The node's key ring, re-read when a file of it changes. A file that has become unusable leaves the ring as it is."""
+
+    def __init__(self, settings: Settings, now_s: float) -> None:
+        self._settings = settings
+        self._files = [Path(file) for file in (settings.secret_key_file, settings.secret_key_fallbacks_file) if file is not None]
+        self._seen = self._stamp()
+        self._look_at_s = now_s + LOOK_EVERY_S
+        self.ring = KeyRing(*settings.read_keys())
+
+    def _stamp(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(file) for file in self._files]
+
+    def refresh(self, now_s: float) -> bool:
+        """Look at the files if it is time to; returns whether the keys have changed."""
+        if not self._files or now_s < self._look_at_s:
+            return False
+        self._look_at_s = now_s + LOOK_EVERY_S
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return False
+        try:
+            ring = KeyRing(*self._settings.read_keys())
+        except ConfigurationError as exc:
+            # A half-written file must not log everybody out. It is looked at again, as long as it differs.
+            logger.error("the keys stay as they are, because the changed key files cannot be used: %s", "; ".join(exc.faults))
+            return False
+        self._seen = stamp
+        changed = ring.kids != self.ring.kids
+        if changed:
+            logger.info("keys re-read: %s", ring)
+            self.ring = ring
+        return changed
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    # The inode too: a secret that Kubernetes swaps by renaming a link may keep its time and size.
+    return found.st_mtime_ns, found.st_size, found.st_ino

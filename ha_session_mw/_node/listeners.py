@@ -1,0 +1,263 @@
+"""Who listens to the cluster: each gets what happens in order, at its own pace, and is told how much it has missed.
+
+To tell costs the teller a step for each listener. It never waits, calls nobody and never raises, so a listener can neither
+break nor slow down what it listens to.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from threading import get_ident
+from types import TracebackType
+from typing import Self, assert_never
+from weakref import WeakSet
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from .._core.cluster.view import View
+from ..abc import Clock, ClusterLog
+from ..events import (
+    ClockDoubted,
+    ClockTrusted,
+    ClusterEvent,
+    EverybodyRevoked,
+    IdRevoked,
+    KeyRevoked,
+    Missed,
+    SubjectRevoked,
+    ViewFresh,
+    ViewStale,
+)
+from ..models import Cut, Deny, DenyKey, Entry
+
+logger = logging.getLogger("ha_session_mw")
+
+ROOM = 1000
+"""How many events are kept for a listener that is busy: more than happen in a second, and some 100 kB."""
+
+Callback = Callable[[ClusterEvent], Awaitable[None] | None]
+"""What :meth:`SessionManager.on_event` takes: a function or a coroutine function."""
+
+
+class EventStream:
+    """What happens from now on, in order: ``async for event in stream``. Ends when it is closed, and not before.
+
+    A listener that is busy loses nothing while no more than ``room`` events wait for it. What comes then is counted, and
+    told by a :class:`~ha_session_mw.events.Missed` in its place. Leaving a ``with`` block closes the stream; one that
+    nobody holds any more is forgotten.
+
+    Attributes:
+        missed: how many events were lost so far.
+
+    Raises:
+        ValueError: there is no room for a single event.
+    """
+
+    __slots__ = ("__weakref__", "_closed", "_events", "_kept", "_news", "_room", "_thread", "missed")
+
+    def __init__(self, room: int = ROOM) -> None:
+        if room < 1:
+            raise ValueError(f"room must be 1 or more, got {room!r}")
+        self.missed = 0
+        self._room = room
+        self._events: deque[ClusterEvent] = deque()
+        self._kept = 0  # of the events, those that are no ``Missed``
+        self._closed = False
+        self._news: anyio.Event | None = None  # somebody waits for it, in this thread
+        self._thread = 0
+
+    def put(self, event: ClusterEvent) -> None:
+        """Keep an event for the listener, if there is room."""
+        if self._kept < self._room:
+            self._kept += 1
+            self._events.append(event)
+        else:
+            self.missed += 1
+            last = self._events[-1]
+            if isinstance(last, Missed):
+                self._events[-1] = Missed(last.count + 1)
+            else:
+                self._events.append(Missed(1))
+        self.wake()
+
+    def wake(self) -> None:
+        """Have a listener that waits look again. Does nothing in a thread other than its event loop's: somebody else will."""
+        if self._news is not None and self._thread == get_ident() and (self._events or self._closed):
+            self._news.set()
+            self._news = None
+
+    def close(self) -> None:
+        """End the stream. What was not taken from it is dropped. Closing again changes nothing."""
+        self._closed = True
+        self._events.clear()
+        self.wake()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ClusterEvent:
+        await anyio.lowlevel.checkpoint()  # a flood of events must not keep the others from running
+        while not self._events:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._news is None:
+                self._news, self._thread = anyio.Event(), get_ident()
+            news = self._news
+            try:
+                await news.wait()
+            finally:
+                # It belongs to this event loop, which may end before the stream does; so nobody waits for it any more.
+                news.set()
+                self._news = None if self._news is news else self._news
+        event = self._events.popleft()
+        self._kept -= not isinstance(event, Missed)
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<EventStream, {'closed' if self._closed else f'{len(self._events)} events wait'}>"
+
+
+class Listeners:
+    """All who listen on this node, and what they are told.
+
+    Args:
+        view: what this node knows.
+        clock: the two clocks.
+        every_s: how often it is looked whether the knowledge has become stale, or the clock wrong.
+
+    Attributes:
+        missed: how many events were lost to listeners that were too slow, those included that have gone.
+        failures: how often a callback raised.
+    """
+
+    def __init__(self, view: View, clock: Clock, *, every_s: float) -> None:
+        self._view = view
+        self._clock = clock
+        self._every_s = every_s
+        self._streams: WeakSet[EventStream] = WeakSet()
+        self._calls: dict[EventStream, Callback] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self.missed = 0
+        self.failures = 0
+
+    def follow(self, log: ClusterLog) -> None:
+        """Tell what this log tells, and how this node stands by it, from now on. To be called before anything else."""
+        self._log = log
+        self._fresh = self._is_fresh()
+        self._trusted = True
+        log.on_event = self.on_event
+
+    # Who listens
+
+    def open(self, room: int) -> EventStream:
+        """A stream of what happens from now on."""
+        stream = EventStream(room)
+        self._streams.add(stream)
+        return stream
+
+    def call(self, callback: Callback, room: int) -> Callable[[], None]:
+        """Have a callback called with each event, one at a time, while the node runs; returns what ends that."""
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+        stream = self.open(room)
+        self._calls[stream] = callback
+        if self._tasks is not None:
+            self._tasks.start_soon(self._carry, stream, callback)
+
+        def stop() -> None:
+            stream.close()
+            self._calls.pop(stream, None)
+
+        return stop
+
+    async def _carry(self, stream: EventStream, callback: Callback) -> None:
+        async for event in stream:
+            try:
+                result = callback(event)
+                if inspect.isawaitable(result):
+                    await result
+            except (Exception, anyio.get_cancelled_exc_class()):
+                # On asyncio, something else that it waited for may have been cancelled, and not this.
+                await anyio.lowlevel.checkpoint_if_cancelled()
+                self.failures += 1
+                logger.exception("a callback that listens to the cluster has failed on %s, and is called again", type(event).__name__)
+
+    def __len__(self) -> int:
+        return sum(not stream.is_closed for stream in self._streams)
+
+    # What they are told
+
+    def tell(self, event: ClusterEvent) -> None:
+        """Keep an event for each who listens."""
+        for stream in [*self._streams]:
+            if not stream.is_closed:
+                missed = stream.missed
+                stream.put(event)
+                self.missed += stream.missed - missed
+
+    def on_event(self, event: ClusterEvent) -> None:
+        """The log has news of the cluster, which may well have changed how fresh this node is."""
+        self.tell(event)
+        self.look()
+
+    def on_news(self, entry: Entry) -> None:
+        """The view has learned of a log-out."""
+        if self._streams:
+            self.tell(_event_of(entry))
+
+    def look(self) -> None:
+        """Find out what has turned since the last look."""
+        if (fresh := self._is_fresh()) != self._fresh:
+            self._fresh = fresh
+            self.tell(ViewFresh() if fresh else ViewStale())
+        # A node that has heard too few others yet cannot tell, and says so by other means.
+        if not self._log.is_starting() and (trusted := self._log.trusts_clock()) != self._trusted:
+            self._trusted = trusted
+            self.tell(ClockTrusted() if trusted else ClockDoubted())
+
+    def _is_fresh(self) -> bool:
+        return self._clock.boot_s() - self._view.fresh_at <= self._log.freshness_limit_s
+
+    async def run(self) -> None:
+        """Look around now and then, and call those who want to be called."""
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                for stream, callback in self._calls.items():
+                    self._tasks.start_soon(self._carry, stream, callback)
+                while True:
+                    self.look()
+                    for stream in self._streams:
+                        stream.wake()  # it may have been told something by another thread
+                    with self._clock.move_on_after(self._every_s):
+                        # Time alone makes a node stale; fresh it becomes by what it learns.
+                        await (anyio.sleep_forever() if self._fresh else self._log.changed())
+            finally:
+                self._tasks = None
+
+
+def _event_of(entry: Entry) -> ClusterEvent:
+    match entry:
+        case Deny(id=id, until_ms=until_ms):
+            return IdRevoked(id, until_ms)
+        case Cut(subject=subject, until_ms=until_ms, except_family=family):
+            return EverybodyRevoked(until_ms) if subject is None else SubjectRevoked(subject, until_ms, family)
+        case DenyKey(kid=kid, until_ms=until_ms):
+            return KeyRevoked(kid, until_ms)
+        case _:
+            assert_never(entry)

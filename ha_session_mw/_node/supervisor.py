@@ -1,0 +1,86 @@
+"""Keeps background tasks going: one that crashes must neither take the app along nor be missed."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from ..abc import Clock
+from ..exceptions import UsageError
+
+logger = logging.getLogger("ha_session_mw")
+
+RESTART_S = 1.0
+"""How long after a crash a task is started again: soon, and not so soon that it fills the log."""
+
+Task = Callable[[], Awaitable[None]]
+
+
+class Supervisor:
+    """Runs coroutine functions for as long as the node does.
+
+    Attributes:
+        known: all of them, by name, in the order in which they were added.
+        crashes: how often each has crashed, and was started again.
+        is_running: whether they run.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.known: list[tuple[str, Task]] = []
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._loop: object = None
+        self.is_running = False
+        self.crashes: Counter[str] = Counter()
+
+    def add(self, name: str, task: Task) -> None:
+        """Have a coroutine function run besides; from now on, if the node runs already."""
+        self.known.append((name, task))
+        if self._tasks is not None:
+            self._tasks.start_soon(self._keep_going, name, task)
+
+    def require_loop(self) -> None:
+        """Raise where another event loop runs the caller: what it waits for would be told in this one, and not wake it.
+
+        Raises:
+            UsageError: another one does.
+        """
+        if self.is_running and anyio.lowlevel.current_token() != self._loop:
+            raise UsageError(
+                "this runs in another event loop than the node's (by asyncio.run?); "
+                "from a thread, call it by anyio.from_thread.run, or in Django by async_to_sync"
+            )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Everything runs inside. Entering waits for nothing, and entering again inside changes nothing."""
+        if self._tasks is not None:  # another middleware of this process, further out, has entered
+            yield
+            return
+        async with anyio.create_task_group() as tasks:
+            for name, task in self.known:
+                tasks.start_soon(self._keep_going, name, task)
+            self._tasks, self._loop, self.is_running = tasks, anyio.lowlevel.current_token(), True
+            try:
+                yield
+            finally:
+                self._tasks, self.is_running = None, False
+                tasks.cancel_scope.cancel()
+
+    async def _keep_going(self, name: str, task: Task) -> None:
+        while True:
+            try:
+                await task()
+            except Exception:
+                self.crashes[name] += 1
+                logger.exception("the background task %r has crashed, and is started again", name)
+            else:
+                return
+            with self._clock.move_on_after(RESTART_S):
+                await anyio.sleep_forever()

@@ -1,0 +1,369 @@
+"""How one token is judged on this node: whether its session stands, by what is known here now and, failing that, by what peers say.
+
+It decides what is verified and what is remembered of that, which readings of the clocks and of the view go into the accept rule
+(``_core/decision.py``, which alone says yes), how long to wait where that cannot tell, and what a peer's answer is worth; and it
+answers peers by the same rule. It leaves out how tokens come in and what a refusal looks like (``asgi``), where the data of
+sessions is, making tokens, and logging out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
+from .._core.cluster.routing import nearest
+from .._core.cluster.view import View
+from .._core.token import legacy, tokens
+from .._core.token.cache import VerifiedCache
+from .._core.token.tokens import Verified
+from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
+from ..config import Settings
+from ..exceptions import (
+    ClientFault,
+    ClockUntrusted,
+    KeyNotReached,
+    NodeStarting,
+    ProblemError,
+    SessionRevoked,
+    StateNotReached,
+    StateRollback,
+    StateStale,
+    TokenInvalid,
+)
+from ..models import Deny, NodeId, SessionId
+from . import lookups
+from .devices import Devices
+from .key_source import KeySource
+from .lookups import Answer, LookUps
+
+IN_FLIGHT_S = 0.075
+"""How long a request waits for news that are on their way before peers are asked: some round trips, and less than a person notices."""
+RELAXED_LIMIT_S = 60.0
+"""How old the knowledge may be by which a path of ``HA_SESSION_RELAXED`` is served."""
+
+
+class Judging:
+    """Judges the tokens that come to one node. Nothing is judged before :meth:`follow`.
+
+    Args:
+        settings: whether cookies of Starlette's middleware are taken over, and where peers reach this node.
+        clock: judges what has ended, and how old the view is.
+        view: what this node knows.
+        keys: verify.
+        cache: keeps what was verified.
+        refresh: called before a token is verified, for the keys to be those of now.
+        node: gives the name of this node.
+
+    Attributes:
+        accepted: how often a session stood.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        view: View,
+        keys: KeySource,
+        cache: VerifiedCache,
+        *,
+        refresh: Callable[[], None],
+        node: Callable[[], NodeId],
+    ) -> None:
+        self.accepted = 0
+        self._clock = clock
+        self._boot_s, self._wall_s = clock.boot_s, clock.wall_s
+        self._view = view
+        self._keys = keys
+        self._cache = cache
+        self._cached = cache.entries.get
+        self._refresh = refresh
+        self._node = node
+        self._own_url = str(settings.advertise_url)
+        self._takes_over = settings.legacy_cookies == "starlette"
+        self._idle_ms = int(settings.idle_s * 1000)
+        self._absolute_ms = int(settings.absolute_s * 1000)
+
+    def follow(self, log: ClusterLog, *, hears_others: bool, look_ups: LookUps | None, devices: Devices | None) -> None:
+        """Judge by this log from now on.
+
+        Args:
+            log: brings the view up to date.
+            hears_others: whether news come while a request waits for them.
+            look_ups: asks peers; None where nobody can be asked.
+            devices: note that a session was seen; None where log-ins are not recorded.
+        """
+        self._log = log
+        self._look = log.look
+        self._hears_others = hears_others
+        self._look_ups = look_ups
+        self._devices = devices
+
+    # A token that came with a request
+
+    def check(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
+        """What a token says, if its session stands; a :class:`CannotTell` where that cannot be told at this moment.
+
+        Args:
+            token: the token.
+            field: the header field that carries it and nothing else, by which :meth:`recall` shall find it.
+
+        Raises:
+            ClientFault: the session does not stand, or this is no token of ours.
+        """
+        key = field or token
+        return self.recall(key) or self.examine(token, key)
+
+    def recall(self, key: bytes) -> Verified | CannotTell | None:
+        """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
+        if self._look is not None:
+            self._look()
+        fresh_at = self._view.fresh_at  # first of all, see ``decide``
+        known = self._cached(key)
+        if known is None:
+            return None
+        until_ms, verified = known
+        wall_ms = self._wall_s() * 1000
+        return self._judge(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
+
+    def examine(self, token: bytes, key: bytes) -> Verified | CannotTell:
+        """As :meth:`check`, for a token that :meth:`recall` does not know by this key."""
+        fresh_at = self._fresh_at()  # first of all, see ``decide``
+        wall_ms = self._wall_s() * 1000
+        try:
+            verified = self._verify(token, wall_ms)
+        except KeyNotReached as problem:
+            return CannotTell(problem)
+        self._cache.put(key, verified, wall_ms)
+        outcome = self._judge(verified, fresh_at, wall_ms)
+        if self._devices is not None and isinstance(outcome, Verified):
+            self._devices.note(verified)
+        return outcome
+
+    def check_relaxed(self, token: bytes) -> tuple[Verified, float]:
+        """As :meth:`check`, by knowledge of up to a minute ago; returns how old it is, too (seconds).
+
+        Raises:
+            ProblemError: the session does not stand, or even that is not enough to tell.
+        """
+        fresh_at = self._fresh_at()
+        verified = self._verify(token, self._wall_s() * 1000)
+        boot_s = self._boot_s()
+        decision = decide(verified, self._view, fresh_at, boot_s, self._wall_s() * 1000, RELAXED_LIMIT_S)
+        if not isinstance(decision, Accept):
+            raise decision.problem
+        return verified, boot_s - fresh_at
+
+    def _judge(self, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
+        log = self._log
+        boot_s = 0.0
+        if fresh_at != math.inf:  # else there is nobody whom this node could be out of contact with
+            boot_s = self._boot_s()
+            # NaN, where the log wants to be asked, is never within the slack.
+            if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS:
+                clocks = self._trusted_clocks()
+                if clocks is None:
+                    return CannotTell(self._not_serving() or _clock_untrusted())
+                boot_s, wall_ms = clocks
+        decision = decide(verified, self._view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
+        if decision is ACCEPT:
+            self.accepted += 1
+            return verified
+        if isinstance(decision, Refuse):
+            raise decision.problem
+        assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
+        not_serving = self._not_serving()
+        return CannotTell(not_serving) if not_serving else decision
+
+    def _fresh_at(self) -> float:
+        if self._look is not None:
+            self._look()
+        return self._view.fresh_at
+
+    def _trusted_clocks(self) -> tuple[float, float] | None:
+        """What both clocks show (seconds, milliseconds); None where the cluster does not vouch for it."""
+        if not self._log.trusts_clock():
+            return None
+        boot_s, wall_ms = self._boot_s(), self._wall_s() * 1000
+        # The verdict is on a reading of a moment ago, and the process may have been stopped since, and its clock been set.
+        moved_ms = wall_ms - boot_s * 1000 - self._log.trusted_ahead_ms
+        # NaN, where another thread has heard of the members since, is never within the slack.
+        return (boot_s, wall_ms) if abs(moved_ms) <= CLOCK_SLACK_MS else None
+
+    def _not_serving(self) -> NodeStarting | StateRollback | None:
+        """Why this node judges nothing at all, whatever the session; None where it does."""
+        if self._log.is_set_back():
+            return StateRollback("the log is older than what this node has applied", check="fresh")
+        return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
+
+    # What it says
+
+    def verified(self, token: bytes) -> Verified | None:
+        """What a token says, if its signature is good; says nothing about whether its session stands."""
+        try:
+            return self._verify(token, self._wall_s() * 1000)
+        except ProblemError:
+            return None
+
+    def _verify(self, token: bytes, wall_ms: float) -> Verified:
+        self._refresh()
+        try:
+            if self._takes_over and not token.startswith(tokens.PREFIX):
+                return self._take_over(token, wall_ms)
+            return tokens.verify(token, self._keys.ring)
+        except KeyNotReached as problem:
+            if problem.check == "key" and self._nobody_has_key(token):
+                raise TokenInvalid(problem.reason, check=problem.check) from problem
+            raise
+
+    def _take_over(self, cookie: bytes, wall_ms: float) -> Verified:
+        return legacy.take_over(
+            cookie, self._keys.ring, now_ms=wall_ms, idle_ms=self._idle_ms, absolute_ms=self._absolute_ms, issuer=self._node()
+        )
+
+    def _nobody_has_key(self, token: bytes) -> bool:
+        """Whether no member could have signed a token, for certain."""
+        if not self._is_fresh():
+            return False  # a member may have it that this node has not heard of
+        kid = token.split(b".")[2].decode()
+        return all(kid not in kids for kids in self._log.announced_kids())
+
+    def _is_fresh(self) -> bool:
+        return self._boot_s() - self._fresh_at() <= self._log.freshness_limit_s
+
+    # What could not be told at first
+
+    async def resolve(self, token: bytes, undecided: CannotTell) -> Verified:
+        """Find out what could not be told at first: wait for what is on its way, then ask the peers.
+
+        Raises:
+            ProblemError: it still cannot be told, or the session does not stand.
+        """
+        problem = undecided.problem
+        if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
+            raise problem
+        with self._clock.move_on_after(IN_FLIGHT_S):
+            while True:
+                await self._log.changed()
+                outcome = self.check(token)
+                if isinstance(outcome, Verified):
+                    return outcome
+        if self._look_ups is None:
+            raise problem
+        answer = await self._look_ups.ask(token, self._whom_to_ask(token, problem))
+        # What was learned while the question was under way counts for more than a yes.
+        outcome = self.check(token)
+        if isinstance(outcome, Verified):
+            return outcome
+        if answer is None:
+            raise outcome.problem
+        return self._take(token, answer, outcome.problem)
+
+    def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
+        """The issuing node first, then the owners of the session. Where the key is lacking, those that announce it."""
+        _, sid, kid, *_ = token.decode("ascii").split(".")
+        verified = self.verified(token)
+        members = self._log.members()
+        if isinstance(problem, KeyNotReached):
+            members = [member for member in members if kid in member.kids]
+        return nearest(sid, members, issuer=verified.claims.issuer if verified else None, but=self._own_url)
+
+    def _take(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
+        verified = self.verified(token)
+        if answer.says == "revoked":
+            # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
+            if verified is not None:
+                denied = Deny(verified.claims.sid, verified.claims.absolute_end_ms)
+            else:
+                denied = Deny(token.split(b".")[1].decode(), self._log.unknown_end_ms())
+            self._log.apply([denied])
+            raise SessionRevoked("a peer says so", check="denied")
+        if verified is None and answer.claims is not None and answer.kid is not None:
+            verified = Verified.of(answer.claims, answer.kid)
+        if answer.says != "yes" or verified is None:
+            raise problem
+        # A token that could not be verified here was not held against what this node knows, either.
+        decision = self.judge_again(verified)
+        if isinstance(decision, Refuse):
+            raise decision.problem
+        self.accepted += 1
+        return verified
+
+    async def on_question(self, body: bytes) -> bytes:
+        """A peer asks whether a session stands. It is told what this node knows by itself: questions are not passed on.
+
+        Raises:
+            ValueError: it is no question.
+        """
+        try:
+            return lookups.encode(self._answer(lookups.decode_question(body).token))
+        except (ValueError, RecursionError) as exc:
+            raise ValueError("no question") from exc
+
+    def _answer(self, token: bytes) -> Answer:
+        try:
+            outcome = self.check(token)
+        except SessionRevoked:
+            return Answer(lookups.VERSION, "revoked")
+        except ClientFault:
+            return Answer(lookups.VERSION, "unknown")
+        if isinstance(outcome, CannotTell):
+            return Answer(lookups.VERSION, "unknown")
+        return Answer(lookups.VERSION, "yes", outcome.claims, outcome.kid)
+
+    # A session that was let in before, or one that goes on in a new token
+
+    def judge_again(self, verified: Verified) -> Decision:
+        """The accept rule for what was verified before."""
+        fresh_at = self._fresh_at()
+        clocks = self._trusted_clocks()
+        if clocks is None:
+            return denial(verified, self._view) or CannotTell(_clock_untrusted())  # what is known to be denied needs no clock
+        return decide(verified, self._view, fresh_at, *clocks, self._log.freshness_limit_s)
+
+    def may_stand(self, verified: Verified) -> bool:
+        """Whether a session may stand: False only where it is certain that it does not."""
+        return not isinstance(self.judge_again(verified), Refuse)
+
+    def has_ended(self, verified: Verified) -> bool:
+        """Whether a session is logged out with all its ids, and not only with one that it had at some time."""
+        claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
+        decision = self.judge_again(msgspec.structs.replace(verified, claims=claims))
+        return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+
+    def require_standing(self, verified: Verified, *, new_id: bool) -> None:
+        """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.
+
+        Raises:
+            ProblemError: the session does not stand; or it is to take a new id, and that cannot be told.
+        """
+        decision = self.judge_again(verified)
+        if isinstance(decision, Refuse) or (new_id and isinstance(decision, CannotTell)):
+            raise decision.problem
+
+    def require_fresh(self) -> None:
+        """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
+        if not_serving := self._not_serving():
+            raise not_serving
+        if not self._log.trusts_clock():
+            raise _clock_untrusted()
+        if not self._is_fresh():
+            raise StateStale("out of contact for longer than the freshness limit", check="fresh")
+
+    async def catch_up(self, index: str) -> None:
+        """Return once this node knows what the node knew that gave the index.
+
+        Raises:
+            StateNotReached: that takes longer than a client should be kept waiting.
+        """
+        with self._clock.move_on_after(IN_FLIGHT_S):
+            while not self._log.has_reached(index):
+                await self._log.changed()
+        if not self._log.has_reached(index):
+            raise StateNotReached("the client has seen a later state than this node", check="cuts_known")
+
+
+def _clock_untrusted() -> ClockUntrusted:
+    return ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh")

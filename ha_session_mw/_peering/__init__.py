@@ -1,0 +1,1 @@
+"""Signed HTTP between the nodes."""

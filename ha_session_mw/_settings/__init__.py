@@ -1,0 +1,1 @@
+"""How values of settings are parsed, and what they may say."""

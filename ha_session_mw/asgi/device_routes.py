@@ -1,0 +1,125 @@
+"""The ready-made routes below ``HA_SESSION_ENDPOINTS``: a subject's devices, as JSON.
+
+They are an app in front of the app, so that a request to them goes the way of every other one: its session is checked,
+what it does is committed, and a refusal is a problem document.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .._core.paths import below_root
+from ..exceptions import RequestCrossSite, TokenMissing
+from ..manager import SessionManager
+from ..models import Acknowledgement, Device
+from ..session.session import Session, get_session
+from .headers import last_value
+
+
+class DeviceRoutes:
+    """Answers ``GET`` (which devices), ``DELETE`` (log all of them out), ``DELETE …/others`` and ``DELETE …/{id}``.
+
+    ``DELETE`` is not among the methods that a page of another site may send without asking (CORS), and a browser that
+    says where a request comes from (``Sec-Fetch-Site``) is believed, should a proxy make a DELETE of something else.
+
+    Args:
+        app: what answers all other paths.
+        manager: of this node.
+    """
+
+    def __init__(self, app: ASGIApp, manager: SessionManager) -> None:
+        self._app = app
+        self._manager = manager
+        self._path = path_of(manager.settings.endpoints)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        below = self._below(scope) if scope["type"] == "http" else None
+        if below is None:
+            await self._app(scope, receive, send)
+            return
+        session = get_session(scope)
+        if session.subject is None:
+            raise TokenMissing("nobody is logged in", check="presented")
+        method = scope["method"]
+        if method in ("GET", "HEAD") and not below:
+            await _answer(send, {"sessions": await self._list(session, session.subject)}, head=method == "HEAD")
+        elif method == "DELETE":
+            require_same_site(scope)
+            acknowledged = await self._end(session, session.subject, below)
+            # Where the session of this request has ended too, the commit tells in a header.
+            await _answer(send, {"acknowledged": acknowledged.mode}, acknowledged=acknowledged, tell=session.id is not None)
+        else:
+            allowed = "DELETE" if below else "GET, HEAD, DELETE"
+            await _answer(send, {"error": f"only {allowed}"}, status=405, allow=allowed)
+
+    def _below(self, scope: Scope) -> str | None:
+        """What of a path follows that of the devices: nothing, or ``/`` and an id; None for one that is not ours."""
+        path = below_root(scope["path"], scope.get("root_path", ""))
+        return path.removeprefix(self._path) if path == self._path or path.startswith(self._path + "/") else None
+
+    async def _list(self, session: Session, subject: str) -> list[dict[str, object]]:
+        return [_told(device, current=device.id == session.family) for device in await self._manager.sessions_of(subject)]
+
+    async def _end(self, session: Session, subject: str, below: str) -> Acknowledgement:
+        if below == "/others":
+            return await self._manager.revoke_subject(subject, except_session=session)
+        if not below:
+            acknowledged = await self._manager.revoke_subject(subject)
+            session.clear()
+            session._acknowledgement = acknowledged  # it has gone with all the others
+            return acknowledged
+        if below == f"/{session.family}":
+            return await session.revoke()
+        return await self._manager.revoke_session_of(subject, below[1:])
+
+
+def path_of(endpoints: str) -> str:
+    """Where the routes are."""
+    return endpoints + "/devices"
+
+
+def require_same_site(scope: Scope) -> None:
+    """Raise :class:`RequestCrossSite` where the browser says that another site's page makes the request."""
+    if last_value(scope["headers"], b"sec-fetch-site") not in ("", "same-origin", "none"):
+        raise RequestCrossSite("by Sec-Fetch-Site")
+
+
+def _told(device: Device, *, current: bool) -> dict[str, object]:
+    told: dict[str, object] = {
+        "id": device.id,
+        "label": device.label,
+        "current": current,
+        "created_at": _moment(device.created_at),
+        "last_seen_at": _moment(device.last_seen_at),
+        "expires_at": _moment(device.expires_at),
+    }
+    return told if device.address is None else {**told, "address": device.address}
+
+
+def _moment(at: datetime) -> str:
+    return at.isoformat(timespec="seconds")
+
+
+async def _answer(
+    send: Send,
+    told: dict[str, object],
+    *,
+    status: int = 200,
+    head: bool = False,
+    allow: str | None = None,
+    acknowledged: Acknowledgement | None = None,
+    tell: bool = False,
+) -> None:
+    body = msgspec.json.encode(told)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+    if allow is not None:
+        headers.append((b"allow", allow.encode()))
+    if acknowledged is not None:
+        status = 202 if acknowledged.mode == "provisional" else 200
+        if tell:
+            headers.append((b"session-revocation", acknowledged.mode.encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else body})

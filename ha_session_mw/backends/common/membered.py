@@ -1,0 +1,117 @@
+"""What logs do alike that know the other members by their heartbeats, whoever carries those."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+
+from ..._core.cluster.freshness import Moment
+from ..._core.cluster.members import Heartbeat, MemberEvent, Members
+from ..._core.cluster.view import View
+from ...abc import Clock, ClusterLog
+from ...events import LimitAgrees, LimitDiffers, MemberDraining, MemberJoined, MemberLeft
+from ...models import KeyId
+
+
+class MemberedLog(ClusterLog):
+    """A log among members.
+
+    Args:
+        view: what this node knows.
+        clock: the two clocks.
+        logger: where operators are told of members.
+    """
+
+    def __init__(self, view: View, clock: Clock, logger: logging.Logger) -> None:
+        self._view = view
+        self._clock = clock
+        self._logger = logger
+        self._change = anyio.Event()
+        self._told_fault: str | None = None
+        self._limits_differed = False
+        self.trusted_ahead_ms = math.nan
+
+    @property
+    def _members(self) -> Members:
+        raise NotImplementedError
+
+    def _now(self) -> Moment:
+        return Moment(self._clock.boot_s(), self._clock.wall_s() * 1000)
+
+    async def _sleep(self, seconds: float) -> None:
+        with self._clock.move_on_after(seconds):
+            await anyio.sleep_forever()
+
+    async def changed(self) -> None:
+        await self._change.wait()
+
+    def _wake(self) -> None:
+        """Something was learned."""
+        self._change.set()
+        self._change = anyio.Event()
+
+    def _heed_members(self) -> None:
+        """What was heard of the members may have changed the limit, and the verdict on the clock."""
+        self.freshness_limit_s = self._members.acceptance_limit_s
+        self.trusted_ahead_ms = math.nan
+        if (differ := self._members.limits_differ) != self._limits_differed:
+            self._limits_differed = differ
+            self.tell(LimitDiffers() if differ else LimitAgrees())
+
+    def trusts_clock(self) -> bool:
+        now = self._now()
+        trusted = self._members.clock_trusted(now)
+        self.trusted_ahead_ms = now.wall_ms - now.boot_s * 1000 if trusted else math.nan
+        return trusted
+
+    def ahead_ms(self) -> float:
+        return max(0.0, self._members.skew_ms(self._now()))
+
+    def members(self) -> Sequence[Heartbeat]:
+        return self._members.live(self._clock.boot_s())
+
+    def unknown_end_ms(self) -> int:
+        return self._members.unknown_end_ms(self._now())
+
+    def announce(self, kids: tuple[KeyId, ...]) -> None:
+        self._members.own = msgspec.structs.replace(self._members.own, kids=kids)
+
+    def _is_fresh(self, now: Moment) -> bool:
+        return now.boot_s - self._view.fresh_at <= self.freshness_limit_s
+
+    # What operators are told.
+
+    def _own_fault(self, now: Moment) -> str | None:
+        """What is wrong with this very node, compared with the others."""
+        if self._members.limits_differ:
+            return "HA_SESSION_FRESHNESS_LIMIT differs from another node's"
+        if not self.is_starting() and not self._members.clock_trusted(now):
+            return "its clock differs from the other nodes' by more than 30 s, or too few nodes can be heard to tell"
+        return None
+
+    def _tell_own_fault(self) -> None:
+        fault = self._own_fault(self._now())
+        if fault is not None and fault != self._told_fault:
+            self._logger.error("this node is not ready: %s", fault)
+        self._told_fault = fault
+
+    def _tell_member(self, event: MemberEvent) -> None:
+        match event:
+            case MemberJoined(member):
+                self._logger.info("member %s has joined", member)
+            case MemberLeft(member):
+                self._logger.warning("member %s is silent and counts as gone", member)
+            case MemberDraining(member):
+                self._logger.info("member %s is leaving", member)
+
+
+def parse_index(index: str) -> tuple[str, int] | None:
+    """What an index names: a log, and a position in it; None for text that is no index."""
+    name, _, position = index.rpartition("-")
+    if not name or not position.isascii() or not position.isdigit() or len(position) > 18:
+        return None
+    return name, int(position)

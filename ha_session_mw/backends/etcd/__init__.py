@@ -1,0 +1,1 @@
+"""``etcd://`` and ``etcds://``: log, records and locks on etcd."""

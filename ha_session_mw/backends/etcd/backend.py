@@ -1,0 +1,33 @@
+"""``etcd://`` and ``etcds://``: all that a process keeps in etcd, each over connections of its own."""
+
+from __future__ import annotations
+
+import os
+
+from ..._core.cluster.members import Heartbeat
+from ..._core.cluster.view import View
+from ..._peering.peering import Peering
+from ...abc import Backend, Clock, ClusterLog, LockService, SessionStore
+from ...config import Settings
+from .locks import open_etcd_locks
+from .log import open_etcd
+from .store import open_etcd_store
+
+
+class EtcdBackend(Backend):
+    """Each process is a member of its own, a forked one, too."""
+
+    hears_others = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.scheme = settings.cluster.partition("://")[0]
+
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:  # noqa: ARG002 - etcd carries all
+        return open_etcd(self._settings, view, clock, own)
+
+    def open_locks(self, clock: Clock) -> LockService:
+        return open_etcd_locks(self._settings, clock)
+
+    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore:  # noqa: ARG002 - etcd knows who has a lock
+        return open_etcd_store(self._settings, clock, kind, os.urandom)

@@ -1,0 +1,153 @@
+"""What the keys and values of etcd are in the words of the state machine, and the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..._core.ordered.keys import (
+    BEATS,
+    ENTRIES,
+    FLOOR,
+    LOG,
+    LogId,
+    UnknownVersion,
+    decode_beat,
+    decode_entry,
+    decode_floor,
+    decode_log,
+    encode_entry,
+    ended_ranges,
+    entry_key,
+    key_end_ms,
+)
+from ..._core.ordered.log import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Snapshot, StoredBeat
+from ...models import Entry
+from .gateway import Event, KeyValue, end_of
+
+
+class UnreadableKey(Exception):
+    """A key holds what this release cannot read. It may be a log-out, so nothing goes on without it. ``str()`` names no id."""
+
+
+class Keys:
+    """The keys below one prefix.
+
+    Args:
+        prefix: without a slash at its end.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.start = f"{prefix}/".encode()
+        self.end = end_of(self.start)
+        self.log = self._of(LOG)
+        self.floor = self._of(FLOOR)
+
+    def _of(self, name: str) -> bytes:
+        return self.start + name.encode()
+
+    def seat(self, seat: str) -> bytes:
+        """Where a process puts its beat."""
+        return self._of(f"{BEATS}/{seat}")
+
+    def records(self, entries: Iterable[Entry]) -> dict[bytes, bytes]:
+        """What is to be written for entries.
+
+        Raises:
+            UnicodeEncodeError: an id or a subject is no text that can be written anywhere.
+        """
+        return {self._of(entry_key(entry)): encode_entry(entry) for entry in entries}
+
+    def ended(self, floor_ms: int) -> list[tuple[bytes, bytes]]:
+        """The ranges of what ends at or below a floor."""
+        return [(self._of(start), self._of(end)) for start, end in ended_ranges(floor_ms)]
+
+    def item(self, event: Event) -> Item | None:
+        """What an event says; None where it is of no concern to the log.
+
+        Raises:
+            UnreadableKey: it cannot be understood.
+        """
+        kind, name = self.split(event.kv)
+        try:
+            return _deleted(kind, name) if event.is_deletion else _written(kind, name, event.kv)
+        except ValueError as exc:
+            raise _unreadable(kind, exc) from exc
+
+    def split(self, pair: KeyValue) -> tuple[str, str]:
+        """What kind of key it is, and its name below the prefix."""
+        name = pair.key[len(self.start) :].decode(errors="replace")
+        return name.partition("/")[0], name
+
+
+class Reading:
+    """The whole log, read page by page.
+
+    Attributes:
+        last: what was written last of all that was read.
+        newest: where the last entry stands.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._log: LogId | None = None
+        self._entries: list[Entry] = []
+        self._beats: list[StoredBeat] = []
+        self._floor_ms = 0
+        self.last = KeyValue()
+        self.newest = 0
+
+    def take(self, pairs: Iterable[KeyValue]) -> None:
+        """Read some more. No more is kept of it than the log consists of.
+
+        Raises:
+            UnreadableKey: some of it cannot be understood.
+        """
+        for pair in pairs:
+            kind, name = self._keys.split(pair)
+            try:
+                self._take(kind, name, pair)
+            except ValueError as exc:
+                raise _unreadable(kind, exc) from exc
+            if pair.mod_revision > self.last.mod_revision:
+                self.last = pair
+
+    def _take(self, kind: str, name: str, pair: KeyValue) -> None:
+        match _written(kind, name, pair):
+            case EntryPut(entry, _):
+                self._entries.append(entry)
+                self.newest = max(self.newest, pair.mod_revision)
+            case BeatPut(seat, beat):
+                self._beats.append(StoredBeat(seat, beat, pair.mod_revision))
+            case FloorRaised(floor_ms):
+                self._floor_ms = floor_ms
+            case _ if name == LOG:
+                self._log = decode_log(pair.value)
+
+    def snapshot(self, position: int) -> Snapshot | None:
+        """All that is in the log at a position; None where there is no log yet."""
+        return None if self._log is None else Snapshot(position, self._log, self._entries, self._beats, self._floor_ms)
+
+
+def _written(kind: str, name: str, pair: KeyValue) -> Item | None:
+    if kind in ENTRIES:
+        return EntryPut(decode_entry(name, pair.value), pair.create_revision == pair.mod_revision)
+    if kind == BEATS:
+        return BeatPut(_seat(name), decode_beat(pair.value))
+    return FloorRaised(decode_floor(pair.value)) if name == FLOOR else None
+
+
+def _deleted(kind: str, name: str) -> Item | None:
+    if kind in ENTRIES:
+        key_end_ms(name)  # else it is none of ours
+        return EntryDeleted(name)
+    return BeatDeleted(_seat(name)) if kind == BEATS else None
+
+
+def _seat(name: str) -> str:
+    return name.removeprefix(f"{BEATS}/")
+
+
+def _unreadable(kind: str, exc: ValueError) -> UnreadableKey:
+    if isinstance(exc, UnknownVersion):
+        return UnreadableKey(f"holds an entry ({kind}) of an unknown {exc}: finish the roll-out, or go back to the release that wrote it")
+    return UnreadableKey(f"holds an entry ({kind}) that cannot be read: somebody else writes below the prefix of HA_SESSION_CLUSTER")

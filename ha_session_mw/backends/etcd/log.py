@@ -1,0 +1,533 @@
+"""``etcd://``: the log on etcd. Obeys the state machine of ``_core/ordered.py``: writes, loads, follows and puts its beats.
+
+What is proven by what stands there; here are only tasks, time limits and retries. No etcd leases are used: a lease's own timing cannot
+be trusted (8 s became 16.9 s after a leader was killed), and a denial must not go before the floor has risen above its end.
+Entries leave by the floor, and the beats of processes that are gone by the members that are left.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from ..._core.cluster.members import Heartbeat, Members
+from ..._core.cluster.view import View
+from ..._core.ordered.keys import LogId, encode_beat, encode_floor, encode_log
+from ..._core.ordered.log import CaughtUp, EntryPut, Ordered, OrderedEvent, Snapshot
+from ..._machine.tls import tls_context
+from ..._settings.cluster_urls import etcd_endpoints
+from ...abc import Clock, Receipt
+from ...config import Settings
+from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
+from ...exceptions import ConfigurationError, EntryRejected, QuorumLost
+from ...models import Entry
+from ..common.membered import MemberedLog, parse_index
+from ..common.outbox import Outbox, Ticket
+from .gateway import (
+    EtcdCompacted,
+    EtcdError,
+    EtcdGateway,
+    EtcdRejected,
+    Event,
+    KeyValue,
+    Watched,
+    delete,
+    put,
+    unchanged_since,
+    value_below,
+)
+from .keys import Keys, Reading, UnreadableKey
+
+logger = logging.getLogger("ha_session_mw.etcd")
+
+BATCH = 100
+"""Entries in one transaction; etcd takes 128 operations."""
+SINGLE = 8
+"""Log-outs of so many entries go ahead of those of more: a person waits for the one, a job for the other."""
+MAX_RECORD_BYTES = 256 * 1024
+"""A token has 4096 bytes at the most, so no id or subject of one is nearly as long. etcd takes 1.5 MB, and not always in time."""
+DURABLE_LIMIT_S = 5.0
+"""How long a log-out waits for etcd while it is well. A leader is elected 1 to 2 s after the last one fell silent; where two members
+want to be it at once, 1 to 2 s after that. A log-out that takes so long and holds is worth more than a refusal after 3 s."""
+DURABLE_LIMIT_ALONE_S = 0.5
+"""How long where this node has been out of contact with it."""
+BEHIND_S = 0.6
+"""After which what was written is to have come by the watch. It takes milliseconds; a member that stands still is not worth more."""
+AGAIN_S = 0.2
+"""After a failure. Most have taken their time already; those that are told at once are to be no load."""
+LEAVE_S = 5.0
+"""For what is to be written before the process ends."""
+PRUNE = 1000
+"""Keys that are deleted at once: each watcher is told of all of them in one message."""
+
+
+def open_etcd(settings: Settings, view: View, clock: Clock, own: Heartbeat) -> EtcdLog:
+    """The log that ``etcd://…`` names.
+
+    Raises:
+        ConfigurationError: the certificates cannot be used.
+    """
+    _, prefix = etcd_endpoints(settings.cluster)
+    gateway = open_gateway(settings, clock, first=int(own.life, 16))
+    return EtcdLog(view, clock, own, gateway, prefix, heartbeat_s=float(settings.heartbeat))
+
+
+def open_gateway(settings: Settings, clock: Clock, *, first: int) -> EtcdGateway:
+    """A way to the etcd that ``etcd://…`` names.
+
+    Args:
+        first: which endpoint to begin with, counted round and round. Each process begins with another one, so that one which
+            fails is not the first of all.
+
+    Raises:
+        ConfigurationError: the certificates cannot be used.
+    """
+    endpoints, _ = etcd_endpoints(settings.cluster)
+    first %= len(endpoints)
+    return EtcdGateway(
+        endpoints[first:] + endpoints[:first], clock, tls=_tls(settings), user=settings.etcd_user, password=settings.read_etcd_password
+    )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.cluster.startswith("etcds://"):
+        return None
+    try:
+        return tls_context(settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
+    except OSError as exc:
+        raise ConfigurationError([f"HA_SESSION_ETCD_CA_FILE, HA_SESSION_ETCD_CERT_FILE, HA_SESSION_ETCD_KEY_FILE: {exc}"]) from exc
+
+
+class _LoadAgain(Exception):
+    """What is known cannot be relied on any more."""
+
+
+class EtcdLog(MemberedLog):
+    """One process's driver.
+
+    Args:
+        view: what this node knows.
+        clock: the two clocks.
+        own: the heartbeat's constant parts.
+        gateway: calls etcd.
+        prefix: below which all keys stand.
+        heartbeat_s: how often a beat is put.
+    """
+
+    def __init__(self, view: View, clock: Clock, own: Heartbeat, gateway: EtcdGateway, prefix: str, *, heartbeat_s: float) -> None:
+        super().__init__(view, clock, logger)
+        self._own = own
+        self._gateway = gateway
+        self._keys = Keys(prefix)
+        self._heartbeat_s = heartbeat_s
+        self._singles, self._jobs = Outbox(), Outbox()
+        self._lives = 0
+        self._lost = False
+        self._watching: anyio.CancelScope | None = None
+        self.trouble: dict[str, str] = {}
+        """What does not work, and why, in words fit to follow "etcd "."""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin anew, as another process would: what this one said before it left is over."""
+        self._lives += 1
+        life = self._own.life if self._lives == 1 else f"{self._own.life}-{self._lives}"
+        self.ordered = Ordered(self._view, msgspec.structs.replace(self._own, life=life), heartbeat_s=self._heartbeat_s)
+        self._last = KeyValue()  # what was written last of all that was read
+        self._newest = 0  # where the last entry stands: no client has to wait for beats
+        self._written = 0  # up to where etcd has said that it was written
+        self._has_left = False
+        self._settle()
+
+    @property
+    def _members(self) -> Members:
+        return self.ordered.members
+
+    # What others ask of this log.
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        self._put(entries)
+
+    def _put(self, entries: Sequence[Entry]) -> Ticket:
+        records = self._keys.records(entries)
+        self.ordered.append(entries)
+        self._settle()
+        box = self._singles if len(entries) <= SINGLE else self._jobs
+        ticket = box.put(records)
+        for key, value in records.items():
+            if len(value) > MAX_RECORD_BYTES:
+                self._reject(box, key, "is not asked to take it")
+        return ticket
+
+    def _reject(self, box: Outbox, key: bytes, why: str) -> None:
+        logger.error("etcd %s: an entry with a name of %d bytes is enforced by this process only", why, len(key))
+        box.reject(key)
+
+    async def append(self, entries: Sequence[Entry]) -> Receipt:
+        ticket = self._put(entries)
+        limit_s = DURABLE_LIMIT_S if self.ordered.is_fresh(self._now()) else DURABLE_LIMIT_ALONE_S
+        durable_s = math.inf
+        with self._clock.move_on_after(limit_s):
+            await ticket.done.wait()
+            durable_s = self._clock.boot_s()
+            while self.ordered.position < ticket.position:  # so that the index that a client is given covers what it has written
+                await self.changed()
+        if ticket.left:
+            raise QuorumLost(self._why_not_written())
+        if ticket.rejected:
+            raise EntryRejected(
+                f"{ticket.rejected} of {len(entries)} entries are too long for the log; this process enforces them all the same"
+            )
+        return Receipt(ticket.position, min(durable_s, self._clock.boot_s()))
+
+    def _why_not_written(self) -> str:
+        if self.ordered.rolled_back is not None:
+            return "the log in etcd was set back"
+        return f"etcd {self.trouble['writing']}" if "writing" in self.trouble else "etcd has not taken the entry yet"
+
+    async def fence(self, receipt: Receipt) -> None:
+        while (left_s := self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()) > 0:
+            with self._clock.move_on_after(left_s):
+                await self.changed()
+
+    def refresh(self) -> None:
+        # Wakes nobody who waits for a change: time alone brings no news, and those whom it wakes would wake each other.
+        self.ordered.tick(self._now())
+        self._heed()
+
+    def is_starting(self) -> bool:
+        return self.ordered.catching_up and not self.is_set_back()
+
+    def is_set_back(self) -> bool:
+        return self.ordered.rolled_back is not None
+
+    def why_not_ready(self) -> str | None:
+        now = self._now()
+        if self.is_set_back():
+            return (
+                "the log in etcd is older than what this node has applied; restore the newer one or accept the loss, see the how-to on etcd"
+            )
+        if self.ordered.is_ready(now):
+            return None
+        if self.trouble:
+            return f"etcd {next(iter(self.trouble.values()))}"
+        if self.ordered.catching_up and self.ordered.is_fresh(now):
+            return "waiting to hear of the other members, to know whether its clock is right"
+        if self.ordered.catching_up:
+            return "still loading the log from etcd"
+        return self._own_fault(now) or "out of contact with etcd"
+
+    def index(self) -> str | None:
+        return None if self.ordered.log is None else f"{self.ordered.log.id}-{self._newest}"
+
+    def has_reached(self, index: str) -> bool:
+        named = parse_index(index)
+        return named is None or self.ordered.has_reached(*named)
+
+    # The tasks.
+
+    async def run(self) -> None:
+        if self._has_left:
+            self._begin()
+        async with self._gateway.opened():
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._follow_for_ever)
+                    tasks.start_soon(self._mind_watch_for_ever)
+                    tasks.start_soon(self._beat_for_ever)
+                    tasks.start_soon(self._write_for_ever, self._singles)
+                    tasks.start_soon(self._write_for_ever, self._jobs)
+                    tasks.start_soon(self._tidy_for_ever)
+                    await self._keep_up()
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(LEAVE_S, shield=True):
+                    await self._leave()
+                raise
+
+    async def _leave(self) -> None:
+        """Write what is left, judge no more, and say so by deleting the beat: nobody waits for this process then."""
+        self._has_left = True
+        self.ordered.leave()
+        self._settle()
+        try:
+            for box in (self._singles, self._jobs):
+                while box and not self.is_set_back():
+                    await self._write(box, box.batch(BATCH))
+            if self.ordered.log is not None and not self.is_set_back():  # else there is no beat of this process
+                await self._gateway.transact([delete(self._own_key)], once=True)
+        except EtcdError as exc:
+            logger.warning("etcd %s; %d entries of this process are not in it", exc, len(self._singles) + len(self._jobs))
+
+    # Following.
+
+    async def _follow_for_ever(self) -> None:
+        while not self.is_set_back():
+            try:
+                await (self._load() if self.ordered.needs_load else self._compare())
+                with anyio.CancelScope() as self._watching:
+                    await self._gateway.watch(self._keys.start, self._keys.end, self.ordered.position + 1, self._take)
+                self._gateway.leave_watched()
+                self._note("following", "has fallen behind")
+                continue
+            except _LoadAgain:
+                continue
+            except EtcdCompacted:
+                logger.warning("etcd has compacted what this node has not read yet; the log is loaded anew")
+                self._mistrust()
+            except UnreadableKey as exc:
+                self._note("following", str(exc))
+                self._mistrust()
+            except EtcdError as exc:
+                self._note("following", str(exc))
+            await self._sleep(AGAIN_S)
+        await anyio.sleep_forever()
+
+    async def _mind_watch_for_ever(self) -> None:
+        """Have a watch given up that does not tell of what was written: its member of etcd stands still, or is cut off from the others."""
+        while True:
+            while (written := self._written) <= self.ordered.position:
+                await self.changed()
+            with self._clock.move_on_after(BEHIND_S) as limit:
+                while self.ordered.position < written:
+                    await self.changed()
+            if limit.cancelled_caught and self._watching is not None:
+                self._watching.cancel()
+
+    def _take_answer(self, position: int) -> None:
+        """Something was written at that position."""
+        self._written = max(self._written, position)
+        self._settle()
+
+    def _mistrust(self) -> None:
+        self.ordered.quarantine()
+        self._settle()
+
+    async def _load(self) -> None:
+        reading = Reading(self._keys)
+        position = await self._read(reading)
+        snapshot = reading.snapshot(position)
+        if snapshot is None and self.ordered.log is None:
+            await self._make_log()
+            raise _LoadAgain
+        # Where the log that this node has read is gone, it has to be told of another one.
+        for _ in self.ordered.load(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._now):
+            await anyio.lowlevel.checkpoint()
+        self._last, self._newest = reading.last, reading.newest
+        self._note("following", None)
+        self._settle()
+
+    async def _read(self, reading: Reading) -> int:
+        """Read all keys, as of one revision; returns which."""
+        start, revision = self._keys.start, 0
+        while True:
+            page = await self._gateway.page(start, self._keys.end, revision=revision)
+            revision = revision or page.header.revision
+            reading.take(page.kvs)
+            if not page.more:
+                return revision
+            start = page.kvs[-1].key + b"\0"
+
+    async def _compare(self) -> None:
+        """Find out whether the log is the one that was read so far: what was written last must stand there still, as of then."""
+        last = self._last
+        if not last.mod_revision:
+            return
+        try:
+            found = (await self._gateway.page(last.key, last.key + b"\0", revision=last.mod_revision)).kvs
+        except EtcdRejected:  # there is no such revision yet
+            found = ()
+        if found != (last,):
+            self._mistrust()
+            raise _LoadAgain
+
+    async def _make_log(self) -> None:
+        """Name the log that begins here, unless somebody else is faster. It may have a floor already, which must not fall."""
+        log = LogId(self.ordered.seat.rpartition("/")[2], int(self._now().wall_ms))
+        for key, value in ((self._keys.floor, encode_floor(0)), (self._keys.log, encode_log(log))):
+            await self._gateway.transact([put(key, value)], compare=[unchanged_since(key, 0)])
+
+    def _take(self, message: Watched) -> None:
+        """One message of the watch: the changes of some revisions, whole and in their order."""
+        for revision, events in groupby(message.events, key=lambda event: event.kv.mod_revision):
+            self._deliver(revision, [*events])
+        self._note("following", None)
+        self._settle()
+        if self.ordered.needs_load or self.is_set_back():
+            raise _LoadAgain
+
+    def _deliver(self, revision: int, events: list[Event]) -> None:
+        items = [item for event in events if (item := self._keys.item(event)) is not None]
+        self.ordered.delivered(revision, items, self._now())
+        if any(isinstance(item, EntryPut) for item in items):
+            self._newest = revision
+        self._last = next((event.kv for event in events if not event.is_deletion), self._last)
+
+    @property
+    def _own_key(self) -> bytes:
+        return self._keys.seat(self.ordered.seat)
+
+    # Beats.
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await anyio.lowlevel.checkpoint()  # a beat cannot be cancelled, and while etcd does not answer one follows on another
+            left_s = self.ordered.due_s - self._clock.boot_s()
+            if left_s <= 0:
+                await self._beat()
+                continue
+            with self._clock.move_on_after(left_s):
+                await self.changed()
+
+    async def _beat(self) -> None:
+        sent = self.ordered.beat(self._now())
+        try:
+            # To its end: a beat that came after the last word of this process would keep others waiting for it.
+            with anyio.CancelScope(shield=True):
+                done = await self._gateway.transact([put(self._own_key, encode_beat(sent.beat))], once=True)
+        except EtcdError as exc:
+            self._note("taking beats", str(exc))
+            return
+        self._note("taking beats", None)
+        self.ordered.answered(sent, done.header.revision)
+        self._take_answer(done.header.revision)
+
+    # Writing.
+
+    async def _write_for_ever(self, box: Outbox) -> None:
+        while True:
+            await box.filled()
+            if self.is_set_back():  # an operator has to decide what is to become of that log
+                await anyio.sleep_forever()
+            try:
+                await self._write(box, box.batch(BATCH))
+            except EtcdError as exc:
+                self._note("writing", str(exc))
+                await self._sleep(AGAIN_S)
+            else:
+                self._note("writing", None)
+
+    async def _write(self, box: Outbox, records: Mapping[bytes, bytes]) -> None:
+        """Write records in one transaction; in smaller ones where that is rejected, until it is known which of them is to blame."""
+        try:
+            done = await self._gateway.transact([put(key, value) for key, value in records.items()])
+        except EtcdRejected as exc:
+            if len(records) == 1:
+                [key] = records
+                self._reject(box, key, str(exc))
+                return
+            for half in _halves(records):
+                await self._write(box, half)
+        else:
+            box.written(records, done.header.revision)
+            self._take_answer(done.header.revision)
+
+    # Time, and what follows from it.
+
+    async def _keep_up(self) -> None:
+        while True:
+            self.refresh()
+            self._tell_own_fault()
+            await self._sleep(self._heartbeat_s)
+
+    async def _tidy_for_ever(self) -> None:
+        while True:
+            try:
+                await self._prune()
+                await self._remove()
+            except EtcdError as exc:
+                self._note("tidying", str(exc))
+            else:
+                self._note("tidying", None)
+            await self._sleep(self._heartbeat_s)
+
+    async def _prune(self) -> None:
+        """Store the floor, and delete what it has made needless; one node is enough for that."""
+        floor_ms = self.ordered.to_prune(self._now())
+        if floor_ms is None:
+            return
+        value = encode_floor(floor_ms)
+        done = await self._gateway.transact([put(self._keys.floor, value)], compare=[value_below(self._keys.floor, value)])
+        if done.succeeded:
+            for start, end in self._keys.ended(floor_ms):
+                await self._delete(start, end)
+
+    async def _delete(self, start: bytes, end: bytes) -> None:
+        """Delete a range piece by piece."""
+        while (page := await self._gateway.page(start, end, limit=PRUNE)).kvs:
+            await self._gateway.transact([delete(start, page.kvs[-1].key + b"\0")])
+            if not page.more:
+                return
+
+    async def _remove(self) -> None:
+        """Delete the beats of processes that have long been silent, but for those that have spoken just now."""
+        for seat, position in self.ordered.to_remove(self._now()):
+            key = self._keys.seat(seat)
+            await self._gateway.transact([delete(key)], compare=[unchanged_since(key, position)])
+
+    def _settle(self) -> None:
+        """What is due when the state machine has learned something."""
+        self._heed()
+        self._wake()
+
+    def _heed(self) -> None:
+        self._heed_members()
+        for event in self.ordered.take_events():
+            self._write_to_log(event)
+            if not isinstance(event, CaughtUp):  # who listens is told that this node is fresh
+                self.tell(event)
+        self._notice_turn()
+
+    def _notice_turn(self) -> None:
+        lost = self.is_set_back() or "writing" in self.trouble or "taking beats" in self.trouble
+        if lost != self._lost:
+            self._lost = lost
+            self.tell(LostQuorum() if lost else FoundQuorum())
+
+    # What operators are told.
+
+    def _note(self, what: str, failure: str | None) -> None:
+        if failure is None:
+            if self.trouble.pop(what, None) is not None:
+                logger.info("etcd is well again (%s)", what)
+        elif self.trouble.get(what) != failure:
+            self.trouble[what] = failure
+            logger.warning("etcd %s (%s)", failure, what)
+        self._notice_turn()
+
+    def _write_to_log(self, event: OrderedEvent) -> None:
+        match event:
+            case CaughtUp():
+                logger.info("learned what there is to know; this node judges sessions now")
+            case Diverged(member):
+                logger.error("member %s has read another log than this node up to the same position; this node loads it anew", member)
+            case RolledBack(why):
+                logger.error("%s; this node judges no sessions until an operator has decided, see the how-to on etcd", _SET_BACK[why])
+            case MemberLeft(member):
+                logger.warning("member %s has ended, or is silent and counts as gone", member)
+            case MemberJoined() | MemberDraining():
+                self._tell_member(event)
+
+
+_SET_BACK: Mapping[Rollback, str] = {
+    "position": "the log in etcd is at an earlier revision than this node has applied",
+    "log": "the log in etcd is another one than this node has applied",
+    "entries": "the log in etcd lacks log-outs that this node has applied and that have not ended",
+}
+
+
+def _halves(records: Mapping[bytes, bytes]) -> Iterable[dict[bytes, bytes]]:
+    """Two parts of a batch that was rejected. What is longer than all others together is to blame, most likely, and goes alone."""
+    items = sorted(records.items(), key=_length)
+    middle = len(items) - 1 if 2 * _length(items[-1]) > sum(map(_length, items)) else len(items) // 2
+    return dict(items[:middle]), dict(items[middle:])
+
+
+def _length(record: tuple[bytes, bytes]) -> int:
+    return len(record[0]) + len(record[1])

@@ -1,0 +1,279 @@
+"""``etcd://``: the records of the cluster on etcd. The version of a record is the revision at which it was written.
+
+A record is three keys, written in one transaction: its content, a small one that tells all nodes of its version without sending
+them the content, and one below its subject. They stand beside the prefix of the log, whose followers are sent all that is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TypeVar
+
+import anyio
+import msgspec
+
+from ..._settings.cluster_urls import etcd_endpoints
+from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, Record, SessionStore
+from ...config import Settings
+from ...exceptions import LockLost, StoreUnavailable
+from .gateway import (
+    EtcdCompacted,
+    EtcdError,
+    EtcdGateway,
+    EtcdRejected,
+    EtcdUnavailable,
+    KeyValue,
+    Operation,
+    Transaction,
+    Watched,
+    delete,
+    end_of,
+    put,
+    unchanged_since,
+)
+from .locks import guard_of
+from .log import open_gateway
+
+logger = logging.getLogger("ha_session_mw.etcd")
+
+FORMAT = 1
+LIMIT_S = 3.0
+"""How long a request waits for etcd while it is well: longer than an election takes after a leader was killed (2.3 s)."""
+LIMIT_IN_TROUBLE_S = 1.0
+"""How long while it has not answered the last one."""
+AGAIN_S = 0.2
+LEASE_STEP_S = 3600
+"""Keys of records that end within the same hour share a lease, by which etcd deletes them some time afterwards."""
+AT_ONCE = 16
+"""Records of a list that are read at a time."""
+
+T = TypeVar("T")
+
+
+def open_etcd_store(settings: Settings, clock: Clock, kind: str, random: Callable[[int], bytes]) -> EtcdStore:
+    """The store of what ``etcd://…`` names, for records of one kind.
+
+    Raises:
+        ConfigurationError: the certificates cannot be used.
+    """
+    _, prefix = etcd_endpoints(settings.cluster)
+    return EtcdStore(clock, open_gateway(settings, clock, first=int.from_bytes(random(4), "big")), prefix, kind, random)
+
+
+class _Value(msgspec.Struct, frozen=True, array_like=True):
+    """What is stored of a record. ``nonce`` tells its writer's own from others' where an answer was lost."""
+
+    format: int
+    until_ms: int
+    subject: str | None
+    nonce: bytes
+    content: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Value).decode
+
+
+class EtcdStore(SessionStore):
+    """One process's way to the records of one kind.
+
+    Args:
+        clock: the two clocks.
+        gateway: calls etcd; of this store alone.
+        prefix: of the cluster's keys.
+        kind: keeps these records apart from others.
+        random: makes n random bytes.
+    """
+
+    def __init__(self, clock: Clock, gateway: EtcdGateway, prefix: str, kind: str, random: Callable[[int], bytes]) -> None:
+        self.max_bytes = MAX_RECORD_BYTES
+        self._clock = clock
+        self._gateway = gateway
+        self._random = random
+        self._locks = prefix
+        self._prefix = f"{prefix}.records/{kind}/".encode()
+        self._versions = self._prefix + b"version/"
+        self._position = 0
+        self._leases: dict[int, int] = {}
+        self._trouble: str | None = None
+
+    def _content_key(self, id: str) -> bytes:
+        return self._prefix + b"content/" + id.encode()
+
+    def _subject_keys(self, subject: str) -> bytes:
+        return self._prefix + b"subject/" + blake2b(subject.encode(), digest_size=16).hexdigest().encode() + b"/"
+
+    def _keys(self, id: str, subject: str | None) -> list[bytes]:
+        keys = [self._content_key(id), self._versions + id.encode()]
+        return keys if subject is None else [*keys, self._subject_keys(subject) + id.encode()]
+
+    # Reading
+
+    async def get(self, id: str) -> Record | None:
+        return await self._asked(self._get(id))
+
+    async def _get(self, id: str) -> Record | None:
+        found = await self._read(id)
+        return found and found[0]
+
+    async def _read(self, id: str) -> tuple[Record, bytes] | None:
+        """A record, and the nonce of its writer."""
+        key = self._content_key(id)
+        page = await self._gateway.page(key, key + b"\0", limit=1)
+        return self._record_of(id, page.kvs[0]) if page.kvs else None
+
+    def _record_of(self, id: str, pair: KeyValue) -> tuple[Record, bytes]:
+        try:
+            value = _decode(pair.value)
+            if value.format != FORMAT:
+                raise msgspec.ValidationError("another format")
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            raise StoreUnavailable("etcd holds a record of another release, or somebody else's, below the prefix") from exc
+        return Record(id, value.content, value.until_ms, value.subject, pair.mod_revision), value.nonce
+
+    async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
+        return await self._asked(self._of_subject(subject, after, limit))
+
+    async def _of_subject(self, subject: str, after: str, limit: int) -> list[Record]:
+        found: list[Record] = []
+        start, end = self._subject_keys(subject), end_of(self._subject_keys(subject))
+        begin, more = start + after.encode() + b"\0" if after else start, True
+        while more and len(found) < limit:
+            page = await self._gateway.page(begin, end, limit=limit - len(found))
+            ids = [pair.key[len(start) :].decode() for pair in page.kvs]
+            # A record that has changed its subject, or was deleted meanwhile, is listed no more.
+            found += [record for record in await self._get_all(ids) if record is not None and record.subject == subject]
+            more = page.more
+            begin = page.kvs[-1].key + b"\0" if page.kvs else begin
+        return found
+
+    async def _get_all(self, ids: Sequence[str]) -> list[Record | None]:
+        found: dict[str, Record | None] = {}
+        at_once = anyio.CapacityLimiter(AT_ONCE)
+        failures: list[Exception] = []
+
+        async def get(id: str) -> None:
+            async with at_once:
+                try:
+                    found[id] = await self._get(id)
+                except (EtcdError, StoreUnavailable) as exc:
+                    failures.append(exc)
+
+        async with anyio.create_task_group() as tasks:
+            for id in ids:
+                tasks.start_soon(get, id)
+        if failures:
+            raise failures[0]
+        return [found[id] for id in ids]
+
+    # Writing
+
+    async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
+        record.require_length(self.max_bytes)
+        held = [guard_of(self._locks, guard)] if guard is not None else ()
+        return await self._asked(self._put(record, held))
+
+    async def _put(self, record: Record, held: Sequence[Mapping[str, object]]) -> Record:
+        nonce = self._random(12)
+        value = _encode(_Value(FORMAT, record.until_ms, record.subject, nonce, record.content))
+        compare = [unchanged_since(self._content_key(record.id), record.version), *held]
+        done = await self._transact(record, value, compare)
+        if done.succeeded:
+            return replace(record, version=done.header.revision)
+        # It may be that an earlier try of this very transaction was applied, and its answer lost: the nonce tells.
+        found = await self._read(record.id)
+        if found is not None and found[1] == nonce:
+            return replace(record, version=found[0].version)
+        current = found[0] if found is not None else None
+        if held and (current.version if current else 0) == record.version:
+            raise LockLost("the lock was released, or its lease is over")
+        raise Conflict(current)
+
+    async def _transact(self, record: Record, value: bytes, compare: Sequence[Mapping[str, object]]) -> Transaction:
+        end_s = math.ceil(record.until_ms / 1000 / LEASE_STEP_S) * LEASE_STEP_S
+        for again in (True, False):
+            lease = await self._lease(end_s)
+            content, *others = self._keys(record.id, record.subject)
+            operations = [put(content, value, lease=lease), *(put(key, b"", lease=lease) for key in others)]
+            try:
+                return await self._gateway.transact(operations, compare=compare)
+            except EtcdRejected:
+                if not again:
+                    raise
+                self._leases.pop(end_s, None)  # etcd may have lost it
+        raise AssertionError("the second try returns or raises")
+
+    async def _lease(self, end_s: int) -> int:
+        """The lease of what ends in an hour. It only cleans up, an hour later and more: the end itself is in the record."""
+        lease = self._leases.get(end_s)
+        if lease is None:
+            left_s = max(0, end_s - int(self._clock.wall_s()))
+            lease = self._leases[end_s] = (await self._gateway.grant_lease(left_s + LEASE_STEP_S)).id
+        return lease
+
+    async def delete(self, id: str) -> None:
+        await self._asked(self._delete(id))
+
+    async def _delete(self, id: str) -> None:
+        try:
+            current = await self._get(id)
+        except StoreUnavailable:  # of another release: its key below a subject goes later, with its lease
+            current = Record(id, b"", 0)
+        if current is not None:
+            operations: list[Operation] = [delete(key) for key in self._keys(id, current.subject)]
+            await self._gateway.transact(operations)
+
+    async def _asked(self, call: Awaitable[T]) -> T:
+        """What a call to etcd comes to; told in the words of the port."""
+        try:
+            with self._clock.move_on_after(LIMIT_S if self._trouble is None else LIMIT_IN_TROUBLE_S) as limit:
+                found = await call
+            if limit.cancelled_caught:
+                raise EtcdUnavailable("does not answer in time")
+        except EtcdError as exc:
+            if self._trouble != str(exc):
+                self._trouble = str(exc)
+                logger.error("etcd %s; session data on it cannot be reached until that is mended", exc)
+            raise StoreUnavailable(f"etcd {exc}") from exc
+        if self._trouble is not None:
+            self._trouble = None
+            logger.warning("session data on etcd can be reached again")
+        return found
+
+    # Following what others write
+
+    async def run(self) -> None:
+        self._leases.clear()
+        self._position = 0
+        async with self._gateway.opened():
+            while True:
+                try:
+                    await self._follow()
+                except EtcdCompacted:
+                    self._position = 0  # what has changed since is not told any more
+                except EtcdError:
+                    with self._clock.move_on_after(AGAIN_S):
+                        await anyio.sleep_forever()
+
+    async def _follow(self) -> None:
+        """Hear of each change from where this node is. A watch that has nothing to tell for a while ends, and is opened again."""
+        end = end_of(self._versions)
+        if not self._position:
+            self._position = (await self._gateway.page(self._versions, end, limit=1)).header.revision
+            if self.on_gap is not None:
+                self.on_gap()  # and whatever is read from here on is no older than the position
+        await self._gateway.watch(self._versions, end, self._position + 1, self._take)
+
+    def _take(self, message: Watched) -> None:
+        for event in message.events:
+            self._tell(event.kv, 0 if event.is_deletion else event.kv.mod_revision)
+        if message.events:
+            self._position = max(event.kv.mod_revision for event in message.events)
+
+    def _tell(self, pair: KeyValue, version: int) -> None:
+        if self.on_newer is not None:
+            self.on_newer(pair.key[len(self._versions) :].decode(errors="replace"), version)

@@ -1,0 +1,1 @@
+"""``peers://``: the log without a server."""

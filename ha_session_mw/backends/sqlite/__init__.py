@@ -1,0 +1,1 @@
+"""``sqlite://``: one file for all processes of a machine."""

@@ -1,0 +1,143 @@
+"""The file of a machine's records and locks: beside the log's, so that writing what is large does not hold up a log-out.
+
+A record that was deleted leaves its row without its content until it would have ended: those who keep a copy learn of it
+by that. A lock's row is a place in the queue; the lowest one of a name has the lock, and its number is the fencing number.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..._machine.shared_file import Schema, SharedFile
+from ...abc import Conflict, Grant, Record
+from ...exceptions import LockLost
+
+_TABLES = (
+    "CREATE TABLE records (kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, subject TEXT, until_ms INTEGER NOT NULL, "
+    "content BLOB, PRIMARY KEY (kind, id))",
+    "CREATE UNIQUE INDEX versions ON records (version)",
+    "CREATE INDEX subjects ON records (kind, subject, id)",
+    "CREATE INDEX ends ON records (until_ms)",
+    "CREATE TABLE state (version INTEGER NOT NULL)",
+    # Numbers are never used again. A place is good from when it was renewed last until its end, by the boot-time clock: one of
+    # that clock's future was so before the machine was started again.
+    "CREATE TABLE locks (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, holder TEXT NOT NULL, granted INTEGER NOT NULL, "
+    "since_s REAL NOT NULL, until_s REAL NOT NULL)",
+    "CREATE INDEX queues ON locks (name, number)",
+)
+_NEXT_VERSION = "UPDATE state SET version = version + 1 RETURNING version"
+# Content that somebody else has put there as text is none that can be read, and is to be told like any other such.
+_FIND = "SELECT id, CAST(content AS BLOB), until_ms, subject, version FROM records WHERE content IS NOT NULL AND kind = ? "
+_OF_ID = _FIND + "AND id = ?"
+_OF_SUBJECT = _FIND + "AND subject = ? AND id > ? ORDER BY id LIMIT ?"
+_PUT = "INSERT OR REPLACE INTO records (kind, id, version, subject, until_ms, content) VALUES (?, ?, ?, ?, ?, ?)"
+_DELETE = "UPDATE records SET version = ?, content = NULL, subject = NULL WHERE kind = ? AND id = ? AND content IS NOT NULL"
+_SINCE = "SELECT version, id, content IS NULL FROM records WHERE kind = ? AND version > ? ORDER BY version"
+_HELD = "SELECT number FROM locks WHERE number = ? AND name = ? AND granted AND since_s <= ? AND ? < until_s"
+
+
+class Change(NamedTuple):
+    """That a record was put or deleted."""
+
+    version: int
+    id: str
+    deleted: bool
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    for table in _TABLES:
+        db.execute(table)
+    # Above all versions, and all numbers, of a file that had this name before: sessions may name those still.
+    first = time.time_ns() // 1000
+    db.execute("INSERT INTO state VALUES (?)", (first,))
+    db.execute("INSERT INTO sqlite_sequence VALUES ('locks', ?)", (first,))
+
+
+SCHEMA = Schema(application_id=0x68735F32, format=1, make=_make_tables)  # ``hs_2``
+
+
+def beside(path: Path) -> Path:
+    """Where the records and locks are that belong to a file of entries."""
+    return path.with_name(path.name + "-records")
+
+
+class RecordFile(SharedFile):
+    """One process's way to the records."""
+
+    schema = SCHEMA
+
+    @classmethod
+    def beside(cls, path: Path) -> RecordFile:
+        """The one that belongs to a file of entries."""
+        return cls(beside(path))
+
+    def get(self, kind: str, id: str) -> Record | None:
+        """The record as it stands."""
+        row = self._read(lambda db: db.execute(_OF_ID, (kind, id)).fetchone())
+        return row and Record(*row)
+
+    def of_subject(self, kind: str, subject: str, after: str, limit: int) -> Sequence[Record]:
+        """The records of a subject after an id, in the order of the ids."""
+        return [Record(*row) for row in self._read(lambda db: db.execute(_OF_SUBJECT, (kind, subject, after, limit)).fetchall())]
+
+    def since(self, kind: str, version: int) -> Sequence[Change]:
+        """What was put or deleted after a version, the last of it for each record."""
+        rows = self._read(lambda db: db.execute(_SINCE, (kind, version)).fetchall())
+        return [Change(version, id, bool(deleted)) for version, id, deleted in rows]
+
+    def last_version(self) -> int:
+        """The last version that any record was given."""
+        version: int = self._read(lambda db: db.execute("SELECT version FROM state").fetchone())[0]
+        return version
+
+    def put(self, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
+        """Put a record into the place of the one of its version; returns the new version once the disk has it.
+
+        Args:
+            boot_s: the boot-time clock, by which the guard's lease is judged.
+
+        Raises:
+            Conflict: another version is stored, or none.
+            LockLost: the guard's lock is held no more.
+        """
+        return self._write(lambda db: _put(db, kind, record, guard, boot_s))
+
+    def delete(self, kind: str, id: str) -> int:
+        """Delete a record, if it is there; returns the version of its absence."""
+        return self._write(lambda db: _delete(db, kind, id))
+
+    def prune(self, ended_ms: int) -> int:
+        """Forget the records that ended at a moment or before; returns how many."""
+        return self._write(lambda db: db.execute("DELETE FROM records WHERE until_ms <= ?", (ended_ms,)).rowcount)
+
+
+def _put(db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
+    if guard is not None:
+        require_held(db, guard, boot_s())
+    row = db.execute(_OF_ID, (kind, record.id)).fetchone()
+    current = row and Record(*row)
+    if (current.version if current else 0) != record.version:
+        raise Conflict(current)
+    version: int = db.execute(_NEXT_VERSION).fetchone()[0]
+    db.execute(_PUT, (kind, record.id, version, record.subject, record.until_ms, record.content))
+    return version
+
+
+def _delete(db: sqlite3.Connection, kind: str, id: str) -> int:
+    version: int = db.execute(_NEXT_VERSION).fetchone()[0]
+    db.execute(_DELETE, (version, kind, id))
+    return version
+
+
+def require_held(db: sqlite3.Connection, grant: Grant, now_s: float) -> None:
+    """Raise LockLost unless a lock is held still.
+
+    Args:
+        now_s: by the boot-time clock, asked within the transaction, for others may have renewed it just before.
+    """
+    if db.execute(_HELD, (grant.fence, grant.name, now_s, now_s)).fetchone() is None:
+        raise LockLost("the lock was released, or its lease is over")

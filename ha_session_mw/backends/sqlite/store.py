@@ -1,0 +1,177 @@
+"""``sqlite:///path``: the records of one machine, in a file beside the log's. Reading takes microseconds, writing waits for the disk."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from ..._machine import forks
+from ..._machine.shared_file import OPEN_S, FileTrouble
+from ...abc import MAX_RECORD_BYTES, Clock, Grant, Record, SessionStore
+from ...exceptions import ConfigurationError, StoreUnavailable
+from .record_file import RecordFile
+
+logger = logging.getLogger("ha_session_mw.sqlite")
+
+WRITE_LIMIT_S = 2.0
+"""How long a change waits for the disk; twice what one write waits for the other workers."""
+TRY_AGAIN_S = 0.1
+"""How often a file that cannot be read is tried. Each try may wait for a lock, and the process with it."""
+LOOK_EVERY_S = 1.0
+PRUNE_EVERY = 60
+
+T = TypeVar("T")
+
+
+class SqliteStore(SessionStore):
+    """One process's way to the records of one kind.
+
+    Args:
+        clock: the two clocks.
+        file: which other processes share.
+        kind: keeps these records apart from others in the same file.
+
+    Raises:
+        ConfigurationError: the file cannot be used, and will not be by itself.
+    """
+
+    def __init__(self, clock: Clock, file: RecordFile, kind: str) -> None:
+        self.max_bytes = MAX_RECORD_BYTES
+        self.look = self._look
+        self._clock = clock
+        self._file = file
+        self._kind = kind
+        self._position = 0
+        self._version: tuple[int] | None = None
+        self._try_again_s = -math.inf
+        self._threads = anyio.CapacityLimiter(1)
+        self.trouble: str | None = None
+        """Why the file cannot be read; None where it can."""
+        self.write_trouble: str | None = None
+        """Why it cannot be written."""
+        self._begin()
+        forks.watch(self)
+
+    def _begin(self) -> None:
+        try:
+            self._file.open(within_s=OPEN_S)
+            self._position = self._file.last_version()
+        except FileTrouble as trouble:
+            if not trouble.passing:
+                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file of the records {trouble}"]) from trouble
+            self._lose(trouble)
+        finally:
+            self._let_go()  # opened again by whoever serves
+
+    # Reading
+
+    def _look(self) -> None:
+        if self._clock.boot_s() < self._try_again_s:
+            return
+        try:
+            self._file.require_same()
+            version = self._file.version()  # before the rows, for there may be more by then
+            if version != self._version:
+                self._hear()
+                self._version = version
+        except FileTrouble as trouble:
+            self._lose(trouble)
+
+    def _hear(self) -> None:
+        for change in self._file.since(self._kind, self._position):
+            self._position = change.version
+            if self.on_newer is not None:
+                self.on_newer(change.id, 0 if change.deleted else change.version)
+
+    async def get(self, id: str) -> Record | None:
+        await anyio.lowlevel.checkpoint()
+        return self._found(lambda: self._file.get(self._kind, id))
+
+    async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
+        await anyio.lowlevel.checkpoint()
+        return self._found(lambda: self._file.of_subject(self._kind, subject, after, limit))
+
+    def _found(self, read: Callable[[], T]) -> T:
+        if self._clock.boot_s() < self._try_again_s:
+            raise StoreUnavailable(f"the file of the records {self.trouble}")
+        try:
+            self._file.require_same()
+            found = read()
+        except FileTrouble as trouble:
+            self._lose(trouble)
+            raise StoreUnavailable(f"the file of the records {trouble}") from trouble
+        if self.trouble is not None:
+            self.trouble = None
+            logger.warning("the file of the records can be read again")
+        return found
+
+    def _lose(self, trouble: FileTrouble) -> None:
+        self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
+        self._let_go()
+        if self.trouble != str(trouble):
+            self.trouble = str(trouble)
+            logger.error("the file of the records %s; session data in it cannot be reached until that is mended", trouble)
+
+    def _let_go(self) -> None:
+        self._version = None
+        self._file.close_reader()
+
+    # Writing
+
+    async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
+        record.require_length(self.max_bytes)
+        version = await self._written(lambda: self._file.put(self._kind, record, guard, self._clock.boot_s))
+        return replace(record, version=version)
+
+    async def delete(self, id: str) -> None:
+        await self._written(lambda: self._file.delete(self._kind, id))
+
+    async def _written(self, write: Callable[[], int]) -> int:
+        with self._clock.move_on_after(WRITE_LIMIT_S):
+            try:
+                version = await anyio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._threads)
+            except FileTrouble as trouble:
+                if self.write_trouble != str(trouble):
+                    self.write_trouble = str(trouble)
+                    logger.error("the file of the records %s; session data in it cannot be changed until that is mended", trouble)
+                raise StoreUnavailable(f"the file of the records {trouble}") from trouble
+            if self.write_trouble is not None:
+                self.write_trouble = None
+                logger.warning("the file of the records can be written again")
+            return version
+        raise StoreUnavailable("the file of the records was not written in time")
+
+    async def run(self) -> None:
+        try:
+            while True:
+                for _ in range(PRUNE_EVERY):
+                    with self._clock.move_on_after(LOOK_EVERY_S):
+                        await anyio.sleep_forever()
+                    self._look()  # so that there is not too much to hear of when a request comes
+                await self._prune()
+        finally:
+            self._let_go()
+            self._file.close()
+
+    async def _prune(self) -> None:
+        ended_ms = int(self._clock.wall_s() * 1000)
+        try:
+            await self._written(lambda: self._file.prune(ended_ms))
+        except StoreUnavailable:
+            return  # and told; what has ended is forgotten later
+
+    # Forks: the file closes itself, see there.
+
+    def before_fork(self) -> None:
+        self._version = None
+
+    def after_fork(self, *, in_child: bool) -> None:
+        if in_child:
+            self._threads = anyio.CapacityLimiter(1)

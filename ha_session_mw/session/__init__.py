@@ -1,0 +1,1 @@
+"""The session as an app sees it, and the one commit of a request."""

@@ -1,0 +1,1 @@
+"""The contracts of a cluster log, a store and a lock service as tests."""

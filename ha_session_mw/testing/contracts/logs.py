@@ -1,0 +1,323 @@
+"""What every cluster log keeps to, as tests: the sentences of :class:`~ha_session_mw.abc.ClusterLog`, run against a backend.
+
+Needs no test runner but one that runs ``async def`` methods of classes, such as pytest with anyio's plugin.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from itertools import count
+from typing import NamedTuple
+
+import anyio
+
+from ..._core.cluster.view import View
+from ...abc import Clock, ClusterLog
+from ...events import ClusterEvent, FoundQuorum, LostQuorum
+from ...exceptions import QuorumLost
+from ...models import Cut, CutId, Deny, DenyKey, Entry, KeyId
+
+HOUR_MS = 3_600_000
+
+
+class Member(NamedTuple):
+    """One node: its log, the view that the log folds into, and its clock."""
+
+    log: ClusterLog
+    view: View
+    clock: Clock
+
+    def knows(self, entry: Entry) -> bool:
+        """Whether a request that comes now is judged by an entry."""
+        if self.log.look is not None:
+            self.log.look()
+        return self.view.knows(entry)
+
+    @property
+    def is_fresh(self) -> bool:
+        if self.log.look is not None:
+            self.log.look()
+        return self.clock.boot_s() - self.view.fresh_at <= self.log.freshness_limit_s
+
+
+class Nodes(ABC):
+    """The nodes of a cluster on which a log is tried.
+
+    Attributes:
+        members: those that judge sessions; one is enough where there can be but one.
+        can_break: whether :meth:`break_off` can do anything.
+    """
+
+    members: Sequence[Member]
+    can_break = False
+
+    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Call an async function while time passes. To be changed where time does not pass by itself."""
+        with anyio.fail_after(30):
+            await function()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Let time pass until a condition holds. To be changed where time does not pass by itself."""
+        with anyio.fail_after(10):
+            while not condition():
+                await anyio.sleep(0.01)
+
+    async def break_off(self, member: Member) -> None:
+        """From now on, nothing that the member appends can become durable."""
+        raise NotImplementedError
+
+    async def mend(self, member: Member) -> None:
+        """Now it can again."""
+        raise NotImplementedError
+
+
+class ClusterLogContract(ABC):
+    """Inherit from it, say how the log is opened, and have each ``test_…`` run.
+
+    Example:
+        >>> class TestMyLog(ClusterLogContract):
+        ...     def opened(self) -> AbstractAsyncContextManager[Nodes]:
+        ...         return my_nodes()
+    """
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[Nodes]:
+        """Nodes of a new cluster, two or more if there can be, whose logs run until the context ends."""
+
+    _numbers = count()
+
+    def _deny(self, member: Member) -> Deny:
+        return Deny(f"session-{next(self._numbers):014}", self._end_ms(member))
+
+    def _end_ms(self, member: Member) -> int:
+        return int(member.clock.wall_s() * 1000) + HOUR_MS
+
+    def _one_of_each(self, member: Member) -> list[Entry]:
+        end_ms, number = self._end_ms(member), next(self._numbers)
+        cut = Cut(CutId(f"cut{number}~{end_ms // 1000:x}"), f"subject{number}", end_ms)
+        successor = Cut(CutId(f"new{number}~{end_ms // 1000:x}"), f"subject{number}", end_ms, replaces=(cut.id,))
+        return [self._deny(member), cut, successor, DenyKey(KeyId(f"key{number}"), end_ms)]
+
+    # apply
+
+    async def test_applied_entries_are_in_the_view_at_once(self) -> None:
+        async with self.opened() as nodes:
+            log, view, _ = member = nodes.members[0]
+            entries = self._one_of_each(member)
+            log.apply(entries)
+            assert all(view.knows(entry) for entry in entries)
+
+    async def test_applied_entries_spread_when_that_is_possible(self) -> None:
+        async with self.opened() as nodes:
+            entry = self._deny(nodes.members[0])
+            nodes.members[0].log.apply([entry])
+            await nodes.wait_until(lambda: all(member.knows(entry) for member in nodes.members))
+
+    async def test_entries_that_are_known_change_nothing(self) -> None:
+        async with self.opened() as nodes:
+            log, view, _ = member = nodes.members[0]
+            entries = self._one_of_each(member)
+            log.apply(entries)
+            before = [*view.entries()]
+            log.apply([*reversed(entries)])
+            assert [*view.entries()] == before
+
+    # append
+
+    async def test_appended_entries_are_merged_before_the_first_suspension_whatever_happens_then(self) -> None:
+        async with self.opened() as nodes:
+            log, view, _ = member = nodes.members[0]
+            entry = self._deny(member)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await log.append([entry])
+            assert view.knows(entry)
+
+    async def test_the_same_entries_may_be_appended_again(self) -> None:
+        async with self.opened() as nodes:
+            log, view, _ = member = nodes.members[0]
+            entries = self._one_of_each(member)
+
+            async def twice() -> None:
+                await log.append(entries)
+                before = [*view.entries()]
+                await log.append(entries)
+                assert [*view.entries()] == before
+
+            await nodes.run(twice)
+
+    async def test_a_receipt_says_where_the_log_stands_and_since_when_the_entries_are_durable(self) -> None:
+        async with self.opened() as nodes:
+            log, _, clock = member = nodes.members[0]
+
+            async def three_times() -> None:
+                position = -1
+                for _ in range(3):
+                    begun_s = clock.boot_s()
+                    receipt = await log.append([self._deny(member)])
+                    assert receipt.position > position
+                    assert begun_s <= receipt.durable_at_s <= clock.boot_s()
+                    position = receipt.position
+
+            await nodes.run(three_times)
+
+    async def test_many_appends_at_once_all_become_durable(self) -> None:
+        async with self.opened() as nodes:
+            entries = [(member, self._deny(member)) for member in nodes.members for _ in range(20)]
+
+            async def append(member: Member, entry: Entry) -> None:
+                await member.log.fence(await member.log.append([entry]))
+
+            async def all_of_them() -> None:
+                async with anyio.create_task_group() as tasks:
+                    for member, entry in entries:
+                        tasks.start_soon(append, member, entry)
+
+            await nodes.run(all_of_them)
+            assert all(member.knows(entry) for member in nodes.members for _, entry in entries)
+
+    async def test_entries_that_cannot_become_durable_are_told_kept_and_made_durable_later(self) -> None:
+        async with self.opened() as nodes:
+            if not nodes.can_break:
+                return
+            log, view, _ = member = nodes.members[0]
+            entry = self._deny(member)
+            await nodes.break_off(member)
+            told: list[QuorumLost] = []
+
+            async def append() -> None:
+                try:
+                    await log.append([entry])
+                except QuorumLost as lost:
+                    told.append(lost)
+
+            await nodes.run(append)
+            assert told
+            assert view.knows(entry)
+            await nodes.mend(member)
+            await nodes.wait_until(lambda: all(other.knows(entry) for other in nodes.members))
+
+    # fence
+
+    async def test_after_the_fence_every_node_refuses_what_the_entries_deny(self) -> None:
+        async with self.opened() as nodes:
+
+            async def everywhere() -> None:
+                for member in nodes.members:
+                    entries = self._one_of_each(member)
+                    await member.log.fence(await member.log.append(entries))
+                    assert all(other.knows(entry) for other in nodes.members for entry in entries)
+
+            await nodes.run(everywhere)
+
+    async def test_all_nodes_come_to_the_same_view(self) -> None:
+        async with self.opened() as nodes:
+
+            async def crosswise() -> None:
+                for member in (*nodes.members, *reversed(nodes.members)):
+                    await member.log.fence(await member.log.append(self._one_of_each(member)))
+
+            await nodes.run(crosswise)
+            assert all(member.is_fresh for member in nodes.members)
+            views = [{repr(entry) + entry_key(entry) for entry in member.view.entries()} for member in nodes.members]
+            assert views == [views[0]] * len(views)
+
+    # changed, look, refresh
+
+    async def test_who_waits_for_a_change_is_woken_by_what_another_node_appends(self) -> None:
+        async with self.opened() as nodes:
+            first, last = nodes.members[0], nodes.members[-1]
+            entry = self._deny(first)
+            woken: list[bool] = []
+
+            async def wait() -> None:
+                while not last.view.knows(entry):
+                    await last.log.changed()
+                    await anyio.lowlevel.checkpoint()
+                woken.append(True)
+
+            async def both() -> None:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(wait)
+                    await anyio.lowlevel.checkpoint()
+                    await first.log.append([entry])
+
+            await nodes.run(both)
+            assert woken
+
+    async def test_a_refresh_never_raises_and_the_floor_never_falls(self) -> None:
+        async with self.opened() as nodes:
+            for log, view, _ in nodes.members:
+                floor_ms = view.floor_ms
+                for _ in range(3):
+                    log.refresh()
+                    assert view.floor_ms >= floor_ms
+
+    # on_event
+
+    async def test_that_entries_cannot_become_durable_is_told_once_and_that_they_can_again_once(self) -> None:
+        async with self.opened() as nodes:
+            if not nodes.can_break:
+                return
+            log, _, _ = member = nodes.members[0]
+            told: list[ClusterEvent] = []
+            log.on_event = told.append
+
+            async def try_to_append() -> None:
+                with suppress(QuorumLost):
+                    await log.append([self._deny(member)])
+
+            await nodes.break_off(member)
+            for _ in range(2):
+                await nodes.run(try_to_append)
+            await nodes.wait_until(lambda: LostQuorum() in told)
+            await nodes.mend(member)
+            await nodes.wait_until(lambda: FoundQuorum() in told)
+            await nodes.run(try_to_append)
+            assert [event for event in told if isinstance(event, LostQuorum | FoundQuorum)] == [LostQuorum(), FoundQuorum()]
+
+    # What is asked
+
+    async def test_a_node_that_is_well_is_ready_and_fresh_and_trusts_its_clock(self) -> None:
+        async with self.opened() as nodes:
+            for member in nodes.members:
+                log = member.log
+                assert (log.why_not_ready(), log.is_starting(), log.trusts_clock(), member.is_fresh) == (None, False, True, True)
+                assert log.freshness_limit_s > 0
+                ahead_ms = (member.clock.wall_s() - member.clock.boot_s()) * 1000
+                assert math.isnan(log.trusted_ahead_ms) or abs(log.trusted_ahead_ms - ahead_ms) < 1000
+
+    async def test_each_other_member_announces_its_keys(self) -> None:
+        async with self.opened() as nodes:
+            for log, _, _ in nodes.members:
+                assert [*map(tuple, log.announced_kids())] == [member.kids for member in log.members()]
+
+    async def test_an_end_that_is_not_known_lies_behind_every_token_that_there_is(self) -> None:
+        async with self.opened() as nodes:
+            for member in nodes.members:
+                assert member.log.unknown_end_ms() > int(member.clock.wall_s() * 1000)
+
+    async def test_a_node_has_reached_where_it_is_and_after_the_fence_where_the_others_are(self) -> None:
+        async with self.opened() as nodes:
+
+            async def append() -> None:
+                for member in nodes.members:
+                    await member.log.fence(await member.log.append([self._deny(member)]))
+
+            await nodes.run(append)
+            for one in nodes.members:
+                index = one.log.index()
+                assert index is None or all(other.log.has_reached(index) for other in nodes.members)
+
+    async def test_text_that_is_no_index_keeps_nobody_waiting(self) -> None:
+        async with self.opened() as nodes:
+            for text in ("", "-", "x", "1-", "-1", "ü-1", "a-9999999999999999999999"):
+                assert all(member.log.has_reached(text) for member in nodes.members), text
+
+
+def entry_key(entry: Entry) -> str:
+    """What tells an entry from others in a failed comparison."""
+    return str(entry.kid) if isinstance(entry, DenyKey) else str(entry.id)

@@ -1,0 +1,382 @@
+"""What every store of records keeps to, as tests: the sentences of :class:`~ha_session_mw.abc.SessionStore`, run against a backend.
+
+As in :mod:`.contract`, whatever runs ``async def`` methods of classes runs these. What a guard does is the contract of locks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
+from itertools import count
+
+import anyio
+
+from ...abc import Clock, Conflict, Record, SessionStore
+from ...exceptions import StoreUnavailable
+
+HOUR_MS = 3_600_000
+WRITERS = 8
+CHANGES = 5
+
+
+class Stores(ABC):
+    """The nodes at which a store is tried.
+
+    Attributes:
+        stores: each node's way to the same records; one is enough where there can be but one.
+        clock: of the nodes.
+        can_break: whether :meth:`break_off` can do anything.
+        can_fill: whether :meth:`fill` can.
+        reads_when_broken: whether what is stored can be read while nothing can be written.
+    """
+
+    stores: Sequence[SessionStore]
+    clock: Clock
+    can_break = False
+    can_fill = False
+    reads_when_broken = False
+
+    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Call an async function while time passes. To be changed where time does not pass by itself."""
+        with anyio.fail_after(60):
+            await function()
+
+    async def hear(self, store: SessionStore, condition: Callable[[], bool]) -> None:
+        """Let time pass until a store has heard of something. To be changed where time does not pass by itself."""
+        with anyio.fail_after(10):
+            while not condition():
+                if store.look is not None:
+                    store.look()
+                await anyio.sleep(0.01)
+
+    async def break_off(self) -> None:
+        """From now on, no store can make anything durable."""
+        raise NotImplementedError
+
+    async def mend(self) -> None:
+        """Now they can again."""
+        raise NotImplementedError
+
+    async def fill(self) -> None:
+        """From now on, there is no room for anything more."""
+        raise NotImplementedError
+
+
+class SessionStoreContract(ABC):
+    """Inherit from it, say how the store is opened, and have each ``test_…`` run.
+
+    Example:
+        >>> class TestMyStore(SessionStoreContract):
+        ...     def opened(self) -> AbstractAsyncContextManager[Stores]:
+        ...         return my_stores()
+    """
+
+    @abstractmethod
+    def opened(self) -> AbstractAsyncContextManager[Stores]:
+        """Stores of a new cluster, two or more if there can be, which run until the context ends."""
+
+    _numbers = count()
+
+    def _record(self, nodes: Stores, content: bytes = b"content", subject: str | None = None) -> Record:
+        end_ms = int(nodes.clock.wall_s() * 1000) + HOUR_MS
+        return Record(f"record-{next(self._numbers):06}", content, end_ms, subject)
+
+    # get and put
+
+    async def test_what_was_put_is_there_on_each_node_as_it_was(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                for store in nodes.stores:
+                    for record in (self._record(nodes), self._record(nodes, b"", "ada"), self._record(nodes, bytes(range(256)), "ü~\n 'x")):
+                        stored = await store.put(record)
+                        assert stored == replace(record, version=stored.version)
+                        assert stored.version > 0
+                        assert [await other.get(record.id) for other in nodes.stores] == [stored] * len(nodes.stores)
+
+            await nodes.run(story)
+
+    async def test_what_is_not_there_is_none(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                for store in nodes.stores:
+                    assert await store.get("record") is None
+                    assert await store.get("") is None
+
+            await nodes.run(story)
+
+    async def test_a_put_replaces_the_version_that_it_names(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                stored = await nodes.stores[0].put(self._record(nodes, b"0", "ada"))
+                for number, store in enumerate([*nodes.stores, *nodes.stores]):
+                    changed = replace(stored, content=b"%d" % number, until_ms=stored.until_ms + 1, subject=f"subject {number}")
+                    later = await store.put(changed)
+                    assert later.version > stored.version
+                    assert await nodes.stores[0].get(stored.id) == later
+                    stored = later
+
+            await nodes.run(story)
+
+    async def test_a_put_onto_another_version_conflicts_and_changes_nothing(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                one, last = nodes.stores[0], nodes.stores[-1]
+                first = await one.put(self._record(nodes, b"first"))
+                second = await one.put(replace(first, content=b"second"))
+                for version in (0, first.version, second.version + 1000):
+                    assert await conflict(last, replace(first, content=b"third", version=version)) == second
+                assert await last.get(first.id) == second
+
+            await nodes.run(story)
+
+    async def test_a_put_onto_nothing_conflicts_unless_it_expects_nothing(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                for store in nodes.stores:
+                    record = self._record(nodes)
+                    assert await conflict(store, replace(record, version=7)) is None
+                    assert await store.get(record.id) is None
+
+            await nodes.run(story)
+
+    async def test_a_version_is_never_given_again_not_even_after_a_delete(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                record, seen = self._record(nodes), 0
+                for store in [*nodes.stores] * 3:
+                    stored = await store.put(record)
+                    changed = await store.put(stored)
+                    assert seen < stored.version < changed.version
+                    seen = changed.version
+                    await store.delete(record.id)
+                    assert await conflict(store, changed) is None
+
+            await nodes.run(story)
+
+    async def test_of_many_who_put_at_once_one_gets_through_and_the_others_are_told_of_it(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                base = await nodes.stores[0].put(self._record(nodes))
+                through: list[Record] = []
+                told: list[Record | None] = []
+
+                async def write(number: int) -> None:
+                    store = nodes.stores[number % len(nodes.stores)]
+                    try:
+                        through.append(await store.put(replace(base, content=b"%d" % number)))
+                    except Conflict as exc:
+                        told.append(exc.current)
+
+                async with anyio.create_task_group() as tasks:
+                    for number in range(WRITERS):
+                        tasks.start_soon(write, number)
+                assert len(through) == 1
+                assert told == through * (WRITERS - 1)
+                assert await nodes.stores[-1].get(base.id) == through[0]
+
+            await nodes.run(story)
+
+    async def test_many_who_try_again_lose_nothing(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                record = await nodes.stores[0].put(self._record(nodes, b"0"))
+
+                async def add_one(number: int) -> None:
+                    store = nodes.stores[number % len(nodes.stores)]
+                    for _ in range(CHANGES):
+                        current = await store.get(record.id)
+                        while current is not None:
+                            try:
+                                await store.put(replace(current, content=b"%d" % (int(current.content) + 1)))
+                            except Conflict as exc:
+                                current = exc.current
+                            else:
+                                break
+
+                async with anyio.create_task_group() as tasks:
+                    for number in range(WRITERS):
+                        tasks.start_soon(add_one, number)
+                found = await nodes.stores[-1].get(record.id)
+                assert found is not None
+                assert int(found.content) == WRITERS * CHANGES
+
+            await nodes.run(story)
+
+    async def test_the_longest_content_is_taken_and_a_longer_one_is_not(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                store = nodes.stores[0]
+                stored = await store.put(self._record(nodes, b"x" * store.max_bytes))
+                for record in (replace(stored, content=b"x" * (store.max_bytes + 1)), self._record(nodes, b"x" * (store.max_bytes + 1))):
+                    try:
+                        await store.put(record)
+                    except ValueError:
+                        continue
+                    raise AssertionError("it was taken")
+                assert await nodes.stores[-1].get(stored.id) == stored
+
+            await nodes.run(story)
+
+    # delete
+
+    async def test_what_was_deleted_is_gone_on_each_node_whatever_its_version(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                for store in nodes.stores:
+                    stored = await nodes.stores[0].put(self._record(nodes, subject="ada"))
+                    await nodes.stores[-1].put(stored)
+                    await store.delete(stored.id)
+                    assert [await other.get(stored.id) for other in nodes.stores] == [None] * len(nodes.stores)
+                    assert [*await store.of_subject("ada")] == []
+
+            await nodes.run(story)
+
+    async def test_nothing_to_delete_is_no_error(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                stored = await nodes.stores[0].put(self._record(nodes))
+                for store in nodes.stores:
+                    await store.delete("record")
+                    await store.delete(stored.id)
+
+            await nodes.run(story)
+
+    # of_subject
+
+    async def test_the_records_of_a_subject_come_in_the_order_of_their_ids_page_by_page(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                mine = [await nodes.stores[0].put(self._record(nodes, subject="ada")) for _ in range(7)]
+                for subject in ("ad", "ada ", "Ada", "ada/x", None):
+                    await nodes.stores[0].put(self._record(nodes, subject=subject))
+                for store in nodes.stores:
+                    assert [*await store.of_subject("ada")] == mine
+                    assert [*await store.of_subject("ada", limit=3)] == mine[:3]
+                    assert [*await store.of_subject("ada", after=mine[2].id, limit=3)] == mine[3:6]
+                    assert [*await store.of_subject("ada", after=mine[5].id, limit=3)] == mine[6:]
+                    assert [*await store.of_subject("ada", after=mine[6].id)] == []
+                    assert [*await store.of_subject("nobody")] == []
+
+            await nodes.run(story)
+
+    async def test_a_record_that_changes_its_subject_is_listed_under_the_new_one_only(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                store, last = nodes.stores[0], nodes.stores[-1]
+                stored = await store.put(self._record(nodes, subject="visitor"))
+                moved = await last.put(replace(stored, subject="member"))
+                assert [*await store.of_subject("visitor")] == []
+                assert [*await store.of_subject("member")] == [moved]
+                await last.put(replace(moved, subject=None))
+                assert [*await store.of_subject("member")] == []
+
+            await nodes.run(story)
+
+    # on_newer, look
+
+    async def test_each_node_hears_of_what_is_put_and_deleted(self) -> None:
+        async with self.opened() as nodes:
+            heard: list[set[tuple[str, int]]] = [set() for _ in nodes.stores]
+            for store, news in zip(nodes.stores, heard, strict=True):
+                store.on_newer = partial(note, news)
+
+            async def all_hear(id: str, version: int) -> None:
+                for store, news in zip(nodes.stores, heard, strict=True):
+                    await nodes.hear(store, lambda news=news: (id, version) in news)  # type: ignore[misc]
+
+            async def story() -> None:
+                for writer in nodes.stores:
+                    stored = await writer.put(self._record(nodes))
+                    await all_hear(stored.id, stored.version)
+                    later = await writer.put(stored)
+                    await all_hear(stored.id, later.version)
+                    await writer.delete(stored.id)
+                    await all_hear(stored.id, 0)
+
+            await nodes.run(story)
+
+    # When it cannot be reached, or is full
+
+    async def test_what_cannot_be_made_durable_is_told_and_afterwards_all_works_again(self) -> None:
+        async with self.opened() as nodes:
+            if not nodes.can_break:
+                return
+
+            async def story() -> None:
+                store = nodes.stores[0]
+                stored, kept = await store.put(self._record(nodes, subject="ada")), await store.put(self._record(nodes))
+                await nodes.break_off()
+                assert await unavailable(lambda: store.put(replace(stored, content=b"changed")))
+                assert await unavailable(lambda: store.put(self._record(nodes)))
+                assert await unavailable(lambda: store.delete(kept.id))
+                if nodes.reads_when_broken:
+                    assert await store.get(stored.id) == stored
+                else:
+                    assert await unavailable(lambda: store.get(stored.id))
+                    assert await unavailable(lambda: store.of_subject("ada"))
+                await nodes.mend()
+                await nodes.run(lambda: self._until_it_works(store, kept))
+                # What was told to have failed may have been done.
+                current = await store.get(stored.id)
+                assert current is not None
+                assert current.content in (b"content", b"changed")
+
+            await nodes.run(story)
+
+    async def _until_it_works(self, store: SessionStore, kept: Record) -> None:
+        while await unavailable(lambda: store.delete(kept.id)):
+            await anyio.sleep(0.05)
+        assert await store.get(kept.id) is None
+
+    async def test_a_full_store_says_so_and_keeps_what_it_has(self) -> None:
+        async with self.opened() as nodes:
+            if not nodes.can_fill:
+                return
+
+            async def story() -> None:
+                store = nodes.stores[0]
+                stored = await store.put(self._record(nodes))
+                await nodes.fill()
+                assert await unavailable(lambda: store.put(self._record(nodes, b"x" * store.max_bytes)))
+                assert await unavailable(lambda: store.put(replace(stored, content=b"x" * store.max_bytes)))
+                assert await store.get(stored.id) == stored
+
+            await nodes.run(story)
+
+
+def note(news: set[tuple[str, int]], id: str, version: int) -> None:
+    news.add((id, version))
+
+
+async def conflict(store: SessionStore, record: Record) -> Record | None:
+    """What a put conflicts with."""
+    try:
+        await store.put(record)
+    except Conflict as exc:
+        return exc.current
+    raise AssertionError("it was put")
+
+
+async def unavailable(call: Callable[[], Awaitable[object]]) -> bool:
+    """Whether a call tells that the store is unavailable."""
+    try:
+        await call()
+    except StoreUnavailable:
+        return True
+    return False

@@ -1,0 +1,190 @@
+"""Locks on real etcd: what faults of it do to those who hold and wait, and what is left there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from secrets import token_hex
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from ha_session_mw import LockLost, Session, SessionLocked, SessionManager, SessionMiddleware, Settings, StoreUnavailable
+from ha_session_mw.abc import Grant
+from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S
+from ha_session_mw.testing import SECRET
+
+from ...asgi.driver import Answer, Node, obliging
+from ...engines import Etcd, etcd
+from ...waiting import eventually
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+MARGIN_S = LAST_LOOK_S + LET_GO_S
+SLACK_S = 1.0
+"""For a machine that has much else to do."""
+
+
+@pytest.fixture(scope="module")
+def three_members() -> Iterator[Etcd]:
+    with etcd(3) as server:
+        yield server
+
+
+@asynccontextmanager
+async def managers(server: Etcd, count: int = 2) -> AsyncIterator[list[SessionManager]]:
+    prefix = f"locks/{token_hex(4)}"
+    found = [SessionManager(Settings(secret_key=SECRET, cluster=server.cluster(prefix))) for _ in range(count)]
+    async with AsyncExitStack() as stack:
+        for manager in found:
+            await stack.enter_async_context(manager.running())
+        yield found
+
+
+async def test_a_lock_holds_among_all_nodes_and_leaves_nothing_in_etcd(one_etcd: Etcd) -> None:
+    async with managers(one_etcd) as (a, b):
+        async with a.lock("canary") as first:
+            keys = one_etcd.ctl("get", "--prefix", "--keys-only", "locks/")
+            assert "/lock/" in keys
+            assert "canary" not in keys
+            with pytest.raises(SessionLocked):
+                async with b.lock("canary", timeout=0.1):
+                    pytest.fail("two have it")
+        async with b.lock("canary", timeout=0) as second:
+            assert second.fence > first.fence
+        assert "/lock/" not in one_etcd.ctl("get", "--prefix", "--keys-only", "locks/")
+
+
+async def test_what_requests_at_three_nodes_count_at_once_under_a_sessions_lock_is_all_counted(one_etcd: Etcd) -> None:
+    async def count_one_more(session: Session) -> None:
+        async with session.lock(timeout=30):
+            before = session.get("n", 0)
+            await anyio.sleep(0.001)
+            session["n"] = before + 1
+
+    async with managers(one_etcd, 3) as found:
+        nodes = [Node() for _ in found]
+        for node, manager in zip(nodes, found, strict=True):
+            node.manager, node.app = manager, SessionMiddleware(obliging, manager=manager)
+        await eventually(lambda: not any(manager.why_not_ready() for manager in found))
+        ada = await nodes[0].logged_in("ada")
+        answers = list[Answer]()
+
+        async def visit(node: Node) -> None:
+            answers.append(await node.request(count_one_more, token=ada.token))  # all with the token of before
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(9):
+                tasks.start_soon(visit, nodes[number % 3])
+        assert [answer.status for answer in answers] == [200] * 9
+        assert (await nodes[0].request(token=answers[-1].token)).result == {"n": 9}
+
+
+async def test_one_that_waits_for_longer_than_its_lease_keeps_its_place(one_etcd: Etcd) -> None:
+    served: list[str] = []
+
+    async def wait(name: str, manager: SessionManager) -> None:
+        async with manager.lock("x", timeout=30, lease=1):
+            served.append(name)
+
+    async with managers(one_etcd) as (a, b), anyio.create_task_group() as tasks, a.lock("x", lease=1):
+        for name, manager in (("first", b), ("second", a)):
+            tasks.start_soon(wait, name, manager)
+            await anyio.sleep(3)  # longer than a lease of 1 s is in etcd
+    assert served == ["first", "second"]
+
+
+async def test_when_the_leader_is_killed_those_who_wait_still_have_it_one_after_the_other(three_members: Etcd) -> None:
+    server, inside, most, fences = three_members, 0, 0, list[int]()
+
+    async def work(manager: SessionManager) -> None:
+        nonlocal inside, most
+        async with manager.lock("x", timeout=60) as grant:
+            inside += 1
+            most = max(most, inside)
+            fences.append(grant.fence)
+            await anyio.sleep(0.05)
+            inside -= 1
+
+    async with managers(server, 3) as nodes, anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(persistently, work, nodes[number % 3])
+        await anyio.sleep(0.3)
+        leader = await anyio.to_thread.run_sync(server.leader)
+        await anyio.to_thread.run_sync(leader.kill)
+    await anyio.to_thread.run_sync(server.start_member, leader)
+    assert most == 1
+    assert len(fences) >= 12
+    assert fences == sorted(set(fences))
+
+
+async def persistently(work, manager: SessionManager) -> None:  # type: ignore[no-untyped-def]
+    """Work, and try again when told that a lock cannot be had now, or is lost: an election is under way."""
+    for _ in range(20):
+        try:
+            await work(manager)
+        except (StoreUnavailable, LockLost):
+            await anyio.sleep(0.2)
+        else:
+            return
+    pytest.fail("never had it")
+
+
+async def test_a_holder_that_loses_etcd_stops_before_its_lease_is_over_for_anybody_else(one_etcd: Etcd) -> None:
+    member, grants, ended_s = one_etcd.members[0], list[Grant](), 0.0
+
+    async def work(manager: SessionManager) -> None:
+        nonlocal ended_s
+        async with manager.lock("x", lease=2) as grant:
+            grants.append(grant)
+            member.freeze()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended_s = manager.clock.boot_s()
+
+    async with managers(one_etcd) as (a, b):
+        try:
+            with pytest.raises(LockLost):
+                await work(a)
+            [lost] = grants
+            assert ended_s < lost.until_s + 1  # it was not renewed in time, and so stopped
+            with pytest.raises(StoreUnavailable):
+                async with b.lock("x", timeout=1):
+                    pytest.fail("had it without knowing who else has it")
+        finally:
+            member.thaw()
+        async with b.lock("x", timeout=20) as successor:
+            assert successor.fence > lost.fence
+            with pytest.raises(LockLost):
+                await a.locks.require().renew(lost, lease_s=2)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_with_an_etcd_that_stands_still_whoever_waits_comes_or_leaves_is_answered_in_time(one_etcd: Etcd) -> None:
+    took_s: dict[str, float] = {}
+
+    async def want(manager: SessionManager, name: str) -> None:
+        begun_s = manager.clock.boot_s()
+        with pytest.raises(StoreUnavailable):
+            async with manager.lock(name, timeout=2):
+                pytest.fail("had it without knowing who else has it")
+        took_s[name] = manager.clock.boot_s() - begun_s
+
+    async with managers(one_etcd) as (a, b):
+        hold = await a.locks.acquire("app/waited for", timeout_s=0, lease_s=30)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(want, b, "waited for")
+                await anyio.sleep(0.5)
+                one_etcd.members[0].freeze()
+                tasks.start_soon(want, b, "come for")
+                begun_s = a.clock.boot_s()
+                await a.locks.release(hold)
+                took_s["left"] = a.clock.boot_s() - begun_s
+        finally:
+            one_etcd.members[0].thaw()
+    assert took_s["waited for"] < LEAST_S + MARGIN_S + SLACK_S
+    assert took_s["come for"] < LEAST_S + MARGIN_S + SLACK_S
+    assert took_s["left"] < LET_GO_S + SLACK_S

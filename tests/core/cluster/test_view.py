@@ -1,0 +1,360 @@
+"""The view: merging is order-free and idempotent, deny wins, and nothing revives what was denied."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Iterable
+from itertools import permutations
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ha_session_mw._core.accept_rule import Decision, Refuse
+from ha_session_mw._core.cluster.view import END_STEP_MS, View, cut_end_ms, new_cut_id
+from ha_session_mw._core.token.keys import SigningKey
+from ha_session_mw._core.token.tokens import Verified
+from ha_session_mw.exceptions import SessionRevoked
+from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry
+
+from ..builders import HOUR_MS, KEY, MINUTE_MS, NOW_MS, OTHER_KEY, claims, cut, fresh_view, judge, random_id, seen
+
+# A small world, so that entries meet the sessions and each other.
+
+ENDS_MS = [NOW_MS + minutes * MINUTE_MS + extra for minutes in (1, 2, 30, 720) for extra in (-1, 0, 1)]
+
+
+def cuts_ending(*minutes: int) -> dict[str, list[Cut]]:
+    """Of each subject: a cut, one that spares a family, and two that replace what they may.
+
+    A cut that spares a family replaces only such as spared it too (see ``SessionManager``).
+    """
+    found = {}
+    for name, subject in (("a", "ada"), ("b", "bob"), ("e", None)):
+        ends = [NOW_MS + end * MINUTE_MS + number for number, end in enumerate(minutes)]
+        plain = cut(name + "1", subject=subject, until_ms=ends[0])
+        sparing = cut(name + "2", subject=subject, until_ms=ends[1], spare="family-0")
+        still_sparing = cut(name + "3", subject=subject, until_ms=ends[2], spare="family-0", replaces=(sparing,))
+        found[name] = [plain, sparing, still_sparing, cut(name + "4", subject=subject, until_ms=ends[3], replaces=(plain, sparing))]
+    return found
+
+
+def sessions_knowing(cuts: dict[str, list[Cut]]) -> list[Verified]:
+    rows: list[tuple[str | None, list[Cut], int, SigningKey]] = [
+        ("ada", [], 720, KEY),
+        ("ada", [cuts["a"][0]], 720, KEY),
+        ("ada", [cuts["a"][3], cuts["e"][0]], 720, OTHER_KEY),
+        ("bob", [], 2, KEY),
+        ("bob", [cuts["b"][1]], 30, KEY),
+        (None, [], 30, OTHER_KEY),
+        (None, [cuts["e"][2]], 720, KEY),
+    ]
+    return [
+        seen(
+            claims(
+                f"sid-{number}",
+                family=f"family-{number // 2}",
+                subject=subject,
+                cuts=tuple(one.id for one in listed),
+                idle_end_ms=NOW_MS + minutes * MINUTE_MS,
+                absolute_end_ms=NOW_MS + minutes * MINUTE_MS,
+            ),
+            key,
+        )
+        for number, (subject, listed, minutes, key) in enumerate(rows)
+    ]
+
+
+CUTS = cuts_ending(30, 60, 720, 721)
+ALL_CUTS = [one for cuts in CUTS.values() for one in cuts]
+SESSIONS = sessions_knowing(CUTS)
+IDS = [f"sid-{number}" for number in range(7)] + [f"family-{number}" for number in range(4)]
+
+entries: st.SearchStrategy[Entry] = st.one_of(
+    st.builds(Deny, st.sampled_from(IDS), st.sampled_from(ENDS_MS)),
+    st.sampled_from(ALL_CUTS),
+    st.builds(DenyKey, st.sampled_from([KEY.kid, OTHER_KEY.kid]), st.sampled_from(ENDS_MS)),
+)
+
+
+def verdicts(view: View) -> list[Decision | str]:
+    """What the view makes of every session, as text that compares."""
+    return [repr(decision) for decision in (judge(session, view) for session in SESSIONS)]
+
+
+def view_of(found: Iterable[Entry]) -> View:
+    view = fresh_view()
+    for entry in found:
+        view.merge(entry)
+    return view
+
+
+# Merging
+
+
+@given(st.lists(entries, max_size=8), st.randoms(use_true_random=False))
+def test_the_order_of_entries_makes_no_difference(found: list[Entry], random: Random) -> None:
+    other = found.copy()
+    random.shuffle(other)
+
+    assert verdicts(view_of(found)) == verdicts(view_of(other))
+
+
+@given(st.lists(entries, max_size=8))
+def test_entries_that_come_twice_make_no_difference(found: list[Entry]) -> None:
+    assert verdicts(view_of(found)) == verdicts(view_of(found + found))
+
+
+@given(st.lists(entries, max_size=6), st.lists(entries, max_size=6))
+def test_what_one_node_tells_another_is_all_that_it_knows(mine: list[Entry], yours: list[Entry]) -> None:
+    """Merging views by their entries is as good as having seen each entry oneself, however they were grouped."""
+    through_me = view_of(yours)
+    for entry in view_of(mine).entries():
+        through_me.merge(entry)
+
+    assert verdicts(through_me) == verdicts(view_of(mine + yours))
+
+
+@given(st.lists(entries, max_size=8), entries)
+def test_a_further_entry_never_turns_a_revoked_session_into_an_accepted_one(found: list[Entry], further: Entry) -> None:
+    before, after = verdicts(view_of(found)), verdicts(view_of([*found, further]))
+
+    assert all(new != "Accept()" for old, new in zip(before, after, strict=True) if old != "Accept()" and "StateNotReached" not in str(old))
+
+
+@given(st.lists(entries, max_size=8), entries)
+def test_merge_says_whether_it_was_news_and_tells_of_news_once(found: list[Entry], entry: Entry) -> None:
+    told: list[Entry] = []
+    view = view_of(found)
+    view.on_news = told.append
+
+    knew = view.knows(entry)
+    assert not (knew and view.merge(entry))
+    view.merge(entry)
+    assert not view.merge(entry)
+    assert view.knows(entry)
+    assert len(told) <= 1
+
+
+# Denials
+
+
+def test_a_denied_id_takes_one_token_and_a_denied_family_all_of_the_session() -> None:
+    sessions = [claims("sid-1", family="f"), claims("sid-2", family="f")]
+
+    assert [refused(judge(one, view_of([Deny("sid-1", one.absolute_end_ms)]))) for one in sessions] == [True, False]
+    assert [refused(judge(one, view_of([Deny("f", one.absolute_end_ms)]))) for one in sessions] == [True, True]
+
+
+def refused(decision: Decision) -> bool:
+    return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+
+
+def test_a_denial_that_is_extended_stays_until_its_later_end() -> None:
+    view = view_of([Deny("a", NOW_MS + MINUTE_MS), Deny("a", NOW_MS + HOUR_MS)])
+
+    view.raise_floor(NOW_MS + 30 * MINUTE_MS)
+    assert "a" in view.denied
+    view.raise_floor(NOW_MS + HOUR_MS + MINUTE_MS)
+    assert "a" not in view.denied
+
+
+def test_a_denial_that_is_shortened_keeps_its_later_end() -> None:
+    view = view_of([Deny("a", NOW_MS + HOUR_MS), Deny("a", NOW_MS + MINUTE_MS)])
+
+    view.raise_floor(NOW_MS + 30 * MINUTE_MS)
+
+    assert "a" in view.denied
+
+
+def test_a_key_denial_is_extended_as_well() -> None:
+    view = view_of([DenyKey(KEY.kid, NOW_MS + MINUTE_MS), DenyKey(KEY.kid, NOW_MS + HOUR_MS)])
+
+    view.raise_floor(NOW_MS + 30 * MINUTE_MS)
+    assert KEY.kid in view.denied_keys
+    view.raise_floor(NOW_MS + 2 * HOUR_MS)
+    assert KEY.kid not in view.denied_keys
+
+
+# Cuts
+
+
+def test_a_replaced_cut_that_arrives_late_does_not_come_to_life() -> None:
+    old, new = cut("old"), cut("new", until_ms=NOW_MS + 13 * HOUR_MS)
+    new = cut("new", until_ms=new.until_ms, replaces=(old,))
+
+    for order in permutations([old, new]):
+        view = view_of(order)
+        assert view.live_cuts("ada") == (new.id,)
+        assert not refused(judge(claims(cuts=(new.id,)), view))
+
+
+def test_what_a_replaced_cut_replaces_does_not_come_to_life_either_in_whatever_order_they_arrive() -> None:
+    first = cut("1")
+    second = cut("2", replaces=(first,))
+    third = cut("3", replaces=(second,))
+    last = cut("4", replaces=(third,))
+
+    for order in permutations([first, second, third, last]):
+        view = fresh_view()
+        assert [view.knows(each) for each in order] == [False] * 4
+        assert [view.merge(each) for each in order] == [True] * 4
+        assert [view.knows(each) for each in order] == [True] * 4
+        assert view.live_cuts("ada") == (last.id,)
+
+
+@pytest.mark.parametrize("past_ms", range(0, END_STEP_MS, 7_500))
+def test_a_replaced_cut_does_not_come_to_life_at_its_end_either(past_ms: int) -> None:
+    """Ends are rounded to minutes; a replaced cut must be remembered for as long as one that arrives would be taken."""
+    old = cut("old", until_ms=NOW_MS + 15_000)
+    view = view_of([cut("new", replaces=(old,))])
+
+    view.raise_floor(NOW_MS + 15_000 + past_ms)
+    view.merge(old)
+
+    assert len(view.live_cuts("ada")) == 1
+
+
+def test_live_cuts_are_everybodys_and_the_subjects_own_in_a_fixed_order() -> None:
+    found = [cut("c"), cut("a", subject=None), cut("b"), cut("d", subject="bob")]
+
+    for order in permutations(found):
+        view = view_of(order)
+        assert view.live_cuts("ada") == tuple(sorted(one.id for one in found[:3]))
+        assert view.live_cuts("bob") == tuple(sorted((found[1].id, found[3].id)))
+        assert view.live_cuts("eve") == view.live_cuts(None) == (found[1].id,)
+
+
+def test_a_token_that_lists_the_live_cuts_stands() -> None:
+    view = view_of([cut("a", subject=None), cut("b"), cut("d", subject="bob")])
+
+    assert repr(judge(claims(cuts=view.live_cuts("ada")), view)) == "Accept()"
+
+
+def test_lists_stay_short_because_a_new_cut_replaces_the_known_ones() -> None:
+    view = fresh_view()
+    for number in range(50):
+        view.merge(cut(f"n{number}", replaces=tuple(view.by_subject.get("ada", {}).values())))
+
+    assert len(view.live_cuts("ada")) == 1
+
+
+@given(st.text(max_size=12), st.integers(0, 2**50))
+def test_a_cuts_id_carries_its_end_rounded_up_to_a_second(random_text: str, until_ms: int) -> None:
+    assert 0 <= cut_end_ms(new_cut_id(random_text, until_ms)) - until_ms < 1_000
+
+
+@pytest.mark.parametrize("text", ["", "~", "abc~", "abc~xyz", "~~", "a~-", "a~ "])
+def test_text_that_is_no_cuts_id_ended_long_ago(text: str) -> None:
+    assert cut_end_ms(CutId(text)) == 0
+
+
+# The floor
+
+
+def test_the_floor_rises_and_never_falls() -> None:
+    view = fresh_view()
+    for floor_ms, stands_at in ((5, 5), (3, 5), (-7, 5), (5, 5), (9, 9)):
+        view.raise_floor(floor_ms)
+        assert view.floor_ms == stands_at
+
+
+@given(st.lists(entries, max_size=10), st.sampled_from(ENDS_MS))
+def test_entries_leave_only_below_the_floor_and_then_they_do_leave(found: list[Entry], floor_ms: int) -> None:
+    view = view_of(found)
+    view.raise_floor(floor_ms)
+
+    for entry in found:
+        if entry.until_ms > floor_ms:
+            assert view.knows(entry)
+    assert all(end > floor_ms for end in (*view.denied.values(), *view.denied_keys.values(), *view.known_cuts.values()))
+    view.raise_floor(NOW_MS + 1000 * HOUR_MS)
+    assert len(view) == 0
+    assert list(view.entries()) == []
+    assert not view.by_subject
+    assert not view.everybody
+
+
+def test_an_entry_that_has_ended_is_no_news() -> None:
+    view = fresh_view()
+    view.raise_floor(NOW_MS + HOUR_MS)
+
+    for entry in (Deny("a", NOW_MS), cut("a", until_ms=NOW_MS), DenyKey(KEY.kid, NOW_MS)):
+        assert view.knows(entry)
+        assert not view.merge(entry)
+    assert len(view) == 0
+
+
+# What a node is really told: entries that outlive every token they could match.
+LASTING = cuts_ending(720, 720, 721, 722)
+LASTING_CUTS = [one for cuts in LASTING.values() for one in cuts]
+LASTING_SESSIONS = sessions_knowing(LASTING)
+LASTING_DENIALS = [
+    *(Deny(session.claims.sid, session.claims.absolute_end_ms + extra) for session in LASTING_SESSIONS for extra in (0, 1, HOUR_MS)),
+    *(Deny(session.claims.family, NOW_MS + 720 * MINUTE_MS) for session in LASTING_SESSIONS),
+]
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Entries come in any order, floors rise at any time, the wall clock goes where it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.view = fresh_view()
+        self.wall_ms = NOW_MS
+        self.revoked: set[int] = set()
+        self.floor_ms = 0
+
+    @rule(entry=st.sampled_from(LASTING_DENIALS))
+    def hear_a_denial(self, entry: Deny) -> None:
+        self.view.merge(entry)
+
+    @rule(entry=st.sampled_from(LASTING_CUTS))
+    def hear_a_cut(self, entry: Cut) -> None:
+        self.view.merge(entry)
+
+    @rule(by_ms=st.sampled_from([-12 * HOUR_MS, -HOUR_MS, -MINUTE_MS, -1, 1, MINUTE_MS, HOUR_MS, 12 * HOUR_MS]))
+    def step_the_clock(self, by_ms: int) -> None:
+        self.wall_ms += by_ms
+
+    @rule(behind_ms=st.sampled_from([0, 1, MINUTE_MS, HOUR_MS]))
+    def raise_the_floor(self, behind_ms: int) -> None:
+        """As a backend does: at any time, to a little before any clock."""
+        self.view.raise_floor(self.wall_ms - behind_ms)
+
+    @invariant()
+    def what_was_revoked_is_never_accepted_again(self) -> None:
+        assert self.view.floor_ms >= self.floor_ms
+        self.floor_ms = self.view.floor_ms
+        for number, session in enumerate(LASTING_SESSIONS):
+            decision = judge(session, self.view, wall_ms=self.wall_ms)
+            if refused(decision):
+                self.revoked.add(number)
+            elif number in self.revoked:
+                assert repr(decision) != "Accept()", f"session {number} came back to life"
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = settings(max_examples=150, stateful_step_count=25)
+
+
+# Size
+
+
+def test_a_hundred_thousand_denials_take_no_more_than_16_megabytes() -> None:
+    random = Random(1)
+    ids = [random_id(random).encode() for _ in range(100_000)]
+    view = View(fresh_at=math.inf)
+    tracemalloc.start()
+    try:
+        for number, id in enumerate(ids):
+            view.merge(Deny(id.decode(), NOW_MS + 12 * number * HOUR_MS // len(ids)))
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+    assert len(view) == 100_000
+    assert size <= 16_000_000

@@ -1,0 +1,141 @@
+"""What the fence calls durable was held by a majority at one instant, however messages are late and members forget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ha_session_mw._core.quorum.fence import Fence
+
+MAJORITY = 3
+OTHERS = ("b", "c", "d", "e")
+
+
+@dataclass
+class Member:
+    incarnation: int = 1
+    held: int = 0
+    seen: int = 0
+    answers: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass
+class Model:
+    """Two other members who are both needed, and all polls that they ever sent: each may arrive at any time, and again."""
+
+    others: tuple[str, ...] = ("b", "c")
+    majority: int = 3
+    members: dict[str, Member] = field(default_factory=dict)
+    polls: list[tuple[str, str, int, int]] = field(default_factory=list)
+    stamp: int = 0
+    kept: int = 0
+    ever_by_majority: int = 0
+    ever_by_all: int = 0
+
+    def __post_init__(self) -> None:
+        self.fence = Fence(self.others, self.majority)
+        self.members = {name: Member() for name in self.others}
+
+    def append(self, name: str, late: int) -> None:
+        self.kept += 1
+
+    def answer(self, name: str, late: int) -> None:
+        """All there is goes to the member, with a stamp."""
+        self.stamp += 1
+        self.members[name].answers.append((self.kept, self.stamp))
+
+    def receive(self, name: str, late: int) -> None:
+        member = self.members[name]
+        if member.answers:
+            held, seen = member.answers.pop()
+            member.held, member.seen = max(member.held, held), max(member.seen, seen)
+
+    def poll(self, name: str, late: int) -> None:
+        member = self.members[name]
+        self.polls.append((name, str(member.incarnation), member.held, member.seen))
+
+    def forget(self, name: str, late: int) -> None:
+        self.members[name] = Member(self.members[name].incarnation + 1)
+
+    def arrive(self, name: str, late: int) -> None:
+        """Mostly the latest poll, sometimes one of long ago."""
+        if self.polls:
+            sender, incarnation, held, seen = self.polls[max(0, len(self.polls) - 1 - late)]
+            self.fence.heard(sender, incarnation, seen)
+            self.fence.acknowledged(sender, held, (), self.stamp)
+
+    def look(self) -> None:
+        held = sorted((member.held for member in self.members.values()), reverse=True)
+        self.ever_by_majority = max(self.ever_by_majority, held[self.majority - 2])
+        self.ever_by_all = max(self.ever_by_all, held[-1])
+        self.fence.prove(self.kept, (), now_s=0.0, wait_s=math.inf)
+
+    def exchange(self, name: str, late: int) -> None:
+        """An answer, the next poll, and its arrival, with nothing in between."""
+        self.answer(name, late)
+        self.receive(name, late)
+        self.poll(name, late)
+        self.arrive(name, 0)
+
+
+ACTIONS = (Model.append, Model.answer, Model.receive, Model.poll, Model.arrive, Model.forget, Model.exchange, Model.exchange)
+
+
+BARELY_MISSED = [
+    *((Model.append, "b", 0), (Model.answer, "c", 0), (Model.answer, "b", 0)),
+    *((act, "b", 0) for act in (Model.receive, Model.poll, Model.arrive, Model.forget)),
+    *((act, "c", 0) for act in (Model.receive, Model.poll, Model.arrive, Model.exchange)),
+]
+"""One forgets between the giving of two stamps, and within the same span the other one learns."""
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(("b", "c")), st.integers(0, 3)), max_size=30))
+@example(BARELY_MISSED)
+def test_durable_and_fenced_are_never_claimed_of_what_was_not_held_at_one_instant(steps: list[tuple[object, str, int]]) -> None:
+    model = Model()
+    for act, name, late in steps:
+        act(model, name, late)  # type: ignore[operator]
+        model.look()
+        assert model.fence.durable <= model.ever_by_majority
+        assert model.fence.fenced <= model.ever_by_all
+
+
+def test_what_all_hold_and_say_twice_is_fenced() -> None:
+    model = Model(OTHERS, MAJORITY)
+    model.append("", 0)
+    for _ in range(3):
+        for name in OTHERS:
+            model.exchange(name, 0)
+            model.look()
+    assert model.fence.fenced == 1
+
+
+def test_a_silent_member_counts_no_more_by_the_word_of_those_who_hold_the_entry() -> None:
+    fence = Fence(OTHERS, MAJORITY)
+    for stamp in (1, 2, 3):
+        for name in ("b", "c", "d"):
+            fence.heard(name, "1", stamp)
+            fence.acknowledged(name, 1, ("e",) if name != "d" else (), stamp)
+        fence.prove(1, (), now_s=0.0, wait_s=math.inf)
+    assert (fence.durable, fence.fenced) == (1, 0)
+    fence.prove(1, ("e",), now_s=0.0, wait_s=math.inf)
+    assert fence.fenced == 1
+
+
+def test_history_is_bounded_while_no_majority_forms() -> None:
+    fence = Fence(OTHERS, MAJORITY)
+    for stamp in range(1, 10_000):
+        fence.heard("b", "1", stamp)
+        fence.acknowledged("b", stamp, (), stamp)
+        fence.prove(stamp, (), now_s=0.0, wait_s=math.inf)
+    assert len(fence._holders["b"]._marks) <= 64
+    for stamp in range(10_000, 10_004):
+        for name in ("b", "c"):
+            fence.heard(name, "1", stamp)
+            fence.acknowledged(name, 10_000, (), stamp)
+        fence.prove(10_000, (), now_s=0.0, wait_s=math.inf)
+    assert fence.durable == 10_000

@@ -1,0 +1,653 @@
+"""One member's part in the log without a server, message by message. What many of them do together is for the simulation."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.cluster.members import Heartbeat
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.quorum import log as module
+from ha_session_mw._core.quorum.log import Hold, OldFile, PeerMismatch, Quorum, Recovered
+from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, decode_answer, decode_batch, decode_poll, encode
+from ha_session_mw.events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, PossibleLoss
+from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
+
+from ..builders import HOUR_MS, NOW_MS
+
+A, B, C, D, E = (f"https://{name}.example" for name in "abcde")
+LIMIT_S = 5.0
+OVER_S = LIMIT_S * 1.02 + 0.05
+
+
+def at(seconds: float) -> Moment:
+    return Moment(1000 + seconds, NOW_MS + seconds * 1000)
+
+
+START = at(0)
+
+
+def member(url: str, *urls: str, life: str = "", now: Moment = START, stored: Iterable[Batch] | None = None) -> Quorum:
+    own = Heartbeat(NodeId(url), life or f"life of {url}", url, "starting", 0, 0, (KeyId("key"),), LIMIT_S, 12 * HOUR_MS)
+    return Quorum(View(), own, urls, now=now, heartbeat_s=0.5, stored=stored)
+
+
+def exchange(asker: Quorum, answerer: Quorum, now: Moment, *, received: Moment | None = None) -> Answer:
+    """A poll and its answer, over the wire; the answer is made at once or when the hold ends."""
+    sent = asker.poll(answerer.me, now)
+    result = answerer.arrived(decode_poll(encode(sent.poll)), now)
+    if isinstance(result, Hold):
+        late = answerer.release(result, Moment(result.until_s, now.wall_ms))
+        assert late is not None
+        result = late
+    answer = decode_answer(encode(result))
+    asker.answered(sent, answer, received or now)
+    return answer
+
+
+def talk(now: Moment, *members: Quorum, rounds: int = 3) -> None:
+    """Everybody polls everybody."""
+    for _ in range(rounds):
+        for one in members:
+            for other in members:
+                if one is not other:
+                    exchange(one, other, now)
+
+
+def started(*urls: str) -> list[Quorum]:
+    members = [member(url, *urls) for url in urls]
+    talk(at(0), *members)
+    for one in members:
+        one.take_events()
+    return members
+
+
+def deny(name: str, until_ms: int = NOW_MS + HOUR_MS) -> Deny:
+    return Deny(name, until_ms)
+
+
+# The list.
+
+
+@pytest.mark.parametrize("urls", [(), (B, C), (A, B, B)])
+def test_the_list_names_each_member_once_and_this_one_among_them(urls: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="must name each of them once"):
+        member(A, *urls)
+
+
+def test_one_member_alone_is_a_cluster_of_its_own() -> None:
+    alone = member(A, A)
+    assert alone.is_ready(at(0))
+    assert alone.view.fresh_at == math.inf
+    assert alone.standing(alone.append([deny("x")], at(0))) == "fenced"
+    assert alone.has_quorum(at(10**6))
+
+
+def test_the_order_in_which_the_list_is_written_does_not_matter() -> None:
+    one, other = member(A, A, B), member(B, B, A)
+    talk(at(0), one, other)
+    assert one.is_ready(at(0))
+    assert other.is_ready(at(0))
+
+
+def test_a_member_with_another_list_never_counts_and_is_told_once() -> None:
+    one, foreign = member(A, A, B, C), member(B, A, B)
+    for _ in range(3):
+        answer = exchange(one, foreign, at(0))
+        exchange(foreign, one, at(0))
+        assert not answer.complete
+    assert one.take_events() == [PeerMismatch(B, "list")]
+    assert foreign.take_events() == [PeerMismatch(A, "list")]
+    assert one.mismatched == {B: "list"}
+    assert one.recovering
+    assert not one.has_quorum(at(0))
+
+
+def test_nothing_is_learned_from_a_member_with_another_list() -> None:
+    one, foreign = member(A, A, B, C), member(B, A, B)
+    foreign.append([deny("x")], at(0))
+    exchange(one, foreign, at(0))
+    assert "x" not in one.view.denied
+
+
+def test_a_member_that_was_given_the_right_list_counts_again() -> None:
+    one, foreign, right = member(A, A, B), member(B, A, B, C), member(B, A, B, life="later")
+    exchange(one, foreign, at(0))
+    talk(at(1), one, right)
+    assert not one.mismatched
+    assert one.is_ready(at(1))
+
+
+def test_a_stranger_is_refused() -> None:
+    one, stranger = member(A, A, B), member(C, A, C)
+    poll = stranger.poll(A, at(0)).poll
+    assert isinstance(one.arrived(poll, at(0)), Answer)
+    assert not one.take_events()
+
+
+def test_a_peer_that_takes_itself_for_another_one_never_counts() -> None:
+    one, other = member(A, A, B, C), member(C, A, B, C)
+    sent = one.poll(B, at(0))
+    result = other.arrived(sent.poll, at(0))
+    assert isinstance(result, Answer)
+    one.answered(sent, result, at(0))
+    assert one.take_events() == [PeerMismatch(B, "identity")]
+
+
+def test_a_peer_that_points_elsewhere_than_to_its_own_url_never_counts() -> None:
+    one, other = member(A, A, B, C), member(B, A, B, C)
+    sent = other.poll(A, at(0))
+    lying = msgspec.structs.replace(sent.poll, heartbeat=msgspec.structs.replace(sent.poll.heartbeat, url="http://elsewhere.example"))
+    assert isinstance(one.arrived(lying, at(0)), Answer)
+    assert one.take_events() == [PeerMismatch(B, "identity")]
+
+
+def test_another_version_of_the_protocol_is_told_and_never_counts() -> None:
+    one, two = started(A, B)
+    sent = one.poll(B, at(1))
+    later = Poll(**{name: getattr(sent.poll, name) for name in Poll.__struct_fields__} | {"version": 2})
+    assert isinstance(two.arrived(later, at(1)), Answer)
+    assert two.take_events() == [PeerMismatch(A, "version")]
+
+
+# Starting.
+
+
+def test_at_a_first_start_all_others_must_have_been_heard() -> None:
+    one, two, three = (member(url, A, B, C) for url in (A, B, C))
+    for _ in range(5):
+        exchange(one, two, at(0))
+    assert one.recovering
+    exchange(one, three, at(0))
+    exchange(one, two, at(0))
+    exchange(one, three, at(0))
+    assert not one.recovering
+
+
+def test_a_first_start_is_no_loss() -> None:
+    members = [member(url, A, B, C) for url in (A, B, C)]
+    talk(at(0), *members)
+    for one in members:
+        events = one.take_events()
+        assert Recovered() in events
+        assert not any(isinstance(event, PossibleLoss) for event in events)
+
+
+def test_after_a_first_start_cuts_that_are_no_news_any_more_are_given_up_and_recent_ones_are_not() -> None:
+    # A first start cannot be told from one after a majority has forgotten, when tokens are out that list lost cuts.
+    members = [member(url, A, B, C) for url in (A, B, C)]
+    talk(at(0), *members)
+    for one in members:
+        one.tick(at(1))
+        made_now = one.members.unknown_end_ms(at(1))
+        assert made_now - 6 * 60_000 < one.view.forgotten_cuts_end_ms < made_now - 60_000
+
+
+def test_a_member_that_forgot_learns_from_two_others_before_it_counts() -> None:
+    one, two, _ = started(A, B, C)
+    one.append([deny("x")], at(1))
+    exchange(two, one, at(1))
+    back = member(C, A, B, C, life="second", now=at(2))
+    answer = exchange(one, back, at(2))
+    assert answer.memory == "lost"
+    exchange(back, two, at(2))
+    assert back.memory == "lost"
+    assert back.view.fresh_at == -math.inf
+    exchange(back, one, at(2))
+    assert not back.recovering
+    assert "x" in back.view.denied
+
+
+def test_a_recovering_member_makes_nobody_fresh() -> None:
+    one, _, _ = started(A, B, C)
+    before = one.view.fresh_at
+    back = member(C, A, B, C, life="second", now=at(2))
+    exchange(one, back, at(2))
+    assert one.view.fresh_at == before
+
+
+def test_a_majority_that_forgot_at_once_is_told_as_a_possible_loss() -> None:
+    one, *_ = started(A, B, C)
+    two, three = (member(url, A, B, C, life="second", now=at(1)) for url in (B, C))
+    talk(at(1), one, two, three)
+    assert PossibleLoss() in two.take_events() + three.take_events()
+    assert not two.recovering
+    assert not three.recovering
+
+
+# Freshness.
+
+
+def test_fresh_is_the_time_of_sending_of_the_poll_that_makes_the_majority() -> None:
+    one, two, three, *_ = started(A, B, C, D, E)
+    exchange(one, two, at(1), received=at(1.7))
+    assert one.view.fresh_at == at(0).boot_s
+    exchange(one, three, at(2), received=at(2.9))
+    assert one.view.fresh_at == at(1).boot_s
+
+
+def test_an_answer_that_is_not_complete_makes_nobody_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE_ENTRIES", 10)
+    one, two = started(A, B)
+    two.append([deny(f"x{number}") for number in range(15)], at(1))
+    assert not exchange(one, two, at(2)).complete
+    assert one.view.fresh_at == at(0).boot_s
+    assert exchange(one, two, at(3)).complete
+    assert one.view.fresh_at == at(3).boot_s
+    assert len(one.view.denied) == 15
+
+
+def test_an_answer_that_was_overtaken_does_not_turn_back_what_was_read() -> None:
+    one, two = started(A, B)
+    early = one.poll(B, at(1))
+    old = two.arrived(early.poll, at(1))
+    assert isinstance(old, Hold)
+    two.append([deny("x")], at(2))
+    late_answer = two.release(old, at(2))
+    assert late_answer is not None
+    two.append([deny("y")], at(3))
+    exchange(one, two, at(3))
+    one.answered(early, late_answer, at(4))
+    assert one.poll(B, at(4)).poll.position == 2
+    assert one.view.fresh_at == at(3).boot_s
+
+
+# Holding polls.
+
+
+def test_a_poll_is_held_until_there_is_news() -> None:
+    one, two = started(A, B)
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert two.release(hold, at(1.1)) is None
+    two.append([deny("x")], at(1.2))
+    answer = two.release(hold, at(1.2))
+    assert answer is not None
+    assert answer.entries == (deny("x"),)
+
+
+def test_a_poll_without_news_is_answered_after_a_heartbeat() -> None:
+    one, two = started(A, B)
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert hold.until_s == at(1.5).boot_s
+    assert two.release(hold, at(1.49)) is None
+    assert two.release(hold, at(1.5)) is not None
+
+
+def test_a_hold_that_nobody_waits_for_any_more_ends() -> None:
+    one, two = started(A, B)
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert isinstance(two.arrived(one.poll(B, at(1.2)).poll, at(1.2)), Hold)
+    assert two.release(hold, at(1.2)) is not None
+
+
+def test_two_processes_that_take_themselves_for_one_member_do_not_end_each_others_holds() -> None:
+    """Each would ask again at once, and end the other's: as fast as the network carries it."""
+    one, other, two = member(A, A, B), member(A, A, B, life="another process"), member(B, A, B)
+    talk(at(0), one, two)
+    talk(at(0), other, two)
+    exchange(one, two, at(0.5))
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert isinstance(two.arrived(other.poll(B, at(1.1)).poll, at(1.1)), Hold)
+    assert two.release(hold, at(1.2)) is None
+
+
+# Durable and fenced.
+
+
+def test_an_entry_is_durable_once_a_majority_has_been_heard_again_with_it() -> None:
+    one, two, _ = started(A, B, C)
+    receipt = one.append([deny("x")], at(1))
+    assert one.standing(receipt) == "applied"
+    assert one.fenced_by(receipt) is None
+    exchange(two, one, at(1))  # has it
+    exchange(two, one, at(1))  # says so
+    assert one.standing(receipt) == "applied"
+    exchange(two, one, at(2))  # says so again, after we heard it say so
+    assert one.standing(receipt) == "durable"
+    assert one.fenced_by(receipt) == pytest.approx(at(2 + OVER_S).boot_s)
+
+
+def test_a_fence_ends_by_waiting() -> None:
+    one, two, _ = started(A, B, C)
+    receipt = one.append([deny("x")], at(1))
+    for _ in range(3):
+        exchange(two, one, at(1))
+    one.tick(at(1 + OVER_S - 0.001))
+    assert one.standing(receipt) == "durable"
+    one.tick(at(1 + OVER_S + 0.001))
+    assert one.standing(receipt) == "fenced"
+
+
+def test_a_fence_ends_once_all_have_confirmed() -> None:
+    one, two, three = started(A, B, C)
+    receipt = one.append([deny("x")], at(1))
+    for _ in range(4):
+        exchange(two, one, at(1))
+        exchange(three, one, at(1))
+    assert one.standing(receipt) == "fenced"
+
+
+def test_another_incarnation_has_confirmed_nothing() -> None:
+    one, two, three = started(A, B, C)
+    receipt = one.append([deny("x")], at(1))
+    exchange(two, one, at(1))
+    exchange(two, one, at(1))
+    back = member(B, A, B, C, life="second", now=at(2))
+    one.arrived(back.poll(A, at(2)).poll, at(2))
+    exchange(three, one, at(2))
+    assert one.standing(receipt) == "applied"
+
+
+def test_a_member_out_of_contact_is_not_waited_for_once_the_others_say_so() -> None:
+    one, two, _ = started(A, B, C)
+    late = at(OVER_S + 1)
+    receipt = one.append([deny("x")], late)
+    for _ in range(3):
+        exchange(two, one, late)
+    assert one.standing(receipt) == "fenced"
+
+
+# Entries that end.
+
+
+def test_entries_that_ended_leave_and_positions_stay() -> None:
+    one, two = started(A, B)
+    one.append([deny("short", NOW_MS + 60_000), deny("long", NOW_MS + HOUR_MS)], at(1))
+    later = at(600)
+    talk(later, one, two)
+    for each in (one, two):
+        each.tick(later)
+        assert set(each.view.denied) == {"long"}
+    third = exchange(member(B, A, B, life="second", now=later), one, later)
+    assert third.entries == (deny("long"),)
+    assert third.upto == 2
+    assert one.append([deny("next")], later).position == 3
+
+
+def test_whoever_learns_from_a_member_takes_its_floor_over() -> None:
+    one, two = started(A, B)
+    later = at(600)
+    talk(later, one, two)
+    one.tick(later)
+    back = member(B, A, B, life="second", now=later)
+    exchange(back, one, later)
+    assert back.view.floor_ms == one.view.floor_ms > NOW_MS
+
+
+def test_a_denial_that_was_extended_is_told_by_its_later_end() -> None:
+    one, two = started(A, B)
+    one.append([deny("x", NOW_MS + HOUR_MS), deny("x", NOW_MS + 2 * HOUR_MS)], at(1))
+    exchange(two, one, at(1))
+    assert two.view.denied["x"] == NOW_MS + 2 * HOUR_MS
+
+
+def test_all_kinds_of_entries_travel_the_replaced_ones_too() -> None:
+    one, two = started(A, B)
+    end = NOW_MS + HOUR_MS
+    old = Cut(CutId(f"old~{end // 1000:x}"), "ada", end)
+    new = Cut(CutId(f"new~{end // 1000:x}"), "ada", end, None, (old.id,))
+    entries: list[Entry] = [deny("x"), old, new, DenyKey(KeyId("bad"), end)]
+    one.append(entries, at(1))
+    assert list(exchange(two, one, at(1)).entries) == entries
+    assert two.view.live_cuts("ada") == (new.id,)
+    assert "bad" in two.view.denied_keys
+
+
+# A file.
+
+
+def keep(one: Quorum, now: Moment, disk: list[Batch]) -> None:
+    while (batch := one.unkept()) is not None:
+        disk.append(decode_batch(encode(batch)))
+        one.kept(batch, now)
+
+
+def with_files(*urls: str) -> tuple[list[Quorum], list[list[Batch]]]:
+    members, disks = [member(url, *urls, stored=()) for url in urls], [list[Batch]() for _ in urls]
+    for _ in range(2):
+        talk(at(0), *members)
+        for one, disk in zip(members, disks, strict=True):
+            keep(one, at(0), disk)
+    talk(at(0), *members)
+    assert not any(one.recovering for one in members)
+    for one in members:
+        one.take_events()
+    return members, disks
+
+
+def test_nothing_is_served_or_acknowledged_before_it_is_kept() -> None:
+    (one, two), (disk_one, disk_two) = with_files(A, B)
+    one.append([deny("x")], at(1))
+    assert exchange(two, one, at(1)).entries == ()
+    keep(one, at(1), disk_one)
+    assert exchange(two, one, at(1)).entries == (deny("x"),)
+    assert "x" in two.view.denied
+    assert two.poll(A, at(1)).poll.position == 0
+    keep(two, at(1), disk_two)
+    assert two.poll(A, at(1)).poll.position == 1
+
+
+def test_a_restart_with_its_file_forgets_nothing_and_asks_a_majority_only() -> None:
+    (one, two, _), (_, disk, _) = with_files(A, B, C)
+    two.append([deny("x")], at(1))
+    keep(two, at(1), disk)
+    back = member(B, A, B, C, life="second", now=at(2), stored=disk)
+    assert back.incarnation == two.incarnation
+    assert back.memory == "unchecked"
+    exchange(back, one, at(2))
+    assert not back.recovering
+    assert back.view.denied == two.view.denied
+    assert back.append([deny("y")], at(2)).position == 2
+
+
+def test_members_that_all_restart_with_their_files_come_back() -> None:
+    members, disks = with_files(A, B, C)
+    members[0].append([deny("x")], at(1))
+    keep(members[0], at(1), disks[0])
+    back = [member(url, A, B, C, life=f"second {url}", now=at(2), stored=disk) for url, disk in zip((A, B, C), disks, strict=True)]
+    talk(at(2), *back)
+    assert not any(one.recovering for one in back)
+    assert not any(PossibleLoss() in one.take_events() for one in back)
+
+
+def test_a_crash_while_learning_does_not_hide_that_something_was_forgotten() -> None:
+    (one, _, _), _ = with_files(A, B, C)
+    disk: list[Batch] = []
+    second = member(C, A, B, C, life="second", now=at(1), stored=())
+    exchange(second, one, at(1))
+    keep(second, at(1), disk)
+    third = member(C, A, B, C, life="third", now=at(2), stored=disk)
+    exchange(third, one, at(2))
+    assert third.memory == "lost"
+
+
+def test_a_file_that_is_older_than_what_a_peer_remembers_counts_as_none() -> None:
+    (one, two, _), (_, disk, _) = with_files(A, B, C)
+    copy = list(disk)
+    two.append([deny("x")], at(1))
+    keep(two, at(1), disk)
+    exchange(one, two, at(1))
+    back = member(B, A, B, C, life="second", now=at(2), stored=copy)
+    exchange(back, one, at(2))
+    assert OldFile(A) in back.take_events()
+    assert back.incarnation == "second"
+    assert back.memory == "lost"
+    assert back.unkept() is not None
+
+
+def test_an_old_file_is_found_out_by_the_acknowledgement_of_a_peer_too() -> None:
+    (one, two, _), (_, disk, _) = with_files(A, B, C)
+    copy = list(disk)
+    two.append([deny("x")], at(1))
+    keep(two, at(1), disk)
+    exchange(one, two, at(1))
+    one_disk: list[Batch] = []
+    keep(one, at(1), one_disk)
+    back = member(B, A, B, C, life="second", now=at(2), stored=copy)
+    exchange(one, back, at(2))
+    assert OldFile(A) in back.take_events()
+
+
+def test_a_poll_held_while_the_callee_finds_its_file_old_is_answered_from_the_beginning() -> None:
+    (one, two, three), (_, disk, _) = with_files(A, B, C)
+    two.append([deny("x")], at(1))
+    keep(two, at(1), disk)
+    copy = list(disk)
+    two.append([deny("y")], at(1))
+    keep(two, at(1), disk)
+    exchange(three, two, at(1))
+    back = member(B, A, B, C, life="second", now=at(2), stored=copy)
+    exchange(back, one, at(2))
+    exchange(one, back, at(2))
+    keep(one, at(2), [])
+    for _ in range(3):
+        exchange(one, back, at(2))
+    asking = one.poll(B, at(3))
+    assert asking.poll.position == 1
+    hold = back.arrived(asking.poll, at(3))
+    assert isinstance(hold, Hold)
+    exchange(back, three, at(3))
+    assert back.incarnation == "second"
+    late = back.release(hold, at(3))
+    assert late is not None
+    assert (late.incarnation, late.since) == ("second", 0)
+
+
+def test_a_file_may_be_replaced_by_one_batch() -> None:
+    (one, *_), (disk, *_) = with_files(A, B, C)
+    one.append([deny(f"x{number}") for number in range(100)], at(1))
+    keep(one, at(1), disk)
+    whole = member(A, A, B, C, life="second", now=at(2), stored=disk)
+    short = member(A, A, B, C, life="second", now=at(2), stored=[one.everything()])
+    assert (whole.incarnation, whole.position, whole.view.denied) == (short.incarnation, short.position, short.view.denied)
+
+
+# Members.
+
+
+def test_members_that_come_drain_and_leave_are_told() -> None:
+    one, two = member(A, A, B), member(B, A, B)
+    exchange(one, two, at(0))
+    assert MemberJoined(NodeId(B)) in one.take_events()
+    two.drain()
+    exchange(one, two, at(1))
+    assert MemberDraining(NodeId(B)) in one.take_events()
+    assert not two.is_ready(at(1))
+    one.tick(at(1 + OVER_S + 1))
+    assert MemberLeft(NodeId(B)) in one.take_events()
+
+
+def test_a_quorum_is_whom_it_was_polled_by_lately() -> None:
+    one, two, _ = started(A, B, C)
+    assert one.has_quorum(at(LIMIT_S))
+    assert not one.has_quorum(at(LIMIT_S + 1))
+    exchange(two, one, at(LIMIT_S + 1))
+    assert one.has_quorum(at(LIMIT_S + 1))
+
+
+def test_that_a_quorum_is_lost_and_found_is_told_once_each() -> None:
+    one, two, _ = started(A, B, C)
+    for s in (LIMIT_S, LIMIT_S + 1, LIMIT_S + 2):
+        one.tick(at(s))
+    assert [event for event in one.take_events() if not isinstance(event, MemberLeft)] == [LostQuorum()]
+    for s in (LIMIT_S + 3, LIMIT_S + 4):
+        exchange(two, one, at(s))
+    assert [event for event in one.take_events() if not isinstance(event, MemberJoined)] == [FoundQuorum()]
+
+
+def test_a_node_alone_has_a_quorum_from_the_start() -> None:
+    assert FoundQuorum() in member(A, A).take_events()
+
+
+def test_a_node_tells_whether_it_has_reached_what_a_client_has_seen() -> None:
+    one, two, _ = started(A, B, C)
+    one.append([deny("x")], at(1))
+    assert one.has_reached(one.incarnation, 1)
+    assert not two.has_reached(one.incarnation, 1)
+    exchange(two, one, at(1))
+    assert two.has_reached(one.incarnation, 1)
+    assert two.has_reached("nobody any more", 7)
+
+
+# Size and form.
+
+
+def test_a_hundred_thousand_denials_stay_within_16_mebibytes() -> None:
+    one, two = started(A, B)
+    one.append([deny(f"{number:022d}", NOW_MS + number) for number in range(100_000)], at(1))
+    tracemalloc.start()
+    try:
+        while not exchange(two, one, at(2)).complete:
+            pass
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(two.view.denied) == 100_000
+    assert size <= 16_000_000
+
+
+def test_a_poll_of_the_first_release_is_still_read() -> None:
+    heartbeat = Heartbeat(NodeId("n"), "life", A, "ready", 7, NOW_MS, (KeyId("k"),), 5.0, HOUR_MS, "0.1")
+    poll = Poll(
+        version=1,
+        digest="digest",
+        sender=A,
+        heartbeat=heartbeat,
+        incarnation="i",
+        sequence=3,
+        recovering=False,
+        callee="c",
+        position=2,
+        callee_life="l",
+        echo=9,
+        silent=(B,),
+    )
+    assert decode_poll(bytes.fromhex(POLL)) == poll
+
+
+def test_an_answer_of_the_first_release_is_still_read() -> None:
+    heartbeat = Heartbeat(NodeId("n"), "life", A, "ready", 7, NOW_MS, (KeyId("k"),), 5.0, HOUR_MS, "0.1")
+    answer = Answer(
+        version=1,
+        digest="digest",
+        sender=A,
+        heartbeat=heartbeat,
+        incarnation="i",
+        memory="whole",
+        stamp=4,
+        since=1,
+        upto=3,
+        complete=True,
+        entries=(Deny("x", 5), Cut(CutId("c~1"), None, 6, None, ()), DenyKey(KeyId("k"), 7)),
+        floor_ms=8,
+        known=9,
+        known_before=False,
+    )
+    assert decode_answer(bytes.fromhex(ANSWER)) == answer
+
+
+def test_a_batch_of_the_first_release_is_still_read() -> None:
+    batch = Batch(version=1, incarnation="i", learned=True, floor_ms=2, upto=3, entries=((1, Deny("x", 5)), (3, DenyKey(KeyId("k"), 7))))
+    assert decode_batch(bytes.fromhex(BATCH)) == batch
+
+
+POLL = (
+    "9c01a6646967657374b168747470733a2f2f612e6578616d706c659aa16ea46c696665b168747470733a2f2f612e6578616d706c65a572"
+    "6561647907cf000001a3185c500091a16bcb4014000000000000ce0036ee80a3302e31a16903c2a16302a16c0991b168747470733a2f2f"
+    "622e6578616d706c65"
+)
+ANSWER = (
+    "9e01a6646967657374b168747470733a2f2f612e6578616d706c659aa16ea46c696665b168747470733a2f2f612e6578616d706c65a572"
+    "6561647907cf000001a3185c500091a16bcb4014000000000000ce0036ee80a3302e31a169a577686f6c65040103c39393a164a1780596"
+    "a163a3637e31c006c09093a16ba16b070809c2"
+)
+BATCH = "9601a169c3020392920193a164a17805920393a16ba16b07"

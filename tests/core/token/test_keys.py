@@ -1,0 +1,219 @@
+"""Keys: what may sign, how a key is named, which one signs, and that no repr shows a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import b64encode, urlsafe_b64encode
+from itertools import product
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from itsdangerous import Signer
+
+from ha_session_mw._core.token import keys
+from ha_session_mw._core.token.keys import MIN_SECRET_BYTES, KeyRing, SigningKey, same_text, weakness
+from ha_session_mw._core.token.tokens import sign
+from ha_session_mw.models import KeyId
+
+from ..builders import KEY, OTHER_KEY, claims
+
+SECRET = b"kept-for-ever: a secret of the vectors, 1"
+
+
+def text(raw: bytes) -> bytes:
+    return urlsafe_b64encode(raw).rstrip(b"=")
+
+
+# The name and the signature, computed a second time from the RFCs alone
+
+
+def test_the_name_of_a_key_never_changes() -> None:
+    """It stands in tokens out there, and nodes of different releases must mean the same key by it."""
+    assert SigningKey(SECRET).kid == "u9uKTUqs"
+
+
+def test_a_name_is_a_short_keyed_hash_of_the_secret() -> None:
+    assert SigningKey(SECRET).kid.encode() == text(hmac.digest(SECRET, b"ha_session_mw.key-id.1", "sha256"))[:8]
+
+
+def test_a_signature_is_hmac_sha256_under_a_key_derived_by_hmac_sha256_for_this_purpose_alone() -> None:
+    derived = hmac.digest(SECRET, b"ha_session_mw.token.1", hashlib.sha256)
+
+    assert SigningKey(SECRET).signature(b"some bytes") == text(hmac.digest(derived, b"some bytes", hashlib.sha256))
+
+
+def test_the_defaults_of_itsdangerous_are_not_used() -> None:
+    signed, signature = sign(claims(), KEY).rsplit(b".", 1)
+    weak = [
+        Signer(KEY.secret, salt=b"ha_session_mw.token.1", key_derivation=derivation, digest_method=digest).get_signature(signed)
+        for derivation, digest in product((None, "django-concat", "concat", "none", "hmac"), (None, hashlib.sha1, hashlib.sha256))
+        if (derivation, digest) != ("hmac", hashlib.sha256)
+    ]
+
+    assert len(signature) == 43
+    assert signature not in weak
+
+
+def test_each_purpose_has_a_key_of_its_own() -> None:
+    signatures = {KEY.signer_for(salt).get_signature(b"text") for salt in (b"one", b"two")} | {KEY.signature(b"text")}
+
+    assert len(signatures) == 3
+
+
+def test_different_secrets_have_different_names() -> None:
+    random = Random(7)
+
+    assert len({SigningKey(random.randbytes(32)).kid for _ in range(2_000)}) == 2_000
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50))
+def test_signatures_are_compared_as_text(one: bytes, other: bytes) -> None:
+    assert same_text(one, one)
+    assert same_text(one, other) == (one == other)
+
+
+# Weak secrets
+
+PLACEHOLDERS = [
+    *("secret", "changeme", "change-me", "CHANGE_ME!", "your-secret-key", "YOUR_SECRET_KEY_HERE", "example", "test", "password", "xxx"),
+    *("please change this to a long random string", "replace-this-with-a-long-random-secret-key", "a-very-long-and-secure-secret-key"),
+    *(
+        "your-256-bit-secret-your-256-bit-secret",
+        "super-secret-key-super-secret-key-super-secret-key",
+        "insecure-insecure-insecure-insecure",
+    ),
+    *("secret" * 10, "x" * 64, "changeme" * 8, "123" * 20, "MY_SUPER_SECRET_TOKEN_DO".removesuffix("_DO") + "-please-change-in-production"),
+]
+
+
+@pytest.mark.parametrize("secret", PLACEHOLDERS)
+def test_a_placeholder_is_refused_however_long_it_is(secret: str) -> None:
+    assert weakness(secret.encode()) == "is a well-known placeholder"
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        (b"", "is empty"),
+        (b"django-insecure-3k@x!v9q7w_zj2m8r4t6y1u5i0o", "is marked as insecure"),
+        (b"k8Zq", "is 4 bytes long, and 32 is the least"),
+        (b"vG7qLw2ZnR9xTb4YkM8cJd5HsP3fA6u", "is 31 bytes long, and 32 is the least"),
+        (b"q" * 40, "repeats the same few characters"),
+        (b"qwqw" * 12, "repeats the same few characters"),
+        (b"\x00" * 32, "repeats the same few characters"),
+        (b"-" * 32, "repeats the same few characters"),
+    ],
+)
+def test_a_weak_secret_is_refused_by_a_reason(secret: bytes, why: str) -> None:
+    assert weakness(secret) == why
+
+
+def test_thirty_two_bytes_are_enough() -> None:
+    assert weakness(b"vG7qLw2ZnR9xTb4YkM8cJd5HsP3fA6uE") is None
+
+
+def test_bytes_are_counted_not_characters() -> None:
+    assert weakness("ключ-из-двадцати-букв".encode()) is None
+
+
+def test_a_passphrase_without_a_latin_letter_is_no_placeholder() -> None:
+    assert weakness("долгая тайная фраза".encode()) is None
+
+
+def test_real_secrets_are_never_refused() -> None:
+    random = Random(48)
+
+    for size in (24, 32, 48, 64):
+        for _ in range(500):
+            raw = random.randbytes(size)
+            assert weakness(text(raw)) is None  # secrets.token_urlsafe
+            assert weakness(raw.hex().encode()) is None  # secrets.token_hex
+            assert weakness(b64encode(raw)) is None  # openssl rand -base64
+            assert size < MIN_SECRET_BYTES or weakness(raw) is None
+
+
+@given(st.binary(max_size=80))
+def test_a_reason_never_contains_the_secret(secret: bytes) -> None:
+    assert len(secret) < 4 or secret.decode("latin-1") not in (weakness(secret) or "")
+
+
+@pytest.mark.parametrize("word", ["32", "insecure", "atest", "123", "xxx", "secretkey"])
+def test_a_placeholder_is_told_in_no_more_steps_than_it_has_letters(word: str) -> None:
+    """Words that are made of other words would double the work with each: this would not end."""
+    assert weakness((word * 2_000 + "-zq8Kw").encode()) != "is a well-known placeholder"
+
+
+# The ring
+
+
+def test_the_newest_key_signs() -> None:
+    assert KeyRing([KEY.secret, OTHER_KEY.secret]).signing_key().kid == KEY.kid
+
+
+def test_a_fallback_verifies_and_does_not_sign() -> None:
+    ring = KeyRing([KEY.secret], [OTHER_KEY.secret])
+
+    assert ring.signing_key().kid == KEY.kid
+    assert ring.get(OTHER_KEY.kid.encode()) is not None
+
+
+@pytest.mark.parametrize(
+    ("announced", "signs"),
+    [
+        ([], "new"),
+        ([("new", "old")], "new"),
+        ([("new", "old"), ("new",)], "new"),
+        ([("old",)], "old"),
+        ([("new", "old"), ("old",)], "old"),
+        ([("new",), ("old",)], "new"),  # no key is common to all
+        ([()], "new"),
+    ],
+    ids=str,
+)
+def test_a_new_key_signs_once_every_live_member_announces_it(announced: list[tuple[str, ...]], signs: str) -> None:
+    kids = {"new": KEY.kid, "old": OTHER_KEY.kid}
+    ring = KeyRing([KEY.secret], [OTHER_KEY.secret])
+
+    assert ring.signing_key([{kids[name] for name in names} for names in announced]).kid == kids[signs]
+
+
+def test_a_key_given_twice_is_one_key() -> None:
+    assert KeyRing([KEY.secret, KEY.secret], [KEY.secret, OTHER_KEY.secret]).kids == (KEY.kid, OTHER_KEY.kid)
+
+
+def test_a_ring_lists_its_keys_newest_first() -> None:
+    assert [key.kid for key in KeyRing([KEY.secret], [OTHER_KEY.secret])] == [KEY.kid, OTHER_KEY.kid]
+
+
+def test_a_key_that_is_not_there_is_none() -> None:
+    assert KeyRing([KEY.secret]).get(b"AAAAAAAA") is None
+
+
+def test_a_ring_without_a_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one key"):
+        KeyRing([], [])
+
+
+def test_no_repr_shows_a_secret() -> None:
+    ring = KeyRing([b"canary-0123456789-0123456789-0123456789"])
+    shown = f"{ring!r} {ring!s} {list(ring)!r} {ring.kids!r} {ring.signing_key().signer_for(b'x')!r} {ring.signing_key().signature!r}"
+
+    assert "canary" not in shown
+    assert KeyId(ring.kids[0]) in shown
+
+
+def test_the_words_of_placeholders_are_made_of_no_other_words() -> None:
+    """Sardinas and Patterson, 1953: each text is a row of words in one way at most, so matching never has to try again."""
+    words = set(keys._PLACEHOLDER.pattern.strip("()*+").split("|"))
+    rest = {b.removeprefix(a) for a in words for b in words if a != b and b.startswith(a)}
+    known: set[str] = set()
+    while rest - known:
+        known |= rest
+        pairs = [(dangling, word) for dangling in rest for word in words]
+        rest = {w.removeprefix(d) for d, w in pairs if w.startswith(d)} | {d.removeprefix(w) for d, w in pairs if d.startswith(w)}
+        rest -= {""}
+
+    assert not known & words

@@ -1,0 +1,319 @@
+"""The token: whatever is signed verifies to the same claims, and nothing else verifies at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from itsdangerous.encoding import base64_decode, base64_encode
+
+from ha_session_mw._core.token import data, tokens
+from ha_session_mw._core.token.keys import KeyRing, SigningKey
+from ha_session_mw._core.token.tokens import MAX_TOKEN_BYTES, Verified, length, sign, verify
+from ha_session_mw.exceptions import ClientFault, KeyNotReached, ProblemError, TokenInvalid, TokenMalformed, TokenTooLarge
+from ha_session_mw.models import Claims
+
+from ..builders import KEY, OTHER_KEY, RING, any_claims, claims
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "hs1.json").read_text())["vectors"]
+ALPHABET = string.ascii_letters + string.digits + "-_"
+
+
+def refusal(token: bytes, ring: KeyRing = RING) -> type[ProblemError] | None:
+    """How a token is refused. Any error but a problem passes through, and fails the test."""
+    try:
+        verify(token, ring)
+    except ProblemError as problem:
+        return type(problem)
+    return None
+
+
+def signed(payload: bytes, *, key: SigningKey = KEY) -> bytes:
+    """A token with any payload at all: only a holder of the key can make it."""
+    text = b"hs1.sid-of-a-session-ABCDE.%b.%b" % (key.kid.encode(), payload)
+    return text + b"." + key.signature(text)
+
+
+# Vectors: written once, true for ever
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["story"] for vector in VECTORS])
+def test_a_token_of_an_earlier_release_verifies_to_the_claims_it_was_made_from(vector: dict[str, Any]) -> None:
+    verified = verify(vector["token"].encode(), KeyRing([vector["secret"].encode()]))
+
+    assert verified.claims == msgspec.convert(vector["claims"], Claims)
+    assert verified.kid == vector["kid"]
+    assert verified.data == data.decode(verified.claims.data)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["story"] for vector in VECTORS])
+def test_the_same_claims_under_the_same_key_still_make_the_same_text(vector: dict[str, Any]) -> None:
+    assert sign(msgspec.convert(vector["claims"], Claims), SigningKey(vector["secret"].encode())).decode() == vector["token"]
+
+
+# What is signed
+
+
+@given(any_claims())
+def test_whatever_is_signed_verifies_to_the_same_claims(given_claims: Claims) -> None:
+    token = sign(given_claims, KEY)
+    assume(len(token) <= MAX_TOKEN_BYTES)
+
+    verified = verify(token, RING)
+
+    assert verified.claims == given_claims
+    assert verified.kid == KEY.kid
+    assert verified.record == given_claims.record
+    if given_claims.record:  # what the data is, the record tells
+        assert verified.data == {}
+        assert verified.nested
+    else:
+        assert verified.data == data.decode(given_claims.data)
+        assert verified.nested == any(isinstance(value, (dict, list)) for value in verified.data.values())
+
+
+@given(any_claims())
+def test_the_length_of_a_token_is_known_before_it_is_signed(given_claims: Claims) -> None:
+    assert length(given_claims) == len(sign(given_claims, KEY))
+
+
+@given(any_claims())
+def test_a_token_is_one_word_of_url_safe_text_that_begins_with_the_format_and_the_session_id(given_claims: Claims) -> None:
+    token = sign(given_claims, KEY).decode()
+
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", token)
+    assert token.split(".")[:3] == ["hs1", given_claims.sid, KEY.kid]
+
+
+def test_a_token_in_use_today_fits_a_cookie_many_times_over() -> None:
+    assert len(sign(claims(content={"cart": [1, 2, 3]}), KEY)) < 300
+
+
+# What was changed
+
+
+def altered(token: bytes) -> Iterator[bytes]:
+    """Every token with one character changed into any other that a token may have."""
+    for position in range(len(token)):
+        for character in (ALPHABET + ".").encode():
+            if token[position] != character:
+                yield token[:position] + bytes([character]) + token[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    "given_claims",
+    [claims(), claims(subject=None, content={"name": "Zoë", "cart": [{"id": 7}]})],
+    ids=["of a subject", "of a visitor with data"],
+)
+def test_a_token_with_any_one_character_changed_is_refused(given_claims: Claims) -> None:
+    token = sign(given_claims, KEY)
+
+    refusals = Counter(map(refusal, altered(token)))
+
+    assert set(refusals) == {TokenInvalid, TokenMalformed, KeyNotReached}
+    assert sum(refusals.values()) == 64 * len(token)
+
+
+def test_a_signature_in_another_spelling_of_the_same_bytes_is_refused() -> None:
+    """The last character of 43 carries four bits and two that base64 decoders ignore: three more spell the same bytes."""
+    token = sign(claims(), KEY)
+    spellings = [
+        token[:-1] + bytes([character])
+        for character in ALPHABET.encode()
+        if base64_decode(token[-43:-1] + bytes([character])) == base64_decode(token[-43:])
+    ]
+
+    assert len(spellings) == 4
+    assert [spelling for spelling in spellings if refusal(spelling) is None] == [token]
+
+
+@given(any_claims(), st.data())
+def test_any_changed_character_of_any_token_is_refused(given_claims: Claims, choice: st.DataObject) -> None:
+    token = sign(given_claims, KEY)
+    position = choice.draw(st.integers(0, len(token) - 1))
+    byte = choice.draw(st.integers(0, 255).filter(lambda byte: byte != token[position]))
+
+    assert refusal(token[:position] + bytes([byte]) + token[position + 1 :]) is not None
+
+
+def test_a_token_cut_short_or_grown_at_either_end_is_refused() -> None:
+    token = sign(claims(), KEY)
+
+    for size in range(len(token)):
+        assert refusal(token[:size]) is not None
+        assert refusal(token[size + 1 :]) is not None
+    for extra in (b".", b"A", b"=", b" ", b"\n", b"\x00", b'"', b";"):
+        assert refusal(token + extra) is not None
+        assert refusal(extra + token) is not None
+
+
+def test_the_parts_of_two_good_tokens_do_not_make_a_third() -> None:
+    mine, yours = (sign(claims(sid, subject=who), KEY).split(b".") for sid, who in (("A" * 22, "ada"), ("B" * 22, "bob")))
+
+    for mask in range(1, 2**5 - 1):
+        mixed = b".".join(yours[i] if mask >> i & 1 else mine[i] for i in range(5))
+        if mixed not in (b".".join(mine), b".".join(yours)):
+            assert refusal(mixed) is TokenInvalid
+
+
+# What was never signed
+
+
+def made_up(random: Random) -> Iterator[bytes]:
+    """Inputs of every sort: noise, noise in the shape of a token, pieces of real ones, real ones with several changes."""
+    real = [sign(claims(content={"n": n, "text": "x" * n}), key) for n in (0, 30) for key in (KEY, OTHER_KEY)]
+    letters = (ALPHABET + ".=").encode()
+    while True:
+        yield random.randbytes(random.randrange(80))
+        yield bytes(random.choices(letters, k=random.randrange(200)))
+        yield b"hs1." + b".".join(bytes(random.choices(letters[:-2], k=random.randrange(1, 60))) for _ in range(random.randrange(6)))
+        yield b"hs1.%b.%b.%b.%b" % (
+            *(real[0].split(b".")[1], random.choice([KEY, OTHER_KEY]).kid.encode()),
+            *(base64_encode(random.randbytes(random.randrange(1, 60))), base64_encode(random.randbytes(32))),
+        )
+        one, other = random.choices(real, k=2)
+        yield one[: random.randrange(len(one))]
+        yield one[: random.randrange(1, len(one))] + other[random.randrange(1, len(other)) :]
+        changed = bytearray(one)
+        for _ in range(random.randrange(1, 6)):
+            changed[random.randrange(len(changed))] = random.randrange(256)
+        yield bytes(changed)
+
+
+def test_no_input_makes_anything_but_a_refusal() -> None:
+    real = {sign(claims(content={"n": n, "text": "x" * n}), key) for n in (0, 30) for key in (KEY, OTHER_KEY)}
+    inputs = (token for _, token in zip(range(100_000), made_up(Random(2159)), strict=False) if token not in real)
+
+    refusals = Counter(map(refusal, inputs))
+
+    assert None not in refusals
+    assert {kind for kind in refusals if kind} == {TokenMalformed, TokenInvalid, KeyNotReached}
+    assert sum(refusals.values()) > 99_000
+
+
+def payloads(random: Random) -> Iterator[bytes]:
+    """Payloads that no release of ours makes: noise, changed or truncated ones, deep ones, text that is not base64."""
+    real = base64_decode(sign(claims(content={"n": 1, "list": [1, {"a": "ü"}], "when": b"x"}), KEY).split(b".")[3])
+    while True:
+        yield base64_encode(random.randbytes(random.randrange(1, 80)))
+        yield base64_encode(real[: random.randrange(1, len(real))])
+        changed = bytearray(real)
+        for _ in range(random.randrange(1, 4)):
+            changed[random.randrange(len(changed))] = random.randrange(256)
+        yield base64_encode(bytes(changed))
+        yield bytes(random.choices(ALPHABET.encode(), k=random.randrange(1, 40)))
+        yield base64_encode(real[:-20] + b"\x81\xa1a" + b"\x91" * random.randrange(1, 2_000) + b"\xc0")
+
+
+def test_even_a_good_signature_over_nonsense_makes_nothing_but_a_refusal_or_claims() -> None:
+    for _, payload in zip(range(20_000), payloads(Random(4067)), strict=False):
+        token = signed(payload)
+        try:
+            found = verify(token, RING)
+        except KeyNotReached:
+            pass
+        except TokenTooLarge:
+            assert len(token) > MAX_TOKEN_BYTES
+        else:
+            assert isinstance(found, Verified)
+
+
+# How it is refused
+
+
+def test_a_token_above_4096_bytes_is_not_looked_at() -> None:
+    assert refusal(b"hs1." + b"A" * 4092) is TokenMalformed
+    assert refusal(b"hs1." + b"A" * 4093) is TokenTooLarge
+    assert refusal(b"\xff" * 10_000_000) is TokenTooLarge
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        *(b"", b"hs1", b"hs1.", b"hs1....", b"hs1.a.b.c", b"hs1.a.b.c.", b"hs1..b.c.d", b"hs1.a.b.c.d.e", b".hs1.a.b.c.d"),
+        *(b"hs2.a.b.c.d", b"HS1.a.b.c.d", b"hs1.a.b.c.d\n", b"hs1.a.b.c=.d", b"hs1.a.b.c.d==", b"hs1.a b.c.d.e", b"hs1.\xc3\xa9.b.c.d"),
+        b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.1rT6bVx0dG0",
+    ],
+)
+def test_what_does_not_have_the_shape_of_a_token_is_malformed(token: bytes) -> None:
+    with pytest.raises(TokenMalformed) as caught:
+        verify(token, RING)
+
+    assert caught.value.check == "shape"
+
+
+def test_an_altered_token_is_invalid_by_its_signature() -> None:
+    sid, rest = sign(claims(), KEY).split(b".", 2)[1:]
+    with pytest.raises(TokenInvalid) as caught:
+        verify(b"hs1." + sid[::-1] + b"." + rest, RING)
+
+    assert caught.value.check == "signature"
+
+
+def test_a_key_that_the_node_does_not_have_is_not_reached_rather_than_wrong() -> None:
+    with pytest.raises(KeyNotReached) as caught:
+        verify(sign(claims(), OTHER_KEY), KeyRing([KEY.secret]))
+
+    assert caught.value.check == "key"
+    assert not isinstance(caught.value, ClientFault)
+
+
+def test_a_token_under_the_name_of_another_key_of_the_ring_is_invalid() -> None:
+    token = sign(claims(), KEY).replace(KEY.kid.encode(), OTHER_KEY.kid.encode())
+
+    assert refusal(token) is TokenInvalid
+
+
+def test_each_key_of_the_ring_verifies_its_own_tokens() -> None:
+    for key in (KEY, OTHER_KEY):
+        assert verify(sign(claims(), key), RING).kid == key.kid
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_a_payload_of_a_later_release_is_not_the_clients_fault(version: int) -> None:
+    """In a rolling upgrade a node of the new release signs what the old one cannot read: 503, ask another node, never 401."""
+    fields = msgspec.msgpack.decode(base64_decode(sign(claims(), KEY).split(b".")[3]))
+    later = msgspec.msgpack.encode([version, *fields[1:]])
+
+    with pytest.raises(KeyNotReached) as caught:
+        verify(signed(base64_encode(later)), RING)
+
+    assert caught.value.check == "payload"
+
+
+def test_fields_that_a_later_release_adds_at_the_end_are_ignored() -> None:
+    fields = msgspec.msgpack.decode(base64_decode(sign(claims(), KEY).split(b".")[3]))
+
+    assert verify(signed(base64_encode(msgspec.msgpack.encode([*fields, "more"]))), RING).claims.subject == "ada"
+
+
+def test_a_payload_that_is_not_even_base64_is_a_later_releases_too() -> None:
+    """One character more than a multiple of four is no base64 at all."""
+    with pytest.raises(KeyNotReached):
+        verify(signed(b"AAAAA"), RING)
+
+
+def test_nothing_of_a_token_is_told_in_its_refusal() -> None:
+    token = sign(claims(subject="canary-subject"), KEY)
+    for bad in (token[:-1], token + b"A", signed(token.split(b".")[3][:-9]), b"canary!" * 3, token.replace(KEY.kid.encode(), b"canary00")):
+        with pytest.raises(ProblemError) as caught:
+            verify(bad, RING)
+        assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.reason}"
+
+
+def test_a_token_of_this_module_is_never_longer_than_it_says() -> None:
+    room = tokens.length(claims(content={"text": ""}))
+    text = "x" * ((MAX_TOKEN_BYTES - room) * 3 // 4 - 2)
+
+    assert refusal(sign(claims(content={"text": text}), KEY)) is None
+    assert refusal(sign(claims(content={"text": text + "x" * 8}), KEY)) is TokenTooLarge

@@ -1,0 +1,287 @@
+"""The file that the processes of one machine share, while several of them are about to make it, or somebody puts it elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ha_session_mw._machine import shared_file
+from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.self_closing import SelfClosing
+from ha_session_mw._machine.shared_file import FileTrouble, SharedFile, trouble_of
+from ha_session_mw.backends.sqlite import entry_file
+from ha_session_mw.backends.sqlite.entry_file import EntryFile
+from ha_session_mw.backends.sqlite.lock_file import LockFile
+from ha_session_mw.backends.sqlite.record_file import RecordFile
+
+KINDS: list[Callable[[Path], SharedFile]] = [EntryFile, RecordFile, lambda path: LockFile(path, time.monotonic)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", range(6))
+def test_a_process_that_looks_while_another_makes_the_file_never_takes_it_for_another_programs(
+    kind: Callable[[Path], SharedFile], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shared.db"
+    left = steps
+
+    class Slow(SelfClosing):
+        """The first one's. Another process makes the file before one of its statements."""
+
+        def execute(self, *args: Any) -> sqlite3.Cursor:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                monkeypatch.undo()
+                with contextlib.suppress(FileTrouble):  # that the file is locked just now
+                    kind(path).open()
+            return super().execute(*args)
+
+    monkeypatch.setattr(shared_file, "SelfClosing", Slow)
+    first = kind(path)
+    first.open(within_s=5)
+    assert left < 0
+    kind(path).open()
+    first.close()
+
+
+def test_who_lets_go_of_a_file_without_a_word_leaves_nothing_open(tmp_path: Path) -> None:
+    file = EntryFile(tmp_path / "shared.db")
+    file.append([(1, 1, b"")])
+    ring: list[object] = [file]
+    ring.append(ring)
+    assert len([*tmp_path.iterdir()]) > 1
+
+    del file, ring
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.db"]
+
+
+def test_a_file_that_was_never_open_is_let_go_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.Error):
+        StateFile(tmp_path).load()
+    gc.collect()
+
+
+class Interrupted:
+    """What a process asks of its machine. Something else happens before the nth of that, once.
+
+    Args:
+        nth: counted from 0.
+        meanwhile: what happens.
+    """
+
+    def __init__(self, nth: int, meanwhile: Callable[[], None]) -> None:
+        self._left = nth
+        self._meanwhile = meanwhile
+
+    @property
+    def has_happened(self) -> bool:
+        return self._left < 0
+
+    def step(self) -> None:
+        self._left -= 1
+        if self._left == -1:
+            self._meanwhile()
+
+    def before(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **options: Any) -> Any:
+            self.step()
+            return call(*args, **options)
+
+        return called
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        one = self
+
+        class Connection(SelfClosing):
+            def execute(self, *args: Any) -> sqlite3.Cursor:
+                one.step()
+                return super().execute(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shared_file, "SelfClosing", Connection)
+            patch.setattr(sqlite3, "connect", self.before(sqlite3.connect))
+            for name in ("open", "close", "stat", "link"):
+                patch.setattr(os, name, self.before(getattr(os, name)))
+            yield
+
+
+def each_step(tmp_path: Path, meanwhile: Callable[[Path], None]) -> Iterator[tuple[Path, Interrupted]]:
+    """A file's path and an interruption, for each thing that is asked for until what runs has come to its end."""
+    for nth in count():
+        path = tmp_path / str(nth) / "shared.db"
+        interrupted = Interrupted(nth, lambda path=path: meanwhile(path))  # type: ignore[misc]
+        yield path, interrupted
+        if not interrupted.has_happened:
+            assert nth > 5
+            return
+
+
+def delete(path: Path) -> None:
+    for file in path.parent.glob(path.name + "*"):
+        file.unlink()
+
+
+def replace(path: Path) -> None:
+    """Delete a file. Another process is the first to notice."""
+    delete(path)
+    with contextlib.suppress(FileTrouble):
+        EntryFile(path).open()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is sure of a file that was there before."""
+    monkeypatch.setattr(entry_file, "NEW_FILE_S", 0)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("meanwhile", [delete, replace])
+def test_who_opens_a_file_that_is_deleted_or_replaced_meanwhile_notices_that(meanwhile: Callable[[Path], None], tmp_path: Path) -> None:
+    for path, interrupted in each_step(tmp_path, meanwhile):
+        first, second = EntryFile(path), EntryFile(path)
+        with interrupted.running():
+            first.open(within_s=5)
+        second.append([(1, 1, b"a log-out")])
+        try:
+            first.require_same()
+        except FileTrouble:
+            first.close_reader()
+        assert first.read(0).rows
+        first.close()
+        second.close()
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("meanwhile", [delete, replace])
+def test_what_is_written_while_a_file_is_deleted_or_replaced_is_in_the_new_one_or_told_as_lost(
+    meanwhile: Callable[[Path], None], tmp_path: Path
+) -> None:
+    for path, interrupted in each_step(tmp_path, meanwhile):
+        first, second = EntryFile(path), EntryFile(path)
+        written = False
+        with interrupted.running(), contextlib.suppress(FileTrouble):
+            first.append([(1, 1, b"a log-out")])
+            written = True
+        if not written:
+            first.append([(1, 1, b"the same")])  # the next try goes through
+        assert second.read(0).rows
+        first.close()
+        second.close()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_start_does_not_fail_for_good_because_a_file_is_deleted_or_replaced_meanwhile(tmp_path: Path) -> None:
+    """Nor does one whose folder is deleted."""
+
+    def delete_all(path: Path) -> None:
+        delete(path)
+        with contextlib.suppress(FileNotFoundError):
+            path.parent.rmdir()
+
+    for meanwhile in (delete, replace, delete_all):
+        for path, interrupted in each_step(tmp_path / meanwhile.__name__, meanwhile):
+            file = EntryFile(path)
+            with interrupted.running():
+                file.open(within_s=5)
+            file.close()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_file_is_its_owners_alone_whoever_deletes_it_while_it_is_made(tmp_path: Path) -> None:
+    for path, interrupted in each_step(tmp_path, delete):
+        file = EntryFile(path)
+        with interrupted.running(), contextlib.suppress(FileTrouble):
+            file.open(within_s=5)
+        for made in path.parent.glob("*"):
+            assert stat.S_IMODE(made.stat().st_mode) == 0o600
+        file.close()
+
+
+def test_a_file_that_is_made_has_no_name_yet_when_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing it lets go of all locks that the process has on it, and another thread may have some as soon as it has its name."""
+    path = tmp_path / "shared.db"
+    close = os.close
+
+    def closed(handle: int) -> None:
+        assert not path.exists() or not os.path.samestat(os.fstat(handle), path.stat())
+        close(handle)
+
+    monkeypatch.setattr(os, "close", closed)
+    file = EntryFile(path)
+    file.open()
+    file.close()
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_file_is_made_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    file = EntryFile(tmp_path / "shared.db")
+    assert file.append([(1, 1, b"")]) == 1
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    file.close()
+
+
+def test_a_file_may_be_elsewhere_by_a_link_that_leads_to_none_yet(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    path = tmp_path / "shared.db"
+    path.symlink_to(tmp_path / "disk" / "real.db")
+    EntryFile(path).open()
+    assert stat.S_IMODE((tmp_path / "disk" / "real.db").stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_a_start_waits_for_a_disk_that_is_full_or_a_process_with_too_many_files(number: int, tmp_path: Path) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for path, interrupted in each_step(tmp_path, fail):
+        file = EntryFile(path)
+        with interrupted.running():
+            file.open(within_s=5)
+        file.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_that_forks_has_nothing_open_then_and_goes_on(kind: Callable[[Path], SharedFile], tmp_path: Path) -> None:
+    path = tmp_path / "shared.db"
+    file = kind(path)
+    for _ in range(2):
+        file.open()
+        file._write(lambda db: db.execute("DELETE FROM sqlite_sequence WHERE name = 'none'"))
+        assert len([*tmp_path.iterdir()]) > 1
+        file.before_fork()
+        assert [*tmp_path.iterdir()] == [path]
+        file.after_fork(in_child=False)
+
+
+@pytest.mark.parametrize(("kind", "synchronous"), [*zip(KINDS, (2, 2, 1), strict=True)])
+def test_what_is_written_is_on_the_disk_but_for_locks_that_end_with_the_power(
+    kind: Callable[[Path], SharedFile], synchronous: int, tmp_path: Path
+) -> None:
+    file = kind(tmp_path / "shared.db")
+    assert file._write(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (synchronous,)
+    file.close()
+
+
+def test_a_start_waits_for_those_who_take_turns_in_locking_the_file() -> None:
+    raced = sqlite3.OperationalError("locking protocol")
+    raced.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+    assert trouble_of(raced).passing

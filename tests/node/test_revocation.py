@@ -1,0 +1,232 @@
+"""Log-outs on their way to the log, and to the journal where that does not take them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from ha_session_mw import ConfigurationError, QuorumLost
+from ha_session_mw._core.cluster.members import Heartbeat
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._node.revocation import Revocations
+from ha_session_mw.abc import Receipt
+from ha_session_mw.backends.memory.log import MemoryLog
+from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
+from ha_session_mw.testing import ManualClock
+
+from ..waiting import LIMIT_S
+
+pytestmark = pytest.mark.anyio
+
+UNTIL_MS = 1_800_000_000_000 + 3_600_000
+ENTRIES: list[Entry] = [
+    Deny("one", UNTIL_MS),
+    Cut(id=CutId("cut~6b49d200"), subject="ada", until_ms=UNTIL_MS),
+    DenyKey(KeyId("abcdefgh"), UNTIL_MS),
+]
+
+
+OWN = Heartbeat(NodeId("me"), "life", "", "ready", 1, 0, (), 5.0, 3_600_000)
+
+
+class Log(MemoryLog):
+    """A log whose majority comes and goes."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.view = View()
+        super().__init__(self.view, clock, OWN)
+        self.has_majority = True
+        self.is_fenced = True
+        self.appended: list[Entry] = []
+
+    async def append(self, entries: Sequence[Entry]) -> Receipt:
+        self.apply(entries)
+        await anyio.lowlevel.checkpoint()
+        if not self.has_majority:
+            raise QuorumLost("nobody there")
+        self.appended += entries
+        return Receipt(len(self.appended), self._clock.boot_s())
+
+    async def fence(self, receipt: Receipt) -> None:
+        if not self.is_fenced:
+            raise QuorumLost("forgotten")
+
+
+@pytest.fixture
+def log(clock: ManualClock) -> Log:
+    return Log(clock)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "journal")
+
+
+async def ran(revocations: Revocations) -> None:
+    """Its task has had its turn, and was stopped."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(revocations.run)
+        for _ in range(3):
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+            async with revocations._disk:
+                pass
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_log_out_is_fenced_where_the_log_says_so(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    revocations = Revocations(log, clock, journal)
+    assert (await revocations.revoke(ENTRIES[0])).mode == "fenced"
+    assert log.appended == ENTRIES[:1]
+    assert journal.load() == []
+
+
+async def test_without_a_majority_it_is_written_down_before_it_is_acknowledged(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    revocations = Revocations(log, clock, journal)
+    log.has_majority = False
+    for entry in ENTRIES:
+        assert (await revocations.revoke(entry)).mode == "provisional"
+        assert len(journal.load()) == len(revocations.provisional)
+    assert revocations.provisional == ENTRIES
+
+
+async def test_what_is_written_down_is_enforced_from_the_next_start_on(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    first = Revocations(log, clock, journal)
+    log.has_majority = False
+    for entry in ENTRIES:
+        await first.revoke(entry)
+    journal.close()
+
+    later = Log(clock)
+    second = Revocations(later, clock, StateFile(journal.path))
+
+    assert second.provisional == ENTRIES
+    assert all(later.view.knows(entry) for entry in ENTRIES)
+
+
+async def test_it_is_made_good_once_a_majority_is_back_and_then_forgotten(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    revocations = Revocations(log, clock, journal)
+    log.has_majority = False
+    for entry in ENTRIES:
+        await revocations.revoke(entry)
+    await ran(revocations)
+    assert revocations.provisional == ENTRIES
+
+    log.has_majority = True
+    await ran(revocations)
+
+    assert log.appended == ENTRIES
+    assert revocations.provisional == []
+    assert journal.load() == []
+
+
+async def test_a_log_out_that_could_not_be_fenced_is_not_called_so(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    log.is_fenced = False
+    assert (await Revocations(log, clock, journal).revoke(ENTRIES[0])).mode == "provisional"
+    assert len(journal.load()) == 1
+
+
+async def test_without_a_journal_it_is_refused_and_enforced_here(log: Log, clock: ManualClock) -> None:
+    revocations = Revocations(log, clock, None)
+    log.has_majority = False
+    with pytest.raises(QuorumLost):
+        await revocations.revoke(ENTRIES[0])
+    with pytest.raises(QuorumLost):
+        await revocations.deny(ENTRIES[1])
+    assert all(log.view.knows(entry) for entry in ENTRIES[:2])
+
+
+class FullDisk(StateFile):
+    """A journal on a disk that is full, whenever it says so."""
+
+    full = True
+
+    def append(self, records: Sequence[bytes]) -> None:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        super().append(records)
+
+    def replace(self, records: Sequence[bytes]) -> None:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        super().replace(records)
+
+
+async def test_a_journal_that_cannot_be_written_makes_no_promise(log: Log, clock: ManualClock, tmp_path: Path) -> None:
+    revocations = Revocations(log, clock, FullDisk(tmp_path / "journal"))
+    log.has_majority = False
+    with pytest.raises(QuorumLost, match="journal cannot be written"):
+        await revocations.revoke(ENTRIES[0])
+    assert revocations.provisional == []
+    assert log.view.knows(ENTRIES[0])
+
+
+async def test_a_journal_that_cannot_be_emptied_is_tried_again_and_crashes_nothing(log: Log, clock: ManualClock, tmp_path: Path) -> None:
+    journal = FullDisk(tmp_path / "journal")
+    journal.full = False
+    revocations = Revocations(log, clock, journal)
+    log.has_majority = False
+    await revocations.revoke(ENTRIES[0])
+    log.has_majority = journal.full = True
+    await ran(revocations)
+    assert revocations.provisional == ENTRIES[:1]
+
+    journal.full = False
+    await ran(revocations)
+    assert revocations.provisional == []
+
+
+async def test_ten_thousand_are_made_good_at_once(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    """A long partition on a busy site."""
+    revocations = Revocations(log, clock, journal)
+    revocations.provisional = [Deny(f"session-{number}", UNTIL_MS) for number in range(10_000)]
+    with anyio.fail_after(LIMIT_S):
+        await ran(revocations)
+    assert revocations.provisional == []
+
+
+async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    for damage in (b"", b"\x92\xa1d\xa1\xff", b"\x93\xa1z\x01\x02", b"\x91" * 100_000):
+        journal.load()
+        journal.replace([damage])
+        with pytest.raises(ConfigurationError, match="HA_SESSION_STATE_DIR: the journal in it cannot be used"):
+            Revocations(log, clock, journal)
+
+
+async def test_a_journal_that_another_process_has_stops_the_start(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    journal.load()
+    with pytest.raises(ConfigurationError, match="Another process may have it"):
+        Revocations(log, clock, StateFile(journal.path))
+    journal.close()
+
+
+async def test_a_node_that_has_ended_does_not_take_its_journal_back(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    """A log-out that was under way goes on after the end, shielded; the next process has the journal by then."""
+    revocations = Revocations(log, clock, journal)
+    await ran(revocations)
+    log.has_majority = False
+
+    with pytest.raises(QuorumLost):
+        await revocations.revoke(ENTRIES[0])
+
+    successor = StateFile(journal.path)
+    assert successor.load() == []
+    successor.close()
+
+
+async def test_a_journal_can_be_written_after_the_task_was_started_anew(log: Log, clock: ManualClock, journal: StateFile) -> None:
+    revocations = Revocations(log, clock, journal)
+    log.has_majority = False
+    await ran(revocations)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(revocations.run)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert (await revocations.revoke(ENTRIES[0])).mode == "provisional"
+        tasks.cancel_scope.cancel()
+    assert len(journal.load()) == 1

@@ -1,0 +1,113 @@
+"""Faults of the cluster's settings: each is told, in one message with all others, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ha_session_mw import ConfigurationError, SessionManager, Settings
+from ha_session_mw._core.quorum.messages import VERSION, Batch, encode
+from ha_session_mw._machine.journal import StateFile
+
+SECRET = "9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E"
+URLS = ("http://a:1", "http://b:1", "http://c:1")
+GOOD: Mapping[str, Any] = {"secret_key": SECRET, "cluster": "peers://", "peers": ",".join(URLS), "advertise_url": URLS[0]}
+
+
+def faults(**settings: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings(**{**GOOD, **settings})
+    return refused.value.faults
+
+
+def test_the_settings_of_a_cluster_are_read() -> None:
+    settings = Settings(**GOOD)
+    assert settings.peers == URLS
+    assert settings.advertise_url == URLS[0]
+    assert (settings.heartbeat, settings.freshness_limit, settings.peer_timeout) == (0.5, 5.0, 0.25)
+    assert settings.no_quorum == "provisional"
+
+
+def test_a_slash_at_the_end_of_a_url_makes_no_other_of_it() -> None:
+    settings = Settings(**{**GOOD, "peers": "http://a:1/, http://b:1 ,http://c:1/", "advertise_url": "http://a:1/"})
+    assert settings.peers == URLS
+    assert settings.advertise_url == URLS[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"cluster": "etcd:/x"}, "HA_SESSION_CLUSTER='etcd:/x': must be memory://, sqlite:///path/of/a/file, peers:// or"),
+        ({"cluster": "peers://relative"}, "HA_SESSION_CLUSTER='peers://relative': must be memory://"),
+        ({"cluster": "peers"}, "HA_SESSION_CLUSTER='peers': must be memory://"),
+        ({"peers": "http://a:1,http://a:1/"}, "HA_SESSION_PEERS='http://a:1,http://a:1/': names a member twice"),
+        ({"peers": ",".join(f"http://n{i}:1" for i in range(10))}, "names 10 members, and 9 is the most"),
+        ({"peers": "a:1,b:1"}, "HA_SESSION_PEERS='a:1,b:1': must be an http or https URL"),
+        ({"peers": "http://a:1/app"}, "must be an http or https URL such as http://10.0.0.1:8000, without a path"),
+        ({"advertise_url": "ftp://a:1"}, "HA_SESSION_ADVERTISE_URL='ftp://a:1': must be an http or https URL"),
+        ({"advertise_url": "http://user:word@a:1"}, "without a path or a password"),
+        (
+            {"advertise_url": "http://d:1"},
+            "HA_SESSION_ADVERTISE_URL='http://d:1': is not one of HA_SESSION_PEERS, which names this node too",
+        ),
+        ({"advertise_url": None}, "HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own"),
+        ({"peers": ""}, "HA_SESSION_PEERS: is not set, and HA_SESSION_CLUSTER=peers:// needs the URLs of all members"),
+        ({"freshness_limit": "1s"}, "HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more"),
+        ({"heartbeat": "2s"}, "HA_SESSION_FRESHNESS_LIMIT: must be three times HA_SESSION_HEARTBEAT or more"),
+        ({"heartbeat": "0"}, "HA_SESSION_HEARTBEAT='0': must be a duration above zero"),
+        ({"peer_timeout": "soon"}, "HA_SESSION_PEER_TIMEOUT='soon': must be a duration above zero"),
+        ({"no_quorum": "ignore"}, "HA_SESSION_NO_QUORUM='ignore': must be one of provisional, refuse"),
+        ({"state_dir": "a\0b"}, "HA_SESSION_STATE_DIR"),
+        ({"peer_cert_file": "/c.pem"}, "HA_SESSION_PEER_CERT_FILE: goes with HA_SESSION_PEER_KEY_FILE; set both or none"),
+        ({"cluster": "memory://"}, "HA_SESSION_CLUSTER='memory://': has no peers; with HA_SESSION_PEERS and"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_fault_names_the_setting_and_the_rule(settings: dict[str, Any], fault: str) -> None:
+    [told] = faults(**settings)
+    assert fault in told
+
+
+def test_all_faults_are_told_at_once() -> None:
+    told = "\n".join(faults(peers="", advertise_url=None, freshness_limit="1s", secret_key="short", idle_timeout="soon"))
+    for name in ("PEERS", "ADVERTISE_URL", "FRESHNESS_LIMIT", "SECRET_KEY", "IDLE_TIMEOUT"):
+        assert f"HA_SESSION_{name}" in told
+
+
+def test_a_weak_secret_is_never_only_logged_where_there_are_peers() -> None:
+    [told] = faults(secret_key="example", allow_weak_secret=True)
+    assert "HA_SESSION_SECRET_KEY" in told
+
+
+def test_certificates_that_cannot_be_read_stop_the_start(tmp_path: Path) -> None:
+    urls = [url.replace("http:", "https:") for url in URLS]
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for name in ("missing.pem", "ca.pem"):
+        settings = Settings(**{**GOOD, "peers": urls, "advertise_url": urls[0], "peer_ca_file": tmp_path / name})
+        with pytest.raises(ConfigurationError, match="HA_SESSION_PEER_CA_FILE"):
+            SessionManager(settings)
+
+
+def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"no database, but long enough to be looked at as one" * 40)
+    with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be used"):
+        SessionManager(Settings(**{**GOOD, "cluster": f"peers://{tmp_path}/log"}))
+    (tmp_path / "provisional.journal").write_bytes(b"no database, but long enough to be looked at as one" * 40)
+    with pytest.raises(ConfigurationError, match="HA_SESSION_STATE_DIR: the journal in it cannot be used"):
+        SessionManager(Settings(**{**GOOD, "state_dir": tmp_path}))
+    with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be used"):
+        SessionManager(Settings(**{**GOOD, "cluster": "peers:///proc/no/such/folder/log"}))
+
+
+def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = StateFile(path)
+    later = Batch(version=VERSION + 1, incarnation="one", learned=True, floor_ms=0, upto=0, entries=())
+    file.load()
+    file.append([encode(later)])
+    file.close()
+    with pytest.raises(ConfigurationError, match="written by another release"):
+        SessionManager(Settings(**{**GOOD, "cluster": f"peers://{path}"}))

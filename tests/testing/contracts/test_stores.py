@@ -1,0 +1,167 @@
+"""The contract of a store of records, against every backend."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from ha_session_mw import Settings
+from ha_session_mw.abc import Grant, Record
+from ha_session_mw.backends import open_backend
+from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.sqlite.record_file import RecordFile
+from ha_session_mw.backends.sqlite.store import SqliteStore
+from ha_session_mw.clocks import SystemClock
+from ha_session_mw.testing import SECRET, SessionStoreContract, Stores
+
+from ...engines import Etcd
+from ...waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+class Memory(Stores):
+    """Three nodes of one process."""
+
+    can_fill = True
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self.records = MemoryRecords(self.clock)
+        self.stores = [MemoryStore(self.records) for _ in range(3)]
+
+    async def fill(self) -> None:
+        self.records._max_stored_bytes = self.records._bytes
+
+
+class TestMemory(SessionStoreContract):
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Stores]:
+        yield Memory()
+
+
+Connected = tuple[sqlite3.Connection, tuple[int, int]]
+
+
+def full(connected: Callable[[float, float], Connected], busy_s: float, within_s: float) -> Connected:
+    db, inode = connected(busy_s, within_s)
+    db.execute("PRAGMA max_page_count = 1")  # the least: what it has
+    return db, inode
+
+
+class OneMachine(Stores):
+    """Three workers that share a file. It breaks by a lock that somebody else holds; it is full when it may not grow."""
+
+    can_break = can_fill = reads_when_broken = True
+
+    def __init__(self, path: Path) -> None:
+        self.clock = SystemClock()
+        self.files = [RecordFile(path) for _ in range(3)]
+        self.stores = [SqliteStore(self.clock, file, "session") for file in self.files]
+        self._intruder = sqlite3.connect(path, isolation_level=None)
+
+    async def break_off(self) -> None:
+        self._intruder.execute("BEGIN IMMEDIATE")
+
+    async def mend(self) -> None:
+        self._intruder.execute("ROLLBACK")
+
+    async def fill(self) -> None:
+        for file in self.files:
+            file.close()
+            file._connected = partial(full, file._connected)  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        self._intruder.close()
+
+
+class TestSqlite(SessionStoreContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "records.db"
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Stores]:
+        machine = OneMachine(self.path)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for store in machine.stores:
+                    tasks.start_soon(store.run)
+                yield machine
+                tasks.cancel_scope.cancel()
+        finally:
+            machine.close()
+
+
+class OnEtcd(Stores):
+    """Three processes on one etcd. It breaks for all of them, by being frozen."""
+
+    can_break = True
+
+    def __init__(self, server: Etcd, prefix: str) -> None:
+        self.clock = SystemClock()
+        self.server = server
+        settings = Settings(secret_key=SECRET, cluster=server.cluster(prefix))
+        self.stores = [store for _ in range(3) if (store := open_backend(settings).open_store("session", self.clock, None))]
+
+    async def break_off(self) -> None:
+        self.server.members[0].freeze()
+
+    async def mend(self) -> None:
+        self.server.members[0].thaw()
+
+
+@pytest.mark.real
+class TestEtcd(SessionStoreContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, one_etcd: Etcd) -> None:
+        self.server = one_etcd
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Stores]:
+        nodes = OnEtcd(self.server, f"stores/{token_hex(4)}")
+        async with anyio.create_task_group() as tasks:
+            for store in nodes.stores:
+                tasks.start_soon(store.run)
+            await eventually(lambda: all(store._position for store in nodes.stores))  # type: ignore[attr-defined]
+            yield nodes
+            tasks.cancel_scope.cancel()
+
+
+class Careless(MemoryStore):
+    """Looks at no version: the last one wins."""
+
+    async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
+        await anyio.lowlevel.checkpoint()
+        current = self._records.get(record.id)
+        return self._records.put(replace(record, version=current.version if current else 0), guard)
+
+
+async def test_a_store_that_breaks_the_contract_is_found_out() -> None:
+    class Broken(SessionStoreContract):
+        def opened(self) -> AbstractAsyncContextManager[Stores]:
+            return careless()
+
+    for name in (
+        "test_a_put_onto_another_version_conflicts_and_changes_nothing",
+        "test_of_many_who_put_at_once_one_gets_through_and_the_others_are_told_of_it",
+        "test_many_who_try_again_lose_nothing",
+    ):
+        with pytest.raises(AssertionError):
+            await getattr(Broken(), name)()
+
+
+@asynccontextmanager
+async def careless() -> AsyncIterator[Stores]:
+    nodes = Memory()
+    nodes.stores = [Careless(nodes.records) for _ in range(3)]
+    yield nodes
