@@ -9,19 +9,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from anyio import CancelScope
 
+from ._core.calls.faults import Fault, PeerFaults
 from ._core.cluster.members import UNKNOWN_END_MARGIN_MS as UNKNOWN_END_MARGIN_MS
 from ._core.cluster.members import Heartbeat as Heartbeat
 from ._core.cluster.view import FLOOR_MARGIN_MS as FLOOR_MARGIN_MS
 from ._core.cluster.view import View as View
 from .events import ClusterEvent
 from .models import Entry, KeyId
-
-if TYPE_CHECKING:
-    from ._peering.peering import Peering
 
 CLOCK_SLACK_MS = 50.0
 """By how much a wall clock may move against the boot-time clock, being slewed, before somebody looks whether it is right."""
@@ -31,6 +29,43 @@ MAX_RECORD_BYTES = 1 << 20
 
 PeerHandler = Callable[[bytes], Awaitable[bytes]]
 """Answers a call of another member. Raises ValueError for a body that it cannot read."""
+
+
+class PeerFailure(Exception):
+    """A call got no answer that can be used. ``str()`` names the reason in words of ours, never the peer's.
+
+    Attributes:
+        fault: what the peer did, as it is counted.
+    """
+
+    def __init__(self, reason: str, fault: Fault = "refused") -> None:
+        super().__init__(reason)
+        self.fault: Fault = fault
+
+
+HELLO = "hello"
+"""The call that asks which process is there; the answer is its nonce. Nobody asks but a node that looks at its own URL."""
+
+
+class PeerCalls(Protocol):
+    """Signed calls between the nodes of a cluster."""
+
+    @property
+    def faults(self) -> PeerFaults:
+        """Counts what the other members did wrong."""
+        ...
+
+    async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
+        """Return what the peer answers.
+
+        Raises:
+            PeerFailure: it did not answer in time, or not as a member of this cluster does.
+        """
+        ...
+
+    def handle(self, name: str, handler: PeerHandler) -> None:
+        """Have calls of this name answered by a handler."""
+        ...
 
 
 class Clock(Protocol):
@@ -69,7 +104,7 @@ class ClusterLog(ABC):
         freshness_limit_s: how old the view may be when this node accepts a session, by all that the cluster has said.
         trusted_ahead_ms: by how much this node's wall clock is ahead of its boot-time clock while it is trusted, give or
             take ``CLOCK_SLACK_MS``. NaN where that must be asked for (:meth:`trusts_clock`).
-        look: brings the view, and how fresh it is, up to what is known elsewhere by now, without waiting for anybody; never
+        poll_now: brings the view, and how fresh it is, up to what is known elsewhere by now, without waiting for anybody; never
             raises. Called on the way of each request, before anything is read from the view. None where news come by themselves.
         on_event: told, by :meth:`tell`, what happens to the cluster, each turn once and in order: members that join, drain and
             leave; whether entries can become durable (``LostQuorum``, ``FoundQuorum``), noticed without anybody appending where
@@ -79,7 +114,7 @@ class ClusterLog(ABC):
 
     freshness_limit_s: float
     trusted_ahead_ms: float
-    look: Callable[[], None] | None = None
+    poll_now: Callable[[], None] | None = None
     on_event: Callable[[ClusterEvent], None] | None = None
 
     @abstractmethod
@@ -107,14 +142,14 @@ class ClusterLog(ABC):
         """
 
     @abstractmethod
-    async def changed(self) -> None:
+    async def wait_changed(self) -> None:
         """Return when this node may have learned something since the call began.
 
         Called again and again while the view is stale, so it lets time pass where nothing is new.
         """
 
     @abstractmethod
-    def refresh(self) -> None:
+    def tick(self) -> None:
         """Bring the view up to what can be told without waiting. Called now and then; never raises."""
 
     @abstractmethod
@@ -222,14 +257,14 @@ class SessionStore(ABC):
             (version 0), as soon as this node hears of it. To be set once.
         on_gap: called when what this node has read so far may have been changed without its hearing of that: at the start, as soon
             as it hears of what others write, and wherever it could not for a while. To be set once.
-        look: has this node hear, by ``on_newer``, of all that is known elsewhere by now, without waiting for anybody; never
+        poll_now: has this node hear, by ``on_newer``, of all that is known elsewhere by now, without waiting for anybody; never
             raises. Called before a copy is used. None where news come by themselves.
     """
 
     max_bytes: int
     on_newer: Callable[[str, int], None] | None = None
     on_gap: Callable[[], None] | None = None
-    look: Callable[[], None] | None = None
+    poll_now: Callable[[], None] | None = None
 
     @abstractmethod
     async def get(self, id: str) -> Record | None:
@@ -341,7 +376,7 @@ class Backend(ABC):
     Attributes:
         scheme: names it, as in ``HA_SESSION_CLUSTER``, to operators.
         takes_workers: whether several processes may have the same settings. Each then adds to the node's name that they give.
-        hears_others: whether news of other nodes come while a request waits for them (:meth:`ClusterLog.changed`).
+        hears_others: whether news of other nodes come while a request waits for them (:meth:`ClusterLog.wait_changed`).
         outlives_fork: whether what was opened goes on in a forked process. If not, the child opens it anew.
     """
 
@@ -351,7 +386,7 @@ class Backend(ABC):
     outlives_fork: bool = False
 
     @abstractmethod
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:
         """The log.
 
         Args:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import anyio
 import httpx2
@@ -29,7 +29,7 @@ from ._core.token.tokens import Verified
 from ._machine import forks
 from ._machine.journal import StateFile
 from ._node.devices import NOTE_EVERY_S, Devices
-from ._node.issuing import Minting
+from ._node.issuing import Issuer
 from ._node.key_source import LOOK_EVERY_S, KeySource
 from ._node.listeners import ROOM, Callback, EventStream, Listeners
 from ._node.locks import LEASE_S, TIMEOUT_S, Locks
@@ -39,17 +39,14 @@ from ._node.records import Records, decode_copy
 from ._node.revocation import Revocations
 from ._node.session_data import SessionData
 from ._node.supervisor import Supervisor
-from ._node.validation import Judging
+from ._node.validation import TokenValidator
 from ._peering.peering import Peering
 from .abc import Backend, Clock, Grant, LockService, SessionStore
 from .clocks import SystemClock
 from .config import Settings, variable
 from .exceptions import ConfigurationError, NotSupported, SessionUnknown
-from .models import Acknowledgement, Claims, Deny, Device, Entry, NodeId
+from .models import Acknowledgement, AnySession, Claims, Deny, Device, Entry, NodeId
 from .version import __version__
-
-if TYPE_CHECKING:
-    from .session.session import Session
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -108,12 +105,17 @@ class SessionManager:
         self._refresh_at_s = -math.inf
         self._keys = KeySource(self.settings, self.clock.boot_s())
         self._cache = VerifiedCache(int(self.settings.cache_size), self._cache_ttl_s())
-        self._judging = judging = Judging(
+        self._judging = judging = TokenValidator(
             self.settings, self.clock, self.view, self._keys, self._cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
         )
-        self.check, self.recall, self.examine, self.verified = judging.check, judging.recall, judging.examine, judging.verified
+        self.check, self.validate_cached, self.validate_new, self.verified = (
+            judging.check,
+            judging.validate_cached,
+            judging.validate_new,
+            judging.verified,
+        )
         self.resolve, self.check_relaxed, self.catch_up = judging.resolve, judging.check_relaxed, judging.catch_up
-        self.require_fresh, self.require_standing, self.may_stand = judging.require_fresh, judging.require_standing, judging.may_stand
+        self.ensure_fresh, self.ensure_valid, self.may_be_valid = judging.ensure_fresh, judging.ensure_valid, judging.may_be_valid
         self._transport = peer_transport
         self._records: Records | None = None
         self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
@@ -166,7 +168,7 @@ class SessionManager:
         self._lookups: LookUps | None = None
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
-            self._lookups = LookUps(self.peering.call, self.clock, self.peering.conduct, timeout_s=float(settings.peer_timeout))
+            self._lookups = LookUps(self.peering.call, self.clock, self.peering.faults, timeout_s=float(settings.peer_timeout))
             self.peering.handle("lookup", self._judging.on_question)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
@@ -185,7 +187,7 @@ class SessionManager:
         self.supervisor.add("locks", self.locks.run)
         self._records = self._open_records(self._open_store("session", locks, needed_by="data" if self.settings.data == "store" else None))
         self._devices = self._open_devices(self._open_store("device", locks, needed_by="track") if self.settings.track == "on" else None)
-        self._minting = minting = Minting(
+        self._minting = minting = Issuer(
             self.settings,
             self.cookie,
             self.clock,
@@ -220,7 +222,7 @@ class SessionManager:
         asking = None
         if peering is not None:
             asking = Asking(
-                peering.call, self.clock, peering.conduct, timeout_s=float(settings.peer_timeout), name="record", decode=decode_copy
+                peering.call, self.clock, peering.faults, timeout_s=float(settings.peer_timeout), name="record", decode=decode_copy
             )
         records = Records(
             store,
@@ -242,7 +244,7 @@ class SessionManager:
         devices = Devices(
             store,
             self.clock,
-            stands=self.may_stand,
+            stands=self.may_be_valid,
             end=self._revocations.deny,
             most=cast("int | None", settings.max_sessions),
             refuse=settings.when_full == "refuse",
@@ -261,7 +263,7 @@ class SessionManager:
         for listener in self.on_news:
             listener(entry)
 
-    # Keeping up
+    # DurablePrefix up
 
     async def _keep_up(self) -> None:
         """Keep the keys and the view up to date."""
@@ -283,14 +285,14 @@ class SessionManager:
         if self._keys.refresh(now_s):
             self._cache.clear()
             self._log.announce(self._keys.ring.kids)
-        self._log.refresh()
+        self._log.tick()
 
     # Making tokens
 
     def renew(self, verified: Verified) -> Claims | None:
         """The successor of a token that is due for renewal; None where it is not, or cannot be made now and is made later."""
         wall_ms = self.clock.wall_s() * 1000
-        if wall_ms < verified.renew_at_ms or self._judging.judge_again(verified) is not ACCEPT:
+        if wall_ms < verified.renew_at_ms or self._judging.revalidate(verified) is not ACCEPT:
             return None
         return self._minting.successor(verified.claims)
 
@@ -331,7 +333,7 @@ class SessionManager:
         self._require_loop()
         return await self._log_outs.of_id(id)
 
-    async def revoke_subject(self, subject: str, *, except_session: Session | str | None = None) -> Acknowledgement:
+    async def revoke_subject(self, subject: str, *, except_session: AnySession | str | None = None) -> Acknowledgement:
         """Log out all sessions of a subject, on every device.
 
         Args:
@@ -504,7 +506,7 @@ class SessionManager:
             "kids": list(self._keys.ring.kids),
             "look_ups": dict(self._lookups.results) if self._lookups else {},
             "refused_peer_calls": self.peering.server.refused if self.peering else 0,
-            "peers": self.peering.conduct.told() if self.peering else {},
+            "peers": self.peering.faults.told() if self.peering else {},
             "provisional_log_outs": len(self._revocations.provisional),
             "locks": self.locks.status(),
             "restarted_tasks": dict(self.supervisor.crashes),

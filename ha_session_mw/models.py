@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NewType
+from typing import Literal, NewType, Protocol
 
 import msgspec
 
@@ -135,3 +135,17 @@ class Device:
     idle_expires_at: datetime
     expires_at: datetime
     address: str | None = field(default=None, repr=False)
+
+
+class AnySession(Protocol):
+    """A session, as far as a log-out that excepts it needs to know it."""
+
+    @property
+    def family(self) -> str | None:
+        """The session with all its ids; None for a visitor who has none yet."""
+        ...
+
+    @property
+    def cuts(self) -> tuple[CutId, ...]:
+        """The cuts that its token lists."""
+        ...

@@ -22,7 +22,7 @@ NOTHING = data.encode({})
 _KEEP_ELSEWHERE = "keep large data in a database and its key in the session"
 
 
-class Minting:
+class Issuer:
     """Makes the tokens of one node.
 
     Args:

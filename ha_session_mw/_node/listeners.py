@@ -246,7 +246,7 @@ class Listeners:
                         stream.wake()  # it may have been told something by another thread
                     with self._clock.move_on_after(self._every_s):
                         # Time alone makes a node stale; fresh it becomes by what it learns.
-                        await (anyio.sleep_forever() if self._fresh else self._log.changed())
+                        await (anyio.sleep_forever() if self._fresh else self._log.wait_changed())
             finally:
                 self._tasks = None
 

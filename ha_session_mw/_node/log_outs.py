@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from .._core.cluster.view import View, new_cut_id
 from .._core.names import require_name
 from .._core.token.keys import KeyRing
 from ..abc import ClusterLog
-from ..models import Acknowledgement, Claims, Cut, CutId, Deny, DenyKey, FamilyId, KeyId
+from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, FamilyId, KeyId
 from .revocation import Revocations
 from .session_data import SessionData
-
-if TYPE_CHECKING:
-    from ..session.session import Session
 
 
 class LogOuts:
@@ -62,7 +58,7 @@ class LogOuts:
         await self._data.forget(denial.id)
         return acknowledgement
 
-    async def of_subject(self, subject: str, except_session: Session | str | None) -> Acknowledgement:
+    async def of_subject(self, subject: str, except_session: AnySession | str | None) -> Acknowledgement:
         """Log out all sessions of a subject, but for one that may stay."""
         require_name(subject, "subject")
         if isinstance(except_session, str):
@@ -94,7 +90,7 @@ class LogOuts:
             raise ValueError(f"no live member has a key {kid!r}; there are {', '.join(sorted(known))}")
         return await self._revocations.revoke(DenyKey(KeyId(kid), self._log.unknown_end_ms()))
 
-    async def _cut(self, subject: str | None, except_session: Session | str | None) -> Acknowledgement:
+    async def _cut(self, subject: str | None, except_session: AnySession | str | None) -> Acknowledgement:
         kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
         withstood = getattr(except_session, "cuts", ())
         until_ms = self._log.unknown_end_ms()

@@ -15,12 +15,11 @@ import anyio
 import msgspec
 
 from .._core.calls.breaker import Breaker
-from .._core.calls.faults import Conduct, Deed
+from .._core.calls.faults import Fault, PeerFaults
 from .._core.token.tokens import PREFIX
-from .._peering.peering import PeerFailure
-from ..abc import Clock
+from ..abc import Clock, PeerFailure
 from ..models import Claims, KeyId
-from .single_flight import Flights
+from .single_flight import SingleFlight
 
 logger = logging.getLogger("ha_session_mw.lookups")
 
@@ -70,7 +69,7 @@ class _Peer:
         self.limit = anyio.CapacityLimiter(MOST_AT_ONCE)
 
 
-class Says(Protocol):
+class Verdict(Protocol):
     """An answer of a peer.
 
     Attributes:
@@ -85,7 +84,7 @@ class Says(Protocol):
     def says(self) -> str: ...
 
 
-A = TypeVar("A", bound=Says)
+A = TypeVar("A", bound=Verdict)
 
 
 class Asking(Generic[A]):
@@ -94,7 +93,7 @@ class Asking(Generic[A]):
     Args:
         call: calls another member.
         clock: bounds the waiting.
-        conduct: counts what peers do wrong, beside what the calls themselves count.
+        faults: counts what peers do wrong, beside what the calls themselves count.
         timeout_s: of one question as a whole.
         name: of the call.
         decode: reads an answer, or raises ValueError.
@@ -105,7 +104,7 @@ class Asking(Generic[A]):
         self,
         call: Call,
         clock: Clock,
-        conduct: Conduct,
+        faults: PeerFaults,
         *,
         timeout_s: float,
         name: str,
@@ -114,7 +113,7 @@ class Asking(Generic[A]):
     ) -> None:
         self._call = call
         self._clock = clock
-        self._conduct = conduct
+        self._faults = faults
         self._timeout_s = timeout_s
         self._name = name
         self._decode = decode
@@ -179,9 +178,9 @@ class Asking(Generic[A]):
             self._count(result, breaker)
         return answer if result not in ("failed", "garbage", "lied") else None
 
-    def _note(self, peer: str, deed: Deed) -> str:
-        self._conduct.note(peer, deed)
-        return deed
+    def _note(self, peer: str, fault: Fault) -> str:
+        self._faults.note(peer, fault)
+        return fault
 
     def _count(self, result: str, breaker: Breaker) -> None:
         self.results[result] += 1
@@ -197,13 +196,13 @@ class LookUps:
     Args:
         call: calls another member.
         clock: bounds the waiting.
-        conduct: counts what peers do wrong.
+        faults: counts what peers do wrong.
         timeout_s: of one look-up as a whole.
     """
 
-    def __init__(self, call: Call, clock: Clock, conduct: Conduct, *, timeout_s: float) -> None:
-        self._asking = Asking(call, clock, conduct, timeout_s=timeout_s, name="lookup", decode=decode_answer, is_about=_is_about)
-        self._flights: Flights[Answer] = Flights()
+    def __init__(self, call: Call, clock: Clock, faults: PeerFaults, *, timeout_s: float) -> None:
+        self._asking = Asking(call, clock, faults, timeout_s=timeout_s, name="lookup", decode=decode_answer, is_about=_is_about)
+        self._flights: SingleFlight[Answer] = SingleFlight()
         self.run = self._flights.run
         self.results = self._asking.results
 

@@ -21,7 +21,7 @@ from ..abc import Clock, Conflict, Grant, Record, SessionStore
 from ..exceptions import RecordLost, SessionConflict, SessionTooLarge, StoreUnavailable
 from ..models import Claims, Deny, Entry
 from .lookups import Asking
-from .single_flight import Flights
+from .single_flight import SingleFlight
 
 logger = logging.getLogger("ha_session_mw.records")
 
@@ -103,12 +103,12 @@ class Records:
     ) -> None:
         self.max_data_bytes = store.max_bytes - OVERHEAD_BYTES
         self._store = store
-        self._look = store.look
+        self._poll_now = store.poll_now
         self._clock = clock
         self._asking = asking
         self._no_copies = partial(_Copies, most, max_bytes, ttl_s, clock.boot_s)
         self._begin_copies()
-        self._flights: Flights[Stored | StoreUnavailable] = Flights()
+        self._flights: SingleFlight[Stored | StoreUnavailable] = SingleFlight()
         self._deletions = 0
         self._owed: set[str] = set()
         self._owes = anyio.Event()
@@ -144,8 +144,8 @@ class Records:
 
     def _known(self, claims: Claims) -> Stored | None:
         """What is here: in this node's memory, or in the token."""
-        if self._look is not None:
-            self._look()
+        if self._poll_now is not None:
+            self._poll_now()
         known = self._copies.get(claims.family, 0)
         if isinstance(known, Stored) and known.version >= claims.record:
             return known
@@ -252,7 +252,7 @@ class Records:
         *,
         strict: bool,
         guard: Grant | None,
-        require_standing: Callable[[], None],
+        ensure_valid: Callable[[], None],
         has_ended: Callable[[], bool],
     ) -> Stored:
         """Store a session's data; returns it as it then stands, with what others have changed meanwhile.
@@ -264,7 +264,7 @@ class Records:
             raw: the same as it is stored.
             strict: whether a change by others is told.
             guard: a lock that must be held still.
-            require_standing: raises if the session does not stand; asked before anything is written.
+            ensure_valid: raises if the session does not stand; asked before anything is written.
             has_ended: whether it was logged out; asked afterwards.
 
         Raises:
@@ -275,7 +275,7 @@ class Records:
         """
         wanted = msgspec.structs.replace(base, data=raw)
         for _ in range(TRIES):
-            require_standing()
+            ensure_valid()
             copies = self._copies
             try:
                 stored = await self._put(claims, wanted, guard)
@@ -291,7 +291,7 @@ class Records:
             copies.put(claims.family, stored)
             if has_ended():
                 await self.forget(claims.family)
-                require_standing()
+                ensure_valid()
             return stored
         raise StoreUnavailable("others change this session all the time")
 

@@ -9,7 +9,7 @@ from .._core.records.session_data import ELSEWHERE, Stored
 from ..abc import Grant
 from ..exceptions import SessionRevoked, StoreUnavailable
 from ..models import Claims
-from .issuing import Minting
+from .issuing import Issuer
 from .records import Records
 
 
@@ -24,7 +24,7 @@ class SessionData:
     """
 
     def __init__(
-        self, minting: Minting, records: Records | None, *, has_ended: Callable[[Claims], bool], peers: Callable[[Claims], Sequence[str]]
+        self, minting: Issuer, records: Records | None, *, has_ended: Callable[[Claims], bool], peers: Callable[[Claims], Sequence[str]]
     ) -> None:
         self._minting = minting
         self._records = records
@@ -74,7 +74,7 @@ class SessionData:
         base: Stored,
         content: Mapping[str, object],
         *,
-        require_standing: Callable[[], None],
+        ensure_valid: Callable[[], None],
         strict: bool = False,
         guard: Grant | None = None,
     ) -> Claims:
@@ -84,7 +84,7 @@ class SessionData:
             claims: of the session.
             base: the data that the request began with.
             content: what it made of it.
-            require_standing: raises if the session does not stand.
+            ensure_valid: raises if the session does not stand.
             strict: whether a change by others is told. Has the data kept in the store, as has the next.
             guard: a lock that must be held still.
 
@@ -97,7 +97,7 @@ class SessionData:
         """
         raw = self._minting.fit(claims, content)
         if self._records is None or not (strict or guard or self._minting.belongs_in_store(claims, raw)):
-            require_standing()
+            ensure_valid()
             return self._minting.change(claims, raw)
         stored = await self._records.save(
             claims,
@@ -106,7 +106,7 @@ class SessionData:
             raw,
             strict=strict,
             guard=guard,
-            require_standing=require_standing,
+            ensure_valid=ensure_valid,
             has_ended=lambda: self._has_ended(claims),
         )
         return self._minting.change_stored(claims, stored)

@@ -26,7 +26,7 @@ class _Flight(Generic[T]):
         self.landed = anyio.Event()
 
 
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """Carries questions, each for all that wait for it."""
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ RELAXED_LIMIT_S = 60.0
 """How old the knowledge may be by which a path of ``HA_SESSION_RELAXED`` is served."""
 
 
-class Judging:
+class TokenValidator:
     """Judges the tokens that come to one node. Nothing is judged before :meth:`follow`.
 
     Args:
@@ -96,7 +96,7 @@ class Judging:
             devices: note that a session was seen; None where log-ins are not recorded.
         """
         self._log = log
-        self._look = log.look
+        self._poll_now = log.poll_now
         self._hears_others = hears_others
         self._look_ups = look_ups
         self._devices = devices
@@ -108,18 +108,18 @@ class Judging:
 
         Args:
             token: the token.
-            field: the header field that carries it and nothing else, by which :meth:`recall` shall find it.
+            field: the header field that carries it and nothing else, by which :meth:`validate_cached` shall find it.
 
         Raises:
             ClientFault: the session does not stand, or this is no token of ours.
         """
         key = field or token
-        return self.recall(key) or self.examine(token, key)
+        return self.validate_cached(key) or self.validate_new(token, key)
 
-    def recall(self, key: bytes) -> Verified | CannotTell | None:
+    def validate_cached(self, key: bytes) -> Verified | CannotTell | None:
         """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
-        if self._look is not None:
-            self._look()
+        if self._poll_now is not None:
+            self._poll_now()
         fresh_at = self._view.fresh_at  # first of all, see ``decide``
         known = self._cached(key)
         if known is None:
@@ -128,8 +128,8 @@ class Judging:
         wall_ms = self._wall_s() * 1000
         return self._judge(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
 
-    def examine(self, token: bytes, key: bytes) -> Verified | CannotTell:
-        """As :meth:`check`, for a token that :meth:`recall` does not know by this key."""
+    def validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
+        """As :meth:`check`, for a token that :meth:`validate_cached` does not know by this key."""
         fresh_at = self._fresh_at()  # first of all, see ``decide``
         wall_ms = self._wall_s() * 1000
         try:
@@ -178,8 +178,8 @@ class Judging:
         return CannotTell(not_serving) if not_serving else decision
 
     def _fresh_at(self) -> float:
-        if self._look is not None:
-            self._look()
+        if self._poll_now is not None:
+            self._poll_now()
         return self._view.fresh_at
 
     def _trusted_clocks(self) -> tuple[float, float] | None:
@@ -246,7 +246,7 @@ class Judging:
             raise problem
         with self._clock.move_on_after(IN_FLIGHT_S):
             while True:
-                await self._log.changed()
+                await self._log.wait_changed()
                 outcome = self.check(token)
                 if isinstance(outcome, Verified):
                     return outcome
@@ -285,7 +285,7 @@ class Judging:
         if answer.says != "yes" or verified is None:
             raise problem
         # A token that could not be verified here was not held against what this node knows, either.
-        decision = self.judge_again(verified)
+        decision = self.revalidate(verified)
         if isinstance(decision, Refuse):
             raise decision.problem
         self.accepted += 1
@@ -315,7 +315,7 @@ class Judging:
 
     # A session that was let in before, or one that goes on in a new token
 
-    def judge_again(self, verified: Verified) -> Decision:
+    def revalidate(self, verified: Verified) -> Decision:
         """The accept rule for what was verified before."""
         fresh_at = self._fresh_at()
         clocks = self._trusted_clocks()
@@ -323,27 +323,27 @@ class Judging:
             return denial(verified, self._view) or CannotTell(_clock_untrusted())  # what is known to be denied needs no clock
         return decide(verified, self._view, fresh_at, *clocks, self._log.freshness_limit_s)
 
-    def may_stand(self, verified: Verified) -> bool:
+    def may_be_valid(self, verified: Verified) -> bool:
         """Whether a session may stand: False only where it is certain that it does not."""
-        return not isinstance(self.judge_again(verified), Refuse)
+        return not isinstance(self.revalidate(verified), Refuse)
 
     def has_ended(self, verified: Verified) -> bool:
         """Whether a session is logged out with all its ids, and not only with one that it had at some time."""
         claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
-        decision = self.judge_again(msgspec.structs.replace(verified, claims=claims))
+        decision = self.revalidate(msgspec.structs.replace(verified, claims=claims))
         return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
 
-    def require_standing(self, verified: Verified, *, new_id: bool) -> None:
+    def ensure_valid(self, verified: Verified, *, new_id: bool) -> None:
         """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.
 
         Raises:
             ProblemError: the session does not stand; or it is to take a new id, and that cannot be told.
         """
-        decision = self.judge_again(verified)
+        decision = self.revalidate(verified)
         if isinstance(decision, Refuse) or (new_id and isinstance(decision, CannotTell)):
             raise decision.problem
 
-    def require_fresh(self) -> None:
+    def ensure_fresh(self) -> None:
         """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
         if not_serving := self._not_serving():
             raise not_serving
@@ -360,7 +360,7 @@ class Judging:
         """
         with self._clock.move_on_after(IN_FLIGHT_S):
             while not self._log.has_reached(index):
-                await self._log.changed()
+                await self._log.wait_changed()
         if not self._log.has_reached(index):
             raise StateNotReached("the client has seen a later state than this node", check="cuts_known")
 

@@ -19,11 +19,11 @@ import httpx2
 from itsdangerous import Signer
 from starlette.types import Message, Receive, Scope, Send
 
-from .._core.calls.faults import Conduct, Deed
-from .._core.calls.rate_limit import Pace
+from .._core.calls.faults import Fault, PeerFaults
+from .._core.calls.rate_limit import RateLimiter
 from .._core.token.keys import KeyRing, SigningKey, same_text
 from .._machine.tls import tls_context, unreachable
-from ..abc import Clock, PeerHandler
+from ..abc import HELLO, Clock, PeerFailure, PeerHandler
 from ..config import Settings
 from ..exceptions import ConfigurationError
 
@@ -31,9 +31,6 @@ MAX_CALL_BYTES = 256 * 1024
 """A poll has a few hundred bytes and a token at most 4096."""
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """A page of 4096 entries has some 200 kB, or a few MB where subjects and lists of cuts are long."""
-
-HELLO = "hello"
-"""The call that asks which process is there; the answer is its nonce. Nobody asks but a node that looks at its own URL."""
 
 CALLS_PER_S = 500.0
 CALLS_AT_ONCE = 1000
@@ -47,18 +44,6 @@ _SALT = b"ha_session_mw.peer.1"
 _HEADER = "session-peer"
 _WINDOW = 4096
 _MOST_CALLERS = 256
-
-
-class PeerFailure(Exception):
-    """A call got no answer that can be used. ``str()`` names the reason in words of ours, never the peer's.
-
-    Attributes:
-        deed: what the peer did, as it is counted.
-    """
-
-    def __init__(self, reason: str, deed: Deed = "refused") -> None:
-        super().__init__(reason)
-        self.deed: Deed = deed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +100,7 @@ class _Caller:
     __slots__ = ("pace", "under_way")
 
     def __init__(self) -> None:
-        self.pace = Pace(CALLS_PER_S, CALLS_AT_ONCE)
+        self.pace = RateLimiter(CALLS_PER_S, CALLS_AT_ONCE)
         self.under_way = anyio.Semaphore(UNDER_WAY)
 
 
@@ -127,14 +112,14 @@ class PeerServer:
         nonce: random, new for each process.
         ring: gives the keys as they are now.
         clock: by which calls that are too many wait.
-        conduct: counts what callers do wrong.
+        faults: counts what callers do wrong.
     """
 
-    def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, conduct: Conduct) -> None:
+    def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, faults: PeerFaults) -> None:
         self.me = me
         self.nonce = nonce
         self._clock = clock
-        self._conduct = conduct
+        self._faults = faults
         self._callers: defaultdict[str, _Caller] = defaultdict(_Caller)
         self._signatures = _Signatures(ring)
         self._handlers: dict[str, PeerHandler] = {}
@@ -153,9 +138,9 @@ class PeerServer:
             await _plain(send, 404, b"")
             return
         envelope, kid, signature = found
-        caller = self._callers[self._conduct.name(envelope.caller)]
+        caller = self._callers[self._faults.name(envelope.caller)]
         if not await self._turn_of(caller, envelope.caller):
-            self._conduct.note(envelope.caller, "turned_away")
+            self._faults.note(envelope.caller, "turned_away")
             await self._answer(send, 429, b"", kid, signature)
             return
         try:
@@ -169,7 +154,7 @@ class PeerServer:
         if wait_s == 0 and caller.under_way.value:
             caller.under_way.acquire_nowait()
             return True
-        self._conduct.note(url, "queued")
+        self._faults.note(url, "queued")
         with self._clock.move_on_after(PATIENCE_S):
             with self._clock.move_on_after(PATIENCE_S if wait_s is None else wait_s):
                 await anyio.sleep_forever()
@@ -194,14 +179,14 @@ class PeerServer:
             content = await handler(body)
         except ValueError:
             self.refused += 1
-            self._conduct.note(envelope.caller, "garbage")
+            self._faults.note(envelope.caller, "garbage")
             await self._answer(send, 400, b"", kid, signature)
             return
         await self._answer(send, 200, content, kid, signature)
 
-    async def _refuse(self, send: Send, envelope: _Envelope, deed: Deed) -> None:
+    async def _refuse(self, send: Send, envelope: _Envelope, fault: Fault) -> None:
         self.refused += 1
-        self._conduct.note(envelope.caller, deed)
+        self._faults.note(envelope.caller, fault)
         await _plain(send, 404, b"")
 
     def _verified(self, name: str, field: str) -> tuple[_Envelope, str, str] | None:
@@ -284,7 +269,7 @@ class PeerClient:
         ring: gives the keys as they are now.
         prefix: of the middleware's own paths, the same on all nodes.
         clock: bounds each call.
-        conduct: counts the calls that fail, and why.
+        faults: counts the calls that fail, and why.
         http: gives what carries the calls.
     """
 
@@ -296,7 +281,7 @@ class PeerClient:
         *,
         prefix: str,
         clock: Clock,
-        conduct: Conduct,
+        faults: PeerFaults,
         http: Callable[[], httpx2.AsyncBaseTransport],
     ) -> None:
         self.me = me
@@ -304,7 +289,7 @@ class PeerClient:
         self._signatures = _Signatures(ring)
         self._path = f"{prefix}/peer/"
         self._clock = clock
-        self._conduct = conduct
+        self._faults = faults
         self._http = http
         self._counter = count(1)
         self._nonces: dict[str, str] = {}
@@ -321,7 +306,7 @@ class PeerClient:
                 return await self._call(peer, name, body)
             raise PeerFailure("no answer in time", "stalled")
         except PeerFailure as failure:
-            self._conduct.note(peer, failure.deed)
+            self._faults.note(peer, failure.fault)
             raise
 
     async def _call(self, peer: str, name: str, body: bytes) -> bytes:
@@ -409,7 +394,7 @@ class Peering:
         transport: carries the calls; by default the network.
 
     Attributes:
-        conduct: what the other members did wrong.
+        faults: what the other members did wrong.
     """
 
     def __init__(
@@ -419,16 +404,19 @@ class Peering:
         self._settings = settings
         self._transport = transport
         self._tls = _tls(settings)
-        self.conduct = Conduct(settings.peers)
-        self.server = PeerServer(self.me, life, ring, clock, self.conduct)
-        self.handle = self.server.handle
-        self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, conduct=self.conduct, http=self._open)
+        self.faults = PeerFaults(settings.peers)
+        self.server = PeerServer(self.me, life, ring, clock, self.faults)
+        self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, faults=self.faults, http=self._open)
         self._http: httpx2.AsyncBaseTransport | None = None
 
     def _open(self) -> httpx2.AsyncBaseTransport:
         if self._http is None:
             raise PeerFailure("this node has not been started")
         return self._http
+
+    def handle(self, name: str, handler: PeerHandler) -> None:
+        """As :meth:`PeerServer.handle`."""
+        self.server.handle(name, handler)
 
     async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         """As :meth:`PeerClient.call`."""

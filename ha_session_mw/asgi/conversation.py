@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from starlette.types import Message, Receive, Send
 
 
-class Ear:
+class Conversation:
     """Hands messages on, both ways.
 
     Attributes:

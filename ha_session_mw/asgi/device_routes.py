@@ -15,8 +15,8 @@ from .._core.paths import below_root
 from ..exceptions import RequestCrossSite, TokenMissing
 from ..manager import SessionManager
 from ..models import Acknowledgement, Device
+from ..session.commit import last_value
 from ..session.session import Session, get_session
-from .headers import last_value
 
 
 class DeviceRoutes:

@@ -29,11 +29,6 @@ def hands_out_token(headers: Iterable[Header], cookie: bytes) -> bool:
     return any(name == TOKEN_HEADER or (name == b"set-cookie" and value.startswith(cookie)) for name, value in headers)
 
 
-def last_value(headers: Iterable[Header], name: bytes) -> str:
-    """The value of a field, the last one where it was sent twice; empty where it was not."""
-    return next((value.decode("latin-1") for field, value in reversed([*headers]) if field == name), "")
-
-
 def with_vary(headers: Iterable[Header], vary: Header) -> list[Header]:
     """The fields and what the response depends on (RFC 9110 section 12.5.5), beside what the app named."""
     for header in headers:

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..exceptions import ConfigurationError
 from ..manager import SessionManager
-from .conversation import Ear
+from .conversation import Conversation
 
 
 async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,7 +27,7 @@ async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, rece
             whole.cancel()  # nothing comes after the end, and an app that waits for it would keep the end from being told
         return await receive()
 
-    ear = Ear(receive_or_end, send_or_keep)
+    ear = Conversation(receive_or_end, send_or_keep)
     failure: Exception | None = None
     async with manager.running():
         try:
@@ -44,7 +44,7 @@ async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, rece
         raise failure
 
 
-async def _own_lifespan(ear: Ear) -> None:
+async def _own_lifespan(ear: Conversation) -> None:
     await ear.opening()
     await ear.send({"type": "lifespan.startup.complete"})
     await ear.receive()

@@ -31,7 +31,7 @@ from ..manager import NOT_STARTED, SessionManager
 from ..session.commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
 from ..session.out_of_reach import stored_session_of
 from ..session.session import EXEMPT, SCOPE_KEY, STARTED, WEBSOCKET, Session, Way, session_of
-from .conversation import Ear
+from .conversation import Conversation
 from .device_routes import DeviceRoutes, path_of
 from .endpoints import Endpoints
 from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
@@ -126,7 +126,7 @@ class SessionMiddleware:
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)
         self._lone = self._reader.lone
-        self._recall = manager.recall
+        self._validate_cached = manager.validate_cached
         self._vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
         self._wall_s = manager.clock.wall_s
         self._full = settings.error_detail == "full"
@@ -200,9 +200,9 @@ class SessionMiddleware:
         if field is None or path_kind == "exempt":
             return None
         try:
-            known = self._recall(field)
+            known = self._validate_cached(field)
             if known is None and (token := self._reader.token_of(field)) is not None:
-                known = self.manager.examine(token, field)
+                known = self.manager.validate_new(token, field)
         except ClientFault as problem:
             return self._refused(problem, path_kind, field)
         if not isinstance(known, Verified):
@@ -238,7 +238,7 @@ class SessionMiddleware:
     def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
         found = self._reader.read(headers)
         if len(found) > 1:
-            return choose(found, self.manager.verified, self.manager.may_stand)
+            return choose(found, self.manager.verified, self.manager.may_be_valid)
         if not found and path_kind == "protected":
             raise TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
         return found[0] if found else None
@@ -296,7 +296,7 @@ class SessionMiddleware:
     async def _websocket(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
         close(session, WEBSOCKET)
         connection = Connection(session._verified, "websocket", receive, send) if session._verified is not None else None
-        ear = Ear(receive, send) if connection is None else Ear(connection.receive, connection.send)
+        ear = Conversation(receive, send) if connection is None else Conversation(connection.receive, connection.send)
         if connection is not None:
             self._connections.add(connection)
         try:

@@ -6,7 +6,7 @@ A request that changed nothing pays for none of it: :func:`has_nothing_to_commit
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from starlette.types import Scope
 
 from .._core.records.session_data import Stored
 from .._core.token import data
+from .._core.token.cookies import Header
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
-from ..asgi.headers import last_value
 from ..exceptions import SessionLimitReached, SessionReadOnly
 from ..manager import SessionManager
 from ..models import Acknowledgement, Claims
@@ -132,6 +132,11 @@ async def commit(session: Session, manager: SessionManager, status: int, scope: 
     return Outcome(token=manager.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement)
 
 
+def last_value(headers: Iterable[Header], name: bytes) -> str:
+    """The value of a field, the last one where it was sent twice; empty where it was not."""
+    return next((value.decode("latin-1") for field, value in reversed([*headers]) if field == name), "")
+
+
 async def _leave_behind(came_in: Claims, claims: Claims, manager: SessionManager) -> None:
     """Deny the id that the session had, or all of it, where another one begins in its place."""
     begins_anew = claims.family != came_in.family
@@ -184,24 +189,24 @@ async def _next_claims(session: Session, manager: SessionManager, *, renew: bool
     if claims is None:
         if not session:
             return None
-        manager.require_fresh()
+        manager.ensure_fresh()
         claims = manager.begin(None)
     elif verified is not None and not session.modified and not changed_inside(session):
         return manager.renew(verified) if renew else None
 
-    def require_standing() -> None:
+    def ensure_valid() -> None:
         # Its token would be dead on arrival, and take the place of a good one that the browser was given meanwhile.
         if verified is not None and claims.family == verified.claims.family:
-            manager.require_standing(verified, new_id=claims.sid != verified.claims.sid)
+            manager.ensure_valid(verified, new_id=claims.sid != verified.claims.sid)
 
     if session._out_of_reach is not None:  # it was cycled
-        require_standing()
+        ensure_valid()
         return manager.change(claims, claims.data, record=claims.record)
     if verified is not None and claims.family != verified.claims.family:
         await session._catch_up()
     with manager.locks.guard(session._hold) as guard:
         return await manager.data.keep(
-            claims, _base_of(session, claims), session, require_standing=require_standing, strict=session._strict, guard=guard
+            claims, _base_of(session, claims), session, ensure_valid=ensure_valid, strict=session._strict, guard=guard
         )
 
 

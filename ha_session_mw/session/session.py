@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from .._core.token.tokens import Verified
     from ..abc import Grant
-    from ..asgi.streams import Connection
     from ..manager import SessionManager
 
 Way = Literal["cookie", "bearer", "both"] | bytes
@@ -67,7 +66,7 @@ class Session(dict[str, Any]):
 
     accessed: bool
     modified: bool
-    _connection: Connection | None  # the response streams
+    _connection: Any  # the response streams
     _kept: bytes | None  # nested content as it was when it could last be changed
     _manager: SessionManager | None  # the node's; None for a session made by hand
     _quiet_until_ms: float  # until when there is nothing to commit, unless one of its methods changes it
@@ -193,7 +192,7 @@ class Session(dict[str, Any]):
         """
         require_name(subject, "subject")
         self.mark_modified()
-        self.manager.require_fresh()
+        self.manager.ensure_fresh()
         claims = self.manager.begin(subject)
         if self.subject not in (None, subject):
             self._drop_data()
@@ -211,7 +210,7 @@ class Session(dict[str, Any]):
         self.mark_modified()
         if self._claims is None:
             raise LookupError("there is no session yet whose id could be changed")
-        self.manager.require_fresh()
+        self.manager.ensure_fresh()
         self._became = self.manager.cycle(self._claims)
 
     async def revoke(self) -> Acknowledgement:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .clock import ManualClock
 from .cluster import Cluster
-from .contracts.locks import Desk, Desks, LockServiceContract
+from .contracts.locks import LockNode, LockNodes, LockServiceContract
 from .contracts.logs import ClusterLogContract, Member, Nodes
 from .contracts.stores import SessionStoreContract, Stores
-from .network import Link
+from .link import Link
 from .node import Node
 from .sessions import SECRET, mint_session, session_cookie, who_is_there
 
@@ -15,9 +15,9 @@ __all__ = [
     "SECRET",
     "Cluster",
     "ClusterLogContract",
-    "Desk",
-    "Desks",
     "Link",
+    "LockNode",
+    "LockNodes",
     "LockServiceContract",
     "ManualClock",
     "Member",

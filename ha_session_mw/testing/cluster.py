@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from random import Random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -14,7 +13,8 @@ from starlette.types import ASGIApp
 from ..abc import Backend
 from ..config import Settings
 from .clock import ManualClock
-from .network import Link
+from .link import Link
+from .network import Network
 from .node import Node
 from .sessions import SECRET, who_is_there
 from .stillness import until_nothing_moves
@@ -66,17 +66,17 @@ class Cluster:
     ) -> None:
         urls = {name: f"http://{name}.test" for name in names}
         common = {"secret_key": SECRET, "cluster": "peers://", "peers": tuple(urls.values()), **settings}
-        self.nodes = [Node(self, app, {**common, "node_id": name, "advertise_url": url}) for name, url in urls.items()]
+        self._network = Network(seed)
+        self.nodes = [
+            Node(self._network, app, {**common, "node_id": name, "advertise_url": url}, backend=backend, run=self.run)
+            for name, url in urls.items()
+        ]
+        self._network.hosts = [*self.nodes]
         self.passed_s = 0.0
-        self._backend = backend
-        self._links = {(one, other): Link() for one in self.nodes for other in self.nodes}
-        self._dice = {(one, other): Random(f"{one.name} {other.name} {seed}") for one, other in self._links}  # noqa: S311 - as below
-        self._time = ManualClock()  # by which messages travel
         self._resting = anyio.Lock()
-        self._tasks = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
+        await self._network.tasks.__aenter__()
         for node in self.nodes:
             await node.start()
         return self
@@ -85,10 +85,10 @@ class Cluster:
         with CancelScope(shield=True):
             for node in self.nodes:
                 await node.kill()
-            self._tasks.cancel_scope.cancel()  # what is still on its way finds nobody
+            self._network.tasks.cancel_scope.cancel()  # what is still on its way finds nobody
         # A failure of the test itself is to reach the one who reads it as it is, not in a group.
         cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
-        await self._tasks.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
+        await self._network.tasks.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
 
     def __getitem__(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
@@ -97,7 +97,7 @@ class Cluster:
 
     def link(self, sender: Node, receiver: Node) -> Link:
         """The way from one to the other. The way back is another."""
-        return self._links[sender, receiver]
+        return self._network.link(sender, receiver)
 
     def cut(self, one: Node, *others: Node) -> None:
         """Cut the links between one node and others, both ways; between it and all where none is named."""
@@ -162,8 +162,7 @@ class Cluster:
 
     async def sleep(self, seconds: float) -> None:
         """Return when so much time has passed, which somebody else lets pass."""
-        with self._time.move_on_after(seconds):
-            await anyio.sleep_forever()
+        await self._network.sleep(seconds)
 
     async def settle(self) -> None:
         """Let everybody do what can be done without time passing.
@@ -192,13 +191,7 @@ class Cluster:
             clock.advance(seconds)
 
     def _clocks(self) -> list[ManualClock]:
-        return [self._time, *(node.clock for node in self.nodes)]
-
-    async def _travels(self, link: Link, seconds: float) -> bool:
-        """Return when a message has taken its time, and whether it arrives."""
-        if seconds:
-            await self.sleep(seconds)
-        return not link.cut
+        return [self._network.clock, *(node.clock for node in self.nodes)]
 
 
 _LEAST_STEP_S = 1e-6

@@ -1,108 +1,116 @@
-"""What carries the calls of nodes: over links that can be cut, are slow, and lose, double, garble and replay."""
+"""What carries the calls of the nodes of a cluster in one process, over links."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 import httpx2
 
-if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .node import Node
+from .clock import ManualClock
+from .link import Link
+from .process import Process
 
 
-@dataclass
-class Link:
-    """The way from one node to another. May be changed at any time.
+class Host(Hashable, Protocol):
+    """A node, as the network knows it."""
+
+    name: str
+    url: str
+    process: Process | None
+    thawed: anyio.Event
+
+
+class Network:
+    """The links between nodes, and the time by which messages travel.
+
+    Args:
+        seed: of the dice that links roll. The same seed loses, delays and doubles the same.
 
     Attributes:
-        cut: what is sent is lost, and what would arrive now, and nobody is told.
-        delay_s: how long it takes.
-        jitter_s: how much longer it may take, each time anew, so that what was sent later may arrive earlier.
-        loss: how often what is sent is lost, between 0 and 1.
-        duplication: how often a call is carried twice, between 0 and 1; the copy takes a time of its own.
-        garbles: a bit of each body is turned over.
-        replays: each call arrives a second time, right after it was answered.
+        hosts: the nodes, to be set once.
+        clock: by which messages travel.
+        tasks: in which nodes live and messages travel.
     """
 
-    cut: bool = False
-    delay_s: float = 0.0
-    jitter_s: float = 0.0
-    loss: float = 0.0
-    duplication: float = 0.0
-    garbles: bool = False
-    replays: bool = False
+    def __init__(self, seed: int) -> None:
+        self.hosts: list[Host] = []
+        self.clock = ManualClock()
+        self.tasks = anyio.create_task_group()
+        self._seed = seed
+        self._links: dict[tuple[str, str], Link] = {}
+        self._dice: dict[tuple[str, str], Random] = {}
 
-    def mend(self) -> None:
-        """It carries everything at once again."""
-        self.__init__()  # type: ignore[misc]
+    def link(self, sender: Host, receiver: Host) -> Link:
+        """The way from one to the other. The way back is another."""
+        return self._links.setdefault((sender.name, receiver.name), Link())
 
-    def copies(self, dice: Random) -> list[float]:
-        """After how long each copy arrives of what is sent now; none where it is lost."""
-        if self.cut or _falls(self.loss, dice):
-            return []
-        return [self._time_s(dice) for _ in range(1 + _falls(self.duplication, dice))]
+    def dice(self, sender: Host, receiver: Host) -> Random:
+        """What decides about the messages on that way."""
+        pair = sender.name, receiver.name
+        if pair not in self._dice:
+            self._dice[pair] = Random(f"{sender.name} {receiver.name} {self._seed}")  # noqa: S311 - the same test has the same dice
+        return self._dice[pair]
 
-    def _time_s(self, dice: Random) -> float:
-        return self.delay_s + (dice.uniform(0, self.jitter_s) if self.jitter_s else 0.0)
+    async def sleep(self, seconds: float) -> None:
+        """Return when so much time has passed."""
+        with self.clock.move_on_after(seconds):
+            await anyio.sleep_forever()
 
-    def as_it_arrives(self, body: bytes) -> bytes:
-        """What is left of a body."""
-        return bytes([body[0] ^ 1]) + body[1:] if self.garbles and body else body
-
-
-def _falls(chance: float, dice: Random) -> bool:
-    return chance > 0 and dice.random() < chance
+    async def travels(self, link: Link, seconds: float) -> bool:
+        """Return when a message has taken its time, and whether it arrives."""
+        if seconds:
+            await self.sleep(seconds)
+        return not link.cut
 
 
 class Door(httpx2.AsyncBaseTransport):
     """The way into a node, for those who stand before it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Host) -> None:
         self._node = node
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        process = self._node._process  # noqa: SLF001 - its door
+        process = self._node.process
         if process is None:
             raise httpx2.ConnectError("the node does not run", request=request)
-        return await process.serve(request, self._node._thawed)  # noqa: SLF001
+        return await process.serve(request, self._node.thawed)
 
 
 class Wire(httpx2.AsyncBaseTransport):
     """Carries the calls of one node to the others, over links that can be cut."""
 
-    def __init__(self, cluster: Cluster, caller: Node) -> None:
-        self._cluster = cluster
+    def __init__(self, network: Network, caller: Host) -> None:
+        self._network = network
         self._caller = caller
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        callee = next((node for node in self._cluster.nodes if httpx2.URL(node.url).host == request.url.host), None)
+        callee = next((node for node in self._network.hosts if httpx2.URL(node.url).host == request.url.host), None)
         if callee is None:
             raise httpx2.ConnectError("no such node", request=request)
-        call = _Call(self._cluster, self._caller, callee, request, await request.aread())
+        call = _Call(self._network, self._caller, callee, request, await request.aread())
         call.send()
         answer = await call.answer()
-        await self._caller._thawed.wait()  # noqa: SLF001
+        await self._caller.thawed.wait()
         return answer
 
 
 class _Call:
     """A call under way, and then its answer. Both go on when nobody waits for them any more, and may arrive late."""
 
-    def __init__(self, cluster: Cluster, caller: Node, callee: Node, request: httpx2.Request, body: bytes) -> None:
-        self._cluster, self._callee = cluster, callee
-        self._there, self._back = cluster.link(caller, callee), cluster.link(callee, caller)
-        self._dice = cluster._dice[caller, callee], cluster._dice[callee, caller]  # noqa: SLF001 - the cluster's network
+    def __init__(self, network: Network, caller: Host, callee: Host, request: httpx2.Request, body: bytes) -> None:
+        self._network, self._callee = network, callee
+        self._there, self._back = network.link(caller, callee), network.link(callee, caller)
+        self._dice = network.dice(caller, callee), network.dice(callee, caller)
         self._request, self._body = request, body
         self._outcome: httpx2.Response | httpx2.TransportError | None = None
         self._ended = anyio.Event()
 
     def send(self) -> None:
         for seconds in self._there.copies(self._dice[0]):
-            self._cluster._tasks.start_soon(self._go, seconds)  # noqa: SLF001
+            self._network.tasks.start_soon(self._go, seconds)
 
     async def answer(self) -> httpx2.Response:
         await self._ended.wait()
@@ -111,7 +119,7 @@ class _Call:
         raise self._outcome or httpx2.ReadError("no answer", request=self._request)
 
     async def _go(self, seconds: float) -> None:
-        if not await self._cluster._travels(self._there, seconds):  # noqa: SLF001
+        if not await self._network.travels(self._there, seconds):
             return
         try:
             response = await self._deliver()
@@ -121,7 +129,7 @@ class _Call:
             self._end(failure)
             return
         for back_s in self._back.copies(self._dice[1])[:1]:
-            if await self._cluster._travels(self._back, back_s):  # noqa: SLF001
+            if await self._network.travels(self._back, back_s):
                 content = self._back.as_it_arrives(await response.aread())
                 self._end(httpx2.Response(response.status_code, headers=response.headers, stream=httpx2.ByteStream(content)))
 

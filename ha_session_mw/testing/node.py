@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
-import anyio.abc
 import httpx2
-from anyio import CancelScope
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
 
+from ..abc import Backend
 from ..asgi.middleware import SessionMiddleware
 from ..config import Settings
 from ..manager import SessionManager
 from .clock import ManualClock
-from .network import Door, Wire
+from .network import Door, Network, Wire
+from .process import Process
 
-if TYPE_CHECKING:
-    from .cluster import Cluster
+Run = Callable[..., Awaitable[httpx2.Response]]
+"""Awaits a call, and lets the cluster's time pass meanwhile."""
 
 
 class Node:
@@ -33,17 +32,21 @@ class Node:
         clock: its own. Step its wall clock to set it wrong, or let it run at another rate than the others'.
     """
 
-    def __init__(self, cluster: Cluster, app: ASGIApp, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, network: Network, app: ASGIApp, settings: dict[str, Any], *, backend: Callable[[Settings], Backend] | None, run: Run
+    ) -> None:
         self.name: str = settings["node_id"]
         self.url: str = settings["advertise_url"]
         self.settings = settings
         self.clock = ManualClock()
-        self._cluster = cluster
+        self._network = network
+        self._backend = backend
+        self._run = run
         self._app = app
         self._starts = 0
-        self._process: _Process | None = None
-        self._thawed = anyio.Event()
-        self._thawed.set()
+        self.process: Process | None = None
+        self.thawed = anyio.Event()
+        self.thawed.set()
 
     async def start(self) -> None:
         """Start it, as a new process: it knows what its files hold, and no more."""
@@ -51,18 +54,18 @@ class Node:
             raise RuntimeError(f"{self.name} runs already")
         self._starts += 1
         dice = Random(f"{self.name} {self._starts}")  # noqa: S311 - the same test has the same ids each time
-        backend = self._cluster._backend  # noqa: SLF001 - the nodes are the cluster's
+        backend = self._backend
         settings = Settings(**self.settings)
         manager = SessionManager(
             settings,
             clock=self.clock,
             random=dice.randbytes,
-            peer_transport=Wire(self._cluster, self),
+            peer_transport=Wire(self._network, self),
             backend=backend(settings) if backend is not None else None,
         )
-        process = _Process(SessionMiddleware(self._app, manager=manager))
-        await self._cluster._tasks.start(process.live)  # noqa: SLF001 - the nodes are the cluster's
-        self._process = process
+        process = Process(SessionMiddleware(self._app, manager=manager))
+        await self._network.tasks.start(process.live)
+        self.process = process
 
     async def stop(self) -> None:
         """End it in order, as SIGTERM does; one that is frozen is thawed first."""
@@ -77,26 +80,26 @@ class Node:
     def freeze(self) -> None:
         """Stop it wherever it waits, as SIGSTOP does: its clocks go on, and what it is sent is kept until it goes on too."""
         self.clock.freeze()
-        self._thawed = anyio.Event()
+        self.thawed = anyio.Event()
 
     def thaw(self) -> None:
         """Let it go on, as SIGCONT does."""
         self.clock.thaw()
-        self._thawed.set()
+        self.thawed.set()
 
     @property
     def frozen(self) -> bool:
-        return not self._thawed.is_set()
+        return not self.thawed.is_set()
 
-    async def _end(self, how: Callable[[_Process], None]) -> None:
-        process, self._process = self._process, None
+    async def _end(self, how: Callable[[Process], None]) -> None:
+        process, self.process = self.process, None
         if process is not None:
             how(process)
             await process.ended.wait()
 
     @property
     def running(self) -> bool:
-        return self._process is not None
+        return self.process is not None
 
     @property
     def middleware(self) -> SessionMiddleware:
@@ -105,9 +108,9 @@ class Node:
         Raises:
             RuntimeError: it does not run.
         """
-        if self._process is None:
+        if self.process is None:
             raise RuntimeError(f"{self.name} does not run")
-        return self._process.middleware
+        return self.process.middleware
 
     @property
     def manager(self) -> SessionManager:
@@ -136,7 +139,7 @@ class Node:
         """
         sent = {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
         async with self.client() as client:
-            return await self._cluster.run(client.request, method, path, headers=sent)
+            return await self._run(client.request, method, path, headers=sent)
 
     async def get(self, path: str = "/", **kwargs: Any) -> httpx2.Response:
         """:meth:`request` with GET."""
@@ -148,55 +151,3 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.name}>"
-
-
-class _Process:
-    """What lives from a start of a node to its end."""
-
-    def __init__(self, middleware: SessionMiddleware) -> None:
-        self.middleware = middleware
-        self.stopping = anyio.Event()
-        self.ended = anyio.Event()
-        self._scopes: dict[CancelScope, None] = {}  # in their order, so that they end in the same one each time
-
-    async def live(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """The lifespan, as a server drives it."""
-        opening: list[Message] = [{"type": "lifespan.startup"}]
-
-        async def receive() -> Message:
-            if opening:
-                return opening.pop()
-            await self.stopping.wait()
-            return {"type": "lifespan.shutdown"}
-
-        async def send(message: Message) -> None:
-            if message["type"] == "lifespan.startup.failed":
-                raise RuntimeError(message.get("message", ""))
-            if message["type"] == "lifespan.startup.complete":
-                task_status.started()
-
-        try:
-            with self._scope():
-                await self.middleware({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
-        finally:
-            self.kill()  # with the process end the requests that are still under way
-            self.ended.set()
-
-    async def serve(self, request: httpx2.Request, thawed: anyio.Event) -> httpx2.Response:
-        with self._scope():
-            await thawed.wait()
-            return await httpx2.ASGITransport(app=self.middleware).handle_async_request(request)
-        raise httpx2.ReadError("the node was killed", request=request)
-
-    @contextmanager
-    def _scope(self) -> Iterator[None]:
-        with CancelScope() as scope:
-            self._scopes[scope] = None
-            try:
-                yield
-            finally:
-                del self._scopes[scope]
-
-    def kill(self) -> None:
-        for scope in self._scopes:
-            scope.cancel()

@@ -30,7 +30,7 @@ def mint_session(node: SessionManager | SessionMiddleware, subject: str | None =
         SessionTooLarge, SessionNotSerializable: the data cannot travel.
     """
     manager = node.manager if isinstance(node, SessionMiddleware) else node
-    manager.require_fresh()
+    manager.ensure_fresh()
     claims = manager.begin(subject)
     claims = manager.change(claims, manager.fit(claims, data or {}))
     if not manager.has_room(claims):

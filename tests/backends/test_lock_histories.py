@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant, LockService
-from ha_session_mw.testing import Desk
+from ha_session_mw.testing import LockNode
 
 from ..testing.contracts.test_locks import Memory, OneClock, OneMachine
 
@@ -47,7 +47,7 @@ steps = st.builds(
 )
 
 
-class Holder(NamedTuple):
+class Acknowledgements(NamedTuple):
     """A grant, as the one sees it who was told of it."""
 
     desk: int
@@ -61,11 +61,11 @@ class History:
         self.nodes = nodes
         self.tasks = tasks
         self.cuts: list[Cut] = ["no"] * 3
-        self.holders: list[Holder] = []
+        self.holders: list[Acknowledgements] = []
         self.granted: dict[str, int] = {}
         self.waiting: list[anyio.CancelScope] = []
 
-    def desk(self, number: int) -> Desk:
+    def desk(self, number: int) -> LockNode:
         return self.nodes.desks[number % len(self.nodes.desks)]
 
     @contextmanager
@@ -114,7 +114,7 @@ class History:
             grant = await self.desk(step.desk).locks.acquire(name, within_s=within_s, lease_s=LEASE_S)
             assert grant.fence > self.granted.get(name, 0), "a number was granted again, or a lower one"
             self.granted[name] = grant.fence
-        self.holders.append(Holder(step.desk, grant))
+        self.holders.append(Acknowledgements(step.desk, grant))
 
     async def do_cancel(self, step: Step) -> None:
         if self.waiting:
@@ -126,7 +126,7 @@ class History:
             desk, grant = self.holders[place]
             with self.link(desk):
                 grant = await self.desk(desk).locks.renew(grant, lease_s=LEASE_S)
-            self.holders[place] = Holder(desk, grant)
+            self.holders[place] = Acknowledgements(desk, grant)
 
     async def do_release(self, step: Step) -> None:
         if self.holders:
@@ -156,7 +156,7 @@ class History:
             able = {holder.grant.fence for holder in told if await self.can_write(holder)}
             assert able <= {self.granted.get(name, 0)}, "an older holder can write"
 
-    async def can_write(self, holder: Holder) -> bool:
+    async def can_write(self, holder: Acknowledgements) -> bool:
         try:
             await self.desk(holder.desk).write(holder.grant.name, b"", holder.grant)
         except LockLost:

@@ -21,7 +21,8 @@ from ha_session_mw._core.quorum.log import PAGE_ENTRIES
 from ha_session_mw._core.quorum.messages import Answer, decode_poll, encode
 from ha_session_mw._node import lookups
 from ha_session_mw._node.lookups import Question
-from ha_session_mw._peering.peering import PeerClient, PeerFailure
+from ha_session_mw._peering.peering import PeerClient
+from ha_session_mw.abc import PeerFailure
 from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import mint_session, who_is_there
@@ -91,7 +92,7 @@ class Flooder:
                 lambda: self.manager._keys.ring,
                 prefix="/-/session",
                 clock=self.manager.clock,
-                conduct=self.peering.conduct,
+                faults=self.peering.faults,
                 http=lambda: pipe,
             )
             while True:

@@ -204,10 +204,10 @@ async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(
 async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -> None:
     """As after ``gunicorn --preload``: the app was made before the fork."""
     a, b = node(cluster, node_id="web"), node(cluster, node_id="web")
-    before = (b.node_id, log_of(b).ordered.seat)
+    before = (b.node_id, log_of(b).ordered.slot)
     b.after_fork(in_child=True)
     assert b.node_id != before[0]
-    assert log_of(b).ordered.seat not in (before[1], log_of(a).ordered.seat)
+    assert log_of(b).ordered.slot not in (before[1], log_of(a).ordered.slot)
     async with running(a, b):
         await ready(a, b)
         assert {member.member for member in a._log.members()} == {b.node_id}
@@ -475,7 +475,7 @@ async def test_an_etcd_that_comes_back_empty_is_a_rollback(own: Etcd) -> None:
         with pytest.raises(QuorumLost, match="set back"):
             await a.revoke_subject("bob")
         with pytest.raises(StateRollback):
-            a.require_fresh()
+            a.ensure_fresh()
 
 
 async def test_an_older_backup_is_a_rollback_even_when_it_has_grown_beyond(own: Etcd, tmp_path: Path) -> None:

@@ -76,4 +76,4 @@ async def test_log_ins_at_once_on_several_nodes_keep_to_the_limit(one_etcd: Etcd
 
 def _is_good(node: SessionManager, token: str) -> bool:
     verified = node.verified(token.encode())
-    return verified is not None and node.may_stand(verified)
+    return verified is not None and node.may_be_valid(verified)

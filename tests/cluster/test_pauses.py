@@ -41,7 +41,7 @@ def paused_at(step: int, check: Callable[[bytes], Verified | CannotTell], token:
 
 def checks(node: Node) -> list[Callable[[bytes], Verified | CannotTell]]:
     """At its first sight, and once it is known."""
-    return [lambda token: node.manager.examine(token, token), node.manager.check]
+    return [lambda token: node.manager.validate_new(token, token), node.manager.check]
 
 
 @pytest.mark.parametrize("step", EVERY_STEP)
@@ -87,7 +87,7 @@ async def test_a_clock_that_is_set_wrong_during_the_pause_refuses_nobody(
         """As at the end of a request, whose session must not have been revoked meanwhile."""
         verified = c.manager.verified(token)
         assert verified is not None
-        assert c.manager.may_stand(verified)
+        assert c.manager.may_be_valid(verified)
         return verified
 
     for check in (*checks(c), check_again):

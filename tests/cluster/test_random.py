@@ -24,7 +24,7 @@ import pytest
 
 from ha_session_mw import ClientFault, ProblemError, SessionRevoked
 from ha_session_mw._core.accept_rule import CannotTell, Decision, Refuse, decide
-from ha_session_mw._node.validation import Judging
+from ha_session_mw._node.validation import TokenValidator
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.manager import SessionManager
@@ -422,7 +422,7 @@ async def test_a_node_that_guesses_comes_to_light(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_freshness_that_is_read_after_the_look_up_comes_to_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Judging, "_judge", judges_late)
+    monkeypatch.setattr(TokenValidator, "_judge", judges_late)
     found = await history(NEEDS_THE_RIGHT_ORDER, tmp_path)
     assert any(fault.startswith("accepted after a fenced acknowledgement") for fault in found.faults)
 

@@ -81,9 +81,9 @@ class Visitor:
 
 
 @pytest.mark.parametrize(
-    ("how", "deed"), [("pages", "slowed"), ("heap", "garbage"), ("poll", "queued"), ("lookup", "queued"), ("hello", None)]
+    ("how", "fault"), [("pages", "slowed"), ("heap", "garbage"), ("poll", "queued"), ("lookup", "queued"), ("hello", None)]
 )
-def test_a_member_that_floods_costs_a_bounded_wait_and_is_counted(nodes: list[Served], how: str, deed: str | None) -> None:
+def test_a_member_that_floods_costs_a_bounded_wait_and_is_counted(nodes: list[Served], how: str, fault: str | None) -> None:
     a, _, c = nodes
     before = counted(a)
     refused = a.request("GET", "/status").json()["refused_peer_calls"]
@@ -95,8 +95,8 @@ def test_a_member_that_floods_costs_a_bounded_wait_and_is_counted(nodes: list[Se
             visitor.visit()
         until(visitor.visit, "served while it goes on")
         assert visitor.slowest_s < SLOWEST_S
-        if deed is not None:
-            until(lambda: counted(a).get(deed, 0) > before.get(deed, 0), "counted")
+        if fault is not None:
+            until(lambda: counted(a).get(fault, 0) > before.get(fault, 0), "counted")
         else:
             assert a.request("GET", "/status").json()["refused_peer_calls"] > refused
     finally:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ha_session_mw._core.quorum.messages import decode_answer, encode
-from ha_session_mw._peering.peering import PeerFailure
+from ha_session_mw.abc import PeerFailure
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import Cluster, Node, mint_session
 
@@ -304,7 +304,7 @@ async def test_a_denial_that_a_node_knows_counts_for_more_than_a_yes_whatever_it
             a.clock.step_wall(3600)
             a.manager._log.apply([Deny(claims.family, claims.absolute_end_ms)])
 
-        cluster._tasks.start_soon(meanwhile)
+        cluster._network.tasks.start_soon(meanwhile)
         answer = await browser.visit(a, path="/private")
 
         assert (answer.status, answer.problem["code"]) == (401, "session_revoked")
@@ -518,10 +518,10 @@ async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_bu
     assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
 
 
-def conduct(node: Node) -> Any:
+def faults(node: Node) -> Any:
     """What a node has counted of the others, as its operator is told."""
     assert node.manager.peering is not None
-    return node.manager.peering.conduct.told()
+    return node.manager.peering.faults.told()
 
 
 async def test_what_each_peer_did_wrong_is_counted_under_its_place_in_the_list(cluster: Cluster) -> None:
@@ -529,19 +529,19 @@ async def test_what_each_peer_did_wrong_is_counted_under_its_place_in_the_list(c
     assert a.manager.peering is not None
     with pytest.raises(PeerFailure):
         await cluster.run(a.manager.peering.call, b.url, "poll", b"nonsense", 1.0)
-    assert conduct(a)["member 2"]["refused"] == 1
-    assert conduct(b)["member 1"] == {"garbage": 1}
+    assert faults(a)["member 2"]["refused"] == 1
+    assert faults(b)["member 1"] == {"garbage": 1}
     cluster.link(c, b).replays = True
     await cluster.advance(2)
-    assert conduct(b)["member 3"]["replayed"] >= 2
+    assert faults(b)["member 3"]["replayed"] >= 2
     cluster.link(b, c).garbles = True
     cluster.cut(a, b)
     await cluster.advance(5)
-    assert conduct(b)["member 1"]["stalled"] >= 2
-    assert conduct(c)["member 2"]["garbage"] >= 2
-    assert conduct(b)["member 3"]["refused"] >= 2
-    assert (await b.manager.status())["peers"] == conduct(b)
-    assert ".test" not in repr(conduct(b))
+    assert faults(b)["member 1"]["stalled"] >= 2
+    assert faults(c)["member 2"]["garbage"] >= 2
+    assert faults(b)["member 3"]["refused"] >= 2
+    assert (await b.manager.status())["peers"] == faults(b)
+    assert ".test" not in repr(faults(b))
 
 
 async def test_a_member_that_claims_what_cannot_be_is_a_liar(cluster: Cluster) -> None:
@@ -552,7 +552,7 @@ async def test_a_member_that_claims_what_cannot_be_is_a_liar(cluster: Cluster) -
         peer.position = 1000
         peer.read_sent_s = float("inf")
     await cluster.advance(3)
-    assert conduct(b)["member 1"]["lied"] >= 2
+    assert faults(b)["member 1"]["lied"] >= 2
     assert b.why_not_ready is None
 
 
@@ -564,7 +564,7 @@ async def test_a_member_that_answers_with_more_than_a_page_is_not_listened_to(
     a.manager._log.apply([Deny(f"flood {n}", a.manager._log.unknown_end_ms()) for n in range(10)])
     await cluster.advance(3)
     assert "member 1 of HA_SESSION_PEERS: answers with more than a page" in caplog.text
-    assert conduct(b)["member 1"]["garbage"] >= 2
+    assert faults(b)["member 1"]["garbage"] >= 2
     assert b.why_not_ready is c.why_not_ready is None
 
 
@@ -589,7 +589,7 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
     log.quorum._heartbeat_s = 0  # type: ignore[attr-defined]
     a.manager.peering.handle("poll", flood)
     await cluster.advance(10)
-    counted = conduct(b)["member 1"]
+    counted = faults(b)["member 1"]
     assert counted["slowed"] > 5
     told = len(b.manager.view.denied)
     assert 0.7 < told / (2 * (128 + 64 * 10) / (1 if complete else 8)) < 1.3  # half of it by way of the third

@@ -22,7 +22,7 @@ from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node.lookups import Answer, LookUps
-from ha_session_mw._node.validation import Judging
+from ha_session_mw._node.validation import TokenValidator
 from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.exceptions import ClientFault, InfrastructureFault, QuorumLost, StateStale
 from ha_session_mw.models import Acknowledgement
@@ -90,7 +90,7 @@ class WholeNode:
     def _log_in(self) -> Session | None:
         manager = self.manager
         try:
-            manager.require_fresh()
+            manager.ensure_fresh()
         except InfrastructureFault:
             return None
         claims = manager.begin("somebody")
@@ -171,7 +171,7 @@ class Whole(Judge):
         self.portal.call(self._begin, act, *args)
 
     async def _begin(self, act: Act, *args: Any) -> None:
-        self.cluster._tasks.start_soon(act, *args)
+        self.cluster._network.tasks.start_soon(act, *args)
         await self.cluster.settle()
 
     def cut(self, *ways: Way) -> None:
@@ -210,15 +210,15 @@ def follow(variant: QuorumVariant, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all nodes go by other rules."""
     monkeypatch.setattr("ha_session_mw.backends.peers.log.Quorum", variant.quorum)
     if variant.reads_late:
-        monkeypatch.setattr(Judging, "_judge", judges_late)
+        monkeypatch.setattr(TokenValidator, "_judge", judges_late)
     if variant.keeps_yes:
         monkeypatch.setattr(LookUps, "ask", KeepsYes(LookUps.ask))
 
 
-_judge = Judging._judge
+_judge = TokenValidator._judge
 
 
-def judges_late(judging: Judging, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
+def judges_late(judging: TokenValidator, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
     """The broken order: the look-up first, then a clock and ``fresh_at``."""
     if decide(verified, judging._view, math.inf, 0.0, wall_ms, math.inf) is not ACCEPT:
         return _judge(judging, verified, fresh_at, wall_ms)

@@ -134,14 +134,14 @@ class OrderedMember:
 
     def load(self, log: tuple[Put, ...]) -> None:
         beats = {
-            put.what.seat: StoredBeat(put.what.seat, put.what.beat, place) for place, put in enumerate(log, 1) if isinstance(put.what, Sent)
+            put.what.slot: StoredBeat(put.what.slot, put.what.beat, place) for place, put in enumerate(log, 1) if isinstance(put.what, Sent)
         }
         entries = {put.what: ENTRIES[put.what] for put in log if isinstance(put.what, int)}
         self.ordered.loaded(Snapshot(len(log), LOG, tuple(entries.values()), tuple(beats.values()), 0), NOW)
 
     def deliver(self, put: Put, *, created: bool) -> None:
         what = put.what
-        item: Item = BeatPut(what.seat, what.beat) if isinstance(what, Sent) else EntryPut(ENTRIES[what], created)
+        item: Item = BeatPut(what.slot, what.beat) if isinstance(what, Sent) else EntryPut(ENTRIES[what], created)
         self.ordered.delivered(self.ordered.position + 1, [item], NOW)
 
     def skip(self, position: int) -> None:

@@ -11,11 +11,11 @@ import anyio
 import pytest
 
 from ha_session_mw._core.calls.breaker import FAILURES, PAUSE_S
-from ha_session_mw._core.calls.faults import Conduct
+from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._node import single_flight as flights
 from ha_session_mw._node.lookups import MOST_AT_ONCE, VERSION, Answer, LookUps, decode_question, encode
 from ha_session_mw._node.single_flight import MOST_FLIGHTS
-from ha_session_mw._peering.peering import PeerFailure
+from ha_session_mw.abc import PeerFailure
 from ha_session_mw.models import KeyId
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
@@ -39,7 +39,7 @@ class Peers:
         self.questions: list[bytes] = []
         self.under_way: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
-        self.conduct = Conduct(("issuer", "owner"))
+        self.faults = PeerFaults(("issuer", "owner"))
 
     async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         assert name == "lookup"
@@ -65,7 +65,7 @@ def peers(clock: ManualClock) -> Peers:
 
 @asynccontextmanager
 async def running(peers: Peers) -> AsyncIterator[tuple[LookUps, anyio.abc.TaskGroup]]:
-    look_ups = LookUps(peers.call, peers.clock, peers.conduct, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, peers.clock, peers.faults, timeout_s=TIMEOUT_S)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_ups.run)
         await until_nothing_moves()
@@ -259,7 +259,7 @@ async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypat
 async def test_who_still_waits_when_the_node_stops_is_not_left_alone(peers: Peers, clock: ManualClock) -> None:
     peers.behaves = {"issuer": (99, YES)}
     asker = Asker()
-    look_ups = LookUps(peers.call, clock, peers.conduct, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, clock, peers.faults, timeout_s=TIMEOUT_S)
     async with anyio.create_task_group() as tasks:
         scope = anyio.CancelScope()
 
@@ -299,7 +299,7 @@ async def test_an_answer_about_another_session_is_a_lie_and_who_is_not_believed_
     assert answer is not None
     assert answer.claims == claims
     assert look_ups.results == {"lied": 1, "garbage": 1, "yes": 2}
-    assert peers.conduct.told() == {"member 1": {"lied": 1}, "member 2": {"garbage": 1}}
+    assert peers.faults.told() == {"member 1": {"lied": 1}, "member 2": {"garbage": 1}}
 
 
 async def test_a_peer_that_stalls_is_counted(peers: Peers) -> None:
@@ -309,4 +309,4 @@ async def test_a_peer_that_stalls_is_counted(peers: Peers) -> None:
         tasks.start_soon(asker.ask, look_ups, ["issuer"])
         await rest(peers.clock, 2 * TIMEOUT_S)
     assert asker.answers == [None]
-    assert peers.conduct.told() == {"member 1": {"stalled": 1}}
+    assert peers.faults.told() == {"member 1": {"stalled": 1}}

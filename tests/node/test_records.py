@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ha_session_mw import RecordLost, StoreUnavailable
-from ha_session_mw._core.calls.faults import Conduct
+from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.records.session_data import ELSEWHERE, Stored
 from ha_session_mw._core.token import data
 from ha_session_mw._node.lookups import Asking
@@ -326,7 +326,7 @@ async def test_what_is_read_or_written_while_a_node_begins_to_hear_of_changes_is
             data.encode(mine),
             strict=False,
             guard=None,
-            require_standing=lambda: None,
+            ensure_valid=lambda: None,
             has_ended=lambda: False,
         )
 
@@ -421,7 +421,7 @@ async def test_what_a_peer_has_counts_only_if_it_is_of_the_version_that_is_neede
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         return msgspec.msgpack.encode(answer)
 
-    rig = Rig(clock, asking=Asking(call, clock, Conduct(), timeout_s=0.25, name="record", decode=decode_copy))
+    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", decode=decode_copy))
     of = await rig.write({"n": 1})
     assert await rig.load(of, ["peer"]) == {"n": 1}
     assert rig.store.reads == 1
@@ -433,7 +433,7 @@ async def test_a_copy_of_a_peer_that_is_older_than_what_this_node_has_heard_of_d
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         return msgspec.msgpack.encode(Copy(VERSION, "yes", first, Stored(0, data.encode({"n": 1}), b"").encode()))
 
-    rig = Rig(clock, asking=Asking(call, clock, Conduct(), timeout_s=0.25, name="record", decode=decode_copy))
+    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", decode=decode_copy))
     of = await rig.write({"n": 1})
     first = of.record
     await rig.write({"n": 2})
@@ -461,12 +461,12 @@ async def test_a_store_that_looks_is_looked_into_before_a_copy_is_used(clock: Ma
     shared.stores.discard(store)
     news: list[int] = []
 
-    def look() -> None:
+    def poll_now() -> None:
         assert store.on_newer is not None
         for version in news:
             store.on_newer("family", version)
 
-    store.look = look
+    store.poll_now = poll_now
     rig = Rig(clock)
     rig.store, rig.other = store, MemoryStore(shared)
     rig.records = Records(store, clock, most=10, max_bytes=1 << 20, ttl_s=300.0)

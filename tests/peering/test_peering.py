@@ -14,21 +14,20 @@ import pytest
 from starlette.types import Message
 
 from ha_session_mw import SessionManager, Settings
-from ha_session_mw._core.calls.faults import Conduct
+from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._peering.peering import (
     _WINDOW,
     CALLS_AT_ONCE,
     CALLS_PER_S,
-    HELLO,
     MAX_CALL_BYTES,
     PATIENCE_S,
     UNDER_WAY,
     PeerClient,
-    PeerFailure,
     PeerServer,
     _Counters,
 )
+from ha_session_mw.abc import HELLO, PeerFailure
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
@@ -54,7 +53,7 @@ class Pair(httpx2.AsyncBaseTransport):
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
-        self.conduct = Conduct((HERE, THERE))
+        self.faults = PeerFaults((HERE, THERE))
         self.ours, self.theirs = KeyRing([ONE]), KeyRing([ONE])
         self.server = self.started_server("life-1")
         self.client = self.started_client("life-2")
@@ -62,12 +61,12 @@ class Pair(httpx2.AsyncBaseTransport):
         self.on_the_way: Tamper = self.deliver
 
     def started_server(self, life: str) -> PeerServer:
-        server = PeerServer(THERE, life, lambda: self.theirs, self.clock, self.conduct)
+        server = PeerServer(THERE, life, lambda: self.theirs, self.clock, self.faults)
         server.handle("echo", echo)
         return server
 
     def started_client(self, life: str, me: str = HERE) -> PeerClient:
-        return PeerClient(me, life, lambda: self.ours, prefix="/-/session", clock=self.clock, conduct=self.conduct, http=lambda: self)
+        return PeerClient(me, life, lambda: self.ours, prefix="/-/session", clock=self.clock, faults=self.faults, http=lambda: self)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
@@ -175,7 +174,7 @@ async def test_a_call_is_good_for_its_body_its_name_and_its_callee_only(pair: Pa
         elif what == "name":
             answer = await pair.raw("/-/session/peer/other", headers, b"fresh")
         else:
-            server, pair.server = pair.server, PeerServer("http://third.test", "life-1", lambda: pair.theirs, pair.clock, pair.conduct)
+            server, pair.server = pair.server, PeerServer("http://third.test", "life-1", lambda: pair.theirs, pair.clock, pair.faults)
             pair.server.handle("echo", echo)
             answer = await pair.raw("/-/session/peer/echo", headers, b"fresh")
             pair.server = server
@@ -245,7 +244,7 @@ async def test_what_is_remembered_of_callers_is_bounded(pair: Pair) -> None:
 async def test_calls_that_are_too_many_wait_for_their_turn_and_are_turned_away_in_the_end(pair: Pair) -> None:
     await pair.say()
     for _ in range(CALLS_AT_ONCE):
-        pair.server._callers[pair.conduct.name(HERE)].pace.spend(1, pair.clock.boot_s())
+        pair.server._callers[pair.faults.name(HERE)].pace.spend(1, pair.clock.boot_s())
     fates: Counter[str] = Counter()
 
     async def say() -> None:
@@ -264,7 +263,7 @@ async def test_calls_that_are_too_many_wait_for_their_turn_and_are_turned_away_i
             await until_nothing_moves()
         assert fates["you said hello"] == pytest.approx(CALLS_PER_S * PATIENCE_S, abs=10)
         assert fates["answered 429"] == 600 - fates["you said hello"]
-        assert pair.conduct.told()["member 1"] == {"queued": 600, "turned_away": fates["answered 429"]}
+        assert pair.faults.told()["member 1"] == {"queued": 600, "turned_away": fates["answered 429"]}
         tasks.cancel_scope.cancel()
     pair.clock.advance(3)
     assert await pair.say() == b"you said hello"

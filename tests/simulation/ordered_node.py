@@ -111,7 +111,7 @@ class OrderedNode(Node):
         self.leaving = True
         self.log.leave()
         self.tries.clear()
-        self.ask(Write(deletes=(f"{BEATS}/{self.log.seat}",)), lambda _: None)
+        self.ask(Write(deletes=(f"{BEATS}/{self.log.slot}",)), lambda _: None)
         self.wait(0.05, self.crash)
 
     @property
@@ -124,8 +124,8 @@ class OrderedNode(Node):
         floor_ms = self.log.to_prune(now)
         if floor_ms is not None:
             self.prune(floor_ms)
-        for seat, position in self.log.to_remove(now):
-            self.remove(f"{BEATS}/{seat}", position)
+        for slot, position in self.log.to_remove(now):
+            self.remove(f"{BEATS}/{slot}", position)
         self.settle()
         self.wait(HEARTBEAT_S, self.tick)
 
@@ -211,7 +211,7 @@ class OrderedNode(Node):
         if self.log.due_s != due_s or self.beat_at != due_s:
             return  # it was brought forward, or put already
         sent = self.log.beat(self.now())
-        self.ask(Write(puts=((f"{BEATS}/{sent.seat}", encode_beat(sent.beat)),)), lambda position: self._beaten(sent, position))
+        self.ask(Write(puts=((f"{BEATS}/{sent.slot}", encode_beat(sent.beat)),)), lambda position: self._beaten(sent, position))
         self.settle()
 
     def _beaten(self, sent: Sent, position: int | None) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from ha_session_mw._core.cluster.freshness import Moment
-from ha_session_mw._core.ordered.leases import Processes
+from ha_session_mw._core.ordered.leases import Leases
 from ha_session_mw._core.ordered.log import Ordered, Sent, Snapshot
 
 from .variants import Variant
@@ -56,14 +56,14 @@ class NoFence(Ordered):
         return -math.inf
 
 
-class ByNode(Processes):
+class ByNode(Leases):
     """Keeps one account for all workers of a node."""
 
-    def heard(self, seat: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
-        super().heard(seat.partition(".")[0], applied, position, first=first, now_s=now_s, alive_s=alive_s)
+    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
+        super().heard(slot.partition(".")[0], applied, position, first=first, now_s=now_s, alive_s=alive_s)
 
-    def is_news(self, seat: str, position: int) -> bool:
-        return super().is_news(seat.partition(".")[0], position)
+    def is_news(self, slot: str, position: int) -> bool:
+        return super().is_news(slot.partition(".")[0], position)
 
 
 class OneForAll(Ordered):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ha_session_mw._core.cluster.freshness import Moment
-from ha_session_mw._core.quorum.acknowledgements import Holder
+from ha_session_mw._core.quorum.acknowledgements import Acknowledgements
 from ha_session_mw._core.quorum.fence import Fence
 from ha_session_mw._core.quorum.log import Quorum, Sent
 from ha_session_mw._core.quorum.messages import Answer
@@ -110,7 +110,7 @@ class NotHeardAgain(FencedOtherwise):
 
 
 class AnyWitness(Fence):
-    def _is_ruled_out(self, member: str, confirmed: list[Holder], position: int, silent: Collection[str]) -> bool:
+    def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
         witnesses = (member in silent) + sum(member in holder._silent for holder in self._holders.values())
         return witnesses >= len(self._holders) + 2 - self._majority
 

@@ -111,7 +111,7 @@ class Overlooks(Ordered):
     overlooked = False
 
     def _put(self, entry: Entry, *, created: bool) -> None:
-        if self.overlooked or not self.seat.startswith("m2."):
+        if self.overlooked or not self.slot.startswith("m2."):
             super()._put(entry, created=created)
         self.overlooked = True
 

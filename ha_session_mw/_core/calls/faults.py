@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-Deed = Literal["unreachable", "stalled", "refused", "unsigned", "garbage", "lied", "replayed", "queued", "turned_away", "pages", "slowed"]
+Fault = Literal["unreachable", "stalled", "refused", "unsigned", "garbage", "lied", "replayed", "queued", "turned_away", "pages", "slowed"]
 """What there is to count.
 
 ``unreachable``, ``stalled``, ``refused``: calls that it did not answer, not in time, or with a refusal. ``unsigned``:
@@ -19,7 +19,7 @@ answers with so many news, one after another, that it was left alone for a while
 OTHERS = "others"
 
 
-class Conduct:
+class PeerFaults:
     """Counts for each member of a list, and for all who are not in it together.
 
     Args:
@@ -30,9 +30,9 @@ class Conduct:
         self._names = {url: f"member {place}" for place, url in enumerate(members, 1)}
         self._counts: dict[str, Counter[str]] = {}
 
-    def note(self, url: str, deed: Deed) -> None:
+    def note(self, url: str, fault: Fault) -> None:
         """It has done so once more."""
-        self._counts.setdefault(self.name(url), Counter())[deed] += 1
+        self._counts.setdefault(self.name(url), Counter())[fault] += 1
 
     def name(self, url: str) -> str:
         """A member without its address: its place in the list."""

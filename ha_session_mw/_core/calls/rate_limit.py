@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-class Pace:
+class RateLimiter:
     """An allowance that is used up and refills (the generic cell rate algorithm, as one number).
 
     Args:

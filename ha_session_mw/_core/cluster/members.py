@@ -116,7 +116,7 @@ class Members:
 
     def _compare_limits(self) -> None:
         # A member's limit counts until it has departed: until then leases that it gave, or holds, may live.
-        limits = [self.own.freshness_limit_s, *(seat.heartbeat.freshness_limit_s for seat in self._seats.values())]
+        limits = [self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._seats.values())]
         self.acceptance_limit_s = acceptance_limit_s(limits)
         """How old this node's knowledge may be when it accepts a session."""
         self.fence_wait_s = fence_wait_s(fencing_limit_s(limits))
@@ -124,19 +124,19 @@ class Members:
         self.limits_differ = limits.count(self.own.freshness_limit_s) * 2 < len(limits)
         """Whether most members announce another limit than this node: it is the one to be mended, and the others go on."""
 
-    def heard(self, seat: str, heartbeat: Heartbeat, boot_s: float, *, late: bool = False) -> MemberEvent | None:
+    def heard(self, slot: str, heartbeat: Heartbeat, boot_s: float, *, late: bool = False) -> MemberEvent | None:
         """Take a heartbeat in; returns what it changed for others to know.
 
         Args:
-            seat: which member of the cluster this is, whatever process fills it: its place in a fixed list, else its id.
+            slot: which member of the cluster this is, whatever process fills it: its place in a fixed list, else its id.
             heartbeat: what it says.
             boot_s: when it was received.
             late: it may have been said long ago, so that nobody can tell what the member's clock shows now.
         """
-        known = self._seats.get(seat)
+        known = self._seats.get(slot)
         if known is not None and known.heartbeat.life == heartbeat.life and heartbeat.sequence <= known.heartbeat.sequence:
             return None
-        self._seats[seat] = _Seat(heartbeat, boot_s, late=late)
+        self._seats[slot] = _Seat(heartbeat, boot_s, late=late)
         self._verdict = None
         if known is None or known.heartbeat.freshness_limit_s != heartbeat.freshness_limit_s:
             self._compare_limits()
@@ -146,16 +146,16 @@ class Members:
             return MemberDraining(heartbeat.member)
         return None
 
-    def left(self, seat: str) -> MemberEvent | None:
+    def left(self, slot: str) -> MemberEvent | None:
         """A member said that it is one no more; returns what that changed for others to know."""
-        gone = self._seats.pop(seat, None)
+        gone = self._seats.pop(slot, None)
         self._verdict = None
         self._compare_limits()
         return None if gone is None else MemberLeft(gone.heartbeat.member)
 
     def tick(self, now: Moment) -> list[MemberEvent]:
         """Time has passed; returns who has been silent for so long that every lease it held or gave is over. It is a member no more."""
-        gone = [name for name, seat in self._seats.items() if not self._is_live(seat, now.boot_s)]
+        gone = [name for name, slot in self._seats.items() if not self._is_live(slot, now.boot_s)]
         left: list[MemberEvent] = [MemberLeft(self._seats.pop(name).heartbeat.member) for name in gone]
         if left:
             self._compare_limits()
@@ -163,12 +163,12 @@ class Members:
         self.clock_trusted(now)  # while there is a majority to ask, so that a step is noticed once there is none
         return left
 
-    def _is_live(self, seat: _Seat, boot_s: float) -> bool:
-        return boot_s - seat.heard_s <= self.fence_wait_s
+    def _is_live(self, slot: _Seat, boot_s: float) -> bool:
+        return boot_s - slot.heard_s <= self.fence_wait_s
 
     def live(self, boot_s: float) -> list[Heartbeat]:
         """The last words of each other member that is heard."""
-        return [seat.heartbeat for seat in self._seats.values() if self._is_live(seat, boot_s)]
+        return [slot.heartbeat for slot in self._seats.values() if self._is_live(slot, boot_s)]
 
     def announced_kids(self, boot_s: float) -> list[Collection[KeyId]]:
         """For each other live member, the keys it has: what :meth:`~.keys.KeyRing.signing_key` takes."""
@@ -219,14 +219,14 @@ class Members:
 
     def unknown_end_ms(self, now: Moment) -> int:
         """By when every token that exists now has ended, whoever made it."""
-        longest = max([self.own.absolute_ms, *(seat.heartbeat.absolute_ms for seat in self._seats.values())])
+        longest = max([self.own.absolute_ms, *(slot.heartbeat.absolute_ms for slot in self._seats.values())])
         # Every clock counts here, trusted or not, for too late an end harms nobody. And what a majority once agreed on counts on:
         # a node that is alone with a clock that is slow must not end a log-out before the sessions that it ends.
-        ahead_ms = max([self._latest_ms, *(seat.ahead_ms for seat in self._seats.values())])
+        ahead_ms = max([self._latest_ms, *(slot.ahead_ms for slot in self._seats.values())])
         return int(max(now.wall_ms, ahead_ms + now.boot_s * 1000)) + longest + UNKNOWN_END_MARGIN_MS
 
     def _walls_ms(self, now: Moment) -> list[float]:
-        others = (seat.ahead_ms for seat in self._seats.values() if not seat.late and self._is_live(seat, now.boot_s))
+        others = (slot.ahead_ms for slot in self._seats.values() if not slot.late and self._is_live(slot, now.boot_s))
         return [now.wall_ms, *(ahead + now.boot_s * 1000 for ahead in others)]
 
 

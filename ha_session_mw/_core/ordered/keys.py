@@ -30,7 +30,7 @@ class UnknownVersion(ValueError):
     """Written by another release, in a form that this one cannot read. It may be a log-out, so it must not be passed over."""
 
 
-class Beat(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class LogHeartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a process puts into the log, over and over, about itself.
 
     Attributes:
@@ -66,7 +66,7 @@ class _Record(msgspec.Struct, array_like=True):
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Record).decode
 _entry_of = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
-_beat_of = msgspec.msgpack.Decoder(Beat).decode
+_beat_of = msgspec.msgpack.Decoder(LogHeartbeat).decode
 _log_of = msgspec.msgpack.Decoder(LogId).decode
 
 
@@ -120,12 +120,12 @@ def decode_entry(key: str, body: bytes) -> Entry:
     return entry
 
 
-def encode_beat(beat: Beat) -> bytes:
-    """The value that stands under ``node/`` and the seat."""
+def encode_beat(beat: LogHeartbeat) -> bytes:
+    """The value that stands under ``node/`` and the slot."""
     return _pack((VERSION, beat))
 
 
-def decode_beat(body: bytes) -> Beat:
+def decode_beat(body: bytes) -> LogHeartbeat:
     """The beat of a process. Raises as :func:`decode_entry` does."""
     return _beat_of(_body(body))
 

@@ -18,7 +18,7 @@ class _Process:
     heard_alive_s: float
 
 
-class Processes:
+class Leases:
     """The account of one node, fed with the beats that it reads in the log.
 
     Two clocks are kept of each: the boot-time clock, by which its lease runs out; and how long the log has been seen *alive*, by which
@@ -30,36 +30,36 @@ class Processes:
     def __init__(self) -> None:
         self._known: dict[str, _Process] = {}
 
-    def heard(self, seat: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
+    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
         """The beat of a process was read.
 
         Args:
-            seat: its key.
+            slot: its key.
             applied: up to where it says that it has applied the log.
             position: where its beat stands.
             first: a position before which it cannot have had another beat, if it is news.
             now_s: the boot-time clock.
             alive_s: for how long the log has been alive.
         """
-        known = self._known.setdefault(seat, _Process(first, 0, 0, now_s, alive_s))
+        known = self._known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s))
         known.position = max(known.position, position)
         known.heard_s, known.heard_alive_s = now_s, alive_s
         # Who has applied what is not there yet has read another log, before this one was put in its place: that confirms nothing.
         if applied < position:
             known.applied = max(known.applied, applied)
 
-    def is_news(self, seat: str, position: int) -> bool:
+    def is_news(self, slot: str, position: int) -> bool:
         """Whether the beat of a process that stands there has not been heard yet."""
-        known = self._known.get(seat)
+        known = self._known.get(slot)
         return known is None or known.position < position
 
-    def keep_only(self, seats: set[str]) -> list[str]:
+    def keep_only(self, slots: set[str]) -> list[str]:
         """The log was read as a whole; returns who is in it no more."""
-        return [seat for seat in [*self._known] if seat not in seats and self.gone(seat)]
+        return [slot for slot in [*self._known] if slot not in slots and self.gone(slot)]
 
-    def gone(self, seat: str) -> bool:
+    def gone(self, slot: str) -> bool:
         """The beat of a process was deleted, by itself as its last word, or long after it fell silent. Returns whether it was known."""
-        return self._known.pop(seat, None) is not None
+        return self._known.pop(slot, None) is not None
 
     def lack_until(self, position: int, wait_s: float) -> float:
         """The boot time from which on nobody can hold a lease under which it lacks the log up to there. In the past, if it is so already.
@@ -77,4 +77,4 @@ class Processes:
 
     def silent(self, since_s: float) -> list[tuple[str, int]]:
         """Who was not heard since then, and where its last beat stands."""
-        return [(seat, known.position) for seat, known in self._known.items() if known.heard_s < since_s]
+        return [(slot, known.position) for slot, known in self._known.items() if known.heard_s < since_s]

@@ -23,8 +23,8 @@ from ..cluster.freshness import Moment
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
 from ..cluster.view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
 from .digest import Digest, sum_of
-from .keys import Beat, LogId, entry_key, key_end_ms, seat_of
-from .leases import Processes
+from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, seat_of
+from .leases import Leases
 
 LEAST_BEAT_S = 0.025
 """How soon after a beat the next one may be brought forward. News of that time share one; a log-out waits for no longer."""
@@ -59,15 +59,15 @@ class EntryDeleted:
 class BeatPut:
     """A process has put its beat."""
 
-    seat: str
-    beat: Beat
+    slot: str
+    beat: LogHeartbeat
 
 
 @dataclass(frozen=True, slots=True)
 class BeatDeleted:
     """The beat of a process was deleted: by itself as its last word, or by another one after a long silence."""
 
-    seat: str
+    slot: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,8 @@ Item = EntryPut | EntryDeleted | BeatPut | BeatDeleted | FloorRaised
 class StoredBeat:
     """A beat in a snapshot, and the position at which it was put."""
 
-    seat: str
-    beat: Beat
+    slot: str
+    beat: LogHeartbeat
     position: int
 
 
@@ -102,10 +102,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A beat to be put under ``node/`` and the seat, in one try."""
+    """A beat to be put under ``node/`` and the slot, in one try."""
 
-    seat: str
-    beat: Beat
+    slot: str
+    beat: LogHeartbeat
     sent_s: float
 
 
@@ -137,7 +137,7 @@ class Ordered:
 
     def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
         self.view = view
-        self.seat = seat_of(own)
+        self.slot = seat_of(own)
         # Until a beat has come back nobody knows how many there are, and one clock alone is nothing to go by.
         self.members = Members(own, majority=2)
         self.log: LogId | None = None
@@ -150,7 +150,7 @@ class Ordered:
         """Whether the node has not yet read a beat of its own since its start, or heard too few of the others that it knows of."""
         self._heartbeat_s = heartbeat_s
         self._digest = Digest()
-        self._processes = Processes()
+        self._processes = Leases()
         self._suspects: set[str] = set()
         """Whose digest has differed, and not agreed since."""
         self._events: list[OrderedEvent] = []
@@ -216,7 +216,7 @@ class Ordered:
         if len(self._tries) > _MOST_TRIES:
             del self._tries[min(self._tries)]
         log = self.log.id if self.log is not None else ""
-        return Sent(self.seat, Beat(self._heartbeat(now), log, self.position, self._digest.last), now.boot_s)
+        return Sent(self.slot, LogHeartbeat(self._heartbeat(now), log, self.position, self._digest.last), now.boot_s)
 
     def _heartbeat(self, now: Moment) -> Heartbeat:
         own = self.members.own
@@ -286,16 +286,16 @@ class Ordered:
         self._load_beats(snapshot, now)
         self.needs_load = False
         self._news = True
-        self._returned(max((self._try_of(stored.seat, stored.beat) for stored in snapshot.beats), default=-math.inf), now)
+        self._returned(max((self._try_of(stored.slot, stored.beat) for stored in snapshot.beats), default=-math.inf), now)
 
     def _load_beats(self, snapshot: Snapshot, now: Moment) -> None:
         """Those that are news count as received now, for nobody can tell when they were put."""
-        for seat in self._processes.keep_only({stored.seat for stored in snapshot.beats}):
-            self._note(self.members.left(seat))
+        for slot in self._processes.keep_only({stored.slot for stored in snapshot.beats}):
+            self._note(self.members.left(slot))
         for stored in snapshot.beats:
-            if stored.seat != self.seat and self._processes.is_news(stored.seat, stored.position):
+            if stored.slot != self.slot and self._processes.is_news(stored.slot, stored.position):
                 # Its first beat may have been any time before.
-                self._hear(stored.seat, stored.beat, stored.position, now, first=0, late=True)
+                self._hear(stored.slot, stored.beat, stored.position, now, first=0, late=True)
 
     def delivered(self, position: int, items: Iterable[Item], now: Moment) -> None:
         """All changes of one position, in their order. What was applied before is passed over."""
@@ -308,13 +308,13 @@ class Ordered:
                     self._put(entry, created=created)
                 case EntryDeleted(key):
                     self._delete(key)
-                case BeatPut(seat, beat) if seat == self.seat:
-                    own_s = max(own_s, self._try_of(seat, beat))
-                case BeatPut(seat, beat):
-                    self._hear(seat, beat, position, now, first=position, late=False)
-                case BeatDeleted(seat):
-                    self._processes.gone(seat)
-                    self._note(self.members.left(seat))
+                case BeatPut(slot, beat) if slot == self.slot:
+                    own_s = max(own_s, self._try_of(slot, beat))
+                case BeatPut(slot, beat):
+                    self._hear(slot, beat, position, now, first=position, late=False)
+                case BeatDeleted(slot):
+                    self._processes.gone(slot)
+                    self._note(self.members.left(slot))
                 case FloorRaised(floor_ms):
                     self._take_floor(floor_ms)
         self.position = position
@@ -335,19 +335,19 @@ class Ordered:
         if key_end_ms(key) > self.view.floor_ms:
             self._deleted.add(key)
 
-    def _hear(self, seat: str, beat: Beat, position: int, now: Moment, *, first: int, late: bool) -> None:
+    def _hear(self, slot: str, beat: LogHeartbeat, position: int, now: Moment, *, first: int, late: bool) -> None:
         same_log = self.log is not None and beat.log == self.log.id
         applied = beat.applied if same_log else 0
-        self._processes.heard(seat, applied, position, first=first, now_s=now.boot_s, alive_s=self._alive_s)
-        self._note(self.members.heard(seat, beat.heartbeat, now.boot_s, late=late))
+        self._processes.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self._alive_s)
+        self._note(self.members.heard(slot, beat.heartbeat, now.boot_s, late=late))
         if same_log and beat.applied < position:
-            self._compare(seat, beat)
+            self._compare(slot, beat)
 
     # Freshness.
 
-    def _try_of(self, seat: str, beat: Beat) -> float:
+    def _try_of(self, slot: str, beat: LogHeartbeat) -> float:
         """When the beat was sent, if it is one of this process; for ever ago if not."""
-        return self._tries.get(beat.heartbeat.sequence, -math.inf) if seat == self.seat else -math.inf
+        return self._tries.get(beat.heartbeat.sequence, -math.inf) if slot == self.slot else -math.inf
 
     def _returned(self, sent_s: float, now: Moment) -> None:
         """A beat of this process that was sent at that time has been read in the log, and all that was logged before it."""
@@ -391,7 +391,7 @@ class Ordered:
         self._fresh_s = -math.inf
         self._stamp()
 
-    def _compare(self, seat: str, beat: Beat) -> None:
+    def _compare(self, slot: str, beat: LogHeartbeat) -> None:
         """Compare what another process had applied with what this one had at the same position.
 
         Who of the two is wrong cannot be told, and of three the two that agree may have missed the same. So each looks to itself,
@@ -401,9 +401,9 @@ class Ordered:
         if own is None:
             return
         if own == beat.digest:
-            self._suspects.discard(seat)
-        elif seat not in self._suspects:
-            self._suspects.add(seat)
+            self._suspects.discard(slot)
+        elif slot not in self._suspects:
+            self._suspects.add(slot)
             self._events.append(Diverged(beat.heartbeat.member))
             self.quarantine()
 

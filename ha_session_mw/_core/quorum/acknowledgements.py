@@ -15,7 +15,7 @@ _MOST_MARKS = 64
 """How much history is kept of a member while no majority forms around it. Coarser history proves later, never wrongly."""
 
 
-class Holder:
+class Acknowledgements:
     """What one other member is known to hold.
 
     Attributes:
@@ -73,7 +73,7 @@ class Holder:
             del self._marks[0]
 
 
-def instants(holders: Iterable[Holder]) -> Iterator[list[tuple[int, Holder]]]:
+def common_instants(holders: Iterable[Acknowledgements]) -> Iterator[list[tuple[int, Acknowledgements]]]:
     """For each instant worth looking at: who is known to have held how much just then, those with most first."""
     everyone = [holder for holder in holders if holder.echo]
     for echo in {holder.echo for holder in everyone}:

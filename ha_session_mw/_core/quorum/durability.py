@@ -12,7 +12,7 @@ from .messages import VERSION, Batch
 from .sequence import Sequence
 
 
-class Keeping:
+class DurablePrefix:
     """The state of one node's file, or of its memory where it has none.
 
     Args:

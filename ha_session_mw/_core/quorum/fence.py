@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable
 
-from .acknowledgements import Holder, instants
+from .acknowledgements import Acknowledgements, common_instants
 
 
 class Fence:
@@ -24,7 +24,7 @@ class Fence:
     __slots__ = ("_awaited", "_holders", "_majority", "_waits", "durable", "fenced")
 
     def __init__(self, others: Iterable[str], majority: int) -> None:
-        self._holders = {member: Holder(member) for member in others}
+        self._holders = {member: Acknowledgements(member) for member in others}
         self._majority = majority
         self._waits: deque[tuple[int, float]] = deque()
         """Positions, and when each was known to be durable."""
@@ -37,7 +37,7 @@ class Fence:
         """A member spoke, after it had seen the stamp ``echo`` (0: none). Another incarnation has forgotten what it held."""
         holder = self._holders[member]
         if holder.incarnation != incarnation:
-            holder = self._holders[member] = Holder(member, incarnation)
+            holder = self._holders[member] = Acknowledgements(member, incarnation)
         holder.echo = max(holder.echo, echo)
 
     def acknowledged(self, member: str, position: int, silent: tuple[str, ...], stamp: int) -> None:
@@ -53,7 +53,7 @@ class Fence:
 
     def start_anew(self) -> None:
         """This node's sequence has begun anew, and nobody has acknowledged any of it."""
-        self._holders = {member: Holder(member, holder.incarnation) for member, holder in self._holders.items()}
+        self._holders = {member: Acknowledgements(member, holder.incarnation) for member, holder in self._holders.items()}
 
     def is_waiting_for(self, member: str, kept: int) -> bool:
         """Whether a poll of this member is held in vain: the next one would prove what is not proven yet."""
@@ -80,7 +80,7 @@ class Fence:
     def _count(self, silent: Collection[str]) -> int:
         """Fence what all have confirmed or cannot miss; returns up to where a majority holds the sequence."""
         durable = self.durable
-        for held in instants(self._holders.values()):
+        for held in common_instants(self._holders.values()):
             for count in range(self._majority - 1, len(held) + 1):
                 position = held[count - 1][0]
                 durable = max(durable, position)
@@ -88,12 +88,12 @@ class Fence:
                     self.fenced = position
         return durable
 
-    def _all_others_are_ruled_out(self, confirmed: list[Holder], position: int, silent: Collection[str]) -> bool:
+    def _all_others_are_ruled_out(self, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
         """Whether all but those who confirmed have, for certain, no lease from before."""
         others = self._holders.keys() - {holder.member for holder in confirmed}
         return all(self._is_ruled_out(member, confirmed, position, silent) for member in others)
 
-    def _is_ruled_out(self, member: str, confirmed: list[Holder], position: int, silent: Collection[str]) -> bool:
+    def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
         # Of any majority that could have answered it, one of n - majority + 1 members is part; this node is one of those.
         # Only members that hold the entry may testify: the others might answer tomorrow, and without it.
         witnesses = (member in silent) + sum(holder.rules_out(member, position) for holder in confirmed)

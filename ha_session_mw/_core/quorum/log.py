@@ -20,7 +20,7 @@ from ...models import Entry
 from ..cluster.freshness import Moment
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
 from ..cluster.view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
-from .durability import Keeping
+from .durability import DurablePrefix
 from .fence import Fence
 from .messages import VERSION, Answer, Batch, Poll, list_digest
 from .peer import Peer
@@ -131,7 +131,7 @@ class Quorum:
         self._told = 0  # heartbeats
         self._stamp = 0  # answers
         self._fence = Fence(self._peers, self._majority)
-        self._keeping = Keeping(self._sequence, view, own.life, stored)
+        self._keeping = DurablePrefix(self._sequence, view, own.life, stored)
         self._recovery: Recovery | None = self._new_recovery()
         self._serving = False
         self._had_quorum = False

@@ -46,7 +46,7 @@ class MemberedLog(ClusterLog):
         with self._clock.move_on_after(seconds):
             await anyio.sleep_forever()
 
-    async def changed(self) -> None:
+    async def wait_changed(self) -> None:
         await self._change.wait()
 
     def _wake(self) -> None:

@@ -6,8 +6,7 @@ import os
 
 from ..._core.cluster.members import Heartbeat
 from ..._core.cluster.view import View
-from ..._peering.peering import Peering
-from ...abc import Backend, Clock, ClusterLog, LockService, SessionStore
+from ...abc import Backend, Clock, ClusterLog, LockService, PeerCalls, SessionStore
 from ...config import Settings
 from .locks import open_etcd_locks
 from .log import open_etcd
@@ -23,7 +22,7 @@ class EtcdBackend(Backend):
         self._settings = settings
         self.scheme = settings.cluster.partition("://")[0]
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:  # noqa: ARG002 - etcd carries all
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:  # noqa: ARG002 - etcd carries all
         return open_etcd(self._settings, view, clock, own)
 
     def open_locks(self, clock: Clock) -> LockService:

@@ -45,9 +45,9 @@ class Keys:
     def _of(self, name: str) -> bytes:
         return self.start + name.encode()
 
-    def seat(self, seat: str) -> bytes:
+    def slot(self, slot: str) -> bytes:
         """Where a process puts its beat."""
-        return self._of(f"{BEATS}/{seat}")
+        return self._of(f"{BEATS}/{slot}")
 
     def records(self, entries: Iterable[Entry]) -> dict[bytes, bytes]:
         """What is to be written for entries.
@@ -116,8 +116,8 @@ class Reading:
             case EntryPut(entry, _):
                 self._entries.append(entry)
                 self.newest = max(self.newest, pair.mod_revision)
-            case BeatPut(seat, beat):
-                self._beats.append(StoredBeat(seat, beat, pair.mod_revision))
+            case BeatPut(slot, beat):
+                self._beats.append(StoredBeat(slot, beat, pair.mod_revision))
             case FloorRaised(floor_ms):
                 self._floor_ms = floor_ms
             case _ if name == LOG:

@@ -178,7 +178,7 @@ class EtcdLog(MemberedLog):
             await ticket.done.wait()
             durable_s = self._clock.boot_s()
             while self.ordered.position < ticket.position:  # so that the index that a client is given covers what it has written
-                await self.changed()
+                await self.wait_changed()
         if ticket.left:
             raise QuorumLost(self._why_not_written())
         if ticket.rejected:
@@ -195,9 +195,9 @@ class EtcdLog(MemberedLog):
     async def fence(self, receipt: Receipt) -> None:
         while (left_s := self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()) > 0:
             with self._clock.move_on_after(left_s):
-                await self.changed()
+                await self.wait_changed()
 
-    def refresh(self) -> None:
+    def tick(self) -> None:
         # Wakes nobody who waits for a change: time alone brings no news, and those whom it wakes would wake each other.
         self.ordered.tick(self._now())
         self._heed()
@@ -293,10 +293,10 @@ class EtcdLog(MemberedLog):
         """Have a watch given up that does not tell of what was written: its member of etcd stands still, or is cut off from the others."""
         while True:
             while (written := self._written) <= self.ordered.position:
-                await self.changed()
+                await self.wait_changed()
             with self._clock.move_on_after(BEHIND_S) as limit:
                 while self.ordered.position < written:
-                    await self.changed()
+                    await self.wait_changed()
             if limit.cancelled_caught and self._watching is not None:
                 self._watching.cancel()
 
@@ -349,7 +349,7 @@ class EtcdLog(MemberedLog):
 
     async def _make_log(self) -> None:
         """Name the log that begins here, unless somebody else is faster. It may have a floor already, which must not fall."""
-        log = LogId(self.ordered.seat.rpartition("/")[2], int(self._now().wall_ms))
+        log = LogId(self.ordered.slot.rpartition("/")[2], int(self._now().wall_ms))
         for key, value in ((self._keys.floor, encode_floor(0)), (self._keys.log, encode_log(log))):
             await self._gateway.transact([put(key, value)], compare=[unchanged_since(key, 0)])
 
@@ -371,7 +371,7 @@ class EtcdLog(MemberedLog):
 
     @property
     def _own_key(self) -> bytes:
-        return self._keys.seat(self.ordered.seat)
+        return self._keys.slot(self.ordered.slot)
 
     # Beats.
 
@@ -383,7 +383,7 @@ class EtcdLog(MemberedLog):
                 await self._beat()
                 continue
             with self._clock.move_on_after(left_s):
-                await self.changed()
+                await self.wait_changed()
 
     async def _beat(self) -> None:
         sent = self.ordered.beat(self._now())
@@ -432,7 +432,7 @@ class EtcdLog(MemberedLog):
 
     async def _keep_up(self) -> None:
         while True:
-            self.refresh()
+            self.tick()
             self._tell_own_fault()
             await self._sleep(self._heartbeat_s)
 
@@ -467,8 +467,8 @@ class EtcdLog(MemberedLog):
 
     async def _remove(self) -> None:
         """Delete the beats of processes that have long been silent, but for those that have spoken just now."""
-        for seat, position in self.ordered.to_remove(self._now()):
-            key = self._keys.seat(seat)
+        for slot, position in self.ordered.to_remove(self._now()):
+            key = self._keys.slot(slot)
             await self._gateway.transact([delete(key)], compare=[unchanged_since(key, position)])
 
     def _settle(self) -> None:

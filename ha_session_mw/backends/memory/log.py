@@ -12,8 +12,7 @@ import anyio.lowlevel
 
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import FLOOR_MARGIN_MS, View
-from ..._peering.peering import Peering
-from ...abc import MAX_RECORD_BYTES, Backend, Clock, ClusterLog, Conflict, Grant, LockService, Receipt, Record, SessionStore
+from ...abc import MAX_RECORD_BYTES, Backend, Clock, ClusterLog, Conflict, Grant, LockService, PeerCalls, Receipt, Record, SessionStore
 from ...config import Settings
 from ...exceptions import LockLost, StoreUnavailable
 from ...models import Entry
@@ -36,7 +35,7 @@ class MemoryBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         """There is nothing to set."""
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:  # noqa: ARG002 - nobody else is there
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:  # noqa: ARG002 - nobody else is there
         return MemoryLog(view, clock, own)
 
     def open_locks(self, clock: Clock) -> LockService:
@@ -63,7 +62,7 @@ class MemoryLog(ClusterLog):
         view.forgotten_cuts_end_ms = math.inf  # unknown ones are those of an earlier process, and nobody can tell of them
 
     def apply(self, entries: Sequence[Entry]) -> None:
-        self.refresh()
+        self.tick()
         for entry in entries:
             self._view.merge(entry)
 
@@ -75,10 +74,10 @@ class MemoryLog(ClusterLog):
     async def fence(self, receipt: Receipt) -> None:
         """Nobody else is there to confirm anything."""
 
-    async def changed(self) -> None:
+    async def wait_changed(self) -> None:
         """Nothing is on its way from anywhere."""
 
-    def refresh(self) -> None:
+    def tick(self) -> None:
         self._view.raise_floor(self._wall_ms() - FLOOR_MARGIN_MS)
 
     def trusts_clock(self) -> bool:

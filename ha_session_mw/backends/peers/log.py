@@ -15,16 +15,15 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from ..._core.calls.faults import Conduct
-from ..._core.calls.rate_limit import Pace
+from ..._core.calls.faults import PeerFaults
+from ..._core.calls.rate_limit import RateLimiter
 from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.view import View
 from ..._core.quorum.log import PAGE_ENTRIES, Contradiction, Hold, OldFile, PeerMismatch, Quorum, QuorumEvent, Recovered
 from ..._core.quorum.log import Receipt as Appended
 from ..._core.quorum.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
 from ..._machine.journal import StateFile
-from ..._peering.peering import HELLO, PeerFailure, Peering
-from ...abc import Backend, Clock, ClusterLog, Receipt
+from ...abc import HELLO, Backend, Clock, ClusterLog, PeerCalls, PeerFailure, Receipt
 from ...config import Settings
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
 from ...exceptions import ConfigurationError, QuorumLost
@@ -93,7 +92,7 @@ class _Joins:
     """How often a member has joined, and may be said to have."""
 
     def __init__(self) -> None:
-        self.pace = Pace(1 / JOINS_EVERY_S, JOINS_AT_ONCE)
+        self.pace = RateLimiter(1 / JOINS_EVERY_S, JOINS_AT_ONCE)
         self.untold = 0
 
 
@@ -110,7 +109,7 @@ class PeersBackend(Backend):
         self._members = tuple(settings.peers)
         self._heartbeat_s = float(settings.heartbeat)
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:
         assert peering is not None  # noqa: S101 - the settings have seen to that
         log = QuorumLog(
             view,
@@ -119,7 +118,7 @@ class PeersBackend(Backend):
             self._members,
             heartbeat_s=self._heartbeat_s,
             call=peering.call,
-            conduct=peering.conduct,
+            faults=peering.faults,
             file=StateFile(Path(self._path)) if self._path else None,
         )
         peering.handle("poll", log.on_poll)
@@ -137,7 +136,7 @@ class QuorumLog(MemberedLog):
         urls: all members, this one included, in the order of ``HA_SESSION_PEERS``.
         heartbeat_s: how long a poll is held.
         call: calls another member.
-        conduct: counts what the others do wrong, beside what the calls themselves count.
+        faults: counts what the others do wrong, beside what the calls themselves count.
         file: where entries are kept; None where they are kept in memory only.
 
     Raises:
@@ -153,14 +152,14 @@ class QuorumLog(MemberedLog):
         *,
         heartbeat_s: float,
         call: Call,
-        conduct: Conduct,
+        faults: PeerFaults,
         file: StateFile | None,
     ) -> None:
         super().__init__(view, clock, logger)
         self._urls = list(urls)
         self._heartbeat_s = heartbeat_s
         self._call = call
-        self._conduct = conduct
+        self._faults = faults
         self._file = file
         self._file_bytes = 0
         self._compact_at_bytes = COMPACT_BYTES
@@ -212,7 +211,7 @@ class QuorumLog(MemberedLog):
         limit_s = DURABLE_LIMIT_S if self.quorum.has_quorum(self._now()) else DURABLE_LIMIT_ALONE_S
         with self._clock.move_on_after(limit_s):
             while self.quorum.standing(appended) == "applied":
-                await self.changed()
+                await self.wait_changed()
         if self.quorum.standing(appended) == "applied":
             raise QuorumLost("no majority holds the entry yet")
         return Receipt(appended.position, self._clock.boot_s())
@@ -227,11 +226,11 @@ class QuorumLog(MemberedLog):
                 # Only a node that found itself to have forgotten comes here: what it knew to be durable, it knows no more.
                 raise QuorumLost("this node has forgotten what it knew to be durable")
             with self._clock.move_on_after(min(give_up_s if due_s is None else due_s, give_up_s) - now_s) as wait:
-                await self.changed()
+                await self.wait_changed()
             if wait.cancelled_caught:
-                self.refresh()
+                self.tick()
 
-    def refresh(self) -> None:
+    def tick(self) -> None:
         # Wakes nobody who waits for a change: time alone brings no news, and those whom it wakes would wake each other.
         self.quorum.tick(self._now())
         self._release()
@@ -280,7 +279,7 @@ class QuorumLog(MemberedLog):
             if self._file is not None:
                 tasks.start_soon(self._write_for_ever, self._file)
             while True:
-                self.refresh()
+                self.tick()
                 self._tell_own_fault()
                 await self._sleep(self._heartbeat_s)
 
@@ -326,7 +325,7 @@ class QuorumLog(MemberedLog):
 
     async def _poll_for_ever(self, peer: str) -> None:
         retry_s = RETRY_S
-        allowance = Pace(NEWS_PER_S, NEWS_AT_ONCE)
+        allowance = RateLimiter(NEWS_PER_S, NEWS_AT_ONCE)
         while True:
             begun_s = self._clock.boot_s()
             failure, round_s = await self._poll(peer, allowance)
@@ -347,7 +346,7 @@ class QuorumLog(MemberedLog):
         with self._clock.move_on_after(max(0.0, seconds - RETRY_S)):
             await heard.wait()
 
-    async def _poll(self, peer: str, allowance: Pace) -> tuple[str | None, float]:
+    async def _poll(self, peer: str, allowance: RateLimiter) -> tuple[str | None, float]:
         """One poll; returns why it failed, None if it did not, and how long the round is to take at the least."""
         sent = self.quorum.poll(peer, self._now())
         try:
@@ -355,27 +354,27 @@ class QuorumLog(MemberedLog):
         except PeerFailure as failure:
             return str(failure), LEAST_ROUND_S
         except (ValueError, RecursionError):
-            self._conduct.note(peer, "garbage")
+            self._faults.note(peer, "garbage")
             return "answers in a form that this release cannot read", LEAST_ROUND_S
         if len(answer.entries) > PAGE_ENTRIES:
-            self._conduct.note(peer, "garbage")
+            self._faults.note(peer, "garbage")
             return "answers with more than a page", LEAST_ROUND_S
         known = self.quorum.position
         self.quorum.answered(sent, answer, self._now())
         self._settle()
         return None, self._least_round_s(peer, answer, self.quorum.position - known, allowance)
 
-    def _least_round_s(self, peer: str, answer: Answer, news: int, allowance: Pace) -> float:
+    def _least_round_s(self, peer: str, answer: Answer, news: int, allowance: RateLimiter) -> float:
         """How long a poll and the pause after it take at the least, so that no peer keeps this node busy."""
         if not answer.complete:
-            self._conduct.note(peer, "pages")
+            self._faults.note(peer, "pages")
         page_s = LEAST_PAGE_S if self.quorum.recovering else LEAST_PAGE_WHILE_SERVING_S
         round_s = max(LEAST_ROUND_S if answer.complete else page_s, len(answer.entries) * LEAST_ENTRY_S)
         if not self._is_fresh(self._now()):
             return round_s  # it serves nobody before it has learned all there is
         owed_s = allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, self._clock.boot_s()) or 0.0
         if owed_s > round_s:
-            self._conduct.note(peer, "slowed")
+            self._faults.note(peer, "slowed")
         return max(round_s, owed_s)
 
     async def on_poll(self, body: bytes) -> bytes:
@@ -498,9 +497,9 @@ class QuorumLog(MemberedLog):
             case PeerMismatch(peer, "version"):
                 logger.error("%s speaks another version of the protocol; finish the roll-out", self._name(peer))
             case Contradiction(peer):
-                self._conduct.note(peer, "lied")
+                self._faults.note(peer, "lied")
             case PeerMismatch(peer, "identity"):
-                self._conduct.note(peer, "lied")
+                self._faults.note(peer, "lied")
                 logger.error("%s takes itself for somebody else; each node's HA_SESSION_ADVERTISE_URL must be its own", self._name(peer))
             case Recovered():
                 logger.info("learned what there is to know; this node judges sessions now")

@@ -21,9 +21,8 @@ from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.shared_file import DATA_VERSION, OPEN_S, FileTrouble, trouble_of
-from ..._peering.peering import Peering
 from ..._settings.cluster_urls import sqlite_path
-from ...abc import Backend, Clock, ClusterLog, LockService, Receipt, SessionStore
+from ...abc import Backend, Clock, ClusterLog, LockService, PeerCalls, Receipt, SessionStore
 from ...config import Settings
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
@@ -61,7 +60,7 @@ class SqliteBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         self._path = sqlite_path(settings.cluster)
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: Peering | None) -> ClusterLog:  # noqa: ARG002 - the file is all there is
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:  # noqa: ARG002 - the file is all there is
         return SqliteLog(view, clock, own, self._path)
 
     def open_locks(self, clock: Clock) -> LockService:
@@ -91,7 +90,7 @@ class SqliteLog(ClusterLog):
         self._absolute_ms = own.absolute_ms
         self.freshness_limit_s = own.freshness_limit_s
         self.trusted_ahead_ms = math.nan
-        self.look = self._look
+        self.poll_now = self._poll_now
         self._file = EntryFile(path)
         self._file_id: tuple[str, int, int] | None = None
         self._position = 0
@@ -129,7 +128,7 @@ class SqliteLog(ClusterLog):
 
     # Reading
 
-    def _look(self) -> None:
+    def _poll_now(self) -> None:
         if self._reader is not None and self._boot_s() < self._sure_until_s:
             try:
                 if self._reader.execute(DATA_VERSION).fetchone() == self._version:
@@ -213,7 +212,7 @@ class SqliteLog(ClusterLog):
         self._owe(entries)
 
     def _merge(self, entries: Iterable[Entry]) -> None:
-        self.refresh()
+        self.tick()
         for entry in entries:
             self._view.merge(entry)
 
@@ -268,10 +267,10 @@ class SqliteLog(ClusterLog):
 
     # The rest
 
-    async def changed(self) -> None:
+    async def wait_changed(self) -> None:
         await self._change.wait()
 
-    def refresh(self) -> None:
+    def tick(self) -> None:
         self._view.raise_floor(self._wall_ms() - FLOOR_MARGIN_MS)
 
     def trusts_clock(self) -> bool:
@@ -288,7 +287,7 @@ class SqliteLog(ClusterLog):
         return self._wall_ms() + self._absolute_ms + UNKNOWN_END_MARGIN_MS
 
     def why_not_ready(self) -> str | None:
-        self._look()
+        self._poll_now()
         trouble = self.trouble or self.write_trouble
         return f"the file of HA_SESSION_CLUSTER {trouble}" if trouble else None
 
@@ -301,7 +300,7 @@ class SqliteLog(ClusterLog):
         prune_at_s = self._boot_s() + PRUNE_EVERY_S
         try:
             while True:
-                self._look()
+                self._poll_now()
                 now_s = self._boot_s()
                 if self._unwritten and now_s >= write_at_s:
                     write_at_s = now_s + WRITE_AGAIN_S

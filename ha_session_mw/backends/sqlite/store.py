@@ -44,7 +44,7 @@ class SqliteStore(SessionStore):
 
     def __init__(self, clock: Clock, file: RecordFile, kind: str) -> None:
         self.max_bytes = MAX_RECORD_BYTES
-        self.look = self._look
+        self.poll_now = self._poll_now
         self._clock = clock
         self._file = file
         self._kind = kind
@@ -72,7 +72,7 @@ class SqliteStore(SessionStore):
 
     # Reading
 
-    def _look(self) -> None:
+    def _poll_now(self) -> None:
         if self._clock.boot_s() < self._try_again_s:
             return
         try:
@@ -154,7 +154,7 @@ class SqliteStore(SessionStore):
                 for _ in range(PRUNE_EVERY):
                     with self._clock.move_on_after(LOOK_EVERY_S):
                         await anyio.sleep_forever()
-                    self._look()  # so that there is not too much to hear of when a request comes
+                    self._poll_now()  # so that there is not too much to hear of when a request comes
                 await self._prune()
         finally:
             self._let_go()

@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Desk(NamedTuple):
+class LockNode(NamedTuple):
     """One node, as far as locks go: its service, the store that belongs to it, and its clock."""
 
     locks: LockService
@@ -40,7 +40,7 @@ class Desk(NamedTuple):
         return found.content if found else None
 
 
-class Desks(ABC):
+class LockNodes(ABC):
     """The nodes at which a lock service is tried.
 
     Attributes:
@@ -50,7 +50,7 @@ class Desks(ABC):
         can_break: whether :meth:`break_off` can do anything.
     """
 
-    desks: Sequence[Desk]
+    desks: Sequence[LockNode]
     lease_s = 2.0
     late_s = 0.1
     can_break = False
@@ -60,11 +60,11 @@ class Desks(ABC):
         with anyio.fail_after(60):
             return await function()
 
-    async def break_off(self, desk: Desk) -> None:
+    async def break_off(self, desk: LockNode) -> None:
         """From now on, the node cannot reach what the locks are kept in."""
         raise NotImplementedError
 
-    async def mend(self, desk: Desk) -> None:
+    async def mend(self, desk: LockNode) -> None:
         """Now it can again."""
         raise NotImplementedError
 
@@ -74,12 +74,12 @@ class LockServiceContract(ABC):
 
     Example:
         >>> class TestMyLocks(LockServiceContract):
-        ...     def opened(self) -> AbstractAsyncContextManager[Desks]:
+        ...     def opened(self) -> AbstractAsyncContextManager[LockNodes]:
         ...         return my_desks()
     """
 
     @abstractmethod
-    def opened(self) -> AbstractAsyncContextManager[Desks]:
+    def opened(self) -> AbstractAsyncContextManager[LockNodes]:
         """Nodes of a new cluster, two or more if there can be, whose services run until the context ends."""
 
     _numbers = count()
@@ -106,7 +106,7 @@ class LockServiceContract(ABC):
         async with self.opened() as nodes:
             name, inside, most, done = self._name(), 0, 0, 0
 
-            async def work(desk: Desk) -> None:
+            async def work(desk: LockNode) -> None:
                 nonlocal inside, most, done
                 grant = await desk.locks.acquire(name, within_s=60, lease_s=60)
                 inside += 1
@@ -371,12 +371,12 @@ class LockServiceContract(ABC):
             await nodes.run(story)
 
 
-def two_of(nodes: Desks) -> tuple[Desk, Desk]:
+def two_of(nodes: LockNodes) -> tuple[LockNode, LockNode]:
     """Two of the nodes, or one twice where there is but one."""
     return nodes.desks[0], nodes.desks[-1]
 
 
-async def wait(desk: Desk, seconds: float) -> None:
+async def wait(desk: LockNode, seconds: float) -> None:
     """Let so much time pass at a node."""
     with desk.clock.move_on_after(seconds):
         await anyio.sleep_forever()
@@ -391,7 +391,7 @@ async def told(kind: type[Exception], function: Callable[P, Awaitable[object]], 
     return False
 
 
-async def is_held(nodes: Desks, name: str) -> bool:
+async def is_held(nodes: LockNodes, name: str) -> bool:
     """Whether somebody has a lock, or waits for it."""
     desk = nodes.desks[-1]
     try:

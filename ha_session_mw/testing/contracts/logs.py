@@ -32,14 +32,14 @@ class Member(NamedTuple):
 
     def knows(self, entry: Entry) -> bool:
         """Whether a request that comes now is judged by an entry."""
-        if self.log.look is not None:
-            self.log.look()
+        if self.log.poll_now is not None:
+            self.log.poll_now()
         return self.view.knows(entry)
 
     @property
     def is_fresh(self) -> bool:
-        if self.log.look is not None:
-            self.log.look()
+        if self.log.poll_now is not None:
+            self.log.poll_now()
         return self.clock.boot_s() - self.view.fresh_at <= self.log.freshness_limit_s
 
 
@@ -225,7 +225,7 @@ class ClusterLogContract(ABC):
             views = [{repr(entry) + entry_key(entry) for entry in member.view.entries()} for member in nodes.members]
             assert views == [views[0]] * len(views)
 
-    # changed, look, refresh
+    # wait_changed, poll_now, tick
 
     async def test_who_waits_for_a_change_is_woken_by_what_another_node_appends(self) -> None:
         async with self.opened() as nodes:
@@ -235,7 +235,7 @@ class ClusterLogContract(ABC):
 
             async def wait() -> None:
                 while not last.view.knows(entry):
-                    await last.log.changed()
+                    await last.log.wait_changed()
                     await anyio.lowlevel.checkpoint()
                 woken.append(True)
 
@@ -253,7 +253,7 @@ class ClusterLogContract(ABC):
             for log, view, _ in nodes.members:
                 floor_ms = view.floor_ms
                 for _ in range(3):
-                    log.refresh()
+                    log.tick()
                     assert view.floor_ms >= floor_ms
 
     # on_event

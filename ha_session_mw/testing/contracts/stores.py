@@ -48,8 +48,8 @@ class Stores(ABC):
         """Let time pass until a store has heard of something. To be changed where time does not pass by itself."""
         with anyio.fail_after(10):
             while not condition():
-                if store.look is not None:
-                    store.look()
+                if store.poll_now is not None:
+                    store.poll_now()
                 await anyio.sleep(0.01)
 
     async def break_off(self) -> None:

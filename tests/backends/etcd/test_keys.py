@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ha_session_mw._core.cluster.members import Heartbeat
-from ha_session_mw._core.ordered.keys import Beat, LogId, encode_beat, encode_floor, encode_log
+from ha_session_mw._core.ordered.keys import LogHeartbeat, LogId, encode_beat, encode_floor, encode_log
 from ha_session_mw._core.ordered.log import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised
 from ha_session_mw.backends.etcd.gateway import Event, KeyValue
 from ha_session_mw.backends.etcd.keys import Keys, Reading, UnreadableKey
@@ -13,7 +13,7 @@ from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
 
 END_MS = 1_800_000_000_000
 ENTRIES: list[Entry] = [Deny("a/b", END_MS), Cut(CutId("c~6b49d200"), "ada", END_MS), DenyKey(KeyId("k"), END_MS)]
-BEAT = Beat(Heartbeat(NodeId("web"), "ab12", "", "ready", 7, END_MS, (KeyId("k"),), 5.0, 1), "log", 3, b"digest")
+BEAT = LogHeartbeat(Heartbeat(NodeId("web"), "ab12", "", "ready", 7, END_MS, (KeyId("k"),), 5.0, 1), "log", 3, b"digest")
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_an_entry_is_read_as_it_was_written_and_known_when_it_is_deleted(keys: K
 
 
 def test_a_beat_and_the_floor_are_read_as_they_were_written(keys: Keys) -> None:
-    seat = keys.seat("web/ab12")
-    assert keys.item(written(seat, encode_beat(BEAT))) == BeatPut("web/ab12", BEAT)
-    assert keys.item(deleted(seat)) == BeatDeleted("web/ab12")
+    slot = keys.slot("web/ab12")
+    assert keys.item(written(slot, encode_beat(BEAT))) == BeatPut("web/ab12", BEAT)
+    assert keys.item(deleted(slot)) == BeatDeleted("web/ab12")
     assert keys.item(written(keys.floor, encode_floor(60_000))) == FloorRaised(60_000)
 
 
@@ -89,12 +89,12 @@ def test_a_reading_is_all_that_the_pages_hold(keys: Keys) -> None:
     reading.take(records[:2])
     assert reading.snapshot(9) is None
     log = LogId("made", END_MS)
-    beat = KeyValue(keys.seat("web/ab12"), encode_beat(BEAT), 7, 8)
+    beat = KeyValue(keys.slot("web/ab12"), encode_beat(BEAT), 7, 8)
     reading.take([*records[2:], KeyValue(keys.log, encode_log(log), 1, 1), KeyValue(keys.floor, encode_floor(60_000), 2, 3), beat])
     snapshot = reading.snapshot(9)
     assert snapshot is not None
     assert (snapshot.position, snapshot.log, snapshot.floor_ms, [*snapshot.entries]) == (9, log, 60_000, ENTRIES)
-    assert [(stored.seat, stored.beat, stored.position) for stored in snapshot.beats] == [("web/ab12", BEAT, 8)]
+    assert [(stored.slot, stored.beat, stored.position) for stored in snapshot.beats] == [("web/ab12", BEAT, 8)]
     assert (reading.newest, reading.last) == (6, beat)
 
 

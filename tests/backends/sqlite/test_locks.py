@@ -23,7 +23,7 @@ from ha_session_mw.abc import Grant
 from ha_session_mw.backends.sqlite.lock_file import LockFile, Place, Wish
 from ha_session_mw.backends.sqlite.locks import PLACE_S, WRITE_LIMIT_S, SqliteLocks
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.testing import Desk, ManualClock
+from ha_session_mw.testing import LockNode, ManualClock
 from ha_session_mw.testing.contracts.locks import wait
 
 from ...testing.contracts.test_locks import OneMachine
@@ -242,7 +242,7 @@ async def test_one_that_waits_for_long_keeps_its_place(path: Path) -> None:
     nodes, served = OneMachine(path), list[int]()
     first, second, holder = nodes.desks
 
-    async def wait_for_it(desk: Desk, number: int) -> None:
+    async def wait_for_it(desk: LockNode, number: int) -> None:
         grant = await desk.locks.acquire("x", within_s=60, lease_s=60)
         served.append(number)
         await desk.locks.release(grant)

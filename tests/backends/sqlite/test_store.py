@@ -132,13 +132,13 @@ async def test_kinds_of_records_do_not_meet(path: Path) -> None:
     one, other = (SqliteStore(clock, RecordFile(path), kind) for kind in ("one", "other"))
     stored = await one.put(Record("id", b"1", 1 << 50, "ada"))
     await other.put(Record("id", b"2", 1 << 50, "ada"))
-    assert other.look is not None
-    other.look()
+    assert other.poll_now is not None
+    other.poll_now()
     heard: list[tuple[str, int]] = []
     other.on_newer = lambda *news: heard.append(news)
     await one.put(replace(stored, content=b"3"))
     await one.delete("id")
-    other.look()
+    other.poll_now()
     assert heard == []
     assert [found.content for found in await other.of_subject("ada")] == [b"2"]
 
@@ -167,7 +167,7 @@ def fork(store: SqliteStore, path: Path, clock: ManualClock) -> None:
 def delete(store: SqliteStore, path: Path, clock: ManualClock) -> None:
     for file in path.parent.iterdir():
         file.unlink()
-    store._look()  # notices that
+    store._poll_now()  # notices that
     clock.advance(TRY_AGAIN_S)
 
 
@@ -179,13 +179,13 @@ async def test_news_are_heard_whatever_happens_between_two_looks(
     await other.put(Record("before", b"1", 1 << 50))
     store, heard = SqliteStore(clock, RecordFile(path), "session"), list[str]()
     store.on_newer = lambda name, _: heard.append(name)
-    store._look()
+    store._poll_now()
     assert heard == []  # what was there at the start is read when it is wanted
     happens(store, path, clock)
     if happens is delete:
         other = SqliteStore(clock, RecordFile(path), "session")
     await other.put(Record("after", b"1", 1 << 50))
-    store._look()
+    store._poll_now()
     assert heard == ["after"]
 
 

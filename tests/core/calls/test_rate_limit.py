@@ -5,23 +5,23 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.calls.rate_limit import Pace
+from ha_session_mw._core.calls.rate_limit import RateLimiter
 
 
 def test_so_much_at_once_costs_no_wait_and_what_is_more_waits_until_it_has_refilled() -> None:
-    pace = Pace(per_s=8, at_once=3)
+    pace = RateLimiter(per_s=8, at_once=3)
     assert [pace.spend(1, 0.0) for _ in range(5)] == [0, 0, 0, 0.125, 0.25]
 
 
 def test_it_refills_and_never_beyond_what_it_holds() -> None:
-    pace = Pace(per_s=8, at_once=3)
+    pace = RateLimiter(per_s=8, at_once=3)
     pace.spend(3, 0.0)
     assert pace.spend(1, 0.125) == 0
     assert [pace.spend(1, 1000.0) for _ in range(4)] == [0, 0, 0, 0.125]
 
 
 def test_who_would_have_to_wait_too_long_uses_nothing() -> None:
-    pace = Pace(per_s=8, at_once=1)
+    pace = RateLimiter(per_s=8, at_once=1)
     pace.spend(1, 0.0)
     assert [pace.spend(1, 0.0, patience_s=0.05) for _ in range(3)] == [None] * 3
     assert pace.spend(1, 0.0) == 0.125
@@ -29,7 +29,7 @@ def test_who_would_have_to_wait_too_long_uses_nothing() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=1, max_size=60))
 def test_over_any_time_no_more_goes_through_than_the_allowance(waits: list[tuple[float, int]]) -> None:
-    pace, now_s, spent, last_s = Pace(per_s=20, at_once=40), 0.0, 0, 0.0
+    pace, now_s, spent, last_s = RateLimiter(per_s=20, at_once=40), 0.0, 0, 0.0
     for wait_s, amount in waits:
         now_s += wait_s
         due_s = now_s + (pace.spend(amount, now_s) or 0.0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw._core.ordered.keys import (
-    Beat,
+    LogHeartbeat,
     LogId,
     UnknownVersion,
     decode_beat,
@@ -36,7 +36,9 @@ ENTRIES: st.SearchStrategy[Entry] = st.one_of(
     st.builds(lambda name, end: Cut(new_cut_id(name, end), None, end), IDS, ENDS),
     st.builds(DenyKey, IDS.map(KeyId), ENDS),
 )
-BEAT = Beat(Heartbeat(NodeId("a"), "life", "https://a.example", "ready", 7, NOW_MS, (KeyId("k"),), 5.0, 3_600_000), "log", 41, b"\x01" * 16)
+BEAT = LogHeartbeat(
+    Heartbeat(NodeId("a"), "life", "https://a.example", "ready", 7, NOW_MS, (KeyId("k"),), 5.0, 3_600_000), "log", 41, b"\x01" * 16
+)
 
 
 @given(ENTRIES)

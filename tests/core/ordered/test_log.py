@@ -73,7 +73,7 @@ class Log:
         return one
 
     def ready(self, *names: str) -> list[Ordered]:
-        """Processes that have all read each other's beats."""
+        """Leases that have all read each other's beats."""
         members = [self.member(name) for name in names]
         for one in members:
             self.beat(one, at(0))
@@ -111,8 +111,8 @@ class Log:
         return self.write(*items)
 
     def take(self, sent: Sent) -> int:
-        position = self.write(BeatPut(sent.seat, sent.beat))
-        self.beats[sent.seat] = StoredBeat(sent.seat, sent.beat, position)
+        position = self.write(BeatPut(sent.slot, sent.beat))
+        self.beats[sent.slot] = StoredBeat(sent.slot, sent.beat, position)
         return position
 
     def beat(self, one: Ordered, now: Moment) -> Sent:
@@ -122,8 +122,8 @@ class Log:
 
     def leave(self, one: Ordered) -> None:
         one.leave()
-        del self.beats[one.seat]
-        self.write(BeatDeleted(one.seat))
+        del self.beats[one.slot]
+        self.write(BeatDeleted(one.slot))
 
     def deliver(self, now: Moment, *members: Ordered, upto: int | None = None) -> None:
         """Each is told what it has not been told yet."""
@@ -289,7 +289,7 @@ def test_everything_of_the_same_position_is_known_before_the_node_is_fresh() -> 
     sent = one.beat(at(1))
     seen: list[float] = []
     one.view.on_news = lambda _: seen.append(one.view.fresh_at)
-    log.write(BeatPut(sent.seat, sent.beat), EntryPut(deny("x"), created=True))
+    log.write(BeatPut(sent.slot, sent.beat), EntryPut(deny("x"), created=True))
     log.deliver(at(2), one)
     assert seen == [at(0).boot_s]
     assert one.view.fresh_at == at(1).boot_s
@@ -717,7 +717,7 @@ def test_while_a_node_looks_again_nothing_that_is_delivered_counts() -> None:
 def test_after_it_has_looked_again_a_node_is_fresh_by_a_beat_that_it_found_and_by_nothing_from_before() -> None:
     log = Log()
     (one,) = log.ready("a")
-    del log.beats[one.seat]
+    del log.beats[one.slot]
     one.quarantine()
     one.loaded(log.snapshot(), at(1))
     assert one.view.fresh_at == -math.inf
@@ -892,12 +892,12 @@ def test_a_node_out_of_contact_raises_no_floor_and_removes_nobody() -> None:
 def test_who_was_silent_for_very_long_may_be_removed_with_its_last_beat() -> None:
     log = Log()
     one, two = log.ready("a", "b")
-    stands_at = log.beats[two.seat].position
+    stands_at = log.beats[two.slot].position
     for seconds in (REMOVE_AFTER_S - 1, REMOVE_AFTER_S + 1):
         log.beat(one, at(seconds))
         log.deliver(at(seconds), one)
-        assert one.to_remove(at(seconds)) == ([(two.seat, stands_at)] if seconds > REMOVE_AFTER_S else [])
-    log.write(BeatDeleted(two.seat))
+        assert one.to_remove(at(seconds)) == ([(two.slot, stands_at)] if seconds > REMOVE_AFTER_S else [])
+    log.write(BeatDeleted(two.slot))
     log.deliver(at(601), one)
     assert one.to_remove(at(601)) == []
 

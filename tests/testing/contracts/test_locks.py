@@ -24,7 +24,7 @@ from ha_session_mw.backends.sqlite.locks import SqliteLocks
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.backends.sqlite.store import SqliteStore
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.testing import Desk, Desks, LockServiceContract, ManualClock
+from ha_session_mw.testing import LockNode, LockNodes, LockServiceContract, ManualClock
 
 from ...engines import Etcd
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 T = TypeVar("T")
 
 
-class OneClock(Desks):
+class OneClock(LockNodes):
     """Nodes whose time passes while somebody waits, fast, and not while a thread has a file in hand."""
 
     def __init__(self) -> None:
@@ -66,15 +66,15 @@ class Memory(OneClock):
         super().__init__()
         self.desks = [self.desk(MemoryLocks(self.clock))]
 
-    def desk(self, locks: MemoryLocks) -> Desk:
+    def desk(self, locks: MemoryLocks) -> LockNode:
         records = MemoryRecords(self.clock)
         records.require_held = locks.require
-        return Desk(locks, MemoryStore(records), self.clock)
+        return LockNode(locks, MemoryStore(records), self.clock)
 
 
 class TestMemory(LockServiceContract):
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Desks]:
+    async def opened(self) -> AsyncIterator[LockNodes]:
         yield Memory()
 
 
@@ -87,18 +87,18 @@ class OneMachine(OneClock):
         super().__init__()
         self.services = [SqliteLocks(self.clock, LockFile(path, self.clock.boot_s)) for _ in range(3)]
         self.stores = [SqliteStore(self.clock, RecordFile(path), "session") for _ in self.services]
-        self.desks = [Desk(locks, store, self.clock) for locks, store in zip(self.services, self.stores, strict=True)]
+        self.desks = [LockNode(locks, store, self.clock) for locks, store in zip(self.services, self.stores, strict=True)]
         self._intruder: sqlite3.Connection | None = None
 
     def is_busy(self) -> bool:
         threads = [*(service._threads for service in self.services), *(store._threads for store in self.stores)]
         return any(limiter.borrowed_tokens for limiter in threads)
 
-    async def break_off(self, desk: Desk) -> None:
+    async def break_off(self, desk: LockNode) -> None:
         self._intruder = sqlite3.connect(desk.locks._file.path, isolation_level=None)  # type: ignore[attr-defined]
         self._intruder.execute("BEGIN IMMEDIATE")
 
-    async def mend(self, desk: Desk) -> None:
+    async def mend(self, desk: LockNode) -> None:
         if self._intruder is not None:
             self._intruder.execute("ROLLBACK")
             self._let_go()
@@ -120,7 +120,7 @@ class TestSqlite(LockServiceContract):
         self.path = tmp_path / "sessions.db-records"
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Desks]:
+    async def opened(self) -> AsyncIterator[LockNodes]:
         machine = OneMachine(self.path)
         try:
             yield machine
@@ -160,7 +160,7 @@ class GuardedKeys(SessionStore):
         raise NotImplementedError
 
 
-class OnEtcd(Desks):
+class OnEtcd(LockNodes):
     """Three processes on one etcd. It breaks for all of them, by being frozen."""
 
     can_break = True
@@ -171,12 +171,12 @@ class OnEtcd(Desks):
         self.server = server
         clock = SystemClock()
         gateways = [EtcdGateway(server.endpoints, clock) for _ in range(3)]
-        self.desks = [Desk(EtcdLocks(clock, gateway, prefix), GuardedKeys(gateway, prefix), clock) for gateway in gateways]
+        self.desks = [LockNode(EtcdLocks(clock, gateway, prefix), GuardedKeys(gateway, prefix), clock) for gateway in gateways]
 
-    async def break_off(self, desk: Desk) -> None:
+    async def break_off(self, desk: LockNode) -> None:
         self.server.members[0].freeze()
 
-    async def mend(self, desk: Desk) -> None:
+    async def mend(self, desk: LockNode) -> None:
         self.server.members[0].thaw()
 
 
@@ -187,7 +187,7 @@ class TestEtcd(LockServiceContract):
         self.server = one_etcd
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Desks]:
+    async def opened(self) -> AsyncIterator[LockNodes]:
         nodes = OnEtcd(self.server, f"contract/{token_hex(4)}")
         with ExitStack() as stack:
             stack.callback(self.server.members[0].thaw)
@@ -245,7 +245,7 @@ async def test_a_service_that_breaks_the_contract_is_found_out(
     kind: type[MemoryLocks], test: Callable[[LockServiceContract], Awaitable[None]]
 ) -> None:
     class Broken(LockServiceContract):
-        def opened(self) -> AbstractAsyncContextManager[Desks]:
+        def opened(self) -> AbstractAsyncContextManager[LockNodes]:
             return broken(kind)
 
     with pytest.raises((BaseExceptionGroup, Exception)):
@@ -253,7 +253,7 @@ async def test_a_service_that_breaks_the_contract_is_found_out(
 
 
 @asynccontextmanager
-async def broken(kind: type[MemoryLocks]) -> AsyncIterator[Desks]:
+async def broken(kind: type[MemoryLocks]) -> AsyncIterator[LockNodes]:
     nodes = Memory()
     nodes.desks = [nodes.desk(kind(nodes.clock))]
     yield nodes
