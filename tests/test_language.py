@@ -1,0 +1,118 @@
+"""The prose of the README, the changelog and the docs keeps the limits of a plain style, as far as a machine can hold them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PACKAGE = ROOT / "ha_session_mw"
+
+TO_BE_REWRITTEN = {
+    *("CHANGELOG.md", "docs/glossary.md", "docs/tutorial/first-five-minutes.md"),
+    *(
+        f"docs/explanation/{name}.md"
+        for name in ("tokens", "session-data", "ordered-log", "consistency", "proof", "accept-rule", "quorum-log")
+    ),
+    *(f"docs/reference/{name}.md" for name in ("configuration", "testing", "headers", "events", "benchmarks", "api", "errors")),
+    *(
+        f"docs/how-to/{name}.md"
+        for name in ("behind-a-proxy", "frameworks", "troubleshoot-a-cluster", "etcd", "log-out-everywhere", "locks")
+    ),
+    *(f"docs/how-to/{name}.md" for name in ("devices", "add-a-backend", "several-workers", "listen-to-the-cluster")),
+    *(f"docs/how-to/{name}.md" for name in ("migrate-from-starlette", "rotate-keys", "three-nodes", "protect-paths", "order-with-cors")),
+}
+"""Pages that the rules do not hold for yet."""
+
+MOST_WORDS = 25
+"""Longest sentence, in words. A reader who knows English as a second language reads one of that length in one go."""
+
+_SUBJECT = "it|he|she|they|there|that|this|these|those|then|else|otherwise|nobody|nothing|each|one|a|the"
+_VERB = "is|are|has|have|was|were|would|could|can|may|must|does|do"
+
+NOT_PLAIN = {
+    r"(?:^|[.:;!?] )(?:Who|Whoever|What) (?!\w+[^.?!]*\?)": "a question word as the subject",
+    r"\bis (?:told|had)\b|\bare (?:told|had)\b(?! apart)": "a passive without an actor: say who reports or receives it",
+    r"\bso much\b(?! (?:as|that))": "so much of what? Name the amount",
+    rf", for (?:{_SUBJECT}) [^.;:]*\b(?:{_VERB})\b": "'for' as a conjunction: use 'because'",
+    r"\b(?:besides that|of ours|of its own accord)\b": "an idiom that reads like a translation",
+    r"\bstands? (?:for certain|no longer)\b": "a token is valid, expired or revoked",
+    r"\bhowever (?:much|little|long|often|many)\b": "an inverted concession",
+    r"\bon (?:its|their) own(?:$|[.,;:])": "say alone, or isolated",
+    r"\bthe (?:more|less|later|earlier) the (?:more|less|later|earlier)\b": "an inverted comparison",
+}
+"""Constructions that this project's prose avoids, each with the reason or the remedy."""
+
+_FENCE = re.compile(r"^[ ]*```.*?^[ ]*```$", re.MULTILINE | re.DOTALL)
+_NOT_PROSE = re.compile(r"^[ ]*(?:\||#|>|\[[^\]]+\]:)")
+_ITEM = re.compile(r"^[ ]*(?:[*-]|\d+\.) ")
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+_CODE = re.compile(r"`[^`]+`")
+_END = re.compile(r"(?<=[.!?])[\"')\]*_]* +(?=[\"'(\[*_]*[A-Z0-9`])|(?<=:)$")
+_ABBREVIATION = re.compile(r"\b(e\.g|i\.e|etc|vs|cf)\.")
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """Each paragraph and list item, in one line, without code blocks, tables, headings and quotations."""
+    lines: list[str] = []
+    for line in [*_FENCE.sub("", text).splitlines(), ""]:
+        if lines and (not line.strip() or _NOT_PROSE.match(line) or _ITEM.match(line)):
+            yield " ".join(lines)
+            lines = []
+        if line.strip() and not _NOT_PROSE.match(line):
+            lines.append(_ITEM.sub("", line).strip())
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Each sentence. A piece of code counts as one word, and a link as its text."""
+    for paragraph in paragraphs(text):
+        plain = _ABBREVIATION.sub(r"\1", _LINK.sub(r"\1", _CODE.sub("CODE", paragraph)))
+        yield from (sentence.strip() for sentence in _END.split(plain) if sentence.strip())
+
+
+def words(sentence: str) -> int:
+    return sum(1 for word in sentence.split() if re.search(r"\w", word))
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_sentences_are_told_apart() -> None:
+    text = "# A heading\n\nOne (`a. b`) is 1.5 ms. Two:\n\n"
+    text += "* Three, see [four five](x.md). *Six.*\n  seven\n\n| no | table |\n\n```text\nno code.\n```\n"
+    assert list(sentences(text)) == ["One (CODE) is 1.5 ms.", "Two:", "Three, see four five.", "*Six.* seven"]
+
+
+WRITTEN = [page for page in PAGES if name_of(page) not in TO_BE_REWRITTEN]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_no_sentence_is_longer_than_a_reader_can_hold(page: Path) -> None:
+    long = [f"{words(sentence)} words: {sentence}" for sentence in sentences(page.read_text("utf-8")) if words(sentence) > MOST_WORDS]
+    assert long == []
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_no_sentence_reads_like_a_translation(page: Path) -> None:
+    found = [
+        f"{remedy}: {sentence}"
+        for sentence in sentences(page.read_text("utf-8"))
+        for pattern, remedy in NOT_PLAIN.items()
+        if re.search(pattern, sentence)
+    ]
+    assert found == []
+
+
+_PATH = re.compile(r"(?<![\w/.…-])((?:[\w.-]+/)+[\w.-]+\.py)\b")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_module_that_a_page_names_exists(page: Path) -> None:
+    """From the root of the repository, or from the package."""
+    named = set(_PATH.findall(page.read_text("utf-8")))
+    assert {path for path in named if not (ROOT / path).exists() and not (PACKAGE / path).exists()} == set()
