@@ -22,7 +22,7 @@ from ..._core.ordered.keys import (
 )
 from ..._core.ordered.log import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Snapshot, StoredBeat
 from ...models import Entry
-from .gateway import Event, KeyValue, end_of
+from .api import Event, KeyValue, end_of
 
 
 class UnreadableKey(Exception):

@@ -23,7 +23,14 @@ from ..._settings.cluster_urls import etcd_endpoints
 from ...abc import Clock, Grant, LockService
 from ...config import Settings
 from ...exceptions import LockLost, SessionLocked, StoreUnavailable
-from .gateway import EtcdError, EtcdGateway, KeyValue, end_of, put, unchanged_since
+from .api import (
+    EtcdError,
+    KeyValue,
+    end_of,
+    put,
+    unchanged_since,
+)
+from .gateway import EtcdGateway
 from .log import open_gateway
 
 logger = logging.getLogger("ha_session_mw.etcd")

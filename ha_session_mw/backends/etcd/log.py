@@ -30,10 +30,9 @@ from ...exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ...models import Entry
 from ..common.membered import MemberedLog, parse_index
 from ..common.outbox import Outbox, Ticket
-from .gateway import (
+from .api import (
     EtcdCompacted,
     EtcdError,
-    EtcdGateway,
     EtcdRejected,
     Event,
     KeyValue,
@@ -43,6 +42,7 @@ from .gateway import (
     unchanged_since,
     value_below,
 )
+from .gateway import EtcdGateway
 from .keys import Keys, Reading, UnreadableKey
 
 logger = logging.getLogger("ha_session_mw.etcd")

@@ -20,10 +20,9 @@ from ..._settings.cluster_urls import etcd_endpoints
 from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, Record, SessionStore
 from ...config import Settings
 from ...exceptions import LockLost, StoreUnavailable
-from .gateway import (
+from .api import (
     EtcdCompacted,
     EtcdError,
-    EtcdGateway,
     EtcdRejected,
     EtcdUnavailable,
     KeyValue,
@@ -35,6 +34,7 @@ from .gateway import (
     put,
     unchanged_since,
 )
+from .gateway import EtcdGateway
 from .locks import guard_of
 from .log import open_gateway
 

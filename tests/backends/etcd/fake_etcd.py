@@ -12,7 +12,8 @@ import anyio
 import httpx2
 import msgspec
 
-from ha_session_mw.backends.etcd.gateway import EtcdGateway, KeyValue
+from ha_session_mw.backends.etcd.api import KeyValue
+from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.testing import ManualClock
 
 _encode = msgspec.json.Encoder().encode

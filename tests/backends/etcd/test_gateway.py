@@ -13,17 +13,11 @@ import anyio
 import httpx2
 import pytest
 
-from ha_session_mw.backends.etcd.gateway import (
-    CALL_S,
-    REFUSED_S,
-    ROUND_PAUSE_S,
-    SILENCE_S,
-    TRY_S,
+from ha_session_mw.backends.etcd.api import (
     EtcdCompacted,
     EtcdError,
     EtcdForeign,
     EtcdFull,
-    EtcdGateway,
     EtcdRefused,
     EtcdRejected,
     EtcdUnavailable,
@@ -34,6 +28,10 @@ from ha_session_mw.backends.etcd.gateway import (
     put,
     unchanged_since,
 )
+from ha_session_mw.backends.etcd.authentication import REFUSED_S
+from ha_session_mw.backends.etcd.bodies import SILENCE_S
+from ha_session_mw.backends.etcd.gateway import CALL_S, TRY_S, EtcdGateway
+from ha_session_mw.backends.etcd.tries import ROUND_PAUSE_S
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
@@ -270,7 +268,7 @@ async def test_writes_and_the_watch_survive_a_killed_leader_and_a_frozen_member(
             leader.kill()
             await write(10)
             server.start_member(leader)
-            connected = server.members[gateway._turn % 3]
+            connected = next(member for member in server.members if member.url == gateway.endpoint)
             connected.freeze()
             await write(10)
             connected.thaw()
@@ -313,11 +311,11 @@ def guarded() -> Iterator[Etcd]:
 async def test_a_user_logs_in_and_again_when_the_token_has_ended(guarded: Etcd, prefix: bytes) -> None:
     async with opened(gateway_to(guarded, user="root", password="the password")) as gateway, anyio.create_task_group() as tasks:
         done = await gateway.transact([put(prefix + b"a", b"1")])
-        gateway._token = "no.longer"
+        gateway._authentication.token = "no.longer"
         watching = Watching(gateway, prefix, done.header.revision)
         tasks.start_soon(watching.for_ever)
         await eventually(lambda: len(watching.events) == 1)
-        gateway._token = "no.longer"
+        gateway._authentication.token = "no.longer"
         assert await load(gateway, prefix) == {b"a": b"1"}
         tasks.cancel_scope.cancel()
 
@@ -663,4 +661,4 @@ async def test_a_password_file_that_cannot_be_read_is_told_without_its_name(cloc
     async with opened(guarded_by(Guarded("right"), clock, missing)) as gateway:
         with pytest.raises(EtcdRefused) as refused:
             await gateway.transact([])
-    assert str(refused.value) == "is not asked, for HA_SESSION_ETCD_PASSWORD_FILE cannot be read"
+    assert str(refused.value) == "cannot be asked: HA_SESSION_ETCD_PASSWORD_FILE cannot be read"

@@ -11,7 +11,8 @@ import pytest
 
 from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
-from ha_session_mw.backends.etcd.gateway import CALL_S, KeyValue
+from ha_session_mw.backends.etcd.api import KeyValue
+from ha_session_mw.backends.etcd.gateway import CALL_S
 from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S, EtcdLocks, place_key
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves

@@ -14,7 +14,8 @@ from anyio.lowlevel import checkpoint
 
 from ha_session_mw import LockLost, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
 from ha_session_mw.abc import Conflict, Record
-from ha_session_mw.backends.etcd.gateway import EtcdCompacted, EtcdGateway, Transaction, put
+from ha_session_mw.backends.etcd.api import EtcdCompacted, Transaction, put
+from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.locks import open_etcd_locks
 from ha_session_mw.backends.etcd.store import EtcdStore, open_etcd_store
 from ha_session_mw.clocks import SystemClock

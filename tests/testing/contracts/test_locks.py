@@ -15,7 +15,8 @@ import pytest
 
 from ha_session_mw import LockLost
 from ha_session_mw.abc import Grant, Record, SessionStore
-from ha_session_mw.backends.etcd.gateway import EtcdGateway, put, unchanged_since
+from ha_session_mw.backends.etcd.api import put, unchanged_since
+from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.locks import EtcdLocks, guard_of
 from ha_session_mw.backends.memory.locks import MemoryLocks
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
