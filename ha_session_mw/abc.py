@@ -84,6 +84,31 @@ class Clock(Protocol):
         ...
 
 
+OnEvent = Callable[[ClusterEvent], None]
+"""Takes what happens to the cluster; returns at once and never raises.
+
+A log calls it once for each turn, in order: members that join, drain and leave; entries can no longer become durable
+(``LostQuorum``), or can again (``FoundQuorum``), noticed without an append where possible; acknowledged entries may be lost.
+It does not report what the node reads from the log itself: revoked sessions, staleness, an untrusted clock.
+"""
+
+OnNewer = Callable[[str, int], None]
+"""Takes the id and the version of a record that any node has put, or version 0 of one that any node has deleted.
+
+Returns at once and never raises. A store calls it as soon as it has the news.
+"""
+
+OnGap = Callable[[], None]
+"""Says that records may have changed without a call of :data:`OnNewer`, so copies of them are worthless.
+
+Returns at once and never raises. A store calls it when it begins to follow what others write, and after each time it could not.
+"""
+
+
+def ignore(*_: object) -> None:
+    """Take a callback's arguments and do nothing: a store whose records nobody copies needs no more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """Entries that a log has made durable.
@@ -106,16 +131,11 @@ class ClusterLog(ABC):
             take ``CLOCK_SLACK_MS``. NaN where that must be asked for (:meth:`trusts_clock`).
         poll_now: brings the view, and how fresh it is, up to what is known elsewhere by now, without waiting for anybody; never
             raises. Called on the way of each request, before anything is read from the view. None where news come by themselves.
-        on_event: told, by :meth:`tell`, what happens to the cluster, each turn once and in order: members that join, drain and
-            leave; whether entries can become durable (``LostQuorum``, ``FoundQuorum``), noticed without anybody appending where
-            that can be; what may be lost. Not what is found by looking at the log: revoked sessions, staleness, the clock. To be
-            set once, before the log runs, to what returns at once and never raises.
     """
 
     freshness_limit_s: float
     trusted_ahead_ms: float
     poll_now: Callable[[], None] | None = None
-    on_event: Callable[[ClusterEvent], None] | None = None
 
     @abstractmethod
     def apply(self, entries: Sequence[Entry]) -> None:
@@ -188,11 +208,6 @@ class ClusterLog(ABC):
     def why_not_ready(self) -> str | None:
         """What keeps this node from judging sessions, as a few words for an operator; None when it is ready."""
 
-    def tell(self, event: ClusterEvent) -> None:
-        """Have those told who listen to the cluster."""
-        if self.on_event is not None:
-            self.on_event(event)
-
     async def run(self) -> None:
         """What the log does besides, until it is cancelled. Waits for nobody before it serves."""
         return
@@ -253,17 +268,11 @@ class SessionStore(ABC):
 
     Attributes:
         max_bytes: the longest content.
-        on_newer: called with the id and the version of a record that somebody, on whichever node, has put or deleted
-            (version 0), as soon as this node hears of it. To be set once.
-        on_gap: called when what this node has read so far may have been changed without its hearing of that: at the start, as soon
-            as it hears of what others write, and wherever it could not for a while. To be set once.
-        poll_now: has this node hear, by ``on_newer``, of all that is known elsewhere by now, without waiting for anybody; never
-            raises. Called before a copy is used. None where news come by themselves.
+        poll_now: calls ``on_newer`` for everything that is known elsewhere by now, without waiting; never raises. Called before a copy
+            of a record is used. None if the store calls ``on_newer`` by itself as soon as it has news.
     """
 
     max_bytes: int
-    on_newer: Callable[[str, int], None] | None = None
-    on_gap: Callable[[], None] | None = None
     poll_now: Callable[[], None] | None = None
 
     @abstractmethod
@@ -386,26 +395,37 @@ class Backend(ABC):
     outlives_fork: bool = False
 
     @abstractmethod
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:
-        """The log.
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:
+        """Open the log of one node.
 
         Args:
-            view: what the node knows, into which the log merges entries.
+            view: the node's knowledge, into which the log merges entries.
             clock: the node's two clocks.
-            own: what the node says of itself.
-            peering: its calls to other nodes; None where it has no ``HA_SESSION_ADVERTISE_URL``.
+            own: the constant parts of the node's heartbeat.
+            peering: the node's calls to other nodes; None without ``HA_SESSION_ADVERTISE_URL``.
+            on_event: see :data:`OnEvent`. The log may call it from now on.
         """
 
     def open_locks(self, clock: Clock) -> LockService | None:  # noqa: ARG002 - there are none here
         """The locks; None where there are none."""
         return None
 
-    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore | None:  # noqa: ARG002 - there is none here
-        """The store of one kind of records; None where there is none.
+    def open_store(
+        self,
+        kind: str,  # noqa: ARG002 - a backend need not have a store
+        clock: Clock,  # noqa: ARG002
+        locks: LockService | None,  # noqa: ARG002
+        *,
+        on_newer: OnNewer,  # noqa: ARG002
+        on_gap: OnGap,  # noqa: ARG002
+    ) -> SessionStore | None:
+        """Open the store of one kind of records for one node; None if the backend has no store.
 
         Args:
-            kind: ``session`` or ``device``. The same id may be of records of both.
+            kind: ``session`` or ``device``. Records of both kinds may have the same id.
             clock: the node's two clocks.
-            locks: those that :meth:`open_locks` gave, which may guard a put.
+            locks: the service that :meth:`open_locks` returned. Its grants may guard a put.
+            on_newer: see :data:`OnNewer`. The store may call it from now on.
+            on_gap: see :data:`OnGap`. The store may call it from now on.
         """
         return None

@@ -35,13 +35,14 @@ from ._node.listeners import ROOM, Callback, EventStream, Listeners
 from ._node.locks import LEASE_S, TIMEOUT_S, Locks
 from ._node.log_outs import LogOuts
 from ._node.lookups import Asking, LookUps
+from ._node.record_copies import RecordCopies
 from ._node.records import Records, decode_copy
 from ._node.revocation import Revocations
 from ._node.session_data import SessionData
 from ._node.supervisor import Supervisor
 from ._node.validation import TokenValidator
 from ._peering.peering import Peering
-from .abc import Backend, Clock, Grant, LockService, SessionStore
+from .abc import Backend, Clock, Grant, SessionStore, ignore
 from .clocks import SystemClock
 from .config import Settings, variable
 from .exceptions import ConfigurationError, NotSupported, SessionUnknown
@@ -172,7 +173,7 @@ class SessionManager:
             self.peering.handle("lookup", self._judging.on_question)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
-        self._log = self._backend.open_log(self.view, self.clock, own, self.peering)
+        self._log = self._backend.open_log(self.view, self.clock, own, self.peering, on_event=self._listeners.on_event)
         self._listeners.follow(self._log)
         self.supervisor.add("listeners", self._listeners.run)
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
@@ -185,8 +186,16 @@ class SessionManager:
         locks = self._backend.open_locks(self.clock)
         self.locks = Locks(locks, self.clock, self._backend.scheme, require_loop=self._require_loop)
         self.supervisor.add("locks", self.locks.run)
-        self._records = self._open_records(self._open_store("session", locks, needed_by="data" if self.settings.data == "store" else None))
-        self._devices = self._open_devices(self._open_store("device", locks, needed_by="track") if self.settings.track == "on" else None)
+        settings = self.settings
+        self._copies = copies = RecordCopies(
+            self.clock, most=int(settings.cache_size), max_bytes=int(settings.cache_bytes), ttl_s=float(settings.cache_ttl)
+        )
+        store = self._backend.open_store("session", self.clock, locks, on_newer=copies.hear, on_gap=copies.forget_all)
+        self._records = self._open_records(self._required(store, by="data") if settings.data == "store" else store)
+        self._devices = None
+        if settings.track == "on":
+            devices = self._backend.open_store("device", self.clock, locks, on_newer=ignore, on_gap=ignore)
+            self._devices = self._open_devices(self._required(devices, by="track"))
         self._minting = minting = Issuer(
             self.settings,
             self.cookie,
@@ -208,11 +217,9 @@ class SessionManager:
         )
         self._log_outs = LogOuts(self._revocations, self._log, self.view, self.data, ring=lambda: self._keys.ring, random=self._random)
 
-    def _open_store(self, kind: str, locks: LockService | None, *, needed_by: str | None) -> SessionStore | None:
-        store = self._backend.open_store(kind, self.clock, locks)
-        if store is None and needed_by is not None:
-            value = getattr(self.settings, needed_by)
-            raise ConfigurationError([f"{variable(needed_by)}={value!r}: {self._backend.scheme}:// has no store"])
+    def _required(self, store: SessionStore | None, *, by: str) -> SessionStore:
+        if store is None:
+            raise ConfigurationError([f"{variable(by)}={getattr(self.settings, by)!r}: {self._backend.scheme}:// has no store"])
         return store
 
     def _open_records(self, store: SessionStore | None) -> Records | None:
@@ -224,22 +231,13 @@ class SessionManager:
             asking = Asking(
                 peering.call, self.clock, peering.faults, timeout_s=float(settings.peer_timeout), name="record", decode=decode_copy
             )
-        records = Records(
-            store,
-            self.clock,
-            most=int(settings.cache_size),
-            max_bytes=int(settings.cache_bytes),
-            ttl_s=float(settings.cache_ttl),
-            asking=asking,
-        )
+        records = Records(store, self._copies, self.clock, asking=asking)
         if peering is not None:
             peering.handle("record", records.on_question)
         self.supervisor.add("records", records.run)
         return records
 
-    def _open_devices(self, store: SessionStore | None) -> Devices | None:
-        if store is None:
-            return None
+    def _open_devices(self, store: SessionStore) -> Devices:
         settings = self.settings
         devices = Devices(
             store,
@@ -500,7 +498,7 @@ class SessionManager:
             "freshness_age_s": age_s,
             "revocation_entries": len(self.view),
             "cached_tokens": len(self._cache),
-            "cached_records": len(self._records) if self._records is not None else 0,
+            "cached_records": len(self._copies),
             "accepted": self._judging.accepted,
             "refused": dict(self.refused),
             "kids": list(self._keys.ring.kids),

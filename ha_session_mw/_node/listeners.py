@@ -152,16 +152,17 @@ class Listeners:
         self._every_s = every_s
         self._streams: WeakSet[EventStream] = WeakSet()
         self._calls: dict[EventStream, Callback] = {}
+        self._log: ClusterLog
+        self._follows = False
         self._tasks: anyio.abc.TaskGroup | None = None
         self.missed = 0
         self.failures = 0
 
     def follow(self, log: ClusterLog) -> None:
-        """Tell what this log tells, and how this node stands by it, from now on. To be called before anything else."""
-        self._log = log
+        """Report from now on whether the view is fresh and the clock trusted, by this log. Call it before anything else."""
+        self._log, self._follows = log, True
         self._fresh = self._is_fresh()
         self._trusted = True
-        log.on_event = self.on_event
 
     # Who listens
 
@@ -212,9 +213,10 @@ class Listeners:
                 self.missed += stream.missed - missed
 
     def on_event(self, event: ClusterEvent) -> None:
-        """The log has news of the cluster, which may well have changed how fresh this node is."""
+        """Pass an event of the log on, and look again: the event may have changed how fresh this node is."""
         self.tell(event)
-        self.look()
+        if self._follows:  # else the log is just being opened
+            self.look()
 
     def on_news(self, entry: Entry) -> None:
         """The view has learned of a log-out."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Literal
 
 import anyio
 import msgspec
-from cachetools import TTLCache
 
 from .._core.records.session_data import ELSEWHERE, OVERHEAD_BYTES, Stored, UnreadableError, merge
 from .._core.token import data
@@ -21,6 +19,7 @@ from ..abc import Clock, Conflict, Grant, Record, SessionStore
 from ..exceptions import RecordLost, SessionConflict, SessionTooLarge, StoreUnavailable
 from ..models import Claims, Deny, Entry
 from .lookups import Asking
+from .record_copies import RecordCopies
 from .single_flight import SingleFlight
 
 logger = logging.getLogger("ha_session_mw.records")
@@ -32,8 +31,6 @@ than a hundred requests under way."""
 LIST_LIMIT_S = 0.25
 """How long a log-out of all sessions of a subject waits until it knows their records: as long as for a peer."""
 DELETE_AGAIN_S = 1.0
-COPY_OVERHEAD_BYTES = 512
-"""What a copy takes besides its content, more or less."""
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
@@ -58,63 +55,28 @@ _decode_question = msgspec.msgpack.Decoder(Question).decode
 decode_copy = msgspec.msgpack.Decoder(Copy).decode
 
 
-class _Copies(TTLCache[str, Stored | int]):
-    """This node's copies, bounded in number, bytes and time. A number: of a version that somebody has written, unknown here."""
-
-    def __init__(self, most: int, max_bytes: int, ttl_s: float, now_s: Callable[[], float]) -> None:
-        super().__init__(max_bytes, ttl_s, now_s, getsizeof=_size_of)
-        self._most = most
-
-    def version(self, id: str) -> int:
-        known = self.get(id, 0)
-        return known if isinstance(known, int) else known.version
-
-    def put(self, id: str, known: Stored | int) -> None:
-        """Keep a copy unless a later version is known."""
-        if self.version(id) > (known if isinstance(known, int) else known.version):
-            return
-        self.pop(id, None)
-        while self.currsize and len(self) >= self._most:
-            self.popitem()
-        if _size_of(known) > self.maxsize and not isinstance(known, int):
-            known = known.version
-        if _size_of(known) <= self.maxsize:
-            self[id] = known
-
-
-def _size_of(known: Stored | int) -> int:
-    return COPY_OVERHEAD_BYTES + (0 if isinstance(known, int) else len(known.data))
-
-
 class Records:
     """The records of sessions, as this node sees them.
 
     Args:
         store: keeps them for all nodes.
-        clock: for how long a copy is kept.
-        most: how many copies are kept.
-        max_bytes: of all copies together.
-        ttl_s: how long one is kept.
+        copies: this node's copies, to which the store reports changes.
+        clock: bounds the waiting.
         asking: asks peers for their copies; None where there are none.
     """
 
-    def __init__(
-        self, store: SessionStore, clock: Clock, *, most: int, max_bytes: int, ttl_s: float, asking: Asking[Copy] | None = None
-    ) -> None:
+    def __init__(self, store: SessionStore, copies: RecordCopies, clock: Clock, *, asking: Asking[Copy] | None = None) -> None:
         self.max_data_bytes = store.max_bytes - OVERHEAD_BYTES
         self._store = store
+        self._copies = copies
         self._poll_now = store.poll_now
         self._clock = clock
         self._asking = asking
-        self._no_copies = partial(_Copies, most, max_bytes, ttl_s, clock.boot_s)
-        self._begin_copies()
         self._flights: SingleFlight[Stored | StoreUnavailable] = SingleFlight()
-        self._deletions = 0
         self._owed: set[str] = set()
         self._owes = anyio.Event()
         self._told: set[str] = set()
         self._is_running = False
-        store.on_newer, store.on_gap = self._on_newer, self._begin_copies
 
     # Reading
 
@@ -146,32 +108,24 @@ class Records:
         """What is here: in this node's memory, or in the token."""
         if self._poll_now is not None:
             self._poll_now()
-        known = self._copies.get(claims.family, 0)
-        if isinstance(known, Stored) and known.version >= claims.record:
+        known = self._copies.get(claims.family)
+        if known is not None and known.version >= claims.record:
             return known
         if claims.data == ELSEWHERE or self._copies.version(claims.family) > claims.record:
             return None
         stored = self._read(claims.record, claims.data)
-        self._copies.put(claims.family, stored)
+        self._copies.keep_read(claims.family, stored, self._copies.mark())
         return stored
 
     async def _find(self, id: str, needed: int, peers: Sequence[str]) -> Stored | StoreUnavailable:
         """What others have. Returns what went wrong, for all that wait for it."""
-        copies, deletions = self._copies, self._deletions
+        begun = self._copies.mark()
         try:
             found = await self._ask_peers(id, needed, peers) or await self._ask_store(id, needed)
         except StoreUnavailable as problem:
             return problem
-        if self._deletions == deletions:  # else this one may have been deleted after it was read
-            copies.put(id, found)
+        self._copies.keep_read(id, found, begun)
         return found
-
-    def _begin_copies(self) -> None:
-        """Begin anew with copies, for what others wrote while nobody listened is not told any more.
-
-        They are other copies: what is being read or written now goes to those of before.
-        """
-        self._copies = self._no_copies()
 
     async def _ask_peers(self, id: str, needed: int, peers: Sequence[str]) -> Stored | None:
         if self._asking is None or not peers:
@@ -190,12 +144,12 @@ class Records:
         Raises:
             StoreUnavailable: it cannot be reached, or not read.
         """
-        copies = self._copies
+        begun = self._copies.mark()
         record = await self._store.get(claims.family)
         if record is None and claims.data != ELSEWHERE:
             return None
         stored = self._checked(record, claims.record)
-        copies.put(claims.family, stored)
+        self._copies.keep_read(claims.family, stored, begun)
         return stored
 
     async def _ask_store(self, id: str, needed: int) -> Stored:
@@ -229,17 +183,10 @@ class Records:
             question = _decode_question(body)
         except RecursionError as exc:
             raise ValueError("no question") from exc
-        known = self._copies.get(question.id, 0)
-        if question.version != VERSION or isinstance(known, int) or known.version < question.needed:
+        known = self._copies.get(question.id)
+        if question.version != VERSION or known is None or known.version < question.needed:
             return _encode(Copy(VERSION, "unknown"))
         return _encode(Copy(VERSION, "yes", known.version, known.encode()))
-
-    def _on_newer(self, id: str, version: int) -> None:
-        if not version:
-            self._deletions += 1
-            self._copies.pop(id, None)
-        elif version > self._copies.version(id):  # else it is word of this node's own write, whose copy is here
-            self._copies.put(id, version)
 
     # Changing
 
@@ -276,11 +223,11 @@ class Records:
         wanted = msgspec.structs.replace(base, data=raw)
         for _ in range(TRIES):
             ensure_valid()
-            copies = self._copies
+            begun = self._copies.mark()
             try:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
-                self._on_newer(claims.family, conflict.current.version if conflict.current else 0)
+                self._copies.hear(claims.family, conflict.current.version if conflict.current else 0)
                 if conflict.current is None:  # and the session stands: the store has lost it, and this request knows it
                     wanted = msgspec.structs.replace(base, version=0, data=raw)
                 elif strict and base.version:
@@ -288,7 +235,7 @@ class Records:
                 else:
                     wanted = self._merged(base, mine, conflict.current)
                 continue
-            copies.put(claims.family, stored)
+            self._copies.keep_written(claims.family, stored, begun)
             if has_ended():
                 await self.forget(claims.family)
                 ensure_valid()
@@ -310,7 +257,7 @@ class Records:
 
     async def forget(self, id: str) -> None:
         """Delete the record of a session that has ended; later, if that cannot be done now."""
-        self._copies.pop(id, None)
+        self._copies.drop(id)
         try:
             await self._store.delete(id)
         except StoreUnavailable:
@@ -319,7 +266,7 @@ class Records:
     async def forget_soon(self, id: str) -> None:
         """Delete the record of a session that has ended. Whoever logs out does not wait for that, least of all for a store that is gone."""
         if self._is_running:
-            self._copies.pop(id, None)
+            self._copies.drop(id)
             self._owe(id)
         else:
             await self.forget(id)
@@ -341,7 +288,7 @@ class Records:
 
     def on_news(self, entry: Entry) -> None:
         """A session has ended somewhere. Should a write have been under way here, its record is there again."""
-        if isinstance(entry, Deny) and self._copies.pop(entry.id, None) is not None:
+        if isinstance(entry, Deny) and self._copies.drop(entry.id):
             self._owe(entry.id)
 
     def _owe(self, id: str) -> None:
@@ -351,7 +298,7 @@ class Records:
     async def run(self) -> None:
         """Carries the reading, the deleting, and what the store does besides, until cancelled."""
         self._is_running = True
-        self._begin_copies()
+        self._copies.forget_all()
         try:
             async with anyio.create_task_group() as tasks:
                 for task in (self._store.run, self._flights.run, self._delete):
@@ -374,6 +321,3 @@ class Records:
             if self._owed:
                 with self._clock.move_on_after(DELETE_AGAIN_S):
                     await anyio.sleep_forever()
-
-    def __len__(self) -> int:
-        return len(self._copies)

@@ -6,7 +6,7 @@ from .clock import ManualClock
 from .cluster import Cluster
 from .contracts.locks import LockNode, LockNodes, LockServiceContract
 from .contracts.logs import ClusterLogContract, Member, Nodes
-from .contracts.stores import SessionStoreContract, Stores
+from .contracts.stores import News, SessionStoreContract, Stores
 from .link import Link
 from .node import Node
 from .sessions import SECRET, mint_session, session_cookie, who_is_there
@@ -21,6 +21,7 @@ __all__ = [
     "LockServiceContract",
     "ManualClock",
     "Member",
+    "News",
     "Node",
     "Nodes",
     "SessionStoreContract",

@@ -87,7 +87,9 @@ class DeviceNode(Node):
         self.clock = clock
         self.store = TroubledStore(MemoryRecords(clock))
         found = Settings(**{"secret_key": SECRET, "track": "on", "devices": "on", "cluster": cluster, **settings})
-        self.manager = SessionManager(found, clock=clock, backend=Shared(self.store, kind="device") if cluster == "memory://" else None)
+        self.manager = SessionManager(
+            found, clock=clock, backend=Shared(lambda _: self.store, kind="device") if cluster == "memory://" else None
+        )
         self.app = SessionMiddleware(obliging, manager=self.manager)
 
     async def devices(self, subject: str = "ada") -> list[Device]:
@@ -678,7 +680,7 @@ async def test_sessions_that_were_there_before_the_limit_count(clock: ManualCloc
 
 async def test_the_roll_is_there_for_as_long_as_one_who_is_named_in_it(clock: ManualClock) -> None:
     node, hasty = DeviceNode(clock, max_sessions=2), DeviceNode(clock, max_sessions=2, idle_timeout="1h", absolute_timeout="1h")
-    node.manager = SessionManager(node.manager.settings, clock=clock, backend=Shared(hasty.store, kind="device"))
+    node.manager = SessionManager(node.manager.settings, clock=clock, backend=Shared(lambda _: hasty.store, kind="device"))
     node.app = SessionMiddleware(obliging, manager=node.manager)
     await node.from_device()
     await hasty.from_device()

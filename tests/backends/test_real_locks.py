@@ -28,7 +28,7 @@ CHILD = """
 import sys
 import anyio
 from ha_session_mw import LockLost, SessionManager, Settings
-from ha_session_mw.abc import Record
+from ha_session_mw.abc import Record, ignore
 from ha_session_mw.backends import open_backend
 
 async def main(how):
@@ -38,7 +38,7 @@ async def main(how):
             print("held", grant.fence, flush=True)
             await anyio.sleep_forever()
     service = manager.locks.require()
-    store = open_backend(manager.settings).open_store("session", manager.clock, service)
+    store = open_backend(manager.settings).open_store("session", manager.clock, service, on_newer=ignore, on_gap=ignore)
     grant = await service.acquire("app/x", within_s=0, lease_s=1.0)
     print("held", grant.fence, flush=True)
     sys.stdin.readline()

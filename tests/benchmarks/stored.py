@@ -128,11 +128,9 @@ async def _cold(name: str, manager: SessionManager) -> Contender:
     reader = Reader()
     app = ours_with(manager)(reader)
     cookie = await cookie_from(ours_with(manager), CONTENT)
-    records = manager._records
-    assert records is not None
 
     async def forgetful(scope: Scope, receive: Receive, send: Send) -> None:
-        records._copies.clear()
+        manager._copies.forget_all()
         await app(scope, receive, send)
 
     return contenders.requests(name, forgetful, reader, lambda count: repeat(cookie, count))

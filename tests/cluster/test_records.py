@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ha_session_mw import Session, StoreUnavailable
-from ha_session_mw.abc import Clock, LockService, Record, SessionStore
+from ha_session_mw.abc import Clock, LockService, OnGap, OnNewer, Record, SessionStore
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
 from ha_session_mw.backends.peers.log import PeersBackend
 from ha_session_mw.models import Deny
@@ -44,8 +44,8 @@ async def cluster() -> AsyncIterator[Cluster]:
     Counted.reads, Counted.gone = Counter(), False
 
     class WithRecords(PeersBackend):
-        def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore:
-            return Counted(records)
+        def open_store(self, kind: str, clock: Clock, locks: LockService | None, *, on_newer: OnNewer, on_gap: OnGap) -> SessionStore:
+            return Counted(records, on_newer=on_newer)
 
     async with Cluster(app=obliging, protect="/private*", backend=WithRecords) as cluster:
         await cluster.ready()
@@ -63,9 +63,7 @@ async def with_large_data(cluster: Cluster, node: Node) -> Browser:
 
 
 def copies(node: Node) -> int:
-    records = node.manager._records
-    assert records is not None
-    return len(records)
+    return len(node.manager._copies)
 
 
 def stored(node: Node) -> list[Record]:
@@ -77,8 +75,7 @@ def stored(node: Node) -> list[Record]:
 
 def forget(*nodes: Node) -> None:
     for node in nodes:
-        assert node.manager._records is not None
-        node.manager._records._copies.clear()
+        node.manager._copies.forget_all()
 
 
 async def test_a_node_that_lacks_a_record_is_given_it_by_the_one_that_made_the_token(cluster: Cluster) -> None:
@@ -120,13 +117,12 @@ async def test_a_peers_older_copy_does_not_count(cluster: Cluster) -> None:
     forget(b, c)
     # What a has is what b replaced: a was told of that, but say that it was not.
     await older.visit(a, look)
-    stale = a.manager._records
-    assert stale is not None
-    [(family, copy)] = [*stale._copies.items()]
-    assert not isinstance(copy, int)
-    stale._copies.clear()
-    older_copy = type(copy)(copy.version - 1, older_data(copy.data), copy.origin)
-    stale._copies.put(family, older_copy)
+    copies = a.manager._copies
+    [family] = copies
+    copy = copies.get(family)
+    assert copy is not None
+    copies.forget_all()
+    copies.keep_written(family, type(copy)(copy.version - 1, older_data(copy.data), copy.origin), copies.mark())
     Counted.reads.clear()
 
     assert (await browser.visit(c, look)).result == {"text": LARGE, "step": 2}

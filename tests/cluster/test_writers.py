@@ -66,9 +66,10 @@ class ThreeNodes:
         self.apps = [self._node(clock) for _ in range(NODES)]
 
     def _node(self, clock: ManualClock) -> SessionMiddleware:
-        store = Paced(self.records)
-        store.dice = self.dice
-        return SessionMiddleware(obliging, manager=SessionManager(Settings(secret_key=SECRET), clock=clock, backend=Shared(store)))
+        shared = Shared(lambda on_newer: Paced(self.records, on_newer=on_newer))
+        manager = SessionManager(Settings(secret_key=SECRET), clock=clock, backend=shared)
+        shared.store.dice = self.dice
+        return SessionMiddleware(obliging, manager=manager)
 
     async def visit(self, number: int, act: Callable[[Session], Any], token: str) -> tuple[int, str, Any]:
         headers = [(b"cookie", b"session=" + token.encode())] if token else []

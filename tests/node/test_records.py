@@ -16,8 +16,9 @@ from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.records.session_data import ELSEWHERE, Stored
 from ha_session_mw._core.token import data
 from ha_session_mw._node.lookups import Asking
-from ha_session_mw._node.records import COPY_OVERHEAD_BYTES, DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Records, decode_copy
-from ha_session_mw.abc import Grant, Record
+from ha_session_mw._node.record_copies import COPY_OVERHEAD_BYTES, RecordCopies
+from ha_session_mw._node.records import DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Records, decode_copy
+from ha_session_mw.abc import Grant, OnNewer, Record
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock
@@ -36,8 +37,8 @@ class SlowStore(MemoryStore):
     held = 0
     reads = 0
 
-    def __init__(self, records: MemoryRecords) -> None:
-        super().__init__(records)
+    def __init__(self, records: MemoryRecords, *, on_newer: OnNewer) -> None:
+        super().__init__(records, on_newer=on_newer)
         self.let = anyio.Event()
 
     async def get(self, id: str) -> Record | None:
@@ -54,8 +55,9 @@ class Rig:
 
     def __init__(self, clock: ManualClock, *, asking: Asking[Copy] | None = None, **bounds: Any) -> None:
         shared = MemoryRecords(clock)
-        self.store, self.other = SlowStore(shared), MemoryStore(shared)
-        self.records = Records(self.store, clock, **{"most": 10, "max_bytes": 1 << 20, "ttl_s": 300.0, **bounds}, asking=asking)
+        self.copies = RecordCopies(clock, **{"most": 10, "max_bytes": 1 << 20, "ttl_s": 300.0, **bounds})
+        self.store, self.other = SlowStore(shared, on_newer=self.copies.hear), MemoryStore(shared)
+        self.records = Records(self.store, self.copies, clock, asking=asking)
 
     async def write(self, content: dict[str, object], family: str = "family") -> Claims:
         """Another node writes; returns the claims of its answer's token."""
@@ -133,7 +135,7 @@ async def test_whoever_logs_out_does_not_wait_for_a_store_that_hangs(rig: Rig) -
     async with running(rig):
         with anyio.fail_after(LIMIT_S):
             await rig.records.forget_soon("family")
-        assert len(rig.records) == 0
+        assert len(rig.copies) == 0
 
 
 async def test_a_log_out_of_a_subject_knows_after_a_while_what_can_be_known(
@@ -163,7 +165,7 @@ async def test_a_copy_ends(rig: Rig, clock: ManualClock) -> None:
     of = await rig.write({"n": 1})
     await rig.load(of)
     clock.advance(301)
-    assert len(rig.records) == 0
+    assert len(rig.copies) == 0
     await rig.load(of)
     assert rig.store.reads == 2
 
@@ -172,7 +174,7 @@ async def test_copies_are_bounded_in_number(clock: ManualClock) -> None:
     rig = Rig(clock, most=3)
     for number in range(5):
         await rig.load(await rig.write({"n": number}, f"family-{number}"))
-    assert [*rig.records._copies] == ["family-2", "family-3", "family-4"]
+    assert [*rig.copies] == ["family-2", "family-3", "family-4"]
 
 
 async def test_copies_are_bounded_in_number_and_in_bytes(clock: ManualClock) -> None:
@@ -180,21 +182,21 @@ async def test_copies_are_bounded_in_number_and_in_bytes(clock: ManualClock) -> 
     families = [await rig.write({"n": number}, f"family-{number}") for number in range(5)]
     for of in families:
         await rig.load(of)
-    assert len(rig.records) == 3
+    assert len(rig.copies) == 3
     await rig.load(families[-1])
     assert rig.store.reads == 5
     large = await rig.write({"text": "x" * 2 * COPY_OVERHEAD_BYTES}, "large")
     await rig.load(large)
-    assert [*rig.records._copies] == ["large"]
+    assert [*rig.copies] == ["large"]
     too_large = await rig.write({"text": "x" * 4 * COPY_OVERHEAD_BYTES}, "too large")
     assert [await rig.load(too_large) for _ in range(2)] == [{"text": "x" * 4 * COPY_OVERHEAD_BYTES}] * 2
-    assert rig.records._copies.version("too large") == too_large.record  # so an older one in a token is not taken for the last
+    assert rig.copies.version("too large") == too_large.record  # so an older one in a token is not taken for the last
 
 
 async def test_the_copy_in_a_token_is_used_unless_a_later_version_has_been_heard_of(rig: Rig) -> None:
     written = await rig.write({"n": 1})
     in_token = msgspec.structs.replace(written, data=Stored(0, data.encode({"n": 1}), b"origin").encode())
-    rig.records._copies.clear()
+    rig.copies.forget_all()
     assert await rig.load(in_token) == {"n": 1}
     assert rig.store.reads == 0
     await rig.write({"n": 2})
@@ -226,7 +228,7 @@ async def test_a_later_answer_does_not_give_way_to_an_earlier_one(rig: Rig) -> N
 
 async def test_who_comes_after_a_change_was_acknowledged_is_not_served_by_a_question_from_before(rig: Rig) -> None:
     first = await rig.write({"n": 1})
-    rig.records._copies.clear()
+    rig.copies.forget_all()
     rig.store.slow = True
     found: list[tuple[str, dict[str, object]]] = []
 
@@ -250,7 +252,7 @@ async def test_who_comes_after_a_change_was_acknowledged_is_not_served_by_a_ques
 
 async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(rig: Rig) -> None:
     of = await rig.write({"n": 1})
-    rig.records._copies.clear()
+    rig.copies.forget_all()
     rig.store.slow = True
     found: list[dict[str, object]] = []
 
@@ -272,7 +274,7 @@ async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(rig: Rig) ->
 
 async def test_what_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
     of = await rig.write({"n": 1})
-    rig.records._copies.clear()
+    rig.copies.forget_all()
     rig.store.slow = True
     async with running(rig) as tasks:
         tasks.start_soon(rig.load, of)
@@ -280,7 +282,7 @@ async def test_what_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
         await rig.other.delete("family")
         rig.store.let.set()
         await until_nothing_moves()
-        assert len(rig.records) == 0
+        assert len(rig.copies) == 0
         with pytest.raises(RecordLost):
             await rig.load(of)
 
@@ -290,8 +292,7 @@ async def test_what_was_read_before_a_node_hears_of_changes_is_not_kept(rig: Rig
     rig.other._records.stores.discard(rig.store)
     assert await rig.load(of) == {"n": 1}
     await rig.write({"n": 2})
-    assert rig.store.on_gap is not None
-    rig.store.on_gap()
+    rig.copies.forget_all()
     assert await rig.load(of) == {"n": 2}
 
 
@@ -301,8 +302,7 @@ async def test_what_is_read_or_written_while_a_node_begins_to_hear_of_changes_is
 
     async def gap() -> None:
         await rig.write({"n": "of others"})
-        assert rig.store.on_gap is not None
-        rig.store.on_gap()
+        rig.copies.forget_all()
 
     get, put = rig.store.get, rig.store.put
 
@@ -335,11 +335,11 @@ async def test_what_is_read_or_written_while_a_node_begins_to_hear_of_changes_is
     assert await rig.load(of) == {"n": "of others"}
 
     for ask in (rig.load, rig.records.newest):
-        rig.records._copies.clear()
+        rig.copies.forget_all()
         rig.store.get = read  # type: ignore[method-assign]
         await ask(of)
         rig.store.get = get  # type: ignore[method-assign]
-        assert len(rig.records) == 0
+        assert len(rig.copies) == 0
 
 
 async def test_a_record_that_is_being_deleted_when_the_node_ends_is_deleted_when_it_is_started_again(rig: Rig) -> None:
@@ -363,7 +363,7 @@ async def test_a_record_that_is_being_deleted_when_the_node_ends_is_deleted_when
 
 async def test_what_goes_wrong_is_told_to_all_who_wait(rig: Rig) -> None:
     of = await rig.write({"n": 1})
-    rig.records._copies.clear()
+    rig.copies.forget_all()
     told: list[str] = []
 
     async def gone(id: str) -> Record | None:
@@ -456,20 +456,16 @@ async def test_a_peer_is_given_a_copy_that_is_good_enough_for_it_and_no_other(ri
 
 
 async def test_a_store_that_looks_is_looked_into_before_a_copy_is_used(clock: ManualClock) -> None:
-    shared = MemoryRecords(clock)
-    store = SlowStore(shared)
-    shared.stores.discard(store)
+    rig = Rig(clock)
+    rig.other._records.stores.discard(rig.store)
     news: list[int] = []
 
     def poll_now() -> None:
-        assert store.on_newer is not None
         for version in news:
-            store.on_newer("family", version)
+            rig.copies.hear("family", version)
 
-    store.poll_now = poll_now
-    rig = Rig(clock)
-    rig.store, rig.other = store, MemoryStore(shared)
-    rig.records = Records(store, clock, most=10, max_bytes=1 << 20, ttl_s=300.0)
+    rig.store.poll_now = poll_now
+    rig.records = Records(rig.store, rig.copies, clock)
     of = await rig.write({"n": 1})
     await rig.load(of)
     later = await rig.write({"n": 2})
@@ -482,9 +478,8 @@ async def test_word_of_a_version_that_is_here_already_costs_no_copy(rig: Rig) ->
     """Of a node's own write it hears as of others', and afterwards."""
     first = await rig.write({"n": 1})
     await rig.load(first)
-    assert rig.store.on_newer is not None
     for version in (first.record, first.record - 1):
-        rig.store.on_newer("family", version)
+        rig.copies.hear("family", version)
     assert await rig.load(first) == {"n": 1}
     assert rig.store.reads == 1
     await rig.write({"n": 2})

@@ -151,8 +151,9 @@ class ThreeNodes:
 
     def node(self, clock: ManualClock) -> Node:
         node = Node(clock=clock)
-        self.store = SharedStore(self.records)
-        node.manager = SessionManager(Settings(secret_key=SECRET), clock=clock, backend=Shared(self.store, self.locks))
+        shared = Shared(lambda on_newer: SharedStore(self.records, on_newer=on_newer), self.locks)
+        node.manager = SessionManager(Settings(secret_key=SECRET), clock=clock, backend=shared)
+        self.store = shared.store
         node.app = SessionMiddleware(obliging, manager=node.manager)
         return node
 

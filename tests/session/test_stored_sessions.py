@@ -61,14 +61,14 @@ class StoreNode(Node):
     def __init__(self, clock: ManualClock, **settings: Any) -> None:
         super().__init__(clock=clock, **settings)
         self.records = MemoryRecords(clock)
-        self.store = TroubledStore(self.records)
-        self.manager = SessionManager(Settings(**{"secret_key": SECRET, **settings}), clock=clock, backend=Shared(self.store))
+        shared = Shared(lambda on_newer: TroubledStore(self.records, on_newer=on_newer))
+        self.manager = SessionManager(Settings(**{"secret_key": SECRET, **settings}), clock=clock, backend=shared)
+        self.store = shared.store
         self.app = type(self.app)(self.app.app, manager=self.manager)
 
     def forget_copies(self) -> None:
         """As on another node, or after a restart."""
-        assert self.manager._records is not None
-        self.manager._records._copies.clear()
+        self.manager._copies.forget_all()
 
     def claims(self, visitor: Visitor) -> Claims:
         assert visitor.token
@@ -234,7 +234,8 @@ async def test_a_websocket_has_its_data(node: StoreNode) -> None:
 async def test_a_session_that_has_a_record_goes_on_in_the_store_where_data_stays_in_the_token_now(clock: ManualClock, before: str) -> None:
     node = StoreNode(clock, data=before)
     visitor = await node.logged_in("ada", text=LARGE)
-    node.manager = SessionManager(Settings(secret_key=SECRET, data="token"), clock=clock, backend=Shared(node.store))
+    shared = Shared(lambda on_newer: MemoryStore(node.records, on_newer=on_newer))
+    node.manager = SessionManager(Settings(secret_key=SECRET, data="token"), clock=clock, backend=shared)
     node.app = type(node.app)(obliging, manager=node.manager)
 
     assert (await visitor.visit(put(more=LARGE))).status == 200

@@ -12,7 +12,7 @@ import msgspec
 from ..._core.cluster.freshness import Moment
 from ..._core.cluster.members import Heartbeat, MemberEvent, Members
 from ..._core.cluster.view import View
-from ...abc import Clock, ClusterLog
+from ...abc import Clock, ClusterLog, OnEvent
 from ...events import LimitAgrees, LimitDiffers, MemberDraining, MemberJoined, MemberLeft
 from ...models import KeyId
 
@@ -24,12 +24,14 @@ class MemberedLog(ClusterLog):
         view: what this node knows.
         clock: the two clocks.
         logger: where operators are told of members.
+        on_event: told what happens to the cluster.
     """
 
-    def __init__(self, view: View, clock: Clock, logger: logging.Logger) -> None:
+    def __init__(self, view: View, clock: Clock, logger: logging.Logger, on_event: OnEvent) -> None:
         self._view = view
         self._clock = clock
         self._logger = logger
+        self._on_event = on_event
         self._change = anyio.Event()
         self._told_fault: str | None = None
         self._limits_differed = False
@@ -60,7 +62,7 @@ class MemberedLog(ClusterLog):
         self.trusted_ahead_ms = math.nan
         if (differ := self._members.limits_differ) != self._limits_differed:
             self._limits_differed = differ
-            self.tell(LimitDiffers() if differ else LimitAgrees())
+            self._on_event(LimitDiffers() if differ else LimitAgrees())
 
     def trusts_clock(self) -> bool:
         now = self._now()

@@ -23,7 +23,7 @@ from ..._core.ordered.keys import LogId, encode_beat, encode_floor, encode_log
 from ..._core.ordered.log import CaughtUp, EntryPut, Ordered, OrderedEvent, Snapshot
 from ..._machine.tls import tls_context
 from ..._settings.cluster_urls import etcd_endpoints
-from ...abc import Clock, Receipt
+from ...abc import Clock, OnEvent, Receipt, ignore
 from ...config import Settings
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import ConfigurationError, EntryRejected, QuorumLost
@@ -68,7 +68,7 @@ PRUNE = 1000
 """Keys that are deleted at once: each watcher is told of all of them in one message."""
 
 
-def open_etcd(settings: Settings, view: View, clock: Clock, own: Heartbeat) -> EtcdLog:
+def open_etcd(settings: Settings, view: View, clock: Clock, own: Heartbeat, *, on_event: OnEvent) -> EtcdLog:
     """The log that ``etcd://…`` names.
 
     Raises:
@@ -76,7 +76,7 @@ def open_etcd(settings: Settings, view: View, clock: Clock, own: Heartbeat) -> E
     """
     _, prefix = etcd_endpoints(settings.cluster)
     gateway = open_gateway(settings, clock, first=int(own.life, 16))
-    return EtcdLog(view, clock, own, gateway, prefix, heartbeat_s=float(settings.heartbeat))
+    return EtcdLog(view, clock, own, gateway, prefix, heartbeat_s=float(settings.heartbeat), on_event=on_event)
 
 
 def open_gateway(settings: Settings, clock: Clock, *, first: int) -> EtcdGateway:
@@ -119,10 +119,21 @@ class EtcdLog(MemberedLog):
         gateway: calls etcd.
         prefix: below which all keys stand.
         heartbeat_s: how often a beat is put.
+        on_event: told what happens to the cluster.
     """
 
-    def __init__(self, view: View, clock: Clock, own: Heartbeat, gateway: EtcdGateway, prefix: str, *, heartbeat_s: float) -> None:
-        super().__init__(view, clock, logger)
+    def __init__(
+        self,
+        view: View,
+        clock: Clock,
+        own: Heartbeat,
+        gateway: EtcdGateway,
+        prefix: str,
+        *,
+        heartbeat_s: float,
+        on_event: OnEvent = ignore,
+    ) -> None:
+        super().__init__(view, clock, logger, on_event)
         self._own = own
         self._gateway = gateway
         self._keys = Keys(prefix)
@@ -481,14 +492,14 @@ class EtcdLog(MemberedLog):
         for event in self.ordered.take_events():
             self._write_to_log(event)
             if not isinstance(event, CaughtUp):  # who listens is told that this node is fresh
-                self.tell(event)
+                self._on_event(event)
         self._notice_turn()
 
     def _notice_turn(self) -> None:
         lost = self.is_set_back() or "writing" in self.trouble or "taking beats" in self.trouble
         if lost != self._lost:
             self._lost = lost
-            self.tell(LostQuorum() if lost else FoundQuorum())
+            self._on_event(LostQuorum() if lost else FoundQuorum())
 
     # What operators are told.
 

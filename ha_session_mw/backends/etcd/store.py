@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from ..._settings.cluster_urls import etcd_endpoints
-from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, Record, SessionStore
+from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, OnGap, OnNewer, Record, SessionStore, ignore
 from ...config import Settings
 from ...exceptions import LockLost, StoreUnavailable
 from .api import (
@@ -54,14 +54,23 @@ AT_ONCE = 16
 T = TypeVar("T")
 
 
-def open_etcd_store(settings: Settings, clock: Clock, kind: str, random: Callable[[int], bytes]) -> EtcdStore:
+def open_etcd_store(
+    settings: Settings,
+    clock: Clock,
+    kind: str,
+    random: Callable[[int], bytes],
+    *,
+    on_newer: OnNewer = ignore,
+    on_gap: OnGap = ignore,
+) -> EtcdStore:
     """The store of what ``etcd://…`` names, for records of one kind.
 
     Raises:
         ConfigurationError: the certificates cannot be used.
     """
     _, prefix = etcd_endpoints(settings.cluster)
-    return EtcdStore(clock, open_gateway(settings, clock, first=int.from_bytes(random(4), "big")), prefix, kind, random)
+    gateway = open_gateway(settings, clock, first=int.from_bytes(random(4), "big"))
+    return EtcdStore(clock, gateway, prefix, kind, random, on_newer=on_newer, on_gap=on_gap)
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
@@ -87,13 +96,26 @@ class EtcdStore(SessionStore):
         prefix: of the cluster's keys.
         kind: keeps these records apart from others.
         random: makes n random bytes.
+        on_newer: called with each change of them.
+        on_gap: called where changes may have been missed.
     """
 
-    def __init__(self, clock: Clock, gateway: EtcdGateway, prefix: str, kind: str, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        gateway: EtcdGateway,
+        prefix: str,
+        kind: str,
+        random: Callable[[int], bytes],
+        *,
+        on_newer: OnNewer = ignore,
+        on_gap: OnGap = ignore,
+    ) -> None:
         self.max_bytes = MAX_RECORD_BYTES
         self._clock = clock
         self._gateway = gateway
         self._random = random
+        self._on_newer, self._on_gap = on_newer, on_gap
         self._locks = prefix
         self._prefix = f"{prefix}.records/{kind}/".encode()
         self._versions = self._prefix + b"version/"
@@ -264,8 +286,7 @@ class EtcdStore(SessionStore):
         end = end_of(self._versions)
         if not self._position:
             self._position = (await self._gateway.page(self._versions, end, limit=1)).header.revision
-            if self.on_gap is not None:
-                self.on_gap()  # and whatever is read from here on is no older than the position
+            self._on_gap()  # and whatever is read from here on is no older than the position
         await self._gateway.watch(self._versions, end, self._position + 1, self._take)
 
     def _take(self, message: Watched) -> None:
@@ -275,5 +296,4 @@ class EtcdStore(SessionStore):
             self._position = max(event.kv.mod_revision for event in message.events)
 
     def _tell(self, pair: KeyValue, version: int) -> None:
-        if self.on_newer is not None:
-            self.on_newer(pair.key[len(self._versions) :].decode(errors="replace"), version)
+        self._on_newer(pair.key[len(self._versions) :].decode(errors="replace"), version)

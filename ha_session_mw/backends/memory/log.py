@@ -12,7 +12,23 @@ import anyio.lowlevel
 
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import FLOOR_MARGIN_MS, View
-from ...abc import MAX_RECORD_BYTES, Backend, Clock, ClusterLog, Conflict, Grant, LockService, PeerCalls, Receipt, Record, SessionStore
+from ...abc import (
+    MAX_RECORD_BYTES,
+    Backend,
+    Clock,
+    ClusterLog,
+    Conflict,
+    Grant,
+    LockService,
+    OnEvent,
+    OnGap,
+    OnNewer,
+    PeerCalls,
+    Receipt,
+    Record,
+    SessionStore,
+    ignore,
+)
 from ...config import Settings
 from ...exceptions import LockLost, StoreUnavailable
 from ...models import Entry
@@ -35,17 +51,25 @@ class MemoryBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         """There is nothing to set."""
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:  # noqa: ARG002 - nobody else is there
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - one process has no peers and no events
         return MemoryLog(view, clock, own)
 
     def open_locks(self, clock: Clock) -> LockService:
         return MemoryLocks(clock)
 
-    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore:  # noqa: ARG002 - each kind is on its own
+    def open_store(
+        self,
+        kind: str,  # noqa: ARG002 - each kind has records of its own
+        clock: Clock,
+        locks: LockService | None,
+        *,
+        on_newer: OnNewer,
+        on_gap: OnGap,  # noqa: ARG002 - each change is heard at once
+    ) -> SessionStore:
         records = MemoryRecords(clock)
         if isinstance(locks, MemoryLocks):
             records.require_held = locks.require
-        return MemoryStore(records)
+        return MemoryStore(records, on_newer=on_newer)
 
 
 class MemoryLog(ClusterLog):
@@ -160,8 +184,7 @@ class MemoryRecords:
 
     def _tell(self, id: str, version: int) -> None:
         for store in self.stores:
-            if store.on_newer is not None:
-                store.on_newer(id, version)
+            store.on_newer(id, version)
 
     def of_subject(self, subject: str, after: str, limit: int) -> Sequence[Record]:
         found = [record for record in self._records.values() if record.subject == subject and record.id > after]
@@ -183,10 +206,12 @@ class MemoryStore(SessionStore):
 
     Args:
         records: which other nodes may share.
+        on_newer: called with each change of them.
     """
 
-    def __init__(self, records: MemoryRecords) -> None:
+    def __init__(self, records: MemoryRecords, *, on_newer: OnNewer = ignore) -> None:
         self._records = records
+        self.on_newer = on_newer
         self._clock = records.clock
         self.max_bytes = MAX_RECORD_BYTES
         records.stores.add(self)

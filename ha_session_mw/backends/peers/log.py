@@ -23,7 +23,7 @@ from ..._core.quorum.log import PAGE_ENTRIES, Contradiction, Hold, OldFile, Peer
 from ..._core.quorum.log import Receipt as Appended
 from ..._core.quorum.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
 from ..._machine.journal import StateFile
-from ...abc import HELLO, Backend, Clock, ClusterLog, PeerCalls, PeerFailure, Receipt
+from ...abc import HELLO, Backend, Clock, ClusterLog, OnEvent, PeerCalls, PeerFailure, Receipt
 from ...config import Settings
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
 from ...exceptions import ConfigurationError, QuorumLost
@@ -109,7 +109,7 @@ class PeersBackend(Backend):
         self._members = tuple(settings.peers)
         self._heartbeat_s = float(settings.heartbeat)
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:
         assert peering is not None  # noqa: S101 - the settings have seen to that
         log = QuorumLog(
             view,
@@ -120,6 +120,7 @@ class PeersBackend(Backend):
             call=peering.call,
             faults=peering.faults,
             file=StateFile(Path(self._path)) if self._path else None,
+            on_event=on_event,
         )
         peering.handle("poll", log.on_poll)
         peering.handle(HELLO, log.on_hello)
@@ -138,6 +139,7 @@ class QuorumLog(MemberedLog):
         call: calls another member.
         faults: counts what the others do wrong, beside what the calls themselves count.
         file: where entries are kept; None where they are kept in memory only.
+        on_event: told what happens to the cluster.
 
     Raises:
         ConfigurationError: the list does not name this node once, or the file cannot be used.
@@ -154,8 +156,9 @@ class QuorumLog(MemberedLog):
         call: Call,
         faults: PeerFaults,
         file: StateFile | None,
+        on_event: OnEvent,
     ) -> None:
-        super().__init__(view, clock, logger)
+        super().__init__(view, clock, logger, on_event)
         self._urls = list(urls)
         self._heartbeat_s = heartbeat_s
         self._call = call
@@ -478,13 +481,13 @@ class QuorumLog(MemberedLog):
     def _pass_on(self, event: QuorumEvent) -> None:
         match event:
             case PeerMismatch(peer, why):
-                self.tell(MemberMismatched(self._urls.index(peer) + 1, why))
+                self._on_event(MemberMismatched(self._urls.index(peer) + 1, why))
             case OldFile():
-                self.tell(StartedAnew())
+                self._on_event(StartedAnew())
             case Recovered() | Contradiction():
                 pass  # who listens is told when this node is fresh, too; and a peer that errs is counted (``status()``)
             case _:
-                self.tell(event)
+                self._on_event(event)
 
     def _write_to_log(self, event: QuorumEvent) -> None:
         match event:

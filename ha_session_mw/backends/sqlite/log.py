@@ -22,7 +22,7 @@ from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.shared_file import DATA_VERSION, OPEN_S, FileTrouble, trouble_of
 from ..._settings.cluster_urls import sqlite_path
-from ...abc import Backend, Clock, ClusterLog, LockService, PeerCalls, Receipt, SessionStore
+from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNewer, PeerCalls, Receipt, SessionStore
 from ...config import Settings
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
@@ -60,14 +60,22 @@ class SqliteBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         self._path = sqlite_path(settings.cluster)
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None) -> ClusterLog:  # noqa: ARG002 - the file is all there is
-        return SqliteLog(view, clock, own, self._path)
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - the file is all there is
+        return SqliteLog(view, clock, own, self._path, on_event=on_event)
 
     def open_locks(self, clock: Clock) -> LockService:
         return SqliteLocks(clock, LockFile.beside(self._path, clock.boot_s))
 
-    def open_store(self, kind: str, clock: Clock, locks: LockService | None) -> SessionStore:  # noqa: ARG002 - the file knows who has a lock
-        return SqliteStore(clock, RecordFile.beside(self._path), kind)
+    def open_store(
+        self,
+        kind: str,
+        clock: Clock,
+        locks: LockService | None,  # noqa: ARG002 - the file knows the holder of a lock
+        *,
+        on_newer: OnNewer,
+        on_gap: OnGap,  # noqa: ARG002 - the file keeps each change until it was read
+    ) -> SessionStore:
+        return SqliteStore(clock, RecordFile.beside(self._path), kind, on_newer=on_newer)
 
 
 class SqliteLog(ClusterLog):
@@ -78,13 +86,15 @@ class SqliteLog(ClusterLog):
         clock: the two clocks.
         own: the heartbeat's constant parts.
         path: of the file.
+        on_event: told of troubles with the file.
 
     Raises:
         ConfigurationError: the file cannot be used, and will not be by itself.
     """
 
-    def __init__(self, view: View, clock: Clock, own: Heartbeat, path: Path) -> None:
+    def __init__(self, view: View, clock: Clock, own: Heartbeat, path: Path, *, on_event: OnEvent) -> None:
         self._view = view
+        self._on_event = on_event
         self._clock = clock
         self._boot_s = clock.boot_s
         self._absolute_ms = own.absolute_ms
@@ -167,7 +177,7 @@ class SqliteLog(ClusterLog):
             # What this process knows must not be lost because a file was, and what the other file holds counts as well.
             logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; what this process knows is written to it")
             self._owe([*self._view.entries()])
-            self.tell(PossibleLoss())
+            self._on_event(PossibleLoss())
             news = self._file.read(0)
         self._file_id = news.file
         for row in news.rows:
@@ -260,7 +270,7 @@ class SqliteLog(ClusterLog):
         lost = self.trouble is not None or self.write_trouble is not None
         if lost != self._lost:
             self._lost = lost
-            self.tell(LostQuorum() if lost else FoundQuorum())
+            self._on_event(LostQuorum() if lost else FoundQuorum())
 
     async def fence(self, receipt: Receipt) -> None:
         """What is in the file is found by the next look of each process, and each looks before it accepts anything."""

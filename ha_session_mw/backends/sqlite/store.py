@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from ..._machine import forks
 from ..._machine.shared_file import OPEN_S, FileTrouble
-from ...abc import MAX_RECORD_BYTES, Clock, Grant, Record, SessionStore
+from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
 from .record_file import RecordFile
 
@@ -37,17 +37,19 @@ class SqliteStore(SessionStore):
         clock: the two clocks.
         file: which other processes share.
         kind: keeps these records apart from others in the same file.
+        on_newer: called with each change of them.
 
     Raises:
         ConfigurationError: the file cannot be used, and will not be by itself.
     """
 
-    def __init__(self, clock: Clock, file: RecordFile, kind: str) -> None:
+    def __init__(self, clock: Clock, file: RecordFile, kind: str, *, on_newer: OnNewer = ignore) -> None:
         self.max_bytes = MAX_RECORD_BYTES
         self.poll_now = self._poll_now
         self._clock = clock
         self._file = file
         self._kind = kind
+        self._on_newer = on_newer
         self._position = 0
         self._version: tuple[int] | None = None
         self._try_again_s = -math.inf
@@ -87,8 +89,7 @@ class SqliteStore(SessionStore):
     def _hear(self) -> None:
         for change in self._file.since(self._kind, self._position):
             self._position = change.version
-            if self.on_newer is not None:
-                self.on_newer(change.id, 0 if change.deleted else change.version)
+            self._on_newer(change.id, 0 if change.deleted else change.version)
 
     async def get(self, id: str) -> Record | None:
         await anyio.lowlevel.checkpoint()

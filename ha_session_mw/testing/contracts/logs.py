@@ -10,25 +10,49 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from itertools import count
-from typing import NamedTuple
+from secrets import token_hex
+from typing import NamedTuple, Self
 
 import anyio
 
+from ..._core.cluster.members import Heartbeat
 from ..._core.cluster.view import View
-from ...abc import Clock, ClusterLog
+from ...abc import Backend, Clock, ClusterLog
+from ...clocks import SystemClock
 from ...events import ClusterEvent, FoundQuorum, LostQuorum
 from ...exceptions import QuorumLost
-from ...models import Cut, CutId, Deny, DenyKey, Entry, KeyId
+from ...models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
+from ...version import __version__
 
 HOUR_MS = 3_600_000
 
 
 class Member(NamedTuple):
-    """One node: its log, the view that the log folds into, and its clock."""
+    """One node: its log, the view that the log folds into, its clock, and what the log has reported (``on_event``)."""
 
     log: ClusterLog
     view: View
     clock: Clock
+    events: Sequence[ClusterEvent]
+
+    @classmethod
+    def open(cls, backend: Backend, *, clock: Clock | None = None, freshness_limit_s: float = 5.0) -> Self:
+        """Open a log as a node would. Have its ``run`` run, too."""
+        view, events, name = View(), list[ClusterEvent](), token_hex(16)
+        clock = clock or SystemClock()
+        own = Heartbeat(
+            member=NodeId(f"node-{name[:8]}"),
+            life=name,
+            url="",
+            state="starting",
+            sequence=0,
+            wall_ms=0,
+            kids=(KeyId("key"),),
+            freshness_limit_s=freshness_limit_s,
+            absolute_ms=12 * HOUR_MS,
+            release=__version__,
+        )
+        return cls(backend.open_log(view, clock, own, None, on_event=events.append), view, clock, events)
 
     def knows(self, entry: Entry) -> bool:
         """Whether a request that comes now is judged by an entry."""
@@ -105,7 +129,7 @@ class ClusterLogContract(ABC):
 
     async def test_applied_entries_are_in_the_view_at_once(self) -> None:
         async with self.opened() as nodes:
-            log, view, _ = member = nodes.members[0]
+            log, view, *_ = member = nodes.members[0]
             entries = self._one_of_each(member)
             log.apply(entries)
             assert all(view.knows(entry) for entry in entries)
@@ -118,7 +142,7 @@ class ClusterLogContract(ABC):
 
     async def test_entries_that_are_known_change_nothing(self) -> None:
         async with self.opened() as nodes:
-            log, view, _ = member = nodes.members[0]
+            log, view, *_ = member = nodes.members[0]
             entries = self._one_of_each(member)
             log.apply(entries)
             before = [*view.entries()]
@@ -129,7 +153,7 @@ class ClusterLogContract(ABC):
 
     async def test_appended_entries_are_merged_before_the_first_suspension_whatever_happens_then(self) -> None:
         async with self.opened() as nodes:
-            log, view, _ = member = nodes.members[0]
+            log, view, *_ = member = nodes.members[0]
             entry = self._deny(member)
             with anyio.CancelScope() as scope:
                 scope.cancel()
@@ -138,7 +162,7 @@ class ClusterLogContract(ABC):
 
     async def test_the_same_entries_may_be_appended_again(self) -> None:
         async with self.opened() as nodes:
-            log, view, _ = member = nodes.members[0]
+            log, view, *_ = member = nodes.members[0]
             entries = self._one_of_each(member)
 
             async def twice() -> None:
@@ -151,7 +175,7 @@ class ClusterLogContract(ABC):
 
     async def test_a_receipt_says_where_the_log_stands_and_since_when_the_entries_are_durable(self) -> None:
         async with self.opened() as nodes:
-            log, _, clock = member = nodes.members[0]
+            log, _, clock, _ = member = nodes.members[0]
 
             async def three_times() -> None:
                 position = -1
@@ -183,7 +207,7 @@ class ClusterLogContract(ABC):
         async with self.opened() as nodes:
             if not nodes.can_break:
                 return
-            log, view, _ = member = nodes.members[0]
+            log, view, *_ = member = nodes.members[0]
             entry = self._deny(member)
             await nodes.break_off(member)
             told: list[QuorumLost] = []
@@ -250,7 +274,7 @@ class ClusterLogContract(ABC):
 
     async def test_a_refresh_never_raises_and_the_floor_never_falls(self) -> None:
         async with self.opened() as nodes:
-            for log, view, _ in nodes.members:
+            for log, view, *_ in nodes.members:
                 floor_ms = view.floor_ms
                 for _ in range(3):
                     log.tick()
@@ -262,9 +286,7 @@ class ClusterLogContract(ABC):
         async with self.opened() as nodes:
             if not nodes.can_break:
                 return
-            log, _, _ = member = nodes.members[0]
-            told: list[ClusterEvent] = []
-            log.on_event = told.append
+            log, _, _, told = member = nodes.members[0]
 
             async def try_to_append() -> None:
                 with suppress(QuorumLost):
@@ -292,7 +314,7 @@ class ClusterLogContract(ABC):
 
     async def test_each_other_member_announces_its_keys(self) -> None:
         async with self.opened() as nodes:
-            for log, _, _ in nodes.members:
+            for log, *_ in nodes.members:
                 assert [*map(tuple, log.announced_kids())] == [member.kids for member in log.members()]
 
     async def test_an_end_that_is_not_known_lies_behind_every_token_that_there_is(self) -> None:

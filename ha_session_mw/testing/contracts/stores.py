@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from functools import partial
 from itertools import count
 
 import anyio
@@ -22,11 +21,31 @@ WRITERS = 8
 CHANGES = 5
 
 
+class News:
+    """What one store has reported to its node. Open the store with ``on_newer=news.on_newer, on_gap=news.on_gap``.
+
+    Attributes:
+        newer: ids and versions of the records that were put, or deleted (version 0).
+        gaps: how often changes may have been missed.
+    """
+
+    def __init__(self) -> None:
+        self.newer: set[tuple[str, int]] = set()
+        self.gaps = 0
+
+    def on_newer(self, id: str, version: int) -> None:
+        self.newer.add((id, version))
+
+    def on_gap(self) -> None:
+        self.gaps += 1
+
+
 class Stores(ABC):
     """The nodes at which a store is tried.
 
     Attributes:
         stores: each node's way to the same records; one is enough where there can be but one.
+        news: what each of the stores has reported, in the same order.
         clock: of the nodes.
         can_break: whether :meth:`break_off` can do anything.
         can_fill: whether :meth:`fill` can.
@@ -34,6 +53,7 @@ class Stores(ABC):
     """
 
     stores: Sequence[SessionStore]
+    news: Sequence[News]
     clock: Clock
     can_break = False
     can_fill = False
@@ -288,17 +308,14 @@ class SessionStoreContract(ABC):
 
             await nodes.run(story)
 
-    # on_newer, look
+    # on_newer, poll_now
 
     async def test_each_node_hears_of_what_is_put_and_deleted(self) -> None:
         async with self.opened() as nodes:
-            heard: list[set[tuple[str, int]]] = [set() for _ in nodes.stores]
-            for store, news in zip(nodes.stores, heard, strict=True):
-                store.on_newer = partial(note, news)
 
             async def all_hear(id: str, version: int) -> None:
-                for store, news in zip(nodes.stores, heard, strict=True):
-                    await nodes.hear(store, lambda news=news: (id, version) in news)  # type: ignore[misc]
+                for store, news in zip(nodes.stores, nodes.news, strict=True):
+                    await nodes.hear(store, lambda news=news: (id, version) in news.newer)  # type: ignore[misc]
 
             async def story() -> None:
                 for writer in nodes.stores:
@@ -358,10 +375,6 @@ class SessionStoreContract(ABC):
                 assert await store.get(stored.id) == stored
 
             await nodes.run(story)
-
-
-def note(news: set[tuple[str, int]], id: str, version: int) -> None:
-    news.add((id, version))
 
 
 async def conflict(store: SessionStore, record: Record) -> Record | None:

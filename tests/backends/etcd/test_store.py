@@ -13,7 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from ha_session_mw import LockLost, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
-from ha_session_mw.abc import Conflict, Record
+from ha_session_mw.abc import Conflict, OnNewer, Record, ignore
 from ha_session_mw.backends.etcd.api import EtcdCompacted, Transaction, put
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.locks import open_etcd_locks
@@ -53,7 +53,7 @@ class Nodes:
         return answer
 
     def copies(self) -> list[int]:
-        return [len(manager._records or ()) for manager in self.managers]
+        return [len(manager._copies) for manager in self.managers]
 
 
 @asynccontextmanager
@@ -104,9 +104,9 @@ async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_node
 
 
 @asynccontextmanager
-async def opened(server: Etcd, kind: type[EtcdGateway] = EtcdGateway) -> AsyncIterator[EtcdStore]:
+async def opened(server: Etcd, kind: type[EtcdGateway] = EtcdGateway, *, on_newer: OnNewer = ignore) -> AsyncIterator[EtcdStore]:
     settings, clock = settings_of(server), SystemClock()
-    store = open_etcd_store(settings, clock, "session", token_bytes)
+    store = open_etcd_store(settings, clock, "session", token_bytes, on_newer=on_newer)
     store._gateway.__class__ = kind
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.run)
@@ -187,12 +187,18 @@ class LosesHistory(EtcdGateway):
 
 async def test_a_node_whose_history_is_gone_is_told_so_and_goes_on_from_there(one_etcd: Etcd) -> None:
     settings = settings_of(one_etcd)
-    writer, store = (open_etcd_store(settings, SystemClock(), "session", token_bytes) for _ in range(2))
-    store._gateway.__class__ = LosesHistory
     heard: list[tuple[str, int]] = []
     gaps: list[int] = []
-    store.on_newer = lambda *news: heard.append(news)
-    store.on_gap = lambda: gaps.append(store._position)
+    writer = open_etcd_store(settings, SystemClock(), "session", token_bytes)
+    store = open_etcd_store(
+        settings,
+        SystemClock(),
+        "session",
+        token_bytes,
+        on_newer=lambda *news: heard.append(news),
+        on_gap=lambda: gaps.append(store._position),
+    )
+    store._gateway.__class__ = LosesHistory
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(writer.run)
         await eventually(lambda: writer._position)
@@ -219,9 +225,8 @@ async def test_a_record_of_another_release_is_told_and_left_until_its_session_ha
 
 
 async def test_a_key_of_somebody_elses_does_not_stop_the_news(one_etcd: Etcd) -> None:
-    async with opened(one_etcd) as store:
-        heard: set[tuple[str, int]] = set()
-        store.on_newer = lambda *news: heard.add(news)
+    heard: set[tuple[str, int]] = set()
+    async with opened(one_etcd, on_newer=lambda *news: heard.add(news)) as store:
         await store._gateway.transact([put(store._versions + b"\xff", b"")])
         stored = await store.put(Record("id", b"", END_MS))
         await eventually(lambda: ("id", stored.version) in heard)

@@ -129,13 +129,14 @@ async def test_the_file_is_for_its_owner_alone_and_the_log_does_not_grow_by_reco
 
 async def test_kinds_of_records_do_not_meet(path: Path) -> None:
     clock = SystemClock()
-    one, other = (SqliteStore(clock, RecordFile(path), kind) for kind in ("one", "other"))
+    heard: list[tuple[str, int]] = []
+    one = SqliteStore(clock, RecordFile(path), "one")
+    other = SqliteStore(clock, RecordFile(path), "other", on_newer=lambda *news: heard.append(news))
     stored = await one.put(Record("id", b"1", 1 << 50, "ada"))
     await other.put(Record("id", b"2", 1 << 50, "ada"))
     assert other.poll_now is not None
     other.poll_now()
-    heard: list[tuple[str, int]] = []
-    other.on_newer = lambda *news: heard.append(news)
+    heard.clear()
     await one.put(replace(stored, content=b"3"))
     await one.delete("id")
     other.poll_now()
@@ -177,8 +178,8 @@ async def test_news_are_heard_whatever_happens_between_two_looks(
 ) -> None:
     other = SqliteStore(clock, RecordFile(path), "session")
     await other.put(Record("before", b"1", 1 << 50))
-    store, heard = SqliteStore(clock, RecordFile(path), "session"), list[str]()
-    store.on_newer = lambda name, _: heard.append(name)
+    heard: list[str] = []
+    store = SqliteStore(clock, RecordFile(path), "session", on_newer=lambda name, _: heard.append(name))
     store._poll_now()
     assert heard == []  # what was there at the start is read when it is wanted
     happens(store, path, clock)
@@ -190,9 +191,9 @@ async def test_news_are_heard_whatever_happens_between_two_looks(
 
 
 async def test_a_node_that_gets_no_requests_hears_of_changes_by_itself(path: Path) -> None:
-    other, store = (SqliteStore(SystemClock(), RecordFile(path), "session") for _ in range(2))
     heard: list[str] = []
-    store.on_newer = lambda name, _: heard.append(name)
+    other = SqliteStore(SystemClock(), RecordFile(path), "session")
+    store = SqliteStore(SystemClock(), RecordFile(path), "session", on_newer=lambda name, _: heard.append(name))
     await other.put(Record("id", b"1", 1 << 50))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.run)

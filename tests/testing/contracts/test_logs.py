@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from ha_session_mw import SessionManager, Settings
+from ha_session_mw.events import ClusterEvent
 from ha_session_mw.testing import SECRET, Cluster, ClusterLogContract, Member, Node, Nodes
 
 from ...engines import Etcd
@@ -20,7 +21,9 @@ pytestmark = pytest.mark.anyio
 
 
 def member_of(manager: SessionManager) -> Member:
-    return Member(manager._log, manager.view, manager.clock)
+    events: list[ClusterEvent] = []
+    manager.on_event(events.append)
+    return Member(manager._log, manager.view, manager.clock, events)
 
 
 class Memory(Nodes):

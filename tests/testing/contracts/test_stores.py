@@ -21,7 +21,7 @@ from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.backends.sqlite.store import SqliteStore
 from ha_session_mw.clocks import SystemClock
-from ha_session_mw.testing import SECRET, SessionStoreContract, Stores
+from ha_session_mw.testing import SECRET, News, SessionStoreContract, Stores
 
 from ...engines import Etcd
 from ...waiting import eventually
@@ -37,7 +37,8 @@ class Memory(Stores):
     def __init__(self) -> None:
         self.clock = SystemClock()
         self.records = MemoryRecords(self.clock)
-        self.stores = [MemoryStore(self.records) for _ in range(3)]
+        self.news = [News() for _ in range(3)]
+        self.stores = [MemoryStore(self.records, on_newer=news.on_newer) for news in self.news]
 
     async def fill(self) -> None:
         self.records._max_stored_bytes = self.records._bytes
@@ -66,7 +67,10 @@ class OneMachine(Stores):
     def __init__(self, path: Path) -> None:
         self.clock = SystemClock()
         self.files = [RecordFile(path) for _ in range(3)]
-        self.stores = [SqliteStore(self.clock, file, "session") for file in self.files]
+        self.news = [News() for _ in self.files]
+        self.stores = [
+            SqliteStore(self.clock, file, "session", on_newer=news.on_newer) for file, news in zip(self.files, self.news, strict=True)
+        ]
         self._intruder = sqlite3.connect(path, isolation_level=None)
 
     async def break_off(self) -> None:
@@ -111,7 +115,11 @@ class OnEtcd(Stores):
         self.clock = SystemClock()
         self.server = server
         settings = Settings(secret_key=SECRET, cluster=server.cluster(prefix))
-        self.stores = [store for _ in range(3) if (store := open_backend(settings).open_store("session", self.clock, None))]
+        self.news = [News() for _ in range(3)]
+        opened = [
+            open_backend(settings).open_store("session", self.clock, None, on_newer=news.on_newer, on_gap=news.on_gap) for news in self.news
+        ]
+        self.stores = [store for store in opened if store is not None]
 
     async def break_off(self) -> None:
         self.server.members[0].freeze()
