@@ -40,6 +40,7 @@ class FakeEtcd(httpx2.AsyncBaseTransport):
         loses: a path; the next answer from there is lost, and what was asked is done.
         late_s: how much later it ends leases than it should.
         asked: each path that was asked, in order.
+        first_lease: the number of the first lease that it grants.
     """
 
     def __init__(self, clock: ManualClock) -> None:
@@ -50,7 +51,8 @@ class FakeEtcd(httpx2.AsyncBaseTransport):
         self.leases: dict[int, Lease] = {}
         self.revision = 1
         self._clock = clock
-        self._numbers = count(1)
+        self.first_lease = 1
+        self._numbers = count()
         self.frozen = False
         self._waiting: list[httpx2.Request] = []
 
@@ -97,7 +99,7 @@ class FakeEtcd(httpx2.AsyncBaseTransport):
         self.revision += 1
 
     def _lease_grant(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        number = next(self._numbers)
+        number = self.first_lease + next(self._numbers)
         self.leases[number] = Lease(body["TTL"], self._clock.boot_s() + body["TTL"])
         return {"ID": str(number), "TTL": str(body["TTL"])}
 
