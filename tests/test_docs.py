@@ -333,7 +333,7 @@ def test_how_long_a_lock_on_etcd_takes_is_told_as_it_is() -> None:
     page = section((DOCS / "how-to" / "locks.md").read_text("utf-8"), "## How long it takes at the most")
     margin_s = LAST_LOOK_S + LET_GO_S
     assert f"`timeout`, and {margin_s:g} second more where etcd does not answer; but {LEAST_S + margin_s:g} seconds" in page
-    assert f"{LET_GO_S:g} seconds. etcd goes on being told for {CALL_S:g} seconds more" in page
+    assert f"{LET_GO_S:g} seconds. The node goes on trying to release it for {CALL_S:g} seconds more" in page
     assert f"that takes {LIMIT_S:g} seconds more at the most" in page
 
 

@@ -12,20 +12,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGE = ROOT / "ha_session_mw"
 
-TO_BE_REWRITTEN = {
-    *("CHANGELOG.md", "docs/glossary.md", "docs/tutorial/first-five-minutes.md"),
-    *(
-        f"docs/explanation/{name}.md"
-        for name in ("tokens", "session-data", "ordered-log", "consistency", "proof", "accept-rule", "quorum-log")
-    ),
-    *(f"docs/reference/{name}.md" for name in ("configuration", "testing", "headers", "events", "benchmarks", "api", "errors")),
-    *(
-        f"docs/how-to/{name}.md"
-        for name in ("behind-a-proxy", "frameworks", "troubleshoot-a-cluster", "etcd", "log-out-everywhere", "locks")
-    ),
-    *(f"docs/how-to/{name}.md" for name in ("devices", "add-a-backend", "several-workers", "listen-to-the-cluster")),
-    *(f"docs/how-to/{name}.md" for name in ("migrate-from-starlette", "rotate-keys", "three-nodes", "protect-paths", "order-with-cors")),
-}
+TO_BE_REWRITTEN = re.compile("CHANGELOG|glossary|explanation|reference|troubleshoot|etcd|add-a|three-nodes")
 """Pages that the rules do not hold for yet."""
 
 MOST_WORDS = 25
@@ -88,7 +75,7 @@ def test_sentences_are_told_apart() -> None:
     assert list(sentences(text)) == ["One (CODE) is 1.5 ms.", "Two:", "Three, see four five.", "*Six.* seven"]
 
 
-WRITTEN = [page for page in PAGES if name_of(page) not in TO_BE_REWRITTEN]
+WRITTEN = [page for page in PAGES if not TO_BE_REWRITTEN.search(name_of(page))]
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=name_of)
