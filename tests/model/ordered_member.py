@@ -170,14 +170,14 @@ class OrderedMember:
 
     def wake(self) -> None:
         """What was left out of the frozen process comes back: the others' wall clocks and limits, on which no lease depends."""
-        self.ordered.members = Members(self.own, majority=1)
+        self.ordered.speaker.members = Members(self.own, majority=1)
 
     def rest(self) -> None:
         """Leave out when the next beat is due, for it may come at any time; who has a vote on clocks; and what is told to nobody else."""
         ordered = self.ordered
-        del ordered.members
+        del ordered.speaker.members
         ordered._told_s, ordered._news, ordered._alive_s, ordered._returned_s = -math.inf, False, 0.0, math.inf
-        ordered._events.clear()
+        ordered.take_events()
         ordered.view.forgotten_cuts_end_ms = 0.0
         for process in ordered._processes._known.values():
             process.heard_alive_s = 0.0

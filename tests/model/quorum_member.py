@@ -222,14 +222,14 @@ class QuorumMember:
 
     def wake(self) -> None:
         """What was left out of the frozen member comes back: the others' wall clocks and limits, on which no lease depends."""
-        self.quorum.members = Members(self.own, majority=self.quorum._majority)
+        self.quorum.speaker.members = Members(self.own, majority=self.quorum._majority)
 
     def rest(self) -> None:
         """Leave out what is told to nobody else: events, readiness, counts of heartbeats; and what concerns cuts."""
         quorum = self.quorum
-        del quorum.members
-        quorum._told, quorum._serving, quorum._majority_forgot = 0, True, False
-        quorum._events.clear()
+        del quorum.speaker.members
+        quorum.speaker.spoken, quorum._serving, quorum._majority_forgot = 0, True, False
+        quorum.take_events()
         quorum.view.forgotten_cuts_end_ms = 0.0
         if quorum._recovery is not None:
             quorum._recovery.known_before = False

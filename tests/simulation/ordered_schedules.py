@@ -30,8 +30,8 @@ def a_beat_that_comes_back_late(variant: OrderedVariant) -> Findings:
     for slow_s in (0.4, 0.8, 1.2, 1.5):  # little by little, lest the stream is taken for dead
         world.links.slow_s.update(dict.fromkeys([link for link in world.away(last) if link[1] == last.number], slow_s))
         world.run(1)
-    told = last.log._told
-    while last.log._told == told:
+    spoken = last.log.speaker.spoken
+    while last.log.speaker.spoken == spoken:
         world.run(0.001)
     world.run(0.05)  # the beat is in the log
     one.revoke(session)

@@ -40,6 +40,11 @@ def entry_end_ms(until_ms: int) -> int:
     return -(-until_ms // END_STEP_MS) * END_STEP_MS
 
 
+def last_end_ms(time_ms: int) -> int:
+    """Return the last end, at or before this time, that an entry can have."""
+    return time_ms - time_ms % END_STEP_MS
+
+
 class View:
     """A node's knowledge. Changed by :meth:`merge` and :meth:`raise_floor` only.
 

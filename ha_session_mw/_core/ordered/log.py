@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from ...events import Diverged, Rollback, RolledBack
 from ...models import Entry
 from ..cluster.freshness import Moment
-from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
-from ..cluster.view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
+from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members
+from ..cluster.speaker import Speaker
+from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .digest import Digest, sum_of
 from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, seat_of
 from .leases import Leases
@@ -139,7 +140,7 @@ class Ordered:
         self.view = view
         self.slot = seat_of(own)
         # Until a beat has come back nobody knows how many there are, and one clock alone is nothing to go by.
-        self.members = Members(own, majority=2)
+        self.speaker: Speaker[OrderedEvent] = Speaker(view, own, majority=2)
         self.log: LogId | None = None
         self.position = 0
         """Up to where the log has been applied. Following is resumed right after it."""
@@ -153,21 +154,24 @@ class Ordered:
         self._processes = Leases()
         self._suspects: set[str] = set()
         """Whose digest has differed, and not agreed since."""
-        self._events: list[OrderedEvent] = []
         self._unseen: dict[str, Entry] = {}
         """What was appended here and has not been seen in the log yet."""
         self._deleted: set[str] = set()
         """What somebody deleted before it ended. It goes on to count here."""
         self._stored_floor_ms = 0
         self._tries: dict[int, float] = {}
-        self._told = 0
         self._told_s = -math.inf
         self._news = False
         self._fresh_s = -math.inf
         self._alive_s = 0.0
         """For how long the log has been seen to take writes, in all."""
         self._returned_s = math.inf
-        self._draining = self._left = False
+        self._left = False
+
+    @property
+    def members(self) -> Members:
+        """The other processes, by their heartbeats."""
+        return self.speaker.members
 
     # Entries.
 
@@ -209,30 +213,14 @@ class Ordered:
 
     def beat(self, now: Moment) -> Sent:
         """The beat to put now. For each try a new one: only so is it known which of them came back."""
-        self._told += 1
+        heartbeat = self.speaker.heartbeat(now, starting=self.catching_up)
         self._told_s = now.boot_s
         self._news = False
-        self._tries[self._told] = now.boot_s
+        self._tries[heartbeat.sequence] = now.boot_s
         if len(self._tries) > _MOST_TRIES:
             del self._tries[min(self._tries)]
         log = self.log.id if self.log is not None else ""
-        return Sent(self.slot, LogHeartbeat(self._heartbeat(now), log, self.position, self._digest.last), now.boot_s)
-
-    def _heartbeat(self, now: Moment) -> Heartbeat:
-        own = self.members.own
-        state: MemberState = "draining" if self._draining else "starting" if self.catching_up else "ready"
-        return Heartbeat(
-            own.member,
-            own.life,
-            own.url,
-            state,
-            self._told,
-            int(now.wall_ms),
-            own.kids,
-            own.freshness_limit_s,
-            own.absolute_ms,
-            own.release,
-        )
+        return Sent(self.slot, LogHeartbeat(heartbeat, log, self.position, self._digest.last), now.boot_s)
 
     def answered(self, sent: Sent, position: int) -> None:
         """The engine has put a beat, at that position. That makes nobody fresh: only reading it in the log does."""
@@ -291,7 +279,7 @@ class Ordered:
     def _load_beats(self, snapshot: Snapshot, now: Moment) -> None:
         """Those that are news count as received now, for nobody can tell when they were put."""
         for slot in self._processes.keep_only({stored.slot for stored in snapshot.beats}):
-            self._note(self.members.left(slot))
+            self.speaker.remove(slot)
         for stored in snapshot.beats:
             if stored.slot != self.slot and self._processes.is_news(stored.slot, stored.position):
                 # Its first beat may have been any time before.
@@ -314,7 +302,7 @@ class Ordered:
                     self._hear(slot, beat, position, now, first=position, late=False)
                 case BeatDeleted(slot):
                     self._processes.gone(slot)
-                    self._note(self.members.left(slot))
+                    self.speaker.remove(slot)
                 case FloorRaised(floor_ms):
                     self._take_floor(floor_ms)
         self.position = position
@@ -339,7 +327,7 @@ class Ordered:
         same_log = self.log is not None and beat.log == self.log.id
         applied = beat.applied if same_log else 0
         self._processes.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self._alive_s)
-        self._note(self.members.heard(slot, beat.heartbeat, now.boot_s, late=late))
+        self.speaker.hear(slot, beat.heartbeat, now, late=late)
         if same_log and beat.applied < position:
             self._compare(slot, beat)
 
@@ -358,7 +346,7 @@ class Ordered:
         # Who knows of others and has not heard them yet cannot tell whether its clock is right, and it need not wait long.
         if self.catching_up and self._fresh_s > -math.inf and not self.needs_load and self.members.can_judge_clock(now):
             self.catching_up = False
-            self._events.append(CaughtUp())
+            self.speaker.note(CaughtUp())
         self._stamp()
 
     def _count_voters(self, now: Moment) -> None:
@@ -404,7 +392,7 @@ class Ordered:
             self._suspects.discard(slot)
         elif slot not in self._suspects:
             self._suspects.add(slot)
-            self._events.append(Diverged(beat.heartbeat.member))
+            self.speaker.note(Diverged(beat.heartbeat.member))
             self.quarantine()
 
     def _rollback_of(self, snapshot: Snapshot, keys: list[str]) -> Rollback | None:
@@ -421,18 +409,17 @@ class Ordered:
     def _roll_back(self, why: Rollback) -> None:
         if self.rolled_back is None:
             self.rolled_back = why
-            self._events.append(RolledBack(why))
+            self.speaker.note(RolledBack(why))
             self._stamp()
 
     # Time, and what follows from all of the above.
 
     def tick(self, now: Moment) -> None:
         """Time has passed. To be called every heartbeat at the least."""
-        self._events += self.members.tick(now)
-        floor = self.members.floor_ms(now)
+        floor = self.speaker.tick(now)
         # Only who knows how many there are, and by now, can tell what most of them say.
         if floor is not None and self.is_fresh(now):
-            self._raise_floor(floor - floor % END_STEP_MS)  # entries end at these steps only
+            self._raise_floor(last_end_ms(floor))
             self._give_up_cuts(floor + FLOOR_MARGIN_MS)
 
     def _give_up_cuts(self, time_ms: float) -> None:
@@ -440,19 +427,18 @@ class Ordered:
         if self.log is None:
             return
         # A cut of this log ends later than this, even if the clock of its writer is behind that of the log's maker by a minute.
-        end_ms = self.log.made_ms + self.members.own.absolute_ms
+        made_before_ms = self.log.made_ms
         if time_ms > self.log.made_ms + CUT_TRAVELS_MS:
             # And by now the first ones of this log are known here, so those of the minutes before it can be given up as well.
-            end_ms += 2 * UNKNOWN_END_MARGIN_MS
-        self.view.forgotten_cuts_end_ms = max(self.view.forgotten_cuts_end_ms, end_ms)
+            made_before_ms += 2 * UNKNOWN_END_MARGIN_MS
+        self.speaker.give_up_cuts(made_before_ms)
 
     def _take_floor(self, floor_ms: int) -> None:
         self._stored_floor_ms = max(self._stored_floor_ms, floor_ms)
         self._raise_floor(floor_ms)
 
     def _raise_floor(self, floor_ms: int) -> None:
-        if floor_ms > self.view.floor_ms:
-            self.view.raise_floor(floor_ms)
+        if self.speaker.raise_floor(floor_ms):
             self._unseen = {key: entry for key, entry in self._unseen.items() if key_end_ms(key) > floor_ms}
             self._deleted = {key for key in self._deleted if key_end_ms(key) > floor_ms}
 
@@ -473,17 +459,11 @@ class Ordered:
 
     def is_fresh(self, now: Moment) -> bool:
         """Whether this node is in contact with the log."""
-        return now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
+        return self.speaker.is_fresh(now)
 
     def is_ready(self, now: Moment) -> bool:
         """Whether this node can judge sessions: it is in contact, and its clock and limits are the cluster's."""
-        return (
-            self.is_fresh(now)
-            and not self.catching_up
-            and not self._draining
-            and not self.members.limits_differ
-            and self.members.clock_trusted(now)
-        )
+        return not self.catching_up and self.speaker.is_ready(now)
 
     def has_reached(self, log: str, position: int) -> bool:
         """Whether the log has been applied here up to there. Another log counts as reached: nobody can tell of it any more."""
@@ -491,7 +471,7 @@ class Ordered:
 
     def drain(self) -> None:
         """Say ``draining`` from the next beat on, which is due at once."""
-        self._draining = self._news = True
+        self.speaker.draining = self._news = True
 
     def leave(self) -> None:
         """Judge nothing any more. The caller may then delete this process's beat, once no try to put it is under way."""
@@ -500,9 +480,4 @@ class Ordered:
 
     def take_events(self) -> list[OrderedEvent]:
         """What has happened since this was last called."""
-        events, self._events = self._events, []
-        return events
-
-    def _note(self, event: MemberEvent | None) -> None:
-        if event is not None:
-            self._events.append(event)
+        return self.speaker.take_events()

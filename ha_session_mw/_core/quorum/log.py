@@ -18,8 +18,9 @@ from typing import Literal
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...models import Entry
 from ..cluster.freshness import Moment
-from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members, MemberState
-from ..cluster.view import CUT_TRAVELS_MS, END_STEP_MS, FLOOR_MARGIN_MS, View
+from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members
+from ..cluster.speaker import Speaker
+from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .durability import DurablePrefix
 from .fence import Fence
 from .messages import VERSION, Answer, Batch, Poll, list_digest
@@ -121,15 +122,13 @@ class Quorum:
         self.me = own.url
         self.life = own.life
         self._majority = len(listed) // 2 + 1
-        self.members = Members(own, majority=self._majority)
+        self.speaker: Speaker[QuorumEvent] = Speaker(view, own, majority=self._majority)
         self._digest = list_digest(listed)
         self._heartbeat_s = heartbeat_s
         self._peers = {url: Peer(url, now.boot_s) for url in listed if url != own.url}
         self._sequence = Sequence(view)
-        self._events: list[QuorumEvent] = []
-        self._draining = False
-        self._told = 0  # heartbeats
-        self._stamp = 0  # answers
+        self._stamp = 0
+        """The running number of the newest answer."""
         self._fence = Fence(self._peers, self._majority)
         self._keeping = DurablePrefix(self._sequence, view, own.life, stored)
         self._recovery: Recovery | None = self._new_recovery()
@@ -138,6 +137,11 @@ class Quorum:
         self._majority_forgot = False
         """Whether so many had forgotten at once, as at a first start, that nobody may know what had been acknowledged."""
         self._settle(now)
+
+    @property
+    def members(self) -> Members:
+        """The other members, by their heartbeats."""
+        return self.speaker.members
 
     # What has to be kept on disk, and when.
 
@@ -215,7 +219,7 @@ class Quorum:
         peer = self._peers[sent.peer]
         if not self._belongs(peer, answer):
             return
-        self._hear(peer, answer.heartbeat, now)
+        self.speaker.hear(peer.url, answer.heartbeat, now)
         peer.speaks_as(answer.incarnation)
         peer.sequence = max(peer.sequence, answer.upto)
         # The floor first. Entries that the peer has dropped are missing from its answer, and nobody else may tell us.
@@ -259,7 +263,7 @@ class Quorum:
         peer = self._peers.get(poll.sender)
         if peer is None or not self._belongs(peer, poll):
             return self._refusal(now)
-        self._hear(peer, poll.heartbeat, now)
+        self.speaker.hear(peer.url, poll.heartbeat, now)
         peer.speaks_as(poll.incarnation)
         mine = poll.callee == self.incarnation
         if mine and poll.position > self._keeping.position:
@@ -340,23 +344,17 @@ class Quorum:
 
     def tick(self, now: Moment) -> None:
         """Time has passed. To be called every heartbeat at the least, and at the moment that :meth:`fenced_by` names."""
-        self._events += self.members.tick(now)
-        floor = self.members.floor_ms(now)
+        floor = self.speaker.tick(now)
         if floor is not None and not self.recovering:
-            self._raise_floor(floor - floor % END_STEP_MS)  # entries end at these steps only
+            self._raise_floor(last_end_ms(floor))
             if self._majority_forgot:
-                self._give_up_cuts(floor)
+                # Tokens from before the loss may list lost cuts, and must not wait for those for ever. A cut ends no earlier than
+                # a whole life after it was made, so one that ends before was made minutes ago. No cut travels for that long.
+                self.speaker.give_up_cuts(floor + FLOOR_MARGIN_MS + UNKNOWN_END_MARGIN_MS - CUT_TRAVELS_MS)
         self._settle(now)
 
-    def _give_up_cuts(self, floor_ms: int) -> None:
-        """Tokens of before the loss may list cuts that nobody can tell of any more. They must not wait for those for ever."""
-        # A cut ends no earlier than this long after it was made, so one that ends before was made minutes ago. Nothing takes that long.
-        made_just_now_ends_ms = floor_ms + FLOOR_MARGIN_MS + self.members.own.absolute_ms + UNKNOWN_END_MARGIN_MS
-        self.view.forgotten_cuts_end_ms = max(self.view.forgotten_cuts_end_ms, made_just_now_ends_ms - CUT_TRAVELS_MS)
-
     def _raise_floor(self, floor_ms: int) -> None:
-        if floor_ms > self.view.floor_ms:
-            self.view.raise_floor(floor_ms)
+        if self.speaker.raise_floor(floor_ms):
             self._sequence.forget_ended()
 
     def _settle(self, now: Moment) -> None:
@@ -371,7 +369,7 @@ class Quorum:
     def _notice_turn(self, now: Moment) -> None:
         if (has_quorum := self.has_quorum(now)) != self._had_quorum:
             self._had_quorum = has_quorum
-            self._events.append(FoundQuorum() if has_quorum else LostQuorum())
+            self.speaker.note(FoundQuorum() if has_quorum else LostQuorum())
 
     def _finish_recovery(self) -> None:
         recovery = self._recovery
@@ -380,11 +378,11 @@ class Quorum:
             self._majority_forgot |= recovery.majority_forgot
             # At a first start nobody has known us before, and there is nothing that anybody could have forgotten.
             if recovery.majority_forgot and (recovery.known_before or len(self.view)):
-                self._events.append(PossibleLoss())
+                self.speaker.note(PossibleLoss())
             self._keeping.confirm()
         if not self._serving and not self.recovering:
             self._serving = True
-            self._events.append(Recovered())
+            self.speaker.note(Recovered())
 
     def _fresh_at(self) -> float:
         if self.recovering:
@@ -407,9 +405,9 @@ class Quorum:
         """The peer knows of entries that this node has acknowledged and lost: whatever it acknowledged is void."""
         if self.incarnation == self.life:
             # This very process gave all of its positions: it is the peer that errs.
-            self._events.append(Contradiction(peer.url))
+            self.speaker.note(Contradiction(peer.url))
             return
-        self._events.append(OldFile(peer.url))
+        self.speaker.note(OldFile(peer.url))
         self._keeping.start_anew()
         self._serving = False
         self._recovery = self._new_recovery()
@@ -421,26 +419,7 @@ class Quorum:
     # Who speaks.
 
     def _heartbeat(self, now: Moment) -> Heartbeat:
-        self._told += 1
-        own = self.members.own
-        state: MemberState = "draining" if self._draining else "starting" if self.recovering else "ready"
-        return Heartbeat(
-            own.member,
-            own.life,
-            own.url,
-            state,
-            self._told,
-            int(now.wall_ms),
-            own.kids,
-            own.freshness_limit_s,
-            own.absolute_ms,
-            own.release,
-        )
-
-    def _hear(self, peer: Peer, heartbeat: Heartbeat, now: Moment) -> None:
-        event = self.members.heard(peer.url, heartbeat, now.boot_s)
-        if event is not None:
-            self._events.append(event)
+        return self.speaker.heartbeat(now, starting=self.recovering)
 
     def _belongs(self, peer: Peer, message: Poll | Answer) -> bool:
         """Whether a message comes from the peer, of our cluster, and can be read. A fault is told once, when it begins."""
@@ -452,7 +431,7 @@ class Quorum:
         elif message.sender != peer.url or message.heartbeat.url != peer.url:
             fault = "identity"
         if fault is not None and fault != peer.mismatch:
-            self._events.append(PeerMismatch(peer.url, fault))
+            self.speaker.note(PeerMismatch(peer.url, fault))
         peer.mismatch = fault
         return fault is None
 
@@ -482,8 +461,7 @@ class Quorum:
 
     def is_ready(self, now: Moment) -> bool:
         """Whether this node can judge sessions: it has learned enough, is fresh, and its clock and limits are the cluster's."""
-        fresh = now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
-        return fresh and not self._draining and not self.members.limits_differ and self.members.clock_trusted(now)
+        return self.speaker.is_ready(now)
 
     def has_quorum(self, now: Moment) -> bool:
         """Whether a majority has polled this node lately, so that an entry appended now will soon be durable."""
@@ -493,9 +471,8 @@ class Quorum:
 
     def drain(self) -> None:
         """Say ``draining`` from the next message on."""
-        self._draining = True
+        self.speaker.draining = True
 
     def take_events(self) -> list[QuorumEvent]:
         """What has happened since this was last called."""
-        events, self._events = self._events, []
-        return events
+        return self.speaker.take_events()
