@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx2
 
-from .processes import Process, ServerError, free_port, url_of
+from .ports import reserve_port, url_of
+from .processes import Process, ServerError
 
 MEMBERS = ("n1", "n2", "n3")
 HOW_TO_INSTALL = "apt-get install -y --no-install-recommends etcd-server"
@@ -33,7 +34,7 @@ class Member(Process):
 
     def __init__(self, name: str, directory: Path, peer_ports: dict[str, int]) -> None:
         super().__init__(name, directory / f"{name}.log")
-        self.port = free_port()
+        self.port = reserve_port()
         self.url = url_of(self.port)
         self._peer_url = url_of(peer_ports[name])
         self._cluster = ",".join(f"{each}={url_of(port)}" for each, port in peer_ports.items())
@@ -70,7 +71,7 @@ class Member(Process):
 
 def members(directory: Path) -> list[Member]:
     """The members of a new cluster, not started yet."""
-    peer_ports = {name: free_port() for name in MEMBERS}
+    peer_ports = {name: reserve_port() for name in MEMBERS}
     return [Member(name, directory, peer_ports) for name in MEMBERS]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -16,8 +14,6 @@ READY_WITHIN_S = 30.0
 """A start takes half a second; a busy machine may take many times that."""
 END_WITHIN_S = 5.0
 _POLL_S = 0.02
-_PORTS = range(20_000, 32_000)
-"""Below those that systems give to outgoing connections: one of these could take a node's port while the node is down."""
 
 
 class ServerError(Exception):
@@ -129,23 +125,3 @@ def running(*processes: Process) -> Iterator[None]:
             process.terminate()
         for process in processes:
             process.end()
-
-
-def url_of(port: int) -> str:
-    return f"http://127.0.0.1:{port}"
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on.
-
-    Raises:
-        ServerError: none was found.
-    """
-    for port in random.sample(_PORTS, 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue  # taken
-            return port
-    raise ServerError(f"no port between {_PORTS.start} and {_PORTS.stop} seems to be free")

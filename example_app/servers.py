@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx2
 
-from .processes import Process, free_port, url_of
+from .ports import reserve_port, url_of
+from .processes import Process
 
 
 class Server(Process):
@@ -21,13 +22,13 @@ class Server(Process):
         name: its node id.
         directory: where its output goes.
         settings: its settings, without the prefix. Those of the caller's environment are not passed on.
-        port: where it listens; by default one that is free.
+        port: where it listens; by default a port reserved for it.
         workers: how many processes answer there.
     """
 
     def __init__(self, name: str, directory: Path, settings: Mapping[str, str], *, port: int | None = None, workers: int = 1) -> None:
         super().__init__(name, directory / f"{name}.log")
-        self.port = port or free_port()
+        self.port = port or reserve_port()
         self.url = url_of(self.port)
         self._settings = {"NODE_ID": name, "PROTECT": "/private/*,/api/private/*"} | dict(settings)
         self._workers = workers
@@ -63,7 +64,7 @@ def cluster(names: str, directory: Path, settings: Mapping[str, str]) -> list[Se
         directory: where each keeps its output, and a folder of its own for log-outs made without a majority.
         settings: what they have in common.
     """
-    ports = {name: free_port() for name in names}
+    ports = {name: reserve_port() for name in names}
     common = {**settings, "CLUSTER": "peers://", "PEERS": ",".join(map(url_of, ports.values()))}
     return [
         Server(name, directory, {**common, "ADVERTISE_URL": url_of(port), "STATE_DIR": str(directory / name)}, port=port)

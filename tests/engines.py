@@ -1,4 +1,4 @@
-"""Real etcd servers for tests: on free ports of loopback, each with a folder of its own, ended by process id."""
+"""Real etcd servers for tests: on reserved ports of loopback, each with a folder of its own, ended by process id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from .waiting import LIMIT_S, free_ports, stands_still, until
+from example_app.ports import reserve_port
+
+from .waiting import LIMIT_S, stands_still, until
 
 _MEMORY = Path("/dev/shm")
 
@@ -137,10 +139,8 @@ class Etcd:
             self._flags += ["--cert-file", str(certificates.cert), "--key-file", str(certificates.key)]
             self._flags += ["--trusted-ca-file", str(certificates.ca)]
         self._http = httpx2.Client(verify=certificates.context() if certificates else False, timeout=2, trust_env=False)
-        ports = free_ports(2 * members)
         self.members = [
-            EtcdMember(f"n{number}", ports[2 * number], ports[2 * number + 1], folder, scheme=scheme, flags=self._flags)
-            for number in range(members)
+            EtcdMember(f"n{number}", reserve_port(), reserve_port(), folder, scheme=scheme, flags=self._flags) for number in range(members)
         ]
 
     @property

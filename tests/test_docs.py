@@ -28,6 +28,7 @@ from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 import ha_session_mw
+from example_app.ports import reserve_port
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings, UsageError, events, get_session
 from ha_session_mw import testing as testing_module
 from ha_session_mw._core.accept_rule import CHECKS
@@ -40,8 +41,6 @@ from ha_session_mw.backends.etcd.log import DURABLE_LIMIT_S
 from ha_session_mw.backends.etcd.store import LIMIT_S
 from ha_session_mw.config import SETTINGS, variable
 from ha_session_mw.exceptions import ProblemError, problem_types
-
-from .waiting import free_ports
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -156,7 +155,8 @@ def commands_of(text: str) -> list[Command]:
 def test_what_the_page_on_three_nodes_tells_to_type_prints_what_it_shows(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(blocks(THREE_NODES, "python")[0].text, "utf-8")
     text, _, _ = THREE_NODES.read_text("utf-8").partition("\n## On three machines\n")
-    for shown, port in zip((8001, 8002, 8003), free_ports(3), strict=True):
+    for shown in (8001, 8002, 8003):
+        port = reserve_port()
         text = text.replace(f":{shown}", f":{port}").replace(f"--port {shown}", f"--port {port}")
     commands = commands_of(text)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}

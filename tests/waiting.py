@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+
+from example_app.ports import reserve_port
 
 LIMIT_S = 30.0
 """For what takes a second on an idle machine."""
@@ -34,9 +35,5 @@ def stands_still(pid: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that were free just now, all different."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [one.getsockname()[1] for one in listeners]
-    for one in listeners:
-        one.close()
-    return found
+    """Ports of loopback, reserved for the servers of this process; all different."""
+    return [reserve_port() for _ in range(count)]

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from starsessions import load_session
 from starsessions.stores.redis import RedisStore
 
+from example_app.ports import reserve_port
 from ha_session_mw import SessionManager
 
 from . import contenders
@@ -51,8 +52,7 @@ def redis_server() -> Iterator[int]:
     if program is None:
         raise RedisMissingError("there is no redis-server to measure against; install it with: apt-get install -y redis-server")
     with tempfile.TemporaryDirectory() as folder:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
+        port = reserve_port()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
         process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
         try:

@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
-from ..waiting import LIMIT_S, free_ports, until
+from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.real
 
@@ -42,7 +43,7 @@ class Served:
     """
 
     def __init__(self, name: str, port: int, folder: Path, settings: dict[str, str]) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = url_of(port)
         self.name = name
         self.port = port
         self.settings = {**settings, "NODE_ID": name, "ADVERTISE_URL": self.url}
@@ -102,10 +103,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
 def served(folder: Path, app: str) -> Iterator[list[Served]]:
     """Three nodes that judge sessions, until asked again."""
     (folder / "served.py").write_text(app)
-    ports = free_ports(3)
+    ports = [reserve_port() for _ in range(3)]
     settings = {
         "CLUSTER": "peers://",
-        "PEERS": ",".join(f"http://127.0.0.1:{port}" for port in ports),
+        "PEERS": ",".join(map(url_of, ports)),
         "PROTECT": "/private*",
         "FRESHNESS_LIMIT": str(FRESHNESS_LIMIT_S),
         "HEARTBEAT": "300ms",

@@ -14,9 +14,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
-from ..waiting import LIMIT_S, free_ports, until
+from ..waiting import LIMIT_S, until
 from .test_real import ROOT
 
 pytestmark = pytest.mark.real
@@ -48,8 +49,8 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         (folder / "several.py").write_text(APP)
-        [self._port] = free_ports(1)
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._port = reserve_port()
+        self.url = url_of(self._port)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

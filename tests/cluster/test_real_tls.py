@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.ports import reserve_port
+
 from ..engines import CA_USE, KEY_OF_CA
-from ..waiting import free_ports, until
+from ..waiting import until
 from .test_real import APP, Served
 
 pytestmark = pytest.mark.real
@@ -83,7 +85,7 @@ class SecurelyServed(Served):
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[SecurelyServed]]:
     (tmp_path / "served.py").write_text(APP)
-    ports, authority = free_ports(3), Authority(tmp_path, "ours")
+    ports, authority = [reserve_port() for _ in range(3)], Authority(tmp_path, "ours")
     peers = ",".join(f"https://127.0.0.1:{port}" for port in ports)
     settings = {"CLUSTER": "peers://", "PEERS": peers, "PROTECT": "/private*", "FRESHNESS_LIMIT": "2s", "HEARTBEAT": "300ms"}
     nodes = [SecurelyServed(name, port, tmp_path, settings, authority) for name, port in zip("abc", ports, strict=True)]

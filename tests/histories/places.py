@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from example_app.ports import reserve_port
 from example_app.proxy import Proxy
 
 from ..cluster.test_real import Served
 from ..engines import Etcd, etcd
-from ..waiting import free_ports, until
+from ..waiting import until
 
 APP = """
 from ha_session_mw import SessionMiddleware
@@ -88,7 +89,7 @@ PLACES = {"peers": peers, "files": with_files, "etcd": on_etcd}
 def served(folder: Path, limit_s: float, app: str) -> list[Served]:
     (folder / "served.py").write_text(app)
     settings = {"PROTECT": "/private*", "TRANSPORTS": "bearer", "FRESHNESS_LIMIT": f"{limit_s}s"}
-    nodes = [Served(name, port, folder, settings) for name, port in zip("abc", free_ports(3), strict=True)]
+    nodes = [Served(name, reserve_port(), folder, settings) for name in "abc"]
     for node in nodes:
         node.settings["STATE_DIR"] = str(folder / node.name)
     return nodes
