@@ -1,48 +1,32 @@
-"""Random histories of whole nodes: links, processes and clocks fail while people log in and out, and every answer is judged.
+"""Random histories of whole nodes that are peers: links, processes and clocks fail while people log in and out.
 
 The simulation does that with the state machines alone; here are the real managers, drivers, look-ups and middlewares, on
 asyncio and trio: on links that lose, double, reorder and delay, on clocks that drift by 1 % and step by an hour, with nodes
 that freeze, crash and come back, several at once, and requests that are paused between the steps of the accept rule.
-``RANDOM_HISTORIES=200`` runs more histories, ``RANDOM_HISTORIES=17:18`` one again.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import anyio
-import anyio.to_thread
-import httpx2
 import pytest
 
-from ha_session_mw import ClientFault, ProblemError, SessionRevoked
-from ha_session_mw._core.accept_rule import CannotTell, Decision, Refuse, decide
 from ha_session_mw._node.validation import TokenValidator
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.peers.log import QuorumLog
-from ha_session_mw.manager import SessionManager
 from ha_session_mw.testing import Cluster, Link, Node
 
 from ..histories.app import app
-from .steps import SteppedClock, check_with_pauses
+from .history import IDLE_S, History, guesses, one_order, seeds
 from .whole import judges_late
 
 pytestmark = pytest.mark.anyio
 
-TROUBLE_S = 40.0
 HEALED_WITHIN_S = 10.0
 """A poll on a dead link is given up after 1 s and tried again within another, a restarted node learns in two rounds of polls,
 whatever a log-out still waits for ends within a fence, and what is provisional is tried again each second."""
-IDLE_S = 100
-"""Longer than a history, so that no session ends by itself; and short enough for tokens to be renewed in its second half."""
-SUBJECTS = ("ada", "bob", "eve")
 EVENTS = (
     *("cut", "cut one way", "cut off", "part", "heal", "heal", "heal all", "slow", "garbled"),
     *("kill", "stop", "kill several", "freeze", "freeze", "clock"),
@@ -55,228 +39,28 @@ NEEDS_THE_RIGHT_ORDER = 2
 """A history in which a node is back in contact while a request is paused between the steps of the accept rule."""
 
 
-def seeds(usually: int) -> range:
-    """The histories to run: so many, unless the environment asks for others."""
-    first, colon, last = os.environ.get("RANDOM_HISTORIES", str(usually)).rpartition(":")
-    return range(int(first) if colon else 0, int(last))
+class PeersHistory(History):
+    """One random history of peers."""
 
-
-@dataclass(eq=False)
-class Family:
-    """A session as the history knows it. Moments are counted, for much happens while time stands still.
-
-    Attributes:
-        token: what its browser holds.
-        left: what its browser held before it took a new id.
-        doubtful: a log-out of it has begun, or may have. From then on any answer is right, until that is acknowledged.
-        over_at: when a log-out of it was acknowledged as fenced.
-        over_in_the_end: a log-out of it was acknowledged, be it as provisional.
-    """
-
-    subject: str
-    token: str
-    doubtful: bool = False
-    left: list[str] = field(default_factory=list)
-    over_at: float = float("inf")
-    over_in_the_end: bool = False
-
-
-@dataclass(eq=False)
-class Everywhere:
-    """A log-out of all sessions of a subject."""
-
-    subject: str
-    begun_at: int
-    fenced_at: float = float("inf")
-
-
-class History:
-    """One random history. ``faults`` names each answer that was wrong."""
+    healed_within_s = HEALED_WITHIN_S
 
     def __init__(self, seed: int, folder: Path) -> None:
-        self.dice = Random(f"history {seed}")
-        names = "abcde"[: self.dice.choice((3, 3, 3, 4, 5))]
-        self.cluster = Cluster(names, app=app, seed=seed, protect="/private*", idle_timeout=IDLE_S)
-        self.files = self.dice.choice((0, 0, 1, len(names)))
-        for node in self.cluster.nodes[: self.files]:
+        dice = Random(f"history {seed}")
+        names = "abcde"[: dice.choice((3, 3, 3, 4, 5))]
+        cluster = Cluster(names, app=app, seed=seed, protect="/private*", idle_timeout=IDLE_S)
+        self.files = dice.choice((0, 0, 1, len(names)))
+        for node in cluster.nodes[: self.files]:
             node.settings.update(cluster=f"peers://{folder}/{node.name}.log")
-        for node in self.cluster.nodes:
+        for node in cluster.nodes:
             node.settings.update(state_dir=str(folder / node.name))
-            node.clock = SteppedClock()
-            node.clock.rate = self.dice.uniform(0.99, 1.01)
-            node.clock.step_wall(self.dice.uniform(-10, 10))
-        self.loss = self.dice.choice((0.0, 0.0, 0.02, 0.1))
-        self.duplication = self.dice.choice((0.0, 0.1))
-        self.jitter_s = self.dice.choice((0.0, 0.003, 0.03, 0.3))
-        self.moment = count(1)
-        self.families: list[Family] = []
-        self.cuts: list[Everywhere] = []
-        self.faults: list[str] = []
-        self.seen: Counter[str] = Counter()
-        self.trace: list[object] = []
-        self._revoked_on: dict[tuple[SessionManager, str], int] = {}
-        self._wrong_clocks: dict[Node, float] = {}
+        super().__init__(dice, cluster)
+        self.loss = dice.choice((0.0, 0.0, 0.02, 0.1))
+        self.duplication = dice.choice((0.0, 0.1))
+        self.jitter_s = dice.choice((0.0, 0.003, 0.03, 0.3))
 
-    async def run(self) -> None:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = 1  # else threads would come back in any order
-        async with self.cluster, anyio.create_task_group() as self._tasks:
-            await self.cluster.ready()
-            for link in self._links():
-                link.loss, link.duplication, link.jitter_s = self.loss, self.duplication, self.jitter_s
-            for node in self.cluster.nodes:
-                self._begin(self._log_in, node, self.dice.choice(SUBJECTS))
-            end_s = self.cluster.passed_s + TROUBLE_S
-            while self.cluster.passed_s < end_s:
-                self._somebody_acts()
-                if self.dice.random() < 0.12:
-                    await self._something_happens()
-                await self.cluster.advance(self.dice.choice((0.0, 0.002, 0.01, self.dice.expovariate(2.0))))
-            await self._mend()
-            await self.cluster.advance(HEALED_WITHIN_S)
-            await self._look_at_all()
-            self._tasks.cancel_scope.cancel()
-
-    def _begin(self, act: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        self._tasks.start_soon(act, *args)
-
-    # What people do
-
-    def _somebody_acts(self) -> None:
-        running = [node for node in self.cluster.nodes if node.running]
-        if not running:
-            return
-        node, roll = self.dice.choice(running), self.dice.random()
-        live = [family for family in self.families if not family.doubtful]
-        if roll < 0.12 or not self.families:
-            self._begin(self._log_in, node, self.dice.choice(SUBJECTS))
-        elif roll < 0.22 and live:
-            self._begin(self._log_out, node, self.dice.choice(live), self.dice.choice(("clear", "revoke")))
-        elif roll < 0.25 and live:
-            self._begin(self._cycle, node, self.dice.choice(live))
-        elif roll < 0.29:
-            kept = self.dice.choice(live) if live and self.dice.random() < 0.6 else None
-            self._begin(self._log_out_everywhere, node, kept, self.dice.choice(SUBJECTS))
-        else:
-            family = self.dice.choice(self.families[-12:])
-            self._begin(self._visit, node, family, self.dice.choice([family.token, *family.left]))
-            self._begin(self._visit, self.dice.choice(running), family, family.token)
-            pauses = [self.dice.choice((0.0, 0.01, 0.5, 4.0)) * self.dice.random() for _ in range(4)]
-            self._begin(self._visit_with_pauses, self.dice.choice(running), family, family.token, pauses)
-
-    async def _ask(self, node: Node, method: str, path: str, token: str | None = None) -> httpx2.Response | None:
-        """What a node answers; None where it was killed meanwhile."""
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        try:
-            async with node.client(headers=headers, trust_env=False) as client:
-                answer = await client.request(method, path)
-        except httpx2.TransportError:
-            return None
-        code = answer.json().get("code", "served")
-        self.seen[code] += 1
-        self.trace.append((round(self.cluster.passed_s, 6), node.name, path, code))
-        if answer.status_code not in (200, 401, 503):
-            self.faults.append(f"{path} on {node.name}: {answer.status_code} {code}")
-        return answer
-
-    async def _log_in(self, node: Node, subject: str) -> None:
-        begun_at = next(self.moment)
-        answer = await self._ask(node, "POST", f"/login/{subject}")
-        if answer is None or answer.status_code != 200:
-            return
-        family = Family(subject, answer.cookies["session"])
-        # It lists the log-outs that its node knew: all that were fenced, and perhaps others.
-        family.doubtful = any(cut.subject == subject and cut.fenced_at > begun_at for cut in self.cuts)
-        self.families.append(family)
-
-    async def _log_out(self, node: Node, family: Family, how: str) -> None:
-        family.doubtful = True
-        answer = await self._ask(node, "POST", f"/private/{how}", family.token)
-        if answer is not None and (mode := answer.headers.get("session-revocation")):
-            self._acknowledged(mode, [family])
-
-    async def _cycle(self, node: Node, family: Family) -> None:
-        """A new id. The old one is denied at once, but not fenced: of it nothing is known any more."""
-        family.doubtful = True
-        sent = family.token
-        answer = await self._ask(node, "POST", "/private/cycle", sent)
-        if answer is not None and answer.status_code == 200 and family.token == sent:
-            family.left.append(sent)
-            family.token = answer.headers["session-token"]
-
-    async def _log_out_everywhere(self, node: Node, kept: Family | None, subject: str) -> None:
-        cut = Everywhere(kept.subject if kept else subject, next(self.moment))
-        self.cuts.append(cut)
-        hit = [family for family in self.families if family.subject == cut.subject and family is not kept]
-        for family in hit:
-            family.doubtful = True
-        path = "/private/others" if kept else f"/everywhere/{subject}"
-        answer = await self._ask(node, "POST", path, kept.token if kept else None)
-        if answer is not None and "mode" in answer.json():
-            mode = answer.json()["mode"]
-            self._acknowledged(mode, hit)
-            if mode == "fenced":
-                cut.fenced_at = next(self.moment)
-
-    def _acknowledged(self, mode: str, families: list[Family]) -> None:
-        self.seen[mode] += 1
-        for family in families:
-            family.over_in_the_end = True
-            if mode == "fenced":
-                family.over_at = min(family.over_at, next(self.moment))
-        for node in self.cluster.nodes if families else ():  # at once, when a node that missed it would still accept
-            self._begin(self._visit, node, families[-1], families[-1].token)
-
-    async def _visit(self, node: Node, family: Family, token: str) -> None:
-        if not node.running:
-            return
-        begun_at, process = next(self.moment), node.manager
-        answer = await self._ask(node, "GET", "/private", token)
-        if answer is None:
-            return
-        if answer.status_code == 200:
-            self._accepted(node, process, family, token, begun_at)
-            if family.token == token and (renewed := answer.headers.get("session-token")):
-                self.seen["renewed"] += 1
-                family.token = renewed
-        elif answer.status_code == 401:
-            self._refused(node, process, family, token, answer.json()["code"])
-
-    async def _visit_with_pauses(self, node: Node, family: Family, token: str, pauses: list[float]) -> None:
-        """As a visit, of which a thread is paused wherever the accept rule reads a clock, while all others go on."""
-        if not node.running:
-            return
-        begun_at, process = next(self.moment), node.manager
-        try:
-            outcome = await check_with_pauses(process, token.encode(), pauses, self._pause)
-            if isinstance(outcome, CannotTell):
-                await process.resolve(token.encode(), outcome)
-        except ProblemError as problem:
-            code = problem.code
-            if isinstance(problem, ClientFault):
-                self._refused(node, process, family, token, code)
-        else:
-            code = "served"
-            self._accepted(node, process, family, token, begun_at)
-        self.seen[f"paused, {code}"] += 1
-        self.trace.append((round(self.cluster.passed_s, 6), node.name, "paused", code))
-
-    async def _pause(self, seconds: float) -> None:
-        self.seen["pauses"] += 1
-        await self.cluster.sleep(seconds)
-
-    def _accepted(self, node: Node, process: SessionManager, family: Family, token: str, begun_at: int) -> None:
-        if begun_at > family.over_at:
-            self.faults.append(f"accepted after a fenced acknowledgement: {self._where(node, family)}")
-        if begun_at > self._revoked_on.get((process, token), begun_at):
-            self.faults.append(f"accepted after it was refused: {self._where(node, family)}")
-
-    def _refused(self, node: Node, process: SessionManager, family: Family, token: str, code: str) -> None:
-        if not family.doubtful:
-            self.faults.append(f"refused without a cause, {code}: {self._where(node, family)}")
-        self._revoked_on.setdefault((process, token), next(self.moment))
-
-    def _where(self, node: Node, family: Family) -> str:
-        return f"{family.subject} on {node.name} at {self.cluster.passed_s:.3f} s"
+    def _begin_trouble(self) -> None:
+        for link in self._links():
+            link.loss, link.duplication, link.jitter_s = self.loss, self.duplication, self.jitter_s
 
     # What happens to them
 
@@ -300,9 +84,8 @@ class History:
                 link.delay_s = self.dice.choice((0.01, 0.2, 0.7))
             case "garbled":
                 link.garbles, link.replays = self.dice.choice(((True, False), (False, True)))
-            case "clock" if not self._wrong_clocks:
-                self._wrong_clocks[one] = self.dice.choice((-3600.0, 3600.0))
-                one.clock.step_wall(self._wrong_clocks[one])
+            case "clock":
+                self._set_clock_wrong(one)
             case "freeze":
                 one.freeze() if one.running and not one.frozen else one.thaw()
             case "kill several":
@@ -323,8 +106,7 @@ class History:
         if not node.running:
             await node.start()
         elif self._may_forget(node):
-            self.trace.append((how, node.name))
-            await (node.kill() if how == "kill" else node.stop())
+            await self._end(node, how)
 
     def _may_forget(self, node: Node) -> bool:
         """Whether this node may end: a majority that forgets at once is beyond what is promised."""
@@ -346,31 +128,11 @@ class History:
     async def _mend(self) -> None:
         for link in self._links():
             link.mend()
-        for node in self.cluster.nodes:
-            node.thaw()
-        for node, step_s in self._wrong_clocks.items():
-            node.clock.step_wall(-step_s)
-        for node in self.cluster.nodes:
-            if not node.running:
-                await node.start()
-
-    async def _look_at_all(self) -> None:
-        """Everything is well again: whoever was not logged out is served everywhere, and nobody else."""
-        for node in self.cluster.nodes:
-            if node.why_not_ready is not None:
-                self.faults.append(f"{node.name} is not ready in the end: {node.why_not_ready}")
-            if node.manager.supervisor.crashes:
-                self.faults.append(f"crashed on {node.name}: {dict(node.manager.supervisor.crashes)}")
-            for family in self.families:
-                answer = await self._ask(node, "GET", "/private", family.token)
-                assert answer is not None
-                expected = {401} if family.over_in_the_end else {200, 401} if family.doubtful else {200}
-                if answer.status_code not in expected:
-                    self.faults.append(f"{family.subject} in the end on {node.name}: {answer.status_code}, not {expected}")
+        await super()._mend()
 
 
-async def history(seed: int, folder: Path) -> History:
-    found = History(seed, folder)
+async def history(seed: int, folder: Path) -> PeersHistory:
+    found = PeersHistory(seed, folder)
     await found.run()
     return found
 
@@ -378,13 +140,6 @@ async def history(seed: int, folder: Path) -> History:
 @pytest.fixture(autouse=True)
 def one_order_for_a_seed(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one_order(anyio_backend_name, monkeypatch)
-
-
-def one_order(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """trio takes tasks that are ready in a random order, unless it is told to sort them and which dice to roll."""
-    if anyio_backend_name == "trio":
-        monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
-        monkeypatch.setattr("trio._core._run._r", Random(0))
 
 
 @pytest.mark.parametrize("seed", seeds(3))
@@ -425,8 +180,3 @@ async def test_freshness_that_is_read_after_the_look_up_comes_to_light(tmp_path:
     monkeypatch.setattr(TokenValidator, "_judge", judges_late)
     found = await history(NEEDS_THE_RIGHT_ORDER, tmp_path)
     assert any(fault.startswith("accepted after a fenced acknowledgement") for fault in found.faults)
-
-
-def guesses(*args: Any, **kwargs: Any) -> Decision:
-    decision = decide(*args, **kwargs)
-    return Refuse(SessionRevoked("out of contact")) if isinstance(decision, CannotTell) else decision
