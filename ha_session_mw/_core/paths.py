@@ -1,20 +1,27 @@
-"""Which paths need a session, and on which none is looked at."""
+"""Which paths need a session, and on which paths no session is looked at. Protection counts for every spelling of a path."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from typing import Literal
+from urllib.parse import unquote
 
 PathKind = Literal["open", "protected", "exempt"]
 
+LONGEST_ODD_PATH = 1024
+"""Characters of the longest path whose spellings are worked out. A longer path counts as protected, unless it has one spelling only."""
+MOST_DECODINGS = 4
+"""How often percent-encoding is undone, beyond the server's own decoding. No chain of proxies decodes more often."""
+
 
 class PathRules:
-    """Sorts paths by patterns in which ``*`` stands for any characters, in upper and lower case as written (``fnmatchcase``).
+    """Sorts paths by patterns, compared as by ``fnmatch.fnmatchcase``: ``*`` stands for any characters, ``/`` among them.
 
-    A path that is both exempt and protected is protected: of two rules in contradiction the safe one holds.
+    A path is protected if it, *or any path that a router may take it for* (:func:`spellings`), matches a pattern of ``protect``.
+    A path is exempt or relaxed only as it is spelled. So an odd spelling never opens what is protected. Protection goes before exemption.
     """
 
     def __init__(self, *, protect: Sequence[str], exempt: Sequence[str], relaxed: Sequence[str] = ()) -> None:
@@ -26,21 +33,32 @@ class PathRules:
     def __bool__(self) -> bool:
         return self._protect is not None or self._exempt is not None
 
-    def kind_of(self, path: str) -> PathKind:
-        """The kind of a path below the app's root path."""
-        # Long paths come from nobody's router; remembering them would let a client fill the memory.
-        return self._remembered(path) if len(path) < 256 else self._kind_of(path)
+    def kind_of(self, path: str, root_path: str = "") -> PathKind:
+        """Return the kind of a path.
+
+        Args:
+            path: the path of the request, with the root path.
+            root_path: the root path of the app, as the server or an outer router gives it.
+        """
+        # No app has long paths of its own. Remembering them would let a client fill the memory.
+        return self._remembered(path, root_path) if len(path) < 256 else self._kind_of(path, root_path)
 
     def is_relaxed(self, path: str) -> bool:
-        """Whether a path may be served on a stale view."""
+        """Whether a path, given below the root path, may be served on a stale view."""
         return self._relaxed is not None and self._relaxed.match(path) is not None
 
-    def _kind_of(self, path: str) -> PathKind:
-        if self._protect and self._protect.match(path):
+    def _kind_of(self, path: str, root_path: str) -> PathKind:
+        if self._protect and self._is_protected(path, root_path, self._protect):
             return "protected"
-        if self._exempt and self._exempt.match(path):
+        if self._exempt and self._exempt.match(below_root(path, root_path)):
             return "exempt"
         return "open"
+
+    @staticmethod
+    def _is_protected(path: str, root_path: str, protect: re.Pattern[str]) -> bool:
+        if len(path) > LONGEST_ODD_PATH and _ODD.search(path):
+            return True
+        return any(protect.match(spelling) for spelling in spellings(path, root_path))
 
 
 def _union(patterns: Sequence[str]) -> re.Pattern[str] | None:
@@ -48,7 +66,98 @@ def _union(patterns: Sequence[str]) -> re.Pattern[str] | None:
 
 
 def below_root(path: str, root_path: str) -> str:
-    """The part of a request's path that the app routes by."""
+    """Return the part of a request's path that the app routes by, after ASGI: the path below the root path."""
     if root_path and path.startswith(root_path) and path[len(root_path) : len(root_path) + 1] in ("", "/"):
         return path[len(root_path) :] or "/"
     return path
+
+
+# Routers end a pattern with ``$``, which a newline passes (Starlette). They strip and collapse slashes (Litestar, werkzeug). They cut
+# the root path off without looking at what follows (Quart, Django), or at its first occurrence anywhere (Litestar). They parse what
+# has no slash in front as a URL (Quart). Proxies, and apps mounted inside, decode once more, resolve dot segments, or drop the
+# parameters of a segment (RFC 3986 section 3.3).
+
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f%;?#\\]|//|/\.|[/\s]\Z|\A(?!/)")
+"""Finds in a path what may be spelled in another way. A path without it, and without a root path, has one spelling."""
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_SCHEME = re.compile(r"\A[^/]*")
+_AUTHORITY = re.compile(r"\A[^/]*//[^/]*")
+"""The scheme, and the host, of a request target in absolute form (RFC 9112 section 3.2.2)."""
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
+_PARAMETERS = re.compile(r";[^/]*")
+_SLASHES = re.compile(r"/{2,}")
+
+
+def _without_root(path: str, root_path: str) -> Iterator[str]:
+    for root in {root_path, root_path.rstrip("/")} - {""}:
+        _, occurs, rest = path.partition(root)
+        if occurs:
+            yield rest
+
+
+def _decoded(path: str) -> Iterator[str]:
+    for _ in range(MOST_DECODINGS):
+        if "%" not in path:
+            return
+        path = unquote(path)
+        yield path
+
+
+def _visible(path: str) -> Iterator[str]:
+    yield _INVISIBLE.sub("", path).strip()
+
+
+def _without_authority(path: str) -> Iterator[str]:
+    yield _SCHEME.sub("", path)
+    yield _AUTHORITY.sub("", path)
+
+
+def _without_query(path: str) -> Iterator[str]:
+    yield _QUERY.sub("", path)
+
+
+def _without_parameters(path: str) -> Iterator[str]:
+    yield _PARAMETERS.sub("", path)
+
+
+def _with_slashes(path: str) -> Iterator[str]:
+    yield path.replace("\\", "/")
+
+
+def _collapsed(path: str) -> Iterator[str]:
+    yield _SLASHES.sub("/", "/" + path)
+
+
+def _resolved(path: str) -> Iterator[str]:
+    """Remove dot segments (RFC 3986 section 5.2.4)."""
+    if "/." not in path:
+        return
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif segment != ".":
+            kept.append(segment)
+    yield "/".join(kept) if len(kept) > 1 else "/"
+
+
+def _without_trailing_slash(path: str) -> Iterator[str]:
+    yield path.rstrip("/") or "/"
+
+
+_READINGS = (
+    *(_decoded, _visible, _without_query, _without_parameters),
+    *(_with_slashes, _collapsed, _resolved, _without_trailing_slash),
+)
+"""What a router or a proxy may do to a path, in this order; each of them may also leave it out."""
+
+
+def spellings(path: str, root_path: str = "") -> set[str]:
+    """Return the paths that some router, or a proxy before it, may take a path for; the path itself is one of them."""
+    if not root_path and not _ODD.search(path):
+        return {path}
+    found = {path, *_without_authority(path)}
+    found.update([rest for one in found for rest in _without_root(one, root_path)])
+    for read in _READINGS:
+        found.update([spelling for one in found for spelling in read(one)])
+    return found

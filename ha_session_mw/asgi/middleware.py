@@ -141,12 +141,13 @@ class SessionMiddleware:
             self._log_once(str(self._fault))
             raise ConfigurationError(self._fault.faults)  # a new one: its traceback grows each time it is raised
         path: str = scope["path"]
-        if root_path := scope.get("root_path"):
+        root_path: str = scope.get("root_path") or ""
+        if root_path:
             path = below_root(path, root_path)
         if kind == "http" and path.startswith(self._prefix) and not self._is_of_devices(path):
             await self._endpoints(path[len(self._prefix) - 1 :], scope, receive, send)
             return
-        path_kind = self._paths.kind_of(path) if self._has_paths else "open"
+        path_kind = self._paths.kind_of(scope["path"], root_path) if self._has_paths else "open"
         try:
             found = self._recognise(scope["headers"], path_kind)
             session = found if isinstance(found, Session) else await self._admit(scope, path, path_kind, found)

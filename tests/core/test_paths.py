@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import sampled_from, text
 
-from ha_session_mw._core.paths import PathRules, below_root
+from ha_session_mw._core.paths import LONGEST_ODD_PATH, PathRules, below_root, spellings
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,7 @@ from ha_session_mw._core.paths import PathRules, below_root
         ("/Private/a", "open"),
         ("/x/private/a", "open"),
         ("/exact", "protected"),
-        ("/exact/", "open"),
+        ("/exact/", "protected"),
         ("/exact2", "open"),
         ("/static/app.js", "exempt"),
         ("/static/private/app.js", "protected"),
@@ -70,6 +72,90 @@ def test_long_paths_are_not_remembered() -> None:
         assert rules.kind_of(f"/long/{number}/" + "x" * 300) == "protected"
 
     assert rules._remembered.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path"),
+    [
+        ("/account", ""),
+        ("/account\n", ""),  # ``$`` at the end of a router's pattern lets it pass
+        ("/account\x00", ""),
+        ("/acc\tount", ""),
+        ("//account", ""),
+        ("/account/", ""),
+        ("/account//", ""),
+        ("account", ""),
+        ("/./account", ""),
+        ("/x/../account", ""),
+        ("/x//../account", ""),
+        ("/x/../../account", ""),
+        ("/account/.", ""),
+        ("/account/y/..", ""),
+        ("/account;v=1", ""),
+        ("/;/account", ""),
+        ("\\account", ""),
+        ("/%61ccount", ""),
+        ("/%2561ccount", ""),
+        ("/account%0a", ""),
+        ("/%2faccount", ""),
+        ("/x/%2e%2e/account", ""),
+        ("/account%3bv=1%0a/", ""),
+        (" /account", ""),
+        ("http://example.org/account", ""),
+        ("http:/account", ""),
+        (" /account?x", ""),
+        ("/account#x", ""),
+        ("/shop/account", "/shop"),
+        ("/shop/account", "/shop/"),
+        ("/shop//account", "/shop/"),
+        ("/shop//account", "/shop"),
+        ("/shopaccount", "/shop"),
+        ("/x/shop/account", "/shop"),
+        ("//shop/account", "/shop"),
+        ("/account", "/shop"),
+        ("/shop/account\n", "/shop/"),
+    ],
+)
+def test_a_path_is_protected_in_every_spelling(path: str, root_path: str) -> None:
+    rules = PathRules(protect=["/account"], exempt=["*"])
+
+    assert rules.kind_of(path, root_path) == "protected"
+
+
+@pytest.mark.parametrize(
+    "path", ["/accounts", "/my/account", "/account.js", "/account/x", "/acc ount", "/Account", "/%41ccount", "/x/./account"]
+)
+def test_another_path_is_not_taken_for_a_protected_one(path: str) -> None:
+    assert PathRules(protect=["/account"], exempt=[]).kind_of(path) == "open"
+
+
+@pytest.mark.parametrize("path", ["/static/app.js\n", "//static/app.js", "/static;/app.js", "/%73tatic/app.js"])
+def test_a_path_is_exempt_and_relaxed_in_its_exact_spelling_only(path: str) -> None:
+    rules = PathRules(protect=[], exempt=["/static/app.js"], relaxed=["/static/app.js"])
+
+    assert (rules.kind_of(path), rules.is_relaxed(path)) == ("open", False)
+    assert (rules.kind_of("/static/app.js"), rules.is_relaxed("/static/app.js")) == ("exempt", True)
+
+
+def test_a_long_odd_path_is_protected_rather_than_worked_out() -> None:
+    rules = PathRules(protect=["/account"], exempt=["*"])
+
+    assert rules.kind_of("/" + "x" * LONGEST_ODD_PATH + ";") == "protected"
+    assert rules.kind_of("/" + "x" * LONGEST_ODD_PATH) == "exempt"  # it has one spelling
+
+
+@given(text(alphabet="/.;%\\ab\n25", max_size=60), sampled_from(["", "/", "/a", "/a/", "/b"]))
+def test_a_path_has_few_spellings_and_is_one_of_them(path: str, root_path: str) -> None:
+    found = spellings(path, root_path)
+
+    assert path in found
+    assert below_root(path, root_path) in found | {"/"}
+    assert len(found) < 500
+
+
+@given(text(alphabet="abcXYZ019-_.~ äé", min_size=1, max_size=40).filter(lambda name: not name.startswith(".") and name == name.strip()))
+def test_a_plain_path_has_one_spelling(name: str) -> None:
+    assert spellings("/" + name) == {"/" + name}
 
 
 @pytest.mark.parametrize(
