@@ -113,3 +113,15 @@ async def test_a_session_too_large_for_a_token_of_ours_goes_on_under_its_old_coo
     answer = await node.request(look, token=cookie)
     assert answer.result == data
     assert all(len(value) <= 4096 for value in answer.cookies())
+
+
+@pytest.mark.parametrize("spelled", [lambda cookie: cookie + "=", lambda cookie: cookie[:-1] + chr(ord(cookie[-1]) + 1)])
+async def test_a_captured_cookie_is_dead_after_the_log_out_however_it_is_spelled(node: Node, spelled: Any) -> None:
+    cookie = starlette_cookie(node.clock, {"user": "ada"})
+    visitor = node.visitor()
+    visitor.token = cookie
+    await visitor.visit(lambda s: s.clear())
+    thief = node.visitor()
+    thief.token = spelled(cookie)
+    answer = await thief.visit(look)
+    assert answer.result == {}

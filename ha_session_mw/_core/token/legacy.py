@@ -58,7 +58,8 @@ def _content(value: bytes) -> bytes:
 def _claims(
     cookie: bytes, key: SigningKey, content: bytes, *, begun_ms: int, now_ms: float, idle_ms: int, absolute_ms: int, issuer: NodeId
 ) -> Claims:
-    derived = key.signer_for(_ID_SALT).get_signature(cookie).decode()
+    # From what is signed, without the signature: that is compared as bytes, which base64 spells in several ways.
+    derived = key.signer_for(_ID_SALT).get_signature(cookie.rpartition(b".")[0]).decode()
     end_ms = begun_ms + absolute_ms
     return Claims(
         sid=SessionId(derived[:SID_LENGTH]),
