@@ -1,32 +1,56 @@
-"""``etcd://`` and ``etcds://``: all that a process keeps in etcd, each over connections of its own."""
+"""``etcd://`` and ``etcds://``: the log, the locks and the records of a process in etcd, each over connections of its own."""
 
 from __future__ import annotations
 
 import os
+import ssl
+from collections.abc import Callable
+
+import httpx2
 
 from ..._core.cluster.members import Heartbeat
 from ..._core.cluster.view import View
+from ..._machine.tls import tls_context
+from ..._settings.cluster_urls import etcd_endpoints
 from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNewer, PeerCalls, SessionStore
 from ...config import Settings
-from .locks import open_etcd_locks
-from .log import open_etcd
-from .store import open_etcd_store
+from ...exceptions import ConfigurationError
+from .gateway import EtcdGateway
+from .locks import EtcdLocks
+from .log import EtcdLog
+from .store import EtcdStore
 
 
 class EtcdBackend(Backend):
-    """Each process is a member of its own, a forked one, too."""
+    """Opens the services of one process. Each process, including a forked one, is a member of its own.
+
+    Args:
+        settings: ``cluster`` names the endpoints and the prefix of all keys.
+        transport: makes an HTTP transport; by default one over the network.
+        random: makes n random bytes.
+    """
 
     hears_others = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: Callable[[], httpx2.AsyncBaseTransport] | None = None,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
         self._settings = settings
+        self._transport = transport
+        self._random = random
         self.scheme = settings.cluster.partition("://")[0]
+        self._endpoints, self._prefix = etcd_endpoints(settings.cluster)
 
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - etcd carries all
-        return open_etcd(self._settings, view, clock, own, on_event=on_event)
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - etcd carries everything
+        heartbeat_s = float(self._settings.heartbeat)
+        return EtcdLog(view, clock, own, self._gateway(clock), self._prefix, heartbeat_s=heartbeat_s, on_event=on_event)
 
     def open_locks(self, clock: Clock) -> LockService:
-        return open_etcd_locks(self._settings, clock)
+        return EtcdLocks(clock, self._gateway(clock), self._prefix)
 
     def open_store(
         self,
@@ -37,4 +61,25 @@ class EtcdBackend(Backend):
         on_newer: OnNewer,
         on_gap: OnGap,
     ) -> SessionStore:
-        return open_etcd_store(self._settings, clock, kind, os.urandom, on_newer=on_newer, on_gap=on_gap)
+        return EtcdStore(clock, self._gateway(clock), self._prefix, kind, self._random, on_newer=on_newer, on_gap=on_gap)
+
+    def _gateway(self, clock: Clock) -> EtcdGateway:
+        """Return a client that begins with a random endpoint, so that a failed endpoint is not the first one of every process."""
+        first = int.from_bytes(self._random(4)) % len(self._endpoints)
+        return EtcdGateway(
+            self._endpoints[first:] + self._endpoints[:first],
+            clock,
+            tls=self._tls(),
+            user=self._settings.etcd_user,
+            password=self._settings.read_etcd_password,
+            transport=self._transport,
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        settings = self._settings
+        if self.scheme != "etcds":
+            return None
+        try:
+            return tls_context(settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
+        except OSError as exc:
+            raise ConfigurationError([f"HA_SESSION_ETCD_CA_FILE, HA_SESSION_ETCD_CERT_FILE, HA_SESSION_ETCD_KEY_FILE: {exc}"]) from exc

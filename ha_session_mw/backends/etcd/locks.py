@@ -19,9 +19,7 @@ from typing import NamedTuple
 import anyio
 from anyio.abc import TaskGroup
 
-from ..._settings.cluster_urls import etcd_endpoints
 from ...abc import Clock, Grant, LockService
-from ...config import Settings
 from ...exceptions import LockLost, SessionLocked, StoreUnavailable
 from .api import (
     EtcdError,
@@ -31,7 +29,6 @@ from .api import (
     unchanged_since,
 )
 from .gateway import EtcdGateway
-from .log import open_gateway
 
 logger = logging.getLogger("ha_session_mw.etcd")
 
@@ -48,16 +45,6 @@ MOST_LOOK_S = 0.5
 """How often the next one looks, at the most; each one who comes first makes it so much rarer, down to twice a second."""
 KEPT = 3
 """How many times in a lease a place is kept by one who waits."""
-
-
-def open_etcd_locks(settings: Settings, clock: Clock) -> EtcdLocks:
-    """The locks of what ``etcd://…`` names.
-
-    Raises:
-        ConfigurationError: the certificates cannot be used.
-    """
-    _, prefix = etcd_endpoints(settings.cluster)
-    return EtcdLocks(clock, open_gateway(settings, clock, first=random.randrange(64)), prefix)  # noqa: S311 - no secret
 
 
 def place_key(prefix: str, name: str, holder: str) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
@@ -21,12 +20,9 @@ from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.view import View
 from ..._core.ordered.keys import LogId, encode_beat, encode_floor, encode_log
 from ..._core.ordered.log import CaughtUp, EntryPut, Ordered, OrderedEvent, Snapshot
-from ..._machine.tls import tls_context
-from ..._settings.cluster_urls import etcd_endpoints
 from ...abc import Clock, OnEvent, Receipt, ignore
-from ...config import Settings
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
-from ...exceptions import ConfigurationError, EntryRejected, QuorumLost
+from ...exceptions import EntryRejected, QuorumLost
 from ...models import Entry
 from ..common.membered import MemberedLog, parse_index
 from ..common.outbox import Outbox, Ticket
@@ -66,43 +62,6 @@ LEAVE_S = 5.0
 """For what is to be written before the process ends."""
 PRUNE = 1000
 """Keys that are deleted at once: each watcher is told of all of them in one message."""
-
-
-def open_etcd(settings: Settings, view: View, clock: Clock, own: Heartbeat, *, on_event: OnEvent) -> EtcdLog:
-    """The log that ``etcd://…`` names.
-
-    Raises:
-        ConfigurationError: the certificates cannot be used.
-    """
-    _, prefix = etcd_endpoints(settings.cluster)
-    gateway = open_gateway(settings, clock, first=int(own.life, 16))
-    return EtcdLog(view, clock, own, gateway, prefix, heartbeat_s=float(settings.heartbeat), on_event=on_event)
-
-
-def open_gateway(settings: Settings, clock: Clock, *, first: int) -> EtcdGateway:
-    """A way to the etcd that ``etcd://…`` names.
-
-    Args:
-        first: which endpoint to begin with, counted round and round. Each process begins with another one, so that one which
-            fails is not the first of all.
-
-    Raises:
-        ConfigurationError: the certificates cannot be used.
-    """
-    endpoints, _ = etcd_endpoints(settings.cluster)
-    first %= len(endpoints)
-    return EtcdGateway(
-        endpoints[first:] + endpoints[:first], clock, tls=_tls(settings), user=settings.etcd_user, password=settings.read_etcd_password
-    )
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.cluster.startswith("etcds://"):
-        return None
-    try:
-        return tls_context(settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
-    except OSError as exc:
-        raise ConfigurationError([f"HA_SESSION_ETCD_CA_FILE, HA_SESSION_ETCD_CERT_FILE, HA_SESSION_ETCD_KEY_FILE: {exc}"]) from exc
 
 
 class _LoadAgain(Exception):

@@ -16,9 +16,7 @@ from typing import TypeVar
 import anyio
 import msgspec
 
-from ..._settings.cluster_urls import etcd_endpoints
 from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, OnGap, OnNewer, Record, SessionStore, ignore
-from ...config import Settings
 from ...exceptions import LockLost, StoreUnavailable
 from .api import (
     EtcdCompacted,
@@ -36,7 +34,6 @@ from .api import (
 )
 from .gateway import EtcdGateway
 from .locks import guard_of
-from .log import open_gateway
 
 logger = logging.getLogger("ha_session_mw.etcd")
 
@@ -52,25 +49,6 @@ AT_ONCE = 16
 """Records of a list that are read at a time."""
 
 T = TypeVar("T")
-
-
-def open_etcd_store(
-    settings: Settings,
-    clock: Clock,
-    kind: str,
-    random: Callable[[int], bytes],
-    *,
-    on_newer: OnNewer = ignore,
-    on_gap: OnGap = ignore,
-) -> EtcdStore:
-    """The store of what ``etcd://…`` names, for records of one kind.
-
-    Raises:
-        ConfigurationError: the certificates cannot be used.
-    """
-    _, prefix = etcd_endpoints(settings.cluster)
-    gateway = open_gateway(settings, clock, first=int.from_bytes(random(4), "big"))
-    return EtcdStore(clock, gateway, prefix, kind, random, on_newer=on_newer, on_gap=on_gap)
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):

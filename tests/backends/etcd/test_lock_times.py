@@ -262,7 +262,7 @@ async def test_a_place_that_etcd_has_ended_too_early_is_left_for_another_one(etc
         if key_stays:
             del etcd.leases[lost]  # its keys are deleted a moment later
         else:
-            etcd._end(lost)
+            etcd.end_lease(lost)
         begun_s = clock.boot_s()
         await pass_time(clock, lambda: etcd.asked.count(PUT) == 3 or clock.boot_s() > begun_s + 10)
         assert clock.boot_s() - begun_s <= (1 if key_stays else 0) + SLACK_S  # when it keeps the lease, or when it looks

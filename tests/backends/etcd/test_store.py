@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from secrets import token_bytes, token_hex
+from secrets import token_hex
 from typing import Any
 
 import anyio
@@ -13,11 +13,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from ha_session_mw import LockLost, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
-from ha_session_mw.abc import Conflict, OnNewer, Record, ignore
+from ha_session_mw.abc import Conflict, OnGap, OnNewer, Record, ignore
 from ha_session_mw.backends.etcd.api import EtcdCompacted, Transaction, put
+from ha_session_mw.backends.etcd.backend import EtcdBackend
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
-from ha_session_mw.backends.etcd.locks import open_etcd_locks
-from ha_session_mw.backends.etcd.store import EtcdStore, open_etcd_store
+from ha_session_mw.backends.etcd.store import EtcdStore
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import SECRET
 
@@ -103,10 +103,15 @@ async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_node
 # The store alone
 
 
+def store_of(settings: Settings, *, on_newer: OnNewer = ignore, on_gap: OnGap = ignore) -> EtcdStore:
+    store = EtcdBackend(settings).open_store("session", SystemClock(), None, on_newer=on_newer, on_gap=on_gap)
+    assert isinstance(store, EtcdStore)
+    return store
+
+
 @asynccontextmanager
 async def opened(server: Etcd, kind: type[EtcdGateway] = EtcdGateway, *, on_newer: OnNewer = ignore) -> AsyncIterator[EtcdStore]:
-    settings, clock = settings_of(server), SystemClock()
-    store = open_etcd_store(settings, clock, "session", token_bytes, on_newer=on_newer)
+    store = store_of(settings_of(server), on_newer=on_newer)
     store._gateway.__class__ = kind
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.run)
@@ -135,7 +140,7 @@ async def test_a_put_whose_answer_was_lost_is_recognised(one_etcd: Etcd) -> None
 
 async def test_a_guard_is_compared_in_the_same_step(one_etcd: Etcd) -> None:
     settings = settings_of(one_etcd)
-    locks, store = open_etcd_locks(settings, SystemClock()), open_etcd_store(settings, SystemClock(), "session", token_bytes)
+    locks, store = EtcdBackend(settings).open_locks(SystemClock()), store_of(settings)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(locks.run)
         tasks.start_soon(store.run)
@@ -189,15 +194,8 @@ async def test_a_node_whose_history_is_gone_is_told_so_and_goes_on_from_there(on
     settings = settings_of(one_etcd)
     heard: list[tuple[str, int]] = []
     gaps: list[int] = []
-    writer = open_etcd_store(settings, SystemClock(), "session", token_bytes)
-    store = open_etcd_store(
-        settings,
-        SystemClock(),
-        "session",
-        token_bytes,
-        on_newer=lambda *news: heard.append(news),
-        on_gap=lambda: gaps.append(store._position),
-    )
+    writer = store_of(settings)
+    store = store_of(settings, on_newer=lambda *news: heard.append(news), on_gap=lambda: gaps.append(store._position))
     store._gateway.__class__ = LosesHistory
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(writer.run)
