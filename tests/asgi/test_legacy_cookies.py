@@ -100,7 +100,7 @@ async def test_it_is_off_unless_it_is_asked_for(clock: ManualClock) -> None:
     assert (await Node(clock=clock).request(look, token=starlette_cookie(clock, {"a": 1}))).result == {}
 
 
-@pytest.mark.parametrize("content", [[1], "text", {"n": 2**70}, {"s": "\ud800"}])
+@pytest.mark.parametrize("content", [[1], "text", None])
 async def test_content_that_cannot_be_taken_over_is_refused_and_breaks_nothing(node: Node, content: Any) -> None:
     assert (await node.request(why, token=starlette_cookie(node.clock, content))).result == "token_invalid"
 

@@ -531,10 +531,29 @@ async def test_an_unserializable_value_is_refused_at_its_place_and_the_old_one_s
         with pytest.raises(SessionNotSerializable):
             session.update(a=2, b={1, 2})
         with pytest.raises(SessionNotSerializable):
-            session[7] = "the key"  # type: ignore[index]
+            session[b"key"] = "the key"  # type: ignore[index]
 
     await visitor.visit(act)
     assert (await visitor.visit(look)).result == {"a": 1}
+
+
+async def test_what_starlette_stores_is_stored_as_starlette_reads_it_back(node: Node) -> None:
+    class Markup(str):
+        __slots__ = ()
+
+    def act(session: Session) -> None:
+        session["m"] = Markup("<b>x</b>")
+        session["cart"] = {"title": Markup("x"), "n": 2**64, "s": "\ud800"}
+        session[1] = "one"  # type: ignore[index]
+
+    def act_inside(session: Session) -> None:
+        session["cart"]["title"] = Markup("y")
+
+    visitor = await node.logged_in("ada", a=1)
+    assert (await visitor.visit(act)).status == 200
+    assert (await visitor.visit(look)).result == {"a": 1, "m": "<b>x</b>", "cart": {"title": "x", "n": 2**64, "s": "\ud800"}, "1": "one"}
+    await visitor.visit(act_inside)
+    assert (await visitor.visit(look)).result["cart"]["title"] == "y"
 
 
 async def test_too_large_a_value_is_refused_at_its_place_and_the_old_one_stays() -> None:

@@ -1,31 +1,54 @@
-"""Session data as it travels: MessagePack, and only what comes back as it went in."""
+"""Session data as it travels: MessagePack of what a session may hold."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
 import msgspec
+from msgspec.msgpack import Ext
 
 from ...exceptions import SessionNotSerializable
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_any = msgspec.msgpack.Decoder().decode
 _CANNOT_TRAVEL = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 MAX_DEPTH = 100
-"""How deep lists and dicts may lie in each other. Pythons differ in what they bear, and nodes may run different ones."""
+"""How deep lists and dicts may be nested. Python releases differ in their recursion limits, and nodes may run different ones."""
 _OPENING = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
-"""With one of these a list or a dict begins in MessagePack. They may stand in what it holds, too."""
+"""A list or a dict begins with one of these bytes in MessagePack. They may occur inside other values, too."""
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
-decode = msgspec.msgpack.Decoder(dict[str, object]).decode
+
+# What JSON holds and MessagePack has no form for: extension types of our own.
+_LARGE_INT = 1
+"""An int of more than 64 bits: its two's complement, big-endian."""
+_LONE_SURROGATES = 2
+"""Text with surrogates, which UTF-8 cannot encode: UTF-8 that lets them pass."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _from_extension(code: int, raw: memoryview) -> object:
+    if code == _LARGE_INT:
+        return int.from_bytes(raw, "big", signed=True)
+    if code == _LONE_SURROGATES:
+        return bytes(raw).decode("utf-8", "surrogatepass")
+    raise ValueError(f"unknown extension type {code}")
+
+
+decode = msgspec.msgpack.Decoder(dict[str, object], ext_hook=_from_extension).decode
 """The data of a token or a record, as a new dictionary each time."""
+_decode_any = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
 
 
 def encode(data: Mapping[str, object]) -> bytes:
-    """The data's bytes, the same for equal data in the same order.
+    """Return the data's bytes, which are the same for equal data in the same order.
+
+    What Starlette's JSON stores is stored as JSON reads it back: a subclass of str, int, float, list or dict as the plain value,
+    a tuple as a list, and a key of the session that is a number, a bool or None as text.
 
     Raises:
-        SessionNotSerializable: a value would not come back as what it is; the message names where it is, not what.
+        SessionNotSerializable: a value would not come back. The message names its place, never the value.
     """
     try:
         raw = _encode(data)
@@ -33,34 +56,58 @@ def encode(data: Mapping[str, object]) -> bytes:
             return raw
     except _CANNOT_TRAVEL:
         raw = b""
-    culprit = _lossy(data, "session", depth=0)
-    if culprit is None and raw:  # it was but a tuple, which comes back as a list, as with Starlette, or a NaN
-        return raw
+    try:
+        plain = _plain_session(data)
+        culprit = _lossy(plain, "session", depth=0)
+        if culprit is None:
+            return _encode(plain)
+    except _CANNOT_TRAVEL:
+        culprit = "session"
     raise SessionNotSerializable(
-        f"{culprit or 'the session'} cannot travel: a session holds None, bool, int (64 bits), float, str, bytes, "
+        f"{culprit} cannot travel: a session holds None, bool, int, float, str, bytes, "
         f"datetime with a time zone, and lists and dicts of these, up to {MAX_DEPTH} deep, with str as the keys of the session itself"
     )
 
 
 def fingerprint(data: Mapping[str, object]) -> bytes | None:
-    """The data's bytes to compare with others; None where it holds something that cannot travel. Much faster than ``encode``."""
+    """Return the data's bytes to compare with others; None if it holds something that cannot travel. Much faster than ``encode``."""
     try:
         return _encode(data)
     except _CANNOT_TRAVEL:
+        pass
+    try:
+        return encode(data)
+    except SessionNotSerializable:
         return None
 
 
 def is_nested(data: Mapping[str, object]) -> bool:
-    """Whether a value is a container, which an app may change in place."""
+    """Return whether a value is a container, which an app may change in place."""
     for value in data.values():  # noqa: SIM110 - a generator costs more than all the rest
         if isinstance(value, (dict, list)):
             return True
     return False
 
 
+def keep_what_travels(data: Mapping[str, object]) -> bytes:
+    """Return the bytes of as much of the data as can travel, without the values that cannot."""
+    try:
+        return encode(data)
+    except SessionNotSerializable:
+        return encode({key: value for key, value in data.items() if _travels({key: value})})
+
+
+def _travels(data: Mapping[str, object]) -> bool:
+    try:
+        encode(data)
+    except SessionNotSerializable:
+        return False
+    return True
+
+
 def _is_too_deep(data: Mapping[str, object], raw: bytes) -> bool:
     if len(raw) - len(raw.translate(None, _OPENING)) <= MAX_DEPTH:
-        return False  # there are not even so many lists and dicts in it
+        return False  # fewer lists and dicts than that occur in it
     level: Iterable[object] = data.values()
     for _ in range(MAX_DEPTH + 1):
         inner = [item for item in level if type(item) not in _PLAIN]
@@ -72,15 +119,68 @@ def _is_too_deep(data: Mapping[str, object], raw: bytes) -> bool:
     return True
 
 
+def _plain_session(data: Mapping[str, object]) -> dict[object, object]:
+    """Return the data with plain values, and with the keys that JSON gives back."""
+    return {_json_key(key): _plain(value, ()) for key, value in data.items()}
+
+
+def _json_key(key: object) -> object:
+    plain = _plain_key(key)
+    return json.dumps(plain) if isinstance(plain, (int, float, type(None))) else plain
+
+
+def _plain_key(key: object) -> object:
+    """Return a key without its subclass. Text with lone surrogates stays, and is refused: a key has no extension type."""
+    if isinstance(key, str):
+        return str.__str__(key)
+    return _plain(key, ()) if isinstance(key, (int, float)) else key
+
+
+def _plain(value: object, around: tuple[int, ...]) -> object:
+    """Return a value as JSON gives it back, and one that JSON does not know as it is.
+
+    Args:
+        value: of a session.
+        around: the ids of the lists and dicts that it is in, as long as those end somewhere.
+    """
+    if isinstance(value, (bool, type(None))):
+        return value
+    if isinstance(value, str):
+        return _plain_text(str.__str__(value))
+    if isinstance(value, int):
+        number = int(value)
+        bits = number.bit_length()
+        return number if -(2**63) <= number < 2**64 else Ext(_LARGE_INT, number.to_bytes(bits // 8 + 1, "big", signed=True))
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, (dict, list, tuple)):
+        if id(value) in around:
+            raise RecursionError
+        if len(around) > MAX_DEPTH:
+            return value
+        around = (*around, id(value))
+        if isinstance(value, dict):
+            return {_plain_key(key): _plain(item, around) for key, item in value.items()}
+        return [_plain(item, around) for item in value]
+    return value
+
+
+def _plain_text(text: str) -> object:
+    if not _SURROGATE.search(text):
+        return text
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # which makes a pair one character, as JSON does
+    return Ext(_LONE_SURROGATES, text.encode("utf-8", "surrogatepass")) if _SURROGATE.search(text) else text
+
+
 def _lossy(value: object, where: str, depth: int) -> str | None:
-    """Where the first value is that would not come back as it is."""
-    if isinstance(value, (dict, list, tuple)) and depth > MAX_DEPTH:
+    """Return where the first value is that would not come back as it is; None if all would."""
+    if isinstance(value, (dict, list)) and depth > MAX_DEPTH:
         return where
     if isinstance(value, dict):
         if not all(type(key) is str or (depth and _comes_back(key)) for key in value):
             return where
         items = [(item, f"{where}[{key!r}]") for key, item in value.items()]
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, list):
         items = [(item, f"{where}[{index}]") for index, item in enumerate(value)]
     else:
         return None if _comes_back(value) else where
@@ -88,6 +188,8 @@ def _lossy(value: object, where: str, depth: int) -> str | None:
 
 
 def _comes_back(value: object) -> bool:
+    if type(value) is Ext:
+        return True
     try:
         return bool(_decode_any(_encode(value)) == value) or value != value  # a NaN
     except _CANNOT_TRAVEL:

@@ -11,7 +11,7 @@ from base64 import b64decode
 
 from itsdangerous import BadSignature, TimestampSigner
 
-from ...exceptions import SessionExpired, SessionNotSerializable, TokenInvalid
+from ...exceptions import SessionExpired, TokenInvalid
 from ...models import Claims, FamilyId, NodeId, SessionId
 from . import data
 from .keys import KeyRing, SigningKey
@@ -49,10 +49,7 @@ def _content(value: bytes) -> bytes:
         raise TokenInvalid("not the content of a session", check="payload") from exc
     if not isinstance(found, dict):
         raise TokenInvalid("not the content of a session", check="payload")
-    try:
-        return data.encode(found)
-    except SessionNotSerializable as exc:
-        raise TokenInvalid("JSON that a session of ours cannot hold", check="payload") from exc
+    return data.keep_what_travels(found)
 
 
 def _claims(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.token.data import MAX_DEPTH, decode, encode, fingerprint, is_nested
+from ha_session_mw._core.token.data import MAX_DEPTH, decode, encode, fingerprint, is_nested, keep_what_travels
 from ha_session_mw.exceptions import SessionNotSerializable, UsageError
 from ha_session_mw.models import Claims
 
@@ -39,6 +40,22 @@ class Plain(Enum):
 
 class Text(str):
     __slots__ = ()
+
+
+class Number(int):
+    pass
+
+
+class Share(float):
+    pass
+
+
+class Items(list[object]):
+    pass
+
+
+class Fields(dict[str, object]):
+    pass
 
 
 class Record(msgspec.Struct):
@@ -104,6 +121,45 @@ def test_a_value_that_equals_a_plain_one_comes_back_as_that(value: object, back:
     assert type(decode(encode({"a": value}))["a"]) is type(back)
 
 
+STORED_BY_STARLETTE = [
+    *({"a": Text("x")}, {"a": Number(7)}, {"a": Share(1.5)}, {"a": Items([Text("x")])}, {"a": Fields(b=Number(1))}),
+    *({1: "x"}, {None: "x"}, {True: "x"}, {False: "x"}, {1.5: "x"}, {Number(7): "x"}, {Text("k"): "x"}, {1: "old", "1": "new"}),
+    *({"a": 2**64}, {"a": -(2**63) - 1}, {"a": [2**200, -(2**200)]}, {"a": 255 << 64}),
+    *({"a": "lone \ud800"}, {"a": ["\udfff", {"b": "\ud83d"}]}, {"a": "\ud83d\ude00"}),
+    *({"a": Text("x"), "b": (1, (2,))}, {"a": Text("x"), "b": {"c": math.inf}}),
+]
+
+
+@pytest.mark.parametrize("content", STORED_BY_STARLETTE, ids=repr)
+def test_what_starlette_stores_is_stored_and_comes_back_as_starlette_reads_it(content: dict[Any, Any]) -> None:
+    as_starlette = json.loads(json.dumps(content))
+    back = decode(encode(content))
+
+    assert back == as_starlette
+    assert types_of(back) == types_of(as_starlette)
+    assert encode(content) == encode(back)
+    assert fingerprint(content) is not None
+
+
+@given(CONTENTS)
+def test_a_value_of_a_subclass_changes_nothing_about_the_others(content: dict[str, Any]) -> None:
+    assert decode(encode({**content, "sub": Text("x")})) == {**decode(encode(content)), "sub": "x"}
+
+
+def test_lists_that_hold_each_other_are_refused_at_once() -> None:
+    """Their paths are too many to be walked."""
+    knot: list[Any] = [Text("x")]
+    knot.extend([knot] * 10)
+
+    with pytest.raises(SessionNotSerializable):
+        encode({"a": knot})
+
+
+def test_only_what_cannot_travel_is_left_out() -> None:
+    assert decode(keep_what_travels({"a": 1, "b": {1j}, "c": {"d": 2**64}, "\ud800": 2})) == {"a": 1, "c": {"d": 2**64}}
+    assert decode(keep_what_travels({"a": 1})) == {"a": 1}
+
+
 def test_nothing_is_what_a_session_begins_with() -> None:
     [begun_with] = [field.default for field in msgspec.structs.fields(Claims) if field.name == "data"]
     assert encode({}) == begun_with
@@ -124,9 +180,9 @@ ROUND["self"] = ROUND
 @pytest.mark.parametrize(
     "value",
     [
-        *({"canary"}, frozenset({"canary"}), object(), Plain.ONE, Text("canary"), Record(), Point()),
+        *({"canary"}, frozenset({"canary"}), object(), Plain.ONE, Record(), Point()),
         *(Decimal("3.14159"), UUID(int=314159), datetime(2027, 1, 1), date(2027, 1, 1), time(12, 30), timedelta(seconds=314159)),  # noqa: DTZ001
-        *(2**64, -(2**63) - 1, 1 + 2j, "canary \ud800", iter("canary"), len, ValueError("canary")),
+        *(1 + 2j, iter("canary"), len, ValueError("canary")),
     ],
     ids=lambda value: f"{type(value).__name__}",
 )
@@ -144,8 +200,8 @@ def test_a_value_that_would_not_come_back_is_refused_with_its_place_and_never_th
         assert "314159" not in message
 
 
-@pytest.mark.parametrize("content", [{1: "canary"}, {None: "canary"}, {("a",): "canary"}, {b"a": "canary"}, {1.5: "canary"}])
-def test_the_keys_of_the_session_itself_are_str(content: Mapping[Any, Any]) -> None:
+@pytest.mark.parametrize("content", [{("a",): "canary"}, {b"a": "canary"}, {"\ud800": "canary"}])
+def test_a_key_of_the_session_that_json_has_no_form_for_is_refused(content: Mapping[Any, Any]) -> None:
     with pytest.raises(SessionNotSerializable) as caught:
         encode(content)
 
@@ -209,4 +265,4 @@ def test_a_fingerprint_tells_a_change_inside() -> None:
 
 def test_what_cannot_travel_has_no_fingerprint() -> None:
     assert fingerprint({"a": object()}) is None
-    assert fingerprint({"a": 2**70}) is None
+    assert fingerprint({"a": {1j}}) is None

@@ -139,15 +139,19 @@ def test_every_altered_cookie_is_invalid() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [
-        *(b"[1, 2]", b"1", b"null", b"not json", b"\xff\xfe", b"", b'{"a": 1', b"[" * 100_000),
-        *(b'{"a": 36893488147419103232}', b'{"a": "\\ud800"}'),
-    ],
+    [b"[1, 2]", b"1", b"null", b"not json", b"\xff\xfe", b"", b'{"a": 1', b"[" * 100_000],
     ids=lambda content: content[:24],
 )
 def test_signed_content_that_is_no_session_is_invalid_and_no_fault_of_the_server(content: bytes) -> None:
     with pytest.raises(TokenInvalid):
         taken_over(cookie(content))
+
+
+def test_a_value_that_a_session_of_ours_cannot_hold_is_left_out_and_the_session_goes_on() -> None:
+    deep = "[" * 200 + "]" * 200
+    found = taken_over(cookie(f'{{"user": "ada", "deep": {deep}, "\\ud800": 1, "n": 36893488147419103232, "s": "\\ud800"}}'.encode()))
+
+    assert found.data == {"user": "ada", "n": 2**65, "s": "\ud800"}
 
 
 def test_signed_text_that_is_not_base64_is_invalid() -> None:
@@ -161,7 +165,7 @@ def test_a_signature_without_a_time_is_invalid() -> None:
 
 
 def test_no_refusal_tells_what_the_cookie_said() -> None:
-    for bad in (cookie(b'["canary"]'), cookie({"a": "canary"}, OTHER_KEY.secret), cookie(b'{"canary": "\\ud800"}')):
+    for bad in (cookie(b'["canary"]'), cookie({"a": "canary"}, OTHER_KEY.secret), cookie(b'"canary"')):
         with pytest.raises(TokenInvalid) as caught:
             taken_over(bad, ring=KeyRing([KEY.secret]))
         assert "canary" not in f"{caught.value!r} {caught.value.reason}"
