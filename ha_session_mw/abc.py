@@ -386,13 +386,11 @@ class Backend(ABC):
         scheme: names it, as in ``HA_SESSION_CLUSTER``, to operators.
         takes_workers: whether several processes may have the same settings. Each then adds to the node's name that they give.
         hears_others: whether news of other nodes come while a request waits for them (:meth:`ClusterLog.wait_changed`).
-        outlives_fork: whether what was opened goes on in a forked process. If not, the child opens it anew.
     """
 
     scheme: str
     takes_workers: bool = True
     hears_others: bool = False
-    outlives_fork: bool = False
 
     @abstractmethod
     def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:

@@ -121,7 +121,9 @@ class SessionManager:
         self._records: Records | None = None
         self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
         self.on_news.append(self._listeners.on_news)
+        self._own_tasks = 0
         self._open()
+        self._is_open = True
         forks.watch(self)
 
     def _new_node_id(self) -> NodeId:
@@ -135,15 +137,37 @@ class SessionManager:
         """Called by :mod:`.forks`. There is nothing to let go."""
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Called by :mod:`.forks`: a process is a node, so a forked one is another."""
+        """Become another node in the child. What the nodes share is opened anew when this process runs, and not before: a child that
+        serves nothing must not take a file that its parent needs, and a parent that only forks must not keep it."""
         if in_child:
             self.node_id = self._new_node_id()
-            if not self._backend.outlives_fork:
-                others = self.supervisor.known[self._own_tasks :]  # the middleware's, say
-                self.supervisor = Supervisor(self.clock)
-                self._open()
-                for name, task in others:
-                    self.supervisor.add(name, task)
+            known, self.supervisor = self.supervisor.known, Supervisor(self.clock)
+            self.supervisor.known += known
+            if self._backend.hears_others:
+                self.view.fresh_at = -math.inf  # the lease was the parent's
+        self._is_open &= not in_child and (self.supervisor.is_running or not self._backend.hears_others)
+
+    def open_again(self) -> None:
+        """Open what the nodes share, unless this process has opened it since the last fork. :meth:`running` does so first.
+
+        Raises:
+            ConfigurationError: it cannot be used, or another process has it.
+        """
+        if self._is_open:
+            return
+        others = self.supervisor.known[self._own_tasks :]  # the middleware's, for one
+        entries = [*self.view.entries()]
+        self.supervisor = Supervisor(self.clock)
+        self.view.start_anew()
+        try:
+            self._open()
+        finally:
+            self._own_tasks = len(self.supervisor.known)
+            for name, task in others:
+                self.supervisor.add(name, task)
+        self._is_open = True
+        # Of this process alone, such as those in memory. No denial is lost.
+        self._log.apply([entry for entry in entries if not self.view.knows(entry)])
 
     def _open(self) -> None:
         self._open_cluster(self._transport)
@@ -521,6 +545,7 @@ class SessionManager:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Runs what the node does besides answering requests. Entering never waits for anything outside this process."""
+        self.open_again()
         return self.supervisor.running()
 
 

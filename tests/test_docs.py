@@ -304,7 +304,7 @@ def test_each_trouble_of_a_file_is_one_that_the_code_tells() -> None:
     shown = {text for row in rows[1:] for text in re.findall(r"`([^`]+)`", row)}
     program = "".join(
         (ROOT / "ha_session_mw" / name).read_text("utf-8")
-        for name in ("_machine/shared_file.py", "backends/sqlite/entry_file.py", "backends/sqlite/log.py")
+        for name in ("_machine/sqlite_file.py", "_machine/shared_file.py", "backends/sqlite/entry_file.py", "backends/sqlite/log.py")
     )
     assert len(shown) > 7
     assert {text for text in shown if f'"{text}"' not in program} == set()

@@ -1,64 +1,108 @@
-"""A file of records that survive a crash: what a node must still know when it comes back. SQLite does the hard part.
+"""A file of records that survive a crash, for one process at a time: what a node must still know after a restart.
 
-All methods but the constructor wait for the disk: call them in a worker thread, one at a time.
+SQLite's exclusive lock keeps other processes out. A fork breaks that lock, so a token in the file backs it: each process writes
+its own token with its first record, and a process that finds a token unknown to it writes no more.
 """
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from .self_closing import SelfClosing
+from .sqlite_file import OPEN_S, WRITE_BUSY_S, FileTrouble, Inode, Schema, SqliteFile, in_transaction
+
+_RECORDS = "CREATE TABLE records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)"
+_HAS_RECORDS = "SELECT count(*) FROM sqlite_master WHERE name = 'records'"
 
 
-class StateFile:
+def _make_tables(db: sqlite3.Connection) -> None:
+    if db.execute(_HAS_RECORDS).fetchone() == (0,):
+        db.execute(_RECORDS)
+    db.execute("CREATE TABLE holder (token TEXT NOT NULL)")
+    db.execute("INSERT INTO holder VALUES (?)", (secrets.token_urlsafe(12),))
+
+
+class StateFile(SqliteFile):
     """An ordered list of byte strings in one file, which one process has at a time.
 
-    Raises:
-        sqlite3.Error: from any method: the file is no such file, another process has it, or the disk is full or broken.
-            Nothing of a call that raised was written, and nothing of it must be acknowledged.
+    All methods but the constructor wait for the disk: call them in a worker thread. Nothing of a call that raised FileTrouble was
+    written, and nothing of it must be acknowledged.
+
+    Args:
+        path: of the file.
+        open_s: how long :meth:`load` waits for a process that has the file: a worker is replaced before it has ended.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._db: sqlite3.Connection | None = None
+    schema = Schema(application_id=0x68735F33, format=1, make=_make_tables, adopts=_RECORDS)  # ``hs_3``
+
+    def __init__(self, path: Path, *, open_s: float = OPEN_S) -> None:
+        super().__init__(path)
+        self._open_s = open_s
+        self._token = secrets.token_urlsafe(12)
+        self._known: tuple[tuple[Inode, str], ...] = ()
+        """The files and tokens which prove that nobody else has written since this object read the file."""
+        self._is_held = False
 
     def load(self) -> list[bytes]:
-        """All records, the oldest first. Makes the file where there is none, and keeps others from it from then on."""
-        with self._opened as db:
-            return [body for (body,) in db.execute("SELECT body FROM records ORDER BY number")]
+        """Return all records, the oldest first. Makes the file where it is missing, and keeps others from it from then on."""
+        with self._writing:
+            if self._writer is None:
+                self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, self._open_s)
+            self._is_let_go = False
+        return self._write(self._load)
 
-    @property
-    def _opened(self) -> sqlite3.Connection:
-        if self._db is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False, factory=SelfClosing)
-            try:
-                db.execute("PRAGMA locking_mode = EXCLUSIVE")
-                db.execute("PRAGMA synchronous = FULL")
-                with db:
-                    db.execute("BEGIN EXCLUSIVE")
-                    db.execute("CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)")
-            except BaseException:
-                db.close()
-                raise
-            self._db = db
-        return self._db
-
-    def append(self, records: Sequence[bytes]) -> None:
-        """Write records behind the others; returns once the disk has them."""
-        with self._opened as db:
-            db.executemany("INSERT INTO records (body) VALUES (?)", [(record,) for record in records])
-
-    def replace(self, records: Sequence[bytes]) -> None:
-        """Put other records in the place of all: after a crash there are either the old ones or the new."""
-        with self._opened as db:
-            db.execute("DELETE FROM records")
-            db.executemany("INSERT INTO records (body) VALUES (?)", [(record,) for record in records])
+    def hold(self) -> None:
+        """Keep others from the file until :meth:`close`, through forks too: this process serves."""
+        self._is_held, self._is_let_go = True, False
 
     def close(self) -> None:
         """Let others have the file. The next call opens it again."""
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        self._is_held = False
+        super().close()
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Write records behind the others; returns once the disk has them."""
+        self._write(lambda db: self._append(db, records))
+
+    def replace(self, records: Sequence[bytes]) -> None:
+        """Replace all records: after a crash there are either the old ones or the new."""
+        self._write(lambda db: self._replace(db, records))
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        super()._prepare(db)
+        in_transaction("BEGIN EXCLUSIVE", db, _holder)  # the lock stays until the connection is closed
+
+    def _load(self, db: sqlite3.Connection) -> list[bytes]:
+        self._known = tuple((self._writer_inode, token) for token in (_holder(db), self._token))
+        return [body for (body,) in db.execute("SELECT body FROM records ORDER BY number")]
+
+    def _append(self, db: sqlite3.Connection, records: Sequence[bytes]) -> None:
+        if (self._writer_inode, _holder(db)) not in self._known:
+            raise FileTrouble("was replaced, or written by another process, while it was in use; start this process again")
+        db.execute("UPDATE holder SET token = ?", (self._token,))
+        db.executemany("INSERT INTO records (body) VALUES (?)", [(record,) for record in records])
+
+    def _replace(self, db: sqlite3.Connection, records: Sequence[bytes]) -> None:
+        db.execute("DELETE FROM records")
+        self._append(db, records)
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """A child has read nothing of the file yet. The parent, if it serves, takes the file back before others do."""
+        if in_child:
+            self._known, self._is_held = (), False
+        elif self._is_held:
+            with suppress(FileTrouble):  # the next write finds out, too
+                self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, 0.0)
+        super().after_fork(in_child=in_child)
+
+
+def _holder(db: sqlite3.Connection) -> str:
+    row = db.execute("SELECT token FROM holder").fetchone()
+    if row is None:
+        raise FileTrouble("is damaged")
+    token: str = row[0]
+    return token

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Sequence
 
 import anyio
@@ -11,6 +10,7 @@ import anyio.to_thread
 import msgspec
 
 from .._machine.journal import StateFile
+from .._machine.sqlite_file import FileTrouble
 from ..abc import Clock, ClusterLog
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ..models import Acknowledgement, Cut, Deny, DenyKey, Entry
@@ -52,10 +52,10 @@ class Revocations:
             return []
         try:
             return [_decode(record) for record in self._journal.load()]
-        except (OSError, sqlite3.Error, ValueError, RecursionError) as exc:
-            raise ConfigurationError(
-                [f"HA_SESSION_STATE_DIR: the journal in it cannot be used: {exc}. Another process may have it"]
-            ) from exc
+        except FileTrouble as trouble:
+            raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: it {trouble}"]) from trouble
+        except (ValueError, RecursionError) as exc:
+            raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: a record is damaged: {exc}"]) from exc
 
     async def revoke(self, entry: Entry) -> Acknowledgement:
         """Log out, and return once that is fenced; or provisional, for want of a majority.
@@ -88,14 +88,16 @@ class Revocations:
                 raise lost
             try:
                 await anyio.to_thread.run_sync(self._journal.append, [_encode(entry)])
-            except (OSError, sqlite3.Error) as exc:
-                logger.error("the journal in HA_SESSION_STATE_DIR cannot be written: %s", exc)
+            except FileTrouble as exc:
+                logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", exc)
                 raise QuorumLost("no majority, and the journal cannot be written") from exc
             self.provisional.append(entry)
 
     async def run(self) -> None:
         """Make good what is provisional, until cancelled."""
         self._left = False
+        if self._journal is not None:
+            self._journal.hold()
         try:
             while True:
                 if self.provisional:
@@ -118,8 +120,8 @@ class Revocations:
             try:
                 if self._journal is not None:
                     await anyio.to_thread.run_sync(self._journal.replace, [_encode(entry) for entry in kept])
-            except (OSError, sqlite3.Error) as exc:
-                logger.error("the journal in HA_SESSION_STATE_DIR cannot be written: %s", exc)
+            except FileTrouble as trouble:
+                logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 return  # and tried again: what it holds is true still
             self.provisional = kept
         logger.info("%d provisional log-outs are held by a majority now", len(entries))

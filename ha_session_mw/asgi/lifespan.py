@@ -27,6 +27,11 @@ async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, rece
             whole.cancel()  # nothing comes after the end, and an app that waits for it would keep the end from being told
         return await receive()
 
+    try:
+        manager.open_again()
+    except ConfigurationError as fault:
+        await refuse_lifespan(fault, receive, send)
+        return
     ear = Conversation(receive_or_end, send_or_keep)
     failure: Exception | None = None
     async with manager.running():

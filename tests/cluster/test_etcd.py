@@ -206,9 +206,9 @@ async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -
     a, b = node(cluster, node_id="web"), node(cluster, node_id="web")
     before = (b.node_id, log_of(b).ordered.slot)
     b.after_fork(in_child=True)
-    assert b.node_id != before[0]
-    assert log_of(b).ordered.slot not in (before[1], log_of(a).ordered.slot)
     async with running(a, b):
+        assert b.node_id != before[0]
+        assert log_of(b).ordered.slot not in (before[1], log_of(a).ordered.slot)
         await ready(a, b)
         assert {member.member for member in a._log.members()} == {b.node_id}
 

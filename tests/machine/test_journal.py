@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.sqlite_file import FileTrouble
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,11 +70,10 @@ def test_a_file_can_be_let_go_and_is_opened_again_when_it_is_needed(file: StateF
 
 def test_one_process_has_it_at_a_time(file: StateFile) -> None:
     file.load()
-    other = StateFile(file.path)
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        other.load()
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        other.append([b"2"])
+    other = StateFile(file.path, open_s=0)
+    for use in (other.load, lambda: other.append([b"2"])):
+        with pytest.raises(FileTrouble, match=r"^is locked by another process"):
+            use()
     file.append([b"1"])
     file.close()
     assert other.load() == [b"1"]
@@ -87,10 +90,10 @@ file.append([b"1"])
 file.append([b"2"])
 print("written", flush=True)
 if sys.argv[2] == "open":
-    db = file._db
+    db = file._writer
+    db.execute("BEGIN IMMEDIATE")
     db.execute("DELETE FROM records")
     db.execute("INSERT INTO records (body) VALUES (?)", (b"3",))
-    db.execute("PRAGMA cache_spill = 1")
     print("half", flush=True)
 sys.stdin.read()
 """
@@ -107,8 +110,8 @@ def test_a_process_that_is_killed_leaves_all_that_it_was_told_is_written_and_not
         assert process.stdout.readline() == "written\n"
         if transaction == "open":
             assert process.stdout.readline() == "half\n"
-        with pytest.raises(sqlite3.OperationalError, match="locked"):  # it lives, so the file is its
-            StateFile(path).load()
+        with pytest.raises(FileTrouble, match="locked"):  # it lives, so the file is its
+            StateFile(path, open_s=0).load()
         process.send_signal(signal.SIGKILL)
         process.wait(10)
         file = StateFile(path)
@@ -123,7 +126,7 @@ def test_a_damaged_file_is_told_and_left_as_it_is(path: Path) -> None:
     damage = b"no database at all, but text that somebody has put there" * 100
     path.parent.mkdir(parents=True)
     path.write_bytes(damage)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(FileTrouble, match="damaged"):
         StateFile(path).load()
     assert path.read_bytes() == damage
 
@@ -134,17 +137,187 @@ def test_a_file_that_was_cut_short_is_told(file: StateFile) -> None:
     file.close()
     with file.path.open("r+b") as raw:
         raw.truncate(20_000)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(FileTrouble, match="damaged"):
         file.load()
 
 
 def test_a_disk_that_is_full_is_told_and_what_was_there_stays(file: StateFile) -> None:
     file.load()
     file.append([b"1"])
-    assert file._db is not None
-    file._db.execute("PRAGMA max_page_count = 3")
-    with pytest.raises(sqlite3.OperationalError, match="full"):
-        file.append([b"x" * 100_000])
-    with pytest.raises(sqlite3.OperationalError, match="full"):
-        file.replace([b"x" * 100_000])
+    for write in (file.append, file.replace):
+        assert file._writer is not None
+        file._writer.execute("PRAGMA max_page_count = 4")
+        with pytest.raises(FileTrouble, match="the disk is full"):
+            write([b"x" * 100_000])
+        assert file.load() == [b"1"]
     assert reread(file) == [b"1"]
+
+
+# What belongs to others, and what others may read
+
+
+def test_a_file_is_its_owners_alone_from_the_first_moment(file: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: set[int] = set()
+    connect = sqlite3.connect
+
+    def connected(*args: object, **options: object) -> sqlite3.Connection:
+        modes.update(stat.S_IMODE(path.stat().st_mode) for path in file.path.parent.iterdir())
+        return connect(*args, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    file.load()
+    file.append([b"1"])
+    modes |= {stat.S_IMODE(path.stat().st_mode) for path in file.path.parent.iterdir()}
+    assert modes == {0o600}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE orders (id INTEGER)",
+        "CREATE TABLE records (number INTEGER PRIMARY KEY, body BLOB NOT NULL); CREATE TABLE orders (id INTEGER)",
+        "CREATE TABLE records (title TEXT)",
+        "PRAGMA application_id = 7",
+        "PRAGMA user_version = 7",
+    ],
+)
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(path: Path, sql: str) -> None:
+    path.parent.mkdir(parents=True)
+    db = sqlite3.connect(path)
+    db.executescript(sql)
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(FileTrouble, match=r"^is the database of another program$"):
+        StateFile(path).load()
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_a_later_release_is_refused(file: StateFile) -> None:
+    file.load()
+    file.close()
+    db = sqlite3.connect(file.path)
+    db.execute("PRAGMA user_version = 2")
+    db.close()
+    with pytest.raises(FileTrouble, match=r"^was written by another release, in a form that this one cannot read$"):
+        file.load()
+
+
+def made_by_an_earlier_release(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    db = sqlite3.connect(path)
+    db.executescript((ROOT / "tests" / "vectors" / "journal-0.sql").read_text())
+    db.close()
+
+
+def test_a_file_that_an_earlier_release_wrote_is_taken_over_with_all_its_records(file: StateFile) -> None:
+    made_by_an_earlier_release(file.path)
+    assert file.load() == [b"", b"one", b"\x00\xff" * 4, b"four"]
+    file.append([b"five"])
+    assert reread(file) == [b"", b"one", b"\x00\xff" * 4, b"four", b"five"]
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_the_earlier_release_can_read_a_file_that_this_one_has_taken_over(file: StateFile) -> None:
+    made_by_an_earlier_release(file.path)
+    file.load()
+    file.append([b"five"])
+    file.close()
+    db = sqlite3.connect(file.path)
+    with db:
+        db.execute("CREATE TABLE IF NOT EXISTS records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+        db.execute("INSERT INTO records (body) VALUES (?)", (b"six",))
+    db.close()
+    assert file.load()[-2:] == [b"five", b"six"]
+
+
+def test_a_file_that_is_deleted_or_replaced_while_it_is_in_use_is_not_written_again(file: StateFile, path: Path) -> None:
+    """A record behind those of another file would claim that those are this process's, too."""
+    for replaced in (False, True):
+        file.load()
+        file.append([b"1"])
+        copy = path.read_bytes()
+        path.unlink()
+        if replaced:
+            path.write_bytes(copy)
+        for _ in range(2):
+            with pytest.raises(FileTrouble, match="replaced"):
+                file.append([b"2"])
+        file.close()
+
+
+# Forks
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Do work in a forked process, and return once that has succeeded."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(10)
+    assert child.exitcode == 0
+
+
+@needs_fork
+@forks
+def test_a_process_that_only_forks_leaves_the_file_to_its_children_one_after_the_other(file: StateFile) -> None:
+    """As the master of ``gunicorn --preload``: it has loaded the file, and each worker must find what those before it wrote."""
+    file.load()
+    for number in range(3):
+
+        def work(number: int = number) -> None:
+            worker = StateFile(file.path, open_s=0)
+            assert worker.load() == [b"%d" % n for n in range(number)]
+            worker.hold()
+            worker.append([b"%d" % number])
+
+        in_child(work)
+    with pytest.raises(FileTrouble, match="written by another process"):
+        file.replace([b"what the master knew"])
+    assert file.load() == [b"0", b"1", b"2"]
+    file.replace([b"3"])
+
+
+@needs_fork
+@forks
+def test_a_process_that_serves_keeps_the_file_when_it_forks(file: StateFile) -> None:
+    file.load()
+    file.hold()
+    file.append([b"1"])
+
+    def work() -> None:
+        for write in (file.append, file.replace):
+            with pytest.raises(FileTrouble, match="locked"):
+                write([b"of a helper"])
+        with pytest.raises(FileTrouble, match="locked"):
+            StateFile(file.path, open_s=0).load()
+
+    in_child(work)
+    file.append([b"2"])
+    assert file.load() == [b"1", b"2"]
+
+
+@needs_fork
+@forks
+def test_a_child_writes_nothing_to_a_file_that_only_its_parent_has_read(file: StateFile) -> None:
+    file.load()
+
+    def work() -> None:
+        with pytest.raises(FileTrouble, match="replaced, or written"):
+            file.append([b"of a child"])
+        file.close()
+
+    in_child(work)
+    assert file.load() == []
+
+
+def test_a_process_that_starts_waits_for_the_one_that_ends(file: StateFile) -> None:
+    file.load()
+    file.append([b"1"])
+    successor = StateFile(file.path, open_s=10)
+    ending = threading.Timer(0.05, file.close)
+    ending.start()
+    assert successor.load() == [b"1"]
+    ending.join()
+    successor.close()

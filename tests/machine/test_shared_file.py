@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from ha_session_mw._machine import shared_file
+from ha_session_mw._machine import sqlite_file
 from ha_session_mw._machine.journal import StateFile
-from ha_session_mw._machine.self_closing import SelfClosing
-from ha_session_mw._machine.shared_file import FileTrouble, SharedFile, trouble_of
+from ha_session_mw._machine.shared_file import SharedFile
+from ha_session_mw._machine.sqlite_file import FileTrouble, SelfClosing, trouble_of
 from ha_session_mw.backends.sqlite import entry_file
 from ha_session_mw.backends.sqlite.entry_file import EntryFile
 from ha_session_mw.backends.sqlite.lock_file import LockFile
@@ -48,7 +48,7 @@ def test_a_process_that_looks_while_another_makes_the_file_never_takes_it_for_an
                     kind(path).open()
             return super().execute(*args)
 
-    monkeypatch.setattr(shared_file, "SelfClosing", Slow)
+    monkeypatch.setattr(sqlite_file, "SelfClosing", Slow)
     first = kind(path)
     first.open(within_s=5)
     assert left < 0
@@ -69,7 +69,7 @@ def test_who_lets_go_of_a_file_without_a_word_leaves_nothing_open(tmp_path: Path
 
 
 def test_a_file_that_was_never_open_is_let_go_in_silence(tmp_path: Path) -> None:
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(FileTrouble):
         StateFile(tmp_path).load()
     gc.collect()
 
@@ -112,7 +112,7 @@ class Interrupted:
                 return super().execute(*args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shared_file, "SelfClosing", Connection)
+            patch.setattr(sqlite_file, "SelfClosing", Connection)
             patch.setattr(sqlite3, "connect", self.before(sqlite3.connect))
             for name in ("open", "close", "stat", "link"):
                 patch.setattr(os, name, self.before(getattr(os, name)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ha_session_mw import ConfigurationError, QuorumLost
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw._node.revocation import Revocations
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.memory.log import MemoryLog
@@ -148,12 +148,12 @@ class FullDisk(StateFile):
 
     def append(self, records: Sequence[bytes]) -> None:
         if self.full:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise FileTrouble("cannot be written: the disk is full", passing=True)
         super().append(records)
 
     def replace(self, records: Sequence[bytes]) -> None:
         if self.full:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise FileTrouble("cannot be written: the disk is full", passing=True)
         super().replace(records)
 
 
@@ -200,8 +200,8 @@ async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, j
 
 async def test_a_journal_that_another_process_has_stops_the_start(log: Log, clock: ManualClock, journal: StateFile) -> None:
     journal.load()
-    with pytest.raises(ConfigurationError, match="Another process may have it"):
-        Revocations(log, clock, StateFile(journal.path))
+    with pytest.raises(ConfigurationError, match="it is locked by another process"):
+        Revocations(log, clock, StateFile(journal.path, open_s=0))
     journal.close()
 
 

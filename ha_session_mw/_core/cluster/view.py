@@ -76,9 +76,13 @@ class View:
 
     def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Entry], None] | None = None) -> None:
         self.on_news = on_news
+        self.floor_ms = 0
+        self.start_anew(fresh_at=fresh_at)
+
+    def start_anew(self, *, fresh_at: float = -math.inf) -> None:
+        """Forget everything except the floor, for a log that is opened anew: a log keeps only the entries that are news to its view."""
         self.forgotten_cuts_end_ms = 0.0
         self.fresh_at = fresh_at
-        self.floor_ms = 0
         self.denied: dict[str, int] = {}
         self.denied_keys: dict[str, int] = {}
         self.known_cuts: dict[CutId, int] = {}

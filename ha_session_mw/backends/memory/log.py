@@ -46,7 +46,6 @@ class MemoryBackend(Backend):
 
     scheme = "memory"
     takes_workers = False
-    outlives_fork = True
 
     def __init__(self, settings: Settings) -> None:
         """There is nothing to set."""

@@ -6,7 +6,6 @@ What counts, and what is proven by what, stands there; here are only tasks, time
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from ..._core.quorum.log import PAGE_ENTRIES, Contradiction, Hold, OldFile, Peer
 from ..._core.quorum.log import Receipt as Appended
 from ..._core.quorum.messages import VERSION, Answer, Batch, decode_answer, decode_batch, decode_poll, encode
 from ..._machine.journal import StateFile
+from ..._machine.sqlite_file import FileTrouble
 from ...abc import HELLO, Backend, Clock, ClusterLog, OnEvent, PeerCalls, PeerFailure, Receipt
 from ...config import Settings
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
@@ -102,7 +102,6 @@ class PeersBackend(Backend):
     scheme = "peers"
     takes_workers = False
     hears_others = True
-    outlives_fork = True
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.cluster.removeprefix("peers://")
@@ -192,8 +191,10 @@ class QuorumLog(MemberedLog):
             records = self._file.load()
             self._file_bytes = sum(map(len, records))
             batches = [decode_batch(record) for record in records]
-        except (OSError, sqlite3.Error, ValueError, RecursionError) as exc:
-            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: {exc}. Another process may have it"]) from exc
+        except FileTrouble as trouble:
+            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: it {trouble}"]) from trouble
+        except (ValueError, RecursionError) as exc:
+            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged: {exc}"]) from exc
         if any(batch.version != VERSION for batch in batches):
             # To go on without what cannot be read would be to forget log-outs.
             raise ConfigurationError(["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"])
@@ -267,6 +268,8 @@ class QuorumLog(MemberedLog):
     async def run(self) -> None:
         if len(self._urls) == 2:
             logger.warning("two members cannot lose one: while either is gone the other cannot judge sessions; a third would mend that")
+        if self._file is not None:
+            self._file.hold()
         try:
             await self._run()
         finally:
@@ -421,9 +424,9 @@ class QuorumLog(MemberedLog):
                     self._compact_at_bytes = max(COMPACT_BYTES, COMPACT_FACTOR * len(record))
                 else:
                     await anyio.to_thread.run_sync(file.append, [record])
-            except (OSError, sqlite3.Error) as exc:
+            except FileTrouble as trouble:
                 # Nothing is acknowledged or served until it is kept, so this node falls behind, and says so.
-                logger.error("the file of HA_SESSION_CLUSTER cannot be written: %s", exc)
+                logger.error("nothing was written to the file of HA_SESSION_CLUSTER: it %s", trouble)
                 await self._sleep(MAX_RETRY_S)
                 continue
             self._file_bytes += len(record)

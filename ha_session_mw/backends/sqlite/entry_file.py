@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..._machine.shared_file import FileTrouble, Schema, SharedFile
+from ..._machine.shared_file import SharedFile
+from ..._machine.sqlite_file import FileTrouble, Schema
 
 SURE_S = 0.1
 """How long a process may go on without looking whether its file is still the one of that name."""

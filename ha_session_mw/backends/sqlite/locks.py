@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from ..._machine import forks
-from ..._machine.shared_file import FileTrouble
+from ..._machine.sqlite_file import FileTrouble
 from ...abc import Clock, Grant, LockService
 from ...exceptions import StoreUnavailable
 from .lock_file import LockFile, Place, Wish

@@ -20,7 +20,8 @@ import msgspec
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
-from ..._machine.shared_file import DATA_VERSION, OPEN_S, FileTrouble, trouble_of
+from ..._machine.shared_file import DATA_VERSION
+from ..._machine.sqlite_file import OPEN_S, FileTrouble, trouble_of
 from ..._settings.cluster_urls import sqlite_path
 from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNewer, PeerCalls, Receipt, SessionStore
 from ...config import Settings
@@ -55,7 +56,6 @@ class SqliteBackend(Backend):
     """One file of log-outs, and beside it one of records and locks. They are opened anew in a forked process, by themselves."""
 
     scheme = "sqlite"
-    outlives_fork = True
 
     def __init__(self, settings: Settings) -> None:
         self._path = sqlite_path(settings.cluster)

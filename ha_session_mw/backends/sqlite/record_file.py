@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..._machine.shared_file import Schema, SharedFile
+from ..._machine.shared_file import SharedFile
+from ..._machine.sqlite_file import Schema
 from ...abc import Conflict, Grant, Record
 from ...exceptions import LockLost
 

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from ..._machine import forks
-from ..._machine.shared_file import OPEN_S, FileTrouble
+from ..._machine.sqlite_file import OPEN_S, FileTrouble
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
 from .record_file import RecordFile

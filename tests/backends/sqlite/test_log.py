@@ -22,7 +22,7 @@ import pytest
 from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware, Settings
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
-from ha_session_mw._machine.shared_file import FileTrouble
+from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw._settings.cluster_urls import sqlite_path
 from ha_session_mw.backends.sqlite.entry_file import EntryFile
 from ha_session_mw.backends.sqlite.log import WATCH_S
@@ -189,12 +189,12 @@ async def test_a_locked_file_refuses_log_outs_with_503_which_count_here_and_ever
         answer = await a.request("POST", "/logout", token)
         assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (503, "quorum_lost", True)
         assert (a.says(token), b.says(token)) == ("session_revoked", "yes")
-        assert a.manager.why_not_ready() == "the file of HA_SESSION_CLUSTER is locked by another program, or by one that copies it"
+        assert a.manager.why_not_ready() == "the file of HA_SESSION_CLUSTER is locked by another process, or by a program that copies it"
         intruder.execute("ROLLBACK")
         await eventually(lambda: b.says(token) == "session_revoked")
         await eventually(lambda: a.manager.why_not_ready() is None)
     said = [record.message for record in caplog.records]
-    assert sum("is locked by another program" in text for text in said) == 1
+    assert sum("is locked by another process" in text for text in said) == 1
     assert "the file of HA_SESSION_CLUSTER can be written again" in said
 
 

@@ -20,7 +20,7 @@ import anyio.lowlevel
 import pytest
 
 from ha_session_mw import ConfigurationError, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
-from ha_session_mw._machine.shared_file import FileTrouble
+from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.backends.sqlite.store import LOOK_EVERY_S, PRUNE_EVERY, TRY_AGAIN_S, WRITE_LIMIT_S, SqliteStore
@@ -281,7 +281,7 @@ async def test_a_file_that_cannot_be_read_is_tried_now_and_then_and_not_by_each_
     def fails(*_: object) -> None:
         nonlocal tries
         tries += 1
-        raise FileTrouble("is locked by another program, or by one that copies it", passing=True)
+        raise FileTrouble("is locked by another process, or by a program that copies it", passing=True)
 
     with monkeypatch.context() as patch:
         patch.setattr(RecordFile, "version", fails)
@@ -373,7 +373,7 @@ def test_a_forked_worker_and_the_one_that_it_was_forked_from_both_go_on(path: Pa
 WRITER = """
 import sys, anyio
 from pathlib import Path
-from tests.test_sqlite_store import Worker, put
+from tests.backends.sqlite.test_store import Worker, put
 
 async def main():
     worker = Worker(Path(sys.argv[1]))

@@ -1,0 +1,287 @@
+"""One SQLite file on this machine: how it is made, kept private, recognised, written, and let go across forks.
+
+A file is its owner's alone from the first moment. A file of another program, or of a release that this one cannot read, is
+refused and left as it is. The tables belong to the subclasses of :class:`SqliteFile`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+from . import forks
+
+WRITE_BUSY_S = 1.0
+"""How long a write waits for the writes of other processes, each of which takes less than a millisecond on most disks."""
+OPEN_S = 5.0
+"""How long a starting process waits for a file that another process is making, or has locked."""
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+Inode = tuple[int, int]
+
+
+class SelfClosing(sqlite3.Connection):
+    """A connection that closes itself when it is collected: a manager may be made and never run. Python 3.13 and later warn of that."""
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # the connection was never open: there is no such file
+            self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of a file.
+
+    Attributes:
+        application_id: tells a file of ours from another program's.
+        format: the version of the tables. The rows have versions of their own.
+        make: makes the tables in an empty file, or adds what is missing in an adopted one.
+        adopts: the SQL of the one table in a file that an earlier release made without an application id. Such a file becomes
+            one of ours, with all its rows.
+    """
+
+    application_id: int
+    format: int
+    make: Callable[[sqlite3.Connection], None]
+    adopts: str | None = None
+
+
+class FileTrouble(Exception):
+    """The file cannot be used. The text is a predicate, such as ``is damaged``.
+
+    Attributes:
+        passing: whether the trouble may end without an operator: the file is locked or was replaced, or the disk is full.
+    """
+
+    def __init__(self, what: str, *, passing: bool = False) -> None:
+        super().__init__(what)
+        self.passing = passing
+
+
+_LOCKED = "is locked by another process, or by a program that copies it"
+_WHAT = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_PROTOCOL: _LOCKED,
+    sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
+    sqlite3.SQLITE_READONLY: "cannot be written: it is read-only, or its folder is",
+    sqlite3.SQLITE_PERM: "cannot be opened: this user may not",
+    sqlite3.SQLITE_AUTH: "cannot be opened: this user may not",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: its folder is missing, or this user may not write there",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_NOTADB: "is damaged, or is no database",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails",
+}
+_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+# ENOENT passes: the folder was there just before.
+_PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+
+
+def trouble_of(exc: sqlite3.Error | OSError) -> FileTrouble:
+    """Return what a failure of the file means to an operator."""
+    if isinstance(exc, OSError):
+        return FileTrouble(f"cannot be opened: {exc.strerror}", passing=exc.errno in _PASSING_OS)
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
+    # A closed connection has no code: the process has just forked, or is ending.
+    return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}"), passing=code in _PASSING or not code)
+
+
+class SqliteFile:
+    """A file and this process's connection for writing to it, opened at its first use, and again after a fork or a fault.
+
+    Each method raises FileTrouble. A write waits for the disk: call it in a worker thread.
+    """
+
+    schema: Schema
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: sqlite3.Connection | None = None
+        self._writer_inode: Inode = (0, 0)
+        self._writing = Lock()
+        self._is_let_go = False
+        forks.watch(self)
+
+    # Writing
+
+    def _write(self, work: Work[T]) -> T:
+        """Change the file in one transaction, and return once the disk has it."""
+        if not self._writing.acquire(timeout=WRITE_BUSY_S):
+            raise FileTrouble("cannot be written: the disk does not answer", passing=True)
+        try:
+            if self._writer is None or inode_of(self.path) != self._writer_inode:
+                self._close_writer()
+                self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, 0.0)
+            done = in_transaction("BEGIN IMMEDIATE", self._writer, work)
+            require_inode(self.path, self._writer_inode)
+        except sqlite3.Error as exc:
+            self._close_writer()
+            raise trouble_of(exc) from exc
+        except FileTrouble:
+            self._close_writer()  # the next write opens the file that has the name by then, or makes it
+            raise
+        finally:
+            if self._is_let_go:  # the caller was cancelled, and nobody closes the file again
+                self._close_writer()
+            self._writing.release()
+        return done
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def close(self) -> None:
+        """Let the file go. The next call opens it again."""
+        self._is_let_go = True
+        if self._writing.acquire(timeout=WRITE_BUSY_S):
+            try:
+                self._close_writer()
+            finally:
+                self._writing.release()
+
+    # Opening
+
+    def _connected(self, busy_s: float, within_s: float) -> tuple[sqlite3.Connection, Inode]:
+        """Return a connection to a file that has our tables, and the file's inode.
+
+        Several processes may be about to make the file. SQLite does not always wait for the first one, so this method does.
+        """
+        end_s = time.monotonic() + within_s
+        while True:
+            try:
+                return self._connect(busy_s)
+            except FileTrouble as trouble:
+                if not trouble.passing or time.monotonic() >= end_s:
+                    raise
+            time.sleep(0.01)
+
+    def _connect(self, busy_s: float) -> tuple[sqlite3.Connection, Inode]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _make_private(self.path)
+            with ExitStack() as undo:
+                with _one_file(self.path) as inode:
+                    # SQLite must not make the file: everybody could read that one.
+                    uri = self.path.absolute().as_uri() + "?mode=rw"
+                    db = sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False, factory=SelfClosing)
+                    undo.callback(db.close)
+                    self._prepare(db)
+                undo.pop_all()
+        except (sqlite3.Error, OSError) as exc:
+            raise trouble_of(exc) from exc
+        return db, inode
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Make the tables where they are missing, and refuse the file where they are not ours."""
+        # All in one state of the file: another process may make it between two statements.
+        if not in_transaction("BEGIN", db, self._is_ours):
+            in_transaction("BEGIN EXCLUSIVE", db, self._make_tables)
+        db.execute("PRAGMA synchronous = FULL")  # a write-ahead log is not synced at each commit otherwise
+
+    def _is_ours(self, db: sqlite3.Connection) -> bool:
+        """Return whether the tables are there. They are not in a new file, nor in one that is to be adopted."""
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (format,) = db.execute("PRAGMA user_version").fetchone()
+        tables = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_master")]
+        if (application, format) == (0, 0) and tables in ([], [self.schema.adopts]):
+            return False
+        if application != self.schema.application_id:
+            raise FileTrouble("is the database of another program")
+        if format != self.schema.format:
+            raise FileTrouble("was written by another release, in a form that this one cannot read")
+        return True
+
+    def _make_tables(self, db: sqlite3.Connection) -> None:
+        if self._is_ours(db):
+            return  # another process was faster
+        if self.schema.adopts is not None:
+            with suppress(PermissionError):  # it belongs to another user
+                self.path.chmod(0o600)  # the release that made it left it readable for everybody
+        db.execute(f"PRAGMA application_id = {self.schema.application_id}")
+        db.execute(f"PRAGMA user_version = {self.schema.format}")
+        self.schema.make(db)
+
+    # Forks. A connection that is open during a fork is of no use to either process, and SQLite cannot tell.
+
+    def before_fork(self) -> None:
+        self._writing.acquire()
+        self._close_writer()
+
+    def after_fork(self, *, in_child: bool) -> None:  # noqa: ARG002 - both processes begin anew
+        self._writing.release()
+
+
+def inode_of(path: Path) -> Inode:
+    """Return which file has this name."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - the shortest way
+    except FileNotFoundError:
+        raise _replaced() from None
+    except OSError as exc:
+        raise trouble_of(exc) from exc
+    return found.st_dev, found.st_ino
+
+
+def require_inode(path: Path, inode: Inode) -> None:
+    """Raise FileTrouble unless this very file has this name."""
+    if inode_of(path) != inode:
+        raise _replaced()
+
+
+def _replaced() -> FileTrouble:
+    return FileTrouble("was deleted or replaced while it was in use", passing=True)
+
+
+@contextmanager
+def _one_file(path: Path) -> Iterator[Inode]:
+    """Make sure that the body worked on one and the same file. If it did not, that explains any failure of the body."""
+    inode = inode_of(path)
+    try:
+        yield inode
+    finally:
+        require_inode(path, inode)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file where it is missing, for its owner alone: it names subjects and sessions."""
+    if path.exists():
+        return
+    # Closing a file drops all locks that this process has on it, and another thread may have opened it by then. So the file gets
+    # its name after it was closed.
+    path = path.resolve()
+    handle, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        os.close(handle)
+        with suppress(FileExistsError):
+            try:
+                os.link(new, path)
+            except FileExistsError:
+                raise
+            except OSError:  # the file system has no hard links; any other cause shows again in the next line
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    finally:
+        os.unlink(new)  # noqa: PTH108 - no path
+
+
+def in_transaction(begin: str, db: sqlite3.Connection, work: Work[T]) -> T:
+    """Do work in one transaction, begun by this statement; all of it, or nothing."""
+    db.execute(begin)
+    try:
+        done = work(db)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    return done
