@@ -11,8 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from typing import cast
 
 import anyio
 import httpx2
@@ -42,9 +40,10 @@ from ._node.session_data import SessionData
 from ._node.supervisor import Supervisor
 from ._node.validation import TokenValidator
 from ._peering.peering import Peering
+from ._settings.setting import variable
 from .abc import Backend, Clock, Grant, SessionStore, ignore
 from .clocks import SystemClock
-from .config import Settings, variable
+from .config import Settings
 from .exceptions import ConfigurationError, NotSupported, SessionUnknown
 from .models import Acknowledgement, AnySession, Claims, Deny, Device, Entry, NodeId
 from .version import __version__
@@ -99,13 +98,13 @@ class SessionManager:
             path=self.settings.cookie_path,
             domain=self.settings.cookie_domain,
             same_site=self.settings.cookie_same_site,
-            partitioned=bool(self.settings.cookie_partitioned),
+            partitioned=self.settings.cookie_partitioned,
             max_age=self.settings.cookie_max_age,
         )
         self.refused: Counter[str] = Counter()
         self._refresh_at_s = -math.inf
         self._keys = KeySource(self.settings, self.clock.boot_s())
-        self._cache = VerifiedCache(int(self.settings.cache_size), self._cache_ttl_s())
+        self._cache = VerifiedCache(self.settings.cache_size, self._cache_ttl_s())
         self._judging = judging = TokenValidator(
             self.settings, self.clock, self.view, self._keys, self._cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
         )
@@ -119,7 +118,7 @@ class SessionManager:
         self.ensure_fresh, self.ensure_valid, self.may_be_valid = judging.ensure_fresh, judging.ensure_valid, judging.may_be_valid
         self._transport = peer_transport
         self._records: Records | None = None
-        self._listeners = Listeners(self.view, self.clock, every_s=float(self.settings.heartbeat))
+        self._listeners = Listeners(self.view, self.clock, every_s=self.settings.heartbeat)
         self.on_news.append(self._listeners.on_news)
         self._own_tasks = 0
         self._open()
@@ -180,20 +179,20 @@ class SessionManager:
         own = Heartbeat(
             member=self.node_id,
             life=life,
-            url=str(settings.advertise_url or ""),
+            url=settings.advertise_url or "",
             state="starting",
             sequence=0,
             wall_ms=0,
             kids=self._keys.ring.kids,
-            freshness_limit_s=float(settings.freshness_limit),
-            absolute_ms=int(settings.absolute_s * 1000),
+            freshness_limit_s=settings.freshness_limit,
+            absolute_ms=int(settings.absolute_timeout * 1000),
             release=__version__,
         )
         self.peering: Peering | None = None
         self._lookups: LookUps | None = None
         if settings.advertise_url is not None:
             self.peering = Peering(settings, life, lambda: self._keys.ring, self.clock, transport)
-            self._lookups = LookUps(self.peering.call, self.clock, self.peering.faults, timeout_s=float(settings.peer_timeout))
+            self._lookups = LookUps(self.peering.call, self.clock, self.peering.faults, timeout_s=settings.peer_timeout)
             self.peering.handle("lookup", self._judging.on_question)
             self.supervisor.add("peering", self.peering.run)
             self.supervisor.add("lookups", self._lookups.run)
@@ -201,7 +200,7 @@ class SessionManager:
         self._listeners.follow(self._log)
         self.supervisor.add("listeners", self._listeners.run)
         journal = settings.state_dir if settings.no_quorum == "provisional" else None
-        self._revocations = Revocations(self._log, self.clock, StateFile(Path(journal) / "provisional.journal") if journal else None)
+        self._revocations = Revocations(self._log, self.clock, StateFile(journal / "provisional.journal") if journal else None)
         self.supervisor.add("log", self._log.run)
         self.supervisor.add("revocations", self._revocations.run)
         self.supervisor.add("keeping up", self._keep_up)
@@ -211,9 +210,7 @@ class SessionManager:
         self.locks = Locks(locks, self.clock, self._backend.scheme, require_loop=self._require_loop)
         self.supervisor.add("locks", self.locks.run)
         settings = self.settings
-        self._copies = copies = RecordCopies(
-            self.clock, most=int(settings.cache_size), max_bytes=int(settings.cache_bytes), ttl_s=float(settings.cache_ttl)
-        )
+        self._copies = copies = RecordCopies(self.clock, most=settings.cache_size, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl)
         store = self._backend.open_store("session", self.clock, locks, on_newer=copies.hear, on_gap=copies.forget_all)
         self._records = self._open_records(self._required(store, by="data") if settings.data == "store" else store)
         self._devices = None
@@ -237,7 +234,7 @@ class SessionManager:
             minting,
             self._records,
             has_ended=lambda claims: self._judging.has_ended(minting.as_signed(claims)),
-            peers=lambda claims: nearest(claims.sid, self._log.members(), issuer=claims.issuer, but=str(self.settings.advertise_url)),
+            peers=lambda claims: nearest(claims.sid, self._log.members(), issuer=claims.issuer, but=self.settings.advertise_url or ""),
         )
         self._log_outs = LogOuts(self._revocations, self._log, self.view, self.data, ring=lambda: self._keys.ring, random=self._random)
 
@@ -252,9 +249,7 @@ class SessionManager:
         settings, peering = self.settings, self.peering
         asking = None
         if peering is not None:
-            asking = Asking(
-                peering.call, self.clock, peering.faults, timeout_s=float(settings.peer_timeout), name="record", decode=decode_copy
-            )
+            asking = Asking(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout, name="record", decode=decode_copy)
         records = Records(store, self._copies, self.clock, asking=asking)
         if peering is not None:
             peering.handle("record", records.on_question)
@@ -268,7 +263,7 @@ class SessionManager:
             self.clock,
             stands=self.may_be_valid,
             end=self._revocations.deny,
-            most=cast("int | None", settings.max_sessions),
+            most=settings.max_sessions,
             refuse=settings.when_full == "refuse",
         )
         self.supervisor.add("devices", devices.run)
@@ -276,7 +271,7 @@ class SessionManager:
 
     def _cache_ttl_s(self) -> float:
         """Where log-ins are recorded, each session is looked at anew once a minute, and noted then: requests in between pay nothing."""
-        ttl_s = float(self.settings.cache_ttl)
+        ttl_s = self.settings.cache_ttl
         return ttl_s if self.settings.track == "off" else min(ttl_s, NOTE_EVERY_S)
 
     def _tell_news(self, entry: Entry) -> None:

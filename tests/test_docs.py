@@ -35,11 +35,12 @@ from ha_session_mw._core.accept_rule import CHECKS
 from ha_session_mw._core.cluster.freshness import fence_wait_s
 from ha_session_mw._core.quorum.recovery import Memory, Recovery
 from ha_session_mw._node.validation import IN_FLIGHT_S, RELAXED_LIMIT_S
+from ha_session_mw._settings.setting import variable
 from ha_session_mw.backends.etcd.gateway import CALL_S
 from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S
 from ha_session_mw.backends.etcd.log import DURABLE_LIMIT_S
 from ha_session_mw.backends.etcd.store import LIMIT_S
-from ha_session_mw.config import SETTINGS, variable
+from ha_session_mw.config import DEPRECATED, SETTINGS
 from ha_session_mw.exceptions import ProblemError, problem_types
 
 ROOT = Path(__file__).parent.parent
@@ -214,8 +215,8 @@ def test_the_members_of_a_problem_document_are_explained() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_has_its_row(name: str) -> None:
     setting = SETTINGS[name]
-    rule = (setting["parse"].__doc__ or "").replace("``", "`")
-    assert f"| `{variable(name)}` | {cell(setting['default'])} | {rule} | {setting['help']} |\n" in CONFIGURATION
+    rule = (setting.parse.__doc__ or "").replace("``", "`")
+    assert f"| `{variable(name)}` | {cell(setting.default)} | {rule} | {setting.help} |\n" in CONFIGURATION
 
 
 def test_the_configuration_reference_has_no_other_rows() -> None:
@@ -225,7 +226,7 @@ def test_the_configuration_reference_has_no_other_rows() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_page_names_no_variable_that_does_not_exist(page: Path) -> None:
-    known = {variable(name) for name in SETTINGS}
+    known = {variable(name) for name in (*SETTINGS, *DEPRECATED)}
     text = page.read_text("utf-8")
     assert set(_VARIABLE.findall(text)) <= known
 
@@ -270,7 +271,7 @@ def templates(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.JoinedStr):
             yield "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield re.sub("%[sd]", ".+", re.escape(node.value))
+            yield re.sub(r"%[sd]|\\\{.+?\\\}", ".+", re.escape(node.value))
 
 
 def messages_shown(text: str) -> set[str]:
@@ -338,7 +339,7 @@ def test_how_long_a_lock_on_etcd_takes_is_told_as_it_is() -> None:
 
 
 def test_the_bound_of_a_log_out_is_that_of_the_code() -> None:
-    limit_s = SETTINGS["freshness_limit"]["parse"](SETTINGS["freshness_limit"]["default"])
+    limit_s = SETTINGS["freshness_limit"].parse(SETTINGS["freshness_limit"].default)
     bound = f"{fence_wait_s(limit_s):g}"
     assert fence_wait_s(limit_s) == limit_s * 1.02 + 0.05
     assert f"With the default of {limit_s:g} s that is {bound} s." in CONSISTENCY

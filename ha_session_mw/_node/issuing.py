@@ -51,8 +51,8 @@ class Issuer:
         max_stored_bytes: int | None,
     ) -> None:
         self._data = settings.data
-        self._idle_ms = int(settings.idle_s * 1000)
-        self._absolute_ms = int(settings.absolute_s * 1000)
+        self._idle_ms = int(settings.idle_timeout * 1000)
+        self._absolute_ms = int(settings.absolute_timeout * 1000)
         self._room = MAX_COOKIE_BYTES - cookie.overhead() if "cookie" in settings.transports else MAX_TOKEN_BYTES
         self._clock = clock
         self._log = log

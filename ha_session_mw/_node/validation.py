@@ -81,10 +81,10 @@ class TokenValidator:
         self._cached = cache.entries.get
         self._refresh = refresh
         self._node = node
-        self._own_url = str(settings.advertise_url)
+        self._own_url = settings.advertise_url or ""
         self._takes_over = settings.legacy_cookies == "starlette"
-        self._idle_ms = int(settings.idle_s * 1000)
-        self._absolute_ms = int(settings.absolute_s * 1000)
+        self._idle_ms = int(settings.idle_timeout * 1000)
+        self._absolute_ms = int(settings.absolute_timeout * 1000)
 
     def follow(self, log: ClusterLog, *, hears_others: bool, look_ups: LookUps | None, devices: Devices | None) -> None:
         """Judge by this log from now on.

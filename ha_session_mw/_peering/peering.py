@@ -400,7 +400,7 @@ class Peering:
     def __init__(
         self, settings: Settings, life: str, ring: Callable[[], KeyRing], clock: Clock, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
-        self.me = str(settings.advertise_url)
+        self.me = settings.advertise_url or ""
         self._settings = settings
         self._transport = transport
         self._tls = _tls(settings)
@@ -436,7 +436,7 @@ class Peering:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | bool:
-    if not any(url.startswith("https://") for url in (*settings.peers, str(settings.advertise_url))):
+    if not any(url.startswith("https://") for url in (*settings.peers, settings.advertise_url or "")):
         return False  # there is no certificate to check
     try:
         return tls_context(settings.peer_ca_file, settings.peer_cert_file, settings.peer_key_file)

@@ -1,6 +1,7 @@
-"""What the text of one setting means. Each function takes what the environment or a caller gives, and returns the value.
+"""Parse the value of one setting. Each function accepts text from the environment or an argument, and returns the precise value.
 
-It raises ValueError with the rule where that is broken; the rule in short is the function's docstring.
+A function raises ValueError with the rule if the value breaks the rule. The function's docstring is the rule in short: it is
+printed in the reference of the settings. Parsing a parsed value returns that value.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, TypeVar
 
 from starlette.datastructures import Secret
 
 LONGEST_S = 100 * 365 * 24 * 60 * 60.0
-"""No duration is longer, for the ends of sessions are to be dates, and to fit into 64 bits."""
+"""The longest duration: 100 years. The end of a session stays a valid date, and fits into 64 bits of milliseconds."""
+
+MOST_PEERS = 9
+"""The largest cluster of ``peers://``: every member polls every other one, so the traffic grows with the square."""
+
+Text = TypeVar("Text", bound=str)
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Unshown(ValueError):
-    """A rule broken by a value that must not be shown, for it may hold a password."""
+    """The value breaks a rule and may contain a password, so no message may show the value."""
 
 
 def duration(value: object) -> float:
@@ -64,24 +70,33 @@ def flag(value: object) -> bool:
     return text in ("true", "1", "yes", "on")
 
 
-def one_of(*allowed: str) -> Callable[[object], Any]:
-    def parse(value: object) -> str:
+def one_of(*allowed: Text) -> Callable[[object], Text]:
+    def parse(value: object) -> Text:
         text = value.strip().lower() if isinstance(value, str) else ""
-        if text not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return text
+        for one in allowed:
+            if text == one:
+                return one
+        raise ValueError(f"must be one of {', '.join(allowed)}")
 
     parse.__doc__ = "one of " + ", ".join(f"``{value}``" for value in allowed)
     return parse
 
 
-def text(pattern: str, rule: str, *, optional: bool = False) -> Callable[[object], Any]:
-    def parse(value: object) -> str | None:
-        if optional and (value is None or value == ""):
-            return None
+def text(pattern: str, rule: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise ValueError(f"must be {rule}")
         return value
+
+    parse.__doc__ = rule
+    return parse
+
+
+def optional_text(pattern: str, rule: str) -> Callable[[object], str | None]:
+    required = text(pattern, rule)
+
+    def parse(value: object) -> str | None:
+        return None if value is None or value == "" else required(value)
 
     parse.__doc__ = rule
     return parse
@@ -95,13 +110,13 @@ def _items(value: object) -> list[str]:
 
 
 def patterns(value: object) -> tuple[str, ...]:
-    """a comma list of path patterns, each beginning with ``/`` or ``*``; ``*`` stands for any characters"""
+    """a comma list of path patterns, each beginning with ``/`` or ``*``; ``*`` matches any characters"""
     found = tuple(_items(value))
     for pattern in found:
         if pattern[0] not in "/*":
             raise ValueError(f"each pattern must begin with / or *, and {pattern!r} does not")
         if re.search(r"\s/", pattern):
-            raise ValueError(f"separate the patterns by commas; {pattern!r} is one")
+            raise ValueError(f"separate the patterns by commas; {pattern!r} is a single pattern")
     return found
 
 
@@ -131,13 +146,13 @@ def secrets(value: object) -> tuple[bytes, ...]:
 
 
 def _secret(value: object) -> bytes:
-    # Anything else has a text too, though not its secret: that of a generator names an address, pydantic's is ten stars.
+    # Every other object has a text, too, but not the secret: a generator's text is an address, pydantic's is ten stars.
     if isinstance(value, (str, Secret)):
         value = str(value).encode()
     if not isinstance(value, bytes):
         raise ValueError(f"must be str, bytes or a list of these, got {type(value).__name__}")  # noqa: TRY004 - a fault of a setting
     if not value:
-        raise ValueError("one of several is empty")
+        raise ValueError("one of several secrets is empty")
     return value
 
 
@@ -157,23 +172,25 @@ def path(value: object) -> Path | None:
 
 def url(value: object) -> str | None:
     """an http or https URL such as ``http://10.0.0.1:8000``, without a path"""
-    if value is None or value == "":
-        return None
-    text = str(value).strip().rstrip("/")
+    return None if value is None or value == "" else _url(str(value))
+
+
+def urls(value: object) -> tuple[str, ...]:
+    """a comma list of the URLs of all members, including this one"""
+    found = tuple(_url(item) for item in _items(value))
+    if len(set(found)) < len(found):
+        raise ValueError("names a member twice")
+    if len(found) > MOST_PEERS:
+        raise ValueError(f"names {len(found)} members, and {MOST_PEERS} is the most: every node polls every other node")
+    return found
+
+
+def _url(value: str) -> str:
+    text = value.strip().rstrip("/")
     if not re.fullmatch(r"https?://[^\s/?#@,]+", text):
         kind = Unshown if "@" in text else ValueError
         raise kind("must be an http or https URL such as http://10.0.0.1:8000, without a path or a password")
     return text
-
-
-def urls(value: object) -> tuple[str, ...]:
-    """a comma list of the URLs of all members, this one included"""
-    found = tuple(cast(str, url(item)) for item in _items(value))
-    if len(set(found)) < len(found):
-        raise ValueError("names a member twice")
-    if len(found) > 9:
-        raise ValueError(f"names {len(found)} members, and 9 is the most: every node polls every other one")
-    return found
 
 
 def password(value: object) -> str | None:

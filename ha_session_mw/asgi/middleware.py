@@ -24,8 +24,9 @@ from .._core.paths import PathKind, PathRules, below_root
 from .._core.records.session_data import Stored
 from .._core.token.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
 from .._core.token.tokens import Verified
+from .._settings.setting import variable
 from .._settings.values import LONGEST_S
-from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings, variable
+from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, NodeStarting, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import NOT_STARTED, SessionManager
 from ..session.commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
@@ -117,11 +118,11 @@ class SessionMiddleware:
         manager.supervisor.add("connections", self._connections.run)
         self._prefix = settings.endpoints + "/"
         self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
-        protect = tuple(settings.protect)
+        protect = settings.protect
         if self._devices is not None:
             self.app = DeviceRoutes(self.app, manager)
             protect = (*protect, self._devices, self._devices + "/*")
-        self._paths = PathRules(protect=protect, exempt=tuple(settings.exempt), relaxed=tuple(settings.relaxed))
+        self._paths = PathRules(protect=protect, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)
@@ -437,7 +438,7 @@ class _Exchange(msgspec.Struct):
 
     def _secure(self) -> bool:
         https_only = self.middleware.manager.settings.cookie_https_only
-        return claims_https(self.scope.get("scheme", "http"), self.scope["headers"]) if https_only == "auto" else bool(https_only)
+        return claims_https(self.scope.get("scheme", "http"), self.scope["headers"]) if https_only == "auto" else https_only
 
 
 async def _drop(message: Message) -> None:
@@ -459,7 +460,7 @@ def _manager(settings: Settings) -> SessionManager:
     """
     manager = _managers.get(settings)
     if manager is None:
-        if advice := settings.advice(os.environ):
+        for advice in settings.advice(os.environ):
             logger.warning("%s", advice)
         manager = _managers[settings] = SessionManager(settings)
     return manager

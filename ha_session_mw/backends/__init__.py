@@ -1,13 +1,13 @@
-"""The backends of this package, and those that other packages bring. Each is imported when it is asked for, and not before."""
+"""Open a backend: one of this package, or one that another package adds. A backend is imported only when it is opened."""
 
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 
-from .._settings.cluster_urls import BACKENDS, other_backends
+from .._settings.cluster_urls import BACKENDS
+from .._settings.clusters import load_other
 from ..abc import Backend
 from ..config import Settings
-from ..exceptions import ConfigurationError
 
 _OWN = {
     scheme: EntryPoint(scheme, f"{__name__}.{place}", BACKENDS)
@@ -22,17 +22,12 @@ _OWN = {
 
 
 def open_backend(settings: Settings) -> Backend:
-    """What ``HA_SESSION_CLUSTER`` names.
+    """The backend that ``HA_SESSION_CLUSTER`` names.
 
     Raises:
-        ConfigurationError: it cannot be used.
+        ConfigurationError: the backend cannot be loaded, or cannot be used.
     """
-    scheme = settings.cluster.partition("://")[0]
-    if scheme in _OWN:
-        made: Backend = _OWN[scheme].load()(settings)
-        return made
-    try:
-        made = other_backends()[scheme].load()(settings)
-    except (ImportError, AttributeError) as exc:
-        raise ConfigurationError([f"HA_SESSION_CLUSTER: the backend for {scheme}:// cannot be loaded: {exc}"]) from exc
+    scheme = settings.cluster.scheme
+    opener = _OWN[scheme].load() if scheme in _OWN else load_other(scheme)
+    made: Backend = opener(settings)
     return made

@@ -21,18 +21,27 @@ boards = {}
 
 def open_board(settings):
     return page.BoardAndShelves(boards.setdefault(settings.cluster, page.Board()))
+
+def open_picky(settings):
+    return page.BoardBackend(page.Board())
+
+def faults(settings):
+    if settings.cluster_user is not None and not settings.read_cluster_password():
+        yield "HA_SESSION_CLUSTER_PASSWORD: is not set, and HA_SESSION_CLUSTER_USER needs it"
+
+open_picky.faults = faults
 """
 
 
 @pytest.fixture(autouse=True)
 def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package that brings ``board://``, and ``broken://``, whose module has gone."""
+    """An installed package that brings ``board://``, ``picky://``, which objects to settings, and ``broken://``, whose module has gone."""
     (tmp_path / "board_sessions.py").write_text(MODULE)
     info = tmp_path / "board_sessions-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: board-sessions\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[ha_session_mw.backends]\nboard = board_sessions:open_board\nbroken = board_sessions_of_old:x\n"
+        "[ha_session_mw.backends]\nboard = board_sessions:open_board\npicky = board_sessions:open_picky\nbroken = board_sessions_of_old:x\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -67,7 +76,7 @@ def test_a_scheme_that_nobody_brings_is_told_with_those_that_there_are() -> None
 
 
 def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
-    with pytest.raises(ConfigurationError, match="holds a user or a password") as told:
+    with pytest.raises(ConfigurationError, match="must not contain a user or a password") as told:
         manager("board://me:hunter2@here")
     assert "hunter2" not in str(told.value)
 
@@ -97,3 +106,11 @@ async def test_a_task_that_was_added_before_a_fork_runs_in_the_child_too() -> No
     with anyio.fail_after(LIMIT_S):
         async with forked.running():
             await ran.wait()
+
+
+def test_the_faults_that_a_backend_finds_are_told_in_one_message_with_all_others() -> None:
+    with pytest.raises(ConfigurationError) as told:
+        manager("picky://here", cluster_user="root", idle_timeout="soon")
+
+    assert [fault.partition(":")[0] for fault in told.value.faults] == ["HA_SESSION_IDLE_TIMEOUT='soon'", "HA_SESSION_CLUSTER_PASSWORD"]
+    manager("picky://here", cluster_user="root", cluster_password="correct horse")

@@ -335,10 +335,10 @@ def password_file(tmp_path: Path) -> Path:
 async def test_a_wrong_password_is_told_and_its_mending_noticed(password_file: Path) -> None:
     with etcd() as server:
         server.require_users("the password")
-        a = node(server.cluster(), etcd_user="root", etcd_password_file=password_file)
+        a = node(server.cluster(), cluster_user="root", cluster_password_file=password_file)
         nobody = node(server.cluster())
         async with running(a, nobody):
-            await eventually(lambda: a.why_not_ready() == "etcd does not accept HA_SESSION_ETCD_USER with HA_SESSION_ETCD_PASSWORD")
+            await eventually(lambda: a.why_not_ready() == "etcd does not accept HA_SESSION_CLUSTER_USER with HA_SESSION_CLUSTER_PASSWORD")
             await eventually(lambda: "asks for a user" in str(nobody.why_not_ready()))
             assert judged(a, mint_session(node("memory://"))) == "node_starting"
             await anyio.Path(password_file).write_text("the password")
@@ -366,9 +366,9 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
         server.require_users("the password")
         tls = server.certificates
         assert tls is not None
-        files: dict[str, Any] = {"etcd_ca_file": tls.ca, "etcd_cert_file": tls.cert, "etcd_key_file": tls.key}
-        a = node(server.cluster("shop"), **files, etcd_user="root", etcd_password="the password")
-        stranger = node(server.cluster("shop"), etcd_ca_file=tls.ca)
+        files: dict[str, Any] = {"cluster_ca_file": tls.ca, "cluster_cert_file": tls.cert, "cluster_key_file": tls.key}
+        a = node(server.cluster("shop"), **files, cluster_user="root", cluster_password="the password")
+        stranger = node(server.cluster("shop"), cluster_ca_file=tls.ca)
         async with running(a, stranger):
             await ready(a)
             assert (await a.revoke_subject("ada")).mode == "fenced"

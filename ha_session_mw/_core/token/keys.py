@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from binascii import b2a_base64
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -18,9 +17,6 @@ from itsdangerous.signer import SigningAlgorithm
 
 from ...models import KeyId
 
-MIN_SECRET_BYTES = 32
-"""As long as the output of SHA-256: a shorter HMAC key weakens it (RFC 2104 section 3)."""
-
 KID_LENGTH = 8
 """In characters: 48 bits, so that two keys of a ring do not meet by chance."""
 
@@ -29,27 +25,6 @@ _SHA256_BLOCK = 64
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _TOKEN_SALT = b"ha_session_mw.token.1"
 _NAME_SALT = b"ha_session_mw.key-id.1"
-_PLACEHOLDER = re.compile(
-    r"(change|replace|insert|put|your|my|me|this|please|a|the|with|in|to|some|very|super|long|random|strong|secure|default|example|sample"
-    r"|demo|test|dev|todo|fixme|secret|key|token|password|passphrase|session|string|value|here|django|starlette|flask|fastapi|256|bit|64"
-    r"|bytes|chars|characters|must|be|at|least|of|and|production|abc|xyz|foo|bar|baz|0|1|2|3|x)+"
-)
-
-
-def weakness(secret: bytes) -> str | None:
-    """Why a secret must not sign anything, or None. The answer never contains the secret."""
-    text = re.sub(r"[^a-z0-9]", "", secret.decode("utf-8", "replace").lower())
-    if not secret:
-        return "is empty"
-    if _PLACEHOLDER.fullmatch(text):
-        return "is a well-known placeholder"
-    if secret.startswith(b"django-insecure-"):
-        return "is marked as insecure"
-    if len(secret) < MIN_SECRET_BYTES:
-        return f"is {len(secret)} bytes long, and {MIN_SECRET_BYTES} is the least"
-    if len(set(secret)) < 8:
-        return "repeats the same few characters"
-    return None
 
 
 class _KeptHmac(SigningAlgorithm):

@@ -187,7 +187,7 @@ encode = msgspec.json.Encoder().encode
 TOO_LATE = "gives no answer in time"
 FOREIGN = "is not what answers at an endpoint of HA_SESSION_CLUSTER (no JSON of an etcd 3.4 or later)"
 _COMPACTED = "has compacted the history that was asked for"
-_NAMED = "refuses client certificates that carry a name (CN); use one without a name, and HA_SESSION_ETCD_USER"
+_NAMED = "refuses client certificates that carry a name (CN); use one without a name, and HA_SESSION_CLUSTER_USER"
 
 _REJECTIONS = frozenset({3, 5, 11})
 """gRPC codes that concern the request: invalid argument, not found, out of range. All other codes concern the server."""
@@ -264,9 +264,9 @@ def _error_of_code(code: int, text: str) -> EtcdError | AuthenticationNeeded:
     if code == 16 or any(phrase in text for phrase in _STALE_TOKEN):
         return AuthenticationNeeded("does not accept the token that it gave")
     if "authentication failed" in text:
-        return EtcdRefused("does not accept HA_SESSION_ETCD_USER with HA_SESSION_ETCD_PASSWORD")
+        return EtcdRefused("does not accept HA_SESSION_CLUSTER_USER with HA_SESSION_CLUSTER_PASSWORD")
     if "authentication is not enabled" in text:
-        return EtcdRefused("knows no users: enable authentication there, or unset HA_SESSION_ETCD_USER")
+        return EtcdRefused("knows no users: enable authentication there, or unset HA_SESSION_CLUSTER_USER")
     if code == 7:
         return AuthenticationNeeded("does not let the user read and write below the prefix of HA_SESSION_CLUSTER", denied=True)
     if code in _REJECTIONS or "larger than max" in text:

@@ -55,7 +55,7 @@ class Authentication:
         if why.denied and (self._user is None or used is not None):
             raise why.final()
         if self._user is None:
-            raise EtcdRefused("asks for a user: set HA_SESSION_ETCD_USER and HA_SESSION_ETCD_PASSWORD")
+            raise EtcdRefused("asks for a user: set HA_SESSION_CLUSTER_USER and HA_SESSION_CLUSTER_PASSWORD")
         async with self._lock:
             if self.token != used:
                 return
@@ -72,4 +72,4 @@ class Authentication:
         try:
             return {"name": self._user, "password": self._password()}
         except OSError as exc:
-            raise EtcdRefused("cannot be asked: HA_SESSION_ETCD_PASSWORD_FILE cannot be read") from exc
+            raise EtcdRefused("cannot be asked: HA_SESSION_CLUSTER_PASSWORD_FILE cannot be read") from exc

@@ -11,7 +11,6 @@ import httpx2
 from ..._core.cluster.members import Heartbeat
 from ..._core.cluster.view import View
 from ..._machine.tls import tls_context
-from ..._settings.cluster_urls import etcd_endpoints
 from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNewer, PeerCalls, SessionStore
 from ...config import Settings
 from ...exceptions import ConfigurationError
@@ -42,11 +41,11 @@ class EtcdBackend(Backend):
         self._settings = settings
         self._transport = transport
         self._random = random
-        self.scheme = settings.cluster.partition("://")[0]
-        self._endpoints, self._prefix = etcd_endpoints(settings.cluster)
+        self.scheme = settings.cluster.scheme
+        self._endpoints, self._prefix = settings.cluster.endpoints, settings.cluster.prefix
 
     def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - etcd carries everything
-        heartbeat_s = float(self._settings.heartbeat)
+        heartbeat_s = self._settings.heartbeat
         return EtcdLog(view, clock, own, self._gateway(clock), self._prefix, heartbeat_s=heartbeat_s, on_event=on_event)
 
     def open_locks(self, clock: Clock) -> LockService:
@@ -70,8 +69,8 @@ class EtcdBackend(Backend):
             self._endpoints[first:] + self._endpoints[:first],
             clock,
             tls=self._tls(),
-            user=self._settings.etcd_user,
-            password=self._settings.read_etcd_password,
+            user=self._settings.cluster_user,
+            password=self._settings.read_cluster_password,
             transport=self._transport,
         )
 
@@ -80,6 +79,8 @@ class EtcdBackend(Backend):
         if self.scheme != "etcds":
             return None
         try:
-            return tls_context(settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
+            return tls_context(settings.cluster_ca_file, settings.cluster_cert_file, settings.cluster_key_file)
         except OSError as exc:
-            raise ConfigurationError([f"HA_SESSION_ETCD_CA_FILE, HA_SESSION_ETCD_CERT_FILE, HA_SESSION_ETCD_KEY_FILE: {exc}"]) from exc
+            raise ConfigurationError(
+                [f"HA_SESSION_CLUSTER_CA_FILE, HA_SESSION_CLUSTER_CERT_FILE, HA_SESSION_CLUSTER_KEY_FILE: {exc}"]
+            ) from exc

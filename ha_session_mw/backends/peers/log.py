@@ -9,7 +9,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -104,9 +103,9 @@ class PeersBackend(Backend):
     hears_others = True
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.cluster.removeprefix("peers://")
-        self._members = tuple(settings.peers)
-        self._heartbeat_s = float(settings.heartbeat)
+        self._file = settings.cluster.file
+        self._members = settings.peers
+        self._heartbeat_s = settings.heartbeat
 
     def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:
         assert peering is not None  # noqa: S101 - the settings have seen to that
@@ -118,7 +117,7 @@ class PeersBackend(Backend):
             heartbeat_s=self._heartbeat_s,
             call=peering.call,
             faults=peering.faults,
-            file=StateFile(Path(self._path)) if self._path else None,
+            file=StateFile(self._file) if self._file is not None else None,
             on_event=on_event,
         )
         peering.handle("poll", log.on_poll)

@@ -22,7 +22,6 @@ from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.shared_file import DATA_VERSION
 from ..._machine.sqlite_file import OPEN_S, FileTrouble, trouble_of
-from ..._settings.cluster_urls import sqlite_path
 from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNewer, PeerCalls, Receipt, SessionStore
 from ...config import Settings
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
@@ -58,7 +57,8 @@ class SqliteBackend(Backend):
     scheme = "sqlite"
 
     def __init__(self, settings: Settings) -> None:
-        self._path = sqlite_path(settings.cluster)
+        assert settings.cluster.file is not None  # noqa: S101 - its rule demands one
+        self._path = settings.cluster.file
 
     def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - the file is all there is
         return SqliteLog(view, clock, own, self._path, on_event=on_event)

@@ -324,8 +324,8 @@ async def test_a_user_logs_in_and_again_when_the_token_has_ended(guarded: Etcd, 
 @pytest.mark.parametrize(
     ("user", "password", "told"),
     [
-        ("root", "guessed", "does not accept HA_SESSION_ETCD_USER with HA_SESSION_ETCD_PASSWORD"),
-        (None, "", "asks for a user: set HA_SESSION_ETCD_USER and HA_SESSION_ETCD_PASSWORD"),
+        ("root", "guessed", "does not accept HA_SESSION_CLUSTER_USER with HA_SESSION_CLUSTER_PASSWORD"),
+        (None, "", "asks for a user: set HA_SESSION_CLUSTER_USER and HA_SESSION_CLUSTER_PASSWORD"),
         ("stranger", "the password", "does not let the user read and write below the prefix of HA_SESSION_CLUSTER"),
     ],
 )
@@ -661,4 +661,4 @@ async def test_a_password_file_that_cannot_be_read_is_told_without_its_name(cloc
     async with opened(guarded_by(Guarded("right"), clock, missing)) as gateway:
         with pytest.raises(EtcdRefused) as refused:
             await gateway.transact([])
-    assert str(refused.value) == "cannot be asked: HA_SESSION_ETCD_PASSWORD_FILE cannot be read"
+    assert str(refused.value) == "cannot be asked: HA_SESSION_CLUSTER_PASSWORD_FILE cannot be read"

@@ -23,7 +23,6 @@ from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware,
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._machine.sqlite_file import FileTrouble
-from ha_session_mw._settings.cluster_urls import sqlite_path
 from ha_session_mw.backends.sqlite.entry_file import EntryFile
 from ha_session_mw.backends.sqlite.log import WATCH_S
 from ha_session_mw.exceptions import ClientFault, QuorumLost
@@ -562,12 +561,12 @@ async def test_a_forked_worker_has_connections_and_a_name_of_its_own(path: Path,
     ],
 )
 def test_the_path_is_what_stands_after_the_two_slashes(url: str, path: str) -> None:
-    assert sqlite_path(Settings(secret_key=SECRET, cluster=url).cluster) == Path(path)
+    assert Settings(secret_key=SECRET, cluster=url).cluster.file == Path(path)
 
 
 def test_a_relative_path_begins_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert sqlite_path(Settings(secret_key=SECRET, cluster="sqlite://./data/s.db").cluster) == tmp_path / "data" / "s.db"
+    assert Settings(secret_key=SECRET, cluster="sqlite://./data/s.db").cluster.file == tmp_path / "data" / "s.db"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""Read secrets, from settings or from files, and refuse the weak ones. No message contains a secret."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..exceptions import ConfigurationError
+from .setting import variable
+
+MAKE_ONE = 'Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"'
+MIN_SECRET_BYTES = 32
+"""The length of SHA-256's output: a shorter HMAC key is weaker than the hash (RFC 2104 section 3)."""
+MIN_DIFFERENT_BYTES = 8
+"""A secret with fewer different bytes was typed, not drawn: 32 random bytes have about 30."""
+
+_PLACEHOLDER = re.compile(
+    r"(change|replace|insert|put|your|my|me|this|please|a|the|with|in|to|some|very|super|long|random|strong|secure|default|example|sample"
+    r"|demo|test|dev|todo|fixme|secret|key|token|password|passphrase|session|string|value|here|django|starlette|flask|fastapi|256|bit|64"
+    r"|bytes|chars|characters|must|be|at|least|of|and|production|abc|xyz|foo|bar|baz|0|1|2|3|x)+"
+)
+
+
+def weakness(secret: bytes) -> str | None:
+    """Why a secret must not sign anything; None for a strong one. The answer never contains the secret."""
+    text = re.sub(r"[^a-z0-9]", "", secret.decode("utf-8", "replace").lower())
+    if not secret:
+        return "is empty"
+    if _PLACEHOLDER.fullmatch(text):
+        return "is a well-known placeholder"
+    if secret.startswith(b"django-insecure-"):
+        return "is marked as insecure"
+    if len(secret) < MIN_SECRET_BYTES:
+        return f"is {len(secret)} bytes long, and {MIN_SECRET_BYTES} is the least"
+    if len(set(secret)) < MIN_DIFFERENT_BYTES:
+        return "repeats the same few characters"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """One setting of keys, with its ``…_FILE``.
+
+    Attributes:
+        name: the setting.
+        given: the keys in the setting itself.
+        file: the file of keys, one a line.
+    """
+
+    name: str
+    given: tuple[bytes, ...]
+    file: Path | None
+
+    def read(self, faults: list[str]) -> tuple[bytes, ...]:
+        """The keys as they are now. What is wrong is added to ``faults``."""
+        if self.file is None:
+            return self.given
+        # A secret that was put here by mistake most likely contains no separator. It must not be shown.
+        source = f"{variable(self.name)}_FILE={str(self.file)!r}" if os.sep in str(self.file) else f"{variable(self.name)}_FILE"
+        if self.given:
+            faults.append(f"{source}: {variable(self.name)} is set too; set one of them")
+            return ()
+        try:
+            lines = self.file.read_bytes().splitlines()
+        except OSError as exc:
+            faults.append(f"{source}: cannot be read: {exc.strerror}")
+            return ()
+        found = tuple(line.strip() for line in lines if line.strip())
+        if not found and self.name == "secret_key":
+            faults.append(f"{source}: is empty. {MAKE_ONE}")
+        return found
+
+
+def read_keys(signing: Keys, fallbacks: Keys, *, may_be_weak: bool, cookie_name: str) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """The keys that sign, and the keys that only verify.
+
+    Raises:
+        ConfigurationError: a file cannot be read, no key signs, a key is weak, or the public cookie name is one of the keys.
+    """
+    faults: list[str] = []
+    found, old = signing.read(faults), fallbacks.read(faults)
+    if not found and not faults:
+        faults.append(f"{variable(signing.name)}: is not set, and without a key no token can be signed. {MAKE_ONE}")
+    if not may_be_weak:
+        faults += [*weaknesses(signing.name, found), *weaknesses(fallbacks.name, old)]
+    if cookie_name.encode() in found:
+        faults.append(f"{variable('cookie_name')}: holds the secret key, and a cookie's name is public")
+    if faults:
+        raise ConfigurationError(faults)
+    return found, old
+
+
+def weaknesses(name: str, secrets: tuple[bytes, ...]) -> Iterator[str]:
+    """A fault for each weak key of one setting."""
+    for secret in secrets:
+        if why := weakness(secret):
+            yield f"{variable(name)}: {why}. {MAKE_ONE}"
+
+
+def read_password(given: str | None, file: Path | None) -> str:
+    """The password as it is now, from the file if there is one; empty without any.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return given or "" if file is None else file.read_text().strip()
+
+
+def password_faults(given: str | None, file: Path | None) -> Iterator[str]:
+    """A fault if the password's file cannot be read."""
+    try:
+        read_password(given, file)
+    except OSError as exc:
+        yield f"{variable('cluster_password_file')}: cannot be read: {exc.strerror}"

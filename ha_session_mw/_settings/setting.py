@@ -1,0 +1,59 @@
+"""One row of the settings' table: a field that accepts a loose value and is read as a precise one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
+
+ENV_PREFIX = "HA_SESSION_"
+
+Value = TypeVar("Value")
+Given = TypeVar("Given")
+
+
+class Setting(Generic[Value, Given]):
+    """A dataclass field with a rule. Constructors accept a ``Given``, such as ``"30m"``; readers get a ``Value``, such as 1800.0.
+
+    A descriptor, because type checkers then know both types. The dataclass stores what was given, and its ``__post_init__``
+    replaces that by the parsed value.
+
+    Attributes:
+        parse: returns the value, or raises ValueError with the rule. Its docstring is the rule in short.
+        default: what is parsed if nothing is given.
+        help: what the setting does, for the reference.
+        is_secret: whether no fault and no repr may show the value.
+        replaced_by: the setting that this deprecated one now is.
+        name: of the field.
+    """
+
+    def __init__(self, parse: Callable[[object], Value], default: Given, help: str, *, is_secret: bool = False) -> None:
+        self.parse = parse
+        self.default = default
+        self.help = help
+        self.is_secret = is_secret
+        self.replaced_by: Setting[Value, Given] | None = None
+        self.name = ""
+
+    def renamed(self) -> Setting[Value, Given]:
+        """The same setting under a deprecated name."""
+        old = Setting(self.parse, self.default, self.help, is_secret=self.is_secret)
+        old.replaced_by = self
+        return old
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Given: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Value: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self.default if instance is None else instance.__dict__[self.name]
+
+    def __set__(self, instance: object, value: Given) -> None:
+        instance.__dict__[self.name] = value
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
