@@ -1,59 +1,89 @@
 # On a machine with Python 3.11 or later, git and make, each target sets up what it needs: a virtual environment in
-# .venv with the dependencies, done again only when pyproject.toml changed.
+# .venv with the dependencies, renewed only when pyproject.toml changed.
 #
 #   make demo            serves the example app and tells a drill against it as a story; KEEP=1 leaves it up;
 #                        CLUSTER=etcd: beside an etcd of three members, which is started for it
-#                        CLUSTER=sqlite: on one node with four workers, in the place of three nodes
-#   make test            ruff, mypy, pytest
+#                        CLUSTER=sqlite: on one node with four workers instead of three nodes
+#   make test            ruff, mypy, and the whole of pytest, in JOBS=4 processes side by side
+#   make test-fast       the rules and the edge, without real servers, in less than a minute
+#   make test-all        pytest with Python 3.11, 3.12 and 3.13, each that is on this machine: in the path or of pyenv
 #   make bench           the benchmarks
-#   make prove           the simulations, with many seeds each: SEEDS=100000; all orders of few events: STATES=500000 at the most
-#                        for each question; whole nodes, with fewer seeds: HISTORIES=200; and real processes in trouble, for a
-#                        quarter of an hour, with the times that log-outs took
+#   make prove           what takes longer than a test may: random schedules of the simulation (SEEDS=100000), all orders of few
+#                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), and real
+#                        processes in trouble, for a quarter of an hour, with the times that log-outs took
 #   make lint, format    the checkers alone; format mends what can be mended
+#   make hooks           installs a git hook that runs the checkers before each commit
 #   make clean           removes everything that was made
 #
 # PYTHON=python3.12 takes another Python.
 
 PYTHON ?= python3
+JOBS ?= 4
 SEEDS ?= 100000
 STATES ?= 500000
 HISTORIES ?= 200
 CLUSTER ?= peers
-BIN := .venv/bin
+PYTHONS ?= python3.11 python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[123].*/bin/python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
 
-.PHONY: demo test bench prove lint format clean
+# Tests of real servers mostly wait, so there are more processes than cores. Each file's real servers stay in one process.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-demo: .venv/demo.stamp
+.PHONY: demo test test-fast test-all bench prove lint format hooks clean
+
+demo: $(VENV)/demo.stamp
 	@CLUSTER=$(CLUSTER) $(BIN)/python -m example_app
 
 # pytest runs whatever the checkers found, and has the last word; both must be content.
-test: .venv/test.stamp
-	@$(MAKE) --no-print-directory lint || failed=1; $(BIN)/python -m pytest && exit $${failed:-0}
+test: $(VENV)/test.stamp
+	@$(MAKE) --no-print-directory lint || failed=1; $(PYTEST) && exit $${failed:-0}
 
-bench: .venv/bench.stamp
+test-fast: $(VENV)/test.stamp
+	@$(PYTEST) -q -m 'not real and not long' tests/core tests/asgi tests/session tests/settings tests/node tests/test_layers.py
+
+# Each Python gets an environment of its own, beside the one that the other targets use.
+test-all:
+	@for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys, ensurepip, venv; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+		case " $$ran " in *" $$version "*) continue;; esac; ran="$$ran $$version"; \
+		echo "$$($$python -V), $$(command -v $$python)"; \
+		$(MAKE) --no-print-directory PYTHON=$$python VENV=.venv-$$version pytest || failed="$$failed $$version"; \
+	done; \
+	test -n "$$ran" || { echo "There is no Python here for which there are claims." >&2; exit 1; }; \
+	echo "Ran:$$ran. Failed:$${failed:- none}."; test -z "$$failed"
+
+.PHONY: pytest
+pytest: $(VENV)/test.stamp
+	@$(PYTEST)
+
+bench: $(VENV)/bench.stamp
 	@$(BIN)/python -m tests.benchmarks
 
-prove: .venv/test.stamp
+prove: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 	@$(BIN)/python -m tests.model --states $(STATES)
 	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py
 	@$(BIN)/python -m tests.histories
 
-lint: .venv/test.stamp
+lint: $(VENV)/test.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-format: .venv/test.stamp
+format: $(VENV)/test.stamp
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+hooks: $(VENV)/dev.stamp
+	@$(BIN)/pre-commit install --config .ci/pre-commit-config.yaml
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each dependency group of pyproject.toml.
-.venv/%.stamp: pyproject.toml | $(BIN)/pip
+$(VENV)/%.stamp: pyproject.toml | $(BIN)/pip
 	@echo "Installing what 'make $*' needs ..."
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # the first that knows --group
 	@$(BIN)/python -m pip install --quiet --editable . --group $*
@@ -67,4 +97,4 @@ $(BIN)/pip:
 		echo "  apt-get install -y python3.11 python3.11-venv"; exit 1; } >&2
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments yet. Install what it lacks:"; \
 		echo "  apt-get install -y $(notdir $(PYTHON))-venv"; exit 1; } >&2
-	@$(PYTHON) -m venv --clear .venv
+	@$(PYTHON) -m venv --clear $(VENV)

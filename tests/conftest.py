@@ -1,4 +1,4 @@
-"""What all tests share: a clean environment, clocks moved by hand, and properties that fail the same way twice."""
+"""Shared by all tests: a clean environment, clocks moved by hand, reproducible properties, and groups for parallel runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from ha_session_mw.testing import ManualClock
 
 from .engines import Etcd, etcd
 
-# Seeded, so that a failure in CI is one at the desk too; `--hypothesis-profile=explore` looks for new ones. No deadline: how
-# long an example takes says nothing on a shared machine.
-settings.register_profile(
-    "steady", derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
-)
+# Seeded, so that a failure in CI can be repeated at the desk. No deadline: on a shared machine the time of one example proves
+# nothing. `--hypothesis-profile=explore` looks for new failures.
+_STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", _STEADY)
+settings.register_profile("few", _STEADY, max_examples=5)
 settings.register_profile("explore", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the real servers of one file together: with ``--dist loadgroup`` one worker runs them, one after the other.
+
+    They share what the file starts, and do not compete with each other for the cores.
+    """
+    for item in items:
+        if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(autouse=True)

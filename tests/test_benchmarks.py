@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -59,6 +60,7 @@ def test_a_missing_load_generator_is_named_with_the_line_that_installs_it(monkey
 
 
 @pytest.mark.real
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server: apt-get install -y redis-server")
 def test_a_session_on_the_server_is_read_and_changed_by_each_and_has_its_row() -> None:
     table = asyncio.run(on_the_server(TINY))
     assert [row[0] for row in table.rows] == [

@@ -19,7 +19,8 @@ PASSING = 29
 
 def download(folder: Path) -> Path:
     """Starlette's source distribution. Its tests are not in the wheel, and are not ours to keep."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=starlette", "--dest", str(folder), SDIST]
+    options = ["--quiet", "--no-deps", "--no-binary=starlette", "--no-build-isolation", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, SDIST]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     found = list(folder.glob("starlette-*.tar.gz"))
     if done.returncode or not found:

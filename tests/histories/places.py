@@ -24,7 +24,7 @@ app = SessionMiddleware(inner)
 """
 
 WITHOUT_THE_FENCE = """
-from ha_session_mw.backends.quorum import QuorumLog
+from ha_session_mw.backends.peers.log import QuorumLog
 
 async def no_fence(log, receipt): ...
 

@@ -60,6 +60,11 @@ TWO_PARTS = ((1, 0), (2, 0), (3, 4), (4, 3))
 TURNS = ((1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3))
 """Four members: two, who may forget, ask everybody."""
 
+ONE_BETWEEN = ((0, 1), (1, 0), (1, 2), (2, 1))
+"""The first member and the last know each other only through the one between them."""
+ONE_AFTER_THE_OTHER = ((1, 0), (2, 1))
+"""A log-out reaches the last member only through the second."""
+
 CASES = (
     _peers(
         "leases and the fence",
@@ -74,9 +79,10 @@ CASES = (
     ),
     _peers(
         "answers under way",
-        QuorumQuestion(links=TO_THE_FIRST, in_flight=2, units=1),
+        QuorumQuestion(links=ONE_AFTER_THE_OTHER, in_flight=2, units=1),
         "stamped on reply",
         wider=(
+            QuorumQuestion(links=TO_THE_FIRST, in_flight=2, units=1),
             QuorumQuestion(links=TO_THE_FIRST, in_flight=2),
             QuorumQuestion(links=TO_THE_FIRST, in_flight=3, units=1),
             QuorumQuestion(in_flight=2, units=1),
@@ -85,9 +91,10 @@ CASES = (
     _peers("a request under way", QuorumQuestion(in_flight=None, units=3, requests=True), "read after the look-up"),
     _peers(
         "amnesia",
-        QuorumQuestion(in_flight=None, units=1, restarts=1),
+        QuorumQuestion(links=ONE_BETWEEN, in_flight=None, units=1, restarts=1),
         "back after a mere majority",
         wider=(
+            QuorumQuestion(in_flight=None, units=1, restarts=1),
             QuorumQuestion(units=1, restarts=1),
             QuorumQuestion(in_flight=None, units=1, restarts=2),
             QuorumQuestion(in_flight=None, units=1, restarts=2, files=True, ways=("keeps", "wrote", "forgets"), mortal=(0, 1)),
