@@ -1,95 +1,65 @@
-"""``etcd://``: the locks of a cluster. A place in the queue is a key that hangs on a lease; the oldest one has the lock.
+"""``etcd://``: the locks of a cluster. A ticket is a key that hangs on a lease, and the key's create revision is its number.
 
-Its create revision is the fencing number. etcd ends leases late rather than early (8 s became 16.9 s after a leader was killed), and
-until then nobody else is granted anything; so the holder stops by its own clock, counted from before it asked, and a store asks for
-the key itself.
+etcd ends leases late rather than early (8 s became 16.9 s after a leader was killed), and grants nothing to others until then. So the
+holder stops by its own clock, counted from before it asked, and a store asks for the key itself.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from hashlib import sha256
-from typing import NamedTuple
 
 import anyio
 from anyio.abc import TaskGroup
 
-from ...abc import Clock, Grant, LockService
-from ...exceptions import LockLost, SessionLocked, StoreUnavailable
-from .api import (
-    EtcdError,
-    KeyValue,
-    end_of,
-    put,
-    unchanged_since,
-)
+from ...abc import Clock, Grant
+from ...exceptions import LockLost, StoreUnavailable
+from ..common.queued_locks import Admission, QueuedLocks, Ticket
+from .api import EtcdError, end_of, put, unchanged_since
 from .gateway import EtcdGateway
 
 logger = logging.getLogger("ha_session_mw.etcd")
 
 DRIFT_S = 1.0
-"""How much longer than asked for a lease is in etcd, for its clock and the holder's. It counts in whole seconds."""
+"""How much longer a lease is in etcd than its holder asked for: etcd counts whole seconds, and the two clocks differ."""
 LEAST_S = 2.5
-"""How long etcd is given, also by those who will not wait for others: longer than an election takes, as a rule."""
+"""How long etcd has to answer a request that does not wait for others: longer than most elections take."""
 LAST_LOOK_S = 0.5
-"""How much longer, for its answer to a last look. That takes milliseconds."""
+"""How much longer etcd has for its answer to the last look, which takes milliseconds as a rule."""
 LET_GO_S = 0.5
-"""How long whoever leaves waits for etcd, which is told without them after that. What it never hears of is free at the end of its lease."""
-LOOK_S = 0.02
-MOST_LOOK_S = 0.5
-"""How often the next one looks, at the most; each one who comes first makes it so much rarer, down to twice a second."""
+"""How long a release waits for etcd. The node goes on in the background, and a lease ends by itself."""
 KEPT = 3
-"""How many times in a lease a place is kept by one who waits."""
+"""How many times during a lease a waiting ticket is kept."""
 
 
-def place_key(prefix: str, name: str, holder: str) -> bytes:
-    """Where a place in the queue for a lock is kept. Names may be long, and may tell whose session it is."""
+def ticket_key(prefix: str, name: str, holder: str) -> bytes:
+    """Return the key of a ticket. The lock's name is hashed: it may be long, and may tell whose session it is."""
     return _queue(prefix, name) + holder.encode()
 
 
 def guard_of(prefix: str, grant: Grant) -> Mapping[str, object]:
-    """That a lock is held still, as a comparison for the transaction that it guards."""
-    return unchanged_since(place_key(prefix, grant.name, grant.holder), grant.fence)
+    """Return the comparison that a lock is still held, for the transaction that it guards."""
+    return unchanged_since(ticket_key(prefix, grant.name, grant.holder), grant.fence)
 
 
 def _queue(prefix: str, name: str) -> bytes:
     return f"{prefix}/lock/{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}/".encode()
 
 
-class _Place(NamedTuple):
-    """One attempt to get a lock.
-
-    Attributes:
-        name: of the lock.
-        key: of the place.
-        lease: what it hangs on.
-        lease_s: how long the lock is to be held.
-        end_s: until when to wait.
-    """
-
-    name: str
-    key: bytes
-    lease: int
-    lease_s: float
-    end_s: float
-
-
-class EtcdLocks(LockService):
+class EtcdLocks(QueuedLocks):
     """One process's part in the queues.
 
     Args:
         clock: for leases, as their holder counts them, and for how long to wait.
         gateway: calls etcd.
-        prefix: below which all keys stand.
+        prefix: of all keys.
     """
 
     def __init__(self, clock: Clock, gateway: EtcdGateway, prefix: str) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._gateway = gateway
         self._prefix = prefix
         self._leaving: TaskGroup | None = None
@@ -103,72 +73,48 @@ class EtcdLocks(LockService):
                 self._leaving = None
 
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
-        end_s = self._clock.boot_s() + within_s
         with self._asked(max(within_s, LEAST_S) + LAST_LOOK_S):
-            while True:
-                begun_s = self._clock.boot_s()
-                lease = (await self._gateway.grant_lease(math.ceil(lease_s + DRIFT_S))).id
-                place = _Place(name, place_key(self._prefix, name, f"{lease:x}"), lease, lease_s, end_s)
-                try:
-                    grant = await self._wait_for_grant(place, begun_s)
-                except BaseException:
-                    await self._leave(lease)
-                    raise
-                if grant is not None:
-                    return grant
+            return await super().acquire(name, within_s=within_s, lease_s=lease_s)
         raise StoreUnavailable("etcd gives no answer in time")
 
-    async def _wait_for_grant(self, place: _Place, kept_s: float) -> Grant | None:
-        """The lock; None where the place was lost, for want of an answer in time."""
-        await self._gateway.transact([put(place.key, b"", lease=place.lease)], compare=[unchanged_since(place.key, 0)])
-        while True:
-            ahead, own = await self._stand(place)
-            now_s = self._clock.boot_s()
-            if ahead and now_s >= place.end_s:
-                raise SessionLocked("others had the lock all the time")
-            keep_s = kept_s + place.lease_s / KEPT
-            if now_s >= keep_s:
-                kept_s, keep_s = now_s, now_s + place.lease_s / KEPT
-                if not await self._gateway.keep_lease(place.lease):
-                    return None
-            if own is None:
-                return None
-            if not ahead:
-                return Grant(place.name, own.create_revision, kept_s + place.lease_s, f"{place.lease:x}")
-            await self._pause(ahead, min(place.end_s, keep_s))
+    async def _enter(self, name: str, lease_s: float, end_s: float) -> Ticket:
+        begun_s = self._clock.boot_s()
+        lease = (await self._gateway.grant_lease(math.ceil(lease_s + DRIFT_S))).id
+        return Ticket(name, f"{lease:x}", lease_s, end_s, begun_s, begun_s + lease_s / KEPT)
 
-    async def _stand(self, place: _Place) -> tuple[int, KeyValue | None]:
-        """How many places come before one, and that one itself."""
-        start = _queue(self._prefix, place.name)
-        pairs = (await self._gateway.page(start, end_of(start))).kvs
-        own = next((pair for pair in pairs if pair.key == place.key), None)
-        first = own.create_revision if own else math.inf
-        return sum(pair.create_revision < first for pair in pairs), own
+    async def _join(self, ticket: Ticket) -> None:
+        key = ticket_key(self._prefix, ticket.name, ticket.holder)
+        await self._gateway.transact([put(key, b"", lease=int(ticket.holder, 16))], compare=[unchanged_since(key, 0)])
 
-    async def _pause(self, ahead: int, end_s: float) -> None:
-        """Until the next look, or that time."""
-        pause_s = min(LOOK_S * ahead, MOST_LOOK_S) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        with self._clock.move_on_after(min(pause_s, end_s - self._clock.boot_s())):
-            await anyio.sleep_forever()
+    async def _stand(self, ticket: Ticket) -> Admission:
+        start, key = _queue(self._prefix, ticket.name), ticket_key(self._prefix, ticket.name, ticket.holder)
+        numbers = {pair.key: pair.create_revision for pair in (await self._gateway.page(start, end_of(start))).kvs}
+        own = numbers.get(key, 0)
+        ahead = sum(not own or number < own for number in numbers.values())
+        now_s = self._clock.boot_s()
+        is_over = bool(ahead) and now_s >= ticket.end_s
+        if now_s >= ticket.keep_at_s and not is_over:
+            ticket.kept_s, ticket.keep_at_s = now_s, now_s + ticket.lease_s / KEPT
+            if not await self._gateway.keep_lease(int(ticket.holder, 16)):
+                own = 0  # etcd has ended the lease, for want of an answer in time
+        return Admission(ahead, own)
 
     async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
-        begun_s = self._clock.boot_s()
         with self._asked(LEAST_S + LAST_LOOK_S):
-            if not await self._gateway.keep_lease(int(grant.holder, 16)):
-                raise LockLost("the lock was released, or its lease is over")
-            return replace(grant, until_s=begun_s + lease_s)
+            return await super().renew(grant, lease_s=lease_s)
         raise StoreUnavailable("etcd gives no answer in time")
 
-    async def release(self, grant: Grant) -> None:
-        await self._leave(int(grant.holder, 16))
+    async def _extend(self, grant: Grant, lease_s: float) -> None:  # noqa: ARG002 - etcd knows how long
+        if not await self._gateway.keep_lease(int(grant.holder, 16)):
+            raise LockLost("the lock was released, or its lease is over")
 
-    async def _leave(self, lease: int) -> None:
-        """Give up the place, and the lock with it. A put that is on its way comes to nothing without its lease."""
+    async def _leave(self, name: str, holder: str) -> None:  # noqa: ARG002 - the lease is enough
+        # A put that is still under way comes to nothing without its lease.
         left = anyio.Event()
         if self._leaving is None:
             logger.warning("the locks of this node do not run; a lock is free later, at the end of its lease")
             return
-        self._leaving.start_soon(self._revoke, lease, left)
+        self._leaving.start_soon(self._revoke, int(holder, 16), left)
         with anyio.CancelScope(shield=True), self._clock.move_on_after(LET_GO_S):
             await left.wait()
 
@@ -181,7 +127,7 @@ class EtcdLocks(LockService):
 
     @contextmanager
     def _asked(self, limit_s: float) -> Iterator[None]:
-        """Calls of etcd, with a limit for all of them; told in the words of the port."""
+        """Limit how long the calls inside take together, and translate their errors."""
         try:
             with self._clock.move_on_after(limit_s):
                 yield

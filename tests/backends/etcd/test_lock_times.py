@@ -13,7 +13,7 @@ from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
 from ha_session_mw.backends.etcd.api import KeyValue
 from ha_session_mw.backends.etcd.gateway import CALL_S
-from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S, EtcdLocks, place_key
+from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S, EtcdLocks, ticket_key
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
@@ -283,7 +283,7 @@ async def test_those_far_back_in_the_queue_look_more_rarely_and_twice_a_second_a
         for ahead in (1, 10, 100):
             while len(etcd.keys) < ahead:
                 number = 1000 + len(etcd.keys)
-                key = place_key("shop", "x", f"{number:x}")
+                key = ticket_key("shop", "x", f"{number:x}")
                 etcd.leases[number], etcd.keys[key] = Lease(1000, clock.boot_s() + 1000), KeyValue(key, b"", 1, 1)
             etcd.asked.clear()
             told, took_s = await passing(clock, lambda: acquire(locks, 5, lease_s=60))

@@ -20,8 +20,9 @@ import pytest
 
 from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
 from ha_session_mw.abc import Grant
-from ha_session_mw.backends.sqlite.lock_file import LockFile, Place, Wish
-from ha_session_mw.backends.sqlite.locks import PLACE_S, WRITE_LIMIT_S, SqliteLocks
+from ha_session_mw.backends.common.queued_locks import Admission, Ticket
+from ha_session_mw.backends.sqlite.lock_file import LockFile
+from ha_session_mw.backends.sqlite.locks import TICKET_S, WRITE_LIMIT_S, SqliteLocks
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import LockNode, ManualClock
 from ha_session_mw.testing.contracts.locks import wait
@@ -46,14 +47,14 @@ class Queue:
         self.file = LockFile(path, clock.boot_s)
         self._names = map(str, count())
 
-    def wish(self) -> Wish:
-        return Wish("x", next(self._names), LEASE_S, lambda: True)
+    def ticket(self, name: str = "x", holder: str | None = None) -> Ticket:
+        return Ticket(name, holder or next(self._names), LEASE_S, 0.0, 0.0)
 
-    def take(self, wish: Wish) -> Place:
-        return self.file.take(wish, PLACE_S)
+    def take(self, ticket: Ticket) -> Admission:
+        return self.file.take(ticket, TICKET_S)
 
-    def grant(self, wish: Wish, place: Place) -> Grant:
-        return Grant(wish.name, place.number, 0.0, wish.holder)
+    def grant(self, ticket: Ticket, admission: Admission) -> Grant:
+        return Grant(ticket.name, admission.number, 0.0, ticket.holder)
 
 
 @pytest.fixture
@@ -67,30 +68,30 @@ def queue(path: Path, clock: ManualClock) -> Iterator[Queue]:
 
 
 def test_the_first_has_the_lock_and_the_others_know_how_many_come_first(queue: Queue) -> None:
-    a, b, c = wishes = queue.wish(), queue.wish(), queue.wish()
-    assert [queue.take(wish).ahead for wish in wishes] == [0, 1, 2]
-    assert [queue.take(wish).ahead for wish in wishes] == [0, 1, 2]  # each keeps its place
+    a, b, c = tickets = queue.ticket(), queue.ticket(), queue.ticket()
+    assert [queue.take(ticket).ahead for ticket in tickets] == [0, 1, 2]
+    assert [queue.take(ticket).ahead for ticket in tickets] == [0, 1, 2]  # each keeps its place
     queue.file.leave("x", a.holder)
-    assert [queue.take(wish).ahead for wish in (c, b, c)] == [1, 0, 1]
+    assert [queue.take(ticket).ahead for ticket in (c, b, c)] == [1, 0, 1]
 
 
 def test_one_that_waited_and_died_is_passed_over_before_the_lease_of_a_holder_would_be_over(queue: Queue, clock: ManualClock) -> None:
-    holder, dead, next_one = queue.wish(), queue.wish(), queue.wish()
-    for wish in (holder, dead, next_one):
-        queue.take(wish)
+    holder, dead, next_one = queue.ticket(), queue.ticket(), queue.ticket()
+    for ticket in (holder, dead, next_one):
+        queue.take(ticket)
     queue.file.leave("x", holder.holder)
-    clock.advance(PLACE_S / 2)
+    clock.advance(TICKET_S / 2)
     assert queue.take(next_one).ahead == 1
-    clock.advance(PLACE_S / 2)
+    clock.advance(TICKET_S / 2)
     assert queue.take(next_one).ahead == 0
 
 
 def test_one_that_overslept_its_place_goes_to_the_end_with_a_new_number(queue: Queue, clock: ManualClock) -> None:
-    holder, sleeper, other = queue.wish(), queue.wish(), queue.wish()
+    holder, sleeper, other = queue.ticket(), queue.ticket(), queue.ticket()
     queue.take(holder)
     before = queue.take(sleeper).number
     queue.file.leave("x", holder.holder)
-    clock.advance(PLACE_S)
+    clock.advance(TICKET_S)
     granted = queue.take(other)
     assert granted.ahead == 0
     again = queue.take(sleeper)
@@ -99,7 +100,7 @@ def test_one_that_overslept_its_place_goes_to_the_end_with_a_new_number(queue: Q
 
 
 def test_who_waits_sees_that_a_place_has_ended_at_its_very_end(queue: Queue, clock: ManualClock) -> None:
-    holder, waiting = queue.wish(), queue.wish()
+    holder, waiting = queue.ticket(), queue.ticket()
     queue.take(holder)
     place = queue.take(waiting)
     clock.advance(LEASE_S)
@@ -107,7 +108,7 @@ def test_who_waits_sees_that_a_place_has_ended_at_its_very_end(queue: Queue, clo
 
 
 def test_a_place_is_no_lock(queue: Queue) -> None:
-    holder, waiting = queue.wish(), queue.wish()
+    holder, waiting = queue.ticket(), queue.ticket()
     queue.take(holder)
     grant = queue.grant(waiting, queue.take(waiting))
     with pytest.raises(LockLost):
@@ -115,15 +116,16 @@ def test_a_place_is_no_lock(queue: Queue) -> None:
 
 
 def test_a_write_that_comes_through_when_its_caller_has_left_takes_no_place(queue: Queue) -> None:
-    late = queue.wish()._replace(stands=lambda: False)
+    late = queue.ticket()
+    late.is_given_up = True
     queue.file.leave("x", late.holder)
     with pytest.raises(SessionLocked):
         queue.take(late)
-    assert queue.take(queue.wish()).ahead == 0
+    assert queue.take(queue.ticket()).ahead == 0
 
 
 def test_what_is_left_of_the_dead_is_forgotten_and_what_lives_stays(queue: Queue, clock: ManualClock) -> None:
-    dead, alive = queue.wish(), queue.wish()._replace(name="y")
+    dead, alive = queue.ticket(), queue.ticket("y")
     queue.take(dead)
     clock.advance(LEASE_S)
     place = queue.take(alive)
@@ -139,10 +141,10 @@ def numbers_in(queue: Queue) -> list[int]:
 
 
 def test_a_holder_from_before_the_machine_was_started_again_blocks_nobody(queue: Queue, path: Path, clock: ManualClock) -> None:
-    old = queue.wish()
+    old = queue.ticket()
     old_grant = queue.grant(old, queue.take(old))
     restarted = Queue(path, ManualClock(boot_s=5))
-    new = restarted.wish()._replace(holder="new")
+    new = restarted.ticket(holder="new")
     place = restarted.take(new)
     assert place.ahead == 0
     with pytest.raises(LockLost):
@@ -151,28 +153,28 @@ def test_a_holder_from_before_the_machine_was_started_again_blocks_nobody(queue:
 
 
 def test_a_holder_from_before_the_machine_was_started_again_is_forgotten(queue: Queue, path: Path) -> None:
-    queue.take(queue.wish())
+    queue.take(queue.ticket())
     restarted = Queue(path, ManualClock(boot_s=5))
     restarted.file.prune()
     assert numbers_in(restarted) == []
 
 
 def test_one_that_held_its_lock_for_long_blocks_nobody_for_long_after_a_restart(queue: Queue, path: Path, clock: ManualClock) -> None:
-    old = queue.wish()
+    old = queue.ticket()
     grant = queue.grant(old, queue.take(old))
     for _ in range(100):
         clock.advance(LEASE_S / 2)
         queue.file.renew(grant, LEASE_S)
     restarted = Queue(path, ManualClock(boot_s=1100))  # later in its life than when the lock was granted
-    assert restarted.take(restarted.wish()._replace(holder="new")).ahead == 0
+    assert restarted.take(restarted.ticket(holder="new")).ahead == 0
 
 
 def test_numbers_grow_on_in_a_file_that_was_made_anew(queue: Queue, path: Path, clock: ManualClock) -> None:
-    before = queue.take(queue.wish()).number
+    before = queue.take(queue.ticket()).number
     queue.file.close()
     for file in path.parent.iterdir():
         file.unlink()
-    assert Queue(path, clock).take(queue.wish()).number > before
+    assert Queue(path, clock).take(queue.ticket()).number > before
 
 
 def test_numbers_grow_on_though_the_wall_clock_is_set_back_and_all_have_left(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,20 +183,20 @@ def test_numbers_grow_on_though_the_wall_clock_is_set_back_and_all_have_left(que
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     numbers = [made_us - 1_000_000]
     for _ in range(3):
-        wish = queue.wish()
-        numbers.append(queue.take(wish).number)
-        queue.file.leave(wish.name, wish.holder)
+        ticket = queue.ticket()
+        numbers.append(queue.take(ticket).number)
+        queue.file.leave(ticket.name, ticket.holder)
     assert numbers == sorted({*numbers})
 
 
 def test_numbers_grow_on_when_the_last_ones_were_lost_with_the_power(queue: Queue, path: Path) -> None:
-    queue.take(queue.wish())
+    queue.take(queue.ticket())
     queue.file.close()
     on_the_disk = path.read_bytes()
-    lost = queue.take(queue.wish()).number
+    lost = queue.take(queue.ticket()).number
     queue.file.close()
     path.write_bytes(on_the_disk)
-    assert queue.take(queue.wish()).number > lost
+    assert queue.take(queue.ticket()).number > lost
 
 
 # Whole services
@@ -252,7 +254,7 @@ async def test_one_that_waits_for_long_keeps_its_place(path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             for number, desk in enumerate((first, second)):
                 tasks.start_soon(wait_for_it, desk, number)
-                await wait(holder, 2 * PLACE_S)
+                await wait(holder, 2 * TICKET_S)
             with pytest.raises(SessionLocked):  # and who comes passes over those whose places have ended
                 await holder.locks.acquire("x", within_s=0, lease_s=60)
             assert places_in(nodes.services[2]) == 3
@@ -398,9 +400,9 @@ class CountedFile(LockFile):
 
     takes = 0
 
-    def take(self, wish: Wish, place_s: float) -> Place:
+    def take(self, ticket: Ticket, good_s: float) -> Admission:
         self.takes += 1
-        return super().take(wish, place_s)
+        return super().take(ticket, good_s)
 
 
 @pytest.mark.anyio

@@ -15,6 +15,7 @@ import pytest
 
 from ha_session_mw import LockLost
 from ha_session_mw.abc import Grant, Record, SessionStore
+from ha_session_mw.backends.common.queued_locks import Admission, Ticket
 from ha_session_mw.backends.etcd.api import put, unchanged_since
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.locks import EtcdLocks, guard_of
@@ -204,9 +205,9 @@ class TestEtcd(LockServiceContract):
 
 
 class Stubborn(MemoryLocks):
-    """Keeps a place in the queue for one who has gone."""
+    """Keeps a ticket in the queue for a request that was given up."""
 
-    def _leave(self, name: str, ticket) -> None:  # type: ignore[no-untyped-def]
+    async def _leave(self, name: str, holder: str) -> None:
         """It may come back."""
 
 
@@ -225,10 +226,10 @@ class Credulous(MemoryLocks):
 
 
 class Crowded(MemoryLocks):
-    """Lets everybody in."""
+    """Admits every ticket at once."""
 
-    def _before(self, name: str, ticket):  # type: ignore[no-untyped-def]
-        return None
+    async def _stand(self, ticket: Ticket) -> Admission:
+        return (await super()._stand(ticket))._replace(ahead=0)
 
 
 @pytest.mark.parametrize(
