@@ -23,6 +23,7 @@ from ha_session_mw._core.records.session_data import Stored
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node.key_source import KeySource
 from ha_session_mw.abc import Conflict, Record
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, CutId, Deny, SessionId
 from ha_session_mw.testing import ManualClock
 
@@ -81,8 +82,10 @@ def manager(request: pytest.FixtureRequest, clock: ManualClock, cage: Cage) -> S
 
 
 def log_in(manager: SessionManager, cage: Cage, **changes: Any) -> tuple[Claims, bytes]:
-    claims = msgspec.structs.replace(manager.begin(SUBJECT), data=msgspec.msgpack.encode({"secret": DATA, "nested": [DATA]}), **changes)
-    token = manager.sign(claims)
+    claims = msgspec.structs.replace(
+        node_of(manager).issuer.issue(SUBJECT), data=msgspec.msgpack.encode({"secret": DATA, "nested": [DATA]}), **changes
+    )
+    token = node_of(manager).sign(claims)
     cage.keep_token(token, claims)
     return claims, token
 
@@ -144,18 +147,18 @@ def cookie(token: bytes) -> tuple[bytes, bytes]:
 async def test_no_refusal_sings(manager: SessionManager, cage: Cage, clock: ManualClock) -> None:
     claims, token = log_in(manager, cage)
     _, other_token = log_in(manager, cage)
-    manager.view.forgotten_cuts_end_ms = 0.0  # as on a node of many, where somebody else may know of a cut
+    node_of(manager).view.forgotten_cuts_end_ms = 0.0  # as on a node of many, where somebody else may know of a cut
     _, unknown_cut = log_in(manager, cage, cuts=(CutId("unheard-of~ffffffffff"),))
     _, early = log_in(manager, cage, issued_ms=claims.issued_ms + 600_000)
     _, idle = log_in(manager, cage, idle_end_ms=claims.issued_ms)
     _, over = log_in(manager, cage, absolute_end_ms=claims.issued_ms)
     denied, denied_token = log_in(manager, cage)
-    await manager.revoke(denied)
+    await node_of(manager).revoker.revoke_session(denied)
     foreign = SessionManager(Settings(secret_key="another-0123456789-abcdefghijklmnop"), clock=clock)
-    foreign_token = foreign.sign(claims)
+    foreign_token = node_of(foreign).sign(claims)
     cage.keep_token(foreign_token, claims)
     unreadable = token.rsplit(b".", 2)[0] + b"." + base64_encode(b"\x92\x02" + msgspec.msgpack.encode("canary-payload"))
-    unreadable += b"." + manager._keys.ring.signing_key().signature(unreadable)
+    unreadable += b"." + node_of(manager).keys.ring.signing_key().signature(unreadable)
     starlettes = TimestampSigner(SECRET).sign(b64encode(b'["canary-legacy"]'))
     cage.keep(starlettes, b"canary-legacy")
 
@@ -191,7 +194,7 @@ async def test_no_refusal_sings(manager: SessionManager, cage: Cage, clock: Manu
         "unreadable": 503,
     }
     clock.advance(1)
-    manager.view.fresh_at = -1e9
+    node_of(manager).view.fresh_at = -1e9
     assert await client.ask(bearer(token)) in (200, 503)
 
 
@@ -236,7 +239,7 @@ async def test_no_record_sings_whatever_happens_to_it(manager: SessionManager, c
         session.strict = True
         session["more"] = DATA
 
-    records = manager._records
+    records = node_of(manager).records
     assert records is not None
     store: Any = records._store
     cage.keep("canary-of-a-later-release")
@@ -248,7 +251,7 @@ async def test_no_record_sings_whatever_happens_to_it(manager: SessionManager, c
         client = Client(manager, cage, large)
         assert await client.ask(bearer(token)) == 200
         record = await store.get(claims.family)
-        new = manager.sign(manager._minting.change_stored(claims, Stored.decode(record.version, record.content)))
+        new = node_of(manager).sign(node_of(manager).issuer.change_stored(claims, Stored.decode(record.version, record.content)))
         cage.keep_token(new, claims)
         cage.look_at("record", repr(record), repr(Stored.decode(record.version, record.content)), repr(records), repr(store))
         return record, bearer(new)
@@ -286,20 +289,29 @@ async def test_no_record_sings_whatever_happens_to_it(manager: SessionManager, c
 
 async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:
     claims, token = log_in(manager, cage)
-    verified = manager.check(token)
+    verified = node_of(manager).validator.validate(token)
     assert isinstance(verified, Verified)
     session = Session()
     session._manager, session._verified, session._became = manager, verified, claims
     acknowledgement = await manager.revoke_subject(SUBJECT, except_session=claims.family)
     await manager.revoke_session(claims.sid)
     with pytest.raises(SessionError) as caught:
-        manager.check(token)
-    ring = manager._keys.ring
+        node_of(manager).validator.validate(token)
+    ring = node_of(manager).keys.ring
 
     things = [
-        *(manager.settings, manager, manager.cookie, manager.view, manager.clock, manager._keys, manager._cache, manager._log),
+        *(
+            manager.settings,
+            manager,
+            node_of(manager).cookie,
+            node_of(manager).view,
+            manager.clock,
+            node_of(manager).keys,
+            node_of(manager).cache,
+            node_of(manager).log,
+        ),
         *(ring, *ring, ring.signing_key().signature, ring.signing_key().signer_for(b"x"), KeySource(manager.settings, 0.0)),
-        *(claims, verified, session, session.problem, acknowledgement, *manager.view.entries(), Deny(claims.sid, 0)),
+        *(claims, verified, session, session.problem, acknowledgement, *node_of(manager).view.entries(), Deny(claims.sid, 0)),
         *(Refuse(caught.value), CannotTell(caught.value), caught.value, SessionMiddleware(lambda *_: None, manager=manager)),  # type: ignore[arg-type]
     ]
     for thing in things:
@@ -347,10 +359,10 @@ async def test_nothing_that_is_recorded_or_told_of_log_ins_sings(cage: Cage, clo
     claims, token = log_in(manager, cage)
     here = {"replaces": None, "user_agent": "canary-agent", "address": "192.0.2.77"}
     async with manager.running():
-        await manager.record_log_in(claims, **here)  # type: ignore[arg-type]
+        await node_of(manager).record_log_in(claims, **here)  # type: ignore[arg-type]
         cage.look_at("devices", *await manager.sessions_of(SUBJECT), *map(repr, await manager.sessions_of(SUBJECT)))
         for refused in (
-            manager.record_log_in(msgspec.structs.replace(claims, family="canary-family"), **here),  # type: ignore[arg-type]
+            node_of(manager).record_log_in(msgspec.structs.replace(claims, family="canary-family"), **here),  # type: ignore[arg-type]
             manager.revoke_session_of("canary-somebody", claims.family),
         ):
             with pytest.raises(SessionError) as error:

@@ -24,7 +24,8 @@ LAYERS = [
     ["_core.problems", "_settings"],
     ["config"],
     ["abc", "_machine"],
-    ["_peering", "_node", "backends.common"],
+    ["_peering", "backends.common"],
+    ["_node"],
     ["backends.memory", "backends.sqlite", "backends.peers", "backends.etcd"],
     ["backends"],
     ["manager"],
@@ -130,7 +131,7 @@ def room(module: str) -> str:
 def test_the_imports_are_really_found() -> None:
     found = {(one.importer, one.imported) for one in IMPORTS if one.ours}
 
-    assert {("manager", "_core.cluster.view"), ("_core.token.tokens", "_core.token.keys"), ("asgi.middleware", "manager")} <= found
+    assert {("_node.node", "_core.cluster.view"), ("_core.token.tokens", "_core.token.keys"), ("asgi.middleware", "manager")} <= found
     assert {("", "asgi.middleware"), ("_node.issuing", "_core.token.data")} <= found
     assert any(one.typing_only for one in IMPORTS)
 

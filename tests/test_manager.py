@@ -19,6 +19,7 @@ from ha_session_mw import Acknowledgement, ClientFault, Session, SessionManager,
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, TokenInvalid
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims
 from ha_session_mw.testing import ManualClock
 
@@ -36,11 +37,11 @@ class Device:
     def __init__(self, manager: SessionManager, claims: Claims) -> None:
         self.manager = manager
         self.claims = claims
-        self.token = manager.sign(claims)
+        self.token = node_of(manager).sign(claims)
 
     def refusal(self) -> type[Exception] | None:
         try:
-            found = self.manager.check(self.token)
+            found = node_of(self.manager).validator.validate(self.token)
         except ClientFault as problem:
             return type(problem)
         assert isinstance(found, Verified)
@@ -58,14 +59,14 @@ class Device:
         return session
 
     def renewed(self) -> Device:
-        found = self.manager.check(self.token)
+        found = node_of(self.manager).validator.validate(self.token)
         assert isinstance(found, Verified)
-        claims = self.manager.renew(found)
+        claims = node_of(self.manager).renew(found)
         assert claims is not None
         return Device(self.manager, claims)
 
     def cycled(self) -> Device:
-        return Device(self.manager, self.manager.cycle(self.claims))
+        return Device(self.manager, node_of(self.manager).issuer.issue_new_id(self.claims))
 
 
 Managers = Callable[..., SessionManager]
@@ -85,7 +86,7 @@ def manager(make: Managers) -> SessionManager:
 
 @pytest.fixture
 def log_in(manager: SessionManager) -> Any:
-    return lambda subject="ada": Device(manager, manager.begin(subject))
+    return lambda subject="ada": Device(manager, node_of(manager).issuer.issue(subject))
 
 
 # One session
@@ -115,7 +116,7 @@ async def test_revoking_takes_every_token_of_the_session_renewed_ones_too(manage
     clock.advance(20 * 60)
     renewed = phone.renewed()
 
-    await manager.revoke(phone.claims)
+    await node_of(manager).revoker.revoke_session(phone.claims)
 
     assert not phone.is_in
     assert not renewed.is_in
@@ -125,7 +126,7 @@ async def test_the_id_left_behind_is_dead_and_the_new_one_lives(manager: Session
     before = log_in()
     after = before.cycled()
 
-    await manager.leave_behind(before.claims)
+    await node_of(manager).revoker.leave_behind(before.claims)
 
     assert before.refusal() is SessionRevoked
     assert after.is_in
@@ -193,7 +194,7 @@ async def test_the_session_that_stayed_is_renewed_changed_and_cycled_as_before(
     clock.advance(20 * 60)
     renewed = laptop.renewed()
     cycled = renewed.cycled()
-    changed = Device(manager, manager.change(cycled.claims, manager.fit(cycled.claims, {"a": 1})))
+    changed = Device(manager, node_of(manager).issuer.change(cycled.claims, node_of(manager).issuer.fit(cycled.claims, {"a": 1})))
 
     assert [device.is_in for device in (renewed, cycled, changed)] == [True] * 3
     await manager.revoke_subject("ada")
@@ -236,7 +237,7 @@ async def test_sparing_the_same_session_again_and_again_keeps_lists_short(manage
         await manager.revoke_subject("ada", except_session=laptop.session())
         assert laptop.is_in
 
-    assert len(manager.view.live_cuts("ada")) == 1
+    assert len(node_of(manager).view.live_cuts("ada")) == 1
 
 
 async def test_a_session_that_withstood_a_cut_keeps_lists_short_too(manager: SessionManager, log_in: Any) -> None:
@@ -245,7 +246,7 @@ async def test_a_session_that_withstood_a_cut_keeps_lists_short_too(manager: Ses
         await manager.revoke_subject("ada", except_session=laptop.session())
         assert laptop.is_in
 
-    assert len(manager.view.live_cuts("ada")) == 1
+    assert len(node_of(manager).view.live_cuts("ada")) == 1
 
 
 async def test_a_visitors_session_without_an_id_spares_nobody(manager: SessionManager, log_in: Any) -> None:
@@ -270,7 +271,7 @@ async def test_what_names_nobody_is_refused_and_keeps_no_other_log_out_from_coun
             await manager.revoke_subject("ada", except_session=nonsense)
 
     assert phone.is_in
-    assert len(manager.view) == 0
+    assert len(node_of(manager).view) == 0
     await manager.revoke_subject("bob")
     assert not laptop.is_in
 
@@ -302,26 +303,26 @@ async def test_a_denial_holds_until_the_last_token_it_could_match_has_ended(
     manager: SessionManager, log_in: Any, clock: ManualClock
 ) -> None:
     phone, laptop, bobs = log_in(), log_in(), log_in("bob")
-    await manager.revoke(phone.claims)
+    await node_of(manager).revoker.revoke_session(phone.claims)
     await manager.revoke_session(laptop.claims.sid)
     await manager.revoke_subject("bob")
 
     for _ in range(24):
         clock.advance(30 * 60)
-        manager._refresh()
+        node_of(manager).refresh()
         for device in (phone, laptop, bobs):
             assert not device.is_in
     clock.advance(15 * 60)
-    manager._refresh()
-    assert len(manager.view) == 0
+    node_of(manager).refresh()
+    assert len(node_of(manager).view) == 0
 
 
 async def test_a_clock_that_is_set_back_does_not_revive_what_was_denied(manager: SessionManager, log_in: Any, clock: ManualClock) -> None:
     phone, laptop = log_in(), log_in()
-    await manager.revoke(phone.claims)
+    await node_of(manager).revoker.revoke_session(phone.claims)
     clock.advance(13 * 3600)
-    manager._refresh()
-    assert len(manager.view) == 0
+    node_of(manager).refresh()
+    assert len(node_of(manager).view) == 0
 
     clock.step_wall(-13 * 3600)
 
@@ -344,7 +345,7 @@ async def test_a_cached_verification_is_no_cached_decision(manager: SessionManag
     assert phone.is_in
     assert (await manager.status())["cached_tokens"] == 1
 
-    await manager.revoke(phone.claims)
+    await node_of(manager).revoker.revoke_session(phone.claims)
 
     assert not phone.is_in
 
@@ -353,14 +354,14 @@ async def test_a_token_under_a_key_that_nobody_could_have_is_invalid(manager: Se
     stranger = make(Settings(secret_key="7hTz3-KqWm9_xPvB1nYcRd5LsGjF8uEo"))
 
     with pytest.raises(TokenInvalid):
-        manager.check(stranger.sign(stranger.begin("ada")))
+        node_of(manager).validator.validate(node_of(stranger).sign(node_of(stranger).issuer.issue("ada")))
 
 
 async def test_a_payload_of_a_later_release_cannot_be_told(manager: SessionManager, log_in: Any) -> None:
     text = log_in().token.rsplit(b".", 1)[0].rsplit(b".", 1)[0] + b".kgI"  # MessagePack of [2, …]
-    key = manager._keys.ring.signing_key()
+    key = node_of(manager).keys.ring.signing_key()
 
-    assert isinstance(manager.check(text + b"." + key.signature(text)), CannotTell)
+    assert isinstance(node_of(manager).validator.validate(text + b"." + key.signature(text)), CannotTell)
 
 
 # Through the middleware
@@ -398,7 +399,7 @@ class Visitor:
 
 def in_or_out(manager: SessionManager, token: bytes) -> bool:
     try:
-        return isinstance(manager.check(token), Verified)
+        return isinstance(node_of(manager).validator.validate(token), Verified)
     except ClientFault:
         return False
 
@@ -409,7 +410,7 @@ async def test_a_log_in_denies_the_visitors_id_and_takes_a_new_family(manager: S
     token = await Visitor(manager, lambda session: session.login("ada")).ask(visitor.token)
 
     assert token is not None
-    after = manager.check(token)
+    after = node_of(manager).validator.validate(token)
     assert isinstance(after, Verified)
     assert after.claims.subject == "ada"
     assert {after.claims.sid, after.claims.family}.isdisjoint({visitor.claims.sid, visitor.claims.family})
@@ -422,7 +423,7 @@ async def test_a_cycle_denies_the_old_id_and_keeps_the_family(manager: SessionMa
     token = await Visitor(manager, lambda session: session.cycle()).ask(before.token)
 
     assert token is not None
-    after = manager.check(token)
+    after = node_of(manager).validator.validate(token)
     assert isinstance(after, Verified)
     assert after.claims.family == before.claims.family
     assert after.claims.sid != before.claims.sid
@@ -481,8 +482,8 @@ async def test_a_node_without_a_name_makes_one_up(make: Managers) -> None:
 async def test_ids_are_128_random_bits_and_url_safe(make: Managers) -> None:
     manager = make(Settings(secret_key=SECRET), random=lambda size: b"\xfb\xff" * (size // 2))
 
-    assert base64_decode(manager.new_id()) == b"\xfb\xff" * 8
-    assert len(manager.new_id()) == 22
+    assert base64_decode(node_of(manager).issuer.new_id()) == b"\xfb\xff" * 8
+    assert len(node_of(manager).issuer.new_id()) == 22
 
 
 async def test_starting_waits_for_nobody(manager: SessionManager) -> None:
@@ -493,18 +494,18 @@ async def test_starting_waits_for_nobody(manager: SessionManager) -> None:
 
 async def test_no_token_of_a_denied_key_is_accepted_and_the_next_key_signs(make: Managers) -> None:
     manager = make(Settings(secret_key=["n" + SECRET, "o" + SECRET]))
-    newest, other = manager._keys.ring.kids
-    token = manager.sign(manager.begin("ada"))
-    assert isinstance(manager.check(token), Verified)
+    newest, other = node_of(manager).keys.ring.kids
+    token = node_of(manager).sign(node_of(manager).issuer.issue("ada"))
+    assert isinstance(node_of(manager).validator.validate(token), Verified)
 
     acknowledged = await manager.revoke_key(newest)
 
     assert acknowledged.mode == "fenced"
     with pytest.raises(TokenInvalid):
-        manager.check(token)
-    later = manager.sign(manager.begin("ada"))
+        node_of(manager).validator.validate(token)
+    later = node_of(manager).sign(node_of(manager).issuer.issue("ada"))
     assert later.split(b".")[2].decode() == other
-    assert isinstance(manager.check(later), Verified)
+    assert isinstance(node_of(manager).validator.validate(later), Verified)
 
 
 async def test_a_key_that_nobody_has_cannot_be_denied(make: Managers) -> None:

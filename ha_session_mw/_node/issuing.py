@@ -1,4 +1,4 @@
-"""Making tokens: what they say, whether that fits, and the key that signs them. Whether a session stands is judged elsewhere."""
+"""Make tokens: what they say, whether it fits, and which key signs it. Decides nothing about whether a session is valid."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _KEEP_ELSEWHERE = "keep large data in a database and its key in the session"
 
 
 class Issuer:
-    """Makes the tokens of one node.
+    """Issues the tokens of one node.
 
     Args:
         settings: the lives of sessions, and how tokens travel.
-        cookie: which they must fit into.
-        clock: dates them.
-        log: tells by how much that clock is ahead, and which keys all members have.
-        view: what this node knows.
-        ring: gives the keys as they are now.
-        node: gives the name of this node.
+        cookie: the cookie into which tokens must fit.
+        clock: dates tokens.
+        log: says by how much that clock is ahead, and which keys all members have.
+        view: this node's knowledge.
+        ring: returns the present key ring.
+        node: returns the name of this node.
         random: makes n random bytes.
-        max_stored_bytes: of a session's data in the store; None where there is no store.
+        max_stored_bytes: the largest session data that the store takes; None if there is no store.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class Issuer:
         self._max_stored_bytes = max_stored_bytes
 
     def _now_ms(self) -> float:
-        """Now, as tokens made here say. A clock that is ahead, though not too far to be trusted, dates none into the others' future."""
+        """The time that tokens carry. A clock that is ahead, and still trusted, must not date tokens into the future of other nodes."""
         return self._clock.wall_s() * 1000 - self._log.ahead_ms()
 
     def new_id(self) -> SessionId:
-        """128 random bits. Never comes from a client."""
+        """Return 128 random bits. An id never comes from a client."""
         return SessionId(urlsafe_b64encode(self._random(16)).rstrip(b"=").decode())
 
     # What tokens say
 
-    def begin(self, subject: str | None) -> Claims:
-        """The claims of a new session: new id, new family."""
+    def issue(self, subject: str | None) -> Claims:
+        """Return the claims of a new session: new id, new family."""
         return renewal.begin(
             self.new_id(),
             FamilyId(self.new_id()),
@@ -85,32 +85,32 @@ class Issuer:
             issuer=self._node(),
         )
 
-    def cycle(self, claims: Claims) -> Claims:
-        """The same session under a new id. It lists the cuts known now, which it has withstood."""
+    def issue_new_id(self, claims: Claims) -> Claims:
+        """Return the claims of the same session under a new id. They list the cuts known now, which the session has withstood."""
         return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self._view.live_cuts(claims.subject))
 
     def change(self, claims: Claims, content: bytes, *, record: int = 0) -> Claims:
-        """The same session with other data, used just now.
+        """Return the claims of the same session with other data, used just now.
 
         Args:
-            claims: of the session.
-            content: its data as it travels.
-            record: the version of its record.
+            claims: the session's present claims.
+            content: the new data as it travels.
+            record: the version of the session's record.
         """
         return renewal.change(claims, content, record, now_ms=int(self._now_ms()), idle_ms=self._idle_ms, issuer=self._node())
 
     def change_stored(self, claims: Claims, stored: Stored) -> Claims:
-        """The same session with other data in the store, of which the token carries a copy if it may and if that fits."""
+        """Return the claims of the same session with other data in the store. The token carries a copy if it may and the copy fits."""
         if self._data != "store":
             copy = self.change(claims, stored.encode(), record=stored.version)
             if self.has_room(copy):
                 return copy
         return self.change(claims, ELSEWHERE, record=stored.version)
 
-    def successor(self, claims: Claims) -> Claims | None:
-        """The same session in a renewed token; None where that has no room."""
+    def renew(self, claims: Claims) -> Claims | None:
+        """Return the claims of the renewed token of a session; None if that token would be too large."""
         renewed = renewal.successor(claims, self._now_ms(), self._idle_ms)
-        # A cookie of Starlette's middleware has less around its data, so what fits there need not fit here.
+        # A cookie of Starlette's middleware carries less around its data, so data that fits there need not fit here.
         return renewed if self.has_room(renewed) else None
 
     def has_room(self, claims: Claims) -> bool:
@@ -120,14 +120,15 @@ class Issuer:
     # Where data goes
 
     def fit(self, claims: Claims | None, content: Mapping[str, object]) -> bytes:
-        """Session data as it travels, or is stored.
+        """Return session data as it travels, or is stored.
 
         Args:
             claims: of the session; None for one that has not begun.
+            content: the data.
 
         Raises:
             SessionNotSerializable: a value cannot travel.
-            SessionTooLarge: the token would be dropped by browsers, and there is no store; or it is too much even for that.
+            SessionTooLarge: browsers would drop the token, and there is no store; or the data is too large for the store.
         """
         raw = data.encode(content)
         if self._max_stored_bytes is not None and (self._data != "token" or (claims is not None and claims.record)):
@@ -136,7 +137,7 @@ class Issuer:
                     f"this change would make the session {len(raw)} bytes long, and {self._max_stored_bytes} is the most; {_KEEP_ELSEWHERE}"
                 )
             return raw
-        size = tokens.length(msgspec.structs.replace(claims or self.begin(None), data=raw))
+        size = tokens.length(msgspec.structs.replace(claims or self.issue(None), data=raw))
         if size > self._room:
             remedy = _KEEP_ELSEWHERE if self._max_stored_bytes is None else "HA_SESSION_DATA=auto has the store keep it"
             raise SessionTooLarge(
@@ -146,7 +147,7 @@ class Issuer:
         return raw
 
     def belongs_in_store(self, claims: Claims, raw: bytes) -> bool:
-        """Whether the data of a session that is to change goes to the store: for good, once it has been there."""
+        """Whether the changed data of a session goes to the store. Data that has been there stays there."""
         if claims.record:
             return True
         return raw != NOTHING if self._data == "store" else not self.has_room(self.change(claims, raw))
@@ -154,11 +155,11 @@ class Issuer:
     # The key that signs them
 
     def sign(self, claims: Claims) -> bytes:
-        """The token for these claims, signed with the newest key that all live members have."""
+        """Return the token for these claims, signed with the newest key that all live members have."""
         return tokens.sign(claims, self._signing_key())
 
     def as_signed(self, claims: Claims) -> Verified:
-        """What a token for these claims, made now, will be verified to say."""
+        """Return what the verification of a token for these claims, signed now, will yield."""
         return Verified.of(claims, self._signing_key().kid)
 
     def _signing_key(self) -> SigningKey:

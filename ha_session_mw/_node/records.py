@@ -200,7 +200,7 @@ class Records:
         strict: bool,
         guard: Grant | None,
         ensure_valid: Callable[[], None],
-        has_ended: Callable[[], bool],
+        is_revoked: Callable[[], bool],
     ) -> Stored:
         """Store a session's data; returns it as it then stands, with what others have changed meanwhile.
 
@@ -212,7 +212,7 @@ class Records:
             strict: whether a change by others is told.
             guard: a lock that must be held still.
             ensure_valid: raises if the session does not stand; asked before anything is written.
-            has_ended: whether it was logged out; asked afterwards.
+            is_revoked: whether it was logged out; asked afterwards.
 
         Raises:
             SessionConflict: others have changed it meanwhile, and ``strict``.
@@ -236,7 +236,7 @@ class Records:
                     wanted = self._merged(base, mine, conflict.current)
                 continue
             self._copies.keep_written(claims.family, stored, begun)
-            if has_ended():
+            if is_revoked():
                 await self.forget(claims.family)
                 ensure_valid()
             return stored

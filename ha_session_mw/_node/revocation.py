@@ -1,103 +1,294 @@
-"""Log-outs: made durable and fenced through the log; written down and made good later where there is no majority."""
+"""The way of a log-out: an entry is appended to the log, fenced and acknowledged, and the session's record is deleted.
+
+Without a majority the entry is enforced here, written to the journal, acknowledged as provisional, and appended later.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
 import msgspec
 
+from .._core.cluster.view import View, new_cut_id
+from .._core.names import require_name
+from .._core.token.keys import KeyRing
 from .._machine.journal import StateFile
 from .._machine.sqlite_file import FileTrouble
 from ..abc import Clock, ClusterLog
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
-from ..models import Acknowledgement, Cut, Deny, DenyKey, Entry
+from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId
 
 logger = logging.getLogger("ha_session_mw.revocations")
 
 MAKE_GOOD_EVERY_S = 1.0
-"""How often what is provisional is tried again. The log itself spreads it as soon as a peer can be reached."""
+"""Interval between tries to make provisional log-outs durable. The log itself spreads them as soon as it reaches a peer."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
 
 
-class Revocations:
-    """Carries entries to the log, and tells how far each has got.
+class Journal:
+    """Provisional log-outs: this node enforces them, and no majority is known to hold them.
 
     Args:
-        log: the cluster's log.
-        clock: for the time that it took.
-        journal: where provisional log-outs are written down; None: without a majority they are refused.
+        file: keeps them across a restart; None if this node has no ``HA_SESSION_STATE_DIR``.
 
-    Raises:
-        ConfigurationError: the journal cannot be used.
+    Attributes:
+        entries: all of them, the oldest first.
     """
 
-    def __init__(self, log: ClusterLog, clock: Clock, journal: StateFile | None) -> None:
-        self._log = log
-        self._clock = clock
-        self._journal = journal
+    def __init__(self, file: StateFile | None) -> None:
+        self._file = file
         self._disk = anyio.Lock()
-        self._left = False
-        """Whether the journal may be another process's by now. What is still under way must not take it back."""
-        self.provisional: list[Entry] = self._load()
-        """What this node enforces and no majority is known to hold."""
-        log.apply(self.provisional)
+        self._closed = False
+        """Whether another process may use the file by now. A write that is still under way must not open it again."""
+        self.entries: list[Entry] = []
 
-    def _load(self) -> list[Entry]:
-        if self._journal is None:
-            return []
+    def load(self) -> Sequence[Entry]:
+        """Read the file; return what it holds.
+
+        Raises:
+            ConfigurationError: the file cannot be used.
+        """
+        if self._file is None:
+            return ()
         try:
-            return [_decode(record) for record in self._journal.load()]
+            found: list[Entry] = [_decode(record) for record in self._file.load()]
         except FileTrouble as trouble:
             raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: it {trouble}"]) from trouble
         except (ValueError, RecursionError) as exc:
             raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: a record is damaged: {exc}"]) from exc
+        self.entries += found
+        return found
+
+    async def add(self, entry: Entry, lost: QuorumLost) -> None:
+        """Write an entry down.
+
+        Args:
+            entry: what the cluster could not take.
+            lost: why it could not.
+
+        Raises:
+            QuorumLost: there is no file, or it cannot be written.
+        """
+        if self._file is None:
+            raise lost
+        async with self._disk:
+            if self._closed:
+                raise lost
+            try:
+                await anyio.to_thread.run_sync(self._file.append, [_encode(entry)])
+            except FileTrouble as trouble:
+                logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
+                raise QuorumLost("no majority, and the journal cannot be written") from trouble
+            self.entries.append(entry)
+
+    async def remove(self, entries: Sequence[Entry]) -> bool:
+        """Remove entries that a majority holds; return whether the file was written."""
+        async with self._disk:
+            removed = set(entries)
+            kept = [entry for entry in self.entries if entry not in removed]
+            try:
+                if self._file is not None:
+                    await anyio.to_thread.run_sync(self._file.replace, [_encode(entry) for entry in kept])
+            except FileTrouble as trouble:
+                logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
+                return False  # the entries are appended again, which is harmless
+            self.entries = kept
+        return True
+
+    def hold(self) -> None:
+        """Keep other processes from the file until :meth:`close`: this node runs."""
+        self._closed = False
+        if self._file is not None:
+            self._file.hold()
+
+    async def close(self) -> None:
+        """Let another process have the file."""
+        if self._file is not None:
+            with anyio.move_on_after(5, shield=True):
+                async with self._disk:
+                    self._closed = True
+                    self._file.close()
+
+
+class SessionRecords(Protocol):
+    """Deletes session data with its session."""
+
+    async def forget(self, family: str) -> None:
+        """Delete the record of a session that was logged out, now or later."""
+        ...
+
+    async def of_subject(self, subject: str) -> list[str]:
+        """Return the families of a subject that have records, as far as they can be found now."""
+        ...
+
+
+class Revoker:
+    """Logs out sessions, subjects, everybody, and keys.
+
+    Args:
+        log: takes the entries.
+        view: this node's knowledge.
+        records: deletes session data.
+        clock: measures how long a log-out took.
+        journal: keeps what the log could not take.
+        ring: returns the present key ring.
+        random: makes n random bytes.
+        require_loop: raises UsageError in an event loop other than the node's.
+    """
+
+    def __init__(
+        self,
+        log: ClusterLog,
+        view: View,
+        records: SessionRecords,
+        clock: Clock,
+        journal: Journal,
+        *,
+        ring: Callable[[], KeyRing],
+        random: Callable[[int], bytes],
+        require_loop: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._view = view
+        self._records = records
+        self._clock = clock
+        self._journal = journal
+        self._ring = ring
+        self._random = random
+        self._require_loop = require_loop
+
+    # What is logged out
+
+    async def revoke_session(self, claims: Claims) -> Acknowledgement:
+        """Log out a session, with all its ids."""
+        return await self.revoke_family(Deny(claims.family, claims.absolute_end_ms))
+
+    async def revoke_id(self, id: str) -> Acknowledgement:
+        """Log out the session that has this id, or the family of this id."""
+        # Checked first: an id that the log cannot take would hold up all other log-outs.
+        require_name(id, "id")
+        return await self.revoke_family(Deny(id, self._log.unknown_end_ms()))
+
+    async def revoke_family(self, denial: Deny) -> Acknowledgement:
+        """Log out what an entry denies, and delete the record of that family."""
+        acknowledgement = await self.revoke(denial)
+        await self._records.forget(denial.id)
+        return acknowledgement
+
+    async def revoke_subject(self, subject: str, except_session: AnySession | str | None) -> Acknowledgement:
+        """Log out all sessions of a subject, except one."""
+        self._require_loop()
+        require_name(subject, "subject")
+        if isinstance(except_session, str):
+            require_name(except_session, "except_session")
+        elif except_session is not None and not hasattr(except_session, "family"):
+            raise TypeError(f"except_session must be a session, or the id or family of one, got {type(except_session).__name__}")
+        # Listed before the log-out: a session that begins after it may have a record, too, and keeps it.
+        families = await self._records.of_subject(subject)
+        acknowledgement = await self._cut(subject, except_session)
+        kept = getattr(except_session, "family", except_session)
+        if not isinstance(except_session, str) or kept in families:  # else it is an id, and the record of any family may be that session's
+            for family in families:
+                if family != kept:
+                    await self._records.forget(family)
+        return acknowledgement
+
+    async def revoke_everybody(self) -> Acknowledgement:
+        """Log out all sessions of all subjects."""
+        return await self._cut(None, None)
+
+    async def revoke_key(self, kid: str) -> Acknowledgement:
+        """Revoke a key: no node accepts a token that it signed.
+
+        Raises:
+            ValueError: no live member has a key of this id.
+        """
+        known = {*self._ring().kids, *(kid for kids in self._log.announced_kids() for kid in kids)}
+        if kid not in known:
+            raise ValueError(f"no live member has a key {kid!r}; there are {', '.join(sorted(known))}")
+        return await self.revoke(DenyKey(KeyId(kid), self._log.unknown_end_ms()))
+
+    async def _cut(self, subject: str | None, except_session: AnySession | str | None) -> Acknowledgement:
+        kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
+        withstood = getattr(except_session, "cuts", ())
+        until_ms = self._log.unknown_end_ms()
+        cut = Cut(
+            id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms),
+            subject=subject,
+            until_ms=until_ms,
+            except_family=FamilyId(kept) if kept is not None else None,
+            replaces=self._replaceable(subject, kept, withstood),
+        )
+        return await self.revoke(cut)
+
+    def _replaceable(self, subject: str | None, kept: str | None, withstood: tuple[CutId, ...]) -> tuple[CutId, ...]:
+        """The known cuts that the new one may replace: those that do not deny the session which it excepts."""
+        known = self._view.everybody if subject is None else self._view.by_subject.get(subject, {})
+        return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
+
+    # How
 
     async def revoke(self, entry: Entry) -> Acknowledgement:
-        """Log out, and return once that is fenced; or provisional, for want of a majority.
+        """Append an entry and return once it is fenced; or provisional, without a majority.
 
         Raises:
             QuorumLost: there is no majority, and no journal. This node enforces the log-out all the same.
         """
+        self._require_loop()
         begun_s = self._clock.boot_s()
         try:
             receipt = await self._log.append([entry])
             await self._log.fence(receipt)
         except QuorumLost as lost:
-            await self._write_down(entry, lost)
+            await self._journal.add(entry, lost)
             return Acknowledgement(mode="provisional", waited_s=self._clock.boot_s() - begun_s)
         return Acknowledgement(mode="fenced", waited_s=self._clock.boot_s() - begun_s)
 
     async def deny(self, entry: Entry) -> None:
-        """As :meth:`revoke`, without waiting for the fence."""
+        """Append an entry and return once it is durable, without waiting for the fence.
+
+        Raises:
+            QuorumLost: there is no majority, and no journal. This node enforces the entry all the same.
+        """
         try:
             await self._log.append([entry])
         except QuorumLost as lost:
-            await self._write_down(entry, lost)
+            await self._journal.add(entry, lost)
 
-    async def _write_down(self, entry: Entry, lost: QuorumLost) -> None:
-        """Keep a log-out that the cluster could not take; where there is no journal, tell why it could not."""
-        if self._journal is None:
-            raise lost
-        async with self._disk:
-            if self._left:
-                raise lost
-            try:
-                await anyio.to_thread.run_sync(self._journal.append, [_encode(entry)])
-            except FileTrouble as exc:
-                logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", exc)
-                raise QuorumLost("no majority, and the journal cannot be written") from exc
-            self.provisional.append(entry)
+    async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
+        """Deny the id that a session had before ``cycle``, or all its ids before ``login``. Durable on return, not fenced."""
+        await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms))
+
+    def take_back(self, claims: Claims) -> None:
+        """Deny a session whose token was given to nobody, so nothing waits for the entry."""
+        self._log.apply([Deny(claims.family, claims.absolute_end_ms)])
+
+    # Without a majority
+
+    @property
+    def provisional(self) -> Sequence[Entry]:
+        """The log-outs that this node enforces and no majority is known to hold."""
+        return self._journal.entries
+
+    def load(self) -> None:
+        """Enforce what the journal holds.
+
+        Raises:
+            ConfigurationError: the journal cannot be used.
+        """
+        if found := self._journal.load():
+            self._log.apply(found)
 
     async def run(self) -> None:
-        """Make good what is provisional, until cancelled."""
-        self._left = False
-        if self._journal is not None:
-            self._journal.hold()
+        """Append provisional log-outs again and again, until cancelled."""
+        self._journal.hold()
         try:
             while True:
                 if self.provisional:
@@ -105,30 +296,14 @@ class Revocations:
                 with self._clock.move_on_after(MAKE_GOOD_EVERY_S):
                     await anyio.sleep_forever()
         finally:
-            await self._close()
+            await self._journal.close()
 
     async def _make_good(self, entries: Sequence[Entry]) -> None:
         try:
             await self._log.append(entries)
         except QuorumLost:
             return
-        except EntryRejected as exc:  # and so is never to be made good
+        except EntryRejected as exc:  # the log never takes them, so there is nothing to try again
             logger.error("provisional log-outs: %s", exc)
-        async with self._disk:
-            made = set(entries)
-            kept = [entry for entry in self.provisional if entry not in made]
-            try:
-                if self._journal is not None:
-                    await anyio.to_thread.run_sync(self._journal.replace, [_encode(entry) for entry in kept])
-            except FileTrouble as trouble:
-                logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
-                return  # and tried again: what it holds is true still
-            self.provisional = kept
-        logger.info("%d provisional log-outs are held by a majority now", len(entries))
-
-    async def _close(self) -> None:
-        if self._journal is not None:
-            with anyio.move_on_after(5, shield=True):
-                async with self._disk:
-                    self._left = True
-                    self._journal.close()
+        if await self._journal.remove(entries):
+            logger.info("a majority now holds %d provisional log-outs", len(entries))

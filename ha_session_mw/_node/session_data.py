@@ -17,18 +17,18 @@ class SessionData:
     """The data of the sessions that this node sees.
 
     Args:
-        minting: knows what fits into a token.
+        issuer: knows what fits into a token.
         records: what is in the store; None where there is none.
-        has_ended: whether a session is logged out with all its ids, for certain.
+        is_revoked: whether a session is logged out with all its ids, for certain.
         peers: whom to ask for a copy of a session's record, in this order.
     """
 
     def __init__(
-        self, minting: Issuer, records: Records | None, *, has_ended: Callable[[Claims], bool], peers: Callable[[Claims], Sequence[str]]
+        self, issuer: Issuer, records: Records | None, *, is_revoked: Callable[[Claims], bool], peers: Callable[[Claims], Sequence[str]]
     ) -> None:
-        self._minting = minting
+        self._issuer = issuer
         self._records = records
-        self._has_ended = has_ended
+        self._is_revoked = is_revoked
         self._peers = peers
 
     @property
@@ -64,7 +64,7 @@ class SessionData:
         try:
             yield
         except StoreUnavailable:
-            if self._has_ended(claims):
+            if self._is_revoked(claims):
                 raise SessionRevoked("its record is gone, too", check="denied") from None
             raise
 
@@ -95,10 +95,10 @@ class SessionData:
             LockLost: the guard is held no more.
             StoreUnavailable: it cannot be stored.
         """
-        raw = self._minting.fit(claims, content)
-        if self._records is None or not (strict or guard or self._minting.belongs_in_store(claims, raw)):
+        raw = self._issuer.fit(claims, content)
+        if self._records is None or not (strict or guard or self._issuer.belongs_in_store(claims, raw)):
             ensure_valid()
-            return self._minting.change(claims, raw)
+            return self._issuer.change(claims, raw)
         stored = await self._records.save(
             claims,
             base,
@@ -107,9 +107,9 @@ class SessionData:
             strict=strict,
             guard=guard,
             ensure_valid=ensure_valid,
-            has_ended=lambda: self._has_ended(claims),
+            is_revoked=lambda: self._is_revoked(claims),
         )
-        return self._minting.change_stored(claims, stored)
+        return self._issuer.change_stored(claims, stored)
 
     async def forget(self, family: str) -> None:
         """Have the record of a session that has ended deleted."""

@@ -103,7 +103,7 @@ class TokenValidator:
 
     # A token that came with a request
 
-    def check(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
+    def validate(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
         """What a token says, if its session stands; a :class:`CannotTell` where that cannot be told at this moment.
 
         Args:
@@ -117,7 +117,7 @@ class TokenValidator:
         return self.validate_cached(key) or self.validate_new(token, key)
 
     def validate_cached(self, key: bytes) -> Verified | CannotTell | None:
-        """As :meth:`check`, for a token or field that was verified before; None where it was not. The way of most requests."""
+        """As :meth:`validate`, for a token or field that was verified before; None where it was not. The way of most requests."""
         if self._poll_now is not None:
             self._poll_now()
         fresh_at = self._view.fresh_at  # first of all, see ``decide``
@@ -129,7 +129,7 @@ class TokenValidator:
         return self._judge(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
 
     def validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
-        """As :meth:`check`, for a token that :meth:`validate_cached` does not know by this key."""
+        """As :meth:`validate`, for a token that :meth:`validate_cached` does not know by this key."""
         fresh_at = self._fresh_at()  # first of all, see ``decide``
         wall_ms = self._wall_s() * 1000
         try:
@@ -142,8 +142,8 @@ class TokenValidator:
             self._devices.note(verified)
         return outcome
 
-    def check_relaxed(self, token: bytes) -> tuple[Verified, float]:
-        """As :meth:`check`, by knowledge of up to a minute ago; returns how old it is, too (seconds).
+    def validate_relaxed(self, token: bytes) -> tuple[Verified, float]:
+        """As :meth:`validate`, by knowledge of up to a minute ago; returns how old it is, too (seconds).
 
         Raises:
             ProblemError: the session does not stand, or even that is not enough to tell.
@@ -200,7 +200,7 @@ class TokenValidator:
 
     # What it says
 
-    def verified(self, token: bytes) -> Verified | None:
+    def verify(self, token: bytes) -> Verified | None:
         """What a token says, if its signature is good; says nothing about whether its session stands."""
         try:
             return self._verify(token, self._wall_s() * 1000)
@@ -247,31 +247,31 @@ class TokenValidator:
         with self._clock.move_on_after(IN_FLIGHT_S):
             while True:
                 await self._log.wait_changed()
-                outcome = self.check(token)
+                outcome = self.validate(token)
                 if isinstance(outcome, Verified):
                     return outcome
         if self._look_ups is None:
             raise problem
         answer = await self._look_ups.ask(token, self._whom_to_ask(token, problem))
         # What was learned while the question was under way counts for more than a yes.
-        outcome = self.check(token)
+        outcome = self.validate(token)
         if isinstance(outcome, Verified):
             return outcome
         if answer is None:
             raise outcome.problem
-        return self._take(token, answer, outcome.problem)
+        return self._obey(token, answer, outcome.problem)
 
     def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
         """The issuing node first, then the owners of the session. Where the key is lacking, those that announce it."""
         _, sid, kid, *_ = token.decode("ascii").split(".")
-        verified = self.verified(token)
+        verified = self.verify(token)
         members = self._log.members()
         if isinstance(problem, KeyNotReached):
             members = [member for member in members if kid in member.kids]
         return nearest(sid, members, issuer=verified.claims.issuer if verified else None, but=self._own_url)
 
-    def _take(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
-        verified = self.verified(token)
+    def _obey(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
+        verified = self.verify(token)
         if answer.says == "revoked":
             # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
             if verified is not None:
@@ -304,7 +304,7 @@ class TokenValidator:
 
     def _answer(self, token: bytes) -> Answer:
         try:
-            outcome = self.check(token)
+            outcome = self.validate(token)
         except SessionRevoked:
             return Answer(lookups.VERSION, "revoked")
         except ClientFault:
@@ -327,7 +327,7 @@ class TokenValidator:
         """Whether a session may stand: False only where it is certain that it does not."""
         return not isinstance(self.revalidate(verified), Refuse)
 
-    def has_ended(self, verified: Verified) -> bool:
+    def is_revoked(self, verified: Verified) -> bool:
         """Whether a session is logged out with all its ids, and not only with one that it had at some time."""
         claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
         decision = self.revalidate(msgspec.structs.replace(verified, claims=claims))

@@ -6,21 +6,21 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from .._core.problems import reference_page
+from .._node.node import Node
 from ..exceptions import problem_types
-from ..manager import SessionManager
 
 
 class Endpoints:
     """Answers the paths below the prefix."""
 
-    def __init__(self, manager: SessionManager) -> None:
-        self._manager = manager
+    def __init__(self, node: Node) -> None:
+        self._node = node
         self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
 
     async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer ``path``, which stands below the prefix."""
-        if path.startswith("/peer/") and self._manager.peering is not None:
-            await self._manager.peering.server(path.removeprefix("/peer/"), scope, receive, send)
+        if path.startswith("/peer/") and self._node.peering is not None:
+            await self._node.peering.server(path.removeprefix("/peer/"), scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD"):
             status, media, body, extra = 405, "application/json", _json({"error": "only GET and HEAD"}), [(b"allow", b"GET, HEAD")]
@@ -39,7 +39,7 @@ class Endpoints:
     def _answer(self, path: str) -> tuple[int, str, bytes]:
         if path == "/livez":
             # Only that this process answers: a fault elsewhere must not make an orchestrator restart the fleet.
-            crashes = self._manager.supervisor.crashes
+            crashes = self._node.supervisor.crashes
             return 200, "application/json", _json({"status": "pass", **({"restarted_tasks": dict(crashes)} if crashes else {})})
         if path in ("/readyz", "/startupz"):
             return self._readiness()
@@ -48,7 +48,7 @@ class Endpoints:
         return 404, "application/json", _json({"error": "no such page"})
 
     def _readiness(self) -> tuple[int, str, bytes]:
-        why = self._manager.why_not_ready()
+        why = self._node.why_not_ready()
         if why is None:
             return 200, "application/json", _json({"status": "pass"})
         return 503, "application/json", _json({"status": "fail", "output": why})

@@ -1,22 +1,22 @@
-"""Start and stop with the app: run the manager for as long as the app lives, and stop the start on wrong settings."""
+"""Start and stop with the app: run the node for as long as the app lives, and stop the start on wrong settings."""
 
 from __future__ import annotations
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .._node.node import Node
 from ..exceptions import ConfigurationError
-from ..manager import SessionManager
 from .conversation import Conversation
 
 
-async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, receive: Receive, send: Send) -> None:
-    """The app's lifespan with the manager running around it; one of ours for an app that has none (Django)."""
+async def run_lifespan(app: ASGIApp, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
+    """The app's lifespan with the node running around it; one of ours for an app that has none (Django)."""
     last_words: list[Message] = []
     whole = anyio.CancelScope()
 
     async def send_or_keep(message: Message) -> None:
-        # Servers end the event loop as soon as they hear this, and the manager has last words of its own to say.
+        # Servers end the event loop as soon as they hear this, and the node has last words of its own to say.
         if message["type"].startswith("lifespan.shutdown."):
             last_words.append(message)
         else:
@@ -28,13 +28,13 @@ async def run_lifespan(app: ASGIApp, manager: SessionManager, scope: Scope, rece
         return await receive()
 
     try:
-        manager.open_again()
+        node.open()
     except ConfigurationError as fault:
         await refuse_lifespan(fault, receive, send)
         return
     ear = Conversation(receive_or_end, send_or_keep)
     failure: Exception | None = None
-    async with manager.running():
+    async with node.running():
         try:
             with whole:
                 await app(scope, ear.receive, ear.send)

@@ -24,11 +24,12 @@ from .._core.paths import PathKind, PathRules, below_root
 from .._core.records.session_data import Stored
 from .._core.token.cookies import INDEX_HEADER, Header, Presented, TokenReader, Transport, choose, claims_https
 from .._core.token.tokens import Verified
+from .._node.node import NOT_STARTED
 from .._settings.setting import variable
 from .._settings.values import LONGEST_S
 from ..config import STARLETTE_MAX_AGE_S, SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, NodeStarting, ProblemError, StateStale, StoreUnavailable, TokenMissing
-from ..manager import NOT_STARTED, SessionManager
+from ..manager import SessionManager, node_of
 from ..session.commit import Outcome, adopt, close, commit, has_nothing_to_commit, require_unchanged, revoke_if_ended
 from ..session.out_of_reach import stored_session_of
 from ..session.session import EXEMPT, SCOPE_KEY, STARTED, WEBSOCKET, Session, Way, session_of
@@ -111,11 +112,12 @@ class SessionMiddleware:
     def _use(self, manager: SessionManager) -> None:
         settings = manager.settings
         self.manager = manager
-        self._check = manager.check
-        self._endpoints = Endpoints(manager)
-        self._connections = Connections(manager.view)
-        manager.on_news.append(self._connections.on_news)
-        manager.supervisor.add("connections", self._connections.run)
+        self._node = node = node_of(manager)
+        self._validator = node.validator
+        self._endpoints = Endpoints(node)
+        self._connections = Connections(node.view)
+        node.on_entry(self._connections.on_news)
+        node.add_task("connections", self._connections.run)
         self._prefix = settings.endpoints + "/"
         self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
         protect = settings.protect
@@ -127,7 +129,7 @@ class SessionMiddleware:
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)
         self._lone = self._reader.lone
-        self._validate_cached = manager.validate_cached
+        self._validate_cached = node.validator.validate_cached
         self._vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
         self._wall_s = manager.clock.wall_s
         self._full = settings.error_detail == "full"
@@ -204,7 +206,7 @@ class SessionMiddleware:
         try:
             known = self._validate_cached(field)
             if known is None and (token := self._reader.token_of(field)) is not None:
-                known = self.manager.validate_new(token, field)
+                known = self._validator.validate_new(token, field)
         except ClientFault as problem:
             return self._refused(problem, path_kind, field)
         if not isinstance(known, Verified):
@@ -240,7 +242,7 @@ class SessionMiddleware:
     def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
         found = self._reader.read(headers)
         if len(found) > 1:
-            return choose(found, self.manager.verified, self.manager.may_be_valid)
+            return choose(found, self._validator.verify, self._validator.may_be_valid)
         if not found and path_kind == "protected":
             raise TokenMissing("neither a session cookie nor a bearer token of ours", check="presented")
         return found[0] if found else None
@@ -249,15 +251,15 @@ class SessionMiddleware:
         way, token = presented
         try:
             if index := next((value for name, value in scope["headers"] if name == INDEX_HEADER), None):
-                await self.manager.catch_up(index.decode("latin-1"))
-            outcome = self._check(token, self._reader.field(presented))
+                await self._validator.catch_up(index.decode("latin-1"))
+            outcome = self._validator.validate(token, self._reader.field(presented))
             if isinstance(outcome, CannotTell):
-                outcome = await self.manager.resolve(token, outcome)
+                outcome = await self._validator.resolve(token, outcome)
             return await self._session_of(outcome, way)
         except StateStale:
             if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):
                 raise
-            verified, age_s = self.manager.check_relaxed(token)
+            verified, age_s = self._validator.validate_relaxed(token)
             session = await self._session_of(verified, way)
             session._stale_s = age_s
             return session
@@ -266,7 +268,7 @@ class SessionMiddleware:
         if not verified.record:
             return session_of(self.manager, verified, way)
         try:
-            stored: Stored | StoreUnavailable = await self.manager.data.load(verified.claims)
+            stored: Stored | StoreUnavailable = await self._node.data.load(verified.claims)
         except StoreUnavailable as problem:
             stored = problem
         return stored_session_of(self.manager, verified, way, stored)
@@ -275,14 +277,14 @@ class SessionMiddleware:
         """A path that is open to visitors is open to those whose session has ended, too, and says why it has."""
         if path_kind == "protected":
             raise problem
-        self.manager.refused[problem.code] += 1
+        self._node.refused[problem.code] += 1
         session = session_of(self.manager, None, way)  # who logs in again gets the new token as the old one came
         session.problem = problem
         return session
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-        self.manager.refused[problem.code] += 1
-        if isinstance(problem, NodeStarting) and not self.manager.supervisor.is_running:
+        self._node.refused[problem.code] += 1
+        if isinstance(problem, NodeStarting) and not self._node.supervisor.is_running:
             self._log_once(NOT_STARTED)
         endpoints = self.manager.settings.endpoints
         await send_problem(problem, scope, receive, send, endpoints, vary=self._vary[1], full=self._full)
@@ -319,7 +321,7 @@ class SessionMiddleware:
         if session._uncommitted is None:  # else what could be done was tried
             with anyio.move_on_after(GIVE_UP_S, shield=True):
                 try:
-                    await revoke_if_ended(session, self.manager)
+                    await revoke_if_ended(session, self._node)
                 except ProblemError as problem:  # told in the log only: the failure of the app is on its way to the client
                     logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
         await session._unlock()
@@ -330,7 +332,7 @@ class SessionMiddleware:
         elif self._fault is not None:
             await refuse_lifespan(self._fault, receive, send)
         else:
-            await run_lifespan(self.app, self.manager, scope, receive, send)
+            await run_lifespan(self.app, self._node, scope, receive, send)
 
 
 class _Exchange(msgspec.Struct):
@@ -381,12 +383,12 @@ class _Exchange(msgspec.Struct):
         came_in, claims = session._verified, session._claims
         if claims is None:
             return
-        verified = came_in if came_in is not None and came_in.claims is claims else self.middleware.manager.as_signed(claims)
+        verified = came_in if came_in is not None and came_in.claims is claims else self.middleware._node.issuer.as_signed(claims)
         session._connection = Connection(verified, "http", self.receive, self.send)
         self.middleware._connections.add(session._connection)
 
     async def _commit_and_start(self, message: Message) -> None:
-        session, manager = self.session, self.middleware.manager
+        session, node = self.session, self.middleware._node
         if session._refusal is not None:
             await self.middleware._abandon(session)
             await self.middleware._refuse(session._refusal, self.scope, self.receive, self.send)
@@ -394,9 +396,9 @@ class _Exchange(msgspec.Struct):
             self.send = _drop
             return
         # What a middleware further in has saved, or the app has done with the cookie, a mere renewal must not undo.
-        renew = not hands_out_token(message["headers"], f"{manager.cookie.name}=".encode())
+        renew = not hands_out_token(message["headers"], f"{node.cookie.name}=".encode())
         try:
-            outcome = await commit(session, manager, message["status"], self.scope, renew=renew)
+            outcome = await commit(session, node, message["status"], self.scope, renew=renew)
         except ProblemError as problem:
             session._uncommitted = problem
             raise
@@ -416,7 +418,7 @@ class _Exchange(msgspec.Struct):
         return {**message, "headers": headers}
 
     def _fields(self, outcome: Outcome) -> list[Header]:
-        session, manager = self.session, self.middleware.manager
+        session, node = self.session, self.middleware._node
         found: list[Header] = []
         transport = session._way or self.middleware._default_transport
         if isinstance(transport, bytes):
@@ -426,12 +428,12 @@ class _Exchange(msgspec.Struct):
         if transport != "bearer":
             secure = self._secure()
             if outcome.token is not None:
-                found.append((b"set-cookie", manager.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
+                found.append((b"set-cookie", node.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
             elif outcome.remove:
-                found.append((b"set-cookie", manager.cookie.remove(secure=secure)))
+                found.append((b"set-cookie", node.cookie.remove(secure=secure)))
         if outcome.acknowledgement is not None:
             found.append((b"session-revocation", outcome.acknowledgement.mode.encode()))
-            if index := manager.index():
+            if index := node.log.index():
                 found.append((INDEX_HEADER, index.encode()))
         found += _stale_fields(session)
         return found

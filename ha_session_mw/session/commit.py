@@ -17,8 +17,8 @@ from .._core.token import data
 from .._core.token.cookies import Header
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
+from .._node.node import Node
 from ..exceptions import SessionLimitReached, SessionReadOnly
-from ..manager import SessionManager
 from ..models import Acknowledgement, Claims
 from .session import Session
 
@@ -98,12 +98,12 @@ def require_unchanged(session: Session, current: object) -> None:
         raise SessionReadOnly(f"a value inside the session was changed too late: {session._read_only}")
 
 
-async def commit(session: Session, manager: SessionManager, status: int, scope: Scope, *, renew: bool) -> Outcome:
+async def commit(session: Session, node: Node, status: int, scope: Scope, *, renew: bool) -> Outcome:
     """Do what the request asked for. On a 5xx nothing is saved, but a log-out holds.
 
     Args:
         session: of the request.
-        manager: of this node.
+        node: this node.
         status: of the response.
         scope: of the request, which says who logs in from where.
         renew: whether the client may be given a renewed token where nothing was changed.
@@ -118,18 +118,18 @@ async def commit(session: Session, manager: SessionManager, status: int, scope: 
         LockLost: it was changed under its lock, which this request has no more.
         SessionLimitReached: the log-in would be one too many.
     """
-    acknowledgement = await revoke_if_ended(session, manager)
+    acknowledgement = await revoke_if_ended(session, node)
     if status >= 500:
         return Outcome(acknowledgement=acknowledgement)
     came_in = session._verified.claims if session._verified else None
-    async with _recorded(session, manager, scope):
-        claims = await _next_claims(session, manager, renew=renew)
+    async with _recorded(session, node, scope):
+        claims = await _next_claims(session, node, renew=renew)
         if claims is not None and came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
-            await _leave_behind(came_in, claims, manager)
+            await _leave_behind(came_in, claims, node)
     if claims is None:
         return Outcome(remove=came_in is not None and session._claims is None, acknowledgement=acknowledgement)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000)
-    return Outcome(token=manager.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement)
+    return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement)
 
 
 def last_value(headers: Iterable[Header], name: bytes) -> str:
@@ -137,17 +137,17 @@ def last_value(headers: Iterable[Header], name: bytes) -> str:
     return next((value.decode("latin-1") for field, value in reversed([*headers]) if field == name), "")
 
 
-async def _leave_behind(came_in: Claims, claims: Claims, manager: SessionManager) -> None:
+async def _leave_behind(came_in: Claims, claims: Claims, node: Node) -> None:
     """Deny the id that the session had, or all of it, where another one begins in its place."""
     begins_anew = claims.family != came_in.family
     if not begins_anew:
-        await manager.record_new_id(claims)
-    await manager.leave_behind(came_in, whole=begins_anew)
+        await node.record_new_id(claims)
+    await node.revoker.leave_behind(came_in, whole=begins_anew)
     if came_in.record and begins_anew:
-        await manager.data.forget(came_in.family)
+        await node.data.forget(came_in.family)
 
 
-async def revoke_if_ended(session: Session, manager: SessionManager) -> Acknowledgement | None:
+async def revoke_if_ended(session: Session, node: Node) -> Acknowledgement | None:
     """Revoke the session that came in if it was cleared, or emptied key by key while nobody was logged in."""
     verified = session._verified
     if verified is None:
@@ -155,12 +155,12 @@ async def revoke_if_ended(session: Session, manager: SessionManager) -> Acknowle
     if session.modified and session._claims is verified.claims and session.subject is None and _is_empty(session):
         session.clear()
     if session._ended and session._acknowledgement is None:
-        session._acknowledgement = await manager.revoke(verified.claims)
+        session._acknowledgement = await node.revoker.revoke_session(verified.claims)
     return session._acknowledgement
 
 
 @asynccontextmanager
-async def _recorded(session: Session, manager: SessionManager, scope: Scope) -> AsyncIterator[None]:
+async def _recorded(session: Session, node: Node, scope: Scope) -> AsyncIterator[None]:
     """A log-in is recorded first, for it may be one too many; and taken back, if nothing comes of it, because the client has gone, say."""
     claims = session._claims
     came_in = session._verified.claims if session._verified else None
@@ -170,12 +170,12 @@ async def _recorded(session: Session, manager: SessionManager, scope: Scope) -> 
     client = scope.get("client")
     user_agent, address = last_value(scope["headers"], b"user-agent"), client[0] if client else None
     try:
-        await manager.record_log_in(claims, replaces=came_in, user_agent=user_agent, address=address)
+        await node.record_log_in(claims, replaces=came_in, user_agent=user_agent, address=address)
         yield
     except SessionLimitReached:
         raise  # there is nothing to take back
     except BaseException:
-        manager.take_back(claims)
+        node.revoker.take_back(claims)
         raise
 
 
@@ -183,29 +183,29 @@ def _is_empty(session: Session) -> bool:
     return session._out_of_reach is None and not session
 
 
-async def _next_claims(session: Session, manager: SessionManager, *, renew: bool) -> Claims | None:
+async def _next_claims(session: Session, node: Node, *, renew: bool) -> Claims | None:
     """The claims of the token that the client is given; None if it is given none."""
     claims, verified = session._claims, session._verified
     if claims is None:
         if not session:
             return None
-        manager.ensure_fresh()
-        claims = manager.begin(None)
+        node.validator.ensure_fresh()
+        claims = node.issuer.issue(None)
     elif verified is not None and not session.modified and not changed_inside(session):
-        return manager.renew(verified) if renew else None
+        return node.renew(verified) if renew else None
 
     def ensure_valid() -> None:
         # Its token would be dead on arrival, and take the place of a good one that the browser was given meanwhile.
         if verified is not None and claims.family == verified.claims.family:
-            manager.ensure_valid(verified, new_id=claims.sid != verified.claims.sid)
+            node.validator.ensure_valid(verified, new_id=claims.sid != verified.claims.sid)
 
     if session._out_of_reach is not None:  # it was cycled
         ensure_valid()
-        return manager.change(claims, claims.data, record=claims.record)
+        return node.issuer.change(claims, claims.data, record=claims.record)
     if verified is not None and claims.family != verified.claims.family:
         await session._catch_up()
-    with manager.locks.guard(session._hold) as guard:
-        return await manager.data.keep(
+    with node.locks.guard(session._hold) as guard:
+        return await node.data.keep(
             claims, _base_of(session, claims), session, ensure_valid=ensure_valid, strict=session._strict, guard=guard
         )
 

@@ -27,14 +27,15 @@ from ..exceptions import (
     SessionRevoked,
     StoreUnavailable,
 )
+from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from .._core.token.tokens import Verified
+    from .._node.node import Node
     from ..abc import Grant
-    from ..manager import SessionManager
 
 Way = Literal["cookie", "bearer", "both"] | bytes
 """How a token came; or the header field that carried it and nothing else, which tells."""
@@ -169,11 +170,16 @@ class Session(dict[str, Any]):
 
     @strict.setter
     def strict(self, value: bool) -> None:
-        if value and not self.manager.data.has_store:
+        if value and not self._node.data.has_store:
             raise NotSupported(
                 "HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed; sqlite:// and etcd:// have one"
             )
         self._strict = value
+
+    @property
+    def _node(self) -> Node:
+        """The node behind the manager; LookupError as there."""
+        return node_of(self.manager)
 
     # What an app may do with it
 
@@ -192,11 +198,12 @@ class Session(dict[str, Any]):
         """
         require_name(subject, "subject")
         self.mark_modified()
-        self.manager.ensure_fresh()
-        claims = self.manager.begin(subject)
+        node = self._node
+        node.validator.ensure_fresh()
+        claims = node.issuer.issue(subject)
         if self.subject not in (None, subject):
             self._drop_data()
-        self.manager.fit(claims, self)
+        node.issuer.fit(claims, self)
         self._became = claims
 
     def cycle(self) -> None:
@@ -210,8 +217,8 @@ class Session(dict[str, Any]):
         self.mark_modified()
         if self._claims is None:
             raise LookupError("there is no session yet whose id could be changed")
-        self.manager.ensure_fresh()
-        self._became = self.manager.cycle(self._claims)
+        self._node.validator.ensure_fresh()
+        self._became = self._node.issuer.issue_new_id(self._claims)
 
     async def revoke(self) -> Acknowledgement:
         """Log this session out, with all its ids, on every node; returns how far that has got.
@@ -228,7 +235,7 @@ class Session(dict[str, Any]):
         if self._acknowledgement is None:
             if self._verified is None:
                 return Acknowledgement(mode="fenced", waited_s=0.0)  # there is no session that anybody could accept
-            self._acknowledgement = await self.manager.revoke(self._verified.claims)
+            self._acknowledgement = await self._node.revoker.revoke_session(self._verified.claims)
         return self._acknowledgement
 
     def refuse(self, problem: ProblemError) -> None:
@@ -276,14 +283,14 @@ class Session(dict[str, Any]):
             raise LookupError(
                 "there is no session yet that could be locked: there is one after login(), or from the request after the first write on"
             )
-        self.manager.locks.require()
-        if not self.manager.data.has_store:
+        self._node.locks.require()
+        if not self._node.data.has_store:
             raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody would ask for the session's lock before it is saved")
         return self._locked(f"session/{self.family}", timeout, lease)
 
     @asynccontextmanager
     async def _locked(self, name: str, timeout_s: float, lease_s: float) -> AsyncIterator[Grant]:
-        locks = self.manager.locks
+        locks = self._node.locks
         if self._hold is None:
             self._hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
         elif (outer := self._hold).kept:
@@ -319,7 +326,7 @@ class Session(dict[str, Any]):
             return
         base = self._stored or Stored.in_token(verified.claims.data)
         try:
-            newest = await self.manager.data.newest(verified.claims)
+            newest = await self._node.data.newest(verified.claims)
         except (RecordLost, SessionRevoked):
             if not moves:
                 raise
@@ -347,7 +354,7 @@ class Session(dict[str, Any]):
         hold = self._hold
         if hold is not None and not hold.kept:
             self._hold = None
-            await self.manager.locks.release(hold)
+            await self._node.locks.release(hold)
 
     # dict, noting changes, and refusing at the place of the change what could not be kept
 
@@ -372,7 +379,7 @@ class Session(dict[str, Any]):
         candidate = dict(self)
         change(candidate)
         if self._manager is not None:
-            self._manager.fit(self._claims, candidate)
+            self._node.issuer.fit(self._claims, candidate)
         super().clear()
         super().update(candidate)
 

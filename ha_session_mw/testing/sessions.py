@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..asgi.middleware import SessionMiddleware
 from ..exceptions import SessionTooLarge
-from ..manager import SessionManager
+from ..manager import SessionManager, node_of
 from ..session.session import get_session
 
 SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"  # noqa: S105 - no secret at all
@@ -30,12 +30,14 @@ def mint_session(node: SessionManager | SessionMiddleware, subject: str | None =
         SessionTooLarge, SessionNotSerializable: the data cannot travel.
     """
     manager = node.manager if isinstance(node, SessionMiddleware) else node
-    manager.ensure_fresh()
-    claims = manager.begin(subject)
-    claims = manager.change(claims, manager.fit(claims, data or {}))
-    if not manager.has_room(claims):
+    issuing = node_of(manager)
+    issuing.validator.ensure_fresh()
+    issuer = issuing.issuer
+    claims = issuer.issue(subject)
+    claims = issuer.change(claims, issuer.fit(claims, data or {}))
+    if not issuer.has_room(claims):
         raise SessionTooLarge("this is more than a token carries; have a request write it, and it is stored")
-    return manager.sign(claims).decode()
+    return issuing.sign(claims).decode()
 
 
 def session_cookie(

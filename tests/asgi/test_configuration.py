@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware, Settings
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import ManualClock
 
 from ..waiting import LIMIT_S
@@ -119,7 +120,7 @@ async def test_a_middleware_inside_another_of_the_same_settings_runs_nothing_twi
         begun.append(1)
         await anyio.sleep_forever()
 
-    outer.manager.supervisor.add("probe", probe)
+    node_of(outer.manager).supervisor.add("probe", probe)
     assert types(await lifespan(outer)) == ["startup.complete", "shutdown.complete"]
     assert begun == [1]
 
@@ -314,7 +315,7 @@ async def test_the_end_is_told_when_the_manager_has_ended_and_not_before(listens
         order.append(message["type"].removeprefix("lifespan."))
 
     node = Node(app=app_with(story))
-    node.manager.supervisor.add("last words", last_words)
+    node_of(node.manager).supervisor.add("last words", last_words)
     with anyio.fail_after(LIMIT_S):
         await node.app({"type": "lifespan", "asgi": {}}, receive, send)
     assert order == ["startup.complete", "manager", "shutdown.complete"]

@@ -10,6 +10,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from ha_session_mw import SessionMiddleware, get_session
+from ha_session_mw.manager import node_of
 
 from .driver import SECRET, Answer, Header, Node, call, look, obliging, scope_of, who, why
 
@@ -214,11 +215,11 @@ async def test_a_renewal_that_cannot_be_made_now_is_made_later(node: Node) -> No
     node.clock.advance(16 * 60)
 
     def lose_contact(session: Any) -> None:
-        node.manager.view.fresh_at = node.clock.boot_s()
+        node_of(node.manager).view.fresh_at = node.clock.boot_s()
         node.clock.advance(6)
 
     assert (await node.request(lose_contact, token=parent)).cookies() == []
-    node.manager.view.fresh_at = float("inf")
+    node_of(node.manager).view.fresh_at = float("inf")
     assert (await node.request(look, token=parent)).token
 
 
@@ -271,7 +272,7 @@ async def test_header_fields_may_be_any_iterable(fields: Callable[[list[Header]]
         await send({"type": "http.response.body", "body": b""})
 
     node = Node(app=app, protect="/private/*")
-    answer = await node.request(path=path, token=node.manager.sign(node.manager.begin("ada")).decode())
+    answer = await node.request(path=path, token=node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode())
     assert answer.start["headers"][:2] == sent
     assert answer.header("vary") == "Cookie, Authorization"
 
@@ -285,7 +286,7 @@ async def test_a_response_that_has_nothing_to_do_with_the_session_is_left_alone(
 
 async def test_a_protected_path_is_always_private_and_varies() -> None:
     node = Node(app=silent, protect="/private/*")
-    token = node.manager.sign(node.manager.begin("ada")).decode()
+    token = node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode()
     answer = await node.request(path="/private/x", token=token)
     assert (answer.header("cache-control"), answer.header("vary")) == ("private", "Cookie, Authorization")
 
@@ -301,7 +302,7 @@ async def test_a_protected_path_is_always_private_and_varies() -> None:
 )
 async def test_a_protected_paths_own_cache_control_is_kept_but_for_public(given: list[bytes], expected: list[str]) -> None:
     node = Node(protect="/private/*")
-    token = node.manager.sign(node.manager.begin("ada")).decode()
+    token = node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode()
     answer = await node.request(path="/private/x", token=token, answer_headers=[(b"cache-control", value) for value in given])
     found = answer.all("cache-control")
     assert found == expected

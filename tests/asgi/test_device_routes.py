@@ -34,11 +34,13 @@ from ha_session_mw._node.devices import MOST_NOTES, ROUNDS, WRITE_EVERY_S, Devic
 from ha_session_mw.abc import Conflict, Grant, Record
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
 from ha_session_mw.exceptions import SessionLimitReached
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionId
 from ha_session_mw.testing import ManualClock, mint_session
 from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..backends.board import page
+from ..inside import devices_of
 from ..shared import Shared
 from ..waiting import eventually
 from .driver import SECRET, Answer, Node, Visitor, call, obliging, scope_of, who, why
@@ -97,8 +99,7 @@ class DeviceNode(Node):
 
     async def write(self) -> None:
         """What a background task does now and then."""
-        assert self.manager._devices is not None
-        await self.manager._devices.write_notes()
+        await devices_of(self.manager).write_notes()
 
     async def from_device(self, user_agent: bytes = FIREFOX, subject: str = "ada", **kwargs: Any) -> Visitor:
         visitor = self.visitor()
@@ -122,7 +123,7 @@ def at(clock: ManualClock) -> datetime:
 
 
 def family(visitor: Visitor) -> str:
-    verified = visitor.node.manager.verified(str(visitor.token).encode())
+    verified = node_of(visitor.node.manager).validator.verify(str(visitor.token).encode())
     assert verified is not None
     return verified.claims.family
 
@@ -205,7 +206,7 @@ def log_out(session: Session) -> None:
         lambda node, visitor: node.manager.revoke_session(family(visitor)),
         lambda node, visitor: node.manager.revoke_subject("ada"),
         lambda node, visitor: node.manager.revoke_everybody(),
-        lambda node, visitor: node.manager.revoke_key(node.manager._keys.ring.kids[0]),
+        lambda node, visitor: node.manager.revoke_key(node_of(node.manager).keys.ring.kids[0]),
     ],
     ids=["clear", "revoke", "session", "subject", "everybody", "key"],
 )
@@ -274,7 +275,7 @@ async def test_a_node_that_has_seen_the_old_id_and_writes_that_late_does_not_und
 
 async def test_an_old_id_that_is_seen_after_the_new_one_does_not_undo_it(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
-    old, devices = node.manager.verified(str(visitor.token).encode()), node.manager._devices
+    old, devices = node_of(node.manager).validator.verify(str(visitor.token).encode()), node_of(node.manager).devices
     assert old is not None
     assert devices is not None
     clock.advance(60)
@@ -346,7 +347,7 @@ async def test_nodes_that_see_a_session_at_the_same_time_agree(workers: list[Dev
     lists = [await worker.devices() for worker in workers]
     assert lists == [lists[0]] * 3
     assert [device.label for device in lists[0]] == ["Firefox on Linux"]
-    assert all(worker.manager._devices is not None and len(worker.manager._devices) == 0 for worker in workers)
+    assert all(len(devices_of(worker.manager)) == 0 for worker in workers)
 
 
 async def test_what_cannot_be_written_is_written_later(node: DeviceNode, clock: ManualClock) -> None:
@@ -365,7 +366,7 @@ async def test_what_cannot_be_written_is_written_later(node: DeviceNode, clock: 
 
 async def test_what_happens_while_a_use_is_written_is_written_next(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
-    verified, devices = node.manager.verified(str(visitor.token).encode()), node.manager._devices
+    verified, devices = node_of(node.manager).validator.verify(str(visitor.token).encode()), node_of(node.manager).devices
     assert verified is not None
     assert devices is not None
 
@@ -386,7 +387,7 @@ async def test_what_happens_while_a_use_is_written_is_written_next(node: DeviceN
 
 async def test_a_background_task_writes_and_writes_what_is_left_at_the_end(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
-    unwritten = node.manager._devices
+    unwritten = node_of(node.manager).devices
     assert unwritten is not None
     async with node.manager.running():
         await anyio.wait_all_tasks_blocked()
@@ -413,7 +414,7 @@ async def test_a_crash_of_what_writes_is_over_at_once_so_that_it_can_be_started_
         raise ZeroDivisionError
 
     node.store.meanwhile = crash  # type: ignore[method-assign]
-    devices, crashed = node.manager._devices, list[BaseException]()
+    devices, crashed = node_of(node.manager).devices, list[BaseException]()
     assert devices is not None
 
     async def run() -> None:
@@ -872,7 +873,7 @@ async def test_a_session_that_another_node_uses_and_could_not_write_down_can_be_
 ) -> None:
     """By its record it has idled, or has an id that was left behind; and it is in use all the same."""
     used, cycled = await workers[0].from_device(), await workers[0].from_device()
-    devices = workers[0].manager._devices
+    devices = node_of(workers[0].manager).devices
     assert devices is not None
     devices._store = TroubledStore(MemoryRecords(clock))
     devices._store.gone = True
@@ -1016,7 +1017,7 @@ async def test_a_provisional_log_out_is_a_202(node: DeviceNode, monkeypatch: pyt
         return Acknowledgement(mode="provisional", waited_s=0.0)
 
     laptop, phone = await node.from_device(), await node.from_device()
-    monkeypatch.setattr(node.manager._revocations, "revoke", provisional)
+    monkeypatch.setattr(node_of(node.manager).revoker, "revoke", provisional)
     answer = await routed(laptop, "DELETE", {"another": f"/{family(phone)}", "this one": f"/{family(laptop)}", "all": ""}[whose])
 
     assert (answer.status, answer.header("session-revocation")) == (202, "provisional")

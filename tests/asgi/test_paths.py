@@ -13,6 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from ha_session_mw.exceptions import problem_types
+from ha_session_mw.manager import node_of
 
 from .driver import Node, call, look, scope_of, who, why
 
@@ -121,7 +122,7 @@ async def test_of_two_rules_the_safe_one_holds() -> None:
 async def test_an_exempt_path_is_served_by_a_node_that_knows_nothing() -> None:
     node = Node(exempt="/static/*")
     visitor = await node.logged_in()
-    node.manager.view.fresh_at = node.clock.boot_s()
+    node_of(node.manager).view.fresh_at = node.clock.boot_s()
     node.clock.advance(6)
     assert (await visitor.visit(look, "/static/x")).status == 200
     assert (await visitor.visit(look, "/")).code == "state_stale"  # cannot tell is never anonymous
@@ -144,7 +145,7 @@ async def test_the_probes_answer_without_the_app_and_without_a_session(name: str
 
 
 async def test_a_node_that_cannot_judge_fails_its_readiness_and_lives(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node.manager, "why_not_ready", lambda: "has not learned enough")
+    monkeypatch.setattr(node_of(node.manager), "why_not_ready", lambda: "has not learned enough")
     for name in ("readyz", "startupz"):
         answer = await node.request(path=f"/-/session/{name}")
         assert answer.status == 503

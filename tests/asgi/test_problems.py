@@ -24,6 +24,7 @@ from ha_session_mw.exceptions import (
     TokenNotYetValid,
     problem_types,
 )
+from ha_session_mw.manager import node_of
 
 from ..core.test_problems import TABLE
 from .driver import OTHER_SECRET, SECRET, Answer, Node, call, respond, scope_of, why
@@ -101,7 +102,7 @@ async def test_a_wait_is_rounded_up(wait_s: float, seconds: str, ms: int) -> Non
 
 async def test_a_token_from_the_future_says_how_long_to_wait() -> None:
     node = Node(protect="*")
-    early = node.manager.sign(node.manager.begin("ada")).decode()
+    early = node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode()
     node.clock.step_wall(-90)
     answer = await node.request(token=early)
     assert (answer.status, answer.code, answer.problem["retry_after_ms"]) == (401, TokenNotYetValid.code, 30_000)
@@ -117,7 +118,7 @@ async def test_each_refusal_is_counted() -> None:
     node = Node(protect="/private")
     await node.request(path="/private")
     await node.request(token="rubbish")
-    assert node.manager.refused == {"token_missing": 1, "token_malformed": 1}
+    assert node_of(node.manager).refused == {"token_missing": 1, "token_malformed": 1}
 
 
 # Who is told what
@@ -246,7 +247,7 @@ async def test_an_app_may_have_a_request_refused_whatever_it_answers_itself(node
     answer = await node.request()
     assert (answer.status, answer.code, answer.header("retry-after")) == (503, "state_stale", "1")
     assert answer.all("set-cookie") == []
-    assert node.manager.refused["state_stale"] == 1
+    assert node_of(node.manager).refused["state_stale"] == 1
 
 
 async def test_an_app_may_have_a_request_refused_and_answer_nothing(node: Node) -> None:
@@ -316,7 +317,7 @@ async def test_a_log_out_that_could_not_be_made_durable_is_told(node: Node, monk
     async def no_majority(claims: object) -> None:
         raise QuorumLost("no majority")
 
-    monkeypatch.setattr(node.manager, "revoke", no_majority)
+    monkeypatch.setattr(node_of(node.manager).revoker, "revoke", no_majority)
     answer = await visitor.visit(lambda s: s.clear())
     assert (answer.status, answer.code, answer.header("retry-after")) == (503, "quorum_lost", "3")
     assert answer.cookies() == []
@@ -362,7 +363,7 @@ async def test_an_error_that_leaves_the_app_during_the_handshake_closes_it_with_
 async def test_a_handshake_that_the_node_cannot_judge_is_no_401() -> None:
     node = Node(protect="/private")
     token = (await node.logged_in()).token
-    node.manager.view.fresh_at = node.clock.boot_s()
+    node_of(node.manager).view.fresh_at = node.clock.boot_s()
     node.clock.advance(6)
     headers = [(b"cookie", f"session={token}".encode())]
     assert (await connect(node, headers=headers)).messages == [{"type": "websocket.close", "code": 4503, "reason": "state_stale"}]

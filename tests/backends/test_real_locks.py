@@ -30,6 +30,7 @@ import anyio
 from ha_session_mw import LockLost, SessionManager, Settings
 from ha_session_mw.abc import Record, ignore
 from ha_session_mw.backends import open_backend
+from ha_session_mw.manager import node_of
 
 async def main(how):
     manager = SessionManager(Settings.from_environ())
@@ -37,7 +38,7 @@ async def main(how):
         async with manager.running(), manager.lock("x", lease=1.0) as grant:
             print("held", grant.fence, flush=True)
             await anyio.sleep_forever()
-    service = manager.locks.require()
+    service = node_of(manager).locks.require()
     store = open_backend(manager.settings).open_store("session", manager.clock, service, on_newer=ignore, on_gap=ignore)
     grant = await service.acquire("app/x", within_s=0, lease_s=1.0)
     print("held", grant.fence, flush=True)

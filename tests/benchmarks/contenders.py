@@ -19,6 +19,7 @@ from starsessions import CookieStore, InMemoryStore, SessionStore, load_session
 from starsessions import SessionMiddleware as StarsessionsMiddleware
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
+from ha_session_mw.manager import node_of
 
 Header = tuple[bytes, bytes]
 Wrap = Callable[[ASGIApp], ASGIApp]
@@ -193,8 +194,8 @@ def new_manager(**settings: Any) -> SessionManager:
 
 def mint(manager: SessionManager, count: int) -> list[bytes]:
     """Tokens of that many sessions, each of a subject of its own."""
-    claims = (manager.begin(f"subject-{number}") for number in range(count))
-    return [manager.sign(manager.change(each, manager.fit(each, FLAT))) for each in claims]
+    claims = (node_of(manager).issuer.issue(f"subject-{number}") for number in range(count))
+    return [node_of(manager).sign(node_of(manager).issuer.change(each, node_of(manager).issuer.fit(each, FLAT))) for each in claims]
 
 
 def as_cookie(token: bytes) -> Header:
@@ -249,7 +250,7 @@ def _first_sight() -> Contender:
     # As on a node that has run for a while: the cache is full, and each new token displaces an old one.
     manager = new_manager(cache_size=100)
     for token in mint(manager, 100):
-        manager.check(token)
+        node_of(manager).validator.validate(token)
     reader = Reader()
     return requests(FIRST_SIGHT, ours_with(manager)(reader), reader, lambda count: map(as_cookie, mint(manager, count)))
 

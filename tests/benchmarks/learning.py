@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 
 from ha_session_mw import SessionManager, Settings
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 
 from .cluster import MAX_WAIT_S
@@ -45,9 +46,11 @@ async def _fill(cluster: str, denials: int) -> None:
     manager = _manager(cluster)
     async with manager.running():
         await _until(lambda: manager.why_not_ready() is None)
-        end_ms = manager._log.unknown_end_ms()
+        end_ms = node_of(manager).log.unknown_end_ms()
         for begun in range(0, denials, JOB):
-            await manager._log.append([Deny(manager.new_id(), end_ms) for _ in range(begun, min(begun + JOB, denials))])
+            await node_of(manager).log.append(
+                [Deny(node_of(manager).issuer.new_id(), end_ms) for _ in range(begun, min(begun + JOB, denials))]
+            )
 
 
 async def _learn(cluster: str, denials: int) -> tuple[float, int]:
@@ -56,8 +59,8 @@ async def _learn(cluster: str, denials: int) -> tuple[float, int]:
     async with manager.running():
         await _until(lambda: manager.why_not_ready() is None)
         ready_s = time.perf_counter() - begun_s
-        if len(manager.view) != denials:
-            raise NotReadError(f"{len(manager.view)} of {denials} denials are known to the new node")
+        if len(node_of(manager).view) != denials:
+            raise NotReadError(f"{len(node_of(manager).view)} of {denials} denials are known to the new node")
         return ready_s, _resident_bytes() - before
 
 

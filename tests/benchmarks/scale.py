@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Iterable, Sequence
 
 from ha_session_mw import SessionManager
+from ha_session_mw.manager import node_of
 
 from .contenders import (
     Contender,
@@ -51,7 +52,7 @@ async def _with_sessions(name: str, manager: SessionManager, size: int) -> Conte
 
 async def deny(manager: SessionManager, count: int) -> None:
     for _ in range(count):
-        await manager.revoke_session(manager.new_id())
+        await manager.revoke_session(node_of(manager).issuer.new_id())
 
 
 async def bytes_of_denials(count: int) -> int:

@@ -24,6 +24,7 @@ from starsessions.stores.redis import RedisStore
 
 from example_app.ports import reserve_port
 from ha_session_mw import SessionManager
+from ha_session_mw.manager import node_of
 
 from . import contenders
 from .contenders import USER, App, Contender, LoadingReader, NotReadError, Reader, Wrap, cookie_from, new_manager, ours_with
@@ -130,7 +131,7 @@ async def _cold(name: str, manager: SessionManager) -> Contender:
     cookie = await cookie_from(ours_with(manager), CONTENT)
 
     async def forgetful(scope: Scope, receive: Receive, send: Send) -> None:
-        manager._copies.forget_all()
+        node_of(manager).copies.forget_all()
         await app(scope, receive, send)
 
     return contenders.requests(name, forgetful, reader, lambda count: repeat(cookie, count))

@@ -23,9 +23,11 @@ from ha_session_mw._node import lookups
 from ha_session_mw._node.lookups import Question
 from ha_session_mw._peering.peering import PeerClient
 from ha_session_mw.abc import PeerFailure
-from ha_session_mw.backends.peers.log import QuorumLog
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import mint_session, who_is_there
+
+from ..inside import peering_of, quorum_log_of
 
 AT_ONCE = 32
 """Connections to each of the others."""
@@ -39,16 +41,14 @@ class Flooder:
     def __init__(self) -> None:
         self.middleware = SessionMiddleware(who_is_there)
         self.manager = self.middleware.manager
-        assert isinstance(self.manager._log, QuorumLog)
-        assert self.manager.peering is not None
-        self.log = self.manager._log
-        self.peering = self.manager.peering
+        self.log = quorum_log_of(self.manager)
+        self.peering = peering_of(self.manager)
         self.how = "rest"
         self.sent = 0
         self._ids = count()
         self._heap = tuple(Deny(f"heap-{number:017d}", self.log.unknown_end_ms()) for number in range(HEAP_ENTRIES))
         self.peering.handle("poll", self.on_poll)
-        self.manager.supervisor.add("flood", self.flood)
+        node_of(self.manager).add_task("flood", self.flood)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/flood/"):
@@ -89,7 +89,7 @@ class Flooder:
             client = PeerClient(
                 self.peering.me,
                 nonce,
-                lambda: self.manager._keys.ring,
+                lambda: node_of(self.manager).keys.ring,
                 prefix="/-/session",
                 clock=self.manager.clock,
                 faults=self.peering.faults,

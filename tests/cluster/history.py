@@ -22,7 +22,7 @@ import pytest
 
 from ha_session_mw import ClientFault, ProblemError, SessionRevoked
 from ha_session_mw._core.accept_rule import CannotTell, Decision, Refuse, decide
-from ha_session_mw.manager import SessionManager
+from ha_session_mw.manager import SessionManager, node_of
 from ha_session_mw.testing import Cluster, Node
 
 from .steps import SteppedClock, check_with_pauses
@@ -257,7 +257,7 @@ class History(ABC):
         try:
             outcome = await check_with_pauses(process, token.encode(), pauses, self._pause)
             if isinstance(outcome, CannotTell):
-                await process.resolve(token.encode(), outcome)
+                await node_of(process).validator.resolve(token.encode(), outcome)
         except ProblemError as problem:
             code = problem.code
             if isinstance(problem, ClientFault):
@@ -291,8 +291,8 @@ class History(ABC):
         for node in self.cluster.nodes:
             if node.why_not_ready is not None:
                 self.faults.append(f"{node.name} is not ready in the end: {node.why_not_ready}")
-            if node.manager.supervisor.crashes:
-                self.faults.append(f"crashed on {node.name}: {dict(node.manager.supervisor.crashes)}")
+            if node_of(node.manager).supervisor.crashes:
+                self.faults.append(f"crashed on {node.name}: {dict(node_of(node.manager).supervisor.crashes)}")
             for family in self.families:
                 answer = await self._ask(node, "GET", "/private", family.token)
                 assert answer is not None

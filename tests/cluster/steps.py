@@ -9,6 +9,7 @@ from typing import Generic, ParamSpec, TypeVar
 from ha_session_mw import SessionManager
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import ManualClock
 
 P = ParamSpec("P")
@@ -98,8 +99,8 @@ async def check_with_pauses(
         ClientFault: as ``SessionManager.check``.
     """
     if not any(pauses):
-        return process.check(token)
-    steps = Steps(process.check, token)
+        return node_of(process).validator.validate(token)
+    steps = Steps(node_of(process).validator.validate, token)
     for seconds in pauses:
         if not steps.go_on():
             break

@@ -24,6 +24,7 @@ from ha_session_mw._core.cluster.view import new_cut_id
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.log import EtcdLog
 from ha_session_mw.clocks import SystemClock
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session
 
@@ -60,14 +61,15 @@ def node(cluster: str, *, clock: Clock | None = None, **settings: Any) -> Sessio
 
 
 def log_of(manager: SessionManager) -> EtcdLog:
-    assert isinstance(manager._log, EtcdLog)
-    return manager._log
+    log = node_of(manager).log
+    assert isinstance(log, EtcdLog)
+    return log
 
 
 def judged(manager: SessionManager, token: str) -> str:
     """What a request with a token gets: ``ok``, or the code of the refusal."""
     try:
-        outcome = manager.check(token.encode())
+        outcome = node_of(manager).validator.validate(token.encode())
     except SessionRevoked as revoked:
         return revoked.code
     return outcome.problem.code if isinstance(outcome, CannotTell) else "ok"
@@ -76,7 +78,7 @@ def judged(manager: SessionManager, token: str) -> str:
 async def ready(*managers: SessionManager) -> None:
     def all_are() -> bool:
         others = len(managers) - 1
-        return all(one.why_not_ready() is None and len(one._log.members()) >= others for one in managers)
+        return all(one.why_not_ready() is None and len(node_of(one).log.members()) >= others for one in managers)
 
     await eventually(all_are)
 
@@ -130,7 +132,7 @@ async def test_log_outs_survive_a_restart_of_all_nodes(cluster: str) -> None:
     async with running(first):
         await ready(first)
         token, other = mint_session(first), mint_session(first)
-        await first.revoke_session(first.check(token.encode()).claims.family)  # type: ignore[union-attr]
+        await first.revoke_session(node_of(first).validator.validate(token.encode()).claims.family)  # type: ignore[union-attr]
     second = node(cluster)
     async with running(second):
         assert judged(second, token) in ("node_starting", "session_revoked")
@@ -145,9 +147,9 @@ async def test_an_orderly_end_is_told_and_nobody_waits_for_that_process(one_etcd
         async with running(b):
             await ready(a, b)
             assert len(keys(one_etcd, cluster, "node/")) == 2
-        assert b.view.fresh_at == -float("inf")
+        assert node_of(b).view.fresh_at == -float("inf")
         assert len(keys(one_etcd, cluster, "node/")) == 1
-        await eventually(lambda: not a._log.members())
+        await eventually(lambda: not node_of(a).log.members())
         assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S / 2
         async with running(b):  # and it may come back
             await ready(a, b)
@@ -182,9 +184,9 @@ async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(clust
     async with running(a, b):
         await ready(a, b)
         await a.revoke_subject("ada")
-        index = a.index()
+        index = node_of(a).log.index()
         assert index is not None
-        await b.catch_up(index)
+        await node_of(b).validator.catch_up(index)
         assert judged(b, mint_session(a, "ada")) == "ok"
 
 
@@ -192,25 +194,25 @@ async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(
     a, b = node(cluster), node(cluster)
     async with running(a, b):
         await ready(a, b)
-        end_ms = a._log.unknown_end_ms()
-        a._log.apply([Cut(new_cut_id("cut", end_ms), "ada", end_ms)])
+        end_ms = node_of(a).log.unknown_end_ms()
+        node_of(a).log.apply([Cut(new_cut_id("cut", end_ms), "ada", end_ms)])
         token = mint_session(a, "ada").encode()
-        undecided = b.check(token)
+        undecided = node_of(b).validator.validate(token)
         assert isinstance(undecided, CannotTell)
         assert undecided.problem.code == "state_not_reached"
-        assert (await b.resolve(token, undecided)).claims.subject == "ada"
+        assert (await node_of(b).validator.resolve(token, undecided)).claims.subject == "ada"
 
 
 async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -> None:
     """As after ``gunicorn --preload``: the app was made before the fork."""
     a, b = node(cluster, node_id="web"), node(cluster, node_id="web")
     before = (b.node_id, log_of(b).ordered.slot)
-    b.after_fork(in_child=True)
+    node_of(b).after_fork(in_child=True)
     async with running(a, b):
         assert b.node_id != before[0]
         assert log_of(b).ordered.slot not in (before[1], log_of(a).ordered.slot)
         await ready(a, b)
-        assert {member.member for member in a._log.members()} == {b.node_id}
+        assert {member.member for member in node_of(a).log.members()} == {b.node_id}
 
 
 async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_are_not(cluster: str) -> None:
@@ -219,7 +221,7 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
     async with running(*nodes):
         await ready(*nodes)
         token = mint_session(nodes[1]).encode()
-        await eventually(lambda: nodes[0]._judging._whom_to_ask(token, StateRollback()) == ["http://b:1"])
+        await eventually(lambda: node_of(nodes[0]).validator._whom_to_ask(token, StateRollback()) == ["http://b:1"])
 
 
 # Writing.
@@ -246,9 +248,9 @@ async def test_one_entry_that_is_too_long_sinks_no_other_and_only_its_caller_is_
                 for entry in [*good[:30], bad, *good[30:]]:
                     tasks.start_soon(append, log_of(a), entry)
             assert told == [bad.id]
-            assert a.view.knows(bad)
-            await eventually(lambda: all(b.view.knows(entry) for entry in good))
-            assert not b.view.knows(bad)
+            assert node_of(a).view.knows(bad)
+            await eventually(lambda: all(node_of(b).view.knows(entry) for entry in good))
+            assert not node_of(b).view.knows(bad)
 
 
 async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(cluster: str) -> None:
@@ -257,7 +259,7 @@ async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(
     done: list[str] = []
 
     async def append(name: str, count: int) -> None:
-        await a._log.append([Deny(f"{name}{number}", end_ms) for number in range(count)])
+        await node_of(a).log.append([Deny(f"{name}{number}", end_ms) for number in range(count)])
         done.append(name)
 
     async with running(a, b):
@@ -267,7 +269,7 @@ async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(
             await anyio.sleep(0.02)
             tasks.start_soon(append, "single", 1)
         assert done == ["single", "job"]
-        await eventually(lambda: len(b.view) == 5_001)
+        await eventually(lambda: len(node_of(b).view) == 5_001)
         assert log_of(a).ordered.rolled_back is None
         assert a.why_not_ready() is None
 
@@ -277,18 +279,18 @@ async def test_what_has_ended_is_deleted_with_the_floor_and_a_floor_never_falls(
     a = node(cluster, clock=clock, absolute_timeout="1h")
     async with running(a):
         await ready(a)
-        await a._log.append([Deny(f"soon{number}", int(clock.wall_s() * 1000) + 60_000) for number in range(2_500)])
-        await a._log.append([Deny("late", int(clock.wall_s() * 1000) + 3_600_000)])
+        await node_of(a).log.append([Deny(f"soon{number}", int(clock.wall_s() * 1000) + 60_000) for number in range(2_500)])
+        await node_of(a).log.append([Deny("late", int(clock.wall_s() * 1000) + 3_600_000)])
         clock.ahead_s = 300
         await eventually(lambda: len(keys(one_etcd, cluster, "deny/")) == 1)
         floor = int(one_etcd.ctl("get", "--print-value-only", f"{prefix_of(cluster)}/log/floor"))
-        assert floor == a.view.floor_ms > 0
+        assert floor == node_of(a).view.floor_ms > 0
     clock.ahead_s = 0
     b = node(cluster, clock=clock)
     async with running(b):
         await ready(b)
-        assert b.view.floor_ms == floor
-        assert [*b.view.denied] == ["late"]
+        assert node_of(b).view.floor_ms == floor
+        assert [*node_of(b).view.denied] == ["late"]
 
 
 async def test_the_beat_of_a_process_that_is_long_gone_is_deleted(one_etcd: Etcd, cluster: str) -> None:
@@ -475,7 +477,7 @@ async def test_an_etcd_that_comes_back_empty_is_a_rollback(own: Etcd) -> None:
         with pytest.raises(QuorumLost, match="set back"):
             await a.revoke_subject("bob")
         with pytest.raises(StateRollback):
-            a.ensure_fresh()
+            node_of(a).validator.ensure_fresh()
 
 
 async def test_an_older_backup_is_a_rollback_even_when_it_has_grown_beyond(own: Etcd, tmp_path: Path) -> None:

@@ -24,9 +24,11 @@ from ha_session_mw.events import (
     ViewFresh,
     ViewStale,
 )
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import NodeId
 from ha_session_mw.testing import Cluster, Node
 
+from ..inside import quorum_log_of
 from .visits import log_out, logged_in
 
 pytestmark = pytest.mark.anyio
@@ -77,7 +79,7 @@ async def test_a_log_out_is_told_on_every_node(cluster: Cluster) -> None:
     a, *_ = cluster.nodes
     browser = await logged_in(cluster, a)
     heard = [told(node) for node in cluster.nodes]
-    claims = a.manager.verified(str(browser.token).encode()).claims  # type: ignore[union-attr]
+    claims = node_of(a.manager).validator.verify(str(browser.token).encode()).claims  # type: ignore[union-attr]
     await browser.visit(a, log_out)
     await cluster.run(a.manager.revoke_subject, "ada")
     await cluster.settle()
@@ -129,7 +131,7 @@ async def test_a_member_that_dies_leaves_and_joins_again(cluster: Cluster) -> No
 async def test_a_member_that_drains_is_told(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     seen = told(a)
-    b.manager._log.quorum.drain()  # type: ignore[attr-defined]
+    quorum_log_of(b.manager).quorum.drain()
     await cluster.advance(1)
 
     assert seen == [MemberDraining(NodeId("b"))]

@@ -9,6 +9,7 @@ import pytest
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import ClockUntrusted, SessionRevoked, StateStale
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, Node, mint_session
 
 from .steps import SteppedClock, Steps
@@ -41,7 +42,7 @@ def paused_at(step: int, check: Callable[[bytes], Verified | CannotTell], token:
 
 def checks(node: Node) -> list[Callable[[bytes], Verified | CannotTell]]:
     """At its first sight, and once it is known."""
-    return [lambda token: node.manager.validate_new(token, token), node.manager.check]
+    return [lambda token: node_of(node.manager).validator.validate_new(token, token), node_of(node.manager).validator.validate]
 
 
 @pytest.mark.parametrize("step", EVERY_STEP)
@@ -85,9 +86,9 @@ async def test_a_clock_that_is_set_wrong_during_the_pause_refuses_nobody(
 
     def check_again(token: bytes) -> Verified | CannotTell:
         """As at the end of a request, whose session must not have been revoked meanwhile."""
-        verified = c.manager.verified(token)
+        verified = node_of(c.manager).validator.verify(token)
         assert verified is not None
-        assert c.manager.may_be_valid(verified)
+        assert node_of(c.manager).validator.may_be_valid(verified)
         return verified
 
     for check in (*checks(c), check_again):

@@ -16,6 +16,7 @@ import pytest
 from ha_session_mw._node.validation import TokenValidator
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.peers.log import QuorumLog
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, Link, Node
 
 from ..histories.app import app
@@ -113,7 +114,7 @@ class PeersHistory(History):
         nodes = self.cluster.nodes
         if nodes.index(node) < self.files:
             return True
-        forgetful = sum(not other.running or other.manager._log.is_starting() for other in nodes[self.files :] if other is not node)
+        forgetful = sum(not other.running or node_of(other.manager).log.is_starting() for other in nodes[self.files :] if other is not node)
         return forgetful + 1 < len(nodes) // 2 + 1
 
     def _links(self) -> list[Link]:

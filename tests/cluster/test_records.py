@@ -13,10 +13,12 @@ from ha_session_mw import Session, StoreUnavailable
 from ha_session_mw.abc import Clock, LockService, OnGap, OnNewer, Record, SessionStore
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
 from ha_session_mw.backends.peers.log import PeersBackend
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import ManualClock
 
 from ..asgi.driver import call, scope_of
+from ..inside import peering_of, records_of
 from .visits import Browser, Cluster, Node, log_out, logged_in, look, obliging, refused_for_infrastructure, who, why
 
 pytestmark = pytest.mark.anyio
@@ -63,19 +65,18 @@ async def with_large_data(cluster: Cluster, node: Node) -> Browser:
 
 
 def copies(node: Node) -> int:
-    return len(node.manager._copies)
+    return len(node_of(node.manager).copies)
 
 
 def stored(node: Node) -> list[Record]:
-    assert node.manager._records is not None
-    store = node.manager._records._store
+    store = records_of(node.manager)._store
     assert isinstance(store, MemoryStore)
     return [*store._records._records.values()]
 
 
 def forget(*nodes: Node) -> None:
     for node in nodes:
-        node.manager._copies.forget_all()
+        node_of(node.manager).copies.forget_all()
 
 
 async def test_a_node_that_lacks_a_record_is_given_it_by_the_one_that_made_the_token(cluster: Cluster) -> None:
@@ -117,7 +118,7 @@ async def test_a_peers_older_copy_does_not_count(cluster: Cluster) -> None:
     forget(b, c)
     # What a has is what b replaced: a was told of that, but say that it was not.
     await older.visit(a, look)
-    copies = a.manager._copies
+    copies = node_of(a.manager).copies
     [family] = copies
     copy = copies.get(family)
     assert copy is not None
@@ -142,15 +143,14 @@ async def test_a_peer_that_tells_garbage_costs_a_look_into_the_store(cluster: Cl
     async def garbage(_: bytes) -> bytes:
         return b"\x94\x01\xa3yes\xcf\x7f\xff\xff\xff\xff\xff\xff\xff\xc4\x03abc"  # signed, of a high version, and no record
 
-    assert a.manager.peering is not None
-    a.manager.peering.handle("record", garbage)
+    peering_of(a.manager).handle("record", garbage)
     assert (await browser.visit(b, look)).result == {"text": LARGE}
     assert Counted.reads["all"] == 1
 
 
 async def test_a_question_that_is_none_gets_no_answer(cluster: Cluster) -> None:
     a, *_ = cluster.nodes
-    records = a.manager._records
+    records = node_of(a.manager).records
     assert records is not None
     for body in (b"", b"garbage", b"\x93\x01\xa1x", b"\x91" * 100_000):
         with pytest.raises(ValueError):  # noqa: PT011 - any
@@ -206,9 +206,9 @@ async def test_a_write_on_a_node_that_has_not_heard_of_the_log_out_leaves_no_rec
     other = Browser(cluster, browser.token)
     cluster.cut(c)
 
-    verified = a.manager.verified((browser.token or "").encode())
+    verified = node_of(a.manager).validator.verify((browser.token or "").encode())
     assert verified is not None
-    a.manager._log.apply([Deny(verified.claims.family, verified.claims.absolute_end_ms)])
+    node_of(a.manager).log.apply([Deny(verified.claims.family, verified.claims.absolute_end_ms)])
     await cluster.settle()  # a has deleted what there was, which is nothing yet
     assert (await other.visit(c, lambda session: session.update(text=LARGE))).status == 200  # not acknowledged yet on a
     assert len(stored(a)) == 1

@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from ha_session_mw import Session, UsageError
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, mint_session, session_cookie
 
 from .visits import Browser, log_out, logged_in, look, who, why
@@ -186,7 +187,7 @@ async def test_an_index_that_is_none_is_ignored_by_a_node_that_has_heard_of_nobo
     async with Cluster("ab") as cluster:
         await cluster["b"].kill()
         for index in NO_INDEX:
-            assert cluster["a"].manager._log.has_reached(index)
+            assert node_of(cluster["a"].manager).log.has_reached(index)
 
 
 async def test_a_session_can_be_minted_for_a_client_of_any_kind(cluster: Cluster) -> None:

@@ -13,9 +13,11 @@ import pytest
 
 from ha_session_mw._core.quorum.messages import decode_answer, encode
 from ha_session_mw.abc import PeerFailure
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import Cluster, Node, mint_session
 
+from ..inside import peering_of, quorum_log_of
 from .visits import Browser, log_out, logged_in, look, obliging, refused_for_infrastructure, who, why
 
 pytestmark = pytest.mark.anyio
@@ -199,7 +201,7 @@ async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(
         # Forgotten in memory, known by the journal.
         await a.kill()
         await a.start()
-        assert len(a.manager.view.denied) == 1
+        assert len(node_of(a.manager).view.denied) == 1
         for visitor in (captured, bob):
             assert refused_for_infrastructure(await visitor.visit(a), "node_starting", "other_node")
 
@@ -208,12 +210,12 @@ async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(
         await cluster.advance(2)
         assert [(await captured.visit(node, why)).result for node in (a, b, c)] == ["session_revoked"] * 3
         assert (await bob.visit(a)).result == "bob"
-        assert a.manager._revocations.provisional == []
+        assert node_of(a.manager).revoker.provisional == []
 
         # It is not kept for longer than it has to be.
         await a.kill()
         await a.start()
-        assert a.manager._revocations.provisional == []
+        assert node_of(a.manager).revoker.provisional == []
 
 
 async def test_more_log_outs_without_a_majority_do_not_wait_long(tmp_path: Path) -> None:
@@ -293,7 +295,7 @@ async def test_a_denial_that_a_node_knows_counts_for_more_than_a_yes_whatever_it
         await cluster.ready()
         a, b, *others = cluster.nodes
         browser = await logged_in(cluster, b)
-        claims = a.manager.verified(browser.token.encode()).claims  # type: ignore[union-attr]
+        claims = node_of(a.manager).validator.verify(browser.token.encode()).claims  # type: ignore[union-attr]
         cluster.cut(a, *others)
         await cluster.advance(6)
         assert (await browser.visit(a)).result == "ada"  # b says so
@@ -302,7 +304,7 @@ async def test_a_denial_that_a_node_knows_counts_for_more_than_a_yes_whatever_it
         async def meanwhile() -> None:
             await cluster.sleep(0.1)  # b has said yes, and nobody has heard it yet
             a.clock.step_wall(3600)
-            a.manager._log.apply([Deny(claims.family, claims.absolute_end_ms)])
+            node_of(a.manager).log.apply([Deny(claims.family, claims.absolute_end_ms)])
 
         cluster._network.tasks.start_soon(meanwhile)
         answer = await browser.visit(a, path="/private")
@@ -376,10 +378,9 @@ async def test_a_link_that_garbles_or_replays_is_as_good_as_none_and_does_no_har
         assert refused_for_infrastructure(await browser.visit(a), "state_stale", "other_node")
     else:
         assert (await browser.visit(a)).result == "ada"
-        assert b.manager.peering is not None
-        assert b.manager.peering.server.refused > 0
+        assert peering_of(b.manager).server.refused > 0
     assert (await other.visit(b)).result == "bob"
-    assert not a.manager.supervisor.crashes + b.manager.supervisor.crashes
+    assert not node_of(a.manager).supervisor.crashes + node_of(b.manager).supervisor.crashes
 
 
 async def test_a_slow_link_delays_and_no_more(cluster: Cluster) -> None:
@@ -413,7 +414,7 @@ async def test_three_nodes_that_disagree_with_nobody_stay_at_rest(cluster: Clust
         await cluster.advance(60)
     assert [record.getMessage() for record in caplog.records] == []
     nodes: list[Node] = cluster.nodes
-    assert all(len(node.manager._log._holds) <= 2 for node in nodes)  # type: ignore[attr-defined]
+    assert all(len(quorum_log_of(node.manager)._holds) <= 2 for node in nodes)
     assert all(len(node.clock._limits) < 40 for node in nodes)
 
 
@@ -441,12 +442,11 @@ GARBAGE = [b"", b"\xc1", b"\x92\x01\xa1\xff", NO_TEXT, b"\x9d" + b"\x91" * 100_0
 @pytest.mark.parametrize("call", ["poll", "lookup"])
 async def test_a_member_that_asks_nonsense_is_refused_and_crashes_nothing(cluster: Cluster, call: str) -> None:
     a, b, _ = cluster.nodes
-    assert a.manager.peering is not None
     for garbage in GARBAGE:
         with pytest.raises(PeerFailure, match="answered 400"):
-            await cluster.run(a.manager.peering.call, b.url, call, garbage, 1.0)
+            await cluster.run(peering_of(a.manager).call, b.url, call, garbage, 1.0)
     await cluster.advance(2)
-    assert not b.manager.supervisor.crashes
+    assert not node_of(b.manager).supervisor.crashes
     assert b.why_not_ready is None
 
 
@@ -459,31 +459,29 @@ async def test_a_member_that_answers_nonsense_is_as_good_as_none_and_named(
     async def nonsense(_: bytes) -> bytes:
         return garbage
 
-    assert a.manager.peering is not None
-    a.manager.peering.handle("poll", nonsense)
-    a.manager.peering.handle("lookup", nonsense)
+    peering_of(a.manager).handle("poll", nonsense)
+    peering_of(a.manager).handle("lookup", nonsense)
     browser = await logged_in(cluster, a)
     await cluster.advance(7)
 
     assert "member 1 of HA_SESSION_PEERS: answers in a form that this release cannot read" in caplog.text
-    assert not b.manager.supervisor.crashes
+    assert not node_of(b.manager).supervisor.crashes
     assert [(await browser.visit(node)).result for node in (b, c)] == ["ada", "ada"]
     assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
 
 
 async def test_a_member_that_answers_at_once_over_and_over_does_not_keep_the_others_busy(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
-    assert a.manager.peering is not None
     polls = 0
-    answer = a.manager.peering.server._handlers["poll"]
+    answer = peering_of(a.manager).server._handlers["poll"]
 
     async def counted(body: bytes) -> bytes:
         nonlocal polls
         polls += 1
         return await answer(body)
 
-    a.manager.peering.handle("poll", counted)
-    a.manager._log.quorum._heartbeat_s = 0  # type: ignore[attr-defined]
+    peering_of(a.manager).handle("poll", counted)
+    quorum_log_of(a.manager).quorum._heartbeat_s = 0
     await cluster.advance(0.5)  # until those that are held are answered
     polls = 0
     await cluster.advance(0.1)
@@ -497,7 +495,7 @@ async def test_a_clock_that_is_ahead_by_what_is_trusted_dates_no_token_into_the_
     await cluster.advance(2)
     assert a.why_not_ready is None
 
-    ahead_ms = a.manager.begin("ada").issued_ms - b.clock.wall_s() * 1000
+    ahead_ms = node_of(a.manager).issuer.issue("ada").issued_ms - b.clock.wall_s() * 1000
 
     assert abs(ahead_ms) < 1_000
 
@@ -507,11 +505,11 @@ async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_bu
 ) -> None:
     a, b, _ = cluster.nodes
     monkeypatch.setattr("ha_session_mw._core.quorum.log.PAGE_ENTRIES", 10)
-    a.manager._log.apply([Deny(f"flood {n}", a.manager._log.unknown_end_ms()) for n in range(1000)])
-    before = len(b.manager.view.denied)
+    node_of(a.manager).log.apply([Deny(f"flood {n}", node_of(a.manager).log.unknown_end_ms()) for n in range(1000)])
+    before = len(node_of(b.manager).view.denied)
     await cluster.advance(1)
 
-    told = len(b.manager.view.denied) - before
+    told = len(node_of(b.manager).view.denied) - before
 
     assert 10 <= told <= 2 * 10 * 6  # by the flooder, and by the third member what it has from there
     browser = await logged_in(cluster, b)
@@ -520,15 +518,13 @@ async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_bu
 
 def faults(node: Node) -> Any:
     """What a node has counted of the others, as its operator is told."""
-    assert node.manager.peering is not None
-    return node.manager.peering.faults.told()
+    return peering_of(node.manager).faults.told()
 
 
 async def test_what_each_peer_did_wrong_is_counted_under_its_place_in_the_list(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
-    assert a.manager.peering is not None
     with pytest.raises(PeerFailure):
-        await cluster.run(a.manager.peering.call, b.url, "poll", b"nonsense", 1.0)
+        await cluster.run(peering_of(a.manager).call, b.url, "poll", b"nonsense", 1.0)
     assert faults(a)["member 2"]["refused"] == 1
     assert faults(b)["member 1"] == {"garbage": 1}
     cluster.link(c, b).replays = True
@@ -547,7 +543,7 @@ async def test_what_each_peer_did_wrong_is_counted_under_its_place_in_the_list(c
 async def test_a_member_that_claims_what_cannot_be_is_a_liar(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     await cluster.run(a.manager.revoke_session, "somebody")
-    for peer in a.manager._log.quorum._peers.values():  # type: ignore[attr-defined]
+    for peer in quorum_log_of(a.manager).quorum._peers.values():
         peer.sequence = 1000
         peer.position = 1000
         peer.read_sent_s = float("inf")
@@ -561,7 +557,7 @@ async def test_a_member_that_answers_with_more_than_a_page_is_not_listened_to(
 ) -> None:
     a, b, c = cluster.nodes
     monkeypatch.setattr("ha_session_mw.backends.peers.log.PAGE_ENTRIES", 9)
-    a.manager._log.apply([Deny(f"flood {n}", a.manager._log.unknown_end_ms()) for n in range(10)])
+    node_of(a.manager).log.apply([Deny(f"flood {n}", node_of(a.manager).log.unknown_end_ms()) for n in range(10)])
     await cluster.advance(3)
     assert "member 1 of HA_SESSION_PEERS: answers with more than a page" in caplog.text
     assert faults(b)["member 1"]["garbage"] >= 2
@@ -578,20 +574,19 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
     for node in (b, c):
         await restarted(node)
     await cluster.ready()
-    assert a.manager.peering is not None
-    log, ids = a.manager._log, count()
+    log, ids = node_of(a.manager).log, count()
 
     async def flood(body: bytes) -> bytes:
         entries = tuple(Deny(f"flood {next(ids)}", log.unknown_end_ms()) for _ in range(4))
         return encode(msgspec.structs.replace(decode_answer(await on_poll(body)), entries=entries, complete=complete))
 
-    on_poll = a.manager.peering.server._handlers["poll"]
+    on_poll = peering_of(a.manager).server._handlers["poll"]
     log.quorum._heartbeat_s = 0  # type: ignore[attr-defined]
-    a.manager.peering.handle("poll", flood)
+    peering_of(a.manager).handle("poll", flood)
     await cluster.advance(10)
     counted = faults(b)["member 1"]
     assert counted["slowed"] > 5
-    told = len(b.manager.view.denied)
+    told = len(node_of(b.manager).view.denied)
     assert 0.7 < told / (2 * (128 + 64 * 10) / (1 if complete else 8)) < 1.3  # half of it by way of the third
     browser = await logged_in(cluster, b)
     captured = Browser(cluster, browser.token)

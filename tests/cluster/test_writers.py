@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings
 from ha_session_mw.abc import Grant, Record
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, ManualClock
 
 from ..asgi.driver import call, obliging, scope_of
@@ -147,7 +148,7 @@ async def story(writers: list[list[list[Change]]], seed: int, *, strict: bool) -
 
 
 def version_in(nodes: ThreeNodes, token: str) -> int:
-    verified = nodes.apps[0].manager.verified(token.encode())
+    verified = node_of(nodes.apps[0].manager).validator.verify(token.encode())
     assert verified is not None
     return verified.record
 

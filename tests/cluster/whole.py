@@ -25,9 +25,11 @@ from ha_session_mw._node.lookups import Answer, LookUps
 from ha_session_mw._node.validation import TokenValidator
 from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.exceptions import ClientFault, InfrastructureFault, QuorumLost, StateStale
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Acknowledgement
 from ha_session_mw.testing import Cluster, Node
 
+from ..inside import quorum_log_of
 from ..simulation.node import HEARTBEAT_S, LIMIT_S, LONGEST_MS
 from ..simulation.quorum_variants import QuorumVariant
 from ..simulation.world import Judge, Session, SubjectCut, Way
@@ -57,8 +59,7 @@ class WholeNode:
 
     @property
     def log(self) -> QuorumLog:
-        assert isinstance(self.manager._log, QuorumLog)
-        return self.manager._log
+        return quorum_log_of(self.manager)
 
     @property
     def quorum(self) -> Quorum:
@@ -66,7 +67,7 @@ class WholeNode:
 
     @property
     def view(self) -> View:
-        return self.manager.view
+        return node_of(self.manager).view
 
     def start(self) -> None:
         self.world.portal.call(self.node.start)
@@ -90,20 +91,20 @@ class WholeNode:
     def _log_in(self) -> Session | None:
         manager = self.manager
         try:
-            manager.ensure_fresh()
+            node_of(manager).validator.ensure_fresh()
         except InfrastructureFault:
             return None
-        claims = manager.begin("somebody")
+        claims = node_of(manager).issuer.issue("somebody")
         end_ms = claims.issued_ms + self.session_ms
-        token = manager.sign(msgspec.structs.replace(claims, idle_end_ms=end_ms, absolute_end_ms=end_ms))
-        verified = manager.verified(token)
+        token = node_of(manager).sign(msgspec.structs.replace(claims, idle_end_ms=end_ms, absolute_end_ms=end_ms))
+        verified = node_of(manager).validator.verify(token)
         assert verified is not None
         session = self.world.add_session(verified)
         self.world.tokens[session] = token
         return session
 
     def revoke(self, session: Session) -> None:
-        self.world.begin(self.log_out, [session], self.manager.revoke, session.claims)
+        self.world.begin(self.log_out, [session], node_of(self.manager).revoker.revoke_session, session.claims)
 
     async def log_out(self, hit: Sequence[Session | SubjectCut], revoke: Callable[..., Awaitable[Acknowledgement]], *args: Any) -> None:
         """Log out, and try again as long as there is no quorum: that is what the client is told to do."""
@@ -134,7 +135,7 @@ class WholeNode:
         try:
             outcome = await check_with_pauses(process, token, pauses, self.world.cluster.sleep)
             if isinstance(outcome, CannotTell):
-                await process.resolve(token, outcome)
+                await node_of(process).validator.resolve(token, outcome)
         except ClientFault as problem:
             return Refuse(problem)
         except InfrastructureFault as problem:

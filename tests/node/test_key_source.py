@@ -12,6 +12,7 @@ from ha_session_mw import ConfigurationError, SessionManager, Settings
 from ha_session_mw._core.token.keys import SigningKey
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node.key_source import LOOK_EVERY_S, KeySource
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import ManualClock
 
 OLD = "2JxQ8vZ6nT4wLmYp0RkHcVbNsDfGqXeA"
@@ -218,25 +219,25 @@ def test_a_bad_file_at_the_start_stops_it(tmp_path: Path) -> None:
 
 def test_a_token_of_a_key_that_was_taken_away_is_refused_though_it_was_cached(operator: Operator, clock: ManualClock) -> None:
     manager = SessionManager(operator.settings(), clock=clock)
-    token = manager.sign(manager.begin("ada"))
-    assert isinstance(manager.check(token), Verified)
+    token = node_of(manager).sign(node_of(manager).issuer.issue("ada"))
+    assert isinstance(node_of(manager).validator.validate(token), Verified)
 
     operator.write(NEW)
     clock.advance(LOOK_EVERY_S)
-    manager._refresh()
+    node_of(manager).refresh()
 
-    assert manager.verified(token) is None
-    assert isinstance(manager.check(manager.sign(manager.begin("ada"))), Verified)
+    assert node_of(manager).validator.verify(token) is None
+    assert isinstance(node_of(manager).validator.validate(node_of(manager).sign(node_of(manager).issuer.issue("ada"))), Verified)
 
 
 def test_nobody_is_logged_out_by_a_rotation_that_keeps_the_old_key(operator: Operator, clock: ManualClock) -> None:
     manager = SessionManager(operator.settings(), clock=clock)
-    token = manager.sign(manager.begin("ada"))
+    token = node_of(manager).sign(node_of(manager).issuer.issue("ada"))
 
     operator.write(NEW)
     operator.write_fallbacks(OLD)
     clock.advance(LOOK_EVERY_S)
-    manager._refresh()
+    node_of(manager).refresh()
 
-    assert isinstance(manager.check(token), Verified)
-    assert manager.sign(manager.begin("ada")).split(b".")[2] == KID["new"].encode()
+    assert isinstance(node_of(manager).validator.validate(token), Verified)
+    assert node_of(manager).sign(node_of(manager).issuer.issue("ada")).split(b".")[2] == KID["new"].encode()

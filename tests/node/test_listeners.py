@@ -34,6 +34,7 @@ from ha_session_mw.events import (
     ViewFresh,
     ViewStale,
 )
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import NodeId
 from ha_session_mw.testing import SECRET, ManualClock
 
@@ -60,10 +61,10 @@ async def taken(stream: EventStream, count: int) -> list[ClusterEvent]:
 
 
 async def test_each_log_out_is_told_and_what_it_is_of(manager: SessionManager) -> None:
-    claims, kid = manager.begin("ada"), manager._keys.ring.kids[0]
+    claims, kid = node_of(manager).issuer.issue("ada"), node_of(manager).keys.ring.kids[0]
     with manager.events() as stream:
-        await manager.revoke(claims)
-        await manager.leave_behind(claims)
+        await node_of(manager).revoker.revoke_session(claims)
+        await node_of(manager).revoker.leave_behind(claims)
         await manager.revoke_subject("ada", except_session="the family that stays")
         await manager.revoke_everybody()
         await manager.revoke_key(kid)
@@ -80,10 +81,10 @@ async def test_each_log_out_is_told_and_what_it_is_of(manager: SessionManager) -
 
 
 async def test_a_log_out_that_is_known_is_not_told_again(manager: SessionManager) -> None:
-    claims = manager.begin("ada")
+    claims = node_of(manager).issuer.issue("ada")
     with manager.events() as stream:
-        await manager.revoke(claims)
-        await manager.revoke(claims)
+        await node_of(manager).revoker.revoke_session(claims)
+        await node_of(manager).revoker.revoke_session(claims)
         await manager.revoke_everybody()
 
         assert [type(event) for event in await taken(stream, 2)] == [IdRevoked, EverybodyRevoked]
@@ -112,7 +113,7 @@ def test_every_event_is_listed() -> None:
 
 
 async def test_several_listen_at_once_and_each_from_when_it_began(manager: SessionManager) -> None:
-    tell = manager._listeners.tell
+    tell = node_of(manager).listeners.tell
     first = manager.events()
     tell(member(1))
     second = manager.events()
@@ -134,10 +135,10 @@ async def test_one_who_waits_is_woken(manager: SessionManager) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listen)
         await anyio.wait_all_tasks_blocked()
-        manager._listeners.tell(member(1))
+        node_of(manager).listeners.tell(member(1))
         await eventually(lambda: len(seen) == 1)
-        manager._listeners.tell(member(2))
-        manager._listeners.tell(member(3))
+        node_of(manager).listeners.tell(member(2))
+        node_of(manager).listeners.tell(member(3))
 
     assert seen == [member(1), member(2), member(3)]
 
@@ -155,7 +156,7 @@ async def test_several_tasks_may_share_a_stream_and_each_event_is_had_by_one(man
             tasks.start_soon(listen)
         for number in range(4):
             await anyio.wait_all_tasks_blocked()
-            manager._listeners.tell(member(number))
+            node_of(manager).listeners.tell(member(number))
         await eventually(lambda: len(seen) == 4)
         stream.close()
 
@@ -168,7 +169,7 @@ async def test_a_listener_that_is_cancelled_while_it_waits_loses_nothing(manager
         tasks.start_soon(anext, stream)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-        manager._listeners.tell(member(1))
+        node_of(manager).listeners.tell(member(1))
 
     assert await taken(stream, 1) == [member(1)]
 
@@ -190,7 +191,7 @@ async def test_of_two_tasks_that_wait_the_other_is_woken_when_one_is_cancelled(m
         await anyio.wait_all_tasks_blocked()
         scope.cancel()
         await anyio.wait_all_tasks_blocked()
-        manager._listeners.tell(member(1))
+        node_of(manager).listeners.tell(member(1))
 
     assert seen == [member(1)]
 
@@ -208,7 +209,7 @@ def test_who_listened_in_an_event_loop_that_has_ended_is_woken_in_the_next_one(
         async with manager.running(), anyio.create_task_group() as tasks:
             tasks.start_soon(anext, stream)
             await anyio.wait_all_tasks_blocked()
-            manager._listeners.tell(member(number))
+            node_of(manager).listeners.tell(member(number))
             await eventually(lambda: seen == [member(one) for one in range(number + 1)])
             await anyio.wait_all_tasks_blocked()
             assert "0 events" in repr(stream)
@@ -237,7 +238,7 @@ async def test_a_flood_of_events_does_not_keep_other_tasks_from_running(manager:
             turns += 1
 
     for number in range(200):
-        manager._listeners.tell(member(number))
+        node_of(manager).listeners.tell(member(number))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
         await taken(stream, 200)
@@ -261,7 +262,7 @@ async def test_a_stream_that_is_closed_ends_and_leaves_nothing_behind(manager: S
             stream.close()
             stream.close()
 
-    manager._listeners.tell(member(1))
+    node_of(manager).listeners.tell(member(1))
     assert ended
     assert stream.is_closed
     assert "closed" in repr(stream)
@@ -271,7 +272,7 @@ async def test_a_stream_that_is_closed_ends_and_leaves_nothing_behind(manager: S
 
 
 async def test_a_stream_that_nobody_holds_any_more_is_forgotten(manager: SessionManager) -> None:
-    manager._listeners.tell(member(0))
+    node_of(manager).listeners.tell(member(0))
 
     async def listen() -> None:
         async for _ in manager.events():
@@ -281,7 +282,7 @@ async def test_a_stream_that_nobody_holds_any_more_is_forgotten(manager: Session
         tasks.start_soon(listen)
         await anyio.wait_all_tasks_blocked()
         assert (await manager.status())["listeners"] == 1
-        manager._listeners.tell(member(1))
+        node_of(manager).listeners.tell(member(1))
 
     gc.collect()
     assert (await manager.status())["listeners"] == 0
@@ -297,7 +298,7 @@ async def test_what_another_thread_tells_arrives_too(clock: ManualClock) -> None
     async with manager.running(), anyio.create_task_group() as tasks:
         tasks.start_soon(listen)
         await anyio.wait_all_tasks_blocked()
-        thread = Thread(target=manager._listeners.tell, args=[member(1)])
+        thread = Thread(target=node_of(manager).listeners.tell, args=[member(1)])
         thread.start()
         await anyio.to_thread.run_sync(thread.join)
         clock.advance(0.5)
@@ -309,7 +310,7 @@ async def test_what_another_thread_tells_arrives_too(clock: ManualClock) -> None
 
 
 async def test_a_slow_listener_is_told_how_many_it_missed_in_their_place(manager: SessionManager) -> None:
-    tell, stream = manager._listeners.tell, manager.events(room=2)
+    tell, stream = node_of(manager).listeners.tell, manager.events(room=2)
     for number in range(5):
         tell(member(number))
     assert await taken(stream, 1) == [member(0)]
@@ -326,7 +327,7 @@ async def test_a_slow_listener_is_told_how_many_it_missed_in_their_place(manager
 async def test_by_default_a_thousand_events_may_wait(manager: SessionManager) -> None:
     stream = manager.events()
     for number in range(ROOM + 1):
-        manager._listeners.tell(member(number))
+        node_of(manager).listeners.tell(member(number))
 
     assert ROOM == 1000
     assert await taken(stream, ROOM + 1) == [*map(member, range(ROOM)), Missed(1)]
@@ -386,11 +387,11 @@ async def test_a_function_and_a_coroutine_function_are_called_with_each_event_in
         awaited.append(event)
 
     manager.on_event(seen.append)
-    manager._listeners.tell(member(1))  # before the node runs
+    node_of(manager).listeners.tell(member(1))  # before the node runs
     async with running(manager):
         manager.on_event(slow)
-        manager._listeners.tell(member(2))
-        manager._listeners.tell(member(3))
+        node_of(manager).listeners.tell(member(2))
+        node_of(manager).listeners.tell(member(3))
         await eventually(lambda: len(awaited) == 2)
 
     assert seen == [member(1), member(2), member(3)]
@@ -407,9 +408,9 @@ async def test_a_callback_that_raises_is_logged_and_counted_and_called_again(
         raise ZeroDivisionError
 
     manager.on_event(breaks)
-    claims = manager.begin("ada")
+    claims = node_of(manager).issuer.issue("ada")
     async with running(manager):
-        assert (await manager.revoke(claims)).mode == "fenced"
+        assert (await node_of(manager).revoker.revoke_session(claims)).mode == "fenced"
         await manager.revoke_everybody()
         await eventually(lambda: len(seen) == 2)
 
@@ -434,8 +435,8 @@ async def test_a_callback_that_waits_for_what_was_cancelled_has_failed_and_is_ca
     manager.on_event(wait_in_vain)
     async with running(manager):
         for number in range(2):
-            manager._listeners.tell(member(number))
-        await eventually(lambda: manager._listeners.failures == 2)
+            node_of(manager).listeners.tell(member(number))
+        await eventually(lambda: node_of(manager).listeners.failures == 2)
 
     assert seen == [member(0), member(1)]
 
@@ -464,7 +465,7 @@ async def test_a_callback_that_hangs_holds_up_nobody_but_itself(manager: Session
 
         status = await manager.status()
     assert status["missed_events"] == 1
-    assert manager._listeners.failures == 0  # that the node has ended is none
+    assert node_of(manager).listeners.failures == 0  # that the node has ended is none
 
 
 async def test_a_callback_that_has_ended_is_not_called_any_more(manager: SessionManager) -> None:
@@ -476,8 +477,8 @@ async def test_a_callback_that_has_ended_is_not_called_any_more(manager: Session
 
     stop = manager.on_event(once)
     async with running(manager):
-        manager._listeners.tell(member(1))
-        manager._listeners.tell(member(2))
+        node_of(manager).listeners.tell(member(1))
+        node_of(manager).listeners.tell(member(2))
         await eventually(lambda: bool(seen))
         await anyio.wait_all_tasks_blocked()
         stop()
@@ -485,7 +486,7 @@ async def test_a_callback_that_has_ended_is_not_called_any_more(manager: Session
         assert seen == [member(1)]
         assert (await manager.status())["listeners"] == 0
     async with running(manager):  # nor when the node is started again
-        manager._listeners.tell(member(3))
+        node_of(manager).listeners.tell(member(3))
         await anyio.wait_all_tasks_blocked()
     assert seen == [member(1)]
 
@@ -507,7 +508,7 @@ async def test_a_node_that_is_started_again_calls_back_again(manager: SessionMan
     manager.on_event(seen.append)
     for number in range(2):
         async with running(manager):
-            manager._listeners.tell(member(number))
+            node_of(manager).listeners.tell(member(number))
             await eventually(lambda: len(seen) == number + 1)  # noqa: B023 - called at once
 
     assert seen == [member(0), member(1)]
@@ -519,7 +520,7 @@ async def test_who_wants_to_be_called_between_two_starts_is_called_after_the_sec
     seen: list[ClusterEvent] = []
     manager.on_event(seen.append)
     async with running(manager):
-        manager._listeners.tell(member(1))
+        node_of(manager).listeners.tell(member(1))
         await eventually(lambda: seen == [member(1)])
 
 
@@ -569,8 +570,8 @@ async def test_a_file_that_was_lost_and_made_anew_is_told_and_what_that_may_mean
 
 async def test_a_log_out_by_another_worker_is_told(worker: Worker, tmp_path: Path) -> None:
     other = Worker(tmp_path / "sessions.db").manager
-    claims = other.begin("ada")
+    claims = node_of(other).issuer.issue("ada")
     async with running(other):
-        await other.revoke(claims)
+        await node_of(other).revoker.revoke_session(claims)
 
     assert await worker.hears(IdRevoked(claims.family, claims.absolute_end_ms))

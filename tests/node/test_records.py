@@ -327,7 +327,7 @@ async def test_what_is_read_or_written_while_a_node_begins_to_hear_of_changes_is
             strict=False,
             guard=None,
             ensure_valid=lambda: None,
-            has_ended=lambda: False,
+            is_revoked=lambda: False,
         )
 
     rig.store.put = written  # type: ignore[method-assign]

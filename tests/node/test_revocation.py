@@ -11,13 +11,15 @@ import pytest
 from ha_session_mw import ConfigurationError, QuorumLost
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._machine.journal import StateFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
-from ha_session_mw._node.revocation import Revocations
+from ha_session_mw._node.revocation import Journal, Revoker
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.memory.log import MemoryLog
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
 from ha_session_mw.testing import ManualClock
+from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..waiting import LIMIT_S
 
@@ -67,27 +69,48 @@ def journal(tmp_path: Path) -> StateFile:
     return StateFile(tmp_path / "journal")
 
 
-async def ran(revocations: Revocations) -> None:
+class NoRecords:
+    """A cluster without a store."""
+
+    async def forget(self, family: str) -> None: ...
+
+    async def of_subject(self, subject: str) -> list[str]:
+        return []
+
+
+def revoker(log: Log, clock: ManualClock, file: StateFile | None, *, journal: Journal | None = None) -> Revoker:
+    """A node's, at its start."""
+    made = Revoker(
+        log,
+        log.view,
+        NoRecords(),
+        clock,
+        journal or Journal(file),
+        ring=lambda: KeyRing([b"s" * 32]),
+        random=lambda size: b"r" * size,
+        require_loop=lambda: None,
+    )
+    made.load()
+    return made
+
+
+async def ran(revocations: Revoker) -> None:
     """Its task has had its turn, and was stopped."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(revocations.run)
-        for _ in range(3):
-            for _ in range(20):
-                await anyio.lowlevel.checkpoint()
-            async with revocations._disk:
-                pass
+        await until_nothing_moves()
         tasks.cancel_scope.cancel()
 
 
 async def test_a_log_out_is_fenced_where_the_log_says_so(log: Log, clock: ManualClock, journal: StateFile) -> None:
-    revocations = Revocations(log, clock, journal)
+    revocations = revoker(log, clock, journal)
     assert (await revocations.revoke(ENTRIES[0])).mode == "fenced"
     assert log.appended == ENTRIES[:1]
     assert journal.load() == []
 
 
 async def test_without_a_majority_it_is_written_down_before_it_is_acknowledged(log: Log, clock: ManualClock, journal: StateFile) -> None:
-    revocations = Revocations(log, clock, journal)
+    revocations = revoker(log, clock, journal)
     log.has_majority = False
     for entry in ENTRIES:
         assert (await revocations.revoke(entry)).mode == "provisional"
@@ -96,21 +119,21 @@ async def test_without_a_majority_it_is_written_down_before_it_is_acknowledged(l
 
 
 async def test_what_is_written_down_is_enforced_from_the_next_start_on(log: Log, clock: ManualClock, journal: StateFile) -> None:
-    first = Revocations(log, clock, journal)
+    first = revoker(log, clock, journal)
     log.has_majority = False
     for entry in ENTRIES:
         await first.revoke(entry)
     journal.close()
 
     later = Log(clock)
-    second = Revocations(later, clock, StateFile(journal.path))
+    second = revoker(later, clock, StateFile(journal.path))
 
     assert second.provisional == ENTRIES
     assert all(later.view.knows(entry) for entry in ENTRIES)
 
 
 async def test_it_is_made_good_once_a_majority_is_back_and_then_forgotten(log: Log, clock: ManualClock, journal: StateFile) -> None:
-    revocations = Revocations(log, clock, journal)
+    revocations = revoker(log, clock, journal)
     log.has_majority = False
     for entry in ENTRIES:
         await revocations.revoke(entry)
@@ -127,12 +150,12 @@ async def test_it_is_made_good_once_a_majority_is_back_and_then_forgotten(log: L
 
 async def test_a_log_out_that_could_not_be_fenced_is_not_called_so(log: Log, clock: ManualClock, journal: StateFile) -> None:
     log.is_fenced = False
-    assert (await Revocations(log, clock, journal).revoke(ENTRIES[0])).mode == "provisional"
+    assert (await revoker(log, clock, journal).revoke(ENTRIES[0])).mode == "provisional"
     assert len(journal.load()) == 1
 
 
 async def test_without_a_journal_it_is_refused_and_enforced_here(log: Log, clock: ManualClock) -> None:
-    revocations = Revocations(log, clock, None)
+    revocations = revoker(log, clock, None)
     log.has_majority = False
     with pytest.raises(QuorumLost):
         await revocations.revoke(ENTRIES[0])
@@ -158,7 +181,7 @@ class FullDisk(StateFile):
 
 
 async def test_a_journal_that_cannot_be_written_makes_no_promise(log: Log, clock: ManualClock, tmp_path: Path) -> None:
-    revocations = Revocations(log, clock, FullDisk(tmp_path / "journal"))
+    revocations = revoker(log, clock, FullDisk(tmp_path / "journal"))
     log.has_majority = False
     with pytest.raises(QuorumLost, match="journal cannot be written"):
         await revocations.revoke(ENTRIES[0])
@@ -169,7 +192,7 @@ async def test_a_journal_that_cannot_be_written_makes_no_promise(log: Log, clock
 async def test_a_journal_that_cannot_be_emptied_is_tried_again_and_crashes_nothing(log: Log, clock: ManualClock, tmp_path: Path) -> None:
     journal = FullDisk(tmp_path / "journal")
     journal.full = False
-    revocations = Revocations(log, clock, journal)
+    revocations = revoker(log, clock, journal)
     log.has_majority = False
     await revocations.revoke(ENTRIES[0])
     log.has_majority = journal.full = True
@@ -183,8 +206,9 @@ async def test_a_journal_that_cannot_be_emptied_is_tried_again_and_crashes_nothi
 
 async def test_ten_thousand_are_made_good_at_once(log: Log, clock: ManualClock, journal: StateFile) -> None:
     """A long partition on a busy site."""
-    revocations = Revocations(log, clock, journal)
-    revocations.provisional = [Deny(f"session-{number}", UNTIL_MS) for number in range(10_000)]
+    provisional = Journal(journal)
+    revocations = revoker(log, clock, None, journal=provisional)
+    provisional.entries += [Deny(f"session-{number}", UNTIL_MS) for number in range(10_000)]
     with anyio.fail_after(LIMIT_S):
         await ran(revocations)
     assert revocations.provisional == []
@@ -195,19 +219,19 @@ async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, j
         journal.load()
         journal.replace([damage])
         with pytest.raises(ConfigurationError, match="HA_SESSION_STATE_DIR: the journal in it cannot be used"):
-            Revocations(log, clock, journal)
+            revoker(log, clock, journal)
 
 
 async def test_a_journal_that_another_process_has_stops_the_start(log: Log, clock: ManualClock, journal: StateFile) -> None:
     journal.load()
     with pytest.raises(ConfigurationError, match="it is locked by another process"):
-        Revocations(log, clock, StateFile(journal.path, open_s=0))
+        revoker(log, clock, StateFile(journal.path, open_s=0))
     journal.close()
 
 
 async def test_a_node_that_has_ended_does_not_take_its_journal_back(log: Log, clock: ManualClock, journal: StateFile) -> None:
     """A log-out that was under way goes on after the end, shielded; the next process has the journal by then."""
-    revocations = Revocations(log, clock, journal)
+    revocations = revoker(log, clock, journal)
     await ran(revocations)
     log.has_majority = False
 
@@ -220,7 +244,7 @@ async def test_a_node_that_has_ended_does_not_take_its_journal_back(log: Log, cl
 
 
 async def test_a_journal_can_be_written_after_the_task_was_started_anew(log: Log, clock: ManualClock, journal: StateFile) -> None:
-    revocations = Revocations(log, clock, journal)
+    revocations = revoker(log, clock, journal)
     log.has_majority = False
     await ran(revocations)
     async with anyio.create_task_group() as tasks:

@@ -32,6 +32,7 @@ from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..asgi.driver import Answer, Header, call, scope_of
+from ..inside import peering_of
 
 pytestmark = pytest.mark.anyio
 
@@ -485,9 +486,8 @@ async def test_a_peer_that_is_somebody_else_each_time_is_no_peer(pair: Pair) -> 
 async def test_a_node_that_was_not_started_calls_nobody() -> None:
     settings = Settings(secret_key=ONE.decode(), cluster="peers://", peers=(HERE, THERE), advertise_url=HERE)
     manager = SessionManager(settings, clock=ManualClock())
-    assert manager.peering is not None
     with pytest.raises(PeerFailure, match="has not been started"):
-        await manager.peering.call(THERE, "hello", b"", 1.0)
+        await peering_of(manager).call(THERE, "hello", b"", 1.0)
 
 
 async def test_calls_show_no_secret_and_no_body(pair: Pair) -> None:

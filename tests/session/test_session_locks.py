@@ -14,6 +14,7 @@ from ha_session_mw._node.locks import LEASE_S
 from ha_session_mw.abc import Record
 from ha_session_mw.backends.memory.locks import MemoryLocks
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import ManualClock, mint_session
 
 from ..asgi.driver import SECRET, Node, call, obliging, respond, scope_of
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 def status(node: Node) -> Any:
-    return node.manager.locks.status()
+    return node_of(node.manager).locks.status()
 
 
 async def is_locked(node: Node, token: str | None) -> bool:
@@ -472,7 +473,7 @@ async def test_a_log_out_that_takes_too_long_when_the_app_fails_does_not_keep_th
             session.clear()
             raise KeyError("of the app's own")
 
-    monkeypatch.setattr(node.manager, "revoke", hang)
+    monkeypatch.setattr(node_of(node.manager).revoker, "revoke", hang)
     with pytest.raises(KeyError):
         await ada.visit(fail)
     assert status(node)["held"] == 0

@@ -15,6 +15,7 @@ from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node.locks import Hold
 from ha_session_mw.abc import MAX_RECORD_BYTES, Grant, Record
 from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock, mint_session
 
@@ -68,11 +69,11 @@ class StoreNode(Node):
 
     def forget_copies(self) -> None:
         """As on another node, or after a restart."""
-        self.manager._copies.forget_all()
+        node_of(self.manager).copies.forget_all()
 
     def claims(self, visitor: Visitor) -> Claims:
         assert visitor.token
-        verified = self.manager.verified(visitor.token.encode())
+        verified = node_of(self.manager).validator.verify(visitor.token.encode())
         assert isinstance(verified, Verified)
         return verified.claims
 
@@ -412,7 +413,7 @@ async def test_who_asked_for_strictness_is_told_by_the_lock_too_of_what_others_c
     assert (answer.status, answer.code) == (409, "session_conflict")
     assert (await visitor.visit(lambda session: first(session, changes_before=False))).status == 200
     assert (await visitor.visit(look)).result == {"text": LARGE, "price": 7, "paid": 7}
-    assert node.manager.locks.held == 0
+    assert node_of(node.manager).locks.held == 0
 
 
 async def test_strictness_takes_small_data_to_the_store_where_it_can_be_told(node: StoreNode) -> None:
@@ -524,7 +525,7 @@ async def test_a_change_that_began_before_a_log_out_and_ends_after_it_brings_not
 async def test_a_log_out_while_the_store_writes_brings_nothing_back_either(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     claims = node.claims(visitor)
-    node.store.hook = lambda: node.manager.revoke(claims)
+    node.store.hook = lambda: node_of(node.manager).revoker.revoke_session(claims)
     answer = await visitor.visit(put(cart=["book"]))
     assert (answer.status, answer.code) == (401, "session_revoked")
     assert node.stored() == []
@@ -538,7 +539,7 @@ async def test_a_log_out_while_the_store_reads_is_told_as_one_before_it(clock: M
     claims, read = node.claims(visitor), node.store.get
 
     async def get(id: str) -> Record | None:
-        await node.manager.revoke(claims)
+        await node_of(node.manager).revoker.revoke_session(claims)
         return await read(id)
 
     node.store.get = get  # type: ignore[method-assign]
@@ -552,7 +553,7 @@ async def test_a_log_out_while_the_store_reads_is_told_as_one_before_it(clock: M
 async def test_a_log_out_while_the_first_record_is_written_leaves_none(node: StoreNode) -> None:
     visitor = await node.logged_in("ada")
     claims = node.claims(visitor)
-    node.store.hook = lambda: node.manager.revoke(claims)
+    node.store.hook = lambda: node_of(node.manager).revoker.revoke_session(claims)
     answer = await visitor.visit(put(text=LARGE))
     assert (answer.status, answer.code) == (401, "session_revoked")
     assert node.stored() == []
@@ -561,7 +562,7 @@ async def test_a_log_out_while_the_first_record_is_written_leaves_none(node: Sto
 async def test_a_log_out_that_this_node_hears_of_later_deletes_what_it_has_written_meanwhile(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     async with node.manager.running():
-        node.manager._log.apply([Deny(node.claims(visitor).family, node.claims(visitor).absolute_end_ms)])  # as another node's
+        node_of(node.manager).log.apply([Deny(node.claims(visitor).family, node.claims(visitor).absolute_end_ms)])  # as another node's
         with anyio.fail_after(LIMIT_S):
             while node.stored():
                 await anyio.lowlevel.checkpoint()
@@ -610,7 +611,7 @@ async def test_a_log_in_needs_nothing_of_a_record_that_is_gone(node: StoreNode, 
         if trouble == "lost":
             await node.store.delete(claims.family)
         else:
-            await node.manager.revoke(claims)
+            await node_of(node.manager).revoker.revoke_session(claims)
 
     assert (await visitor.visit(log_in)).status == 200
     assert (await visitor.visit(look)).result == {"text": LARGE}
@@ -881,8 +882,8 @@ async def test_a_token_whose_store_is_not_there_any_more_tells_so_or_shows_its_c
     large, small = await node.logged_in("ada", text=LARGE), await node.logged_in("bob", text=LARGE)
     await small.visit(put(text="short"))
     elsewhere = Node(clock=clock)
-    elsewhere.manager.data._records = None
-    elsewhere.manager._minting._max_stored_bytes = None
+    node_of(elsewhere.manager).data._records = None
+    node_of(elsewhere.manager).issuer._max_stored_bytes = None
 
     assert (await elsewhere.request(look, token=large.token)).status == 503
     assert (await elsewhere.request(look, token=small.token)).result == {"text": "short"}

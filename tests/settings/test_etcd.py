@@ -11,6 +11,7 @@ import pytest
 
 from ha_session_mw import ConfigurationError, SessionManager, Settings
 from ha_session_mw.config import DEPRECATED
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET
 
 PASSWORD = "correct horse battery staple"
@@ -99,8 +100,8 @@ def test_a_password_is_read_from_its_file_each_time_and_shown_nowhere(tmp_path: 
 
 
 def test_a_url_of_the_node_is_optional_and_opens_look_ups() -> None:
-    assert SessionManager(Settings(**GOOD)).peering is None
-    assert SessionManager(Settings(**GOOD, advertise_url="http://a:1")).peering is not None
+    assert node_of(SessionManager(Settings(**GOOD))).peering is None
+    assert node_of(SessionManager(Settings(**GOOD, advertise_url="http://a:1"))).peering is not None
 
 
 def test_each_process_adds_something_of_its_own_to_the_name_it_was_given() -> None:

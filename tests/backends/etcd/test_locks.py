@@ -13,6 +13,7 @@ import pytest
 from ha_session_mw import LockLost, Session, SessionLocked, SessionManager, SessionMiddleware, Settings, StoreUnavailable
 from ha_session_mw.abc import Grant
 from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET
 
 from ...asgi.driver import Answer, Node, obliging
@@ -158,7 +159,7 @@ async def test_a_holder_that_loses_etcd_stops_before_its_lease_is_over_for_anybo
         async with b.lock("x", timeout=20) as successor:
             assert successor.fence > lost.fence
             with pytest.raises(LockLost):
-                await a.locks.require().renew(lost, lease_s=2)
+                await node_of(a).locks.require().renew(lost, lease_s=2)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -173,7 +174,7 @@ async def test_with_an_etcd_that_stands_still_whoever_waits_comes_or_leaves_is_a
         took_s[name] = manager.clock.boot_s() - begun_s
 
     async with managers(one_etcd) as (a, b):
-        hold = await a.locks.acquire("app/waited for", timeout_s=0, lease_s=30)
+        hold = await node_of(a).locks.acquire("app/waited for", timeout_s=0, lease_s=30)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(want, b, "waited for")
@@ -181,7 +182,7 @@ async def test_with_an_etcd_that_stands_still_whoever_waits_comes_or_leaves_is_a
                 one_etcd.members[0].freeze()
                 tasks.start_soon(want, b, "come for")
                 begun_s = a.clock.boot_s()
-                await a.locks.release(hold)
+                await node_of(a).locks.release(hold)
                 took_s["left"] = a.clock.boot_s() - begun_s
         finally:
             one_etcd.members[0].thaw()

@@ -19,6 +19,7 @@ from ha_session_mw.backends.etcd.backend import EtcdBackend
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.store import EtcdStore
 from ha_session_mw.clocks import SystemClock
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET
 
 from ...asgi.driver import Answer, call, look, obliging, scope_of
@@ -53,7 +54,7 @@ class Nodes:
         return answer
 
     def copies(self) -> list[int]:
-        return [len(manager._copies) for manager in self.managers]
+        return [len(node_of(manager).copies) for manager in self.managers]
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw.backends.sqlite.entry_file import EntryFile
 from ha_session_mw.backends.sqlite.log import WATCH_S
 from ha_session_mw.exceptions import ClientFault, QuorumLost
+from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import SECRET, ManualClock, mint_session, who_is_there
 
@@ -46,20 +47,20 @@ class Worker:
         self.clock: ManualClock | None = settings.pop("clock", None)
         self.manager = SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{path}", **settings), clock=self.clock)
         self.middleware = SessionMiddleware(who_is_there, manager=self.manager)
-        self.log: Any = self.manager._log
+        self.log: Any = node_of(self.manager).log
 
     def log_in(self, subject: str = "ada") -> str:
         return mint_session(self.manager, subject)
 
     async def log_out(self, token: str) -> str:
-        verified = self.manager.check(token.encode())
+        verified = node_of(self.manager).validator.validate(token.encode())
         assert isinstance(verified, Verified)
-        return (await self.manager.revoke(verified.claims)).mode
+        return (await node_of(self.manager).revoker.revoke_session(verified.claims)).mode
 
     def says(self, token: str) -> str:
         """``yes``, or the code of the problem."""
         try:
-            found = self.manager.check(token.encode())
+            found = node_of(self.manager).validator.validate(token.encode())
         except ClientFault as problem:
             return problem.code
         return found.problem.code if isinstance(found, CannotTell) else "yes"
@@ -111,7 +112,7 @@ async def test_log_outs_survive_a_restart_of_all_workers(path: Path) -> None:
 async def test_a_worker_that_gets_no_requests_learns_within_a_second_for_its_open_connections(path: Path) -> None:
     a, b = Worker(path), Worker(path)
     told: list[object] = []
-    b.manager.on_news.append(told.append)
+    node_of(b.manager).on_entry(told.append)
     async with running(a, b):
         await a.log_out(a.log_in())
         await eventually(lambda: told)
@@ -151,7 +152,7 @@ async def test_a_number_is_not_used_again_when_the_last_row_was_deleted(path: Pa
     clock = ManualClock()
     a, b = Worker(path, clock=clock), Worker(path, clock=clock)
     token = a.log_in()
-    await a.manager._log.append([Deny("long-over", 1)])
+    await node_of(a.manager).log.append([Deny("long-over", 1)])
     assert b.says(token) == "yes"
     await a.log._prune()
     assert rows_in(path) == 0
@@ -262,7 +263,7 @@ async def test_a_file_that_cannot_be_read_makes_every_standing_unknown_but_refus
     clock.advance(0.2)
     assert a.says(stays) == "yes"
     assert (await a.manager.status())["freshness_age_s"] == 0
-    assert a.manager.view.fresh_at == math.inf
+    assert node_of(a.manager).view.fresh_at == math.inf
 
 
 async def test_a_deleted_file_is_told_and_made_again_with_all_that_the_workers_know(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -289,11 +290,11 @@ async def test_a_log_out_into_a_file_that_has_lost_its_name_is_not_acknowledged(
     a = Worker(path)
     token = a.log_in()
     await a.log_out(a.log_in())
-    verified = a.manager.check(token.encode())
+    verified = node_of(a.manager).validator.validate(token.encode())
     assert isinstance(verified, Verified)
     path.unlink()
     with pytest.raises(QuorumLost, match="was deleted"):
-        await a.manager.revoke(verified.claims)
+        await node_of(a.manager).revoker.revoke_session(verified.claims)
 
 
 async def test_an_older_copy_that_is_put_in_its_place_is_told_and_completed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -470,7 +471,7 @@ async def test_entries_of_another_release_are_refused_and_never_passed_over(path
     token = a.log_in()
     assert b.says(token) == "yes"
     a.log._file.append([(2, 2**50, b"from the future")])
-    await a.manager._log.append([Deny("something", 2**50)])
+    await node_of(a.manager).log.append([Deny("something", 2**50)])
     assert [worker.says(token) for worker in (a, b)] == ["state_stale"] * 2
     assert "of another release" in (b.manager.why_not_ready() or "")
     with pytest.raises(ConfigurationError, match="entries of another release"):
@@ -544,7 +545,7 @@ async def test_a_forked_worker_has_connections_and_a_name_of_its_own(path: Path,
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     assert a.says(token) == "yes"
-    assert "child" in a.manager.view.denied
+    assert "child" in node_of(a.manager).view.denied
     assert a.manager.node_id == before
     assert await a.log_out(token) == "fenced"
 

@@ -25,9 +25,11 @@ from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.backends.sqlite.store import LOOK_EVERY_S, PRUNE_EVERY, TRY_AGAIN_S, WRITE_LIMIT_S, SqliteStore
 from ha_session_mw.clocks import SystemClock
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, ManualClock
 
 from ...asgi.driver import Answer, call, look, obliging, scope_of, who
+from ...inside import records_of as node_records
 from ...waiting import LIMIT_S, eventually
 
 pytestmark = pytest.mark.anyio
@@ -50,8 +52,7 @@ class Worker:
     def __init__(self, path: Path, *, clock: ManualClock | None = None, **settings: Any) -> None:
         self.manager = SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{path}", **settings), clock=clock)
         self.app = SessionMiddleware(obliging, manager=self.manager)
-        assert self.manager._records is not None
-        self.store: Any = self.manager._records._store
+        self.store: Any = node_records(self.manager)._store
 
     async def visit(self, token: str, act: Callable[[Session], Any] = look) -> Answer:
         headers = [(b"cookie", b"session=" + token.encode())] if token else []
@@ -334,7 +335,7 @@ def test_a_write_that_begins_as_the_file_is_let_go_leaves_it_closed(path: Path) 
 async def test_a_deleted_file_is_told_and_a_new_one_gives_no_version_twice(path: Path) -> None:
     a = Worker(path)
     token = await a.log_in(text=LARGE)
-    before = await a.store.get(a.manager.check(token.encode()).claims.family)  # type: ignore[union-attr]
+    before = await a.store.get(node_of(a.manager).validator.validate(token.encode()).claims.family)  # type: ignore[union-attr]
     for end in ("", "-wal", "-shm"):
         records_of(path).with_name(f"sessions.db-records{end}").unlink()
     with pytest.raises(StoreUnavailable, match="was deleted"):

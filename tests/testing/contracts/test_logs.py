@@ -13,6 +13,7 @@ import pytest
 
 from ha_session_mw import SessionManager, Settings
 from ha_session_mw.events import ClusterEvent
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, Cluster, ClusterLogContract, Member, Node, Nodes
 
 from ...engines import Etcd
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.anyio
 def member_of(manager: SessionManager) -> Member:
     events: list[ClusterEvent] = []
     manager.on_event(events.append)
-    return Member(manager._log, manager.view, manager.clock, events)
+    return Member(node_of(manager).log, node_of(manager).view, manager.clock, events)
 
 
 class Memory(Nodes):

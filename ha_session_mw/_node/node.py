@@ -1,0 +1,418 @@
+"""One process as a node of the cluster: opens all its parts in order, once, and again after a fork. Runs them, and keeps them up to date.
+
+The middleware, the session and the manager work with a :class:`Node`; the manager is its public face.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .._core.accept_rule import ACCEPT
+from .._core.cluster.members import Heartbeat
+from .._core.cluster.routing import nearest
+from .._core.cluster.view import View
+from .._core.records.user_agents import label
+from .._core.token.cache import VerifiedCache
+from .._core.token.cookies import CookieWriter
+from .._core.token.tokens import Verified
+from .._machine import forks
+from .._machine.journal import StateFile
+from .._peering.peering import Peering
+from .._settings.setting import variable
+from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
+from ..config import Settings
+from ..exceptions import ConfigurationError, NotSupported
+from ..models import Claims, Entry, NodeId
+from ..version import __version__
+from .devices import NOTE_EVERY_S, Devices
+from .issuing import Issuer
+from .key_source import LOOK_EVERY_S, KeySource
+from .listeners import Listeners
+from .locks import Locks
+from .lookups import Asking, LookUps
+from .record_copies import RecordCopies
+from .records import Records, decode_copy
+from .revocation import Journal, Revoker
+from .session_data import SessionData
+from .supervisor import Supervisor, Task
+from .validation import TokenValidator
+
+if TYPE_CHECKING:
+    import httpx2
+
+NOT_STARTED = (
+    "nothing has started this node: SessionMiddleware has not seen a lifespan; "
+    "put it around the whole app, and have the server run the lifespan"
+)
+
+
+class Node:
+    """One process as a node of the cluster.
+
+    Args:
+        settings: of the node.
+        backend: keeps what the nodes share.
+        clock: the two clocks.
+        random: makes n random bytes.
+        peer_transport: carries the calls to other nodes; None for the network.
+
+    Attributes:
+        node_id: the node's name; a forked process has another one.
+        view: the node's knowledge of the cluster.
+        supervisor: runs the background tasks.
+        cookie: writes the session cookie.
+        refused: how many requests were refused, by problem code.
+        listeners: everybody who listens to the cluster on this node.
+        keys: the key ring, kept up to date.
+        cache: verified tokens.
+        validator: validates tokens.
+        log: the cluster's log.
+        peering: calls between the nodes; None without ``HA_SESSION_ADVERTISE_URL``.
+        look_ups: asks peers about tokens; None without peering.
+        locks: the locks.
+        copies: this node's copies of session records.
+        records: the session records; None if the backend has no store.
+        issuer: issues tokens.
+        data: session data, in tokens or records.
+        revoker: logs out.
+        devices: recorded log-ins; None unless ``HA_SESSION_TRACK`` is on.
+
+    Raises:
+        ConfigurationError: the settings cannot be used with this backend, or a file cannot be used.
+    """
+
+    log: ClusterLog
+    peering: Peering | None
+    look_ups: LookUps | None
+    locks: Locks
+    copies: RecordCopies
+    records: Records | None
+    issuer: Issuer
+    data: SessionData
+    revoker: Revoker
+    devices: Devices | None
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        *,
+        clock: Clock,
+        random: Callable[[int], bytes],
+        peer_transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.settings = settings
+        self.backend = backend
+        self.clock = clock
+        self._random = random
+        self._peer_transport = peer_transport
+        self.node_id = self._new_node_id()
+        self.refused: Counter[str] = Counter()
+        self.view = View(on_news=self._hear)
+        self.supervisor = Supervisor(clock)
+        self.cookie = CookieWriter(
+            settings.cookie_name,
+            path=settings.cookie_path,
+            domain=settings.cookie_domain,
+            same_site=settings.cookie_same_site,
+            partitioned=settings.cookie_partitioned,
+            max_age=settings.cookie_max_age,
+        )
+        self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
+        self.keys = KeySource(settings, clock.boot_s())
+        self.cache = VerifiedCache(settings.cache_size, self._cache_ttl_s())
+        self.validator = TokenValidator(
+            settings, clock, self.view, self.keys, self.cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
+        )
+        self._refresh_at_s = -math.inf
+        self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news]
+        self._added_tasks: list[tuple[str, Task]] = []
+        self._is_open = False
+        self.open()
+        forks.watch(self)
+
+    def _new_node_id(self) -> NodeId:
+        """The given name; with a random part where several processes share the settings, because each is a node."""
+        given = self.settings.node_id
+        if given is not None and not self.backend.takes_workers:
+            return NodeId(given)
+        return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
+
+    def _cache_ttl_s(self) -> float:
+        """One minute at most where log-ins are recorded: a session is then validated anew and its use noted; other requests pay nothing."""
+        ttl_s = self.settings.cache_ttl
+        return ttl_s if self.settings.track == "off" else min(ttl_s, NOTE_EVERY_S)
+
+    # Opening
+
+    def open(self) -> None:
+        """Open everything, unless this process has done so since the last fork. Waits for nobody.
+
+        Raises:
+            ConfigurationError: a setting cannot be used with this backend, or a file cannot be used.
+        """
+        if self._is_open:
+            return
+        entries = [*self.view.entries()]
+        self.view.start_anew()
+        self._open()
+        self._is_open = True
+        # Entries that were known to this process alone, such as those of memory://. No denial is lost.
+        if alone := [entry for entry in entries if not self.view.knows(entry)]:
+            self.log.apply(alone)
+
+    def _open(self) -> None:
+        self.supervisor = Supervisor(self.clock)
+        self.records = None  # the log has news as soon as it opens
+        life = self._random(16).hex()
+        self._open_peering(life)
+        self._open_log(life)
+        locks = self.backend.open_locks(self.clock)
+        self.locks = Locks(locks, self.clock, self.backend.scheme, require_loop=self.require_loop)
+        self.supervisor.add("locks", self.locks.run)
+        self._open_records(locks)
+        self._open_sessions()
+        self._open_devices(locks)
+        self.validator.follow(self.log, hears_others=self.backend.hears_others, look_ups=self.look_ups, devices=self.devices)
+        for name, task in self._added_tasks:
+            self.supervisor.add(name, task)
+
+    def _open_peering(self, life: str) -> None:
+        settings = self.settings
+        self.peering = self.look_ups = None
+        if settings.advertise_url is None:
+            return
+        self.peering = peering = Peering(settings, life, lambda: self.keys.ring, self.clock, self._peer_transport)
+        self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
+        peering.handle("lookup", self.validator.on_question)
+        self.supervisor.add("peering", peering.run)
+        self.supervisor.add("lookups", self.look_ups.run)
+
+    def _open_log(self, life: str) -> None:
+        settings = self.settings
+        own = Heartbeat(
+            member=self.node_id,
+            life=life,
+            url=settings.advertise_url or "",
+            state="starting",
+            sequence=0,
+            wall_ms=0,
+            kids=self.keys.ring.kids,
+            freshness_limit_s=settings.freshness_limit,
+            absolute_ms=int(settings.absolute_timeout * 1000),
+            release=__version__,
+        )
+        self.log = self.backend.open_log(self.view, self.clock, own, self.peering, on_event=self.listeners.on_event)
+        self.listeners.follow(self.log)
+        self.supervisor.add("listeners", self.listeners.run)
+        self.supervisor.add("log", self.log.run)
+        self.supervisor.add("keeping up", self._keep_up)
+
+    def _open_records(self, locks: LockService | None) -> None:
+        settings, peering = self.settings, self.peering
+        self.copies = copies = RecordCopies(self.clock, most=settings.cache_size, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl)
+        store = self.backend.open_store("session", self.clock, locks, on_newer=copies.hear, on_gap=copies.forget_all)
+        if settings.data == "store":
+            store = self._required(store, by="data")
+        if store is None:
+            return
+        asking = None
+        if peering is not None:
+            asking = Asking(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout, name="record", decode=decode_copy)
+        self.records = Records(store, copies, self.clock, asking=asking)
+        if peering is not None:
+            peering.handle("record", self.records.on_question)
+        self.supervisor.add("records", self.records.run)
+
+    def _open_sessions(self) -> None:
+        settings, records = self.settings, self.records
+        self.issuer = issuer = Issuer(
+            settings,
+            self.cookie,
+            self.clock,
+            self.log,
+            self.view,
+            ring=lambda: self.keys.ring,
+            node=lambda: self.node_id,
+            random=self._random,
+            max_stored_bytes=records.max_data_bytes if records is not None else None,
+        )
+        self.data = SessionData(
+            issuer,
+            records,
+            is_revoked=lambda claims: self.validator.is_revoked(issuer.as_signed(claims)),
+            peers=lambda claims: nearest(claims.sid, self.log.members(), issuer=claims.issuer, but=settings.advertise_url or ""),
+        )
+        folder = settings.state_dir if settings.no_quorum == "provisional" else None
+        self.revoker = Revoker(
+            self.log,
+            self.view,
+            self.data,
+            self.clock,
+            Journal(StateFile(folder / "provisional.journal") if folder else None),
+            ring=lambda: self.keys.ring,
+            random=self._random,
+            require_loop=self.require_loop,
+        )
+        self.revoker.load()
+        self.supervisor.add("revocations", self.revoker.run)
+
+    def _open_devices(self, locks: LockService | None) -> None:
+        settings = self.settings
+        self.devices = None
+        if settings.track != "on":
+            return
+        store = self.backend.open_store("device", self.clock, locks, on_newer=ignore, on_gap=ignore)
+        self.devices = Devices(
+            self._required(store, by="track"),
+            self.clock,
+            stands=self.validator.may_be_valid,
+            end=self.revoker.deny,
+            most=settings.max_sessions,
+            refuse=settings.when_full == "refuse",
+        )
+        self.supervisor.add("devices", self.devices.run)
+
+    def _required(self, store: SessionStore | None, *, by: str) -> SessionStore:
+        if store is None:
+            raise ConfigurationError([f"{variable(by)}={getattr(self.settings, by)!r}: {self.backend.scheme}:// has no store"])
+        return store
+
+    # Forks
+
+    def before_fork(self) -> None:
+        """Do nothing: each part that a fork must not double closes itself."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Become another node in the child, whose parts are opened anew when it runs, and not before.
+
+        A child that serves nothing must not take a file that its parent needs. A parent that only forks must not keep one.
+        """
+        if in_child:
+            self.node_id = self._new_node_id()
+            known, self.supervisor = self.supervisor.known, Supervisor(self.clock)
+            self.supervisor.known += known
+            if self.backend.hears_others:
+                self.view.fresh_at = -math.inf  # the lease was the parent's
+        self._is_open &= not in_child and (self.supervisor.is_running or not self.backend.hears_others)
+
+    # Running
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the background tasks. Entering waits for nothing outside this process.
+
+        Raises:
+            ConfigurationError: as :meth:`open`.
+        """
+        self.open()
+        async with self.supervisor.running():
+            yield
+
+    def add_task(self, name: str, task: Task) -> None:
+        """Run a coroutine function as long as the node runs, in a forked process, too."""
+        self._added_tasks.append((name, task))
+        self.supervisor.add(name, task)
+
+    def on_entry(self, callback: Callable[[Entry], None]) -> None:
+        """Call a function with each entry of the log that is news to this node."""
+        self._entry_callbacks.append(callback)
+
+    def _hear(self, entry: Entry) -> None:
+        if self.records is not None:
+            self.records.on_news(entry)
+        for callback in self._entry_callbacks:
+            callback(entry)
+
+    def require_loop(self) -> None:
+        """Raise UsageError in an event loop other than the node's, if callers wait there for what other nodes do."""
+        if self.backend.hears_others:
+            self.supervisor.require_loop()
+
+    async def _keep_up(self) -> None:
+        while True:
+            self.refresh()
+            with self.clock.move_on_after(LOOK_EVERY_S):
+                await anyio.sleep_forever()
+
+    def _refresh_by_hand(self) -> None:
+        """Refresh if no background task does."""
+        if not self.supervisor.is_running:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Bring the keys and the view up to date, once a second at most."""
+        now_s = self.clock.boot_s()
+        if now_s < self._refresh_at_s:
+            return
+        self._refresh_at_s = now_s + LOOK_EVERY_S
+        if self.keys.refresh(now_s):
+            self.cache.clear()
+            self.log.announce(self.keys.ring.kids)
+        self.log.tick()
+
+    def why_not_ready(self) -> str | None:
+        """Return why this node cannot validate sessions; None if it is ready."""
+        why = self.log.why_not_ready()
+        return NOT_STARTED if why is not None and self.backend.hears_others and not self.supervisor.is_running else why
+
+    # Tokens
+
+    def renew(self, verified: Verified) -> Claims | None:
+        """Return the claims of a renewed token; None if renewal is not due, or is not possible now and happens later."""
+        if self.clock.wall_s() * 1000 < verified.renew_at_ms or self.validator.revalidate(verified) is not ACCEPT:
+            return None
+        return self.issuer.renew(verified.claims)
+
+    def sign(self, claims: Claims) -> bytes:
+        """Return the token for these claims, and note that the session was used."""
+        self.refresh()
+        if self.devices is not None:
+            self.devices.note(self.issuer.as_signed(claims))
+        return self.issuer.sign(claims)
+
+    # Log-ins
+
+    async def record_log_in(self, claims: Claims, *, replaces: Claims | None, user_agent: str, address: str | None) -> None:
+        """Record a log-in before its token is sent, if ``HA_SESSION_TRACK`` is on.
+
+        Args:
+            claims: of the new session.
+            replaces: of the session that the new one takes the place of.
+            user_agent: the client's name for itself.
+            address: the client's address.
+
+        Raises:
+            SessionLimitReached: the subject has as many sessions as it may have.
+            SessionConflict: too many log-ins of the same subject came at the same time.
+            StoreUnavailable: there is a limit, and the number of sessions cannot be known.
+            QuorumLost: the oldest session could not be logged out.
+        """
+        if self.devices is not None:
+            await self.devices.enter(
+                self.issuer.as_signed(claims),
+                replaces=replaces.family if replaces else None,
+                label=label(user_agent),
+                address=address if self.settings.track_address else None,
+            )
+
+    async def record_new_id(self, claims: Claims) -> None:
+        """Record that a session goes on under a new id. Never fails."""
+        if self.devices is not None:
+            await self.devices.take_new_id(self.issuer.as_signed(claims))
+
+    def require_devices(self) -> Devices:
+        """Return the recorded log-ins.
+
+        Raises:
+            NotSupported: ``HA_SESSION_TRACK`` is off.
+        """
+        if self.devices is None:
+            raise NotSupported("log-ins are not recorded: set HA_SESSION_TRACK=on, with a HA_SESSION_CLUSTER that has a store")
+        return self.devices

@@ -1,0 +1,35 @@
+"""What an operator sees of a node at a glance. Holds no ids, subjects or keys."""
+
+from __future__ import annotations
+
+from .node import Node
+
+
+def status_of(node: Node) -> dict[str, object]:
+    """Return the state and the counts of a node."""
+    why_not_ready = node.why_not_ready()
+    devices, look_ups, peering, listeners = node.devices, node.look_ups, node.peering, node.listeners
+    return {
+        "node": node.node_id,
+        "cluster": node.backend.scheme,
+        "ready": why_not_ready is None,
+        "not_ready_because": why_not_ready,
+        "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),
+        "revocation_entries": len(node.view),
+        "cached_tokens": len(node.cache),
+        "cached_records": len(node.copies),
+        "accepted": node.validator.accepted,
+        "refused": dict(node.refused),
+        "kids": list(node.keys.ring.kids),
+        "look_ups": dict(look_ups.results) if look_ups else {},
+        "refused_peer_calls": peering.server.refused if peering else 0,
+        "peers": peering.faults.told() if peering else {},
+        "provisional_log_outs": len(node.revoker.provisional),
+        "locks": node.locks.status(),
+        "restarted_tasks": dict(node.supervisor.crashes),
+        "unwritten_notes": len(devices) if devices is not None else 0,
+        "lost_notes": devices.lost if devices is not None else 0,
+        "listeners": len(listeners),
+        "missed_events": listeners.missed,
+        "failed_callbacks": listeners.failures,
+    }
