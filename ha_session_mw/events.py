@@ -1,6 +1,6 @@
-"""What happens to a cluster, as one node sees it: the vocabulary of :meth:`SessionManager.events`.
+"""The events of a cluster as one node sees them: the vocabulary of :meth:`SessionManager.events`.
 
-Each class is one kind of news. None shows a session's id or a subject when it is printed.
+Each class is one kind of event. No event shows a session's id or a subject in its text.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class MemberJoined:
-    """A member was heard for the first time, or for the first time since it left or started anew."""
+    """A member was heard for the first time, or for the first time since it left or restarted."""
 
     member: NodeId
 
 
 @dataclass(frozen=True, slots=True)
 class MemberLeft:
-    """A member said good-bye, or was silent for so long that whatever it knew is too old to judge by."""
+    """A member left, or was silent for so long that its knowledge is too old to validate sessions."""
 
     member: NodeId
 
@@ -61,23 +61,23 @@ class MemberDraining:
 
 @dataclass(frozen=True, slots=True)
 class MemberMismatched:
-    """A member cannot be worked with.
+    """This node cannot work with a member.
 
     Attributes:
-        place: which one it is in ``HA_SESSION_PEERS``, counted from 1.
-        why: it has another list of members, speaks another version, or is not who it is taken for.
+        place: the member's position in ``HA_SESSION_PEERS``, counted from 1.
+        why: the member has another ``list`` of members, speaks another ``version``, or has another ``identity`` than expected.
     """
 
     place: int
     why: Literal["list", "version", "identity"]
 
 
-# What this node can do
+# The state of this node
 
 
 @dataclass(frozen=True, slots=True)
 class LostQuorum:
-    """Log-outs cannot be made durable: no majority, no leader, or a file that cannot be read or written."""
+    """Log-outs cannot be made durable: there is no majority or no leader, or the file cannot be read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,50 +87,50 @@ class FoundQuorum:
 
 @dataclass(frozen=True, slots=True)
 class ViewStale:
-    """This node's knowledge is older than the freshness limit: it answers 503 ``state_stale``."""
+    """This node's knowledge is older than the freshness limit. The node answers 503 ``state_stale``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewFresh:
-    """This node's knowledge is recent enough to judge sessions, for the first time or again."""
+    """This node's knowledge is recent enough to validate sessions, for the first time or again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockDoubted:
-    """This node's wall clock is more than 30 s from the others': it answers 503 ``clock_untrusted``."""
+    """This node's wall clock differs from the other members' by more than 30 s. The node answers 503 ``clock_untrusted``."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockTrusted:
-    """This node's wall clock agrees with the others' again."""
+    """This node's wall clock agrees with the other members' again."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitDiffers:
-    """Most members announce another ``HA_SESSION_FRESHNESS_LIMIT`` than this node's: it is not ready."""
+    """Most members announce another ``HA_SESSION_FRESHNESS_LIMIT`` than this node, so this node is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitAgrees:
-    """The ``HA_SESSION_FRESHNESS_LIMIT`` of this node is that of most members again."""
+    """Most members announce the same ``HA_SESSION_FRESHNESS_LIMIT`` as this node again."""
 
 
-# What may have been lost
+# Possible losses
 
 
 @dataclass(frozen=True, slots=True)
 class PossibleLoss:
-    """So much was forgotten at once, by members or with a file, that acknowledged log-outs may be lost."""
+    """Acknowledged log-outs may be lost: a majority of the members forgot at once, or a file was lost or replaced by an older one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartedAnew:
-    """This node's own file is older than what others remember of it. It learns everything again before it judges sessions."""
+    """This node's own file is older than the other members remember. The node learns everything again before it validates sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """Another member knows something else than this node at the same position. This one judges nothing until it has learned anew."""
+    """Another member has another entry than this node at the same position. This node validates nothing until it has learned anew."""
 
     member: NodeId
 
@@ -140,10 +140,10 @@ Rollback = Literal["position", "log", "entries"]
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The engine is older than what this node has applied, or another one. It answers 503 ``state_rollback`` until an operator decides.
+    """The cluster's log is older than this node's view, or another log. The node answers 503 ``state_rollback`` until that is decided.
 
     Attributes:
-        why: the log's ``position`` went back, it is another ``log`` by its id, or ``entries`` are missing that have not ended.
+        why: the log's ``position`` went back, the ``log`` has another id, or live ``entries`` are missing.
     """
 
     why: Rollback
@@ -154,11 +154,11 @@ class RolledBack:
 
 @dataclass(frozen=True, slots=True)
 class IdRevoked:
-    """A session is logged out, or left behind by a ``login`` in its place; or the id that it had before ``cycle`` is good no more.
+    """A session was logged out or replaced by a ``login``, or ``cycle`` revoked the id that the session had before.
 
     Attributes:
-        id: of a session, or of a family with all its ids: compare it with both.
-        until_ms: when its last token has ended, or up to two minutes later (wall clock).
+        id: the id of a session, or of a family with all its ids. Compare it with both.
+        until_ms: the wall-clock time at which the last of its tokens expires, or up to two minutes later.
     """
 
     id: str = field(repr=False)
@@ -167,12 +167,12 @@ class IdRevoked:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRevoked:
-    """The sessions that a subject had are logged out.
+    """All sessions of a subject were logged out.
 
     Attributes:
-        subject: whose.
-        until_ms: when the last of their tokens has ended (wall clock).
-        except_family: of the one session that stays.
+        subject: the subject.
+        until_ms: the wall-clock time at which the last of their tokens expires.
+        except_family: the family of the one session that stays valid; None if there is none.
     """
 
     subject: str = field(repr=False)
@@ -182,14 +182,14 @@ class SubjectRevoked:
 
 @dataclass(frozen=True, slots=True)
 class EverybodyRevoked:
-    """All sessions of all are logged out; ``until_ms`` is when the last of their tokens has ended (wall clock)."""
+    """All sessions of all subjects were logged out. ``until_ms`` is the wall-clock time at which the last of their tokens expires."""
 
     until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRevoked:
-    """No token signed with this key is accepted any more; ``until_ms`` is when the last of them has ended (wall clock)."""
+    """No token signed with this key is accepted any more. ``until_ms`` is the wall-clock time at which the last of them expires."""
 
     kid: KeyId
     until_ms: int
@@ -200,7 +200,7 @@ class KeyRevoked:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """So many events were lost to this listener, here in their order, because it was too slow to take them."""
+    """This listener was too slow. At this point of the order, it lost ``count`` events."""
 
     count: int
 

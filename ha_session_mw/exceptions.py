@@ -1,7 +1,7 @@
-"""Everything that can go wrong, as one tree whose types say whose turn it is.
+"""All errors of this package, in one tree. The branch says who must act: the app, the operator, the client or the infrastructure.
 
-A class is a row of the error table: ``code``, ``status`` and the hints on it feed the problem document (RFC 9457),
-the counters and the client alike. Its docstring is the page that ``type`` of the document resolves to.
+Each class below :class:`ProblemError` is a row of the error table. The class attributes feed the problem document (RFC 9457), the
+counters and the client library. The docstring is the page that the document's ``type`` resolves to.
 """
 
 from __future__ import annotations
@@ -17,59 +17,69 @@ class SessionError(Exception):
     """The root of all errors of this package."""
 
 
-# The app's turn and the operator's turn: these are never shown to a client.
+# For the app's developer and the operator. A client never sees these.
 
 
 class UsageError(SessionError):
-    """The app asked for something that cannot be; a bug there, so it propagates as one (and becomes a 500)."""
+    """The app made a mistake. The error propagates like any other bug, and the client gets a 500."""
 
 
 class SessionReadOnly(UsageError):
-    """The session was changed where a change could not reach the client.
+    """The app changed the session where the change cannot reach the client.
 
-    That is: after the response started, in a WebSocket, or on a path listed in ``HA_SESSION_EXEMPT``.
+    This is the case after the response started, in a WebSocket, and on a path in ``HA_SESSION_EXEMPT``.
     """
 
 
 class SessionTooLarge(UsageError):
-    """The data no longer fits into a cookie and there is no store, or not into the store's record either. The change was not made."""
+    """The session data is too large for a cookie if there is no store, or too large for a record of the store. The change was not made."""
 
 
 class SessionNotSerializable(UsageError, TypeError):
-    """The session would hold a value that a token cannot carry. The change was not made."""
+    """The session data contains a value that a token cannot carry. The change was not made."""
 
 
 class NotSupported(UsageError):
-    """What the app asked for needs an engine, and the backend that ``HA_SESSION_CLUSTER`` names is none; or a setting that is off."""
+    """The backend that ``HA_SESSION_CLUSTER`` names does not support this operation, or a setting that the operation needs is off."""
 
 
 class EntryRejected(UsageError):
-    """The cluster's log will never take this log-out: its id or subject is far too long. This process enforces it all the same."""
+    """The cluster's log can never store this log-out, because its id or subject is far too long. This process alone enforces it."""
 
 
 class ConfigurationError(SessionError):
-    """The settings cannot be used.
+    """The settings are invalid.
 
     Attributes:
-        faults: every fault found, each naming the variable, the value (never a secret) and the rule.
+        faults: every fault found. Each names the variable, the value (never a secret) and the rule.
     """
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         lines = "".join(f"\n  - {fault}" for fault in self.faults)
-        super().__init__(f"ha_session_mw cannot start, {len(self.faults)} setting(s) to mend:{lines}")
+        super().__init__(f"ha_session_mw cannot start, {len(self.faults)} setting(s) to correct:{lines}")
 
 
-# What a client is told.
+# For the client, as a problem document.
 
 
 class ProblemError(SessionError):
-    """A refusal that a client is told about as a problem document.
+    """A refusal. The client gets it as a problem document.
 
     Args:
-        reason: what exactly failed, for the log, the counters and ``HA_SESSION_ERROR_DETAIL=full``.
-        retry_after_s: when the wait is known better than the class knows it.
-        check: the step of the accept rule that failed.
+        reason: the exact cause, for the log, the counters and ``HA_SESSION_ERROR_DETAIL=full``.
+        retry_after_s: seconds after which to retry; by default the class's ``default_retry_after_s``.
+        check: the step of the accept rule that failed; empty if none did.
+
+    Attributes:
+        code: the name of the problem for programs. Codes never change.
+        status: the HTTP status.
+        title, detail: texts for people. Their wording may change.
+        bearer_error: the error code in ``WWW-Authenticate`` (RFC 6750 section 3.1).
+        retryable: whether the same request may succeed later or on another node.
+        retry_where: the nodes on which a retry may succeed.
+        default_retry_after_s: seconds after which to retry; None if no wait helps or the wait is unknown.
+        action: what the client should do.
     """
 
     code: ClassVar[str]
@@ -90,11 +100,11 @@ class ProblemError(SessionError):
 
 
 class ClientFault(ProblemError):
-    """It is the client's turn: send something else, or log in again. Only these are 4xx."""
+    """The client must act: correct the request, or log in again. All 4xx problems, and no others, are client faults."""
 
 
 class InfrastructureFault(ProblemError):
-    """It is ours or the infrastructure's fault: the session may well be good. Never a 401, always worth a retry."""
+    """A node or the infrastructure failed, and the session may be valid. Never a 401, and always worth a retry."""
 
     status = 503
     retryable = True
@@ -102,39 +112,39 @@ class InfrastructureFault(ProblemError):
 
 
 class TokenMissing(ClientFault):
-    """The path needs a session and the request carried no token: neither a session cookie nor a bearer token of ours."""
+    """The path requires a session, and the request carried neither a session cookie nor a bearer token of this service."""
 
     code, status, action = "token_missing", 401, "reauthenticate"
     title = "A session is required"
-    detail = "This address needs a session, and the request carried no session token. Log in first."
+    detail = "This address requires a session, and the request carried no session token. Log in first."
 
 
 class RequestAmbiguous(ClientFault):
-    """The request carried several different session tokens, and guessing which one counts would be unsafe."""
+    """The request carried several different session tokens. Choosing one of them would be unsafe."""
 
     code, status, action, bearer_error = "request_ambiguous", 400, "fix_request", "invalid_request"
     title = "Several different session tokens"
-    detail = "The request carried more than one session token and they differ. Send exactly one."
+    detail = "The request carried several session tokens that differ. Send exactly one."
 
 
 class TokenTooLarge(ClientFault):
-    """The token is longer than any token this service makes (4096 bytes). It was not looked at."""
+    """The token is longer than 4096 bytes, the longest token that this service issues. It was not parsed."""
 
     code, status, action, bearer_error = "token_too_large", 400, "fix_request", "invalid_request"
     title = "The session token is too large"
-    detail = "The session token is longer than 4096 bytes, which no token of this service is. Send it unaltered."
+    detail = "The session token is longer than 4096 bytes. This service issues no such token. Send the token exactly as received."
 
 
 class TokenMalformed(ClientFault):
-    """The token cannot be one of ours: it has characters or a shape that no session token has."""
+    """The token has characters or a structure that no session token of this service has."""
 
     code, status, action, bearer_error = "token_malformed", 400, "fix_request", "invalid_request"
-    title = "This is not a session token"
-    detail = "What was sent as a session token does not have the shape of one. Send the token exactly as received."
+    title = "The session token is malformed"
+    detail = "The text sent as a session token does not have the structure of one. Send the token exactly as received."
 
 
 class TokenInvalid(ClientFault):
-    """The token is not accepted. For safety there is one answer for every reason that could be probed."""
+    """The token failed verification. One answer covers every reason, so that an attacker learns nothing by probing."""
 
     code, status, action, bearer_error = "token_invalid", 401, "reauthenticate", "invalid_token"
     title = "The session token is not valid"
@@ -142,32 +152,32 @@ class TokenInvalid(ClientFault):
 
 
 class TokenNotYetValid(ClientFault):
-    """The token says it was issued in the future, beyond the leeway for clocks (60 seconds)."""
+    """The token was issued more than 60 seconds in the future by this node's clock. 60 seconds is the leeway for clocks."""
 
     code, status, action, bearer_error = "token_not_yet_valid", 401, "retry", "invalid_token"
     retryable, retry_where = True, "any"
     title = "The session token is not valid yet"
-    detail = "The session begins later than this node's clock. Try again after the time given."
+    detail = "By this node's clock, the session has not begun yet. Try again after the time given."
 
 
 class SessionIdleTimeout(ClientFault):
-    """The session was not used for longer than the idle timeout, and ended by that."""
+    """The session expired because it was not used for longer than its idle timeout."""
 
     code, status, action, bearer_error = "session_idle_timeout", 401, "reauthenticate", "invalid_token"
-    title = "The session ended: it was idle for too long"
-    detail = "The session was not used for longer than its idle timeout allows. Log in again."
+    title = "The session expired after it was idle"
+    detail = "The session was not used for longer than its idle timeout. Log in again."
 
 
 class SessionExpired(ClientFault):
-    """The session reached the end of its absolute life. Using it more would not have kept it."""
+    """The session expired because it reached its absolute timeout. Use does not extend that time."""
 
     code, status, action, bearer_error = "session_expired", 401, "reauthenticate", "invalid_token"
-    title = "The session ended: its time is over"
-    detail = "The session reached the end of its absolute life. Log in again."
+    title = "The session expired"
+    detail = "The session reached its longest duration. Log in again."
 
 
 class SessionRevoked(ClientFault):
-    """The session was logged out: here, on another node, or together with all sessions of its subject."""
+    """The session was revoked by a log-out: on this node, on another node, or with all sessions of its subject."""
 
     code, status, action, bearer_error = "session_revoked", 401, "reauthenticate", "invalid_token"
     title = "The session was logged out"
@@ -175,15 +185,15 @@ class SessionRevoked(ClientFault):
 
 
 class SessionLimitReached(ClientFault):
-    """The subject has as many sessions as it may have (``HA_SESSION_MAX_SESSIONS``), and this log-in would be one more."""
+    """The subject already has ``HA_SESSION_MAX_SESSIONS`` sessions, and ``HA_SESSION_WHEN_FULL=refuse`` refuses one more."""
 
     code, status, action = "session_limit_reached", 403, "contact"
     title = "Too many sessions"
-    detail = "This account is logged in on as many devices as it may be. Log out on one of them first."
+    detail = "This account is logged in on the largest number of devices allowed. Log out on one of them first."
 
 
 class SessionUnknown(ClientFault):
-    """Whoever is logged in has no session of that id: it has ended, there never was one, or it is somebody else's."""
+    """The subject has no session of this id: it has ended, never existed, or belongs to another subject."""
 
     code, status, action = "session_unknown", 404, "fix_request"
     title = "There is no such session"
@@ -191,17 +201,17 @@ class SessionUnknown(ClientFault):
 
 
 class RequestCrossSite(ClientFault):
-    """A browser says that a page of another site made this request, which would change something."""
+    """A page of another site made this request, which would have changed something. The browser said so."""
 
     code, status, action = "request_cross_site", 403, "fix_request"
     title = "The request comes from another site"
-    detail = "A page of another site made this request. Nothing was changed. Do it from a page of this site."
+    detail = "A page of another site made this request. Nothing was changed. Make the change from a page of this site."
 
 
 class SessionConflict(ClientFault):
-    """Another request changed the session at the same time, and the app asked for that to be told (``session.strict``).
+    """Another request changed the session at the same time, and the app wants to know about that (``session.strict``).
 
-    Or so many logged in as the same subject at the same time, where there is a limit, that this one did not get through.
+    Also raised if a subject has a limit of sessions and too many log-ins of that subject happened at the same time.
     """
 
     code, status, action = "session_conflict", 409, "retry"
@@ -211,36 +221,36 @@ class SessionConflict(ClientFault):
 
 
 class LockLost(SessionConflict):
-    """The lock of a session was held beyond its lease, and somebody else may have it. Nothing was written."""
+    """The lease of a lock ended before the lock was released, so another request may hold the lock. Nothing was written."""
 
 
 class SessionLocked(ClientFault):
-    """The session, or something else that takes one at a time, was in use for longer than the request could wait."""
+    """Another request held the lock of the session, or another lock, for longer than this request could wait."""
 
     code, status, action = "session_locked", 423, "retry"
     retryable, retry_where = True, "any"
-    title = "Another request is at work"
-    detail = "Another request works on the session, or on something that takes one at a time, and did not end in time. Try again shortly."
+    title = "Another request is in progress"
+    detail = "Another request uses the session, or another resource that only one request may use, and took too long. Try again shortly."
 
 
 class NodeStarting(InfrastructureFault):
-    """The node has started and has not yet learned enough to judge sessions. Another node can answer at once."""
+    """The node has started, and does not know enough yet to validate sessions. Another node can answer at once."""
 
     code, retry_where, default_retry_after_s = "node_starting", "other_node", 0.0
     title = "The node is starting"
-    detail = "This node has just started and cannot judge sessions yet. The session is not affected. Ask another node."
+    detail = "This node has just started and cannot validate sessions yet. The session is not affected. Ask another node."
 
 
 class StateStale(InfrastructureFault):
-    """The node has been out of contact for longer than the freshness limit, so it cannot know of recent log-outs."""
+    """The node has been out of contact for longer than the freshness limit, so it may not know of recent log-outs."""
 
     code, retry_where, default_retry_after_s = "state_stale", "other_node", 0.25
     title = "The node's knowledge is too old"
-    detail = "This node lost contact with the cluster and cannot tell whether the session still stands. It is not logged out."
+    detail = "This node lost contact with the cluster and cannot tell whether the session is still valid. The session is not logged out."
 
 
 class StateNotReached(InfrastructureFault):
-    """The token is newer than what the node has learned so far. It is about to catch up."""
+    """The request shows that this node is behind, for example by a log-out that its token lists. The node is about to catch up."""
 
     code, retry_where, default_retry_after_s = "state_not_reached", "any", 0.1
     title = "The node is a moment behind"
@@ -248,31 +258,34 @@ class StateNotReached(InfrastructureFault):
 
 
 class KeyNotReached(InfrastructureFault):
-    """The token was signed with a key that this node does not have yet, or cannot rule out."""
+    """The token was signed with a key that this node does not have, and another member may have that key."""
 
     code, retry_where, default_retry_after_s = "key_not_reached", "other_node", 0.25
     title = "The node lacks the key of this token"
-    detail = "This node cannot verify the session token yet, though another node may. The session is not affected."
+    detail = "This node cannot verify the session token yet. Another node may be able to. The session is not affected."
 
 
 class ClockUntrusted(InfrastructureFault):
-    """The node's clock differs from the other nodes' by more than 30 seconds, so it neither mints nor judges."""
+    """The node's clock differs from the other nodes' clocks by more than 30 seconds, so it neither issues nor validates tokens."""
 
     code, retry_where, default_retry_after_s = "clock_untrusted", "other_node", 1.0
     title = "The node's clock is wrong"
-    detail = "This node's clock differs too much from the cluster's. The session is not affected. Ask another node."
+    detail = "This node's clock differs too much from the clocks of the cluster. The session is not affected. Ask another node."
 
 
 class StateRollback(InfrastructureFault):
-    """The cluster's log is older than what the node has applied already: a backup was restored, say, and an operator has to decide."""
+    """The cluster's log is older than the entries that the node has already applied, for example after a backup was restored.
+
+    An operator must decide how to continue.
+    """
 
     code, retry_where, default_retry_after_s = "state_rollback", "other_node", 3.0
     title = "The cluster's log was set back"
-    detail = "The log of log-outs is older than what this node knows of it. Until that is mended it judges no sessions. None is affected."
+    detail = "The cluster's log of log-outs went back to an earlier state. No session is affected, but this node validates none for now."
 
 
 class QuorumLost(InfrastructureFault):
-    """A log-out or another change could not be made durable: no majority of the cluster can be reached, or the file cannot be written."""
+    """A log-out or another change could not be made durable: the cluster has no majority, or the file cannot be written."""
 
     code, retry_where, default_retry_after_s = "quorum_lost", "any", 3.0
     title = "The change is not durable"
@@ -280,21 +293,19 @@ class QuorumLost(InfrastructureFault):
 
 
 class StoreUnavailable(InfrastructureFault):
-    """The store of session data could not be read or written in time. The session itself is not affected."""
+    """The store of session data, or the lock service, did not answer in time or cannot be written. The session itself is not affected."""
 
     code, retry_where, default_retry_after_s = "store_unavailable", "any", 3.0
     title = "The session's data cannot be reached"
-    detail = (
-        "The store of session data, or of locks, did not answer or cannot be written. The session is not logged out. Try again shortly."
-    )
+    detail = "The store of session data or of locks did not answer, or cannot be written. The session is not logged out. Try again shortly."
 
 
 class RecordLost(StoreUnavailable):
-    """The store has lost what it had acknowledged: it was put back to an earlier state, or its process ended (``memory://``)."""
+    """The store lost a record that it had acknowledged: it was set back to an earlier state, or its process ended (``memory://``)."""
 
 
 def problem_types() -> dict[str, type[ProblemError]]:
-    """Every problem a client can be told, by its code."""
+    """Return every problem that a client can get, by code."""
     found: dict[str, type[ProblemError]] = {}
     for family in (ClientFault, InfrastructureFault):
         for kind in family.__subclasses__():

@@ -1,6 +1,6 @@
-"""The vocabulary: what a token claims, and what the nodes of a cluster tell each other.
+"""The vocabulary: the claims of a token, the entries of the cluster log, and the values that apps get.
 
-All times that cross nodes are wall-clock milliseconds since the epoch; names say so (``_ms``).
+All times that cross nodes are wall-clock milliseconds since the epoch. Their names end in ``_ms``.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import Literal, NewType, Protocol
 import msgspec
 
 SessionId = NewType("SessionId", str)
-"""128 random bits, base64url, 22 characters. Names one session in logs of the cluster; changes at ``login`` and ``cycle``."""
+"""128 random bits in base64url: 22 characters. Names one session in the cluster log. Changes at ``login`` and ``cycle``."""
 FamilyId = NewType("FamilyId", str)
-"""The session with all the ids it ever has; changes at ``login`` only."""
+"""Names a session together with all ids that it ever has. Changes at ``login`` only."""
 CutId = NewType("CutId", str)
-"""Random bits and, after ``~``, the cut's end in hexadecimal seconds."""
+"""Random bits, then ``~``, then the cut's end in seconds, as a hexadecimal number."""
 KeyId = NewType("KeyId", str)
 """A short hash of a signing key."""
 NodeId = NewType("NodeId", str)
-"""A member: one process of the cluster."""
+"""Names a member: one process of the cluster."""
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verified token says.
+    """The claims of a verified token.
 
     Attributes:
         sid: the session's id.
-        subject: who is logged in; None for a visitor's session.
+        subject: the user or account that is logged in; None for a visitor's session.
         family: the session with all its ids.
         cuts: the cuts that were live for the subject when the session began; see :class:`Cut`.
-        issued_ms: when this token was made (renewal makes a later one).
-        authenticated_ms: when the subject logged in (for a visitor: when the session began).
-        idle_end_ms: from here on the session is over unless it was renewed.
-        absolute_end_ms: from here on it is over in any case.
-        issuer: the node that made this token.
-        record: the version of the session's record that it needs; 0 where there is none, and the data travels in the token only.
-        data: the session's data, as MessagePack; with a record, what that holds, or nil where it has no room here.
+        issued_ms: the time at which this token was issued. A renewed token has a later one.
+        authenticated_ms: the time of the log-in; for a visitor, the time at which the session began.
+        idle_end_ms: the time from which the session has expired, unless it is renewed.
+        absolute_end_ms: the time from which the session has expired in any case.
+        issuer: the node that issued this token.
+        record: the version of the session's record that the token needs; 0 if all data is in the token.
+        data: the session's data in MessagePack. With a record: a copy of the record's data, or nil if the copy does not fit.
     """
 
     sid: SessionId
@@ -52,31 +52,32 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     record: int = 0
     data: bytes = b"\x80"
 
-    def __repr__(self) -> str:  # neither the session's id nor its subject nor its data belong into a log
+    def __repr__(self) -> str:  # The session's id, subject and data do not belong in a log.
         return f"<Claims by {self.issuer}, issued {self.issued_ms}, ends {self.idle_end_ms} or {self.absolute_end_ms}>"
 
 
-# Entries of the cluster log. They only accumulate: applying one twice, or in another order, changes nothing.
+# Entries of the cluster log. They only accumulate: applying one twice, or in another order, makes no difference.
 
 
 class Deny(msgspec.Struct, frozen=True, array_like=True, tag="d"):
-    """One session id, or a family with all its ids, is logged out until its tokens have ended (``until_ms``)."""
+    """Revokes one session id, or a family with all its ids, until ``until_ms``: by then all its tokens have expired."""
 
     id: str
     until_ms: int
 
-    def __repr__(self) -> str:  # not the id
+    def __repr__(self) -> str:  # without the id
         return f"<Deny until {self.until_ms}>"
 
 
 class Cut(msgspec.Struct, frozen=True, array_like=True, tag="c"):
-    """All sessions of a subject (of everybody, where it is None) that do not know of this cut are logged out.
+    """Revokes all sessions of a subject, or of all subjects, whose tokens do not list this cut.
 
     Attributes:
-        id: random; carries the cut's end, so that a node can tell an ended cut from one it has never heard of.
-        until_ms: when every token that it could match has ended.
-        except_family: the one family that may stay.
-        replaces: the cuts that the writer knew; a session that knows this cut need not list those.
+        id: random, with the cut's end. A node can therefore tell an ended cut from a cut that it has not heard of.
+        subject: whose sessions; None for the sessions of all subjects.
+        until_ms: the time at which every token that the cut could match has expired.
+        except_family: the one family that is not revoked.
+        replaces: the cuts that the writer knew. A token that lists this cut need not list those.
     """
 
     id: CutId
@@ -85,12 +86,12 @@ class Cut(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     except_family: FamilyId | None = None
     replaces: tuple[CutId, ...] = ()
 
-    def __repr__(self) -> str:  # not the subject, nor the family
+    def __repr__(self) -> str:  # without the subject and the family
         return f"<Cut {self.id} of {'everybody' if self.subject is None else 'a subject'}>"
 
 
 class DenyKey(msgspec.Struct, frozen=True, array_like=True, tag="k"):
-    """A signing key is compromised: no token signed with it is accepted any more."""
+    """Revokes a signing key, which may be compromised: no token signed with it is accepted any more."""
 
     kid: KeyId
     until_ms: int
@@ -102,12 +103,12 @@ AcknowledgementMode = Literal["fenced", "provisional"]
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a log-out has got when the call returns.
+    """How far a log-out has spread when the call returns.
 
     Attributes:
-        mode: ``fenced``: no request that starts from now on is accepted on any node. ``provisional``: this node
-            enforces it, wrote it down and makes it good as soon as a majority can be reached.
-        waited_s: how long the acknowledgement took.
+        mode: ``fenced``: from now on no node accepts a new request of these sessions. ``provisional``: this node enforces the
+            log-out, has recorded it on disk, and completes it as soon as a majority can be reached.
+        waited_s: the seconds that the acknowledgement took.
     """
 
     mode: AcknowledgementMode
@@ -116,16 +117,16 @@ class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A log-in of a subject: a session, on whichever device, with all the ids that it has had.
+    """A log-in of a subject on some device: a session with all the ids that it has had.
 
     Attributes:
-        id: names it: the ``family`` of its session.
-        label: what to call the device, such as ``Firefox on Linux``.
-        created_at: when the subject logged in, in UTC.
-        last_seen_at: the minute in which the session was last used, in UTC; the log-in, if that was in it.
-        idle_expires_at: when it is over unless it is used, in UTC.
-        expires_at: when it is over in any case, in UTC.
-        address: where the log-in came from; None unless ``HA_SESSION_TRACK_ADDRESS`` is on.
+        id: the ``family`` of the session.
+        label: a name for the device, such as ``Firefox on Linux``.
+        created_at: the time of the log-in, in UTC.
+        last_seen_at: the minute in which the session was last used, in UTC; the time of the log-in, if that was in the same minute.
+        idle_expires_at: the time at which the session expires unless it is used, in UTC.
+        expires_at: the time at which the session expires in any case, in UTC.
+        address: the client's address at the log-in; None unless ``HA_SESSION_TRACK_ADDRESS`` is on.
     """
 
     id: str = field(repr=False)
@@ -138,14 +139,14 @@ class Device:
 
 
 class AnySession(Protocol):
-    """A session, as far as a log-out that excepts it needs to know it."""
+    """The part of a session that a log-out needs in order to except it."""
 
     @property
     def family(self) -> str | None:
-        """The session with all its ids; None for a visitor who has none yet."""
+        """The session with all its ids; None for a visitor without a session."""
         ...
 
     @property
     def cuts(self) -> tuple[CutId, ...]:
-        """The cuts that its token lists."""
+        """The cuts that the session's token lists."""
         ...

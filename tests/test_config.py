@@ -237,7 +237,7 @@ def test_a_value_that_is_wrong_makes_no_contradictions_with_others() -> None:
 
 
 def test_the_message_is_a_list_with_a_headline() -> None:
-    with pytest.raises(ConfigurationError, match=r"^ha_session_mw cannot start, 2 setting\(s\) to mend:\n  - HA_.*\n  - HA_"):
+    with pytest.raises(ConfigurationError, match=r"^ha_session_mw cannot start, 2 setting\(s\) to correct:\n  - HA_.*\n  - HA_"):
         from_environ(IDLE_TIMEOUT="soon", CACHE_SIZE="none")
 
 

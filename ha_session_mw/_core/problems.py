@@ -1,6 +1,6 @@
-"""Problem documents (RFC 9457): what a refusal says, in JSON for programs and in HTML for people.
+"""Render a refusal as a problem document (RFC 9457): JSON for programs, HTML for people.
 
-Every word here comes from the class of the error. No token, id, subject, key, address or foreign error text gets in.
+Every word comes from the class of the error. No token, id, subject, key, address or foreign error text is included.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .accept_rule import walk
 
 
 def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool = False) -> dict[str, object]:
-    """The problem document.
+    """Return the problem document.
 
     Args:
-        problem: what went wrong.
+        problem: the refusal.
         endpoints: the path below which this middleware serves its pages; ``type`` resolves there.
         instance: a URI that names this occurrence.
-        full: adds the reason and the checks walked through, which help a developer and an attacker alike.
+        full: whether to add the reason and the checks made, which help a developer and an attacker alike.
     """
     after_s = problem.retry_after_s
     body: dict[str, object] = {
@@ -43,7 +43,7 @@ def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool
 
 
 def headers(problem: ProblemError) -> list[tuple[bytes, bytes]]:
-    """The header fields that go with a problem, besides those of its body."""
+    """Return the header fields of a problem, without those of its body."""
     found = [(b"cache-control", b"no-store")]
     if problem.status in (429, 503):
         found.append((b"retry-after", b"%d" % math.ceil(problem.retry_after_s or 0)))
@@ -53,7 +53,7 @@ def headers(problem: ProblemError) -> list[tuple[bytes, bytes]]:
 
 
 def challenge(problem: ProblemError) -> bytes:
-    """``WWW-Authenticate``. RFC 6750 section 3.1: no error code where the request carried no token at all."""
+    """Return the value of ``WWW-Authenticate``. It has no error code if the request carried no token (RFC 6750 section 3.1)."""
     parts = 'Bearer realm="session"'
     if problem.bearer_error:
         parts += f', error="{problem.bearer_error}", error_description="{problem.title}"'
@@ -61,13 +61,13 @@ def challenge(problem: ProblemError) -> bytes:
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether an ``Accept`` header (RFC 9110 section 12.5.1) ranks a page above a JSON document. A tie is JSON's."""
+    """Return whether an ``Accept`` header (RFC 9110 section 12.5.1) ranks HTML above JSON. JSON wins a tie."""
     qualities: dict[str, float] = {}
     for item in accept.lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))
         qualities[media] = max(qualities.get(media, 0.0), _quality(parameters))
 
-    def rank(*ranges: str) -> float:  # the most specific one that is there counts
+    def rank(*ranges: str) -> float:  # the most specific range counts
         return next((qualities[media] for media in ranges if media in qualities), 0.0)
 
     json_q = max(rank(media, "application/*", "*/*") for media in ("application/problem+json", "application/json"))
@@ -128,21 +128,21 @@ def _page(title: str, paragraphs: list[str], facts: dict[str, str]) -> bytes:
 
 
 def refusal_page(problem: ProblemError, body: dict[str, object]) -> bytes:
-    """A refusal as a page: the same facts as the document."""
+    """Return a refusal as a page, with the same facts as the document."""
     facts = {"Code": problem.code, "Status": str(problem.status), "Occurrence": str(body["instance"])}
     if "reason" in body:
         facts["Reason"] = str(body["reason"])
-    advice = [_advice(problem, problem.retry_after_s)] if problem.retryable else []  # else the detail says what to do
+    advice = [_advice(problem, problem.retry_after_s)] if problem.retryable else []  # otherwise the detail says what to do
     return _page(problem.title, [problem.detail, *advice], facts)
 
 
 def reference_page(kind: type[ProblemError]) -> bytes:
-    """The page that ``type`` resolves to: what the code means, whoever meets it."""
-    whose = "The infrastructure's; the session may well be good." if issubclass(kind, InfrastructureFault) else "The client's."
+    """Return the page that ``type`` resolves to: the meaning of a code."""
+    actor = "The infrastructure. The session may be valid." if issubclass(kind, InfrastructureFault) else "The client."
     facts = {
         "Code": kind.code,
         "Status": str(kind.status),
-        "Whose turn": whose,
+        "Who must act": actor,
         "Worth a retry": "yes" if kind.retryable else "no",
         "What to do": _advice(kind, kind.default_retry_after_s),
     }

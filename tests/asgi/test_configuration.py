@@ -159,7 +159,7 @@ FAULTY: list[dict[str, Any]] = [
 async def test_the_constructor_never_raises_and_the_start_fails(arguments: dict[str, Any]) -> None:
     app = SessionMiddleware(obliging, **arguments)
     message = await refused_start(app)
-    assert message.startswith("ha_session_mw cannot start, 1 setting(s) to mend:")
+    assert message.startswith("ha_session_mw cannot start, 1 setting(s) to correct:")
     assert SECRET not in message
 
 
