@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ha_session_mw.abc import Clock, LockService, OnGap, OnNewer, SessionStore
-from ha_session_mw.backends.memory.log import MemoryBackend
+from ha_session_mw.backends.memory import MemoryBackend
 
 S = TypeVar("S", bound=SessionStore)
 

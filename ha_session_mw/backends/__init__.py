@@ -12,8 +12,8 @@ from ..config import Settings
 _OWN = {
     scheme: EntryPoint(scheme, f"{__name__}.{place}", BACKENDS)
     for scheme, place in (
-        ("memory", "memory.log:MemoryBackend"),
-        ("sqlite", "sqlite.log:SqliteBackend"),
+        ("memory", "memory.backend:MemoryBackend"),
+        ("sqlite", "sqlite.backend:SqliteBackend"),
         ("peers", "peers.log:PeersBackend"),
         ("etcd", "etcd.backend:EtcdBackend"),
         ("etcds", "etcd.backend:EtcdBackend"),

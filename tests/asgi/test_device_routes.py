@@ -32,7 +32,7 @@ from ha_session_mw._core.records.log_ins import roll_id
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node.devices import MOST_NOTES, ROUNDS, WRITE_EVERY_S, Devices
 from ha_session_mw.abc import Conflict, Grant, Record
-from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.exceptions import SessionLimitReached
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionId

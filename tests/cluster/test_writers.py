@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings
 from ha_session_mw.abc import Grant, Record
-from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, ManualClock
 

@@ -19,7 +19,7 @@ from ha_session_mw._node.lookups import Asking
 from ha_session_mw._node.record_copies import COPY_OVERHEAD_BYTES, RecordCopies
 from ha_session_mw._node.records import DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Records, decode_copy
 from ha_session_mw.abc import Grant, OnNewer, Record
-from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves

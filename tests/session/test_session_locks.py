@@ -13,7 +13,7 @@ from ha_session_mw import LockLost, Session, SessionLocked, SessionManager, Sess
 from ha_session_mw._node.locks import LEASE_S
 from ha_session_mw.abc import Record
 from ha_session_mw.backends.memory.locks import MemoryLocks
-from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import ManualClock, mint_session
 

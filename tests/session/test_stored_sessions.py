@@ -14,7 +14,7 @@ from ha_session_mw import LockLost, NotSupported, RecordLost, Session, SessionMa
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node.locks import Hold
 from ha_session_mw.abc import MAX_RECORD_BYTES, Grant, Record
-from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock, mint_session

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .backend import MemoryBackend
 from .locks import MemoryLocks
-from .log import MemoryBackend, MemoryRecords, MemoryStore
+from .store import MemoryRecords, MemoryStore
 
 __all__ = ["MemoryBackend", "MemoryLocks", "MemoryRecords", "MemoryStore"]

@@ -22,16 +22,11 @@ from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.shared_file import DATA_VERSION
 from ..._machine.sqlite_file import OPEN_S, FileTrouble, trouble_of
-from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNewer, PeerCalls, Receipt, SessionStore
-from ...config import Settings
+from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Deny, DenyKey, Entry
 from .entry_file import SURE_S, EntryFile, Row
-from .lock_file import LockFile
-from .locks import SqliteLocks
-from .record_file import RecordFile
-from .store import SqliteStore
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
@@ -49,33 +44,6 @@ PRUNE_EVERY_S = 60.0
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
-
-
-class SqliteBackend(Backend):
-    """One file of log-outs, and beside it one of records and locks. They are opened anew in a forked process, by themselves."""
-
-    scheme = "sqlite"
-
-    def __init__(self, settings: Settings) -> None:
-        assert settings.cluster.file is not None  # noqa: S101 - its rule demands one
-        self._path = settings.cluster.file
-
-    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - the file is all there is
-        return SqliteLog(view, clock, own, self._path, on_event=on_event)
-
-    def open_locks(self, clock: Clock) -> LockService:
-        return SqliteLocks(clock, LockFile.beside(self._path, clock.boot_s))
-
-    def open_store(
-        self,
-        kind: str,
-        clock: Clock,
-        locks: LockService | None,  # noqa: ARG002 - the file knows the holder of a lock
-        *,
-        on_newer: OnNewer,
-        on_gap: OnGap,  # noqa: ARG002 - the file keeps each change until it was read
-    ) -> SessionStore:
-        return SqliteStore(clock, RecordFile.beside(self._path), kind, on_newer=on_newer)
 
 
 class SqliteLog(ClusterLog):

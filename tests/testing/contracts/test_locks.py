@@ -20,7 +20,7 @@ from ha_session_mw.backends.etcd.api import put, unchanged_since
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.locks import EtcdLocks, guard_of
 from ha_session_mw.backends.memory.locks import MemoryLocks
-from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.backends.sqlite.lock_file import LockFile
 from ha_session_mw.backends.sqlite.locks import SqliteLocks
 from ha_session_mw.backends.sqlite.record_file import RecordFile

@@ -17,7 +17,7 @@ import pytest
 from ha_session_mw import Settings
 from ha_session_mw.abc import Grant, Record
 from ha_session_mw.backends import open_backend
-from ha_session_mw.backends.memory.log import MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.backends.sqlite.store import SqliteStore
 from ha_session_mw.clocks import SystemClock

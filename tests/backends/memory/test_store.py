@@ -9,7 +9,7 @@ import pytest
 
 from ha_session_mw.abc import Record
 from ha_session_mw.backends.memory.locks import MemoryLocks
-from ha_session_mw.backends.memory.log import PRUNE_EVERY_S, RECORD_OVERHEAD_BYTES, MemoryRecords, MemoryStore
+from ha_session_mw.backends.memory.store import PRUNE_EVERY_S, RECORD_OVERHEAD_BYTES, MemoryRecords, MemoryStore
 from ha_session_mw.exceptions import StoreUnavailable
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves

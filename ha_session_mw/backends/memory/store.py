@@ -1,0 +1,136 @@
+"""``memory://``: the records of one process, and the reference for the other backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from weakref import WeakSet
+
+import anyio
+import anyio.lowlevel
+
+from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, OnNewer, Record, SessionStore, ignore
+from ...exceptions import LockLost, StoreUnavailable
+
+MAX_STORED_BYTES = 256 << 20
+"""Limit for all records in memory together: visitors must not be able to fill the memory of the process."""
+PRUNE_EVERY_S = 60.0
+"""How often ended records are deleted."""
+RECORD_OVERHEAD_BYTES = 512
+"""What a record takes besides its content, roughly."""
+
+
+def _no_locks(grant: Grant) -> None:
+    raise LockLost(f"no lock service of this process could have granted number {grant.fence}")
+
+
+class MemoryRecords:
+    """The records of a process. Several nodes of the process may share them, as the nodes of a cluster share an engine.
+
+    Args:
+        clock: says which records have ended.
+        max_stored_bytes: limit for all records together.
+
+    Attributes:
+        require_held: raises LockLost unless a lock is still held. The owner of the lock service sets it.
+    """
+
+    def __init__(self, clock: Clock, *, max_stored_bytes: int = MAX_STORED_BYTES) -> None:
+        self.clock = clock
+        self._max_stored_bytes = max_stored_bytes
+        self._records: dict[str, Record] = {}
+        self._bytes = 0
+        # Sessions may name versions that an earlier process has given.
+        self._version = int(clock.wall_s() * 1_000_000)
+        self.stores: WeakSet[MemoryStore] = WeakSet()
+        self.require_held: Callable[[Grant], None] = _no_locks
+
+    def get(self, id: str) -> Record | None:
+        return self._records.get(id)
+
+    def put(self, record: Record, guard: Grant | None) -> Record:
+        if guard is not None:
+            self.require_held(guard)
+        current = self._records.get(record.id)
+        if (current.version if current else 0) != record.version:
+            raise Conflict(current)
+        self._make_room(_size(record) - (_size(current) if current else 0))
+        self._remove(record.id)
+        self._version += 1
+        stored = self._records[record.id] = replace(record, version=self._version)
+        self._bytes += _size(stored)
+        self._tell(record.id, self._version)
+        return stored
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        if self._bytes + wanted_bytes > self._max_stored_bytes:
+            self.prune()
+        if self._bytes + wanted_bytes > self._max_stored_bytes:
+            raise StoreUnavailable(f"the records in memory have {self._max_stored_bytes >> 20} MB already")
+
+    def delete(self, id: str) -> None:
+        if self._remove(id):
+            self._tell(id, 0)
+
+    def _remove(self, id: str) -> bool:
+        removed = self._records.pop(id, None)
+        if removed is not None:
+            self._bytes -= _size(removed)
+        return removed is not None
+
+    def _tell(self, id: str, version: int) -> None:
+        for store in self.stores:
+            store.on_newer(id, version)
+
+    def of_subject(self, subject: str, after: str, limit: int) -> Sequence[Record]:
+        found = [record for record in self._records.values() if record.subject == subject and record.id > after]
+        return sorted(found, key=lambda record: record.id)[:limit]
+
+    def prune(self) -> None:
+        """Delete the records that have ended."""
+        now_ms = self.clock.wall_s() * 1000
+        for id in [id for id, record in self._records.items() if record.until_ms <= now_ms]:
+            self.delete(id)
+
+
+def _size(record: Record) -> int:
+    return len(record.content) + RECORD_OVERHEAD_BYTES
+
+
+class MemoryStore(SessionStore):
+    """One node's access to the records of its process.
+
+    Args:
+        records: of the process; other nodes may share them.
+        on_newer: called with each change.
+    """
+
+    def __init__(self, records: MemoryRecords, *, on_newer: OnNewer = ignore) -> None:
+        self._records = records
+        self.on_newer = on_newer
+        self._clock = records.clock
+        self.max_bytes = MAX_RECORD_BYTES
+        records.stores.add(self)
+
+    async def get(self, id: str) -> Record | None:
+        await anyio.lowlevel.checkpoint()
+        return self._records.get(id)
+
+    async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
+        record.require_length(self.max_bytes)
+        await anyio.lowlevel.checkpoint()
+        return self._records.put(record, guard)
+
+    async def delete(self, id: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._records.delete(id)
+
+    async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
+        await anyio.lowlevel.checkpoint()
+        return self._records.of_subject(subject, after, limit)
+
+    async def run(self) -> None:
+        while True:
+            self._records.prune()
+            with self._clock.move_on_after(PRUNE_EVERY_S):
+                await anyio.sleep_forever()
