@@ -14,7 +14,7 @@ _OWN = {
     for scheme, place in (
         ("memory", "memory.backend:MemoryBackend"),
         ("sqlite", "sqlite.backend:SqliteBackend"),
-        ("peers", "peers.log:PeersBackend"),
+        ("peers", "peers.backend:PeersBackend"),
         ("etcd", "etcd.backend:EtcdBackend"),
         ("etcds", "etcd.backend:EtcdBackend"),
     )

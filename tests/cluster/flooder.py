@@ -61,7 +61,7 @@ class Flooder:
         if self.how not in ("pages", "heap"):
             return await self.log.on_poll(body)
         quorum, now, poll = self.log.quorum, self.log._now(), decode_poll(body)
-        quorum.arrived(poll, now)
+        quorum.drop(quorum.arrived(poll, now)[0])
         self.sent += 1
         until_ms = self.log.unknown_end_ms()
         page = (Deny(f"flood-{next(self._ids):016d}", until_ms) for _ in range(PAGE_ENTRIES))

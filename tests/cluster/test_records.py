@@ -12,7 +12,7 @@ import pytest
 from ha_session_mw import Session, StoreUnavailable
 from ha_session_mw.abc import Clock, LockService, OnGap, OnNewer, Record, SessionStore
 from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
-from ha_session_mw.backends.peers.log import PeersBackend
+from ha_session_mw.backends.peers.backend import PeersBackend
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import ManualClock

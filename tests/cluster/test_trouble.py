@@ -414,7 +414,7 @@ async def test_three_nodes_that_disagree_with_nobody_stay_at_rest(cluster: Clust
         await cluster.advance(60)
     assert [record.getMessage() for record in caplog.records] == []
     nodes: list[Node] = cluster.nodes
-    assert all(len(quorum_log_of(node.manager)._holds) <= 2 for node in nodes)
+    assert all(len(quorum_log_of(node.manager).quorum.held) <= 2 for node in nodes)
     assert all(len(node.clock._limits) < 40 for node in nodes)
 
 
@@ -569,8 +569,8 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
     cluster: Cluster, *, complete: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b, c = cluster.nodes
-    monkeypatch.setattr("ha_session_mw.backends.peers.log.NEWS_PER_S", 64)
-    monkeypatch.setattr("ha_session_mw.backends.peers.log.NEWS_AT_ONCE", 128)
+    monkeypatch.setattr("ha_session_mw.backends.peers.pacing.NEWS_PER_S", 64)
+    monkeypatch.setattr("ha_session_mw.backends.peers.pacing.NEWS_AT_ONCE", 128)
     for node in (b, c):
         await restarted(node)
     await cluster.ready()

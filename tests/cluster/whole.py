@@ -83,7 +83,7 @@ class WholeNode:
         self.step_wall(-self._stepped_s * 1000)
 
     def holds_poll_of(self, other: int) -> bool:
-        return any(held.hold.peer == self.world.nodes[other].node.url for held in self.log._holds)
+        return any(hold.peer == self.world.nodes[other].node.url for hold in self.quorum.held)
 
     def log_in(self) -> Session | None:
         return self.world.portal.call(self._log_in)

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
-from ha_session_mw._core.quorum.log import Hold, Quorum, Receipt, Sent
+from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.messages import Answer, Batch
 from ha_session_mw._core.quorum.peer import Peer
+from ha_session_mw._core.quorum.ready import Receipt, Sent
 from ha_session_mw._core.quorum.recovery import Memory
 from ha_session_mw.models import NodeId
 
@@ -163,16 +164,15 @@ class QuorumMember:
     # What may happen to it.
 
     def append(self, log_out: int) -> None:
-        self.receipts[log_out] = self.quorum.append([ENTRIES[log_out]], NOW)
+        self.receipts[log_out], _ = self.quorum.append([ENTRIES[log_out]], NOW)
 
     def ask(self, peer: int) -> Message:
         return Message(self.number, peer, self.quorum.poll(url(peer), NOW))
 
     def hear(self, message: Message) -> Message:
         # A poll that is held and answered later is one that arrives twice, and whose first answer is lost.
-        answer = self.quorum.arrived(message.sent.poll, NOW)
-        assert not isinstance(answer, Hold)
-        return Message(message.asker, message.askee, message.sent, answer)
+        hold, ready = self.quorum.arrived(message.sent.poll, NOW)
+        return Message(message.asker, message.askee, message.sent, dict(ready.answers)[hold])
 
     def learn(self, message: Message) -> None:
         assert message.answer is not None
@@ -182,10 +182,15 @@ class QuorumMember:
         self.quorum.tick(NOW)
 
     def write(self) -> None:
-        batch = self.quorum.unkept()
+        batch = self._batch()
         if batch is not None and self.file is not None:
             self.file = [*self.file, batch]
             self.quorum.kept(batch, NOW)
+
+    def _batch(self) -> Batch | None:
+        """What is written if it is written now: a batch that was handed out before, and is not written yet, has grown since."""
+        self.quorum._durable.take_back()
+        return self.quorum.ready(NOW).batch
 
     def restart(self, how: str) -> None:
         """It crashes, and is started at once: one that is down is one that nothing reaches.
@@ -194,7 +199,7 @@ class QuorumMember:
             how: ``forgets``: without what was written, if anything; ``keeps``: with it; ``wrote``: with what was being written too.
         """
         if self.file is not None:
-            batch = self.quorum.unkept() if how == "wrote" else None
+            batch = self._batch() if how == "wrote" else None
             self.file = [] if how == "forgets" else [*self.file, *([] if batch is None else [batch])]
         self.start()
 
@@ -227,14 +232,15 @@ class QuorumMember:
     def rest(self) -> None:
         """Leave out what is told to nobody else: events, readiness, counts of heartbeats; and what concerns cuts."""
         quorum = self.quorum
+        quorum._durable.take_back()
         del quorum.speaker.members
         quorum.speaker.spoken, quorum._serving, quorum._majority_forgot = 0, True, False
-        quorum.take_events()
+        quorum.speaker.take_events()
         quorum.view.forgotten_cuts_end_ms = 0.0
         if quorum._recovery is not None:
             quorum._recovery.known_before = False
         for peer in self.peers.values():
-            peer.hold, peer.polled_s, peer.changed = None, -math.inf, False
+            peer.newest_hold, peer.polled_s, peer.changed = None, -math.inf, False
             if not self.question.silence:
                 peer.answered_s = NOW.boot_s
 
@@ -259,9 +265,9 @@ class QuorumMember:
         quorum = self.quorum
         quorum._stamp = stamps[quorum._stamp]
         quorum._fence._awaited = stamps[quorum._fence._awaited]
-        for holder in quorum._fence._holders.values():
-            holder.echo = stamps[holder.echo]
-            holder._marks = [(stamps[stamp], position) for stamp, position in holder._marks]
+        for known in quorum._fence._members.values():
+            known.echo = stamps[known.echo]
+            known._marks = [(stamps[stamp], position) for stamp, position in known._marks]
 
     def _renumber_steps(self, steps: Mapping[int, int]) -> None:
         recovery = self.quorum._recovery
@@ -310,14 +316,14 @@ class QuorumMember:
             echoes=tuple((number, peer.echo_life, peer.echo) for number, peer in self.peers.items()),
             steps=self._steps,
             read=tuple((number, peer.read_sent_s) for number, peer in self.peers.items()),
-            must_write=quorum.unkept() is not None,
+            must_write=self._batch() is not None,
         )
 
     @property
     def _stamps(self) -> frozenset[int]:
         fence = self.quorum._fence
-        echoes = {holder.echo for holder in fence._holders.values()}
-        marks = {stamp for holder in fence._holders.values() for stamp, _ in holder._marks}
+        echoes = {known.echo for known in fence._members.values()}
+        marks = {stamp for known in fence._members.values() for stamp, _ in known._marks}
         return frozenset({0, self.quorum._stamp, fence._awaited, *echoes, *marks})
 
     @property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
-from ha_session_mw._core.quorum.log import Hold, Quorum, Receipt, Sent
+from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.messages import Answer, Batch
+from ha_session_mw._core.quorum.ready import Hold, Ready, Receipt, Sent
 from ha_session_mw.events import PossibleLoss
 from ha_session_mw.models import Entry, NodeId
 
@@ -41,10 +41,9 @@ class QuorumNode(Node):
             self.view, own, self.urls, now=self.now(), heartbeat_s=HEARTBEAT_S, stored=self.file
         )
         self.outstanding: dict[int, Sent] = {}
-        self.holds: list[tuple[Hold, Sent, QuorumNode, int]] = []
+        self.asked: dict[Hold, tuple[Sent, QuorumNode, int]] = {}
         self.receipts = []
         self.yes_until = {}
-        self.writing = False
         for peer in self.world.nodes:
             if peer is not self:
                 self.ask(peer)
@@ -60,43 +59,30 @@ class QuorumNode(Node):
         """Whether this node has not learned yet what it may have forgotten."""
         if not self.up:
             return not self.file or not any(batch.learned for batch in self.file)
-        return self.quorum.recovering and not self.quorum._keeping.unchecked
+        return self.quorum.recovering and self.quorum.memory != "unchecked"
 
     def tick(self) -> None:
-        self.quorum.tick(self.now())
-        self.settle()
+        self.obey(self.quorum.tick(self.now()))
         self.wait(0.5, self.tick)
 
-    def settle(self) -> None:
-        """What a driver does after each call: answer the holds that are due, keep what has to be kept, look at the receipts."""
-        now = self.now()
-        if self.holds:
-            self._release(now)
-        if self.file is not None and not self.writing and (batch := self.quorum.unkept()) is not None:
-            self.writing = True
-            self.wait(self.write_s or self.world.random.uniform(0.0005, 0.003), self._written, batch)
+    def obey(self, ready: Ready) -> None:
+        """Do what a driver does after each call: send answers, write the batch, look at events and at the receipts."""
+        for hold, answer in ready.answers:
+            sent, peer, life = self.asked.pop(hold)
+            self.world.send(self, peer, peer.on_answer, life, sent, answer)
+        if ready.batch is not None:
+            self.wait(self.write_s or self.world.random.uniform(0.0005, 0.003), self._written, ready.batch)
         if self.receipts:
             self._acknowledge()
-        for event in self.quorum.take_events():
+        for event in ready.events:
             self.world.findings.losses += isinstance(event, PossibleLoss)
-
-    def _release(self, now: Moment) -> None:
-        waiting = []
-        for held in self.holds:
-            hold, sent, peer, life = held
-            answer = self.quorum.release(hold, now)
-            if answer is None:
-                waiting.append(held)
-            else:
-                self.world.send(self, peer, peer.on_answer, life, sent, answer)
-        self.holds = waiting
+        if self.world.variant.checked:
+            self.quorum.check(self.now())
 
     def _written(self, batch: Batch) -> None:
         assert self.file is not None
         self.file.append(batch)
-        self.writing = False
-        self.quorum.kept(batch, self.now())
-        self.settle()
+        self.obey(self.quorum.kept(batch, self.now()))
 
     def _acknowledge(self) -> None:
         left = []
@@ -112,8 +98,7 @@ class QuorumNode(Node):
 
     def _fence_is_due(self) -> None:
         if self.receipts:
-            self.quorum.tick(self.now())
-            self.settle()
+            self.obey(self.quorum.tick(self.now()))
 
     # Polls.
 
@@ -127,22 +112,22 @@ class QuorumNode(Node):
             self.ask(peer)
 
     def on_poll(self, sent: Sent, peer: QuorumNode, life: int) -> None:
-        result = self.quorum.arrived(sent.poll, self.now())
-        if isinstance(result, Hold):
-            self.holds.append((result, sent, peer, life))
-            self.at_boot(result.until_s, self.settle)
-        else:
-            self.world.send(self, peer, peer.on_answer, life, sent, result)
-        self.settle()
+        hold, ready = self.quorum.arrived(sent.poll, self.now())
+        self.asked[hold] = sent, peer, life
+        self.obey(ready)
+        if hold in self.asked:
+            self.at_boot(hold.until_s, self._hold_has_ended)
+
+    def _hold_has_ended(self) -> None:
+        self.obey(self.quorum.ready(self.now()))
 
     def holds_poll_of(self, other: int) -> bool:
-        return any(peer.number == other for _, _, peer, _ in self.holds)
+        return any(hold.peer == self.urls[other] for hold in self.quorum.held)
 
     def on_answer(self, life: int, sent: Sent, answer: Answer) -> None:
         if life != self.life:
             return
-        self.quorum.answered(sent, answer, self.now())
-        self.settle()
+        self.obey(self.quorum.answered(sent, answer, self.now()))
         peer = self.world.nodes[self.urls.index(sent.peer)]
         # A late answer to a poll that was given up counts too; it does not start another poll.
         if self.outstanding[peer.number] is sent:
@@ -150,13 +135,12 @@ class QuorumNode(Node):
 
     def append(self, entries: list[Entry], hit: list[Session | SubjectCut]) -> None:
         self.asked_to_revoke(hit)
-        receipt = self.quorum.append(entries, self.now())
+        receipt, ready = self.quorum.append(entries, self.now())
         self.receipts.append((receipt, hit))
-        self.settle()
+        self.obey(ready)
 
     def apply(self, entries: list[Entry]) -> None:
-        self.quorum.append(entries, self.now())
-        self.settle()
+        self.obey(self.quorum.append(entries, self.now())[1])
 
     @property
     def members(self) -> Members:

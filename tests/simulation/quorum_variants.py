@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.quorum.acknowledgements import Acknowledgements
 from ha_session_mw._core.quorum.fence import Fence
-from ha_session_mw._core.quorum.log import Quorum, Sent
+from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.messages import Answer
+from ha_session_mw._core.quorum.ready import Ready, Sent
 from ha_session_mw._core.quorum.recovery import Recovery
 
 from .variants import Variant
@@ -30,17 +31,17 @@ class QuorumVariant(Variant):
 class StampedOnReply(Quorum):
     """Fresh as of the arrival of an answer, not of the sending of the poll."""
 
-    def answered(self, sent: Sent, answer: Answer, now: Moment) -> None:
-        super().answered(replace(sent, sent_s=now.boot_s), answer, now)
+    def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
+        return super().answered(replace(sent, sent_s=now.boot_s), answer, now)
 
 
 class ShortFence(Quorum):
     """Waits nine tenths of what it should."""
 
-    def _settle(self, now: Moment) -> None:
+    def _draw_conclusions(self, now: Moment) -> None:
         self.members._compare_limits()
         self.members.fence_wait_s *= 0.9
-        super()._settle(now)
+        super()._draw_conclusions(now)
 
 
 class FencedOtherwise(Quorum):
@@ -54,8 +55,8 @@ class FencedOtherwise(Quorum):
 
 
 class NoWait(Fence):
-    def _wait(self, durable: int, now_s: float, wait_s: float) -> None:
-        super()._wait(durable, now_s, -1.0)
+    def _fence_by_time(self, durable: int, now_s: float, wait_s: float) -> None:
+        super()._fence_by_time(durable, now_s, -1.0)
 
 
 class NoFence(FencedOtherwise):
@@ -82,14 +83,14 @@ class BackAfterMajority(Quorum):
 class EverAcknowledged(Fence):
     def __init__(self, others: Iterable[str], majority: int) -> None:
         super().__init__(others, majority)
-        self.ever = dict.fromkeys(self._holders, 0)
+        self.ever = dict.fromkeys(self._members, 0)
 
     def acknowledged(self, member: str, position: int, silent: tuple[str, ...], stamp: int) -> None:
         super().acknowledged(member, position, silent, stamp)
         self.ever[member] = max(self.ever[member], position)
 
-    def _count(self, silent: Collection[str]) -> int:
-        return max(super()._count(silent), sorted(self.ever.values())[1 - self._majority])
+    def _fence_by_confirmations(self, silent: Collection[str]) -> int:
+        return max(super()._fence_by_confirmations(silent), sorted(self.ever.values())[1 - self._majority])
 
 
 class SummedOverIncarnations(FencedOtherwise):
@@ -99,8 +100,8 @@ class SummedOverIncarnations(FencedOtherwise):
 
 
 class CountedAtOnce(Fence):
-    def _count(self, silent: Collection[str]) -> int:
-        return max(super()._count(silent), sorted(holder.position for holder in self._holders.values())[1 - self._majority])
+    def _fence_by_confirmations(self, silent: Collection[str]) -> int:
+        return max(super()._fence_by_confirmations(silent), sorted(known.position for known in self._members.values())[1 - self._majority])
 
 
 class NotHeardAgain(FencedOtherwise):
@@ -111,8 +112,8 @@ class NotHeardAgain(FencedOtherwise):
 
 class AnyWitness(Fence):
     def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
-        witnesses = (member in silent) + sum(member in holder._silent for holder in self._holders.values())
-        return witnesses >= len(self._holders) + 2 - self._majority
+        witnesses = (member in silent) + sum(member in known._silent for known in self._members.values())
+        return witnesses >= len(self._members) + 2 - self._majority
 
 
 class WitnessesWithoutTheEntry(FencedOtherwise):
@@ -133,16 +134,17 @@ class FirstStartOneByOne(Quorum):
     """Takes it for a first start when each of the others has been recovering at some time."""
 
     def _new_recovery(self) -> Recovery:
-        return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._keeping.unchecked else "lost")
+        return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._durable.unchecked else "lost")
 
 
 class PurgedByTheClock(Quorum):
     """Drops entries when the own clock says that they ended, without raising a floor first."""
 
-    def tick(self, now: Moment) -> None:
-        super().tick(now)
+    def tick(self, now: Moment) -> Ready:
+        ready = super().tick(now)
         for id in [id for id, end in self.view.denied.items() if end <= now.wall_ms]:
             del self.view.denied[id]
+        return ready
 
 
 RIGHT = QuorumVariant("right")

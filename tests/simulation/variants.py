@@ -17,3 +17,8 @@ class Variant:
     name: str
     reads_late: bool = False
     keeps_yes: bool = False
+
+    @property
+    def checked(self) -> bool:
+        """Whether invariants are checked after each step. Those of a broken rule would end the schedule that catches it."""
+        return self.name == "right"

@@ -16,6 +16,7 @@ import msgspec
 from ...events import MemberDraining, MemberJoined, MemberLeft
 from ...models import KeyId, NodeId
 from .freshness import Moment, acceptance_limit_s, fence_wait_s, fencing_limit_s
+from .invariants import ensure
 from .view import FLOOR_MARGIN_MS
 
 TRUSTED_SKEW_MS = 30_000
@@ -162,6 +163,16 @@ class Members:
         self._verdict = None
         self.clock_trusted(now)  # while there is a majority to ask, so that a step is noticed once there is none
         return left
+
+    def check(self) -> None:
+        """Check what must hold after each change.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        for limit_s in (self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._seats.values())):
+            ensure(self.acceptance_limit_s <= limit_s, "a node accepts for no longer than any member announces")
+            ensure(self.fence_wait_s >= fence_wait_s(limit_s), "a fence waits for every lease that any member may hold")
 
     def _is_live(self, slot: _Seat, boot_s: float) -> bool:
         return boot_s - slot.heard_s <= self.fence_wait_s

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from ...models import Cut, CutId, Deny, DenyKey, Entry
+from .invariants import ensure
 
 FLOOR_MARGIN_MS = 60_000
 """How far the floor stays behind the slowest trusted clock: twice the 30 s by which a trusted clock may be off."""
@@ -189,6 +190,25 @@ class View:
         yield from self.everybody.values()
         for live in self.by_subject.values():
             yield from live.values()
+
+    def check(self) -> None:
+        """Check what must hold after each change.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        ends = {(entry if isinstance(entry, str) else entry.kid if isinstance(entry, DenyKey) else entry.id, end)
+                for end, (_, leaving) in self._leaving.items() for entry in leaving}  # fmt: skip
+        ensure(all(end > self.floor_ms for end in self._leaving), "an entry that ended at the floor is gone")
+        for held in (self.denied, self.denied_keys):
+            ensure(held.items() <= ends, "each denial leaves at the end that it has")
+        for subject, live in [(None, self.everybody), *self.by_subject.items()]:
+            for cut in live.values():
+                ensure(cut.subject == subject, "a cut concerns the subject that it is filed under")
+                ensure((cut.id, self.known_cuts.get(cut.id)) in ends, "each live cut leaves at the end that it has")
+                ensure(not self.known_cuts.keys().isdisjoint([cut.id]) and cut.id not in self._by_name, "a live cut has come itself")
+                ensure(live.keys().isdisjoint(cut.replaces), "no cut is live together with one that it replaces")
+        ensure(self._by_name <= self.known_cuts.keys(), "a cut that was replaced is known")
 
     def __len__(self) -> int:
         return len(self.denied) + len(self.denied_keys) + len(self.known_cuts)

@@ -1,28 +1,31 @@
-"""Who holds how much of this node's sequence, proven for one common instant.
+"""Which members provably held which prefix of this node's sequence at one common instant.
 
 An acknowledgement proves that a member held something at some time; it may have restarted and forgotten since. Members
-that take turns in acknowledging and forgetting would add up to a majority that never was. So only those count together that
-are known to have held it *at one and the same instant*: from the arrival of an acknowledgement until the sending of a
-later poll by the same incarnation. When that poll was sent, nobody knows; but it echoes a stamp of ours, so it was after
-that stamp was given. All of it is counted in stamps of this node, and no clock is compared.
+that take turns in acknowledging and forgetting would add up to a majority that never existed. So only those count together
+that provably held it *at one and the same instant*: from the arrival of an acknowledgement until the sending of a later poll
+by the same incarnation. No node knows when that poll was sent. But it echoes a stamp of this node, so it was sent after this
+node gave that stamp. Everything is counted in stamps of this node, and no clock is compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from ..cluster.invariants import ensure
 
 _MOST_MARKS = 64
-"""How much history is kept of a member while no majority forms around it. Coarser history proves later, never wrongly."""
+"""Most marks of a member's history while no majority forms around it. A coarser history proves later, never wrongly."""
 
 
 class Acknowledgements:
-    """What one other member is known to hold.
+    """What one other member provably holds.
 
     Attributes:
         member: its name.
-        incarnation: what its acknowledgements belong to; another one has forgotten them.
+        incarnation: what its acknowledgements belong to; another incarnation has forgotten them.
         position: up to where it has acknowledged.
-        echo: the newest of our stamps that it has seen, as this incarnation.
+        echo: the newest stamp of this node that it has seen, as this incarnation.
     """
 
     __slots__ = ("_marks", "_reported_at", "_silent", "echo", "incarnation", "member", "position")
@@ -35,9 +38,15 @@ class Acknowledgements:
         self._silent: tuple[str, ...] = ()
         self._reported_at = 0
         self._marks: list[tuple[int, int]] = []
+        """Stamps of this node, each with the position that the member had acknowledged when the stamp was the newest."""
 
     def acknowledge(self, position: int, stamp: int) -> bool:
-        """It holds our sequence up to there; ``stamp`` is the newest we have given. Returns whether that was news."""
+        """Note that the member holds the sequence up to there; return whether that was news.
+
+        Args:
+            position: up to where.
+            stamp: the newest stamp that this node has given.
+        """
         if position <= self.position:
             return False
         self.position = position
@@ -47,7 +56,7 @@ class Acknowledgements:
         return True
 
     def held_at(self, stamp: int) -> int:
-        """Up to where it held our sequence, for certain, when that stamp was the newest."""
+        """Return up to where the member provably held the sequence when that stamp was the newest."""
         held = 0
         for at, position in self._marks:
             if at > stamp:
@@ -56,28 +65,42 @@ class Acknowledgements:
         return held
 
     def report_silent(self, members: tuple[str, ...], position: int) -> None:
-        """In a poll that acknowledges ``position`` it says which members it has not answered for as long as a lease lasts."""
+        """Note which members this one has not answered for a lease's length, by a poll that acknowledges ``position``."""
         self._silent, self._reported_at = members, position
 
     def rules_out(self, member: str, position: int) -> bool:
-        """Whether that member can owe to this one no lease under which it lacks the sequence up to ``position``.
+        """Return whether that member can owe to this one no lease under which it lacks the sequence up to ``position``.
 
-        What was answered before the report has run out, and what is answered after it comes from a node that holds all
-        up to there. So a report says nothing about positions that were not yet acknowledged when it was made.
+        What this one answered before the report has run out, and what it answers after it comes from a node that holds
+        everything up to there. So a report says nothing about positions that were not yet acknowledged at the time.
         """
         return position <= self._reported_at and member in self._silent
 
     def forget_before(self, position: int) -> None:
-        """History up to this position is of no use any more."""
+        """Drop the history that is of no use once this position is fenced."""
         while len(self._marks) > 1 and self._marks[1][1] <= position:
             del self._marks[0]
 
+    def check(self, stamp: int) -> None:
+        """Check what must hold after each change.
 
-def common_instants(holders: Iterable[Acknowledgements]) -> Iterator[list[tuple[int, Acknowledgements]]]:
-    """For each instant worth looking at: who is known to have held how much just then, those with most first."""
-    everyone = [holder for holder in holders if holder.echo]
-    for echo in {holder.echo for holder in everyone}:
-        # The instant just before this stamp was given. Whoever echoes it, or a later one, lived on past that instant.
-        held = [(holder.held_at(echo - 1), holder) for holder in everyone if holder.echo >= echo]
+        Args:
+            stamp: the newest stamp that this node has given.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        marks = self._marks
+        ensure(all(one[0] <= other[0] and one[1] < other[1] for one, other in pairwise(marks)), "history goes forward")
+        ensure(all(at <= stamp and position <= self.position for at, position in marks), "history ends now")
+        ensure(self.echo <= stamp, "no member has seen a stamp that was not given")
+
+
+def common_instants(members: Iterable[Acknowledgements]) -> Iterator[list[tuple[int, Acknowledgements]]]:
+    """For each instant worth a look, yield which member provably held how much at it, those with most first."""
+    heard = [member for member in members if member.echo]
+    for echo in {member.echo for member in heard}:
+        # The instant just before this stamp was given. A member that echoes it, or a later one, lived on past that instant.
+        held = [(member.held_at(echo - 1), member) for member in heard if member.echo >= echo]
         held.sort(key=lambda pair: pair[0], reverse=True)
         yield held

@@ -1,23 +1,24 @@
-"""How much of a node's sequence is kept on disk, and whether what was found there can be relied on.
+"""How much of a node's sequence is kept on disk, and whether the file's content can be relied on.
 
-What is not kept is neither served nor acknowledged. A node without a file keeps all it knows, for as long as it lives.
+A node neither serves nor acknowledges what it does not keep. A node without a file keeps all it knows, for as long as it lives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..cluster.invariants import ensure
 from ..cluster.view import View
 from .messages import VERSION, Batch
 from .sequence import Sequence
 
 
 class DurablePrefix:
-    """The state of one node's file, or of its memory where it has none.
+    """The prefix of one node's sequence that its file holds, or its memory where it has none.
 
     Args:
-        sequence: what is to be kept; filled from the file at first.
-        view: what the sequence is of; the same.
+        sequence: the sequence to keep. The file's content goes into it first.
+        view: what the sequence is of. The file's content goes into it, too.
         life: names the process.
         stored: the batches of the file; None where there is no file.
 
@@ -25,23 +26,26 @@ class DurablePrefix:
         incarnation: what positions and acknowledgements belong to: the life of the process that began them.
         position: up to where the sequence is kept.
         learned: whether the incarnation has learned all that it may have forgotten, and keeps it.
-        unchecked: whether nobody has confirmed yet that the file is not older than what it stands for.
+        unchecked: whether the other members have yet to confirm that the file is not older than what it stands for.
+        stores: whether there is a file.
     """
 
-    __slots__ = ("_kept_as", "_life", "_sequence", "_stores", "_view", "incarnation", "learned", "position", "unchecked")
+    __slots__ = ("_kept_as", "_life", "_sequence", "_view", "_writing", "incarnation", "learned", "position", "stores", "unchecked")
 
     def __init__(self, sequence: Sequence, view: View, life: str, stored: Iterable[Batch] | None) -> None:
         self._sequence = sequence
         self._view = view
         self._life = life
-        self._stores = stored is not None
+        self._writing = False
+        self.stores = stored is not None
         self.incarnation = life
-        self.learned = not self._stores
+        self.learned = not self.stores
         for batch in stored or ():
             self._restore(batch)
+        sequence.forget_ended()
         self.position = sequence.last
         self._kept_as = "" if self.incarnation == life else self.incarnation
-        self.unchecked = self._stores and self.learned
+        self.unchecked = self.stores and self.learned
 
     def _restore(self, batch: Batch) -> None:
         if batch.incarnation != self.incarnation:
@@ -54,20 +58,27 @@ class DurablePrefix:
         self._sequence.last = max(self._sequence.last, batch.upto)
 
     def follow(self) -> None:
-        """Without a file, what is known is kept."""
-        if not self._stores:
+        """Take all that is known for kept, if there is no file."""
+        if not self.stores:
             self.position = self._sequence.last
 
-    def unkept(self, limit: int, *, recovered: bool) -> Batch | None:
-        """The next ``limit`` entries to be kept; None if all is."""
-        # A file that was not confirmed is not written to: a position that it gave anew would hide how old it is.
-        if not self._stores or self.unchecked:
+    def next_batch(self, limit: int, *, recovered: bool) -> Batch | None:
+        """Return the next ``limit`` entries to keep; None if all is kept, or while an earlier batch is being written.
+
+        Args:
+            limit: most entries in it.
+            recovered: whether the node has learned all that it may have forgotten.
+        """
+        # The node does not write to an unconfirmed file: a position that it gave anew would hide how old the file is.
+        if not self.stores or self.unchecked or self._writing:
             return None
-        done = self.position == self._sequence.last and self._kept_as == self.incarnation and (self.learned or not recovered)
-        return None if done else self._batch(self.position, limit, recovered=recovered)
+        if self.position == self._sequence.last and self._kept_as == self.incarnation and (self.learned or not recovered):
+            return None
+        self._writing = True
+        return self._batch(self.position, limit, recovered=recovered)
 
     def everything(self, *, recovered: bool) -> Batch:
-        """All there is, as one batch."""
+        """Return all there is, as one batch."""
         return self._batch(0, self._sequence.last, recovered=recovered)
 
     def _batch(self, since: int, limit: int, *, recovered: bool) -> Batch:
@@ -83,16 +94,36 @@ class DurablePrefix:
         )
 
     def kept(self, batch: Batch) -> None:
-        """The batch is on the disk."""
+        """Take note that the batch is on the disk."""
+        self._writing = False
         if batch.incarnation == self.incarnation:
             self._kept_as = batch.incarnation
             self.position = max(self.position, batch.upto)
             self.learned |= batch.learned
 
+    def take_back(self) -> None:
+        """Take note that the batch that was handed out is not on the disk."""
+        self._writing = False
+
     def confirm(self) -> None:
-        """Nobody who was asked knows more than the file."""
+        """Take note that no member that was asked knows more than the file."""
         self.unchecked = False
 
     def start_anew(self) -> None:
-        """The file is old. What it holds is true still, but who acknowledged more than that is nobody any more."""
+        """Begin a new incarnation: the file is old.
+
+        Its entries are still valid, but the incarnation that acknowledged more no longer exists.
+        """
         self.incarnation, self.position, self.learned, self.unchecked = self._life, 0, False, False
+
+    def check(self) -> None:
+        """Check what must hold after each change.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        ensure(0 <= self.position <= self._sequence.last, "no more is kept than there is")
+        ensure(self.stores or self.position == self._sequence.last, "a node without a file keeps all it knows")
+        ensure(self.stores or self.learned, "a node without a file has no file to distrust")
+        ensure(not self.unchecked or (self.stores and self.learned), "only a file that claims to be whole waits to be confirmed")
+        ensure(not self.unchecked or self.incarnation == self._kept_as, "an unconfirmed file is continued as what it was")

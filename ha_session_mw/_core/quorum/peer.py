@@ -5,54 +5,76 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from .messages import Answer
+from .ready import Hold
+
 
 class Peer:
     """What this node knows of, and owes to, one other member."""
 
     __slots__ = (
-        *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "hold", "incarnation", "life"),
-        *("mismatch", "polled_s", "position", "read_sent_s", "sequence", "unkept", "url"),
+        *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "incarnation", "life"),
+        *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "unkept", "url"),
     )
 
     def __init__(self, url: str, now_s: float) -> None:
         self.url = url
         self.mismatch: str | None = None
-        # Who it is.
+        # Its identity.
         self.incarnation = ""
         self.life = ""
         self.sequence = 0
-        """Up to where its own sequence is known to reach."""
+        """The newest position of its own sequence that this node has heard of."""
         self.changed = False
-        """Whether it has been heard as another incarnation before."""
-        # Its sequence, read by us.
+        """Whether this node has heard it as another incarnation before."""
+        # Its sequence, read by this node.
         self.callee = ""
         self.position = 0
         self.unkept: deque[tuple[int, int]] = deque()
-        """What was received beyond ``position``, each with the position of our own sequence that must be kept first."""
+        """Its positions beyond ``position``, each behind the position of the own sequence that must be kept first."""
         self.read_sent_s = -math.inf
         self.echo = 0
         self.echo_life = ""
         self.fresh_s = -math.inf
-        """When the newest poll was sent that it has answered, completely and not recovering itself."""
-        # Our sequence, read by it.
-        self.hold: object = None
-        """Its poll that is held, the newest one."""
+        """When this node sent the newest poll that the peer answered completely, and not recovering itself."""
+        # The sequence of this node, read by it.
+        self.newest_hold: Hold | None = None
+        """Its newest poll that was held."""
         self.polled_s = -math.inf
         self.answered_s = now_s
-        """When we last answered it. A process that has just begun cannot know what an earlier one answered until now."""
+        """When this node last answered it. A new process cannot know what an earlier one answered until now."""
 
     def speaks_as(self, incarnation: str) -> None:
-        """Take note of who speaks: what is known of one incarnation says nothing about the next."""
+        """Note the incarnation that speaks: what is known of one says nothing about the next."""
         if incarnation != self.incarnation:
             self.changed |= bool(self.incarnation)
             self.incarnation, self.sequence = incarnation, 0
 
     @property
     def read(self) -> int:
-        """Up to where its sequence has been applied here, kept or not."""
+        """The newest position of its sequence that has been applied here, kept or not."""
         return self.unkept[-1][1] if self.unkept else self.position
 
-    def keep(self, kept: int) -> None:
-        """Our own sequence is kept up to there: what was received by then may be acknowledged."""
-        while self.unkept and self.unkept[0][0] <= kept:
+    def note_read(self, answer: Answer, sent_s: float, *, own_position: int) -> None:
+        """Note how far its sequence has been read. Answers may overtake each other; the latest poll's decides.
+
+        Args:
+            answer: its answer, whose entries have been applied.
+            sent_s: when the poll was sent.
+            own_position: the position of the own sequence that holds all of these entries.
+        """
+        if sent_s < self.read_sent_s:
+            return
+        self.read_sent_s = sent_s
+        if answer.incarnation != self.callee:
+            self.callee, self.position = answer.incarnation, 0
+            self.unkept.clear()
+        self.unkept.append((own_position, answer.upto))
+        if answer.heartbeat.life != self.echo_life:
+            self.echo_life, self.echo = answer.heartbeat.life, 0
+        self.echo = max(self.echo, answer.stamp)
+
+    def acknowledge_kept(self, own_position: int) -> None:
+        """The own sequence is kept up to there: what had been read by then may be acknowledged."""
+        while self.unkept and self.unkept[0][0] <= own_position:
             self.position = max(self.position, self.unkept.popleft()[1])

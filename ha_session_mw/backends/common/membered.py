@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import anyio
@@ -38,8 +39,9 @@ class MemberedLog(ClusterLog):
         self.trusted_ahead_ms = math.nan
 
     @property
+    @abstractmethod
     def _members(self) -> Members:
-        raise NotImplementedError
+        """The other members, by their heartbeats."""
 
     def _now(self) -> Moment:
         return Moment(self._clock.boot_s(), self._clock.wall_s() * 1000)

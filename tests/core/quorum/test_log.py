@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,8 +14,9 @@ from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum import log as module
-from ha_session_mw._core.quorum.log import Hold, OldFile, PeerMismatch, Quorum, Recovered
+from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, decode_answer, decode_batch, decode_poll, encode
+from ha_session_mw._core.quorum.ready import Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent
 from ha_session_mw.events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, PossibleLoss
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
 
@@ -32,12 +34,73 @@ def at(seconds: float) -> Moment:
 START = at(0)
 
 
-def member(url: str, *urls: str, life: str = "", now: Moment = START, stored: Iterable[Batch] | None = None) -> Quorum:
+class Member:
+    """A member's state machine, and a driver that obeys it: it collects the events, the answers and the batches."""
+
+    def __init__(self, quorum: Quorum, now: Moment) -> None:
+        self.quorum = quorum
+        self.events: list[QuorumEvent] = []
+        self.answers: dict[Hold, Answer] = {}
+        self.batch: Batch | None = None
+        self.checked = True
+        self._obey(quorum.ready(now), now)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.quorum, name)
+
+    def _obey(self, ready: Ready, now: Moment) -> None:
+        self.events += ready.events
+        self.answers.update(ready.answers)
+        if ready.batch is not None:
+            assert self.batch is None, "no batch follows before the one before it has been kept"
+            self.batch = ready.batch
+        if self.checked:
+            self.quorum.check(now)
+
+    def append(self, entries: Iterable[Entry], now: Moment) -> Receipt:
+        receipt, ready = self.quorum.append(entries, now)
+        self._obey(ready, now)
+        return receipt
+
+    def answered(self, sent: Sent, answer: Answer, now: Moment) -> None:
+        self._obey(self.quorum.answered(sent, answer, now), now)
+
+    def arrived(self, poll: Poll, now: Moment) -> Answer | Hold:
+        """The answer, if it is due at once, else what is held."""
+        hold, ready = self.quorum.arrived(poll, now)
+        self._obey(ready, now)
+        return self.answers.pop(hold, hold)
+
+    def release(self, hold: Hold, now: Moment) -> Answer | None:
+        """The answer to a held poll, if it is due by now."""
+        self._obey(self.quorum.ready(now), now)
+        return self.answers.pop(hold, None)
+
+    def tick(self, now: Moment) -> None:
+        self._obey(self.quorum.tick(now), now)
+
+    def keep(self, now: Moment, disk: list[Batch]) -> None:
+        """Write all that has to be written."""
+        while self.batch is not None:
+            batch, self.batch = self.batch, None
+            disk.append(decode_batch(encode(batch)))
+            self._obey(self.quorum.kept(batch, now), now)
+
+    def fail_to_keep(self, now: Moment) -> None:
+        self.batch = None
+        self._obey(self.quorum.not_kept(now), now)
+
+    def take_events(self) -> list[QuorumEvent]:
+        events, self.events = self.events, []
+        return events
+
+
+def member(url: str, *urls: str, life: str = "", now: Moment = START, stored: Iterable[Batch] | None = None) -> Member:
     own = Heartbeat(NodeId(url), life or f"life of {url}", url, "starting", 0, 0, (KeyId("key"),), LIMIT_S, 12 * HOUR_MS)
-    return Quorum(View(), own, urls, now=now, heartbeat_s=0.5, stored=stored)
+    return Member(Quorum(View(), own, urls, now=now, heartbeat_s=0.5, stored=stored), now)
 
 
-def exchange(asker: Quorum, answerer: Quorum, now: Moment, *, received: Moment | None = None) -> Answer:
+def exchange(asker: Member, answerer: Member, now: Moment, *, received: Moment | None = None) -> Answer:
     """A poll and its answer, over the wire; the answer is made at once or when the hold ends."""
     sent = asker.poll(answerer.me, now)
     result = answerer.arrived(decode_poll(encode(sent.poll)), now)
@@ -50,7 +113,7 @@ def exchange(asker: Quorum, answerer: Quorum, now: Moment, *, received: Moment |
     return answer
 
 
-def talk(now: Moment, *members: Quorum, rounds: int = 3) -> None:
+def talk(now: Moment, *members: Member, rounds: int = 3) -> None:
     """Everybody polls everybody."""
     for _ in range(rounds):
         for one in members:
@@ -59,7 +122,7 @@ def talk(now: Moment, *members: Quorum, rounds: int = 3) -> None:
                     exchange(one, other, now)
 
 
-def started(*urls: str) -> list[Quorum]:
+def started(*urls: str) -> list[Member]:
     members = [member(url, *urls) for url in urls]
     talk(at(0), *members)
     for one in members:
@@ -300,6 +363,39 @@ def test_two_processes_that_take_themselves_for_one_member_do_not_end_each_other
     assert two.release(hold, at(1.2)) is None
 
 
+def test_a_hold_whose_sender_waits_no_longer_is_never_answered() -> None:
+    one, two = started(A, B)
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert two.held == (hold,)
+    two.drop(hold)
+    two.append([deny("x")], at(1.1))
+    assert two.held == ()
+    assert two.release(hold, at(2)) is None
+    two.drop(hold)
+
+
+# Ready.
+
+
+def test_each_call_returns_all_that_is_due_and_each_thing_once() -> None:
+    one, two = started(A, B)
+    hold, ready = two.quorum.arrived(one.poll(B, at(1)).poll, at(1))
+    assert ready == Ready()
+    _, ready = two.quorum.append([deny("x")], at(1.1))
+    [(released, answer)] = ready.answers
+    assert released is hold
+    assert answer.entries == (deny("x"),)
+    assert two.quorum.ready(at(1.2)) == Ready()
+
+
+def test_a_refusal_is_due_at_once_and_holds_nothing() -> None:
+    one, stranger = member(A, A, B), member(C, A, C)
+    hold, ready = one.quorum.arrived(stranger.poll(A, at(0)).poll, at(0))
+    assert [released for released, _ in ready.answers] == [hold]
+    assert one.held == ()
+
+
 # Durable and fenced.
 
 
@@ -405,18 +501,12 @@ def test_all_kinds_of_entries_travel_the_replaced_ones_too() -> None:
 # A file.
 
 
-def keep(one: Quorum, now: Moment, disk: list[Batch]) -> None:
-    while (batch := one.unkept()) is not None:
-        disk.append(decode_batch(encode(batch)))
-        one.kept(batch, now)
-
-
-def with_files(*urls: str) -> tuple[list[Quorum], list[list[Batch]]]:
+def with_files(*urls: str) -> tuple[list[Member], list[list[Batch]]]:
     members, disks = [member(url, *urls, stored=()) for url in urls], [list[Batch]() for _ in urls]
     for _ in range(2):
         talk(at(0), *members)
         for one, disk in zip(members, disks, strict=True):
-            keep(one, at(0), disk)
+            one.keep(at(0), disk)
     talk(at(0), *members)
     assert not any(one.recovering for one in members)
     for one in members:
@@ -428,18 +518,39 @@ def test_nothing_is_served_or_acknowledged_before_it_is_kept() -> None:
     (one, two), (disk_one, disk_two) = with_files(A, B)
     one.append([deny("x")], at(1))
     assert exchange(two, one, at(1)).entries == ()
-    keep(one, at(1), disk_one)
+    one.keep(at(1), disk_one)
     assert exchange(two, one, at(1)).entries == (deny("x"),)
     assert "x" in two.view.denied
     assert two.poll(A, at(1)).poll.position == 0
-    keep(two, at(1), disk_two)
+    two.keep(at(1), disk_two)
     assert two.poll(A, at(1)).poll.position == 1
+
+
+def test_one_batch_is_written_at_a_time_and_the_next_one_has_what_came_meanwhile() -> None:
+    (one, _), (disk, _) = with_files(A, B)
+    one.append([deny("x")], at(1))
+    first = one.batch
+    one.append([deny("y")], at(1))
+    one.append([deny("z")], at(1))
+    assert one.batch is first
+    one.keep(at(2), disk)
+    assert [[entry for _, entry in batch.entries] for batch in disk[-2:]] == [[deny("x")], [deny("y"), deny("z")]]
+
+
+def test_a_batch_that_could_not_be_written_is_handed_out_again_with_what_came_meanwhile() -> None:
+    (one, two), (disk, _) = with_files(A, B)
+    one.append([deny("x")], at(1))
+    one.append([deny("y")], at(1))
+    one.fail_to_keep(at(2))
+    assert exchange(two, one, at(2)).entries == ()
+    one.keep(at(3), disk)
+    assert [entry for _, entry in disk[-1].entries] == [deny("x"), deny("y")]
 
 
 def test_a_restart_with_its_file_forgets_nothing_and_asks_a_majority_only() -> None:
     (one, two, _), (_, disk, _) = with_files(A, B, C)
     two.append([deny("x")], at(1))
-    keep(two, at(1), disk)
+    two.keep(at(1), disk)
     back = member(B, A, B, C, life="second", now=at(2), stored=disk)
     assert back.incarnation == two.incarnation
     assert back.memory == "unchecked"
@@ -452,7 +563,7 @@ def test_a_restart_with_its_file_forgets_nothing_and_asks_a_majority_only() -> N
 def test_members_that_all_restart_with_their_files_come_back() -> None:
     members, disks = with_files(A, B, C)
     members[0].append([deny("x")], at(1))
-    keep(members[0], at(1), disks[0])
+    members[0].keep(at(1), disks[0])
     back = [member(url, A, B, C, life=f"second {url}", now=at(2), stored=disk) for url, disk in zip((A, B, C), disks, strict=True)]
     talk(at(2), *back)
     assert not any(one.recovering for one in back)
@@ -464,7 +575,7 @@ def test_a_crash_while_learning_does_not_hide_that_something_was_forgotten() -> 
     disk: list[Batch] = []
     second = member(C, A, B, C, life="second", now=at(1), stored=())
     exchange(second, one, at(1))
-    keep(second, at(1), disk)
+    second.keep(at(1), disk)
     third = member(C, A, B, C, life="third", now=at(2), stored=disk)
     exchange(third, one, at(2))
     assert third.memory == "lost"
@@ -474,24 +585,24 @@ def test_a_file_that_is_older_than_what_a_peer_remembers_counts_as_none() -> Non
     (one, two, _), (_, disk, _) = with_files(A, B, C)
     copy = list(disk)
     two.append([deny("x")], at(1))
-    keep(two, at(1), disk)
+    two.keep(at(1), disk)
     exchange(one, two, at(1))
     back = member(B, A, B, C, life="second", now=at(2), stored=copy)
     exchange(back, one, at(2))
     assert OldFile(A) in back.take_events()
     assert back.incarnation == "second"
     assert back.memory == "lost"
-    assert back.unkept() is not None
+    assert back.batch is not None
 
 
 def test_an_old_file_is_found_out_by_the_acknowledgement_of_a_peer_too() -> None:
     (one, two, _), (_, disk, _) = with_files(A, B, C)
     copy = list(disk)
     two.append([deny("x")], at(1))
-    keep(two, at(1), disk)
+    two.keep(at(1), disk)
     exchange(one, two, at(1))
     one_disk: list[Batch] = []
-    keep(one, at(1), one_disk)
+    one.keep(at(1), one_disk)
     back = member(B, A, B, C, life="second", now=at(2), stored=copy)
     exchange(one, back, at(2))
     assert OldFile(A) in back.take_events()
@@ -500,15 +611,15 @@ def test_an_old_file_is_found_out_by_the_acknowledgement_of_a_peer_too() -> None
 def test_a_poll_held_while_the_callee_finds_its_file_old_is_answered_from_the_beginning() -> None:
     (one, two, three), (_, disk, _) = with_files(A, B, C)
     two.append([deny("x")], at(1))
-    keep(two, at(1), disk)
+    two.keep(at(1), disk)
     copy = list(disk)
     two.append([deny("y")], at(1))
-    keep(two, at(1), disk)
+    two.keep(at(1), disk)
     exchange(three, two, at(1))
     back = member(B, A, B, C, life="second", now=at(2), stored=copy)
     exchange(back, one, at(2))
     exchange(one, back, at(2))
-    keep(one, at(2), [])
+    one.keep(at(2), [])
     for _ in range(3):
         exchange(one, back, at(2))
     asking = one.poll(B, at(3))
@@ -525,7 +636,7 @@ def test_a_poll_held_while_the_callee_finds_its_file_old_is_answered_from_the_be
 def test_a_file_may_be_replaced_by_one_batch() -> None:
     (one, *_), (disk, *_) = with_files(A, B, C)
     one.append([deny(f"x{number}") for number in range(100)], at(1))
-    keep(one, at(1), disk)
+    one.keep(at(1), disk)
     whole = member(A, A, B, C, life="second", now=at(2), stored=disk)
     short = member(A, A, B, C, life="second", now=at(2), stored=[one.everything()])
     assert (whole.incarnation, whole.position, whole.view.denied) == (short.incarnation, short.position, short.view.denied)
@@ -583,6 +694,7 @@ def test_a_node_tells_whether_it_has_reached_what_a_client_has_seen() -> None:
 
 def test_a_hundred_thousand_denials_stay_within_16_mebibytes() -> None:
     one, two = started(A, B)
+    one.checked = two.checked = False
     one.append([deny(f"{number:022d}", NOW_MS + number) for number in range(100_000)], at(1))
     tracemalloc.start()
     try:

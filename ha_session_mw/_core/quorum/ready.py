@@ -1,0 +1,88 @@
+"""What the state machine of ``peers://`` hands to its driver, and what the driver hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...events import FoundQuorum, LostQuorum, PossibleLoss
+from ..cluster.members import MemberEvent
+from .messages import Answer, Batch, Poll
+
+Standing = Literal["applied", "durable", "fenced"]
+"""How far an entry has got: known to this node; held by a majority; missed by no node that can still accept a session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A poll on its way. The driver hands it back with its answer."""
+
+    peer: str
+    poll: Poll
+    sent_s: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hold:
+    """A poll that waits here for news, until ``until_s`` (boot-time clock) at the latest."""
+
+    peer: str
+    until_s: float
+    incarnation: str
+    callee: str
+    since: int
+    recovering: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Stands for all entries up to one position of this node's sequence."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The node has learned what it may have forgotten, and serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldFile:
+    """A peer knows more of this node's sequence than its file does. The node starts anew, as if it had no file."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMismatch:
+    """A peer cannot be worked with: it has another member list or version, or is not the member that this node takes it for."""
+
+    peer: str
+    why: Literal["list", "version", "identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A peer claims to know more of this very process's sequence than has ever existed."""
+
+    peer: str
+
+
+QuorumEvent = Contradiction | MemberEvent | LostQuorum | FoundQuorum | PossibleLoss | Recovered | OldFile | PeerMismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the driver must do now. Each thing is handed out once.
+
+    Attributes:
+        answers: the held polls whose answer is due, with that answer. The machine holds them no longer.
+        batch: what to write and sync next. No other batch follows until the driver reports this one by
+            :meth:`.Quorum.kept` or :meth:`.Quorum.not_kept`.
+        events: what has happened, in its order.
+    """
+
+    answers: tuple[tuple[Hold, Answer], ...] = ()
+    batch: Batch | None = None
+    events: tuple[QuorumEvent, ...] = ()

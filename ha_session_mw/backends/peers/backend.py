@@ -1,0 +1,45 @@
+"""The backend of ``peers://``: a log among the nodes themselves, and neither locks nor records."""
+
+from __future__ import annotations
+
+from ..._core.cluster.members import Heartbeat
+from ..._core.cluster.view import View
+from ..._machine.journal import StateFile
+from ...abc import HELLO, Backend, Clock, ClusterLog, OnEvent, PeerCalls
+from ...config import Settings
+from .batch_file import BatchFile
+from .log import QuorumLog
+
+
+class PeersBackend(Backend):
+    """Opens the log among the nodes of ``HA_SESSION_PEERS``.
+
+    Args:
+        settings: the settings of this node.
+    """
+
+    scheme = "peers"
+    takes_workers = False
+    hears_others = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._file = settings.cluster.file
+        self._members = settings.peers
+        self._heartbeat_s = settings.heartbeat
+
+    def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:
+        assert peering is not None  # noqa: S101 - the settings require HA_SESSION_ADVERTISE_URL with peers://
+        log = QuorumLog(
+            view,
+            clock,
+            own,
+            self._members,
+            heartbeat_s=self._heartbeat_s,
+            call=peering.call,
+            faults=peering.faults,
+            file=BatchFile(StateFile(self._file)) if self._file is not None else None,
+            on_event=on_event,
+        )
+        peering.handle("poll", log.on_poll)
+        peering.handle(HELLO, log.own_url.on_hello)
+        return log

@@ -1,0 +1,79 @@
+"""The file of a node's batches: read once at the start, appended to, and rewritten once it has grown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio.to_thread
+
+from ..._core.quorum.messages import VERSION, Batch, decode_batch, encode
+from ..._machine.journal import StateFile
+from ..._machine.sqlite_file import FileTrouble
+from ...exceptions import ConfigurationError
+
+COMPACT_BYTES = 1024 * 1024
+"""Smallest file that is rewritten: below a megabyte a start reads it in a moment."""
+COMPACT_FACTOR = 4
+"""Growth since the last rewriting that is worth the next one. So rewriting costs a third of what appending costs, at most."""
+
+
+class BatchFile:
+    """The batches of one node, on disk.
+
+    Args:
+        file: the file of records that they are kept in.
+    """
+
+    def __init__(self, file: StateFile) -> None:
+        self._file = file
+        self._bytes = 0
+        self._compact_at_bytes = COMPACT_BYTES
+
+    def load(self) -> list[Batch]:
+        """Return all batches, the oldest first.
+
+        Raises:
+            ConfigurationError: the file cannot be used, or was written by another release.
+        """
+        try:
+            records = self._file.load()
+            self._bytes = sum(map(len, records))
+            batches = [decode_batch(record) for record in records]
+        except FileTrouble as trouble:
+            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: it {trouble}"]) from trouble
+        except (ValueError, RecursionError) as exc:
+            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged: {exc}"]) from exc
+        if any(batch.version != VERSION for batch in batches):
+            # A node that went on without what it cannot read would forget log-outs.
+            raise ConfigurationError(["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"])
+        return batches
+
+    async def write(self, batch: Batch, everything: Callable[[], Batch]) -> Batch:
+        """Write and sync a batch, or all there is if the file has grown; return what was written.
+
+        Args:
+            batch: the next batch.
+            everything: gives all there is, as one batch.
+
+        Raises:
+            FileTrouble: nothing was written.
+        """
+        if self._bytes <= self._compact_at_bytes:
+            record = encode(batch)
+            await anyio.to_thread.run_sync(self._file.append, [record])
+            self._bytes += len(record)
+            return batch
+        batch = everything()
+        record = encode(batch)
+        await anyio.to_thread.run_sync(self._file.replace, [record])
+        self._bytes = len(record)
+        self._compact_at_bytes = max(COMPACT_BYTES, COMPACT_FACTOR * len(record))
+        return batch
+
+    def hold(self) -> None:
+        """Keep other processes from the file until :meth:`close`: this process serves."""
+        self._file.hold()
+
+    def close(self) -> None:
+        """Let other processes have the file."""
+        self._file.close()

@@ -1,0 +1,101 @@
+"""Find out whether another process answers at this node's own URL. The peers could not tell the two apart.
+
+Two processes with one ``HA_SESSION_ADVERTISE_URL`` take turns in answering, as a load balancer or the kernel decides. Each
+would acknowledge for the other what it does not know itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from ...abc import HELLO, PeerFailure
+
+Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
+"""Calls a member: ``(url, name, body, time limit in seconds)`` returns its answer, or raises :class:`.PeerFailure`."""
+
+ASK_EVERY_S = 5.0
+"""How often a round begins. A second process is no sudden event: somebody has just deployed it."""
+CALLS_PER_ROUND = 4
+"""Calls in one round, at once, so that each takes a connection of its own and may reach another process."""
+ROUNDS_ALONE = 4
+"""Rounds in a row that this process alone must answer until that counts. Of two, one answers 16 calls by chance 1 time in 65,536."""
+
+
+class OwnUrl:
+    """Asks at this node's own URL, again and again, which process answers there.
+
+    Args:
+        url: this node's URL.
+        life: names this process.
+        call: calls a member.
+        sleep: waits for so many seconds.
+        tell: takes what keeps this node from being reached at its URL; None when it is reached.
+        logger: where operators read of a second process.
+
+    Attributes:
+        shared: whether another process answers at the URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        life: str,
+        call: Call,
+        *,
+        sleep: Callable[[float], Awaitable[None]],
+        tell: Callable[[str | None], None],
+        logger: logging.Logger,
+    ) -> None:
+        self._url = url
+        self._life = life.encode()
+        self._call = call
+        self._sleep = sleep
+        self._tell = tell
+        self._logger = logger
+        self._rounds_alone = 0
+        self.shared = False
+
+    async def watch(self, first_after_s: float) -> None:
+        """Ask for ever, first after that many seconds: a server listens once the app has started, and not before."""
+        await self._sleep(first_after_s)
+        while True:
+            await self._ask_round()
+            await self._sleep(ASK_EVERY_S)
+
+    async def _ask_round(self) -> None:
+        lives: list[bytes] = []
+        async with anyio.create_task_group() as tasks:
+            for _ in range(CALLS_PER_ROUND):
+                tasks.start_soon(self._ask, lives)
+        for life in lives:
+            self._note_process(life)
+        if len(lives) == CALLS_PER_ROUND:
+            self._rounds_alone += 1
+            if self._rounds_alone >= ROUNDS_ALONE:
+                self.shared = False  # the other process was a predecessor, about to end
+
+    async def _ask(self, lives: list[bytes]) -> None:
+        try:
+            lives.append(await self._call(self._url, HELLO, self._life, ASK_EVERY_S))
+        except PeerFailure as failure:
+            self._tell(f"HA_SESSION_ADVERTISE_URL, where peers are to reach this node: {failure}")
+        else:
+            self._tell(None)
+
+    async def on_hello(self, body: bytes) -> bytes:
+        """Return which process this is. The caller takes this node's URL for its own: it is this process, or there are two."""
+        self._note_process(body)
+        return self._life
+
+    def _note_process(self, life: bytes) -> None:
+        if life == self._life:
+            return
+        self._rounds_alone = -1  # the round under way does not count
+        if not self.shared:
+            self.shared = True
+            self._logger.error(
+                "another process answers at HA_SESSION_ADVERTISE_URL: give each process a URL of its own, or start one worker only"
+            )

@@ -1,0 +1,98 @@
+"""How fast one peer may go on: no peer, broken or hostile, keeps this node busy or fills its log."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+
+from ..._core.calls.faults import Fault
+from ..._core.calls.rate_limit import RateLimiter
+from ..._core.quorum.messages import Answer
+
+LEAST_ROUND_S = 0.001
+"""Shortest time from one poll of a peer to the next. A peer that answers faster, again and again, must not keep this node busy."""
+
+LEAST_ENTRY_S = 1 / 80_000
+"""Shortest time per entry of an answer, known or not: 10^5 entries may take this node 1.25 s."""
+
+LEAST_PAGE_S = 0.05
+"""Shortest time per page, of an answer after which there is more, while this node serves nobody and wants to learn."""
+LEAST_PAGE_WHILE_SERVING_S = 0.25
+"""The same while this node serves: the pages of one peer must leave time for the others."""
+
+NEWS_PER_S = 16_384
+"""News that one peer may bring per second in the long run, while this node serves: more than any site logs out."""
+NEWS_AT_ONCE = 131_072
+"""News that one peer may bring at once: those of eight seconds."""
+INCOMPLETE_COUNTS = 8
+"""How many times over news count in an answer after which there is more. A peer that floods all others with such pages fills
+them more slowly than they can tell each other of it, and so they stay fresh by each other."""
+
+JOINS_AT_ONCE = 5
+"""Joins of one member that are logged in a row."""
+JOINS_EVERY_S = 60.0
+"""Seconds per logged join in the long run. Of two processes with one URL each joins anew whenever the other was heard."""
+
+
+class PeerPace:
+    """How long a poll of one peer and the pause after it must take at least.
+
+    Args:
+        note: takes what the peer did that was too much.
+    """
+
+    __slots__ = ("_allowance", "_note")
+
+    def __init__(self, note: Callable[[Fault], None]) -> None:
+        self._note = note
+        self._allowance = RateLimiter(NEWS_PER_S, NEWS_AT_ONCE)
+
+    def least_round_s(self, answer: Answer, news: int, now_s: float, *, recovering: bool, fresh: bool) -> float:
+        """Return the shortest time of the round that brought this answer, in seconds.
+
+        Args:
+            answer: the peer's answer.
+            news: how many of its entries were news here.
+            now_s: the boot-time clock.
+            recovering: whether this node learns what it may have forgotten.
+            fresh: whether this node serves. Before that it learns as fast as it can.
+        """
+        if not answer.complete:
+            self._note("pages")
+        page_s = LEAST_PAGE_S if recovering else LEAST_PAGE_WHILE_SERVING_S
+        round_s = max(LEAST_ROUND_S if answer.complete else page_s, len(answer.entries) * LEAST_ENTRY_S)
+        if not fresh:
+            return round_s
+        owed_s = self._allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, now_s) or 0.0
+        if owed_s > round_s:
+            self._note("slowed")
+        return max(round_s, owed_s)
+
+
+class JoinReports:
+    """Logs that members join, and sums up those that join over and over.
+
+    Args:
+        logger: where operators read of them.
+    """
+
+    __slots__ = ("_limits", "_logger", "_untold")
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._limits: defaultdict[str, RateLimiter] = defaultdict(lambda: RateLimiter(1 / JOINS_EVERY_S, JOINS_AT_ONCE))
+        self._untold: defaultdict[str, int] = defaultdict(int)
+
+    def report(self, member: str, now_s: float) -> None:
+        """Log that a member has joined, or count it if its joins were logged too often of late."""
+        if self._limits[member].spend(1, now_s, patience_s=0.0) is None:
+            self._untold[member] += 1
+        elif untold := self._untold.pop(member, 0):
+            self._logger.warning(
+                "member %s has joined, and %d times more since that was last told; two processes may have its HA_SESSION_ADVERTISE_URL",
+                member,
+                untold,
+            )
+        else:
+            self._logger.info("member %s has joined", member)
