@@ -73,7 +73,6 @@ def test_sentences_are_told_apart() -> None:
     assert list(sentences(text)) == ["One (CODE) is 1.5 ms.", "Two:", "Three, see four five.", "*Six.* seven"]
 
 
-
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_sentence_is_longer_than_a_reader_can_hold(page: Path) -> None:
     long = [f"{words(sentence)} words: {sentence}" for sentence in sentences(page.read_text("utf-8")) if words(sentence) > MOST_WORDS]
