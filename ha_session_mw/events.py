@@ -140,7 +140,9 @@ Rollback = Literal["position", "log", "entries"]
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The cluster's log is older than this node's view, or another log. The node answers 503 ``state_rollback`` until that is decided.
+    """The cluster's log is older than this node's view, or is another log.
+
+    An operator must decide how to continue. Until then, the node answers 503 ``state_rollback``.
 
     Attributes:
         why: the log's ``position`` went back, the ``log`` has another id, or live ``entries`` are missing.

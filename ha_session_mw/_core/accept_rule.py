@@ -1,7 +1,7 @@
-"""Decide whether a verified token may pass: the accept rule. The only place that says yes.
+"""The accept rule: decide whether a verified token is accepted. No other place accepts one.
 
-Every entry point (HTTP, WebSocket, a peer's question) asks :func:`decide`. Its caller reads ``view.fresh_at`` and the
-clocks *before* the call: freshness that is read after the look-up would vouch for a look-up that is older.
+Every entry point (HTTP, WebSocket, a peer's look-up) calls :func:`decide`. The caller reads ``view.fresh_at`` and the clocks
+*before* the call. A freshness that is read later would vouch for a look-up that is older than it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ CHECKS = (
     *("presented", "size", "shape", "key", "signature", "payload"),
     *("absolute_end", "idle_end", "not_before", "floor", "key_denied", "denied", "cuts_known", "cut", "fresh"),
 )
-"""The steps of the rule in their order: what ``HA_SESSION_ERROR_DETAIL=full`` walks through."""
+"""The steps of the rule in their order. ``HA_SESSION_ERROR_DETAIL=full`` shows them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The session stands."""
+    """The session is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The session does not stand, for certain: nothing that this node may still learn can change that."""
+    """The session is certainly not valid: nothing that this node may still learn can change that."""
 
     problem: ClientFault
 
 
 @dataclass(frozen=True, slots=True)
 class CannotTell:
-    """Wait for what is on its way, then ask the peers, then tell the problem. Never guess."""
+    """The node cannot tell. The caller waits for entries in flight, then asks the peers, then answers with the problem. Never a guess."""
 
     problem: InfrastructureFault
 
@@ -56,15 +56,15 @@ ACCEPT: Final = Accept()
 
 
 def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_ms: float, freshness_limit_s: float) -> Decision:
-    """Whether the session of a verified token stands.
+    """Return whether the session of a verified token is valid.
 
     Args:
-        verified: the token's claims; from the cache, or just verified.
-        view: what this node knows.
+        verified: the verified token, from the cache or new.
+        view: this node's view.
         fresh_at: ``view.fresh_at``, read before this call.
         boot_s: the boot-time clock, in seconds.
         wall_ms: the wall clock, in milliseconds.
-        freshness_limit_s: how old the node's knowledge may be.
+        freshness_limit_s: the age in seconds up to which the view may accept tokens.
     """
     if not verified.begins_ms <= wall_ms < verified.ends_ms:
         return Refuse(_out_of_time(verified.claims, wall_ms))
@@ -72,10 +72,10 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
     if claims.absolute_end_ms <= view.floor_ms:
         return Refuse(SessionExpired("the session ends below the floor", check="floor"))
     if view.denied_keys and verified.kid in view.denied_keys:
-        return Refuse(TokenInvalid("its key is denied", check="key_denied"))
+        return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))
     denied = view.denied
     if denied and (claims.sid in denied or claims.family in denied):
-        return Refuse(SessionRevoked("denied", check="denied"))
+        return Refuse(SessionRevoked("the session or its family is revoked", check="denied"))
     # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
     if claims.cuts and (behind := _unknown_cut(claims, view)):
         return behind
@@ -87,13 +87,13 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
 
 
 def denial(verified: Verified, view: View) -> Refuse | None:
-    """What a node knows against a session that no clock can change; None where it knows nothing."""
+    """Return the refusal that no clock can change; None if the view has nothing against the session."""
     decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
     return decision if isinstance(decision, Refuse) else None
 
 
 def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
-    # The ends have no leeway: a session is over at its end on every node whose clock says so.
+    # The ends have no leeway: a session expires at its end by the clock of each node.
     if wall_ms >= claims.absolute_end_ms:
         return SessionExpired("the absolute end has passed", check="absolute_end")
     if wall_ms >= claims.idle_end_ms:
@@ -104,7 +104,7 @@ def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
 
 def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:
     for cut in claims.cuts:
-        # At or below the floor the node may have known the cut and forgotten it, and a live token owes it nothing more.
+        # A node may have dropped a cut that ends at or below the floor. No live token can still depend on such a cut.
         if cut not in view.known_cuts and cut_end_ms(cut) > max(view.floor_ms, view.forgotten_cuts_end_ms):
             return CannotTell(StateNotReached("the token lists a cut this node has not heard of", check="cuts_known"))
     return None
@@ -115,12 +115,12 @@ def _missing_cut(claims: Claims, view: View) -> SessionRevoked | None:
     for cuts in (view.everybody, own or {}):
         for id, cut in cuts.items():
             if id not in claims.cuts and cut.except_family not in (claims.family, claims.sid):
-                return SessionRevoked("cut off with all sessions of its subject", check="cut")
+                return SessionRevoked("revoked with all sessions of the subject", check="cut")
     return None
 
 
 def walk(problem: ProblemError) -> list[dict[str, object]]:
-    """The checks that a refused request went through, the failed one last."""
+    """Return the checks that a refused request went through, the failed one last."""
     if problem.check not in CHECKS:
         return []
     passed = CHECKS[: CHECKS.index(problem.check)]

@@ -1,17 +1,17 @@
-"""What may name a subject, a session, a family or a lock. Performs no I/O and reads no clock."""
+"""Validate the names of subjects, sessions, families and locks. Performs no I/O and reads no clock."""
 
 from __future__ import annotations
 
 LONGEST = 512
-"""In characters. A subject travels in each token, and a lock's name is part of a key; 512 is ample for a distinguished name."""
+"""The longest name, in characters. A subject travels in each token, and 512 is ample for a distinguished name."""
 
 
 def require_name(text: object, what: str) -> None:
-    """Raise unless this can be written into a token, an entry of the log, and a key of any store.
+    """Raise unless a name fits into a token, an entry of the log and a key of every store.
 
     Raises:
-        TypeError: it is not a str. None, say, which is the id of a visitor who has no session.
-        ValueError: it is empty, longer than 512 characters, or no text that UTF-8 could encode (JSON can bring such).
+        TypeError: the name is not a str; for example None, the id of a visitor without a session.
+        ValueError: the name is empty, longer than 512 characters, or has a lone surrogate, which UTF-8 cannot encode and JSON can contain.
     """
     if not isinstance(text, str):
         raise TypeError(f"{what} must be a str, got {type(text).__name__}")
@@ -20,4 +20,4 @@ def require_name(text: object, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what} must be text, got half a surrogate pair") from None
+        raise ValueError(f"{what} must be text, got a lone surrogate") from None

@@ -18,16 +18,16 @@ import msgspec
 from .._core.names import require_name
 from .._core.records.log_ins import (
     LogIn,
+    admit,
     decode,
-    decode_roll,
+    decode_roster,
     encode,
-    encode_roll,
+    encode_roster,
     log_in_of,
     minute,
     newest_first,
-    places,
     refreshed,
-    roll_id,
+    roster_id,
 )
 from .._core.token.tokens import Verified
 from ..abc import Clock, Conflict, Record, SessionStore
@@ -102,7 +102,7 @@ class Devices:
         """
         log_in = log_in_of(verified, minute(self._wall_ms()), label=label, address=address)
         if self._most is not None:
-            await self._take_place(verified, log_in, replaces, self._most)
+            await self._admit(verified, log_in, replaces, self._most)
         with suppress(Conflict, StoreUnavailable):
             await self._store.put(self._record(verified, log_in))
             return
@@ -112,19 +112,19 @@ class Devices:
         claims = verified.claims
         return Record(claims.family, encode(log_in), claims.absolute_end_ms, claims.subject, version)
 
-    async def _take_place(self, verified: Verified, log_in: LogIn, replaces: FamilyId | None, most: int) -> None:
+    async def _admit(self, verified: Verified, log_in: LogIn, replaces: FamilyId | None, most: int) -> None:
         """Let the log-in be one of so many, for certain: one record names them, and it is changed in one step."""
         subject, family = verified.claims.subject or "", verified.claims.family
         for _ in range(ROUNDS):
-            roll = await self._store.get(roll_id(subject)) or Record(roll_id(subject), b"", 0)
-            standing = await self._all_standing(subject, roll)
+            roster = await self._store.get(roster_id(subject)) or Record(roster_id(subject), b"", 0)
+            standing = await self._all_standing(subject, roster)
             standing.pop(replaces or FamilyId(""), None)
-            stay, end = places(standing, family, log_in, most)
+            stay, end = admit(standing, family, log_in, most)
             if end and self._refuse:
                 raise SessionLimitReached(f"there are {len(standing)} sessions, and {most} may be")
             until_ms = max(one.absolute_end_ms for one in stay.values())
             try:
-                await self._store.put(replace(roll, content=encode_roll(stay), until_ms=until_ms))
+                await self._store.put(replace(roster, content=encode_roster(stay), until_ms=until_ms))
             except Conflict:
                 continue
             for oldest in end:
@@ -132,9 +132,9 @@ class Devices:
             return
         raise SessionConflict("others log in as the same subject at the same time")
 
-    async def _all_standing(self, subject: str, roll: Record) -> dict[FamilyId, LogIn]:
-        """The subject's sessions: by their records, and those that have a place and whose record is yet to be written."""
-        named = _decoded(roll, decode_roll) if roll.content else {}
+    async def _all_standing(self, subject: str, roster: Record) -> dict[FamilyId, LogIn]:
+        """The subject's sessions: by their records, and those that are on the roster and whose record is yet to be written."""
+        named = _decoded(roster, decode_roster) if roster.content else {}
         found = {family: log_in for family, log_in in named.items() if self._may_stand(family, subject, log_in)}
         return found | {family: log_in async for family, log_in, stands in self._recorded(subject) if stands}
 

@@ -28,7 +28,7 @@ from ha_session_mw import (
     Settings,
     StoreUnavailable,
 )
-from ha_session_mw._core.records.log_ins import roll_id
+from ha_session_mw._core.records.log_ins import roster_id
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node.devices import MOST_NOTES, ROUNDS, WRITE_EVERY_S, Devices
 from ha_session_mw.abc import Conflict, Grant, Record
@@ -686,7 +686,7 @@ async def test_the_roll_is_there_for_as_long_as_one_who_is_named_in_it(clock: Ma
     await node.from_device()
     await hasty.from_device()
 
-    roll = await hasty.store.get(roll_id("ada"))
+    roll = await hasty.store.get(roster_id("ada"))
     assert roll is not None
     assert roll.until_ms == (clock.wall_s() + 12 * 3600) * 1000
 
@@ -791,10 +791,10 @@ async def test_the_roll_of_a_subject_is_no_session(clock: ManualClock) -> None:
     node = DeviceNode(clock, max_sessions=2)
     visitor = await node.from_device()
 
-    assert await node.store.get(roll_id("ada")) is not None
+    assert await node.store.get(roster_id("ada")) is not None
     assert len(await node.devices()) == 1
     with pytest.raises(SessionUnknown):
-        await node.manager.revoke_session_of("ada", roll_id("ada"))
+        await node.manager.revoke_session_of("ada", roster_id("ada"))
     assert (await visitor.visit(who)).result == "ada"
 
 

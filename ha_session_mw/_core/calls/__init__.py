@@ -1,1 +1,1 @@
-"""Rules for calls to others: when to stop calling, how much a caller may ask, and what peers did wrong."""
+"""Rules for calls between nodes: when to stop calling, how fast to go, and how to count the faults of peers."""

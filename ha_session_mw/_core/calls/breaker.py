@@ -1,19 +1,20 @@
-"""A circuit breaker: whom not to ask for a while, because asking has failed several times in a row."""
+"""A circuit breaker: stops calls to a peer for a while after several failures in a row. Reads no clock."""
 
 from __future__ import annotations
 
 import math
 
 FAILURES = 3
-"""One lost packet is nothing, and three in a row are a pattern."""
+"""Consecutive failures that open the breaker. One lost packet is normal; three in a row are a pattern."""
 
 PAUSE_S = 1.0
+"""The first pause, in seconds. Each failed attempt after a pause doubles it."""
 MAX_PAUSE_S = 15.0
-"""A peer that comes back is asked again within this time, whatever it was before."""
+"""The longest pause, in seconds. A peer that recovers is called again within this time."""
 
 
 class Breaker:
-    """Opens after some failures in a row, lets one attempt through after a pause, and pauses twice as long if that fails."""
+    """Opens after ``FAILURES`` failures in a row, and lets one attempt through after a pause. The pause doubles if the attempt fails."""
 
     __slots__ = ("_failures", "_open_until_s", "_pause_s", "_trying")
 
@@ -24,12 +25,12 @@ class Breaker:
         self._trying = False
 
     def allows(self, now_s: float) -> bool:
-        """Whether an attempt may be made now. One that is made must be reported."""
+        """Return whether an attempt may be made now. The caller must report the result of each attempt."""
         if now_s < self._open_until_s:
             return False
         if self._failures >= FAILURES:
             self._trying = True
-            self._open_until_s = now_s + self._pause_s  # others wait for what comes of this attempt
+            self._open_until_s = now_s + self._pause_s  # other calls wait for the result of this attempt
         return True
 
     def succeeded(self) -> None:
@@ -37,7 +38,7 @@ class Breaker:
 
     def failed(self, now_s: float) -> None:
         self._failures += 1
-        # Attempts that were under way when it opened say nothing new.
+        # Attempts that were in flight when the breaker opened carry no news.
         if self._failures == FAILURES or self._trying:
             self._trying = False
             self._open_until_s = now_s + self._pause_s

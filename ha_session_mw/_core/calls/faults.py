@@ -1,4 +1,4 @@
-"""What the peers of a node did that they should not have done, or that was too much: counted, for operators."""
+"""Count the faults of a node's peers, for operators: calls that failed, and calls that were wrong or too many."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 Fault = Literal["unreachable", "stalled", "refused", "unsigned", "garbage", "lied", "replayed", "queued", "turned_away", "pages", "slowed"]
-"""What there is to count.
+"""The kinds of faults.
 
-``unreachable``, ``stalled``, ``refused``: calls that it did not answer, not in time, or with a refusal. ``unsigned``:
-answers that no member of this cluster has signed. ``garbage``: calls and answers that cannot be read, or are too large.
-``lied``: what it said cannot be true. ``replayed``: calls that had been made before. ``queued``, ``turned_away``: calls that
-were too many, and had to wait, or waited in vain. ``pages``: answers that did not hold all that it had to tell. ``slowed``:
-answers with so many news, one after another, that it was left alone for a while.
+* ``unreachable``, ``stalled``, ``refused``: the peer did not answer a call, did not answer in time, or refused.
+* ``unsigned``: no member of this cluster signed the answer.
+* ``garbage``: a call or an answer cannot be parsed, or is too large.
+* ``lied``: a statement of the peer cannot be true.
+* ``replayed``: the peer made the same call again.
+* ``queued``, ``turned_away``: a call had to wait because the peer calls too often; it waited in vain.
+* ``pages``: an answer did not contain all news of the peer.
+* ``slowed``: the peer sent so many full answers in a row that this node polls it less often for a while.
 """
 
 OTHERS = "others"
+"""The name under which callers outside the list of members are counted together."""
 
 
 class PeerFaults:
-    """Counts for each member of a list, and for all who are not in it together.
+    """Counts faults for each member of a list, and in one sum for all callers outside the list.
 
     Args:
-        members: their URLs, in the order of ``HA_SESSION_PEERS``.
+        members: the URLs of the members, in the order of ``HA_SESSION_PEERS``.
     """
 
     def __init__(self, members: Sequence[str] = ()) -> None:
@@ -31,13 +35,13 @@ class PeerFaults:
         self._counts: dict[str, Counter[str]] = {}
 
     def note(self, url: str, fault: Fault) -> None:
-        """It has done so once more."""
+        """Count one more fault of a peer."""
         self._counts.setdefault(self.name(url), Counter())[fault] += 1
 
     def name(self, url: str) -> str:
-        """A member without its address: its place in the list."""
+        """Return a member's name for logs: its place in the list instead of its address."""
         return self._names.get(url, OTHERS)
 
     def told(self) -> Mapping[str, Mapping[str, int]]:
-        """How often each has done what. Whoever has done nothing of it is not in it."""
+        """Return the counts by member and fault. Members without faults are missing."""
         return {name: dict(self._counts[name]) for name in sorted(self._counts)}

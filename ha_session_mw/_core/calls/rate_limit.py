@@ -1,4 +1,4 @@
-"""How fast somebody may go on: so much at once, and so much a second in the long run. Reads no clock."""
+"""A rate limiter: so much at once, and so much per second in the long run. Reads no clock."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 
 
 class RateLimiter:
-    """An allowance that is used up and refills (the generic cell rate algorithm, as one number).
+    """A leaky bucket as one number: the generic cell rate algorithm (GCRA, ITU-T I.371).
 
     Args:
-        per_s: how much of it refills in a second.
-        at_once: how much there is at the most, and at first.
+        per_s: the amount that refills per second.
+        at_once: the size of the bucket. The bucket is full at first.
     """
 
     __slots__ = ("_even_at_s", "_full_s", "_per_s")
@@ -19,10 +19,10 @@ class RateLimiter:
         self._per_s = per_s
         self._full_s = at_once / per_s
         self._even_at_s = -math.inf
-        """When what was used will have been refilled up to nothing."""
+        """The time at which the amount spent so far has refilled (GCRA's theoretical arrival time)."""
 
     def spend(self, amount: float, now_s: float, *, patience_s: float = math.inf) -> float | None:
-        """How long to wait until that much was to be had; None, and nothing is used, where that is longer than ``patience_s``."""
+        """Spend an amount, and return the seconds to wait for it; None, with nothing spent, if that is longer than ``patience_s``."""
         even_at_s = max(self._even_at_s, now_s - self._full_s) + amount / self._per_s
         wait_s = max(0.0, even_at_s - now_s)
         if wait_s > patience_s:

@@ -1,1 +1,1 @@
-"""What the records of a store hold: session data, and log-ins."""
+"""The contents of a store's records: session data and log-ins."""

@@ -1,4 +1,4 @@
-"""What is recorded of a log-in, and which log-ins may stay when there are too many. Performs no I/O and reads no clock."""
+"""Encode the record of a log-in, and decide which log-ins stay when a subject has too many. Performs no I/O and reads no clock."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from ..token.tokens import Verified
 from .user_agents import UNKNOWN
 
 VERSION = 1
+"""The first byte of each content. A release reads no other version."""
 MINUTE_MS = 60_000
 
 
 class LogIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is recorded of one log-in: a session with all its ids.
+    """The record of one log-in: a session with all its ids.
 
     Attributes:
-        sid, cuts, kid: as its newest token says; by these it is judged.
-        idle_end_ms: likewise, at the end of its minute, so that what happens within one is one change.
-        authenticated_ms: when it was.
-        absolute_end_ms: when it is over in any case.
-        seen_ms: the minute in which it was last used.
-        label: what to call the device.
-        address: where it came from; None unless that is to be kept.
+        sid, cuts, kid: from the newest token of the session. They decide whether the session is valid.
+        idle_end_ms: the idle end of that token, rounded up to a minute, so that several uses within a minute are one change.
+        authenticated_ms: the time of the log-in.
+        absolute_end_ms: the time at which the session expires in any case.
+        seen_ms: the minute in which the session was last used.
+        label: a name for the device.
+        address: the client's address at the log-in; None unless addresses are recorded.
     """
 
     sid: SessionId
@@ -39,11 +40,11 @@ class LogIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     label: str = UNKNOWN
     address: str | None = None
 
-    def __repr__(self) -> str:  # neither the id nor the address
+    def __repr__(self) -> str:  # without the id and the address
         return f"<LogIn of {self.authenticated_ms}, {self.label}>"
 
     def verified(self, family: str, subject: str | None) -> Verified:
-        """As its newest token was verified to say, but for the data."""
+        """Return the newest token of the session as verified, without the data."""
         claims = Claims(
             sid=self.sid,
             subject=subject,
@@ -59,12 +60,12 @@ class LogIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def minute(now_ms: float) -> int:
-    """The beginning of the minute."""
+    """Return the beginning of a minute, in milliseconds."""
     return int(now_ms) // MINUTE_MS * MINUTE_MS
 
 
 def log_in_of(verified: Verified, seen_ms: int, *, label: str = UNKNOWN, address: str | None = None) -> LogIn:
-    """What is recorded of a session whose token says this, and which was used in that minute."""
+    """Return the record of a session with this token, last used in the minute ``seen_ms``."""
     claims = verified.claims
     return LogIn(
         sid=claims.sid,
@@ -80,7 +81,10 @@ def log_in_of(verified: Verified, seen_ms: int, *, label: str = UNKNOWN, address
 
 
 def refreshed(recorded: LogIn, seen: LogIn) -> LogIn:
-    """The record, after the session was seen. Nodes may come to that in whatever order: the token that lives longest is the newest."""
+    """Return the record updated by a use of the session.
+
+    The token with the latest end counts as the newest, so nodes may apply uses in any order.
+    """
     newest = seen if seen.idle_end_ms >= recorded.idle_end_ms else recorded
     return msgspec.structs.replace(
         recorded,
@@ -94,60 +98,75 @@ def refreshed(recorded: LogIn, seen: LogIn) -> LogIn:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_log_in = msgspec.msgpack.Decoder(LogIn).decode
-_decode_roll = msgspec.msgpack.Decoder(dict[FamilyId, LogIn]).decode
+_decode_roster = msgspec.msgpack.Decoder(dict[FamilyId, LogIn]).decode
 
 
 def _body(content: bytes) -> bytes:
     if content[:1] != bytes([VERSION]):
-        raise ValueError("recorded by another release, in a form that this one cannot read")
+        raise ValueError("recorded by another release, in a format that this release cannot read")
     return content[1:]
 
 
 def encode(log_in: LogIn) -> bytes:
+    """Return the content of a log-in's record."""
     return bytes([VERSION]) + _encode(log_in)
 
 
 def decode(content: bytes) -> LogIn:
-    """Raises ValueError for what this release cannot read."""
+    """Return the log-in in a record.
+
+    Raises:
+        ValueError: this release cannot read the content.
+    """
     return _decode_log_in(_body(content))
 
 
-# The cap
+# The limit of sessions
 
 
-def roll_id(subject: str) -> str:
-    """The id of the one record by which log-ins of a subject at the same time are told apart. No session has such an id."""
+def roster_id(subject: str) -> str:
+    """Return the id of the record that lists a subject's sessions, so that concurrent log-ins are counted. No session has this id."""
     return "roll~" + sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def encode_roll(standing: Mapping[FamilyId, LogIn]) -> bytes:
-    return bytes([VERSION]) + _encode(standing)
+def encode_roster(valid: Mapping[FamilyId, LogIn]) -> bytes:
+    """Return the content of a roster's record."""
+    return bytes([VERSION]) + _encode(valid)
 
 
-def decode_roll(content: bytes) -> dict[FamilyId, LogIn]:
-    """Raises ValueError for what this release cannot read."""
-    return _decode_roll(_body(content))
+def decode_roster(content: bytes) -> dict[FamilyId, LogIn]:
+    """Return the sessions in a roster's record.
+
+    Raises:
+        ValueError: this release cannot read the content.
+    """
+    return _decode_roster(_body(content))
 
 
-class Places(NamedTuple):
-    """Who may stay after a log-in."""
+class Admission(NamedTuple):
+    """The sessions after a log-in.
+
+    Attributes:
+        stay: the sessions that stay valid, with the new one.
+        end: the sessions to log out, the oldest first.
+    """
 
     stay: dict[FamilyId, LogIn]
     end: Sequence[FamilyId]
 
 
-def places(standing: Mapping[FamilyId, LogIn], family: FamilyId, log_in: LogIn, most: int) -> Places:
-    """Who may stay if this log-in has a place and the oldest ones make room for it.
+def admit(valid: Mapping[FamilyId, LogIn], family: FamilyId, log_in: LogIn, most: int) -> Admission:
+    """Return which sessions stay if this log-in is admitted and the oldest sessions make room.
 
     Args:
-        standing: the subject's sessions that stand, by their families.
-        family, log_in: the new one.
-        most: how many a subject may have.
+        valid: the subject's valid sessions, by family.
+        family, log_in: the new session.
+        most: the largest number of sessions that a subject may have.
     """
-    others = {other: one for other, one in standing.items() if other != family}
+    others = {other: one for other, one in valid.items() if other != family}
     surplus = max(0, len(others) + 1 - most)
     end = _oldest_first(others)[:surplus]
-    return Places({family: log_in, **{other: one for other, one in others.items() if other not in end}}, end)
+    return Admission({family: log_in, **{other: one for other, one in others.items() if other not in end}}, end)
 
 
 def _oldest_first(log_ins: Mapping[FamilyId, LogIn]) -> list[FamilyId]:
@@ -155,4 +174,5 @@ def _oldest_first(log_ins: Mapping[FamilyId, LogIn]) -> list[FamilyId]:
 
 
 def newest_first(log_ins: Iterable[tuple[FamilyId, LogIn]]) -> list[tuple[FamilyId, LogIn]]:
+    """Return the log-ins in the order of their times, the newest first."""
     return sorted(log_ins, key=lambda pair: (pair[1].authenticated_ms, pair[0]), reverse=True)

@@ -1,8 +1,7 @@
-"""What a session's record holds, and how the changes of two requests come together in it.
+"""Encode the record of a session's data, and merge the changes of concurrent requests.
 
-Two requests that began with the same data changed some keys each. What the later one commits is what the earlier one left,
-with the later one's changes: a key that both changed has the later one's value, as a whole, and one that either removed and
-the other did not touch is gone.
+Two requests that began with the same data each changed some keys. The later commit keeps the earlier one's changes and adds
+its own. A key that both changed has the later value as a whole. A key that one removed and the other left alone is gone.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import msgspec
 from ..token.data import decode
 
 FORMAT = 1
-"""Of the record's content. What is of another is neither read nor overwritten."""
+"""The format of a record's content. A record of another format is neither read nor overwritten."""
 OVERHEAD_BYTES = 32
-"""What a record has besides its data, at the most."""
+"""The most bytes that a record has besides its data."""
 ELSEWHERE = b"\xc0"
-"""In the place of the data of a token: only the record has it (MessagePack's nil)."""
+"""Stands for the data of a token whose data is in the record only: MessagePack's nil."""
 _ORIGIN_BYTES = 8
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -35,16 +34,16 @@ _decode_content = msgspec.msgpack.Decoder(_Content).decode
 
 
 class UnreadableError(ValueError):
-    """The content was written by another release, or is damaged. It must be left as it is."""
+    """The content was written by another release, or is damaged. It must not be overwritten."""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
-    """A session's data as it stood in some version of its record.
+    """A session's data in one version of its record.
 
     Attributes:
-        version: 0 where there is no record yet.
-        data: as MessagePack.
-        origin: names the data that was in the token from which the record was made; see :func:`merge`.
+        version: the version; 0 if there is no record yet.
+        data: the data in MessagePack.
+        origin: a digest of the data in the token from which the record was made; see :func:`merge`.
     """
 
     version: int
@@ -56,12 +55,12 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def in_token(cls, data: bytes) -> Stored:
-        """What a session without a record begins with."""
+        """Return the data of a session without a record."""
         return cls(0, data, blake2b(data, digest_size=_ORIGIN_BYTES).digest())
 
     @classmethod
     def decode(cls, version: int, content: bytes) -> Stored:
-        """What a record holds.
+        """Return the data in a record's content.
 
         Raises:
             UnreadableError: this release cannot read it.
@@ -69,27 +68,27 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         try:
             found = _decode_content(content)
             if found.format != FORMAT:
-                raise UnreadableError(f"of format {found.format}")
+                raise UnreadableError(f"has format {found.format}")
             decode(found.data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise UnreadableError("a record that this release cannot read") from exc
         return cls(version, bytes(found.data), found.origin)
 
     def encode(self) -> bytes:
-        """The record's content."""
+        """Return the content of the record."""
         return _encode(_Content(FORMAT, self.origin, msgspec.Raw(self.data)))
 
 
 def merge(base: Stored, mine: Mapping[str, object], theirs: Stored) -> dict[str, object]:
-    """What is to be committed of a session that was changed meanwhile.
+    """Return the data to commit for a session that another request changed in the meantime.
 
     Args:
-        base: what this request began with.
-        mine: what it made of it.
-        theirs: what others made of it.
+        base: the data with which this request began.
+        mine: the data after this request.
+        theirs: the data that other requests committed.
     """
     merged = decode(theirs.data)
-    # Who began with a token that is not the one the record was made from has gone on without it: all that it has is news there.
+    # A request that began with another token than the record's origin has diverged: all its keys count as changed.
     began = decode(base.data) if base.version or base.origin == theirs.origin else {}
     for key, value in mine.items():
         if key not in began or _encode(began[key]) != _encode(value):

@@ -1,10 +1,10 @@
-"""What to call a device, from what its browser says of itself. Nothing that a client sends gets into the text."""
+"""Name a device by its ``User-Agent``. The name contains no text that a client sent."""
 
 from __future__ import annotations
 
 UNKNOWN = "Unknown device"
 
-# The first that fits counts: most browsers claim to be others besides, Edge to be Chrome, and Chrome to be Safari.
+# The first match counts. Most browsers also claim to be others: Edge claims to be Chrome, and Chrome to be Safari.
 _PROGRAMS = (
     ("edg", "Edge"),
     ("opr/", "Opera"),
@@ -43,11 +43,11 @@ _SYSTEMS = (
 )
 
 LONGEST = 512
-"""Of a ``User-Agent``, how much is looked at."""
+"""How many characters of a ``User-Agent`` are searched. Real ones are shorter, and a client may send a long one."""
 
 
 def label(user_agent: str) -> str:
-    """What to call a device: ``Firefox on Linux``.
+    """Return a name for a device, such as ``Firefox on Linux``.
 
     Example:
         >>> label("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")

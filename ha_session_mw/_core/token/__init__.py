@@ -1,1 +1,1 @@
-"""What a token says, how it is signed and verified, where it travels, and what is remembered of it."""
+"""Tokens: their claims and data, how they are signed, verified, carried, renewed and cached."""

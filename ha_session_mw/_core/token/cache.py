@@ -1,7 +1,7 @@
 """The node-local cache of verified tokens, bounded in entries and in time.
 
-It keeps the *verification*, never the decision: whether a session stands is looked up in the view on each request, so
-there is nothing here to invalidate, and a stale entry can cost nothing but memory.
+It caches the *verification*, never the decision. Each request checks the view for revocations, so the cache needs no
+invalidation, and a stale entry costs only memory.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from .tokens import Verified
 
 
 class VerifiedCache:
-    """Maps a token, or the header field that carries it alone, to what it was verified to say.
+    """Maps a token, or a header field that carries only that token, to the verified token.
 
-    All entries live equally long, so the oldest is also the one that ends first: first in, first out. It reads no clock, for the
-    caller knows the time already. (A plain ``dict`` would take the longer to find its oldest entry the more had gone before it.)
+    All entries live equally long, so the oldest entry ends first, and the cache is a queue. The caller passes the time. An
+    ``OrderedDict``, because a plain ``dict`` finds its oldest entry more slowly the more entries were deleted before it.
     """
 
     __slots__ = ("_size", "_ttl_ms", "entries")
@@ -28,13 +28,13 @@ class VerifiedCache:
 
     def put(self, key: bytes, verified: Verified, now_ms: float) -> None:
         entries = self.entries
-        entries.pop(key, None)  # it is the newest now
+        entries.pop(key, None)  # so that the entry becomes the newest
         entries[key] = (now_ms + self._ttl_ms, verified)
         if len(entries) > self._size:
             entries.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget all, because the keys changed: what verified yesterday need not verify today."""
+        """Drop all entries, because the keys changed: a token that verified before may not verify now."""
         self.entries.clear()
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Where tokens are found in a request, and how they are handed back: RFC 6265 cookies and RFC 6750 bearer tokens."""
+"""Find the tokens in a request, and write them into answers: RFC 6265 cookies and RFC 6750 bearer tokens."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from .tokens import PREFIX, Verified
 
 Transport = Literal["cookie", "bearer"]
 Presented = tuple[Transport | Literal["both"], bytes]
-"""How a token came, and the token."""
+"""The transport of a token, and the token."""
 Header = tuple[bytes, bytes]
 
 MAX_COOKIE_BYTES = 4096
-"""Name, value and attributes together: what every browser keeps (RFC 6265 section 6.1)."""
+"""The largest cookie that every browser keeps: name, value and attributes together (RFC 6265 section 6.1)."""
 MAX_PRESENTED = 8
-"""More different tokens than this in one request are not looked at: each would cost a signature check."""
+"""The most different tokens in one request. A request with more is refused, because each would cost a signature check."""
 
 INDEX_HEADER = b"session-index"
-"""Names the state that a client has seen: sent with a log-out's answer, and sent back to whichever node comes next."""
+"""The header that names the state that a client has seen. A log-out's answer carries it, and the client sends it to the next node."""
 
 _LOOKED_AT = frozenset((b"cookie", b"authorization", INDEX_HEADER))
-_NO_TOKEN = (b"", b"null")  # ``null`` is what a removed cookie is set to
+_NO_TOKEN = (b"", b"null")  # a removed cookie is set to ``null``
 
 
 class TokenReader:
     """Finds the session tokens in a request's header fields.
 
     Args:
-        cookie_name: the cookie's name; None where cookies are not looked at.
-        bearer: whether ``Authorization: Bearer`` is looked at. A bearer token that is not one of ours is left alone.
+        cookie_name: the cookie's name; None if cookies are ignored.
+        bearer: whether ``Authorization: Bearer`` is read. A bearer token of another service is ignored.
     """
 
     def __init__(self, cookie_name: str | None, *, bearer: bool) -> None:
@@ -40,9 +40,9 @@ class TokenReader:
         self._cookie_prefix_length = len(self._cookie_prefix)
 
     def lone(self, headers: Iterable[Header]) -> bytes | None:
-        """The value of the one field that can carry a token, if it carries nothing else: what most clients send.
+        """Return the value of the only field that can carry a token, if the field carries nothing else; most clients send that.
 
-        It then is what :meth:`field` makes of that token, so it can be looked up without being taken apart.
+        The value equals :meth:`field` of that token, so a cache can look it up without parsing it.
         """
         lone = None
         for field in headers:
@@ -58,17 +58,17 @@ class TokenReader:
         return value if self._bearer and name == b"authorization" and value.startswith(b"Bearer ") else None
 
     def token_of(self, lone: bytes) -> bytes | None:
-        """The token of such a field; None where the field has to be taken apart all the same."""
+        """Return the token of such a field; None if the field must be parsed after all."""
         token = lone[7:] if lone[:7] == b"Bearer " else lone[self._cookie_prefix_length :]
-        # Neither other cookies nor quotes or blanks at its end, which come before all characters of a token.
+        # No other cookies, and no quote or blank at the end: those sort before all characters of a token.
         return token if token.startswith(PREFIX) and b";" not in token and token[-1] > ord('"') else None
 
     def field(self, presented: Presented) -> bytes:
-        """The value of the field that carries this token and nothing else."""
+        """Return the value of the field that carries this token and nothing else."""
         return (b"Bearer " if presented[0] == "bearer" else self._cookie_prefix) + presented[1]
 
     def read(self, headers: Iterable[Header]) -> list[Presented]:
-        """The tokens that a request carries, in their order, each as often as it was sent."""
+        """Return the tokens of a request in their order, each as often as it was sent."""
         return [presented for field in headers if field[0] in _LOOKED_AT for presented in self._presented(field)]
 
     def _presented(self, field: Header) -> list[Presented]:
@@ -87,28 +87,28 @@ def _cookie_tokens(value: bytes, prefix: bytes) -> list[bytes]:
     return [token for token in tokens if token not in _NO_TOKEN]
 
 
-def choose(found: list[Presented], verify: Callable[[bytes], Verified | None], stands: Callable[[Verified], bool]) -> Presented:
-    """Which of several presented tokens counts, and how it came.
+def choose(found: list[Presented], verify: Callable[[bytes], Verified | None], may_be_valid: Callable[[Verified], bool]) -> Presented:
+    """Return the token that counts, and its transport.
 
-    Of doubled cookies (of two paths, say) the one that verifies counts, and one whose session has ended does not beside
-    one that may stand: the browser could hold on to it for days. Of two tokens of one session the newer counts. A cookie
-    that is no token of ours does not stand beside a bearer token.
+    A browser may send several cookies of one name, for example of two paths, and may keep an expired one for days. A cookie
+    that verifies goes before one that does not, and a session that may be valid before one that is not. Of two tokens of one
+    session, the newer counts. Beside a bearer token, a cookie that is not a token of this service is ignored.
 
     Args:
-        found: the tokens.
-        verify: what a token says; None where its signature is bad.
-        stands: whether its session may stand.
+        found: the presented tokens.
+        verify: returns the verified token; None if the signature is bad.
+        may_be_valid: returns whether the session may be valid.
 
     Raises:
-        RequestAmbiguous: they name different sessions.
+        RequestAmbiguous: the tokens name different sessions.
     """
-    cookies, bearers = ([*dict.fromkeys(token for way, token in found if way == transport)] for transport in ("cookie", "bearer"))
+    cookies, bearers = ([*dict.fromkeys(token for transport, token in found if transport == one)] for one in ("cookie", "bearer"))
     if len(cookies) + len(bearers) > MAX_PRESENTED:
         raise RequestAmbiguous(f"{len(cookies) + len(bearers)} different tokens in one request", check="presented")
     if len(bearers) > 1:
         raise RequestAmbiguous("several bearer tokens that differ", check="presented")
     if not bearers:
-        return "cookie", _of_doubled(cookies, verify, stands)
+        return "cookie", _of_doubled(cookies, verify, may_be_valid)
     ours = [cookie for cookie in cookies if cookie.startswith(PREFIX)]
     if not ours:
         return "bearer", bearers[0]
@@ -117,11 +117,11 @@ def choose(found: list[Presented], verify: Callable[[bytes], Verified | None], s
     return "both", bearers[0]
 
 
-def _of_doubled(cookies: list[bytes], verify: Callable[[bytes], Verified | None], stands: Callable[[Verified], bool]) -> bytes:
+def _of_doubled(cookies: list[bytes], verify: Callable[[bytes], Verified | None], may_be_valid: Callable[[Verified], bool]) -> bytes:
     if len(cookies) == 1:
         return cookies[0]
     good = [(verified, cookie) for cookie in cookies if (verified := verify(cookie))]
-    live = [pair for pair in good if stands(pair[0])]
+    live = [pair for pair in good if may_be_valid(pair[0])]
     if len({verified.claims.sid for verified, _ in live}) > 1:
         raise RequestAmbiguous("several session cookies of different sessions", check="presented")
     if good:
@@ -130,7 +130,7 @@ def _of_doubled(cookies: list[bytes], verify: Callable[[bytes], Verified | None]
 
 
 def claims_https(scheme: str, headers: Iterable[Header]) -> bool:
-    """Whether a request came by https, or any forwarding header says so. A lie there only makes the cookie stricter."""
+    """Return whether a request came by https, or a forwarding header says so. A lie in a header only makes the cookie stricter."""
     if scheme in ("https", "wss"):
         return True
     for name, value in headers:
@@ -146,7 +146,7 @@ def claims_https(scheme: str, headers: Iterable[Header]) -> bool:
 
 
 class CookieWriter:
-    """Writes the ``Set-Cookie`` values of one configuration, in the literal form of Starlette's middleware."""
+    """Writes ``Set-Cookie`` values in the literal format of Starlette's middleware."""
 
     def __init__(self, name: str, *, path: str, domain: str | None, same_site: str, partitioned: bool, max_age: bool) -> None:
         self.name = name
@@ -160,12 +160,13 @@ class CookieWriter:
         return f"{self.name}={value}; path={self._path}; {lifetime}{flags}".encode("latin-1")
 
     def set(self, token: bytes, *, max_age_s: int, secure: bool) -> bytes:
-        """Hands a token to the browser, for ``max_age_s`` or, where that is switched off, until the browser closes."""
+        """Return the value that sets the cookie for ``max_age_s`` seconds; until the browser closes, if Max-Age is off."""
         return self._value(token.decode("ascii"), f"Max-Age={max_age_s}; " if self._max_age else "", secure=secure)
 
     def remove(self, *, secure: bool) -> bytes:
+        """Return the value that removes the cookie."""
         return self._value("null", "expires=Thu, 01 Jan 1970 00:00:00 GMT; ", secure=secure)
 
     def overhead(self) -> int:
-        """The most bytes that a cookie takes besides its token."""
+        """Return the most bytes that a cookie has besides its token."""
         return len(self.set(b"", max_age_s=-(10**9), secure=True))

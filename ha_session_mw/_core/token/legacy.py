@@ -1,7 +1,7 @@
-"""Cookies of Starlette's own session middleware, taken over so that a roll-out logs nobody out.
+"""Take over the cookies of Starlette's own session middleware, so that a roll-out logs nobody out.
 
-Starlette signs base64 JSON with itsdangerous' ``TimestampSigner`` in its defaults. The ids of the session that comes
-after are derived from the cookie, so that the cookie, were it captured, is dead once that session was logged out.
+Starlette signs base64 JSON with itsdangerous' ``TimestampSigner`` and its defaults. The ids of the new session are derived
+from the cookie. A captured cookie is therefore revoked together with the session that was made from it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _ID_SALT = b"ha_session_mw.starlette.1"
 
 
 def take_over(cookie: bytes, ring: KeyRing, *, now_ms: float, idle_ms: int, absolute_ms: int, issuer: NodeId) -> Verified:
-    """A Starlette cookie as if it were a token of ours, due for renewal at once.
+    """Return a Starlette cookie as a verified token that is due for renewal at once.
 
     Raises:
-        TokenInvalid: no key of the ring signed it, or it does not hold a session.
-        SessionExpired: it is older than a session may be.
+        TokenInvalid: no key of the ring signed the cookie, or it does not contain a session.
+        SessionExpired: the cookie is older than the absolute timeout.
     """
     for key in ring:
         try:
@@ -34,21 +34,21 @@ def take_over(cookie: bytes, ring: KeyRing, *, now_ms: float, idle_ms: int, abso
             continue
         begun_ms = int(when.timestamp() * 1000)
         if now_ms >= begun_ms + absolute_ms:
-            raise SessionExpired("a cookie of Starlette's middleware, past its time", check="absolute_end")
+            raise SessionExpired("the cookie of Starlette's middleware is past the absolute timeout", check="absolute_end")
         claims = _claims(
             cookie, key, _content(value), begun_ms=begun_ms, now_ms=now_ms, idle_ms=idle_ms, absolute_ms=absolute_ms, issuer=issuer
         )
         return Verified.of(claims, key.kid, renew_at_ms=0.0)
-    raise TokenInvalid("no key of ours signed this cookie of Starlette's middleware", check="signature")
+    raise TokenInvalid("no key of the ring signed this cookie of Starlette's middleware", check="signature")
 
 
 def _content(value: bytes) -> bytes:
     try:
         found = json.loads(b64decode(value))
     except (ValueError, RecursionError) as exc:
-        raise TokenInvalid("not the content of a session", check="payload") from exc
+        raise TokenInvalid("the cookie does not contain a session", check="payload") from exc
     if not isinstance(found, dict):
-        raise TokenInvalid("not the content of a session", check="payload")
+        raise TokenInvalid("the cookie does not contain a session", check="payload")
     return data.keep_what_travels(found)
 
 

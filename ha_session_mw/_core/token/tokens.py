@@ -1,7 +1,7 @@
 """The token: ``hs1.<sid>.<kid>.<payload>.<signature>``.
 
-``sid`` is readable, so that any load balancer can hash on it; ``kid`` names the key; the payload is a MessagePack array
-in base64url; the signature covers all text before it. Nothing of a token is parsed before its signature was compared.
+``sid`` is readable, so that any load balancer can hash on it. ``kid`` names the key. The payload is a MessagePack array in
+base64url. The signature covers all text before it, and no payload is parsed before its signature has been compared.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from .renewal import due_ms
 
 PREFIX = b"hs1."
 MAX_TOKEN_BYTES = 4096
-"""What every browser keeps of one cookie, name and attributes included (RFC 6265 section 6.1)."""
+"""The longest token. Browsers keep cookies of 4096 bytes, name and attributes included (RFC 6265 section 6.1)."""
 PAYLOAD_VERSION = 1
+"""The first item of the payload. A node answers 503 to other versions: a later release wrote them."""
 SID_LENGTH = 22
-"""128 bits in base64url without padding."""
+"""The length of a session id: 128 bits in base64url without padding."""
 NOT_BEFORE_LEEWAY_MS = 60_000
-"""How far in the future a token may have been issued: two trusted clocks differ by 60 s at the most."""
+"""How far in the future a token may have been issued. Each trusted clock is at most 30 s off, so two differ by at most 60 s."""
 SIGNATURE_LENGTH = 43
-"""SHA-256's 32 bytes in base64url without padding."""
+"""The length of a signature: SHA-256's 32 bytes in base64url without padding."""
 
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _SHAPE = re.compile(rb"hs1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
@@ -49,18 +50,18 @@ class _Payload(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """A token whose signature was found good. Says nothing about whether the session stands.
+    """A token with a good signature. The session may be revoked or expired nevertheless.
 
     Attributes:
-        claims: what the token says.
-        kid: the key that signed it.
-        record: the version of the session's record that is needed; 0 where the data is in the token only.
-        data: the session data of a token without a record, decoded. Shared by all requests with this token: copy before use.
-        nested: whether the data holds containers, which an app might change in place; with a record, it may.
-        begins_ms: the first moment at which the session may be used, the leeway for clocks included.
-        ends_ms: the moment from which on it may not, by its idle or its absolute end.
-        renew_at_ms: from when on the token is due for renewal.
-        quiet_until_ms: until when a request that changes nothing by the session's methods has nothing to commit for certain.
+        claims: the claims of the token.
+        kid: the name of the key that signed the token.
+        record: the version of the session's record that the token needs; 0 if all data is in the token.
+        data: the decoded data of a token without a record. Shared by all requests with this token: copy before use.
+        nested: whether the data may contain containers, which an app can change in place. True for a token with a record.
+        begins_ms: the time from which the session may be used, with the leeway for clocks.
+        ends_ms: the time from which the session has expired, by the idle or the absolute end.
+        renew_at_ms: the time from which the token is due for renewal.
+        quiet_until_ms: the time until which a request without changes certainly has nothing to commit.
     """
 
     claims: Claims
@@ -78,7 +79,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
-        """What the warm path needs, worked out once: times as floats, which compare faster with a clock's."""
+        """Return the verified token, with all values that the warm path needs. Times are floats, which compare faster with a clock's."""
         content = decode(claims.data) if not claims.record else {}
         nested = bool(claims.record) or is_nested(content)
         if renew_at_ms is None:
@@ -119,24 +120,24 @@ def _payload(claims: Claims) -> bytes:
 
 
 def sign(claims: Claims, key: SigningKey) -> bytes:
-    """The token for these claims. The same claims and key always give the same text."""
+    """Return the token for these claims. The same claims and key always give the same text."""
     signed = b"hs1.%b.%b.%b" % (claims.sid.encode(), key.kid.encode(), base64_encode(_payload(claims)))
     return signed + b"." + key.signature(signed)
 
 
 def length(claims: Claims) -> int:
-    """How many bytes the token for these claims has, without signing it."""
+    """Return the length in bytes of the token for these claims, without signing it."""
     return len("hs1....") + len(claims.sid) + KID_LENGTH + -(-len(_payload(claims)) * 4 // 3) + SIGNATURE_LENGTH
 
 
 def verify(token: bytes, ring: KeyRing) -> Verified:
-    """What a token says, once its size, shape and signature were found good.
+    """Return a token as verified, after checks of its size, shape and signature.
 
     Raises:
-        TokenTooLarge: it is longer than any token made here.
-        TokenMalformed: it cannot be a token.
-        TokenInvalid: it is not ours, or altered.
-        KeyNotReached: it names a key that this ring does not have, or was made by a later release.
+        TokenTooLarge: the token is longer than ``MAX_TOKEN_BYTES``.
+        TokenMalformed: the text does not have the shape of a token.
+        TokenInvalid: the signature does not match.
+        KeyNotReached: the ring does not have the key of the token, or a later release issued the token.
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenTooLarge(f"{len(token)} bytes", check="size")
@@ -154,13 +155,13 @@ def verify(token: bytes, ring: KeyRing) -> Verified:
 
 def _parse(sid: bytes, key: SigningKey, text: bytes) -> Verified:
     try:
-        # The signature covers the text, so no other spelling of these bytes can have come here.
+        # The signature covers the text, so no other base64 text of the same bytes gets here.
         payload = _decode_payload(a2b_base64(text.translate(_FROM_URL_SAFE) + b"=="))
         if payload.version != PAYLOAD_VERSION:
             raise msgspec.ValidationError(f"payload version {payload.version}")
         return Verified.of(_claims(SessionId(sid.decode()), payload), key.kid)
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
-        # The signature is good, so a holder of the key made it: a member of a later release. That is no fault of the client.
+        # The signature is good, so a holder of the key issued it: a member of a later release. The client has done nothing wrong.
         raise KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload") from exc
 
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from ha_session_mw._core.records.log_ins import (
     MINUTE_MS,
     LogIn,
+    admit,
     decode,
-    decode_roll,
+    decode_roster,
     encode,
-    encode_roll,
+    encode_roster,
     log_in_of,
     minute,
     newest_first,
-    places,
     refreshed,
-    roll_id,
+    roster_id,
 )
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
@@ -48,11 +48,11 @@ def test_a_log_in_travels(log_in: LogIn) -> None:
 
 
 @given(st.dictionaries(FAMILIES, LOG_INS))
-def test_a_roll_travels(roll: dict[FamilyId, LogIn]) -> None:
-    assert decode_roll(encode_roll(roll)) == roll
+def test_a_roster_travels(roster: dict[FamilyId, LogIn]) -> None:
+    assert decode_roster(encode_roster(roster)) == roster
 
 
-@pytest.mark.parametrize("content", [b"", b"\x01", b"\x02\x80", b"\x01\xc1", b"\x01\x80", encode_roll({FamilyId("f"): None})])  # type: ignore[dict-item]
+@pytest.mark.parametrize("content", [b"", b"\x01", b"\x02\x80", b"\x01\xc1", b"\x01\x80", encode_roster({FamilyId("f"): None})])  # type: ignore[dict-item]
 def test_what_another_release_wrote_or_what_is_damaged_is_not_taken_for_a_log_in(content: bytes) -> None:
     with pytest.raises((ValueError, msgspec.MsgspecError)):
         decode(content)
@@ -86,10 +86,10 @@ def test_to_be_seen_changes_neither_when_a_log_in_was_nor_what_the_device_is_cal
 def test_the_newest_have_a_place_the_one_who_logs_in_first_of_all(
     standing: dict[FamilyId, LogIn], family: FamilyId, log_in: LogIn, most: int
 ) -> None:
-    stay, end = places(standing, family, log_in, most)
+    stay, end = admit(standing, family, log_in, most)
 
     assert stay[family] == log_in
-    assert end == places(dict(reversed(standing.items())), family, log_in, most).end  # whichever node decides
+    assert end == admit(dict(reversed(standing.items())), family, log_in, most).end  # whichever node decides
     assert len(stay) <= most
     assert {*stay, *end} == {family, *standing}
     assert not {*stay} & {*end}
@@ -143,5 +143,5 @@ def token(idle_end_ms: int, absolute_end_ms: int) -> Claims:
 
 
 def test_a_roll_has_an_id_that_no_session_has() -> None:
-    assert roll_id("ada") == roll_id("ada") != roll_id("bob")
-    assert "~" in roll_id("\ud800")  # no session's id has one
+    assert roster_id("ada") == roster_id("ada") != roster_id("bob")
+    assert "~" in roster_id("\ud800")  # no session's id has one
