@@ -143,6 +143,13 @@ def test_each_module_stands_in_a_room(module: str) -> None:
     assert room(module) or not module or folder, "new: give it its place in LAYERS"
 
 
+def test_the_map_for_contributors_shows_each_room() -> None:
+    page = (ROOT.parent / "docs" / "contributing.md").read_text("utf-8")
+    shown = set(page.partition("## The map")[2].partition("```text")[2].partition("```")[0].split())
+
+    assert {name for name in RANK if name and any(room(module) == name for module in MODULES)} <= shown
+
+
 def test_imports_go_down_only() -> None:
     """Those that only a type checker reads, too."""
     up = {
