@@ -1,88 +1,67 @@
-"""What every lock service keeps to, as tests: the sentences of :class:`~ha_session_mw.abc.LockService`, run against a backend.
-
-As in :mod:`.contract`, whatever runs ``async def`` methods of classes runs these.
-"""
+"""The contract of a lock service as tests: each sentence of :class:`~ha_session_mw.abc.LockService`, run against a backend."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
 import anyio
 
 from ...abc import Clock, Grant, LockService, Record, SessionStore
 from ...exceptions import LockLost, SessionLocked, StoreUnavailable
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from .harness import Contract, Harness, told
 
 
 class LockNode(NamedTuple):
-    """One node, as far as locks go: its service, the store that belongs to it, and its clock."""
+    """One node: its lock service, the store that belongs to it, and its clock."""
 
     locks: LockService
     store: SessionStore
     clock: Clock
 
     async def write(self, id: str, content: bytes, grant: Grant) -> None:
-        """Put a record in the place of whatever there is, if a lock is held still."""
+        """Replace a record, whatever its version, if a lock is still held."""
         current = await self.store.get(id)
         end_ms = int(self.clock.wall_s() * 1000) + 3_600_000
         await self.store.put(Record(id, content, end_ms, version=current.version if current else 0), guard=grant)
 
     async def read(self, id: str) -> bytes | None:
-        """What is stored; None if nothing is."""
+        """Return the stored content; None if there is no record."""
         found = await self.store.get(id)
         return found.content if found else None
 
 
-class LockNodes(ABC):
-    """The nodes at which a lock service is tried.
+class LockNodes(Harness):
+    """The nodes on which a lock service is tested.
 
     Attributes:
-        desks: of the nodes; one is enough where there can be but one.
+        desks: the nodes; one, if the backend has only one.
         lease_s: a lease that is short enough to wait for its end, and long enough not to end by chance.
-        late_s: by how much later a lease may be over for the others than for its holder, where all is well.
-        can_break: whether :meth:`break_off` can do anything.
+        late_s: how much later a lease may end for the others than for its holder, if all is well.
     """
 
     desks: Sequence[LockNode]
     lease_s = 2.0
     late_s = 0.1
-    can_break = False
 
-    async def run(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Call an async function while time passes. To be changed where time does not pass by itself."""
-        with anyio.fail_after(60):
-            return await function()
-
-    async def break_off(self, desk: LockNode) -> None:
-        """From now on, the node cannot reach what the locks are kept in."""
+    async def break_off(self, node: LockNode) -> None:
+        """Cut a node off from what keeps the locks, until :meth:`mend`."""
         raise NotImplementedError
 
-    async def mend(self, desk: LockNode) -> None:
-        """Now it can again."""
+    async def mend(self, node: LockNode) -> None:
+        """Undo :meth:`break_off`."""
         raise NotImplementedError
 
 
-class LockServiceContract(ABC):
-    """Inherit from it, say how the service is opened, and have each ``test_…`` run.
+class LockServiceContract(Contract[LockNodes]):
+    """The tests of a lock service.
 
     Example:
         >>> class TestMyLocks(LockServiceContract):
         ...     def opened(self) -> AbstractAsyncContextManager[LockNodes]:
-        ...         return my_desks()
+        ...         return my_nodes()
     """
-
-    @abstractmethod
-    def opened(self) -> AbstractAsyncContextManager[LockNodes]:
-        """Nodes of a new cluster, two or more if there can be, whose services run until the context ends."""
-
-    _numbers = count()
 
     def _name(self) -> str:
         return f"lock {next(self._numbers)}"
@@ -106,20 +85,20 @@ class LockServiceContract(ABC):
         async with self.opened() as nodes:
             name, inside, most, done = self._name(), 0, 0, 0
 
-            async def work(desk: LockNode) -> None:
+            async def work(node: LockNode) -> None:
                 nonlocal inside, most, done
-                grant = await desk.locks.acquire(name, within_s=60, lease_s=60)
+                grant = await node.locks.acquire(name, within_s=60, lease_s=60)
                 inside += 1
                 most = max(most, inside)
-                await wait(desk, 0.01)
+                await wait(node, 0.01)
                 inside -= 1
                 done += 1
-                await desk.locks.release(grant)
+                await node.locks.release(grant)
 
             async def story() -> None:
                 async with anyio.create_task_group() as tasks:
-                    for desk in (*nodes.desks,) * 6:
-                        tasks.start_soon(work, desk)
+                    for node in (*nodes.desks,) * 6:
+                        tasks.start_soon(work, node)
 
             await nodes.run(story)
             assert (most, done) == (1, 6 * len(nodes.desks))
@@ -129,10 +108,10 @@ class LockServiceContract(ABC):
             name, served = self._name(), list[int]()
 
             async def waiter(number: int) -> None:
-                desk = nodes.desks[number % len(nodes.desks)]
-                grant = await desk.locks.acquire(name, within_s=60, lease_s=60)
+                node = nodes.desks[number % len(nodes.desks)]
+                grant = await node.locks.acquire(name, within_s=60, lease_s=60)
                 served.append(number)
-                await desk.locks.release(grant)
+                await node.locks.release(grant)
 
             async def story() -> None:
                 first = nodes.desks[0]
@@ -194,8 +173,8 @@ class LockServiceContract(ABC):
 
             async def story() -> None:
                 for number, name in enumerate(names):
-                    desk = nodes.desks[number % len(nodes.desks)]
-                    await desk.locks.acquire(name, within_s=0, lease_s=60)
+                    node = nodes.desks[number % len(nodes.desks)]
+                    await node.locks.acquire(name, within_s=0, lease_s=60)
                 for name in names:
                     assert await is_held(nodes, name), name
 
@@ -208,10 +187,10 @@ class LockServiceContract(ABC):
             name, fences = self._name(), list[int]()
 
             async def story() -> None:
-                for desk in (*nodes.desks, *reversed(nodes.desks)):
-                    grant = await desk.locks.acquire(name, within_s=60, lease_s=60)
+                for node in (*nodes.desks, *reversed(nodes.desks)):
+                    grant = await node.locks.acquire(name, within_s=60, lease_s=60)
                     fences.append(grant.fence)
-                    await desk.locks.release(grant)
+                    await node.locks.release(grant)
 
             await nodes.run(story)
             assert fences == sorted(set(fences))
@@ -236,12 +215,12 @@ class LockServiceContract(ABC):
 
     async def test_a_lock_whose_lease_is_over_cannot_be_renewed_though_nobody_else_wants_it(self) -> None:
         async with self.opened() as nodes:
-            name, desk = self._name(), nodes.desks[0]
+            name, node = self._name(), nodes.desks[0]
 
             async def story() -> None:
-                grant = await desk.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
-                await wait(desk, nodes.lease_s + nodes.late_s)
-                assert await told(LockLost, desk.locks.renew, grant, lease_s=nodes.lease_s)
+                grant = await node.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
+                await wait(node, nodes.lease_s + nodes.late_s)
+                assert await told(LockLost, node.locks.renew, grant, lease_s=nodes.lease_s)
 
             await nodes.run(story)
 
@@ -289,7 +268,7 @@ class LockServiceContract(ABC):
 
             await nodes.run(story)
 
-    # What the store asks
+    # Guarded writes
 
     async def test_who_has_a_lock_may_write_what_it_guards_and_after_a_renewal_still(self) -> None:
         async with self.opened() as nodes:
@@ -328,24 +307,24 @@ class LockServiceContract(ABC):
 
     async def test_a_holder_whose_lease_is_over_cannot_write_though_nobody_else_wants_the_lock(self) -> None:
         async with self.opened() as nodes:
-            name, desk = self._name(), nodes.desks[0]
+            name, node = self._name(), nodes.desks[0]
 
             async def story() -> None:
-                grant = await desk.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
-                await wait(desk, nodes.lease_s + nodes.late_s)
-                assert await told(LockLost, desk.write, name, b"too late", grant)
-                assert await desk.read(name) is None
+                grant = await node.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
+                await wait(node, nodes.lease_s + nodes.late_s)
+                assert await told(LockLost, node.write, name, b"too late", grant)
+                assert await node.read(name) is None
 
             await nodes.run(story)
 
     async def test_the_lock_of_another_name_guards_nothing_by_its_number(self) -> None:
         async with self.opened() as nodes:
-            name, desk = self._name(), nodes.desks[0]
+            name, node = self._name(), nodes.desks[0]
 
             async def story() -> None:
-                grant = await desk.locks.acquire(name, within_s=0, lease_s=60)
-                assert await told(LockLost, desk.write, name, b"", replace(grant, name=self._name()))
-                assert await told(LockLost, desk.write, name, b"", replace(grant, fence=grant.fence + 1))
+                grant = await node.locks.acquire(name, within_s=0, lease_s=60)
+                assert await told(LockLost, node.write, name, b"", replace(grant, name=self._name()))
+                assert await told(LockLost, node.write, name, b"", replace(grant, fence=grant.fence + 1))
 
             await nodes.run(story)
 
@@ -364,39 +343,30 @@ class LockServiceContract(ABC):
                 assert await told(StoreUnavailable, first.locks.acquire, self._name(), within_s=0, lease_s=60)
                 await first.locks.release(grant)
                 await nodes.mend(first)
-                for desk, wanted in ((first, self._name()), (other, name)):
-                    while await told(StoreUnavailable, desk.locks.acquire, wanted, within_s=30, lease_s=60):
-                        await wait(desk, 0.1)
+                for node, wanted in ((first, self._name()), (other, name)):
+                    while await told(StoreUnavailable, node.locks.acquire, wanted, within_s=30, lease_s=60):
+                        await wait(node, 0.1)
 
             await nodes.run(story)
 
 
 def two_of(nodes: LockNodes) -> tuple[LockNode, LockNode]:
-    """Two of the nodes, or one twice where there is but one."""
+    """Return two of the nodes, or the only one twice."""
     return nodes.desks[0], nodes.desks[-1]
 
 
-async def wait(desk: LockNode, seconds: float) -> None:
-    """Let so much time pass at a node."""
-    with desk.clock.move_on_after(seconds):
+async def wait(node: LockNode, seconds: float) -> None:
+    """Let time pass at a node."""
+    with node.clock.move_on_after(seconds):
         await anyio.sleep_forever()
 
 
-async def told(kind: type[Exception], function: Callable[P, Awaitable[object]], *args: P.args, **kwargs: P.kwargs) -> bool:
-    """Whether a call raises an exception of this kind."""
-    try:
-        await function(*args, **kwargs)
-    except kind:
-        return True
-    return False
-
-
 async def is_held(nodes: LockNodes, name: str) -> bool:
-    """Whether somebody has a lock, or waits for it."""
-    desk = nodes.desks[-1]
+    """Return whether a lock is held, or awaited."""
+    node = nodes.desks[-1]
     try:
-        grant = await desk.locks.acquire(name, within_s=0, lease_s=60)
+        grant = await node.locks.acquire(name, within_s=0, lease_s=60)
     except SessionLocked:
         return True
-    await desk.locks.release(grant)
+    await node.locks.release(grant)
     return False

@@ -1,15 +1,10 @@
-"""What every cluster log keeps to, as tests: the sentences of :class:`~ha_session_mw.abc.ClusterLog`, run against a backend.
-
-Needs no test runner but one that runs ``async def`` methods of classes, such as pytest with anyio's plugin.
-"""
+"""The contract of a cluster log as tests: each sentence of :class:`~ha_session_mw.abc.ClusterLog`, run against a backend."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
-from itertools import count
+from collections.abc import Sequence
+from contextlib import suppress
 from secrets import token_hex
 from typing import NamedTuple, Self
 
@@ -23,12 +18,13 @@ from ...events import ClusterEvent, FoundQuorum, LostQuorum
 from ...exceptions import QuorumLost
 from ...models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
 from ...version import __version__
+from .harness import Contract, Harness
 
 HOUR_MS = 3_600_000
 
 
 class Member(NamedTuple):
-    """One node: its log, the view that the log folds into, its clock, and what the log has reported (``on_event``)."""
+    """One node: its log, the view that the log fills, its clock, and the events that the log has reported (``on_event``)."""
 
     log: ClusterLog
     view: View
@@ -37,7 +33,7 @@ class Member(NamedTuple):
 
     @classmethod
     def open(cls, backend: Backend, *, clock: Clock | None = None, freshness_limit_s: float = 5.0) -> Self:
-        """Open a log as a node would. Have its ``run`` run, too."""
+        """Open a log as a node does. Run its ``run``, too."""
         view, events, name = View(), list[ClusterEvent](), token_hex(16)
         clock = clock or SystemClock()
         own = Heartbeat(
@@ -55,63 +51,46 @@ class Member(NamedTuple):
         return cls(backend.open_log(view, clock, own, None, on_event=events.append), view, clock, events)
 
     def knows(self, entry: Entry) -> bool:
-        """Whether a request that comes now is judged by an entry."""
+        """Return whether an entry counts for a request that comes now."""
         if self.log.poll_now is not None:
             self.log.poll_now()
         return self.view.knows(entry)
 
     @property
     def is_fresh(self) -> bool:
+        """Whether the node may accept sessions now."""
         if self.log.poll_now is not None:
             self.log.poll_now()
         return self.clock.boot_s() - self.view.fresh_at <= self.log.freshness_limit_s
 
 
-class Nodes(ABC):
-    """The nodes of a cluster on which a log is tried.
+class Nodes(Harness):
+    """The nodes of a cluster on which a log is tested.
 
     Attributes:
-        members: those that judge sessions; one is enough where there can be but one.
-        can_break: whether :meth:`break_off` can do anything.
+        members: the nodes that validate sessions; one, if the backend has only one.
     """
 
     members: Sequence[Member]
-    can_break = False
-
-    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Call an async function while time passes. To be changed where time does not pass by itself."""
-        with anyio.fail_after(30):
-            await function()
-
-    async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Let time pass until a condition holds. To be changed where time does not pass by itself."""
-        with anyio.fail_after(10):
-            while not condition():
-                await anyio.sleep(0.01)
+    limit_s = 30.0
 
     async def break_off(self, member: Member) -> None:
-        """From now on, nothing that the member appends can become durable."""
+        """Keep anything that the member appends from becoming durable, until :meth:`mend`."""
         raise NotImplementedError
 
     async def mend(self, member: Member) -> None:
-        """Now it can again."""
+        """Undo :meth:`break_off`."""
         raise NotImplementedError
 
 
-class ClusterLogContract(ABC):
-    """Inherit from it, say how the log is opened, and have each ``test_…`` run.
+class ClusterLogContract(Contract[Nodes]):
+    """The tests of a cluster log.
 
     Example:
         >>> class TestMyLog(ClusterLogContract):
         ...     def opened(self) -> AbstractAsyncContextManager[Nodes]:
         ...         return my_nodes()
     """
-
-    @abstractmethod
-    def opened(self) -> AbstractAsyncContextManager[Nodes]:
-        """Nodes of a new cluster, two or more if there can be, whose logs run until the context ends."""
-
-    _numbers = count()
 
     def _deny(self, member: Member) -> Deny:
         return Deny(f"session-{next(self._numbers):014}", self._end_ms(member))
@@ -301,7 +280,7 @@ class ClusterLogContract(ABC):
             await nodes.run(try_to_append)
             assert [event for event in told if isinstance(event, LostQuorum | FoundQuorum)] == [LostQuorum(), FoundQuorum()]
 
-    # What is asked
+    # The state of a node
 
     async def test_a_node_that_is_well_is_ready_and_fresh_and_trusts_its_clock(self) -> None:
         async with self.opened() as nodes:
@@ -341,5 +320,5 @@ class ClusterLogContract(ABC):
 
 
 def entry_key(entry: Entry) -> str:
-    """What tells an entry from others in a failed comparison."""
+    """Return text that tells an entry from others in a failed comparison."""
     return str(entry.kid) if isinstance(entry, DenyKey) else str(entry.id)

@@ -1,20 +1,18 @@
-"""What every store of records keeps to, as tests: the sentences of :class:`~ha_session_mw.abc.SessionStore`, run against a backend.
+"""The contract of a store as tests: each sentence of :class:`~ha_session_mw.abc.SessionStore`, run against a backend.
 
-As in :mod:`.contract`, whatever runs ``async def`` methods of classes runs these. What a guard does is the contract of locks.
+The contract of locks tests what a guard does.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 
 import anyio
 
 from ...abc import Clock, Conflict, Record, SessionStore
 from ...exceptions import StoreUnavailable
+from .harness import Contract, Harness, told
 
 HOUR_MS = 3_600_000
 WRITERS = 8
@@ -40,65 +38,54 @@ class News:
         self.gaps += 1
 
 
-class Stores(ABC):
-    """The nodes at which a store is tried.
+class Stores(Harness):
+    """The nodes on which a store is tested.
 
     Attributes:
-        stores: each node's way to the same records; one is enough where there can be but one.
+        stores: each node's access to the same records; one, if the backend has only one.
         news: what each of the stores has reported, in the same order.
         clock: of the nodes.
-        can_break: whether :meth:`break_off` can do anything.
-        can_fill: whether :meth:`fill` can.
-        reads_when_broken: whether what is stored can be read while nothing can be written.
+        can_fill: whether :meth:`fill` works.
+        reads_when_broken: whether stored records can be read while nothing can be written.
     """
 
     stores: Sequence[SessionStore]
     news: Sequence[News]
     clock: Clock
-    can_break = False
     can_fill = False
     reads_when_broken = False
 
-    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Call an async function while time passes. To be changed where time does not pass by itself."""
-        with anyio.fail_after(60):
-            await function()
-
     async def hear(self, store: SessionStore, condition: Callable[[], bool]) -> None:
-        """Let time pass until a store has heard of something. To be changed where time does not pass by itself."""
-        with anyio.fail_after(10):
-            while not condition():
-                if store.poll_now is not None:
-                    store.poll_now()
-                await anyio.sleep(0.01)
+        """Let time pass until a condition holds, polling a store for news. Override it where time does not pass by itself."""
+
+        def has_heard() -> bool:
+            if store.poll_now is not None:
+                store.poll_now()
+            return condition()
+
+        await self.wait_until(has_heard)
 
     async def break_off(self) -> None:
-        """From now on, no store can make anything durable."""
+        """Keep the stores from making anything durable, until :meth:`mend`."""
         raise NotImplementedError
 
     async def mend(self) -> None:
-        """Now they can again."""
+        """Undo :meth:`break_off`."""
         raise NotImplementedError
 
     async def fill(self) -> None:
-        """From now on, there is no room for anything more."""
+        """Leave no room for anything more."""
         raise NotImplementedError
 
 
-class SessionStoreContract(ABC):
-    """Inherit from it, say how the store is opened, and have each ``test_…`` run.
+class SessionStoreContract(Contract[Stores]):
+    """The tests of a store.
 
     Example:
         >>> class TestMyStore(SessionStoreContract):
         ...     def opened(self) -> AbstractAsyncContextManager[Stores]:
         ...         return my_stores()
     """
-
-    @abstractmethod
-    def opened(self) -> AbstractAsyncContextManager[Stores]:
-        """Stores of a new cluster, two or more if there can be, which run until the context ends."""
-
-    _numbers = count()
 
     def _record(self, nodes: Stores, content: bytes = b"content", subject: str | None = None) -> Record:
         end_ms = int(nodes.clock.wall_s() * 1000) + HOUR_MS
@@ -188,20 +175,20 @@ class SessionStoreContract(ABC):
             async def story() -> None:
                 base = await nodes.stores[0].put(self._record(nodes))
                 through: list[Record] = []
-                told: list[Record | None] = []
+                current: list[Record | None] = []
 
                 async def write(number: int) -> None:
                     store = nodes.stores[number % len(nodes.stores)]
                     try:
                         through.append(await store.put(replace(base, content=b"%d" % number)))
                     except Conflict as exc:
-                        told.append(exc.current)
+                        current.append(exc.current)
 
                 async with anyio.create_task_group() as tasks:
                     for number in range(WRITERS):
                         tasks.start_soon(write, number)
                 assert len(through) == 1
-                assert told == through * (WRITERS - 1)
+                assert current == through * (WRITERS - 1)
                 assert await nodes.stores[-1].get(base.id) == through[0]
 
             await nodes.run(story)
@@ -244,7 +231,7 @@ class SessionStoreContract(ABC):
                         await store.put(record)
                     except ValueError:
                         continue
-                    raise AssertionError("it was taken")
+                    raise AssertionError("the store has taken a record that is too long")
                 assert await nodes.stores[-1].get(stored.id) == stored
 
             await nodes.run(story)
@@ -328,7 +315,7 @@ class SessionStoreContract(ABC):
 
             await nodes.run(story)
 
-    # When it cannot be reached, or is full
+    # A store that cannot be reached, or is full
 
     async def test_what_cannot_be_made_durable_is_told_and_afterwards_all_works_again(self) -> None:
         async with self.opened() as nodes:
@@ -339,17 +326,17 @@ class SessionStoreContract(ABC):
                 store = nodes.stores[0]
                 stored, kept = await store.put(self._record(nodes, subject="ada")), await store.put(self._record(nodes))
                 await nodes.break_off()
-                assert await unavailable(lambda: store.put(replace(stored, content=b"changed")))
-                assert await unavailable(lambda: store.put(self._record(nodes)))
-                assert await unavailable(lambda: store.delete(kept.id))
+                assert await told(StoreUnavailable, lambda: store.put(replace(stored, content=b"changed")))
+                assert await told(StoreUnavailable, lambda: store.put(self._record(nodes)))
+                assert await told(StoreUnavailable, lambda: store.delete(kept.id))
                 if nodes.reads_when_broken:
                     assert await store.get(stored.id) == stored
                 else:
-                    assert await unavailable(lambda: store.get(stored.id))
-                    assert await unavailable(lambda: store.of_subject("ada"))
+                    assert await told(StoreUnavailable, lambda: store.get(stored.id))
+                    assert await told(StoreUnavailable, lambda: store.of_subject("ada"))
                 await nodes.mend()
                 await nodes.run(lambda: self._until_it_works(store, kept))
-                # What was told to have failed may have been done.
+                # A call that raised may have been done all the same.
                 current = await store.get(stored.id)
                 assert current is not None
                 assert current.content in (b"content", b"changed")
@@ -357,7 +344,7 @@ class SessionStoreContract(ABC):
             await nodes.run(story)
 
     async def _until_it_works(self, store: SessionStore, kept: Record) -> None:
-        while await unavailable(lambda: store.delete(kept.id)):
+        while await told(StoreUnavailable, lambda: store.delete(kept.id)):
             await anyio.sleep(0.05)
         assert await store.get(kept.id) is None
 
@@ -370,26 +357,17 @@ class SessionStoreContract(ABC):
                 store = nodes.stores[0]
                 stored = await store.put(self._record(nodes))
                 await nodes.fill()
-                assert await unavailable(lambda: store.put(self._record(nodes, b"x" * store.max_bytes)))
-                assert await unavailable(lambda: store.put(replace(stored, content=b"x" * store.max_bytes)))
+                assert await told(StoreUnavailable, lambda: store.put(self._record(nodes, b"x" * store.max_bytes)))
+                assert await told(StoreUnavailable, lambda: store.put(replace(stored, content=b"x" * store.max_bytes)))
                 assert await store.get(stored.id) == stored
 
             await nodes.run(story)
 
 
 async def conflict(store: SessionStore, record: Record) -> Record | None:
-    """What a put conflicts with."""
+    """Return the record that a put conflicts with."""
     try:
         await store.put(record)
     except Conflict as exc:
         return exc.current
-    raise AssertionError("it was put")
-
-
-async def unavailable(call: Callable[[], Awaitable[object]]) -> bool:
-    """Whether a call tells that the store is unavailable."""
-    try:
-        await call()
-    except StoreUnavailable:
-        return True
-    return False
+    raise AssertionError("the put has succeeded")
