@@ -23,21 +23,22 @@ from .._core.token.cookies import CookieWriter
 from .._core.token.tokens import Verified
 from .._machine import forks
 from .._machine.journal import StateFile
-from .._peering.peering import Peering
+from .._peering.asking import Asking
 from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
 from ..exceptions import ConfigurationError, NotSupported
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
+from . import records
 from .devices import NOTE_EVERY_S, Devices
 from .issuing import Issuer
 from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
 from .locks import Locks
-from .lookups import Asking, LookUps
+from .lookups import LookUps
 from .record_copies import RecordCopies
-from .records import Records, decode_copy
+from .records import Records
 from .revocation import Journal, Revoker
 from .session_data import SessionData
 from .supervisor import Supervisor, Task
@@ -45,6 +46,8 @@ from .validation import TokenValidator
 
 if TYPE_CHECKING:
     import httpx2
+
+    from .._peering.peering import Peering
 
 NOT_STARTED = (
     "nothing has started this node: SessionMiddleware has not seen a lifespan; "
@@ -188,6 +191,8 @@ class Node:
         self.peering = self.look_ups = None
         if settings.advertise_url is None:
             return
+        from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
+
         self.peering = peering = Peering(settings, life, lambda: self.keys.ring, self.clock, self._peer_transport)
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
         peering.handle("lookup", self.validator.on_question)
@@ -224,7 +229,15 @@ class Node:
             return
         asking = None
         if peering is not None:
-            asking = Asking(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout, name="record", decode=decode_copy)
+            asking = Asking(
+                peering.call,
+                self.clock,
+                peering.faults,
+                timeout_s=settings.peer_timeout,
+                name="record",
+                version=records.VERSION,
+                decode=records.decode_copy,
+            )
         self.records = Records(store, copies, self.clock, asking=asking)
         if peering is not None:
             peering.handle("record", self.records.on_question)

@@ -15,10 +15,10 @@ import msgspec
 
 from .._core.records.session_data import ELSEWHERE, OVERHEAD_BYTES, Stored, UnreadableError, merge
 from .._core.token import data
+from .._peering.asking import Asking
 from ..abc import Clock, Conflict, Grant, Record, SessionStore
 from ..exceptions import RecordLost, SessionConflict, SessionTooLarge, StoreUnavailable
 from ..models import Claims, Deny, Entry
-from .lookups import Asking
 from .record_copies import RecordCopies
 from .single_flight import SingleFlight
 

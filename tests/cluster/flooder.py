@@ -21,7 +21,7 @@ from ha_session_mw._core.quorum.log import PAGE_ENTRIES
 from ha_session_mw._core.quorum.messages import Answer, decode_poll, encode
 from ha_session_mw._node import lookups
 from ha_session_mw._node.lookups import Question
-from ha_session_mw._peering.peering import PeerClient
+from ha_session_mw._peering.client import PeerClient
 from ha_session_mw.abc import PeerFailure
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny

@@ -20,13 +20,13 @@ import os
 from starlette.responses import JSONResponse
 
 from ha_session_mw import SessionMiddleware, get_session
-from ha_session_mw._peering import peering
+from ha_session_mw._peering import server
 from ha_session_mw.backends.peers import pacing
 from ha_session_mw.testing import who_is_there
 from tests.cluster.flooder import Flooder
 
 # On a busy machine a flooder sends less than is allowed, and that little is much. What is done about too much is the same for less.
-peering.CALLS_PER_S, peering.CALLS_AT_ONCE = 50, 100
+server.CALLS_PER_S, server.CALLS_AT_ONCE = 50, 100
 pacing.NEWS_PER_S, pacing.NEWS_AT_ONCE = 4096, 32_768
 
 

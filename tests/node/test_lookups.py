@@ -13,8 +13,9 @@ import pytest
 from ha_session_mw._core.calls.breaker import FAILURES, PAUSE_S
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._node import single_flight as flights
-from ha_session_mw._node.lookups import MOST_AT_ONCE, VERSION, Answer, LookUps, decode_question, encode
+from ha_session_mw._node.lookups import VERSION, Answer, LookUps, decode_question, encode
 from ha_session_mw._node.single_flight import MOST_FLIGHTS
+from ha_session_mw._peering.asking import MOST_AT_ONCE
 from ha_session_mw.abc import PeerFailure
 from ha_session_mw.models import KeyId
 from ha_session_mw.testing import ManualClock

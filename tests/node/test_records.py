@@ -15,9 +15,9 @@ from ha_session_mw import RecordLost, StoreUnavailable
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.records.session_data import ELSEWHERE, Stored
 from ha_session_mw._core.token import data
-from ha_session_mw._node.lookups import Asking
 from ha_session_mw._node.record_copies import COPY_OVERHEAD_BYTES, RecordCopies
 from ha_session_mw._node.records import DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Records, decode_copy
+from ha_session_mw._peering.asking import Asking
 from ha_session_mw.abc import Grant, OnNewer, Record
 from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.models import Claims, Deny
@@ -421,7 +421,7 @@ async def test_what_a_peer_has_counts_only_if_it_is_of_the_version_that_is_neede
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         return msgspec.msgpack.encode(answer)
 
-    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", decode=decode_copy))
+    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", version=VERSION, decode=decode_copy))
     of = await rig.write({"n": 1})
     assert await rig.load(of, ["peer"]) == {"n": 1}
     assert rig.store.reads == 1
@@ -433,7 +433,7 @@ async def test_a_copy_of_a_peer_that_is_older_than_what_this_node_has_heard_of_d
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         return msgspec.msgpack.encode(Copy(VERSION, "yes", first, Stored(0, data.encode({"n": 1}), b"").encode()))
 
-    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", decode=decode_copy))
+    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", version=VERSION, decode=decode_copy))
     of = await rig.write({"n": 1})
     first = of.record
     await rig.write({"n": 2})

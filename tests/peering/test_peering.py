@@ -16,14 +16,14 @@ from starlette.types import Message
 from ha_session_mw import SessionManager, Settings
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.token.keys import KeyRing
-from ha_session_mw._peering.peering import (
+from ha_session_mw._peering.client import PeerClient
+from ha_session_mw._peering.server import (
     _WINDOW,
     CALLS_AT_ONCE,
     CALLS_PER_S,
     MAX_CALL_BYTES,
     PATIENCE_S,
     UNDER_WAY,
-    PeerClient,
     PeerServer,
     _Counters,
 )
@@ -245,7 +245,7 @@ async def test_what_is_remembered_of_callers_is_bounded(pair: Pair) -> None:
 async def test_calls_that_are_too_many_wait_for_their_turn_and_are_turned_away_in_the_end(pair: Pair) -> None:
     await pair.say()
     for _ in range(CALLS_AT_ONCE):
-        pair.server._callers[pair.faults.name(HERE)].pace.spend(1, pair.clock.boot_s())
+        pair.server._callers[pair.faults.name(HERE)].rate.spend(1, pair.clock.boot_s())
     fates: Counter[str] = Counter()
 
     async def say() -> None:

@@ -1,0 +1,205 @@
+"""The callee's side of calls between nodes: who may call, how often, and how an answer is signed.
+
+A caller that cannot sign gets the plain 404 of a path that does not exist. A member that calls too often waits for its turn.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+
+import anyio
+from starlette.types import Message, Receive, Scope, Send
+
+from .._core.calls.faults import Fault, PeerFaults
+from .._core.calls.rate_limit import RateLimiter
+from .._core.token.keys import KeyRing
+from ..abc import HELLO, Clock, PeerFailure, PeerHandler
+from .signatures import HEADER, Envelope, Signatures, answer_field, answer_text, digest_of
+
+MAX_CALL_BYTES = 256 * 1024
+"""Largest body of a call. A poll has a few hundred bytes, a token at most 4096."""
+
+CALLS_PER_S = 500.0
+"""How many calls of one member are answered in the long run. A storm of log-outs causes a few polls for each."""
+CALLS_AT_ONCE = 1000
+"""How many calls of one member are answered in a burst, after it has been quiet."""
+UNDER_WAY = 16
+"""How many calls of one member are answered at the same time. It has one poll here, perhaps another that it gave up, and 8 look-ups."""
+PATIENCE_S = 1.0
+"""How long a call waits for its turn. A refusal takes as long, so a member that floods this node waits for it."""
+
+_WINDOW = 4096
+"""How many of a caller's newest counters are remembered one by one: more calls than a member has under way, whatever their order."""
+_MOST_CALLERS = 256
+"""How many callers' counters are remembered: many times the members of a cluster, restarts included."""
+
+
+class _Caller:
+    """What one member may still ask of this node."""
+
+    __slots__ = ("rate", "under_way")
+
+    def __init__(self) -> None:
+        self.rate = RateLimiter(CALLS_PER_S, CALLS_AT_ONCE)
+        self.under_way = anyio.Semaphore(UNDER_WAY)
+
+
+class PeerServer:
+    """Answers the signed calls of other members. Knows each call by a name below ``/peer/``.
+
+    Args:
+        me: this node's advertised URL.
+        nonce: random, new for each process.
+        ring: returns the present key ring.
+        clock: measures the waiting of calls that are too many.
+        faults: counts what callers do wrong.
+
+    Attributes:
+        refused: how many calls were refused.
+    """
+
+    def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, faults: PeerFaults) -> None:
+        self.me = me
+        self.nonce = nonce
+        self._clock = clock
+        self._faults = faults
+        self._callers: defaultdict[str, _Caller] = defaultdict(_Caller)
+        self._signatures = Signatures(ring)
+        self._handlers: dict[str, PeerHandler] = {}
+        self._used: OrderedDict[str, _Counters] = OrderedDict()
+        self.refused = 0
+
+    def handle(self, name: str, handler: PeerHandler) -> None:
+        """Have calls of this name answered by a handler."""
+        self._handlers[name] = handler
+
+    async def __call__(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the call of this name that a request carries."""
+        handler = self._handlers.get(name)
+        field = next((value for key, value in scope["headers"] if key == HEADER.encode()), b"")
+        found = self._verified(name, field.decode("latin-1")) if handler and scope["method"] == "POST" else None
+        if found is None or handler is None:
+            self.refused += 1
+            await _plain(send, 404, b"")
+            return
+        envelope, kid, signature = found
+        caller = self._callers[self._faults.name(envelope.caller)]
+        if not await self._turn_of(caller, envelope.caller):
+            self._faults.note(envelope.caller, "turned_away")
+            await self._answer(send, 429, b"", kid, signature)
+            return
+        try:
+            await self._carry_out(handler, envelope, kid, signature, receive, send)
+        finally:
+            caller.under_way.release()
+
+    async def _turn_of(self, caller: _Caller, url: str) -> bool:
+        """Wait for this call's turn among all calls of its caller; return whether the turn came in time."""
+        wait_s = caller.rate.spend(1, self._clock.boot_s(), patience_s=PATIENCE_S)
+        if wait_s == 0 and caller.under_way.value:
+            caller.under_way.acquire_nowait()
+            return True
+        self._faults.note(url, "queued")
+        with self._clock.move_on_after(PATIENCE_S):
+            with self._clock.move_on_after(PATIENCE_S if wait_s is None else wait_s):
+                await anyio.sleep_forever()
+            if wait_s is not None:
+                await caller.under_way.acquire()
+                return True
+        return False
+
+    async def _carry_out(self, handler: PeerHandler, envelope: Envelope, kid: str, signature: str, receive: Receive, send: Send) -> None:
+        if envelope.callee_nonce != self.nonce:
+            # Signed for an earlier process of this node, or for none yet: the caller learns the nonce to use.
+            await self._answer(send, 409, self.nonce.encode(), kid, signature)
+            return
+        body = await _body(receive)
+        if body is None or digest_of(body) != envelope.digest:
+            await self._refuse(send, envelope, "garbage")
+            return
+        if not self._first_use(envelope):
+            await self._refuse(send, envelope, "replayed")
+            return
+        try:
+            content = await handler(body)
+        except ValueError:
+            self.refused += 1
+            self._faults.note(envelope.caller, "garbage")
+            await self._answer(send, 400, b"", kid, signature)
+            return
+        await self._answer(send, 200, content, kid, signature)
+
+    async def _refuse(self, send: Send, envelope: Envelope, fault: Fault) -> None:
+        self.refused += 1
+        self._faults.note(envelope.caller, fault)
+        await _plain(send, 404, b"")
+
+    def _verified(self, name: str, field: str) -> tuple[Envelope, str, str] | None:
+        parsed = Envelope.parse(field)
+        if parsed is None:
+            return None
+        envelope, kid, signature = parsed
+        if envelope.callee != self.me or not self._signatures.verify(kid, envelope.text(name), signature):
+            return None
+        if name == HELLO and envelope.caller != self.me:
+            return None  # no other node may make this one believe that its URL is used twice
+        return parsed
+
+    def _first_use(self, envelope: Envelope) -> bool:
+        counters = self._used.get(envelope.caller_nonce)
+        if counters is None:
+            counters = self._used[envelope.caller_nonce] = _Counters()
+            if len(self._used) > _MOST_CALLERS:
+                # The caller has long gone. A poll of it that is sent again is recognised by its content.
+                self._used.popitem(last=False)
+        self._used.move_to_end(envelope.caller_nonce)
+        return counters.first_use(envelope.counter)
+
+    async def _answer(self, send: Send, status: int, body: bytes, kid: str, call: str) -> None:
+        text = answer_text(call, status, self.nonce, body)
+        try:
+            field = answer_field(self.nonce, self._signatures.sign(kid, text)).encode()
+        except PeerFailure:  # the key was removed while the call was held; the next call comes with another
+            await _plain(send, 404, b"")
+            return
+        await _plain(send, status, body, [(HEADER.encode(), field), (b"content-type", b"application/msgpack")])
+
+
+class _Counters:
+    """The counters that one caller has used: the newest are remembered one by one, older ones count as used."""
+
+    __slots__ = ("_newest", "_seen")
+
+    def __init__(self) -> None:
+        self._newest = 0
+        self._seen: set[int] = set()
+
+    def first_use(self, counter: int) -> bool:
+        if counter <= self._newest - _WINDOW or counter in self._seen:
+            return False
+        self._seen.add(counter)
+        self._newest = max(self._newest, counter)
+        if len(self._seen) > 2 * _WINDOW:
+            self._seen = {one for one in self._seen if one > self._newest - _WINDOW}
+        return True
+
+
+async def _body(receive: Receive) -> bytes | None:
+    chunks, size = [], 0
+    while True:
+        message: Message = await receive()
+        if message["type"] != "http.request":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > MAX_CALL_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+async def _plain(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [length, (b"cache-control", b"no-store"), *headers]})
+    await send({"type": "http.response.body", "body": body})
