@@ -19,6 +19,7 @@ from threading import Lock
 from typing import TypeVar
 
 from . import forks
+from .file_trouble import FileTrouble as FileTrouble
 
 WRITE_BUSY_S = 1.0
 """How long a write waits for the writes of other processes, each of which takes less than a millisecond on most disks."""
@@ -54,18 +55,6 @@ class Schema:
     format: int
     make: Callable[[sqlite3.Connection], None]
     adopts: str | None = None
-
-
-class FileTrouble(Exception):
-    """The file cannot be used. The text is a predicate, such as ``is damaged``.
-
-    Attributes:
-        passing: whether the trouble may end without an operator: the file is locked or was replaced, or the disk is full.
-    """
-
-    def __init__(self, what: str, *, passing: bool = False) -> None:
-        super().__init__(what)
-        self.passing = passing
 
 
 _LOCKED = "is locked by another process, or by a program that copies it"

@@ -22,7 +22,6 @@ from .._core.token.cache import VerifiedCache
 from .._core.token.cookies import CookieWriter
 from .._core.token.tokens import Verified
 from .._machine import forks
-from .._machine.journal import StateFile
 from .._peering.asking import Asking
 from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
@@ -262,19 +261,26 @@ class Node:
             is_revoked=lambda claims: self.validator.is_revoked(issuer.as_signed(claims)),
             peers=lambda claims: nearest(claims.sid, self.log.members(), issuer=claims.issuer, but=settings.advertise_url or ""),
         )
-        folder = settings.state_dir if settings.no_quorum == "provisional" else None
         self.revoker = Revoker(
             self.log,
             self.view,
             self.data,
             self.clock,
-            Journal(StateFile(folder / "provisional.journal") if folder else None),
+            self._journal(),
             ring=lambda: self.keys.ring,
             random=self._random,
             require_loop=self.require_loop,
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)
+
+    def _journal(self) -> Journal:
+        folder = self.settings.state_dir
+        if folder is None or self.settings.no_quorum != "provisional":
+            return Journal(None)
+        from .._machine.journal import StateFile  # a node without files needs no SQLite
+
+        return Journal(StateFile(folder / "provisional.journal"))
 
     def _open_devices(self, locks: LockService | None) -> None:
         settings = self.settings

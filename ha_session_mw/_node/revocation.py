@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
@@ -17,11 +17,13 @@ import msgspec
 from .._core.cluster.view import View, new_cut_id
 from .._core.names import require_name
 from .._core.token.keys import KeyRing
-from .._machine.journal import StateFile
-from .._machine.sqlite_file import FileTrouble
+from .._machine.file_trouble import FileTrouble
 from ..abc import Clock, ClusterLog
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId
+
+if TYPE_CHECKING:
+    from .._machine.journal import StateFile
 
 logger = logging.getLogger("ha_session_mw.revocations")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .values import Unshown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 BACKENDS = "ha_session_mw.backends"
 """The group of entry points through which other packages add backends. An entry point's name is the scheme."""
@@ -72,6 +75,8 @@ def cluster_url(value: object) -> ClusterUrl:
 
 def other_backends() -> Mapping[str, EntryPoint]:
     """The entry points of backends from other packages, by scheme."""
+    from importlib.metadata import entry_points  # takes long to load, and few clusters need it
+
     return {found.name: found for found in entry_points(group=BACKENDS)}
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+from importlib import import_module
 
-from .._settings.cluster_urls import BACKENDS
 from .._settings.clusters import load_other
 from ..abc import Backend
 from ..config import Settings
 
 _OWN = {
-    scheme: EntryPoint(scheme, f"{__name__}.{place}", BACKENDS)
-    for scheme, place in (
-        ("memory", "memory.backend:MemoryBackend"),
-        ("sqlite", "sqlite.backend:SqliteBackend"),
-        ("peers", "peers.backend:PeersBackend"),
-        ("etcd", "etcd.backend:EtcdBackend"),
-        ("etcds", "etcd.backend:EtcdBackend"),
-    )
+    "memory": ("memory.backend", "MemoryBackend"),
+    "sqlite": ("sqlite.backend", "SqliteBackend"),
+    "peers": ("peers.backend", "PeersBackend"),
+    "etcd": ("etcd.backend", "EtcdBackend"),
+    "etcds": ("etcd.backend", "EtcdBackend"),
 }
+"""The module and the class of each backend of this package, by scheme."""
 
 
 def open_backend(settings: Settings) -> Backend:
@@ -28,6 +25,10 @@ def open_backend(settings: Settings) -> Backend:
         ConfigurationError: the backend cannot be loaded, or cannot be used.
     """
     scheme = settings.cluster.scheme
-    opener = _OWN[scheme].load() if scheme in _OWN else load_other(scheme)
+    if scheme in _OWN:
+        module, name = _OWN[scheme]
+        opener = getattr(import_module(f".{module}", __name__), name)
+    else:
+        opener = load_other(scheme)
     made: Backend = opener(settings)
     return made
