@@ -1,7 +1,7 @@
-"""``python -m example_app``: serve the app and tell a drill against it. ``KEEP=1`` leaves it up until Ctrl-C.
+"""``python -m example_app``: serve the app and run a drill against it. ``KEEP=1`` leaves the nodes up until Ctrl-C.
 
-``CLUSTER=peers``, the default: on three nodes. ``CLUSTER=etcd``: on three nodes and three etcd members. ``CLUSTER=sqlite``: on
-one node, with four workers.
+``CLUSTER=peers``, the default, has three nodes. ``CLUSTER=etcd`` has three nodes and three etcd members. ``CLUSTER=sqlite``
+has one node with four workers.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .three_nodes import FRESHNESS_LIMIT_S, Nodes
 
 
 def main() -> int:
-    """Returns the exit code: 0 when every step went as told."""
+    """Return the exit code: 0 if every step succeeded, 1 if one failed, 2 if ``CLUSTER`` cannot be served."""
     signal.signal(signal.SIGTERM, _leave)
     story = Story()
     drills = {"": _three_nodes, "peers": _three_nodes, "etcd": _on_etcd, "sqlite": _one_machine}
     chosen = os.environ.get("CLUSTER", "").removesuffix("://")
     if chosen not in drills:
-        story.say(f"CLUSTER={chosen}: there is no such drill; there are peers, etcd and sqlite", "bad")
+        story.say(f"CLUSTER={chosen} is not known. Choose peers, etcd or sqlite.", "bad")
         return 2
     if chosen == "etcd" and not etcd.is_installed():
-        story.say(f"CLUSTER=etcd needs etcd, and there is none here. Install it: {etcd.HOW_TO_INSTALL}", "bad")
+        story.say(f"CLUSTER=etcd needs etcd, which is not installed. Install it: {etcd.HOW_TO_INSTALL}", "bad")
         return 2
     with tempfile.TemporaryDirectory(prefix="ha-session-demo-") as directory:
         return drills[chosen](story, Path(directory))
@@ -45,7 +45,7 @@ def _one_machine(story: Story, directory: Path) -> int:
     node = Server("node", directory, settings, workers=one_machine.WORKERS)
     return _run(
         story,
-        f"on one node with {one_machine.WORKERS} workers, which share a file",
+        f"on one node with {one_machine.WORKERS} workers",
         f"HA_SESSION_CLUSTER=sqlite:///… and uvicorn --workers {one_machine.WORKERS}",
         [node],
         [],
@@ -60,7 +60,7 @@ def _three_nodes(story: Story, directory: Path) -> int:
         _one_node(story, nodes, hasty)
         three_nodes.tell(story, nodes)
 
-    return _run(story, "on three nodes, without a server beside them", "HA_SESSION_CLUSTER=peers://", nodes, [hasty], tell)
+    return _run(story, "on three nodes", "HA_SESSION_CLUSTER=peers://", nodes, [hasty], tell)
 
 
 def _on_etcd(story: Story, directory: Path) -> int:
@@ -73,7 +73,7 @@ def _on_etcd(story: Story, directory: Path) -> int:
             _one_node(story, nodes, hasty)
             on_etcd.tell(story, nodes, members, way_of_c)
 
-        where = "on three nodes, beside an etcd of three members"
+        where = "on three nodes and three etcd members"
         return _run(story, where, "HA_SESSION_CLUSTER=etcd://…", nodes, [hasty], tell, engine=members)
 
 
@@ -87,9 +87,7 @@ def _hasty(directory: Path) -> Server:
 
 
 def _one_node(story: Story, nodes: Nodes, hasty: Server) -> None:
-    story.say(
-        f"  HA_SESSION_FRESHNESS_LIMIT={FRESHNESS_LIMIT_S}s, and not the 5 s it is by default, so that there is less to wait for", "soft"
-    )
+    story.say(f"  HA_SESSION_FRESHNESS_LIMIT={FRESHNESS_LIMIT_S}s shortens the waits; the default is 5s", "soft")
     drill.tell(story, nodes.a, hasty)
     hasty.end()
 
@@ -103,20 +101,20 @@ def _run(
     tell: Callable[[], None],
     engine: Sequence[Process] = (),
 ) -> int:
-    """Start all, tell the drill, and end all; returns the exit code.
+    """Start all processes, run the drill, and end all processes; return the exit code.
 
     Args:
-        where: what the example app is served on, in words.
-        how: with which settings.
-        nodes: what is left up, if that is asked for.
-        aside: nodes that are needed for the drill only.
+        where: where the example app is served, in words.
+        how: the settings, in words.
+        nodes: the nodes that ``KEEP=1`` leaves up.
+        aside: nodes that only the drill needs.
         tell: the drill.
-        engine: what has to be there before the nodes, and after them.
+        engine: processes that start before the nodes and end after them.
     """
     began = time.perf_counter()
 
     def run() -> None:
-        story.say(f"ha_session_mw: the example app {where}, and a drill against it", "title")
+        story.say(f"ha_session_mw: a drill against the example app {where}", "title")
         with running(*engine), running(*nodes, *aside):
             urls = ", ".join(f"{node.name} {node.url}" if len(nodes) > 1 else node.url for node in nodes)
             story.say(f"  up in {time.perf_counter() - began:.1f} s, with {how}: {urls}", "soft")
@@ -130,7 +128,7 @@ def _run(
 
 
 def _guarded(story: Story, processes: Sequence[Process], run: Callable[[], None]) -> int:
-    """Tell a drill, and what the processes printed if it went wrong."""
+    """Run a drill; print the output of all processes if a step fails."""
     try:
         run()
     except ServerError as exc:
@@ -138,7 +136,7 @@ def _guarded(story: Story, processes: Sequence[Process], run: Callable[[], None]
     except StepError:
         for process in processes:
             if output := process.output():
-                story.say(f"\nWhat {process.name} printed:\n{output}", "soft")
+                story.say(f"\nOutput of {process.name}:\n{output}", "soft")
     except KeyboardInterrupt:
         story.say("\nStopped.")
     else:
@@ -149,10 +147,10 @@ def _guarded(story: Story, processes: Sequence[Process], run: Callable[[], None]
 def _stay(story: Story, nodes: Sequence[Server], engine: Sequence[Process]) -> None:
     a, b, c = nodes[0].url, (nodes[1:] or nodes)[0].url, nodes[-1].url
     password = users.USERS["ada"].password
-    story.chapter("Left up for you, until Ctrl-C")
+    story.chapter("The nodes stay up until Ctrl-C")
     story.say(f"  in a browser     {a}/   as ada, password {password}")
     if len(nodes) > 1:
-        story.say(f"                   {b}/   and {c}/ know the same cookie")
+        story.say(f"                   {b}/   and {c}/ accept the same cookie")
     story.say(f"  from a terminal  curl -c jar -d username=ada -d password={password} {a}/login")
     story.say(f"                   curl -b jar {b}/private/session")
     story.say(f"                   curl -b jar -d '' -i {b}/logout")

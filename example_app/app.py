@@ -1,8 +1,8 @@
-"""The example app: log in, look at the session, change something, log out here or everywhere.
+"""The example app: log in, look at the session, change it, log out here or everywhere.
 
-Pages for a browser and JSON for curl, at the same addresses. Everything about sessions is set by ``HA_SESSION_*``
-variables; ``HA_SESSION_PROTECT=/private/*,/api/private/*`` makes the protected part, and where it is forgotten, the
-handlers of that part refuse on their own.
+The same addresses serve pages to a browser and JSON to curl. ``HA_SESSION_*`` variables configure the sessions.
+``HA_SESSION_PROTECT=/private/*,/api/private/*`` protects the private part; without it, the handlers there refuse by
+themselves.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ class SignedIn(NamedTuple):
 
 
 def signed_in(conn: HTTPConnection) -> SignedIn:
-    """The session of a request that needs somebody logged in.
+    """Return the session and the subject of a request that needs a log-in.
 
-    ``HA_SESSION_PROTECT`` asks for a session. A visitor may have one without a log-in, and the variable may be forgotten.
+    ``HA_SESSION_PROTECT`` requires a session, but a visitor may have one without a log-in.
+
+    Raises:
+        TokenMissing: nobody is logged in.
     """
     session = get_session(conn)
     if session.subject is None:
@@ -65,15 +68,15 @@ async def log_in(request: Request) -> Response:
     session = get_session(request)
     if not users.check(username, password):
         if wants_page(request):
-            return pages.home(session, None, origin=origin(request), fault="That name and password do not belong together.", status=403)
+            return pages.home(session, None, origin=origin(request), fault="The name or the password is wrong.", status=403)
         return as_json({"error": "wrong name or password"}, status=403)
-    session.login(username)  # a new id: whoever planted an id in this browser does not know the new one
+    session.login(username)  # takes a new id, so an id that was planted in this browser is of no use
     session["notes"] = [{"text": "Try the other buttons", "done": False}]
     return done(request, "/private/session", {"subject": username})
 
 
 async def log_out(request: Request) -> Response:
-    get_session(request).clear()  # removes the cookie, and a copy of it is dead too
+    get_session(request).clear()  # removes the cookie, and revokes the session, so that copies of the cookie are refused
     return done(request, "/", {"logged_out": True})
 
 
@@ -104,7 +107,7 @@ async def change_note(request: Request) -> Response:
     if number >= len(notes) or change not in ("toggle", "delete"):
         return as_json({"error": "no such note"}, status=404)
     if change == "toggle":
-        notes[number]["done"] = not notes[number]["done"]  # deep inside, and saved all the same
+        notes[number]["done"] = not notes[number]["done"]  # a change inside a nested value is saved, too
     else:
         del notes[number]
     return done(request, "/private/session", describe(session))
@@ -148,7 +151,7 @@ async def echo(websocket: WebSocket) -> None:
 
 
 def describe(session: Session) -> dict[str, Any]:
-    """What a client may know of its session: all but the token. The id is shortened, for it names the session in logs."""
+    """Return what a client may know of its session: all but the token. The id is shortened, because logs name sessions by it."""
     if session.id is None:
         return {"subject": None}
     return {
@@ -169,7 +172,7 @@ def moment(at: datetime | None) -> str | None:
 
 
 async def fields(request: Request) -> dict[str, str]:
-    """The text fields of a form, or of a JSON object."""
+    """Return the text fields of a form or of a JSON object."""
     if request.headers.get("content-type", "").startswith("application/json"):
         try:
             given = await request.json()
@@ -186,7 +189,7 @@ def origin(request: Request) -> str:
 
 
 def wants_page(request: Request) -> bool:
-    """Whether HTML is asked for. curl takes anything, and gets JSON."""
+    """Return whether the client asks for HTML. curl accepts anything, and gets JSON."""
     return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
 
 
@@ -195,7 +198,7 @@ def as_json(told: dict[str, Any], status: int = 200) -> Response:
 
 
 def done(request: Request, page: str, told: dict[str, Any]) -> Response:
-    """The answer to a change: a browser goes on to a page, so that reloading it changes nothing again."""
+    """Answer a change. A browser is redirected to a page, so that reloading repeats nothing."""
     return RedirectResponse(page, status_code=303) if wants_page(request) else as_json(told)
 
 
@@ -206,7 +209,7 @@ def refused(request: Request, session: Session, fault: str) -> Response:
 
 
 def make_app() -> Starlette:
-    """The app, with sessions as ``HA_SESSION_*`` says when it is first used."""
+    """Return the app. ``HA_SESSION_*`` variables are read when it is first used."""
     return Starlette(
         routes=[
             Route("/", home),

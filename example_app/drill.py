@@ -1,4 +1,4 @@
-"""The drill on a single node: what happens to a session in its life, done over HTTP against real servers, and told as it goes."""
+"""The drill on one node: the life of a session, over HTTP against a real server, printed step by step."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .visitor import AnswerError, Visitor, expect, told, told_problem
 WHOAMI = "/api/private/session"
 USES = 200
 IDLE_S, ABSOLUTE_S = 2, 3
-"""The lives of sessions on the hasty node: long enough to see each end by itself, short enough to wait for."""
+"""Timeouts of the hasty node: long enough to tell one from the other, short enough to wait for both."""
 LIMIT_S = 10.0
 POLL_S = 0.05
 
 
 def tell(story: Story, node: Server, hasty: Server) -> None:
-    """The whole drill.
+    """Run the whole drill.
 
     Args:
         node: a node with the default settings.
-        hasty: one whose sessions live for ``IDLE_S`` and ``ABSOLUTE_S``, with another secret.
+        hasty: a node with another secret, whose timeouts are ``IDLE_S`` and ``ABSOLUTE_S``.
     """
     a_session(story, node)
     tokens_that_are_not_good(story, node, hasty)
@@ -40,7 +40,7 @@ def a_session(story: Story, node: Server) -> None:
     with Visitor(node.url) as ada:
         with story.step("the open page, without a session") as step:
             response = ada.get("/", Accept="text/html")
-            expect("no cookie for a visitor who did nothing", ada.token is None)
+            expect("no cookie for a visitor without a session", ada.token is None)
             step.told = f"{told(response, 200)}, no cookie set"
         with story.step("the protected part, without a session") as step:
             step.told = told(ada.get(WHOAMI), 401, "token_missing")
@@ -54,28 +54,28 @@ def a_session(story: Story, node: Server) -> None:
         with story.step(f"uses it, {USES} times") as step:
             times_s = [timed(ada) for _ in range(USES)]
             step.told = f"median {statistics.median(times_s) * 1000:.1f} ms a request, over HTTP; no new cookie"
-            expect("no new cookie for a mere look", not ada.token_changed)
+            expect("no new cookie for a request that changes nothing", not ada.token_changed)
         with story.step("changes something deep inside it") as step:
             told(ada.post("/private/notes/0/toggle"), 200)
-            expect("the note is done", ada.get(WHOAMI).json()["notes"][0]["done"])
+            expect("a note that is done", ada.get(WHOAMI).json()["notes"][0]["done"])
             step.told = "200, and the next request sees it"
-        with Visitor(node.url) as program, story.step("shows it as a bearer token") as step:
+        with Visitor(node.url) as program, story.step("sends it as a bearer token") as step:
             response = program.get(WHOAMI, Authorization=f"Bearer {ada.token}")
-            expect("it is ada's", response.json()["subject"] == "ada")
-            step.told = f"{told(response, 200)}, it is the same session"
+            expect("ada's session", response.json()["subject"] == "ada")
+            step.told = f"{told(response, 200)}, the same session"
         with story.step("follows the event stream") as step, ada.events() as ticks:
             tick = next(ticks)
-            expect("it is for ada", tick["subject"] == "ada")
+            expect("a tick for ada", tick["subject"] == "ada")
             step.told = f"tick {tick['tick']}, for {tick['subject']}"
         with story.step("talks over a WebSocket") as step, ada.websocket() as socket:
-            expect("it greets ada", json.loads(socket.recv(LIMIT_S))["subject"] == "ada")
+            expect("a greeting for ada", json.loads(socket.recv(LIMIT_S))["subject"] == "ada")
             socket.send("hello")
             expect("an echo", json.loads(socket.recv(LIMIT_S))["echo"] == "hello")
-            step.told = "it knows who she is"
+            step.told = "greeted by name, and echoed"
 
 
 def tokens_that_are_not_good(story: Story, node: Server, hasty: Server) -> None:
-    story.chapter("Tokens that are not good, and what each was told")
+    story.chapter("Bad tokens, and what each is told")
     with Visitor(node.url) as ada, Visitor(node.url) as grace, Visitor(hasty.url) as stranger:
         log_in(ada, "ada")
         log_in(grace, "grace")
@@ -83,39 +83,39 @@ def tokens_that_are_not_good(story: Story, node: Server, hasty: Server) -> None:
         good = ada.token or ""
         refused(story, node, "one character of the payload altered", altered(good, part=3), 401, "token_invalid")
         refused(story, node, "one character of the signature altered", altered(good, part=4), 401, "token_invalid")
-        refused(story, node, "signed with another service's key", stranger.token or "", 401, "token_invalid")
+        refused(story, node, "signed with another key", stranger.token or "", 401, "token_invalid")
         refused(story, node, "cut off in the middle", good[: len(good) // 2], 400, "token_malformed")
-        refused(story, node, "five kilobytes of it", good + "A" * 5000, 400, "token_too_large")
-        with story.step("her cookie beside grace's bearer token") as step:
+        refused(story, node, "five kilobytes long", good + "A" * 5000, 400, "token_too_large")
+        with story.step("ada's cookie and grace's bearer token at once") as step:
             response = ada.get(WHOAMI, Authorization=f"Bearer {grace.token}")
             step.told = told(response, 400, "request_ambiguous")
-        with Visitor(node.url, altered(good, part=4)) as mallory, story.step("an altered one on the open page") as step:
+        with Visitor(node.url, altered(good, part=4)) as mallory, story.step("an altered token on the open page") as step:
             answer = mallory.get("/").json()
-            expect("a stranger, and why", (answer["subject"], answer["problem"]) == (None, "token_invalid"))
-            step.told = "200 as a stranger, and the app knows why"
-        with story.step("what a refusal's type points to") as step:
+            expect("an anonymous visitor and the reason", (answer["subject"], answer["problem"]) == (None, "token_invalid"))
+            step.told = "200, anonymous, and the app knows the reason"
+        with story.step("the page that a refusal's type points to") as step:
             response = ada.get("/-/session/problems/token_invalid", Accept="text/html")
             expect("a page", response.headers["content-type"].startswith("text/html"))
-            step.told = f"{told(response, 200)}, a page that explains it"
-        with story.step("after all that, ada's good one") as step:
-            step.told = f"{told(ada.get(WHOAMI), 200)}, untouched"
+            step.told = f"{told(response, 200)}, it explains the refusal"
+        with story.step("ada's own token, after all that") as step:
+            step.told = f"{told(ada.get(WHOAMI), 200)}, still accepted"
 
 
 def the_end_of_a_session(story: Story, hasty: Server) -> None:
-    story.chapter(f"Time: a node where sessions end after {IDLE_S} s unused, and after {ABSOLUTE_S} s anyway")
+    story.chapter(f"Timeouts: a node with an idle timeout of {IDLE_S} s and an absolute one of {ABSOLUTE_S} s")
     with Visitor(hasty.url) as ada:
         log_in(ada, "ada")
         began = time.perf_counter()
         first = ada.token
-        with story.step("ada keeps using hers, and it is renewed") as step:
+        with story.step("ada keeps using her session, and it is renewed") as step:
             told(wait_for(lambda: ada.get(WHOAMI), lambda _: ada.token_changed), 200)
-            expect("the same id after the renewal", session_id(ada.token) == session_id(first))
+            expect("the same session id after the renewal", session_id(ada.token) == session_id(first))
             step.took_s = time.perf_counter() - began
-            step.told = "200 and a new cookie, at half its idle life"
-        with story.step("the one she had first, not used any more") as step:
+            step.told = "200 and a new cookie, at half the idle timeout"
+        with story.step("her first token, unused since then") as step:
             step.told = told(wait_for(lambda: replay(hasty, first), was_refused), 401, "session_idle_timeout")
             step.took_s = time.perf_counter() - began
-        with story.step("the renewed one, at the end of its absolute life") as step:
+        with story.step("the renewed token, at the absolute timeout") as step:
             step.told = told(wait_for(lambda: ada.get(WHOAMI), was_refused), 401, "session_expired")
             step.took_s = time.perf_counter() - began
 
@@ -137,7 +137,7 @@ def timed(visitor: Visitor) -> float:
 
 
 def altered(token: str, *, part: int) -> str:
-    """The token with one character in the middle of a part replaced by another that may stand there."""
+    """Return the token with one character in the middle of one part replaced by another legal character."""
     parts = token.split(".")
     text = parts[part]
     middle = len(text) // 2
@@ -150,7 +150,7 @@ def session_id(token: str | None) -> str:
 
 
 def replay(node: Server, token: str | None) -> httpx2.Response:
-    """Show a captured token, and take no other for it."""
+    """Send a captured token in a request of its own."""
     with Visitor(node.url, token) as thief:
         return thief.get(WHOAMI)
 
@@ -173,7 +173,11 @@ def refused_websocket(visitor: Visitor) -> str:
 
 
 def wait_for(ask: Callable[[], httpx2.Response], is_it: Callable[[httpx2.Response], bool], *, pause_s: float = POLL_S) -> httpx2.Response:
-    """Ask until it is so, a little apart, and not for ever."""
+    """Return the first answer that fulfils the condition.
+
+    Raises:
+        AnswerError: there was none within ``LIMIT_S``.
+    """
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         response = ask()

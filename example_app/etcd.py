@@ -1,4 +1,4 @@
-"""The demo's own etcd: three members on loopback, each a process with a folder of its own."""
+"""The demo's own etcd: three member processes on loopback, each with a data folder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def is_installed() -> bool:
 
 
 class Member(Process):
-    """One member of an etcd cluster. Started again, it has its data.
+    """A member of an etcd cluster. The member keeps its data when it is started again.
 
     Args:
-        name: which it has in the cluster.
-        directory: where its data and its output go.
-        peer_ports: where each member listens for the others, by name.
+        name: the member's name in the cluster.
+        directory: for the data folder and the log file.
+        peer_ports: the port of each member for the other members, by name.
     """
 
     def __init__(self, name: str, directory: Path, peer_ports: dict[str, int]) -> None:
@@ -48,11 +48,11 @@ class Member(Process):
         self._run(command, {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")})
 
     def terminate(self) -> None:
-        """End it at once: asked politely, each would first try to hand over to the others, which are ending too."""
+        """End the member at once. On SIGTERM it would first hand over to other members, which are ending, too."""
         self.kill()
 
     def is_ready(self) -> bool:
-        """Whether it can write, which takes a majority."""
+        """Return whether the member can write, which takes a majority."""
         try:
             answer = httpx2.get(f"{self.url}/health", timeout=1, trust_env=False, verify=False)
         except httpx2.TransportError:
@@ -60,7 +60,7 @@ class Member(Process):
         return answer.status_code == 200 and answer.json().get("health") == "true"
 
     def leads(self) -> bool:
-        """Whether the others follow it."""
+        """Return whether this member is the leader."""
         try:
             answer = httpx2.post(f"{self.url}/v3/maintenance/status", json={}, timeout=1, trust_env=False, verify=False)
         except httpx2.TransportError:
@@ -70,16 +70,16 @@ class Member(Process):
 
 
 def members(directory: Path) -> list[Member]:
-    """The members of a new cluster, not started yet."""
+    """Return the members of a new cluster, not started yet."""
     peer_ports = {name: reserve_port() for name in MEMBERS}
     return [Member(name, directory, peer_ports) for name in MEMBERS]
 
 
 def leader(among: Sequence[Member]) -> Member:
-    """Who leads.
+    """Return the leader.
 
     Raises:
-        ServerError: nobody, for long.
+        ServerError: there is no leader within 15 s.
     """
     deadline = time.monotonic() + _LEADER_WITHIN_S
     while time.monotonic() < deadline:

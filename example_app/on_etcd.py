@@ -1,4 +1,4 @@
-"""The drill over three nodes and an etcd of three members: besides, what becomes of sessions when etcd is in trouble. Told as it goes."""
+"""The drill on three nodes and three etcd members: also what happens to sessions when etcd fails."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .visitor import Visitor, expect, told
 
 
 def tell(story: Story, nodes: Nodes, members: Sequence[Member], way_of_c: Proxy) -> None:
-    """The whole drill. At its end all are up.
+    """Run the whole drill. All nodes and members are up when it ends.
 
     Args:
-        members: of the etcd that the nodes share.
-        way_of_c: through which node c, and no other, reaches them.
+        members: the etcd members that the nodes share.
+        way_of_c: the proxy through which node c, and no other node, reaches them.
     """
     whatever_they_share(story, nodes)
     the_leader_dies(story, nodes, members)
@@ -31,7 +31,7 @@ def tell(story: Story, nodes: Nodes, members: Sequence[Member], way_of_c: Proxy)
 
 
 def the_leader_dies(story: Story, nodes: Nodes, members: Sequence[Member]) -> None:
-    story.chapter("The etcd member that leads the others is killed (kill -9)")
+    story.chapter("The leader of etcd is killed (kill -9)")
     with Visitor(nodes.a.url) as ada, Visitor(nodes.b.url) as grace, Visitor(nodes.c.url) as thief:
         log_in(ada, "ada")
         log_in(grace, "grace")
@@ -42,29 +42,31 @@ def the_leader_dies(story: Story, nodes: Nodes, members: Sequence[Member]) -> No
             first.kill()
             with story.step("grace logs out on b") as step:
                 step.took_s, mode = leave(grace)
-                expect("fenced, or written down", mode in ("fenced", "provisional"))
-                step.told = f"200, {mode}: " + ("waited until etcd had a leader" if mode == "fenced" else "written down, to be made good")
-            with story.step("a captured copy of her cookie, on c") as step:
+                expect("fenced or provisional", mode in ("fenced", "provisional"))
+                step.told = f"200, {mode}: " + (
+                    "waited until etcd had a leader" if mode == "fenced" else "in b's journal, to be replicated later"
+                )
+            with story.step("a captured copy of grace's cookie, on c") as step:
                 allowed = (401, 503) if mode == "fenced" else (200, 401, 503)
                 step.told = told(
                     asked_until(thief, lambda response: response.status_code == 401, allowed=allowed)[-1], 401, "session_revoked"
                 )
-            with story.step("who leads now") as step:
+            with story.step("the new leader") as step:
                 second = leader([member for member in members if member is not first])
                 step.told = f"{second.name}, after {first.name}"
             with story.step(f"{first.name} is started again") as step:
                 first.start()
                 first.wait_until_ready()
-                step.told = "it has what it missed"
-        with story.step("ada's session on a, asked all along") as step:
-            expect("no refusal but for now", answers.keys() <= {"200", "503 state_stale"})
+                step.told = "it has caught up"
+        with story.step("ada's session on a, during all of this") as step:
+            expect("no refusal but state_stale", answers.keys() <= {"200", "503 state_stale"})
             step.told = ", ".join(f"{answer} ({count} times)" for answer, count in answers.items())
             step.took_s = time.perf_counter() - began
 
 
 @contextmanager
 def asked_all_along(visitor: Visitor) -> Iterator[Counter[str]]:
-    """What a node answers to somebody who asks for as long as the context is open."""
+    """Ask a node about a session while the context is open; give the count of each answer."""
     answers: Counter[str] = Counter()
     over = Event()
 
@@ -83,24 +85,24 @@ def asked_all_along(visitor: Visitor) -> Iterator[Counter[str]]:
 
 
 def a_node_is_cut_off(story: Story, nodes: Nodes, way_of_c: Proxy) -> None:
-    story.chapter("c is cut off from etcd, and asked all along")
+    story.chapter("c is cut off from etcd, while requests go to it")
     with Visitor(nodes.a.url) as grace, Visitor(nodes.c.url) as ada, Visitor(nodes.c.url) as thief, ThreadPoolExecutor(1) as aside:
         log_in(ada, "ada")
         log_in(grace, "grace")
         thief.token = grace.token
         way_of_c.stall()
         refused = aside.submit(refused_at, thief, time.perf_counter())
-        with story.step("grace logs out on a, which cannot tell c") as step:
+        with story.step("grace logs out on a, and c does not hear of it") as step:
             step.took_s, mode = leave(grace)
             expect("fenced", mode == "fenced")
-            expect("no copy is accepted from then on", thief.get(WHOAMI).status_code != 200)
-            step.told = f"200, {mode}: waited until c would accept nothing any more"
-        with story.step("a copy of her cookie, on c") as step:
+            expect("no accepted copy from then on", thief.get(WHOAMI).status_code != 200)
+            step.told = f"200, {mode}: waited until c's lease was over"
+        with story.step("a copy of grace's cookie, on c") as step:
             refusal, step.took_s = refused.result()
             step.told = told(refusal, 503, "state_stale")
-        with story.step(f"ada's session on c, which is {FRESHNESS_LIMIT_S} s behind") as step:
+        with story.step(f"ada's session on c, stale after {FRESHNESS_LIMIT_S} s") as step:
             step.told = told(ada.get(WHOAMI), 503, "state_stale")
-        with Visitor(nodes.b.url, ada.token) as on_b, story.step("there, on b") as step:
+        with Visitor(nodes.b.url, ada.token) as on_b, story.step("ada's session on b") as step:
             step.told = told(on_b.get(WHOAMI), 200)
         probes(story, ada, "c")
         way_of_c.mend()
@@ -114,7 +116,7 @@ def a_node_is_cut_off(story: Story, nodes: Nodes, way_of_c: Proxy) -> None:
 
 
 def a_majority_of_etcd_dies(story: Story, nodes: Nodes, members: Sequence[Member]) -> None:
-    story.chapter("Two of three etcd members are killed (kill -9): nobody can be told anything")
+    story.chapter("Two of three etcd members are killed (kill -9)")
     lost = members[:2]
 
     def kill() -> None:

@@ -1,4 +1,4 @@
-"""The drill over one node with four workers on one port, which share a file. Told as it goes."""
+"""The drill on one node: four workers on one port, which share a file, printed step by step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LOG_OUTS = 50
 DEVICES = "/-/session/devices"
 
 OneEach = dict[str, Visitor]
-"""By the node id of a worker, a visitor whose connection stays open, and so stays with it."""
+"""For each worker's node id, a visitor whose open connection leads to that worker."""
 
 
 def tell(story: Story, node: Server) -> None:
-    """The whole drill. At its end the node is up."""
+    """Run the whole drill. The node is up when it ends."""
     story.chapter(f"One port, {WORKERS} workers")
     with Visitor(node.url) as ada:
         with story.step("ada logs in") as step:
@@ -38,7 +38,7 @@ def tell(story: Story, node: Server) -> None:
 
 @contextmanager
 def one_each(node: Server, token: str | None) -> Iterator[OneEach]:
-    """A visitor with this token for each worker."""
+    """Give a visitor with this token for each worker."""
     with ExitStack() as stack, ThreadPoolExecutor(16) as threads:
         found: OneEach = {}
         deadline = time.monotonic() + LIMIT_S
@@ -46,7 +46,7 @@ def one_each(node: Server, token: str | None) -> Iterator[OneEach]:
             if time.monotonic() > deadline:
                 raise AnswerError(f"only {len(found)} of {WORKERS} workers answered within {LIMIT_S:g} s")
             visitors = [stack.enter_context(Visitor(node.url, token)) for _ in range(16)]
-            # At once, or the same worker would take them all.
+            # Connect all at once: one worker would accept connections that come one by one.
             for visitor, answer in zip(visitors, threads.map(lambda visitor: visitor.get(WHOAMI), visitors), strict=True):
                 told(answer, 200)
                 found.setdefault(answer.json()["answered_by"], visitor)
@@ -82,7 +82,7 @@ def many_log_outs(story: Story, node: Server) -> None:
                 for visitor in visitors.values():
                     visitor.token = captured
                     told(visitor.get(WHOAMI), 401, "session_revoked")
-        step.told = f"refused by all at the next request; acknowledged after {spread_ms(times_s)}"
+        step.told = f"refused by all workers at the next request; acknowledged after {spread_ms(times_s)}"
 
 
 def a_lost_device(story: Story, node: Server) -> None:
@@ -90,11 +90,11 @@ def a_lost_device(story: Story, node: Server) -> None:
     with Visitor(node.url) as laptop, Visitor(node.url) as phone:
         log_in(laptop, "ada")
         log_in(phone, "ada")
-        with story.step("where is ada logged in?") as step:
+        with story.step("ada lists her sessions") as step:
             sessions = laptop.get(DEVICES).json()["sessions"]
-            step.told = f"{len(sessions)} sessions, by what a worker recorded and another one reads"
+            step.told = f"{len(sessions)} sessions, recorded by whichever worker served the log-in"
             expect("two sessions", len(sessions) == 2)
-        with story.step("ada ends the other one") as step:
+        with story.step("ada logs out the lost device") as step:
             [lost] = [one["id"] for one in sessions if not one["current"]]
             step.told = told(laptop.delete(f"{DEVICES}/{lost}"), 200)
         with story.step("the lost device") as step:
@@ -105,7 +105,7 @@ def an_open_connection(story: Story, node: Server) -> None:
     with Visitor(node.url) as ada, Visitor(node.url) as elsewhere:
         log_in(ada, "ada")
         elsewhere.token = ada.token
-        with ada.websocket() as socket, story.step("a WebSocket that is open at one of them") as step:
+        with ada.websocket() as socket, story.step("a WebSocket that is open at one worker") as step:
             socket.recv(LIMIT_S)
             leave(elsewhere)
             began = time.perf_counter()
@@ -125,7 +125,7 @@ def a_restart(story: Story, node: Server) -> None:
             node.start()
             node.wait_until_ready()
             step.told = "ready"
-    with Visitor(node.url, captured) as thief, story.step("what was logged out just before") as step:
+    with Visitor(node.url, captured) as thief, story.step("the session that was logged out before") as step:
         step.told = told(thief.get(WHOAMI), 401, "session_revoked")
-    with story.step("grace, who was not, at all workers") as step, one_each(node, grace.token):
+    with story.step("grace's session, at all workers") as step, one_each(node, grace.token):
         step.told = "200"

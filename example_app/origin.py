@@ -1,4 +1,4 @@
-"""Refuse what a page of another site makes a browser send."""
+"""Refuse requests that a page of another site makes a browser send (CSRF)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 class SameOrigin:
-    """Lets through what changes nothing, and what comes from a page of this very host.
+    """Passes safe requests, and requests whose ``Origin`` is this host.
 
-    The session cookie is ``SameSite=lax`` and everything that changes something is a POST, so another site's page has no
-    session here. That leaves forged log-ins, WebSockets and sites of a neighbouring subdomain; browsers name the sender
-    of all three in ``Origin``. Programs such as curl send none: nobody lends them a cookie, so there is nothing to forge.
-    Behind a proxy that rewrites ``Host``, compare with the public name instead.
+    The session cookie is ``SameSite=lax``, and every change is a POST, so a page of another site sends no session.
+    Forged log-ins, WebSockets and pages of a neighbouring subdomain remain; for all three, browsers send ``Origin``.
+    Programs such as curl send no ``Origin``: they hold no cookie of somebody else. Behind a proxy that rewrites ``Host``,
+    compare with the public name instead.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -28,7 +28,7 @@ class SameOrigin:
             headers = Headers(scope=scope)
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-                refusal = PlainTextResponse("This came from a page of another site.\n", status_code=403)
+                refusal = PlainTextResponse("The request came from a page of another site.\n", status_code=403)
                 await refusal(scope, receive, send)
                 return
         await self.app(scope, receive, send)

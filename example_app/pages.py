@@ -1,4 +1,4 @@
-"""The pages: plain HTML, everything escaped, nothing from elsewhere, useful without JavaScript."""
+"""The pages: plain HTML, escaped, without anything from other hosts, and useful without JavaScript."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HEADERS = {
 
 
 class Html(str):
-    """Text that is HTML already. All other text is escaped where it enters."""
+    """Text that is HTML already. All other text is escaped when it is inserted."""
 
     __slots__ = ()
 
 
 def html(template: str, **values: object) -> Html:
-    """The template with its ``{names}`` filled in, each value escaped unless it is ``Html``."""
+    """Return the template with its ``{names}`` filled in. Values that are not ``Html`` are escaped."""
     return Html(template.format_map({name: value if isinstance(value, Html) else escape(str(value)) for name, value in values.items()}))
 
 
@@ -63,24 +63,24 @@ _FRAME = """<!doctype html>
 {body}
 </main>
 <footer>
-<p>A demo: its users and passwords are public, so keep nothing here. Everything that changes something is a POST or a DELETE, the
-cookie is <code>HttpOnly</code> and <code>SameSite=lax</code>, and neither is taken from another site's page. That is what stands
-between this app and forged requests (CSRF).</p>
+<p>This is a demo. Its users and passwords are public, so store nothing of value here. Forged requests (CSRF) are refused: every
+change is a POST or a DELETE, the cookie is <code>HttpOnly</code> and <code>SameSite=lax</code>, and the app refuses changes from other
+sites' pages.</p>
 </footer>
 </body>
 </html>
 """
 
-_HOME = """<p class="lead">Sessions that every node checks by itself, and a log-out that every node enforces.</p>
+_HOME = """<p class="lead">Every node validates sessions by itself, and every node enforces a log-out.</p>
 {told}
 <div class="grid">
 {who}
 <div class="stack">
 <section class="card" aria-labelledby="parts">
   <h2 id="parts">Two parts</h2>
-  <p>This page is open: a good session shows who you are, a bad one leaves you a stranger and says why.</p>
-  <p>Everything under <a href="/private/session"><code>/private/</code></a> needs a session. Without one you get a refusal that says
-  what is wrong and what to do about it.</p>
+  <p>This page is open. It shows who you are; if your session is refused, it says why.</p>
+  <p>Everything under <a href="/private/session"><code>/private/</code></a> needs a session. Without one, the refusal says
+  what is wrong and what to do.</p>
 </section>
 <section class="card" aria-labelledby="curl">
   <h2 id="curl">The same from a terminal</h2>
@@ -102,14 +102,14 @@ _LOG_IN = """<section class="card" aria-labelledby="login">
     <input id="password" name="password" type="password" autocomplete="current-password" required>
     <button>Log in</button>
   </form>
-  <h2 class="soft">This is a demo. You may be:</h2>
+  <h2 class="soft">Users of this demo</h2>
   <table>
     <thead><tr><th scope="col">Name</th><th scope="col">Password</th></tr></thead>
     <tbody>{users}</tbody>
   </table>
 </section>"""
 
-_SESSION = """<p class="lead">It travels in your cookie, with all data that fits, and any node checks it by itself.</p>
+_SESSION = """<p class="lead">Your cookie carries the session, with all data that fits. Any node can validate it.</p>
 {told}
 <div class="grid">
 <div class="stack">
@@ -119,7 +119,7 @@ _SESSION = """<p class="lead">It travels in your cookie, with all data that fits
 </section>
 <section class="card" aria-labelledby="leave">
   <h2 id="leave">Leave</h2>
-  <p class="soft">A copy of the cookie that somebody took before is refused from then on.</p>
+  <p class="soft">Every copy of the cookie is refused from then on.</p>
   <div class="row">
     <form method="post" action="/logout"><button>Log out</button></form>
     <form method="post" action="/private/logout-everywhere"><button class="quiet">Log out everywhere</button></form>
@@ -142,7 +142,7 @@ _SESSION = """<p class="lead">It travels in your cookie, with all data that fits
   <h2 id="live">Live</h2>
   <p class="live mono" id="ticks">The event stream needs JavaScript.</p>
   <form id="echo-form">
-    <label for="say">Say something to the WebSocket</label>
+    <label for="say">Send a text over the WebSocket</label>
     <div class="inline"><input id="say" name="text" autocomplete="off"><button>Send</button></div>
   </form>
   <ol id="echoes" class="mono" aria-live="polite"></ol>
@@ -154,7 +154,7 @@ _SESSION = """<p class="lead">It travels in your cookie, with all data that fits
 
 _ELSEWHERE = """<section class="card" aria-labelledby="elsewhere">
   <h2 id="elsewhere">The same session on the other nodes</h2>
-  <p class="soft">Cookies do not tell ports apart, so your browser shows this one to all nodes of the demo.</p>
+  <p class="soft">Cookies ignore ports, so your browser sends this one to all nodes of the demo.</p>
   <ul class="nodes">{links}</ul>
 </section>"""
 
@@ -171,7 +171,7 @@ _NOTE = """<li>
 </li>"""
 
 
-_DEVICES = """<p class="lead">Where you are logged in. What you log out here is refused on every node from then on.</p>
+_DEVICES = """<p class="lead">Your log-ins on all devices. A session that you log out here is refused on every node from then on.</p>
 <p class="told" id="told" role="alert" hidden></p>
 <section class="card" aria-labelledby="logins">
   <h2 id="logins">Log-ins</h2>
@@ -185,14 +185,14 @@ _DEVICES = """<p class="lead">Where you are logged in. What you log out here is 
 
 _NO_DEVICES = """<p class="lead">This node does not record log-ins.</p>
 <section class="card" aria-labelledby="how">
-  <h2 id="how">How to have them</h2>
-  <p>Set <code>HA_SESSION_TRACK=on</code> and <code>HA_SESSION_DEVICES=on</code>, with a <code>HA_SESSION_CLUSTER</code> that has a store.
+  <h2 id="how">How to record log-ins</h2>
+  <p>Set <code>HA_SESSION_TRACK=on</code> and <code>HA_SESSION_DEVICES=on</code>, with a <code>HA_SESSION_CLUSTER</code> that has a store:
   <code>peers://</code> has none. <code>make demo CLUSTER=sqlite KEEP=1</code> shows it.</p>
 </section>"""
 
 
 def home(session: Session, problem: ProblemError | None, *, origin: str, fault: str = "", status: int = 200) -> HTMLResponse:
-    """The open page: the log-in form, or who is here. ``problem``: why a token that was sent does not count."""
+    """Return the open page: the log-in form, or the user. ``problem`` says why a token was refused."""
     if session.subject is not None:
         who = html(
             '<section class="card" aria-labelledby="you"><h2 id="you">You are {name}</h2>'
@@ -212,14 +212,14 @@ def home(session: Session, problem: ProblemError | None, *, origin: str, fault: 
 
 
 def session(session: Session, *, fault: str = "", status: int = 200) -> HTMLResponse:
-    """The protected page: the session, its notes, the live part and the ways to leave."""
+    """Return the protected page: the session, its notes, the live part, and the ways to log out."""
     facts = [
         ("Subject", html("{name} (<code>{subject}</code>)", name=users.display_name(session.subject or ""), subject=session.subject)),
         ("Id", html('<code>{id}</code> <span class="soft">shortened</span>', id=shortened(session.id or ""))),
         ("Logged in", _moment(session.authenticated_at)),
         ("Issued", _moment(session.issued_at)),
-        ("Ends unused", _moment(session.idle_expires_at)),
-        ("Ends anyway", _moment(session.expires_at)),
+        ("Idle timeout", _moment(session.idle_expires_at)),
+        ("Absolute timeout", _moment(session.expires_at)),
         ("Signed by", html("{node}<code>{name}</code>", **_node(session.issuer))),
         ("Answered by", html("{node}<code>{name}</code>", **_node(session.manager.node_id))),
     ]
@@ -234,13 +234,13 @@ def session(session: Session, *, fault: str = "", status: int = 200) -> HTMLResp
 
 
 def devices(session: Session) -> HTMLResponse:
-    """Where the subject is logged in. The list itself comes from the routes that the middleware serves."""
+    """Return the page of log-ins. Its script loads the list from the middleware's device routes."""
     routes = device_routes(session)
     return _page("Your devices", html(_DEVICES, routes=routes) if routes else html(_NO_DEVICES), session, 200)
 
 
 def device_routes(session: Session) -> str | None:
-    """Where the middleware serves them; None where it does not."""
+    """Return the path of the device routes, or None if the middleware does not serve them."""
     settings = session.manager.settings
     return f"{settings.endpoints}/devices" if settings.devices == "on" else None
 
@@ -254,7 +254,7 @@ def _page(title: str, body: Html, session: Session, status: int) -> HTMLResponse
 
 
 def _node(name: str | None) -> dict[str, object]:
-    """A node's name, after the word where the name does not say it."""
+    """Return a node's name and the word before it, which is empty if the name begins with it."""
     return {"node": "" if name is not None and name.startswith("node") else "node ", "name": name}
 
 

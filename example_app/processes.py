@@ -1,4 +1,4 @@
-"""Processes of the demo on loopback: started, waited for, and ended whatever happens."""
+"""Server processes of the demo: start them, wait until they are ready, and end them whatever happens."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 READY_WITHIN_S = 30.0
-"""A start takes half a second; a busy machine may take many times that."""
+"""Longest wait for a server. A start takes half a second on an idle machine, and many times that on a busy one."""
 END_WITHIN_S = 5.0
+"""How long a server may take to end by itself. uvicorn waits one second for open requests."""
 _POLL_S = 0.02
 
 
 class ServerError(Exception):
-    """A server did not start. Carries the end of what it printed."""
+    """A server did not start. The message ends with the server's last output."""
 
 
 class Process(ABC):
-    """A server as a process of its own. It may be ended, frozen and started again.
+    """A server process that can be killed, frozen and started again.
 
     Args:
-        name: what it is called in the story.
-        output: a file for what it prints.
+        name: the server's name in the story.
+        output: the file that receives the server's output.
     """
 
     def __init__(self, name: str, output: Path) -> None:
@@ -35,22 +36,22 @@ class Process(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start it, and do not wait for it."""
+        """Start the process and return at once."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Ask it whether it can do its work."""
+        """Return whether the server can do its work."""
 
     @property
     def pid(self) -> int | None:
-        """The running process; None where there is none."""
+        """The id of the running process, or None."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def wait_until_ready(self) -> None:
-        """Return when it says that it can do its work.
+        """Return when the server is ready.
 
         Raises:
-            ServerError: it ended, or did not become ready in time.
+            ServerError: the process ended, or was not ready in time.
         """
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
@@ -62,26 +63,26 @@ class Process(ABC):
         raise ServerError(f"{self.name} was not ready after {READY_WITHIN_S:g} s:\n{self.output()}")
 
     def kill(self) -> None:
-        """End the process as a crash does: it can do nothing more, not even say so."""
+        """End the process without notice, as a crash does."""
         if self._process:
             self._process.kill()
             self._process.wait()
 
     def freeze(self) -> None:
-        """Stop the process in the middle of whatever it does. Its connections stay open, and nobody answers."""
+        """Stop the process. Its connections stay open, and no request is answered."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen process go on, as if nothing had happened."""
+        """Let a frozen process continue."""
         self._signal(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """Ask the process to end, frozen or not, and do not wait for it."""
+        """Ask the process to end, even if it is frozen, and return at once."""
         self._signal(signal.SIGTERM)
         self.thaw()
 
     def end(self) -> None:
-        """Return when the process has ended, by itself or not."""
+        """End the process: ask first, and kill after ``END_WITHIN_S``."""
         if self._process is None:
             return
         self.terminate()
@@ -91,7 +92,7 @@ class Process(ABC):
             self.kill()
 
     def output(self) -> str:
-        """The end of what the process printed."""
+        """Return the last output of the process."""
         return self._output.read_text(errors="replace")[-4000:] if self._output.exists() else ""
 
     def _run(self, command: Sequence[str], environment: Mapping[str, str], *, own_session: bool = False) -> None:
@@ -113,7 +114,7 @@ class Process(ABC):
 
 @contextmanager
 def running(*processes: Process) -> Iterator[None]:
-    """Start these side by side, and end them all afterwards."""
+    """Start processes side by side, wait until all are ready, and end them all afterwards."""
     try:
         for process in processes:
             process.start()

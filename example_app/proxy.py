@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can be cut, stalled and mended: what a bad network looks like to those whose way leads through it."""
+"""A TCP proxy on loopback that plays a bad network: its connections can be cut, stalled and mended."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OVER = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError
 
 
 class Proxy:
-    """Carries connections from ports of its own to others, in a thread of its own, from when it is entered until it is left.
+    """Carries connections from its own ports to other ports, in a thread, while its context is open.
 
     Args:
-        targets: the ports of loopback to which it leads.
+        targets: the loopback ports to which connections are carried.
 
     Attributes:
-        ports: its own, one for each target, in their order.
+        ports: the proxy's own ports, one for each target, in the same order.
     """
 
     def __init__(self, *targets: int) -> None:
@@ -41,20 +41,20 @@ class Proxy:
         self._left.close()
 
     def cut(self) -> None:
-        """Break all connections off, and each new one too: as if nobody listened."""
+        """Close all connections, and each new one at once: as if no server listened."""
         self._portal.call(self._carrier.cut)
 
     def stall(self) -> None:
-        """Keep connections, take new ones, and carry nothing: as if packets vanished, and nobody is told."""
+        """Keep connections open, accept new ones, and carry nothing: as if every packet were lost."""
         self._portal.call(self._carrier.stall)
 
     def mend(self) -> None:
-        """Carry everything again; what was stalled arrives now."""
+        """Carry everything again. Data that was stalled arrives now."""
         self._portal.call(self._carrier.mend)
 
 
 class _Carrier:
-    """The proxy itself, in the event loop of its thread."""
+    """The proxy's connections. Runs in the event loop of the proxy's thread."""
 
     async def __aenter__(self) -> Self:
         self._is_cut = False
@@ -69,7 +69,7 @@ class _Carrier:
         await self._tasks.__aexit__(None, None, None)
 
     async def listen(self, target: int) -> int:
-        """Returns the port from which connections are carried to this one."""
+        """Return a new port from which connections are carried to the target port."""
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
         self._tasks.start_soon(self._serve, listener, target)
         return int(listener.extra(SocketAttribute.local_port))

@@ -16,14 +16,14 @@ from .processes import Process
 
 
 class Server(Process):
-    """One node: a process that serves the example app.
+    """A node: a uvicorn process that serves the example app.
 
     Args:
-        name: its node id.
-        directory: where its output goes.
-        settings: its settings, without the prefix. Those of the caller's environment are not passed on.
-        port: where it listens; by default a port reserved for it.
-        workers: how many processes answer there.
+        name: the node id.
+        directory: the folder of the log file.
+        settings: settings without their prefix. ``HA_SESSION_*`` variables of the caller are not passed on.
+        port: by default one that is reserved for this node.
+        workers: the number of processes that share the port.
     """
 
     def __init__(self, name: str, directory: Path, settings: Mapping[str, str], *, port: int | None = None, workers: int = 1) -> None:
@@ -40,29 +40,29 @@ class Server(Process):
         command += ["--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "1"]
         if self._workers > 1:
             command += ["--workers", str(self._workers)]
-        self._run(command, environment, own_session=self._workers > 1)  # so that all can be killed at once
+        self._run(command, environment, own_session=self._workers > 1)  # kill() ends the whole group
 
     def is_ready(self) -> bool:
-        """Whether the node says that it can judge sessions."""
+        """Return whether the node's readiness probe answers 200."""
         try:
             return httpx2.get(f"{self.url}/-/session/readyz", timeout=1, trust_env=False, verify=False).status_code == 200
         except httpx2.TransportError:
             return False  # not listening yet
 
     def kill(self) -> None:
-        """End the process as a crash does, with its workers."""
+        """End the node and its workers without notice, as a crash does."""
         if self._workers > 1 and self.pid is not None:
             os.killpg(self.pid, signal.SIGKILL)
         super().kill()
 
 
 def cluster(names: str, directory: Path, settings: Mapping[str, str]) -> list[Server]:
-    """Nodes that share their log-outs by themselves: the members of one ``peers://`` cluster.
+    """Return the nodes of one ``peers://`` cluster, not started yet.
 
     Args:
-        names: a letter for each node.
-        directory: where each keeps its output, and a folder of its own for log-outs made without a majority.
-        settings: what they have in common.
+        names: one letter per node.
+        directory: for log files and the nodes' ``STATE_DIR``.
+        settings: settings that all nodes share.
     """
     ports = {name: reserve_port() for name in names}
     common = {**settings, "CLUSTER": "peers://", "PEERS": ",".join(map(url_of, ports.values()))}
@@ -73,12 +73,12 @@ def cluster(names: str, directory: Path, settings: Mapping[str, str]) -> list[Se
 
 
 def cluster_on_etcd(ways: Mapping[str, Sequence[int]], directory: Path, settings: Mapping[str, str]) -> list[Server]:
-    """Nodes that share their log-outs through an etcd on loopback.
+    """Return nodes that share an etcd on loopback, not started yet.
 
     Args:
-        ways: for each node, by its name, the ports at which it reaches the members.
-        directory: where each keeps its output, and a folder of its own for log-outs made without a majority.
-        settings: what they have in common.
+        ways: for each node name, the ports through which that node reaches the etcd members.
+        directory: for log files and the nodes' ``STATE_DIR``.
+        settings: settings that all nodes share.
     """
 
     def engine(ports: Sequence[int]) -> str:
@@ -90,4 +90,5 @@ def cluster_on_etcd(ways: Mapping[str, Sequence[int]], directory: Path, settings
 
 
 def new_secret() -> str:
+    """Return a random secret key."""
     return secrets.token_urlsafe(48)

@@ -1,4 +1,4 @@
-"""Tells what a drill does, one line a step, with the time it took."""
+"""Print what a drill does: one line per step, with the time that the step took."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _COLOURS = {"good": "32", "bad": "31", "soft": "2", "title": "1"}
 
 
 class StepError(Exception):
-    """A step of the drill did not go as told. The story has said which, and why."""
+    """A step of the drill failed. The story has printed the step and the reason."""
 
 
 class Step:
     """One line of the story.
 
     Attributes:
-        told: what came of it.
-        took_s: where the time that matters is not that of the whole step.
+        told: the outcome, in words.
+        took_s: the time to print, if it is not the time of the whole step.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Step:
 
 
 class Story:
-    """Prints chapters and steps. Plain text where the output is no terminal, or ``NO_COLOR`` is set."""
+    """Prints chapters and steps, in colour on a terminal unless ``NO_COLOR`` is set."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
@@ -51,10 +51,10 @@ class Story:
 
     @contextmanager
     def step(self, what: str) -> Iterator[Step]:
-        """A step is done when its block ends, and failed when that raises.
+        """Print a step when its block ends.
 
         Raises:
-            StepError: from whatever the block raised.
+            StepError: the block raised an exception.
         """
         step = Step()
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The drill over three nodes: log-outs that count on all, a crash, no majority. Told as it goes."""
+"""The drill on three nodes: log-outs that hold on all of them, a crash, a lost majority, printed step by step."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .visitor import AnswerError, Visitor, expect, told
 
 LOG_OUTS = 50
 FRESHNESS_LIMIT_S = 2
-"""How long a node that lost contact goes on judging sessions. The default is 5 s; here there is less to wait for."""
+"""``FRESHNESS_LIMIT`` of the nodes: the demo waits for it several times, and the default is 5 s."""
 REVOKED_CLOSE_CODE = 4401
 
 
 class Nodes(NamedTuple):
-    """Members of one cluster."""
+    """The members of one cluster."""
 
     a: Server
     b: Server
@@ -33,13 +33,13 @@ class Nodes(NamedTuple):
 
 
 def tell(story: Story, nodes: Nodes) -> None:
-    """The whole drill over nodes without a server beside them. At its end all three are up."""
+    """Run the whole drill on a ``peers://`` cluster. All three nodes are up when it ends."""
     whatever_they_share(story, nodes)
     two_nodes_freeze(story, nodes)
 
 
 def whatever_they_share(story: Story, nodes: Nodes) -> None:
-    """The part that is the same with ``peers://`` and ``etcd://``."""
+    """Run the part that is the same on ``peers://`` and ``etcd://``."""
     one_session(story, nodes)
     log_out(story, nodes)
     connections_that_are_open(story, nodes)
@@ -53,19 +53,19 @@ def one_session(story: Story, nodes: Nodes) -> None:
         with story.step("ada logs in on a") as step:
             step.told = f"{told(log_in(ada, 'ada'), 200)}, signed by a"
         for node in (nodes.b, nodes.c):
-            with Visitor(node.url, ada.token) as elsewhere, story.step(f"uses it on {node.name}, which never saw it before") as step:
+            with Visitor(node.url, ada.token) as elsewhere, story.step(f"uses it on {node.name}, which has never seen it") as step:
                 facts = elsewhere.get(WHOAMI).json()
                 subject, *names = [facts[it].partition("-")[0] for it in _FACTS]
-                expect("ada, signed by a, answered there", [subject, *names] == ["ada", "a", node.name])
+                expect(f"ada, signed by a, answered by {node.name}", [subject, *names] == ["ada", "a", node.name])
                 step.told = f"200, signed by {facts['issuer']}, answered by {facts['answered_by']}"
 
 
 _FACTS = ("subject", "issuer", "answered_by")
-"""With ``etcd://`` each process has a name of its own, which begins with that of its node."""
+"""On ``etcd://`` each process has a name that begins with its node's name."""
 
 
 def log_out(story: Story, nodes: Nodes) -> None:
-    story.chapter("Log-out on b, while c is asked all along")
+    story.chapter("Log-out on b, while requests go to c")
     with Visitor(nodes.a.url) as ada, Visitor(nodes.b.url) as on_b, Visitor(nodes.c.url) as thief:
         log_in(ada, "ada")
         thief.token = on_b.token = ada.token
@@ -76,7 +76,7 @@ def log_out(story: Story, nodes: Nodes) -> None:
             expect("fenced", found.mode == "fenced")
             step.took_s = found.acknowledged_s
             step.told = f"200, cookie removed; Session-Revocation: {found.mode}"
-        with story.step("the captured copy is refused on c, from there on") as step:
+        with story.step("the captured copy, on c, from then on") as step:
             step.told = told(thief.get(WHOAMI), 401, "session_revoked")
             step.took_s = found.refused_s
         with Visitor(nodes.a.url, thief.token) as on_a, story.step("a WebSocket with it, on a") as step:
@@ -89,7 +89,7 @@ def log_out(story: Story, nodes: Nodes) -> None:
 
 
 def connections_that_are_open(story: Story, nodes: Nodes) -> None:
-    story.chapter("Connections that are open on c, and a log-out on b")
+    story.chapter("Open connections on c, and a log-out on b")
     with Visitor(nodes.c.url) as ada, Visitor(nodes.b.url) as on_b:
         log_in(ada, "ada")
         on_b.token = ada.token
@@ -106,14 +106,14 @@ def connections_that_are_open(story: Story, nodes: Nodes) -> None:
             next(ticks)
             began = time.perf_counter()
             acknowledged = aside.submit(leave, on_b)
-            expect("no tick after the log-out", len(list(ticks)) <= 1)  # one may have been on its way
+            expect("no tick after the log-out", len(list(ticks)) <= 1)  # one may have been under way
             step.took_s = time.perf_counter() - began
             acknowledged.result()
             step.told = "ended by the node"
 
 
 def end_of_websocket(socket: ClientConnection) -> str:
-    """Wait for the close frame of a log-out; returns what it says."""
+    """Wait for the close frame of a log-out, and return it in words."""
     try:
         raise AnswerError(f"the WebSocket is still open: {socket.recv(LIMIT_S)!r}")
     except ConnectionClosed as closed:
@@ -128,7 +128,7 @@ def log_out_everywhere(story: Story, nodes: Nodes) -> None:
         log_in(laptop, "ada")
         log_in(phone, "ada")
         log_in(grace, "grace")
-        with Visitor(nodes.b.url, laptop.token) as on_b, story.step("but here: from ada's laptop, on b") as step:
+        with Visitor(nodes.b.url, laptop.token) as on_b, story.step("all but here: from ada's laptop, on b") as step:
             response = on_b.post("/private/logout-everywhere", keep="this")
             step.told = f"{told(response, 200)}, acknowledged: {response.json()['acknowledged']}"
         with Visitor(nodes.c.url, phone.token) as on_c, story.step("her phone, on c") as step:
@@ -136,11 +136,11 @@ def log_out_everywhere(story: Story, nodes: Nodes) -> None:
         with story.step("her laptop, on a") as step:
             step.told = told(laptop.get(WHOAMI), 200)
         captured = laptop.token
-        with story.step("from ada's laptop, and there too, on a") as step:
+        with story.step("all: from ada's laptop, on a") as step:
             step.told = told(laptop.post("/private/logout-everywhere"), 200)
         with Visitor(nodes.c.url, captured) as thief, story.step("a copy of the laptop's cookie, on c") as step:
             step.told = told(thief.get(WHOAMI), 401, "session_revoked")
-        with story.step("grace, who is somebody else, on c") as step:
+        with story.step("grace's session, on c") as step:
             step.told = told(grace.get(WHOAMI), 200)
         with story.step("ada logs in again, on b") as step:
             log_in(phone, "ada")
@@ -148,7 +148,7 @@ def log_out_everywhere(story: Story, nodes: Nodes) -> None:
 
 
 def a_node_dies(story: Story, nodes: Nodes) -> None:
-    story.chapter("Node a is killed (kill -9), and its sessions go on")
+    story.chapter("Node a is killed (kill -9), and its sessions stay valid")
     with Visitor(nodes.a.url) as ada, Visitor(nodes.b.url) as grace, Visitor(nodes.b.url) as leslie:
         log_in(ada, "ada")
         log_in(grace, "grace")
@@ -158,28 +158,28 @@ def a_node_dies(story: Story, nodes: Nodes) -> None:
         for node in (nodes.b, nodes.c):
             with Visitor(node.url, ada.token) as elsewhere, story.step(f"ada's session, signed by a, on {node.name}") as step:
                 step.told = told(elsewhere.get(WHOAMI), 200)
-        with story.step("grace logs out on b, the first one without a") as step:
+        with story.step("grace logs out on b, the first log-out without a") as step:
             step.took_s, mode = leave(grace)
             expect("fenced", mode == "fenced")
-            step.told = f"200, {mode}: waited until a, were it alive, would accept nothing any more"
-        with story.step("leslie logs out on b, the next one") as step:
+            step.told = f"200, {mode}: waited until a's lease was over"
+        with story.step("leslie logs out on b, the next log-out") as step:
             step.took_s, mode = leave(leslie)
-            expect("fenced, and at once", mode == "fenced" and step.took_s < FRESHNESS_LIMIT_S / 2)
-            step.told = f"200, {mode}: that wait was the only one"
+            expect("fenced at once", mode == "fenced" and step.took_s < FRESHNESS_LIMIT_S / 2)
+            step.told = f"200, {mode}: no second wait"
         come_back(story, nodes.a, captured)
         with story.step("ada's session, on a") as step:
             nodes.a.wait_until_ready()
             step.told = told(ada.get(WHOAMI), 200)
-        with Visitor(nodes.a.url, ada.token) as on_a, story.step("ada logs out on a, which is just back") as step:
+        with Visitor(nodes.a.url, ada.token) as on_a, story.step("ada logs out on a, just restarted") as step:
             step.took_s, mode = leave(on_a)
             expect("fenced", mode == "fenced")
-            # On etcd it finds there what the killed process wrote last, and cannot know how long ago that was.
-            waited = ": it waits itself until the killed one would accept nothing" if step.took_s > FRESHNESS_LIMIT_S / 2 else ""
+            # On etcd, node a finds the last heartbeat of the killed process, and cannot know how old it is.
+            waited = ": waited for the lease of the killed process" if step.took_s > FRESHNESS_LIMIT_S / 2 else ""
             step.told = f"200, {mode}{waited}"
 
 
 def come_back(story: Story, node: Server, captured: Mapping[str, str | None]) -> None:
-    """Start a node, and show it copies of sessions that ended while it was down. It must never accept one."""
+    """Start a node, and send it copies of sessions that were logged out meanwhile. It must never accept one."""
     started = time.perf_counter()
     node.start()
     for name, token in captured.items():
@@ -190,7 +190,7 @@ def come_back(story: Story, node: Server, captured: Mapping[str, str | None]) ->
 
 
 def two_nodes_freeze(story: Story, nodes: Nodes) -> None:
-    story.chapter("b and c freeze (kill -STOP), and a is left alone")
+    story.chapter("b and c are frozen (kill -STOP), and a is alone")
 
     def freeze() -> None:
         nodes.b.freeze()
@@ -204,11 +204,12 @@ def two_nodes_freeze(story: Story, nodes: Nodes) -> None:
 
 
 def out_of_contact(story: Story, nodes: Nodes, begin: Callable[[], None], end: Callable[[], None], ended: str) -> None:
-    """What a tells while there is no majority for it, and how all three go on when there is one again.
+    """Show what node a does without a majority, and how all three nodes recover.
 
     Args:
-        begin, end: take the majority away, and give it back.
-        ended: the latter in words.
+        begin: takes the majority away.
+        end: gives it back.
+        ended: the latter, in words.
     """
     with Visitor(nodes.a.url) as ada, Visitor(nodes.a.url) as grace, Visitor(nodes.a.url) as thief, ThreadPoolExecutor(1) as aside:
         log_in(ada, "ada")
@@ -219,21 +220,21 @@ def out_of_contact(story: Story, nodes: Nodes, begin: Callable[[], None], end: C
         with story.step("a log-out on a") as step:
             step.took_s, mode = leave(grace)
             expect("provisional", mode == "provisional")
-            step.told = f"200, {mode}: written down, to be made good"
-        with story.step("a copy of it, on a") as step:
+            step.told = f"200, {mode}: in a's journal, to be replicated later"
+        with story.step("a copy of the cookie, on a") as step:
             step.told = told(thief.get(WHOAMI), 401, "session_revoked")
-        with story.step(f"ada's session, once a is {FRESHNESS_LIMIT_S} s behind") as step:
+        with story.step(f"ada's session on a, stale after {FRESHNESS_LIMIT_S} s") as step:
             refusal, step.took_s = stale.result()
             step.told = told(refusal, 503, "state_stale")
         probes(story, ada, "a")
         end()
         served_again(story, nodes, ada, ended)
-        with Visitor(nodes.c.url, thief.token) as on_c, story.step("the log-out that a made alone, on c") as step:
+        with Visitor(nodes.c.url, thief.token) as on_c, story.step("the session logged out on a, on c") as step:
             step.told = told(wait_for(lambda: on_c.get(WHOAMI), was_refused), 401, "session_revoked")
 
 
 def refused_at(visitor: Visitor, began: float) -> tuple[httpx2.Response, float]:
-    """The first answer that does not accept the session, and how many seconds after ``began`` it came."""
+    """Return the first answer that refuses the session, and the seconds from ``began`` until then."""
     answers = asked_until(visitor, was_refused, allowed=(200, 503))
     return answers[-1], time.perf_counter() - began
 
@@ -241,11 +242,11 @@ def refused_at(visitor: Visitor, began: float) -> tuple[httpx2.Response, float]:
 def probes(story: Story, visitor: Visitor, name: str) -> None:
     with story.step(f"{name}'s probes") as step:
         alive, ready = (told(visitor.get(f"/-/session/{probe}"), status) for probe, status in (("livez", 200), ("readyz", 503)))
-        step.told = f"livez {alive}, readyz {ready}: leave it running, send it nothing"
+        step.told = f"livez {alive}, readyz {ready}: no restart, no traffic"
 
 
 def served_again(story: Story, nodes: Nodes, ada: Visitor, ended: str) -> None:
-    """Ask each node about ada's session until it is accepted. The trouble has just ended."""
+    """Send ada's session to each node until it is accepted."""
     began = time.perf_counter()
 
     def asked(visitor: Visitor) -> tuple[list[httpx2.Response], float]:
@@ -264,11 +265,11 @@ def served_again(story: Story, nodes: Nodes, ada: Visitor, ended: str) -> None:
 
 
 class LogOut(NamedTuple):
-    """What came of a log-out.
+    """The outcome of a log-out. Times run from the sending of its request.
 
     Attributes:
-        refused_s: from its sending until the answer of another node, asked all along, that refused it.
-        acknowledged_s: from its sending until its own answer.
+        refused_s: until another node, asked without a pause, refused the session.
+        acknowledged_s: until the answer to the log-out.
         mode: ``fenced`` or ``provisional``.
     """
 
@@ -278,7 +279,7 @@ class LogOut(NamedTuple):
 
 
 def log_out_and_watch(visitor: Visitor, thief: Visitor) -> LogOut:
-    """Log a visitor out on one node, while a thief with the same token asks another one as fast as it answers."""
+    """Log a visitor out on one node, while a thief with the same token asks another node without a pause."""
     with ThreadPoolExecutor(1) as aside:
         began = time.perf_counter()
         acknowledged = aside.submit(leave, visitor)
@@ -296,17 +297,21 @@ def one_more_log_out(ada: Visitor, on_b: Visitor, thief: Visitor) -> LogOut:
 
 
 def leave(visitor: Visitor) -> tuple[float, str]:
-    """Log out; returns the seconds that it took, and how far it has got by then."""
+    """Log out; return the seconds until the acknowledgement, and its mode."""
     began = time.perf_counter()
     response = visitor.post("/logout")
     took_s = time.perf_counter() - began
     told(response, 200)
-    expect("the cookie is removed", visitor.token is None)
+    expect("a removed cookie", visitor.token is None)
     return took_s, response.headers["session-revocation"]
 
 
 def asked_until(visitor: Visitor, is_it: Callable[[httpx2.Response], bool], *, allowed: tuple[int, ...]) -> list[httpx2.Response]:
-    """All answers of a node, which may not listen yet, up to the one that is waited for. None may have another status than these."""
+    """Return the answers of a node, which may not listen yet, up to the first that fulfils the condition.
+
+    Raises:
+        AnswerError: an answer has a status that is not allowed, or none fulfils the condition in time.
+    """
     answers: list[httpx2.Response] = []
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
@@ -323,7 +328,7 @@ def asked_until(visitor: Visitor, is_it: Callable[[httpx2.Response], bool], *, a
 
 
 def told_before(answers: Sequence[httpx2.Response]) -> str:
-    """The refusals before the last answer, in a few words."""
+    """Return the refusals before the last answer, in words."""
     codes = Counter(f"{answer.status_code} {answer.json()['code']}" for answer in answers[:-1])
     return "".join(f"{code} ({count} times), then " if count > 1 else f"{code}, then " for code, count in codes.items())
 

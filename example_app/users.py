@@ -1,4 +1,4 @@
-"""The demo's users. Their passwords stand on the log-in page: this is a demo, and it says so there."""
+"""The demo's users. The log-in page shows their passwords, and says that this is a demo."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ USERS = {
 
 
 def check(username: str, password: str) -> bool:
-    """Whether a user of this name has this password, in the same time for every wrong answer.
+    """Return whether the password is this user's. Every wrong answer takes the same time.
 
-    A real app keeps password hashes (argon2, scrypt) and limits how often one may try.
+    A real app stores password hashes (argon2, scrypt) and limits the number of attempts.
     """
     user = USERS.get(username)
     expected = user.password if user else ""

@@ -1,4 +1,4 @@
-"""A client of the example app as the drill needs one: it holds one token by hand, so that a thief can copy it."""
+"""The drill's client of the example app. It handles its token by hand, so that the drill can copy it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ TIMEOUT_S = 10.0
 
 
 class AnswerError(Exception):
-    """An answer was not what the drill says it must be."""
+    """An answer was not the expected one."""
 
 
 class Visitor:
-    """Keeps the session cookie it is given, like a browser, and shows it with each request.
+    """Keeps the session cookie, as a browser does, and sends it with each request.
 
     Args:
-        url: of the node that is asked.
-        token: a cookie to begin with, however it was come by.
+        url: the node's URL.
+        token: the first cookie: a copy of another visitor's, for example.
     """
 
     def __init__(self, url: str, token: str | None = None) -> None:
@@ -51,17 +51,17 @@ class Visitor:
 
     @contextmanager
     def events(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """The event stream: what each tick says."""
+        """Open the event stream; give an iterator over the ticks."""
         with self._client.stream("GET", "/private/events", headers=self._cookie()) as response:
             told(response, 200)
             yield (json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line.startswith("data: "))
 
     @contextmanager
     def websocket(self) -> Iterator[ClientConnection]:
-        """An open WebSocket.
+        """Open a WebSocket.
 
         Raises:
-            websockets.exceptions.InvalidStatus: it was refused; carries the HTTP response.
+            websockets.exceptions.InvalidStatus: the node refused it; carries the HTTP response.
         """
         url = self.url.replace("http", "ws", 1) + "/private/ws"
         with connect(url, additional_headers=self._cookie(), open_timeout=TIMEOUT_S, proxy=None) as socket:
@@ -71,7 +71,7 @@ class Visitor:
         return {"Cookie": f"session={self.token}"} if self.token else {}
 
     def _taken(self, response: httpx2.Response) -> httpx2.Response:
-        self._client.cookies.clear()  # the token is kept by hand
+        self._client.cookies.clear()  # self.token is the only copy
         self.token_changed = False
         for cookie in response.headers.get_list("set-cookie"):
             name, _, value = cookie.partition(";")[0].partition("=")
@@ -82,29 +82,29 @@ class Visitor:
 
 
 def told(response: httpx2.Response, status: int, code: str | None = None) -> str:
-    """What a response told, in a few words, if it has this status and problem code.
+    """Return a response in a few words: status, problem code, and what the client should do.
 
     Raises:
-        AnswerError: it has another, or a problem document that does not say what to do.
+        AnswerError: the response has another status or problem code.
     """
     if response.status_code != status:
-        raise AnswerError(f"expected {status} {code or ''}, and got {response.status_code}: {response.text[:300]}")
+        raise AnswerError(f"expected {status} {code or ''}, got {response.status_code}: {response.text[:300]}")
     if code is None:
         return str(status)
     if not response.headers["content-type"].startswith("application/problem+json"):
-        raise AnswerError(f"expected a problem document, and got {response.headers['content-type']}")
+        raise AnswerError(f"expected a problem document, got {response.headers['content-type']}")
     return told_problem(response.json(), status, code)
 
 
 def told_problem(problem: dict[str, Any], status: int, code: str) -> str:
     if (problem["status"], problem["code"]) != (status, code):
-        raise AnswerError(f"expected {status} {code}, and got {problem['status']} {problem['code']}")
+        raise AnswerError(f"expected {status} {code}, got {problem['status']} {problem['code']}")
     where = f", {problem['retry_where']}" if problem["retry_where"] != "none" else ""
     after = f", after {problem['retry_after_ms']} ms" if problem["retry_after_ms"] else ""
     return f"{status} {code} → {problem['action']}{where}{after}"
 
 
 def expect(what: str, holds: object) -> None:
-    """Raise ``AnswerError`` unless it holds."""
+    """Raise ``AnswerError`` unless the condition holds."""
     if not holds:
-        raise AnswerError(f"expected, and not so: {what}")
+        raise AnswerError(f"expected {what}")

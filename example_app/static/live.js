@@ -16,7 +16,7 @@ stream.addEventListener("tick", (event) => {
   ticks.textContent = `tick ${tick}, for ${subject}`;
 });
 stream.addEventListener("error", () => {
-  ticks.textContent = stream.readyState === EventSource.CLOSED ? "refused: the session is over" : "cut; trying again …";
+  ticks.textContent = stream.readyState === EventSource.CLOSED ? "refused: the session has ended" : "interrupted; trying again …";
 });
 
 const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/private/ws`);
