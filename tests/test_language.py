@@ -12,7 +12,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGE = ROOT / "ha_session_mw"
 
-
 MOST_WORDS = 25
 """Longest sentence, in words. A reader who knows English as a second language reads one of that length in one go."""
 
@@ -34,6 +33,7 @@ NOT_PLAIN = {
 
 _FENCE = re.compile(r"^[ ]*```.*?^[ ]*```$", re.MULTILINE | re.DOTALL)
 _NOT_PROSE = re.compile(r"^[ ]*(?:\||#|>|\[[^\]]+\]:)")
+_ROW = re.compile(r"^\|(.*)\|$", re.MULTILINE)
 _ITEM = re.compile(r"^[ ]*(?:[*-]|\d+\.) ")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _CODE = re.compile(r"`[^`]+`")
@@ -59,6 +59,12 @@ def sentences(text: str) -> Iterator[str]:
         yield from (sentence.strip() for sentence in _END.split(plain) if sentence.strip())
 
 
+def cells(text: str) -> Iterator[str]:
+    """Each cell of each table."""
+    for row in _ROW.findall(_FENCE.sub("", text)):
+        yield from (cell.strip() for cell in _LINK.sub(r"\1", _CODE.sub("CODE", row)).split("|"))
+
+
 def words(sentence: str) -> int:
     return sum(1 for word in sentence.split() if re.search(r"\w", word))
 
@@ -71,6 +77,7 @@ def test_sentences_are_told_apart() -> None:
     text = "# A heading\n\nOne (`a. b`) is 1.5 ms. Two:\n\n"
     text += "* Three, see [four five](x.md). *Six.*\n  seven\n\n| no | table |\n\n```text\nno code.\n```\n"
     assert list(sentences(text)) == ["One (CODE) is 1.5 ms.", "Two:", "Three, see four five.", "*Six.* seven"]
+    assert list(cells(text)) == ["no", "table"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -83,7 +90,8 @@ def test_no_sentence_is_longer_than_a_reader_can_hold(page: Path) -> None:
 def test_no_sentence_reads_like_a_translation(page: Path) -> None:
     found = [
         f"{remedy}: {sentence}"
-        for sentence in sentences(page.read_text("utf-8"))
+        for text in [page.read_text("utf-8")]
+        for sentence in (*sentences(text), *cells(text))
         for pattern, remedy in NOT_PLAIN.items()
         if re.search(pattern, sentence)
     ]
