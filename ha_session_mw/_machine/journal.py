@@ -31,6 +31,8 @@ class StateFile(SqliteFile):
     All methods but the constructor wait for the disk: call them in a worker thread. Nothing of a call that raised FileTrouble was
     written, and nothing of it must be acknowledged.
 
+    Load the file before writing to it, also in a forked process.
+
     Args:
         path: of the file.
         open_s: how long :meth:`load` waits for a process that has the file: a worker is replaced before it has ended.
@@ -65,11 +67,18 @@ class StateFile(SqliteFile):
 
     def append(self, records: Sequence[bytes]) -> None:
         """Write records behind the others; returns once the disk has them."""
+        self._require_loaded()
         self._write(lambda db: self._append(db, records))
 
     def replace(self, records: Sequence[bytes]) -> None:
         """Replace all records: after a crash there are either the old ones or the new."""
+        self._require_loaded()
         self._write(lambda db: self._replace(db, records))
+
+    def _require_loaded(self) -> None:
+        # Without opening the file: a child must not take it from its parent, not even for a moment.
+        if not self._known:
+            raise FileTrouble("was not loaded by this process, which was forked from the one that has done so")
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -208,7 +208,7 @@ def restart(servers: list[Gunicorn]) -> None:
 def log_out_while_workers_are_replaced(servers: list[Gunicorn]) -> list[str]:
     """Log sessions out before and after each replacement of these servers' workers; returns their tokens."""
     tokens = servers[0].log_out_new_sessions(3)
-    for how in (signal.SIGKILL, signal.SIGKILL, signal.SIGHUP):
+    for how in (signal.SIGKILL, signal.SIGHUP):
         replace_workers(servers, how)
         tokens += servers[0].log_out_new_sessions(1)
     assert_refused(tokens, servers)
@@ -277,6 +277,7 @@ def test_a_node_on_its_own_goes_on_with_each_new_worker(place: Place) -> None:
     assert server.status(server.log_in()) == 200
 
 
+@pytest.mark.parametrize("place", [()], indirect=True)
 def test_a_second_server_is_refused_the_file_that_another_one_has(place: Place) -> None:
     first, second = place.start("memory://", count=2)
     for server in (first, second):

@@ -1,4 +1,4 @@
--- A file of records (peers:///path, provisional.journal) as release 0.1.0 wrote it at first: no application id, one table.
+-- A file of records (peers:///path, provisional.journal) as builds before release 0.1.0 wrote it: no application id, one table.
 CREATE TABLE records (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 INSERT INTO records VALUES (1, x'');
 INSERT INTO records VALUES (2, x'6f6e65');

@@ -1,0 +1,20 @@
+-- sqlite:///path, the file of records and locks, as release 0.1.0 writes it.
+PRAGMA application_id = 1752391474;
+PRAGMA user_version = 1;
+BEGIN TRANSACTION;
+CREATE TABLE locks (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, holder TEXT NOT NULL, granted INTEGER NOT NULL, since_s REAL NOT NULL, until_s REAL NOT NULL);
+INSERT INTO "locks" VALUES(201,'a-lock','holder',1,1000.0,1060.0);
+INSERT INTO "locks" VALUES(202,'a-lock','waiting',0,1000.0,1003.0);
+CREATE TABLE records (kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, subject TEXT, until_ms INTEGER NOT NULL, content BLOB, PRIMARY KEY (kind, id));
+INSERT INTO "records" VALUES('session','a-session',101,'ada',4102444800000,X'636F6E74656E74');
+INSERT INTO "records" VALUES('device','a-device',102,NULL,4102444800000,X'00FF');
+INSERT INTO "records" VALUES('session','deleted',103,NULL,4102444800000,NULL);
+CREATE TABLE state (version INTEGER NOT NULL);
+INSERT INTO "state" VALUES(105);
+CREATE UNIQUE INDEX versions ON records (version);
+CREATE INDEX subjects ON records (kind, subject, id);
+CREATE INDEX ends ON records (until_ms);
+CREATE INDEX queues ON locks (name, number);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('locks',202);
+COMMIT;
