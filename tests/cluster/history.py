@@ -111,6 +111,7 @@ class History(ABC):
                 if self.dice.random() < 0.12:
                     await self._something_happens()
                 await self.cluster.advance(self.dice.choice((0.0, 0.002, 0.01, self.dice.expovariate(2.0))))
+                self._check_invariants()
             await self._mend()
             await self.cluster.advance(self.healed_within_s)
             await self._look_at_all()
@@ -119,6 +120,12 @@ class History(ABC):
     @abstractmethod
     def _begin_trouble(self) -> None:
         """Have links lose, double and delay from now on."""
+
+    def _check_invariants(self) -> None:
+        """Check what must hold in each node after each step."""
+        for node in self.cluster.nodes:
+            if node.running:
+                node_of(node.manager).view.check()
 
     @abstractmethod
     async def _something_happens(self) -> None:

@@ -13,6 +13,7 @@ from random import Random
 import anyio
 import pytest
 
+from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._node.validation import TokenValidator
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.peers.log import QuorumLog
@@ -20,6 +21,7 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, Link, Node
 
 from ..histories.app import app
+from ..inside import quorum_log_of
 from .history import IDLE_S, History, guesses, one_order, seeds
 from .whole import judges_late
 
@@ -62,6 +64,11 @@ class PeersHistory(History):
     def _begin_trouble(self) -> None:
         for link in self._links():
             link.loss, link.duplication, link.jitter_s = self.loss, self.duplication, self.jitter_s
+
+    def _check_invariants(self) -> None:
+        for node in self.cluster.nodes:
+            if node.running:
+                quorum_log_of(node.manager).quorum.check(Moment(node.clock.boot_s(), node.clock.wall_s() * 1000))
 
     # What happens to them
 

@@ -18,6 +18,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ha_session_mw import SessionManager
 from ha_session_mw._core.accept_rule import ACCEPT, CannotTell, Decision, Refuse, decide
+from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.token.tokens import Verified
@@ -166,6 +167,9 @@ class Whole(Judge):
 
     def run(self, seconds: float) -> None:
         self.portal.call(self.cluster.advance, seconds)
+        for node in self.nodes:
+            if node.node.running and type(node.quorum) is Quorum:  # a broken rule is to be caught by its schedule
+                node.quorum.check(Moment(node.node.clock.boot_s(), node.node.clock.wall_s() * 1000))
 
     def begin(self, act: Act, *args: Any) -> None:
         """Have something happen by itself, up to where it waits for something."""

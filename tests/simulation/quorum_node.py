@@ -76,7 +76,7 @@ class QuorumNode(Node):
             self._acknowledge()
         for event in ready.events:
             self.world.findings.losses += isinstance(event, PossibleLoss)
-        if self.world.variant.checked:
+        if self.world.variant.checks:
             self.quorum.check(self.now())
 
     def _written(self, batch: Batch) -> None:

@@ -147,7 +147,7 @@ class PurgedByTheClock(Quorum):
         return ready
 
 
-RIGHT = QuorumVariant("right")
+RIGHT = QuorumVariant("right", checks=True)
 BROKEN = {
     variant.name: variant
     for variant in (

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+
+from ha_session_mw._core.cluster.invariants import InvariantBroken
 
 from . import quorum_chaos
 from .directed import log_in
@@ -66,6 +70,18 @@ def test_a_directed_schedule_breaks_no_rule(schedule: Schedule) -> None:
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_variant_is_caught(name: str) -> None:
     assert CAUGHT_BY[name](simulated(BROKEN[name])).accepted_after_fence > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("fence 10 % short", "a fence waits for every lease that any member may hold"),
+        ("purged by the clock", "no entry leaves the view before the floor has passed its end"),
+    ],
+)
+def test_a_rule_that_is_broken_in_the_open_is_caught_at_its_first_step(name: str, broken: str) -> None:
+    with pytest.raises(InvariantBroken, match=broken):
+        CAUGHT_BY[name](simulated(replace(BROKEN[name], checks=True)))
 
 
 def fenced_after(world: QuorumWorld, session_of: int, revoked_by: int) -> float:

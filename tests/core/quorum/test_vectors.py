@@ -1,0 +1,61 @@
+"""Vectors of all that ``peers://`` sends and keeps: this release writes them byte for byte, and reads what an earlier release wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, decode_answer, decode_batch, decode_poll, encode, list_digest
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "peers.json").read_text("utf-8"))
+
+
+def vectors(kind: str) -> Sequence[Any]:
+    return [pytest.param(vector, id=vector["story"]) for vector in VECTORS[kind]]
+
+
+@pytest.mark.parametrize("vector", vectors("lists"))
+def test_a_digest_of_a_member_list(vector: Mapping[str, Any]) -> None:
+    assert list_digest(vector["is"]) == vector["digest"]
+
+
+@pytest.mark.parametrize("vector", vectors("polls"))
+def test_a_poll(vector: Mapping[str, Any]) -> None:
+    poll = msgspec.convert(vector["is"], Poll)
+    assert encode(poll).hex() == vector["stored"]
+    assert decode_poll(bytes.fromhex(vector["stored"])) == poll
+
+
+@pytest.mark.parametrize("vector", vectors("answers"))
+def test_an_answer(vector: Mapping[str, Any]) -> None:
+    answer = msgspec.convert(vector["is"], Answer)
+    assert encode(answer).hex() == vector["stored"]
+    assert decode_answer(bytes.fromhex(vector["stored"])) == answer
+
+
+@pytest.mark.parametrize("vector", vectors("batches"))
+def test_a_batch_of_the_file(vector: Mapping[str, Any]) -> None:
+    batch = msgspec.convert(vector["is"], Batch)
+    assert encode(batch).hex() == vector["stored"]
+    assert decode_batch(bytes.fromhex(vector["stored"])) == batch
+
+
+def with_a_field_more(stored: str) -> bytes:
+    """Return the message as a later release may write it: with another field at the end."""
+    fields = msgspec.msgpack.decode(bytes.fromhex(stored))
+    return msgspec.msgpack.encode([*fields, "a field of a later release"])
+
+
+@pytest.mark.parametrize("vector", vectors("polls"))
+def test_a_poll_with_a_field_of_a_later_release_is_read_without_it(vector: Mapping[str, Any]) -> None:
+    assert decode_poll(with_a_field_more(vector["stored"])) == msgspec.convert(vector["is"], Poll)
+
+
+@pytest.mark.parametrize("vector", vectors("answers"))
+def test_an_answer_with_a_field_of_a_later_release_is_read_without_it(vector: Mapping[str, Any]) -> None:
+    assert decode_answer(with_a_field_more(vector["stored"])) == msgspec.convert(vector["is"], Answer)
