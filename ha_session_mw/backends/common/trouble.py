@@ -36,9 +36,9 @@ class Troubles:
         self._logger.log(level, message, *args, stacklevel=2)
         return True
 
-    def end(self, about: str, message: str, *args: object) -> bool:
+    def end(self, about: str, message: str, *args: object, level: int = logging.INFO) -> bool:
         """Note that all is well; log it and return True if there was trouble before."""
         if self.current.pop(about, None) is None:
             return False
-        self._logger.info(message, *args, stacklevel=2)
+        self._logger.log(level, message, *args, stacklevel=2)
         return True

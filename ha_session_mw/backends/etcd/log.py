@@ -26,6 +26,7 @@ from ...exceptions import EntryRejected, QuorumLost
 from ...models import Entry
 from ..common.membered import MemberedLog, parse_index
 from ..common.outbox import Outbox, Ticket
+from ..common.trouble import Troubles
 from .api import (
     EtcdCompacted,
     EtcdError,
@@ -101,8 +102,7 @@ class EtcdLog(MemberedLog):
         self._lives = 0
         self._lost = False
         self._watching: anyio.CancelScope | None = None
-        self.trouble: dict[str, str] = {}
-        """What does not work, and why, in words fit to follow "etcd "."""
+        self._troubles = Troubles(logger)
         self._begin()
 
     def _begin(self) -> None:
@@ -177,6 +177,11 @@ class EtcdLog(MemberedLog):
 
     def is_set_back(self) -> bool:
         return self.ordered.rolled_back is not None
+
+    @property
+    def trouble(self) -> Mapping[str, str]:
+        """What does not work, and why, in words fit to follow "etcd "."""
+        return self._troubles.current
 
     def why_not_ready(self) -> str | None:
         now = self._now()
@@ -464,11 +469,9 @@ class EtcdLog(MemberedLog):
 
     def _note(self, what: str, failure: str | None) -> None:
         if failure is None:
-            if self.trouble.pop(what, None) is not None:
-                logger.info("etcd is well again (%s)", what)
-        elif self.trouble.get(what) != failure:
-            self.trouble[what] = failure
-            logger.warning("etcd %s (%s)", failure, what)
+            self._troubles.end(what, "etcd is well again (%s)", what)
+        else:
+            self._troubles.begin(what, failure, "etcd %s (%s)", failure, what)
         self._notice_turn()
 
     def _write_to_log(self, event: OrderedEvent) -> None:

@@ -18,6 +18,7 @@ import msgspec
 
 from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, OnGap, OnNewer, Record, SessionStore, ignore
 from ...exceptions import LockLost, StoreUnavailable
+from ..common.trouble import Troubles
 from .api import (
     EtcdCompacted,
     EtcdError,
@@ -99,7 +100,7 @@ class EtcdStore(SessionStore):
         self._versions = self._prefix + b"version/"
         self._position = 0
         self._leases: dict[int, int] = {}
-        self._trouble: str | None = None
+        self._troubles = Troubles(logger)
 
     def _content_key(self, id: str) -> bytes:
         return self._prefix + b"content/" + id.encode()
@@ -230,18 +231,15 @@ class EtcdStore(SessionStore):
     async def _asked(self, call: Awaitable[T]) -> T:
         """What a call to etcd comes to; told in the words of the port."""
         try:
-            with self._clock.move_on_after(LIMIT_S if self._trouble is None else LIMIT_IN_TROUBLE_S) as limit:
+            with self._clock.move_on_after(LIMIT_IN_TROUBLE_S if self._troubles.current else LIMIT_S) as limit:
                 found = await call
             if limit.cancelled_caught:
                 raise EtcdUnavailable("does not answer in time")
         except EtcdError as exc:
-            if self._trouble != str(exc):
-                self._trouble = str(exc)
-                logger.error("etcd %s; session data on it cannot be reached until that is mended", exc)
+            line = "etcd %s; session data on it cannot be reached until that is mended"
+            self._troubles.begin("records", str(exc), line, exc, level=logging.ERROR)
             raise StoreUnavailable(f"etcd {exc}") from exc
-        if self._trouble is not None:
-            self._trouble = None
-            logger.warning("session data on etcd can be reached again")
+        self._troubles.end("records", "session data on etcd can be reached again", level=logging.WARNING)
         return found
 
     # Following what others write
