@@ -1,4 +1,4 @@
-"""What must not be carried into a forked process: servers such as ``gunicorn --preload`` make the app before they fork."""
+"""Callbacks around a fork, for objects that a forked process must not share: ``gunicorn --preload`` makes the app before it forks."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from weakref import WeakSet
 
 
 class ForkAware(Protocol):
-    """Somebody who holds what a fork must not double."""
+    """An object with a resource that a fork must not double."""
 
     def before_fork(self) -> None:
-        """The process is about to fork. What cannot be shared is let go."""
+        """Let go of what cannot be shared: the process is about to fork."""
         ...
 
     def after_fork(self, *, in_child: bool) -> None:
-        """It has forked, and this is the one process or the other."""
+        """Take it back, or begin anew: the process has forked, and this is the child or the parent."""
         ...
 
 
 _watched: WeakSet[ForkAware] = WeakSet()
-_told: list[ForkAware] = []
+_called: list[ForkAware] = []
 
 
 def watch(one: ForkAware) -> None:
-    """Tell an object of forks for as long as it lives. A program that is started as a subprocess is none."""
+    """Call an object around each fork for as long as it lives. Starting a program as a subprocess is no fork."""
     _watched.add(one)
 
 
 def _before() -> None:
-    _told[:] = _watched  # these, and no others, hear of its end
-    for one in _told:
+    _called[:] = _watched  # exactly these are called after the fork
+    for one in _called:
         one.before_fork()
 
 
 def _after(*, in_child: bool) -> None:
-    while _told:
-        _told.pop().after_fork(in_child=in_child)
+    while _called:
+        _called.pop().after_fork(in_child=in_child)
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""TLS as the settings have it: whose certificates are believed, and which one is shown."""
+"""TLS as the settings say: which authorities are trusted, and which certificate is shown."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ssl
 from pathlib import Path
 
 _OF_ANOTHER_HOST = (62, 64)
-"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH. Their texts name the host, which has no place in a log."""
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH. Their texts name the host, which must not be logged."""
 
 
 def tls_context(ca: str | Path | None, cert: str | Path | None, key: str | Path | None) -> ssl.SSLContext:
-    """For calls over TLS; shows a certificate, if there is one.
+    """Return a context for calls over TLS. It shows a certificate if one is given.
 
     Args:
-        ca: the authorities; by default the system's.
+        ca: the trusted authorities; by default those of the system.
         cert: the certificate to show.
-        key: its key.
+        key: the key of the certificate.
 
     Raises:
         OSError: a file cannot be used.
@@ -27,7 +27,7 @@ def tls_context(ca: str | Path | None, cert: str | Path | None, key: str | Path 
 
 
 def unreachable(failure: Exception) -> str:
-    """What to tell of a server that a call did not get through to: where a certificate is to blame, what is wrong with it."""
+    """Return why a call did not reach a server; if a certificate is to blame, what is wrong with it."""
     cause: BaseException | None = failure
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__

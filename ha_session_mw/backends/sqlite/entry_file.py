@@ -1,4 +1,4 @@
-"""The file of a machine's log: rows that are added, found by number, and deleted when they have ended."""
+"""The file of a machine's log: rows are appended, found by number, and deleted once they have ended."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..._machine.shared_file import SharedFile
 from ..._machine.sqlite_file import FileTrouble, Schema
 
 SURE_S = 0.1
-"""How long a process may go on without looking whether its file is still the one of that name."""
+"""How often a process makes sure that its file is still the one of that name."""
 NEW_FILE_S = 0.15
-"""How long a new file is kept from everybody: until nobody can be sure any more of one that had its name before. Half as
-long again as they may be, for clocks that drift."""
+"""How long a new file stays locked: until no process relies on an older file of the same name. Half as long again as ``SURE_S``,
+because clocks drift."""
 
 _TABLES = (
-    # Numbers are never used again, not even the highest one after its row was deleted: readers go on from where they were.
+    # A number is never used again, not even the highest one after its row was deleted: readers go on from the last one they read.
     "CREATE TABLE entries (number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER NOT NULL, until_ms INTEGER NOT NULL, body BLOB)",
     "CREATE INDEX ends ON entries (until_ms)",
     "CREATE TABLE state (file TEXT NOT NULL, made_ms INTEGER NOT NULL, floor_ms INTEGER NOT NULL)",
@@ -27,7 +27,7 @@ _STATE = "SELECT file, made_ms, floor_ms, (SELECT coalesce(max(seq), 0) FROM sql
 
 
 class Row(NamedTuple):
-    """One entry as it is kept."""
+    """One stored entry."""
 
     number: int
     version: int
@@ -36,15 +36,14 @@ class Row(NamedTuple):
 
 
 class News(NamedTuple):
-    """What was added since somebody looked.
+    """The rows after a number, and the state of the file.
 
     Attributes:
-        file: which one it is: by random text that it was given when it was made, and by its place on the disk, which a copy of
-            it does not share.
-        made_ms: when that was (wall clock).
-        floor_ms: the highest end of any row that was deleted.
-        last: the number of the last row that was ever added.
-        rows: in their order.
+        file: identifies the file: random text from when it was made, and its inode, which a copy does not share.
+        made_ms: when the file was made (wall clock).
+        floor_ms: the highest end of any deleted row.
+        last: the number of the last row that was ever appended.
+        rows: the rows in their order.
     """
 
     file: tuple[str, int, int]
@@ -62,12 +61,12 @@ def _make_tables(db: sqlite3.Connection) -> None:
 
 
 class EntryFile(SharedFile):
-    """One process's way to the file of entries."""
+    """One process's access to the file of entries."""
 
     schema = Schema(application_id=0x68735F31, format=1, make=_make_tables)  # ``hs_1``
 
     def read(self, since: int) -> News:
-        """The rows after a number."""
+        """Return the rows after a number."""
         state, rows = self._read(lambda db: (db.execute(_STATE).fetchone(), _rows(db, since)))
         if state is None:
             raise FileTrouble("is damaged")
@@ -75,11 +74,11 @@ class EntryFile(SharedFile):
         return News((text, *self.inode), made_ms, floor_ms, last, rows)
 
     def append(self, rows: Sequence[tuple[int, int, bytes]]) -> int:
-        """Add rows (version, end, body); returns the last one's number once the disk has them all, or none of them."""
+        """Append rows (version, end, body), all or none; return the number of the last one once the disk has them."""
         return self._write(lambda db: _insert(db, rows))
 
     def prune(self, ended_ms: int) -> int:
-        """Delete the rows that ended at a moment or before, and note up to which end that was; returns how many."""
+        """Delete the rows that ended at a moment or before, and keep the highest end of them; return how many."""
         return self._write(lambda db: _delete_ended(db, ended_ms))
 
 

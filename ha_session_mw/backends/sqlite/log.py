@@ -1,7 +1,7 @@
-"""``sqlite:///path``: the log of one machine. Any number of processes share a file, and each looks into it on every request.
+"""``sqlite:///path``: the log of one machine. Any number of processes share a file, and each polls it on every request.
 
-Nobody has to tell anybody: an entry that is on the disk is found by the next look of every process, so it is fenced as soon as
-it is durable. A process that cannot look knows nothing for certain, and is as stale as can be.
+An entry on the disk is found by the next poll of every process, so it is fenced as soon as it is durable. A process that cannot
+poll is stale at once.
 """
 
 from __future__ import annotations
@@ -26,21 +26,26 @@ from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Deny, DenyKey, Entry
+from ..common.trouble import Troubles
 from .entry_file import SURE_S, EntryFile, Row
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
 VERSION = 1
-"""Of the entries' form. What cannot be read is never passed over: it may be a log-out."""
+"""The version of the entries' form. An entry that cannot be read is never skipped: it may be a log-out."""
 
 WATCH_S = 0.2
-"""How often a process looks that gets no requests: its open connections end within a second of a log-out."""
+"""How often a process without requests polls the file: its open connections must end within a second of a log-out."""
 TRY_AGAIN_S = 0.1
-"""How often a file that cannot be used is tried: often enough for nobody to wait, and seldom enough to keep serving."""
+"""How often a file that cannot be read is tried. Each try may wait for a lock, and blocks the process meanwhile."""
 WRITE_AGAIN_S = 1.0
+"""How often entries that could not be written are tried again."""
+"""How often entries that could not be written are tried again."""
 WRITE_LIMIT_S = 2.0
-"""How long a log-out waits for the disk; twice what one write waits for the other workers."""
+"""How long a log-out waits for the disk: twice as long as one write waits for other workers."""
 PRUNE_EVERY_S = 60.0
+"""How often ended entries are deleted: ends are whole minutes."""
+"""How often ended entries are deleted: ends are whole minutes."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
@@ -57,7 +62,7 @@ class SqliteLog(ClusterLog):
         on_event: told of troubles with the file.
 
     Raises:
-        ConfigurationError: the file cannot be used, and will not be by itself.
+        ConfigurationError: the file cannot be used, and an operator must mend that.
     """
 
     def __init__(self, view: View, clock: Clock, own: Heartbeat, path: Path, *, on_event: OnEvent) -> None:
@@ -72,21 +77,18 @@ class SqliteLog(ClusterLog):
         self._file = EntryFile(path)
         self._file_id: tuple[str, int, int] | None = None
         self._position = 0
-        self._highest = 0  # a row's number that this process has seen in the file, or written itself
+        self._highest = 0  # the highest number of a row that this process has read or written
         self._version: tuple[int] | None = None
         self._reader: sqlite3.Connection | None = None
         self._sure_until_s = -math.inf
         self._try_again_s = -math.inf
         self._thread: int | None = None
-        self.trouble: str | None = None
-        """Why the file cannot be read; None where it can."""
-        self.write_trouble: str | None = None
-        """Why it cannot be written."""
+        self._troubles = Troubles(logger)
         self._lost = False
         self._unwritten: list[Entry] = []
-        self._asked = self._written = self._failed = 0  # how many entries in all, up to which one
+        self._asked = self._written = self._failed = 0  # counts of entries since the start
         self._disk = anyio.Lock()
-        # A thread of its own: those of the app may all be waiting for this very log.
+        # A thread of its own: all threads of the app may be waiting for this very log.
         self._threads = anyio.CapacityLimiter(1)
         self._change = anyio.Event()
         self._begin()
@@ -101,7 +103,7 @@ class SqliteLog(ClusterLog):
                 raise ConfigurationError([f"HA_SESSION_CLUSTER: the file {trouble}"]) from trouble
             self._lose(trouble)
         finally:
-            # Opened again by whoever serves: this process may only be the one that others are forked from.
+            # Opened again when this process serves: it may only be the parent of those that do.
             self._let_go()
 
     # Reading
@@ -113,19 +115,19 @@ class SqliteLog(ClusterLog):
                     return
             except sqlite3.Error as exc:
                 self._lose(trouble_of(exc))
-        self._look_closely()
+        self._poll_file()
 
-    def _look_closely(self) -> None:
-        """Find out whether the file is the one of its name, and what is new in it."""
+    def _poll_file(self) -> None:
+        """Make sure that the file is the one of its name, and read its news."""
         if self._thread is not None and self._thread != get_ident():
-            return  # a handler in a thread; whatever it does is judged again on the way out
-        now_s = self._boot_s()  # before the look, for it is sure as of now
+            return  # a handler in a thread; the session is validated again when the response starts
+        now_s = self._boot_s()  # before the check, which holds from now on
         if now_s < self._try_again_s:
             return
         try:
             self._file.require_same()
             self._reader = self._file.open()
-            version = self._file.version()  # before the rows, for there may be more by then
+            version = self._file.version()  # before the rows: more may come meanwhile
             if version != self._version:
                 self._read()
                 self._version = version
@@ -134,15 +136,13 @@ class SqliteLog(ClusterLog):
             return
         self._sure_until_s = now_s + SURE_S
         self._view.fresh_at = math.inf
-        if self.trouble is not None:
-            logger.warning("the file of HA_SESSION_CLUSTER can be read again")
-            self.trouble = None
-            self._notice_turn()
+        if self._troubles.end("reading", "the file of HA_SESSION_CLUSTER can be read again", level=logging.WARNING):
+            self._report_quorum()
 
     def _read(self) -> None:
         news = self._file.read(self._position)
         if self._file_id is not None and (news.file != self._file_id or news.last < self._highest):
-            # What this process knows must not be lost because a file was, and what the other file holds counts as well.
+            # What this process knows must outlive the loss of a file, and the entries of the other file count as well.
             logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; what this process knows is written to it")
             self._owe([*self._view.entries()])
             self._on_event(PossibleLoss())
@@ -153,7 +153,7 @@ class SqliteLog(ClusterLog):
             self._position = row.number
         self._position = self._highest = news.last
         self._view.raise_floor(news.floor_ms)
-        # What was cut off before the file was made, on another log or in a file that was lost, cannot be in it.
+        # A cut from before the file was made, on another log or in a lost file, cannot be in it.
         self._view.forgotten_cuts_end_ms = news.made_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS + 1000
         if news.rows:
             self._change.set()
@@ -169,14 +169,13 @@ class SqliteLog(ClusterLog):
         raise FileTrouble("has entries of another release, in a form that this one cannot read; finish the roll-out")
 
     def _lose(self, trouble: FileTrouble) -> None:
-        """Nothing can be told until the file can be read. What is enforced stays enforced."""
+        """Accept no session until the file can be read. Log-outs that are known stay enforced."""
         self._view.fresh_at = -math.inf
         self._try_again_s = self._boot_s() + TRY_AGAIN_S
         self._let_go()
-        if self.trouble != str(trouble):
-            self.trouble = str(trouble)
-            logger.error("the file of HA_SESSION_CLUSTER %s; no session can be judged until that is mended", trouble)
-            self._notice_turn()
+        line = "the file of HA_SESSION_CLUSTER %s; no session can be validated until that is mended"
+        if self._troubles.begin("reading", str(trouble), line, trouble, level=logging.ERROR):
+            self._report_quorum()
 
     def _let_go(self) -> None:
         self._sure_until_s = -math.inf
@@ -205,14 +204,14 @@ class SqliteLog(ClusterLog):
         return Receipt(position, self._clock.boot_s())
 
     async def _write(self, upto: int) -> None:
-        """Return when the disk has all entries up to this one. One write takes along whatever has come up meanwhile."""
+        """Return when the disk has all entries up to this one. One write takes all entries that wait."""
         with self._clock.move_on_after(WRITE_LIMIT_S):
             async with self._disk:
-                # Those who waited for a write that failed are told so at once; each by one of its own would take for ever.
+                # A write that failed has failed for all that waited for it: a new try for each would take for ever.
                 if self._written < upto and self._failed < upto:
                     await self._write_all()
         if self._written < upto:
-            raise QuorumLost(f"the file {self.write_trouble or 'was not written in time'}")
+            raise QuorumLost(f"the file {self._troubles.current.get('writing', 'was not written in time')}")
 
     async def _write_all(self) -> None:
         taken, upto = [*self._unwritten], self._asked
@@ -221,29 +220,26 @@ class SqliteLog(ClusterLog):
             number = await anyio.to_thread.run_sync(self._file.append, rows, abandon_on_cancel=True, limiter=self._threads)
         except FileTrouble as trouble:
             self._failed = upto
-            if self.write_trouble != str(trouble):
-                self.write_trouble = str(trouble)
-                logger.error("the file of HA_SESSION_CLUSTER %s; log-outs count in this process only until that is mended", trouble)
-                self._notice_turn()
+            line = "the file of HA_SESSION_CLUSTER %s; log-outs count in this process only until that is mended"
+            if self._troubles.begin("writing", str(trouble), line, trouble, level=logging.ERROR):
+                self._report_quorum()
             return
         self._highest = max(self._highest, number)
         del self._unwritten[: len(taken)]
         self._written = upto
-        if self.write_trouble is not None:
-            self.write_trouble = None
-            logger.warning("the file of HA_SESSION_CLUSTER can be written again")
-            self._notice_turn()
+        if self._troubles.end("writing", "the file of HA_SESSION_CLUSTER can be written again", level=logging.WARNING):
+            self._report_quorum()
 
-    def _notice_turn(self) -> None:
-        lost = self.trouble is not None or self.write_trouble is not None
+    def _report_quorum(self) -> None:
+        lost = bool(self._troubles.current)
         if lost != self._lost:
             self._lost = lost
             self._on_event(LostQuorum() if lost else FoundQuorum())
 
     async def fence(self, receipt: Receipt) -> None:
-        """What is in the file is found by the next look of each process, and each looks before it accepts anything."""
+        """Return at once: each process polls the file before it accepts anything."""
 
-    # The rest
+    # The state of this process
 
     async def wait_changed(self) -> None:
         await self._change.wait()
@@ -253,7 +249,7 @@ class SqliteLog(ClusterLog):
 
     def trusts_clock(self) -> bool:
         self.trusted_ahead_ms = (self._clock.wall_s() - self._clock.boot_s()) * 1000
-        return True  # all processes have the same one
+        return True  # all processes of the machine have the same clock
 
     def is_starting(self) -> bool:
         return self._file_id is None
@@ -266,7 +262,8 @@ class SqliteLog(ClusterLog):
 
     def why_not_ready(self) -> str | None:
         self._poll_now()
-        trouble = self.trouble or self.write_trouble
+        troubles = self._troubles.current
+        trouble = troubles.get("reading") or troubles.get("writing")
         return f"the file of HA_SESSION_CLUSTER {trouble}" if trouble else None
 
     def _wall_ms(self) -> int:
@@ -297,14 +294,14 @@ class SqliteLog(ClusterLog):
             self._file.close()
 
     async def _write_what_is_left(self) -> None:
-        self._failed = min(self._failed, self._asked - 1)  # it is tried again
+        self._failed = min(self._failed, self._asked - 1)  # so that _write tries again
         try:
             await self._write(self._asked)
         except QuorumLost:
-            return  # and told
+            return  # logged already
 
     async def _prune(self) -> None:
-        """Delete what has ended. A floor up to there is kept in its place, whatever the clock says afterwards."""
+        """Delete ended entries. The file keeps their highest end as a floor, whatever the clock says afterwards."""
         ended_ms = self._wall_ms() - FLOOR_MARGIN_MS - END_STEP_MS
         try:
             async with self._disk:
@@ -312,7 +309,7 @@ class SqliteLog(ClusterLog):
         except FileTrouble as trouble:
             logger.warning("the file of HA_SESSION_CLUSTER %s; what has ended is deleted from it later", trouble)
 
-    # Forks: the file closes itself, see there.
+    # Forks. The file closes itself.
 
     def before_fork(self) -> None:
         self._sure_until_s = -math.inf

@@ -1,7 +1,7 @@
-"""The file of a machine's records and locks: beside the log's, so that writing what is large does not hold up a log-out.
+"""The file of a machine's records and locks: beside the log's, so that large writes do not hold up a log-out.
 
-A record that was deleted leaves its row without its content until it would have ended: those who keep a copy learn of it
-by that. A lock's row is a place in the queue; the lowest one of a name has the lock, and its number is the fencing number.
+A deleted record leaves its row without content until the record would have ended: nodes with a copy learn of the delete by it.
+A lock's row is a ticket in the queue. The lowest ticket of a name has the lock, and its number is the fencing number.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _TABLES = (
     "CREATE INDEX subjects ON records (kind, subject, id)",
     "CREATE INDEX ends ON records (until_ms)",
     "CREATE TABLE state (version INTEGER NOT NULL)",
-    # Numbers are never used again. A place is good from when it was renewed last until its end, by the boot-time clock: one of
-    # that clock's future was so before the machine was started again.
+    # A number is never used again. A ticket is good from when it was last kept until its end, by the boot-time clock. A ticket
+    # from the future of that clock is from before the machine was restarted.
     "CREATE TABLE locks (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, holder TEXT NOT NULL, granted INTEGER NOT NULL, "
     "since_s REAL NOT NULL, until_s REAL NOT NULL)",
     "CREATE INDEX queues ON locks (name, number)",
 )
 _NEXT_VERSION = "UPDATE state SET version = version + 1 RETURNING version"
-# Content that somebody else has put there as text is none that can be read, and is to be told like any other such.
+# Another program may have put text there. It is read as bytes, and then found to be damaged like any other content.
 _FIND = "SELECT id, CAST(content AS BLOB), until_ms, subject, version FROM records WHERE content IS NOT NULL AND kind = ? "
 _OF_ID = _FIND + "AND id = ?"
 _OF_SUBJECT = _FIND + "AND subject = ? AND id > ? ORDER BY id LIMIT ?"
@@ -42,7 +42,7 @@ _HELD = "SELECT number FROM locks WHERE number = ? AND name = ? AND granted AND 
 
 
 class Change(NamedTuple):
-    """That a record was put or deleted."""
+    """A put or a delete of one record."""
 
     version: int
     id: str
@@ -52,7 +52,7 @@ class Change(NamedTuple):
 def _make_tables(db: sqlite3.Connection) -> None:
     for table in _TABLES:
         db.execute(table)
-    # Above all versions, and all numbers, of a file that had this name before: sessions may name those still.
+    # Above all versions and numbers of an older file of this name: sessions may still name those.
     first = time.time_ns() // 1000
     db.execute("INSERT INTO state VALUES (?)", (first,))
     db.execute("INSERT INTO sqlite_sequence VALUES ('locks', ?)", (first,))
@@ -62,57 +62,57 @@ SCHEMA = Schema(application_id=0x68735F32, format=1, make=_make_tables)  # ``hs_
 
 
 def beside(path: Path) -> Path:
-    """Where the records and locks are that belong to a file of entries."""
+    """Return the path of the records and locks that belong to a file of entries."""
     return path.with_name(path.name + "-records")
 
 
 class RecordFile(SharedFile):
-    """One process's way to the records."""
+    """One process's access to the records."""
 
     schema = SCHEMA
 
     @classmethod
     def beside(cls, path: Path) -> RecordFile:
-        """The one that belongs to a file of entries."""
+        """Return the one that belongs to a file of entries."""
         return cls(beside(path))
 
     def get(self, kind: str, id: str) -> Record | None:
-        """The record as it stands."""
+        """Return the record; None if there is none."""
         row = self._read(lambda db: db.execute(_OF_ID, (kind, id)).fetchone())
         return row and Record(*row)
 
     def of_subject(self, kind: str, subject: str, after: str, limit: int) -> Sequence[Record]:
-        """The records of a subject after an id, in the order of the ids."""
+        """Return the records of a subject after an id, in the order of their ids."""
         return [Record(*row) for row in self._read(lambda db: db.execute(_OF_SUBJECT, (kind, subject, after, limit)).fetchall())]
 
     def since(self, kind: str, version: int) -> Sequence[Change]:
-        """What was put or deleted after a version, the last of it for each record."""
+        """Return the puts and deletes after a version, the last one of each record."""
         rows = self._read(lambda db: db.execute(_SINCE, (kind, version)).fetchall())
         return [Change(version, id, bool(deleted)) for version, id, deleted in rows]
 
     def last_version(self) -> int:
-        """The last version that any record was given."""
+        """Return the last version that any record was given."""
         version: int = self._read(lambda db: db.execute("SELECT version FROM state").fetchone())[0]
         return version
 
     def put(self, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
-        """Put a record into the place of the one of its version; returns the new version once the disk has it.
+        """Replace the record of the same version; return the new version once the disk has it.
 
         Args:
-            boot_s: the boot-time clock, by which the guard's lease is judged.
+            boot_s: the boot-time clock, for the lease of the guard.
 
         Raises:
             Conflict: another version is stored, or none.
-            LockLost: the guard's lock is held no more.
+            LockLost: the lock of the guard is no longer held.
         """
         return self._write(lambda db: _put(db, kind, record, guard, boot_s))
 
     def delete(self, kind: str, id: str) -> int:
-        """Delete a record, if it is there; returns the version of its absence."""
+        """Delete a record if there is one; return the version of the delete."""
         return self._write(lambda db: _delete(db, kind, id))
 
     def prune(self, ended_ms: int) -> int:
-        """Forget the records that ended at a moment or before; returns how many."""
+        """Delete the records that ended at a moment or before; return how many."""
         return self._write(lambda db: db.execute("DELETE FROM records WHERE until_ms <= ?", (ended_ms,)).rowcount)
 
 
@@ -135,10 +135,10 @@ def _delete(db: sqlite3.Connection, kind: str, id: str) -> int:
 
 
 def require_held(db: sqlite3.Connection, grant: Grant, now_s: float) -> None:
-    """Raise LockLost unless a lock is held still.
+    """Raise LockLost unless a lock is still held.
 
     Args:
-        now_s: by the boot-time clock, asked within the transaction, for others may have renewed it just before.
+        now_s: the boot time, read within the transaction: a renewal may have come just before it.
     """
     if db.execute(_HELD, (grant.fence, grant.name, now_s, now_s)).fetchone() is None:
         raise LockLost("the lock was released, or its lease is over")

@@ -1,4 +1,4 @@
-"""``sqlite:///path``: the records of one machine, in a file beside the log's. Reading takes microseconds, writing waits for the disk."""
+"""``sqlite:///path``: the records of one machine, in a file beside the log's. A read takes microseconds, a write waits for the disk."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from ..._machine import forks
 from ..._machine.sqlite_file import OPEN_S, FileTrouble
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
+from ..common.trouble import Troubles
 from .record_file import RecordFile
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
 WRITE_LIMIT_S = 2.0
-"""How long a change waits for the disk; twice what one write waits for the other workers."""
+"""How long a change waits for the disk: twice as long as one write waits for other workers."""
 TRY_AGAIN_S = 0.1
-"""How often a file that cannot be read is tried. Each try may wait for a lock, and the process with it."""
+"""How often a file that cannot be read is tried. Each try may wait for a lock, and blocks the process meanwhile."""
 LOOK_EVERY_S = 1.0
+"""How often a process polls the file while it gets no requests."""
 PRUNE_EVERY = 60
+"""After how many of these polls ended records are deleted."""
 
 T = TypeVar("T")
 
 
 class SqliteStore(SessionStore):
-    """One process's way to the records of one kind.
+    """One process's access to the records of one kind.
 
     Args:
         clock: the two clocks.
@@ -40,7 +43,7 @@ class SqliteStore(SessionStore):
         on_newer: called with each change of them.
 
     Raises:
-        ConfigurationError: the file cannot be used, and will not be by itself.
+        ConfigurationError: the file cannot be used, and an operator must mend that.
     """
 
     def __init__(self, clock: Clock, file: RecordFile, kind: str, *, on_newer: OnNewer = ignore) -> None:
@@ -54,10 +57,7 @@ class SqliteStore(SessionStore):
         self._version: tuple[int] | None = None
         self._try_again_s = -math.inf
         self._threads = anyio.CapacityLimiter(1)
-        self.trouble: str | None = None
-        """Why the file cannot be read; None where it can."""
-        self.write_trouble: str | None = None
-        """Why it cannot be written."""
+        self._troubles = Troubles(logger)
         self._begin()
         forks.watch(self)
 
@@ -70,7 +70,7 @@ class SqliteStore(SessionStore):
                 raise ConfigurationError([f"HA_SESSION_CLUSTER: the file of the records {trouble}"]) from trouble
             self._lose(trouble)
         finally:
-            self._let_go()  # opened again by whoever serves
+            self._let_go()  # opened again when this process serves
 
     # Reading
 
@@ -79,7 +79,7 @@ class SqliteStore(SessionStore):
             return
         try:
             self._file.require_same()
-            version = self._file.version()  # before the rows, for there may be more by then
+            version = self._file.version()  # before the rows: more may come meanwhile
             if version != self._version:
                 self._hear()
                 self._version = version
@@ -101,24 +101,21 @@ class SqliteStore(SessionStore):
 
     def _found(self, read: Callable[[], T]) -> T:
         if self._clock.boot_s() < self._try_again_s:
-            raise StoreUnavailable(f"the file of the records {self.trouble}")
+            raise StoreUnavailable(f"the file of the records {self._troubles.current.get('reading')}")
         try:
             self._file.require_same()
             found = read()
         except FileTrouble as trouble:
             self._lose(trouble)
             raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-        if self.trouble is not None:
-            self.trouble = None
-            logger.warning("the file of the records can be read again")
+        self._troubles.end("reading", "the file of the records can be read again", level=logging.WARNING)
         return found
 
     def _lose(self, trouble: FileTrouble) -> None:
         self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
         self._let_go()
-        if self.trouble != str(trouble):
-            self.trouble = str(trouble)
-            logger.error("the file of the records %s; session data in it cannot be reached until that is mended", trouble)
+        line = "the file of the records %s; session data in it cannot be reached until that is mended"
+        self._troubles.begin("reading", str(trouble), line, trouble, level=logging.ERROR)
 
     def _let_go(self) -> None:
         self._version = None
@@ -139,13 +136,10 @@ class SqliteStore(SessionStore):
             try:
                 version = await anyio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._threads)
             except FileTrouble as trouble:
-                if self.write_trouble != str(trouble):
-                    self.write_trouble = str(trouble)
-                    logger.error("the file of the records %s; session data in it cannot be changed until that is mended", trouble)
+                line = "the file of the records %s; session data in it cannot be changed until that is mended"
+                self._troubles.begin("writing", str(trouble), line, trouble, level=logging.ERROR)
                 raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-            if self.write_trouble is not None:
-                self.write_trouble = None
-                logger.warning("the file of the records can be written again")
+            self._troubles.end("writing", "the file of the records can be written again", level=logging.WARNING)
             return version
         raise StoreUnavailable("the file of the records was not written in time")
 
@@ -155,7 +149,7 @@ class SqliteStore(SessionStore):
                 for _ in range(PRUNE_EVERY):
                     with self._clock.move_on_after(LOOK_EVERY_S):
                         await anyio.sleep_forever()
-                    self._poll_now()  # so that there is not too much to hear of when a request comes
+                    self._poll_now()  # so that a request never has much to catch up with
                 await self._prune()
         finally:
             self._let_go()
@@ -166,9 +160,9 @@ class SqliteStore(SessionStore):
         try:
             await self._written(lambda: self._file.prune(ended_ms))
         except StoreUnavailable:
-            return  # and told; what has ended is forgotten later
+            return  # logged already; ended records are deleted later
 
-    # Forks: the file closes itself, see there.
+    # Forks. The file closes itself.
 
     def before_fork(self) -> None:
         self._version = None

@@ -342,7 +342,7 @@ async def test_another_thread_than_the_event_loops_changes_nothing_of_what_is_kn
         await eventually(lambda: a.says(token) == "yes")
         await b.log_out(token)
         before = a.log._position
-        thread = Thread(target=a.log._look_closely)
+        thread = Thread(target=a.log._poll_file)
         thread.start()
         thread.join()  # and nothing else runs meanwhile
         assert a.log._position == before
