@@ -98,6 +98,13 @@ def test_no_sentence_reads_like_a_translation(page: Path) -> None:
     assert found == []
 
 
+def test_the_classes_that_the_glossary_names_exist() -> None:
+    program = "\n".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    named = set(re.findall(r"`([A-Z]\w+)` in the code", (ROOT / "docs" / "glossary.md").read_text("utf-8")))
+    assert len(named) > 5
+    assert {name for name in named if not re.search(rf"^class {name}\b", program, re.MULTILINE)} == set()
+
+
 _PATH = re.compile(r"(?<![\w/.…-])((?:[\w.-]+/)+[\w.-]+\.py)\b")
 
 
