@@ -222,7 +222,8 @@ class EtcdLog(MemberedLog):
                     tasks.start_soon(self._tidy_for_ever)
                     await self._keep_up()
             except anyio.get_cancelled_exc_class():
-                with anyio.move_on_after(LEAVE_S, shield=True):
+                with self._clock.move_on_after(LEAVE_S) as limit:
+                    limit.shield = True
                     await self._leave()
                 raise
 
