@@ -63,7 +63,7 @@ bench: $(VENV)/bench.stamp
 prove: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 	@$(BIN)/python -m tests.model --states $(STATES)
-	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py
+	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py tests/cluster/test_etcd_random.py
 	@$(BIN)/python -m tests.histories
 
 lint: $(VENV)/test.stamp

@@ -7,7 +7,7 @@ freeze, end and lag, history is compacted, and the links between nodes and membe
 from __future__ import annotations
 
 from base64 import b64decode
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -86,6 +86,7 @@ class FakeEtcd3:
         members: with names ``e0``, ``e1`` and so on.
         url: what ``HA_SESSION_CLUSTER`` is to be.
         tasks: in which messages travel.
+        brought: for each node, how many messages its watches have brought.
     """
 
     def __init__(self, cluster: Cluster, dice: Random, members: int = 3) -> None:
@@ -99,6 +100,7 @@ class FakeEtcd3:
         self.tasks = anyio.create_task_group()
         self._links: dict[tuple[str, str], Link] = {}
         self._plugs: list[_Plug] = []
+        self.brought: Counter[str] = Counter()
 
     def backend(self, settings: Settings) -> Backend:
         """What a node, newly started, keeps in it."""
@@ -339,6 +341,7 @@ class Stream(httpx2.AsyncByteStream):
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Have a message arrive now, in one or two chunks."""
+        self._etcd.brought[self._node.name] += 1
         line = _encode(message) + b"\n"
         middle = self._etcd.dice.randrange(len(line)) if self._etcd.dice.random() < 0.1 else 0
         self._put(*filter(None, (line[:middle], line[middle:])))
