@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -325,5 +324,7 @@ _NEVER_SHOWN = {name for name, row in _ROWS.items() if row.is_secret}
 
 
 def _did_you_mean(name: str) -> str:
+    from difflib import get_close_matches  # only for a message about a mistake
+
     close = get_close_matches(name, SETTINGS, n=1)
     return f". Did you mean {variable(close[0])}?" if close else ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,8 +72,6 @@ def test_types_are_shipped() -> None:
 
 
 def _files() -> set[str]:
-    from pathlib import Path
-
     return {str(path) for path in Path(inspect.getfile(ha_session_mw)).parent.iterdir()}
 
 
@@ -80,3 +80,45 @@ def test_importing_the_package_imports_no_test_tools_and_no_servers() -> None:
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split())
 
     assert not loaded & {"pytest", "hypothesis", "uvicorn", "trio", "fastapi", "litestar", "django", "ha_session_mw.testing"}
+
+
+NEEDED_BY_ALL = "starlette.applications, starlette.responses, anyio, anyio.lowlevel, cachetools, itsdangerous, msgspec, pathlib"
+NOT_NEEDED_ALONE = {"httpx2", "sqlite3", "importlib.metadata", "statistics", "difflib", "http.cookiejar", "urllib.request", "zipfile"}
+
+
+def test_a_node_alone_loads_nothing_that_only_clusters_and_files_need() -> None:
+    """Starlette and our own light dependencies are loaded anyway; beyond them the package brings itself alone."""
+    code = f"""
+import sys
+import {NEEDED_BY_ALL}
+before = set(sys.modules)
+from ha_session_mw import SessionMiddleware
+imported = set(sys.modules)
+SessionMiddleware(None, secret_key="N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay")
+print(" ".join(imported - before))
+print(" ".join(set(sys.modules) - before))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    imported, used = (set(line.split()) for line in ran.stdout.splitlines())
+
+    assert {name.partition(".")[0] for name in imported} <= {"ha_session_mw", "anyio", "starlette", "ntpath"}
+    assert not used & NOT_NEEDED_ALONE
+
+
+API = (Path(__file__).parents[1] / "docs" / "reference" / "api.md").read_text("utf-8")
+
+
+def test_the_manager_has_the_public_names_of_its_page_and_no_others() -> None:
+    page = API.partition("## SessionManager")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\* `(?:await )?(\w+)\(", page, re.MULTILINE))
+    documented |= {name for line in re.findall(r"^\* (`\w+`(?:, `\w+`)*):", page, re.MULTILINE) for name in re.findall(r"\w+", line)}
+    public = {name for name in vars(ha_session_mw.SessionManager) if not name.startswith("_")}
+
+    assert public == documented
+    assert len(public) <= 16
+
+
+def test_a_manager_carries_no_public_names_of_its_own() -> None:
+    manager = ha_session_mw.SessionManager(ha_session_mw.Settings(secret_key="N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"))
+
+    assert [name for name in vars(manager) if not name.startswith("_")] == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from statistics import median, median_high, median_low
 from typing import Literal
 
 import msgspec
@@ -189,7 +188,7 @@ class Members:
 
     def skew_ms(self, now: Moment) -> float:
         """How far this node's wall clock is ahead of the median of all live ones."""
-        return now.wall_ms - median(self._walls_ms(now))
+        return now.wall_ms - _median(self._walls_ms(now))
 
     def clock_trusted(self, now: Moment) -> bool:
         """Whether this node may mint and judge: its wall clock agrees with the others'.
@@ -212,7 +211,7 @@ class Members:
             self._latest_ms = max(trusted) - now.boot_s * 1000
         if len(walls_ms) > 1 and len(walls_ms) >= self.majority:
             if len(trusted) >= self.majority:
-                self._agreed_ms = median(trusted) - now.boot_s * 1000
+                self._agreed_ms = _median(trusted) - now.boot_s * 1000
             return now.wall_ms in trusted
         if self._agreed_ms is None:
             return self.majority == 1  # there has never been anybody else to ask
@@ -246,5 +245,16 @@ def _trusted(walls_ms: list[float]) -> list[float]:
 
     Near their mean, two clocks a minute apart would trust each other, and each then with a third one two minutes apart.
     """
-    low, high = median_low(walls_ms), median_high(walls_ms)
+    low, high = _middle(walls_ms)
     return [wall for wall in walls_ms if high - TRUSTED_SKEW_MS <= wall <= low + TRUSTED_SKEW_MS]
+
+
+def _middle(values: list[float]) -> tuple[float, float]:
+    """The two values in the middle; of an odd number, the same one twice."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+
+
+def _median(values: list[float]) -> float:
+    low, high = _middle(values)
+    return (low + high) / 2
