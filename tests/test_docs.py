@@ -392,6 +392,10 @@ def test_the_test_helpers_are_documented(owner: type) -> None:
     assert {name for name in public if not re.search(rf"`(await )?(\w+\.)?{name}\b|, `?(await )?{name}\(", TESTING)} == set()
 
 
+def test_every_test_helper_is_on_the_page() -> None:
+    assert {name for name in testing_module.__all__ if not re.search(rf"\b{name}\b", TESTING)} == set()
+
+
 # API
 
 
@@ -413,6 +417,12 @@ def test_the_signatures_shown_are_those_of_the_code(owner: type) -> None:
     assert shown
     for name, text in shown:
         assert signature(get_session if name == "get_session" else getattr(owner, name)) == text, name
+
+
+def test_everything_public_of_a_manager_is_there() -> None:
+    text = section(API, "## SessionManager")
+    public = {name for name in vars(SessionManager) if not name.startswith("_")}
+    assert {name for name in public if f"`{name}`" not in text and f"{name}(" not in text} == set()
 
 
 def test_the_attributes_of_a_session_are_all_there() -> None:

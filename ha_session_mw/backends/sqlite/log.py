@@ -40,11 +40,9 @@ TRY_AGAIN_S = 0.1
 """How often a file that cannot be read is tried. Each try may wait for a lock, and blocks the process meanwhile."""
 WRITE_AGAIN_S = 1.0
 """How often entries that could not be written are tried again."""
-"""How often entries that could not be written are tried again."""
 WRITE_LIMIT_S = 2.0
 """How long a log-out waits for the disk: twice as long as one write waits for other workers."""
 PRUNE_EVERY_S = 60.0
-"""How often ended entries are deleted: ends are whole minutes."""
 """How often ended entries are deleted: ends are whole minutes."""
 
 _encode = msgspec.msgpack.Encoder().encode
