@@ -274,6 +274,24 @@ def templates(tree: ast.AST) -> Iterator[str]:
             yield re.sub(r"%[sd]|\\\{.+?\\\}", ".+", re.escape(node.value))
 
 
+def room(path: str) -> list[Path]:
+    """The modules in a room of the package, in whichever of its files something stands today."""
+    found = [source for source in SOURCES if source.is_relative_to(ROOT / "ha_session_mw" / path)]
+    assert found, f"there is no room {path}"
+    return found
+
+
+def program_of(*rooms: str) -> str:
+    """The text of all modules in some rooms."""
+    return "\n".join(source.read_text("utf-8") for path in rooms for source in room(path))
+
+
+def functions_named(name: str, path: str) -> list[ast.FunctionDef]:
+    """The functions of this name in a room."""
+    trees = (ast.parse(source.read_text("utf-8")) for source in room(path))
+    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name]
+
+
 def messages_shown(text: str) -> set[str]:
     """What tables and sentences quote as said by a node: some words, not just a name."""
     return {quoted for quoted in re.findall(r"`([^`\n]+)`", _FENCE.sub("", text)) if quoted.count(" ") >= 2}
@@ -291,9 +309,8 @@ def test_what_nodes_say_on_the_pages_is_what_the_code_says() -> None:
 
 
 def test_every_reason_not_to_be_ready_has_its_remedy() -> None:
-    quorum = ast.parse((ROOT / "ha_session_mw" / "backends" / "peers" / "log.py").read_text("utf-8"))
-    function = next(node for node in ast.walk(quorum) if isinstance(node, ast.FunctionDef) and node.name == "why_not_ready")
-    reasons = [text for text in templates(function) if len(text) > 40]
+    functions = functions_named("why_not_ready", "backends/peers")
+    reasons = [text for function in functions for text in templates(function) if len(text) > 40]
     assert reasons
     for reason in reasons:
         assert any(re.search(reason, text) for text in messages_shown(TROUBLE)), reason
@@ -303,10 +320,7 @@ def test_each_trouble_of_a_file_is_one_that_the_code_tells() -> None:
     page = (DOCS / "how-to" / "several-workers.md").read_text("utf-8")
     rows = re.findall(r"^\| (`.+?`) \| .* \| .* \| .* \|$", section(page, "## When something is wrong with the file"), re.MULTILINE)
     shown = {text for row in rows[1:] for text in re.findall(r"`([^`]+)`", row)}
-    program = "".join(
-        (ROOT / "ha_session_mw" / name).read_text("utf-8")
-        for name in ("_machine/sqlite_file.py", "_machine/shared_file.py", "backends/sqlite/entry_file.py", "backends/sqlite/log.py")
-    )
+    program = program_of("_machine", "backends/sqlite")
     assert len(shown) > 7
     assert {text for text in shown if f'"{text}"' not in program} == set()
 
@@ -315,10 +329,7 @@ def test_each_trouble_of_etcd_is_one_that_the_code_tells() -> None:
     page = (DOCS / "how-to" / "etcd.md").read_text("utf-8")
     tables = section(page, "## What each fault looks like") + section(page, "## After a rollback")
     shown = {text for row in re.findall(r"^\| (`.+?`) \| .* \|$", tables, re.MULTILINE) for text in re.findall(r"`([^`]+)`", row)}
-    program = "".join(
-        path.read_text("utf-8")
-        for path in [ROOT / "ha_session_mw" / "_machine" / "tls.py", *(ROOT / "ha_session_mw" / "backends" / "etcd").glob("*.py")]
-    )
+    program = program_of("_machine", "backends/etcd", "backends/common")
     assert len(shown) > 12
     assert {text for text in shown if text not in program} == set()
 
