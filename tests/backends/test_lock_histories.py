@@ -1,4 +1,4 @@
-"""Random histories of holders that pause, are cut off, come back and are cancelled: at any moment at most one of them can write."""
+"""Random histories of holders that pause, lose their network, return and are cancelled: at most one can write at any moment."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LEASE_S = 6.0
 NAMES = ("x", "y")
 
 Cut = Literal["no", "there", "back"]
-"""Whether a node reaches what the locks are kept in; or its questions are lost, or only the answers are."""
+"""The state of a link: it works, loses requests, or loses answers only."""
 
 
 class Step(NamedTuple):
-    """One step of a history: who does what, to which lock or grant."""
+    """One step of a history: which node does what, to which lock or grant."""
 
     does: Literal["ask", "wait", "cancel", "renew", "release", "write", "cut", "pass"]
     desk: int = 0
@@ -47,8 +47,8 @@ steps = st.builds(
 )
 
 
-class Acknowledgements(NamedTuple):
-    """A grant, as the one sees it who was told of it."""
+class Holder(NamedTuple):
+    """A grant, as its holder sees it."""
 
     desk: int
     grant: Grant
@@ -61,7 +61,7 @@ class History:
         self.nodes = nodes
         self.tasks = tasks
         self.cuts: list[Cut] = ["no"] * 3
-        self.holders: list[Acknowledgements] = []
+        self.holders: list[Holder] = []
         self.granted: dict[str, int] = {}
         self.waiting: list[anyio.CancelScope] = []
 
@@ -70,7 +70,7 @@ class History:
 
     @contextmanager
     def link(self, number: int) -> Iterator[None]:
-        """A call over it. What was asked may have been done, though the answer is lost."""
+        """Call over the link. The call may have been done although its answer is lost."""
         if self.cuts[number] == "there":
             raise StoreUnavailable("cut off")
         yield
@@ -114,7 +114,7 @@ class History:
             grant = await self.desk(step.desk).locks.acquire(name, within_s=within_s, lease_s=LEASE_S)
             assert grant.fence > self.granted.get(name, 0), "a number was granted again, or a lower one"
             self.granted[name] = grant.fence
-        self.holders.append(Acknowledgements(step.desk, grant))
+        self.holders.append(Holder(step.desk, grant))
 
     async def do_cancel(self, step: Step) -> None:
         if self.waiting:
@@ -126,7 +126,7 @@ class History:
             desk, grant = self.holders[place]
             with self.link(desk):
                 grant = await self.desk(desk).locks.renew(grant, lease_s=LEASE_S)
-            self.holders[place] = Acknowledgements(desk, grant)
+            self.holders[place] = Holder(desk, grant)
 
     async def do_release(self, step: Step) -> None:
         if self.holders:
@@ -144,19 +144,19 @@ class History:
         self.cuts[step.desk] = step.cut
 
     async def do_pass(self, step: Step) -> None:
-        """Time passes in steps: waits end at their moments, and nobody is awake in between."""
+        """Let time pass in steps: each wait ends at its moment, and no task runs in between."""
         for _ in range(4):
             self.nodes.clock.advance(step.seconds / 4)
             await self.settle()
 
     async def judge(self) -> None:
-        """What every grant that anybody was ever told of is worth now, to a store that can be reached."""
+        """Assert that only the last grant of each name can write, at a store that can be reached."""
         for name in NAMES:
             told = [holder for holder in self.holders if holder.grant.name == name]
             able = {holder.grant.fence for holder in told if await self.can_write(holder)}
             assert able <= {self.granted.get(name, 0)}, "an older holder can write"
 
-    async def can_write(self, holder: Acknowledgements) -> bool:
+    async def can_write(self, holder: Holder) -> bool:
         try:
             await self.desk(holder.desk).write(holder.grant.name, b"", holder.grant)
         except LockLost:
@@ -193,7 +193,7 @@ def test_on_one_machine_at_most_one_fencing_number_can_write_at_any_moment(histo
 
 
 class Reviving(Memory):
-    """A service whose numbers are good for ever."""
+    """A service that never expires a fencing number."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Locks among real processes, which are killed and paused, on one machine and on etcd."""
+"""Locks of real processes that are killed and paused, on one machine and on etcd."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ anyio.run(main, sys.argv[1])
 
 
 class Child:
-    """A process of its own that has the lock ``x``, for a lease of one second."""
+    """A process that holds the lock ``x``, with a lease of one second."""
 
     def __init__(self, cluster: str, how: str) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}

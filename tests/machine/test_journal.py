@@ -1,4 +1,4 @@
-"""A file of records that survives a crash."""
+"""A file of records survives a crash, and belongs to one process at a time, through forks too."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_file_of_an_earlier_release_is_read_and_written(file: StateFile) -> No
 
 
 def test_this_release_makes_the_same_tables(file: StateFile, tmp_path: Path) -> None:
-    """Other tables would need another number of the format, and a vector of their own."""
+    """Other tables need a new format number, and a vector of their own."""
     file.load()
     file.close()
     old = tmp_path / "old" / "file"
@@ -262,7 +262,7 @@ def test_the_earlier_build_can_still_use_a_file_that_was_taken_over(file: StateF
 
 
 def test_a_file_that_is_deleted_or_replaced_while_it_is_in_use_is_not_written_again(file: StateFile, path: Path) -> None:
-    """A record behind those of another file would claim that those are this process's, too."""
+    """A record after those of another file would claim those records for this process, too."""
     for replaced in (False, True):
         file.load()
         file.append([b"1"])
@@ -301,7 +301,7 @@ def in_child(work: Callable[[], object]) -> None:
 @needs_fork
 @forks
 def test_a_process_that_only_forks_leaves_the_file_to_its_children_one_after_the_other(file: StateFile) -> None:
-    """As the master of ``gunicorn --preload``: it has loaded the file, and each worker must find what those before it wrote."""
+    """As the master of ``gunicorn --preload``: it has loaded the file, and each worker must find the records of the workers before it."""
     file.load()
     for number in range(3):
 

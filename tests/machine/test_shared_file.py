@@ -1,4 +1,4 @@
-"""The file that the processes of one machine share, while several of them are about to make it, or somebody puts it elsewhere."""
+"""A file that the processes of one machine share: several of them make it at once, or it is deleted or replaced while in use."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_process_that_looks_while_another_makes_the_file_never_takes_it_for_an
     left = steps
 
     class Slow(SelfClosing):
-        """The first one's. Another process makes the file before one of its statements."""
+        """The connection of the first process. Another process makes the file before one of its statements."""
 
         def execute(self, *args: Any) -> sqlite3.Cursor:
             nonlocal left
@@ -75,7 +75,7 @@ def test_a_file_that_was_never_open_is_let_go_in_silence(tmp_path: Path) -> None
 
 
 class Interrupted:
-    """What a process asks of its machine. Something else happens before the nth of that, once.
+    """The system calls and statements of a process. Something else happens once, before the nth of them.
 
     Args:
         nth: counted from 0.
@@ -120,7 +120,7 @@ class Interrupted:
 
 
 def each_step(tmp_path: Path, meanwhile: Callable[[Path], None]) -> Iterator[tuple[Path, Interrupted]]:
-    """A file's path and an interruption, for each thing that is asked for until what runs has come to its end."""
+    """Yield a path and an interruption for each system call and statement, until the interrupted code runs to its end."""
     for nth in count():
         path = tmp_path / str(nth) / "shared.db"
         interrupted = Interrupted(nth, lambda path=path: meanwhile(path))  # type: ignore[misc]
@@ -136,7 +136,7 @@ def delete(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """Delete a file. Another process is the first to notice."""
+    """Delete a file. Another process notices first, and makes a new one."""
     delete(path)
     with contextlib.suppress(FileTrouble):
         EntryFile(path).open()
@@ -144,7 +144,7 @@ def replace(path: Path) -> None:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is sure of a file that was there before."""
+    """A new file is unlocked at once: no process relies on an older one."""
     monkeypatch.setattr(entry_file, "NEW_FILE_S", 0)
 
 
@@ -185,7 +185,7 @@ def test_what_is_written_while_a_file_is_deleted_or_replaced_is_in_the_new_one_o
 
 @pytest.mark.usefixtures("at_once")
 def test_a_start_does_not_fail_for_good_because_a_file_is_deleted_or_replaced_meanwhile(tmp_path: Path) -> None:
-    """Nor does one whose folder is deleted."""
+    """The same holds when the folder is deleted."""
 
     def delete_all(path: Path) -> None:
         delete(path)
@@ -212,7 +212,7 @@ def test_a_file_is_its_owners_alone_whoever_deletes_it_while_it_is_made(tmp_path
 
 
 def test_a_file_that_is_made_has_no_name_yet_when_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing it lets go of all locks that the process has on it, and another thread may have some as soon as it has its name."""
+    """Closing a file drops all locks that the process has on it, and another thread may have locked it once it has a name."""
     path = tmp_path / "shared.db"
     close = os.close
 

@@ -1,4 +1,4 @@
-"""What is told of a server that shows the wrong certificate, asks for one, or speaks no TLS at all. Real handshakes, on loopback."""
+"""Messages about a server that shows the wrong certificate, asks for one, or speaks no TLS at all. Real handshakes, on loopback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @contextlib.contextmanager
 def serving(tls: ssl.SSLContext | None) -> Iterator[int]:
-    """Answers one connection, with nothing that can be understood; gives its port."""
+    """Answer one connection with bytes that mean nothing; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(LIMIT_S)
 

@@ -68,7 +68,7 @@ class LockServiceContract(Contract[LockNodes]):
 
     # acquire
 
-    async def test_a_lock_that_nobody_has_is_had_at_once(self) -> None:
+    async def test_a_free_lock_is_granted_at_once(self) -> None:
         async with self.opened() as nodes:
 
             async def story() -> None:
@@ -103,7 +103,7 @@ class LockServiceContract(Contract[LockNodes]):
             await nodes.run(story)
             assert (most, done) == (1, 6 * len(nodes.desks))
 
-    async def test_who_waits_gets_it_in_the_order_of_coming_by_and_large(self) -> None:
+    async def test_requests_are_served_roughly_in_their_order_of_arrival(self) -> None:
         async with self.opened() as nodes:
             name, served = self._name(), list[int]()
 
@@ -126,7 +126,7 @@ class LockServiceContract(Contract[LockNodes]):
             assert sorted(served) == [*range(12)]
             assert max(abs(place - number) for place, number in enumerate(served)) <= 3
 
-    async def test_who_waited_in_vain_is_told_and_leaves_no_place_in_the_queue(self) -> None:
+    async def test_a_request_whose_time_is_over_raises_and_leaves_no_ticket(self) -> None:
         async with self.opened() as nodes:
             name, (first, other) = self._name(), two_of(nodes)
 
@@ -141,7 +141,7 @@ class LockServiceContract(Contract[LockNodes]):
 
             await nodes.run(story)
 
-    async def test_who_is_cancelled_while_waiting_leaves_no_place_in_the_queue(self) -> None:
+    async def test_a_request_that_is_cancelled_while_it_waits_leaves_no_ticket(self) -> None:
         async with self.opened() as nodes:
             name, (first, other) = self._name(), two_of(nodes)
 
@@ -155,7 +155,7 @@ class LockServiceContract(Contract[LockNodes]):
 
             await nodes.run(story)
 
-    async def test_who_is_cancelled_before_it_has_the_lock_leaves_none_behind(self) -> None:
+    async def test_a_request_that_is_cancelled_before_the_grant_leaves_no_lock(self) -> None:
         async with self.opened() as nodes:
             name, (first, other) = self._name(), two_of(nodes)
 
@@ -242,7 +242,7 @@ class LockServiceContract(Contract[LockNodes]):
 
     # release
 
-    async def test_a_released_lock_is_had_at_once_and_cannot_be_renewed(self) -> None:
+    async def test_a_released_lock_is_granted_at_once_and_cannot_be_renewed(self) -> None:
         async with self.opened() as nodes:
             name, (first, other) = self._name(), two_of(nodes)
 
@@ -254,7 +254,7 @@ class LockServiceContract(Contract[LockNodes]):
 
             await nodes.run(story)
 
-    async def test_a_lock_that_is_held_no_more_may_be_released(self) -> None:
+    async def test_a_lock_that_is_no_longer_held_may_be_released(self) -> None:
         async with self.opened() as nodes:
             name, (first, other) = self._name(), two_of(nodes)
 
@@ -270,7 +270,7 @@ class LockServiceContract(Contract[LockNodes]):
 
     # Guarded writes
 
-    async def test_who_has_a_lock_may_write_what_it_guards_and_after_a_renewal_still(self) -> None:
+    async def test_a_holder_may_write_guarded_records_also_after_a_renewal(self) -> None:
         async with self.opened() as nodes:
             name, (first, other) = self._name(), two_of(nodes)
 
@@ -330,7 +330,7 @@ class LockServiceContract(Contract[LockNodes]):
 
     # A service that cannot be reached
 
-    async def test_who_cannot_know_who_has_a_lock_is_told_so_in_bounded_time(self) -> None:
+    async def test_an_unreachable_service_raises_in_bounded_time(self) -> None:
         async with self.opened() as nodes:
             if not nodes.can_break:
                 return

@@ -182,7 +182,7 @@ class ClusterLogContract(Contract[Nodes]):
             await nodes.run(all_of_them)
             assert all(member.knows(entry) for member in nodes.members for _, entry in entries)
 
-    async def test_entries_that_cannot_become_durable_are_told_kept_and_made_durable_later(self) -> None:
+    async def test_entries_that_cannot_become_durable_raise_and_become_durable_later(self) -> None:
         async with self.opened() as nodes:
             if not nodes.can_break:
                 return
@@ -230,7 +230,7 @@ class ClusterLogContract(Contract[Nodes]):
 
     # wait_changed, poll_now, tick
 
-    async def test_who_waits_for_a_change_is_woken_by_what_another_node_appends(self) -> None:
+    async def test_an_append_on_another_node_ends_wait_changed(self) -> None:
         async with self.opened() as nodes:
             first, last = nodes.members[0], nodes.members[-1]
             entry = self._deny(first)
@@ -261,7 +261,7 @@ class ClusterLogContract(Contract[Nodes]):
 
     # on_event
 
-    async def test_that_entries_cannot_become_durable_is_told_once_and_that_they_can_again_once(self) -> None:
+    async def test_a_lost_quorum_is_reported_once_and_a_found_one_once(self) -> None:
         async with self.opened() as nodes:
             if not nodes.can_break:
                 return
@@ -296,7 +296,7 @@ class ClusterLogContract(Contract[Nodes]):
             for log, *_ in nodes.members:
                 assert [*map(tuple, log.announced_kids())] == [member.kids for member in log.members()]
 
-    async def test_an_end_that_is_not_known_lies_behind_every_token_that_there_is(self) -> None:
+    async def test_an_unknown_end_lies_after_the_end_of_every_token(self) -> None:
         async with self.opened() as nodes:
             for member in nodes.members:
                 assert member.log.unknown_end_ms() > int(member.clock.wall_s() * 1000)

@@ -169,7 +169,7 @@ class SessionStoreContract(Contract[Stores]):
 
             await nodes.run(story)
 
-    async def test_of_many_who_put_at_once_one_gets_through_and_the_others_are_told_of_it(self) -> None:
+    async def test_one_of_many_puts_at_once_succeeds_and_the_others_conflict_with_it(self) -> None:
         async with self.opened() as nodes:
 
             async def story() -> None:
@@ -193,7 +193,7 @@ class SessionStoreContract(Contract[Stores]):
 
             await nodes.run(story)
 
-    async def test_many_who_try_again_lose_nothing(self) -> None:
+    async def test_many_writers_that_try_again_lose_nothing(self) -> None:
         async with self.opened() as nodes:
 
             async def story() -> None:
@@ -317,7 +317,7 @@ class SessionStoreContract(Contract[Stores]):
 
     # A store that cannot be reached, or is full
 
-    async def test_what_cannot_be_made_durable_is_told_and_afterwards_all_works_again(self) -> None:
+    async def test_a_store_that_cannot_make_anything_durable_raises_and_recovers(self) -> None:
         async with self.opened() as nodes:
             if not nodes.can_break:
                 return

@@ -1,4 +1,4 @@
-"""The times of locks on etcd, where etcd and the clock are in the test's hands: who is answered when, and what is left behind."""
+"""Time limits of locks on etcd, with a fake etcd and clock: when a request is answered, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def opened(etcd: FakeEtcd, clock: ManualClock) -> AsyncIterator[EtcdLocks]
 
 
 async def passing(clock: ManualClock, call: Callable[[], Awaitable[object]]) -> tuple[object, float]:
-    """What a call comes to while time passes, a failure too, and how long it took."""
+    """Return the result or failure of a call while time passes, and how long it took."""
     begun_s = clock.boot_s()
     found: list[object] = []
 
@@ -187,7 +187,7 @@ async def test_a_lease_is_over_for_its_holder_a_second_before_it_is_for_etcd(etc
 
 async def test_a_lease_counts_from_before_etcd_was_asked(clock: ManualClock) -> None:
     class SlowToAnswer(FakeEtcd):
-        """Its clock and the holder's go on before it has heard of anything."""
+        """Let both clocks go on before etcd hears of the call."""
 
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             clock.advance(0.2)

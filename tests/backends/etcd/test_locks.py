@@ -1,4 +1,4 @@
-"""Locks on real etcd: what faults of it do to those who hold and wait, and what is left there."""
+"""Locks on real etcd: what its faults do to holders and waiting requests, and what is left in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
 MARGIN_S = LAST_LOOK_S + LET_GO_S
 SLACK_S = 1.0
-"""For a machine that has much else to do."""
+"""Slack for a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ async def test_when_the_leader_is_killed_those_who_wait_still_have_it_one_after_
 
 
 async def persistently(work, manager: SessionManager) -> None:  # type: ignore[no-untyped-def]
-    """Work, and try again when told that a lock cannot be had now, or is lost: an election is under way."""
+    """Do work under the lock; try again if the lock is unavailable or lost, because of an election."""
     for _ in range(20):
         try:
             await work(manager)

@@ -1,4 +1,4 @@
-"""What ``memory://`` does beyond what every backend does: what it keeps, and what it gives a process that comes after it."""
+"""``memory://`` beyond the contracts: the memory that it takes, and numbers that grow on in the next process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks of a machine's processes: places that die with their process, clocks that begin anew, and real processes that are killed."""
+"""Locks of a machine's processes: tickets that end with their process, clocks that begin anew, and real processes that are killed."""
 
 # ruff: noqa: ASYNC110, ASYNC240 - files are what this is about
 
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Queue:
-    """The places in the queue for one lock, each taken by a process that does only what it is told."""
+    """The queue of one lock. Each ticket belongs to a process that does only what the test says."""
 
     def __init__(self, path: Path, clock: ManualClock) -> None:
         self.file = LockFile(path, clock.boot_s)
@@ -64,7 +64,7 @@ def queue(path: Path, clock: ManualClock) -> Iterator[Queue]:
     queue.file.close()
 
 
-# Places
+# Tickets
 
 
 def test_the_first_has_the_lock_and_the_others_know_how_many_come_first(queue: Queue) -> None:
@@ -266,7 +266,7 @@ async def test_one_that_waits_for_long_keeps_its_place(path: Path) -> None:
 
 
 class Late(SystemClock):
-    """Stands still but for what its file takes."""
+    """A clock that moves only while the file is written."""
 
     now_s = 1000.0
 
@@ -275,7 +275,7 @@ class Late(SystemClock):
 
 
 class SlowFile(LockFile):
-    """Each write waits for the disk: for three seconds, or until the test lets it go."""
+    """A file on a slow disk: each write takes three seconds, or until the test ends it."""
 
     def __init__(self, path: Path, clock: Late) -> None:
         super().__init__(path, clock.boot_s)
@@ -396,7 +396,7 @@ async def test_a_file_that_is_deleted_is_told_to_those_who_wait_and_holds_locks_
 
 
 class CountedFile(LockFile):
-    """Counts how often a place is written."""
+    """Counts how often a ticket is written."""
 
     takes = 0
 

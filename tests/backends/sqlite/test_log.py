@@ -1,4 +1,4 @@
-"""``sqlite://``: workers of one machine that share a file, and whatever may happen to that file."""
+"""``sqlite://``: workers of one machine share a file, and anything may happen to that file."""
 # ruff: noqa: ASYNC222, ASYNC240 - files and processes are what this is about
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Worker:
-    """A process, as far as the file can tell."""
+    """One process, as the file sees it."""
 
     def __init__(self, path: Path, **settings: Any) -> None:
         self.clock: ManualClock | None = settings.pop("clock", None)
@@ -58,7 +58,7 @@ class Worker:
         return (await node_of(self.manager).revoker.revoke_session(verified.claims)).mode
 
     def says(self, token: str) -> str:
-        """``yes``, or the code of the problem."""
+        """Return ``yes``, or the code of the problem."""
         try:
             found = node_of(self.manager).validator.validate(token.encode())
         except ClientFault as problem:
@@ -526,7 +526,7 @@ async def test_every_commit_is_synced(path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 async def test_a_forked_worker_has_connections_and_a_name_of_its_own(path: Path, anyio_backend_name: str) -> None:
-    """As with ``gunicorn --preload``, and worse: the parent has been serving before it forks."""
+    """Worse than ``gunicorn --preload``: the parent has served before it forks."""
     a = Worker(path)
     token = a.log_in()
     await a.log_out(a.log_in())

@@ -1,4 +1,4 @@
-"""Session data on ``sqlite://``: workers of one machine that share a file of records, and whatever may happen to that file."""
+"""Session data on ``sqlite://``: workers of one machine share a file of records, and anything may happen to that file."""
 # ruff: noqa: ASYNC240 - files and processes are what this is about
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def records_of(path: Path) -> Path:
 
 
 class Worker:
-    """A process, as far as the file can tell."""
+    """One process, as the file sees it."""
 
     def __init__(self, path: Path, *, clock: ManualClock | None = None, **settings: Any) -> None:
         self.manager = SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{path}", **settings), clock=clock)

@@ -1,4 +1,4 @@
-"""Files that an earlier release wrote are read for ever, and this release writes the same tables."""
+"""This release reads the files of earlier releases, and makes the same tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ END_MS = 4_102_444_800_000
 
 
 def restored(name: str, path: Path) -> Path:
-    """A file as it was when the vector was made."""
+    """Restore a file from a vector."""
     db = sqlite3.connect(path)
     db.executescript((VECTORS / name).read_text())
     db.close()
@@ -84,7 +84,7 @@ def test_a_lock_that_an_earlier_release_granted_is_held_and_its_queue_goes_on(tm
     ids=["entries", "records", "locks"],
 )
 def test_this_release_makes_the_same_tables(kind: Callable[[Path], SharedFile], name: str, tmp_path: Path) -> None:
-    """Other tables would need another number of the format, and a vector of their own."""
+    """Other tables need a new format number, and a vector of their own."""
     file = kind(tmp_path / "new")
     file.open()
     file.close()

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class OneClock(LockNodes):
-    """Nodes whose time passes while somebody waits, fast, and not while a thread has a file in hand."""
+    """Nodes with a fast clock. It stands still while a thread works on a file."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -45,7 +45,7 @@ class OneClock(LockNodes):
         return False
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
         found: list[T] = []
@@ -81,7 +81,7 @@ class TestMemory(LockServiceContract):
 
 
 class OneMachine(OneClock):
-    """Three workers that share a file. It breaks by a lock that somebody else holds."""
+    """Three workers that share a file. Another program locks it to break it."""
 
     can_break = True
 
@@ -131,7 +131,7 @@ class TestSqlite(LockServiceContract):
 
 
 class GuardedKeys(SessionStore):
-    """As much of a store on etcd as asks for locks. A record is a key, and its version the revision at which that was written."""
+    """The part of a store on etcd that checks locks. A record is a key, and its version is the revision of the last write."""
 
     max_bytes = 1000
 
@@ -163,7 +163,7 @@ class GuardedKeys(SessionStore):
 
 
 class OnEtcd(LockNodes):
-    """Three processes on one etcd. It breaks for all of them, by being frozen."""
+    """Three processes on one etcd. Freezing etcd breaks it for all of them."""
 
     can_break = True
     lease_s = 1.0
@@ -201,28 +201,28 @@ class TestEtcd(LockServiceContract):
                 tasks.cancel_scope.cancel()
 
 
-# What breaks it is found out.
+# A service that breaks the contract fails a test.
 
 
 class Stubborn(MemoryLocks):
     """Keeps a ticket in the queue for a request that was given up."""
 
     async def _leave(self, name: str, holder: str) -> None:
-        """It may come back."""
+        """Keep the ticket: the request may come back."""
 
 
 class Generous(MemoryLocks):
-    """Renews what is another's by now."""
+    """Renews a lock that another holder has by now."""
 
     async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
         return grant
 
 
 class Credulous(MemoryLocks):
-    """Takes every number for a good one."""
+    """Accepts every fencing number."""
 
     def require(self, grant: Grant) -> None:
-        """Nothing is wrong with it."""
+        """Accept it."""
 
 
 class Crowded(MemoryLocks):
@@ -235,8 +235,8 @@ class Crowded(MemoryLocks):
 @pytest.mark.parametrize(
     ("kind", "test"),
     [
-        (Stubborn, LockServiceContract.test_who_is_cancelled_while_waiting_leaves_no_place_in_the_queue),
-        (Stubborn, LockServiceContract.test_a_released_lock_is_had_at_once_and_cannot_be_renewed),
+        (Stubborn, LockServiceContract.test_a_request_that_is_cancelled_while_it_waits_leaves_no_ticket),
+        (Stubborn, LockServiceContract.test_a_released_lock_is_granted_at_once_and_cannot_be_renewed),
         (Generous, LockServiceContract.test_a_lock_whose_lease_is_over_goes_to_the_next_and_is_lost_to_its_holder),
         (Credulous, LockServiceContract.test_a_holder_that_was_paused_beyond_its_lease_cannot_write_when_another_has_had_the_lock),
         (Crowded, LockServiceContract.test_a_lock_has_one_holder_at_a_time_on_whichever_node),

@@ -39,7 +39,7 @@ class TestMemory(ClusterLogContract):
 
 
 class OneMachine(Nodes):
-    """Three workers that share a file. It breaks by a lock that somebody else holds."""
+    """Three workers that share a file. Another program locks it to break it."""
 
     can_break = True
 
@@ -76,7 +76,7 @@ class TestSqlite(ClusterLogContract):
 
 
 class Peers(Nodes):
-    """Three nodes in one process, whose links can be cut, and whose time passes when somebody waits."""
+    """Three nodes in one process, with links that can be cut, and a clock that moves while a call waits."""
 
     can_break = True
 
@@ -109,7 +109,7 @@ class TestPeers(ClusterLogContract):
 
 
 class OnEtcd(Nodes):
-    """Three processes on one etcd. It breaks for all of them, by being frozen."""
+    """Three processes on one etcd. Freezing etcd breaks it for all of them."""
 
     can_break = True
 
@@ -145,7 +145,7 @@ class TestEtcd(ClusterLogContract):
 
 
 class ForgetfulNodes(Memory):
-    """A log that merges only after it has waited, as one would that writes first."""
+    """A log that waits before it merges, as if it wrote first."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The contract of a store of records, against every backend."""
+"""The contract of a store, against every backend."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def full(connected: Callable[[float, float], Connected], busy_s: float, within_s
 
 
 class OneMachine(Stores):
-    """Three workers that share a file. It breaks by a lock that somebody else holds; it is full when it may not grow."""
+    """Three workers that share a file. Another program locks it to break it; a limit on its size makes it full."""
 
     can_break = can_fill = reads_when_broken = True
 
@@ -107,7 +107,7 @@ class TestSqlite(SessionStoreContract):
 
 
 class OnEtcd(Stores):
-    """Three processes on one etcd. It breaks for all of them, by being frozen."""
+    """Three processes on one etcd. Freezing etcd breaks it for all of them."""
 
     can_break = True
 
@@ -146,7 +146,7 @@ class TestEtcd(SessionStoreContract):
 
 
 class Careless(MemoryStore):
-    """Looks at no version: the last one wins."""
+    """A store that checks no version: the last write wins."""
 
     async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
         await anyio.lowlevel.checkpoint()
@@ -161,8 +161,8 @@ async def test_a_store_that_breaks_the_contract_is_found_out() -> None:
 
     for name in (
         "test_a_put_onto_another_version_conflicts_and_changes_nothing",
-        "test_of_many_who_put_at_once_one_gets_through_and_the_others_are_told_of_it",
-        "test_many_who_try_again_lose_nothing",
+        "test_one_of_many_puts_at_once_succeeds_and_the_others_conflict_with_it",
+        "test_many_writers_that_try_again_lose_nothing",
     ):
         with pytest.raises(AssertionError):
             await getattr(Broken(), name)()
