@@ -1,4 +1,4 @@
-"""The ports: what the manager asks of a clock, a log of the cluster, a store of records, a service of locks, and of what brings these.
+"""The ports: the contracts of a clock, a cluster log, a store of records, a lock service, and the backend that opens them.
 
 Each docstring is the whole contract. *Absent* (None) and *unknown* (an exception) are different answers.
 """
@@ -22,20 +22,20 @@ from .events import ClusterEvent
 from .models import Entry, KeyId
 
 CLOCK_SLACK_MS = 50.0
-"""By how much a wall clock may move against the boot-time clock, being slewed, before somebody looks whether it is right."""
+"""How far the wall clock may drift from the boot-time clock before a node asks the log again whether it is right: NTP slews less."""
 
 MAX_RECORD_BYTES = 1 << 20
-"""Of one record, on each store of this package: etcd takes a little more in one request, and each change writes all of it."""
+"""Largest record that every store of this package accepts. etcd's request limit is 1.5 MB, and every change rewrites the whole record."""
 
 PeerHandler = Callable[[bytes], Awaitable[bytes]]
-"""Answers a call of another member. Raises ValueError for a body that it cannot read."""
+"""Takes the body of another member's call and returns the body of the answer. Raises ValueError if it cannot read the body."""
 
 
 class PeerFailure(Exception):
-    """A call got no answer that can be used. ``str()`` names the reason in words of ours, never the peer's.
+    """A call had no usable answer. ``str()`` gives the reason in this package's words, never in the peer's.
 
     Attributes:
-        fault: what the peer did, as it is counted.
+        fault: the name under which the failure is counted.
     """
 
     def __init__(self, reason: str, fault: Fault = "refused") -> None:
@@ -44,7 +44,7 @@ class PeerFailure(Exception):
 
 
 HELLO = "hello"
-"""The call that asks which process is there; the answer is its nonce. Nobody asks but a node that looks at its own URL."""
+"""The name of the call that asks a process for its nonce. A node calls only its own URL by it, to find a second process there."""
 
 
 class PeerCalls(Protocol):
@@ -52,14 +52,20 @@ class PeerCalls(Protocol):
 
     @property
     def faults(self) -> PeerFaults:
-        """Counts what the other members did wrong."""
+        """The counts of what other members did wrong."""
         ...
 
     async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
-        """Return what the peer answers.
+        """Return the body of a peer's answer.
+
+        Args:
+            peer: the URL of the member.
+            name: of the call.
+            body: of the call.
+            timeout_s: the longest wait.
 
         Raises:
-            PeerFailure: it did not answer in time, or not as a member of this cluster does.
+            PeerFailure: the peer did not answer in time, or not as a member of this cluster does.
         """
         ...
 
@@ -69,18 +75,18 @@ class PeerCalls(Protocol):
 
 
 class Clock(Protocol):
-    """The two clocks, and waiting by the first. ``boot_s`` for what stays within a node, ``wall_s`` for what crosses nodes."""
+    """The two clocks of a node, and waiting by the first. ``boot_s`` measures time within a node, ``wall_s`` dates what crosses nodes."""
 
     def boot_s(self) -> float:
-        """Seconds since some moment, counting the time in suspend; never steps."""
+        """Return the seconds since some moment, time in suspend included. Never steps."""
         ...
 
     def wall_s(self) -> float:
-        """Seconds since the epoch; may be off, and may step."""
+        """Return the seconds since the epoch. May be wrong, and may step."""
         ...
 
     def move_on_after(self, seconds: float) -> AbstractContextManager[CancelScope, bool]:
-        """Ends what runs inside after so many seconds of ``boot_s``; the scope's ``cancelled_caught`` then tells."""
+        """Return a cancel scope that ends its block after so many seconds of ``boot_s``; ``cancelled_caught`` is then true."""
         ...
 
 
@@ -111,11 +117,11 @@ def ignore(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Entries that a log has made durable.
+    """The proof that a log has made entries durable.
 
     Attributes:
-        position: where the log stands after them; grows with each append on the same node.
-        durable_at_s: the boot-time moment at which this node knew them durable.
+        position: the log's position after the entries. It grows with each append on the same node.
+        durable_at_s: the moment at which this node knew that the entries are durable (boot-time clock).
     """
 
     position: int
@@ -123,14 +129,14 @@ class Receipt:
 
 
 class ClusterLog(ABC):
-    """Keeps the entries of the cluster and brings them to this node's view.
+    """Keeps the entries of the cluster and merges them into this node's view.
 
     Attributes:
-        freshness_limit_s: how old the view may be when this node accepts a session, by all that the cluster has said.
-        trusted_ahead_ms: by how much this node's wall clock is ahead of its boot-time clock while it is trusted, give or
-            take ``CLOCK_SLACK_MS``. NaN where that must be asked for (:meth:`trusts_clock`).
-        poll_now: brings the view, and how fresh it is, up to what is known elsewhere by now, without waiting for anybody; never
-            raises. Called on the way of each request, before anything is read from the view. None where news come by themselves.
+        freshness_limit_s: how old the view may be when this node accepts a session: the smallest limit that any member announces.
+        trusted_ahead_ms: the lead of this node's wall clock over its boot-time clock, in which the cluster trusts it, give or
+            take ``CLOCK_SLACK_MS``. NaN if :meth:`trusts_clock` must be asked.
+        poll_now: merges what is known elsewhere by now into the view and sets ``fresh_at``. Waits for nothing and never raises.
+            Called with each request, before the view is read. None if news come without it.
     """
 
     freshness_limit_s: float
@@ -139,101 +145,110 @@ class ClusterLog(ABC):
 
     @abstractmethod
     def apply(self, entries: Sequence[Entry]) -> None:
-        """Merge entries into this node's view at once, and have them spread when that is possible. Waits for nothing."""
+        """Merge entries into this node's view at once, and spread them as soon as possible. Waits for nothing."""
 
     @abstractmethod
     async def append(self, entries: Sequence[Entry]) -> Receipt:
-        """Make entries known to the cluster.
+        """Make entries durable in the cluster, and return once they are.
 
-        They are merged into this node's view before the first suspension, whatever happens then, and merging is
-        idempotent: the same entries may be appended again. Returns once they are durable.
+        The entries are merged into this node's view before the first suspension, whatever happens afterwards. Merging is
+        idempotent: the same entries may be appended again.
 
         Raises:
-            QuorumLost: they could not be made durable in time. The view keeps them, and the log goes on trying.
-            EntryRejected: the log will never take some of them. The view keeps those, and the others are durable.
+            QuorumLost: the entries could not be made durable in time. The view keeps them, and the log goes on trying.
+            EntryRejected: the log will never take some of the entries. The view keeps those, and the others are durable.
         """
 
     @abstractmethod
     async def fence(self, receipt: Receipt) -> None:
-        """Return when every node refuses, from now on, what the entries deny.
+        """Return when every node refuses what the entries deny, from now on.
 
-        That is when each live member has confirmed them, or when none can still hold a lease from before. Always
-        returns in bounded time.
+        This is so once each live member has confirmed the entries, or no member can still hold a lease from before them.
+        Always ends in bounded time.
+
+        Args:
+            receipt: of the entries, as :meth:`append` returned it.
+
+        Raises:
+            QuorumLost: this node no longer knows that the entries are durable.
         """
 
     @abstractmethod
     async def wait_changed(self) -> None:
         """Return when this node may have learned something since the call began.
 
-        Called again and again while the view is stale, so it lets time pass where nothing is new.
+        Callers call it in a loop while the view is stale, so it must let time pass if nothing is new.
         """
 
     @abstractmethod
     def tick(self) -> None:
-        """Bring the view up to what can be told without waiting. Called now and then; never raises."""
+        """Bring the view and the floor up to date without waiting. Called about once a second; never raises."""
 
     @abstractmethod
     def trusts_clock(self) -> bool:
-        """Whether this node's wall clock agrees with the cluster's; sets ``trusted_ahead_ms`` if so. Else it neither mints nor judges."""
+        """Whether this node's wall clock agrees with the cluster's; sets ``trusted_ahead_ms`` if so.
+
+        A node whose clock is not trusted neither issues nor validates tokens.
+        """
 
     def ahead_ms(self) -> float:
-        """By how much this node's wall clock is ahead of what most of the cluster's show; 0 if it is not, or nobody can tell."""
+        """Return the lead of this node's wall clock over the median of the members', in milliseconds; 0 if it lags, or is unknown."""
         return 0.0
 
     @abstractmethod
     def is_starting(self) -> bool:
-        """Whether the node has not yet learned enough since its start to judge anything."""
+        """Whether the node must still learn what other members know before it may validate sessions."""
 
     def is_set_back(self) -> bool:
-        """Whether the log is older than what this node has applied of it. It judges nothing any more, until an operator has decided."""
+        """Whether the log is older than what this node has applied from it. The node then validates nothing until an operator decides."""
         return False
 
     @abstractmethod
     def members(self) -> Sequence[Heartbeat]:
-        """The last words of each other live member."""
+        """Return the newest heartbeat of each other live member."""
 
     def announced_kids(self) -> Sequence[Collection[KeyId]]:
-        """For each other live member, the ids of the keys it has."""
+        """Return the key ids of each other live member."""
         return [member.kids for member in self.members()]
 
     def announce(self, kids: tuple[KeyId, ...]) -> None:  # noqa: ARG002 - there is nobody to tell
-        """The node's own keys are others now; the members are to know."""
+        """Announce the ids of this node's present keys to the members."""
         return
 
     @abstractmethod
     def unknown_end_ms(self) -> int:
-        """By when every token that exists now has ended, whoever made it (wall clock, milliseconds)."""
+        """Return a moment by which every token that exists now has ended, on any node (wall clock, milliseconds)."""
 
     @abstractmethod
     def why_not_ready(self) -> str | None:
-        """What keeps this node from judging sessions, as a few words for an operator; None when it is ready."""
+        """Return why this node cannot validate sessions, in a few words for an operator; None if it is ready."""
 
     async def run(self) -> None:
-        """What the log does besides, until it is cancelled. Waits for nobody before it serves."""
+        """Run the log's background work until cancelled. The node serves meanwhile, from the start on."""
         return
 
     def index(self) -> str | None:
-        """A position that a client may carry to another node to read its own writes there; None where there is no other."""
+        """Return the log's position as text, which a client may carry to another node to read its own writes; None without other nodes."""
         return None
 
     def has_reached(self, index: str) -> bool:  # noqa: ARG002 - there is nothing to reach here
-        """Whether this node knows all that the node knew which gave the index. True for text that is no index."""
+        """Whether this node knows everything that the node of an index knew at that time. True for text that is no index."""
         return True
 
 
-# Records: what is too large for a token, or must be found by its subject.
+# Records: session data too large for a token, and log-ins, which are found by their subject.
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a store keeps under one id.
+    """One record in a store.
 
     Attributes:
-        id: of the session's family, or another one that nobody can guess.
+        id: the family of a session, or another id that cannot be guessed.
         content: opaque bytes.
-        until_ms: from when on it is not needed any more (wall clock).
-        subject: whom it can be listed by; None for a visitor's.
-        version: grows with each put, and is never given again for this id, not even after a delete. 0: not stored yet.
+        until_ms: the end of the record: afterwards it may be deleted (wall clock).
+        subject: the subject by which it is listed; None for a visitor's record.
+        version: grows with each put, and is never used again for this id, not even after a delete. 0: not stored yet.
     """
 
     id: str = field(repr=False)
@@ -249,10 +264,10 @@ class Record:
 
 
 class Conflict(Exception):
-    """A record is not of the version that was to be replaced.
+    """The stored record has another version than the one to be replaced.
 
     Attributes:
-        current: what is stored instead; None if nothing is.
+        current: the stored record; None if there is none.
     """
 
     def __init__(self, current: Record | None) -> None:
@@ -263,11 +278,11 @@ class Conflict(Exception):
 class SessionStore(ABC):
     """Keeps the records of one kind for all nodes of the cluster.
 
-    Every method returns in bounded time, or raises :class:`~ha_session_mw.exceptions.StoreUnavailable` when it cannot be
-    known, or cannot be made durable, in that time. A put or delete that raised it may have been done all the same.
+    Every method ends in bounded time. It raises :class:`~ha_session_mw.exceptions.StoreUnavailable` if the answer cannot be known,
+    or the change cannot be made durable, in that time. A put or delete that raised it may have been done nevertheless.
 
     Attributes:
-        max_bytes: the longest content.
+        max_bytes: the largest content.
         poll_now: calls ``on_newer`` for everything that is known elsewhere by now, without waiting; never raises. Called before a copy
             of a record is used. None if the store calls ``on_newer`` by itself as soon as it has news.
     """
@@ -277,33 +292,34 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def get(self, id: str) -> Record | None:
-        """The record as it stands; None if there is none, for certain. One that has ended may be there still, or not."""
+        """Return the present record; None if there certainly is none. A record that has ended may or may not be there."""
 
     @abstractmethod
     async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
-        """Store a record in the place of the one that has its ``version`` (0: of none); returns it with its new version.
+        """Store a record in place of the one with the same ``version`` (0: of none), and return it with its new version.
 
-        Durable on return. One atomic step: nobody sees a moment without either.
+        Durable on return. One atomic step: no reader finds neither record.
 
         Args:
-            guard: a lock that must not have been granted to anybody else since.
+            record: the record.
+            guard: a lock that must still be held.
 
         Raises:
             Conflict: another version is stored, or none.
             LockLost: the guard's lock was granted anew or released, or its lease is over. Nothing was written.
-            ValueError: the content is longer than ``max_bytes``.
+            ValueError: the content is larger than ``max_bytes``.
         """
 
     @abstractmethod
     async def delete(self, id: str) -> None:
-        """Remove a record, whatever its version. Nothing to remove is no error."""
+        """Remove a record, whatever its version. It is no error if there is none."""
 
     @abstractmethod
     async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
-        """The records of a subject in the order of their ids, those after the id ``after``, ``limit`` at the most."""
+        """Return a subject's records in the order of their ids, beginning behind the id ``after``, at most ``limit``."""
 
     async def run(self) -> None:
-        """What the store does besides (removing what has ended, following what others write), until it is cancelled."""
+        """Run the store's background work until cancelled: remove ended records, follow what others write."""
         return
 
 
@@ -312,13 +328,13 @@ class SessionStore(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lock that is held.
+    """The proof that a lock is held.
 
     Attributes:
         name: of the lock.
-        fence: the fencing number: grows with each grant of this name, and is never given again.
-        until_s: when the lease is over for its holder (boot-time clock), counted from before it was asked for.
-        holder: names this one holding of it: random, and not that of a node.
+        fence: the fencing number. It grows with each grant of this name, and is never used again.
+        until_s: the end of the lease for its holder (boot-time clock), counted from before the request.
+        holder: the random name of this one grant. It is not the name of a node.
     """
 
     name: str = field(repr=False)
@@ -328,64 +344,71 @@ class Grant:
 
 
 class LockService(ABC):
-    """Locks that one holder has at a time, on whichever node.
+    """Locks, each held by one holder at a time in the whole cluster.
 
-    A holder whose lease is over may still think that it holds the lock: what keeps it from doing harm is the fencing
-    number, which :meth:`SessionStore.put` checks (Kleppmann 2016, How to do distributed locking).
+    A holder whose lease is over may still believe that it holds the lock. The fencing number keeps it from doing harm:
+    :meth:`SessionStore.put` checks it (Kleppmann 2016, How to do distributed locking).
     """
 
     @abstractmethod
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
-        """The lock, as soon as nobody else has it; those who wait are served in the order in which they came, by and large.
+        """Return a grant of the lock, as soon as no other holder has it. Waiters are served roughly in the order in which they came.
 
-        Who waits is answered soon after that time at the latest, also where it cannot be known who has the lock.
+        Returns or raises soon after ``within_s``, even if the service is unreachable.
 
-        A caller who is cancelled, or whose time is over, leaves nothing behind: neither a lock nor a place in the queue. Of one
-        that dies, what is left ends by itself.
+        A caller that is cancelled, or whose time is over, leaves neither a lock nor a place in the queue behind. What a caller that
+        dies leaves behind ends by itself.
 
         Args:
-            within_s: how long to wait at the most. 0: not at all, if others have it or wait for it.
-            lease_s: how long the lock is held unless it is renewed or released. A service may give it for longer.
+            name: of the lock.
+            within_s: the longest wait. 0: do not wait if others hold the lock or wait for it.
+            lease_s: how long the lock stays held unless it is renewed or released. A service may grant a longer lease.
 
         Raises:
-            SessionLocked: others had it all the time.
-            StoreUnavailable: it cannot be known who has it.
+            SessionLocked: others held the lock all the time.
+            StoreUnavailable: the holder of the lock cannot be known.
         """
 
     @abstractmethod
     async def renew(self, grant: Grant, *, lease_s: float) -> Grant:
-        """The same lock, with the same fencing number, for so long from now on.
+        """Return the same lock, with the same fencing number and a lease that begins now.
 
         Args:
-            lease_s: no longer than when it was acquired.
+            grant: the present grant.
+            lease_s: no longer than the one with which it was acquired.
 
         Raises:
-            LockLost: it was released, or its lease was over, so that somebody else may have, or have had, it.
-            StoreUnavailable: it cannot be known. The grant is good until its end.
+            LockLost: the lock was released, or its lease was over, so another holder may have it, or may have had it.
+            StoreUnavailable: the holder cannot be known. The grant is good until its end.
         """
 
     @abstractmethod
     async def release(self, grant: Grant) -> None:
-        """Let the next one have it. A lock that is held no more is no error. Never raises; what cannot be let go ends by its lease."""
+        """Release a lock to the next waiter. It is no error if the lock is no longer held.
+
+        Never raises: a lock that cannot be released ends with its lease.
+        """
 
     async def run(self) -> None:
-        """What the service does besides, until it is cancelled."""
+        """Run the service's background work until cancelled."""
         return
 
 
-# What brings all of these.
+# The backend.
 
 
 class Backend(ABC):
-    """Where the nodes of a cluster keep what they share: a log; a store of records and locks, if it has them.
+    """Opens what the nodes of a cluster share: a log, and perhaps a store of records and locks.
 
-    One may serve several nodes of a process. Whatever it opens is opened without waiting for anybody, and used by one node.
-    All methods raise :class:`~ha_session_mw.exceptions.ConfigurationError` where that cannot be, as it is set up.
+    One backend may serve several nodes of a process. Each thing that it opens belongs to one node. Opening waits for nothing. All
+    methods raise :class:`~ha_session_mw.exceptions.ConfigurationError` if the settings cannot be used.
+
+    A forked process opens everything anew.
 
     Attributes:
-        scheme: names it, as in ``HA_SESSION_CLUSTER``, to operators.
-        takes_workers: whether several processes may have the same settings. Each then adds to the node's name that they give.
-        hears_others: whether news of other nodes come while a request waits for them (:meth:`ClusterLog.wait_changed`).
+        scheme: the backend's name in ``HA_SESSION_CLUSTER``, shown to operators.
+        takes_workers: whether several processes may have the same settings. Each process then adds a random part to ``node_id``.
+        hears_others: whether a request that waits may learn from other nodes (:meth:`ClusterLog.wait_changed`).
     """
 
     scheme: str
@@ -405,7 +428,11 @@ class Backend(ABC):
         """
 
     def open_locks(self, clock: Clock) -> LockService | None:  # noqa: ARG002 - there are none here
-        """The locks; None where there are none."""
+        """Open the lock service for one node; None if the backend has no locks.
+
+        Args:
+            clock: the node's two clocks.
+        """
         return None
 
     def open_store(
