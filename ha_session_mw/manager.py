@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -20,6 +21,8 @@ from .models import Acknowledgement, AnySession, Device, NodeId
 
 if TYPE_CHECKING:
     import httpx2
+
+logger = logging.getLogger("ha_session_mw")
 
 
 class SessionManager:
@@ -51,6 +54,8 @@ class SessionManager:
         if settings is not None and not isinstance(settings, Settings):
             raise TypeError(f"settings must be a Settings, got {type(settings).__name__}")
         settings = settings or Settings.from_environ()
+        for advice in settings.advice(os.environ):
+            logger.warning("%s", advice)
         self._node = Node(
             settings, backend or _backend_of(settings), clock=clock or SystemClock(), random=random, peer_transport=peer_transport
         )

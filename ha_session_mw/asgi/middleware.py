@@ -462,8 +462,6 @@ def _manager(settings: Settings) -> SessionManager:
     """
     manager = _managers.get(settings)
     if manager is None:
-        for advice in settings.advice(os.environ):
-            logger.warning("%s", advice)
         manager = _managers[settings] = SessionManager(settings)
     return manager
 

@@ -167,6 +167,14 @@ def test_an_old_name_is_told_to_the_operator_and_a_new_one_is_not() -> None:
     assert new.advice({}) == []
 
 
+def test_a_node_logs_once_at_start_that_a_name_is_deprecated(caplog: pytest.LogCaptureFixture) -> None:
+    SessionManager(Settings(**GOOD, etcd_user="root", etcd_password=PASSWORD))
+
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["HA_SESSION_ETCD_USER", "HA_SESSION_ETCD_PASSWORD"]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert PASSWORD not in caplog.text
+
+
 @pytest.mark.parametrize("old", OLD_NAMES)
 def test_an_old_and_a_new_name_with_different_values_are_a_fault(old: str) -> None:
     new = OLD_NAMES[old]
