@@ -45,7 +45,7 @@ class StateFile(SqliteFile):
         self._open_s = open_s
         self._token = secrets.token_urlsafe(12)
         self._known: tuple[tuple[Inode, str], ...] = ()
-        """The files and tokens which prove that nobody else has written since this object read the file."""
+        """The files and tokens which prove that no other process has written since this object loaded the file."""
         self._is_held = False
 
     def load(self) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A file that the processes of one machine share. It has a write-ahead log: readers wait for nobody.
+"""A file that the processes of one machine share. It has a write-ahead log: readers never wait for writers.
 
 Each process has two connections: a read on the way of a request must not wait for a write.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from .sqlite_file import FileTrouble, Inode, SqliteFile, T, Work, in_transaction, require_inode, trouble_of
 
 READ_BUSY_S = 0.05
-"""How long a read waits for a lock. Readers meet a lock only while somebody repairs or moves the file."""
+"""How long a read waits for a lock. Readers meet a lock only while an operator repairs or moves the file."""
 
 DATA_VERSION = "PRAGMA data_version"
 

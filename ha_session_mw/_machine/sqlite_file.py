@@ -120,7 +120,7 @@ class SqliteFile:
             self._close_writer()  # the next write opens the file that has the name by then, or makes it
             raise
         finally:
-            if self._is_let_go:  # the caller was cancelled, and nobody closes the file again
+            if self._is_let_go:  # the caller was cancelled, and close() has run
                 self._close_writer()
             self._writing.release()
         return done
@@ -161,7 +161,7 @@ class SqliteFile:
             _make_private(self.path)
             with ExitStack() as undo:
                 with _one_file(self.path) as inode:
-                    # SQLite must not make the file: everybody could read that one.
+                    # SQLite must not make the file: all users could read that one.
                     uri = self.path.absolute().as_uri() + "?mode=rw"
                     db = sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False, factory=SelfClosing)
                     undo.callback(db.close)
@@ -196,7 +196,7 @@ class SqliteFile:
             return  # another process was faster
         if self.schema.adopts is not None:
             with suppress(PermissionError):  # it belongs to another user
-                self.path.chmod(0o600)  # the release that made it left it readable for everybody
+                self.path.chmod(0o600)  # the build that made it left it readable for all users
         db.execute(f"PRAGMA application_id = {self.schema.application_id}")
         db.execute(f"PRAGMA user_version = {self.schema.format}")
         self.schema.make(db)

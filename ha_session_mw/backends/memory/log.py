@@ -22,7 +22,7 @@ class MemoryLog(ClusterLog):
         self.freshness_limit_s = own.freshness_limit_s
         self.trusted_ahead_ms = math.nan
         view.fresh_at = math.inf
-        view.forgotten_cuts_end_ms = math.inf  # an unknown cut is from an earlier process, and nobody knows more of it
+        view.forgotten_cuts_end_ms = math.inf  # an unknown cut is from an earlier process, and is lost
 
     def apply(self, entries: Sequence[Entry]) -> None:
         self.tick()

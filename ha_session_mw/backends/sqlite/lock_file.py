@@ -49,7 +49,7 @@ class LockFile(SharedFile):
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         super()._prepare(db)
-        # A loss of power ends all holders and all that wait, so nobody waits for the disk. The changes that locks guard do.
+        # A loss of power ends all holders and all that wait, so a ticket does not wait for the disk. Guarded changes do.
         db.execute("PRAGMA synchronous = NORMAL")
 
     def take(self, ticket: Ticket, good_s: float) -> Admission:

@@ -31,7 +31,7 @@ TICKET_S = 3.0
 KEEP_EVERY_S = 1.0
 """How often a ticket that waits is kept. Each time is a write, which fifty waiting requests can afford."""
 PRUNE_EVERY_S = 60.0
-"""How often the tickets of processes that died are deleted. Until then they delay nobody."""
+"""How often the tickets of processes that died are deleted. Until then they delay no request."""
 
 T = TypeVar("T")
 

@@ -57,7 +57,7 @@ class SqliteLog(ClusterLog):
         clock: the two clocks.
         own: the heartbeat's constant parts.
         path: of the file.
-        on_event: told of troubles with the file.
+        on_event: called when the file can no longer be used, and when it can again.
 
     Raises:
         ConfigurationError: the file cannot be used, and an operator must mend that.
@@ -205,7 +205,7 @@ class SqliteLog(ClusterLog):
         """Return when the disk has all entries up to this one. One write takes all entries that wait."""
         with self._clock.move_on_after(WRITE_LIMIT_S):
             async with self._disk:
-                # A write that failed has failed for all that waited for it: a new try for each would take for ever.
+                # A write that failed has failed for all that waited for it: a new try for each would take too long.
                 if self._written < upto and self._failed < upto:
                     await self._write_all()
         if self._written < upto:

@@ -55,7 +55,7 @@ class Contract(ABC, Generic[HarnessT]):
         """Open nodes of a new cluster, two or more if the backend has them. They run until the context ends."""
 
 
-async def told(kind: type[Exception], function: Callable[P, Awaitable[object]], *args: P.args, **kwargs: P.kwargs) -> bool:
+async def raises(kind: type[Exception], function: Callable[P, Awaitable[object]], *args: P.args, **kwargs: P.kwargs) -> bool:
     """Return whether a call raises an exception of this kind."""
     try:
         await function(*args, **kwargs)

@@ -10,7 +10,7 @@ import anyio
 
 from ...abc import Clock, Grant, LockService, Record, SessionStore
 from ...exceptions import LockLost, SessionLocked, StoreUnavailable
-from .harness import Contract, Harness, told
+from .harness import Contract, Harness, raises
 
 
 class LockNode(NamedTuple):
@@ -134,7 +134,7 @@ class LockServiceContract(Contract[LockNodes]):
                 grant = await first.locks.acquire(name, within_s=0, lease_s=60)
                 for within_s in (0, 0.2):
                     begun_s = other.clock.boot_s()
-                    assert await told(SessionLocked, other.locks.acquire, name, within_s=within_s, lease_s=60)
+                    assert await raises(SessionLocked, other.locks.acquire, name, within_s=within_s, lease_s=60)
                     assert other.clock.boot_s() - begun_s >= within_s
                 await first.locks.release(grant)
                 await first.locks.acquire(name, within_s=0, lease_s=60)
@@ -206,7 +206,7 @@ class LockServiceContract(Contract[LockNodes]):
                 grant = await other.locks.acquire(name, within_s=60, lease_s=60)
                 assert 0 <= first.clock.boot_s() - paused.until_s < nodes.late_s + 1
                 assert grant.fence > paused.fence
-                assert await told(LockLost, first.locks.renew, paused, lease_s=nodes.lease_s)
+                assert await raises(LockLost, first.locks.renew, paused, lease_s=nodes.lease_s)
                 await first.locks.release(paused)
                 assert await is_held(nodes, name)
                 await other.locks.renew(grant, lease_s=60)
@@ -220,7 +220,7 @@ class LockServiceContract(Contract[LockNodes]):
             async def story() -> None:
                 grant = await node.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
                 await wait(node, nodes.lease_s + nodes.late_s)
-                assert await told(LockLost, node.locks.renew, grant, lease_s=nodes.lease_s)
+                assert await raises(LockLost, node.locks.renew, grant, lease_s=nodes.lease_s)
 
             await nodes.run(story)
 
@@ -236,7 +236,7 @@ class LockServiceContract(Contract[LockNodes]):
                     assert (renewed.name, renewed.fence, renewed.holder) == (name, begun.fence, begun.holder)
                     assert renewed.until_s > grant.until_s
                     grant = renewed
-                assert await told(SessionLocked, other.locks.acquire, name, within_s=0, lease_s=60)
+                assert await raises(SessionLocked, other.locks.acquire, name, within_s=0, lease_s=60)
 
             await nodes.run(story)
 
@@ -249,7 +249,7 @@ class LockServiceContract(Contract[LockNodes]):
             async def story() -> None:
                 grant = await first.locks.acquire(name, within_s=0, lease_s=60)
                 await first.locks.release(grant)
-                assert await told(LockLost, first.locks.renew, grant, lease_s=60)
+                assert await raises(LockLost, first.locks.renew, grant, lease_s=60)
                 await other.locks.acquire(name, within_s=0, lease_s=60)
 
             await nodes.run(story)
@@ -295,12 +295,12 @@ class LockServiceContract(Contract[LockNodes]):
                 paused = await first.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
                 await first.write(name, b"before", paused)
                 grant = await other.locks.acquire(name, within_s=60, lease_s=60)
-                assert await told(LockLost, first.write, name, b"too late", paused)
+                assert await raises(LockLost, first.write, name, b"too late", paused)
                 assert await first.read(name) == b"before"
                 await other.write(name, b"by the next", grant)
                 await other.locks.release(grant)
-                assert await told(LockLost, first.write, name, b"too late", paused)
-                assert await told(LockLost, other.write, name, b"too late", grant)
+                assert await raises(LockLost, first.write, name, b"too late", paused)
+                assert await raises(LockLost, other.write, name, b"too late", grant)
                 assert await first.read(name) == b"by the next"
 
             await nodes.run(story)
@@ -312,7 +312,7 @@ class LockServiceContract(Contract[LockNodes]):
             async def story() -> None:
                 grant = await node.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
                 await wait(node, nodes.lease_s + nodes.late_s)
-                assert await told(LockLost, node.write, name, b"too late", grant)
+                assert await raises(LockLost, node.write, name, b"too late", grant)
                 assert await node.read(name) is None
 
             await nodes.run(story)
@@ -323,8 +323,8 @@ class LockServiceContract(Contract[LockNodes]):
 
             async def story() -> None:
                 grant = await node.locks.acquire(name, within_s=0, lease_s=60)
-                assert await told(LockLost, node.write, name, b"", replace(grant, name=self._name()))
-                assert await told(LockLost, node.write, name, b"", replace(grant, fence=grant.fence + 1))
+                assert await raises(LockLost, node.write, name, b"", replace(grant, name=self._name()))
+                assert await raises(LockLost, node.write, name, b"", replace(grant, fence=grant.fence + 1))
 
             await nodes.run(story)
 
@@ -339,12 +339,12 @@ class LockServiceContract(Contract[LockNodes]):
             async def story() -> None:
                 grant = await first.locks.acquire(name, within_s=0, lease_s=nodes.lease_s)
                 await nodes.break_off(first)
-                assert await told(StoreUnavailable, first.locks.renew, grant, lease_s=nodes.lease_s)
-                assert await told(StoreUnavailable, first.locks.acquire, self._name(), within_s=0, lease_s=60)
+                assert await raises(StoreUnavailable, first.locks.renew, grant, lease_s=nodes.lease_s)
+                assert await raises(StoreUnavailable, first.locks.acquire, self._name(), within_s=0, lease_s=60)
                 await first.locks.release(grant)
                 await nodes.mend(first)
                 for node, wanted in ((first, self._name()), (other, name)):
-                    while await told(StoreUnavailable, node.locks.acquire, wanted, within_s=30, lease_s=60):
+                    while await raises(StoreUnavailable, node.locks.acquire, wanted, within_s=30, lease_s=60):
                         await wait(node, 0.1)
 
             await nodes.run(story)

@@ -189,16 +189,16 @@ class ClusterLogContract(Contract[Nodes]):
             log, view, *_ = member = nodes.members[0]
             entry = self._deny(member)
             await nodes.break_off(member)
-            told: list[QuorumLost] = []
+            raised: list[QuorumLost] = []
 
             async def append() -> None:
                 try:
                     await log.append([entry])
                 except QuorumLost as lost:
-                    told.append(lost)
+                    raised.append(lost)
 
             await nodes.run(append)
-            assert told
+            assert raised
             assert view.knows(entry)
             await nodes.mend(member)
             await nodes.wait_until(lambda: all(other.knows(entry) for other in nodes.members))
@@ -265,7 +265,7 @@ class ClusterLogContract(Contract[Nodes]):
         async with self.opened() as nodes:
             if not nodes.can_break:
                 return
-            log, _, _, told = member = nodes.members[0]
+            log, _, _, events = member = nodes.members[0]
 
             async def try_to_append() -> None:
                 with suppress(QuorumLost):
@@ -274,11 +274,11 @@ class ClusterLogContract(Contract[Nodes]):
             await nodes.break_off(member)
             for _ in range(2):
                 await nodes.run(try_to_append)
-            await nodes.wait_until(lambda: LostQuorum() in told)
+            await nodes.wait_until(lambda: LostQuorum() in events)
             await nodes.mend(member)
-            await nodes.wait_until(lambda: FoundQuorum() in told)
+            await nodes.wait_until(lambda: FoundQuorum() in events)
             await nodes.run(try_to_append)
-            assert [event for event in told if isinstance(event, LostQuorum | FoundQuorum)] == [LostQuorum(), FoundQuorum()]
+            assert [event for event in events if isinstance(event, LostQuorum | FoundQuorum)] == [LostQuorum(), FoundQuorum()]
 
     # The state of a node
 

@@ -12,7 +12,7 @@ import anyio
 
 from ...abc import Clock, Conflict, Record, SessionStore
 from ...exceptions import StoreUnavailable
-from .harness import Contract, Harness, told
+from .harness import Contract, Harness, raises
 
 HOUR_MS = 3_600_000
 WRITERS = 8
@@ -326,14 +326,14 @@ class SessionStoreContract(Contract[Stores]):
                 store = nodes.stores[0]
                 stored, kept = await store.put(self._record(nodes, subject="ada")), await store.put(self._record(nodes))
                 await nodes.break_off()
-                assert await told(StoreUnavailable, lambda: store.put(replace(stored, content=b"changed")))
-                assert await told(StoreUnavailable, lambda: store.put(self._record(nodes)))
-                assert await told(StoreUnavailable, lambda: store.delete(kept.id))
+                assert await raises(StoreUnavailable, lambda: store.put(replace(stored, content=b"changed")))
+                assert await raises(StoreUnavailable, lambda: store.put(self._record(nodes)))
+                assert await raises(StoreUnavailable, lambda: store.delete(kept.id))
                 if nodes.reads_when_broken:
                     assert await store.get(stored.id) == stored
                 else:
-                    assert await told(StoreUnavailable, lambda: store.get(stored.id))
-                    assert await told(StoreUnavailable, lambda: store.of_subject("ada"))
+                    assert await raises(StoreUnavailable, lambda: store.get(stored.id))
+                    assert await raises(StoreUnavailable, lambda: store.of_subject("ada"))
                 await nodes.mend()
                 await nodes.run(lambda: self._until_it_works(store, kept))
                 # A call that raised may have been done all the same.
@@ -344,7 +344,7 @@ class SessionStoreContract(Contract[Stores]):
             await nodes.run(story)
 
     async def _until_it_works(self, store: SessionStore, kept: Record) -> None:
-        while await told(StoreUnavailable, lambda: store.delete(kept.id)):
+        while await raises(StoreUnavailable, lambda: store.delete(kept.id)):
             await anyio.sleep(0.05)
         assert await store.get(kept.id) is None
 
@@ -357,8 +357,8 @@ class SessionStoreContract(Contract[Stores]):
                 store = nodes.stores[0]
                 stored = await store.put(self._record(nodes))
                 await nodes.fill()
-                assert await told(StoreUnavailable, lambda: store.put(self._record(nodes, b"x" * store.max_bytes)))
-                assert await told(StoreUnavailable, lambda: store.put(replace(stored, content=b"x" * store.max_bytes)))
+                assert await raises(StoreUnavailable, lambda: store.put(self._record(nodes, b"x" * store.max_bytes)))
+                assert await raises(StoreUnavailable, lambda: store.put(replace(stored, content=b"x" * store.max_bytes)))
                 assert await store.get(stored.id) == stored
 
             await nodes.run(story)
