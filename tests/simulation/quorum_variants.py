@@ -126,7 +126,7 @@ class OneByOne(Recovery):
     """Has heard all others, each at its own time."""
 
     @property
-    def _everybody_has_been_heard(self) -> bool:
+    def _all_have_been_heard(self) -> bool:
         return len(self._teachers) + len(self._fellows) >= self._others
 
 

@@ -1,1 +1,1 @@
-"""What every node knows of the cluster: the view, the members, and how fresh that knowledge is."""
+"""A node's knowledge of the cluster: the view, the members, and how fresh that knowledge is."""

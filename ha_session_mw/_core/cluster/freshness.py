@@ -1,6 +1,6 @@
-"""The arithmetic of the lease: how long a node may answer from what it knows, and when such a lease is over for certain.
+"""The arithmetic of the lease: how long a node may answer from its own knowledge, and when such a lease is certainly over.
 
-Reads no clock. A lease runs on the clock of the node that holds it and is waited out on the clock of another one.
+Reads no clock. A lease runs on the clock of the node that holds it, and another node waits for its end on its own clock.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 DRIFT = 1.02
-"""A lease on a clock that is 1 % slow outlasts, by 1.01/0.99, its length on a clock that is 1 % fast."""
+"""How much longer a fence waits than a lease lasts: a clock that is 1 % slow runs a lease 1.01/0.99 times as long as a fast one."""
 
 FENCE_MARGIN_S = 0.05
-"""For what 1.02 lacks of 1.01/0.99, with limits of up to four minutes, and for the granularity of timers."""
+"""Added to a fence's wait. It covers what 1.02 lacks of 1.01/0.99 for limits up to four minutes, and the granularity of timers."""
 
 
 class Moment(NamedTuple):
-    """Now, on both clocks of a node.
+    """The present, on both clocks of a node.
 
     Attributes:
-        boot_s: the boot-time clock, in seconds: for what stays in this node.
-        wall_ms: the wall clock, in milliseconds: for what crosses nodes. May step at any time.
+        boot_s: the boot-time clock, in seconds, for times that stay in this node.
+        wall_ms: the wall clock, in milliseconds, for times that cross nodes. It may step at any time.
     """
 
     boot_s: float
@@ -28,15 +28,15 @@ class Moment(NamedTuple):
 
 
 def fence_wait_s(limit_s: float) -> float:
-    """How long to wait until no node can still hold a lease that began before now."""
+    """Return how many seconds to wait until no node can still hold a lease that began before now."""
     return limit_s * DRIFT + FENCE_MARGIN_S
 
 
 def acceptance_limit_s(announced: Iterable[float]) -> float:
-    """How old a node's knowledge may be: the smallest limit that anybody announces, for others may fence by theirs."""
+    """Return how old a node's knowledge may be: the smallest announced limit, as any member may fence by its own."""
     return min(announced)
 
 
 def fencing_limit_s(announced: Iterable[float]) -> float:
-    """Which limit a fence waits out: the largest that anybody announces, for others may accept by theirs."""
+    """Return the limit that a fence waits for: the largest announced one, as any member may accept by its own."""
     return max(announced)

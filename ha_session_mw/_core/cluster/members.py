@@ -1,7 +1,7 @@
-"""The members of the cluster, as their heartbeats tell: who lives, who leaves, whose clock is to be believed.
+"""The members of the cluster, by their heartbeats: which are live, which leave, and whose clocks are trusted.
 
-Performs no I/O and reads no clock. Wall times of others are carried forward by this node's boot-time clock, so a member
-is compared with what its clock shows *now*, not with what it showed when it was last heard.
+Performs no I/O and reads no clock. This node's boot-time clock carries the others' wall times forward. So this node compares
+itself with what a member's clock shows *now*, not with what it showed when the member was last heard.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .invariants import ensure
 from .view import FLOOR_MARGIN_MS
 
 TRUSTED_SKEW_MS = 30_000
-"""A clock further from the median is wrong (DESIGN 5). Half of what the leeway of not-before and the floor's margin forgive."""
+"""Largest distance of a trusted clock from the median. It is half of what the leeway of not-before and the floor's margin allow."""
 
 UNKNOWN_END_MARGIN_MS = 60_000
-"""Added to an end that has to be assumed: a trusted clock ahead of all that were heard is so by 60 s at the most."""
+"""Added to an end that must be assumed: a trusted clock is ahead of all clocks that were heard by 60 s at most."""
 
 _SLEWED_MS = 50
-"""By how much the wall clock may move against the boot-time clock before a verdict on it is looked at again."""
+"""How far the wall clock may move against the boot-time clock before the verdict on it is computed again."""
 
 MemberState = Literal["starting", "ready", "draining"]
 
@@ -35,15 +35,15 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         member: its id.
-        life: random bits; others after each start of the process.
-        url: where peers reach it.
-        state: ``starting`` until it has learned enough to judge sessions.
-        sequence: counts its heartbeats, so that a late one is told from the newest.
-        wall_ms: its wall clock when it said so.
+        life: random bits, new for each process.
+        url: its URL for peers.
+        state: ``starting`` until it has learned enough to validate sessions.
+        sequence: the running number of its heartbeats, by which a late one is told from the newest.
+        wall_ms: its wall clock when it sent the heartbeat.
         kids: the keys that it can verify with.
         freshness_limit_s: how old its knowledge may be.
-        absolute_ms: the longest absolute life of the tokens it makes.
-        release: the version of this package.
+        absolute_ms: the longest absolute life of the tokens it issues.
+        release: its version of this package.
     """
 
     member: NodeId
@@ -61,7 +61,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
 MemberEvent = MemberJoined | MemberLeft | MemberDraining
 
 
-class _Seat:
+class _Slot:
     __slots__ = ("ahead_ms", "heard_s", "heartbeat", "late")
 
     def __init__(self, heartbeat: Heartbeat, heard_s: float, *, late: bool) -> None:
@@ -69,23 +69,23 @@ class _Seat:
         self.heard_s = heard_s
         self.late = late
         self.ahead_ms = heartbeat.wall_ms - heard_s * 1000
-        """Its wall clock less our boot-time clock: what its clock shows now is this and our boot time, or more where it came late."""
+        """Its wall clock minus this node's boot-time clock. Its clock shows the sum of this and the boot time, or more if late."""
 
 
 class Members:
     """The fold of the heartbeats that one node receives.
 
     Args:
-        own: this node's own heartbeat; its times are not looked at.
-        majority: how many trusted clocks it takes to raise the floor. One that has nobody to agree with raises nothing.
-            May be set anew where members come and go.
+        own: this node's own heartbeat. Its sequence and wall time are not used.
+        majority: how many trusted clocks raise the floor. A clock that has none to agree with raises nothing.
+            A log whose members come and go sets it anew.
     """
 
     __slots__ = (
         "_agreed_ms",
         "_latest_ms",
         "_majority",
-        "_seats",
+        "_slots",
         "_verdict",
         "acceptance_limit_s",
         "fence_wait_s",
@@ -96,11 +96,11 @@ class Members:
     def __init__(self, own: Heartbeat, *, majority: int) -> None:
         self.own = own
         self._majority = majority
-        self._seats: dict[str, _Seat] = {}
+        self._slots: dict[str, _Slot] = {}
         self._agreed_ms: float | None = None
-        """How far the time was ahead of this node's boot-time clock when a majority, and not this node alone, last agreed on it."""
+        """The wall time minus the boot-time clock when a majority, and not this node alone, last agreed on the time."""
         self._latest_ms = -math.inf
-        """How far the last of the trusted clocks was ahead of the boot-time clock when a majority last agreed on anything."""
+        """The latest trusted clock minus the boot-time clock when a majority last agreed on the time."""
         self._verdict: tuple[float, bool] | None = None
         self._compare_limits()
 
@@ -115,28 +115,28 @@ class Members:
             self._verdict = None
 
     def _compare_limits(self) -> None:
-        # A member's limit counts until it has departed: until then leases that it gave, or holds, may live.
-        limits = [self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._seats.values())]
+        # A member's limit counts until it has left: until then leases that it gave, or holds, may last.
+        limits = [self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._slots.values())]
         self.acceptance_limit_s = acceptance_limit_s(limits)
         """How old this node's knowledge may be when it accepts a session."""
         self.fence_wait_s = fence_wait_s(fencing_limit_s(limits))
-        """How long to wait until every lease of now is over."""
+        """How many seconds to wait until every lease of now is over."""
         self.limits_differ = limits.count(self.own.freshness_limit_s) * 2 < len(limits)
-        """Whether most members announce another limit than this node: it is the one to be mended, and the others go on."""
+        """Whether most members announce another limit than this node. Then this node's setting is wrong, and the others go on."""
 
     def heard(self, slot: str, heartbeat: Heartbeat, boot_s: float, *, late: bool = False) -> MemberEvent | None:
-        """Take a heartbeat in; returns what it changed for others to know.
+        """Take in a heartbeat; return the event that it causes, if any.
 
         Args:
-            slot: which member of the cluster this is, whatever process fills it: its place in a fixed list, else its id.
-            heartbeat: what it says.
+            slot: the member, whatever process fills its place: its URL in a fixed list, else its id.
+            heartbeat: the heartbeat.
             boot_s: when it was received.
-            late: it may have been said long ago, so that nobody can tell what the member's clock shows now.
+            late: whether it may be old, so that it does not show what the member's clock shows now.
         """
-        known = self._seats.get(slot)
+        known = self._slots.get(slot)
         if known is not None and known.heartbeat.life == heartbeat.life and heartbeat.sequence <= known.heartbeat.sequence:
             return None
-        self._seats[slot] = _Seat(heartbeat, boot_s, late=late)
+        self._slots[slot] = _Slot(heartbeat, boot_s, late=late)
         self._verdict = None
         if known is None or known.heartbeat.freshness_limit_s != heartbeat.freshness_limit_s:
             self._compare_limits()
@@ -147,20 +147,20 @@ class Members:
         return None
 
     def left(self, slot: str) -> MemberEvent | None:
-        """A member said that it is one no more; returns what that changed for others to know."""
-        gone = self._seats.pop(slot, None)
+        """Take a member out that has left; return the event that this causes, if any."""
+        gone = self._slots.pop(slot, None)
         self._verdict = None
         self._compare_limits()
         return None if gone is None else MemberLeft(gone.heartbeat.member)
 
     def tick(self, now: Moment) -> list[MemberEvent]:
-        """Time has passed; returns who has been silent for so long that every lease it held or gave is over. It is a member no more."""
-        gone = [name for name, slot in self._seats.items() if not self._is_live(slot, now.boot_s)]
-        left: list[MemberEvent] = [MemberLeft(self._seats.pop(name).heartbeat.member) for name in gone]
+        """Take out the members that were silent for so long that every lease they held or gave is over; return an event for each."""
+        gone = [name for name, slot in self._slots.items() if not self._is_live(slot, now.boot_s)]
+        left: list[MemberEvent] = [MemberLeft(self._slots.pop(name).heartbeat.member) for name in gone]
         if left:
             self._compare_limits()
         self._verdict = None
-        self.clock_trusted(now)  # while there is a majority to ask, so that a step is noticed once there is none
+        self.clock_trusted(now)  # compared while a majority can be heard, so that a later step is noticed without one
         return left
 
     def check(self) -> None:
@@ -169,31 +169,31 @@ class Members:
         Raises:
             InvariantBroken: it does not hold.
         """
-        for limit_s in (self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._seats.values())):
+        for limit_s in (self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._slots.values())):
             ensure(self.acceptance_limit_s <= limit_s, "a node accepts for no longer than any member announces")
             ensure(self.fence_wait_s >= fence_wait_s(limit_s), "a fence waits for every lease that any member may hold")
 
-    def _is_live(self, slot: _Seat, boot_s: float) -> bool:
+    def _is_live(self, slot: _Slot, boot_s: float) -> bool:
         return boot_s - slot.heard_s <= self.fence_wait_s
 
     def live(self, boot_s: float) -> list[Heartbeat]:
-        """The last words of each other member that is heard."""
-        return [slot.heartbeat for slot in self._seats.values() if self._is_live(slot, boot_s)]
+        """Return the newest heartbeat of each other live member."""
+        return [slot.heartbeat for slot in self._slots.values() if self._is_live(slot, boot_s)]
 
     def announced_kids(self, boot_s: float) -> list[Collection[KeyId]]:
-        """For each other live member, the keys it has: what :meth:`~.keys.KeyRing.signing_key` takes."""
+        """Return the key ids of each other live member, as :meth:`~.keys.KeyRing.signing_key` takes them."""
         return [heartbeat.kids for heartbeat in self.live(boot_s)]
 
     # Clocks.
 
     def skew_ms(self, now: Moment) -> float:
-        """How far this node's wall clock is ahead of the median of all live ones."""
+        """Return how far this node's wall clock is ahead of the median of all live members' clocks."""
         return now.wall_ms - _median(self._walls_ms(now))
 
     def clock_trusted(self, now: Moment) -> bool:
-        """Whether this node may mint and judge: its wall clock agrees with the others'.
+        """Return whether this node may issue and validate tokens: its wall clock agrees with the others'.
 
-        A node that hears too few others to tell asks whether its clock still shows the time that a majority last agreed on.
+        A node that hears too few others compares its clock with the time that a majority last agreed on.
         """
         ahead_ms = now.wall_ms - now.boot_s * 1000
         if self._verdict is None or abs(ahead_ms - self._verdict[0]) > _SLEWED_MS:
@@ -201,7 +201,7 @@ class Members:
         return self._verdict[1]
 
     def can_judge_clock(self, now: Moment) -> bool:
-        """Whether enough others are heard, or once were, to tell whether this node's wall clock is right."""
+        """Return whether enough others are heard, or once were, to compare this node's wall clock with."""
         return self._agreed_ms is not None or len(self._walls_ms(now)) >= self.majority
 
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
@@ -214,13 +214,13 @@ class Members:
                 self._agreed_ms = _median(trusted) - now.boot_s * 1000
             return now.wall_ms in trusted
         if self._agreed_ms is None:
-            return self.majority == 1  # there has never been anybody else to ask
+            return self.majority == 1  # no other clock was ever heard
         return abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
 
     def floor_ms(self, now: Moment) -> int | None:
-        """Up to which end tokens have ended on every trusted clock; None where too few clocks agree to tell.
+        """Return the time up to which tokens have ended on every trusted clock; None if too few clocks agree.
 
-        A majority must agree: one clock that steps, alone or in a pair, neither ends a session nor forgets a log-out.
+        A majority must agree. So a clock that steps, alone or in a pair, neither ends a session nor drops a log-out.
         """
         trusted = _trusted(self._walls_ms(now))
         if len(trusted) < self.majority or (len(trusted) == 1 and not self.clock_trusted(now)):
@@ -228,29 +228,29 @@ class Members:
         return int(min(trusted)) - FLOOR_MARGIN_MS
 
     def unknown_end_ms(self, now: Moment) -> int:
-        """By when every token that exists now has ended, whoever made it."""
-        longest = max([self.own.absolute_ms, *(slot.heartbeat.absolute_ms for slot in self._seats.values())])
-        # Every clock counts here, trusted or not, for too late an end harms nobody. And what a majority once agreed on counts on:
-        # a node that is alone with a clock that is slow must not end a log-out before the sessions that it ends.
-        ahead_ms = max([self._latest_ms, *(slot.ahead_ms for slot in self._seats.values())])
+        """Return a time by which every token that exists now has ended, on whichever node it was issued."""
+        longest = max([self.own.absolute_ms, *(slot.heartbeat.absolute_ms for slot in self._slots.values())])
+        # Every clock counts here, trusted or not, as too late an end does no harm. The time that a majority once agreed on still
+        # counts: a node that is alone with a slow clock must not end a log-out before the sessions that it revokes.
+        ahead_ms = max([self._latest_ms, *(slot.ahead_ms for slot in self._slots.values())])
         return int(max(now.wall_ms, ahead_ms + now.boot_s * 1000)) + longest + UNKNOWN_END_MARGIN_MS
 
     def _walls_ms(self, now: Moment) -> list[float]:
-        others = (slot.ahead_ms for slot in self._seats.values() if not slot.late and self._is_live(slot, now.boot_s))
+        others = (slot.ahead_ms for slot in self._slots.values() if not slot.late and self._is_live(slot, now.boot_s))
         return [now.wall_ms, *(ahead + now.boot_s * 1000 for ahead in others)]
 
 
 def _trusted(walls_ms: list[float]) -> list[float]:
-    """The clocks near the median; of an even number, near both of those in the middle.
+    """Return the clocks near the median; of an even number, near both clocks in the middle.
 
-    Near their mean, two clocks a minute apart would trust each other, and each then with a third one two minutes apart.
+    By the mean of the two, clocks a minute apart would trust each other, and each would then trust a third one further away.
     """
     low, high = _middle(walls_ms)
     return [wall for wall in walls_ms if high - TRUSTED_SKEW_MS <= wall <= low + TRUSTED_SKEW_MS]
 
 
 def _middle(values: list[float]) -> tuple[float, float]:
-    """The two values in the middle; of an odd number, the same one twice."""
+    """Return the two values in the middle; of an odd number, the same one twice."""
     ordered = sorted(values)
     return ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
 

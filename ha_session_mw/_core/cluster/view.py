@@ -1,7 +1,7 @@
-"""What one node knows: the fold of the cluster log.
+"""One node's knowledge: the fold of the cluster log.
 
-Denials and cuts only accumulate, so merging is idempotent and order-free, and *deny wins*. Nothing here compares clocks:
-an entry carries its own end, and only the floor, which rises and never falls, lets entries go.
+Denials and cuts only accumulate, so merging is idempotent and order-free, and *deny wins*. This file compares no clocks:
+an entry carries its own end, and only the floor, which never falls, drops entries.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from ...models import Cut, CutId, Deny, DenyKey, Entry
 from .invariants import ensure
 
 FLOOR_MARGIN_MS = 60_000
-"""How far the floor stays behind the slowest trusted clock: twice the 30 s by which a trusted clock may be off."""
+"""Distance of the floor behind the slowest trusted clock: twice the 30 s by which a trusted clock may be wrong."""
 
 END_STEP_MS = 60_000
-"""Ends are rounded up to whole minutes. Holding an entry longer harms nobody, and entries of a minute share one end."""
+"""Step to which the ends of entries are rounded up. A longer hold does no harm, and the entries of a minute share one end."""
 
 CUT_TRAVELS_MS = 240_000
-"""A cut that was made so long ago is no news any more on a node that is fresh: some seconds, and 30 s for each of two clocks."""
+"""Age at which every fresh node knows a cut: some seconds of travel, 30 s for each of two clocks, and a wide margin."""
 
 
 def cut_end_ms(cut: CutId) -> int:
-    """The end that a cut's id carries; 0 (long over) for text that is no cut's id."""
+    """Return the end that a cut's id carries; 0 (long over) for text that is no cut's id."""
     try:
         return int(cut.rpartition("~")[2], 16) * 1000
     except ValueError:
@@ -32,12 +32,12 @@ def cut_end_ms(cut: CutId) -> int:
 
 
 def new_cut_id(random_text: str, until_ms: int) -> CutId:
-    """An id that carries the cut's end, rounded up to whole seconds."""
+    """Return an id that carries the cut's end, rounded up to whole seconds."""
     return CutId(f"{random_text}~{-(-until_ms // 1000):x}")
 
 
 def entry_end_ms(until_ms: int) -> int:
-    """How long an entry is held, the same for one that arrived and for a replaced cut that has yet to."""
+    """Return until when an entry is held. A replaced cut that has yet to arrive has the same end as one that arrived."""
     return -(-until_ms // END_STEP_MS) * END_STEP_MS
 
 
@@ -47,17 +47,17 @@ def last_end_ms(time_ms: int) -> int:
 
 
 class View:
-    """A node's knowledge. Changed by :meth:`merge` and :meth:`raise_floor` only.
+    """A node's knowledge. Only :meth:`merge`, :meth:`raise_floor` and :meth:`start_anew` change the entries.
 
     Attributes:
         fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
         floor_ms: no token that ends at or before it is accepted, whatever the clock says afterwards.
-        denied: what is logged out (session and family ids), with the end of the entry.
-        denied_keys: the ids of keys that are compromised, with the end of the entry.
-        known_cuts: every cut ever heard of that has not ended, those since replaced too, with its end.
+        denied: the revoked session and family ids, with the end of each entry.
+        denied_keys: the ids of compromised keys, with the end of each entry.
+        known_cuts: every cut heard of that has not ended, replaced ones included, with its end.
         everybody: the live cuts that concern all subjects.
         by_subject: the live cuts of each subject.
-        forgotten_cuts_end_ms: an unknown cut that ends before was forgotten by everybody. It is no sign of being behind.
+        forgotten_cuts_end_ms: all nodes have forgotten an unknown cut that ends before this. It is no sign of being behind.
         on_news: called with each entry that was news, right after it was merged.
     """
 
@@ -91,14 +91,14 @@ class View:
         self.by_subject: dict[str, dict[CutId, Cut]] = {}
         self._leaving: dict[int, tuple[int, list[str | Cut | DenyKey]]] = {}
         self._by_name: set[CutId] = set()
-        """Cuts that have been replaced, and that have not come themselves yet: what they have replaced is not known."""
+        """Cuts that were replaced before they arrived. What they replace themselves is not known yet."""
 
     def merge(self, entry: Entry) -> bool:
-        """Take one entry in; returns whether it was news. An entry that has ended can match no token and is no news."""
+        """Merge an entry; return whether it was news. An entry that has ended can match no token and is no news."""
         end = entry_end_ms(entry.until_ms)
         if end <= self.floor_ms:
             return False
-        # All entries of one end hold the same number: a new one each would take a fifth of the memory.
+        # All entries of one end share one int object: a new one for each would take a fifth of the memory.
         end, leaving = self._leaving.setdefault(end, (end, []))
         match entry:
             case Deny(id=id):
@@ -107,7 +107,7 @@ class View:
                 self.denied[id] = end
                 leaving.append(id)
             case Cut():
-                if self._has_come(entry):
+                if self._has_arrived(entry):
                     return False
                 self._add_cut(entry, end)
                 leaving.append(entry)
@@ -122,7 +122,7 @@ class View:
             self.on_news(entry)
         return True
 
-    def _has_come(self, cut: Cut) -> bool:
+    def _has_arrived(self, cut: Cut) -> bool:
         return cut.id in self.known_cuts and cut.id not in self._by_name
 
     def _add_cut(self, cut: Cut, end: int) -> None:
@@ -132,31 +132,31 @@ class View:
         self._by_name.discard(cut.id)
         self.known_cuts[cut.id] = end
         for old in cut.replaces:
-            # Known from here on, so that a replaced cut that arrives after its successor does not come to life.
+            # Known from here on, so that a replaced cut that arrives after its successor does not become live.
             if old not in self.known_cuts:
                 self.known_cuts[old] = entry_end_ms(cut_end_ms(old))
                 self._by_name.add(old)
             live.pop(old, None)
 
     def knows(self, entry: Entry) -> bool:
-        """Whether merging the entry would change nothing."""
+        """Return whether merging the entry would change nothing."""
         match entry:
             case Deny(id=id, until_ms=until):
                 return until <= self.floor_ms or self.denied.get(id, 0) >= until
             case Cut():
-                return entry.until_ms <= self.floor_ms or self._has_come(entry)
+                return entry.until_ms <= self.floor_ms or self._has_arrived(entry)
             case DenyKey(kid=kid, until_ms=until):
                 return until <= self.floor_ms or self.denied_keys.get(kid, 0) >= until
             case _:
                 assert_never(entry)
 
     def live_cuts(self, subject: str | None) -> tuple[CutId, ...]:
-        """The cuts that a token made now for this subject must list, in a fixed order."""
+        """Return the cuts that a token issued now for this subject must list, in a fixed order."""
         own = self.by_subject.get(subject, {}) if subject is not None else {}
         return tuple(sorted({*self.everybody, *own}))
 
     def raise_floor(self, floor_ms: int) -> None:
-        """Refuse from now on what ends at or before ``floor_ms``, and only then forget the entries that deny it."""
+        """Refuse tokens that end at or before ``floor_ms`` from now on, and only then drop the entries that deny them."""
         if floor_ms <= self.floor_ms:
             return
         self.floor_ms = floor_ms
@@ -182,7 +182,7 @@ class View:
                 del self.by_subject[entry.subject]
 
     def entries(self) -> Iterator[Entry]:
-        """All entries that are still in force: what a node that knows nothing must be told."""
+        """Yield all entries that are still in force: what a node that knows nothing must learn."""
         for id, end in self.denied.items():
             yield Deny(id, end)
         for kid, end in self.denied_keys.items():
@@ -206,7 +206,7 @@ class View:
             for cut in live.values():
                 ensure(cut.subject == subject, "a cut concerns the subject that it is filed under")
                 ensure((cut.id, self.known_cuts.get(cut.id)) in ends, "each live cut leaves at the end that it has")
-                ensure(not self.known_cuts.keys().isdisjoint([cut.id]) and cut.id not in self._by_name, "a live cut has come itself")
+                ensure(cut.id not in self._by_name, "a live cut has arrived itself")
                 ensure(live.keys().isdisjoint(cut.replaces), "no cut is live together with one that it replaces")
         ensure(self._by_name <= self.known_cuts.keys(), "a cut that was replaced is known")
 

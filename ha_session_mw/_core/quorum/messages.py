@@ -1,6 +1,6 @@
-"""What the nodes of ``peers://`` send to each other and keep on disk, as MessagePack arrays.
+"""The messages and the stored batches of ``peers://``, as MessagePack arrays.
 
-Fields are only ever added at the end; a reader ignores what it does not know, and a change of meaning raises ``VERSION``.
+A release adds fields at the end only, and a reader ignores fields that it does not know. A change of meaning raises ``VERSION``.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from ..cluster.members import Heartbeat
 from .recovery import Memory
 
 VERSION = 1
+"""The version of all messages and batches. A node neither counts nor reads another one."""
 
 
 def list_digest(urls: Iterable[str]) -> str:
-    """A short name for a member list, the same in whatever order it was written."""
+    """Return a short name for a member list. The order of the list does not matter."""
     return hashlib.sha256("\n".join(sorted(urls)).encode()).hexdigest()[:16]
 
 
 class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """The question for news since a position; by that position also the acknowledgement of what came before it.
+    """A request for news since a position. The position also acknowledges everything before it.
 
     Attributes:
         digest: of the sender's member list; polls of another list never count.
-        sender: its place in that list.
+        sender: its URL in that list.
         incarnation: what the acknowledgement belongs to; a sender that forgot its entries comes back as another one.
-        sequence: up to where the sender's own sequence reaches (and is stored, where it stores).
-        recovering: whether the sender still learns what it may have forgotten, or has its file confirmed.
+        sequence: the newest position of the sender's own sequence that it keeps.
+        recovering: whether the sender has yet to learn what it may have forgotten, or to have its file confirmed.
         callee: the incarnation of the callee that ``position`` belongs to; empty before the first answer.
         position: up to where the sender holds the callee's sequence.
         callee_life: the process of the callee that ``echo`` belongs to.
         echo: the newest stamp of the callee that the sender has seen.
-        silent: the members that the sender has not answered for as long as a lease may last.
+        silent: the members that the sender has not answered for a lease's length.
     """
 
     version: int
@@ -53,19 +54,19 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """The entries after a position. Without them, all that somebody is told whose polls never count: whom it has asked.
+    """The entries after a position. A node whose polls never count gets one without entries: it names the member that answered.
 
     Attributes:
         digest, sender, incarnation: as in :class:`Poll`.
         memory: ``whole`` unless the sender is recovering.
-        stamp: counts the answers of this process; the next poll echoes it, which proves that it was sent after this answer.
-        since: the position from which this answer goes on; 0 where the poll named another incarnation.
+        stamp: the running number of this process's answers. The next poll echoes it, which proves that the poll was sent later.
+        since: the position after which this answer begins; 0 if the poll named another incarnation.
         upto: the position that it reaches.
-        complete: whether that was all there was when the answer was made. One that is not never counts for freshness.
-        floor_ms: entries that ended at or before it were dropped; whoever relies on the answer takes the floor over.
-        known: up to where the sender knows the asker's own sequence to reach, in the incarnation that asked.
+        complete: whether nothing more was known when the answer was made. Only a complete answer counts for freshness.
+        floor_ms: the sender dropped entries that ended at or before it. A node that relies on the answer adopts the floor.
+        known: the newest position of the asker's own sequence that the sender has heard of, in the incarnation that asked.
         known_before: whether the sender has known an earlier incarnation of the asker.
-        majority_forgot: whether tokens may be out that list cuts which nobody can tell of any more.
+        majority_forgot: whether tokens may exist that list cuts which no member knows any more.
     """
 
     version: int
@@ -86,13 +87,13 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """What a node with a file keeps: the file is a series of these, and what they say adds up.
+    """A part of a node's file. The file is a series of batches, whose contents add up.
 
     Attributes:
-        incarnation: the node's; one that differs from the batch before begins anew.
+        incarnation: the node's. Another one than in the batch before begins a new account.
         learned: whether the incarnation has ever learned all that it may have forgotten. Until then a restart learns again.
-        floor_ms: to be known again before entries below it are missing.
-        upto: up to where the sequence is kept once this is.
+        floor_ms: the node's floor, to be restored together with the entries above it.
+        upto: the position up to which the sequence is kept with this batch.
         entries: the living entries with their positions.
     """
 

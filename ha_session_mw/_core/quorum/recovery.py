@@ -1,7 +1,7 @@
 """When a node that may have forgotten entries has learned enough to count again.
 
-Quorums intersect only while those who acknowledged still know. A node that comes back without its entries learns first
-(as recovery in Viewstamped Replication, Liskov and Cowling 2012, section 4.3), from so many that one of them must know.
+Quorums intersect only while the members that acknowledged still know. A node that comes back without its entries learns first
+(as recovery in Viewstamped Replication, Liskov and Cowling 2012, section 4.3), from so many members that one of them must know.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Literal
 
 Memory = Literal["whole", "unchecked", "lost"]
-"""Whether a member knows all that it ever acknowledged; thinks so, by its file, and waits to be contradicted; or has forgotten."""
+"""How much a member knows of all that it ever acknowledged: everything; everything by its file, which no member has confirmed
+yet; or less than that."""
 
 
 class _Fellow:
@@ -25,14 +26,14 @@ class _Fellow:
 
 
 class Recovery:
-    """What one recovering node has learned so far, and from whom.
+    """What one recovering node has learned so far, and from which members.
 
     Args:
-        others: how many other members there are.
+        others: the number of other members.
         majority: of all members.
-        memory: with what this node came back. If it has lost its entries, it takes so many members that are not recovering
-            themselves that they share one with any majority. If it has its file, a majority will do, recovering or not: all
-            that it asks of them is that none knows more of this node's own sequence than the node itself.
+        memory: what this node came back with. Without its entries it needs so many members that are not recovering
+            themselves that they share one with any majority. With its file a majority is enough, recovering or not: the node
+            asks only that none knows more of its own sequence than the node itself.
     """
 
     __slots__ = ("_fellows", "_majority", "_needed", "_others", "_step", "_teachers", "known_before", "memory")
@@ -46,15 +47,23 @@ class Recovery:
         self._teachers: set[str] = set()
         self._fellows: dict[str, _Fellow] = {}
         self.known_before = False
-        """Whether somebody knows an earlier incarnation of this node: then this is no first start."""
+        """Whether a member knows an earlier incarnation of this node. Then this is no first start."""
 
     def begin(self) -> int:
-        """A poll is about to be sent; returns its step, to be handed to :meth:`learned` with the answer."""
+        """Return the step of a poll that is about to be sent. :meth:`learned` takes it with the answer."""
         self._step += 1
         return self._step
 
     def learned(self, member: str, incarnation: str, begun: int, memory: Memory, *, known_before: bool) -> None:
-        """A complete answer came, from a member with this memory, to a poll that was sent in step ``begun`` of this recovery."""
+        """Count a complete answer.
+
+        Args:
+            member: the member that answered.
+            incarnation: the incarnation that answered.
+            begun: the step of the poll, as :meth:`begin` gave it.
+            memory: how much the member knows itself.
+            known_before: whether it knows an earlier incarnation of this node.
+        """
         self._step += 1
         self.known_before |= known_before
         if memory == "whole" or self.memory == "unchecked":
@@ -69,20 +78,20 @@ class Recovery:
     @property
     def complete(self) -> bool:
         """Whether the node may serve and count."""
-        return len(self._teachers) >= self._needed or self._everybody_has_been_heard
+        return len(self._teachers) >= self._needed or self._all_have_been_heard
 
     @property
     def majority_forgot(self) -> bool:
-        """Whether so many had forgotten at once that nobody needs to know what they had acknowledged. So it is at a first start."""
+        """Whether a majority had forgotten at once, so that no member can know what it had acknowledged. A first start is such a case."""
         forgetful = (self.memory == "lost") + sum(fellow.lost for fellow in self._fellows.values())
         return len(self._teachers) < self._needed and forgetful >= self._majority
 
     @property
-    def _everybody_has_been_heard(self) -> bool:
-        """All others answered, and those that are recovering too were so *at one and the same instant*.
+    def _all_have_been_heard(self) -> bool:
+        """Whether all others answered, and those that are recovering too were so *at one and the same instant*.
 
-        Otherwise members that take turns in forgetting would hide from us what never a majority had forgotten: the first
-        answers before it learns an entry from the second, the second after it forgot it.
+        Otherwise members that take turns in forgetting would hide what no majority had ever forgotten: the first one answers
+        before it learns an entry from the second one, and the second one after it forgot the entry.
         """
         if len(self._teachers) + len(self._fellows) < self._others:
             return False

@@ -1,4 +1,4 @@
-"""What logs do alike that know the other members by their heartbeats, whoever carries those."""
+"""The common part of the logs that know the other members by their heartbeats."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class MemberedLog(ClusterLog):
     Args:
         view: what this node knows.
         clock: the two clocks.
-        logger: where operators are told of members.
-        on_event: told what happens to the cluster.
+        logger: where operators read of members.
+        on_event: takes what happens to the cluster.
     """
 
     def __init__(self, view: View, clock: Clock, logger: logging.Logger, on_event: OnEvent) -> None:
@@ -54,12 +54,12 @@ class MemberedLog(ClusterLog):
         await self._change.wait()
 
     def _wake(self) -> None:
-        """Something was learned."""
+        """Let requests that wait for news look again."""
         self._change.set()
         self._change = anyio.Event()
 
     def _heed_members(self) -> None:
-        """What was heard of the members may have changed the limit, and the verdict on the clock."""
+        """Follow what was heard of the members: it may have changed the limit, and the verdict on the clock."""
         self.freshness_limit_s = self._members.acceptance_limit_s
         self.trusted_ahead_ms = math.nan
         if (differ := self._members.limits_differ) != self._limits_differed:
@@ -87,10 +87,10 @@ class MemberedLog(ClusterLog):
     def _is_fresh(self, now: Moment) -> bool:
         return now.boot_s - self._view.fresh_at <= self.freshness_limit_s
 
-    # What operators are told.
+    # What operators read.
 
     def _own_fault(self, now: Moment) -> str | None:
-        """What is wrong with this very node, compared with the others."""
+        """Return what is wrong with this node, compared with the others; None if nothing is."""
         if self._members.limits_differ:
             return "HA_SESSION_FRESHNESS_LIMIT differs from another node's"
         if not self.is_starting() and not self._members.clock_trusted(now):
@@ -114,7 +114,7 @@ class MemberedLog(ClusterLog):
 
 
 def parse_index(index: str) -> tuple[str, int] | None:
-    """What an index names: a log, and a position in it; None for text that is no index."""
+    """Return the log that an index names, and a position in it; None for text that is no index."""
     name, _, position = index.rpartition("-")
     if not name or not position.isascii() or not position.isdigit() or len(position) > 18:
         return None
