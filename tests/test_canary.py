@@ -25,6 +25,8 @@ from ha_session_mw._node.key_source import KeySource
 from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, CutId, Deny, SessionId
+from ha_session_mw.session.session import session_of, state_of
+from ha_session_mw.session.state import RequestState
 from ha_session_mw.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -291,8 +293,9 @@ async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:
     claims, token = log_in(manager, cage)
     verified = node_of(manager).validator.validate(token)
     assert isinstance(verified, Verified)
-    session = Session()
-    session._manager, session._verified, session._became = manager, verified, claims
+    state = RequestState(manager, verified, b"session=" + token)
+    session = session_of(RequestState(manager))
+    state_of(session).became = claims
     acknowledgement = await manager.revoke_subject(SUBJECT, except_session=claims.family)
     await manager.revoke_session(claims.sid)
     with pytest.raises(SessionError) as caught:
@@ -311,7 +314,7 @@ async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:
             node_of(manager).log,
         ),
         *(ring, *ring, ring.signing_key().signature, ring.signing_key().signer_for(b"x"), KeySource(manager.settings, 0.0)),
-        *(claims, verified, session, session.problem, acknowledgement, *node_of(manager).view.entries(), Deny(claims.sid, 0)),
+        *(claims, verified, state, session, session.problem, acknowledgement, *node_of(manager).view.entries(), Deny(claims.sid, 0)),
         *(Refuse(caught.value), CannotTell(caught.value), caught.value, SessionMiddleware(lambda *_: None, manager=manager)),  # type: ignore[arg-type]
     ]
     for thing in things:

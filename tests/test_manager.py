@@ -21,6 +21,8 @@ from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, TokenInvalid
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims
+from ha_session_mw.session.session import session_of
+from ha_session_mw.session.state import RequestState
 from ha_session_mw.testing import ManualClock
 
 from .backends.board import page
@@ -53,10 +55,9 @@ class Device:
 
     def session(self) -> Session:
         """The session as an app sees it that this device's request reaches."""
-        session = Session()
-        session._manager = self.manager
-        session._became = self.claims
-        return session
+        state = RequestState(self.manager)
+        state.became = self.claims
+        return session_of(state)
 
     def renewed(self) -> Device:
         found = node_of(self.manager).validator.validate(self.token)

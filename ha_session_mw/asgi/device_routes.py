@@ -15,8 +15,8 @@ from .._core.paths import below_root
 from ..exceptions import RequestCrossSite, TokenMissing
 from ..manager import SessionManager
 from ..models import Acknowledgement, Device
-from ..session.commit import last_value
-from ..session.session import Session, get_session
+from ..session.session import Session, get_session, state_of
+from .headers import last_value
 
 
 class DeviceRoutes:
@@ -69,7 +69,7 @@ class DeviceRoutes:
         if not below:
             acknowledged = await self._manager.revoke_subject(subject)
             session.clear()
-            session._acknowledgement = acknowledged  # it has gone with all the others
+            state_of(session).acknowledgement = acknowledged  # this session is among those that were revoked
             return acknowledged
         if below == f"/{session.family}":
             return await session.revoke()

@@ -11,6 +11,11 @@ TOKEN_HEADER = b"session-token"
 """Hands a bearer client its next token."""
 
 
+def last_value(headers: Iterable[Header], name: bytes) -> str:
+    """Return the value of a field: the last one if it was sent several times, an empty text if it was not sent."""
+    return next((value.decode("latin-1") for field, value in reversed([*headers]) if field == name), "")
+
+
 def is_event_stream(headers: Iterable[Header]) -> bool:
     """Whether the response is a stream of server-sent events, which may say nothing for long after it has started."""
     for header in headers:

@@ -1,41 +1,37 @@
-"""A session whose data is in a record: it came from there, or cannot be reached there at this moment."""
+"""A session whose data is in a record that cannot be reached."""
 
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from .._core.records.session_data import Stored
-from .._core.token.data import decode
-from ..exceptions import RecordLost, StoreUnavailable
+from ..exceptions import RecordLost
 from ..models import Acknowledgement
-from .session import Session, Way, blank
-
-if TYPE_CHECKING:
-    from .._core.token.tokens import Verified
-    from ..manager import SessionManager
+from .session import Session
 
 
 class SessionOutOfReach(Session):
-    """A session that stands, and whose data cannot be reached: what does without the data works, and the rest tells why.
+    """A valid session whose data cannot be reached. Whatever needs no data works; the rest raises ``StoreUnavailable``.
 
-    It can be renewed, cycled and logged out. Whatever reads or writes the data raises StoreUnavailable, and so the data is not
-    lost by an app that writes to what looks empty.
+    It can be renewed, cycled and logged out. Reading and writing raise, so that an app does not take the session for an empty
+    one and overwrite its data.
     """
 
     __slots__ = ()
-    _out_of_reach: StoreUnavailable
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise type(self._out_of_reach)(self._out_of_reach.reason)
+        why = self._state.out_of_reach
+        if why is None:
+            raise TypeError("the data of this session is within reach")
+        raise type(why)(why.reason)
 
     def _give_up(self) -> None:
-        """There is no data any more that could be reached: from here on this is an empty session."""
+        """Become an empty session, whose data no longer matters."""
         self.__class__ = Session  # type: ignore[assignment]
-        del self._out_of_reach
+        self._state.out_of_reach = None
 
     def login(self, subject: str) -> None:
-        if not isinstance(self._out_of_reach, RecordLost):
+        if not isinstance(self._state.out_of_reach, RecordLost):
             self._refuse()
         self.mark_modified()
         self._give_up()
@@ -83,16 +79,3 @@ class SessionOutOfReach(Session):
         self._refuse()
 
     get = copy = pop = popitem = setdefault = _apply = __reversed__ = __or__ = __ror__ = _refuse
-
-
-def stored_session_of(manager: SessionManager, verified: Verified, way: Way | None, stored: Stored | StoreUnavailable) -> Session:
-    """The session of a request whose data came from a record, or could not be reached there."""
-    session = blank(Session if isinstance(stored, Stored) else SessionOutOfReach)
-    session._manager, session._verified, session._way = manager, verified, way
-    session._quiet_until_ms = verified.quiet_until_ms
-    if isinstance(stored, Stored):
-        session._stored = stored
-        dict.update(session, decode(stored.data))
-    else:
-        session._out_of_reach = stored
-    return session

@@ -1,149 +1,120 @@
-"""The session as an app sees it: a ``dict`` that knows who it belongs to and notes what the app wants done with it.
+"""The session as an app sees it: a ``dict`` that knows whose it is and notes what the app wants done with it.
 
-Nothing is signed or revoked here but by ``await revoke()``; the rest is noted, and done by one commit when the response
-starts (``commit.py``).
+Only ``await revoke()`` acts at once. Everything else is noted, and one commit does it when the response starts (``commit.py``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from .._core.names import require_name
-from .._core.records.session_data import Stored, merge
 from .._core.token.data import decode, fingerprint
-from .._node.locks import LEASE_S, TIMEOUT_S, Hold
-from ..exceptions import (
-    LockLost,
-    NotSupported,
-    ProblemError,
-    RecordLost,
-    SessionConflict,
-    SessionReadOnly,
-    SessionRevoked,
-    StoreUnavailable,
-)
+from .._node.locks import LEASE_S, TIMEOUT_S
+from ..exceptions import LockLost, NotSupported, ProblemError, SessionReadOnly
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
+from .catch_up import catch_up
+from .state import STARTED, WEBSOCKET, RequestState
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from .._core.token.tokens import Verified
     from .._node.node import Node
     from ..abc import Grant
 
-Way = Literal["cookie", "bearer", "both"] | bytes
-"""How a token came; or the header field that carried it and nothing else, which tells."""
 SCOPE_KEY = "ha_session_mw.session"
-"""Where the session stands in the ASGI scope besides ``session``, which an app or a framework may overwrite."""
-
-STARTED = "the response has started, so a change could not reach the client; make it before"
-WEBSOCKET = "a WebSocket cannot change the session, for nothing could hand the client a new token; use a request"
-EXEMPT = "this path is listed in HA_SESSION_EXEMPT, so it has no session"
-"""Why a session cannot be written; and so, how far the answer is."""
+"""Key of the session in the ASGI scope, besides ``session``: an app or a framework may overwrite the latter."""
 
 
 class Session(dict[str, Any]):
-    """A session's data, with who and when it is about.
+    """A session: a ``dict`` of its data, with its subject, its lifetime and what an app can do to it.
 
-    Made by the middleware; made by hand it is a ``dict`` that notes whether it was accessed and modified.
+    The middleware puts one into each request's scope. A session made by hand is a ``dict`` that notes whether it was accessed
+    and modified; it has no manager.
+
+    Changes are saved when the response starts. From then on, and on a WebSocket, a change raises ``SessionReadOnly``. A value
+    that JSON cannot hold, or that is too large, is refused by the assignment itself.
 
     Attributes:
         accessed: whether the app asked for the session.
-        modified: whether the app changed it; changes inside nested values are found when the response starts.
-        problem: why the token that was sent is not accepted, on a path that is open to all the same.
+        modified: whether the app changed the session. Changes inside nested values are found when the response starts.
     """
 
-    # What every request asks about has a slot, which is read and written in a third of the time. See ``blank`` for how each begins.
-    __slots__ = (
-        *("__dict__", "__weakref__", "_connection", "_kept", "_manager", "_quiet_until_ms", "_read_only", "_stale_s", "_verified", "_way"),
-        *("accessed", "modified"),
-    )
+    # ``accessed``, ``modified`` and the state are read on each request, and a slot is read in a third of the time.
+    __slots__ = ("__dict__", "__weakref__", "_state", "accessed", "modified")
 
+    _state: RequestState
     accessed: bool
     modified: bool
-    _connection: Any  # the response streams
-    _kept: bytes | None  # nested content as it was when it could last be changed
-    _manager: SessionManager | None  # the node's; None for a session made by hand
-    _quiet_until_ms: float  # until when there is nothing to commit, unless one of its methods changes it
-    _read_only: str | None  # why it cannot be written any more
-    _stale_s: float | None  # how old the knowledge is by which the session stands
-    _verified: Verified | None  # the token that came in, if its session stands
-    _way: Way | None  # how a token came
-
-    # The rest is rare, and set on an instance where it differs from these.
-    problem: ProblemError | None = None
-    _became: Claims | EllipsisType | None = ...  # what login(), cycle() and clear() made of who this is
-    _ended: bool = False  # clear() was called: the session that came in is to be revoked
-    _acknowledgement: Acknowledgement | None = None
-    _uncommitted: ProblemError | None = None  # why the commit failed
-    _refusal: ProblemError | None = None  # what the client is told, whatever the app sends
-    _stored: Stored | None = None  # what came from the session's record
-    _out_of_reach: StoreUnavailable | None = None  # why nothing did; see ``stored_session.py``
-    _strict = False
-    _hold: Hold | None = None  # the session's lock, until what it protects is committed
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
-        return blank(cls)
+        self = dict.__new__(cls)
+        self._state = RequestState()
+        self.accessed = self.modified = False
+        return self
 
     @property
     def _claims(self) -> Claims | None:
-        """Who this is now."""
-        if self._became is not ...:
-            return self._became
-        verified = self._verified
-        return verified.claims if verified else None
+        return self._state.claims
 
-    # Who and when
+    @property
+    def problem(self) -> ProblemError | None:
+        """Why the token that came in was not accepted, on a path that is open to visitors; None if it was, or if none came in."""
+        return self._state.problem
+
+    @problem.setter
+    def problem(self, value: ProblemError | None) -> None:
+        self._state.problem = value
+
+    # Identity and lifetime
 
     @property
     def id(self) -> str | None:
-        """The session's id; None for a visitor who has no session yet. Changes at ``login`` and ``cycle``."""
+        """The session's id; None for a visitor without a session. ``login`` and ``cycle`` change it."""
         return self._claims.sid if self._claims else None
 
     @property
     def family(self) -> str | None:
-        """The id that stays when ``cycle`` changes the other; None for a visitor who has no session yet."""
+        """The id that stays when ``cycle`` changes the other one; None for a visitor without a session."""
         return self._claims.family if self._claims else None
 
     @property
     def subject(self) -> str | None:
-        """Who is logged in; None for a visitor."""
+        """The subject that is logged in; None for a visitor."""
         return self._claims.subject if self._claims else None
 
     @property
     def cuts(self) -> tuple[CutId, ...]:
-        """The log-outs-everywhere of the subject that this session has withstood."""
+        """The log-outs of all the subject's sessions that were known when this session began, and so do not end it."""
         return self._claims.cuts if self._claims else ()
 
     @property
     def issued_at(self) -> datetime | None:
-        """When the token was made, in UTC."""
+        """The time at which the token was issued, in UTC."""
         return _utc(self._claims.issued_ms) if self._claims else None
 
     @property
     def authenticated_at(self) -> datetime | None:
-        """When the subject logged in, in UTC; for a visitor's session, when it began."""
+        """The time at which the subject logged in, in UTC; for a visitor's session, the time at which it began."""
         return _utc(self._claims.authenticated_ms) if self._claims else None
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the session is over however much it is used, in UTC."""
+        """The time at which the session expires even if it is used, in UTC."""
         return _utc(self._claims.absolute_end_ms) if self._claims else None
 
     @property
     def idle_expires_at(self) -> datetime | None:
-        """When the session is over unless it is used, in UTC."""
+        """The time at which the session expires unless it is used, in UTC."""
         return _utc(self._claims.idle_end_ms) if self._claims else None
 
     @property
     def issuer(self) -> str | None:
-        """The node that made the token."""
+        """The node that issued the token."""
         return self._claims.issuer if self._claims else None
 
     @property
@@ -151,50 +122,50 @@ class Session(dict[str, Any]):
         """The node's session manager.
 
         Raises:
-            LookupError: this session was made by hand.
+            LookupError: the session was made by hand.
         """
-        if self._manager is None:
+        if self._state.manager is None:
             raise LookupError("this session was made by hand and has no manager")
-        return self._manager
+        return self._state.manager
 
     @property
     def strict(self) -> bool:
-        """Whether a change that another request has made meanwhile fails this one's (409 ``session_conflict``); else both are kept.
+        """Whether a concurrent change by another request fails this request's change (409 ``session_conflict``).
 
-        Set it before the response starts. It has the session's data kept in the store, and counts from its next change on.
+        By default, both changes are kept. Set it before the response starts. Its next change moves the session's data into the
+        store, and conflicts are detected from then on.
 
         Raises:
-            NotSupported: there is no store, so nobody could tell.
+            NotSupported: the cluster has no store, so nothing could detect a conflict.
         """
-        return self._strict
+        return self._state.strict
 
     @strict.setter
     def strict(self, value: bool) -> None:
         if value and not self._node.data.has_store:
             raise NotSupported(
-                "HA_SESSION_CLUSTER has no store, and so nobody can tell what another request has changed; sqlite:// and etcd:// have one"
+                "HA_SESSION_CLUSTER has no store, so nothing can detect what another request has changed; sqlite:// and etcd:// have one"
             )
-        self._strict = value
+        self._state.strict = value
 
     @property
     def _node(self) -> Node:
-        """The node behind the manager; LookupError as there."""
         return node_of(self.manager)
 
-    # What an app may do with it
+    # What an app can do
 
     def login(self, subject: str) -> None:
-        """Bind a subject. The session takes a new id and a new family, and the old id is denied (no session fixation).
+        """Log a subject in. The session gets a new id and a new family, and the old one is revoked (no session fixation).
 
-        A visitor's data stays, with what others change of it until the response starts. That of another subject does not: it is
-        not theirs.
+        A visitor's data stays, with what other requests change in it until the response starts. The data of another subject is
+        dropped.
 
         Raises:
             TypeError: the subject is not a str.
-            ValueError: it is empty, longer than 512 characters, or no text.
-            SessionTooLarge: the visitor's data has no room in a token, and is not to go to a store.
-            StateStale: the node lost contact; becomes a 503 with a hint if the app lets it pass.
-            SessionReadOnly: the session cannot be written here.
+            ValueError: the subject is empty, longer than 512 characters, or not valid text.
+            SessionTooLarge: the visitor's data does not fit into a token, and the settings keep it out of a store.
+            StateStale: the node lost contact with the cluster; becomes a 503 with a hint if the app does not catch it.
+            SessionReadOnly: the session cannot be changed here.
         """
         require_name(subject, "subject")
         self.mark_modified()
@@ -204,159 +175,125 @@ class Session(dict[str, Any]):
         if self.subject not in (None, subject):
             self._drop_data()
         node.issuer.fit(claims, self)
-        self._became = claims
+        self._state.became = claims
 
     def cycle(self) -> None:
-        """Take a new id in the same family, with the same data; the old id is denied. For a change of privilege.
+        """Give the session a new id in the same family, with the same data; the old id is revoked. Use it at a change of privilege.
 
         Raises:
             LookupError: there is no session yet.
-            StateStale: the node lost contact; becomes a 503 with a hint if the app lets it pass.
-            SessionReadOnly: the session cannot be written here.
+            StateStale: the node lost contact with the cluster; becomes a 503 with a hint if the app does not catch it.
+            SessionReadOnly: the session cannot be changed here.
         """
         self.mark_modified()
         if self._claims is None:
-            raise LookupError("there is no session yet whose id could be changed")
-        self._node.validator.ensure_fresh()
-        self._became = self._node.issuer.issue_new_id(self._claims)
+            raise LookupError("there is no session yet, so no id can be changed")
+        node = self._node
+        node.validator.ensure_fresh()
+        self._state.became = node.issuer.issue_new_id(self._claims)
 
     async def revoke(self) -> Acknowledgement:
-        """Log this session out, with all its ids, on every node; returns how far that has got.
+        """Log this session out on every node, with all its ids; return how far the log-out has got.
 
-        The cookie is removed when the response starts. What is written after this begins a new session.
+        The response removes the cookie. What the app writes after this begins a new session.
 
         Raises:
-            QuorumLost: it could not be made durable; this node enforces it all the same.
+            QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
-        if self._read_only is None:
+        state = self._state
+        if state.read_only is None:
             self.mark_modified()
             self._drop_data()
-        self._became = None
-        if self._acknowledgement is None:
-            if self._verified is None:
-                return Acknowledgement(mode="fenced", waited_s=0.0)  # there is no session that anybody could accept
-            self._acknowledgement = await self._node.revoker.revoke_session(self._verified.claims)
-        return self._acknowledgement
+        state.became = None
+        if state.acknowledgement is None:
+            if state.verified is None:
+                return Acknowledgement(mode="fenced", waited_s=0.0)  # no token of this session exists
+            state.acknowledgement = await self._node.revoker.revoke_session(state.verified.claims)
+        return state.acknowledgement
 
     def refuse(self, problem: ProblemError) -> None:
-        """Have this request answered with a problem document, whatever the app sends.
+        """Answer this request with a problem document, in place of the response that the app sends.
 
-        For frameworks that answer by themselves what a handler raises, so that it never gets to the middleware (Litestar,
-        Django, Quart). Elsewhere, raise it. As on a 5xx nothing is saved, and a log-out holds.
+        It is meant for frameworks that turn a handler's exception into a response themselves, so that the exception never
+        reaches the middleware (Litestar, Django, Quart). In other frameworks, raise the problem. As on a 5xx, nothing is saved,
+        and a log-out holds.
 
         Raises:
-            TypeError: that is nothing to tell a client.
-            SessionReadOnly: the response has started, or this is a WebSocket.
+            TypeError: the argument is not a ``ProblemError``.
+            SessionReadOnly: the response has started, or the connection is a WebSocket.
         """
+        state = self._state
         if not isinstance(problem, ProblemError):
             raise TypeError(f"problem must be a ProblemError, got {type(problem).__name__}")
-        if self._read_only is STARTED:
-            raise SessionReadOnly("the response has started, so the client cannot be told anything else; refuse before")
-        if self._read_only is WEBSOCKET:
-            raise SessionReadOnly("a WebSocket is refused by what its handler raises before it accepts")
-        self._refusal = problem
-        self.modified = True  # so that the response does not start without being looked at
+        if state.read_only is STARTED:
+            raise SessionReadOnly("the response has started, so the client cannot get another one; refuse earlier")
+        if state.read_only is WEBSOCKET:
+            raise SessionReadOnly("to refuse a WebSocket, raise the problem in the handler before it accepts")
+        state.refusal = problem
+        self.modified = True  # so that the response does not start without a commit
 
     def lock(self, *, timeout: float = TIMEOUT_S, lease: float = LEASE_S) -> AbstractAsyncContextManager[Grant]:
-        """The lock of this session, which one request has at a time, on whichever node: ``async with session.lock():``.
+        """Hold the lock of this session: ``async with session.lock():``. One request in the whole cluster holds it at a time.
 
-        Inside, the session is as the last holder left it, with what this request has changed already. The lock is renewed
-        while what is inside runs. It is let go at the end, however that comes; or, if the session was changed, when that has
-        been saved or given up, which is when the response starts. A request that has the lock may take it again.
+        Inside the block, the session has the data that the last holder left, merged with this request's own changes. The lock
+        is renewed while the block runs, and released at its end, even if it fails. If the session was changed, the lock is
+        released only once the change is saved or given up, which is when the response starts. A request that holds the lock
+        can take it again.
 
         Args:
-            timeout: for how many seconds to wait. 0: not at all.
-            lease: for how many seconds it is held when this process dies.
+            timeout: how many seconds to wait for the lock; 0 does not wait.
+            lease: how many seconds the lock stays held if this process dies.
 
         Raises:
             LookupError: there is no session yet.
-            TypeError, ValueError: a time is no number of seconds, or too small.
+            TypeError, ValueError: a time is not a number of seconds, or too small.
             SessionRevoked: the session was logged out meanwhile, and its record is gone.
-            SessionLocked: others had it all the time; becomes a 423 with a hint if the app lets it pass.
-            SessionConflict: the session is ``strict``, this request has changed it already, and others have since it began.
-            LockLost: it could not be renewed in time, or this process stood still; what ran inside was cancelled, and
-                nothing is saved.
-            StoreUnavailable: it cannot be known who has it, or the session's data cannot be reached.
-            NotSupported: there are no locks on ``peers://``, or no store that could ask for them.
+            SessionLocked: others held the lock for the whole timeout; becomes a 423 with a hint if the app does not catch it.
+            SessionConflict: the session is ``strict``, and both this request and another one have changed it.
+            LockLost: the lock could not be renewed in time, or this process was paused. The block was cancelled, and nothing is
+                saved.
+            StoreUnavailable: the lock service or the session's data cannot be reached.
+            NotSupported: the cluster has no locks (``peers://``), or no store that checks them.
         """
         if self.family is None:
             raise LookupError(
-                "there is no session yet that could be locked: there is one after login(), or from the request after the first write on"
+                "there is no session yet that could be locked: one exists after login(), or from the request after the first write on"
             )
         self._node.locks.require()
         if not self._node.data.has_store:
-            raise NotSupported("HA_SESSION_CLUSTER has no store, and so nobody would ask for the session's lock before it is saved")
+            raise NotSupported("HA_SESSION_CLUSTER has no store, so nothing would check the session's lock before a change is saved")
         return self._locked(f"session/{self.family}", timeout, lease)
 
     @asynccontextmanager
     async def _locked(self, name: str, timeout_s: float, lease_s: float) -> AsyncIterator[Grant]:
-        locks = self._node.locks
-        if self._hold is None:
-            self._hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
-        elif (outer := self._hold).kept:
+        state, locks = self._state, self._node.locks
+        if state.hold is None:
+            state.hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
+        elif (outer := state.hold).kept:
             yield outer.grant
             if not outer.kept:
                 raise LockLost("the block of this request that took the lock has ended before this one, in another task")
             return
         else:
-            await locks.confirm(self._hold)
+            await locks.confirm(state.hold)
         before = None
         try:
-            async with locks.keep(self._hold):
-                await self._catch_up()
+            async with locks.keep(state.hold):
+                if await catch_up(self, state, self._node):
+                    self.mark_modified()
                 before = fingerprint(self)
-                yield self._hold.grant
+                yield state.hold.grant
         finally:
-            self.modified = self.modified or (before is not None and fingerprint(self) != before)  # inside nested values, that is
-            if self._read_only is not None or not self.modified:
-                await self._unlock()
-
-    async def _catch_up(self) -> None:
-        """Take in what others have stored since this request began.
-
-        Raises:
-            SessionConflict: there is some, this request has changed something already, and that is to be told.
-            StoreUnavailable, SessionRevoked: as :meth:`SessionData.newest`; not if a new session is to begin with the data.
-        """
-        verified = self._verified
-        if verified is None or self._out_of_reach is not None:
-            return
-        moves = self.family != verified.claims.family
-        if moves and self._stored is None:
-            return
-        base = self._stored or Stored.in_token(verified.claims.data)
-        try:
-            newest = await self._node.data.newest(verified.claims)
-        except (RecordLost, SessionRevoked):
-            if not moves:
-                raise
-            return
-        if newest is None or newest.version == base.version:
-            return
-        if self._strict and base.version and fingerprint(self) != base.data:
-            raise SessionConflict("it has changed since this request began to change it")
-        content = merge(base, self, newest)
-        self._stored = newest
-        super().clear()
-        super().update(content)
-        if self._read_only is not None:
-            self._kept = fingerprint(self)  # it was not the app that changed it
-        elif not verified.record:
-            self.mark_modified()  # the client is to learn that its session has a record now
+            self.modified = self.modified or (before is not None and fingerprint(self) != before)  # a change inside nested values
+            if state.read_only is not None or not self.modified:
+                await state.release_lock()
 
     def _drop_data(self) -> None:
-        """What the session has is not to go on; nor what others make of it."""
+        """Drop the session's data, with what other requests have stored of it."""
         super().clear()
-        self._stored = None
+        self._state.stored = None
 
-    async def _unlock(self) -> None:
-        """Let the lock go, if this request has it and none of its work is going on under it."""
-        hold = self._hold
-        if hold is not None and not hold.kept:
-            self._hold = None
-            await self._node.locks.release(hold)
-
-    # dict, noting changes, and refusing at the place of the change what could not be kept
+    # A dict that notes changes, and refuses a change that could not be saved
 
     def mark_accessed(self) -> None:
         """Note that the app asked for the session."""
@@ -366,19 +303,19 @@ class Session(dict[str, Any]):
         """Note that the session changed.
 
         Raises:
-            SessionReadOnly: it cannot be written here.
+            SessionReadOnly: the session cannot be changed here.
         """
-        if self._read_only is not None:
-            raise SessionReadOnly(self._read_only)
+        if self._state.read_only is not None:
+            raise SessionReadOnly(self._state.read_only)
         self.accessed = True
         self.modified = True
 
     def _apply(self, change: Callable[[dict[str, Any]], object]) -> None:
-        """Make a change, unless what comes of it could not be kept."""
+        """Make a change, unless its result could not be saved."""
         self.mark_modified()
         candidate = dict(self)
         change(candidate)
-        if self._manager is not None:
+        if self._state.manager is not None:
             self._node.issuer.fit(self._claims, candidate)
         super().clear()
         super().update(candidate)
@@ -391,14 +328,14 @@ class Session(dict[str, Any]):
         super().__delitem__(key)
 
     def clear(self) -> None:
-        """Empty the session. A live one is revoked, with all its ids, when the response starts, and its cookie removed."""
+        """Log out: drop the data. When the response starts, the session is revoked with all its ids, and its cookie removed."""
         self.mark_modified()
         self._drop_data()
-        self._ended = self._verified is not None
-        self._became = None
+        self._state.ended = self._state.verified is not None
+        self._state.became = None
 
     def replace(self, content: Mapping[str, Any]) -> None:
-        """Give the session another content. An empty one is no log-out, unlike ``clear``."""
+        """Replace the whole content. Unlike ``clear``, an empty content does not log a subject out."""
 
         def change(data: dict[str, Any]) -> None:
             data.clear()
@@ -428,55 +365,54 @@ class Session(dict[str, Any]):
         return self
 
     def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Any]]]:
-        """What ``copy`` and ``pickle`` make is the data alone, as a session made by hand: there is one to commit."""
+        """Copy and pickle the data alone, as a session made by hand: only the request's own session is committed."""
         return type(self), (dict(self),)
 
 
-_S = TypeVar("_S", bound=Session)
 _new, _fill = dict.__new__, dict.update
 
+state_of: Callable[[Session], RequestState] = attrgetter("_state")
+"""Return the state of a session. It is internal, and so no attribute of the session's public face."""
 
-def blank(cls: type[_S]) -> _S:
-    """A session by hand or of a request, before anything is known of it; for each request, so no ``__init__``."""
-    session = _new(cls)
-    session._connection = session._kept = session._read_only = session._stale_s = None
-    session._manager = session._verified = session._way = None
+
+def session_of(state: RequestState, kind: type[Session] = Session) -> Session:
+    """Return the session with this state, and with the data from the record or token that came in."""
+    session = _new(kind)
+    session._state = state  # noqa: SLF001 - this module's own class; ``__init__`` would cost each request a third of a microsecond
     session.accessed = session.modified = False
-    session._quiet_until_ms = math.inf
-    return session
-
-
-def session_of(manager: SessionManager, verified: Verified | None, way: Way | None) -> Session:
-    """The session of a request: that of the token that came in, else a new visitor's."""
-    session = _new(Session)
-    session._connection = session._kept = session._read_only = session._stale_s = None
-    session.accessed = session.modified = False
-    session._manager, session._verified, session._way = manager, verified, way
-    if verified is None:
-        session._quiet_until_ms = math.inf
-    else:
-        session._quiet_until_ms = verified.quiet_until_ms
-        _fill(session, decode(verified.claims.data) if verified.nested else verified.data)
+    verified = state.verified
+    if verified is not None:
+        if not verified.nested:
+            _fill(session, verified.data)
+        elif not verified.record:
+            _fill(session, decode(verified.claims.data))  # containers belong to one request, so each decodes its own
+        elif state.stored is not None:
+            _fill(session, decode(state.stored.data))
     return session
 
 
 class HasScope(Protocol):
-    """A request or WebSocket, of whichever framework."""
+    """A request or WebSocket of any framework."""
 
     @property
     def scope(self) -> Any: ...
 
 
 def get_session(conn: HasScope | MutableMapping[str, Any]) -> Session:
-    """The session of a request or WebSocket (or of an ASGI scope), whatever a framework has put beside it.
+    """Return the session of a request or WebSocket, even if a framework has put something else into ``scope["session"]``.
+
+    Args:
+        conn: a request or WebSocket that has a ``scope``, as those of Starlette, Litestar and Quart do; or an ASGI scope.
 
     Raises:
-        LookupError: no session middleware of this package is in front of the app, or that is no request of an ASGI server.
+        LookupError: the app is not behind this package's session middleware, or ``conn`` is not a request of an ASGI server.
     """
     try:
         scope = conn if isinstance(conn, dict) else conn.scope  # type: ignore[union-attr]
     except AttributeError:  # Django's requests have none under WSGI
-        raise LookupError(f"a {type(conn).__name__} has no ASGI scope; is it of an ASGI server, and a request or WebSocket?") from None
+        raise LookupError(
+            f"a {type(conn).__name__} has no ASGI scope; is it a request or WebSocket, and the server an ASGI server?"
+        ) from None
     session: Session | None = scope.get(SCOPE_KEY)
     if session is None:
         raise LookupError("no session here: add ha_session_mw.SessionMiddleware to the app")

@@ -463,7 +463,7 @@ async def test_a_change_that_cannot_be_saved_inside_the_block_lets_the_lock_go()
 async def test_a_log_out_that_takes_too_long_when_the_app_fails_does_not_keep_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node()
     ada = await node.logged_in()
-    monkeypatch.setattr("ha_session_mw.asgi.middleware.GIVE_UP_S", 0.01)
+    monkeypatch.setattr("ha_session_mw.asgi.exchange.GIVE_UP_S", 0.01)
 
     async def hang(claims: Any) -> Any:
         await anyio.sleep_forever()

@@ -17,6 +17,8 @@ from ha_session_mw.abc import MAX_RECORD_BYTES, Grant, Record
 from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny
+from ha_session_mw.session.session import session_of, state_of
+from ha_session_mw.session.state import RequestState
 from ha_session_mw.testing import ManualClock, mint_session
 
 from ..asgi.driver import SECRET, Act, Answer, Node, Visitor, look, obliging, respond, who, why
@@ -453,8 +455,7 @@ async def test_strictness_that_nobody_could_keep_is_refused_at_its_place() -> No
 
     async with Cluster("ab", app=Node().app.app) as cluster:
         await cluster.ready()
-        session = Session()
-        session._manager = cluster.nodes[0].manager
+        session = session_of(RequestState(cluster.nodes[0].manager))
         assert strictly(session) is False
 
 
@@ -654,7 +655,7 @@ async def test_a_change_under_a_lock_that_is_held_no_more_is_not_stored(node: St
     before = node.stored()
 
     def locked(session: Session) -> None:
-        session._hold = Hold(Grant("lock", 7, 0.0, "me"), 6.0)
+        state_of(session).hold = Hold(Grant("lock", 7, 0.0, "me"), 6.0)
         session["a"] = 1
 
     answer = await visitor.visit(locked)

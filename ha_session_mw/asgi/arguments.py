@@ -1,0 +1,92 @@
+"""What the arguments of ``SessionMiddleware`` mean: Starlette's signature becomes settings, and settings a manager."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from weakref import WeakValueDictionary
+
+from .._settings.setting import variable
+from .._settings.values import LONGEST_S
+from ..config import STARLETTE_MAX_AGE_S, Settings
+from ..exceptions import ConfigurationError
+from ..manager import SessionManager
+
+logger = logging.getLogger("ha_session_mw")
+
+UNSET: Any = object()
+"""Default of an argument that was not given. The settings, the environment or the setting's default then apply."""
+
+_managers: WeakValueDictionary[Settings, SessionManager] = WeakValueDictionary()
+
+
+def manager_from(
+    *, settings: Settings | None, manager: SessionManager | None, secret_key: Any, max_age: int | None, cookie: Mapping[str, Any]
+) -> SessionManager:
+    """Return the manager that the middleware's arguments name or describe.
+
+    Args:
+        settings, manager, secret_key, max_age: as the middleware got them.
+        cookie: its arguments about the cookie, by the names of their settings; ``UNSET`` where none was given.
+
+    Raises:
+        ConfigurationError: the arguments, or the environment, cannot be used.
+    """
+    given = {name: value for name, value in cookie.items() if value is not UNSET}
+    if manager is None:
+        return _manager_for(_settings(settings, secret_key, max_age, given))
+    if not isinstance(manager, SessionManager):
+        raise ConfigurationError([f"SessionMiddleware(manager=…): must be a SessionManager, got {type(manager).__name__}"])
+    if given or settings is not None or secret_key is not None or max_age is not UNSET:
+        raise ConfigurationError(["SessionMiddleware(manager=…): the manager has its settings; no others can be given"])
+    return manager
+
+
+def _manager_for(settings: Settings) -> SessionManager:
+    """The manager of this process for these settings: a process is one node, even with several middlewares.
+
+    Litestar makes one middleware for each route, and a log-out on one route must hold on the others.
+    """
+    manager = _managers.get(settings)
+    if manager is None:
+        manager = _managers[settings] = SessionManager(settings)
+    return manager
+
+
+def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, given: dict[str, Any]) -> Settings:
+    """The settings from arguments, ``settings`` and the environment; the former override the latter."""
+    if secret_key is not None:
+        given = {**given, "secret_key": secret_key, "secret_key_file": None, "allow_weak_secret": True}
+    faults = _max_age_faults(max_age)
+    try:
+        if settings is not None and not isinstance(settings, Settings):
+            raise ConfigurationError([f"SessionMiddleware(settings=…): must be a Settings, got {type(settings).__name__}"])
+        if settings is not None:
+            found = replace(settings, **given)
+        else:
+            found = Settings.from_environ(defaults={} if secret_key is None else _starlette_defaults(max_age), **given)
+    except ConfigurationError as exc:
+        raise ConfigurationError([*exc.faults, *faults]) from None
+    if faults:
+        raise ConfigurationError(faults)
+    for fault in found.weak_keys():
+        logger.warning("a weak secret is used, because secret_key=… was given and HA_SESSION_CLUSTER=memory://. %s", fault)
+    return found if max_age is UNSET else found.with_max_age(max_age)
+
+
+def _max_age_faults(max_age: object) -> list[str]:
+    if max_age is UNSET or max_age is None or (isinstance(max_age, (int, float)) and abs(max_age) <= LONGEST_S):
+        return []
+    return [f"SessionMiddleware(max_age={max_age!r}): must be seconds, or None"]
+
+
+def _starlette_defaults(max_age: int | None) -> dict[str, Any]:
+    """The defaults of Starlette's middleware, for code that calls this one in the same way. The environment overrides them."""
+    lives: dict[str, Any] = {}
+    if max_age is not None:
+        absolute = os.environ.get(variable("absolute_timeout"), STARLETTE_MAX_AGE_S)
+        lives = {"idle_timeout": absolute, "absolute_timeout": absolute}
+    return {"transports": "cookie", "cookie_https_only": False, **lives}

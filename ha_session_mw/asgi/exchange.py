@@ -1,0 +1,220 @@
+"""The way back of a request: the ``send`` that commits the session when the response starts, and what happens if the app fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Sequence
+
+import anyio
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from .._core.paths import PathKind
+from .._core.token.cookies import INDEX_HEADER, Header, Transport, claims_https
+from .._node.node import NOT_STARTED, Node
+from ..exceptions import NodeStarting, ProblemError
+from ..session.commit import Client, Outcome, adopt, close, commit, has_nothing_to_commit, revoke_if_ended
+from ..session.session import Session
+from ..session.state import STARTED, RequestState
+from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, last_value, make_private, with_vary
+from .problems import send_problem
+from .streams import Connection, Connections
+
+logger = logging.getLogger("ha_session_mw")
+
+GIVE_UP_S = 5.0
+"""Seconds that a log-out may take after the app has failed: the limit that this package sets for every clean-up."""
+
+
+class Edge:
+    """What all requests of one middleware share.
+
+    Attributes:
+        node: this node.
+        connections: the open connections, which end with their session.
+        vary: the header field that names what a response depends on.
+        wall_s: the wall clock.
+        default_transport: how a new token is handed to a client that sent none.
+    """
+
+    def __init__(self, node: Node) -> None:
+        settings = node.settings
+        cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
+        self.node = node
+        self.connections = Connections(node.view)
+        self.vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
+        self.wall_s = node.clock.wall_s
+        self.default_transport: Transport = "cookie" if cookie else "bearer"
+        self._full = settings.error_detail == "full"
+        self._told_not_started = False
+
+    async def refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with a problem document, and count it."""
+        self.node.refused[problem.code] += 1
+        if isinstance(problem, NodeStarting) and not self.node.supervisor.is_running and not self._told_not_started:
+            self._told_not_started = True
+            logger.error("%s", NOT_STARTED)
+        await send_problem(problem, scope, receive, send, self.node.settings.endpoints, vary=self.vary[1], full=self._full)
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """One request after its session was found. A struct and its bound method cost a third less than a closure or a partial."""
+
+    edge: Edge
+    session: Session
+    state: RequestState
+    scope: Scope
+    receive: Receive
+    send: Send
+    path_kind: PathKind
+    connection: Connection | None = None
+
+    __repr__ = object.__repr__  # the generated one would print the token
+
+    # A response starts
+
+    def pass_on(self, message: Message) -> Awaitable[None]:
+        """Send a message of the app's; commit the session first if this message starts the response."""
+        state = self.state
+        if message["type"] != "http.response.start" or state.read_only is STARTED:
+            if message.get("more_body") and self.connection is None:
+                self._note_stream()
+            return self.send(message) if self.connection is None else self.connection.send(message)
+        session, edge = self.session, self.edge
+        headers = message.get("headers")
+        if type(headers) is not list:  # an app may send any iterable, even one that can be read once only
+            headers = [*(headers or ())]
+            message = {**message, "headers": headers}
+        if self.scope.get("session") is not session:
+            adopt(session, self.scope.get("session"))
+        if session.modified or (
+            (verified := state.verified) is not None
+            and (wall_ms := edge.wall_s() * 1000) >= verified.quiet_until_ms
+            and not has_nothing_to_commit(session, state, verified, wall_ms)
+        ):
+            return self._commit_and_start(message)
+        state.read_only = STARTED
+        varies = False
+        for name, value in headers:  # once, for both: each pass costs a thirtieth of everything the middleware does
+            if name == b"vary":
+                varies = True
+            elif name == b"content-type" and value.startswith(EVENT_STREAM) and self.connection is None:
+                self._note_stream()
+        if self.path_kind == "protected" or state.stale_s is not None:
+            message = self._start(message, _stale_fields(state))
+        elif session.accessed:
+            message = {**message}
+            message["headers"] = with_vary(headers, edge.vary) if varies else [*headers, edge.vary]
+        return self.send(message)
+
+    async def _commit_and_start(self, message: Message) -> None:
+        session, state, node = self.session, self.state, self.edge.node
+        if state.refusal is not None:
+            await self._abandon()
+            await self.edge.refuse(state.refusal, self.scope, self.receive, self.send)
+            close(session, STARTED)
+            self.send = _drop
+            return
+        # A mere renewal must not undo what a middleware further in has saved, or what the app has done with the cookie.
+        renew = not hands_out_token(message["headers"], f"{node.cookie.name}=".encode())
+        try:
+            outcome = await commit(session, node, message["status"], self._client, renew=renew)
+        except ProblemError as problem:
+            state.commit_failure = problem
+            raise
+        if state.hold is not None:  # after a failure the lock stays until the request ends: the app may answer by itself
+            await state.release_lock()
+        close(session, STARTED)
+        if is_event_stream(message["headers"]):
+            self._note_stream()
+        await self.send(self._start(message, self._fields(outcome)))
+
+    def _client(self) -> Client:
+        client = self.scope.get("client")
+        return last_value(self.scope["headers"], b"user-agent"), client[0] if client else None
+
+    def _note_stream(self) -> None:
+        """Let the stream end with the session that the client has now, which this very response may have begun."""
+        came_in, claims = self.state.verified, self.state.claims
+        if claims is None:
+            return
+        verified = came_in if came_in is not None and came_in.claims is claims else self.edge.node.issuer.as_signed(claims)
+        self.connection = Connection(verified, "http", self.receive, self.send)
+        self.edge.connections.add(self.connection)
+
+    def _start(self, message: Message, fields: Sequence[Header]) -> Message:
+        """The start of the response with fields added. It is a copy, because an app may send the same message again."""
+        headers = with_vary(message["headers"], self.edge.vary)
+        headers += fields
+        if self.path_kind == "protected":
+            make_private(headers)
+        return {**message, "headers": headers}
+
+    def _fields(self, outcome: Outcome) -> list[Header]:
+        node = self.edge.node
+        found: list[Header] = []
+        transport = self.state.transport or self.edge.default_transport
+        if isinstance(transport, bytes):
+            transport = "bearer" if transport.startswith(b"Bearer ") else "cookie"
+        if outcome.token is not None and transport != "cookie":
+            found.append((TOKEN_HEADER, outcome.token))
+        if transport != "bearer":
+            secure = self._secure()
+            if outcome.token is not None:
+                found.append((b"set-cookie", node.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
+            elif outcome.remove:
+                found.append((b"set-cookie", node.cookie.remove(secure=secure)))
+        if outcome.acknowledgement is not None:
+            found.append((b"session-revocation", outcome.acknowledgement.mode.encode()))
+            if index := node.log.index():
+                found.append((INDEX_HEADER, index.encode()))
+        found += _stale_fields(self.state)
+        return found
+
+    def _secure(self) -> bool:
+        https_only = self.edge.node.settings.cookie_https_only
+        return claims_https(self.scope.get("scheme", "http"), self.scope["headers"]) if https_only == "auto" else https_only
+
+    # The app returns or fails
+
+    async def end_unanswered(self) -> None:
+        """The app has returned without a response. It gets none from here, unless the app has refused the request."""
+        await self._abandon()
+        if self.state.refusal is not None:
+            await self.edge.refuse(self.state.refusal, self.scope, self.receive, self.send)
+
+    async def handles(self, failure: BaseException) -> bool:
+        """The app has raised. Return whether that is dealt with: the connection had ended, or the client got a problem document."""
+        state = self.state
+        if self.connection is not None and self.connection.ended and isinstance(failure, Exception):
+            return True  # the app saw a client that has gone
+        if state.read_only is STARTED:
+            return False
+        await self._abandon()
+        # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
+        cause = state.commit_failure
+        problem = cause if cause and failure.__cause__ is cause else failure
+        if not isinstance(problem, ProblemError):
+            return False
+        await self.edge.refuse(problem, self.scope, self.receive, self.send)
+        return True
+
+    async def _abandon(self) -> None:
+        """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
+        if self.state.commit_failure is None:  # else the commit has already tried the log-out
+            with anyio.move_on_after(GIVE_UP_S, shield=True):
+                try:
+                    await revoke_if_ended(self.session, self.edge.node)
+                except ProblemError as problem:  # logged only, because the client gets the app's failure
+                    logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
+        await self.state.release_lock()
+
+
+async def _drop(message: Message) -> None:
+    """Drop a message that the app sends after its request was refused."""
+
+
+def _stale_fields(state: RequestState) -> list[Header]:
+    """Mark a response that rests on knowledge older than the freshness limit, on a path where the settings permit that."""
+    return [] if state.stale_s is None else [(b"session-stale", b"%d" % math.ceil(state.stale_s))]

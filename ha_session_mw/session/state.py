@@ -1,0 +1,111 @@
+"""The state of one request's session besides its data: the one object that the session, the edge and the commit share."""
+
+from __future__ import annotations
+
+from types import EllipsisType
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from .._core.token.cookies import Transport
+from ..manager import SessionManager, node_of
+
+if TYPE_CHECKING:
+    from .._core.records.session_data import Stored
+    from .._core.token.tokens import Verified
+    from .._node.locks import Hold
+    from ..exceptions import ProblemError, StoreUnavailable
+    from ..models import Acknowledgement, Claims
+
+STARTED = "the response has started, so a change cannot reach the client; change the session earlier"
+WEBSOCKET = "a WebSocket cannot change the session, because no response can hand the client a new token; use an HTTP request"
+EXEMPT = "HA_SESSION_EXEMPT lists this path, so it has no session"
+"""Reasons for which a session is read-only. ``STARTED`` also means that the response has started."""
+
+
+CameBy = Transport | Literal["both"] | bytes
+"""How a token came: by its transport, or as the one header field that carried it, whose value begins differently for each."""
+
+
+class Rare:
+    """What few requests have: what the app asked for, and the session's record. Each is a class attribute until it is set.
+
+    Attributes:
+        became: the claims after ``login`` or ``cycle``, None after ``clear`` or ``revoke``; ``...`` if none of them was called.
+        ended: whether ``clear`` was called on a session that came in, so that the commit revokes it.
+        acknowledgement: of the log-out, once the session that came in is revoked.
+        refusal: the problem that the client gets in place of the app's response.
+        strict: whether a concurrent change by another request fails this request's change.
+        hold: the session's lock, until what it protects is committed.
+        commit_failure: why the commit failed.
+        problem: why the token that came in was not accepted, on a path that is open to visitors.
+        stored: the content and version of the session's record, as last read.
+        out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
+    """
+
+    became: Claims | EllipsisType | None = ...
+    ended: bool = False
+    acknowledgement: Acknowledgement | None = None
+    refusal: ProblemError | None = None
+    strict: bool = False
+    hold: Hold | None = None
+    commit_failure: ProblemError | None = None
+    problem: ProblemError | None = None
+    stored: Stored | None = None
+    out_of_reach: StoreUnavailable | None = None
+
+
+class RequestState(Rare, msgspec.Struct, eq=False):
+    """What came in with a request, what the app asked for, and how far the response is.
+
+    The edge makes one state for each request, and builds the session from it (``session_of``). While the app runs, only
+    ``Session`` writes to it: it notes what the app asks for. When the response starts, the commit does what those notes ask,
+    and closes the session. The edge reads ``read_only`` and ``refusal`` to know how to go on, and notes ``commit_failure``.
+
+    A session made by hand has an empty state without a manager. A state belongs to one request: copies and pickles of a
+    session do not carry it. The state does not hold the session, so that both are freed without a garbage collection.
+
+    Every request makes one, which is why this is a struct with few fields: they cost less than those of any other class.
+
+    Attributes:
+        manager: the node's session manager; None for a session made by hand.
+        verified: the token that came in, if its session is valid.
+        transport: how a token came.
+        stale_s: age in seconds of the knowledge by which the token was accepted, where that exceeds the freshness limit.
+        read_only: why the session cannot be changed any more; None while it can.
+        content_when_closed: fingerprint of nested content at the moment when the session became read-only.
+    """
+
+    manager: SessionManager | None = None
+    verified: Verified | None = None
+    transport: CameBy | None = None
+    stale_s: float | None = None
+    read_only: str | None = None
+    content_when_closed: bytes | None = None
+
+    __repr__ = object.__repr__  # the generated one would print the token
+
+    @property
+    def claims(self) -> Claims | None:
+        """The claims of the session as it is now; None for a visitor without a session."""
+        if self.became is not ...:
+            return self.became
+        return self.verified.claims if self.verified else None
+
+    @property
+    def came_in(self) -> Claims | None:
+        """The claims of the session that came in."""
+        return self.verified.claims if self.verified else None
+
+    @property
+    def continues(self) -> bool:
+        """Whether the session is still the one that came in, under whichever id; False after ``login`` and ``clear``."""
+        claims, verified = self.claims, self.verified
+        return claims is not None and verified is not None and claims.family == verified.claims.family
+
+    async def release_lock(self) -> None:
+        """Release the session's lock, unless this request does not hold it or a block still runs under it."""
+        hold = self.hold
+        if hold is not None and not hold.kept and self.manager is not None:
+            self.hold = None
+            await node_of(self.manager).locks.release(hold)
