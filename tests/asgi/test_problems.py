@@ -175,7 +175,7 @@ async def test_nothing_is_leaked_and_one_answer_is_for_all_that_could_be_probed(
 async def test_full_detail_adds_the_reason_and_the_checks_and_no_secret() -> None:
     answers = await refusals(error_detail="full")
     revoked = answers["revoked"].problem
-    assert revoked["reason"] == "denied"
+    assert revoked["reason"] == "the session or its family is revoked"
     assert [check["check"] for check in revoked["checks"]][-1] == "denied"
     assert [check["passed"] for check in revoked["checks"]][-2:] == [True, False]
     assert "reason" not in (await refusals())["revoked"].problem
