@@ -1,4 +1,4 @@
-"""Keeps the key ring up to date with the files it was read from, so that keys rotate without a restart."""
+"""Keep the key ring up to date with the files from which it was read, so that keys rotate without a restart."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from ..exceptions import ConfigurationError
 logger = logging.getLogger("ha_session_mw.keys")
 
 LOOK_EVERY_S = 1.0
-"""How often the files are looked at. Two ``stat`` calls a second cost nothing, and no operator rotates keys faster."""
+"""Interval between looks at the key files. Two ``stat`` calls a second cost nothing, and no operator rotates keys faster."""
 
 
 class KeySource:
-    """The node's key ring, re-read when a file of it changes. A file that has become unusable leaves the ring as it is."""
+    """The node's key ring, read again when one of its files changes. An unusable file leaves the ring as it is.
+
+    Args:
+        settings: name the files, and read the keys.
+        now_s: the boot-time clock.
+
+    Attributes:
+        ring: the present key ring.
+    """
 
     def __init__(self, settings: Settings, now_s: float) -> None:
         self._settings = settings
@@ -29,7 +37,7 @@ class KeySource:
         return [_stamp(file) for file in self._files]
 
     def refresh(self, now_s: float) -> bool:
-        """Look at the files if it is time to; returns whether the keys have changed."""
+        """Look at the files if it is time to; return whether the keys have changed."""
         if not self._files or now_s < self._look_at_s:
             return False
         self._look_at_s = now_s + LOOK_EVERY_S
@@ -39,7 +47,7 @@ class KeySource:
         try:
             ring = KeyRing(*self._settings.read_keys())
         except ConfigurationError as exc:
-            # A half-written file must not log everybody out. It is looked at again, as long as it differs.
+            # A half-written file must not log everybody out. The next look reads it again, because its stamp still differs.
             logger.error("the keys stay as they are, because the changed key files cannot be used: %s", "; ".join(exc.faults))
             return False
         self._seen = stamp
@@ -55,5 +63,5 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
         found = file.stat()
     except OSError:
         return None
-    # The inode too: a secret that Kubernetes swaps by renaming a link may keep its time and size.
+    # The inode is compared, too: a secret that Kubernetes swaps by renaming a link may keep its time and size.
     return found.st_mtime_ns, found.st_size, found.st_ino

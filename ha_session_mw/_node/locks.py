@@ -1,7 +1,7 @@
-"""Locks as an app uses them: waited for with a limit, kept while it works, let go whatever happens, and counted.
+"""Locks as an app uses them: acquired within a limit, renewed during the work, released in any case, and counted.
 
-Who has a lock is decided by a service (:class:`~ha_session_mw.abc.LockService`). Here is what a holder owes to others: to
-renew in time, and to stop by itself when that fails.
+A :class:`~ha_session_mw.abc.LockService` decides which holder has a lock. This module does a holder's duties: it renews the lease
+in time, and cancels the work if the lease is lost.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from ..abc import Clock, Grant, LockService
 from ..exceptions import LockLost, NotSupported, SessionLocked, StoreUnavailable
 
 TIMEOUT_S = 10.0
-"""How long to wait for a lock: as long as a person waits for an answer."""
+"""Default limit for acquiring a lock: as long as a person waits for an answer."""
 LEASE_S = 6.0
-"""How long others wait for a holder that has crashed. Less than they wait in all; and renewed at a third of it, it outlasts an
-election, which takes two seconds."""
+"""Default lease: how long others wait for a holder that has crashed. It is shorter than ``TIMEOUT_S``. Renewed at a third, it outlasts
+an election, which takes two seconds."""
 RENEWALS = 3
-"""How many renewals a lease has time for: one may be lost, and one more be slow."""
+"""Renewals per lease: one may be lost, and another one slow."""
 RETRIES = 12
-"""How many times in a lease a renewal is tried that could not be had."""
+"""Tries per lease after a renewal has failed."""
 HINT_S = 0.25
-"""After which a client whose request could not have a lock is to try again: the request waits by itself from then on."""
+"""When a client whose request did not get the lock should try again. The next request waits for the lock by itself, so soon."""
 LET_GO_S = 5.0
-"""How long to try to let a lock go. After that its lease is over soon."""
+"""Limit for releasing a lock. Soon after that the lease is over anyway."""
 
 WAIT_BOUNDS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
-"""The upper ends of the intervals in which waiting times are counted; what is longer has a last one of its own."""
+"""Upper bounds of the buckets of waiting times, in seconds. A last bucket counts longer waits."""
 
 
 class Hold:
-    """A lock that somebody has.
+    """A lock that this node holds.
 
     Attributes:
-        grant: as it was renewed last.
-        lease_s: how long each renewal is for.
-        kept: whether it is being renewed.
-        lost: whether its lease was over, or others had it, before it was released.
+        grant: the grant as last renewed.
+        lease_s: the lease of each renewal.
+        kept: whether a task is renewing it.
+        lost: whether the lease was over, or another holder had the lock, before the release.
     """
 
     def __init__(self, grant: Grant, lease_s: float) -> None:
@@ -56,16 +56,16 @@ class Locks:
     """The locks of a node.
 
     Args:
-        service: who decides; None where the backend has no locks.
-        clock: for leases and waiting times.
-        backend: the scheme of ``HA_SESSION_CLUSTER``, to tell what has no locks.
-        require_loop: raises UsageError in an event loop in which a lock cannot be waited for.
+        service: grants the locks; None if the backend has none.
+        clock: measures leases and waiting times.
+        backend: the scheme of ``HA_SESSION_CLUSTER``, for the message that it has no locks.
+        require_loop: raises UsageError in an event loop other than the node's.
 
     Attributes:
-        held, waiting: how many this node has, and waits for.
-        waits: how many were waited for, by :data:`WAIT_BOUNDS_S`, whether they were had in the end or not.
-        waited_s: how long that was in all.
-        timed_out, lost: how many were not had in time, and lost while they were held.
+        held, waiting: how many locks this node holds, and waits for.
+        waits: how many waits ended, by :data:`WAIT_BOUNDS_S`, with or without the lock.
+        waited_s: the sum of all waits, in seconds.
+        timed_out, lost: how many locks were not acquired in time, and how many were lost while held.
     """
 
     def __init__(self, service: LockService | None, clock: Clock, backend: str, *, require_loop: Callable[[], None] = lambda: None) -> None:
@@ -78,20 +78,22 @@ class Locks:
         self.waited_s = 0.0
 
     def require(self) -> LockService:
-        """The service.
+        """Return the lock service.
 
         Raises:
-            NotSupported: there is none.
+            NotSupported: the backend has no locks.
         """
         if self._service is None:
             raise NotSupported(f"{self._backend}:// has no locks; memory://, sqlite:// and etcd:// have them")
         return self._service
 
     async def acquire(self, name: str, *, timeout_s: float, lease_s: float) -> Hold:
-        """A lock, to be let go by :meth:`release`.
+        """Acquire a lock. The caller must :meth:`release` it.
 
         Args:
-            name: with what it is of, as a path: ``app/…`` or ``session/…``.
+            name: the lock's path: ``app/…`` or ``session/…``.
+            timeout_s: the longest wait.
+            lease_s: of the lock, and of each renewal.
 
         Raises:
             SessionLocked, StoreUnavailable: as :meth:`LockService.acquire`.
@@ -114,33 +116,33 @@ class Locks:
             raise SessionLocked(locked.reason, retry_after_s=HINT_S) from None
         finally:
             self.waiting -= 1
-            self._note_wait(self._clock.boot_s() - begun_s)
+            self._count_wait(self._clock.boot_s() - begun_s)
         self.held += 1
         return Hold(grant, lease_s)
 
-    def _note_wait(self, seconds: float) -> None:
+    def _count_wait(self, seconds: float) -> None:
         self.waits[bisect_left(WAIT_BOUNDS_S, seconds)] += 1
         self.waited_s += seconds
 
     async def confirm(self, hold: Hold) -> None:
-        """Make sure that a lock is held still, for a whole lease from now on.
+        """Renew a lock, so that it is held for a whole lease from now on.
 
         Raises:
-            LockLost: it is not.
-            StoreUnavailable: that cannot be known.
+            LockLost: the lock is no longer held.
+            StoreUnavailable: the holder cannot be known.
         """
         try:
             hold.grant = await self.require().renew(hold.grant, lease_s=hold.lease_s)
         except LockLost:
-            self._note_lost(hold)
+            self._mark_lost(hold)
             raise
 
     @contextmanager
     def guard(self, hold: Hold | None) -> Iterator[Grant | None]:
-        """The grant for a store to ask for, around a change that was made under a lock; None around one that was not.
+        """Yield the grant that guards a change made under a lock; None if the change was made without one.
 
         Raises:
-            LockLost: the lock was lost before, or the store says so.
+            LockLost: the lock was lost before, or the store found it lost.
         """
         if hold is None:
             yield None
@@ -150,25 +152,25 @@ class Locks:
                 raise LockLost("the lock was lost before the change was saved")
             yield hold.grant
         except LockLost:
-            self._note_lost(hold)
+            self._mark_lost(hold)
             raise
 
-    def _note_lost(self, hold: Hold) -> None:
+    def _mark_lost(self, hold: Hold) -> None:
         self.lost += not hold.lost
         hold.lost = True
 
     async def release(self, hold: Hold) -> None:
-        """Let the next one have it. Never raises."""
+        """Release a lock to the next waiter. Never raises."""
         self.held -= 1
         with anyio.move_on_after(LET_GO_S, shield=True):
             await self.require().release(hold.grant)
 
     @asynccontextmanager
     async def keep(self, hold: Hold) -> AsyncIterator[None]:
-        """Renews a lock while what is inside runs. When it is lost, what is inside is cancelled.
+        """Renew a lock while the block runs, and cancel the block if the lock is lost.
 
         Raises:
-            LockLost: it was lost before what is inside had ended.
+            LockLost: the lock was lost before the block ended.
         """
         failure: BaseException | None = None
         hold.kept = True
@@ -187,21 +189,21 @@ class Locks:
         if failure is not None:
             raise failure
         if hold.lost or self._clock.boot_s() >= hold.grant.until_s:
-            self._note_lost(hold)
+            self._mark_lost(hold)
             raise LockLost("the lock's lease was over before the work was done")
 
     async def _renew_until_lost(self, hold: Hold, work: anyio.CancelScope) -> None:
-        """Renew at a third of the lease, and more often while that fails. Never later than the lease's end."""
+        """Renew at a third of the lease, and more often while renewals fail. Ends with the lease at the latest."""
         pause_s = hold.lease_s / RENEWALS
         while (left_s := hold.grant.until_s - self._clock.boot_s()) > 0 and not hold.lost:
             with self._clock.move_on_after(min(pause_s, left_s)):
                 await anyio.sleep_forever()
             pause_s = hold.lease_s / (RENEWALS if await self._renew(hold) else RETRIES)
-        self._note_lost(hold)
+        self._mark_lost(hold)
         work.cancel()
 
     async def _renew(self, hold: Hold) -> bool:
-        """Whether a lock could be renewed within its lease. That it is lost is noted."""
+        """Renew a lock; return whether that succeeded within its lease."""
         with self._clock.move_on_after(hold.grant.until_s - self._clock.boot_s()):
             try:
                 await self.confirm(hold)
@@ -212,11 +214,11 @@ class Locks:
 
     @asynccontextmanager
     async def lock(self, name: str, *, timeout_s: float, lease_s: float) -> AsyncIterator[Grant]:
-        """A lock of the app's for as long as what is inside runs.
+        """Hold a lock of the app's own while the block runs.
 
         Raises:
-            SessionLocked, StoreUnavailable, NotSupported, TypeError, ValueError: it cannot be had, and nothing ran.
-            LockLost: it was lost meanwhile; what ran inside was cancelled.
+            SessionLocked, StoreUnavailable, NotSupported, TypeError, ValueError: the lock was not acquired, and the block did not run.
+            LockLost: the lock was lost meanwhile, and the block cancelled.
         """
         require_name(name, "the name of a lock")
         hold = await self.acquire(f"app/{name}", timeout_s=timeout_s, lease_s=lease_s)
@@ -227,12 +229,12 @@ class Locks:
             await self.release(hold)
 
     async def run(self) -> None:
-        """What the service does besides, until it is cancelled."""
+        """Run the lock service's background work until cancelled."""
         if self._service is not None:
             await self._service.run()
 
     def status(self) -> dict[str, object]:
-        """For an operator, and for metrics. Holds no names."""
+        """Return the counts for operators and metrics. Holds no names."""
         waits = {f"{bound_s:g}": sum(self.waits[: number + 1]) for number, bound_s in enumerate(WAIT_BOUNDS_S)}
         return {
             "held": self.held,

@@ -1,4 +1,4 @@
-"""Where a session's data is: in its token, or in its record. Reads it from there, and decides where it goes."""
+"""Read session data from its place, the token or the record, and decide where changed data goes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class SessionData:
 
     Args:
         issuer: knows what fits into a token.
-        records: what is in the store; None where there is none.
-        is_revoked: whether a session is logged out with all its ids, for certain.
-        peers: whom to ask for a copy of a session's record, in this order.
+        records: the records in the store; None without a store.
+        is_revoked: whether a session is certainly revoked, with all its ids.
+        peers: returns the URLs of the peers to ask for a copy of a session's record, in order.
     """
 
     def __init__(
@@ -37,30 +37,30 @@ class SessionData:
         return self._records is not None
 
     async def load(self, claims: Claims) -> Stored:
-        """The data of a session that has a record, of the version that its token needs or a later one.
+        """Return the data of a session that has a record, in the version that its token needs or a later one.
 
         Raises:
-            StoreUnavailable: it cannot be reached, or not read.
+            StoreUnavailable: the record cannot be reached or read.
             SessionRevoked: the session was logged out meanwhile, and its record deleted.
         """
         if self._records is None:
             return _copy_in(claims)
-        with self._gone_if_ended(claims):
+        with self._revoked_if_gone(claims):
             return await self._records.load(claims, lambda: self._peers(claims))
 
     async def newest(self, claims: Claims) -> Stored | None:
-        """The data of a session as it is in the store at this moment; None where it is in the token.
+        """Return the data of a session that the store has at this moment; None if the data is in the token.
 
         Raises:
             StoreUnavailable, SessionRevoked: as :meth:`load`.
         """
         if self._records is None:
             return None
-        with self._gone_if_ended(claims):
+        with self._revoked_if_gone(claims):
             return await self._records.newest(claims)
 
     @contextmanager
-    def _gone_if_ended(self, claims: Claims) -> Iterator[None]:
+    def _revoked_if_gone(self, claims: Claims) -> Iterator[None]:
         try:
             yield
         except StoreUnavailable:
@@ -78,22 +78,22 @@ class SessionData:
         strict: bool = False,
         guard: Grant | None = None,
     ) -> Claims:
-        """The same session with other data, used just now: in its token, or in the store.
+        """Keep a session's changed data, in its token or in the store; return the session's new claims.
 
         Args:
-            claims: of the session.
-            base: the data that the request began with.
-            content: what it made of it.
-            ensure_valid: raises if the session does not stand.
-            strict: whether a change by others is told. Has the data kept in the store, as has the next.
-            guard: a lock that must be held still.
+            claims: the session's present claims.
+            base: the data with which the request began.
+            content: the data as the request has changed it.
+            ensure_valid: raises if the session is not valid.
+            strict: whether a change by another request raises. Strict data is kept in the store.
+            guard: a lock that must still be held. Data under a lock is kept in the store.
 
         Raises:
             SessionNotSerializable: a value cannot travel.
-            SessionTooLarge: there is no room for it.
-            SessionConflict: others have changed the session meanwhile, and ``strict``.
-            LockLost: the guard is held no more.
-            StoreUnavailable: it cannot be stored.
+            SessionTooLarge: the data has no room.
+            SessionConflict: another request has changed the session meanwhile, and ``strict`` is set.
+            LockLost: the guard is no longer held.
+            StoreUnavailable: the data cannot be stored.
         """
         raw = self._issuer.fit(claims, content)
         if self._records is None or not (strict or guard or self._issuer.belongs_in_store(claims, raw)):
@@ -112,17 +112,17 @@ class SessionData:
         return self._issuer.change_stored(claims, stored)
 
     async def forget(self, family: str) -> None:
-        """Have the record of a session that has ended deleted."""
+        """Delete the record of a session that has ended, now or later."""
         if self._records is not None:
             await self._records.forget_soon(family)
 
     async def of_subject(self, subject: str) -> list[str]:
-        """The families of a subject that have records; those that can be found now."""
+        """Return the families of a subject that have records, as far as they can be found now."""
         return await self._records.of_subject(subject) if self._records is not None else []
 
 
 def _copy_in(claims: Claims) -> Stored:
-    """What a token carries of a record, where there is no store any more."""
+    """Return the copy of a record in a token: there is no store any more."""
     if claims.data == ELSEWHERE:
         raise StoreUnavailable("the session's data is in a store that HA_SESSION_CLUSTER does not name")
     return Stored.decode(claims.record, claims.data)

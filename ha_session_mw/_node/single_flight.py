@@ -1,4 +1,4 @@
-"""One question at a time for many who ask the same: each is served by a question that was sent after it came, and no earlier one."""
+"""One question at a time for all callers that ask the same. An answer serves only callers that came before its question was sent."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import anyio
 import anyio.abc
 
 MOST_FLIGHTS = 1024
-"""Questions under way or about to be."""
+"""Most questions under way or waiting: a bound on the memory and the calls that a flood of new tokens can cause."""
 
 T = TypeVar("T")
 Fly = Callable[[], Awaitable[T | None]]
 
 
 class _Flight(Generic[T]):
-    """One question under way, or about to be, and what comes of it."""
+    """One question, waiting or under way, and its answer."""
 
     __slots__ = ("answer", "landed", "previous")
 
@@ -27,7 +27,7 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Carries questions, each for all that wait for it."""
+    """Asks questions, each once for all callers that wait for it."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, _Flight[T]] = {}
@@ -35,7 +35,7 @@ class SingleFlight(Generic[T]):
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self) -> None:
-        """Carries the flights, so that a caller who is cancelled does not cancel the others."""
+        """Run the flights until cancelled. A caller that is cancelled does not cancel the others."""
         async with anyio.create_task_group() as self._tasks:
             try:
                 await anyio.sleep_forever()
@@ -43,22 +43,27 @@ class SingleFlight(Generic[T]):
                 self._tasks = None
 
     def has_room(self) -> bool:
-        """Whether a question that nobody has asked can be taken along."""
+        """Whether there is room for a new question."""
         return self._tasks is not None and len(self) < MOST_FLIGHTS
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._flying)
 
     async def join(self, question: Hashable, fly: Fly[T]) -> T | None:
-        """What ``fly`` returns, called by this one or by another who came while the question had not been sent yet.
+        """Return what ``fly`` returns: one call serves all callers that come before the question is sent.
 
-        None, too, where there is no room.
+        Args:
+            question: tells equal questions from others.
+            fly: asks the question.
+
+        Returns:
+            The answer; None, too, if there is no room.
         """
         flight = self._waiting.get(question)
         if flight is None:
             if self._tasks is None or not self.has_room():
                 return None
-            # The question of a flight that is under way was sent before this request came, and so proves nothing for it.
+            # A flight under way was sent before this caller came, so its answer proves nothing for this caller.
             flight = self._waiting[question] = _Flight(self._flying.get(question))
             self._tasks.start_soon(self._carry, flight, question, fly)
         await flight.landed.wait()

@@ -1,4 +1,4 @@
-"""Keeps background tasks going: one that crashes must neither take the app along nor be missed."""
+"""Run background tasks, and restart those that crash: a crash must neither stop the app nor go unnoticed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..exceptions import UsageError
 logger = logging.getLogger("ha_session_mw")
 
 RESTART_S = 1.0
-"""How long after a crash a task is started again: soon, and not so soon that it fills the log."""
+"""Delay before a crashed task is started again: short, but long enough not to fill the log."""
 
 Task = Callable[[], Awaitable[None]]
 
@@ -26,9 +26,9 @@ class Supervisor:
     """Runs coroutine functions for as long as the node does.
 
     Attributes:
-        known: all of them, by name, in the order in which they were added.
-        crashes: how often each has crashed, and was started again.
-        is_running: whether they run.
+        known: all tasks with their names, in the order in which they were added.
+        crashes: how often each task has crashed and was started again.
+        is_running: whether the tasks run.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -40,16 +40,16 @@ class Supervisor:
         self.crashes: Counter[str] = Counter()
 
     def add(self, name: str, task: Task) -> None:
-        """Have a coroutine function run besides; from now on, if the node runs already."""
+        """Add a coroutine function; it starts at once if the node runs already."""
         self.known.append((name, task))
         if self._tasks is not None:
             self._tasks.start_soon(self._keep_going, name, task)
 
     def require_loop(self) -> None:
-        """Raise where another event loop runs the caller: what it waits for would be told in this one, and not wake it.
+        """Raise if the caller runs in another event loop than the node: an event set in the node's loop would not wake the caller.
 
         Raises:
-            UsageError: another one does.
+            UsageError: the caller runs in another event loop.
         """
         if self.is_running and anyio.lowlevel.current_token() != self._loop:
             raise UsageError(
@@ -59,8 +59,8 @@ class Supervisor:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Everything runs inside. Entering waits for nothing, and entering again inside changes nothing."""
-        if self._tasks is not None:  # another middleware of this process, further out, has entered
+        """Run the tasks while the block runs. Entering waits for nothing; entering again inside changes nothing."""
+        if self._tasks is not None:  # an outer middleware of this process has entered
             yield
             return
         async with anyio.create_task_group() as tasks:

@@ -1,9 +1,8 @@
-"""How one token is judged on this node: whether its session stands, by what is known here now and, failing that, by what peers say.
+"""Validate tokens on one node: against the local view first, then by asking peers.
 
-It decides what is verified and what is remembered of that, which readings of the clocks and of the view go into the accept rule
-(``_core/decision.py``, which alone says yes), how long to wait where that cannot tell, and what a peer's answer is worth; and it
-answers peers by the same rule. It leaves out how tokens come in and what a refusal looks like (``asgi``), where the data of
-sessions is, making tokens, and logging out.
+Decides which verifications are cached, which readings of the clocks and the view go into the accept rule (``_core/accept_rule.py``,
+which alone accepts), how long to wait if that rule cannot tell, and what a peer's answer is worth. Answers peers by the same rule.
+Leaves out how tokens come in and how refusals look (``asgi``), session data, issuing and log-outs.
 """
 
 from __future__ import annotations
@@ -40,25 +39,25 @@ from .key_source import KeySource
 from .lookups import Answer, LookUps
 
 IN_FLIGHT_S = 0.075
-"""How long a request waits for news that are on their way before peers are asked: some round trips, and less than a person notices."""
+"""How long a request waits for news in flight before peers are asked: some round trips, and less than a person notices."""
 RELAXED_LIMIT_S = 60.0
-"""How old the knowledge may be by which a path of ``HA_SESSION_RELAXED`` is served."""
+"""How old the view may be for a request to a path in ``HA_SESSION_RELAXED``: such paths stay served through a short outage."""
 
 
 class TokenValidator:
-    """Judges the tokens that come to one node. Nothing is judged before :meth:`follow`.
+    """Validates the tokens that come to one node. Call :meth:`follow` first.
 
     Args:
-        settings: whether cookies of Starlette's middleware are taken over, and where peers reach this node.
-        clock: judges what has ended, and how old the view is.
-        view: what this node knows.
-        keys: verify.
-        cache: keeps what was verified.
-        refresh: called before a token is verified, for the keys to be those of now.
-        node: gives the name of this node.
+        settings: whether cookies of Starlette's middleware are taken over, and at which URL peers reach this node.
+        clock: measures the age of tokens and of the view.
+        view: this node's knowledge.
+        keys: the key ring, which verifies signatures.
+        cache: keeps verified tokens. The decision is never cached.
+        refresh: brings the keys up to date; called before each verification.
+        node: returns the name of this node.
 
     Attributes:
-        accepted: how often a session stood.
+        accepted: how many tokens were accepted.
     """
 
     def __init__(
@@ -87,13 +86,13 @@ class TokenValidator:
         self._absolute_ms = int(settings.absolute_timeout * 1000)
 
     def follow(self, log: ClusterLog, *, hears_others: bool, look_ups: LookUps | None, devices: Devices | None) -> None:
-        """Judge by this log from now on.
+        """Validate by this log from now on.
 
         Args:
             log: brings the view up to date.
-            hears_others: whether news come while a request waits for them.
-            look_ups: asks peers; None where nobody can be asked.
-            devices: note that a session was seen; None where log-ins are not recorded.
+            hears_others: whether a request that waits may learn from other nodes.
+            look_ups: asks peers; None without peers.
+            devices: notes that a session was used; None if log-ins are not recorded.
         """
         self._log = log
         self._poll_now = log.poll_now
@@ -104,20 +103,20 @@ class TokenValidator:
     # A token that came with a request
 
     def validate(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
-        """What a token says, if its session stands; a :class:`CannotTell` where that cannot be told at this moment.
+        """Return what a token says if its session is valid, or a :class:`CannotTell` if this node cannot tell at this moment.
 
         Args:
             token: the token.
-            field: the header field that carries it and nothing else, by which :meth:`validate_cached` shall find it.
+            field: the header field that carries the token and nothing else: the key under which it is cached.
 
         Raises:
-            ClientFault: the session does not stand, or this is no token of ours.
+            ClientFault: the session is not valid, or this is no token of ours.
         """
         key = field or token
         return self.validate_cached(key) or self.validate_new(token, key)
 
     def validate_cached(self, key: bytes) -> Verified | CannotTell | None:
-        """As :meth:`validate`, for a token or field that was verified before; None where it was not. The way of most requests."""
+        """Do as :meth:`validate` for a token or field in the cache; return None for any other. Most requests need no more."""
         if self._poll_now is not None:
             self._poll_now()
         fresh_at = self._view.fresh_at  # first of all, see ``decide``
@@ -126,10 +125,10 @@ class TokenValidator:
             return None
         until_ms, verified = known
         wall_ms = self._wall_s() * 1000
-        return self._judge(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
+        return self._decide(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
 
     def validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
-        """As :meth:`validate`, for a token that :meth:`validate_cached` does not know by this key."""
+        """Do as :meth:`validate` for a token that is not in the cache under this key."""
         fresh_at = self._fresh_at()  # first of all, see ``decide``
         wall_ms = self._wall_s() * 1000
         try:
@@ -137,16 +136,16 @@ class TokenValidator:
         except KeyNotReached as problem:
             return CannotTell(problem)
         self._cache.put(key, verified, wall_ms)
-        outcome = self._judge(verified, fresh_at, wall_ms)
+        outcome = self._decide(verified, fresh_at, wall_ms)
         if self._devices is not None and isinstance(outcome, Verified):
             self._devices.note(verified)
         return outcome
 
     def validate_relaxed(self, token: bytes) -> tuple[Verified, float]:
-        """As :meth:`validate`, by knowledge of up to a minute ago; returns how old it is, too (seconds).
+        """Do as :meth:`validate` by a view that may be up to a minute old; return the age of the view in seconds, too.
 
         Raises:
-            ProblemError: the session does not stand, or even that is not enough to tell.
+            ProblemError: the session is not valid, or even this rule cannot tell.
         """
         fresh_at = self._fresh_at()
         verified = self._verify(token, self._wall_s() * 1000)
@@ -156,12 +155,12 @@ class TokenValidator:
             raise decision.problem
         return verified, boot_s - fresh_at
 
-    def _judge(self, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
+    def _decide(self, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
         log = self._log
         boot_s = 0.0
-        if fresh_at != math.inf:  # else there is nobody whom this node could be out of contact with
+        if fresh_at != math.inf:  # infinity means that there is no other node to lose contact with
             boot_s = self._boot_s()
-            # NaN, where the log wants to be asked, is never within the slack.
+            # NaN, which asks for ``trusts_clock``, is never within the slack.
             if not -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS:
                 clocks = self._trusted_clocks()
                 if clocks is None:
@@ -183,25 +182,25 @@ class TokenValidator:
         return self._view.fresh_at
 
     def _trusted_clocks(self) -> tuple[float, float] | None:
-        """What both clocks show (seconds, milliseconds); None where the cluster does not vouch for it."""
+        """Return the readings of both clocks (seconds, milliseconds); None if the cluster does not vouch for them."""
         if not self._log.trusts_clock():
             return None
         boot_s, wall_ms = self._boot_s(), self._wall_s() * 1000
-        # The verdict is on a reading of a moment ago, and the process may have been stopped since, and its clock been set.
+        # The verdict concerns an earlier reading: the process may have been paused since, and its clock set.
         moved_ms = wall_ms - boot_s * 1000 - self._log.trusted_ahead_ms
-        # NaN, where another thread has heard of the members since, is never within the slack.
+        # NaN, if another thread has heard of the members since, is never within the slack.
         return (boot_s, wall_ms) if abs(moved_ms) <= CLOCK_SLACK_MS else None
 
     def _not_serving(self) -> NodeStarting | StateRollback | None:
-        """Why this node judges nothing at all, whatever the session; None where it does."""
+        """Return why this node can validate no session at all; None if it can."""
         if self._log.is_set_back():
             return StateRollback("the log is older than what this node has applied", check="fresh")
         return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
 
-    # What it says
+    # Verification
 
     def verify(self, token: bytes) -> Verified | None:
-        """What a token says, if its signature is good; says nothing about whether its session stands."""
+        """Return what a token says if its signature is good; None otherwise. Says nothing about whether the session is valid."""
         try:
             return self._verify(token, self._wall_s() * 1000)
         except ProblemError:
@@ -224,22 +223,26 @@ class TokenValidator:
         )
 
     def _nobody_has_key(self, token: bytes) -> bool:
-        """Whether no member could have signed a token, for certain."""
+        """Whether it is certain that no member could have signed a token."""
         if not self._is_fresh():
-            return False  # a member may have it that this node has not heard of
+            return False  # a member that this node has not heard of may have the key
         kid = token.split(b".")[2].decode()
         return all(kid not in kids for kids in self._log.announced_kids())
 
     def _is_fresh(self) -> bool:
         return self._boot_s() - self._fresh_at() <= self._log.freshness_limit_s
 
-    # What could not be told at first
+    # When this node alone cannot tell
 
     async def resolve(self, token: bytes, undecided: CannotTell) -> Verified:
-        """Find out what could not be told at first: wait for what is on its way, then ask the peers.
+        """Validate a token that this node could not validate at first: wait for news in flight, then ask peers.
+
+        Args:
+            token: the token.
+            undecided: the first outcome.
 
         Raises:
-            ProblemError: it still cannot be told, or the session does not stand.
+            ProblemError: the session is not valid, or its validity still cannot be known.
         """
         problem = undecided.problem
         if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
@@ -253,16 +256,16 @@ class TokenValidator:
         if self._look_ups is None:
             raise problem
         answer = await self._look_ups.ask(token, self._whom_to_ask(token, problem))
-        # What was learned while the question was under way counts for more than a yes.
+        # News that came while the question was under way outweigh a yes.
         outcome = self.validate(token)
         if isinstance(outcome, Verified):
             return outcome
         if answer is None:
             raise outcome.problem
-        return self._obey(token, answer, outcome.problem)
+        return self._apply_answer(token, answer, outcome.problem)
 
     def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
-        """The issuing node first, then the owners of the session. Where the key is lacking, those that announce it."""
+        """Return the URLs of the issuing node and then of the session's owners; if the key is missing here, of those that announce it."""
         _, sid, kid, *_ = token.decode("ascii").split(".")
         verified = self.verify(token)
         members = self._log.members()
@@ -270,10 +273,10 @@ class TokenValidator:
             members = [member for member in members if kid in member.kids]
         return nearest(sid, members, issuer=verified.claims.issuer if verified else None, but=self._own_url)
 
-    def _obey(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
+    def _apply_answer(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
         verified = self.verify(token)
         if answer.says == "revoked":
-            # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
+            # Final, so the view takes it: the next peer asked may not have heard of the log-out, and say yes.
             if verified is not None:
                 denied = Deny(verified.claims.sid, verified.claims.absolute_end_ms)
             else:
@@ -284,7 +287,7 @@ class TokenValidator:
             verified = Verified.of(answer.claims, answer.kid)
         if answer.says != "yes" or verified is None:
             raise problem
-        # A token that could not be verified here was not held against what this node knows, either.
+        # A token that could not be verified here has not been checked against this node's view, either.
         decision = self.revalidate(verified)
         if isinstance(decision, Refuse):
             raise decision.problem
@@ -292,10 +295,10 @@ class TokenValidator:
         return verified
 
     async def on_question(self, body: bytes) -> bytes:
-        """A peer asks whether a session stands. It is told what this node knows by itself: questions are not passed on.
+        """Answer a peer's question about a token by this node's own knowledge. Questions are not passed on.
 
         Raises:
-            ValueError: it is no question.
+            ValueError: the body is no question.
         """
         try:
             return lookups.encode(self._answer(lookups.decode_question(body).token))
@@ -313,22 +316,22 @@ class TokenValidator:
             return Answer(lookups.VERSION, "unknown")
         return Answer(lookups.VERSION, "yes", outcome.claims, outcome.kid)
 
-    # A session that was let in before, or one that goes on in a new token
+    # A session that was accepted before, or that goes on in a new token
 
     def revalidate(self, verified: Verified) -> Decision:
-        """The accept rule for what was verified before."""
+        """Return the accept rule's decision on a verified token, by the present clocks and view."""
         fresh_at = self._fresh_at()
         clocks = self._trusted_clocks()
         if clocks is None:
-            return denial(verified, self._view) or CannotTell(_clock_untrusted())  # what is known to be denied needs no clock
+            return denial(verified, self._view) or CannotTell(_clock_untrusted())  # a known denial needs no clock
         return decide(verified, self._view, fresh_at, *clocks, self._log.freshness_limit_s)
 
     def may_be_valid(self, verified: Verified) -> bool:
-        """Whether a session may stand: False only where it is certain that it does not."""
+        """Whether a session may be valid: False only if it certainly is not."""
         return not isinstance(self.revalidate(verified), Refuse)
 
     def is_revoked(self, verified: Verified) -> bool:
-        """Whether a session is logged out with all its ids, and not only with one that it had at some time."""
+        """Whether a session is revoked with all its ids, and not only under one that it had at some time."""
         claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
         decision = self.revalidate(msgspec.structs.replace(verified, claims=claims))
         return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
@@ -336,15 +339,23 @@ class TokenValidator:
     def ensure_valid(self, verified: Verified, *, new_id: bool) -> None:
         """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.
 
+        Args:
+            verified: the token that came with the request.
+            new_id: whether the session takes a new id.
+
         Raises:
-            ProblemError: the session does not stand; or it is to take a new id, and that cannot be told.
+            ProblemError: the session is not valid; or it takes a new id, and its validity cannot be known.
         """
         decision = self.revalidate(verified)
         if isinstance(decision, Refuse) or (new_id and isinstance(decision, CannotTell)):
             raise decision.problem
 
     def ensure_fresh(self) -> None:
-        """Raise :class:`StateStale` where a token made now might list too few cuts, and so be refused once the node hears of them."""
+        """Raise unless this node may issue tokens: a token that lists too few cuts would be refused once the node hears of them.
+
+        Raises:
+            NodeStarting, StateRollback, ClockUntrusted, StateStale: why it may not.
+        """
         if not_serving := self._not_serving():
             raise not_serving
         if not self._log.trusts_clock():
@@ -353,10 +364,10 @@ class TokenValidator:
             raise StateStale("out of contact for longer than the freshness limit", check="fresh")
 
     async def catch_up(self, index: str) -> None:
-        """Return once this node knows what the node knew that gave the index.
+        """Return once this node knows everything that the node of an index knew.
 
         Raises:
-            StateNotReached: that takes longer than a client should be kept waiting.
+            StateNotReached: this node does not know it within the time that a client should wait.
         """
         with self._clock.move_on_after(IN_FLIGHT_S):
             while not self._log.has_reached(index):

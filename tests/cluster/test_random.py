@@ -23,7 +23,7 @@ from ha_session_mw.testing import Cluster, Link, Node
 from ..histories.app import app
 from ..inside import quorum_log_of
 from .history import IDLE_S, History, guesses, one_order, seeds
-from .whole import judges_late
+from .whole import decides_late
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +185,6 @@ async def test_a_node_that_guesses_comes_to_light(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_freshness_that_is_read_after_the_look_up_comes_to_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TokenValidator, "_judge", judges_late)
+    monkeypatch.setattr(TokenValidator, "_decide", decides_late)
     found = await history(NEEDS_THE_RIGHT_ORDER, tmp_path)
     assert any(fault.startswith("accepted after a fenced acknowledgement") for fault in found.faults)

@@ -215,20 +215,20 @@ def follow(variant: QuorumVariant, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all nodes go by other rules."""
     monkeypatch.setattr("ha_session_mw.backends.peers.log.Quorum", variant.quorum)
     if variant.reads_late:
-        monkeypatch.setattr(TokenValidator, "_judge", judges_late)
+        monkeypatch.setattr(TokenValidator, "_decide", decides_late)
     if variant.keeps_yes:
         monkeypatch.setattr(LookUps, "ask", KeepsYes(LookUps.ask))
 
 
-_judge = TokenValidator._judge
+_decide = TokenValidator._decide
 
 
-def judges_late(judging: TokenValidator, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
+def decides_late(validator: TokenValidator, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
     """The broken order: the look-up first, then a clock and ``fresh_at``."""
-    if decide(verified, judging._view, math.inf, 0.0, wall_ms, math.inf) is not ACCEPT:
-        return _judge(judging, verified, fresh_at, wall_ms)
-    boot_s = judging._boot_s()
-    is_fresh = boot_s - judging._view.fresh_at <= judging._log.freshness_limit_s
+    if decide(verified, validator._view, math.inf, 0.0, wall_ms, math.inf) is not ACCEPT:
+        return _decide(validator, verified, fresh_at, wall_ms)
+    boot_s = validator._boot_s()
+    is_fresh = boot_s - validator._view.fresh_at <= validator._log.freshness_limit_s
     return verified if is_fresh else CannotTell(StateStale())
 
 
