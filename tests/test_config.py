@@ -1,4 +1,4 @@
-"""The settings: each with its default, its variable and its rule; all faults told at once, and never a secret."""
+"""The settings: the default, the variable and the rule of each; one message with all faults, and never a secret."""
 
 from __future__ import annotations
 
@@ -430,7 +430,7 @@ def test_a_secret_may_be_text_bytes_or_starlettes_secret_or_several(given: Any) 
 
 
 class SecretText:
-    """As pydantic's SecretStr: its text is not the secret."""
+    """Like pydantic's SecretStr: the text is not the secret."""
 
     def __str__(self) -> str:
         return "**********"
@@ -440,7 +440,7 @@ class SecretText:
     "given", [SecretText(), [SecretText()], {GOOD}, (part for part in [GOOD]), 12345, bytearray(GOOD.encode()), {GOOD: 1}]
 )
 def test_a_secret_of_another_type_is_told_and_its_text_not_used(given: Any) -> None:
-    """The text of a generator names an address: a secret made per process. That of ten stars is known to everybody."""
+    """A generator's text contains an address, so each process would have another secret. Everybody knows ten stars."""
     (fault,) = faults_of(Settings, secret_key=given, allow_weak_secret=True)
 
     assert fault.startswith("HA_SESSION_SECRET_KEY=(a secret): ")

@@ -1,4 +1,4 @@
-"""The rules between settings, one a row. A rule is told only if each setting that it concerns is valid by itself."""
+"""The rules between settings, one per row. A rule is checked only if each setting that it concerns is valid by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Rule:
     Attributes:
         concerns: the names of the settings.
         is_broken: called with their values, in that order.
-        fault: what to tell; a format string that may name the same settings.
+        fault: the text of the fault; a format string that may name the same settings.
     """
 
     concerns: tuple[str, ...]
@@ -22,7 +22,7 @@ class Rule:
 
 
 def faults(rules: Collection[Rule], settings: object, wrong: Collection[str]) -> Iterator[str]:
-    """The texts of the rules that are broken.
+    """Return the texts of the broken rules.
 
     Args:
         settings: has an attribute for each setting.

@@ -26,7 +26,7 @@ class ClusterUrl(str):
     """The text of ``HA_SESSION_CLUSTER`` with its parts. Equal to the plain text.
 
     Attributes:
-        scheme: what stands before ``://``.
+        scheme: the part before ``://``.
         file: the absolute path that ``sqlite://…`` or ``peers:///…`` names; None for other schemes, and for ``peers://``.
         endpoints: the http or https URLs that ``etcd://…`` or ``etcds://…`` names; empty for other schemes.
         prefix: the prefix of all keys in etcd; empty for other schemes.
@@ -74,7 +74,7 @@ def cluster_url(value: object) -> ClusterUrl:
 
 
 def other_backends() -> Mapping[str, EntryPoint]:
-    """The entry points of backends from other packages, by scheme."""
+    """Return the entry points of backends from other packages, by scheme."""
     from importlib.metadata import entry_points  # takes long to load, and few clusters need it
 
     return {found.name: found for found in entry_points(group=BACKENDS)}

@@ -1,4 +1,4 @@
-"""What each scheme of ``HA_SESSION_CLUSTER`` demands of the other settings: the rules of a backend stand together."""
+"""The demands of each backend on the other settings. The rules of one backend stand together."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ _WORKERS = {
 
 
 def cluster_faults(cluster: ClusterUrl, settings: Any, wrong: Collection[str]) -> Iterator[str]:
-    """What the backend objects to in the other settings.
+    """Return the faults that the backend finds in the other settings.
 
     Args:
         settings: the ``Settings``; invalid values have been replaced by their defaults.
@@ -140,10 +140,10 @@ def _no_faults(_: object) -> tuple[str, ...]:
 
 
 def load_other(scheme: str) -> Any:
-    """What the entry point of another package's backend names: it returns a ``Backend`` for a ``Settings``.
+    """Return the object that the entry point of another package's backend names. It returns a ``Backend`` for a ``Settings``.
 
     Raises:
-        ConfigurationError: it cannot be loaded.
+        ConfigurationError: the object cannot be loaded.
     """
     try:
         return other_backends()[scheme].load()
@@ -152,6 +152,6 @@ def load_other(scheme: str) -> Any:
 
 
 def workers_advice(cluster: ClusterUrl, web_concurrency: str) -> Iterator[str]:
-    """What an operator should know who starts several workers."""
+    """Return a warning if several workers are about to start and the cluster does not connect them."""
     if web_concurrency.isdecimal() and int(web_concurrency) > 1 and cluster.scheme in _WORKERS:
         yield f"WEB_CONCURRENCY={web_concurrency} with HA_SESSION_CLUSTER={cluster.scheme}://: {_WORKERS[cluster.scheme]}"

@@ -25,7 +25,7 @@ _PLACEHOLDER = re.compile(
 
 
 def weakness(secret: bytes) -> str | None:
-    """Why a secret must not sign anything; None for a strong one. The answer never contains the secret."""
+    """Return why a secret must not sign; None for a strong secret. The reason never contains the secret."""
     text = re.sub(r"[^a-z0-9]", "", secret.decode("utf-8", "replace").lower())
     if not secret:
         return "is empty"
@@ -55,7 +55,7 @@ class Keys:
     file: Path | None
 
     def read(self, faults: list[str]) -> tuple[bytes, ...]:
-        """The keys as they are now. What is wrong is added to ``faults``."""
+        """Return the keys as they are now. Faults are added to ``faults``."""
         if self.file is None:
             return self.given
         # A secret that was put here by mistake most likely contains no separator. It must not be shown.
@@ -75,7 +75,7 @@ class Keys:
 
 
 def read_keys(signing: Keys, fallbacks: Keys, *, may_be_weak: bool, cookie_name: str) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """The keys that sign, and the keys that only verify.
+    """Return the keys that sign, and the keys that only verify.
 
     Raises:
         ConfigurationError: a file cannot be read, no key signs, a key is weak, or the public cookie name is one of the keys.
@@ -94,14 +94,14 @@ def read_keys(signing: Keys, fallbacks: Keys, *, may_be_weak: bool, cookie_name:
 
 
 def weaknesses(name: str, secrets: tuple[bytes, ...]) -> Iterator[str]:
-    """A fault for each weak key of one setting."""
+    """Return a fault for each weak key of one setting."""
     for secret in secrets:
         if why := weakness(secret):
             yield f"{variable(name)}: {why}. {MAKE_ONE}"
 
 
 def read_password(given: str | None, file: Path | None) -> str:
-    """The password as it is now, from the file if there is one; empty without any.
+    """Return the password as it is now, from the file if there is one; empty if there is none.
 
     Raises:
         OSError: the file cannot be read.
@@ -110,7 +110,7 @@ def read_password(given: str | None, file: Path | None) -> str:
 
 
 def password_faults(given: str | None, file: Path | None) -> Iterator[str]:
-    """A fault if the password's file cannot be read."""
+    """Return a fault if the password's file cannot be read."""
     try:
         read_password(given, file)
     except OSError as exc:

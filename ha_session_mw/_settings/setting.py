@@ -18,11 +18,11 @@ class Setting(Generic[Value, Given]):
     replaces that by the parsed value.
 
     Attributes:
-        parse: returns the value, or raises ValueError with the rule. Its docstring is the rule in short.
+        parse: returns the value, or raises ValueError with the rule. The docstring of ``parse`` is the rule in short.
         default: what is parsed if nothing is given.
-        help: what the setting does, for the reference.
+        help: the meaning of the setting, for the reference.
         is_secret: whether no fault and no repr may show the value.
-        replaced_by: the setting that this deprecated one now is.
+        replaced_by: the setting that replaces this deprecated one; None for a current setting.
         name: of the field.
     """
 

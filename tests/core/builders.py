@@ -51,7 +51,7 @@ def claims(
 
 
 def seen(given: Claims, key: SigningKey = KEY) -> Verified:
-    """The claims as a node sees them: out of a signed token."""
+    """The claims as a node sees them, verified from a signed token."""
     return tokens.verify(tokens.sign(given, key), KeyRing([key.secret]))
 
 

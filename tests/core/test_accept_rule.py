@@ -1,4 +1,4 @@
-"""The accept rule, step by step: what each check refuses, exactly where, and which check comes first."""
+"""The accept rule, step by step: what each check refuses, at which limit, and in which order."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_node_that_never_learned_anything_cannot_tell() -> None:
 
 
 def test_freshness_counts_as_read_before_the_look_up() -> None:
-    """A lease renewed while the view was looked at would vouch for a look-up that is older."""
+    """A lease that is renewed during the look-up would vouch for a look-up that is older."""
     assert refusal(judge(claims(), fresh_view(), fresh_at=900.0)) is StateStale
 
 
@@ -189,7 +189,7 @@ def test_listed_text_that_is_no_cuts_id_does_not_hold_a_session_up_for_ever() ->
 
 
 def test_the_checks_come_in_the_order_of_the_rule() -> None:
-    """One token that everything speaks against, and then one reason less at a time."""
+    """A token that every check refuses, and then one reason less at a time."""
     unknown = cut("unknown")
     live = cut("live")
     told = [
@@ -220,7 +220,7 @@ def test_the_checks_come_in_the_order_of_the_rule() -> None:
 
 
 def test_an_unknown_cut_comes_before_a_missing_one_because_it_may_replace_it() -> None:
-    """This node knows the old cut only. The session began elsewhere, after the new one, which stands for the old."""
+    """This node knows only the old cut. The session began on another node, after the new cut, which replaces the old one."""
     old = cut("old")
     new = cut("new", replaces=(old,))
     session = claims(cuts=(new.id,))
@@ -232,7 +232,7 @@ def test_an_unknown_cut_comes_before_a_missing_one_because_it_may_replace_it() -
 
 
 def test_certain_refusals_do_not_wait_for_freshness() -> None:
-    """Whatever a stale node has still to learn, a denied session stays denied."""
+    """A revoked session stays revoked, whatever a stale node has yet to learn."""
     lost = -math.inf
 
     assert refusal(judge(claims(), knowing(Deny("sid-of-a-session-ABCDE", NOW_MS + HOUR_MS)), fresh_at=lost)) is SessionRevoked

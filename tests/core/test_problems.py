@@ -1,4 +1,4 @@
-"""Problem documents: what each refusal says, in which header fields, and in which form."""
+"""Problem documents: the members, the header fields and the pages of each refusal."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_fault_of_the_infrastructure_is_never_a_4xx_and_always_worth_a_retry(k
 
 @EVERY
 def test_each_code_is_in_the_family_of_its_class_and_its_words_are_plain_ascii(kind: type[ProblemError]) -> None:
-    """They go into header fields and quoted strings (RFC 9110 section 5.6.4)."""
+    """Titles are parts of header fields and quoted strings (RFC 9110 section 5.6.4)."""
     assert re.fullmatch(r"[a-z_]+", kind.code)
     assert re.fullmatch(r"[ !#-\[\]-~]+", kind.title)
     assert kind.detail.isascii()

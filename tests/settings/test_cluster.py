@@ -1,4 +1,4 @@
-"""Faults of the cluster's settings: each is told, in one message with all others, before anything starts."""
+"""Faults of the cluster's settings: one message lists all of them before anything starts."""
 
 from __future__ import annotations
 

@@ -77,12 +77,12 @@ def test_a_reason_never_contains_the_secret(secret: bytes) -> None:
 
 @pytest.mark.parametrize("word", ["32", "insecure", "atest", "123", "xxx", "secretkey"])
 def test_a_placeholder_is_told_in_no_more_steps_than_it_has_letters(word: str) -> None:
-    """Words that are made of other words would double the work with each: this would not end."""
+    """If a word were made of other words, each occurrence would double the work, and the match would not end."""
     assert weakness((word * 2_000 + "-zq8Kw").encode()) != "is a well-known placeholder"
 
 
 def test_the_words_of_placeholders_are_made_of_no_other_words() -> None:
-    """Sardinas and Patterson, 1953: each text is a row of words in one way at most, so matching never has to try again."""
+    """The test of Sardinas and Patterson (1953): no text splits into words in two ways, so matching never backtracks."""
     words = set(secrets._PLACEHOLDER.pattern.strip("()*+").split("|"))
     rest = {b.removeprefix(a) for a in words for b in words if a != b and b.startswith(a)}
     known: set[str] = set()

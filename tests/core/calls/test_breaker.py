@@ -1,4 +1,4 @@
-"""Whom not to ask for a while."""
+"""The circuit breaker: when it opens, and when it lets an attempt through."""
 
 from __future__ import annotations
 

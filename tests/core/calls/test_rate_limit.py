@@ -1,4 +1,4 @@
-"""An allowance that refills."""
+"""The rate limiter: how much passes at once, and how long the rest waits."""
 
 from __future__ import annotations
 

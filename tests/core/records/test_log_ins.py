@@ -1,4 +1,4 @@
-"""What is recorded of log-ins, and who may stay."""
+"""The records of log-ins, and which log-ins stay if a subject has too many."""
 
 from __future__ import annotations
 

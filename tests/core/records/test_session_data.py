@@ -1,4 +1,4 @@
-"""What a record holds, and how changes of two requests come together in it."""
+"""The record of a session's data, and the merge of concurrent changes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_two_that_outgrew_the_same_token_change_what_each_changed() -> None:
 
 
 def test_one_that_went_on_with_its_token_brings_all_that_this_holds() -> None:
-    """The record was made from an earlier token, and the client has kept another answer's."""
+    """The record was made from an earlier token, and the client kept the token of another answer."""
     theirs = stored({"a": 1, "large": "x"}, origin=Stored.in_token(data.encode({"a": 0})).origin)
     token = Stored.in_token(data.encode({"a": 2}))
 

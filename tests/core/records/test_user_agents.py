@@ -1,4 +1,4 @@
-"""What devices are called."""
+"""The names of devices."""
 
 from __future__ import annotations
 

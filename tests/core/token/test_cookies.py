@@ -1,4 +1,4 @@
-"""Where tokens are found, which of several counts, and the literal form in which they are handed back."""
+"""Where tokens are found, which of several counts, and the literal form of Set-Cookie."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_which_token_counts(found: list[Presented], outcome: object) -> None:
 
 
 def test_a_request_full_of_tokens_costs_no_signature_check() -> None:
-    """Each check costs; a client must not be able to ask for a hundred."""
+    """Each signature check costs time, and a client must not be able to cause a hundred."""
 
     def never(token: bytes) -> None:
         pytest.fail("a token was verified")
@@ -226,7 +226,7 @@ def writer(**given_attributes: Any) -> CookieWriter:
 
 
 def of_starlette(*, clear: bool = False, **arguments: Any) -> str:
-    """The Set-Cookie that Starlette's middleware really sends."""
+    """The Set-Cookie that Starlette's own middleware sends."""
     sent: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""Session data: what comes back as it went in, and a refusal that names the place of everything else."""
+"""Session data: which values travel unchanged, and how a refusal names the place of a value that cannot."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ Pair = namedtuple("Pair", "one other")
 
 
 def types_of(value: object) -> object:
-    """A value's shape: for True == 1 == 1.0, and a session must not confuse them."""
+    """A value with its types, because True == 1 == 1.0, and a session must not confuse them."""
     if isinstance(value, dict):
         return {key: types_of(item) for key, item in value.items()}
     return [types_of(item) for item in value] if isinstance(value, list) else type(value)
@@ -116,7 +116,7 @@ def test_an_inner_dictionary_may_have_numbers_as_keys_whatever_stands_beside_it(
     ("value", "back"), [(Colour.RED, "canary"), (Level.HIGH, 7), (bytearray(b"raw"), b"raw"), (memoryview(b"raw"), b"raw")]
 )
 def test_a_value_that_equals_a_plain_one_comes_back_as_that(value: object, back: object) -> None:
-    """As with Starlette, whose JSON takes an enum of str for the str."""
+    """As with Starlette, whose JSON stores an enum of str as the str."""
     assert decode(encode({"a": value, "b": (value,)})) == {"a": back, "b": [back]}
     assert type(decode(encode({"a": value}))["a"]) is type(back)
 
@@ -147,7 +147,7 @@ def test_a_value_of_a_subclass_changes_nothing_about_the_others(content: dict[st
 
 
 def test_lists_that_hold_each_other_are_refused_at_once() -> None:
-    """Their paths are too many to be walked."""
+    """They have too many paths to walk each of them."""
     knot: list[Any] = [Text("x")]
     knot.extend([knot] * 10)
 

@@ -1,4 +1,4 @@
-"""Keys: what may sign, how a key is named, which one signs, and that no repr shows a secret."""
+"""Keys: the name of a key, the key that signs, and that no repr shows a secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def text(raw: bytes) -> bytes:
 
 
 def test_the_name_of_a_key_never_changes() -> None:
-    """It stands in tokens out there, and nodes of different releases must mean the same key by it."""
+    """Issued tokens contain the name, and nodes of different releases must mean the same key by it."""
     assert SigningKey(SECRET).kid == "u9uKTUqs"
 
 

@@ -1,4 +1,4 @@
-"""Cookies of Starlette's own middleware, as it really makes them."""
+"""Cookies that Starlette's own middleware made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SignerAt(TimestampSigner):
 
 
 def cookie_of_starlette(content: dict[str, Any], secret: bytes = KEY.secret) -> bytes:
-    """What Starlette's middleware, run here, hands to a browser."""
+    """The cookie that Starlette's middleware, run here, sends to a browser."""
 
     def write(request: Request) -> PlainTextResponse:
         request.session.update(content)
@@ -46,7 +46,7 @@ def cookie_of_starlette(content: dict[str, Any], secret: bytes = KEY.secret) -> 
 
 
 def cookie(content: object, secret: bytes = KEY.secret) -> bytes:
-    """The same, made at a known time."""
+    """The same cookie, made at a known time."""
     return SignerAt(secret).sign(b64encode(content if isinstance(content, bytes) else json.dumps(content).encode()))
 
 
@@ -88,7 +88,7 @@ def test_the_same_cookie_is_the_same_session_on_every_node_and_another_cookie_an
 
 
 def respellings(found: bytes) -> list[bytes]:
-    """Every other text whose signature has the same bytes: base64 has several, and itsdangerous takes them all."""
+    """Every other text whose signature decodes to the same bytes. base64 has several, and itsdangerous accepts all."""
     alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     return [
         *(found[:-1] + bytes([last]) for last in alphabet if last != found[-1]),
@@ -98,7 +98,7 @@ def respellings(found: bytes) -> list[bytes]:
 
 
 def test_every_spelling_of_a_cookie_is_the_same_session() -> None:
-    """Else a captured cookie were good again after the log-out, under another id, by one altered character."""
+    """Otherwise, one altered character would make a captured cookie valid again after the log-out, under another id."""
     found = cookie({"user": "ada"})
     original = taken_over(found).claims
     accepted = 0

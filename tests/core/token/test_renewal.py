@@ -27,7 +27,7 @@ def parents(draw: st.DrawFn) -> Claims:
 
 @given(parents(), st.data())
 def test_any_two_moments_of_the_same_step_give_the_same_token(parent: Claims, choice: st.DataObject) -> None:
-    """Two tabs renew at once, on two nodes: neither must be handed a token that the other's replaces."""
+    """Two tabs renew at once, on two nodes: neither tab may get a token that the other's token replaces."""
     idle_ms = parent.idle_end_ms - parent.issued_ms
     step = max(1, idle_ms // STEPS)
     number = choice.draw(st.integers(0, idle_ms // step - 1))
@@ -44,7 +44,7 @@ def test_any_two_moments_of_the_same_step_give_the_same_token(parent: Claims, ch
 def test_a_successor_has_at_least_fifteen_sixteenths_of_an_idle_life_and_never_more_than_the_absolute_end(
     parent: Claims, idle_ms: int, part: float
 ) -> None:
-    """Also where the idle timeout was changed meanwhile, to a much shorter or longer one."""
+    """Even if the idle timeout was changed in the meantime, to a much shorter or longer one."""
     now_ms = parent.issued_ms + (parent.idle_end_ms - parent.issued_ms) * part
     child = successor(parent, now_ms, idle_ms)
 

@@ -1,4 +1,4 @@
-"""The token: whatever is signed verifies to the same claims, and nothing else verifies at all."""
+"""The token: every signed token verifies to the same claims, and nothing else verifies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALPHABET = string.ascii_letters + string.digits + "-_"
 
 
 def refusal(token: bytes, ring: KeyRing = RING) -> type[ProblemError] | None:
-    """How a token is refused. Any error but a problem passes through, and fails the test."""
+    """The problem with which a token is refused. Any other error passes through, and fails the test."""
     try:
         verify(token, ring)
     except ProblemError as problem:
@@ -39,7 +39,7 @@ def refusal(token: bytes, ring: KeyRing = RING) -> type[ProblemError] | None:
 
 
 def signed(payload: bytes, *, key: SigningKey = KEY) -> bytes:
-    """A token with any payload at all: only a holder of the key can make it."""
+    """A signed token with an arbitrary payload. Only a holder of the key can make one."""
     text = b"hs1.sid-of-a-session-ABCDE.%b.%b" % (key.kid.encode(), payload)
     return text + b"." + key.signature(text)
 
@@ -125,7 +125,7 @@ def test_a_token_with_any_one_character_changed_is_refused(given_claims: Claims)
 
 
 def test_a_signature_in_another_spelling_of_the_same_bytes_is_refused() -> None:
-    """The last character of 43 carries four bits and two that base64 decoders ignore: three more spell the same bytes."""
+    """Decoders ignore two bits of the last of the 43 characters, so three other characters there decode to the same bytes."""
     token = sign(claims(), KEY)
     spellings = [
         token[:-1] + bytes([character])
@@ -170,7 +170,7 @@ def test_the_parts_of_two_good_tokens_do_not_make_a_third() -> None:
 
 
 def made_up(random: Random) -> Iterator[bytes]:
-    """Inputs of every sort: noise, noise in the shape of a token, pieces of real ones, real ones with several changes."""
+    """Inputs of every kind: noise, noise in the shape of a token, pieces of real tokens, and real tokens with several changes."""
     real = [sign(claims(content={"n": n, "text": "x" * n}), key) for n in (0, 30) for key in (KEY, OTHER_KEY)]
     letters = (ALPHABET + ".=").encode()
     while True:
@@ -202,7 +202,7 @@ def test_no_input_makes_anything_but_a_refusal() -> None:
 
 
 def payloads(random: Random) -> Iterator[bytes]:
-    """Payloads that no release of ours makes: noise, changed or truncated ones, deep ones, text that is not base64."""
+    """Payloads that no release makes: noise, changed, truncated or deep payloads, and text that is not base64."""
     real = base64_decode(sign(claims(content={"n": 1, "list": [1, {"a": "ü"}], "when": b"x"}), KEY).split(b".")[3])
     while True:
         yield base64_encode(random.randbytes(random.randrange(1, 80)))
@@ -298,7 +298,7 @@ def test_fields_that_a_later_release_adds_at_the_end_are_ignored() -> None:
 
 
 def test_a_payload_that_is_not_even_base64_is_a_later_releases_too() -> None:
-    """One character more than a multiple of four is no base64 at all."""
+    """A length of one more than a multiple of four is not valid base64."""
     with pytest.raises(KeyNotReached):
         verify(signed(b"AAAAA"), RING)
 
