@@ -137,7 +137,8 @@ class OrderedMember:
             put.what.slot: StoredBeat(put.what.slot, put.what.beat, place) for place, put in enumerate(log, 1) if isinstance(put.what, Sent)
         }
         entries = {put.what: ENTRIES[put.what] for put in log if isinstance(put.what, int)}
-        self.ordered.loaded(Snapshot(len(log), LOG, tuple(entries.values()), tuple(beats.values()), 0), NOW)
+        for _ in self.ordered.load(Snapshot(len(log), LOG, tuple(entries.values()), tuple(beats.values()), 0), lambda: NOW):
+            pass
 
     def deliver(self, put: Put, *, created: bool) -> None:
         what = put.what
@@ -162,7 +163,7 @@ class OrderedMember:
         ordered = self.ordered
         ordered.view.fresh_at, ordered._fresh_s = aged(ordered.view.fresh_at, by_s), aged(ordered._fresh_s, by_s)
         ordered._tries = {told: aged(sent_s, by_s) for told, sent_s in ordered._tries.items()}
-        for process in ordered._processes._known.values():
+        for process in ordered._leases._known.values():
             process.heard_s = aged(process.heard_s, by_s)
         self.taken = {number: (position, aged(durable_s, by_s)) for number, (position, durable_s) in self.taken.items()}
 
@@ -177,9 +178,9 @@ class OrderedMember:
         ordered = self.ordered
         del ordered.speaker.members
         ordered._told_s, ordered._news, ordered._alive_s, ordered._returned_s = -math.inf, False, 0.0, math.inf
-        ordered.take_events()
+        ordered.speaker.take_events()
         ordered.view.forgotten_cuts_end_ms = 0.0
-        for process in ordered._processes._known.values():
+        for process in ordered._leases._known.values():
             process.heard_alive_s = 0.0
         if all(knows(number, ordered.view) for number in range(len(self.question.log_outs))) and not self.question.requests:
             self._stop_the_clock()
@@ -190,7 +191,7 @@ class OrderedMember:
         ordered._fresh_s = ordered.view.fresh_at = 0 if ordered.view.fresh_at > -math.inf else -math.inf
         ordered._tries = dict.fromkeys(ordered._tries, 0)
         if not self.made:
-            for process in ordered._processes._known.values():
+            for process in ordered._leases._known.values():
                 process.heard_s = 0
 
     def looks(self) -> OrderedLooks:
@@ -211,4 +212,4 @@ class OrderedMember:
         if number not in self.taken:
             return MADE
         position, durable_s = self.taken[number]
-        return FENCED if self.ordered.is_fenced(position, durable_s, NOW) else DURABLE
+        return FENCED if NOW.boot_s >= self.ordered.fenced_by(position, durable_s) else DURABLE

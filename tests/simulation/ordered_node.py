@@ -23,7 +23,18 @@ from ha_session_mw._core.ordered.keys import (
     ended_ranges,
     entry_key,
 )
-from ha_session_mw._core.ordered.log import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Sent, Snapshot, StoredBeat
+from ha_session_mw._core.ordered.log import (
+    BeatDeleted,
+    BeatPut,
+    EntryDeleted,
+    EntryPut,
+    FloorRaised,
+    Item,
+    Ready,
+    Sent,
+    Snapshot,
+    StoredBeat,
+)
 from ha_session_mw.events import RolledBack
 from ha_session_mw.models import Entry, NodeId
 
@@ -119,15 +130,18 @@ class OrderedNode(Node):
         return self.world.engine.servers
 
     def tick(self) -> None:
-        now = self.now()
-        self.log.tick(now)
-        floor_ms = self.log.to_prune(now)
-        if floor_ms is not None:
-            self.prune(floor_ms)
-        for slot, position in self.log.to_remove(now):
-            self.remove(f"{BEATS}/{slot}", position)
+        self.obey(self.log.tick(self.now()))
         self.settle()
         self.wait(HEARTBEAT_S, self.tick)
+
+    def obey(self, ready: Ready) -> None:
+        """Do what the state machine asks for."""
+        if ready.floor_ms is not None:
+            self.prune(ready.floor_ms)
+        for slot, position in ready.remove:
+            self.remove(f"{BEATS}/{slot}", position)
+        for event in ready.events:
+            self.world.findings.losses += isinstance(event, RolledBack)
 
     def prune(self, floor_ms: int) -> None:
         def is_higher(state: dict[str, Kept]) -> bool:
@@ -150,8 +164,7 @@ class OrderedNode(Node):
             self.write()
         self._plan_beat()
         self._look_at_receipts()
-        for event in self.log.take_events():
-            self.world.findings.losses += isinstance(event, RolledBack)
+        self.log.check(self.now())
 
     # Writing.
 
@@ -216,7 +229,7 @@ class OrderedNode(Node):
 
     def _beaten(self, sent: Sent, position: int | None) -> None:
         assert position is not None
-        self.log.answered(sent, position)
+        self.obey(self.log.answered(sent, position))
 
     # Reading.
 
@@ -236,7 +249,9 @@ class OrderedNode(Node):
         if life != self.life or ticket != self.loading:
             return
         self.loading = 0
-        self.log.loaded(_snapshot(position, state), self.now())
+        for _ in self.log.load(_snapshot(position, state), self.now):
+            pass
+        self.obey(self.log.ready(self.now()))
         self.heard_of = position
         self.follow()
         self.settle()
@@ -270,7 +285,7 @@ class OrderedNode(Node):
             if number == self.stream:
                 self.heard_s = self.now().boot_s
                 self.heard_of = max(self.heard_of, revision.position)
-                self.log.delivered(revision.position, _items(revision.changes), self.now())
+                self.obey(self.log.delivered(revision.position, _items(revision.changes), self.now()))
                 self.settle()
 
     # Log-outs.
@@ -290,7 +305,7 @@ class OrderedNode(Node):
         for asked in self.receipts:
             if asked.unwritten:
                 left.append(asked)
-            elif self.log.is_fenced(asked.position, asked.durable_s, self.now()):
+            elif self.now().boot_s >= self.log.fenced_by(asked.position, asked.durable_s):
                 self.acknowledge(asked.hit)
             else:
                 left.append(asked)

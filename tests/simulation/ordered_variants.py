@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.ordered.leases import Leases
-from ha_session_mw._core.ordered.log import Ordered, Sent, Snapshot
+from ha_session_mw._core.ordered.log import Ordered, Ready, Sent, Snapshot
 
 from .variants import Variant
 
@@ -35,11 +36,13 @@ class StampedOnReply(Ordered):
 class FreshWhenAcknowledged(Ordered):
     """Takes the engine's word that a beat was put for having read it."""
 
-    def answered(self, sent: Sent, position: int) -> None:
-        super().answered(sent, position)
+    def answered(self, sent: Sent, position: int) -> Ready:
+        ready = super().answered(sent, position)
         if not self.catching_up:
             self._fresh_s = max(self._fresh_s, sent.sent_s)
+            self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > self._fresh_s}
             self._stamp()
+        return ready
 
 
 class ShortFence(Ordered):
@@ -71,14 +74,14 @@ class OneForAll(Ordered):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._processes = ByNode()
+        self._leases = ByNode()
 
 
 class WithoutTheFloor(Ordered):
     """Loads the entries, and not the floor below which some are missing."""
 
-    def loaded(self, snapshot: Snapshot, now: Moment) -> None:
-        super().loaded(replace(snapshot, floor_ms=0), now)
+    def load(self, snapshot: Snapshot, moment: Callable[[], Moment]) -> Iterator[None]:
+        return super().load(replace(snapshot, floor_ms=0), moment)
 
 
 RIGHT = OrderedVariant("right")

@@ -9,6 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import pairwise
+
+from ..cluster.invariants import ensure
 
 _SIZE = 16
 _ALL = (1 << 8 * _SIZE) - 1
@@ -64,3 +67,14 @@ class Digest:
         """What it was at a position that has been marked, or passed; None where that is too long ago to tell."""
         found = bisect_right(self._positions, position)
         return self._sums[found - 1].to_bytes(_SIZE) if found else None
+
+    def check(self, position: int) -> None:
+        """Check what must hold once all changes up to a position are marked.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        ensure(all(one < other for one, other in pairwise(self._positions)), "marked positions go forward")
+        ensure(self._positions[-1] <= position, "no position is marked that was not applied")
+        ensure(self._sums[-1] == self._sum, "every change is marked")
+        ensure(len(self._positions) == len(self._sums) <= 2 * _MOST_MARKS, "as many positions as sums are kept, and not too many")

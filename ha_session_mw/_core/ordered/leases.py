@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..cluster.invariants import ensure
+
 
 @dataclass(slots=True)
 class _Process:
@@ -78,3 +80,18 @@ class Leases:
     def silent(self, since_s: float) -> list[tuple[str, int]]:
         """Who was not heard since then, and where its last beat stands."""
         return [(slot, known.position) for slot, known in self._known.items() if known.heard_s < since_s]
+
+    def check(self, position: int, now_s: float) -> None:
+        """Check what must hold after each change.
+
+        Args:
+            position: up to where the log has been applied.
+            now_s: the boot-time clock.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        for known in self._known.values():
+            ensure(known.applied < known.position <= position, "a heartbeat confirms only what stands before it, and was read in the log")
+            ensure(known.first <= known.position, "no process had a heartbeat before its first one")
+            ensure(known.heard_s <= now_s, "no process was heard at a time to come")

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from ...events import Diverged, Rollback, RolledBack
 from ...models import Entry
 from ..cluster.freshness import Moment
+from ..cluster.invariants import ensure
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
@@ -118,6 +119,23 @@ class CaughtUp:
 OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the driver must do now.
+
+    Attributes:
+        events: what has happened, in its order. Each event is handed out once.
+        floor_ms: the floor to store, in a transaction that never lowers the stored one; None if nothing is due. Whatever ends at or
+            below the floor (:func:`.keys.ended_ranges`) may be deleted in the same transaction, or later, by any process.
+        remove: slots that have been silent for very long, each with the position of its last heartbeat. A slot may be deleted if that
+            is its last heartbeat still.
+    """
+
+    events: tuple[OrderedEvent, ...] = ()
+    floor_ms: int | None = None
+    remove: tuple[tuple[str, int], ...] = ()
+
+
 def _pieces(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     return (entries[begin : begin + PIECE] for begin in range(0, len(entries), PIECE))
 
@@ -151,7 +169,7 @@ class Ordered:
         """Whether the node has not yet read a beat of its own since its start, or heard too few of the others that it knows of."""
         self._heartbeat_s = heartbeat_s
         self._digest = Digest()
-        self._processes = Leases()
+        self._leases = Leases()
         self._suspects: set[str] = set()
         """Whose digest has differed, and not agreed since."""
         self._unseen: dict[str, Entry] = {}
@@ -181,18 +199,14 @@ class Ordered:
             if self.view.merge(entry):
                 self._unseen[entry_key(entry)] = entry
 
-    def is_fenced(self, position: int, durable_s: float, now: Moment) -> bool:
-        """Whether no request that starts now is accepted anywhere that the entries at this position and before it deny.
+    def fenced_by(self, position: int, durable_s: float) -> float:
+        """Return the boot time from which no request is accepted anywhere that the entries up to this position deny.
+
+        The time is in the past if that holds already.
 
         Args:
             position: where the entries were written, as the engine said.
             durable_s: the boot time at which this node knew that.
-            now: the moment.
-        """
-        return now.boot_s >= self.fenced_by(position, durable_s)
-
-    def fenced_by(self, position: int, durable_s: float) -> float:
-        """The boot time from which on, by waiting alone, they are fenced. In the past, if they are so already.
 
         Every lease that began before the entries were durable is over after a lease's length. It may be sooner: once this node has
         read the log up to there it knows everybody who may have one, and waits for those only who have not confirmed.
@@ -200,7 +214,7 @@ class Ordered:
         latest_s = durable_s + self.members.fence_wait_s
         if self.position < position or not self._can_be_relied_on:
             return latest_s
-        return min(latest_s, self._processes.lack_until(position, self.members.fence_wait_s))
+        return min(latest_s, self._leases.lack_until(position, self.members.fence_wait_s))
 
     # Beats.
 
@@ -222,24 +236,23 @@ class Ordered:
         log = self.log.id if self.log is not None else ""
         return Sent(self.slot, LogHeartbeat(heartbeat, log, self.position, self._digest.last), now.boot_s)
 
-    def answered(self, sent: Sent, position: int) -> None:
-        """The engine has put a beat, at that position. That makes nobody fresh: only reading it in the log does."""
+    def answered(self, sent: Sent, position: int) -> Ready:
+        """Take in that the engine has written a heartbeat at a position.
+
+        A successful write does not renew the lease; only reading the heartbeat back from the log does.
+        """
         if position <= sent.beat.applied:
             # Positions only grow. One that this node had passed before it asked is given a second time.
             self._roll_back("position")
+        return self._told()
 
     # What is read in the log.
 
-    def loaded(self, snapshot: Snapshot, now: Moment) -> None:
-        """The whole log, as of one position."""
-        for _ in self.load(snapshot, lambda: now):
-            pass
-
     def load(self, snapshot: Snapshot, moment: Callable[[], Moment]) -> Iterator[None]:
-        """The same, in pieces: a log may be long, and others have something to do as well.
+        """Take in the whole log as of one position, in pieces: a log may be long, and other tasks must run meanwhile.
 
-        In between, entries may be appended, and this process may beat, or leave. Before the end, which comes in one step, nothing is
-        known of the log but denials and the floor, and :attr:`needs_load` holds.
+        At the end the driver asks for :meth:`ready`. In between, entries may be appended, and this process may put heartbeats, or leave.
+        Before the end, which comes in one step, only denials and the floor are known of the log, and :attr:`needs_load` holds.
 
         Args:
             snapshot: the whole log.
@@ -278,17 +291,20 @@ class Ordered:
 
     def _load_beats(self, snapshot: Snapshot, now: Moment) -> None:
         """Those that are news count as received now, for nobody can tell when they were put."""
-        for slot in self._processes.keep_only({stored.slot for stored in snapshot.beats}):
+        for slot in self._leases.keep_only({stored.slot for stored in snapshot.beats}):
             self.speaker.remove(slot)
         for stored in snapshot.beats:
-            if stored.slot != self.slot and self._processes.is_news(stored.slot, stored.position):
+            if stored.slot != self.slot and self._leases.is_news(stored.slot, stored.position):
                 # Its first beat may have been any time before.
                 self._hear(stored.slot, stored.beat, stored.position, now, first=0, late=True)
 
-    def delivered(self, position: int, items: Iterable[Item], now: Moment) -> None:
-        """All changes of one position, in their order. What was applied before is passed over."""
-        if self.needs_load or self._is_over() or position <= self.position:
-            return
+    def delivered(self, position: int, items: Iterable[Item], now: Moment) -> Ready:
+        """Take in all changes of one position, in their order. Changes that were applied before are ignored."""
+        if not (self.needs_load or self._is_over() or position <= self.position):
+            self._apply(position, items, now)
+        return self._told()
+
+    def _apply(self, position: int, items: Iterable[Item], now: Moment) -> None:
         own_s = -math.inf
         for item in items:
             match item:
@@ -301,7 +317,7 @@ class Ordered:
                 case BeatPut(slot, beat):
                     self._hear(slot, beat, position, now, first=position, late=False)
                 case BeatDeleted(slot):
-                    self._processes.gone(slot)
+                    self._leases.gone(slot)
                     self.speaker.remove(slot)
                 case FloorRaised(floor_ms):
                     self._take_floor(floor_ms)
@@ -326,7 +342,7 @@ class Ordered:
     def _hear(self, slot: str, beat: LogHeartbeat, position: int, now: Moment, *, first: int, late: bool) -> None:
         same_log = self.log is not None and beat.log == self.log.id
         applied = beat.applied if same_log else 0
-        self._processes.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self._alive_s)
+        self._leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self._alive_s)
         self.speaker.hear(slot, beat.heartbeat, now, late=late)
         if same_log and beat.applied < position:
             self._compare(slot, beat)
@@ -357,7 +373,7 @@ class Ordered:
         """
         self._alive_s += max(0.0, min(now.boot_s - self._returned_s, 2 * self._heartbeat_s))
         self._returned_s = now.boot_s
-        living = 1 + self._processes.voters(self._alive_s - self.members.fence_wait_s)
+        living = 1 + self._leases.voters(self._alive_s - self.members.fence_wait_s)
         self.members.majority = living // 2 + 1
 
     def _stamp(self) -> None:
@@ -414,13 +430,22 @@ class Ordered:
 
     # Time, and what follows from all of the above.
 
-    def tick(self, now: Moment) -> None:
-        """Time has passed. To be called every heartbeat at the least."""
+    def ready(self, now: Moment) -> Ready:
+        """Return everything that the driver must do now."""
+        return Ready(tuple(self.speaker.take_events()), self._floor_to_store(now), self._slots_to_remove(now))
+
+    def _told(self) -> Ready:
+        """Return the events alone. The rest depends on time, and is handed out by :meth:`tick`."""
+        return Ready(tuple(self.speaker.take_events()))
+
+    def tick(self, now: Moment) -> Ready:
+        """Take in that time has passed. To be called every heartbeat at least."""
         floor = self.speaker.tick(now)
         # Only who knows how many there are, and by now, can tell what most of them say.
         if floor is not None and self.is_fresh(now):
             self._raise_floor(last_end_ms(floor))
             self._give_up_cuts(floor + FLOOR_MARGIN_MS)
+        return self.ready(now)
 
     def _give_up_cuts(self, time_ms: float) -> None:
         """Tokens of before the log was made may list cuts that are in no log any more. They must not wait for those for ever."""
@@ -442,18 +467,13 @@ class Ordered:
             self._unseen = {key: entry for key, entry in self._unseen.items() if key_end_ms(key) > floor_ms}
             self._deleted = {key for key in self._deleted if key_end_ms(key) > floor_ms}
 
-    def to_prune(self, now: Moment) -> int | None:
-        """The floor to be stored, in a transaction that stores no lower one than there is; None if that is not due.
-
-        Whatever ends at or below it (:func:`.records.ended_ranges`) may be deleted in the same transaction, or later, by anybody.
-        """
+    def _floor_to_store(self, now: Moment) -> int | None:
         return self.view.floor_ms if self.is_fresh(now) and self.view.floor_ms > self._stored_floor_ms else None
 
-    def to_remove(self, now: Moment) -> list[tuple[str, int]]:
-        """Seats that have long been silent, with the position of the last beat: to be deleted if it is the last one still."""
+    def _slots_to_remove(self, now: Moment) -> tuple[tuple[str, int], ...]:
         if not self.is_fresh(now):
-            return []
-        return self._processes.silent(now.boot_s - max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s))
+            return ()
+        return tuple(self._leases.silent(now.boot_s - max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s)))
 
     # What the caller may want to know, or have done.
 
@@ -478,6 +498,19 @@ class Ordered:
         self._left = True
         self._stamp()
 
-    def take_events(self) -> list[OrderedEvent]:
-        """What has happened since this was last called."""
-        return self.speaker.take_events()
+    def check(self, now: Moment) -> None:
+        """Check what must hold after each call.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        self.view.check()
+        self.members.check()
+        self._leases.check(self.position, now.boot_s)
+        self._digest.check(self.position)
+        fresh_s = self.view.fresh_at
+        ensure(fresh_s <= now.boot_s, "no node is fresh as of a time to come")
+        ensure(not (self.needs_load or self._is_over()) or fresh_s == -math.inf, "a node that must load, or has left, is not fresh")
+        ensure(self.log is not None or self.position == 0, "nothing was applied of a log that was not loaded")
+        ensure(all(tried_s >= self._fresh_s for tried_s in self._tries.values()), "no heartbeat from before the lease is awaited")
+        ensure(all(key_end_ms(key) > self.view.floor_ms for key in (*self._unseen, *self._deleted)), "nothing below the floor is kept")

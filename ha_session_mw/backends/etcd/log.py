@@ -19,7 +19,7 @@ import msgspec
 from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.view import View
 from ..._core.ordered.keys import LogId, encode_beat, encode_floor, encode_log
-from ..._core.ordered.log import CaughtUp, EntryPut, Ordered, OrderedEvent, Snapshot
+from ..._core.ordered.log import CaughtUp, EntryPut, Ordered, OrderedEvent, Ready, Snapshot
 from ...abc import Clock, OnEvent, Receipt, ignore
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost
@@ -114,7 +114,8 @@ class EtcdLog(MemberedLog):
         self._newest = 0  # where the last entry stands: no client has to wait for beats
         self._written = 0  # up to where etcd has said that it was written
         self._has_left = False
-        self._settle()
+        self._to_tidy = Ready()
+        self._obey_news(self._to_tidy)
 
     @property
     def _members(self) -> Members:
@@ -128,7 +129,7 @@ class EtcdLog(MemberedLog):
     def _put(self, entries: Sequence[Entry]) -> Ticket:
         records = self._keys.records(entries)
         self.ordered.append(entries)
-        self._settle()
+        self._wake()
         box = self._singles if len(entries) <= SINGLE else self._jobs
         ticket = box.put(records)
         for key, value in records.items():
@@ -168,9 +169,8 @@ class EtcdLog(MemberedLog):
                 await self.wait_changed()
 
     def tick(self) -> None:
-        # Wakes nobody who waits for a change: time alone brings no news, and those whom it wakes would wake each other.
-        self.ordered.tick(self._now())
-        self._heed()
+        # Waiters for a change are not woken: time alone brings no news, and they would wake each other.
+        self._obey(self.ordered.tick(self._now()))
 
     def is_starting(self) -> bool:
         return self.ordered.catching_up and not self.is_set_back()
@@ -231,7 +231,7 @@ class EtcdLog(MemberedLog):
         """Write what is left, judge no more, and say so by deleting the beat: nobody waits for this process then."""
         self._has_left = True
         self.ordered.leave()
-        self._settle()
+        self._wake()
         try:
             for box in (self._singles, self._jobs):
                 while box and not self.is_set_back():
@@ -279,11 +279,11 @@ class EtcdLog(MemberedLog):
     def _take_answer(self, position: int) -> None:
         """Something was written at that position."""
         self._written = max(self._written, position)
-        self._settle()
+        self._wake()
 
     def _mistrust(self) -> None:
         self.ordered.quarantine()
-        self._settle()
+        self._wake()
 
     async def _load(self) -> None:
         reading = Reading(self._keys)
@@ -297,7 +297,7 @@ class EtcdLog(MemberedLog):
             await anyio.lowlevel.checkpoint()
         self._last, self._newest = reading.last, reading.newest
         self._note("following", None)
-        self._settle()
+        self._obey_news(self.ordered.ready(self._now()))
 
     async def _read(self, reading: Reading) -> int:
         """Read all keys, as of one revision; returns which."""
@@ -334,13 +334,13 @@ class EtcdLog(MemberedLog):
         for revision, events in groupby(message.events, key=lambda event: event.kv.mod_revision):
             self._deliver(revision, [*events])
         self._note("following", None)
-        self._settle()
+        self._wake()
         if self.ordered.needs_load or self.is_set_back():
             raise _LoadAgain
 
     def _deliver(self, revision: int, events: list[Event]) -> None:
         items = [item for event in events if (item := self._keys.item(event)) is not None]
-        self.ordered.delivered(revision, items, self._now())
+        self._obey(self.ordered.delivered(revision, items, self._now()))
         if any(isinstance(item, EntryPut) for item in items):
             self._newest = revision
         self._last = next((event.kv for event in events if not event.is_deletion), self._last)
@@ -371,7 +371,7 @@ class EtcdLog(MemberedLog):
             self._note("taking beats", str(exc))
             return
         self._note("taking beats", None)
-        self.ordered.answered(sent, done.header.revision)
+        self._obey(self.ordered.answered(sent, done.header.revision))
         self._take_answer(done.header.revision)
 
     # Writing.
@@ -414,18 +414,18 @@ class EtcdLog(MemberedLog):
 
     async def _tidy_for_ever(self) -> None:
         while True:
+            due, self._to_tidy = self._to_tidy, Ready()
             try:
-                await self._prune()
-                await self._remove()
+                await self._prune(due.floor_ms)
+                await self._remove(due.remove)
             except EtcdError as exc:
                 self._note("tidying", str(exc))
             else:
                 self._note("tidying", None)
             await self._sleep(self._heartbeat_s)
 
-    async def _prune(self) -> None:
-        """Store the floor, and delete what it has made needless; one node is enough for that."""
-        floor_ms = self.ordered.to_prune(self._now())
+    async def _prune(self, floor_ms: int | None) -> None:
+        """Store the floor, and delete what ended at or below it. The node whose transaction succeeds does so for all."""
         if floor_ms is None:
             return
         value = encode_floor(floor_ms)
@@ -441,20 +441,22 @@ class EtcdLog(MemberedLog):
             if not page.more:
                 return
 
-    async def _remove(self) -> None:
-        """Delete the beats of processes that have long been silent, but for those that have spoken just now."""
-        for slot, position in self.ordered.to_remove(self._now()):
+    async def _remove(self, silent: Iterable[tuple[str, int]]) -> None:
+        """Delete the heartbeats of processes that have long been silent, except those that were heard again meanwhile."""
+        for slot, position in silent:
             key = self._keys.slot(slot)
             await self._gateway.transact([delete(key)], compare=[unchanged_since(key, position)])
 
-    def _settle(self) -> None:
-        """What is due when the state machine has learned something."""
-        self._heed()
+    def _obey_news(self, ready: Ready) -> None:
+        """Do what the state machine asks for after it has learned something, and wake those who wait for a change."""
+        self._obey(ready)
         self._wake()
 
-    def _heed(self) -> None:
+    def _obey(self, ready: Ready) -> None:
         self._heed_members()
-        for event in self.ordered.take_events():
+        if ready.floor_ms is not None or ready.remove:
+            self._to_tidy = ready
+        for event in ready.events:
             self._write_to_log(event)
             if not isinstance(event, CaughtUp):  # who listens is told that this node is fresh
                 self._on_event(event)

@@ -25,6 +25,8 @@ from ha_session_mw._core.ordered.log import (
     FloorRaised,
     Item,
     Ordered,
+    OrderedEvent,
+    Ready,
     Sent,
     Snapshot,
     StoredBeat,
@@ -55,6 +57,51 @@ def deny(name: str, until_ms: int = NOW_MS + HOUR_MS) -> Deny:
     return Deny(name, until_ms)
 
 
+class Member(Ordered):
+    """One process, checked after each call, whose events are kept until a test takes them."""
+
+    def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
+        super().__init__(view, own, heartbeat_s=heartbeat_s)
+        self._kept: list[OrderedEvent] = []
+
+    def _keep(self, ready: Ready, now: Moment) -> Ready:
+        self.check(now)
+        self._kept += ready.events
+        return ready
+
+    def tick(self, now: Moment) -> Ready:
+        return self._keep(super().tick(now), now)
+
+    def delivered(self, position: int, items: Iterable[Item], now: Moment) -> Ready:
+        return self._keep(super().delivered(position, items, now), now)
+
+    def loaded(self, snapshot: Snapshot, now: Moment) -> None:
+        for _ in self.load(snapshot, lambda: now):
+            pass
+        self._keep(self.ready(now), now)
+
+    def take_events(self) -> list[OrderedEvent]:
+        """What has happened since the last call, in whichever call it was handed out."""
+        self._kept += self.speaker.take_events()
+        events, self._kept = self._kept, []
+        return events
+
+    def answered(self, sent: Sent, position: int) -> Ready:
+        ready = super().answered(sent, position)
+        self._kept += ready.events
+        return ready
+
+    def is_fenced(self, position: int, durable_s: float, now: Moment) -> bool:
+        """Whether no request that starts now is accepted anywhere that the entries up to there deny."""
+        return now.boot_s >= self.fenced_by(position, durable_s)
+
+    def to_prune(self, now: Moment) -> int | None:
+        return self._keep(self.ready(now), now).floor_ms
+
+    def to_remove(self, now: Moment) -> list[tuple[str, int]]:
+        return [*self._keep(self.ready(now), now).remove]
+
+
 class Log:
     """An engine that does no wrong: keeps what is put, and gives it to whom it is asked to."""
 
@@ -66,13 +113,13 @@ class Log:
         self.floor_ms = 0
         self.changes: list[tuple[int, list[Item]]] = []
 
-    def member(self, name: str, life: str = "1", *, now: Moment = START, limit_s: float = LIMIT_S) -> Ordered:
+    def member(self, name: str, life: str = "1", *, now: Moment = START, limit_s: float = LIMIT_S) -> Member:
         """A process that has just loaded."""
-        one = Ordered(View(), own(name, life, limit_s=limit_s), heartbeat_s=HEARTBEAT_S)
+        one = Member(View(), own(name, life, limit_s=limit_s), heartbeat_s=HEARTBEAT_S)
         one.loaded(self.snapshot(), now)
         return one
 
-    def ready(self, *names: str) -> list[Ordered]:
+    def ready(self, *names: str) -> list[Member]:
         """Leases that have all read each other's beats."""
         members = [self.member(name) for name in names]
         for one in members:
@@ -115,17 +162,17 @@ class Log:
         self.beats[sent.slot] = StoredBeat(sent.slot, sent.beat, position)
         return position
 
-    def beat(self, one: Ordered, now: Moment) -> Sent:
+    def beat(self, one: Member, now: Moment) -> Sent:
         sent = one.beat(now)
         one.answered(sent, self.take(sent))
         return sent
 
-    def leave(self, one: Ordered) -> None:
+    def leave(self, one: Member) -> None:
         one.leave()
         del self.beats[one.slot]
         self.write(BeatDeleted(one.slot))
 
-    def deliver(self, now: Moment, *members: Ordered, upto: int | None = None) -> None:
+    def deliver(self, now: Moment, *members: Member, upto: int | None = None) -> None:
         """Each is told what it has not been told yet."""
         for one in members:
             for position, items in self.changes:
@@ -144,7 +191,7 @@ def long_log() -> Log:
 
 def test_a_log_taken_in_piece_by_piece_comes_to_the_same_as_at_once_and_counts_from_its_end_only() -> None:
     log = long_log()
-    whole, one = log.member("a"), Ordered(View(), own("a"), heartbeat_s=HEARTBEAT_S)
+    whole, one = log.member("a"), Member(View(), own("a"), heartbeat_s=HEARTBEAT_S)
     pieces = 0
     for _ in one.load(log.snapshot(), lambda: START):
         pieces += 1
@@ -202,7 +249,7 @@ def test_a_node_judges_nothing_before_its_own_beat_has_come_back() -> None:
 
 
 def test_nothing_is_put_before_the_log_was_loaded() -> None:
-    one = Ordered(View(), own("a"), heartbeat_s=HEARTBEAT_S)
+    one = Member(View(), own("a"), heartbeat_s=HEARTBEAT_S)
     assert one.needs_load
     assert one.due_s == math.inf
 
@@ -380,13 +427,13 @@ def test_the_beats_of_others_bring_none_forward() -> None:
 # Fence.
 
 
-def revoked(log: Log, one: Ordered, name: str, now: Moment) -> tuple[int, float]:
+def revoked(log: Log, one: Member, name: str, now: Moment) -> tuple[int, float]:
     one.append([deny(name)])
     return log.put(deny(name)), now.boot_s
 
 
 def test_what_one_appends_counts_here_at_once() -> None:
-    one = Ordered(View(), own("a"), heartbeat_s=HEARTBEAT_S)
+    one = Member(View(), own("a"), heartbeat_s=HEARTBEAT_S)
     one.append([deny("x")])
     assert "x" in one.view.denied
 
@@ -529,7 +576,7 @@ def test_whoever_lay_in_the_log_when_it_was_loaded_counts_as_heard_just_then() -
 def test_nor_is_it_known_since_when_it_had_been_there() -> None:
     log = Log()
     (two,) = log.ready("b")
-    one = Ordered(View(), own("c"), heartbeat_s=HEARTBEAT_S)
+    one = Member(View(), own("c"), heartbeat_s=HEARTBEAT_S)
     one.append([deny("x")])
     receipt = log.put(deny("x")), at(1).boot_s
     log.beat(two, at(1))  # not its first one, and made before it has read the entry
@@ -628,10 +675,10 @@ def test_a_digest_is_a_function_of_what_is_in_the_log(acts: list[tuple[int, bool
     assert one.beat(at(1)).beat.digest == late.beat(at(1)).beat.digest == log.member("c").beat(at(1)).beat.digest
 
 
-def overlook(log: Log, one: Ordered, name: str = "overlooked") -> None:
+def overlook(log: Log, one: Member, name: str = "overlooked", now: Moment = START) -> None:
     """It is told of the next position, and not of what was put there."""
     log.put(deny(name))
-    one.delivered(log.position, [], at(1))
+    one.delivered(log.position, [], now)
 
 
 def test_a_member_that_differs_makes_both_look_again() -> None:
@@ -671,7 +718,7 @@ def test_who_has_looked_again_trusts_itself_until_the_other_one_has_come_round()
     two.loaded(log.snapshot(), at(3))
     log.beat(two, at(3))
     log.deliver(at(3), one)
-    overlook(log, two, "another")  # and once it has, another difference is another one
+    overlook(log, two, "another", at(4))  # and once it has, another difference is another one
     log.deliver(at(4), one)
     log.beat(two, at(4))
     log.deliver(at(4), one)
@@ -726,7 +773,7 @@ def test_after_it_has_looked_again_a_node_is_fresh_by_a_beat_that_it_found_and_b
 # Rollback.
 
 
-def rolled_back(one: Ordered) -> RolledBack | None:
+def rolled_back(one: Member) -> RolledBack | None:
     return next((event for event in one.take_events() if isinstance(event, RolledBack)), None)
 
 
@@ -918,7 +965,7 @@ def test_cuts_of_before_the_log_was_made_are_given_up_but_for_the_latest_until_t
 # Members and their clocks.
 
 
-def beats(log: Log, now: Moment, *members: Ordered, ahead_s: Iterable[float] = ()) -> None:
+def beats(log: Log, now: Moment, *members: Member, ahead_s: Iterable[float] = ()) -> None:
     for one, ahead in zip(members, [*ahead_s] or [0.0] * len(members), strict=True):
         log.beat(one, Moment(now.boot_s, now.wall_ms + ahead * 1000))
     log.deliver(now, *members)
@@ -1019,7 +1066,7 @@ def test_a_node_that_starts_waits_for_those_it_found_in_the_log_before_it_trusts
 def test_a_clock_is_not_trusted_before_the_log_has_told_whether_there_are_others() -> None:
     log = Log()
     log.ready("b", "c")
-    one = Ordered(View(), own("a"), heartbeat_s=HEARTBEAT_S)
+    one = Member(View(), own("a"), heartbeat_s=HEARTBEAT_S)
     assert not one.members.clock_trusted(at(100, ahead_s=3600))
     one.loaded(log.snapshot(), at(100, ahead_s=3600))
     assert not one.members.clock_trusted(at(100, ahead_s=3600))
