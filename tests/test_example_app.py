@@ -21,13 +21,15 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from example_app import app as example
 from example_app import etcd, users
 from example_app.drill import altered
-from example_app.processes import ServerError, running
+from example_app.processes import READY_WITHIN_S, ServerError, running
 from example_app.servers import Server, cluster, new_secret
 from example_app.story import StepError, Story
 from example_app.visitor import Visitor
 
 ROOT = Path(__file__).parent.parent
 PAGE = {"Accept": "text/html"}
+DEMO_WITHIN_S = 180
+"""A drill takes 12 to 30 s on an idle machine."""
 TOKEN = re.compile(r"hs1\.[\w-]{22}\.")
 
 
@@ -359,7 +361,7 @@ def listens(url: str) -> bool:
 def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="")
     try:
-        story, _ = demo.communicate(timeout=90)
+        story, _ = demo.communicate(timeout=DEMO_WITHIN_S)
     finally:
         end(demo)
     assert demo.returncode == 0, story
@@ -395,7 +397,7 @@ def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
 def test_the_demo_of_one_machine_tells_its_story_and_ends_well() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="sqlite")
     try:
-        story, _ = demo.communicate(timeout=90)
+        story, _ = demo.communicate(timeout=DEMO_WITHIN_S)
     finally:
         end(demo)
     assert demo.returncode == 0, story
@@ -435,7 +437,7 @@ def test_where_there_is_no_etcd_its_drill_says_how_to_install_it(tmp_path: Path)
 def test_the_demo_on_etcd_tells_its_story_and_ends_well() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="etcd")
     try:
-        story, _ = demo.communicate(timeout=120)
+        story, _ = demo.communicate(timeout=DEMO_WITHIN_S)
     finally:
         end(demo)
     assert demo.returncode == 0, story
@@ -531,7 +533,7 @@ def test_a_server_that_cannot_start_says_why_and_is_not_left_behind(tmp_path: Pa
     with pytest.raises(ServerError, match="HA_SESSION_IDLE_TIMEOUT"), running(good, bad):
         pass  # pragma: no cover
     assert (good.pid, bad.pid) == (None, None)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < READY_WITHIN_S  # not waited for, once it had ended
 
 
 @pytest.mark.real
