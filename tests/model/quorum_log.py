@@ -1,4 +1,4 @@
-"""All that a few members of ``peers://`` may come to, by any order of messages, crashes and the passing of time.
+"""All states that a few members of ``peers://`` can reach, by any order of messages, crashes and the passing of time.
 
 The network is the set of messages that are under way: as many as the question allows, any of which gives way to a new one. A message
 that is lost is one that never arrives.
@@ -22,7 +22,7 @@ NOBODY = -1
 
 
 class QuorumState(NamedTuple):
-    """Everything that can be told of a cluster.
+    """One state of a cluster.
 
     Attributes:
         members: each one's number among all that were met.
@@ -45,7 +45,7 @@ Steps = Iterator[tuple[Action, QuorumState]]
 
 
 class QuorumLog:
-    """A cluster that is well, and what may come of it."""
+    """A healthy cluster, and all states that follow from it."""
 
     def __init__(self, question: QuorumQuestion) -> None:
         self.question = question
@@ -60,12 +60,12 @@ class QuorumLog:
     # One member.
 
     def _do(self, number: int, act: Callable[..., Message | None], *args: Hashable) -> tuple[int, int]:
-        """What becomes of a member that does something, and the number of the message that it sends."""
+        """Return the number of a member after it acts, and the number of the message that it sends."""
         after, said = self.workshop.do(number, act, *args)
         return after, NOTHING if said is None else self._post.number(said)
 
     def _get(self, number: int, act: Callable[..., Message | None], message: int) -> tuple[int, int]:
-        """The same, for who gets a message."""
+        """Return the same for a member that receives a message."""
         key = (number, act, message)
         got = self._got.get(key)
         if got is None:
@@ -75,7 +75,7 @@ class QuorumLog:
     # The start.
 
     def start(self) -> QuorumState:
-        """All know each other and are fresh, and nobody has ever been logged out."""
+        """Return the state in which all members are fresh and know each other, before any log-out."""
         members = [QuorumMember(number, self.question) for number in range(self.question.members)]
         while any(member.quorum.recovering for member in members):
             self._talk(members)
@@ -95,7 +95,7 @@ class QuorumLog:
     # What may happen next.
 
     def steps(self, state: QuorumState) -> Steps:
-        """All that may happen next, and what comes of it."""
+        """Yield each action that may happen next, with the state after it."""
         if self.question.reduced and self._nothing_can_go_wrong(state):
             return
         for action, after in self._steps(state):
@@ -124,7 +124,7 @@ class QuorumLog:
             yield from self._requests(state, member, number, looks)
 
     def _nothing_can_go_wrong(self, state: QuorumState) -> bool:
-        """Whether everybody knows everything, and nobody can forget it any more."""
+        """Return whether all members know everything, and none can forget it any more."""
         knows_all = all(all(looks.knows) for looks in map(self.workshop.looks, state.members))
         return knows_all and not state.restarts and state.request is None
 
@@ -170,7 +170,7 @@ class QuorumLog:
             yield ("asks, and has an answer from", asker, askee), self._with(heard, asker, number)
 
     def _restarts(self, state: QuorumState, member: int, number: int) -> Steps:
-        """Any crash, but none by which more have forgotten at once than is promised to be withstood."""
+        """Yield each crash, except those after which more members have forgotten at once than the design withstands."""
         forgetful = {other for other, it in enumerate(state.members) if self.workshop.looks(it).memory == "lost"}
         for how in self.question.ways:
             if how != "forgets" or len(forgetful | {member}) <= self._may_forget:
@@ -178,7 +178,7 @@ class QuorumLog:
                 yield (f"restarts, and {how}", member), self._with(state, member, started)._replace(restarts=state.restarts - 1)
 
     def _requests(self, state: QuorumState, member: int, number: int, looks: QuorumLooks) -> Steps:
-        """A request that begins once the log-out was acknowledged, and is answered later."""
+        """Yield the steps of a request that begins after the log-out was acknowledged, and is answered later."""
         if state.request is None and state.log_outs[0].standing == FENCED:
             _, read = self.workshop.do(number, QuorumMember.reads)
             yield ("begins with a request", member), state._replace(request=Request(member, looks.life, read))
@@ -187,7 +187,7 @@ class QuorumLog:
             yield ("answers the request", member), state._replace(request=state.request._replace(accepted=accepted))
 
     def _later(self, state: QuorumState) -> QuorumState:
-        """A unit of time has passed. Nobody need have noticed."""
+        """Return the state after a unit of time, before any member acts on it."""
         members = tuple(self._do(number, QuorumMember.let_time_pass)[0] for number in state.members)
         network = tuple(map(self._post.older, state.network))
         log_outs = tuple(one.older() for one in state.log_outs)
@@ -196,7 +196,7 @@ class QuorumLog:
     # What has a say.
 
     def _settled(self, state: QuorumState) -> QuorumState:
-        """The state as its members know it, without what nothing can come of any more."""
+        """Return the state without the parts that can have no effect any more."""
         known = self._known.get(state)
         if known is None:
             known = self._known[state] = self._settle(state)
@@ -238,7 +238,7 @@ class QuorumLog:
         return state._replace(members=tuple(members), network=tuple(sorted(kept)))
 
     def _noted(self, state: QuorumState) -> QuorumState:
-        """What the members know by now of the log-outs that they appended."""
+        """Return the state with what the members know by now of the log-outs that they appended."""
         found = {log_out: standing for looks in map(self.workshop.looks, state.members) for log_out, standing in looks.standings}
         log_outs = tuple(one._replace(standing=max(one.standing, found.get(log_out, 0))) for log_out, one in enumerate(state.log_outs))
         return state._replace(log_outs=log_outs)
@@ -247,14 +247,14 @@ class QuorumLog:
         return any(state.log_outs[log_out].standing < FENCED for log_out, _ in look.standings)
 
     def _silence(self, member: int, state: QuorumState) -> frozenset[int]:
-        """Whom a member that waits, or may come to wait, for its log-out to be fenced may want to know to be silent."""
+        """Return the members whose silence may matter to one that waits, or may wait, for its log-out to be fenced."""
         if not self.question.silence:
             return frozenset()
         told = {teller for teller, one in zip(self.question.log_outs, state.log_outs, strict=True) if one.standing < FENCED}
         return frozenset(peer for peer in range(len(state.members)) if told - {peer})
 
     def _may_matter(self, letter: Letter, looks: list[QuorumLooks], awaited: tuple[bool, ...], request: Request | None) -> bool:
-        """Whether anything can come of a message.
+        """Return whether a message can have an effect.
 
         Nobody gets an answer that a process before asked for. And who knows everything learns nothing, but
         for what it then has to say to a member that waits.
@@ -267,7 +267,7 @@ class QuorumLog:
         return to_be_counted or is_asked or asker.memory != "whole" or not all(asker.knows)
 
     def _stamps_of(self, member: int, looks: list[QuorumLooks], letters: list[Letter]) -> set[int]:
-        """All numbers of a member's answers that are remembered, or under way."""
+        """Return all numbers of a member's answers that some member remembers, or that are under way."""
         life = looks[member].life
         others = {echo for look in looks for peer, read, echo in look.echoes if peer == member and read == life}
         polls = {one.echo for one in letters if one.askee == member and one.callee_life == life}
@@ -280,7 +280,7 @@ class QuorumLog:
     # What must not be.
 
     def fault(self, state: QuorumState) -> str | None:
-        """What is wrong with a state."""
+        """Return what is wrong with a state; None if nothing is."""
         if state.request is not None and state.request.accepted:
             return f"{state.request.member} has accepted a request that began after the acknowledgement"
         for log_out, (standing, durable_age) in enumerate(state.log_outs):

@@ -1,6 +1,6 @@
-"""One process of ``peers://`` in the model: the real state machine, and what of its state has no say in what is asked here.
+"""One process of ``peers://`` in the model: the real state machine, and the parts of its state that have no effect here.
 
-What has no say is wiped out, so that states which differ in nothing else are one. That is where a model could begin to lie:
+Those parts are wiped out, so that states which differ in nothing else become one. That is where a model could begin to lie:
 ``test_model.py`` walks with and without it, and compares.
 """
 
@@ -35,7 +35,7 @@ def number(url: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class QuorumQuestion:
-    """What is searched of a quorum log, and within which bounds.
+    """A search of a quorum log, and its bounds.
 
     Attributes:
         members: how many.
@@ -74,7 +74,7 @@ class QuorumQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A poll on its way, or, with its answer, the way back."""
+    """A poll on its way; with an answer: the answer on its way back."""
 
     asker: int
     askee: int
@@ -83,7 +83,7 @@ class Message:
 
 
 class QuorumLooks(NamedTuple):
-    """What there is to know of a member from outside.
+    """All that is visible of a member from outside.
 
     Attributes:
         life: names the process.
@@ -113,7 +113,7 @@ class QuorumLooks(NamedTuple):
 
 
 class Say(NamedTuple):
-    """What has a say with one member, because something may still come of it.
+    """The parts of one member's state that may still have an effect.
 
     Attributes:
         awaited: for each member, whether a log-out that it appended is still waited for. Nobody asks after the fence of the others.
@@ -188,12 +188,12 @@ class QuorumMember:
             self.quorum.kept(batch, NOW)
 
     def _batch(self) -> Batch | None:
-        """What is written if it is written now: a batch that was handed out before, and is not written yet, has grown since."""
+        """Return the batch that a write would keep now: one that was handed out before, and not written yet, has grown since."""
         self.quorum._durable.take_back()
         return self.quorum.ready(NOW).batch
 
     def restart(self, how: str) -> None:
-        """It crashes, and is started at once: one that is down is one that nothing reaches.
+        """Crash and start at once: a process that is down behaves like one that no message reaches.
 
         Args:
             how: ``forgets``: without what was written, if anything; ``keeps``: with it; ``wrote``: with what was being written too.
@@ -213,12 +213,12 @@ class QuorumMember:
         fence._waits = type(fence._waits)((position, aged(known_s, by_s)) for position, known_s in fence._waits)
 
     def reads(self) -> float:
-        """A request begins: what is read first."""
+        """Begin a request; return what it reads first."""
         view = self.quorum.view
         return accepts(0, view, math.inf) if self.question.reads_late else view.fresh_at
 
     def answers(self, read: float) -> bool:
-        """Whether it is accepted."""
+        """Return whether the request is accepted."""
         view = self.quorum.view
         right = bool(read) and is_fresh(view.fresh_at) if self.question.reads_late else accepts(0, view, read)
         return right and not self.quorum.recovering
@@ -226,11 +226,11 @@ class QuorumMember:
     # What has no say.
 
     def wake(self) -> None:
-        """What was left out of the frozen member comes back: the others' wall clocks and limits, on which no lease depends."""
+        """Restore what the frozen member left out: the others' wall clocks and limits, on which no lease depends."""
         self.quorum.speaker.members = Members(self.own, majority=self.quorum._majority)
 
     def rest(self) -> None:
-        """Leave out what is told to nobody else: events, readiness, counts of heartbeats; and what concerns cuts."""
+        """Leave out what no other member learns: events, readiness, counts of heartbeats; and everything about cuts."""
         quorum = self.quorum
         quorum._durable.take_back()
         del quorum.speaker.members
@@ -245,7 +245,7 @@ class QuorumMember:
                 peer.answered_s = NOW.boot_s
 
     def wipe(self, say: Say) -> None:
-        """Wipe out what nothing can come of any more."""
+        """Wipe out what can have no effect any more."""
         quorum = self.quorum
         if say.stamps is not None:
             self._renumber(dict(say.stamps))
@@ -289,7 +289,7 @@ class QuorumMember:
             peer.answered_s = -math.inf
 
     def _wipe_freshness(self, say: Say) -> None:
-        """Of two answers that each make a majority, the newer one counts. What is older than a lease is as good as none."""
+        """Keep the newer of two answers that each make a majority. Freshness older than a lease equals none."""
         quorum = self.quorum
         peers = self.peers.values()
         newest = max(peer.fresh_s for peer in peers)

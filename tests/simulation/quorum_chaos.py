@@ -12,7 +12,7 @@ HEALED_WITHIN_S = 4.0
 
 
 def run(seed: int, *, nodes: int | None = None, variant: QuorumVariant = RIGHT) -> Findings:
-    """What one random schedule brought to light."""
+    """Return the findings of one random schedule."""
     return QuorumChaos(seed, nodes, variant).run()
 
 

@@ -56,7 +56,7 @@ class QuorumNode(Node):
 
     @property
     def forgetful(self) -> bool:
-        """Whether this node has not learned yet what it may have forgotten."""
+        """Whether this node has yet to learn what it may have forgotten."""
         if not self.up:
             return not self.file or not any(batch.learned for batch in self.file)
         return self.quorum.recovering and self.quorum.memory != "unchecked"
@@ -155,7 +155,7 @@ class QuorumNode(Node):
 
 
 class QuorumWorld(World[QuorumNode]):
-    """Some nodes that have only each other.
+    """Some nodes without a server.
 
     Args:
         nodes: how many.

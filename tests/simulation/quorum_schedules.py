@@ -1,4 +1,4 @@
-"""Directed schedules for ``peers://``: the story behind each rule. The rules as they are come through, and the broken one does not.
+"""Directed schedules for ``peers://``: the story behind each rule. The right rules hold in it, and the broken one does not.
 
 Random schedules alone prove little: hardly one in a thousand has members that take turns in forgetting. The stories are
 told of any world: of the simulation, where the core is real, and of the one in ``tests/cluster/whole.py``, where nodes are.
@@ -18,7 +18,7 @@ from .world import HOUR_MS, Findings, around, between
 
 
 class AnyQuorumNode(AnyNode, Protocol):
-    """What these schedules ask of a node besides."""
+    """The further parts of a node that these schedules use."""
 
     @property
     def quorum(self) -> Quorum: ...
@@ -33,7 +33,7 @@ class AnyQuorumWorld(AnyWorld, Protocol):
 
 
 class Begin(Protocol):
-    """Gives a cluster that has just become ready."""
+    """Returns a cluster that has just become ready."""
 
     def __call__(self, nodes: int, *, slow_clock: int | None = None) -> AnyQuorumWorld: ...
 
@@ -99,7 +99,7 @@ def a_lease_on_a_slow_clock(begin: Begin) -> Findings:
 
 
 def a_member_out_of_contact(begin: Begin) -> Findings:
-    """Node 2 is cut off, and a majority knows."""
+    """Node 2 is cut off, and a majority knows of a log-out."""
     world = begin(3)
     session = log_in(world.nodes[0])
     isolate(world, 2)
@@ -168,7 +168,7 @@ def taking_turns_in_forgetting(begin: Begin) -> Findings:
 
 
 def taking_turns_in_forgetting_unheard(begin: Begin) -> Findings:
-    """The same, and node 0 cannot know that node 1 has started anew."""
+    """Nodes 1 and 2 take turns in forgetting, and node 0 cannot know that node 1 has started anew."""
     return _take_turns(begin, heard=False)
 
 
@@ -234,7 +234,7 @@ def a_clock_that_steps_forth_and_back(begin: Begin) -> Findings:
 
 
 def all_clocks_step_forth_and_back(begin: Begin) -> Findings:
-    """All clocks go ahead by an hour. Nobody can tell, so entries end; but what they denied stays refused."""
+    """All clocks go ahead by an hour. No node can notice, so entries end; but the sessions they denied stay refused."""
     world = begin(3)
     world.nodes[0].session_ms = HOUR_MS // 4
     session = log_in(world.nodes[0])
@@ -318,7 +318,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "purged by the clock": a_clock_that_steps_forth_and_back,
     "witnesses without the entry": a_witness_who_lacks_the_entry,
 }
-"""Which broken variant each schedule is there to catch."""
+"""The schedule that catches each broken variant."""
 EVERY_SCHEDULE: tuple[Schedule, ...] = (
     *CAUGHT_BY.values(),
     all_clocks_step_forth_and_back,

@@ -29,14 +29,14 @@ class QuorumVariant(Variant):
 
 
 class StampedOnReply(Quorum):
-    """Fresh as of the arrival of an answer, not of the sending of the poll."""
+    """Counts as fresh since the arrival of an answer, not since the sending of the poll."""
 
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         return super().answered(replace(sent, sent_s=now.boot_s), answer, now)
 
 
 class ShortFence(Quorum):
-    """Waits nine tenths of what it should."""
+    """Waits nine tenths of the time that a fence needs."""
 
     def _draw_conclusions(self, now: Moment) -> None:
         self.members._compare_limits()
@@ -45,7 +45,7 @@ class ShortFence(Quorum):
 
 
 class FencedOtherwise(Quorum):
-    """Counts by another account."""
+    """Uses another account of acknowledgements."""
 
     fence: ClassVar[type[Fence]]
 
@@ -60,7 +60,7 @@ class NoWait(Fence):
 
 
 class NoFence(FencedOtherwise):
-    """Acknowledges what is durable."""
+    """Acknowledges a log-out as fenced once it is durable."""
 
     fence = NoWait
 
@@ -94,7 +94,7 @@ class EverAcknowledged(Fence):
 
 
 class SummedOverIncarnations(FencedOtherwise):
-    """Counts whoever has ever acknowledged, whatever it has forgotten since."""
+    """Counts each member that ever acknowledged, even if it has forgotten since."""
 
     fence = EverAcknowledged
 
@@ -105,7 +105,7 @@ class CountedAtOnce(Fence):
 
 
 class NotHeardAgain(FencedOtherwise):
-    """Acknowledgements of the present incarnations count at once, as if each were still what it was when it acknowledged."""
+    """Counts acknowledgements at once, as if no incarnation could have ended since it acknowledged."""
 
     fence = CountedAtOnce
 
@@ -117,13 +117,13 @@ class AnyWitness(Fence):
 
 
 class WitnessesWithoutTheEntry(FencedOtherwise):
-    """Takes the word of members that a node is out of contact, whether or not they hold what it must not miss."""
+    """Believes that a node is out of contact by the word of members that may lack the entry themselves."""
 
     fence = AnyWitness
 
 
 class OneByOne(Recovery):
-    """Has heard all others, each at its own time."""
+    """Counts all others as heard, each at a time of its own."""
 
     @property
     def _all_have_been_heard(self) -> bool:
@@ -131,14 +131,14 @@ class OneByOne(Recovery):
 
 
 class FirstStartOneByOne(Quorum):
-    """Takes it for a first start when each of the others has been recovering at some time."""
+    """Assumes a first start when each of the others has been recovering at some time."""
 
     def _new_recovery(self) -> Recovery:
         return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._durable.unchecked else "lost")
 
 
 class PurgedByTheClock(Quorum):
-    """Drops entries when the own clock says that they ended, without raising a floor first."""
+    """Drops entries that ended by the node's own clock, without raising the floor first."""
 
     def tick(self, now: Moment) -> Ready:
         ready = super().tick(now)

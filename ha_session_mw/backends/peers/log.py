@@ -40,8 +40,9 @@ DURABLE_LIMIT_ALONE_S = 0.25
 """How long an append waits if no majority has polled this node lately: one will hardly come back within the wait."""
 
 RETRY_S = 0.1
+"""First pause before a peer that does not answer is polled again. Most faults of a link are over by then."""
 MAX_RETRY_S = 1.0
-"""First and longest pause before a peer that does not answer is polled again. Freshness depends on finding it soon after it is back."""
+"""Longest pause before a peer is polled again. Freshness depends on finding the peer soon after it is back."""
 
 WRITE_RETRY_S = 1.0
 """Pause before a write that failed is tried again. A full disk does not empty itself in less."""
@@ -135,7 +136,7 @@ class QuorumLog(MemberedLog):
             self._pass_on(event)
 
     def _obey_news(self, ready: Ready) -> None:
-        """The same after a call that may have brought news: requests that wait for news look again."""
+        """Obey after a call that may have brought news: requests that wait for news look again."""
         self._obey(ready)
         self._wake()
 
@@ -186,7 +187,7 @@ class QuorumLog(MemberedLog):
             return "another process answers at HA_SESSION_ADVERTISE_URL; give each process a URL of its own"
         if quorum.is_ready(now):
             return None
-        # One odd member is its own trouble, and no reason to take the majority without it out of service.
+        # A single mismatched member is no reason to take the majority without it out of service.
         if quorum.mismatched and (quorum.recovering or not self._is_fresh(now)):
             faults = ", ".join(f"{self._name(url)} ({why})" for url, why in quorum.mismatched.items())
             return f"cannot work with {faults}; HA_SESSION_PEERS and the release must be the same on all nodes"
@@ -207,7 +208,7 @@ class QuorumLog(MemberedLog):
         if self._file is not None:
             self._file.hold()
         if len(self._urls) == 2:
-            logger.warning("two members cannot lose one: while either is gone the other cannot judge sessions; a third would mend that")
+            logger.warning("two members cannot lose one: while either is gone the other cannot validate sessions; add a third member")
         try:
             await self._run()
         finally:
@@ -350,7 +351,7 @@ class QuorumLog(MemberedLog):
                 self._faults.note(peer, "lied")
                 logger.error("%s takes itself for somebody else; each node's HA_SESSION_ADVERTISE_URL must be its own", self._name(peer))
             case Recovered():
-                logger.info("learned what there is to know; this node judges sessions now")
+                logger.info("this node has learned all that it may have forgotten, and validates sessions now")
             case MemberJoined(member):
                 self._joins.report(member, self._clock.boot_s())
             case MemberLeft() | MemberDraining():

@@ -19,12 +19,12 @@ LEAST_ENTRY_S = 1 / 80_000
 LEAST_PAGE_S = 0.05
 """Shortest time per page, of an answer after which there is more, while this node serves nobody and wants to learn."""
 LEAST_PAGE_WHILE_SERVING_S = 0.25
-"""The same while this node serves: the pages of one peer must leave time for the others."""
+"""Shortest time per page while this node serves: the pages of one peer must leave time for the others."""
 
 NEWS_PER_S = 16_384
 """News that one peer may bring per second in the long run, while this node serves: more than any site logs out."""
 NEWS_AT_ONCE = 131_072
-"""News that one peer may bring at once: those of eight seconds."""
+"""News that one peer may bring at once while this node serves: as many as in eight seconds of the long run."""
 INCOMPLETE_COUNTS = 8
 """How many times over news count in an answer after which there is more. A peer that floods all others with such pages fills
 them more slowly than they can tell each other of it, and so they stay fresh by each other."""

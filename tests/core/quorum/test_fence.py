@@ -1,4 +1,4 @@
-"""What the fence calls durable was held by a majority at one instant, however messages are late and members forget."""
+"""A majority held at one instant what the fence calls durable, however late messages are and whatever members forget."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Member:
 
 @dataclass
 class Model:
-    """Two other members who are both needed, and all polls that they ever sent: each may arrive at any time, and again."""
+    """Two other members, both needed, and all polls that they ever sent: each may arrive at any time, and again."""
 
     others: tuple[str, ...] = ("b", "c")
     majority: int = 3
@@ -43,7 +43,7 @@ class Model:
         self.kept += 1
 
     def answer(self, name: str, late: int) -> None:
-        """All there is goes to the member, with a stamp."""
+        """Send all entries to the member, with a stamp."""
         self.stamp += 1
         self.members[name].answers.append((self.kept, self.stamp))
 
@@ -61,7 +61,7 @@ class Model:
         self.members[name] = Member(self.members[name].incarnation + 1)
 
     def arrive(self, name: str, late: int) -> None:
-        """Mostly the latest poll, sometimes one of long ago."""
+        """Let a poll arrive: mostly the latest, sometimes an old one."""
         if self.polls:
             sender, incarnation, held, seen = self.polls[max(0, len(self.polls) - 1 - late)]
             self.fence.heard(sender, incarnation, seen)
@@ -74,7 +74,7 @@ class Model:
         self.fence.prove(self.kept, (), now_s=0.0, wait_s=math.inf)
 
     def exchange(self, name: str, late: int) -> None:
-        """An answer, the next poll, and its arrival, with nothing in between."""
+        """Let an answer, the next poll and its arrival happen with nothing in between."""
         self.answer(name, late)
         self.receive(name, late)
         self.poll(name, late)

@@ -1,4 +1,4 @@
-"""One member's part in the log without a server, message by message. What many of them do together is for the simulation."""
+"""One member's part in the log without a server, message by message. The simulation tests many of them together."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class Member:
         self._obey(self.quorum.answered(sent, answer, now), now)
 
     def arrived(self, poll: Poll, now: Moment) -> Answer | Hold:
-        """The answer, if it is due at once, else what is held."""
+        """Return the answer if it is due at once, else the hold."""
         hold, ready = self.quorum.arrived(poll, now)
         self._obey(ready, now)
         return self.answers.pop(hold, hold)
 
     def release(self, hold: Hold, now: Moment) -> Answer | None:
-        """The answer to a held poll, if it is due by now."""
+        """Return the answer to a held poll; None if it is not due yet."""
         self._obey(self.quorum.ready(now), now)
         return self.answers.pop(hold, None)
 
@@ -114,7 +114,7 @@ def exchange(asker: Member, answerer: Member, now: Moment, *, received: Moment |
 
 
 def talk(now: Moment, *members: Member, rounds: int = 3) -> None:
-    """Everybody polls everybody."""
+    """Let each member poll each other one."""
     for _ in range(rounds):
         for one in members:
             for other in members:
