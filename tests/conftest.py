@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from ha_session_mw.testing import ManualClock
 
+from .asgi.driver import Node
 from .engines import Etcd, etcd
 
 # Seeded, so that a failure in CI can be repeated at the desk. No deadline: on a shared machine the time of one example proves
@@ -41,6 +42,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture
+def node(clock: ManualClock) -> Node:
+    """A node with default settings, and clocks that stand still."""
+    return Node(clock=clock)
 
 
 @pytest.fixture(scope="session")

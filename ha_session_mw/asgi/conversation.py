@@ -1,4 +1,4 @@
-"""An app's side of a conversation, overheard: what it has listened to, and whether it has answered."""
+"""Observes what an app has received and whether it has sent anything."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from starlette.types import Message, Receive, Send
 
 
 class Conversation:
-    """Hands messages on, both ways.
+    """Passes messages between a server and an app, and notes the first one of each side.
 
     Attributes:
-        first: the message that opened the conversation, once the app has asked for it.
+        first: the first message from the server, once the app or ``opening`` has received it.
         answered: whether the app has sent anything.
     """
 
@@ -30,7 +30,7 @@ class Conversation:
         return self._send(message)
 
     async def opening(self) -> Message:
-        """The message that opens the conversation, whether the app has taken it or not."""
+        """Return the first message from the server, whether the app has received it already or not."""
         if self.first is None:
             self.first = await self._receive()
         return self.first

@@ -1,7 +1,7 @@
 """The ready-made routes below ``HA_SESSION_ENDPOINTS``: a subject's devices, as JSON.
 
-They are an app in front of the app, so that a request to them goes the way of every other one: its session is checked,
-what it does is committed, and a refusal is a problem document.
+They are an ASGI app in front of the user's app, behind the middleware. So a request to them is handled like every other one:
+its token is validated, its changes are committed, and a refusal is a problem document.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .headers import last_value
 
 
 class DeviceRoutes:
-    """Answers ``GET`` (which devices), ``DELETE`` (log all of them out), ``DELETE …/others`` and ``DELETE …/{id}``.
+    """Answers ``GET`` (list the devices), ``DELETE`` (log all of them out), ``DELETE …/others`` and ``DELETE …/{id}``.
 
-    ``DELETE`` is not among the methods that a page of another site may send without asking (CORS), and a browser that
-    says where a request comes from (``Sec-Fetch-Site``) is believed, should a proxy make a DELETE of something else.
+    A page of another site cannot send ``DELETE`` without a preflight request (CORS). In case a proxy turns another method into
+    ``DELETE``, a request that the browser marks as cross-site (``Sec-Fetch-Site``) is refused, too.
 
     Args:
-        app: what answers all other paths.
+        app: answers all other paths.
         manager: of this node.
     """
 
@@ -49,14 +49,14 @@ class DeviceRoutes:
         elif method == "DELETE":
             require_same_site(scope)
             acknowledged = await self._end(session, session.subject, below)
-            # Where the session of this request has ended too, the commit tells in a header.
+            # If this request ended its own session as well, the commit adds the header.
             await _answer(send, {"acknowledged": acknowledged.mode}, acknowledged=acknowledged, tell=session.id is not None)
         else:
             allowed = "DELETE" if below else "GET, HEAD, DELETE"
             await _answer(send, {"error": f"only {allowed}"}, status=405, allow=allowed)
 
     def _below(self, scope: Scope) -> str | None:
-        """What of a path follows that of the devices: nothing, or ``/`` and an id; None for one that is not ours."""
+        """Return the part of a path below the devices' path, empty or ``/`` and an id; None for any other path."""
         path = below_root(scope["path"], scope.get("root_path", ""))
         return path.removeprefix(self._path) if path == self._path or path.startswith(self._path + "/") else None
 
@@ -77,12 +77,12 @@ class DeviceRoutes:
 
 
 def path_of(endpoints: str) -> str:
-    """Where the routes are."""
+    """Return the path of the device routes."""
     return endpoints + "/devices"
 
 
 def require_same_site(scope: Scope) -> None:
-    """Raise :class:`RequestCrossSite` where the browser says that another site's page makes the request."""
+    """Raise :class:`RequestCrossSite` if the browser marks the request as made by a page of another site."""
     if last_value(scope["headers"], b"sec-fetch-site") not in ("", "same-origin", "none"):
         raise RequestCrossSite("by Sec-Fetch-Site")
 

@@ -1,4 +1,4 @@
-"""What the middleware itself serves below ``HA_SESSION_ENDPOINTS``: probes, and a page for each problem code."""
+"""Serves the probes and a page for each problem code below ``HA_SESSION_ENDPOINTS``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Endpoints:
         self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
 
     async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer ``path``, which stands below the prefix."""
+        """Answer a request to ``path``, which is relative to the prefix."""
         if path.startswith("/peer/") and self._node.peering is not None:
             await self._node.peering.server(path.removeprefix("/peer/"), scope, receive, send)
             return
@@ -38,7 +38,7 @@ class Endpoints:
 
     def _answer(self, path: str) -> tuple[int, str, bytes]:
         if path == "/livez":
-            # Only that this process answers: a fault elsewhere must not make an orchestrator restart the fleet.
+            # Liveness says only that this process answers. A fault elsewhere must not make an orchestrator restart the fleet.
             crashes = self._node.supervisor.crashes
             return 200, "application/json", _json({"status": "pass", **({"restarted_tasks": dict(crashes)} if crashes else {})})
         if path in ("/readyz", "/startupz"):

@@ -1,4 +1,4 @@
-"""Header fields of a response, changed without disturbing the rest."""
+"""Reads and changes single header fields and leaves the others as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .._core.token.cookies import Header
 
 EVENT_STREAM = b"text/event-stream"
 TOKEN_HEADER = b"session-token"
-"""Hands a bearer client its next token."""
+"""Response field that gives a bearer client its next token."""
 
 
 def last_value(headers: Iterable[Header], name: bytes) -> str:
@@ -17,7 +17,7 @@ def last_value(headers: Iterable[Header], name: bytes) -> str:
 
 
 def is_event_stream(headers: Iterable[Header]) -> bool:
-    """Whether the response is a stream of server-sent events, which may say nothing for long after it has started."""
+    """Whether the response is a stream of server-sent events, which may send nothing for a long time after it has started."""
     for header in headers:
         if header[0] == b"content-type":
             return header[1].startswith(EVENT_STREAM)
@@ -25,7 +25,7 @@ def is_event_stream(headers: Iterable[Header]) -> bool:
 
 
 def hands_out_token(headers: Iterable[Header], cookie: bytes) -> bool:
-    """Whether the response says already what the client's token is from now on, or that there is none.
+    """Whether the response already sets or removes the client's token.
 
     Args:
         headers: of the response.
@@ -35,9 +35,9 @@ def hands_out_token(headers: Iterable[Header], cookie: bytes) -> bool:
 
 
 def with_vary(headers: Iterable[Header], vary: Header) -> list[Header]:
-    """The fields and what the response depends on (RFC 9110 section 12.5.5), beside what the app named."""
+    """Return the fields with ``Vary`` extended by the fields that select the response (RFC 9110 section 12.5.5)."""
     for header in headers:
-        if header[0] == b"vary":  # in lower case, as ASGI has it; a second field would do no harm either
+        if header[0] == b"vary":  # ASGI names are in lower case; a second ``Vary`` field would do no harm either
             return [(name, _joined(value, vary[1])) if name == b"vary" else (name, value) for name, value in headers]
     return [*headers, vary]
 
@@ -49,7 +49,7 @@ def _joined(value: bytes, names: bytes) -> bytes:
 
 
 def make_private(headers: list[Header]) -> None:
-    """Keep shared caches from storing the response (RFC 9111 section 5.2.2.7), and leave the app's other directives."""
+    """Keep shared caches from storing the response (RFC 9111 section 5.2.2.7); the app's other directives stay."""
     given = b",".join(value for name, value in headers if name.lower() == b"cache-control")
     directives = [item.strip() for item in given.split(b",") if item.strip().lower() not in (b"public", b"")]
     if not {b"private", b"no-store"} & {item.lower() for item in directives}:

@@ -12,11 +12,11 @@ from .._core.token.cookies import Header
 from ..exceptions import ProblemError
 
 _FIRST_CLOSE_CODE = 4000
-"""For servers that cannot answer a handshake with a body: the codes from here on are the apps' own (RFC 6455 section 7.4.2)."""
+"""First close code for private use (RFC 6455 section 7.4.2), for servers that cannot answer a handshake with a body."""
 
 
 def response(problem: ProblemError, scope: Scope, endpoints: str, *, vary: bytes, full: bool) -> tuple[list[Header], bytes]:
-    """Header fields and body of the answer: JSON, or a page for a client that prefers one."""
+    """Return the header fields and the body of the answer: JSON, or a page for a client that prefers HTML."""
     base = scope.get("root_path", "") + endpoints
     body = problems.document(problem, endpoints=base, instance=uuid.uuid4().urn, full=full)
     accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
@@ -31,14 +31,14 @@ def response(problem: ProblemError, scope: Scope, endpoints: str, *, vary: bytes
 async def send_problem(
     problem: ProblemError, scope: Scope, receive: Receive, send: Send, endpoints: str, *, vary: bytes, full: bool
 ) -> None:
-    """Answer with the problem. No byte of the request's body is read for that.
+    """Answer with a problem document, without reading the request's body.
 
     Args:
-        problem: what went wrong.
-        scope: of the request or WebSocket; ``receive`` and ``send`` are its.
-        endpoints: the path below which the pages of the codes stand.
-        vary: the fields of the request that the refusal depends on, besides ``Accept``.
-        full: whether the reason is told.
+        problem: the problem.
+        scope, receive, send: of the request or WebSocket.
+        endpoints: the path below which each problem code has its page.
+        vary: the request fields, besides ``Accept``, that the answer depends on.
+        full: whether the answer contains the reason.
     """
     headers, content = response(problem, scope, endpoints, vary=vary, full=full)
     kind = "http"

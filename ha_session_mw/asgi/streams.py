@@ -1,7 +1,7 @@
 """Connections that stay open: WebSockets and streaming responses end when their session is logged out.
 
-They are found by what was denied, when it is; nobody polls, and a request that is answered at once is never noted. The
-message that ends one is sent from outside, for a cancel scope around each request would cost more than its check.
+Each revocation finds the connections that it ends, so nothing polls. A request that is answered at once is never registered.
+The closing message is sent from another task, because a cancel scope around each request would cost more than its validation.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from ..models import Cut, Deny, Entry
 logger = logging.getLogger("ha_session_mw.streams")
 
 END_WITHIN_S = 1.0
-"""How long a connection that takes no more data may hold up the message that ends it."""
+"""Seconds that the closing message may take on a connection whose client reads no more data."""
 REVOKED_CLOSE_CODE = 4401
+"""WebSocket close code of a revoked session: 4000 for private use (RFC 6455 section 7.4.2), plus the HTTP status."""
 
 
 class SessionEnded(ConnectionResetError):
-    """The session of this connection was logged out, and the connection with it. Apps see a client that has gone."""
+    """The session of this connection was logged out, so the connection ended. An app sees it as a client that has disconnected."""
 
 
 class Connection:
@@ -53,11 +54,11 @@ class Connection:
         if self.ended:
             raise SessionEnded("the session was logged out")
         if message["type"] == "websocket.close" or (message["type"] == "http.response.body" and not message.get("more_body", False)):
-            self.done = True  # what the app does after it is not the client's affair
+            self.done = True  # what the app does afterwards does not reach the client
         await self._send(message)
 
     async def end(self) -> None:
-        """Tell the client that it is over."""
+        """Send the client the closing message."""
         if self.done:
             return
         if self._websocket:
@@ -67,15 +68,15 @@ class Connection:
         with anyio.move_on_after(END_WITHIN_S):
             try:
                 await self._send(message)
-            except Exception as exc:  # noqa: BLE001 - whatever a server raises for a connection that is going anyway
-                # A response that promised a length is cut by the app's next message, which finds the connection gone.
-                logger.debug("a connection of a session that was logged out could not be ended in order: %s", type(exc).__name__)
+            except Exception as exc:  # noqa: BLE001 - servers raise what they like for a connection that is closing
+                # A response with a Content-Length cannot end early. The app's next message finds the connection closed.
+                logger.debug("a connection of a session that was logged out could not be closed in order: %s", type(exc).__name__)
 
 
 class Connections:
     """All open connections of this node, by the ids that a log-out names.
 
-    Whether a session has run out meanwhile is not asked: a connection outlives its token's idle time.
+    An expired session does not end its connections: a connection may outlive its token's idle timeout.
     """
 
     def __init__(self, view: View) -> None:
@@ -84,7 +85,7 @@ class Connections:
         self._tasks: anyio.abc.TaskGroup | None = None
 
     def add(self, connection: Connection) -> None:
-        """Note a connection. One whose session was logged out since it was checked ends at once."""
+        """Register a connection. It ends at once if its session was logged out since its token was validated."""
         if denial(connection.verified, self._view):
             self._end(connection)
         claims = connection.verified.claims
@@ -101,7 +102,7 @@ class Connections:
                     del self._by_id[id]
 
     def on_news(self, entry: Entry) -> None:
-        """End what an entry denies. Called by the view with each entry that is news."""
+        """End the connections whose session an entry revokes. Called with each entry that is new to this node."""
         if isinstance(entry, Deny):
             hit = [*self._by_id.get(entry.id, ())]
         else:
@@ -114,14 +115,14 @@ class Connections:
         if connection.done:
             return
         connection.ended = True
-        if self._tasks is not None:  # else there is no lifespan, and the app's next message finds it ended
+        if self._tasks is not None:  # without a lifespan, the app's next message finds the connection ended
             self._tasks.start_soon(connection.end)
 
     def _all(self) -> set[Connection]:
         return {connection for connections in self._by_id.values() for connection in connections if not connection.ended}
 
     async def run(self) -> None:
-        """Carries the messages that end connections."""
+        """Run the tasks that send closing messages."""
         async with anyio.create_task_group() as self._tasks:
             try:
                 await anyio.sleep_forever()

@@ -37,7 +37,7 @@ class Session(dict[str, Any]):
     and modified; it has no manager.
 
     Changes are saved when the response starts. From then on, and on a WebSocket, a change raises ``SessionReadOnly``. A value
-    that JSON cannot hold, or that is too large, is refused by the assignment itself.
+    that no session can hold, or that is too large, is refused by the assignment itself.
 
     Attributes:
         accessed: whether the app asked for the session.

@@ -1,4 +1,4 @@
-"""What the tests of an app need: clocks that stand still until told otherwise, sessions, and clusters in one process."""
+"""Helpers for the tests of apps and backends: clocks moved by hand, sessions without a log-in, and clusters in one process."""
 
 from __future__ import annotations
 

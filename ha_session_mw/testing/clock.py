@@ -12,11 +12,11 @@ class ManualClock:
     """The two clocks of a node, moved by hand: pass it as ``SessionManager(..., clock=clock)``.
 
     Args:
-        wall_s: what the wall clock shows at first, in seconds since the epoch.
-        boot_s: what the boot-time clock shows at first, in seconds.
+        wall_s: first reading of the wall clock, in seconds since the epoch.
+        boot_s: first reading of the boot-time clock, in seconds.
 
     Attributes:
-        rate: how fast both run: by so many seconds in each one that passes. 1.01 is a clock that drifts by 1 %.
+        rate: by how many seconds both clocks advance per second that passes. 1.01 is a clock that drifts by 1 %.
 
     Example:
         >>> clock = ManualClock(wall_s=1_800_000_000.0, boot_s=100.0)
@@ -38,22 +38,22 @@ class ManualClock:
         self._limits: dict[CancelScope, float] = {}
 
     def boot_s(self) -> float:
-        """The boot-time clock: seconds that have passed, never stepping."""
+        """Return the boot-time clock: seconds that have passed; it never steps."""
         return self._boot_s
 
     def wall_s(self) -> float:
-        """The wall clock: seconds since the epoch."""
+        """Return the wall clock: seconds since the epoch."""
         return self._wall_s
 
     def move_on_after(self, seconds: float) -> AbstractContextManager[CancelScope, bool]:
-        """Ends what runs inside once the boot-time clock was moved on by so much; the scope's ``cancelled_caught`` then tells."""
+        """Cancel the block once the boot-time clock has advanced by ``seconds``; the scope's ``cancelled_caught`` then is true."""
         return _Limit(self._limits, self._boot_s + seconds, over=seconds <= 0)
 
     def advance(self, seconds: float) -> None:
         """Let time pass on both clocks.
 
         Raises:
-            ValueError: ``seconds`` is negative; time does not run backwards, though a wall clock may be set back.
+            ValueError: ``seconds`` is negative. Time does not run backwards; ``step_wall`` sets the wall clock back.
         """
         if seconds < 0:
             raise ValueError(f"time passes forwards only, got {seconds!r}; step_wall() sets the wall clock back")
@@ -67,21 +67,21 @@ class ManualClock:
                 scope.cancel()
 
     def until_next(self) -> float | None:
-        """For how many seconds nothing that waits by this clock ends; None where nothing waits."""
+        """Return the seconds until the first wait by this clock ends; None if nothing waits."""
         ends = [end_s for scope, end_s in self._limits.items() if not scope.cancel_called]
         return max(0.0, min(ends) - self._boot_s) / self.rate if ends and not self._frozen else None
 
     def freeze(self) -> None:
-        """Whoever waits by this clock waits on, though time passes on it: nobody is there to look at it."""
+        """Let no wait by this clock end, although time passes: its process is paused."""
         self._frozen = True
 
     def thaw(self) -> None:
-        """What was due while it was frozen ends now."""
+        """Let waits end again; those that became due meanwhile end now."""
         self._frozen = False
         self._end_what_is_due()
 
     def step_wall(self, seconds: float) -> None:
-        """Set the wall clock forwards or back, as an operator or a time server does. The boot-time clock does not notice."""
+        """Set the wall clock forwards or back, as an operator or a time server does. The boot-time clock stays as it is."""
         self._wall_s += seconds
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class ManualClock:
 
 
 class _Limit(AbstractContextManager[CancelScope, bool]):
-    """A cancel scope that its clock knows of for as long as it is open."""
+    """A cancel scope that is registered with its clock while it is open."""
 
     def __init__(self, limits: dict[CancelScope, float], end_s: float, *, over: bool) -> None:
         self._limits, self._end_s, self._over = limits, end_s, over

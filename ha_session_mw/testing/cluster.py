@@ -1,4 +1,4 @@
-"""A cluster in one process, without a network, whose time passes while somebody waits."""
+"""A cluster in one process, without a network. Time passes while a test waits."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ T = TypeVar("T")
 
 
 class Cluster:
-    """The nodes of a ``peers://`` cluster in one process: real middlewares that really call each other, without a network.
+    """The nodes of a ``peers://`` cluster in one process: real middlewares that call each other, without a network.
 
-    Entering it starts them. Nothing sleeps: time stands still but in :meth:`run`, :meth:`advance`, :meth:`wait_until` and
-    what is built on them, where it jumps from one moment at which somebody waits no longer to the next. Works on asyncio
-    and trio. A node can be told settings of its own in ``node.settings``, before it is started.
+    Entering the cluster starts the nodes. Nothing sleeps: time passes only in :meth:`run`, :meth:`advance`,
+    :meth:`wait_until` and the methods that use them, and jumps from the end of one wait to the end of the next. Works on
+    asyncio and trio. To give a node its own settings, change ``node.settings`` before the node starts.
 
     Args:
         names: of the nodes.
-        app: behind the middleware of each; by default :func:`who_is_there`.
-        seed: of the dice that links roll. The same seed loses, delays and doubles the same.
-        backend: makes a backend for each node, of its settings; by default what ``HA_SESSION_CLUSTER`` names.
-        settings: of all nodes, beside a secret, the peers, and each one's own URL and name.
+        app: the app behind each node's middleware; by default :func:`who_is_there`.
+        seed: of the links' random numbers. The same seed loses, delays and duplicates the same messages.
+        backend: makes each node's backend from its settings; by default the one that ``HA_SESSION_CLUSTER`` names.
+        settings: of all nodes, in addition to a secret, the peers, and each node's URL and name.
 
     Attributes:
-        nodes: in the order of their names.
-        passed_s: how much time has passed.
+        nodes: the nodes, in the order of their names.
+        passed_s: seconds of the cluster's time that have passed.
 
     Example:
         >>> from ha_session_mw.testing import Cluster, mint_session
@@ -85,8 +85,8 @@ class Cluster:
         with CancelScope(shield=True):
             for node in self.nodes:
                 await node.kill()
-            self._network.tasks.cancel_scope.cancel()  # what is still on its way finds nobody
-        # A failure of the test itself is to reach the one who reads it as it is, not in a group.
+            self._network.tasks.cancel_scope.cancel()  # messages that are still under way reach no node
+        # A failure of the test itself is raised as it is, not in an exception group.
         cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
         await self._network.tasks.__aexit__(*((kind, exc, trace) if cancelled else (None, None, None)))
 
@@ -96,15 +96,15 @@ class Cluster:
     # Links
 
     def link(self, sender: Node, receiver: Node) -> Link:
-        """The way from one to the other. The way back is another."""
+        """Return the link from one node to another. The opposite direction has a link of its own."""
         return self._network.link(sender, receiver)
 
     def cut(self, one: Node, *others: Node) -> None:
-        """Cut the links between one node and others, both ways; between it and all where none is named."""
+        """Cut the links between one node and others, in both directions; without others, between it and all nodes."""
         self._set_cut(one, others, cut=True)
 
     def heal(self, one: Node, *others: Node) -> None:
-        """Mend what :meth:`cut` has cut."""
+        """Restore the links that :meth:`cut` has cut."""
         self._set_cut(one, others, cut=False)
 
     def _set_cut(self, one: Node, others: tuple[Node, ...], *, cut: bool) -> None:
@@ -115,18 +115,18 @@ class Cluster:
     # Time
 
     async def ready(self) -> None:
-        """Let time pass until all nodes that run judge sessions.
+        """Let time pass until all running nodes can validate sessions.
 
         Raises:
-            TimeoutError: one of them does not come to that.
+            TimeoutError: a node is not ready within 60 s of the cluster's time.
         """
         await self.wait_until(lambda: all(node.why_not_ready is None for node in self.nodes if node.running))
 
     async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What an async function returns, or raises. While it waits, time passes.
+        """Return what an async function returns, or raise what it raises. Time passes while it waits.
 
         Raises:
-            TimeoutError: it takes longer than 60 s of the cluster's time.
+            TimeoutError: the function takes longer than 60 s of the cluster's time.
         """
         outcome: list[T] = []
         failure: list[Exception] = []
@@ -151,24 +151,24 @@ class Cluster:
         """Let time pass until a condition holds.
 
         Raises:
-            TimeoutError: it does not within this time of the cluster.
+            TimeoutError: the condition does not hold within this much of the cluster's time.
         """
         if not await self._pass_until(condition, within_s):
             raise TimeoutError(f"not within {within_s:g} s of the cluster's time")
 
     async def advance(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let this much time pass."""
         await self._pass_until(lambda: False, seconds)
 
     async def sleep(self, seconds: float) -> None:
-        """Return when so much time has passed, which somebody else lets pass."""
+        """Return when this much time has passed. Another task must let it pass."""
         await self._network.sleep(seconds)
 
     async def settle(self) -> None:
-        """Let everybody do what can be done without time passing.
+        """Let all tasks run until each of them waits for time to pass.
 
         Raises:
-            RuntimeError: there is no end to it.
+            RuntimeError: the tasks do not come to rest.
         """
         async with self._resting:
             await until_nothing_moves()
@@ -195,4 +195,4 @@ class Cluster:
 
 
 _LEAST_STEP_S = 1e-6
-"""Clocks have microseconds: less than that may be lost in rounding, and no time would pass."""
+"""Smallest step of time, in seconds. Rounding may lose a smaller one, so that no time would pass."""

@@ -1,4 +1,4 @@
-"""The way from one node of a cluster in one process to another: it can be cut, is slow, and loses, doubles, garbles and replays."""
+"""A link between two nodes in one process, which can be cut, delay, lose, duplicate, corrupt and replay messages."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from random import Random
 
 @dataclass
 class Link:
-    """The way from one node to another. May be changed at any time.
+    """The link from one node to another. It may be changed at any time.
 
     Attributes:
-        cut: what is sent is lost, and what would arrive now, and nobody is told.
-        delay_s: how long it takes.
-        jitter_s: how much longer it may take, each time anew, so that what was sent later may arrive earlier.
-        loss: how often what is sent is lost, between 0 and 1.
-        duplication: how often a call is carried twice, between 0 and 1; the copy takes a time of its own.
-        garbles: a bit of each body is turned over.
-        replays: each call arrives a second time, right after it was answered.
+        cut: messages are lost silently, those under way, too.
+        delay_s: seconds that a message takes.
+        jitter_s: seconds that a message may take longer, drawn for each message, so that a later one may overtake it.
+        loss: share of messages that are lost, between 0 and 1.
+        duplication: share of calls that are carried twice, between 0 and 1; the copy takes a time of its own.
+        garbles: whether one bit of each body is flipped.
+        replays: whether each call arrives a second time, right after it was answered.
     """
 
     cut: bool = False
@@ -29,11 +29,11 @@ class Link:
     replays: bool = False
 
     def mend(self) -> None:
-        """It carries everything at once again."""
+        """Reset the link: every message arrives at once again."""
         self.__init__()  # type: ignore[misc]
 
     def copies(self, dice: Random) -> list[float]:
-        """After how long each copy arrives of what is sent now; none where it is lost."""
+        """Return the seconds after which each copy of a message that is sent now arrives; no copy if it is lost."""
         if self.cut or _falls(self.loss, dice):
             return []
         return [self._time_s(dice) for _ in range(1 + _falls(self.duplication, dice))]
@@ -42,7 +42,7 @@ class Link:
         return self.delay_s + (dice.uniform(0, self.jitter_s) if self.jitter_s else 0.0)
 
     def as_it_arrives(self, body: bytes) -> bytes:
-        """What is left of a body."""
+        """Return a body as it arrives."""
         return bytes([body[0] ^ 1]) + body[1:] if self.garbles and body else body
 
 

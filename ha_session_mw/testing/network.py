@@ -1,4 +1,4 @@
-"""What carries the calls of the nodes of a cluster in one process, over links."""
+"""The network of a cluster in one process: carries the nodes' calls over links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .process import Process
 
 
 class Host(Hashable, Protocol):
-    """A node, as the network knows it."""
+    """A node, as far as the network needs it."""
 
     name: str
     url: str
@@ -27,12 +27,12 @@ class Network:
     """The links between nodes, and the time by which messages travel.
 
     Args:
-        seed: of the dice that links roll. The same seed loses, delays and doubles the same.
+        seed: of the links' random numbers. The same seed loses, delays and duplicates the same messages.
 
     Attributes:
-        hosts: the nodes, to be set once.
-        clock: by which messages travel.
-        tasks: in which nodes live and messages travel.
+        hosts: the nodes; set once.
+        clock: measures the time that messages take.
+        tasks: runs the nodes and carries the messages.
     """
 
     def __init__(self, seed: int) -> None:
@@ -44,30 +44,30 @@ class Network:
         self._dice: dict[tuple[str, str], Random] = {}
 
     def link(self, sender: Host, receiver: Host) -> Link:
-        """The way from one to the other. The way back is another."""
+        """Return the link from one node to another. The opposite direction has a link of its own."""
         return self._links.setdefault((sender.name, receiver.name), Link())
 
     def dice(self, sender: Host, receiver: Host) -> Random:
-        """What decides about the messages on that way."""
+        """Return the random numbers that decide about the messages on that link."""
         pair = sender.name, receiver.name
         if pair not in self._dice:
             self._dice[pair] = Random(f"{sender.name} {receiver.name} {self._seed}")  # noqa: S311 - the same test has the same dice
         return self._dice[pair]
 
     async def sleep(self, seconds: float) -> None:
-        """Return when so much time has passed."""
+        """Return when this much time has passed."""
         with self.clock.move_on_after(seconds):
             await anyio.sleep_forever()
 
     async def travels(self, link: Link, seconds: float) -> bool:
-        """Return when a message has taken its time, and whether it arrives."""
+        """Wait for as long as a message travels; return whether it arrives."""
         if seconds:
             await self.sleep(seconds)
         return not link.cut
 
 
 class Door(httpx2.AsyncBaseTransport):
-    """The way into a node, for those who stand before it."""
+    """Carries requests of clients to one node, without a link."""
 
     def __init__(self, node: Host) -> None:
         self._node = node
@@ -98,7 +98,7 @@ class Wire(httpx2.AsyncBaseTransport):
 
 
 class _Call:
-    """A call under way, and then its answer. Both go on when nobody waits for them any more, and may arrive late."""
+    """A call under way, and then its answer. Both travel on after the caller has stopped waiting, and may arrive late."""
 
     def __init__(self, network: Network, caller: Host, callee: Host, request: httpx2.Request, body: bytes) -> None:
         self._network, self._callee = network, callee

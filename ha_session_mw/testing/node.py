@@ -1,4 +1,4 @@
-"""One node of a cluster in one process: it is started and ended, and frozen in between."""
+"""A node of a cluster in one process, which can be started, stopped, killed and frozen."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .network import Door, Network, Wire
 from .process import Process
 
 Run = Callable[..., Awaitable[httpx2.Response]]
-"""Awaits a call, and lets the cluster's time pass meanwhile."""
+"""Awaits a call while the cluster's time passes."""
 
 
 class Node:
     """A node of a :class:`Cluster`.
 
     Attributes:
-        name: which is its ``HA_SESSION_NODE_ID``, too.
-        url: where the others reach it.
-        settings: what it is started with the next time.
-        clock: its own. Step its wall clock to set it wrong, or let it run at another rate than the others'.
+        name: the node's name, which is its ``HA_SESSION_NODE_ID``, too.
+        url: the URL at which the other nodes reach it.
+        settings: the settings with which it starts the next time.
+        clock: the node's own clock. Step its wall clock, or change its rate, to make it differ from the others'.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Node:
         self.thawed.set()
 
     async def start(self) -> None:
-        """Start it, as a new process: it knows what its files hold, and no more."""
+        """Start the node as a new process, which knows only what its files hold."""
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
         self._starts += 1
@@ -68,22 +68,22 @@ class Node:
         self.process = process
 
     async def stop(self) -> None:
-        """End it in order, as SIGTERM does; one that is frozen is thawed first."""
+        """End the node in order, as SIGTERM does; a frozen node is thawed first."""
         self.thaw()
         await self._end(lambda process: process.stopping.set())
 
     async def kill(self) -> None:
-        """End it in the midst of what it does, as SIGKILL does: whatever is in memory only is forgotten."""
+        """End the node at once, as SIGKILL does: it loses what is only in memory."""
         await self._end(lambda process: process.kill())
         self.thaw()
 
     def freeze(self) -> None:
-        """Stop it wherever it waits, as SIGSTOP does: its clocks go on, and what it is sent is kept until it goes on too."""
+        """Pause the node, as SIGSTOP does: its clocks go on, and requests to it wait until it is thawed."""
         self.clock.freeze()
         self.thawed = anyio.Event()
 
     def thaw(self) -> None:
-        """Let it go on, as SIGCONT does."""
+        """Let the node continue, as SIGCONT does."""
         self.clock.thaw()
         self.thawed.set()
 
@@ -106,7 +106,7 @@ class Node:
         """The node as an ASGI app.
 
         Raises:
-            RuntimeError: it does not run.
+            RuntimeError: the node does not run.
         """
         if self.process is None:
             raise RuntimeError(f"{self.name} does not run")
@@ -118,24 +118,24 @@ class Node:
 
     @property
     def why_not_ready(self) -> str | None:
-        """What keeps it from judging sessions."""
+        """Why the node cannot validate sessions; None if it is ready."""
         return self.manager.why_not_ready()
 
     def client(self, **kwargs: Any) -> httpx2.AsyncClient:
-        """A client of this node. Call it by ``await cluster.run(client.get, "/")``, so that time passes while it waits."""
+        """Return a client of this node. Call it by ``await cluster.run(client.get, "/")``, so that time passes while it waits."""
         return httpx2.AsyncClient(transport=Door(self), base_url=self.url, **kwargs)
 
     async def request(
         self, method: str, path: str, *, token: str | None = None, headers: Mapping[str, str] | None = None
     ) -> httpx2.Response:
-        """What the node answers. Time passes while it does not.
+        """Return the node's answer to a request. Time passes until it comes.
 
         Args:
             method, path, headers: of the request.
-            token: sent as a bearer.
+            token: sent as a bearer token.
 
         Raises:
-            httpx2.TransportError: the node does not run, or is killed.
+            httpx2.TransportError: the node does not run, or was killed meanwhile.
         """
         sent = {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
         async with self.client() as client:

@@ -1,4 +1,4 @@
-"""One process of a node in one process: what lives from a start to its end."""
+"""The simulated process of a node, from its start to its end."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..asgi.middleware import SessionMiddleware
 
 
 class Process:
-    """What lives from a start of a node to its end."""
+    """The simulated process of a node, from its start to its end."""
 
     def __init__(self, middleware: SessionMiddleware) -> None:
         self.middleware = middleware
         self.stopping = anyio.Event()
         self.ended = anyio.Event()
-        self._scopes: dict[CancelScope, None] = {}  # in their order, so that they end in the same one each time
+        self._scopes: dict[CancelScope, None] = {}  # a dict keeps their order, so that they end in the same order each time
 
     async def live(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """The lifespan, as a server drives it."""
+        """Run the lifespan, as a server does."""
         opening: list[Message] = [{"type": "lifespan.startup"}]
 
         async def receive() -> Message:
@@ -43,7 +43,7 @@ class Process:
             with self._scope():
                 await self.middleware({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
         finally:
-            self.kill()  # with the process end the requests that are still under way
+            self.kill()  # requests that are still under way end with the process
             self.ended.set()
 
     async def serve(self, request: httpx2.Request, thawed: anyio.Event) -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""Sessions without a log-in, and an app to try them on."""
+"""Sessions without a log-in, and a small app that uses them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..manager import SessionManager, node_of
 from ..session.session import get_session
 
 SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"  # noqa: S105 - no secret at all
-"""The secret of clusters in tests. Anybody may know it."""
+"""Secret of the clusters in tests. It protects nothing."""
 
 
 def mint_session(node: SessionManager | SessionMiddleware, subject: str | None = None, data: Mapping[str, Any] | None = None) -> str:
-    """The token of a new session, as the node would make it at a log-in: for a bearer, or for a cookie.
+    """Return the token of a new session, as the node issues it at a log-in. It works as a bearer token and in a cookie.
 
     Args:
         node: the middleware in front of the app, or its manager.
-        subject: who is logged in; None for a visitor.
-        data: what is in the session.
+        subject: the subject that is logged in; None for a visitor.
+        data: the data of the session.
 
     Raises:
-        InfrastructureFault: the node cannot make sessions now.
-        SessionTooLarge, SessionNotSerializable: the data cannot travel.
+        InfrastructureFault: the node cannot begin sessions now.
+        SessionTooLarge, SessionNotSerializable: the data does not fit into a token, or has a type that no session holds.
     """
     manager = node.manager if isinstance(node, SessionMiddleware) else node
     issuing = node_of(manager)
@@ -36,20 +36,20 @@ def mint_session(node: SessionManager | SessionMiddleware, subject: str | None =
     claims = issuer.issue(subject)
     claims = issuer.change(claims, issuer.fit(claims, data or {}))
     if not issuer.has_room(claims):
-        raise SessionTooLarge("this is more than a token carries; have a request write it, and it is stored")
+        raise SessionTooLarge("the data does not fit into a token; let a request write it, which can put it into the store")
     return issuing.sign(claims).decode()
 
 
 def session_cookie(
     node: SessionManager | SessionMiddleware, subject: str | None = None, data: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
-    """The same as a cookie's name and value: what the ``cookies`` of a test client take."""
+    """Return the same token as a cookie's name and value, for the ``cookies`` of a test client."""
     manager = node.manager if isinstance(node, SessionMiddleware) else node
     return {manager.settings.cookie_name: mint_session(manager, subject, data)}
 
 
 async def who_is_there(scope: Scope, receive: Receive, send: Send) -> None:
-    """An app that tells who is logged in, logs in whom ``POST /login/ada`` names, and logs out at ``POST /logout``."""
+    """An app that returns the subject and the data, logs in the subject of ``POST /login/ada``, and logs out at ``POST /logout``."""
     session = get_session(scope)
     if scope["method"] == "POST" and scope["path"].startswith("/login/"):
         session.login(scope["path"].removeprefix("/login/"))

@@ -1,4 +1,4 @@
-"""Wait until nobody can go on without time passing."""
+"""Wait until no task can continue unless time passes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import anyio.to_thread
 
 
 async def until_nothing_moves() -> None:
-    """Return once all other tasks wait, and no thread works.
+    """Return once all other tasks wait and no thread works.
 
     Raises:
-        RuntimeError: there is no end to it.
+        RuntimeError: the tasks do not come to rest.
     """
     for _ in range(100_000):
         await _all_blocked()
         if not anyio.to_thread.current_default_thread_limiter().borrowed_tokens:
             return
-        await anyio.sleep(0.0001)  # a thread has a file in hand, and that takes what it takes
+        await anyio.sleep(0.0001)  # a thread works on a file, and nothing reports when it is done
     raise RuntimeError("the tasks do not come to rest")
 
 
 async def _all_blocked() -> None:
-    """Return once all other tasks wait for something that none of them has done yet."""
+    """Return once all other tasks are blocked."""
     try:
         me = asyncio.current_task()
-    except RuntimeError:  # trio has this built in. What anyio has for asyncio sleeps meanwhile.
+    except RuntimeError:  # trio has this built in; anyio's version for asyncio sleeps, so it is not used there
         with anyio.fail_after(10):
             await anyio.wait_all_tasks_blocked()
         return
@@ -42,7 +42,7 @@ async def _all_blocked() -> None:
 
 
 _QUIET_ROUNDS = 3
-"""A cancellation may be on its way while its task looks blocked: anyio delivers it in the event loop's next round."""
+"""Rounds of the event loop in which all tasks must be blocked. A cancellation may be pending: anyio delivers it in the next round."""
 
 
 def _is_blocked(task: asyncio.Task[Any]) -> bool:
