@@ -131,7 +131,7 @@ class Client:
 
 
 def told(error: BaseException | None) -> list[str]:
-    """What a traceback says of an error and of those that it came from, without the lines of this file."""
+    """Return the traceback of an error and its causes, without the lines of this file."""
     return [] if error is None else [repr(error), *traceback.format_exception_only(error), *told(error.__cause__ or error.__context__)]
 
 

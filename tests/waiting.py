@@ -1,4 +1,4 @@
-"""What tests of real servers and processes wait for: nobody tells when it has come, so they ask again and again, up to a limit."""
+"""Waits for real servers and processes, which do not report progress: the condition is polled up to a limit."""
 
 from __future__ import annotations
 

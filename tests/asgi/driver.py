@@ -1,4 +1,4 @@
-"""Drives ASGI apps by hand, message by message, and tells what came back. No client library stands in between."""
+"""Drives ASGI apps message by message and returns what they sent, without a client library in between."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Act = Callable[[Session], Any]
 
 @dataclass
 class Answer:
-    """What an app sent."""
+    """The messages that an app sent."""
 
     messages: list[Message] = field(default_factory=list)
     received: int = 0
-    """How many times the app asked for a message."""
+    """Number of messages that the app asked for."""
     result: Any = None
-    """What the act that was asked for returned."""
+    """Result of the act that the request asked for."""
 
     async def send(self, message: Message) -> None:
         self.messages.append(message)
@@ -158,7 +158,7 @@ async def lifespan(app: ASGIApp) -> list[Message]:
 
 
 async def refused_start(app: ASGIApp) -> str:
-    """What a server is told that starts an app which refuses to; the app may raise as well, as Starlette does."""
+    """Return the message with which an app refuses to start; the app may raise as well, as Starlette does."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -180,7 +180,7 @@ async def respond(send: Send, status: int = 200, headers: Iterable[Header] = (),
 
 
 async def obliging(scope: Scope, receive: Receive, send: Send) -> None:
-    """An app that does to the session what each request brings along, and then answers as that says."""
+    """An app that calls the act in each request's scope with the session, and answers with the status and headers from there."""
     scope["result"] = scope["act"](get_session(scope))
     if inspect.isawaitable(scope["result"]):
         scope["result"] = await scope["result"]
@@ -188,17 +188,17 @@ async def obliging(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def look(session: Session) -> dict[str, Any]:
-    """An act: what is in the session."""
+    """An act that returns the session's data."""
     return dict(session)
 
 
 def who(session: Session) -> str | None:
-    """An act: who is logged in."""
+    """An act that returns the subject."""
     return session.subject
 
 
 def why(session: Session) -> str | None:
-    """An act: why the request is anonymous."""
+    """An act that returns why the token was not accepted."""
     return session.problem.code if session.problem else None
 
 
@@ -238,7 +238,7 @@ class Node:
         return Visitor(self)
 
     async def logged_in(self, subject: str = "ada", **data: Any) -> Visitor:
-        """Somebody who has just logged in, with this data."""
+        """Return a visitor who has just logged in, with this data in the session."""
         visitor = self.visitor()
 
         def log_in(session: Session) -> None:
@@ -250,7 +250,7 @@ class Node:
 
 
 class Visitor:
-    """A browser: it keeps the cookie, and sends it."""
+    """A browser, which keeps the cookie and sends it."""
 
     def __init__(self, node: Node) -> None:
         self.node = node

@@ -52,14 +52,14 @@ PATH = "/-/session/devices"
 
 
 class TroubledStore(MemoryStore):
-    """Works until it is told to fail, and counts what it is asked. Others may always come before, or something happen meanwhile."""
+    """A store that can be made to fail, to lose each race, or to run something during a put. It counts its calls."""
 
     gone = False
     contended = False
     calls = 0
 
     def meanwhile(self) -> None:
-        """What happens while a record is put."""
+        """Runs while a record is put."""
 
     async def get(self, id: str) -> Record | None:
         self._require()
@@ -98,7 +98,7 @@ class DeviceNode(Node):
         return await self.manager.sessions_of(subject)
 
     async def write(self) -> None:
-        """What a background task does now and then."""
+        """Does once what a background task does periodically."""
         await devices_of(self.manager).write_notes()
 
     async def from_device(self, user_agent: bytes = FIREFOX, subject: str = "ada", **kwargs: Any) -> Visitor:
@@ -712,7 +712,7 @@ async def test_many_log_ins_at_once_on_several_nodes_keep_to_the_limit(clock: Ma
 
 
 class SlowStore(MemoryStore):
-    """Takes as many turns of the event loop for each call as it is told to."""
+    """A store that takes a given number of rounds of the event loop for each call."""
 
     def __init__(self, records: MemoryRecords, turns: list[int]) -> None:
         super().__init__(records)

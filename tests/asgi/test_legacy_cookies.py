@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class StarletteSigner(TimestampSigner):
-    """Signs as Starlette's middleware does, at the time of a clock of ours."""
+    """Signs as Starlette's middleware does, at the time of a manual clock."""
 
     def __init__(self, secret: str, clock: ManualClock) -> None:
         super().__init__(secret)

@@ -1,4 +1,4 @@
-"""What a client is told: every code, by every way in."""
+"""The client gets the right problem document: every code, by every transport."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_each_refusal_is_counted() -> None:
     assert node_of(node.manager).refused == {"token_missing": 1, "token_malformed": 1}
 
 
-# Who is told what
+# What each reader learns
 
 
 async def refusals(**settings: Any) -> dict[str, Answer]:

@@ -1,4 +1,4 @@
-"""Where a token may come from, and how the next one is handed back."""
+"""A token may come as a cookie or a bearer token, and the next one goes back by the same transport."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def put(**data: Any) -> Act:
     return lambda session: session.update(data)
 
 
-# Who and when
+# Identity and lifetime
 
 
 async def test_a_visitor_has_no_id_until_something_is_written(node: Node) -> None:
@@ -74,7 +74,7 @@ async def test_there_is_no_session_where_no_middleware_is() -> None:
 
 
 class WSGIRequest:
-    """What Django makes of a request where it is not served by ASGI."""
+    """A request as Django makes it under WSGI."""
 
 
 async def test_there_is_no_session_where_no_asgi_is() -> None:

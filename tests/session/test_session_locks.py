@@ -35,7 +35,7 @@ async def is_locked(node: Node, token: str | None) -> bool:
     return (await node.request(take, token=token)).status == 423
 
 
-# Who may
+# Preconditions
 
 
 async def test_a_visitor_without_a_session_has_nothing_to_lock() -> None:

@@ -31,7 +31,7 @@ LARGE = "x" * 5000
 
 
 class TroubledStore(MemoryStore):
-    """Works until it is told to fail: ``gone`` raises at once; ``hook`` is called in the midst of the next put."""
+    """A store that can be made to fail: ``gone`` makes each call raise; ``hook`` runs in the middle of the next put."""
 
     gone = False
     hook: Callable[[], Awaitable[object]] | None = None
