@@ -1,7 +1,6 @@
-"""A short sum of the entries that live in an ordered log, which any two nodes can compare at one position.
+"""A sum over the entries of an ordered log, which two nodes compare at one position to find out whether one has missed a change.
 
-It is a function of the log at that position, and of nothing else: of the order in which entries came it knows nothing, nor of what
-a node has known besides. Two nodes that have read the same log have the same digest, and one that has missed something has not.
+The sum depends on the keys in the log at that position alone, neither on their order nor on entries that a node knows besides.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ..cluster.invariants import ensure
 _SIZE = 16
 _ALL = (1 << 8 * _SIZE) - 1
 _MOST_MARKS = 1024
-"""How far back the beat of another node may lie that is compared: so many changes. One that lags further is compared by a later beat."""
+"""Fewest changes for which earlier sums are kept. A node that lags further is compared by a later heartbeat."""
 
 
 def _number(key: str) -> int:
@@ -24,12 +23,12 @@ def _number(key: str) -> int:
 
 
 def sum_of(keys: Iterable[str]) -> int:
-    """What some entries add to the sum of all."""
+    """Return what entries with these keys add to the sum."""
     return sum(map(_number, keys))
 
 
 class Digest:
-    """The sum now, and what it was at the latest positions."""
+    """The present sum, and the sums at the latest positions."""
 
     __slots__ = ("_positions", "_sum", "_sums")
 
@@ -37,21 +36,21 @@ class Digest:
         self.begin(0, 0)
 
     def begin(self, position: int, total: int) -> None:
-        """The log was read as a whole: that is the sum of all of its entries at that position."""
+        """Begin with a log that was read as a whole at a position."""
         self._sum = total & _ALL
         self._positions = [position]
         self._sums = [self._sum]
 
     def add(self, key: str) -> None:
-        """An entry that was not there has come."""
+        """Add the key of a new entry."""
         self._sum = self._sum + _number(key) & _ALL
 
     def remove(self, key: str) -> None:
-        """An entry that was there has gone."""
+        """Remove the key of a deleted entry."""
         self._sum = self._sum - _number(key) & _ALL
 
     def mark(self, position: int) -> None:
-        """All changes up to that position have been told."""
+        """Keep the sum at a position, once all changes up to it are known."""
         if self._sum != self._sums[-1]:
             self._positions.append(position)
             self._sums.append(self._sum)
@@ -60,11 +59,11 @@ class Digest:
 
     @property
     def last(self) -> bytes:
-        """What it was at the last position that was marked."""
+        """The sum at the last marked position."""
         return self._sums[-1].to_bytes(_SIZE)
 
     def at(self, position: int) -> bytes | None:
-        """What it was at a position that has been marked, or passed; None where that is too long ago to tell."""
+        """Return the sum at an earlier position; None if that position is too old."""
         found = bisect_right(self._positions, position)
         return self._sums[found - 1].to_bytes(_SIZE) if found else None
 

@@ -1,9 +1,9 @@
-"""What stands in an ordered log: the names of its keys, and their values as MessagePack.
+"""Names of the keys of an ordered log, and their values as MessagePack.
 
-A key says all that its entry says, but for the details of a cut, and the cut's id is random. So to write an entry again is to write
-the same again: a careless retry changes nothing. Its end comes first, so that what has ended is a range of keys.
+A key determines its entry, except the details of a cut, whose id is random. Writing an entry again therefore writes the same value, and
+a retry changes nothing. The key begins with the entry's end, so that ended entries are a range of keys.
 
-Values are ``[version, what it is]``. Fields are only ever added at the end; a change of meaning raises ``VERSION``.
+Values are ``[version, body]``. Fields are only ever added at the end; a change of meaning raises ``VERSION``.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ..cluster.view import END_STEP_MS, entry_end_ms
 VERSION = 1
 
 ENTRIES: Final = ("deny", "cut", "key")
-"""Below these names the entries stand, each as ``name/end/id``, the end in hexadecimal minutes."""
+"""Prefixes of entries. A key is ``prefix/end/id``, with the end in hexadecimal minutes."""
 BEATS: Final = "node"
-"""Below it the processes stand, each as ``node/member/life``: whoever comes after another one never writes over what that one said."""
+"""Prefix of heartbeats. A key is ``node/member/life``, so a new process never overwrites the heartbeat of an earlier one."""
 LOG: Final = "log/id"
 FLOOR: Final = "log/floor"
 
 
 class UnknownVersion(ValueError):
-    """Written by another release, in a form that this one cannot read. It may be a log-out, so it must not be passed over."""
+    """A value has a version that this release cannot read. It may be a log-out, so it must not be ignored."""
 
 
 class LogHeartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a process puts into the log, over and over, about itself.
+    """The heartbeat of a process, as it stands in the log.
 
     Attributes:
-        heartbeat: its ``life`` and ``sequence`` together are used once only, so whoever meets them again knows which try came back.
-        log: the id of the log that the positions are of.
+        heartbeat: what the process says of itself. The pair ``life``, ``sequence`` is unique, and identifies one try of a write.
+        log: the id of the log to which the position belongs.
         applied: up to which position the process has applied the log.
-        digest: of the entries that lived in the log at that position.
+        digest: the digest of the log at that position.
     """
 
     heartbeat: Heartbeat
@@ -47,11 +47,11 @@ class LogHeartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class LogId(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Names a log for good; put there once, by whoever found it empty.
+    """The identity of a log, written once by the first process that found the log empty.
 
     Attributes:
         id: random bits.
-        made_ms: the wall time at which it was made.
+        made_ms: the wall time at which the log was created.
     """
 
     id: str
@@ -71,7 +71,7 @@ _log_of = msgspec.msgpack.Decoder(LogId).decode
 
 
 def entry_key(entry: Entry) -> str:
-    """Where an entry stands in the log."""
+    """Return the key of an entry."""
     end = entry_end_ms(entry.until_ms) // END_STEP_MS
     match entry:
         case Deny(id=name):
@@ -83,36 +83,36 @@ def entry_key(entry: Entry) -> str:
 
 
 def key_end_ms(key: str) -> int:
-    """When the entry of that key ends.
+    """Return when the entry of a key ends, in milliseconds since the epoch.
 
     Raises:
-        ValueError: no entry has such a key.
+        ValueError: this is not the key of an entry.
     """
     return int(key.split("/", 2)[1], 16) * END_STEP_MS
 
 
 def ended_ranges(floor_ms: int) -> list[tuple[str, str]]:
-    """The keys of all entries that end at or below the floor: from the first name on, and before the second."""
+    """Return the ranges of keys of all entries that end at or below a floor, each from the first key up to but excluding the second."""
     beyond = max(0, floor_ms // END_STEP_MS + 1)
     return [(f"{kind}/", f"{kind}/{beyond:010x}") for kind in ENTRIES]
 
 
-def seat_of(own: Heartbeat) -> str:
-    """The key below ``node/`` of a process."""
+def slot_of(own: Heartbeat) -> str:
+    """Return the key of a process below ``node/``."""
     return f"{own.member}/{own.life}"
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """The value that stands under :func:`entry_key`."""
+    """Return the value of an entry."""
     return _pack((VERSION, entry))
 
 
 def decode_entry(key: str, body: bytes) -> Entry:
-    """The entry that stands under a key.
+    """Return the entry of a key and its value.
 
     Raises:
-        UnknownVersion: another release wrote it.
-        ValueError: it is damaged, or does not belong there.
+        UnknownVersion: another release wrote the value.
+        ValueError: the value is damaged, or belongs to another key.
     """
     entry: Entry = _entry_of(_body(body))
     if entry_key(entry) != key:
@@ -121,32 +121,32 @@ def decode_entry(key: str, body: bytes) -> Entry:
 
 
 def encode_beat(beat: LogHeartbeat) -> bytes:
-    """The value that stands under ``node/`` and the slot."""
+    """Return the value of a heartbeat."""
     return _pack((VERSION, beat))
 
 
 def decode_beat(body: bytes) -> LogHeartbeat:
-    """The beat of a process. Raises as :func:`decode_entry` does."""
+    """Return the heartbeat of a value. Raises as :func:`decode_entry` does."""
     return _beat_of(_body(body))
 
 
 def encode_log(log: LogId) -> bytes:
-    """The value that stands under ``log/id``."""
+    """Return the value of a log's identity."""
     return _pack((VERSION, log))
 
 
 def decode_log(body: bytes) -> LogId:
-    """The log's name. Raises as :func:`decode_entry` does."""
+    """Return the log's identity. Raises as :func:`decode_entry` does."""
     return _log_of(_body(body))
 
 
 def encode_floor(floor_ms: int) -> bytes:
-    """The value that stands under ``log/floor``. A higher floor is a greater value, byte by byte, so an engine can compare the two."""
+    """Return the value of a floor. A higher floor has a greater value, byte by byte, so that an engine can compare them."""
     return b"%020d" % floor_ms
 
 
 def decode_floor(body: bytes) -> int:
-    """The floor. Raises ValueError for what is none."""
+    """Return the floor of a value. Raises ValueError if the value is not a floor."""
     return int(body)
 
 

@@ -1,6 +1,6 @@
-"""The other processes that have a beat in an ordered log: who has confirmed what, whose lease is over, and who has a vote.
+"""The other processes with a heartbeat in an ordered log: what each has confirmed, when its lease ends, and which have a vote.
 
-A process, not a node: each has a view and a lease of its own, and none confirms for another.
+Each process of a node has a view and a lease of its own, so no process confirms for another.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class _Process:
 
 
 class Leases:
-    """The account of one node, fed with the beats that it reads in the log.
+    """What one process knows of the leases of all others, from the heartbeats that it reads in the log.
 
-    Two clocks are kept of each: the boot-time clock, by which its lease runs out; and how long the log has been seen *alive*, by which
-    it loses its vote. While the log takes no writes everybody is silent, and nobody is gone.
+    Two times are kept for each process. By the boot-time clock its lease ends. By the time for which the log was seen *alive* it loses
+    its vote: while the log takes no writes, every process is silent, and none has left.
     """
 
     __slots__ = ("_known",)
@@ -33,52 +33,52 @@ class Leases:
         self._known: dict[str, _Process] = {}
 
     def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
-        """The beat of a process was read.
+        """Take in a heartbeat of another process that was read in the log.
 
         Args:
-            slot: its key.
-            applied: up to where it says that it has applied the log.
-            position: where its beat stands.
-            first: a position before which it cannot have had another beat, if it is news.
+            slot: the key of the process.
+            applied: up to which position the process has applied the log, by its own word.
+            position: the position of the heartbeat.
+            first: for a process that was unknown, a position before which it cannot have had another heartbeat.
             now_s: the boot-time clock.
-            alive_s: for how long the log has been alive.
+            alive_s: for how long the log was seen to take writes, in all.
         """
         known = self._known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s))
         known.position = max(known.position, position)
         known.heard_s, known.heard_alive_s = now_s, alive_s
-        # Who has applied what is not there yet has read another log, before this one was put in its place: that confirms nothing.
+        # A position that did not exist yet is one of an earlier log, which this one has replaced. It confirms nothing.
         if applied < position:
             known.applied = max(known.applied, applied)
 
     def is_news(self, slot: str, position: int) -> bool:
-        """Whether the beat of a process that stands there has not been heard yet."""
+        """Return whether a heartbeat at this position is newer than the last one of its process."""
         known = self._known.get(slot)
         return known is None or known.position < position
 
     def keep_only(self, slots: set[str]) -> list[str]:
-        """The log was read as a whole; returns who is in it no more."""
+        """Take out all processes that a whole log does not contain, and return their slots."""
         return [slot for slot in [*self._known] if slot not in slots and self.gone(slot)]
 
     def gone(self, slot: str) -> bool:
-        """The beat of a process was deleted, by itself as its last word, or long after it fell silent. Returns whether it was known."""
+        """Take out a process whose heartbeat was deleted, and return whether it was known."""
         return self._known.pop(slot, None) is not None
 
     def lack_until(self, position: int, wait_s: float) -> float:
-        """The boot time from which on nobody can hold a lease under which it lacks the log up to there. In the past, if it is so already.
+        """Return the boot time from which no process can hold a lease while it lacks the log up to a position.
 
-        Whoever has confirmed lacks nothing. Who began after the position needs not be asked: a lease begins with a beat that its
-        sender has read in the log, and so after everything before that beat. And who was heard last some time ago had its beat
-        before that, and sent it earlier still: a lease's length after it was heard, its lease is over.
+        The time is in the past if that holds already. A process that has confirmed the position lacks nothing. A process whose first
+        heartbeat is later lacks nothing either: its lease begins once it has read that heartbeat in the log, and so everything before
+        it. A heartbeat is sent before it is heard here, so a lease has ended once its length has passed since then.
         """
         waits = (known.heard_s + wait_s for known in self._known.values() if known.applied < position and known.first < position)
         return max(waits, default=-math.inf)
 
     def voters(self, since_alive_s: float) -> int:
-        """How many have been heard while the log was alive, since then."""
+        """Return how many processes were heard since a time, counted while the log was alive."""
         return sum(known.heard_alive_s >= since_alive_s for known in self._known.values())
 
     def silent(self, since_s: float) -> list[tuple[str, int]]:
-        """Who was not heard since then, and where its last beat stands."""
+        """Return the slots that were not heard since a boot time, each with the position of its last heartbeat."""
         return [(slot, known.position) for slot, known in self._known.items() if known.heard_s < since_s]
 
     def check(self, position: int, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""A log whose order somebody else keeps: one process's part in it, as a state machine. Performs no I/O and reads no clock.
+"""One process's part in a log that an engine orders, as a state machine. Performs no I/O and reads no clock.
 
 An engine keeps the keys of :mod:`.records` and gives every change its position, the same for everybody. A process loads all of it
 at one position, then follows: it is handed the changes in their order, none left out. It puts a beat under a key of its own, over and
@@ -25,7 +25,7 @@ from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Mem
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .digest import Digest, sum_of
-from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, seat_of
+from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, slot_of
 from .leases import Leases
 
 LEAST_BEAT_S = 0.025
@@ -44,7 +44,7 @@ _MOST_TRIES = 256
 
 @dataclass(frozen=True, slots=True)
 class EntryPut:
-    """An entry was written. ``created`` where its key was not there before."""
+    """An entry was written. ``created`` tells whether its key is new."""
 
     entry: Entry
     created: bool
@@ -59,7 +59,7 @@ class EntryDeleted:
 
 @dataclass(frozen=True, slots=True)
 class BeatPut:
-    """A process has put its beat."""
+    """A process has written its heartbeat."""
 
     slot: str
     beat: LogHeartbeat
@@ -67,14 +67,14 @@ class BeatPut:
 
 @dataclass(frozen=True, slots=True)
 class BeatDeleted:
-    """The beat of a process was deleted: by itself as its last word, or by another one after a long silence."""
+    """A heartbeat was deleted: by its own process before that ended, or by another one after a long silence."""
 
     slot: str
 
 
 @dataclass(frozen=True, slots=True)
 class FloorRaised:
-    """Entries that end at or below the floor may be missing from now on."""
+    """The stored floor was raised. Entries that end at or below it may be missing from now on."""
 
     floor_ms: int
 
@@ -84,7 +84,7 @@ Item = EntryPut | EntryDeleted | BeatPut | BeatDeleted | FloorRaised
 
 @dataclass(frozen=True, slots=True)
 class StoredBeat:
-    """A beat in a snapshot, and the position at which it was put."""
+    """A heartbeat in a snapshot, and the position at which it was written."""
 
     slot: str
     beat: LogHeartbeat
@@ -93,7 +93,7 @@ class StoredBeat:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is in the log at one position. It may be read page by page, but all pages as of that position."""
+    """The whole log at one position. A driver may read it in pages, but all of them as of that position."""
 
     position: int
     log: LogId
@@ -104,7 +104,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A beat to be put under ``node/`` and the slot, in one try."""
+    """A heartbeat to write under ``node/`` and the slot, in one try."""
 
     slot: str
     beat: LogHeartbeat
@@ -113,7 +113,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """The node has read its own beat in the log for the first time, and heard enough of the others, and serves."""
+    """The node has read its own heartbeat for the first time, has heard enough of the other members, and serves."""
 
 
 OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
@@ -156,7 +156,7 @@ class Ordered:
 
     def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
         self.view = view
-        self.slot = seat_of(own)
+        self.slot = slot_of(own)
         # Until a beat has come back nobody knows how many there are, and one clock alone is nothing to go by.
         self.speaker: Speaker[OrderedEvent] = Speaker(view, own, majority=2)
         self.log: LogId | None = None
@@ -194,7 +194,7 @@ class Ordered:
     # Entries.
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Apply entries here. They are to be written by the caller, as often as it takes."""
+        """Apply entries to the view. The driver writes them into the log, and retries until they are written."""
         for entry in entries:
             if self.view.merge(entry):
                 self._unseen[entry_key(entry)] = entry
@@ -220,13 +220,13 @@ class Ordered:
 
     @property
     def due_s(self) -> float:
-        """The boot time at which the next beat is to be put."""
+        """The boot time at which the next heartbeat is due."""
         if self.log is None or self.rolled_back or self._left:
             return math.inf
         return self._told_s + (min(LEAST_BEAT_S, self._heartbeat_s) if self._news else self._heartbeat_s)
 
     def beat(self, now: Moment) -> Sent:
-        """The beat to put now. For each try a new one: only so is it known which of them came back."""
+        """Return the heartbeat to write now. Each try needs a new one, which identifies the try when the heartbeat is read back."""
         heartbeat = self.speaker.heartbeat(now, starting=self.catching_up)
         self._told_s = now.boot_s
         self._news = False
@@ -350,11 +350,11 @@ class Ordered:
     # Freshness.
 
     def _try_of(self, slot: str, beat: LogHeartbeat) -> float:
-        """When the beat was sent, if it is one of this process; for ever ago if not."""
+        """Return when a heartbeat was sent, if it is one of this process; negative infinity if not."""
         return self._tries.get(beat.heartbeat.sequence, -math.inf) if slot == self.slot else -math.inf
 
     def _returned(self, sent_s: float, now: Moment) -> None:
-        """A beat of this process that was sent at that time has been read in the log, and all that was logged before it."""
+        """Take in that a heartbeat sent at this time was read back, together with everything that was logged before it."""
         if sent_s > self._fresh_s:
             self._fresh_s = sent_s
             self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > sent_s}
@@ -380,7 +380,7 @@ class Ordered:
         self.view.fresh_at = self._fresh_s if self._can_be_relied_on and not self._left else -math.inf
 
     def _is_over(self) -> bool:
-        """Whether this process takes nothing in any more."""
+        """Return whether this process ignores the log from now on."""
         return self.rolled_back is not None or self._left
 
     @property
@@ -390,7 +390,7 @@ class Ordered:
     # What must not be, and is found out.
 
     def quarantine(self) -> None:
-        """What is known here cannot be relied on, since something was read that cannot be understood, or that others read differently."""
+        """Require a new load: something was read that cannot be decoded, or that another member has read differently."""
         self.needs_load = True
         self._fresh_s = -math.inf
         self._stamp()
@@ -478,11 +478,11 @@ class Ordered:
     # What the caller may want to know, or have done.
 
     def is_fresh(self, now: Moment) -> bool:
-        """Whether this node is in contact with the log."""
+        """Return whether this node is in contact with the log."""
         return self.speaker.is_fresh(now)
 
     def is_ready(self, now: Moment) -> bool:
-        """Whether this node can judge sessions: it is in contact, and its clock and limits are the cluster's."""
+        """Return whether this node can validate sessions: it is in contact, and its clock and limits are the cluster's."""
         return not self.catching_up and self.speaker.is_ready(now)
 
     def has_reached(self, log: str, position: int) -> bool:
@@ -494,7 +494,7 @@ class Ordered:
         self.speaker.draining = self._news = True
 
     def leave(self) -> None:
-        """Judge nothing any more. The caller may then delete this process's beat, once no try to put it is under way."""
+        """Validate nothing from now on. The driver may delete this process's heartbeat once no try to write one is under way."""
         self._left = True
         self._stamp()
 

@@ -1,4 +1,4 @@
-"""What a node has yet to write into a log. Nothing is dropped: what could not be written stays, until it can be."""
+"""Records that a node has yet to write into a log. A record stays until it is written, or rejected for good."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import anyio
 
 
 class Ticket:
-    """Stands for what was put into the outbox at once.
+    """Tells what became of the records that were put into the outbox together.
 
     Attributes:
-        left: the keys that have not been written yet.
-        position: where the last of the others stand.
-        rejected: how many of them the log will never take.
-        done: set when none is left.
+        left: the keys that are not written yet.
+        position: the highest position of the written ones.
+        rejected: how many keys the log will never take.
+        done: set when no key is left.
     """
 
     __slots__ = ("done", "left", "position", "rejected")
@@ -25,27 +25,27 @@ class Ticket:
         self.position = 0
         self.rejected = 0
         self.done = anyio.Event()
-        self._settle()
+        self._finish_if_empty()
 
     def written(self, key: bytes, position: int) -> None:
         self.left.discard(key)
         self.position = max(self.position, position)
-        self._settle()
+        self._finish_if_empty()
 
     def reject(self, key: bytes) -> None:
         self.left.discard(key)
         self.rejected += 1
-        self._settle()
+        self._finish_if_empty()
 
-    def _settle(self) -> None:
+    def _finish_if_empty(self) -> None:
         if not self.left:
             self.done.set()
 
 
 class Outbox:
-    """Keys with their values in the order in which they came, each once, with the tickets of those who wait for it.
+    """Keys with their values, each once, in the order in which they were put, and the tickets that wait for each.
 
-    To write a key again is to write the same again, so whoever asks for one that is under way already waits for that.
+    A key always has the same value, so a key that is put again while it waits is written once, for both tickets.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Outbox:
         self._filled = anyio.Event()
 
     def put(self, records: Mapping[bytes, bytes]) -> Ticket:
-        """Have records written."""
+        """Add records to be written, and return the ticket of them all."""
         ticket = Ticket(records)
         for key, value in records.items():
             self._values.setdefault(key, value)
@@ -63,27 +63,27 @@ class Outbox:
         return ticket
 
     async def filled(self) -> None:
-        """Return when there is something to write."""
+        """Wait until there is something to write."""
         while not self._values:
             self._filled = anyio.Event()
             await self._filled.wait()
 
     def batch(self, limit: int) -> dict[bytes, bytes]:
-        """The next to be written. They stay until it is told what became of them."""
+        """Return the next records to write. They stay until :meth:`written` or :meth:`reject` is called."""
         return dict(islice(self._values.items(), limit))
 
     def written(self, keys: Iterable[bytes], position: int) -> None:
-        """They have been written, at this position."""
+        """Take out keys that were written at a position."""
         for key in keys:
-            for ticket in self._take(key):
+            for ticket in self._remove(key):
                 ticket.written(key, position)
 
     def reject(self, key: bytes) -> None:
-        """The log will never take this one."""
-        for ticket in self._take(key):
+        """Take out a key that the log will never take."""
+        for ticket in self._remove(key):
             ticket.reject(key)
 
-    def _take(self, key: bytes) -> list[Ticket]:
+    def _remove(self, key: bytes) -> list[Ticket]:
         del self._values[key]
         return self._tickets.pop(key)
 

@@ -1,4 +1,4 @@
-"""What the keys and values of etcd are in the words of the state machine, and the other way round."""
+"""Translate keys and values of etcd into items of the ordered log, and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .api import Event, KeyValue, end_of
 
 
 class UnreadableKey(Exception):
-    """A key holds what this release cannot read. It may be a log-out, so nothing goes on without it. ``str()`` names no id."""
+    """This release cannot read the value of a key. It may be a log-out, so the log stops there. ``str()`` names no id."""
 
 
 class Keys:
@@ -46,26 +46,26 @@ class Keys:
         return self.start + name.encode()
 
     def slot(self, slot: str) -> bytes:
-        """Where a process puts its beat."""
+        """Return the key of a process's heartbeat."""
         return self._of(f"{BEATS}/{slot}")
 
     def records(self, entries: Iterable[Entry]) -> dict[bytes, bytes]:
-        """What is to be written for entries.
+        """Return the keys and values of entries.
 
         Raises:
-            UnicodeEncodeError: an id or a subject is no text that can be written anywhere.
+            UnicodeEncodeError: an id or a subject contains lone surrogates.
         """
         return {self._of(entry_key(entry)): encode_entry(entry) for entry in entries}
 
     def ended(self, floor_ms: int) -> list[tuple[bytes, bytes]]:
-        """The ranges of what ends at or below a floor."""
+        """Return the ranges of keys of entries that end at or below a floor."""
         return [(self._of(start), self._of(end)) for start, end in ended_ranges(floor_ms)]
 
     def item(self, event: Event) -> Item | None:
-        """What an event says; None where it is of no concern to the log.
+        """Return the item that an event stands for; None if the key does not belong to the log.
 
         Raises:
-            UnreadableKey: it cannot be understood.
+            UnreadableKey: this release cannot read the value.
         """
         kind, name = self.split(event.kv)
         try:
@@ -74,7 +74,7 @@ class Keys:
             raise _unreadable(kind, exc) from exc
 
     def split(self, pair: KeyValue) -> tuple[str, str]:
-        """What kind of key it is, and its name below the prefix."""
+        """Return the kind of a key, and its name below the prefix."""
         name = pair.key[len(self.start) :].decode(errors="replace")
         return name.partition("/")[0], name
 
@@ -83,8 +83,8 @@ class Reading:
     """The whole log, read page by page.
 
     Attributes:
-        last: what was written last of all that was read.
-        newest: where the last entry stands.
+        last: the key with the highest revision.
+        newest: the revision of the newest entry.
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -97,21 +97,21 @@ class Reading:
         self.newest = 0
 
     def take(self, pairs: Iterable[KeyValue]) -> None:
-        """Read some more. No more is kept of it than the log consists of.
+        """Take in a page.
 
         Raises:
-            UnreadableKey: some of it cannot be understood.
+            UnreadableKey: this release cannot read one of the values.
         """
         for pair in pairs:
             kind, name = self._keys.split(pair)
             try:
-                self._take(kind, name, pair)
+                self._add(kind, name, pair)
             except ValueError as exc:
                 raise _unreadable(kind, exc) from exc
             if pair.mod_revision > self.last.mod_revision:
                 self.last = pair
 
-    def _take(self, kind: str, name: str, pair: KeyValue) -> None:
+    def _add(self, kind: str, name: str, pair: KeyValue) -> None:
         match _written(kind, name, pair):
             case EntryPut(entry, _):
                 self._entries.append(entry)
@@ -124,7 +124,7 @@ class Reading:
                 self._log = decode_log(pair.value)
 
     def snapshot(self, position: int) -> Snapshot | None:
-        """All that is in the log at a position; None where there is no log yet."""
+        """Return the whole log at a position; None if there is no log yet."""
         return None if self._log is None else Snapshot(position, self._log, self._entries, self._beats, self._floor_ms)
 
 
@@ -132,18 +132,18 @@ def _written(kind: str, name: str, pair: KeyValue) -> Item | None:
     if kind in ENTRIES:
         return EntryPut(decode_entry(name, pair.value), pair.create_revision == pair.mod_revision)
     if kind == BEATS:
-        return BeatPut(_seat(name), decode_beat(pair.value))
+        return BeatPut(_slot(name), decode_beat(pair.value))
     return FloorRaised(decode_floor(pair.value)) if name == FLOOR else None
 
 
 def _deleted(kind: str, name: str) -> Item | None:
     if kind in ENTRIES:
-        key_end_ms(name)  # else it is none of ours
+        key_end_ms(name)  # raises if this is not the key of an entry
         return EntryDeleted(name)
-    return BeatDeleted(_seat(name)) if kind == BEATS else None
+    return BeatDeleted(_slot(name)) if kind == BEATS else None
 
 
-def _seat(name: str) -> str:
+def _slot(name: str) -> str:
     return name.removeprefix(f"{BEATS}/")
 
 

@@ -24,7 +24,7 @@ from ha_session_mw._core.ordered.keys import (
     ended_ranges,
     entry_key,
     key_end_ms,
-    seat_of,
+    slot_of,
 )
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, NodeId
 
@@ -49,7 +49,7 @@ def test_what_was_written_is_read(entry: Entry) -> None:
 def test_a_beat_and_a_log_are_read_as_written() -> None:
     assert decode_beat(encode_beat(BEAT)) == BEAT
     assert decode_log(encode_log(LogId("id", NOW_MS))) == LogId("id", NOW_MS)
-    assert seat_of(BEAT.heartbeat) == "a/life"
+    assert slot_of(BEAT.heartbeat) == "a/life"
 
 
 @given(ENTRIES, ENTRIES)
