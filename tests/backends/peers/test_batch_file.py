@@ -1,0 +1,97 @@
+"""The file of a node's batches: what was written is read again, a grown file is rewritten, and a full disk loses nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ha_session_mw._core.quorum.messages import VERSION, Batch, encode
+from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.sqlite_file import FileTrouble
+from ha_session_mw.backends.peers import batch_file as module
+from ha_session_mw.backends.peers.batch_file import BatchFile
+from ha_session_mw.exceptions import ConfigurationError
+from ha_session_mw.models import Deny
+from ha_session_mw.testing import Cluster
+
+from ...inside import quorum_log_of
+
+pytestmark = pytest.mark.anyio
+
+
+def batch(upto: int, *, version: int = VERSION) -> Batch:
+    return Batch(version=version, incarnation="i", learned=True, floor_ms=0, upto=upto, entries=((upto, Deny(f"x{upto}", 60_000)),))
+
+
+async def test_what_was_written_is_read_again_in_its_order(tmp_path: Path) -> None:
+    file = BatchFile(StateFile(tmp_path / "log"))
+    assert file.load() == []
+    for upto in (1, 2):
+        assert await file.write(batch(upto), everything=lambda: batch(9)) == batch(upto)
+    file.close()
+    again = BatchFile(StateFile(tmp_path / "log"))
+    assert again.load() == [batch(1), batch(2)]
+    again.close()
+
+
+async def test_a_file_that_has_grown_is_replaced_with_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPACT_BYTES", len(encode(batch(1))))
+    file = BatchFile(StateFile(tmp_path / "log"))
+    file.load()
+    written = [await file.write(batch(upto), everything=lambda: batch(9)) for upto in (1, 2, 3)]
+    assert written == [batch(1), batch(2), batch(9)]
+    assert file.load() == [batch(9)]
+    file.close()
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (b"\xc1", "a record in it is damaged"),
+        (encode(batch(1, version=2)), "written by another release"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_keeps_the_node_from_starting(tmp_path: Path, record: bytes, why: str) -> None:
+    file = StateFile(tmp_path / "log")
+    file.load()
+    file.append([record])
+    with pytest.raises(ConfigurationError, match=why):
+        BatchFile(file).load()
+    file.close()
+
+
+async def test_a_full_disk_is_told_once_and_what_came_meanwhile_is_kept_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full, append = [True], StateFile.append
+
+    def append_if_there_is_room(file: StateFile, records: Sequence[bytes]) -> None:
+        if full[0]:
+            raise FileTrouble("cannot be written: the disk is full", passing=True)
+        append(file, records)
+
+    caplog.set_level(logging.INFO)
+    cluster = Cluster("a")
+    [node] = cluster.nodes
+    node.settings.update(cluster=f"peers://{tmp_path}/log")
+    full[0] = False
+    monkeypatch.setattr(StateFile, "append", append_if_there_is_room)
+    async with cluster:
+        await cluster.ready()
+        full[0] = True
+        log = quorum_log_of(node.manager)
+        for name in ("first", "second"):
+            log.apply([Deny(name, log.unknown_end_ms())])
+            await cluster.advance(3)
+        told = [record.getMessage() for record in caplog.records if "nothing was written" in record.getMessage()]
+        assert told == ["nothing was written to the file of HA_SESSION_CLUSTER: it cannot be written: the disk is full"]
+        full[0] = False
+        await cluster.advance(3)
+        assert "the file of HA_SESSION_CLUSTER can be written again" in caplog.text
+        await node.kill()
+        await node.start()
+        await cluster.ready()
+        assert {"first", "second"} <= quorum_log_of(node.manager).quorum.view.denied.keys()
