@@ -1,6 +1,6 @@
-"""Devices: who is logged in where. Each log-in is a record in the store, found by its subject.
+"""Devices: the log-ins of a subject. Each log-in is a record in the store, found by its subject.
 
-A log-in is written when it is made. That a session was used is noted in memory and written behind, so no request waits for it.
+A log-in is written when it happens. The use of a session is noted in memory and written later, so no request waits for it.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from ..models import Deny, Device, FamilyId
 logger = logging.getLogger("ha_session_mw")
 
 NOTE_EVERY_S = 60.0
-"""How often a session's use is noted on one node. People look at minutes."""
+"""Interval at which one node notes the use of a session. A list of devices shows minutes."""
 WRITE_EVERY_S = 5.0
 MOST_NOTES = 100_000
-"""How many sessions may wait to be written: all that a node serves, and some 50 MB. What comes then is counted as lost."""
+"""Most sessions whose use waits to be written: all that a node serves, in some 50 MB. Further ones are counted as lost."""
 PAGE = 100
 ROUNDS = 10
-"""How often a log-in tries again that others came before. Each round one of them gets through."""
+"""Tries of a log-in when others of the same subject come first. In each round one of them succeeds."""
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 T = TypeVar("T")
 
 
 class Devices:
-    """One node's part in it.
+    """Records log-ins on one node, and lists those of all nodes.
 
     Args:
         store: keeps the records.
         clock: the two clocks.
-        stands: whether a session may stand, by all that this node knows.
-        end: logs a session out; durable on return.
-        most: how many sessions a subject may have; None: any number.
-        refuse: whether a log-in beyond that is refused, and not the oldest session ended in its place.
+        may_be_valid: whether a session may be valid, by this node's knowledge.
+        end: revokes a session; durable on return.
+        most: the largest number of sessions of a subject; None for any number.
+        refuse: whether a log-in beyond ``most`` is refused; otherwise the oldest session is revoked.
 
     Attributes:
-        lost: how many times a session's use could not be written down.
+        lost: how many uses of a session could not be recorded.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Devices:
         store: SessionStore,
         clock: Clock,
         *,
-        stands: Callable[[Verified], bool],
+        may_be_valid: Callable[[Verified], bool],
         end: Callable[[Deny], Awaitable[None]],
         most: int | None,
         refuse: bool,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._stands = stands
+        self._is_acceptable = may_be_valid
         self._end = end
         self._most = most
         self._refuse = refuse
@@ -87,18 +87,18 @@ class Devices:
     # Log-ins
 
     async def enter(self, verified: Verified, *, replaces: FamilyId | None, label: str, address: str | None) -> None:
-        """Record a log-in, before its token is given away.
+        """Record a log-in, before its token is sent.
 
         Args:
-            verified: what its token will say.
-            replaces: the session that the log-in takes the place of.
+            verified: the content of its token.
+            replaces: the session that the log-in replaces.
             label, address: of the device.
 
         Raises:
             SessionLimitReached: the subject has as many sessions as it may have.
-            SessionConflict: so many logged in at once that this one did not get through.
-            StoreUnavailable: there is a limit, and how many sessions there are cannot be known.
-            QuorumLost: a session that was to be ended could not be. The log-in has not happened.
+            SessionConflict: other log-ins of the subject came first in every round.
+            StoreUnavailable: there is a limit, and the number of sessions cannot be known.
+            QuorumLost: the oldest session could not be revoked. The log-in has not happened.
         """
         log_in = log_in_of(verified, minute(self._wall_ms()), label=label, address=address)
         if self._most is not None:
@@ -106,54 +106,54 @@ class Devices:
         with suppress(Conflict, StoreUnavailable):
             await self._store.put(self._record(verified, log_in))
             return
-        self._note(verified, log_in)  # and it is written later
+        self._note(verified, log_in)  # written later
 
     def _record(self, verified: Verified, log_in: LogIn, version: int = 0) -> Record:
         claims = verified.claims
         return Record(claims.family, encode(log_in), claims.absolute_end_ms, claims.subject, version)
 
     async def _admit(self, verified: Verified, log_in: LogIn, replaces: FamilyId | None, most: int) -> None:
-        """Let the log-in be one of so many, for certain: one record names them, and it is changed in one step."""
+        """Admit a log-in only within the limit: one record, the roster, names the sessions, and it changes in one step."""
         subject, family = verified.claims.subject or "", verified.claims.family
         for _ in range(ROUNDS):
             roster = await self._store.get(roster_id(subject)) or Record(roster_id(subject), b"", 0)
-            standing = await self._all_standing(subject, roster)
-            standing.pop(replaces or FamilyId(""), None)
-            stay, end = admit(standing, family, log_in, most)
+            valid = await self._all_valid(subject, roster)
+            valid.pop(replaces or FamilyId(""), None)
+            stay, end = admit(valid, family, log_in, most)
             if end and self._refuse:
-                raise SessionLimitReached(f"there are {len(standing)} sessions, and {most} may be")
+                raise SessionLimitReached(f"there are {len(valid)} sessions, and {most} may be")
             until_ms = max(one.absolute_end_ms for one in stay.values())
             try:
                 await self._store.put(replace(roster, content=encode_roster(stay), until_ms=until_ms))
             except Conflict:
                 continue
             for oldest in end:
-                await self._end(Deny(oldest, standing[oldest].absolute_end_ms))
+                await self._end(Deny(oldest, valid[oldest].absolute_end_ms))
             return
         raise SessionConflict("others log in as the same subject at the same time")
 
-    async def _all_standing(self, subject: str, roster: Record) -> dict[FamilyId, LogIn]:
-        """The subject's sessions: by their records, and those that are on the roster and whose record is yet to be written."""
+    async def _all_valid(self, subject: str, roster: Record) -> dict[FamilyId, LogIn]:
+        """Return the subject's valid sessions: those that have records, and those on the roster whose record is not written yet."""
         named = _decoded(roster, decode_roster) if roster.content else {}
-        found = {family: log_in for family, log_in in named.items() if self._may_stand(family, subject, log_in)}
-        return found | {family: log_in async for family, log_in, stands in self._recorded(subject) if stands}
+        found = {family: log_in for family, log_in in named.items() if self._may_be_valid(family, subject, log_in)}
+        return found | {family: log_in async for family, log_in, is_valid in self._recorded(subject) if is_valid}
 
     # Lists
 
     async def of_subject(self, subject: str) -> list[Device]:
-        """The sessions of a subject that stand, the newest first.
+        """Return the valid sessions of a subject, the newest first.
 
         Raises:
-            StoreUnavailable: they cannot be known.
+            StoreUnavailable: the store cannot be reached.
         """
-        standing = [(family, log_in) async for family, log_in, stands in self._recorded(subject) if stands]
-        return [_device(family, log_in) for family, log_in in newest_first(standing)]
+        valid = [(family, log_in) async for family, log_in, is_valid in self._recorded(subject) if is_valid]
+        return [_device(family, log_in) for family, log_in in newest_first(valid)]
 
     async def owned(self, subject: str, id: str) -> Deny | None:
-        """What logs out a session of this subject; None where the subject has no such session, or has one no more for certain.
+        """Return the entry that logs out a session of this subject; None if the subject has no such session, or certainly no longer.
 
         Raises:
-            StoreUnavailable: that cannot be known.
+            StoreUnavailable: the store cannot be reached.
             TypeError: the id is not a str.
         """
         try:
@@ -167,42 +167,42 @@ class Devices:
         return None if self._is_over(FamilyId(id), subject, log_in) else Deny(id, log_in.absolute_end_ms)
 
     async def _recorded(self, subject: str) -> AsyncIterator[tuple[FamilyId, LogIn, bool]]:
-        """Each recorded session of a subject, and whether it stands."""
+        """Yield each recorded session of a subject, and whether it may be valid."""
         after = ""
         while page := await self._store.of_subject(subject, after=after, limit=PAGE):
             for record in page:
                 family, log_in = FamilyId(record.id), self._newest(FamilyId(record.id), _decoded(record, decode))
-                stands = self._may_stand(family, subject, log_in)
-                if not stands and self._is_over(family, subject, log_in):
+                is_valid = self._may_be_valid(family, subject, log_in)
+                if not is_valid and self._is_over(family, subject, log_in):
                     self._ended.add(family)
-                yield family, log_in, stands
+                yield family, log_in, is_valid
             after = page[-1].id
 
     def _newest(self, family: FamilyId, log_in: LogIn) -> LogIn:
-        """With what this node has noted and not written yet."""
+        """Return a log-in with the use that this node has noted and not written yet."""
         return refreshed(log_in, self._notes[family][1]) if family in self._notes else log_in
 
-    def _may_stand(self, family: FamilyId, subject: str, log_in: LogIn) -> bool:
-        return self._stands(log_in.verified(family, subject))
+    def _may_be_valid(self, family: FamilyId, subject: str, log_in: LogIn) -> bool:
+        return self._is_acceptable(log_in.verified(family, subject))
 
     def _is_over(self, family: FamilyId, subject: str, log_in: LogIn) -> bool:
-        """Whether a session does not stand under whatever id it has now, and never will again.
+        """Whether a session is over for good, under any id that it may have now.
 
-        One that has idled may have been used a moment ago, on a node that has yet to write that down.
+        An idle session is not: another node may have seen it a moment ago, and not have written that yet.
         """
         awake = msgspec.structs.replace(log_in, idle_end_ms=log_in.absolute_end_ms)
         under_its_family = msgspec.structs.replace(awake, sid=family)
-        return not any(self._may_stand(family, subject, one) for one in (awake, under_its_family))
+        return not any(self._may_be_valid(family, subject, one) for one in (awake, under_its_family))
 
-    # What is written behind
+    # Writing later
 
     def note(self, verified: Verified) -> None:
-        """A session was used, or has a new token. Waits for nothing."""
+        """Note that a session was used, or has a new token. Waits for nothing."""
         if verified.claims.subject is not None:
             self._note(verified, log_in_of(verified, minute(self._wall_ms())))
 
     async def take_new_id(self, verified: Verified) -> None:
-        """A session is about to leave its id behind, by which it is judged: that is written at once, if it can be."""
+        """Record at once, if possible, that a session takes a new id: its record names the id by which it is validated."""
         self.note(verified)
         with suppress(StoreUnavailable):
             await self._write_note(verified.claims.family)
@@ -222,9 +222,9 @@ class Devices:
         return len(self._notes)
 
     async def run(self) -> None:
-        """Write behind, until cancelled; and then what is left."""
+        """Write notes until cancelled, and the rest then."""
         async with anyio.create_task_group() as tasks:
-            # The store runs for as long as there is something to write, which is longer than all else that is cancelled with this.
+            # The store must run until the last note is written, which is after the cancellation of everything else here.
             storing = anyio.CancelScope(shield=True)
             tasks.start_soon(self._run_store, storing)
             try:
@@ -238,7 +238,7 @@ class Devices:
                         await self.write_notes()
                     self._give_up()
                 finally:
-                    storing.cancel()  # nobody else can
+                    storing.cancel()  # its scope is shielded from all others
 
     async def _run_store(self, scope: anyio.CancelScope) -> None:
         with scope:
@@ -251,7 +251,7 @@ class Devices:
             self._notes.clear()
 
     async def write_notes(self) -> None:
-        """Write what was noted, and delete what is over. What cannot be written now is tried again."""
+        """Write the notes, and delete records of sessions that are over. Failures are tried again later."""
         try:
             for family in [*self._notes]:
                 await self._write_note(family)
@@ -267,21 +267,21 @@ class Devices:
             del self._notes[family]
 
     async def _write(self, verified: Verified, log_in: LogIn) -> bool:
-        """Whether this note is done with."""
+        """Write one note; return whether it needs no other try."""
         family = verified.claims.family
         record = await self._store.get(family)
         try:
             recorded = decode(record.content) if record is not None else None
         except UNREADABLE:
             self.lost += 1
-            return True  # nothing is written over what another release may need
+            return True  # another release may need this record, so nothing overwrites it
         newest = refreshed(recorded, log_in) if recorded is not None else log_in
-        if newest == recorded or not self._stands(verified):
+        if newest == recorded or not self._is_acceptable(verified):
             return True
         try:
             await self._store.put(self._record(verified, newest, record.version if record is not None else 0))
         except Conflict:
-            return False  # another node has written meanwhile, maybe all that there is to write
+            return False  # another node has written meanwhile, perhaps the same
         return True
 
     def _wall_ms(self) -> float:

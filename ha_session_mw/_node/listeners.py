@@ -1,7 +1,7 @@
-"""Who listens to the cluster: each gets what happens in order, at its own pace, and is told how much it has missed.
+"""Listeners to the cluster: each receives all events in order, at its own pace, and learns how many it has missed.
 
-To tell costs the teller a step for each listener. It never waits, calls nobody and never raises, so a listener can neither
-break nor slow down what it listens to.
+Publishing an event costs one step for each listener. It never waits, calls no listener and never raises, so a listener can
+neither break nor slow down the node.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from ..models import Cut, Deny, DenyKey, Entry
 logger = logging.getLogger("ha_session_mw")
 
 ROOM = 1000
-"""How many events are kept for a listener that is busy: more than happen in a second, and some 100 kB."""
+"""Default number of events kept for a busy listener: more than happen in a second, and some 100 kB."""
 
 Callback = Callable[[ClusterEvent], Awaitable[None] | None]
-"""What :meth:`SessionManager.on_event` takes: a function or a coroutine function."""
+"""The callback of :meth:`SessionManager.on_event`: a function or a coroutine function."""
 
 
 class EventStream:
-    """What happens from now on, in order: ``async for event in stream``. Ends when it is closed, and not before.
+    """The events from now on, in order: ``async for event in stream``. The stream ends only when it is closed.
 
-    A listener that is busy loses nothing while no more than ``room`` events wait for it. What comes then is counted, and
-    told by a :class:`~ha_session_mw.events.Missed` in its place. Leaving a ``with`` block closes the stream; one that
-    nobody holds any more is forgotten.
+    A busy listener loses nothing while at most ``room`` events wait for it. Later events are counted, and a
+    :class:`~ha_session_mw.events.Missed` in their place reports the count. Leaving a ``with`` block closes the stream. A stream
+    without references is forgotten.
 
     Attributes:
         missed: how many events were lost so far.
@@ -66,9 +66,9 @@ class EventStream:
         self.missed = 0
         self._room = room
         self._events: deque[ClusterEvent] = deque()
-        self._kept = 0  # of the events, those that are no ``Missed``
+        self._kept = 0  # events other than ``Missed``
         self._closed = False
-        self._news: anyio.Event | None = None  # somebody waits for it, in this thread
+        self._news: anyio.Event | None = None  # set while a listener waits, in ``_thread``
         self._thread = 0
 
     def put(self, event: ClusterEvent) -> None:
@@ -86,27 +86,27 @@ class EventStream:
         self.wake()
 
     def wake(self) -> None:
-        """Have a listener that waits look again. Does nothing in a thread other than its event loop's: somebody else will."""
+        """Wake a waiting listener. In a thread other than its event loop's, do nothing: the node's task wakes it later."""
         if self._news is not None and self._thread == get_ident() and (self._events or self._closed):
             self._news.set()
             self._news = None
 
     def close(self) -> None:
-        """End the stream. What was not taken from it is dropped. Closing again changes nothing."""
+        """End the stream and drop its unread events. Closing it again changes nothing."""
         self._closed = True
         self._events.clear()
         self.wake()
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether the stream was closed."""
         return self._closed
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> ClusterEvent:
-        await anyio.lowlevel.checkpoint()  # a flood of events must not keep the others from running
+        await anyio.lowlevel.checkpoint()  # a flood of events must not keep other tasks from running
         while not self._events:
             if self._closed:
                 raise StopAsyncIteration
@@ -116,7 +116,7 @@ class EventStream:
             try:
                 await news.wait()
             finally:
-                # It belongs to this event loop, which may end before the stream does; so nobody waits for it any more.
+                # The anyio event belongs to this event loop, which may end before the stream does.
                 news.set()
                 self._news = None if self._news is news else self._news
         event = self._events.popleft()
@@ -134,15 +134,15 @@ class EventStream:
 
 
 class Listeners:
-    """All who listen on this node, and what they are told.
+    """All listeners of one node.
 
     Args:
-        view: what this node knows.
+        view: this node's knowledge.
         clock: the two clocks.
-        every_s: how often it is looked whether the knowledge has become stale, or the clock wrong.
+        every_s: interval between looks at whether the view has become stale, or the clock untrusted.
 
     Attributes:
-        missed: how many events were lost to listeners that were too slow, those included that have gone.
+        missed: how many events slow listeners have lost, listeners that are gone included.
         failures: how often a callback raised.
     """
 
@@ -164,16 +164,16 @@ class Listeners:
         self._fresh = self._is_fresh()
         self._trusted = True
 
-    # Who listens
+    # Listening
 
     def open(self, room: int) -> EventStream:
-        """A stream of what happens from now on."""
+        """Return a stream of the events from now on."""
         stream = EventStream(room)
         self._streams.add(stream)
         return stream
 
     def call(self, callback: Callback, room: int) -> Callable[[], None]:
-        """Have a callback called with each event, one at a time, while the node runs; returns what ends that."""
+        """Call a callback with each event, one at a time, while the node runs; return a function that ends this."""
         if not callable(callback):
             raise TypeError(f"callback must be callable, got {type(callback).__name__}")
         stream = self.open(room)
@@ -194,7 +194,7 @@ class Listeners:
                 if inspect.isawaitable(result):
                     await result
             except (Exception, anyio.get_cancelled_exc_class()):
-                # On asyncio, something else that it waited for may have been cancelled, and not this.
+                # On asyncio, this may be the cancellation of something that the callback waited for, and not of this task.
                 await anyio.lowlevel.checkpoint_if_cancelled()
                 self.failures += 1
                 logger.exception("a callback that listens to the cluster has failed on %s, and is called again", type(event).__name__)
@@ -202,10 +202,10 @@ class Listeners:
     def __len__(self) -> int:
         return sum(not stream.is_closed for stream in self._streams)
 
-    # What they are told
+    # Publishing
 
     def tell(self, event: ClusterEvent) -> None:
-        """Keep an event for each who listens."""
+        """Keep an event for each listener."""
         for stream in [*self._streams]:
             if not stream.is_closed:
                 missed = stream.missed
@@ -219,16 +219,16 @@ class Listeners:
             self.look()
 
     def on_news(self, entry: Entry) -> None:
-        """The view has learned of a log-out."""
+        """Publish a log-out that is news to the view."""
         if self._streams:
             self.tell(_event_of(entry))
 
     def look(self) -> None:
-        """Find out what has turned since the last look."""
+        """Publish whether freshness or the trust in the clock has changed since the last look."""
         if (fresh := self._is_fresh()) != self._fresh:
             self._fresh = fresh
             self.tell(ViewFresh() if fresh else ViewStale())
-        # A node that has heard too few others yet cannot tell, and says so by other means.
+        # A starting node has heard too few others to tell, and reports that by other means.
         if not self._log.is_starting() and (trusted := self._log.trusts_clock()) != self._trusted:
             self._trusted = trusted
             self.tell(ClockTrusted() if trusted else ClockDoubted())
@@ -237,7 +237,7 @@ class Listeners:
         return self._clock.boot_s() - self._view.fresh_at <= self._log.freshness_limit_s
 
     async def run(self) -> None:
-        """Look around now and then, and call those who want to be called."""
+        """Look regularly, and call the callbacks, until cancelled."""
         async with anyio.create_task_group() as self._tasks:
             try:
                 for stream, callback in self._calls.items():
@@ -245,9 +245,9 @@ class Listeners:
                 while True:
                     self.look()
                     for stream in self._streams:
-                        stream.wake()  # it may have been told something by another thread
+                        stream.wake()  # another thread may have put an event into it
                     with self._clock.move_on_after(self._every_s):
-                        # Time alone makes a node stale; fresh it becomes by what it learns.
+                        # A view becomes stale by time alone, and fresh by news.
                         await (anyio.sleep_forever() if self._fresh else self._log.wait_changed())
             finally:
                 self._tasks = None

@@ -291,7 +291,7 @@ class Node:
         self.devices = Devices(
             self._required(store, by="track"),
             self.clock,
-            stands=self.validator.may_be_valid,
+            may_be_valid=self.validator.may_be_valid,
             end=self.revoker.deny,
             most=settings.max_sessions,
             refuse=settings.when_full == "refuse",

@@ -1,7 +1,7 @@
-"""Session data in the store: read through copies, changed so that nothing is lost, and deleted with its session.
+"""Session data in the store: read through copies, changed without loss, and deleted with its session.
 
-A token names the version that it needs, so a copy is good if it is of that version or a later one. It is looked for in this
-node's memory, then in the token itself, then at the peers, then in the store.
+A token names the version of the record that it needs, so a copy of that version or a later one is good enough. A node looks for it
+in its memory, then in the token, then at the peers, then in the store.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ logger = logging.getLogger("ha_session_mw.records")
 
 VERSION = 1
 TRIES = 128
-"""How often a change is merged onto what others have written meanwhile. Each time one of them got through, and a browser has no more
-than a hundred requests under way."""
+"""Tries to merge a change onto a newer version. Each failed try means that another request succeeded, and a browser has no more than
+a hundred requests under way."""
 LIST_LIMIT_S = 0.25
-"""How long a log-out of all sessions of a subject waits until it knows their records: as long as for a peer."""
+"""How long a log-out of a subject waits for the list of its records: as long as for a peer's answer."""
 DELETE_AGAIN_S = 1.0
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
-    """Have you a copy of this record, of this version or a later one?"""
+    """Does the peer have a copy of this record, in this version or a later one?"""
 
     version: int
     id: str
@@ -42,7 +42,7 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Copy(msgspec.Struct, frozen=True, array_like=True):
-    """What a node has. ``record`` and ``content`` go with a yes."""
+    """A node's answer. ``record`` (the version) and ``content`` come with ``yes``."""
 
     version: int
     says: Literal["yes", "unknown"]
@@ -56,13 +56,13 @@ decode_copy = msgspec.msgpack.Decoder(Copy).decode
 
 
 class Records:
-    """The records of sessions, as this node sees them.
+    """The session records, as one node sees them.
 
     Args:
         store: keeps them for all nodes.
         copies: this node's copies, to which the store reports changes.
         clock: bounds the waiting.
-        asking: asks peers for their copies; None where there are none.
+        asking: asks peers for their copies; None without peers.
     """
 
     def __init__(self, store: SessionStore, copies: RecordCopies, clock: Clock, *, asking: Asking[Copy] | None = None) -> None:
@@ -75,20 +75,20 @@ class Records:
         self._flights: SingleFlight[Stored | StoreUnavailable] = SingleFlight()
         self._owed: set[str] = set()
         self._owes = anyio.Event()
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._is_running = False
 
     # Reading
 
     async def load(self, claims: Claims, peers: Callable[[], Sequence[str]]) -> Stored:
-        """A session's data, of the version that its token needs or a later one.
+        """Return a session's data, in the version that its token needs or a later one.
 
         Args:
             claims: of the token.
-            peers: whom to ask for a copy, in this order.
+            peers: returns the URLs of the peers to ask for a copy, in order.
 
         Raises:
-            StoreUnavailable: it cannot be reached, or not read.
+            StoreUnavailable: the record cannot be reached or read.
         """
         known = self._known(claims)
         if known is not None:
@@ -105,7 +105,7 @@ class Records:
         raise StoreUnavailable() if found is None else type(found)(found.reason)
 
     def _known(self, claims: Claims) -> Stored | None:
-        """What is here: in this node's memory, or in the token."""
+        """Return the copy in this node's memory or in the token; None if neither is good enough."""
         if self._poll_now is not None:
             self._poll_now()
         known = self._copies.get(claims.family)
@@ -113,12 +113,12 @@ class Records:
             return known
         if claims.data == ELSEWHERE or self._copies.version(claims.family) > claims.record:
             return None
-        stored = self._read(claims.record, claims.data)
+        stored = self._decode(claims.record, claims.data)
         self._copies.keep_read(claims.family, stored, self._copies.mark())
         return stored
 
     async def _find(self, id: str, needed: int, peers: Sequence[str]) -> Stored | StoreUnavailable:
-        """What others have. Returns what went wrong, for all that wait for it."""
+        """Return the copy of a peer or of the store, or the problem, for all requests that wait for it."""
         begun = self._copies.mark()
         try:
             found = await self._ask_peers(id, needed, peers) or await self._ask_store(id, needed)
@@ -139,46 +139,50 @@ class Records:
             return None
 
     async def newest(self, claims: Claims) -> Stored | None:
-        """A session's data as the store has it at this moment; None if there is no record, and its token does without.
+        """Return a session's data that the store has at this moment; None if there is no record, and the token needs none.
 
         Raises:
-            StoreUnavailable: it cannot be reached, or not read.
+            StoreUnavailable: the record cannot be reached or read.
         """
         begun = self._copies.mark()
         record = await self._store.get(claims.family)
         if record is None and claims.data != ELSEWHERE:
             return None
-        stored = self._checked(record, claims.record)
+        stored = self._require(record, claims.record)
         self._copies.keep_read(claims.family, stored, begun)
         return stored
 
     async def _ask_store(self, id: str, needed: int) -> Stored:
-        return self._checked(await self._store.get(id), needed)
+        return self._require(await self._store.get(id), needed)
 
-    def _checked(self, record: Record | None, needed: int) -> Stored:
+    def _require(self, record: Record | None, needed: int) -> Stored:
         if record is None or record.version < needed:
             what = (
                 "a record is not there, or is too old: its session was logged out just now, or the store has lost what it had acknowledged"
             )
-            raise RecordLost(self._tell(what))
-        return self._read(record.version, record.content)
+            raise RecordLost(self._log_once(what))
+        return self._decode(record.version, record.content)
 
-    def _read(self, version: int, content: bytes) -> Stored:
+    def _decode(self, version: int, content: bytes) -> Stored:
         try:
             return Stored.decode(version, content)
         except UnreadableError as exc:
             what = "a record was written by another release, or is damaged; it is left as it is"
-            raise StoreUnavailable(self._tell(what)) from exc
+            raise StoreUnavailable(self._log_once(what)) from exc
 
-    def _tell(self, what: str) -> str:
-        """Log it once: it concerns many a record, and each request with one."""
-        if what not in self._told:
-            self._told.add(what)
+    def _log_once(self, what: str) -> str:
+        """Log a problem once, because it concerns many records and each request for one; return its text."""
+        if what not in self._logged:
+            self._logged.add(what)
             logger.error("%s; this is told once", what)
         return what
 
     async def on_question(self, body: bytes) -> bytes:
-        """A peer asks for a copy. It is told what this node has by itself: questions are not passed on."""
+        """Answer a peer's question by this node's own copies. Questions are not passed on.
+
+        Raises:
+            ValueError: the body is no question.
+        """
         try:
             question = _decode_question(body)
         except RecursionError as exc:
@@ -202,23 +206,23 @@ class Records:
         ensure_valid: Callable[[], None],
         is_revoked: Callable[[], bool],
     ) -> Stored:
-        """Store a session's data; returns it as it then stands, with what others have changed meanwhile.
+        """Store a session's data; return it as stored, merged with what other requests have changed meanwhile.
 
         Args:
             claims: of the session.
-            base: the data that the request began with.
-            mine: what it made of it.
-            raw: the same as it is stored.
-            strict: whether a change by others is told.
-            guard: a lock that must be held still.
-            ensure_valid: raises if the session does not stand; asked before anything is written.
-            is_revoked: whether it was logged out; asked afterwards.
+            base: the data with which the request began.
+            mine: the data as the request has changed it.
+            raw: ``mine``, encoded.
+            strict: whether a change by another request raises.
+            guard: a lock that must still be held.
+            ensure_valid: raises if the session is not valid; called before each write.
+            is_revoked: whether the session was revoked; called after the write.
 
         Raises:
-            SessionConflict: others have changed it meanwhile, and ``strict``.
-            LockLost: the guard is held no more.
-            SessionTooLarge: with what others have put into it, it is more than the store takes.
-            StoreUnavailable: it cannot be stored, or what is stored cannot be read.
+            SessionConflict: another request has changed the session meanwhile, and ``strict`` is set.
+            LockLost: the guard is no longer held.
+            SessionTooLarge: the merged data is larger than the store takes.
+            StoreUnavailable: the data cannot be stored, or the stored record cannot be read.
         """
         wanted = msgspec.structs.replace(base, data=raw)
         for _ in range(TRIES):
@@ -228,7 +232,7 @@ class Records:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
                 self._copies.hear(claims.family, conflict.current.version if conflict.current else 0)
-                if conflict.current is None:  # and the session stands: the store has lost it, and this request knows it
+                if conflict.current is None:  # the session is valid, so the store has lost the record; this request still has the data
                     wanted = msgspec.structs.replace(base, version=0, data=raw)
                 elif strict and base.version:
                     raise SessionConflict("it has changed since this request read it") from None
@@ -250,13 +254,13 @@ class Records:
         return msgspec.structs.replace(wanted, version=(await self._store.put(record, guard=guard)).version)
 
     def _merged(self, base: Stored, mine: Mapping[str, object], current: Record) -> Stored:
-        theirs = self._read(current.version, current.content)
+        theirs = self._decode(current.version, current.content)
         return msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))
 
     # Deleting
 
     async def forget(self, id: str) -> None:
-        """Delete the record of a session that has ended; later, if that cannot be done now."""
+        """Delete the record of a session that has ended; later, if the store is unavailable now."""
         self._copies.drop(id)
         try:
             await self._store.delete(id)
@@ -264,7 +268,7 @@ class Records:
             self._owe(id)
 
     async def forget_soon(self, id: str) -> None:
-        """Delete the record of a session that has ended. Whoever logs out does not wait for that, least of all for a store that is gone."""
+        """Delete the record of a session that has ended, in the background: a log-out does not wait for the store."""
         if self._is_running:
             self._copies.drop(id)
             self._owe(id)
@@ -272,7 +276,7 @@ class Records:
             await self.forget(id)
 
     async def of_subject(self, subject: str) -> list[str]:
-        """The ids of a subject's records; of those that can be found now, and soon: a log-out waits for it."""
+        """Return the ids of a subject's records, as far as the store lists them soon: a log-out waits for the list."""
         found: list[str] = []
         listed = False
         with self._clock.move_on_after(LIST_LIMIT_S):
@@ -281,13 +285,13 @@ class Records:
                     found += [record.id for record in page]
                 listed = True
             except StoreUnavailable:
-                pass  # and told
+                pass  # logged below
         if not listed:
             logger.warning("the records of a subject that is logged out cannot all be listed; the others are deleted when they have ended")
         return found
 
     def on_news(self, entry: Entry) -> None:
-        """A session has ended somewhere. Should a write have been under way here, its record is there again."""
+        """Delete the record of a session that was logged out somewhere: a write under way here may have stored it again."""
         if isinstance(entry, Deny) and self._copies.drop(entry.id):
             self._owe(entry.id)
 
@@ -296,7 +300,7 @@ class Records:
         self._owes.set()
 
     async def run(self) -> None:
-        """Carries the reading, the deleting, and what the store does besides, until cancelled."""
+        """Run reads, deletions and the store's background work until cancelled."""
         self._is_running = True
         self._copies.forget_all()
         try:
@@ -308,11 +312,11 @@ class Records:
 
     async def _delete(self) -> None:
         while True:
-            self._owes = anyio.Event()  # here, for one of an earlier run would belong to that run's event loop
+            self._owes = anyio.Event()  # made here: an event of an earlier run belongs to that run's event loop
             if not self._owed:
                 await self._owes.wait()
             for id in [*self._owed]:
-                self._owed.discard(id)  # before, for it may have to be deleted once more
+                self._owed.discard(id)  # before the deletion: a second one may become due meanwhile
                 try:
                     await self.forget(id)
                 except BaseException:

@@ -746,7 +746,12 @@ async def test_however_log_ins_interleave_as_many_get_in_as_there_are_places_and
 
     nodes = [
         Devices(
-            SlowStore(records, turns), clock, stands=lambda verified: verified.claims.family not in ended, end=end, most=most, refuse=refuse
+            SlowStore(records, turns),
+            clock,
+            may_be_valid=lambda verified: verified.claims.family not in ended,
+            end=end,
+            most=most,
+            refuse=refuse,
         )
         for _ in range(2)
     ]
