@@ -37,36 +37,34 @@ from .api import (
     delete,
     put,
     unchanged_since,
-    value_below,
 )
 from .gateway import EtcdGateway
 from .keys import Keys, Reading, UnreadableKey
+from .tidying import tidy
 
 logger = logging.getLogger("ha_session_mw.etcd")
 
 BATCH = 100
-"""Entries in one transaction; etcd takes 128 operations."""
+"""Entries in one transaction. etcd accepts up to 128 operations."""
 SINGLE = 8
-"""Log-outs of so many entries go ahead of those of more: a person waits for the one, a job for the other."""
+"""Largest log-out that goes ahead of larger ones: a person waits for a small one, a job for a large one."""
 MAX_RECORD_BYTES = 256 * 1024
-"""A token has 4096 bytes at the most, so no id or subject of one is nearly as long. etcd takes 1.5 MB, and not always in time."""
+"""Longest accepted value. A token has at most 4096 bytes, so no id or subject comes near. etcd accepts 1.5 MB, but not always in time."""
 DURABLE_LIMIT_S = 5.0
-"""How long a log-out waits for etcd while it is well. A leader is elected 1 to 2 s after the last one fell silent; where two members
-want to be it at once, 1 to 2 s after that. A log-out that takes so long and holds is worth more than a refusal after 3 s."""
+"""How long a log-out waits for etcd while this node is in contact. An election takes 1 to 2 s, and as long again after a drawn vote. A
+log-out that takes that long and holds is worth more than an early refusal."""
 DURABLE_LIMIT_ALONE_S = 0.5
-"""How long where this node has been out of contact with it."""
+"""How long a log-out waits for etcd while this node is out of contact."""
 BEHIND_S = 0.6
-"""After which what was written is to have come by the watch. It takes milliseconds; a member that stands still is not worth more."""
+"""Time within which the watch must bring what was written. It takes milliseconds; a member that needs longer is frozen or cut off."""
 AGAIN_S = 0.2
-"""After a failure. Most have taken their time already; those that are told at once are to be no load."""
+"""Pause after a failure, so that failures that arrive at once are no load."""
 LEAVE_S = 5.0
-"""For what is to be written before the process ends."""
-PRUNE = 1000
-"""Keys that are deleted at once: each watcher is told of all of them in one message."""
+"""Time limit for the last writes of a process that ends."""
 
 
 class _LoadAgain(Exception):
-    """What is known cannot be relied on any more."""
+    """The log must be loaded again."""
 
 
 class EtcdLog(MemberedLog):
@@ -266,7 +264,7 @@ class EtcdLog(MemberedLog):
         await anyio.sleep_forever()
 
     async def _mind_watch_for_ever(self) -> None:
-        """Have a watch given up that does not tell of what was written: its member of etcd stands still, or is cut off from the others."""
+        """Give up a watch that does not bring what was written: its member of etcd is frozen, or cut off from the others."""
         while True:
             while (written := self._written) <= self.ordered.position:
                 await self.wait_changed()
@@ -277,7 +275,7 @@ class EtcdLog(MemberedLog):
                 self._watching.cancel()
 
     def _take_answer(self, position: int) -> None:
-        """Something was written at that position."""
+        """Note that something was written at a position."""
         self._written = max(self._written, position)
         self._wake()
 
@@ -300,7 +298,7 @@ class EtcdLog(MemberedLog):
         self._obey_news(self.ordered.ready(self._now()))
 
     async def _read(self, reading: Reading) -> int:
-        """Read all keys, as of one revision; returns which."""
+        """Read all keys as of one revision, and return that revision."""
         start, revision = self._keys.start, 0
         while True:
             page = await self._gateway.page(start, self._keys.end, revision=revision)
@@ -311,7 +309,7 @@ class EtcdLog(MemberedLog):
             start = page.kvs[-1].key + b"\0"
 
     async def _compare(self) -> None:
-        """Find out whether the log is the one that was read so far: what was written last must stand there still, as of then."""
+        """Check that the log is the one that was read so far: the key that was written last must still be there, as of its revision."""
         last = self._last
         if not last.mod_revision:
             return
@@ -324,13 +322,13 @@ class EtcdLog(MemberedLog):
             raise _LoadAgain
 
     async def _make_log(self) -> None:
-        """Name the log that begins here, unless somebody else is faster. It may have a floor already, which must not fall."""
+        """Create the log's identity, unless another process is faster. A floor may exist already, and must not fall."""
         log = LogId(self.ordered.slot.rpartition("/")[2], int(self._now().wall_ms))
         for key, value in ((self._keys.floor, encode_floor(0)), (self._keys.log, encode_log(log))):
             await self._gateway.transact([put(key, value)], compare=[unchanged_since(key, 0)])
 
     def _take(self, message: Watched) -> None:
-        """One message of the watch: the changes of some revisions, whole and in their order."""
+        """Take in one message of the watch: the changes of some revisions, complete and in order."""
         for revision, events in groupby(message.events, key=lambda event: event.kv.mod_revision):
             self._deliver(revision, [*events])
         self._note("following", None)
@@ -416,36 +414,12 @@ class EtcdLog(MemberedLog):
         while True:
             due, self._to_tidy = self._to_tidy, Ready()
             try:
-                await self._prune(due.floor_ms)
-                await self._remove(due.remove)
+                await tidy(self._gateway, self._keys, due)
             except EtcdError as exc:
                 self._note("tidying", str(exc))
             else:
                 self._note("tidying", None)
             await self._sleep(self._heartbeat_s)
-
-    async def _prune(self, floor_ms: int | None) -> None:
-        """Store the floor, and delete what ended at or below it. The node whose transaction succeeds does so for all."""
-        if floor_ms is None:
-            return
-        value = encode_floor(floor_ms)
-        done = await self._gateway.transact([put(self._keys.floor, value)], compare=[value_below(self._keys.floor, value)])
-        if done.succeeded:
-            for start, end in self._keys.ended(floor_ms):
-                await self._delete(start, end)
-
-    async def _delete(self, start: bytes, end: bytes) -> None:
-        """Delete a range piece by piece."""
-        while (page := await self._gateway.page(start, end, limit=PRUNE)).kvs:
-            await self._gateway.transact([delete(start, page.kvs[-1].key + b"\0")])
-            if not page.more:
-                return
-
-    async def _remove(self, silent: Iterable[tuple[str, int]]) -> None:
-        """Delete the heartbeats of processes that have long been silent, except those that were heard again meanwhile."""
-        for slot, position in silent:
-            key = self._keys.slot(slot)
-            await self._gateway.transact([delete(key)], compare=[unchanged_since(key, position)])
 
     def _obey_news(self, ready: Ready) -> None:
         """Do what the state machine asks for after it has learned something, and wake those who wait for a change."""
