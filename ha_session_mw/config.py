@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -287,7 +288,8 @@ class Settings:
                 continue
             name = key.removeprefix(ENV_PREFIX).lower()
             if (name in SETTINGS or name in DEPRECATED) and key == variable(name):
-                given[name] = value
+                if value.strip():  # Compose files and Helm charts write an empty value for a setting that is not set.
+                    given[name] = _AS_IN_A_FILE.get(name, str)(value)
             elif not _INJECTED.search(key):
                 found.append(f"{key}: is not a setting of this release{_did_you_mean(name)}")
         for old, new in DEPRECATED.items():
@@ -313,6 +315,14 @@ class Settings:
             object.__setattr__(other, name, value)
         return other
 
+
+_AS_IN_A_FILE: Mapping[str, Callable[[str], object]] = {
+    "secret_key": secrets.keys_in,
+    "secret_key_fallbacks": partial(secrets.keys_in, separator=","),
+    "cluster_password": secrets.trimmed,
+    "etcd_password": secrets.trimmed,
+}
+"""How the variable of a secret is read, so that the same text is the same secret in a variable and in a file."""
 
 _ROWS: dict[str, Setting[Any, Any]] = {name: row for name, row in vars(Settings).items() if isinstance(row, Setting)}
 SETTINGS: Mapping[str, Setting[Any, Any]] = {name: row for name, row in _ROWS.items() if row.replaced_by is None}

@@ -14,7 +14,7 @@ from starlette.datastructures import Secret
 from ha_session_mw import ConfigurationError, SessionMiddleware, Settings
 from ha_session_mw._settings.cluster_urls import ClusterUrl
 from ha_session_mw._settings.setting import ENV_PREFIX, variable
-from ha_session_mw.config import SETTINGS
+from ha_session_mw.config import DEPRECATED, SETTINGS
 
 GOOD = "2JxQ8vZ6nT4wLmYp0RkHcVbNsDfGqXeA"
 OTHER = "7hTz3-KqWm9_xPvB1nYcRd5LsGjF8uEoA"
@@ -127,24 +127,24 @@ def test_a_variable_says_what_the_setting_is(name: str, text: str, value: object
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        *(("CLUSTER", text) for text in ("redis://h", "memory", "", "memory:///x")),
+        *(("CLUSTER", text) for text in ("redis://h", "memory", "memory:///x")),
         *(("NODE_ID", text) for text in ("a b", "x" * 65, "a/b", "é", "a\n")),
-        *(("TRANSPORTS", text) for text in ("", ",", "header", "cookie,header", "Cookie")),
-        *(("COOKIE_NAME", text) for text in ("", "a b", "a=b", "a;b", "é", "a\r\nx", "x" * 129)),
-        *(("COOKIE_PATH", text) for text in ("", "app", "/a;b", "/a b", "/a\r\nSet-Cookie: x", "/a,b", "/\x00", "/日本", "/ü")),
+        *(("TRANSPORTS", text) for text in (",", "header", "cookie,header", "Cookie")),
+        *(("COOKIE_NAME", text) for text in ("a b", "a=b", "a;b", "é", "a\r\nx", "x" * 129)),
+        *(("COOKIE_PATH", text) for text in ("app", "/a;b", "/a b", "/a\r\nSet-Cookie: x", "/a,b", "/\x00", "/日本", "/ü")),
         *(("COOKIE_DOMAIN", text) for text in ("a b", "a;b", "https://example.com", "exämple.com")),
-        *(("COOKIE_SAME_SITE", text) for text in ("", "loose", "true")),
-        *(("COOKIE_HTTPS_ONLY", text) for text in ("", "maybe", "2")),
-        *(("COOKIE_PARTITIONED", text) for text in ("", "auto")),
+        *(("COOKIE_SAME_SITE", text) for text in ("loose", "true")),
+        *(("COOKIE_HTTPS_ONLY", text) for text in ("maybe", "2")),
+        *(("COOKIE_PARTITIONED", text) for text in ("auto",)),
         *(
             ("IDLE_TIMEOUT", text)
-            for text in ("", "0", "-1", "0s", "1w", "١٢", "m", "1 2", "nan", "inf", "1e3", "9" * 400, "101000d", "30 minutes")
+            for text in ("0", "-1", "0s", "1w", "١٢", "m", "1 2", "nan", "inf", "1e3", "9" * 400, "101000d", "30 minutes")
         ),
-        *(("CACHE_SIZE", text) for text in ("", "0", "-1", "1.5", "many", "1_000", "9" * 30)),
+        *(("CACHE_SIZE", text) for text in ("0", "-1", "1.5", "many", "1_000", "9" * 30)),
         *(("PROTECT", text) for text in ("private", "/a,b", "https://x/")),
-        *(("ENDPOINTS", text) for text in ("", "/", "x", "/x/", "/a b", "//x")),
-        *(("LEGACY_COOKIES", text) for text in ("", "on", "flask")),
-        *(("ERROR_DETAIL", text) for text in ("", "debug")),
+        *(("ENDPOINTS", text) for text in ("/", "x", "/x/", "/a b", "//x")),
+        *(("LEGACY_COOKIES", text) for text in ("on", "flask")),
+        *(("ERROR_DETAIL", text) for text in ("debug",)),
     ],
 )
 def test_a_bad_value_is_told_with_its_variable_the_value_and_the_rule(name: str, text: str) -> None:
@@ -474,6 +474,48 @@ def test_a_secret_may_stand_in_a_file_a_key_a_line(tmp_path: Path) -> None:
 
     assert found.read_keys() == ((GOOD.encode(), OTHER.encode()), (THIRD.encode(),))
     assert GOOD not in repr(found)
+
+
+AROUND = ["{}\n", "\ufeff{}", " {}\t", "\r\n{}\r\n\r\n", "\ufeff {} \n"]
+
+
+@pytest.mark.parametrize("around", AROUND, ids=ascii)
+def test_a_secret_is_the_same_in_a_variable_and_in_a_file(around: str, tmp_path: Path) -> None:
+    key, old = tmp_path / "key", tmp_path / "old"
+    key.write_bytes(around.format(GOOD).encode())
+    old.write_bytes(around.format(OTHER).encode())
+    expected = ((GOOD.encode(),), (OTHER.encode(),))
+
+    assert from_environ(SECRET_KEY=around.format(GOOD), SECRET_KEY_FALLBACKS=around.format(OTHER)).read_keys() == expected
+    in_files = {"SECRET_KEY_FILE": str(key), "SECRET_KEY_FALLBACKS_FILE": str(old)}
+    assert from_environ(SECRET_KEY=ABSENT, **in_files).read_keys() == expected
+
+
+def test_a_variable_may_hold_several_keys_one_a_line_as_a_file_may() -> None:
+    found = from_environ(SECRET_KEY=f"{GOOD}\n{OTHER}\n", SECRET_KEY_FALLBACKS=f"{THIRD},\n")
+
+    assert found.read_keys() == ((GOOD.encode(), OTHER.encode()), (THIRD.encode(),))
+
+
+@pytest.mark.parametrize("around", AROUND, ids=ascii)
+def test_a_password_is_the_same_in_a_variable_and_in_a_file(around: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(around.format("pass word").encode())
+    on_etcd = {"CLUSTER": "etcd://h:2379", "CLUSTER_USER": "shop"}
+
+    assert from_environ(**on_etcd, CLUSTER_PASSWORD=around.format("pass word")).read_cluster_password() == "pass word"
+    assert from_environ(**on_etcd, CLUSTER_PASSWORD_FILE=str(file)).read_cluster_password() == "pass word"
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\n"], ids=ascii)
+@pytest.mark.parametrize("name", [*SETTINGS, *DEPRECATED])
+def test_an_empty_variable_is_a_setting_that_is_not_set(name: str, nothing: str) -> None:
+    """Compose files and Helm charts write one for a value that was left out."""
+    if name == "secret_key":
+        (fault,) = faults_of(from_environ, SECRET_KEY=nothing)
+        assert fault.startswith("HA_SESSION_SECRET_KEY: is not set")
+    else:
+        assert from_environ(**{name.upper(): nothing}) == from_environ()
 
 
 def test_what_is_wrong_with_a_file_is_told(tmp_path: Path) -> None:

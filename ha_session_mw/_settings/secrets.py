@@ -40,6 +40,21 @@ def weakness(secret: bytes) -> str | None:
     return None
 
 
+_AROUND = " \t\r\n\f\v\ufeff"
+"""Blanks and a byte order mark, which editors and shells leave around a secret."""
+
+
+def trimmed(text: str) -> str:
+    """Return a secret without blanks and a byte order mark around it."""
+    return text.strip(_AROUND)
+
+
+def keys_in(text: str, *, separator: str = "\n") -> tuple[bytes, ...]:
+    """Return the keys in the text of a variable or a file: one a line, and without what editors and shells leave around them."""
+    lines = text.replace("\r", "\n").replace(separator, "\n").split("\n")
+    return tuple(found.encode("utf-8", "surrogateescape") for line in lines if (found := trimmed(line)))
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """One setting of keys, with its ``…_FILE``.
@@ -64,11 +79,11 @@ class Keys:
             faults.append(f"{source}: {variable(self.name)} is set too; set one of them")
             return ()
         try:
-            lines = self.file.read_bytes().splitlines()
+            text = self.file.read_text("utf-8", "surrogateescape")
         except OSError as exc:
             faults.append(f"{source}: cannot be read: {exc.strerror}")
             return ()
-        found = tuple(line.strip() for line in lines if line.strip())
+        found = keys_in(text)
         if not found and self.name == "secret_key":
             faults.append(f"{source}: is empty. {MAKE_ONE}")
         return found
@@ -106,7 +121,7 @@ def read_password(given: str | None, file: Path | None) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    return given or "" if file is None else file.read_text().strip()
+    return given or "" if file is None else trimmed(file.read_text("utf-8"))
 
 
 def password_faults(given: str | None, file: Path | None) -> Iterator[str]:
