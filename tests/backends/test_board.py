@@ -1,4 +1,4 @@
-"""The contracts against the backend of the page, as somebody runs them who writes it."""
+"""The contracts run against the backend of the page, as its author runs them."""
 
 from __future__ import annotations
 

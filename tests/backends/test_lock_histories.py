@@ -189,7 +189,7 @@ def test_on_one_machine_at_most_one_fencing_number_can_write_at_any_moment(histo
         anyio.run(play, lambda: OneMachine(Path(folder) / "sessions.db-records"), history, backend="trio")
 
 
-# What breaks it is found out.
+# The checker finds each broken rule.
 
 
 class Reviving(Memory):

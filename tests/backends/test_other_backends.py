@@ -68,7 +68,7 @@ def test_its_nodes_may_say_where_they_are_but_have_no_list_of_peers() -> None:
         manager("board://here", peers="http://a.test")
 
 
-def test_a_scheme_that_nobody_brings_is_told_with_those_that_there_are() -> None:
+def test_an_unknown_scheme_is_reported_with_the_known_ones() -> None:
     with pytest.raises(
         ConfigurationError, match=r"HA_SESSION_CLUSTER='bord://x': must be memory://, .*; or, of other packages: .*board://"
     ):
@@ -108,7 +108,7 @@ async def test_a_task_that_was_added_before_a_fork_runs_in_the_child_too() -> No
             await ran.wait()
 
 
-def test_the_faults_that_a_backend_finds_are_told_in_one_message_with_all_others() -> None:
+def test_the_faults_that_a_backend_finds_are_in_one_message_with_all_others() -> None:
     with pytest.raises(ConfigurationError) as told:
         manager("picky://here", cluster_user="root", idle_timeout="soon")
 

@@ -49,7 +49,7 @@ class Gunicorn:
     """One gunicorn, with a listening socket that outlives it.
 
     Args:
-        listener: the socket. Requests that come while nobody serves wait in its queue.
+        listener: the socket. Requests wait in its queue while no server runs.
         folder: holds the app and the log.
         settings: of this node, without the prefix, from its next start on.
         options: more options on the command line.
@@ -150,12 +150,12 @@ def url_of(listener: socket.socket) -> str:
 
 
 class Place:
-    """Where a test's servers are started, and what is left of them there.
+    """The folder where a test's servers run and leave their files.
 
     Args:
         folder: for everything.
         options: of each gunicorn.
-        stack: ends what was started.
+        stack: stops the servers that were started.
     """
 
     def __init__(self, folder: Path, options: tuple[str, ...], stack: ExitStack) -> None:
@@ -225,7 +225,7 @@ def assert_private(paths: Iterator[Path]) -> None:
 
 
 def denied_in(path: Path) -> set[str]:
-    """What a node's file says is logged out."""
+    """Return the log-outs in a node's file."""
     file = StateFile(path)
     batches = [decode_batch(record) for record in file.load()]
     file.close()
@@ -247,7 +247,7 @@ def test_nodes_with_files_of_their_own_forget_nothing(place: Place) -> None:
     assert all(sum(id in one for one in held) >= 2 for id in set.union(*held))
 
 
-def test_nodes_without_files_are_told_by_the_others_what_they_forgot(place: Place) -> None:
+def test_nodes_without_files_learn_forgotten_log_outs_from_the_others(place: Place) -> None:
     servers = place.start("peers://", count=3)
     tokens = log_out_while_workers_are_replaced(servers[:1])
     assert_refused(tokens, servers)

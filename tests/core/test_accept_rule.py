@@ -1,4 +1,4 @@
-"""The accept rule, step by step: what each check refuses, at which limit, and in which order."""
+"""The accept rule, step by step: each check's refusals, limits and order."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_wait_that_is_known_better_is_told_rounded_up() -> None:
     assert body_of(SessionRevoked())["retry_after_ms"] is None
 
 
-# How much is told
+# The amount of detail
 
 
 def test_the_reason_and_the_checks_are_told_at_full_only() -> None:

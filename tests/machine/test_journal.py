@@ -123,7 +123,7 @@ def test_a_process_that_is_killed_leaves_all_that_it_was_told_is_written_and_not
         process.communicate()
 
 
-def test_a_damaged_file_is_told_and_left_as_it_is(path: Path) -> None:
+def test_a_damaged_file_is_reported_and_left_unchanged(path: Path) -> None:
     damage = b"no database at all, but text that somebody has put there" * 100
     path.parent.mkdir(parents=True)
     path.write_bytes(damage)
@@ -132,7 +132,7 @@ def test_a_damaged_file_is_told_and_left_as_it_is(path: Path) -> None:
     assert path.read_bytes() == damage
 
 
-def test_a_file_that_was_cut_short_is_told(file: StateFile) -> None:
+def test_a_truncated_file_is_reported(file: StateFile) -> None:
     file.load()
     file.append([b"x" * 10_000] * 10)
     file.close()
@@ -142,7 +142,7 @@ def test_a_file_that_was_cut_short_is_told(file: StateFile) -> None:
         file.load()
 
 
-def test_a_disk_that_is_full_is_told_and_what_was_there_stays(file: StateFile) -> None:
+def test_a_full_disk_is_reported_and_existing_entries_stay(file: StateFile) -> None:
     file.load()
     file.append([b"1"])
     for write in (file.append, file.replace):
@@ -154,7 +154,7 @@ def test_a_disk_that_is_full_is_told_and_what_was_there_stays(file: StateFile) -
     assert reread(file) == [b"1"]
 
 
-# What belongs to others, and what others may read
+# Ownership and permissions
 
 
 def test_a_file_is_its_owners_alone_from_the_first_moment(file: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_a_process_that_only_forks_leaves_the_file_to_its_children_one_after_the
 
         in_child(work)
     with pytest.raises(FileTrouble, match="written by another process"):
-        file.replace([b"what the master knew"])
+        file.replace([b"entries of the master"])
     assert file.load() == [b"0", b"1", b"2"]
     file.replace([b"3"])
 

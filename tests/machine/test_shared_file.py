@@ -56,7 +56,7 @@ def test_a_process_that_looks_while_another_makes_the_file_never_takes_it_for_an
     first.close()
 
 
-def test_who_lets_go_of_a_file_without_a_word_leaves_nothing_open(tmp_path: Path) -> None:
+def test_a_file_that_is_dropped_without_close_leaves_nothing_open(tmp_path: Path) -> None:
     file = EntryFile(tmp_path / "shared.db")
     file.append([(1, 1, b"")])
     ring: list[object] = [file]
@@ -79,7 +79,7 @@ class Interrupted:
 
     Args:
         nth: counted from 0.
-        meanwhile: what happens.
+        meanwhile: called at that moment.
     """
 
     def __init__(self, nth: int, meanwhile: Callable[[], None]) -> None:
@@ -150,7 +150,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("meanwhile", [delete, replace])
-def test_who_opens_a_file_that_is_deleted_or_replaced_meanwhile_notices_that(meanwhile: Callable[[Path], None], tmp_path: Path) -> None:
+def test_an_opener_notices_that_a_file_is_deleted_or_replaced_meanwhile(meanwhile: Callable[[Path], None], tmp_path: Path) -> None:
     for path, interrupted in each_step(tmp_path, meanwhile):
         first, second = EntryFile(path), EntryFile(path)
         with interrupted.running():
@@ -167,7 +167,7 @@ def test_who_opens_a_file_that_is_deleted_or_replaced_meanwhile_notices_that(mea
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("meanwhile", [delete, replace])
-def test_what_is_written_while_a_file_is_deleted_or_replaced_is_in_the_new_one_or_told_as_lost(
+def test_a_write_while_a_file_is_deleted_or_replaced_is_in_the_new_one_or_reported_lost(
     meanwhile: Callable[[Path], None], tmp_path: Path
 ) -> None:
     for path, interrupted in each_step(tmp_path, meanwhile):
@@ -201,7 +201,7 @@ def test_a_start_does_not_fail_for_good_because_a_file_is_deleted_or_replaced_me
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_file_is_its_owners_alone_whoever_deletes_it_while_it_is_made(tmp_path: Path) -> None:
+def test_a_file_is_its_owners_alone_even_if_it_is_deleted_while_it_is_made(tmp_path: Path) -> None:
     for path, interrupted in each_step(tmp_path, delete):
         file = EntryFile(path)
         with interrupted.running(), contextlib.suppress(FileTrouble):
@@ -273,7 +273,7 @@ def test_a_process_that_forks_has_nothing_open_then_and_goes_on(kind: Callable[[
 
 
 @pytest.mark.parametrize(("kind", "synchronous"), [*zip(KINDS, (2, 2, 1), strict=True)])
-def test_what_is_written_is_on_the_disk_but_for_locks_that_end_with_the_power(
+def test_writes_are_on_the_disk_except_locks_which_end_with_the_power(
     kind: Callable[[Path], SharedFile], synchronous: int, tmp_path: Path
 ) -> None:
     file = kind(tmp_path / "shared.db")
@@ -281,7 +281,7 @@ def test_what_is_written_is_on_the_disk_but_for_locks_that_end_with_the_power(
     file.close()
 
 
-def test_a_start_waits_for_those_who_take_turns_in_locking_the_file() -> None:
+def test_a_start_waits_for_processes_that_take_turns_in_locking_the_file() -> None:
     raced = sqlite3.OperationalError("locking protocol")
     raced.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
     assert trouble_of(raced).passing

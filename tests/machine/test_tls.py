@@ -65,24 +65,24 @@ def told(port: int, tls: ssl.SSLContext, host: str = "127.0.0.1") -> str:
         (lambda own: tls_context(own.ca, None, None), "10.9.8.7", "it is another host's"),
     ],
 )
-def test_a_certificate_that_is_not_accepted_is_told_with_the_reason_and_no_address(
+def test_a_rejected_certificate_is_reported_with_the_reason_and_no_address(
     certificates: Certificates, trusts: Callable[[Certificates], ssl.SSLContext], host: str, why: str
 ) -> None:
     with serving(server_with(certificates)) as port:
         assert told(port, trusts(certificates), host) == f"shows a certificate that is not accepted: {why}"
 
 
-def test_a_server_that_asks_for_a_certificate_in_vain_is_told(certificates: Certificates) -> None:
+def test_a_server_that_gets_no_certificate_on_request_is_reported(certificates: Certificates) -> None:
     with serving(server_with(certificates, asks=True)) as port:
         assert told(port, tls_context(certificates.ca, None, None)).startswith("cannot be reached")
 
 
-def test_a_server_without_tls_is_told(certificates: Certificates) -> None:
+def test_a_server_without_tls_is_reported(certificates: Certificates) -> None:
     with serving(None) as port:
         assert told(port, tls_context(certificates.ca, None, None)) == "cannot be reached over TLS (WRONG_VERSION_NUMBER)"
 
 
-def test_whatever_else_goes_wrong_is_told_by_its_kind(certificates: Certificates) -> None:
+def test_any_other_failure_is_reported_by_its_kind(certificates: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert told(port, tls_context(certificates.ca, None, None)) == "cannot be reached (ConnectError)"

@@ -230,7 +230,7 @@ def test_a_token_of_a_key_that_was_taken_away_is_refused_though_it_was_cached(op
     assert isinstance(node_of(manager).validator.validate(node_of(manager).sign(node_of(manager).issuer.issue("ada"))), Verified)
 
 
-def test_nobody_is_logged_out_by_a_rotation_that_keeps_the_old_key(operator: Operator, clock: ManualClock) -> None:
+def test_a_rotation_that_keeps_the_old_key_logs_no_user_out(operator: Operator, clock: ManualClock) -> None:
     manager = SessionManager(operator.settings(), clock=clock)
     token = node_of(manager).sign(node_of(manager).issuer.issue("ada"))
 

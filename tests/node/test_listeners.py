@@ -1,4 +1,4 @@
-"""The cluster listener on one node: who listens, in which order, and what becomes of those who are slow, fail or leave."""
+"""The cluster listener on one node: the listeners, their order, and the fate of those that are slow, fail or leave."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ async def taken(stream: EventStream, count: int) -> list[ClusterEvent]:
         return [await anext(stream) for _ in range(count)]
 
 
-# What is told
+# Events
 
 
-async def test_each_log_out_is_told_and_what_it_is_of(manager: SessionManager) -> None:
+async def test_each_log_out_is_an_event_with_its_scope(manager: SessionManager) -> None:
     claims, kid = node_of(manager).issuer.issue("ada"), node_of(manager).keys.ring.kids[0]
     with manager.events() as stream:
         await node_of(manager).revoker.revoke_session(claims)
@@ -123,7 +123,7 @@ async def test_several_listen_at_once_and_each_from_when_it_began(manager: Sessi
     assert await taken(second, 1) == [member(2)]
 
 
-async def test_one_who_waits_is_woken(manager: SessionManager) -> None:
+async def test_a_waiting_listener_is_woken(manager: SessionManager) -> None:
     seen: list[ClusterEvent] = []
 
     async def listen() -> None:
@@ -143,7 +143,7 @@ async def test_one_who_waits_is_woken(manager: SessionManager) -> None:
     assert seen == [member(1), member(2), member(3)]
 
 
-async def test_several_tasks_may_share_a_stream_and_each_event_is_had_by_one(manager: SessionManager) -> None:
+async def test_several_tasks_may_share_a_stream_and_each_event_goes_to_one(manager: SessionManager) -> None:
     seen: list[ClusterEvent] = []
     stream = manager.events()
 
@@ -197,7 +197,7 @@ async def test_of_two_tasks_that_wait_the_other_is_woken_when_one_is_cancelled(m
 
 
 @pytest.mark.parametrize("in_another_thread", [False, True])
-def test_who_listened_in_an_event_loop_that_has_ended_is_woken_in_the_next_one(
+def test_a_listener_of_an_ended_event_loop_is_woken_in_the_next_one(
     manager: SessionManager, anyio_backend_name: str, *, in_another_thread: bool
 ) -> None:
     stream = manager.events()
@@ -271,7 +271,7 @@ async def test_a_stream_that_is_closed_ends_and_leaves_nothing_behind(manager: S
         await anext(stream)
 
 
-async def test_a_stream_that_nobody_holds_any_more_is_forgotten(manager: SessionManager) -> None:
+async def test_a_stream_without_a_reference_is_forgotten(manager: SessionManager) -> None:
     node_of(manager).listeners.tell(member(0))
 
     async def listen() -> None:
@@ -288,7 +288,7 @@ async def test_a_stream_that_nobody_holds_any_more_is_forgotten(manager: Session
     assert (await manager.status())["listeners"] == 0
 
 
-async def test_what_another_thread_tells_arrives_too(clock: ManualClock) -> None:
+async def test_an_event_from_another_thread_arrives_too(clock: ManualClock) -> None:
     manager = SessionManager(Settings(secret_key=SECRET), clock=clock)
     seen: list[ClusterEvent] = []
 
@@ -306,10 +306,10 @@ async def test_what_another_thread_tells_arrives_too(clock: ManualClock) -> None
         tasks.cancel_scope.cancel()
 
 
-# Who is slow
+# Slow listeners
 
 
-async def test_a_slow_listener_is_told_how_many_it_missed_in_their_place(manager: SessionManager) -> None:
+async def test_a_slow_listener_gets_a_count_of_the_missed_events_in_their_place(manager: SessionManager) -> None:
     tell, stream = node_of(manager).listeners.tell, manager.events(room=2)
     for number in range(5):
         tell(member(number))
@@ -335,8 +335,8 @@ async def test_by_default_a_thousand_events_may_wait(manager: SessionManager) ->
 
 @given(st.integers(1, 4), st.lists(st.booleans(), max_size=60))
 @example(1, [True, True, False, True, True])
-async def test_what_is_taken_and_what_is_missed_is_all_that_was_told_in_order(room: int, steps: list[bool]) -> None:
-    """True: something is told. False: the listener takes one."""
+async def test_taken_and_missed_events_are_all_events_in_order(room: int, steps: list[bool]) -> None:
+    """True: an event is published. False: the listener takes one."""
     stream, told, seen = EventStream(room), 0, 0
 
     async def take() -> None:
@@ -355,7 +355,7 @@ async def test_what_is_taken_and_what_is_missed_is_all_that_was_told_in_order(ro
             told += 1
         elif seen < told:
             await take()
-        assert len(stream._events) <= 2 * room + 1  # what was missed before each, and after the last
+        assert len(stream._events) <= 2 * room + 1  # a count of missed events before each, and after the last
         assert told - seen - stream.missed <= room
     while seen < told:
         await take()
@@ -419,7 +419,7 @@ async def test_a_callback_that_raises_is_logged_and_counted_and_called_again(
     assert all(secret not in caplog.text for secret in (claims.family, claims.sid, "ada"))
 
 
-async def test_a_callback_that_waits_for_what_was_cancelled_has_failed_and_is_called_again(
+async def test_a_callback_that_waits_for_a_cancelled_task_has_failed_and_is_called_again(
     manager: SessionManager, anyio_backend_name: str
 ) -> None:
     seen: list[ClusterEvent] = []
@@ -442,14 +442,14 @@ async def test_a_callback_that_waits_for_what_was_cancelled_has_failed_and_is_ca
 
 
 @pytest.mark.parametrize("nonsense", [None, "a name", EventStream()])
-async def test_what_cannot_be_called_is_refused(manager: SessionManager, nonsense: Any) -> None:
+async def test_an_object_that_is_not_callable_is_refused(manager: SessionManager, nonsense: Any) -> None:
     with pytest.raises(TypeError, match="callback must be callable"):
         manager.on_event(nonsense)
 
     assert (await manager.status())["listeners"] == 0
 
 
-async def test_a_callback_that_hangs_holds_up_nobody_but_itself(manager: SessionManager) -> None:
+async def test_a_callback_that_hangs_delays_only_itself(manager: SessionManager) -> None:
     seen: list[ClusterEvent] = []
 
     async def hangs(event: ClusterEvent) -> None:
@@ -514,7 +514,7 @@ async def test_a_node_that_is_started_again_calls_back_again(manager: SessionMan
     assert seen == [member(0), member(1)]
 
 
-async def test_who_wants_to_be_called_between_two_starts_is_called_after_the_second(manager: SessionManager) -> None:
+async def test_a_callback_that_registers_between_two_starts_is_called_after_the_second(manager: SessionManager) -> None:
     async with running(manager):
         await anyio.wait_all_tasks_blocked()
     seen: list[ClusterEvent] = []
@@ -528,7 +528,7 @@ async def test_who_wants_to_be_called_between_two_starts_is_called_after_the_sec
 
 
 class Worker:
-    """A process that shares a file with others, and somebody who listens to it."""
+    """A process that shares a file with others, with a listener."""
 
     def __init__(self, file: Path) -> None:
         self.clock = ManualClock()
@@ -537,7 +537,7 @@ class Worker:
         self.heard: list[ClusterEvent] = []
 
     async def hears(self, *events: ClusterEvent) -> bool:
-        """Whether that is what it hears next, as time passes."""
+        """Return whether the listener's next event is this one, as time passes."""
         self.heard.clear()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen)
@@ -562,13 +562,13 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
         yield worker
 
 
-async def test_a_file_that_was_lost_and_made_anew_is_told_and_what_that_may_mean(worker: Worker, tmp_path: Path) -> None:
+async def test_a_lost_and_recreated_file_is_an_event_that_names_the_possible_loss(worker: Worker, tmp_path: Path) -> None:
     for _ in range(2):
         (tmp_path / "sessions.db").unlink()
         assert await worker.hears(LostQuorum(), ViewStale(), PossibleLoss(), FoundQuorum(), ViewFresh())
 
 
-async def test_a_log_out_by_another_worker_is_told(worker: Worker, tmp_path: Path) -> None:
+async def test_a_log_out_by_another_worker_is_an_event(worker: Worker, tmp_path: Path) -> None:
     other = Worker(tmp_path / "sessions.db").manager
     claims = node_of(other).issuer.issue("ada")
     async with running(other):

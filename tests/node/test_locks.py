@@ -50,7 +50,7 @@ def loses_it() -> AbstractContextManager[object]:
 
 
 async def pass_time(clock: ManualClock, seconds: float) -> None:
-    """Let time pass in small steps, so that everybody does what is due in between."""
+    """Advance the clock in small steps, so that each task runs when it is due."""
     await anyio.wait_all_tasks_blocked()
     for _ in range(round(seconds / 0.25)):
         clock.advance(0.25)
@@ -119,12 +119,12 @@ async def test_work_under_a_lock_that_cannot_be_renewed_is_cancelled_before_anyb
     assert locks.held == 0
 
 
-async def test_a_holder_that_stood_still_for_longer_than_its_lease_is_told_at_the_end_at_the_latest(
+async def test_a_holder_that_was_paused_past_its_lease_gets_an_error_by_the_end_at_the_latest(
     locks: Locks, service: FlakyLocks, clock: ManualClock
 ) -> None:
     with loses_it():
         async with lock(locks) as grant:
-            clock.advance(LEASE_S + 1)  # the whole process, so nobody could renew anything
+            clock.advance(LEASE_S + 1)  # the whole process stood still, so no lease was renewed
             with loses_it():
                 service.require(grant)
     assert (locks.lost, locks.held) == (1, 0)
@@ -167,7 +167,7 @@ async def test_work_that_is_cancelled_lets_the_lock_go(locks: Locks) -> None:
     assert locks.held == 0
 
 
-async def test_who_is_cancelled_while_waiting_leaves_the_lock_to_the_others(locks: Locks) -> None:
+async def test_a_cancelled_waiter_leaves_the_lock_to_the_others(locks: Locks) -> None:
     async def wait() -> None:
         async with lock(locks, timeout_s=60):
             pytest.fail("had it")
@@ -181,7 +181,7 @@ async def test_who_is_cancelled_while_waiting_leaves_the_lock_to_the_others(lock
     assert await is_free(locks)
 
 
-async def test_fifty_who_wait_all_have_it_one_after_the_other_in_their_order(locks: Locks) -> None:
+async def test_fifty_waiters_get_the_lock_one_after_the_other_in_their_order(locks: Locks) -> None:
     served: list[int] = []
 
     async def wait(number: int) -> None:
@@ -263,7 +263,7 @@ async def test_a_time_that_is_no_number_is_refused_by_name(which: str, time: Any
             pytest.fail("had it")
 
 
-async def test_without_an_engine_there_are_no_locks_and_the_error_names_who_has_them() -> None:
+async def test_without_an_engine_there_are_no_locks_and_the_error_names_the_engines_that_have_them() -> None:
     urls = tuple(f"http://{name}.test" for name in "abc")
     manager = SessionManager(Settings(secret_key=SECRET, cluster="peers://", peers=urls, advertise_url=urls[0], node_id="a"))
     with pytest.raises(NotSupported, match=r"peers:// has no locks; memory://, sqlite:// and etcd:// have them"):
@@ -271,7 +271,7 @@ async def test_without_an_engine_there_are_no_locks_and_the_error_names_who_has_
             pytest.fail("had it")
 
 
-async def test_a_lock_is_not_waited_for_in_an_event_loop_that_is_told_nothing(service: FlakyLocks, clock: ManualClock) -> None:
+async def test_a_refused_event_loop_cannot_wait_for_a_lock(service: FlakyLocks, clock: ManualClock) -> None:
     def elsewhere() -> None:
         raise UsageError("another event loop")
 

@@ -1,4 +1,4 @@
-"""Asking the peers: one flight a question, hedged and bounded; whoever stalls or lies costs a wait and is counted."""
+"""Look-ups among peers: one flight a question, hedged and bounded; a peer that stalls or lies costs a wait and is counted."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def running(peers: Peers) -> AsyncIterator[tuple[LookUps, anyio.abc.TaskGr
 
 
 class Asker:
-    """A request that asks, and what it was told."""
+    """A request that asks, and its answer."""
 
     def __init__(self) -> None:
         self.answers: list[str | None] = []
@@ -101,7 +101,7 @@ async def test_the_first_is_asked_first_and_its_answer_is_enough(peers: Peers) -
 
 
 @pytest.mark.parametrize("useless", [UNKNOWN, None, b"", b"\xc1", b"\x92\x01\xa1\xff", b"\x95\x01\xa3yes\xc0\xc0" + b"\x91" * 100_000])
-async def test_who_cannot_say_anything_costs_no_wait(peers: Peers, useless: bytes | None) -> None:
+async def test_a_peer_that_cannot_answer_costs_no_wait(peers: Peers, useless: bytes | None) -> None:
     peers.behaves = {"issuer": (0, useless), "owner": (0, REVOKED)}
     async with running(peers) as (look_ups, _):
         answer = await look_ups.ask(b"token", ["issuer", "owner"])
@@ -142,7 +142,7 @@ async def test_silence_of_all_is_no_answer_and_is_bounded(peers: Peers, clock: M
     assert not +peers.under_way
 
 
-async def test_nobody_to_ask_and_nobody_who_carries_the_question_are_no_answer(peers: Peers, clock: ManualClock) -> None:
+async def test_without_a_peer_or_a_running_task_there_is_no_answer(peers: Peers, clock: ManualClock) -> None:
     async with running(peers) as (look_ups, _):
         assert await look_ups.ask(b"token", []) is None
     assert await look_ups.ask(b"token", ["issuer"]) is None
@@ -165,7 +165,7 @@ async def test_a_request_that_comes_after_the_question_was_sent_starts_the_next_
     async with running(peers) as (look_ups, tasks):
         tasks.start_soon(first.ask, look_ups, ["issuer"])
         await rest(clock, 0.02)
-        peers.behaves = {"issuer": (0.05, REVOKED)}  # what the flight under way cannot know any more
+        peers.behaves = {"issuer": (0.05, REVOKED)}  # too late for the flight under way
         tasks.start_soon(second.ask, look_ups, ["issuer"])
         tasks.start_soon(third.ask, look_ups, ["issuer"])
         await rest(clock, 0.02)
@@ -183,7 +183,7 @@ async def test_no_answer_is_kept(peers: Peers) -> None:
         assert not len(look_ups._flights)
 
 
-async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(peers: Peers, clock: ManualClock) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_others(peers: Peers, clock: ManualClock) -> None:
     peers.behaves = {"issuer": (0.05, YES)}
     asker, scope = Asker(), anyio.CancelScope()
     async with running(peers) as (look_ups, tasks):
@@ -257,7 +257,7 @@ async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypat
     assert MOST_FLIGHTS > 10
 
 
-async def test_who_still_waits_when_the_node_stops_is_not_left_alone(peers: Peers, clock: ManualClock) -> None:
+async def test_a_waiter_gets_an_answer_when_the_node_stops(peers: Peers, clock: ManualClock) -> None:
     peers.behaves = {"issuer": (99, YES)}
     asker = Asker()
     look_ups = LookUps(peers.call, clock, peers.faults, timeout_s=TIMEOUT_S)
@@ -289,7 +289,7 @@ async def test_answers_of_a_later_release_are_none(peers: Peers) -> None:
         assert await look_ups.ask(b"token", ["issuer", "owner"]) is not None
 
 
-async def test_an_answer_about_another_session_is_a_lie_and_who_is_not_believed_is_counted(peers: Peers) -> None:
+async def test_an_answer_about_another_session_is_a_lie_and_is_counted(peers: Peers) -> None:
     claims = builders.claims()
     foreign = encode(Answer(VERSION, "yes", claims, KeyId("key")))
     peers.behaves = {"issuer": (0, foreign), "owner": (0, b"\xc1")}

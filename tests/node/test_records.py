@@ -128,7 +128,7 @@ async def hang(*_: object, **__: object) -> Any:
     await anyio.sleep_forever()
 
 
-async def test_whoever_logs_out_does_not_wait_for_a_store_that_hangs(rig: Rig) -> None:
+async def test_a_log_out_does_not_wait_for_a_store_that_hangs(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     await rig.load(of)
     rig.store.delete = hang  # type: ignore[method-assign]
@@ -138,7 +138,7 @@ async def test_whoever_logs_out_does_not_wait_for_a_store_that_hangs(rig: Rig) -
         assert len(rig.copies) == 0
 
 
-async def test_a_log_out_of_a_subject_knows_after_a_while_what_can_be_known(
+async def test_a_log_out_of_a_subject_learns_after_a_while_all_that_can_be_known(
     rig: Rig, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = [await rig.other.put(Record(f"family-{number}", b"", 1 << 50, "ada")) for number in range(3)]
@@ -226,7 +226,7 @@ async def test_a_later_answer_does_not_give_way_to_an_earlier_one(rig: Rig) -> N
         assert rig.store.reads == reads
 
 
-async def test_who_comes_after_a_change_was_acknowledged_is_not_served_by_a_question_from_before(rig: Rig) -> None:
+async def test_a_read_after_an_acknowledged_change_is_not_served_by_an_earlier_look_up(rig: Rig) -> None:
     first = await rig.write({"n": 1})
     rig.copies.forget_all()
     rig.store.slow = True
@@ -250,7 +250,7 @@ async def test_who_comes_after_a_change_was_acknowledged_is_not_served_by_a_ques
     assert rig.store.reads == 2
 
 
-async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(rig: Rig) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_others(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     rig.copies.forget_all()
     rig.store.slow = True
@@ -272,7 +272,7 @@ async def test_a_caller_who_is_cancelled_does_not_cancel_the_others(rig: Rig) ->
     assert found == [{"n": 1}]
 
 
-async def test_what_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
+async def test_a_record_that_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     rig.copies.forget_all()
     rig.store.slow = True
@@ -287,7 +287,7 @@ async def test_what_was_deleted_while_it_was_read_is_not_kept(rig: Rig) -> None:
             await rig.load(of)
 
 
-async def test_what_was_read_before_a_node_hears_of_changes_is_not_kept(rig: Rig) -> None:
+async def test_a_record_that_was_read_before_a_node_hears_of_changes_is_not_kept(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     rig.other._records.stores.discard(rig.store)
     assert await rig.load(of) == {"n": 1}
@@ -296,7 +296,7 @@ async def test_what_was_read_before_a_node_hears_of_changes_is_not_kept(rig: Rig
     assert await rig.load(of) == {"n": 2}
 
 
-async def test_what_is_read_or_written_while_a_node_begins_to_hear_of_changes_is_not_kept(rig: Rig) -> None:
+async def test_a_record_read_or_written_while_a_node_begins_to_hear_of_changes_is_not_kept(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     rig.other._records.stores.discard(rig.store)
 
@@ -361,7 +361,7 @@ async def test_a_record_that_is_being_deleted_when_the_node_ends_is_deleted_when
     assert [await rig.other.get(id) for id in ("family", "another")] == [None, None]
 
 
-async def test_what_goes_wrong_is_told_to_all_who_wait(rig: Rig) -> None:
+async def test_all_waiting_callers_get_the_error(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     rig.copies.forget_all()
     told: list[str] = []
@@ -404,7 +404,7 @@ async def test_a_copy_from_before_a_time_without_news_is_not_used(rig: Rig) -> N
     await rig.load(of)
     rig.other._records.stores.discard(rig.store)
     await rig.write({"n": 2})
-    async with running(rig):  # again, after what followed the news had crashed
+    async with running(rig):  # again, after the task that followed the news had crashed
         assert await rig.load(of) == {"n": 2}
 
 
@@ -417,7 +417,7 @@ async def test_a_copy_from_before_a_time_without_news_is_not_used(rig: Rig) -> N
         Copy(VERSION, "unknown"),
     ],
 )
-async def test_what_a_peer_has_counts_only_if_it_is_of_the_version_that_is_needed(clock: ManualClock, answer: Copy) -> None:
+async def test_a_peers_copy_counts_only_if_it_is_of_the_needed_version(clock: ManualClock, answer: Copy) -> None:
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         return msgspec.msgpack.encode(answer)
 

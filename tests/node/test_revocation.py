@@ -118,7 +118,7 @@ async def test_without_a_majority_it_is_written_down_before_it_is_acknowledged(l
     assert revocations.provisional == ENTRIES
 
 
-async def test_what_is_written_down_is_enforced_from_the_next_start_on(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_stored_log_out_is_enforced_from_the_next_start_on(log: Log, clock: ManualClock, journal: StateFile) -> None:
     first = revoker(log, clock, journal)
     log.has_majority = False
     for entry in ENTRIES:

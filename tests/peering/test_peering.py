@@ -1,4 +1,4 @@
-"""Calls between nodes: whoever cannot sign is nobody, and whatever answers, only a PeerFailure comes of it."""
+"""Calls between nodes: unsigned callers get a 404, and every bad answer becomes a PeerFailure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def echo(body: bytes) -> bytes:
 
 
 class Pair(httpx2.AsyncBaseTransport):
-    """A node here that calls one there. What travels between them can be looked at, and changed."""
+    """A caller and a callee. Tests can read and change the messages between them."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
@@ -107,16 +107,16 @@ async def is_plain_404(answer: Answer) -> None:
     assert answer.header("session-peer") is None
 
 
-# What the callee makes of calls.
+# How the callee treats calls.
 
 
 async def test_a_call_is_answered(pair: Pair) -> None:
     assert await pair.say() == b"you said hello"
     assert await pair.say(b"") == b"you said "
-    assert len(pair.requests) == 3  # the first one had to learn who is there
+    assert len(pair.requests) == 3  # the first call had to learn the callee's incarnation
 
 
-async def test_whoever_cannot_sign_gets_the_404_of_a_path_that_is_not_there(pair: Pair) -> None:
+async def test_an_unsigned_caller_gets_the_404_of_a_missing_path(pair: Pair) -> None:
     await pair.say()
     good = pair.requests[-1].headers["session-peer"].encode()
     parts = good.split(b" ")
@@ -149,7 +149,7 @@ async def test_a_call_that_was_answered_is_not_answered_again(pair: Pair) -> Non
     await is_plain_404(await pair.raw("/-/session/peer/echo", with_field, b"hello"))
 
 
-async def test_a_call_of_an_earlier_life_is_told_whom_it_meets_and_not_carried_out(pair: Pair) -> None:
+async def test_a_call_to_an_earlier_incarnation_learns_the_current_one_and_is_not_carried_out(pair: Pair) -> None:
     await pair.say()
     old = pair.requests[-1]
     pair.server = pair.started_server("life-3")
@@ -234,7 +234,7 @@ def test_counters_are_used_once_in_whatever_order_they_come() -> None:
     assert len(counters._seen) <= 2 * _WINDOW + 1
 
 
-async def test_what_is_remembered_of_callers_is_bounded(pair: Pair) -> None:
+async def test_the_memory_of_callers_is_bounded(pair: Pair) -> None:
     for number in range(600):
         pair.client = pair.started_client(f"life-of-{number}")
         await pair.say()
@@ -292,14 +292,14 @@ async def test_calls_that_are_held_are_only_so_many_for_each_caller(pair: Pair) 
     assert await pair.say() == b"you said hello"
 
 
-async def test_nobody_else_asks_a_node_who_it_is(pair: Pair) -> None:
+async def test_no_other_request_asks_a_node_for_its_identity(pair: Pair) -> None:
     pair.server.handle(HELLO, echo)
     with pytest.raises(PeerFailure):
         await pair.client.call(THERE, HELLO, b"somebody", timeout_s=1)
     assert await pair.started_client("life-3", THERE).call(THERE, HELLO, b"me", timeout_s=1)
 
 
-# What the caller makes of answers.
+# How the caller treats answers.
 
 
 async def test_a_key_of_another_cluster_is_none(pair: Pair) -> None:
@@ -473,17 +473,17 @@ async def test_a_peer_that_is_somebody_else_each_time_is_no_peer(pair: Pair) -> 
     """Two processes behind one port."""
     lives = iter(f"life-{number}" for number in range(100))
 
-    async def whoever(request: httpx2.Request) -> httpx2.Response:
+    async def stranger(request: httpx2.Request) -> httpx2.Response:
         pair.server = pair.started_server(next(lives))
         return await pair.deliver(request)
 
-    pair.on_the_way = whoever
+    pair.on_the_way = stranger
     with pytest.raises(PeerFailure, match="answered 409"):
         await pair.say()
     assert len(pair.requests) == 2
 
 
-async def test_a_node_that_was_not_started_calls_nobody() -> None:
+async def test_a_node_that_was_not_started_makes_no_calls() -> None:
     settings = Settings(secret_key=ONE.decode(), cluster="peers://", peers=(HERE, THERE), advertise_url=HERE)
     manager = SessionManager(settings, clock=ManualClock())
     with pytest.raises(PeerFailure, match="has not been started"):

@@ -76,7 +76,7 @@ def test_the_field_of_an_answer_of_an_earlier_release(vector: Mapping[str, Any])
 
 
 class Wire(httpx2.AsyncBaseTransport):
-    """Keeps what a client sends, and answers as an earlier release did."""
+    """Keeps a client's requests, and answers as an earlier release did."""
 
     def __init__(self, answers: Sequence[Mapping[str, Any]]) -> None:
         self.sent: list[dict[str, Any]] = []

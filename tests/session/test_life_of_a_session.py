@@ -1,4 +1,4 @@
-"""Log in, change, log out: what an app does to a session, and what holds afterwards."""
+"""Log in, change, log out: an app's actions on a session and their effects."""
 
 from __future__ import annotations
 
@@ -752,7 +752,7 @@ async def test_a_session_that_cannot_be_written_can_be_copied(node: Node, make: 
     assert make(sessions[0]) == {"a": 1}
 
 
-# What a framework puts in the session's place
+# A framework replaces the session
 
 
 class Empty:
@@ -880,7 +880,7 @@ async def test_a_stream_passes_chunk_by_chunk(node: Node) -> None:
         order.append("out " + (message.get("body", b"").decode() or message["type"].rpartition(".")[2]))
 
     async def receive() -> Message:
-        raise AssertionError("nobody asked for the body")
+        raise AssertionError("the body is read although no handler asked for it")
 
     node.app.app = app
     await node.app(scope_of("http"), receive, send)

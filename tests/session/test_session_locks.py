@@ -1,4 +1,4 @@
-"""The lock of a session: one request at a time, until what it changed has been saved."""
+"""The lock of a session: one request at a time, until its changes are saved."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ async def test_who_waits_too_long_is_told_423_with_a_hint() -> None:
     assert status(node)["timed_out"] == 1
 
 
-# What is inside
+# The session inside the lock
 
 
 class SharedStore(MemoryStore):
@@ -143,7 +143,7 @@ class SharedStore(MemoryStore):
 
 
 class ThreeNodes:
-    """Three managers that share a store and who decides who has a lock."""
+    """Three managers that share a store and a lock service."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.locks, self.records = MemoryLocks(clock), MemoryRecords(clock)

@@ -1,4 +1,4 @@
-"""Sessions whose data is in the store: where it goes, what two requests at once make of it, and what happens without the store."""
+"""Sessions whose data is in the store: where data goes, how two concurrent requests merge, and how a missing store is handled."""
 
 from __future__ import annotations
 
@@ -385,7 +385,7 @@ async def test_who_wants_to_be_told_of_a_change_by_others_is_told_and_nothing_is
 
 async def test_who_was_told_of_a_conflict_gets_through_when_it_tries_again_though_the_node_hears_of_others_late(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
-    node.records.stores.discard(node.store)  # no word of what others write, for now
+    node.records.stores.discard(node.store)  # the node hears of no changes by others, for now
     [record] = node.stored()
     await node.store.put(record)
 

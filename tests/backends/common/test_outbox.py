@@ -1,4 +1,4 @@
-"""What a node has yet to write: nothing is dropped, each key is written once, and each caller hears of its own."""
+"""The entries that a node has yet to write: none is dropped, each key is written once, and each caller hears of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_batch_that_was_not_written_stays_in_its_order() -> None:
     assert [*box.batch(100)] == [b"a", b"b", b"c"]
 
 
-def test_who_asks_for_a_key_that_is_on_its_way_waits_for_that() -> None:
+def test_a_request_for_a_key_in_flight_waits_for_that_write() -> None:
     box = Outbox()
     first = box.put({b"a": b"1"})
     second = box.put({b"a": b"1", b"b": b"2"})
@@ -39,7 +39,7 @@ def test_who_asks_for_a_key_that_is_on_its_way_waits_for_that() -> None:
     assert (first.done.is_set(), second.done.is_set()) == (True, False)
 
 
-def test_only_those_who_asked_for_a_key_hear_that_it_was_rejected() -> None:
+def test_only_the_callers_of_a_key_hear_that_it_was_rejected() -> None:
     box = Outbox()
     good, bad = box.put({b"a": b"1"}), box.put({b"a": b"1", b"x": b""})
     box.reject(b"x")
@@ -66,7 +66,7 @@ def test_every_ticket_is_done_at_last_and_no_key_is_written_twice(puts: list[lis
 
 
 @pytest.mark.anyio
-async def test_whoever_writes_is_woken_when_there_is_something() -> None:
+async def test_the_writer_is_woken_when_there_is_an_entry() -> None:
     box = Outbox()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(box.filled)

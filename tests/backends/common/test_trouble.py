@@ -11,7 +11,7 @@ from ha_session_mw.backends.common.trouble import Troubles
 logger = logging.getLogger("ha_session_mw.tests")
 
 
-def test_a_trouble_is_told_once_and_told_anew_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trouble_is_reported_once_and_again_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
     troubles = Troubles(logger)
     told = [troubles.begin("disk", why, "the disk is %s", why) for why in ("full", "full", "gone", "gone")]
     assert told == [True, False, True, False]
@@ -19,7 +19,7 @@ def test_a_trouble_is_told_once_and_told_anew_when_it_changes(caplog: pytest.Log
     assert troubles.current == {"disk": "gone"}
 
 
-def test_a_recovery_is_told_once_and_only_after_trouble(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_recovery_is_reported_once_and_only_after_trouble(caplog: pytest.LogCaptureFixture) -> None:
     troubles = Troubles(logger)
     caplog.set_level(logging.INFO)
     assert not troubles.end("disk", "the disk is well")
@@ -32,7 +32,7 @@ def test_a_recovery_is_told_once_and_only_after_trouble(caplog: pytest.LogCaptur
     ]
 
 
-def test_each_trouble_is_told_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_trouble_is_reported_separately(caplog: pytest.LogCaptureFixture) -> None:
     troubles = Troubles(logger)
     for name in ("a", "b"):
         troubles.begin(name, "silent", "%s is silent", name)

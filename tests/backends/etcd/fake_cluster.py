@@ -1,6 +1,6 @@
 """A cluster of nodes in one process on an etcd of three members in memory. Time passes by hand for all of them.
 
-What Raft is for is taken as given: what was committed stays, in one order. Everything else goes wrong on demand: leaders change, members
+Raft's guarantee is taken as given: committed entries stay, in one order. Everything else goes wrong on demand: leaders change, members
 freeze, end and lag, history is compacted, and the links between nodes and members lose, delay and cut.
 """
 
@@ -78,13 +78,13 @@ class FakeEtcd3:
 
     Args:
         cluster: whose nodes call it, and in whose time it lives.
-        dice: decide what is lost, and who wins a vote.
+        dice: decide which messages are lost, and which member wins a vote.
         members: how many.
 
     Attributes:
-        state: what was committed.
+        state: the committed keys and leases.
         members: with names ``e0``, ``e1`` and so on.
-        url: what ``HA_SESSION_CLUSTER`` is to be.
+        url: the value for ``HA_SESSION_CLUSTER``.
         tasks: in which messages travel.
         brought: for each node, how many messages its watches have brought.
     """
@@ -103,7 +103,7 @@ class FakeEtcd3:
         self.brought: Counter[str] = Counter()
 
     def backend(self, settings: Settings) -> Backend:
-        """What a node, newly started, keeps in it."""
+        """Return the backend of a node that has just started."""
         plug = _Plug(self, str(settings.node_id))
         self._plugs.append(plug)
         dice = Random(f"{plug.name} {len(self._plugs)}")
@@ -138,7 +138,7 @@ class FakeEtcd3:
         await self.sleep(seconds)
         return not link.cut
 
-    # Who leads
+    # Leadership
 
     def serves(self, member: EtcdMember) -> bool:
         """Whether a member reaches a leader that has a majority."""
@@ -157,7 +157,7 @@ class FakeEtcd3:
         if not self.leader.is_well:
             self.elect(self.dice.uniform(1, 2.3))
 
-    # What it does
+    # Requests and replication
 
     def commit(self, path: str, body: Mapping[str, Any]) -> Answer:
         answer = self.state.answer(path, body, self.now_s)
@@ -212,7 +212,7 @@ class EtcdMember:
         return self.running and not self.frozen and not self.cut_off
 
     def freeze(self) -> None:
-        """Stop it as SIGSTOP does. What it is asked meanwhile is done when it goes on."""
+        """Stop it as SIGSTOP does. It carries out the requests of that time when it continues."""
         if not self.frozen:
             self._thawed = anyio.Event()
             self.etcd.health_changed()
@@ -262,7 +262,7 @@ class EtcdMember:
     # Calls
 
     async def serve(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """Do what a node asks for: now, or once there is a leader, or never.
+        """Carry out a node's request: now, or once there is a leader, or never.
 
         Raises:
             httpx2.ConnectError: it does not run.
@@ -284,7 +284,7 @@ class EtcdMember:
 
 
 class Stream(httpx2.AsyncByteStream):
-    """What a member sends to one watcher, in order: all of it, or it breaks, or falls silent for good."""
+    """A member's stream to one watcher, in order: it is complete, or it breaks, or it falls silent for good."""
 
     def __init__(self, cable: _Cable, member: EtcdMember, start: bytes, end: bytes, revision: int) -> None:
         self.news = anyio.Event()
@@ -313,7 +313,7 @@ class Stream(httpx2.AsyncByteStream):
         self.news.set()
 
     async def bring(self) -> None:
-        """Send what is new, as long as somebody watches."""
+        """Send new changes, as long as the watcher listens."""
         self.send({"result": {"header": {"revision": str(self._member.applied)}, "created": True}})
         while not self._is_over:
             self.news = anyio.Event()
@@ -347,7 +347,7 @@ class Stream(httpx2.AsyncByteStream):
         self._put(*filter(None, (line[:middle], line[middle:])))
 
     def _break(self, line: bytes) -> None:
-        """The connection is lost, perhaps in the midst of a message, and perhaps nobody notices."""
+        """Lose the connection, perhaps within a message, and perhaps unnoticed."""
         if self._etcd.dice.random() < 0.5:
             self._put(line[: self._etcd.dice.randrange(1, len(line))])
             self.end(httpx2.ReadError("reset"))
@@ -366,7 +366,7 @@ class Stream(httpx2.AsyncByteStream):
 
 
 def _refusal() -> httpx2.Response:
-    """What ends whatever a process would do before its end: it is refused once and for all, and so tries nothing again."""
+    """Return a final refusal, so that a process that is about to end does not retry."""
     return httpx2.Response(400, stream=httpx2.ByteStream(b'{"error": "etcdserver: authentication failed", "code": 3}'))
 
 
@@ -415,7 +415,7 @@ class _Cable(httpx2.AsyncBaseTransport):
 
 
 class _Call:
-    """A call under way, and then its answer. Both go on when nobody waits for them any more."""
+    """A call under way, and then its answer. Both continue when the caller has stopped waiting."""
 
     def __init__(self, cable: _Cable, member: EtcdMember, path: str, body: Mapping[str, Any]) -> None:
         self._cable, self._member = cable, member

@@ -25,7 +25,7 @@ class FakeEtcd(EtcdState, httpx2.AsyncBaseTransport):
     Attributes:
         frozen: whether it stands still.
         freezes_at: a path; it freezes when it is asked there, and does nothing of that before it is thawed.
-        loses: a path; the next answer from there is lost, and what was asked is done.
+        loses: a path whose next answer is lost, although the request is carried out.
         asked: each path that was asked, in order.
     """
 

@@ -1,4 +1,4 @@
-"""What an etcd keeps, in memory: keys with their history, and leases. The calls of the JSON gateway on it; performs no I/O."""
+"""The state of an etcd in memory: keys with their history, and leases. Implements the calls of the JSON gateway; performs no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answer = tuple[int, Mapping[str, Any]]
 
 @dataclass
 class Lease:
-    """What keys hang on."""
+    """A lease, with the keys that end with it."""
 
     ttl_s: int
     end_s: float
@@ -64,7 +64,7 @@ class EtcdState:
         self._numbers = count()
 
     def answer(self, path: str, body: Mapping[str, Any], now_s: float) -> Answer:
-        """Do what a call asks for.
+        """Carry out a call.
 
         Args:
             path: of the call.

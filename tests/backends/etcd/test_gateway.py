@@ -43,12 +43,12 @@ pytestmark = pytest.mark.anyio
 real = pytest.mark.real
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
-"""What takes seconds is run on one of the two."""
+"""Tests that take seconds run on one event loop only."""
 
 
 @pytest.fixture
 def prefix() -> bytes:
-    """Where this test writes; nobody else does."""
+    """Return the prefix that belongs to this test alone."""
     return f"{secrets.token_hex(6)}/".encode()
 
 
@@ -68,7 +68,7 @@ async def load(gateway: EtcdGateway, prefix: bytes) -> dict[bytes, bytes]:
 
 
 class Watching:
-    """Follows a prefix from a revision on, and keeps what it is told."""
+    """Follows a prefix from a revision on, and keeps the events that it receives."""
 
     def __init__(self, gateway: EtcdGateway, prefix: bytes, revision: int) -> None:
         self._gateway = gateway
@@ -100,7 +100,7 @@ class Watching:
 
 
 @real
-async def test_what_was_written_is_read_back_with_its_revision(one_etcd: Etcd, prefix: bytes) -> None:
+async def test_a_written_key_is_read_back_with_its_revision(one_etcd: Etcd, prefix: bytes) -> None:
     async with opened(gateway_to(one_etcd)) as gateway:
         done = await gateway.transact([put(prefix + b"a", b"\x00\xff"), put(prefix + b"b", b"")])
         page = await gateway.page(prefix, end_of(prefix))
@@ -185,7 +185,7 @@ async def test_a_watch_on_which_nothing_happens_is_given_up(one_etcd: Etcd, pref
 
 
 @real
-async def test_compacted_history_is_told_as_such(prefix: bytes) -> None:
+async def test_compacted_history_is_reported_as_such(prefix: bytes) -> None:
     with etcd() as server:
         async with opened(gateway_to(server)) as gateway:
             for _ in range(3):
@@ -329,7 +329,7 @@ async def test_a_user_logs_in_and_again_when_the_token_has_ended(guarded: Etcd, 
         ("stranger", "the password", "does not let the user read and write below the prefix of HA_SESSION_CLUSTER"),
     ],
 )
-async def test_who_is_not_let_in_is_told_why(guarded: Etcd, prefix: bytes, user: str | None, password: str, told: str) -> None:
+async def test_a_rejected_user_gets_the_reason(guarded: Etcd, prefix: bytes, user: str | None, password: str, told: str) -> None:
     async with opened(gateway_to(guarded, user=user, password=password)) as gateway:
         with pytest.raises(EtcdRefused) as refused:
             await gateway.transact([put(prefix + b"a", b"")])
@@ -462,7 +462,7 @@ async def test_a_call_that_nobody_answers_ends_in_bounded_time(clock: ManualCloc
 
 
 class Electing(httpx2.AsyncBaseTransport):
-    """Three members whose leader ``a`` is frozen. What the others are asked before there is a new one is lost on its way to the old one."""
+    """Three members whose leader ``a`` is frozen. Requests to the others are lost on their way to it until a new leader is elected."""
 
     def __init__(self, clock: ManualClock, elected_s: float) -> None:
         self._clock = clock
@@ -496,7 +496,7 @@ async def test_while_a_leader_is_elected_a_call_is_done_soon_after_and_asks_each
         took_s = await passing(clock, lambda: gateway.transact([]))
         assert took_s <= elected_s + 2 * TRY_S / 3 + ROUND_PAUSE_S + 3 * 0.05
         assert members.most == 1
-        assert await passing(clock, lambda: gateway.transact([], once=True)) == 0  # whoever has answered is asked next
+        assert await passing(clock, lambda: gateway.transact([], once=True)) == 0  # the member that answered is asked next
 
 
 class Slow(httpx2.AsyncBaseTransport):
@@ -541,7 +541,7 @@ async def test_a_definite_no_ends_a_call_at_once_whoever_else_is_asked(words: by
     assert transport.asked == ["a", "b"]
 
 
-async def test_what_must_not_be_repeated_is_tried_once_and_the_next_asks_another(clock: ManualClock) -> None:
+async def test_a_call_that_must_not_be_repeated_is_tried_once_and_the_next_asks_another_member(clock: ManualClock) -> None:
     transport = Scripted(bad="dead", good=GOOD)
     async with opened(scripted(transport, clock)) as gateway:
         with pytest.raises(EtcdUnavailable):
@@ -646,7 +646,7 @@ async def test_a_password_that_was_refused_is_not_tried_again_at_once_and_then_t
         assert server.log_ins == 2
 
 
-async def test_of_many_who_must_log_in_at_once_one_does(clock: ManualClock) -> None:
+async def test_one_of_many_concurrent_calls_logs_in(clock: ManualClock) -> None:
     server = Guarded("right")
     async with opened(guarded_by(server, clock, lambda: "right")) as gateway, anyio.create_task_group() as tasks:
         for _ in range(8):
@@ -654,7 +654,7 @@ async def test_of_many_who_must_log_in_at_once_one_does(clock: ManualClock) -> N
     assert server.log_ins == 1
 
 
-async def test_a_password_file_that_cannot_be_read_is_told_without_its_name(clock: ManualClock) -> None:
+async def test_an_unreadable_password_file_is_reported_without_its_name(clock: ManualClock) -> None:
     def missing() -> str:
         raise FileNotFoundError(2, "No such file", "/run/secrets/etcd")
 

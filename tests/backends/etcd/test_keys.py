@@ -1,4 +1,4 @@
-"""etcd's keys in the words of the state machine: each entry there and back, and what cannot be understood is never passed over."""
+"""Keys in etcd: each entry survives a round trip, and an unreadable entry is never skipped."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_other_keys_are_of_no_concern(keys: Keys, name: bytes) -> None:
         (b"log/floor", b"high", "cannot be read"),
     ],
 )
-def test_what_cannot_be_understood_is_told_without_an_id(keys: Keys, name: bytes, value: bytes, told: str) -> None:
+def test_an_unreadable_entry_is_reported_without_an_id(keys: Keys, name: bytes, value: bytes, told: str) -> None:
     event = written(b"shop/" + name, value)
     with pytest.raises(UnreadableKey) as followed:
         keys.item(event)
@@ -98,7 +98,7 @@ def test_a_reading_is_all_that_the_pages_hold(keys: Keys) -> None:
     assert (reading.newest, reading.last) == (6, beat)
 
 
-def test_what_has_ended_is_a_range_of_keys(keys: Keys) -> None:
+def test_ended_entries_are_a_range_of_keys(keys: Keys) -> None:
     [soon], [late] = (keys.records([Deny("x", end_ms)]) for end_ms in (60_000, 120_000))
     start, end = keys.ended(60_000)[0]
     assert start <= soon < end <= late

@@ -1,4 +1,4 @@
-"""A long log on etcd is taken in piece by piece: others have their turns meanwhile, and nobody is served before the end."""
+"""A node loads a long log from etcd in pieces: other tasks run in between, and no request is served before the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOUR_MS = 3_600_000
 
 
 class AtOnce(EtcdGateway):
-    """Gives the whole log in one page, and suspends nobody."""
+    """Returns the whole log in one page, and never suspends its caller."""
 
     pairs: Sequence[KeyValue] = ()
 

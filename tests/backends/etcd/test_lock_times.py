@@ -72,7 +72,7 @@ async def acquire(locks: EtcdLocks, within_s: float, lease_s: float = 6.0) -> Gr
 
 @pytest.mark.parametrize("frozen_at", [GRANT, PUT, LOOK])
 @pytest.mark.parametrize("within_s", [0, 2, 30])
-async def test_whoever_comes_to_a_frozen_etcd_is_told_in_bounded_time(
+async def test_a_newcomer_to_a_frozen_etcd_gets_an_error_in_bounded_time(
     etcd: FakeEtcd, clock: ManualClock, frozen_at: str, within_s: float
 ) -> None:
     async with opened(etcd, clock) as locks:
@@ -85,7 +85,7 @@ async def test_whoever_comes_to_a_frozen_etcd_is_told_in_bounded_time(
 
 @pytest.mark.parametrize("frozen_at", [LOOK, KEEP])
 @pytest.mark.parametrize("frozen_after_s", [0.5, 2.4, 3.9])
-async def test_whoever_waits_when_etcd_freezes_is_told_a_moment_after_the_time_is_over(
+async def test_a_waiter_gets_an_error_soon_after_its_time_is_over_when_etcd_freezes(
     etcd: FakeEtcd, clock: ManualClock, frozen_at: str, frozen_after_s: float
 ) -> None:
     async with opened(etcd, clock) as locks, anyio.create_task_group() as tasks:
@@ -102,7 +102,7 @@ async def test_whoever_waits_when_etcd_freezes_is_told_a_moment_after_the_time_i
     assert 4 <= took_s <= 4 + MARGIN_S + SLACK_S
 
 
-async def test_whoever_waits_for_others_in_vain_is_told_at_that_time_and_by_the_right_name(etcd: FakeEtcd, clock: ManualClock) -> None:
+async def test_a_waiter_that_does_not_get_the_lock_gets_the_right_error_at_its_time_limit(etcd: FakeEtcd, clock: ManualClock) -> None:
     async with opened(etcd, clock) as locks:
         await acquire(locks, 0, lease_s=60)
         for within_s in (0, 1, 10):
@@ -111,7 +111,7 @@ async def test_whoever_waits_for_others_in_vain_is_told_at_that_time_and_by_the_
             assert within_s <= took_s <= within_s + SLACK_S
 
 
-async def test_a_renewal_that_etcd_does_not_answer_is_told_in_bounded_time(etcd: FakeEtcd, clock: ManualClock) -> None:
+async def test_a_renewal_that_etcd_does_not_answer_fails_in_bounded_time(etcd: FakeEtcd, clock: ManualClock) -> None:
     async with opened(etcd, clock) as locks:
         grant = await acquire(locks, 0)
         etcd.freezes_at = KEEP
@@ -128,12 +128,12 @@ async def test_a_lock_that_is_let_go_while_etcd_stands_still_is_free_as_soon_as_
         assert took_s <= LET_GO_S + SLACK_S
         await pass_time(clock, lambda: etcd.asked.count(LEAVE) == 4)
         etcd.freezes_at = ""
-        etcd.frozen = False  # what it was asked before is lost
+        etcd.frozen = False  # the earlier requests are lost
         await pass_time(clock, lambda: not etcd.keys)
         assert (await acquire(locks, 0)).fence > grant.fence
 
 
-async def test_what_etcd_took_too_late_keeps_no_place_in_the_queue(etcd: FakeEtcd, clock: ManualClock) -> None:
+async def test_a_request_that_etcd_took_too_late_keeps_no_place_in_the_queue(etcd: FakeEtcd, clock: ManualClock) -> None:
     async with opened(etcd, clock) as locks:
         etcd.freezes_at = PUT
         told, _ = await passing(clock, lambda: acquire(locks, 0, lease_s=60))
@@ -144,9 +144,7 @@ async def test_what_etcd_took_too_late_keeps_no_place_in_the_queue(etcd: FakeEtc
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-async def test_whoever_is_cancelled_goes_in_bounded_time_and_leaves_no_place_behind(
-    etcd: FakeEtcd, clock: ManualClock, frozen: bool
-) -> None:
+async def test_a_cancelled_waiter_leaves_in_bounded_time_and_keeps_no_place(etcd: FakeEtcd, clock: ManualClock, frozen: bool) -> None:
     async def give_up() -> None:
         with clock.move_on_after(3):
             await acquire(locks, 60)
@@ -160,7 +158,7 @@ async def test_whoever_is_cancelled_goes_in_bounded_time_and_leaves_no_place_beh
         assert [*etcd.leases] == [int(grant.holder, 16)]
 
 
-async def test_a_lock_that_is_let_go_when_nothing_runs_any_more_is_told_and_no_error(
+async def test_a_lock_that_is_released_after_the_end_is_logged_and_raises_no_error(
     etcd: FakeEtcd, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(etcd, clock) as locks:
@@ -201,9 +199,7 @@ async def test_a_lease_counts_from_before_etcd_was_asked(clock: ManualClock) -> 
         assert (await locks.renew(grant, lease_s=6)).until_s == begun_s + 6
 
 
-async def test_whoever_waits_for_long_keeps_its_place_and_its_lease_counts_from_the_last_time_it_did(
-    etcd: FakeEtcd, clock: ManualClock
-) -> None:
+async def test_a_long_waiter_keeps_its_place_and_its_lease_counts_from_the_last_renewal(etcd: FakeEtcd, clock: ManualClock) -> None:
     found: list[Grant] = []
 
     async def wait() -> None:

@@ -57,7 +57,7 @@ async def test_a_lock_holds_among_all_nodes_and_leaves_nothing_in_etcd(one_etcd:
         assert "/lock/" not in one_etcd.ctl("get", "--prefix", "--keys-only", "locks/")
 
 
-async def test_what_requests_at_three_nodes_count_at_once_under_a_sessions_lock_is_all_counted(one_etcd: Etcd) -> None:
+async def test_requests_at_three_nodes_that_count_under_a_sessions_lock_lose_no_count(one_etcd: Etcd) -> None:
     async def count_one_more(session: Session) -> None:
         async with session.lock(timeout=30):
             before = session.get("n", 0)
@@ -96,7 +96,7 @@ async def test_one_that_waits_for_longer_than_its_lease_keeps_its_place(one_etcd
     assert served == ["first", "second"]
 
 
-async def test_when_the_leader_is_killed_those_who_wait_still_have_it_one_after_the_other(three_members: Etcd) -> None:
+async def test_waiters_still_get_the_lock_one_after_the_other_when_the_leader_is_killed(three_members: Etcd) -> None:
     server, inside, most, fences = three_members, 0, 0, list[int]()
 
     async def work(manager: SessionManager) -> None:
@@ -163,7 +163,7 @@ async def test_a_holder_that_loses_etcd_stops_before_its_lease_is_over_for_anybo
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_with_an_etcd_that_stands_still_whoever_waits_comes_or_leaves_is_answered_in_time(one_etcd: Etcd) -> None:
+async def test_a_paused_etcd_delays_no_waiter_newcomer_or_leaver_beyond_its_time(one_etcd: Etcd) -> None:
     took_s: dict[str, float] = {}
 
     async def want(manager: SessionManager, name: str) -> None:

@@ -92,7 +92,7 @@ async def test_a_session_that_outgrows_its_token_is_seen_and_changed_on_all_node
                 answer = await nodes.visit(0, look, token)
                 assert answer.status == 200
                 found = answer.result
-                await checkpoint()  # what is answered from memory suspends nobody, and this loop would starve what brings the news
+                await checkpoint()  # answers from memory do not suspend, so this loop would starve the watch
         assert found == {**expected, **{f"key {number}": 1 for number in range(6)}}
 
         answer = await nodes.visit(1, lambda session: session.clear(), token)
@@ -165,7 +165,7 @@ async def test_a_lease_that_etcd_has_lost_is_asked_for_again(one_etcd: Etcd) -> 
         stored = await store.put(Record("id", b"1", int(SystemClock().wall_s() * 1000) + 1000))
         [lease] = store._leases.values()
         await store._gateway.revoke_lease(lease)
-        assert await store.get("id") is None  # what etcd deleted by it is gone
+        assert await store.get("id") is None  # etcd deleted the keys of the lease
         again = await store.put(replace(stored, version=0))
         assert again.version > stored.version
 
@@ -191,7 +191,7 @@ class LosesHistory(EtcdGateway):
         await super().watch(*args, **kwargs)
 
 
-async def test_a_node_whose_history_is_gone_is_told_so_and_goes_on_from_there(one_etcd: Etcd) -> None:
+async def test_a_node_whose_history_is_gone_learns_of_it_and_continues_from_there(one_etcd: Etcd) -> None:
     settings = settings_of(one_etcd)
     heard: list[tuple[str, int]] = []
     gaps: list[int] = []
@@ -212,7 +212,7 @@ async def test_a_node_whose_history_is_gone_is_told_so_and_goes_on_from_there(on
     assert store._position == after.version
 
 
-async def test_a_record_of_another_release_is_told_and_left_until_its_session_has_ended(one_etcd: Etcd) -> None:
+async def test_a_record_of_another_release_is_reported_and_left_until_its_session_has_ended(one_etcd: Etcd) -> None:
     async with opened(one_etcd) as store:
         content = store._content_key("id")
         await store._gateway.transact([put(content, b"\x95\x02\x00\xc0\xc4\x00\xc4\x00")])

@@ -1,4 +1,4 @@
-"""Session data on etcd, where etcd and the clock are in the test's hands: who is told when, and what is listed and deleted."""
+"""Session data on a fake etcd and clock: when each listener hears of a change, and which keys are listed and deleted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CALLS: dict[str, Callable[[SessionStore, ManualClock], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_whoever_asks_an_etcd_that_stands_still_waits_for_three_seconds_and_the_next_ones_for_one(
+async def test_the_first_request_to_a_paused_etcd_waits_three_seconds_and_the_next_ones_one(
     etcd: FakeEtcd, clock: ManualClock, call: Callable[[SessionStore, ManualClock], Awaitable[object]]
 ) -> None:
     async with opened(etcd, clock) as store:

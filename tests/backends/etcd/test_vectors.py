@@ -1,4 +1,4 @@
-"""Vectors of every key and value in etcd: this release writes them byte for byte, and reads what an earlier release wrote."""
+"""Vectors of every key and value in etcd: this release writes them byte for byte, and reads those of an earlier release."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stored(vector: Mapping[str, Any]) -> dict[bytes, bytes]:
 
 
 def read(pair: tuple[bytes, bytes]) -> Any:
-    """Return what the log makes of a key and its value."""
+    """Return the log's item for a key and its value."""
     return KEYS.item(Event(KeyValue(*pair, create_revision=7, mod_revision=7)))
 
 

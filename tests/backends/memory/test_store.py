@@ -30,7 +30,7 @@ async def test_fencing_numbers_and_versions_grow_on_in_a_process_that_is_started
     assert before[1] < after[1]
 
 
-async def test_a_lock_that_nobody_has_any_more_takes_no_memory(clock: ManualClock) -> None:
+async def test_a_released_lock_takes_no_memory(clock: ManualClock) -> None:
     locks = MemoryLocks(clock)
     await locks.release(await locks.acquire("x", within_s=0, lease_s=60))
     assert locks._queues == {}
@@ -52,7 +52,7 @@ async def test_a_record_is_not_needed_any_more_from_its_very_end_on(clock: Manua
     assert await store.get("id") is None
 
 
-async def test_what_has_ended_is_forgotten_now_and_then(clock: ManualClock) -> None:
+async def test_ended_records_are_forgotten_periodically(clock: ManualClock) -> None:
     store = MemoryStore(MemoryRecords(clock))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.run)

@@ -1,4 +1,4 @@
-"""The file of a node's batches: what was written is read again, a grown file is rewritten, and a full disk loses nothing."""
+"""The file of a node's batches: written batches are read again, a grown file is rewritten, and a full disk loses nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def batch(upto: int, *, version: int = VERSION) -> Batch:
     return Batch(version=version, incarnation="i", learned=True, floor_ms=0, upto=upto, entries=((upto, Deny(f"x{upto}", 60_000)),))
 
 
-async def test_what_was_written_is_read_again_in_its_order(tmp_path: Path) -> None:
+async def test_written_batches_are_read_again_in_their_order(tmp_path: Path) -> None:
     file = BatchFile(StateFile(tmp_path / "log"))
     assert file.load() == []
     for upto in (1, 2):
@@ -63,7 +63,7 @@ async def test_a_file_that_cannot_be_read_keeps_the_node_from_starting(tmp_path:
     file.close()
 
 
-async def test_a_full_disk_is_told_once_and_what_came_meanwhile_is_kept_once_there_is_room(
+async def test_a_full_disk_is_reported_once_and_later_entries_are_kept_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     full, append = [True], StateFile.append

@@ -99,7 +99,7 @@ def test_one_that_overslept_its_place_goes_to_the_end_with_a_new_number(queue: Q
     assert again.ahead == 1
 
 
-def test_who_waits_sees_that_a_place_has_ended_at_its_very_end(queue: Queue, clock: ManualClock) -> None:
+def test_a_waiter_sees_the_end_of_a_place_without_delay(queue: Queue, clock: ManualClock) -> None:
     holder, waiting = queue.ticket(), queue.ticket()
     queue.take(holder)
     place = queue.take(waiting)
@@ -124,7 +124,7 @@ def test_a_write_that_comes_through_when_its_caller_has_left_takes_no_place(queu
     assert queue.take(queue.ticket()).ahead == 0
 
 
-def test_what_is_left_of_the_dead_is_forgotten_and_what_lives_stays(queue: Queue, clock: ManualClock) -> None:
+def test_leftovers_of_dead_processes_are_forgotten_and_live_ones_stay(queue: Queue, clock: ManualClock) -> None:
     dead, alive = queue.ticket(), queue.ticket("y")
     queue.take(dead)
     clock.advance(LEASE_S)
@@ -218,7 +218,7 @@ def places_in(worker: SqliteLocks) -> int:
 
 
 @pytest.mark.anyio
-async def test_fifty_who_wait_at_three_workers_all_have_it_in_their_order_by_and_large(path: Path) -> None:
+async def test_fifty_waiters_at_three_workers_all_get_the_lock_roughly_in_order(path: Path) -> None:
     served: list[int] = []
 
     async def wait(service: SqliteLocks, number: int) -> None:
@@ -255,7 +255,7 @@ async def test_one_that_waits_for_long_keeps_its_place(path: Path) -> None:
             for number, desk in enumerate((first, second)):
                 tasks.start_soon(wait_for_it, desk, number)
                 await wait(holder, 2 * TICKET_S)
-            with pytest.raises(SessionLocked):  # and who comes passes over those whose places have ended
+            with pytest.raises(SessionLocked):  # and a newcomer passes over the tickets that have ended
                 await holder.locks.acquire("x", within_s=0, lease_s=60)
             assert places_in(nodes.services[2]) == 3
             await holder.locks.release(grant)
@@ -309,7 +309,7 @@ async def test_a_lease_counts_from_before_it_was_asked_for(path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_who_leaves_while_a_place_is_being_written_leaves_none_behind(path: Path) -> None:
+async def test_a_waiter_that_leaves_while_its_place_is_being_written_leaves_none_behind(path: Path) -> None:
     clock = Late()
     file = SlowFile(path, clock)
     service, other = SqliteLocks(clock, file), SqliteLocks(clock, LockFile(path, clock.boot_s))
@@ -369,7 +369,7 @@ async def test_a_forked_process_does_not_wait_for_a_write_of_the_one_that_it_was
 
 
 @pytest.mark.anyio
-async def test_a_file_that_is_deleted_is_told_to_those_who_wait_and_holds_locks_again_at_once(path: Path) -> None:
+async def test_waiters_learn_of_a_deleted_file_and_the_new_one_holds_locks_at_once(path: Path) -> None:
     told: list[StoreUnavailable] = []
 
     async def wait(worker: SqliteLocks) -> None:
@@ -406,7 +406,7 @@ class CountedFile(LockFile):
 
 
 @pytest.mark.anyio
-async def test_who_waits_looks_into_the_new_file_and_does_not_write_over_and_over_again(path: Path) -> None:
+async def test_a_waiter_looks_into_the_new_file_and_does_not_write_repeatedly(path: Path) -> None:
     file = CountedFile(path, SystemClock.boot_s)
     waiting = SqliteLocks(SystemClock(), file)
     with services(path, 1) as [holder]:
@@ -426,7 +426,7 @@ async def test_who_waits_looks_into_the_new_file_and_does_not_write_over_and_ove
 
 
 @pytest.mark.anyio
-async def test_a_file_that_cannot_be_used_is_told_and_not_taken_for_a_free_lock(path: Path) -> None:
+async def test_an_unusable_file_is_reported_and_not_taken_for_a_free_lock(path: Path) -> None:
     path.write_bytes(b"no database at all, but some text" * 100)
     with services(path, 1) as [worker], pytest.raises(StoreUnavailable, match="is damaged, or is no database"):
         await worker.acquire("x", within_s=0, lease_s=60)

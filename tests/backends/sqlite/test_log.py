@@ -89,7 +89,7 @@ async def test_a_log_out_at_one_worker_counts_at_all_others_from_their_next_requ
     assert [worker.says(token) for worker in (a, c, b)] == ["session_revoked"] * 3
 
 
-async def test_a_log_out_everywhere_counts_at_all_workers_and_spares_who_logs_in_afterwards(path: Path) -> None:
+async def test_a_log_out_everywhere_counts_at_all_workers_and_spares_later_log_ins(path: Path) -> None:
     a, b = Worker(path), Worker(path)
     before = a.log_in()
     await a.manager.revoke_subject("ada")
@@ -136,7 +136,7 @@ async def test_a_session_that_lists_a_cut_from_before_the_file_is_good(path: Pat
 # Ends
 
 
-async def test_what_has_ended_is_deleted_and_stays_refused_when_the_clock_is_set_back(path: Path) -> None:
+async def test_an_ended_entry_is_deleted_and_stays_refused_when_the_clock_is_set_back(path: Path) -> None:
     clock = ManualClock()
     a = Worker(path, clock=clock, idle_timeout="10m", absolute_timeout="10m")
     token = a.log_in()
@@ -221,7 +221,7 @@ async def test_a_full_disk_refuses_log_outs_with_503_and_sessions_go_on_being_ju
     a = Worker(path)
     gone, stays = a.log_in(), a.log_in()
     await a.log_out(a.log_in())
-    a.log._file._writer.execute("PRAGMA max_page_count = 1")  # the least: what it has
+    a.log._file._writer.execute("PRAGMA max_page_count = 1")  # SQLite's minimum is the current size
     a.log.apply([Deny(f"{number:0500}", int(a.manager.clock.wall_s() * 1000) + 3_600_000) for number in range(50)])
     answer = await a.request("POST", "/logout", gone)
     assert (answer.status_code, answer.json()["code"]) == (503, "quorum_lost")
@@ -266,7 +266,9 @@ async def test_a_file_that_cannot_be_read_makes_every_standing_unknown_but_refus
     assert node_of(a.manager).view.fresh_at == math.inf
 
 
-async def test_a_deleted_file_is_told_and_made_again_with_all_that_the_workers_know(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_deleted_file_is_reported_and_made_again_with_all_that_the_workers_know(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     a, b = Worker(path), Worker(path)
     gone, stays = a.log_in(), a.log_in()
     async with running(a, b):
@@ -297,7 +299,7 @@ async def test_a_log_out_into_a_file_that_has_lost_its_name_is_not_acknowledged(
         await node_of(a.manager).revoker.revoke_session(verified.claims)
 
 
-async def test_an_older_copy_that_is_put_in_its_place_is_told_and_completed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_older_copy_in_its_place_is_reported_and_completed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     a = Worker(path)
     first, second = a.log_in(), a.log_in()
     async with running(a):
@@ -349,7 +351,7 @@ async def test_another_thread_than_the_event_loops_changes_nothing_of_what_is_kn
         assert a.says(token) == "session_revoked"
 
 
-async def test_what_nobody_waits_for_is_written_before_the_end(path: Path) -> None:
+async def test_an_entry_without_a_waiter_is_written_before_the_end(path: Path) -> None:
     a = Worker(path)
     async with running(a):
         await eventually(lambda: a.log._thread)
@@ -398,7 +400,7 @@ async def test_an_older_copy_that_has_grown_past_what_a_worker_knows_is_read_and
     await a.log_out(tokens[0])
     assert a.says(tokens[0]) == "session_revoked"
     put_copy_in_place(path)
-    b = Worker(path)  # has no say in what was lost
+    b = Worker(path)  # knows none of the lost entries
     for token in tokens[1:4]:
         await b.log_out(token)
     await eventually(lambda: [a.says(token) for token in tokens] == ["session_revoked"] * 4 + ["yes"], 3)
@@ -578,7 +580,7 @@ def test_a_url_without_a_file_is_refused(url: str) -> None:
         Settings(secret_key=SECRET, cluster=url)
 
 
-def test_what_belongs_to_peers_contradicts_it() -> None:
+def test_settings_of_peers_contradict_it() -> None:
     with pytest.raises(ConfigurationError) as refused:
         Settings(secret_key=SECRET, cluster="sqlite:///s.db", peers="http://a:1", state_dir="/var/lib")
     assert len(refused.value.faults) == 2

@@ -182,7 +182,7 @@ async def test_news_are_heard_whatever_happens_between_two_looks(
     heard: list[str] = []
     store = SqliteStore(clock, RecordFile(path), "session", on_newer=lambda name, _: heard.append(name))
     store._poll_now()
-    assert heard == []  # what was there at the start is read when it is wanted
+    assert heard == []  # records from before the start are read on demand
     happens(store, path, clock)
     if happens is delete:
         other = SqliteStore(clock, RecordFile(path), "session")
@@ -202,7 +202,7 @@ async def test_a_node_that_gets_no_requests_hears_of_changes_by_itself(path: Pat
         tasks.cancel_scope.cancel()
 
 
-async def test_content_that_somebody_has_put_there_by_hand_is_told_and_left(path: Path) -> None:
+async def test_hand_written_content_is_reported_and_left(path: Path) -> None:
     a = Worker(path)
     token = await a.log_in(text=LARGE)
     db = sqlite3.connect(records_of(path))
@@ -214,7 +214,7 @@ async def test_content_that_somebody_has_put_there_by_hand_is_told_and_left(path
     db.close()
 
 
-async def test_what_has_ended_is_forgotten(path: Path, clock: ManualClock) -> None:
+async def test_ended_records_are_forgotten(path: Path, clock: ManualClock) -> None:
     store = SqliteStore(clock, RecordFile(path), "session")
     soon_ms = int(clock.wall_s() * 1000) + 1000
     await store.put(Record("soon", b"", soon_ms))
@@ -256,9 +256,7 @@ def test_a_file_that_is_none_of_ours_stops_the_start(path: Path) -> None:
         Worker(path)
 
 
-async def test_a_file_that_cannot_be_written_is_told_at_the_change_and_read_all_the_same(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unwritable_file_is_reported_at_the_change_and_still_read(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     a = Worker(path)
     token = await a.log_in(text=LARGE)
     a.store._file._writer.execute("PRAGMA query_only = on")
@@ -332,7 +330,7 @@ def test_a_write_that_begins_as_the_file_is_let_go_leaves_it_closed(path: Path) 
     assert [*path.parent.iterdir()] == [path]  # nothing of a write-ahead log
 
 
-async def test_a_deleted_file_is_told_and_a_new_one_gives_no_version_twice(path: Path) -> None:
+async def test_a_deleted_file_is_reported_and_a_new_one_gives_no_version_twice(path: Path) -> None:
     a = Worker(path)
     token = await a.log_in(text=LARGE)
     before = await a.store.get(node_of(a.manager).validator.validate(token.encode()).claims.family)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What heartbeats tell: who lives, whose clock is to be believed, and what may end because of it."""
+"""The members by their heartbeats: which are alive, which clocks are trusted, and which entries may expire."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def members(of: int, **ahead_s: float) -> Members:
     return found
 
 
-# Who lives.
+# Live members.
 
 
 def test_a_member_joins_drains_and_leaves_once() -> None:
@@ -192,7 +192,7 @@ def test_a_node_that_has_always_been_alone_has_nobody_to_trust_its_clock_by() ->
     assert members(1).clock_trusted(now())
 
 
-# What ends.
+# Expiry.
 
 
 def test_the_floor_follows_the_slowest_trusted_clock() -> None:

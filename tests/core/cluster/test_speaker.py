@@ -1,4 +1,4 @@
-"""What one process says about itself, and what it derives from what the others say."""
+"""A process's heartbeats, and its conclusions from the heartbeats of others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def other(name: str, seconds: float, sequence: int = 1, **more: object) -> Heart
     return msgspec.structs.replace(plain, **more)
 
 
-# What it says.
+# Its own heartbeats.
 
 
 def test_a_heartbeat_carries_the_constant_parts_the_wall_clock_and_a_running_number() -> None:
@@ -57,7 +57,7 @@ def test_keys_that_were_announced_later_are_in_the_next_heartbeat() -> None:
     assert one.heartbeat(at(0), starting=False).kids == ("key", "next")
 
 
-# What it hears.
+# The heartbeats of others.
 
 
 def test_members_join_drain_leave_and_fall_silent_as_events() -> None:
@@ -88,7 +88,7 @@ def test_events_of_the_log_and_of_members_keep_their_order_and_are_taken_once() 
 def test_a_heartbeat_that_may_be_old_tells_nothing_of_a_clock() -> None:
     one = speaker()
     one.hear("b", other("b", -600), at(0), late=True)
-    assert one.tick(at(0)) is None  # nobody to agree with
+    assert one.tick(at(0)) is None  # no other clock to compare with
     one.hear("b", other("b", 0, sequence=2), at(0))
     assert one.tick(at(0)) is not None
 

@@ -1,4 +1,4 @@
-"""The view: merging is order-free and idempotent, deny wins, and nothing revives what was denied."""
+"""The view: merging is order-free and idempotent, deny wins, and nothing revives a denied session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENDS_MS = [NOW_MS + minutes * MINUTE_MS + extra for minutes in (1, 2, 30, 720) f
 
 
 def cuts_ending(*minutes: int) -> dict[str, list[Cut]]:
-    """Of each subject: a cut, one that spares a family, and two that replace what they may.
+    """Return, for each subject: a cut, one that spares a family, and two that replace what they may.
 
     A cut that spares a family replaces only such as spared it too (see ``SessionManager``).
     """
@@ -81,7 +81,7 @@ entries: st.SearchStrategy[Entry] = st.one_of(
 
 
 def verdicts(view: View) -> list[Decision | str]:
-    """What the view makes of every session, as text that compares."""
+    """Return the view's decision on every session, as comparable text."""
     return [repr(decision) for decision in (judge(session, view) for session in SESSIONS)]
 
 
@@ -288,7 +288,7 @@ def test_an_entry_that_has_ended_is_no_news() -> None:
     assert len(view) == 0
 
 
-# What a node is really told: entries that outlive every token they could match.
+# Realistic entries: each outlives every token that it could match.
 LASTING = cuts_ending(720, 720, 721, 722)
 LASTING_CUTS = [one for cuts in LASTING.values() for one in cuts]
 LASTING_SESSIONS = sessions_knowing(LASTING)

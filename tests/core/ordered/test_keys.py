@@ -1,4 +1,4 @@
-"""What stands in an ordered log: keys that say it all, and values that every later release can read."""
+"""The content of an ordered log: self-contained keys, and values that every later release can read."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_one_key_is_one_entry_as_far_as_a_view_can_tell(one: Entry, other: Entry
 
 
 @given(ENTRIES, ENDS)
-def test_what_has_ended_is_a_range_of_keys(entry: Entry, floor_ms: int) -> None:
+def test_ended_entries_are_a_range_of_keys(entry: Entry, floor_ms: int) -> None:
     view = View()
     view.merge(entry)
     view.raise_floor(floor_ms)
@@ -100,7 +100,7 @@ def test_a_field_that_a_later_release_adds_is_passed_over() -> None:
     assert decode_log(msgspec.msgpack.encode((1, ("id", NOW_MS, "more")))) == LogId("id", NOW_MS)
 
 
-# What this release writes, for ever to be read.
+# The format of this release, which every later release reads.
 
 VECTORS: list[tuple[Entry, str, str]] = [
     (Deny("x", NOW_MS), "deny/0001c9c380/x", "920193a164a178cf000001a3185c5000"),

@@ -1,4 +1,4 @@
-"""One process's part in a log that somebody else orders, step by step. What many of them do together is for the simulation."""
+"""One process's part in a log that an engine orders, step by step. The simulation covers many processes together."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Member(Ordered):
         self._keep(self.ready(now), now)
 
     def take_events(self) -> list[OrderedEvent]:
-        """What has happened since the last call, in whichever call it was handed out."""
+        """Return the events since the last call, whichever call handed them out."""
         self._kept += self.speaker.take_events()
         events, self._kept = self._kept, []
         return events
@@ -103,7 +103,7 @@ class Member(Ordered):
 
 
 class Log:
-    """An engine that does no wrong: keeps what is put, and gives it to whom it is asked to."""
+    """A faultless engine: keeps every item, and delivers it to the chosen members."""
 
     def __init__(self, log: LogId = LOG) -> None:
         self.id = log
@@ -173,7 +173,7 @@ class Log:
         self.write(BeatDeleted(one.slot))
 
     def deliver(self, now: Moment, *members: Member, upto: int | None = None) -> None:
-        """Each is told what it has not been told yet."""
+        """Deliver to each member all changes that it has not received yet."""
         for one in members:
             for position, items in self.changes:
                 if one.position < position <= (upto or self.position):
@@ -321,7 +321,7 @@ def test_a_node_that_finds_a_beat_in_the_log_is_starting_until_it_has_heard_whet
     log.beat(later, at(1))
     log.deliver(at(1.1), later)
     assert later.view.fresh_at == at(1).boot_s
-    assert CaughtUp() not in later.take_events()  # it may be an hour off, for all that it knows
+    assert CaughtUp() not in later.take_events()  # its clock may be an hour off
     assert not later.is_ready(at(1.1))
     log.beat(one, at(1.2))
     log.beat(later, at(1.3))
@@ -541,7 +541,7 @@ def test_who_began_after_the_entry_is_not_waited_for() -> None:
     log.deliver(at(1), one)
     assert one.is_fenced(*receipt, at(1))
     assert late.view.fresh_at == -math.inf
-    log.deliver(at(2), late)  # and whoever reads its own beat has read the entry before
+    log.deliver(at(2), late)  # and a member that reads its own beat has read the earlier entry
     assert "x" in late.view.denied
 
 
@@ -676,7 +676,7 @@ def test_a_digest_is_a_function_of_what_is_in_the_log(acts: list[tuple[int, bool
 
 
 def overlook(log: Log, one: Member, name: str = "overlooked", now: Moment = START) -> None:
-    """It is told of the next position, and not of what was put there."""
+    """Deliver the next position without the item there."""
     log.put(deny(name))
     one.delivered(log.position, [], now)
 
@@ -839,7 +839,7 @@ def test_what_has_ended_or_was_deleted_before_ones_eyes_or_is_not_written_yet_ma
     one.append([deny("not written yet")])
     one.loaded(log.snapshot(), at(2))
     assert one.rolled_back is None
-    assert set(one.view.denied) == {"deleted", "not written yet"}  # what somebody deleted too soon goes on to count here
+    assert set(one.view.denied) == {"deleted", "not written yet"}  # an entry that was deleted too soon still counts here
 
 
 def test_what_one_wrote_oneself_may_not_be_missing_any_more_once_it_was_seen_in_the_log() -> None:
@@ -896,7 +896,7 @@ def test_a_log_that_does_no_wrong_is_suspected_of_none(acts: list[tuple[str, int
         assert not one.needs_load
 
 
-# What ends.
+# Expiry.
 
 
 def test_whoever_loads_takes_the_floor_over_and_so_does_whoever_follows() -> None:
@@ -1056,7 +1056,7 @@ def test_a_node_that_starts_waits_for_those_it_found_in_the_log_before_it_trusts
     one = log.member("a", now=at(100))
     log.beat(one, at(100))
     log.deliver(at(100), one)
-    assert not one.members.clock_trusted(at(100))  # how old what they said is, nobody knows
+    assert not one.members.clock_trusted(at(100))  # the age of their statements is unknown
     beats(log, at(100.4), *others)
     log.deliver(at(100.4), one)
     assert one.members.clock_trusted(at(100.4))
@@ -1076,7 +1076,7 @@ def test_a_clock_is_judged_anew_when_it_becomes_known_that_there_are_others() ->
     log = Log()
     log.ready("b", "c")
     one = log.member("a", now=at(100))
-    one.tick(at(100, ahead_s=3600))  # nobody is known yet who could disagree
+    one.tick(at(100, ahead_s=3600))  # no known member could disagree yet
     log.beat(one, at(100, ahead_s=3600))
     log.deliver(at(100, ahead_s=3600), one)
     assert one.is_fresh(at(100, ahead_s=3600))

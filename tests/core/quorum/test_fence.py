@@ -1,4 +1,4 @@
-"""A majority held at one instant what the fence calls durable, however late messages are and whatever members forget."""
+"""A majority held each durable entry at one instant, however late messages are and whatever members forget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each invariant of the quorum log is told in words when it is broken."""
+"""Each broken invariant of the quorum log is reported in words."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_history_that_goes_backwards_is_found_out() -> None:
         known.check(5)
 
 
-# What is kept.
+# The stored state.
 
 
 def test_a_prefix_that_claims_more_than_the_sequence_has_is_found_out() -> None:

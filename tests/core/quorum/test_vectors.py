@@ -1,4 +1,4 @@
-"""Vectors of all that ``peers://`` sends and keeps: this release writes them byte for byte, and reads what an earlier release wrote."""
+"""Vectors of all that ``peers://`` sends and keeps: this release writes them byte for byte, and reads those of an earlier release."""
 
 from __future__ import annotations
 

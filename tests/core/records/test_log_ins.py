@@ -93,7 +93,7 @@ def test_the_newest_have_a_place_the_one_who_logs_in_first_of_all(
     assert len(stay) <= most
     assert {*stay, *end} == {family, *standing}
     assert not {*stay} & {*end}
-    assert not end or len(stay) == most  # nobody goes while there is a place
+    assert not end or len(stay) == most  # no log-in is dropped while there is a place
     youngest_to_go = max((standing[one].authenticated_ms for one in end), default=0)
     assert all(standing[one].authenticated_ms >= youngest_to_go for one in stay if one != family)
 

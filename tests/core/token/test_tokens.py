@@ -61,7 +61,7 @@ def test_the_same_claims_under_the_same_key_still_make_the_same_text(vector: dic
     assert sign(msgspec.convert(vector["claims"], Claims), SigningKey(vector["secret"].encode())).decode() == vector["token"]
 
 
-# What is signed
+# Signed tokens
 
 
 @given(any_claims())
@@ -74,7 +74,7 @@ def test_whatever_is_signed_verifies_to_the_same_claims(given_claims: Claims) ->
     assert verified.claims == given_claims
     assert verified.kid == KEY.kid
     assert verified.record == given_claims.record
-    if given_claims.record:  # what the data is, the record tells
+    if given_claims.record:  # the data is in the record
         assert verified.data == {}
         assert verified.nested
     else:
@@ -99,7 +99,7 @@ def test_a_token_in_use_today_fits_a_cookie_many_times_over() -> None:
     assert len(sign(claims(content={"cart": [1, 2, 3]}), KEY)) < 300
 
 
-# What was changed
+# Altered tokens
 
 
 def altered(token: bytes) -> Iterator[bytes]:
@@ -166,7 +166,7 @@ def test_the_parts_of_two_good_tokens_do_not_make_a_third() -> None:
             assert refusal(mixed) is TokenInvalid
 
 
-# What was never signed
+# Tokens that were never signed
 
 
 def made_up(random: Random) -> Iterator[bytes]:
@@ -281,7 +281,7 @@ def test_each_key_of_the_ring_verifies_its_own_tokens() -> None:
 
 @pytest.mark.parametrize("version", [0, 2, 255])
 def test_a_payload_of_a_later_release_is_not_the_clients_fault(version: int) -> None:
-    """In a rolling upgrade a node of the new release signs what the old one cannot read: 503, ask another node, never 401."""
+    """In a rolling upgrade the new release may sign tokens that the old one cannot read: 503, ask another node, never 401."""
     fields = msgspec.msgpack.decode(base64_decode(sign(claims(), KEY).split(b".")[3]))
     later = msgspec.msgpack.encode([version, *fields[1:]])
 
