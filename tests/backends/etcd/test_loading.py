@@ -62,8 +62,8 @@ async def test_others_have_their_turns_while_a_long_log_is_taken_in_and_nothing_
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
         await checkpoint()
-        await log._load()
+        await log.follower.load()
     assert turns >= 20
     assert log.ordered.position == 10 + len(entries) + 1
     assert all(log.ordered.view.knows(entry) for entry in entries)
-    assert log.ordered.view.fresh_at == -math.inf  # until its own beat has come back
+    assert log.ordered.view.fresh_at == -math.inf  # until its own heartbeat has come back

@@ -1,0 +1,115 @@
+"""Write entries into etcd, in batches, until each is written or etcd rejects it for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import anyio
+
+from ..common.outbox import Outbox, Ticket
+from .api import EtcdError, EtcdRejected, put
+from .process import AGAIN_S, Process, logger
+
+BATCH = 100
+"""Entries in one transaction. etcd accepts up to 128 operations."""
+SINGLE = 8
+"""Largest log-out that is written ahead of larger ones: a person waits for a small one, a job for a large one."""
+MAX_RECORD_BYTES = 256 * 1024
+"""Longest value that this process asks etcd to take. A token has at most 4096 bytes, so no id or subject comes near. etcd accepts
+1.5 MB, but not always in time."""
+
+
+class Outboxes:
+    """Entries that are not written yet. They outlive the process that could not write them, if it starts again.
+
+    Attributes:
+        singles: the entries of small log-outs.
+        jobs: the entries of large ones.
+    """
+
+    def __init__(self) -> None:
+        self.singles, self.jobs = Outbox(), Outbox()
+
+    def put(self, records: Mapping[bytes, bytes]) -> Ticket:
+        """Add entries to be written, and return their ticket. Entries that are too long for etcd are rejected at once."""
+        box = self.singles if len(records) <= SINGLE else self.jobs
+        ticket = box.put(records)
+        for key, value in records.items():
+            if len(value) > MAX_RECORD_BYTES:
+                _reject(box, key, "is not asked to take it")
+        return ticket
+
+    def __len__(self) -> int:
+        return len(self.singles) + len(self.jobs)
+
+
+class Writer:
+    """Writes the entries of a process.
+
+    Args:
+        process: what the tasks of this process share.
+        outboxes: hold the entries.
+        expect: takes the position of each transaction that etcd has written.
+    """
+
+    def __init__(self, process: Process, outboxes: Outboxes, expect: Callable[[int], None]) -> None:
+        self._process = process
+        self._outboxes = outboxes
+        self._expect = expect
+
+    async def write_for_ever(self, box: Outbox) -> None:
+        """Write what comes into one outbox; try again after each failure. Stop for good at a rollback."""
+        troubles = self._process.troubles
+        while True:
+            await box.filled()
+            if self._process.is_set_back:
+                await anyio.sleep_forever()
+            try:
+                await self._write(box, box.batch(BATCH))
+            except EtcdError as exc:
+                troubles.failed("writing", str(exc))
+                with self._process.clock.move_on_after(AGAIN_S):
+                    await anyio.sleep_forever()
+            else:
+                troubles.works("writing")
+
+    async def flush(self) -> None:
+        """Write everything that is left.
+
+        Raises:
+            EtcdError: etcd did not answer, or refused. The rest stays in the outboxes.
+        """
+        for box in (self._outboxes.singles, self._outboxes.jobs):
+            while box and not self._process.is_set_back:
+                await self._write(box, box.batch(BATCH))
+
+    async def _write(self, box: Outbox, records: Mapping[bytes, bytes]) -> None:
+        """Write records in one transaction; split a rejected one until the record to blame is known."""
+        try:
+            done = await self._process.gateway.transact([put(key, value) for key, value in records.items()])
+        except EtcdRejected as exc:
+            if len(records) == 1:
+                [key] = records
+                _reject(box, key, str(exc))
+                return
+            for half in _halves(records):
+                await self._write(box, half)
+        else:
+            box.written(records, done.header.revision)
+            self._expect(done.header.revision)
+
+
+def _reject(box: Outbox, key: bytes, why: str) -> None:
+    logger.error("etcd %s: an entry with a name of %d bytes is enforced by this process only", why, len(key))
+    box.reject(key)
+
+
+def _halves(records: Mapping[bytes, bytes]) -> Iterable[dict[bytes, bytes]]:
+    """Return two parts of a rejected batch. A record longer than all others together is most likely to blame, and goes alone."""
+    items = sorted(records.items(), key=_length)
+    middle = len(items) - 1 if 2 * _length(items[-1]) > sum(map(_length, items)) else len(items) // 2
+    return dict(items[:middle]), dict(items[middle:])
+
+
+def _length(record: tuple[bytes, bytes]) -> int:
+    return len(record[0]) + len(record[1])
