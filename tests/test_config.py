@@ -117,7 +117,7 @@ def test_a_setting_that_is_not_given_has_its_default(name: str) -> None:
         ("ERROR_DETAIL", "full", "full"),
     ],
 )
-def test_a_variable_says_what_the_setting_is(name: str, text: str, value: object) -> None:
+def test_a_variable_sets_its_setting(name: str, text: str, value: object) -> None:
     found = getattr(from_environ(**{name: text}), name.lower())
 
     assert found == value
@@ -147,7 +147,7 @@ def test_a_variable_says_what_the_setting_is(name: str, text: str, value: object
         *(("ERROR_DETAIL", text) for text in ("debug",)),
     ],
 )
-def test_a_bad_value_is_told_with_its_variable_the_value_and_the_rule(name: str, text: str) -> None:
+def test_a_bad_value_is_reported_with_its_variable_the_value_and_the_rule(name: str, text: str) -> None:
     (fault,) = faults_of(from_environ, **{name: text})
 
     assert fault.startswith(f"HA_SESSION_{name}={text!r}: ")
@@ -199,7 +199,7 @@ def test_every_setting_is_tried_here_or_with_the_clusters() -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_tells_what_it_is_for_and_by_which_rule(name: str) -> None:
+def test_every_setting_documents_its_purpose_and_its_rule(name: str) -> None:
     setting = SETTINGS[name]
 
     assert len(setting.help) > 15
@@ -210,7 +210,7 @@ def test_every_setting_tells_what_it_is_for_and_by_which_rule(name: str) -> None
 # All faults at once
 
 
-def test_all_faults_are_told_in_one_message() -> None:
+def test_all_faults_are_in_one_message() -> None:
     faults = faults_of(
         from_environ,
         SECRET_KEY="changeme",
@@ -296,17 +296,17 @@ def test_settings_that_agree_do_not(variables: dict[str, str]) -> None:
         ("PROTECTED", "HA_SESSION_PROTECT"),
     ],
 )
-def test_a_name_that_is_no_setting_is_told_with_the_one_that_was_meant(name: str, meant: str) -> None:
+def test_an_unknown_name_is_reported_with_the_likely_setting(name: str, meant: str) -> None:
     (fault,) = faults_of(from_environ, **{name: "canary"})
 
     assert fault == f"HA_SESSION_{name}: is not a setting of this release. Did you mean {meant}?"
 
 
-def test_a_name_like_no_other_is_told_without_a_guess() -> None:
+def test_a_name_like_no_other_is_reported_without_a_guess() -> None:
     assert faults_of(from_environ, ZZZ="1") == ("HA_SESSION_ZZZ: is not a setting of this release",)
 
 
-def test_what_is_no_variable_of_a_setting_cannot_be_set_by_one() -> None:
+def test_settings_without_a_variable_cannot_be_set_by_one() -> None:
     for name in ("ALLOW_WEAK_SECRET", "COOKIE_MAX_AGE"):
         assert len(faults_of(from_environ, **{name: "true"})) == 1
 
@@ -439,7 +439,7 @@ class SecretText:
 @pytest.mark.parametrize(
     "given", [SecretText(), [SecretText()], {GOOD}, (part for part in [GOOD]), 12345, bytearray(GOOD.encode()), {GOOD: 1}]
 )
-def test_a_secret_of_another_type_is_told_and_its_text_not_used(given: Any) -> None:
+def test_a_secret_of_another_type_is_reported_and_its_text_not_used(given: Any) -> None:
     """A generator's text contains an address, so each process would have another secret. Everybody knows ten stars."""
     (fault,) = faults_of(Settings, secret_key=given, allow_weak_secret=True)
 
@@ -518,7 +518,7 @@ def test_an_empty_variable_is_a_setting_that_is_not_set(name: str, nothing: str)
         assert from_environ(**{name.upper(): nothing}) == from_environ()
 
 
-def test_what_is_wrong_with_a_file_is_told(tmp_path: Path) -> None:
+def test_a_faulty_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     empty, weak, good = tmp_path / "empty", tmp_path / "weak", tmp_path / "good"
     empty.write_text("\n \n")
     weak.write_text("hunter2\n")

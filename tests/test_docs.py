@@ -153,7 +153,7 @@ def commands_of(text: str) -> list[Command]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls curl")
-def test_what_the_page_on_three_nodes_tells_to_type_prints_what_it_shows(tmp_path: Path) -> None:
+def test_the_commands_on_the_page_on_three_nodes_print_the_output_shown(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(blocks(THREE_NODES, "python")[0].text, "utf-8")
     text, _, _ = THREE_NODES.read_text("utf-8").partition("\n## On three machines\n")
     for shown in (8001, 8002, 8003):
@@ -189,7 +189,7 @@ def test_a_code_block_says_what_it_is() -> None:
             assert match[1] in ("python", "json", "console", "text"), f"{name_of(page)}: {match[0]!r}"
 
 
-def test_the_problem_documents_shown_are_what_the_code_sends() -> None:
+def test_the_code_sends_the_problem_documents_shown() -> None:
     settings = Settings(secret_key=secrets.token_urlsafe(48), protect="*")
     client = TestClient(Starlette(middleware=[Middleware(SessionMiddleware, settings=settings)]))
     sent = client.get("/").json()
@@ -257,7 +257,7 @@ def test_the_errors_for_the_app_have_their_rows() -> None:
     assert sorted(documented) == sorted(["ConfigurationError", *(kind.__name__ for kind in UsageError.__subclasses__())])
 
 
-def test_the_accept_rule_is_told_in_its_order() -> None:
+def test_the_pages_give_the_accept_rule_in_its_order() -> None:
     page = (DOCS / "explanation" / "accept-rule.md").read_text("utf-8")
     assert re.findall(r"^\| `(\w+)` \|", section(page, "## Step by step"), re.MULTILINE) == list(CHECKS)
 
@@ -297,7 +297,7 @@ def messages_shown(text: str) -> set[str]:
     return {quoted for quoted in re.findall(r"`([^`\n]+)`", _FENCE.sub("", text)) if quoted.count(" ") >= 2}
 
 
-def test_what_nodes_say_on_the_pages_is_what_the_code_says() -> None:
+def test_the_code_says_the_messages_on_the_pages() -> None:
     program = "\n".join(path.read_text("utf-8") for path in SOURCES)
     # A message may stand behind the name of whom it is about, and a part of one may be quoted alone.
     patterns = (text for path in SOURCES for text in templates(ast.parse(path.read_text("utf-8"))))
@@ -334,14 +334,14 @@ def test_each_trouble_of_etcd_is_one_that_the_code_tells() -> None:
     assert {text for text in shown if text not in program} == set()
 
 
-def test_how_long_a_log_out_waits_for_etcd_is_told_as_it_is() -> None:
+def test_the_page_gives_the_right_wait_of_a_log_out_for_etcd() -> None:
     page = (DOCS / "how-to" / "etcd.md").read_text("utf-8")
     assert f"503 `quorum_lost` after {DURABLE_LIMIT_S:g} s" in page
     assert f"They wait for {DURABLE_LIMIT_S:g} seconds at the most" in page
     assert f"A log-out takes {DURABLE_LIMIT_S:g} s and is `provisional`" in CONSISTENCY
 
 
-def test_how_long_a_lock_on_etcd_takes_is_told_as_it_is() -> None:
+def test_the_page_gives_the_right_time_of_a_lock_on_etcd() -> None:
     page = section((DOCS / "how-to" / "locks.md").read_text("utf-8"), "## How long it takes at the most")
     margin_s = LAST_LOOK_S + LET_GO_S
     assert f"`timeout`, and {margin_s:g} second more where etcd does not answer; but {LEAST_S + margin_s:g} seconds" in page
@@ -369,7 +369,7 @@ def teachers_needed(nodes: int, memory: Memory) -> int:
     raise AssertionError("never learns enough")
 
 
-def test_how_many_it_takes_is_what_the_code_asks_for() -> None:
+def test_the_pages_give_the_majority_that_the_code_needs() -> None:
     words = ("none", "one", "two", "three", "four")
     rows = re.findall(r"^\| (\d) \| (\d) \| (\w+) \| (.+) \| (.+) \|$", section(CONSISTENCY, "## When nodes die"), re.MULTILINE)
     assert rows
@@ -450,7 +450,7 @@ def test_each_event_has_its_row_with_its_attributes_and_there_are_no_others() ->
 
 
 @pytest.mark.parametrize("source", WITH_EXAMPLES, ids=name_of)
-def test_the_examples_in_docstrings_do_what_they_say(source: Path) -> None:
+def test_the_examples_in_docstrings_work(source: Path) -> None:
     module = importlib.import_module(".".join(source.relative_to(ROOT).with_suffix("").parts))
     result = doctest.testmod(module)
     assert result.attempted > 0

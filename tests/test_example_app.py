@@ -177,7 +177,7 @@ def without_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_a_store")
-def test_without_a_store_a_full_session_says_so_and_keeps_what_it_has(client: Client) -> None:
+def test_without_a_store_a_full_session_says_so_and_keeps_its_data(client: Client) -> None:
     answers = fill(client)
     kept = [answer for answer in answers if answer.status_code == 200]
     assert 5 < len(kept) < 25
@@ -193,7 +193,7 @@ def test_a_note_that_is_none_is_refused_on_the_page(client: Client, text: str) -
     assert 'role="alert"' in response.text
 
 
-def test_the_websocket_knows_who_it_talks_to(client: Client) -> None:
+def test_the_websocket_knows_its_user(client: Client) -> None:
     client.log_in()
     with client.websocket_connect("/private/ws") as socket:
         assert socket.receive_json() == {"subject": "ada"}
@@ -201,7 +201,7 @@ def test_the_websocket_knows_who_it_talks_to(client: Client) -> None:
         assert socket.receive_json() == {"subject": "ada", "echo": "hello"}
 
 
-def test_a_refused_websocket_is_told_why(client: Client) -> None:
+def test_a_refused_websocket_gets_the_reason(client: Client) -> None:
     with pytest.raises(WebSocketDenialResponse) as refusal, client.websocket_connect("/private/ws"):
         pass  # pragma: no cover
     assert (refusal.value.status_code, refusal.value.json()["code"]) == (401, "token_missing")
@@ -257,7 +257,7 @@ def test_a_node_that_records_no_log_ins_says_so_on_the_page(client: Client) -> N
     assert "devices.js" not in page
 
 
-def test_the_page_of_devices_shows_what_the_ready_made_routes_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_devices_shows_the_data_of_the_ready_made_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HA_SESSION_TRACK", "on")
     monkeypatch.setenv("HA_SESSION_DEVICES", "on")
     with Client(example.make_app()) as client:
@@ -312,7 +312,7 @@ def test_the_pages_load_nothing_from_elsewhere_and_run_nothing_inline(client: Cl
 # The demo
 
 
-def test_a_step_that_fails_is_told_and_ends_the_story() -> None:
+def test_a_step_that_fails_is_reported_and_ends_the_story() -> None:
     out = io.StringIO()
     story = Story(out)
     with story.step("what works") as step:
@@ -416,7 +416,7 @@ def test_the_demo_of_one_machine_tells_its_story_and_ends_well() -> None:
 
 
 @pytest.mark.real
-def test_a_drill_that_does_not_exist_is_told() -> None:
+def test_a_drill_that_does_not_exist_is_reported() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="oracle")
     story, _ = demo.communicate(timeout=30)
     assert (demo.returncode, "Choose peers, etcd or sqlite" in story) == (2, True)
@@ -460,7 +460,7 @@ def test_the_demo_on_etcd_tells_its_story_and_ends_well() -> None:
 
 
 @pytest.mark.real
-def test_keep_leaves_all_nodes_up_until_the_demo_is_told_to_end() -> None:
+def test_keep_leaves_all_nodes_up_until_the_demo_is_stopped() -> None:
     demo = run_demo("-c", QUICK_DEMO, PYTHONUTF8="1", KEEP="1")
     try:
         assert demo.stdout is not None

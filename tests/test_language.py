@@ -73,7 +73,7 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def test_sentences_are_told_apart() -> None:
+def test_sentences_are_split() -> None:
     text = "# A heading\n\nOne (`a. b`) is 1.5 ms. Two:\n\n"
     text += "* Three, see [four five](x.md). *Six.*\n  seven\n\n| no | table |\n\n```text\nno code.\n```\n"
     assert list(sentences(text)) == ["One (CODE) is 1.5 ms.", "Two:", "Three, see four five.", "*Six.* seven"]

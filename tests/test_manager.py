@@ -134,7 +134,7 @@ async def test_the_id_left_behind_is_dead_and_the_new_one_lives(manager: Session
     assert after.claims.family == before.claims.family
 
 
-async def test_an_id_that_nobody_ever_had_may_be_revoked(manager: SessionManager, log_in: Any) -> None:
+async def test_an_unknown_id_may_be_revoked(manager: SessionManager, log_in: Any) -> None:
     phone = log_in()
     await manager.revoke_session("nobody's")
 
@@ -177,7 +177,7 @@ async def test_one_session_may_stay(manager: SessionManager, log_in: Any, how: s
 
 
 @pytest.mark.parametrize("nobody", [5, object(), b"family", ("family",)])
-async def test_what_is_no_session_cannot_be_excepted_and_nobody_is_logged_out(manager: SessionManager, log_in: Any, nobody: Any) -> None:
+async def test_an_exception_that_is_no_session_is_refused_and_logs_no_user_out(manager: SessionManager, log_in: Any, nobody: Any) -> None:
     phone = log_in()
 
     with pytest.raises(TypeError, match=r"^except_session must be a session, or the id or family of one, got "):
@@ -202,7 +202,7 @@ async def test_the_session_that_stayed_is_renewed_changed_and_cycled_as_before(
     assert [device.is_in for device in (laptop, renewed, cycled, changed)] == [False] * 4
 
 
-async def test_the_last_log_out_everywhere_decides_who_stays(manager: SessionManager, log_in: Any) -> None:
+async def test_the_last_log_out_everywhere_decides_which_sessions_stay(manager: SessionManager, log_in: Any) -> None:
     phone, laptop = log_in(), log_in()
     await manager.revoke_subject("ada", except_session=phone.session())
     again = log_in()
@@ -250,7 +250,7 @@ async def test_a_session_that_withstood_a_cut_keeps_lists_short_too(manager: Ses
     assert len(node_of(manager).view.live_cuts("ada")) == 1
 
 
-async def test_a_visitors_session_without_an_id_spares_nobody(manager: SessionManager, log_in: Any) -> None:
+async def test_a_visitors_session_without_an_id_spares_no_session(manager: SessionManager, log_in: Any) -> None:
     phone = log_in()
     await manager.revoke_subject("ada", except_session=Session())
 
@@ -258,9 +258,7 @@ async def test_a_visitors_session_without_an_id_spares_nobody(manager: SessionMa
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, b"ada", "", "\ud800", "x" * 513])
-async def test_what_names_nobody_is_refused_and_keeps_no_other_log_out_from_counting(
-    manager: SessionManager, log_in: Any, nonsense: Any
-) -> None:
+async def test_an_invalid_subject_is_refused_and_no_other_log_out_is_affected(manager: SessionManager, log_in: Any, nonsense: Any) -> None:
     phone, laptop = log_in(), log_in("bob")
     kind = ValueError if isinstance(nonsense, str) else TypeError
     with pytest.raises(kind, match="subject must"):
@@ -318,7 +316,7 @@ async def test_a_denial_holds_until_the_last_token_it_could_match_has_ended(
     assert len(node_of(manager).view) == 0
 
 
-async def test_a_clock_that_is_set_back_does_not_revive_what_was_denied(manager: SessionManager, log_in: Any, clock: ManualClock) -> None:
+async def test_a_clock_that_is_set_back_does_not_revive_a_denied_session(manager: SessionManager, log_in: Any, clock: ManualClock) -> None:
     phone, laptop = log_in(), log_in()
     await node_of(manager).revoker.revoke_session(phone.claims)
     clock.advance(13 * 3600)
@@ -351,7 +349,7 @@ async def test_a_cached_verification_is_no_cached_decision(manager: SessionManag
     assert not phone.is_in
 
 
-async def test_a_token_under_a_key_that_nobody_could_have_is_invalid(manager: SessionManager, make: Managers) -> None:
+async def test_a_token_under_an_impossible_key_is_invalid(manager: SessionManager, make: Managers) -> None:
     stranger = make(Settings(secret_key="7hTz3-KqWm9_xPvB1nYcRd5LsGjF8uEo"))
 
     with pytest.raises(TokenInvalid):
@@ -487,7 +485,7 @@ async def test_ids_are_128_random_bits_and_url_safe(make: Managers) -> None:
     assert len(node_of(manager).issuer.new_id()) == 22
 
 
-async def test_starting_waits_for_nobody(manager: SessionManager) -> None:
+async def test_a_start_waits_for_no_other_node(manager: SessionManager) -> None:
     with anyio.fail_after(LIMIT_S):
         async with manager.running():
             assert manager.why_not_ready() is None
@@ -509,7 +507,7 @@ async def test_no_token_of_a_denied_key_is_accepted_and_the_next_key_signs(make:
     assert isinstance(node_of(manager).validator.validate(later), Verified)
 
 
-async def test_a_key_that_nobody_has_cannot_be_denied(make: Managers) -> None:
+async def test_an_impossible_key_cannot_be_denied(make: Managers) -> None:
     manager = make(Settings(secret_key=SECRET))
     with pytest.raises(ValueError, match="no live member has a key 'typo'"):
         await manager.revoke_key("typo")

@@ -63,7 +63,7 @@ def test_a_port_that_was_free_a_moment_ago_is_given_to_anybody(elsewhere: tuple[
     assert given_to(freed, elsewhere) == {"server", "client"}
 
 
-def test_a_reserved_port_is_given_to_nobody(port: int, elsewhere: tuple[str, int]) -> None:
+def test_a_reserved_port_is_given_to_no_other_process(port: int, elsewhere: tuple[str, int]) -> None:
     assert given_to(port, elsewhere) == set()
 
 

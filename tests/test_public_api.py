@@ -30,7 +30,7 @@ def test_exports_are_sorted_and_each_is_there_once() -> None:
     assert list(EXPORTED) == sorted(set(EXPORTED))
 
 
-def test_what_the_design_pins_is_exported() -> None:
+def test_the_names_that_the_design_pins_are_exported() -> None:
     assert {"SessionMiddleware", "Session", "get_session", "Settings", "SessionManager", "Acknowledgement"} <= set(EXPORTED)
 
 

@@ -152,7 +152,7 @@ async def lifespan(app: ASGIApp) -> list[Message]:
 
     try:
         await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
-    except ConfigurationError:  # besides being told, for those who wait for the app to end
+    except ConfigurationError:  # raised as well as sent, because some servers wait for the app to end
         assert sent[-1]["type"] == "lifespan.startup.failed"
     return sent
 
@@ -203,7 +203,7 @@ def why(session: Session) -> str | None:
 
 
 class Node:
-    """One node: the middleware around an app that does what each request asks for."""
+    """One node: the middleware around an app that runs each request's action."""
 
     def __init__(self, app: ASGIApp = obliging, *, clock: ManualClock | None = None, **settings: Any) -> None:
         self.clock = clock or ManualClock()

@@ -171,7 +171,7 @@ async def test_the_constructor_never_raises_and_the_start_fails(arguments: dict[
         ({"manager": Settings(secret_key=SECRET)}, "SessionMiddleware(manager=…): must be a SessionManager, got Settings"),
     ],
 )
-async def test_what_is_no_settings_or_manager_stops_the_start(arguments: dict[str, Any], told: str) -> None:
+async def test_an_argument_that_is_no_settings_or_manager_stops_the_start(arguments: dict[str, Any], told: str) -> None:
     assert told in await refused_start(SessionMiddleware(obliging, **arguments))
 
 
@@ -180,13 +180,13 @@ async def test_a_manager_is_made_of_settings_alone() -> None:
         SessionManager({"secret_key": SECRET})  # type: ignore[arg-type]
 
 
-async def test_the_faults_of_arguments_are_told_together() -> None:
+async def test_the_faults_of_arguments_are_reported_together() -> None:
     message = await refused_start(SessionMiddleware(obliging, SECRET, max_age="1h", domain="a b"))  # type: ignore[arg-type]
     assert "HA_SESSION_COOKIE_DOMAIN='a b'" in message
     assert "max_age='1h'" in message
 
 
-async def test_all_faults_are_told_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_faults_are_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "HA_SESSION_IDLE_TIMEOUT": "soon",
         "HA_SESSION_PROTECT": "private",
@@ -288,7 +288,7 @@ async def test_the_apps_own_lifespan_runs_and_the_manager_around_it() -> None:
 
 
 @pytest.mark.parametrize("listens_on", [False, True])
-async def test_the_end_is_told_when_the_manager_has_ended_and_not_before(listens_on: bool) -> None:
+async def test_the_app_reports_its_end_after_the_managers_and_not_before(listens_on: bool) -> None:
     """Servers end the event loop as soon as they hear it."""
     order: list[str] = []
     waiting = ["startup", "shutdown"]

@@ -1,4 +1,4 @@
-"""The cookie: its attributes, when it is set, and what it tells caches."""
+"""The cookie: its attributes, the moments when it is set, and the headers for caches."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def test_two_tabs_on_two_nodes_get_the_same_successor(node: Node) -> None:
     assert first.token
 
 
-async def test_a_session_that_nobody_reads_is_renewed_too(node: Node) -> None:
+async def test_a_session_that_the_app_never_reads_is_renewed_too(node: Node) -> None:
     parent = (await node.logged_in("ada")).token
     node.clock.advance(16 * 60)
     node.app.app = silent
@@ -186,7 +186,7 @@ async def test_a_bearer_client_is_renewed_in_a_header(node: Node) -> None:
 
 
 @pytest.mark.parametrize("transport", ["token", "bearer"])
-async def test_of_two_middlewares_the_outer_one_does_not_renew_over_what_the_inner_one_has_saved(node: Node, transport: str) -> None:
+async def test_the_outer_of_two_middlewares_does_not_renew_over_the_inner_ones_change(node: Node, transport: str) -> None:
     # A router and an app that it is mounted in may bring one each.
     ada = await node.logged_in(visits=1)
     node.clock.advance(900)
@@ -196,7 +196,7 @@ async def test_of_two_middlewares_the_outer_one_does_not_renew_over_what_the_inn
     assert (await node.request(look, token=token)).result == {"visits": 2}
 
 
-async def test_a_renewal_gives_way_to_what_the_app_does_with_the_cookie(node: Node) -> None:
+async def test_a_renewal_gives_way_to_the_apps_own_set_cookie(node: Node) -> None:
     ada = await node.logged_in()
     node.clock.advance(900)
     removed = (b"set-cookie", b"session=null; Max-Age=0")
@@ -224,7 +224,7 @@ async def test_a_renewal_that_cannot_be_made_now_is_made_later(node: Node) -> No
 
 
 @pytest.mark.parametrize(("before", "age_h"), [("2h", 1), ("12h", 6.9), ("14d", 8 * 24)])
-async def test_a_shorter_idle_timeout_logs_nobody_out_who_is_there(node: Node, before: str, age_h: float) -> None:
+async def test_a_shorter_idle_timeout_logs_no_active_user_out(node: Node, before: str, age_h: float) -> None:
     token = (await Node(clock=node.clock, idle_timeout=before, absolute_timeout="30d").logged_in("ada")).token
     node.clock.advance(age_h * 3600)
     visitor = Node(clock=node.clock, idle_timeout="30m", absolute_timeout="30d").visitor()

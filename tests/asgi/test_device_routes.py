@@ -1,4 +1,4 @@
-"""Devices: who is logged in where, who may end it, and how many there may be."""
+"""Devices: the list of a subject's log-ins, ending one of them, and their limit."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class DeviceNode(Node):
         return await self.manager.sessions_of(subject)
 
     async def write(self) -> None:
-        """Does once what a background task does periodically."""
+        """Run the step of the background task once."""
         await devices_of(self.manager).write_notes()
 
     async def from_device(self, user_agent: bytes = FIREFOX, subject: str = "ada", **kwargs: Any) -> Visitor:
@@ -128,10 +128,10 @@ def family(visitor: Visitor) -> str:
     return verified.claims.family
 
 
-# What is recorded
+# Recorded facts
 
 
-async def test_a_log_in_is_recorded_and_what_to_call_its_device(node: DeviceNode, clock: ManualClock) -> None:
+async def test_a_log_in_is_recorded_with_a_name_for_its_device(node: DeviceNode, clock: ManualClock) -> None:
     clock.advance(90)
     logged_in_at = at(clock)
     visitor = await node.from_device()
@@ -140,7 +140,7 @@ async def test_a_log_in_is_recorded_and_what_to_call_its_device(node: DeviceNode
     assert device.id == family(visitor)
     assert device.label == "Firefox on Linux"
     assert device.created_at == logged_in_at
-    assert device.last_seen_at == logged_in_at  # though only the minute is kept: nobody was seen before the log-in
+    assert device.last_seen_at == logged_in_at  # only the minute is kept, but a use is never before the log-in
     assert device.expires_at == logged_in_at + timedelta(hours=12)
     assert timedelta(minutes=30) <= device.idle_expires_at - logged_in_at <= timedelta(minutes=31)
     assert device.address is None
@@ -191,7 +191,7 @@ async def test_a_session_that_came_about_otherwise_is_there_once_it_was_written(
     assert [device.label for device in await node.devices()] == ["Unknown device"]
 
 
-# What vanishes
+# Removal
 
 
 def log_out(session: Session) -> None:
@@ -246,7 +246,7 @@ async def test_a_session_that_has_reached_its_end_is_not_in_the_list(clock: Manu
     assert await node.devices() == []
 
 
-async def test_who_logs_in_again_has_one_session_and_not_two(node: DeviceNode) -> None:
+async def test_a_second_log_in_replaces_the_session(node: DeviceNode) -> None:
     visitor = await node.from_device()
     await visitor.visit(lambda session: session.login("ada"))
 
@@ -324,7 +324,7 @@ async def test_however_often_a_session_changes_within_a_minute_that_is_one_write
     assert len(versions) == 1
 
 
-async def test_what_a_node_has_noted_and_not_written_is_in_its_lists_already(node: DeviceNode, clock: ManualClock) -> None:
+async def test_a_use_that_a_node_has_not_written_yet_is_in_its_lists_already(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
     clock.advance(600)
     await visitor.visit(who)
@@ -350,7 +350,7 @@ async def test_nodes_that_see_a_session_at_the_same_time_agree(workers: list[Dev
     assert all(len(devices_of(worker.manager)) == 0 for worker in workers)
 
 
-async def test_what_cannot_be_written_is_written_later(node: DeviceNode, clock: ManualClock) -> None:
+async def test_a_failed_write_of_a_use_is_retried_later(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
     clock.advance(600)
     await visitor.visit(who)
@@ -364,7 +364,7 @@ async def test_what_cannot_be_written_is_written_later(node: DeviceNode, clock: 
     assert (await node.manager.status())["lost_notes"] == 0
 
 
-async def test_what_happens_while_a_use_is_written_is_written_next(node: DeviceNode, clock: ManualClock) -> None:
+async def test_a_use_during_a_write_is_written_next(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
     verified, devices = node_of(node.manager).validator.verify(str(visitor.token).encode()), node_of(node.manager).devices
     assert verified is not None
@@ -385,7 +385,7 @@ async def test_what_happens_while_a_use_is_written_is_written_next(node: DeviceN
     assert [device.last_seen_at for device in await node.devices()] == [at(clock).replace(second=0)]
 
 
-async def test_a_background_task_writes_and_writes_what_is_left_at_the_end(node: DeviceNode, clock: ManualClock) -> None:
+async def test_a_background_task_writes_and_flushes_at_the_end(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
     unwritten = node_of(node.manager).devices
     assert unwritten is not None
@@ -405,7 +405,7 @@ async def test_a_background_task_writes_and_writes_what_is_left_at_the_end(node:
     assert at(clock) - device.last_seen_at < timedelta(minutes=1)
 
 
-async def test_a_crash_of_what_writes_is_over_at_once_so_that_it_can_be_started_again(node: DeviceNode, clock: ManualClock) -> None:
+async def test_a_crash_of_the_writer_ends_it_at_once_so_that_it_can_be_started_again(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
     clock.advance(120)
     await visitor.visit(who)
@@ -431,7 +431,9 @@ async def test_a_crash_of_what_writes_is_over_at_once_so_that_it_can_be_started_
     assert len(crashed) == 1
 
 
-async def test_what_could_not_be_written_before_the_end_is_counted_and_told(node: DeviceNode, caplog: pytest.LogCaptureFixture) -> None:
+async def test_uses_that_could_not_be_written_before_the_end_are_counted_and_logged(
+    node: DeviceNode, caplog: pytest.LogCaptureFixture
+) -> None:
     async with node.manager.running():
         await anyio.wait_all_tasks_blocked()
         await node.from_device()
@@ -465,7 +467,7 @@ async def test_without_a_store_people_can_log_in_all_the_same_and_it_is_recorded
     assert [device.label for device in await node.devices()] == ["Firefox on Linux"]
 
 
-async def test_where_there_is_a_limit_and_no_store_nobody_logs_in(clock: ManualClock) -> None:
+async def test_a_limit_without_the_store_refuses_every_log_in(clock: ManualClock) -> None:
     node = DeviceNode(clock, max_sessions=2)
     node.store.gone = True
     answer = await node.visitor().visit(lambda session: session.login("ada"))
@@ -474,7 +476,7 @@ async def test_where_there_is_a_limit_and_no_store_nobody_logs_in(clock: ManualC
     assert answer.cookies() == []
 
 
-async def test_a_log_in_that_cannot_be_recorded_is_told_as_that_where_no_log_out_could_be_durable_either(clock: ManualClock) -> None:
+async def test_a_log_in_that_cannot_be_recorded_is_reported_as_such_even_where_no_log_out_could_be_durable(clock: ManualClock) -> None:
     node, board = DeviceNode(clock, max_sessions=1), page.Board()
     backend = page.BoardAndShelves(board)
     node.manager = SessionManager(node.manager.settings, clock=clock, backend=backend)
@@ -492,7 +494,7 @@ async def test_a_log_in_that_cannot_be_recorded_is_told_as_that_where_no_log_out
     assert len(await node.devices()) == 1
 
 
-async def test_who_never_gets_through_is_told_so(clock: ManualClock) -> None:
+async def test_a_log_in_that_always_loses_the_race_gets_a_conflict(clock: ManualClock) -> None:
     node = DeviceNode(clock, max_sessions=2)
     node.store.contended = True
     answer = await node.visitor().visit(lambda session: session.login("ada"))
@@ -502,7 +504,7 @@ async def test_who_never_gets_through_is_told_so(clock: ManualClock) -> None:
     assert answer.cookies() == []
 
 
-async def test_a_record_that_cannot_be_read_is_told_and_not_written_over(node: DeviceNode, clock: ManualClock) -> None:
+async def test_an_unreadable_record_is_reported_and_not_overwritten(node: DeviceNode, clock: ManualClock) -> None:
     visitor = await node.from_device()
     await node.write()
     [record] = await node.store.of_subject("ada")
@@ -575,7 +577,7 @@ async def test_a_log_in_that_fails_is_not_recorded(node: DeviceNode) -> None:
     assert await node.devices() == []
 
 
-async def test_where_log_ins_are_not_recorded_the_app_is_told() -> None:
+async def test_without_recorded_log_ins_the_app_gets_an_error() -> None:
     manager = SessionManager(Settings(secret_key=SECRET))
 
     with pytest.raises(NotSupported, match="HA_SESSION_TRACK"):
@@ -635,7 +637,7 @@ async def test_one_log_in_too_many_is_refused_where_that_is_wanted_and_nothing_i
     assert (answer.status, answer.code) == (403, "session_limit_reached")
     assert answer.cookies() == []
     assert visitor.token == before
-    assert (await visitor.visit(dict)).result == {"seen": 1}  # the visitor is who it was
+    assert (await visitor.visit(dict)).result == {"seen": 1}  # the visitor is still the same
     await node.write()
     assert len(await node.devices()) == 2
 
@@ -652,7 +654,7 @@ async def test_a_session_that_has_idled_takes_no_place(clock: ManualClock) -> No
     assert (await (await node.from_device()).visit(who)).result == "ada"
 
 
-async def test_who_logs_in_again_on_the_same_device_needs_no_second_place(clock: ManualClock) -> None:
+async def test_a_second_log_in_on_the_same_device_needs_no_second_place(clock: ManualClock) -> None:
     node = DeviceNode(clock, max_sessions=1, when_full="refuse")
     visitor = await node.from_device()
 
@@ -679,7 +681,7 @@ async def test_sessions_that_were_there_before_the_limit_count(clock: ManualCloc
     assert [(await visitor.visit(who)).result for visitor in (*old, new)] == [None, None, "ada", "ada"]
 
 
-async def test_the_roll_is_there_for_as_long_as_one_who_is_named_in_it(clock: ManualClock) -> None:
+async def test_the_roster_lives_as_long_as_its_longest_session(clock: ManualClock) -> None:
     node, hasty = DeviceNode(clock, max_sessions=2), DeviceNode(clock, max_sessions=2, idle_timeout="1h", absolute_timeout="1h")
     node.manager = SessionManager(node.manager.settings, clock=clock, backend=Shared(lambda _: hasty.store, kind="device"))
     node.app = SessionMiddleware(obliging, manager=node.manager)
@@ -737,7 +739,7 @@ class SlowStore(MemoryStore):
 async def test_however_log_ins_interleave_as_many_get_in_as_there_are_places_and_no_more(
     most: int, count: int, refuse: bool, turns: list[int]
 ) -> None:
-    """The view that all nodes share is a set here, so that all that may go wrong is in the order of what is read and written."""
+    """The nodes' shared view is a set here, so that only the order of reads and writes can go wrong."""
     clock = ManualClock()
     records, ended = MemoryRecords(clock), set[str]()
 
@@ -828,7 +830,7 @@ async def test_the_routes_list_a_subjects_sessions_and_which_is_the_present_one(
     assert (await routed(laptop, "HEAD")).body == b""
 
 
-async def test_an_address_that_is_recorded_is_told(clock: ManualClock) -> None:
+async def test_a_recorded_address_is_in_the_list(clock: ManualClock) -> None:
     visitor = await DeviceNode(clock, track_address=True).from_device()
 
     assert json.loads((await routed(visitor)).body)["sessions"][0]["address"] == "192.0.2.7"
@@ -857,7 +859,7 @@ async def test_another_ones_session_is_one_that_there_is_not(node: DeviceNode, i
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, b"ada", "", "\ud800", "x" * 513])
-async def test_what_names_nobody_is_refused(workers: list[DeviceNode], nonsense: Any) -> None:
+async def test_an_invalid_name_is_refused(workers: list[DeviceNode], nonsense: Any) -> None:
     visitor = await workers[0].from_device()
     manager = workers[1].manager
     kind = ValueError if isinstance(nonsense, str) else TypeError
@@ -866,7 +868,7 @@ async def test_what_names_nobody_is_refused(workers: list[DeviceNode], nonsense:
     with pytest.raises(kind, match="subject must"):
         await manager.revoke_session_of(nonsense, family(visitor))
     with pytest.raises(SessionUnknown if isinstance(nonsense, str) else TypeError):
-        await manager.revoke_session_of("ada", nonsense)  # what a client says, perhaps
+        await manager.revoke_session_of("ada", nonsense)  # a client may send such an id
     with pytest.raises(kind, match="subject must"):
         await visitor.visit(lambda session: session.login(nonsense))
 
@@ -960,7 +962,7 @@ async def test_no_other_method_does_anything(node: DeviceNode, method: str, belo
     assert (await visitor.visit(who)).result == "ada"
 
 
-async def test_who_is_not_logged_in_has_no_devices(node: DeviceNode) -> None:
+async def test_an_anonymous_visitor_has_no_devices(node: DeviceNode) -> None:
     visitor = node.visitor()
     assert (await routed(visitor)).code == "token_missing"
     await visitor.visit(lambda session: session.update(cart=[]))

@@ -205,7 +205,7 @@ async def logged_out_meanwhile(session: Session) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_litestar_makes_no_500_of_what_the_commit_says(client_of: MakeClient, *, inside: bool) -> None:
+def test_litestar_makes_no_500_of_a_refusal_at_the_commit(client_of: MakeClient, *, inside: bool) -> None:
     each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []  # type: ignore[arg-type]
     app: Any = litestar.Litestar([litestar_login, litestar_late], middleware=each)
     client = client_of(app if inside else SessionMiddleware(app, secret_key=SECRET))
@@ -234,7 +234,7 @@ def litestar_refuse(request: litestar.Request[Any, Any, Any], problem: ProblemEr
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_litestar_hands_on_what_a_handler_or_a_guard_raises(client_of: MakeClient, *, inside: bool) -> None:
+def test_litestar_propagates_an_exception_of_a_handler_or_a_guard(client_of: MakeClient, *, inside: bool) -> None:
     each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []  # type: ignore[arg-type]
     handlers = {ProblemError: litestar_refuse}
     app: Any = litestar.Litestar([litestar_stale, litestar_guarded], middleware=each, exception_handlers=handlers)  # type: ignore[arg-type]
@@ -301,7 +301,7 @@ def test_django_which_has_no_lifespan() -> None:
 
 
 @pytest.mark.parametrize(("path", "status", "code"), [("/stale", 503, "state_stale"), ("/locked", 423, "session_locked")])
-def test_django_hands_on_what_a_view_raises(path: str, status: int, code: str) -> None:
+def test_django_propagates_an_exception_of_a_view(path: str, status: int, code: str) -> None:
     with TestClient(django_app()) as client:
         response = client.get(path)
         assert (response.status_code, response.json()["code"]) == (status, code)
@@ -397,7 +397,7 @@ async def handle(request: StarletteRequest, problem: Exception) -> Response:
     return JSONResponse({"mine": str(problem)}, status_code=418)
 
 
-def test_starlette_with_a_handler_of_its_own_makes_no_500_of_what_the_commit_says(client_of: MakeClient) -> None:
+def test_starlette_with_a_handler_of_its_own_makes_no_500_of_a_refusal_at_the_commit(client_of: MakeClient) -> None:
     routes = [Route("/login", login, methods=["POST"]), Route("/late", late), Route("/stale", stale)]
     middleware = [Middleware(SessionMiddleware, secret_key=SECRET)]
     client = client_of(Starlette(routes=routes, middleware=middleware, exception_handlers={ProblemError: handle}))

@@ -1,4 +1,4 @@
-"""The roll-over from Starlette's own middleware: nobody is logged out, and who logs out stays so."""
+"""The roll-over from Starlette's own middleware: sessions survive, and log-outs stay in force."""
 
 from __future__ import annotations
 

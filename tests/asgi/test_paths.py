@@ -1,4 +1,4 @@
-"""Which paths need a session, on which none is looked at, and what the middleware serves itself."""
+"""Protected, open and exempt paths, and the paths that the middleware serves itself."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ async def test_the_endpoints_stand_where_they_are_set() -> None:
 
 
 @pytest.mark.parametrize("path", ["/-/session/", "/-/session/x", "/-/session/problems/", "/-/session/problems/no", "/-/session/livez/"])
-async def test_what_is_not_there_is_404(path: str) -> None:
+async def test_a_missing_path_is_404(path: str) -> None:
     assert (await Node(app=unread).request(path=path)).status == 404
 
 
 @pytest.mark.parametrize("path", ["/-/session", "/-/sessions", "/-/session2/livez"])
-async def test_what_only_looks_alike_is_the_apps(node: Node, path: str) -> None:
+async def test_a_path_that_only_looks_alike_is_the_apps(node: Node, path: str) -> None:
     assert (await node.request(path=path)).body == b"ok"
 
 

@@ -121,11 +121,11 @@ async def test_each_refusal_is_counted() -> None:
     assert node_of(node.manager).refused == {"token_missing": 1, "token_malformed": 1}
 
 
-# What each reader learns
+# The detail for each reader
 
 
 async def refusals(**settings: Any) -> dict[str, Answer]:
-    """Refusals on a protected path, by what was sent."""
+    """Refusals on a protected path, by the token that was sent."""
     node = Node(protect="/private", **settings)
     visitor = await node.logged_in("canary-subject", note="canary-data")
     good = str(visitor.token)
@@ -200,7 +200,7 @@ async def test_full_detail_adds_the_reason_and_the_checks_and_no_secret() -> Non
         ("", False),
     ],
 )
-async def test_who_prefers_a_page_gets_one(accept: str, *, html: bool) -> None:
+async def test_a_client_that_prefers_a_page_gets_one(accept: str, *, html: bool) -> None:
     answer = await told("session_revoked", headers=[(b"accept", accept.encode())])
     assert answer.status == 401
     assert answer.header("content-type") == ("text/html; charset=utf-8" if html else "application/problem+json")
@@ -231,7 +231,7 @@ async def test_an_app_may_raise_a_problem_before_it_answers() -> None:
 
 
 def answers_by_itself(problem: ProblemError) -> Any:
-    """A framework that makes a response of what a handler raises, so that it gets no further."""
+    """A framework that turns a handler's exception into a response, so that the exception stops there."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         session = get_session(scope)
@@ -278,7 +278,7 @@ async def test_a_path_that_is_exempt_may_be_refused_too() -> None:
     assert answer.code == "token_missing"
 
 
-async def test_a_refusal_that_comes_too_late_is_told(node: Node) -> None:
+async def test_a_refusal_after_the_response_started_raises(node: Node) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send)
         with pytest.raises(SessionReadOnly, match="the response has started"):
@@ -297,7 +297,7 @@ async def test_a_websocket_is_refused_by_raising(node: Node) -> None:
     await call(node.app, scope_of("websocket"))
 
 
-async def test_only_what_a_client_may_be_told_is_a_refusal(node: Node) -> None:
+async def test_only_a_problem_error_is_a_refusal(node: Node) -> None:
     with pytest.raises(TypeError, match="must be a ProblemError, got ValueError"):
         await node.request(lambda session: session.refuse(ValueError("secret")))  # type: ignore[arg-type]
 
@@ -311,7 +311,7 @@ async def test_a_problem_after_the_response_started_propagates() -> None:
         await call(Node(app=app).app, scope_of("http"))
 
 
-async def test_a_log_out_that_could_not_be_made_durable_is_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_out_that_could_not_be_made_durable_is_a_503(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     visitor = await node.logged_in()
 
     async def no_majority(claims: object) -> None:

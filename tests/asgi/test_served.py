@@ -53,7 +53,7 @@ def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
 
 @contextmanager
 def served(log: IO[bytes], environ: dict[str, str], *options: str) -> Iterator[str]:
-    """A server; its address. The socket listens before the process begins, so a client waits and nobody sleeps."""
+    """A server; its address. The socket listens before the process begins, so a client waits and the test does not sleep."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
         command = [sys.executable, "-m", "uvicorn", "served:app", "--fd", str(listening.fileno()), *options]
         process = subprocess.Popen(command, env=environ, pass_fds=[listening.fileno()], stdout=log, stderr=log)

@@ -64,7 +64,7 @@ async def test_a_bearer_client_logs_in_again_with_its_dead_token_and_gets_a_head
     assert answer.header("session-token")
 
 
-async def test_a_bearer_client_that_logs_out_is_told_and_sent_no_cookie(node: Node) -> None:
+async def test_a_bearer_client_that_logs_out_gets_the_headers_and_no_cookie(node: Node) -> None:
     answer = await node.request(lambda s: s.clear(), bearer=await token_of(node))
     assert answer.header("session-revocation") == "fenced"
     assert answer.all("set-cookie") == answer.all("session-token") == []
@@ -142,13 +142,13 @@ def doubled(one: str, other: str) -> list[list[Header]]:
 
 
 @pytest.mark.parametrize("rubbish", ["rubbish", "hs1.a.b.c.d", "hs1." + "x" * 22 + ".abcdefgh.AAAA." + "s" * 43, "null"])
-async def test_of_doubled_cookies_the_one_that_verifies_counts(node: Node, rubbish: str) -> None:
+async def test_the_doubled_cookie_that_verifies_counts(node: Node, rubbish: str) -> None:
     for headers in doubled(await token_of(node), rubbish):
         assert (await node.request(who, headers=headers)).result == "ada"
 
 
-async def test_of_doubled_cookies_one_whose_session_has_ended_does_not_count() -> None:
-    """As one of another path that the browser holds on to: nobody could log in any more if it counted."""
+async def test_a_doubled_cookie_whose_session_has_ended_does_not_count() -> None:
+    """A browser may hold a cookie of another path. Log-ins would be impossible if that cookie counted."""
     node = Node(idle_timeout="10m")
     over, revoked = await token_of(node, "eve"), await node.logged_in("mallory")
     stolen = str(revoked.token)
@@ -175,7 +175,7 @@ async def test_more_tokens_than_anybody_has_are_not_looked_at(node: Node) -> Non
     assert (await node.request(why, headers=[header])).result == "request_ambiguous"
 
 
-# What is not accepted
+# Refused tokens
 
 
 async def test_an_id_that_a_client_chose_is_never_adopted(node: Node) -> None:
@@ -215,7 +215,7 @@ async def test_a_token_of_a_retired_key_is_accepted_and_the_next_is_of_the_new_o
         (base64.b64encode(b'{"user": "ada"}').decode() + ".aBcDeF.c2lnbmF0dXJl", "token_malformed"),
     ],
 )
-async def test_what_cannot_be_a_token_leaves_an_open_path_anonymous_and_says_why(node: Node, token: str, code: str) -> None:
+async def test_a_malformed_token_leaves_an_open_path_anonymous_with_the_reason(node: Node, token: str, code: str) -> None:
     answer = await node.request(lambda s: (s.subject, dict(s), why(s)), token=token)
     assert answer.result == (None, {}, code)
     assert answer.cookies() == []  # a refusal never deletes a cookie

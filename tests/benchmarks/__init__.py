@@ -1,1 +1,1 @@
-"""What a session costs, side by side in one run: ``python -m tests.benchmarks``, or ``make bench``."""
+"""The cost of a session, side by side in one run: ``python -m tests.benchmarks``, or ``make bench``."""

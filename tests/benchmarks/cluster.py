@@ -38,7 +38,7 @@ class LogOutTimes:
     """Seconds from the sending of a log-out, for each one.
 
     Attributes:
-        refused_s: until each other node has refused the session, to somebody who asks all along.
+        refused_s: until each other node has refused the session, to a client that asks all along.
         acknowledged_s: until the fenced acknowledgement.
     """
 
@@ -74,7 +74,7 @@ def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
         Route("/log-out", log_out, methods=["POST"]),
     ]
     app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, settings=settings)])
-    # The protocol is named, for asyncio switches Nagle's algorithm off only where it is.
+    # The protocol is named, because asyncio switches Nagle's algorithm off only then.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fileno) as listener:
         config = uvicorn.Config(app, access_log=False, log_level="critical", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run(sockets=[listener])
@@ -125,7 +125,7 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
     raise NotReadError(f"a node was not ready within {MAX_WAIT_S:g} s")
 
 
-# Who asks them.
+# Clients.
 
 
 class Client:

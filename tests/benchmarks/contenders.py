@@ -32,12 +32,12 @@ NESTED = {"user": USER, "cart": [{"article": 17, "pieces": 2}], "seen": {"news":
 
 
 class NotReadError(Exception):
-    """A contender did not do what it is measured for."""
+    """A contender did not do the measured work."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What is measured.
+    """A contender in the benchmark.
 
     Attributes:
         name: as the report calls it.
@@ -202,7 +202,7 @@ def as_cookie(token: bytes) -> Header:
     return b"cookie", b"session=" + token
 
 
-# Who is measured
+# The contenders
 
 BARE = "bare app"
 STARLETTE = "Starlette's SessionMiddleware"

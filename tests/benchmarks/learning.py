@@ -1,4 +1,4 @@
-"""How long a new node takes to learn what is logged out, and what it grows by: on etcd, where all of it is loaded."""
+"""The time and memory that a new node needs to learn all log-outs: on etcd, where it loads the whole log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _manager(cluster: str) -> SessionManager:
 
 async def _until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(MAX_WAIT_S):
-        while not condition():  # noqa: ASYNC110 - what is measured wakes nobody
+        while not condition():  # noqa: ASYNC110 - the measured condition has no event
             await anyio.sleep(0.001)
 
 

@@ -24,7 +24,7 @@ class Budget:
 
     Attributes:
         bound: its value.
-        of: what the figure is compared with.
+        of: the base of the comparison.
         at_least: whether it is a lower bound.
         unit: of both.
     """
@@ -133,7 +133,7 @@ def served(rates: Mapping[str, Sequence[float]]) -> Table:
     bare = rates[contenders.BARE]
 
     def row(name: str, rate: Sequence[float]) -> list[str]:
-        # Round by round, for each contender was measured right after the others: what slowed the machine then slowed them all.
+        # Round by round, because the contenders of a round ran in close succession: a slow machine slowed them all.
         ratio = statistics.median(one / other for one, other in zip(rate, bare, strict=True))
         verdict = SERVED.judge(ratio) if name == contenders.WARM else [f"{ratio:.3f}", "", ""]
         return [name, f"{max(rate):.0f}", f"{statistics.median(rate):.0f}", *(_NO_BUDGET if rate is bare else verdict)]

@@ -13,7 +13,7 @@ from .contenders import Contender
 
 @dataclass(frozen=True)
 class Timing:
-    """What one request took, in microseconds, in each round."""
+    """The time of one request in each round, in microseconds."""
 
     rounds_us: tuple[float, ...]
 

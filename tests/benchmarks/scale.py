@@ -1,4 +1,4 @@
-"""What many live sessions and many denials cost: a request's time, and memory."""
+"""The cost of many live sessions and many denials: a request's time, and memory."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class WrkMissingError(Exception):
 
 
 class Served:
-    """Hands out a session at one path and reads it at all others. What is not read as it was written is a 500."""
+    """Hands out a session at one path and reads it at all others. A value that differs from the written one is a 500."""
 
     def __init__(self, name: str) -> None:
         self._log_in = Writer(contenders.FLAT)
@@ -48,10 +48,10 @@ class Served:
 
 def serve(name: str) -> None:
     """Serve a contender on a free port, which is printed, until the process is ended."""
-    # The protocol is named, for asyncio switches Nagle's algorithm off only where it is; else each answer waits 40 ms for an ACK.
+    # The protocol is named, because asyncio switches Nagle's algorithm off only then. Otherwise each answer waits 40 ms for an ACK.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(2 * CONNECTIONS)  # before the port is told: who connects early waits
+        listener.listen(2 * CONNECTIONS)  # before the port is published: an early client waits
         print(listener.getsockname()[1], flush=True)
         config = uvicorn.Config(WRAPS[name](Served(name)), lifespan="off", access_log=False, log_level="critical")
         uvicorn.Server(config).run(sockets=[listener])
@@ -86,7 +86,7 @@ def requests_per_second(*, rounds: int, seconds: int) -> dict[str, tuple[float, 
     with ExitStack() as servers:
         ports = {name: servers.enter_context(running(name)) for name in WRAPS}
         cookies = {name: _log_in(port) for name, port in ports.items() if name != contenders.BARE}
-        cookies[contenders.BARE] = cookies[contenders.WARM]  # the server parses it, whoever reads it
+        cookies[contenders.BARE] = cookies[contenders.WARM]  # the server parses it in any case
         for number in range(rounds + 1):
             for name, port in ports.items():
                 rate = _under_wrk(wrk, port, cookies[name], seconds)

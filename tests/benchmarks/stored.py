@@ -1,4 +1,4 @@
-"""What a session costs whose data is on the server: ours, and starsessions' in a Redis that is started for it on loopback.
+"""The cost of a session whose data is on the server: ours, and starsessions' in a Redis of its own on loopback.
 
 *Cold*: the node has no copy of the session's record, as when another node served it before, and reads the store.
 """
@@ -93,7 +93,7 @@ class Changer(App):
 
 
 async def measured(*, requests: int, rounds: int) -> dict[str, Timing]:
-    """What each takes.
+    """The time of each contender.
 
     Raises:
         RedisMissingError: there is nothing to compare with.

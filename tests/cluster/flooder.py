@@ -1,8 +1,8 @@
 """A member that has the secret and floods the others, as an app for a server of its own: ``POST /flood/<how>`` has it begin.
 
-``pages``: it answers each poll at once, with a page of log-outs that nobody has heard of, and says that there is more.
+``pages``: it answers each poll at once, with a page of unknown log-outs, and says that there are more.
 ``heap``: more in one page than anybody may send. ``poll``, ``lookup``, ``hello``: it calls each of the others without
-end, over many connections at once, and does not look at what they answer. ``rest``: it behaves.
+end, over many connections at once, and ignores the answers. ``rest``: it behaves.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CALLS = ("poll", "lookup", "hello")
 
 
 class Flooder:
-    """The app, and what it does to its peers."""
+    """The app, and its attacks on its peers."""
 
     def __init__(self) -> None:
         self.middleware = SessionMiddleware(who_is_there)
@@ -110,7 +110,7 @@ class Flooder:
 
 
 class Pipe(httpx2.AsyncBaseTransport):
-    """One connection, with as little around it as can be: a flood is to cost others more than whoever makes it."""
+    """One connection with minimal overhead: a flood should cost the others more than the flooder."""
 
     def __init__(self, url: str) -> None:
         self.url = httpx2.URL(url)

@@ -1,6 +1,6 @@
 """Random histories of whole nodes: people log in and out while things fail, and every answer is judged.
 
-A subclass brings the cluster, and what fails in it. On real managers, drivers, look-ups and middlewares, on clocks moved by hand.
+A subclass brings the cluster and its failures. Runs on real managers, drivers, look-ups and middlewares, on clocks moved by hand.
 ``RANDOM_HISTORIES=200`` runs more histories, ``RANDOM_HISTORIES=17:18`` one again.
 """
 
@@ -40,11 +40,11 @@ def seeds(usually: int) -> range:
 
 @dataclass(eq=False)
 class Family:
-    """A session as the history knows it. Moments are counted, for much happens while time stands still.
+    """A session in a history. Moments are counted, because many steps share one time.
 
     Attributes:
-        token: what its browser holds.
-        left: what its browser held before it took a new id.
+        token: the token in its browser.
+        left: the token in its browser before the id changed.
         doubtful: a log-out of it has begun, or may have. From then on any answer is right, until that is acknowledged.
         over_at: when a log-out of it was acknowledged as fenced.
         over_in_the_end: a log-out of it was acknowledged, be it as provisional.
@@ -122,7 +122,7 @@ class History(ABC):
         """Have links lose, double and delay from now on."""
 
     def _check_invariants(self) -> None:
-        """Check what must hold in each node after each step."""
+        """Check each node's invariants after each step."""
         for node in self.cluster.nodes:
             if node.running:
                 node_of(node.manager).view.check()
@@ -154,7 +154,7 @@ class History(ABC):
     def _begin(self, act: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         self._tasks.start_soon(act, *args)
 
-    # What people do
+    # Users' actions
 
     def _somebody_acts(self) -> None:
         running = [node for node in self.cluster.nodes if node.running]
@@ -179,7 +179,7 @@ class History(ABC):
             self._begin(self._visit_with_pauses, self.dice.choice(running), family, family.token, pauses)
 
     async def _ask(self, node: Node, method: str, path: str, token: str | None = None) -> httpx2.Response | None:
-        """What a node answers; None where it was killed meanwhile."""
+        """Return a node's answer; None if it was killed meanwhile."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
             async with node.client(headers=headers, trust_env=False) as client:
@@ -294,7 +294,7 @@ class History(ABC):
         return f"{family.subject} on {node.name} at {self.cluster.passed_s:.3f} s"
 
     async def _look_at_all(self) -> None:
-        """Everything is well again: whoever was not logged out is served everywhere, and nobody else."""
+        """Check, after all faults have ended, that every node serves exactly the sessions that are not logged out."""
         for node in self.cluster.nodes:
             if node.why_not_ready is not None:
                 self.faults.append(f"{node.name} is not ready in the end: {node.why_not_ready}")
@@ -309,7 +309,7 @@ class History(ABC):
 
 
 def one_order(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """trio takes tasks that are ready in a random order, unless it is told to sort them and which dice to roll."""
+    """Make trio run ready tasks in an order that depends only on a fixed seed. By default the order is random."""
     if anyio_backend_name == "trio":
         monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
         monkeypatch.setattr("trio._core._run._r", Random(0))

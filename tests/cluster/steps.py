@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LIMIT_S = 10.0
-"""For a step, which computes something and waits for nobody."""
+"""Time limit of one step, which computes and never waits."""
 
 _thread = threading.local()
 
@@ -44,7 +44,7 @@ def _stop() -> None:
 class Steps(Generic[T]):
     """A call in a thread of its own, which runs while :meth:`go_on` waits for it and at no other time. So it replays.
 
-    What happens between two steps is as if the process, or a thread of it, had been paused there.
+    Events between two steps act as if the process, or a thread of it, had been paused there.
     """
 
     def __init__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -80,7 +80,7 @@ class Steps(Generic[T]):
         return not self.ended
 
     def result(self) -> T:
-        """Take all steps that are left, and return or raise what comes of the call."""
+        """Take all remaining steps, and return or raise the call's result."""
         self._in_a_hurry = True
         if not self.ended:
             self.go_on()

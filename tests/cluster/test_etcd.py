@@ -1,4 +1,4 @@
-"""Nodes on a real etcd, and what each of its faults does to them: one clear message, a problem code, and nothing lost."""
+"""Nodes on a real etcd. Each of its faults gives one clear message and a problem code, and loses nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
-"""What takes seconds is run on one of the two."""
+"""Tests that take seconds run on one event loop only."""
 
 HEARTBEAT_S = 0.1
 FRESHNESS_LIMIT_S = 1.5
@@ -67,7 +67,7 @@ def log_of(manager: SessionManager) -> EtcdLog:
 
 
 def judged(manager: SessionManager, token: str) -> str:
-    """What a request with a token gets: ``ok``, or the code of the refusal."""
+    """Return the answer to a request with a token: ``ok``, or the code of the refusal."""
     try:
         outcome = node_of(manager).validator.validate(token.encode())
     except SessionRevoked as revoked:
@@ -111,7 +111,7 @@ def store(server: Etcd, key: str, value: bytes) -> None:
     server.post("/v3/kv/put", {"key": b64encode(key.encode()).decode(), "value": b64encode(value).decode()})
 
 
-# What nodes do together.
+# Several nodes.
 
 
 async def test_a_session_of_one_node_is_good_on_all_and_a_log_out_on_one_counts_on_all(cluster: str) -> None:
@@ -141,7 +141,7 @@ async def test_log_outs_survive_a_restart_of_all_nodes(cluster: str) -> None:
         assert (judged(second, token), judged(second, other)) == ("session_revoked", "ok")
 
 
-async def test_an_orderly_end_is_told_and_nobody_waits_for_that_process(one_etcd: Etcd, cluster: str) -> None:
+async def test_an_orderly_end_is_announced_and_no_log_out_waits_for_that_process(one_etcd: Etcd, cluster: str) -> None:
     a, b = node(cluster), node(cluster)
     async with running(a):
         async with running(b):
@@ -228,7 +228,7 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
 
 
 @pytest.mark.parametrize("length", [30_000, 300_000], ids=["for etcd", "for anybody"])
-async def test_one_entry_that_is_too_long_sinks_no_other_and_only_its_caller_is_told(length: int) -> None:
+async def test_one_entry_that_is_too_long_fails_no_other_and_only_its_caller_gets_an_error(length: int) -> None:
     told: list[str] = []
 
     async def append(log: EtcdLog, entry: Deny) -> None:
@@ -274,7 +274,7 @@ async def test_a_job_of_many_goes_through_and_a_single_log_out_goes_ahead_of_it(
         assert a.why_not_ready() is None
 
 
-async def test_what_has_ended_is_deleted_with_the_floor_and_a_floor_never_falls(one_etcd: Etcd, cluster: str) -> None:
+async def test_ended_entries_are_deleted_with_the_floor_and_a_floor_never_falls(one_etcd: Etcd, cluster: str) -> None:
     clock = Clock()
     a = node(cluster, clock=clock, absolute_timeout="1h")
     async with running(a):
@@ -334,7 +334,7 @@ def password_file(tmp_path: Path) -> Path:
 
 
 @on_trio
-async def test_a_wrong_password_is_told_and_its_mending_noticed(password_file: Path) -> None:
+async def test_a_wrong_password_is_reported_and_its_correction_noticed(password_file: Path) -> None:
     with etcd() as server:
         server.require_users("the password")
         a = node(server.cluster(), cluster_user="root", cluster_password_file=password_file)
@@ -378,7 +378,7 @@ async def test_over_tls_with_certificates_and_a_user() -> None:
 
 
 @on_trio
-async def test_something_else_that_answers_is_told() -> None:
+async def test_another_service_at_the_endpoint_is_reported() -> None:
     async def answer(stream: anyio.abc.SocketStream) -> None:
         async with stream:
             await stream.receive()
@@ -426,7 +426,7 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew(c
 
 
 @on_trio
-async def test_a_full_etcd_is_told_and_what_it_could_not_take_is_written_when_there_is_room() -> None:
+async def test_a_full_etcd_is_reported_and_refused_entries_are_written_when_there_is_room() -> None:
     with etcd(1, "--quota-backend-bytes", "400000") as server:
         a, b = node(server.cluster()), node(server.cluster())
         async with running(a, b):
@@ -598,7 +598,7 @@ class DeafAtFirst(EtcdGateway):
         await super().watch(*args, **kwargs)
 
 
-async def test_a_watch_that_does_not_tell_of_what_is_written_is_left_for_another(cluster: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_watch_that_omits_writes_is_replaced_by_another(cluster: str, caplog: pytest.LogCaptureFixture) -> None:
     a = node(cluster)
     log_of(a)._gateway.__class__ = DeafAtFirst
     async with running(a):

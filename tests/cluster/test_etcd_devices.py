@@ -1,4 +1,4 @@
-"""On a real etcd: what those who listen are told, and devices that several nodes record at once."""
+"""On a real etcd: the listeners' events, and devices that several nodes record at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def nodes_on(server: Etcd, count: int, **settings: Any) -> list[SessionManager]:
     return [SessionManager(found) for _ in range(count)]
 
 
-async def test_members_log_outs_and_the_loss_of_etcd_are_told(one_etcd: Etcd) -> None:
+async def test_members_log_outs_and_the_loss_of_etcd_are_events(one_etcd: Etcd) -> None:
     a, b = nodes_on(one_etcd, 2)
     seen: list[ClusterEvent] = []
     a.on_event(seen.append)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 TROUBLE_S = 20.0
 HEALED_WITHIN_S = 12.0
 """A watch that is silent is given up after 3 s, a log-out waits for processes that were killed for as long as a lease, 5.15 s, and
-what could not be written is tried again at once."""
+failed writes are retried at once."""
 EVENTS = (
     *("cut from etcd", "cut from etcd", "cut one way", "cut from half", "slow", "cut from peers", "heal", "heal", "heal all"),
     *("kill", "stop", "kill several", "freeze", "freeze", "clock"),
@@ -121,7 +121,7 @@ class EtcdHistory(History):
             self.trace.append((how, node.name))
             await (self.nodes_on_etcd.kill(node) if how == "kill" else self.nodes_on_etcd.stop(node))
             return
-        if node in self._wrong_clocks:  # one that starts alone with a wrong clock has nobody to learn that from
+        if node in self._wrong_clocks:  # a node that starts alone with a wrong clock cannot notice that
             node.clock.step_wall(-self._wrong_clocks[node])
             self._wrong_clocks[node] = 0.0
         await node.start()
@@ -139,7 +139,7 @@ def _cut(links: list[Link]) -> None:
 
 
 def _heal(links: list[Link]) -> None:
-    """What was done to single links is over. They lose and double as before."""
+    """End the faults of single links. They lose and double as before."""
     for link in links:
         link.cut, link.delay_s = False, 0.0
 

@@ -48,7 +48,7 @@ async def log_out(node: Node, token: str) -> str | None:
 
 
 async def seen(node: Node, token: str) -> str:
-    """What a node says to a session."""
+    """Return a node's answer to a session."""
     return str((await node.get("/private", token=token)).json().get("code", "accepted"))
 
 
@@ -57,7 +57,7 @@ def cut(cluster: EtcdCluster, node: Node, *, both_ways: bool = True) -> None:
         link.cut = True
 
 
-# Each returns what the node says that must not accept the session.
+# Each returns the answer of the node that must not accept the session.
 
 
 async def a_node_out_of_contact(cluster: EtcdCluster) -> str:
@@ -71,7 +71,7 @@ async def a_node_out_of_contact(cluster: EtcdCluster) -> str:
 
 
 async def watches_that_are_silent(cluster: EtcdCluster) -> str:
-    """All nodes write into etcd, and hear nothing of what others write."""
+    """All nodes write into etcd, and hear of no writes by others."""
     a, _, c = cluster.nodes
     token = await log_in(a)
     cluster.cut(c)
@@ -140,7 +140,7 @@ async def test_freshness_by_an_acknowledgement_is_caught(follow: Follow) -> None
     assert await on_broken_nodes(follow, FreshWhenAcknowledged, watches_that_are_silent) == "accepted"
 
 
-# What goes on.
+# Availability.
 
 
 async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_again(cluster: EtcdCluster) -> None:

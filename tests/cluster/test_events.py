@@ -1,4 +1,4 @@
-"""What those who listen to a cluster are told: everything in order, on each node by what that node sees."""
+"""The events of a cluster: complete and in order, on each node from that node's point of view."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FRESHNESS_LIMIT_S = 5.0
 
 
 def told(node: Node) -> list[ClusterEvent]:
-    """What happens on a node from now on: a list that grows."""
+    """Return a growing list of a node's events from now on."""
     seen: list[ClusterEvent] = []
     node.manager.on_event(seen.append)
     return seen
@@ -63,7 +63,7 @@ def connect(cluster: Cluster) -> None:
         cluster.heal(node)
 
 
-async def test_a_cluster_that_starts_tells_who_joins_that_there_is_a_majority_and_that_nodes_are_fresh(starting: Cluster) -> None:
+async def test_a_starting_cluster_reports_joins_the_majority_and_fresh_nodes(starting: Cluster) -> None:
     seen = told(starting["a"])
     await starting.advance(HEARTBEAT_S)
     assert seen == []
@@ -75,7 +75,7 @@ async def test_a_cluster_that_starts_tells_who_joins_that_there_is_a_majority_an
     assert len(seen) == 4
 
 
-async def test_a_log_out_is_told_on_every_node(cluster: Cluster) -> None:
+async def test_a_log_out_is_an_event_on_every_node(cluster: Cluster) -> None:
     a, *_ = cluster.nodes
     browser = await logged_in(cluster, a)
     heard = [told(node) for node in cluster.nodes]
@@ -93,7 +93,7 @@ async def test_a_log_out_is_told_on_every_node(cluster: Cluster) -> None:
         assert subject.subject == "ada"
 
 
-async def test_a_node_that_is_cut_off_is_told_so_within_a_heartbeat_and_once_it_is_back(cluster: Cluster) -> None:
+async def test_a_cut_off_node_reports_it_within_a_heartbeat_and_again_once_it_is_back(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     alone, others = told(a), told(b)
     cluster.cut(a)
@@ -128,7 +128,7 @@ async def test_a_member_that_dies_leaves_and_joins_again(cluster: Cluster) -> No
     assert seen == [MemberLeft(NodeId("b")), *joined("b")]
 
 
-async def test_a_member_that_drains_is_told(cluster: Cluster) -> None:
+async def test_a_member_that_drains_is_an_event(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     seen = told(a)
     quorum_log_of(b.manager).quorum.drain()
@@ -137,7 +137,7 @@ async def test_a_member_that_drains_is_told(cluster: Cluster) -> None:
     assert seen == [MemberDraining(NodeId("b"))]
 
 
-async def test_a_clock_that_is_set_wrong_is_told_and_that_it_is_right_again(cluster: Cluster) -> None:
+async def test_a_clock_that_is_set_wrong_and_corrected_is_two_events(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     wrong, right = told(a), told(b)
     a.clock.step_wall(3600)
@@ -150,7 +150,7 @@ async def test_a_clock_that_is_set_wrong_is_told_and_that_it_is_right_again(clus
     assert right == []
 
 
-async def test_a_node_with_another_limit_is_told_until_the_others_have_it_too(cluster: Cluster) -> None:
+async def test_a_node_with_another_limit_is_reported_until_the_others_have_it_too(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
     a.settings["freshness_limit"] = "4s"
     await a.kill()
@@ -167,7 +167,7 @@ async def test_a_node_with_another_limit_is_told_until_the_others_have_it_too(cl
     assert [event for event in seen if isinstance(event, LimitDiffers | LimitAgrees)] == [LimitDiffers(), LimitAgrees()]
 
 
-async def test_a_member_with_another_list_is_told_by_its_place(cluster: Cluster) -> None:
+async def test_a_member_with_another_list_is_reported_by_its_place(cluster: Cluster) -> None:
     a, _, c = cluster.nodes
     c.settings["peers"] = ("http://c.test", "http://b.test", "http://d.test")
     await c.kill()
@@ -179,7 +179,7 @@ async def test_a_member_with_another_list_is_told_by_its_place(cluster: Cluster)
     assert "c.test" not in repr(seen)
 
 
-async def test_that_acknowledged_log_outs_may_be_lost_is_told() -> None:
+async def test_a_possible_loss_of_acknowledged_log_outs_is_an_event() -> None:
     async with Cluster() as cluster:
         await cluster.ready()
         a, b, c = cluster.nodes

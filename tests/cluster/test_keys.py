@@ -58,7 +58,7 @@ async def test_a_member_that_has_left_does_not_hold_a_new_key_up(cluster: Cluste
     assert kid_of(mint_session(a.manager, "ada")) == kid(NEW)
 
 
-async def test_rolling_a_new_key_out_logs_nobody_out(cluster: Cluster) -> None:
+async def test_rolling_a_new_key_out_logs_no_user_out(cluster: Cluster) -> None:
     browser = await logged_in(cluster, cluster["a"])
     for settings in ({"secret_key": (NEW, SECRET)}, {"secret_key": NEW, "secret_key_fallbacks": SECRET}):
         for node in cluster.nodes:
@@ -87,7 +87,7 @@ async def test_a_key_that_another_member_has_is_asked_for(cluster: Cluster) -> N
     assert look_ups_of(b.manager).results["yes"] == 2
 
 
-async def test_a_key_that_another_member_has_does_not_help_those_who_are_logged_out(cluster: Cluster) -> None:
+async def test_a_key_that_another_member_has_does_not_revive_a_revoked_session(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
     await restart(cluster, a, secret_key_fallbacks=NEW)
     token, claims = signed(a, NEW)
@@ -98,7 +98,7 @@ async def test_a_key_that_another_member_has_does_not_help_those_who_are_logged_
     assert claims.sid in node_of(b.manager).view.denied
 
 
-async def test_what_this_node_denies_is_denied_whatever_a_peer_says_of_a_token_without_our_key(cluster: Cluster) -> None:
+async def test_a_session_that_this_node_denies_stays_denied_despite_a_peers_yes(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     await restart(cluster, a, secret_key_fallbacks=NEW)
     token, claims = signed(a, NEW)

@@ -45,7 +45,7 @@ async def open_app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Wire:
-    """The client's end of one open connection, served as uvicorn does: what the server closes, the app hears of."""
+    """The client's end of one open connection, served as uvicorn does: the app hears when the server closes it."""
 
     def __init__(self, kind: Literal["websocket", "http"], token: str) -> None:
         self.kind = kind
@@ -126,7 +126,7 @@ async def test_it_ends_on_another_node_within_a_second_and_the_others_stay(kind:
         assert len(c.middleware._connections) == 3
 
         await ada.visit(b, end)
-        await cluster.advance(0.05)  # a second is what is promised
+        await cluster.advance(0.05)  # the promise is one second
 
         assert hit.over
         if kind == "websocket":
@@ -195,7 +195,7 @@ async def test_a_session_whose_id_is_cycled_keeps_the_family_but_not_the_connect
         tasks.cancel_scope.cancel()
 
 
-async def test_an_answer_that_is_over_is_not_ended_again_nor_is_what_the_app_does_after_it() -> None:
+async def test_an_answer_that_is_over_is_not_ended_again_nor_is_the_apps_work_after_it() -> None:
     failures: list[str] = []
 
     async def streams_then_works(scope: Scope, receive: Receive, send: Send) -> None:

@@ -46,7 +46,7 @@ def checks(node: Node) -> list[Callable[[bytes], Verified | CannotTell]]:
 
 
 @pytest.mark.parametrize("step", EVERY_STEP)
-async def test_a_session_that_is_revoked_during_the_pause_is_not_accepted_by_who_asks_afterwards(cluster: Cluster, step: int) -> None:
+async def test_a_session_that_is_revoked_during_the_pause_is_not_accepted_for_later_requests(cluster: Cluster, step: int) -> None:
     a, _, c = cluster.nodes
     for check in checks(c):
         token = mint_session(a.manager, "ada")
@@ -65,7 +65,7 @@ async def test_a_session_that_is_revoked_during_the_pause_is_not_accepted_by_who
 
 @pytest.mark.parametrize("seconds", [HOUR_S, -HOUR_S])
 @pytest.mark.parametrize("step", EVERY_STEP)
-async def test_a_wrong_clock_that_is_put_right_during_the_pause_refuses_nobody(cluster: Cluster, step: int, seconds: float) -> None:
+async def test_a_wrong_clock_that_is_corrected_during_the_pause_refuses_no_request(cluster: Cluster, step: int, seconds: float) -> None:
     a, _, c = cluster.nodes
     for check in checks(c):
         token = mint_session(a.manager, "ada").encode()
@@ -79,7 +79,7 @@ async def test_a_wrong_clock_that_is_put_right_during_the_pause_refuses_nobody(c
 @pytest.mark.parametrize("others_go_on", [False, True])
 @pytest.mark.parametrize("seconds", [HOUR_S, -HOUR_S])
 @pytest.mark.parametrize("step", EVERY_STEP)
-async def test_a_clock_that_is_set_wrong_during_the_pause_refuses_nobody(
+async def test_a_clock_that_is_set_wrong_during_the_pause_refuses_no_request(
     cluster: Cluster, step: int, seconds: float, others_go_on: bool
 ) -> None:
     a, _, c = cluster.nodes

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 HEALED_WITHIN_S = 10.0
 """A poll on a dead link is given up after 1 s and tried again within another, a restarted node learns in two rounds of polls,
-whatever a log-out still waits for ends within a fence, and what is provisional is tried again each second."""
+every log-out's wait ends within a fence, and provisional log-outs are retried each second."""
 EVENTS = (
     *("cut", "cut one way", "cut off", "part", "heal", "heal", "heal all", "slow", "garbled"),
     *("kill", "stop", "kill several", "freeze", "freeze", "clock"),
@@ -70,7 +70,7 @@ class PeersHistory(History):
             if node.running:
                 quorum_log_of(node.manager).quorum.check(Moment(node.clock.boot_s(), node.clock.wall_s() * 1000))
 
-    # What happens to them
+    # Faults
 
     async def _something_happens(self) -> None:
         one, other = self.dice.sample(self.cluster.nodes, 2)
@@ -117,7 +117,7 @@ class PeersHistory(History):
             await self._end(node, how)
 
     def _may_forget(self, node: Node) -> bool:
-        """Whether this node may end: a majority that forgets at once is beyond what is promised."""
+        """Return whether this node may end: no promise covers a majority that forgets at once."""
         nodes = self.cluster.nodes
         if nodes.index(node) < self.files:
             return True
@@ -128,7 +128,7 @@ class PeersHistory(History):
         return [self.cluster.link(one, other) for one in self.cluster.nodes for other in self.cluster.nodes]
 
     def _heal_links(self) -> None:
-        """What was done to single links is over. They lose and double and reorder as before."""
+        """End the faults of single links. They lose, double and reorder as before."""
         for link in self._links():
             link.cut = link.garbles = link.replays = False
             link.delay_s = 0.0
@@ -162,7 +162,7 @@ def test_a_seed_replays(seed: int, tmp_path: Path) -> None:
     # On trio links may lose another message: which of two that are sent at one moment is the first differs there.
     first, second = (anyio.run(history, seed, tmp_path / name, backend="asyncio") for name in ("first", "second"))
     assert len(first.trace) > 100
-    # In whatever order it was told what happened at one moment: tasks that are cancelled together end in one of their addresses.
+    # Events of one moment come in any order, because tasks that are cancelled together end in the order of their addresses.
     assert sorted(map(repr, first.trace)) == sorted(map(repr, second.trace))
 
 

@@ -37,8 +37,8 @@ class Served:
     """A node as a process, and a client of it.
 
     Attributes:
-        settings: what it is started with the next time, without the prefix.
-        environ: what else its environment is to hold.
+        settings: settings of its next start, without the prefix.
+        environ: further variables of its environment.
         starts: how many processes it has had.
     """
 
@@ -139,10 +139,10 @@ def test_a_log_out_on_one_node_is_enforced_on_all_when_it_is_acknowledged(nodes:
         took_s.append(time.monotonic() - begun_s)
         assert answer.headers["session-revocation"] == "fenced"
         assert third.status(token) == first.status(token) == 401
-    assert min(took_s) < FENCE_WAIT_S / 2  # nobody waits for the fence, though a busy machine may take its time
+    assert min(took_s) < FENCE_WAIT_S / 2  # no log-out waits for the fence, though a busy machine may be slow
 
 
-def test_a_node_is_killed_and_nobody_notices_until_it_comes_back_and_learns(nodes: list[Served]) -> None:
+def test_a_node_is_killed_unnoticed_until_it_comes_back_and_learns(nodes: list[Served]) -> None:
     a, b, c = nodes
     token, staying = a.log_in(), a.log_in("bob")
     a.kill()
@@ -164,7 +164,7 @@ def test_a_node_is_killed_and_nobody_notices_until_it_comes_back_and_learns(node
         return not a.readiness()
 
     until(is_back, "a is back")
-    assert statuses <= {(503, 503), (401, 200), (503, 200)}  # never accepted, and nobody logged out by the start
+    assert statuses <= {(503, 503), (401, 200), (503, 200)}  # never accepted, and the start logs no user out
     assert (a.status(token), a.status(staying)) == (401, 200)
 
 
@@ -200,7 +200,7 @@ def test_a_node_whose_peers_are_frozen_says_so_and_recovers_by_itself(nodes: lis
         assert node.status(token) == 200
 
 
-def test_a_frozen_node_does_not_wake_up_to_accept_what_was_revoked_meanwhile(nodes: list[Served]) -> None:
+def test_a_resumed_node_does_not_accept_sessions_revoked_during_its_freeze(nodes: list[Served]) -> None:
     a, _b, c = nodes
     token = a.log_in()
     assert c.status(token) == 200

@@ -1,4 +1,4 @@
-"""A real member that has the secret, and floods the others over real sockets: what it costs them, and that they count it."""
+"""A real member that has the secret, and floods the others over real sockets: the cost to them, and their counts of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ha_session_mw.backends.peers import pacing
 from ha_session_mw.testing import who_is_there
 from tests.cluster.flooder import Flooder
 
-# On a busy machine a flooder sends less than is allowed, and that little is much. What is done about too much is the same for less.
+# On a busy machine a flooder stays below the default limit. A lower limit shows the same behaviour.
 server.CALLS_PER_S, server.CALLS_AT_ONCE = 50, 100
 pacing.NEWS_PER_S, pacing.NEWS_AT_ONCE = 4096, 32_768
 
@@ -50,7 +50,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
 
 
 def counted(node: Served) -> dict[str, int]:
-    """What a node has counted of the flooder."""
+    """Return a node's counts of the flooder's faults."""
     status: dict[str, Any] = node.request("GET", "/status").json()
     return dict(status["peers"].get("member 3", {}))
 

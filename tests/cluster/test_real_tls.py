@@ -50,7 +50,7 @@ class Authority:
 
 
 class SecurelyServed(Served):
-    """A node that speaks with nobody who shows no certificate of the cluster's authority."""
+    """A node that refuses peers without a certificate of the cluster's authority."""
 
     def __init__(self, name: str, port: int, folder: Path, settings: dict[str, str], authority: Authority) -> None:
         super().__init__(name, port, folder, settings)
@@ -64,7 +64,7 @@ class SecurelyServed(Served):
         self.context.load_cert_chain(certificate, key)
 
     def shows(self, certificate: str, key: str) -> None:
-        """What it shows to its peers when it calls them, from its next start on."""
+        """Set the certificate that it presents to its peers from its next start on."""
         self.settings |= {"PEER_CERT_FILE": certificate, "PEER_KEY_FILE": key}
 
     def serve(self) -> None:

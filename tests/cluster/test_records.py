@@ -27,7 +27,7 @@ LARGE = "x" * 5000
 
 
 class Counted(MemoryStore):
-    """Counts what is read from it."""
+    """Counts its reads."""
 
     reads: Counter[str] = Counter()
     gone = False
@@ -116,7 +116,7 @@ async def test_a_peers_older_copy_does_not_count(cluster: Cluster) -> None:
     older = Browser(cluster, browser.token)
     await browser.visit(b, lambda session: session.update(step=2))
     forget(b, c)
-    # What a has is what b replaced: a was told of that, but say that it was not.
+    # The copy of a is the one that b replaced. Here a has not received the news of that.
     await older.visit(a, look)
     copies = node_of(a.manager).copies
     [family] = copies
@@ -180,7 +180,7 @@ async def test_many_requests_for_one_record_ask_once(cluster: Cluster) -> None:
     assert Counted.reads["all"] <= 2
 
 
-async def test_a_change_on_one_node_is_seen_on_all_by_whoever_was_answered(cluster: Cluster) -> None:
+async def test_a_client_with_an_answer_sees_the_change_of_one_node_on_all(cluster: Cluster) -> None:
     browser = await with_large_data(cluster, cluster["a"])
     for number, node in enumerate([*cluster.nodes] * 3):
         await browser.visit(node, lambda session, number=number: session.update(number=number))  # type: ignore[misc]
@@ -209,7 +209,7 @@ async def test_a_write_on_a_node_that_has_not_heard_of_the_log_out_leaves_no_rec
     verified = node_of(a.manager).validator.verify((browser.token or "").encode())
     assert verified is not None
     node_of(a.manager).log.apply([Deny(verified.claims.family, verified.claims.absolute_end_ms)])
-    await cluster.settle()  # a has deleted what there was, which is nothing yet
+    await cluster.settle()  # a has deleted all records so far, which is none
     assert (await other.visit(c, lambda session: session.update(text=LARGE))).status == 200  # not acknowledged yet on a
     assert len(stored(a)) == 1
     cluster.heal(c)
@@ -219,7 +219,7 @@ async def test_a_write_on_a_node_that_has_not_heard_of_the_log_out_leaves_no_rec
     assert [(await other.visit(node, why)).result for node in cluster.nodes] == ["session_revoked"] * 3
 
 
-async def test_a_replayed_token_of_an_earlier_version_shows_what_is_stored_now(cluster: Cluster) -> None:
+async def test_a_replayed_token_of_an_earlier_version_shows_the_current_data(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
     browser = await with_large_data(cluster, a)
     captured = Browser(cluster, browser.token)

@@ -1,4 +1,4 @@
-"""What a cluster is for: a session of one node counts on all, and so does its end."""
+"""The purpose of a cluster: a session of one node counts on all, and so does its end."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ async def test_an_index_that_is_none_is_ignored(cluster: Cluster) -> None:
         assert (await browser.visit(b, headers=[(b"session-index", index.encode())])).result == "ada"
 
 
-async def test_an_index_that_is_none_is_ignored_by_a_node_that_has_heard_of_nobody() -> None:
+async def test_an_invalid_index_is_ignored_by_a_node_that_knows_no_other() -> None:
     async with Cluster("ab") as cluster:
         await cluster["b"].kill()
         for index in NO_INDEX:
@@ -216,7 +216,7 @@ class Elsewhere:
 
 
 @pytest.mark.parametrize("how", ["subject", "session", "everybody"])
-async def test_what_waits_for_other_nodes_is_refused_in_an_event_loop_of_its_own(cluster: Cluster, how: str) -> None:
-    # It would wait for what only the node's own event loop is told, and disturb that.
+async def test_a_call_that_waits_for_other_nodes_is_refused_in_an_event_loop_of_its_own(cluster: Cluster, how: str) -> None:
+    # It would wait for events that only the node's own event loop receives, and disturb that loop.
     with pytest.raises(UsageError, match=r"another event loop than the node's.*anyio\.from_thread\.run"):
         await anyio.to_thread.run_sync(Elsewhere(cluster).act, how)

@@ -1,4 +1,4 @@
-"""Trouble: what the infrastructure does to a node never looks, to a client, as if it were the client's fault."""
+"""Trouble: a client never sees a fault of the infrastructure as its own."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_relaxed_paths_go_on_for_a_minute_and_are_marked() -> None:
         assert (await browser.visit(a, path="/news", method="OPTIONS")).result == "ada"
         assert refused_for_infrastructure(await browser.visit(a, path="/"), "state_stale", "other_node")
         assert refused_for_infrastructure(await browser.visit(a, path="/news", method="POST"), "state_stale", "other_node")
-        # What the node knows itself counts there too.
+        # The node's own knowledge counts there too.
         await left.visit(a, log_out, path="/news")
         assert (await captured.visit(a, why, path="/news")).result == "session_revoked"
 
@@ -164,7 +164,7 @@ async def test_with_a_file_a_node_needs_a_majority_only_to_come_back(tmp_path: P
         assert (await browser.visit(b)).result == "ada"
 
 
-async def test_without_files_a_majority_that_forgets_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_files_a_majority_that_forgets_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     async with Cluster(app=obliging) as cluster:
         await cluster.ready()
         a, b, _ = cluster.nodes
@@ -196,7 +196,7 @@ async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(
 
         assert (answer.status, answer.header("session-revocation")) == (200, "provisional")
         assert (await captured.visit(a, why)).result == "session_revoked"
-        assert (await captured.visit(b, who)).result == "ada"  # nobody could tell it
+        assert (await captured.visit(b, who)).result == "ada"  # no peer could tell b
 
         # Forgotten in memory, known by the journal.
         await a.kill()
@@ -259,7 +259,7 @@ async def test_a_log_out_that_cannot_be_kept_is_refused_and_enforced_here(settin
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600])
-async def test_a_clock_an_hour_off_costs_nobody_the_session(cluster: Cluster, seconds: float) -> None:
+async def test_a_clock_an_hour_off_ends_no_session(cluster: Cluster, seconds: float) -> None:
     a, b, c = cluster.nodes
     browser = await logged_in(cluster, a)
     b.clock.step_wall(seconds)
@@ -302,7 +302,7 @@ async def test_a_denial_that_a_node_knows_counts_for_more_than_a_yes_whatever_it
         cluster.link(b, a).delay_s = 0.1
 
         async def meanwhile() -> None:
-            await cluster.sleep(0.1)  # b has said yes, and nobody has heard it yet
+            await cluster.sleep(0.1)  # b has said yes, and its answer has not arrived yet
             a.clock.step_wall(3600)
             node_of(a.manager).log.apply([Deny(claims.family, claims.absolute_end_ms)])
 
@@ -409,7 +409,7 @@ async def test_a_node_that_was_stopped_leaves_nothing_running(cluster: Cluster) 
     assert (await Browser(cluster, token).visit(a, look)).result == {"x": 1}
 
 
-async def test_three_nodes_that_disagree_with_nobody_stay_at_rest(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_three_nodes_that_agree_stay_at_rest(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         await cluster.advance(60)
     assert [record.getMessage() for record in caplog.records] == []
@@ -418,7 +418,7 @@ async def test_three_nodes_that_disagree_with_nobody_stay_at_rest(cluster: Clust
     assert all(len(node.clock._limits) < 40 for node in nodes)
 
 
-async def test_two_nodes_of_one_url_are_told_and_it_is_over_when_one_goes(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_two_nodes_of_one_url_are_reported_until_one_goes(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     a, b, c = cluster.nodes
     b.settings.update(advertise_url=a.url)
     await b.stop()
@@ -489,7 +489,7 @@ async def test_a_member_that_answers_at_once_over_and_over_does_not_keep_the_oth
     assert b.why_not_ready is None
 
 
-async def test_a_clock_that_is_ahead_by_what_is_trusted_dates_no_token_into_the_others_future(cluster: Cluster) -> None:
+async def test_a_clock_that_is_ahead_within_tolerance_dates_no_token_into_the_others_future(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     a.clock.step_wall(20)
     await cluster.advance(2)
@@ -511,17 +511,17 @@ async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_bu
 
     told = len(node_of(b.manager).view.denied) - before
 
-    assert 10 <= told <= 2 * 10 * 6  # by the flooder, and by the third member what it has from there
+    assert 10 <= told <= 2 * 10 * 6  # from the flooder, and relayed by the third member
     browser = await logged_in(cluster, b)
     assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
 
 
 def faults(node: Node) -> Any:
-    """What a node has counted of the others, as its operator is told."""
+    """Return a node's counts of the others' faults, as its operator sees them."""
     return peering_of(node.manager).faults.told()
 
 
-async def test_what_each_peer_did_wrong_is_counted_under_its_place_in_the_list(cluster: Cluster) -> None:
+async def test_the_faults_of_each_peer_are_counted_under_its_place_in_the_list(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
     with pytest.raises(PeerFailure):
         await cluster.run(peering_of(a.manager).call, b.url, "poll", b"nonsense", 1.0)
@@ -540,7 +540,7 @@ async def test_what_each_peer_did_wrong_is_counted_under_its_place_in_the_list(c
     assert ".test" not in repr(faults(b))
 
 
-async def test_a_member_that_claims_what_cannot_be_is_a_liar(cluster: Cluster) -> None:
+async def test_a_member_that_makes_an_impossible_claim_is_a_liar(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     await cluster.run(a.manager.revoke_session, "somebody")
     for peer in quorum_log_of(a.manager).quorum._peers.values():

@@ -1,6 +1,6 @@
-"""Many who change one session at once, on three nodes that share a store: nothing that was acknowledged is lost.
+"""Many writers change one session at once, on three nodes that share a store: no acknowledged change is lost.
 
-What each writer does, and in which order their reads and writes come, hypothesis draws. Each story is replayed against a model:
+Hypothesis draws each writer's actions and the order of their reads and writes. Each story is replayed against a model:
 the changes of each commit, made one after the other in the order of their commits.
 """
 
@@ -59,7 +59,7 @@ class Paced(MemoryStore):
 
 
 class ThreeNodes:
-    """Three managers that share a store, and none of the log: nobody logs out here."""
+    """Three managers that share a store, but no log, because these tests have no log-outs."""
 
     def __init__(self, seed: int) -> None:
         clock, self.dice = ManualClock(), Random(seed)
@@ -134,7 +134,7 @@ async def story(writers: list[list[list[Change]]], seed: int, *, strict: bool) -
     expected = {"large": LARGE, "a": [0], "b": [0]}
     for _, base, changes in sorted(acknowledged, key=lambda each: each[0]):
         if strict:
-            assert base == expected  # nobody had changed it meanwhile
+            assert base == expected  # no other writer had changed it meanwhile
         wanted = outcome(base, changes)
         for key in "abcd":
             if base.get(key) != wanted.get(key):  # this one changed it, and so it is as this one left it
@@ -165,9 +165,7 @@ def test_no_acknowledged_change_is_lost_and_of_a_key_that_several_changed_the_la
 
 @given(WRITERS, st.integers(0, 1 << 16))
 @settings(max_examples=100)
-def test_who_asked_for_strictness_and_is_acknowledged_saw_all_that_was_committed_before(
-    writers: list[list[list[Change]]], seed: int
-) -> None:
+def test_an_acknowledged_strict_writer_saw_every_earlier_commit(writers: list[list[list[Change]]], seed: int) -> None:
     anyio.run(partial(story, writers, seed, strict=True))
 
 

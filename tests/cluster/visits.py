@@ -34,7 +34,7 @@ class Browser:
 
 
 async def logged_in(cluster: Cluster, node: Node, subject: str = "ada") -> Browser:
-    """Somebody who has just logged in there."""
+    """Return a browser that has just logged in on this node."""
     browser = Browser(cluster)
     await browser.visit(node, lambda session: session.login(subject))
     assert browser.token
@@ -47,7 +47,7 @@ def log_out(session: Session) -> None:
 
 
 def refused_for_infrastructure(answer: Answer, code: str, where: str) -> bool:
-    """Whether a client is told, by this code, that it is not its fault, and what to do: all that a refusal of ours must say."""
+    """Return whether the answer has this code, blames the infrastructure and gives the client its next step."""
     problem = answer.problem
     assert answer.status == 503, (answer.status, problem)
     assert problem["code"] == code, problem

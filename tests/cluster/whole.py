@@ -108,7 +108,7 @@ class WholeNode:
         self.world.begin(self.log_out, [session], node_of(self.manager).revoker.revoke_session, session.claims)
 
     async def log_out(self, hit: Sequence[Session | SubjectCut], revoke: Callable[..., Awaitable[Acknowledgement]], *args: Any) -> None:
-        """Log out, and try again as long as there is no quorum: that is what the client is told to do."""
+        """Log out, and retry while there is no quorum, as the refusal tells a client to do."""
         process = self.manager
         for one in hit:
             one.revoked = True
@@ -128,7 +128,7 @@ class WholeNode:
     async def _request(self, session: Session, pauses: tuple[float, float]) -> None:
         began, process, life = self.world.time, self.manager, self.node._starts
         decision = await self._decide(process, self.world.tokens[session], pauses)
-        if self.node.running and process is self.manager:  # else nobody is left to answer
+        if self.node.running and process is self.manager:  # otherwise the process that would answer has ended
             walls_ms = [other.node.clock.wall_s() * 1000 for other in self.world.nodes]
             self.world.judge((self.number, life), session, began, decision, walls_ms)
 

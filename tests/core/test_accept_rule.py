@@ -241,7 +241,7 @@ def test_certain_refusals_do_not_wait_for_freshness() -> None:
     assert refusal(judge(ENDS_AT_ONCE, fresh_view(), wall_ms=NOW_MS + 10, fresh_at=lost)) is SessionExpired
 
 
-def test_what_is_certain_is_the_clients_turn_and_what_is_not_is_ours() -> None:
+def test_a_certain_refusal_is_a_client_fault_and_an_uncertain_one_an_infrastructure_fault() -> None:
     refused = judge(claims(), knowing(cut("c")))
     unsure = judge(claims(), fresh_view(), fresh_at=-math.inf)
 
@@ -260,7 +260,7 @@ def test_what_is_certain_is_the_clients_turn_and_what_is_not_is_ours() -> None:
         (Deny("sid-of-another-session", NOW_MS + HOUR_MS), None),
     ],
 )
-def test_what_is_denied_is_so_whatever_a_clock_shows(entry: object, told: type[ProblemError] | None) -> None:
+def test_a_denied_session_stays_denied_at_any_clock_time(entry: object, told: type[ProblemError] | None) -> None:
     view = knowing(entry)
     view.fresh_at = -math.inf
     against = denial(seen(claims()), view)
@@ -268,7 +268,7 @@ def test_what_is_denied_is_so_whatever_a_clock_shows(entry: object, told: type[P
     assert (type(against.problem) if against else None) is told
 
 
-def test_what_only_a_clock_can_tell_is_no_denial() -> None:
+def test_a_refusal_that_depends_on_the_clock_is_no_denial() -> None:
     long_over = claims(issued_ms=0, idle_end_ms=10, absolute_end_ms=10)
     to_come = claims(issued_ms=2 * NOW_MS, idle_end_ms=3 * NOW_MS, absolute_end_ms=3 * NOW_MS)
 

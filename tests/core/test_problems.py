@@ -144,7 +144,7 @@ def test_the_challenge_is_that_of_rfc_6750(problem: ProblemError, value: str) ->
 # The hint
 
 
-def test_a_wait_that_is_known_better_is_told_rounded_up() -> None:
+def test_a_wait_that_is_known_better_is_rounded_up() -> None:
     assert body_of(TokenNotYetValid(retry_after_s=2.0001))["retry_after_ms"] == 2001
     assert body_of(NodeStarting())["retry_after_ms"] == 0
     assert body_of(SessionRevoked())["retry_after_ms"] is None
@@ -201,7 +201,7 @@ def test_every_reason_to_refuse_a_token_that_could_be_probed_looks_the_same() ->
         (";;,,;q=", False),
     ],
 )
-def test_a_page_is_sent_to_who_ranks_it_above_json(accept: str, html: bool) -> None:
+def test_a_client_that_ranks_html_above_json_gets_a_page(accept: str, html: bool) -> None:
     assert prefers_html(accept) is html
 
 

@@ -20,7 +20,7 @@ from .troubles import LONG, Trouble, history_of, summary
 
 
 def told(place: Place, name: str, trouble: Trouble, seed: int) -> bool:
-    """Run one history, tell what came of it, and whether every answer was right."""
+    """Run one history, print its result, and return whether every answer was right."""
     began = time.monotonic()
     history = anyio.run(history_of, place, trouble, seed)
     found = faults(history)

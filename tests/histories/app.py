@@ -1,4 +1,4 @@
-"""What the nodes of a history serve."""
+"""The app that the nodes of a history serve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ha_session_mw import get_session
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Does to the session what the path names."""
+    """Run the path's action on the session."""
     session = get_session(scope)
     told = {}
     match scope["path"].strip("/").split("/"):

@@ -1,4 +1,4 @@
-"""Judge a history. Knows nothing of how the nodes work: only what was promised to those who asked them."""
+"""Judges a history. Knows only the promises to clients, not how the nodes work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALLOWED = {
 
 
 def faults(history: History) -> list[str]:
-    """What was wrong with a history, one sentence each; empty if every promise was kept."""
+    """Return the faults of a history, one sentence each; empty if every promise was kept."""
     judged = Judged(history)
     return [fault for rule in RULES for fault in rule(judged)]
 
@@ -110,7 +110,7 @@ def dishonest(judged: Judged) -> Iterator[str]:
 
 
 def not_well_in_the_end(judged: Judged) -> Iterator[str]:
-    """Each session must be looked at on each node once everything is mended. What counts is the last look, and all that come late."""
+    """Each session needs a visit on each node after all faults are repaired. The last visit counts, and so do all late ones."""
     history = judged.history
     if history.healed_s is None:
         yield "the history has no end"

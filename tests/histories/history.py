@@ -1,4 +1,4 @@
-"""What people did, on which node, from when to when, and what they were told. All times are of one monotonic clock, in seconds."""
+"""Users' actions with their node, times and answers. All times are of one monotonic clock, in seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Act:
         status: of the answer.
         code: of its problem document, if it is one.
         mode: how far a log-out has got: ``fenced``, ``provisional``, or empty where it was not acknowledged.
-        hinted: whether a 503 says what to do, when and where.
+        hinted: whether a 503 says what to do next, when and where.
     """
 
     what: What

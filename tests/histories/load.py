@@ -1,4 +1,4 @@
-"""People who log in and out, and use their sessions on all nodes. What they are told goes into a history."""
+"""Users who log in and out, and use their sessions on all nodes. A history keeps the answers."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .history import NO_ANSWER, UNKNOWN_PROCESS, Act, History, What
 PEOPLE = 3
 """At each node: of one that is frozen, no more than these hang."""
 PAUSE_S = 0.03
-"""On average, between two things that somebody does: what two cores carry beside the nodes."""
+"""Average pause between two actions of one user. Two cores carry this load beside the nodes."""
 SUBJECTS = [f"user{number}" for number in range(12)]
 RECENT = 40
 VISIT_WITHIN_S = 4.0
 LOG_OUT_WITHIN_S = 12.0
-"""The fence at the default limit takes up to 5.15 s, and what it waits for before that a second and more."""
+"""The fence at the default limit takes up to 5.15 s, after steps that take a second and more."""
 LOOKS_AT_ONCE = 4
 
 
 @dataclass(eq=False)
 class Session:
-    """What its holder knows of it."""
+    """A session as its holder knows it."""
 
     name: str
     subject: str
@@ -40,7 +40,7 @@ class Session:
 
 
 class Load:
-    """The people, and what they hold. Entered, it has a client for each node."""
+    """The users and their sessions. Entered, it has a client for each node."""
 
     def __init__(self, nodes: Sequence[Served], history: History, seed: int = 0) -> None:
         self.history = history
@@ -86,7 +86,7 @@ class Load:
                 tasks.start_soon(self.log_out, self._nodes[number % len(self._nodes)], session)
 
     async def look_at_all(self) -> None:
-        """Everything is mended: ask each node about each session until the answer is what it must be, or the time is over."""
+        """After all repairs, ask each node about each session until the answer is right or the time is over."""
         if self.history.healed_s is None:
             self.history.healed_s = time.monotonic()
         judged = Judged(self.history)
@@ -102,7 +102,7 @@ class Load:
             return False
         return answer.status_code == 200
 
-    # What people do
+    # Users' actions
 
     async def _come_and_go(self, node: Served) -> None:
         while not self._over:
@@ -168,7 +168,7 @@ class Load:
                 self._visit_all(session)
 
     def _visit_all(self, session: Session) -> None:
-        """Begin to, aside: who comes and goes at a node is not to wait for one that is frozen."""
+        """Start it in the background, so that users of other nodes do not wait for a frozen one."""
         for node in self._nodes:
             self._aside.start_soon(self.visit, node, session)
 

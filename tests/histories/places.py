@@ -1,4 +1,4 @@
-"""Where histories take place: three nodes as processes, and what they share their log-outs through."""
+"""The places of histories: three nodes as processes, and the engine that they share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def peers(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
 
 @contextmanager
 def with_files(folder: Path, limit_s: float, app: str = APP) -> Iterator[Place]:
-    """Three nodes without a server beside them, each of which keeps what it knows in a file."""
+    """Three nodes without a server beside them. Each keeps its log in a file."""
     nodes = served(folder, limit_s, app)
     for node in nodes:
         node.settings.update(CLUSTER=f"peers://{folder}/{node.name}.log", PEERS=",".join(node.url for node in nodes))
@@ -117,5 +117,5 @@ def libfaketime() -> Path | None:
 
 
 def wrong_wall_clock(offset_s: float) -> dict[str, str]:
-    """What a process must find in its environment for its wall clock to be off, and no other clock."""
+    """Return the environment that sets a process's wall clock off, and no other clock."""
     return {"LD_PRELOAD": str(libfaketime()), "FAKETIME": f"{offset_s:+.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

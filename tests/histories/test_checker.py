@@ -105,7 +105,7 @@ def test_it_is_caught(fault: str, history: History) -> None:
     assert any(each.startswith(fault) or fault in each for each in found), found
 
 
-def test_times_are_told_of_what_was_fenced_only() -> None:
+def test_only_fenced_log_outs_have_times() -> None:
     while_it_spreads = [act("visit", 10.1, 10.4, node="b"), act("visit", 10.4, 10.5, node="b", **REVOKED)]
     other = {"session": "bob-2", "subject": "bob"}
     found = history(LOG_OUT, *while_it_spreads, act("log out", 20, 29, mode="provisional", **other), in_the_end=401)

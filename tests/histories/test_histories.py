@@ -67,7 +67,7 @@ def test_whatever_happens_on_etcd_every_answer_is_right(beside_etcd: Place, trou
 
 def test_without_the_fence_it_comes_to_light(tmp_path: Path) -> None:
     def is_caught(seed: int) -> bool:
-        """Whether somebody is accepted by the node that wakes up, before it reads what it was told meanwhile: most times."""
+        """Whether the resumed node accepts a session before it reads the news of the pause, as it does most times."""
         history = anyio.run(history_of, unfenced, SHORT["peers"]["a node is frozen for 1 s"], seed)
         return any(fault.startswith("accepted after a fenced acknowledgement") for fault in faults(history))
 

@@ -49,12 +49,12 @@ def echoed(connection: socket.socket, said: bytes) -> bytes:
     return connection.recv(100)
 
 
-def test_it_carries_what_is_said_both_ways(proxy: Proxy) -> None:
+def test_it_carries_bytes_both_ways(proxy: Proxy) -> None:
     with connected(proxy) as one, connected(proxy) as other:
         assert [echoed(one, b"ada"), echoed(other, b"bob"), echoed(one, b"again")] == [b"ada", b"bob", b"again"]
 
 
-def test_cut_it_breaks_off_what_is_open_and_what_is_new_until_it_is_mended(proxy: Proxy) -> None:
+def test_a_cut_breaks_open_and_new_connections_until_it_is_repaired(proxy: Proxy) -> None:
     with connected(proxy) as one:
         assert echoed(one, b"ada") == b"ada"
         proxy.cut()
@@ -80,7 +80,7 @@ def test_stalled_it_keeps_connections_and_carries_nothing_until_it_is_mended(pro
         assert [one.recv(100), other.recv(100)] == [b"lost?"] * 2
 
 
-def test_where_nobody_listens_nothing_is_carried() -> None:
+def test_without_a_listener_nothing_is_carried() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with Proxy(port) as proxy, connected(proxy) as connection:

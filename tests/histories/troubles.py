@@ -1,4 +1,4 @@
-"""What happens to nodes while people use them. Each trouble is over when its function returns: mended, and all nodes ready again."""
+"""The faults of nodes in use. Each is over when its function returns: repaired, and all nodes ready again."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def a_node_is_killed_in_a_storm_and_started_again(scene: Scene) -> None:
 
 
 async def all_are_killed_in_storms_and_started_again(scene: Scene) -> None:
-    """Each in its turn: without files, two that forget at once are beyond what is promised."""
+    """Restart the nodes one by one: without files, no promise covers two that forget at once."""
     for node in scene.place.nodes:
         await killed_and_started_again(scene, node)
 
@@ -192,7 +192,7 @@ async def a_node_is_cut_off(scene: Scene, seconds: float) -> None:
 
 
 async def a_node_is_stalled(scene: Scene, seconds: float) -> None:
-    """What it sends to etcd and what is sent to it vanishes, and nobody is told."""
+    """Drop a node's traffic to and from etcd silently."""
     scene.way_of_c.stall()
     await anyio.sleep(seconds)
     scene.way_of_c.mend()
@@ -209,7 +209,7 @@ async def quorum_is_lost(scene: Scene, seconds: float) -> None:
 
 
 async def history_of(place: Place, trouble: Trouble, seed: int = 0) -> History:
-    """What comes of a trouble, while people come and go: from a calm before it until all was looked at after it."""
+    """Return the history of one trouble under load: from the calm before it to the last visits after it."""
     history = History(tuple(node.name for node in place.nodes), within_s=WELL_WITHIN_S)
     async with Load(place.nodes, history, seed) as load:
         scene = Scene(place, load, Random(f"trouble {seed}"))
@@ -221,7 +221,7 @@ async def history_of(place: Place, trouble: Trouble, seed: int = 0) -> History:
 
 
 def summary(history: History) -> str:
-    """What it was made of, and how long log-outs took."""
+    """Return the counts of a history's answers, and how long log-outs took."""
     seen = Counter(act.mode or act.code or str(act.status or "no answer") for act in history.acts if act.what != "visit")
     visits = Counter(act.code or str(act.status or "no answer") for act in history.acts if act.what == "visit")
     told = ", ".join(f"{count} {what}" for what, count in visits.most_common())
@@ -256,7 +256,7 @@ SHORT: dict[str, dict[str, Trouble]] = {
         "a wall clock is 20 s behind": partial(a_wall_clock_is_off, offset_s=-20, seconds=2),
     },
 }
-"""By the place, what ``make test`` does there."""
+"""The troubles of ``make test``, by place."""
 
 ANYWHERE: dict[str, Trouble] = {
     "nothing happens for 20 s": partial(nothing_happens, seconds=20),
@@ -291,4 +291,4 @@ LONG: dict[str, dict[str, Trouble]] = {
         "quorum is lost for 30 s": partial(quorum_is_lost, seconds=30),
     },
 }
-"""By the place, what ``make prove`` does there."""
+"""The troubles of ``make prove``, by place."""

@@ -87,12 +87,12 @@ def walk_both(question: QuorumQuestion, random: Random, steps: int) -> int:
         QuorumQuestion(members=4, links=TURNS, in_flight=None, restarts=3, mortal=(1, 2), units=5),
     ],
 )
-def test_what_has_no_say_has_none(question: QuorumQuestion) -> None:
+def test_dropped_state_has_no_effect(question: QuorumQuestion) -> None:
     reached = [walk_both(question, Random(seed), 60) for seed in range(6)]
     assert max(reached) >= DURABLE, reached
 
 
-def test_what_is_taken_apart_is_made_again_the_same() -> None:
+def test_a_frozen_object_is_made_again_equal() -> None:
     for member in (QuorumMember(0, QuorumQuestion()), OrderedMember(0, OrderedQuestion())):
         member.rest()
         frozen = freeze(member)

@@ -98,7 +98,7 @@ async def test_login_takes_a_new_id_and_a_new_family_and_denies_the_old_id(node:
     assert (await node.request(look, token=planted)).result == {}
 
 
-async def test_login_keeps_what_the_visitor_had(node: Node) -> None:
+async def test_login_keeps_the_visitors_data(node: Node) -> None:
     visitor = node.visitor()
     await visitor.visit(put(cart="book"))
     await visitor.visit(lambda s: s.login("ada"))
@@ -122,7 +122,7 @@ async def test_login_of_the_same_subject_keeps_the_data_under_a_new_id(node: Nod
 
 
 @pytest.mark.parametrize(("subject", "error"), [(7, TypeError), ("", ValueError), ("x" * 513, ValueError), (None, TypeError)])
-async def test_login_refuses_what_is_no_subject(node: Node, subject: Any, error: type[Exception]) -> None:
+async def test_login_refuses_an_invalid_subject(node: Node, subject: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         await node.request(lambda s: s.login(subject))
 
@@ -312,7 +312,7 @@ async def test_revoke_twice_is_one_log_out(node: Node) -> None:
     assert (await visitor.visit(twice)).result is True
 
 
-async def test_what_is_written_after_revoke_begins_a_new_session(node: Node) -> None:
+async def test_a_write_after_revoke_begins_a_new_session(node: Node) -> None:
     visitor = await node.logged_in("ada", theme="dark")
     captured = visitor.token
 
@@ -538,7 +538,7 @@ async def test_an_unserializable_value_is_refused_at_its_place_and_the_old_one_s
     assert (await visitor.visit(look)).result == {"a": 1}
 
 
-async def test_what_starlette_stores_is_stored_as_starlette_reads_it_back(node: Node) -> None:
+async def test_values_that_starlette_stores_are_stored_as_starlette_reads_them_back(node: Node) -> None:
     class Markup(str):
         __slots__ = ()
 
@@ -586,7 +586,7 @@ async def test_the_largest_cookie_that_is_accepted_is_one_that_browsers_keep() -
     assert len((await visitor.visit(look)).result["a"]) > 2000
 
 
-async def test_what_is_too_large_inside_a_value_is_told_before_the_response_starts() -> None:
+async def test_a_nested_value_that_is_too_large_raises_before_the_response_starts() -> None:
     node = Node(data="token")
     visitor = await node.logged_in("ada", notes=["a"])
     with pytest.raises(SessionTooLarge):
@@ -629,7 +629,7 @@ TOO_LATE: list[Act] = [
 
 
 @pytest.mark.parametrize("change", TOO_LATE)
-async def test_a_change_after_the_response_started_is_told(node: Node, change: Act) -> None:
+async def test_a_change_after_the_response_started_raises(node: Node, change: Act) -> None:
     visitor = await node.logged_in("ada", a=1, n=[1])
     token = visitor.token
     node.app.app = Late(change)
@@ -652,7 +652,7 @@ async def test_a_5xx_after_a_nested_change_is_no_reason_to_complain(node: Node) 
     assert (await visitor.visit(lambda s: s["n"].append(2), status=500)).status == 500
 
 
-async def test_a_session_put_in_its_place_after_the_response_started_is_told(node: Node) -> None:
+async def test_a_session_put_in_its_place_after_the_response_started_raises(node: Node) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send)
         scope["session"] = {"a": 1}
@@ -681,7 +681,7 @@ async def test_a_revocation_works_after_the_response_started(node: Node) -> None
 
 
 @pytest.mark.parametrize("change", TOO_LATE)
-async def test_a_change_in_a_websocket_is_told(node: Node, change: Act) -> None:
+async def test_a_change_in_a_websocket_raises(node: Node, change: Act) -> None:
     visitor = await node.logged_in("ada", a=1, n=[1])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -696,7 +696,7 @@ async def test_a_change_in_a_websocket_is_told(node: Node, change: Act) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda s: s.update(a=2), lambda s: s.login("ada"), lambda s: s.clear(), lambda s: s.setdefault("a", 1)])
-async def test_a_change_on_an_exempt_path_is_told(change: Act) -> None:
+async def test_a_change_on_an_exempt_path_raises(change: Act) -> None:
     node = Node(exempt="/static/*")
     visitor = await node.logged_in("ada", a=1)
     with pytest.raises(SessionReadOnly, match="HA_SESSION_EXEMPT"):

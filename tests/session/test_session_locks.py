@@ -94,7 +94,7 @@ async def test_one_request_at_a_time_has_the_lock_also_after_a_change_of_id() ->
     assert (await ada.visit(take_another_id)).status == 200
 
 
-async def test_who_waits_too_long_is_told_423_with_a_hint() -> None:
+async def test_a_waiter_beyond_its_time_limit_gets_a_423_with_a_hint() -> None:
     node = Node()
     ada = await node.logged_in()
     answers: list[Any] = []
@@ -182,7 +182,7 @@ async def count_one_more(session: Session) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x" * 5000], ids=["in the token", "in the store"])
-async def test_what_many_requests_count_at_once_under_the_lock_is_all_counted(nodes: list[Node], text: str) -> None:
+async def test_concurrent_requests_that_count_under_the_lock_lose_no_count(nodes: list[Node], text: str) -> None:
     ada = await nodes[0].logged_in("ada", text=text)
     answers: list[Any] = []
 
@@ -218,7 +218,7 @@ async def test_the_session_is_as_the_last_holder_left_it_with_what_this_request_
     assert (await a.request(token=answer.token)).result == {"left": "by a", "mine": 1}
 
 
-async def test_who_only_reads_under_the_lock_what_moved_to_the_store_is_given_the_token_that_leads_there(nodes: list[Node]) -> None:
+async def test_a_reader_under_the_lock_of_data_that_moved_to_the_store_gets_the_token_of_the_record(nodes: list[Node]) -> None:
     a, b, _ = nodes
     ada = await a.logged_in("ada", n=0)
     before = ada.token
@@ -233,7 +233,7 @@ async def test_who_only_reads_under_the_lock_what_moved_to_the_store_is_given_th
     assert (await a.request(token=answer.token)).result == {"n": 1}
 
 
-async def test_a_store_that_cannot_be_reached_is_told_and_the_lock_let_go(clock: ManualClock) -> None:
+async def test_an_unreachable_store_raises_and_the_lock_is_released(clock: ManualClock) -> None:
     shared = ThreeNodes(clock)
     node = shared.nodes[-1]
     ada = await node.logged_in("ada", n=0)
@@ -316,7 +316,7 @@ async def test_a_request_may_take_its_lock_again_inside_and_afterwards() -> None
     assert status(node)["held"] == 0
 
 
-async def test_a_block_that_outlives_the_one_that_took_the_lock_is_told_that_it_was_not_alone() -> None:
+async def test_a_block_that_outlives_the_one_that_took_the_lock_learns_that_it_was_not_alone() -> None:
     node = Node()
     ada = await node.logged_in()
     entered, ended = anyio.Event(), anyio.Event()
@@ -482,7 +482,7 @@ async def test_a_log_out_that_takes_too_long_when_the_app_fails_does_not_keep_th
 # Lost
 
 
-async def test_a_holder_that_stood_still_between_its_block_and_its_answer_saves_nothing_and_is_told_409() -> None:
+async def test_a_holder_that_was_paused_between_its_block_and_its_answer_saves_nothing_and_gets_a_409() -> None:
     node = Node()
     ada = await node.logged_in(n=0)
 
@@ -497,7 +497,7 @@ async def test_a_holder_that_stood_still_between_its_block_and_its_answer_saves_
     assert (status(node)["held"], status(node)["lost"]) == (0, 1)
 
 
-async def test_what_was_changed_under_a_lost_lock_is_not_saved_though_the_app_goes_on() -> None:
+async def test_changes_under_a_lost_lock_are_not_saved_even_if_the_app_continues() -> None:
     node = Node()
     ada = await node.logged_in(n=0)
 

@@ -359,7 +359,7 @@ async def test_two_requests_that_outgrow_the_token_at_once_lose_nothing(node: St
     assert (await visitor.visit(look)).result == {"text": LARGE, "more": LARGE, "step": 2}
 
 
-async def test_who_wants_to_be_told_of_a_change_by_others_is_told_and_nothing_is_saved(node: StoreNode) -> None:
+async def test_a_strict_session_that_others_changed_raises_and_saves_nothing(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     other = Visitor(node)
     other.token = visitor.token
@@ -383,7 +383,7 @@ async def test_who_wants_to_be_told_of_a_change_by_others_is_told_and_nothing_is
     assert (await other.visit(look)).result == {"text": LARGE, "seen": True, "cart": ["book"]}
 
 
-async def test_who_was_told_of_a_conflict_gets_through_when_it_tries_again_though_the_node_hears_of_others_late(node: StoreNode) -> None:
+async def test_a_retry_after_a_conflict_succeeds_even_if_the_node_hears_of_others_late(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.records.stores.discard(node.store)  # the node hears of no changes by others, for now
     [record] = node.stored()
@@ -397,7 +397,7 @@ async def test_who_was_told_of_a_conflict_gets_through_when_it_tries_again_thoug
     assert (await visitor.visit(strictly)).status == 200
 
 
-async def test_who_asked_for_strictness_is_told_by_the_lock_too_of_what_others_changed_since_it_began_to_change(node: StoreNode) -> None:
+async def test_the_lock_too_reports_changes_by_others_to_a_strict_session(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.records.require_held = lambda grant: None
     other = Visitor(node)
@@ -444,7 +444,7 @@ async def test_the_first_strict_change_of_small_data_is_put_together_with_anothe
     assert (await visitor.visit(look)).result == {"a": 1, "b": 1}
 
 
-async def test_strictness_that_nobody_could_keep_is_refused_at_its_place() -> None:
+async def test_strictness_that_cannot_be_kept_is_refused_at_the_call() -> None:
     def strictly(session: Session) -> bool:
         session.strict = False
         with pytest.raises(NotSupported):
@@ -459,7 +459,7 @@ async def test_strictness_that_nobody_could_keep_is_refused_at_its_place() -> No
         assert strictly(session) is False
 
 
-async def test_merged_data_that_is_too_large_is_told_and_what_is_stored_stays(node: StoreNode) -> None:
+async def test_merged_data_that_is_too_large_raises_and_the_stored_data_stays(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     other = Visitor(node)
     other.token = visitor.token
@@ -533,7 +533,7 @@ async def test_a_log_out_while_the_store_writes_brings_nothing_back_either(node:
 
 
 @pytest.mark.parametrize("path", ["/open", "/protected"])
-async def test_a_log_out_while_the_store_reads_is_told_as_one_before_it(clock: ManualClock, path: str) -> None:
+async def test_a_log_out_while_the_store_reads_counts_as_one_before_it(clock: ManualClock, path: str) -> None:
     node = StoreNode(clock, protect="/protected")
     visitor = await node.logged_in("ada", text=LARGE)
     node.forget_copies()
@@ -560,7 +560,7 @@ async def test_a_log_out_while_the_first_record_is_written_leaves_none(node: Sto
     assert node.stored() == []
 
 
-async def test_a_log_out_that_this_node_hears_of_later_deletes_what_it_has_written_meanwhile(node: StoreNode) -> None:
+async def test_a_log_out_that_this_node_hears_of_later_deletes_its_writes_since_then(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     async with node.manager.running():
         node_of(node.manager).log.apply([Deny(node.claims(visitor).family, node.claims(visitor).absolute_end_ms)])  # as another node's
@@ -569,7 +569,7 @@ async def test_a_log_out_that_this_node_hears_of_later_deletes_what_it_has_writt
                 await anyio.lowlevel.checkpoint()
 
 
-async def test_what_others_have_changed_until_a_log_in_goes_along(node: StoreNode) -> None:
+async def test_changes_by_others_before_a_log_in_are_carried_over(node: StoreNode) -> None:
     visitor = node.visitor()
     await visitor.visit(put(text=LARGE, seen=1, gone=1))
     other = Visitor(node)
@@ -668,7 +668,7 @@ async def test_a_change_under_a_lock_that_is_held_no_more_is_not_stored(node: St
 # Without the store
 
 
-async def test_without_the_store_what_needs_no_data_works(node: StoreNode, clock: ManualClock) -> None:
+async def test_without_the_store_requests_that_need_no_data_work(node: StoreNode, clock: ManualClock) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.forget_copies()
     node.store.gone = True
@@ -720,7 +720,7 @@ READS_AND_WRITES: dict[str, Act] = {
 
 
 @pytest.mark.parametrize("act", READS_AND_WRITES.values(), ids=READS_AND_WRITES)
-async def test_without_the_store_what_needs_the_data_is_told_and_nothing_is_overwritten(node: StoreNode, act: Act) -> None:
+async def test_without_the_store_requests_that_need_data_get_an_error_and_nothing_is_overwritten(node: StoreNode, act: Act) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.forget_copies()
     node.store.gone = True
@@ -767,7 +767,7 @@ async def test_an_app_that_puts_nothing_in_the_place_of_data_that_is_out_of_reac
     assert (await node.request(why, token=captured)).result == "session_revoked"
 
 
-async def test_a_change_that_cannot_be_stored_is_told_and_the_session_stays(node: StoreNode) -> None:
+async def test_a_change_that_cannot_be_stored_raises_and_the_session_stays(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.store.gone = True
     before = visitor.token
@@ -785,9 +785,7 @@ async def test_a_small_session_needs_no_store(node: StoreNode) -> None:
     assert (await visitor.visit(look)).result == {"a": 1, "b": 2}
 
 
-async def test_a_record_that_cannot_be_read_is_told_once_in_the_log_and_is_left_as_it_is(
-    node: StoreNode, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unreadable_record_is_logged_once_and_left_unchanged(node: StoreNode, caplog: pytest.LogCaptureFixture) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     [record] = node.stored()
     await node.store.put(Record(record.id, b"\x93\x02 of a later release", record.until_ms, record.subject, record.version))
@@ -813,7 +811,7 @@ async def test_a_record_that_becomes_unreadable_during_a_request_is_not_overwrit
     assert [record.content for record in node.stored()] == [b"damaged"]
 
 
-async def test_data_that_the_store_has_lost_is_told_until_somebody_logs_in_anew(node: StoreNode, caplog: pytest.LogCaptureFixture) -> None:
+async def test_lost_data_of_the_store_is_reported_until_the_next_log_in(node: StoreNode, caplog: pytest.LogCaptureFixture) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     await node.store.delete(node.claims(visitor).family)  # as memory does at a restart
     answer: Answer = await visitor.visit(look)
@@ -854,7 +852,7 @@ async def test_data_that_the_store_has_lost_and_the_token_has_goes_on_from_there
     assert (await visitor.visit(look)).result == {"text": "short", "a": 1}
 
 
-async def test_a_store_that_was_put_back_is_told(node: StoreNode) -> None:
+async def test_a_store_that_was_rolled_back_is_reported(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     [record] = node.stored()
     await visitor.visit(put(a=1))
@@ -864,7 +862,7 @@ async def test_a_store_that_was_put_back_is_told(node: StoreNode) -> None:
     assert (answer.status, answer.code) == (503, "store_unavailable")
 
 
-async def test_a_full_store_is_told_and_room_is_made_by_what_has_ended(clock: ManualClock) -> None:
+async def test_a_full_store_is_reported_and_ended_records_make_room(clock: ManualClock) -> None:
     node = StoreNode(clock)
     node.records._max_stored_bytes = 14_000
     visitors = [await node.logged_in("ada", text=LARGE) for _ in range(2)]

@@ -31,7 +31,7 @@ def test_a_rule_concerns_settings_that_exist_and_holds_for_the_defaults_of_its_c
     assert "{" not in told
 
 
-def test_a_rule_is_told_only_if_each_setting_that_it_concerns_is_valid() -> None:
+def test_a_rule_is_reported_only_if_each_setting_that_it_concerns_is_valid() -> None:
     rule = Rule(("low", "high"), lambda low, high: low > high, "{low} is above {high}")
     settings = SimpleNamespace(low=2, high=1)
 

@@ -157,7 +157,7 @@ def test_arguments_of_earlier_releases_still_work(tmp_path: Path) -> None:
     assert replace(settings, cookie_name="sid").read_cluster_password() == PASSWORD
 
 
-def test_an_old_name_is_told_to_the_operator_and_a_new_one_is_not() -> None:
+def test_an_old_name_is_reported_to_the_operator_and_a_new_one_is_not() -> None:
     old, new = Settings(**GOOD, etcd_user="root", etcd_password=PASSWORD), Settings(**GOOD, cluster_user="root", cluster_password=PASSWORD)
 
     assert old.advice({}) == [
@@ -183,7 +183,7 @@ def test_an_old_and_a_new_name_with_different_values_are_a_fault(old: str) -> No
     assert f"HA_SESSION_{old.upper()}: HA_SESSION_{new.upper()} is set too; set only the latter" in told
 
 
-def test_a_bad_value_is_told_with_the_name_that_was_used() -> None:
+def test_a_bad_value_is_reported_with_the_name_that_was_used() -> None:
     [told] = faults(etcd_user="ro ot", etcd_password=PASSWORD)
     assert told.startswith("HA_SESSION_ETCD_USER='ro ot': must be a name")
 

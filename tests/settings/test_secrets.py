@@ -76,7 +76,7 @@ def test_a_reason_never_contains_the_secret(secret: bytes) -> None:
 
 
 @pytest.mark.parametrize("word", ["32", "insecure", "atest", "123", "xxx", "secretkey"])
-def test_a_placeholder_is_told_in_no_more_steps_than_it_has_letters(word: str) -> None:
+def test_a_placeholder_is_recognised_in_no_more_steps_than_it_has_letters(word: str) -> None:
     """If a word were made of other words, each occurrence would double the work, and the match would not end."""
     assert weakness((word * 2_000 + "-zq8Kw").encode()) != "is a well-known placeholder"
 

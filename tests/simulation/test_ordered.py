@@ -90,7 +90,7 @@ def test_a_dead_worker_costs_its_wait_once() -> None:
     assert fenced_after(world, one, others[1]) < 0.05
 
 
-def test_who_leaves_in_good_order_costs_no_wait() -> None:
+def test_a_member_that_leaves_in_good_order_costs_no_wait() -> None:
     world = cluster(3, RIGHT)
     world.nodes[2].leave()
     world.run(0.1)

@@ -97,7 +97,7 @@ def test_a_link_does_as_it_is_told() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_frozen_node_answers_nobody_and_goes_on_where_it_was() -> None:
+async def test_a_frozen_node_does_not_answer_and_continues_where_it_was() -> None:
     async with Cluster() as cluster:
         await cluster.ready()
         a, b, c = cluster.nodes

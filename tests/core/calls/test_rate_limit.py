@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ha_session_mw._core.calls.rate_limit import RateLimiter
 
 
-def test_so_much_at_once_costs_no_wait_and_what_is_more_waits_until_it_has_refilled() -> None:
+def test_a_burst_within_the_limit_costs_no_wait_and_the_excess_waits_for_the_refill() -> None:
     pace = RateLimiter(per_s=8, at_once=3)
     assert [pace.spend(1, 0.0) for _ in range(5)] == [0, 0, 0, 0.125, 0.25]
 
@@ -20,7 +20,7 @@ def test_it_refills_and_never_beyond_what_it_holds() -> None:
     assert [pace.spend(1, 1000.0) for _ in range(4)] == [0, 0, 0, 0.125]
 
 
-def test_who_would_have_to_wait_too_long_uses_nothing() -> None:
+def test_a_caller_that_would_wait_too_long_uses_nothing() -> None:
     pace = RateLimiter(per_s=8, at_once=1)
     pace.spend(1, 0.0)
     assert [pace.spend(1, 0.0, patience_s=0.05) for _ in range(3)] == [None] * 3

@@ -152,7 +152,7 @@ def test_two_clocks_that_disagree_are_both_not_trusted() -> None:
     assert members(3, b=29).clock_trusted(now())
 
 
-def test_others_are_compared_by_what_their_clock_shows_now() -> None:
+def test_others_are_compared_by_their_clocks_current_time() -> None:
     seen = members(3, b=0, c=0)
     assert seen.clock_trusted(now(4))
     assert abs(seen.skew_ms(now(4, ahead_s=2)) - 2000) < 1
@@ -177,7 +177,7 @@ def test_a_clock_that_nobody_agreed_with_does_not_become_right_by_being_alone() 
     assert seen.clock_trusted(now(102))
 
 
-def test_of_what_was_said_long_ago_only_the_least_is_known() -> None:
+def test_an_old_heartbeat_is_only_a_lower_bound() -> None:
     seen = members(2)
     seen.heard("b", heartbeat("b", ahead_s=-600), 0.0, late=True)
     assert not seen.clock_trusted(now())
@@ -187,7 +187,7 @@ def test_of_what_was_said_long_ago_only_the_least_is_known() -> None:
     assert seen.clock_trusted(now())
 
 
-def test_a_node_that_has_always_been_alone_has_nobody_to_trust_its_clock_by() -> None:
+def test_a_node_that_has_always_been_alone_has_no_clock_to_compare_with() -> None:
     assert not members(3).clock_trusted(now())
     assert members(1).clock_trusted(now())
 
@@ -208,7 +208,7 @@ def test_too_few_clocks_that_agree_raise_no_floor() -> None:
 
 
 @given(own_s=st.floats(-1e6, 1e6), other_s=st.floats(-1e6, 1e6), skew_s=st.floats(-10, 10))
-def test_a_minority_of_wrong_clocks_moves_no_floor_beyond_what_has_passed(own_s: float, other_s: float, skew_s: float) -> None:
+def test_a_minority_of_wrong_clocks_moves_no_floor_beyond_true_time(own_s: float, other_s: float, skew_s: float) -> None:
     seen = members(5, b=0, c=skew_s, d=-skew_s, e=other_s)
     floor = seen.floor_ms(now(ahead_s=own_s))
     assert floor is None or floor <= NOW_MS - FLOOR_MARGIN_MS + 11_000

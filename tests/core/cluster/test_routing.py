@@ -29,7 +29,7 @@ def test_every_node_finds_the_same_in_whatever_order_it_heard_of_them(session: s
 
 
 @given(sessions, members, st.sampled_from(MEMBERS))
-def test_who_leaves_hands_over_its_own_sessions_and_no_others_move(session: str, listed: list[str], leaver: str) -> None:
+def test_a_member_that_leaves_hands_over_its_own_sessions_and_no_others_move(session: str, listed: list[str], leaver: str) -> None:
     left = [member for member in owners(session, listed) if member != leaver]
     assert owners(session, [member for member in listed if member != leaver]) == left
 
@@ -46,7 +46,7 @@ def test_the_order_is_the_same_in_every_release() -> None:
     assert [MEMBERS.index(url) for url in owners("session-1", MEMBERS[:4])] == [2, 3, 1, 0]
 
 
-def test_nobody_owns_a_session_where_nobody_is() -> None:
+def test_a_session_has_no_owner_without_members() -> None:
     assert owners("s", []) == []
 
 
@@ -54,7 +54,7 @@ def member(url: str, state: MemberState = "ready") -> Heartbeat:
     return Heartbeat(NodeId(f"node at {url}"), "life", url, state, 1, 0, (), 5.0, 0)
 
 
-def test_who_issued_the_token_is_asked_first_and_then_the_owners() -> None:
+def test_the_issuer_of_a_token_is_asked_first_and_then_the_owners() -> None:
     others = [member(url) for url in MEMBERS[:4]]
     in_order = [member.url for member in others]
     assert nearest("session-1", others, issuer=None, but="http://me") == owners("session-1", in_order)
@@ -62,6 +62,6 @@ def test_who_issued_the_token_is_asked_first_and_then_the_owners() -> None:
     assert nearest("session-1", others, issuer=f"node at {last}", but="http://me") == [last, *owners("session-1", in_order)[:-1]]
 
 
-def test_nobody_asks_himself_or_who_is_starting_or_whom_nobody_can_reach() -> None:
+def test_a_node_asks_neither_itself_nor_a_starting_or_unreachable_member() -> None:
     others = [member("http://a"), member("http://me"), member(""), member("http://b", "starting")]
     assert nearest("s", others, issuer=None, but="http://me") == ["http://a"]

@@ -109,7 +109,7 @@ def test_entries_that_come_twice_make_no_difference(found: list[Entry]) -> None:
 
 
 @given(st.lists(entries, max_size=6), st.lists(entries, max_size=6))
-def test_what_one_node_tells_another_is_all_that_it_knows(mine: list[Entry], yours: list[Entry]) -> None:
+def test_one_node_sends_another_its_whole_view(mine: list[Entry], yours: list[Entry]) -> None:
     """Merging views by their entries is as good as having seen each entry oneself, however they were grouped."""
     through_me = view_of(yours)
     for entry in view_of(mine).entries():
@@ -192,7 +192,7 @@ def test_a_replaced_cut_that_arrives_late_does_not_come_to_life() -> None:
         assert not refused(judge(claims(cuts=(new.id,)), view))
 
 
-def test_what_a_replaced_cut_replaces_does_not_come_to_life_either_in_whatever_order_they_arrive() -> None:
+def test_cuts_under_a_replaced_cut_stay_replaced_in_any_order_of_arrival() -> None:
     first = cut("1")
     second = cut("2", replaces=(first,))
     third = cut("3", replaces=(second,))

@@ -42,7 +42,7 @@ BEAT = LogHeartbeat(
 
 
 @given(ENTRIES)
-def test_what_was_written_is_read(entry: Entry) -> None:
+def test_written_values_are_read_back(entry: Entry) -> None:
     assert decode_entry(entry_key(entry), encode_entry(entry)) == entry
 
 

@@ -204,7 +204,7 @@ def test_a_log_taken_in_piece_by_piece_comes_to_the_same_as_at_once_and_counts_f
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_what_is_appended_while_a_log_is_taken_in_is_no_rollback_and_is_seen_in_the_log_later(after: int) -> None:
+def test_an_append_during_a_load_is_no_rollback_and_is_seen_in_the_log_later(after: int) -> None:
     log = long_log()
     one = log.member("a")
     one.quarantine()
@@ -221,7 +221,7 @@ def test_what_is_appended_while_a_log_is_taken_in_is_no_rollback_and_is_seen_in_
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_whoever_leaves_or_is_told_of_a_rollback_while_a_log_is_taken_in_judges_nothing_after_it(after: int) -> None:
+def test_a_member_that_leaves_or_rolls_back_during_a_load_validates_nothing_after_it(after: int) -> None:
     log = long_log()
     for leaves in (True, False):
         one = log.member("a")
@@ -254,7 +254,7 @@ def test_nothing_is_put_before_the_log_was_loaded() -> None:
     assert one.due_s == math.inf
 
 
-def test_what_is_in_the_log_is_known_after_the_load_and_what_follows_after_its_delivery() -> None:
+def test_logged_entries_are_known_after_the_load_and_later_ones_after_their_delivery() -> None:
     log = Log()
     cut = Cut(new_cut_id("c", NOW_MS + HOUR_MS), "ada", NOW_MS + HOUR_MS)
     log.put(deny("x"), cut, DenyKey(KeyId("bad"), NOW_MS + HOUR_MS))
@@ -304,7 +304,7 @@ def test_a_try_that_failed_and_was_applied_after_all_counts_from_its_own_sending
     assert one.view.fresh_at == at(2).boot_s
 
 
-def test_the_beat_of_another_process_makes_nobody_fresh_not_even_of_an_earlier_life() -> None:
+def test_the_beat_of_another_process_or_an_earlier_life_makes_no_process_fresh() -> None:
     log = Log()
     (one,) = log.ready("a")
     later = log.member("a", "2")
@@ -361,7 +361,7 @@ def test_the_beat_of_another_in_a_snapshot_is_no_own_one_though_it_has_the_same_
     assert one.view.fresh_at == at(0).boot_s
 
 
-def test_what_was_delivered_already_is_passed_over() -> None:
+def test_a_repeated_delivery_is_skipped() -> None:
     log = Log()
     (one,) = log.ready("a")
     log.put(deny("x"))
@@ -374,7 +374,7 @@ def test_what_was_delivered_already_is_passed_over() -> None:
     assert "y" not in one.view.denied
 
 
-def test_who_leaves_judges_nothing_any_more() -> None:
+def test_a_member_that_left_validates_nothing() -> None:
     log = Log()
     (one,) = log.ready("a")
     one.leave()
@@ -405,7 +405,7 @@ def test_a_beat_is_due_after_a_heartbeat_and_sooner_where_others_wait_for_it() -
     assert two.due_s == at(1.2 + LEAST_BEAT_S).boot_s  # for x, which is another's
 
 
-def test_nobody_waits_for_the_writer_to_say_that_it_has_what_it_wrote() -> None:
+def test_the_fence_does_not_wait_for_the_writers_own_confirmation() -> None:
     log = Log()
     (one,) = log.ready("a")
     log.beat(one, at(1))
@@ -432,13 +432,13 @@ def revoked(log: Log, one: Member, name: str, now: Moment) -> tuple[int, float]:
     return log.put(deny(name)), now.boot_s
 
 
-def test_what_one_appends_counts_here_at_once() -> None:
+def test_an_own_append_counts_here_at_once() -> None:
     one = Member(View(), own("a"), heartbeat_s=HEARTBEAT_S)
     one.append([deny("x")])
     assert "x" in one.view.denied
 
 
-def test_one_process_alone_has_fenced_what_it_reads_in_the_log() -> None:
+def test_one_process_alone_has_fenced_each_entry_that_it_reads_in_the_log() -> None:
     log = Log()
     (one,) = log.ready("a")
     receipt = revoked(log, one, "x", at(1))
@@ -511,7 +511,7 @@ def test_a_node_that_looks_again_fences_by_waiting_only() -> None:
     assert one.fenced_by(*receipt) == pytest.approx(at(1 + OVER_S).boot_s)
 
 
-def test_who_left_is_not_waited_for() -> None:
+def test_the_fence_does_not_wait_for_a_member_that_left() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     receipt = revoked(log, one, "x", at(1))
@@ -521,7 +521,7 @@ def test_who_left_is_not_waited_for() -> None:
     assert MemberLeft(NodeId("b")) in one.take_events()
 
 
-def test_nor_is_who_left_while_this_one_was_away() -> None:
+def test_the_fence_does_not_wait_for_a_member_that_left_during_an_absence() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     log.leave(two)
@@ -532,7 +532,7 @@ def test_nor_is_who_left_while_this_one_was_away() -> None:
     assert one.is_fenced(*receipt, at(1))
 
 
-def test_who_began_after_the_entry_is_not_waited_for() -> None:
+def test_the_fence_does_not_wait_for_a_member_that_began_after_the_entry() -> None:
     log = Log()
     (one,) = log.ready("a")
     late = log.member("b")
@@ -561,7 +561,7 @@ def test_no_process_confirms_for_another_one_of_its_node_or_for_its_own_earlier_
     assert one.is_fenced(*receipt, at(1))
 
 
-def test_whoever_lay_in_the_log_when_it_was_loaded_counts_as_heard_just_then() -> None:
+def test_a_member_in_the_loaded_log_counts_as_heard_at_the_load() -> None:
     log = Log()
     log.ready("b")
     one = log.member("a", now=at(100))
@@ -573,7 +573,7 @@ def test_whoever_lay_in_the_log_when_it_was_loaded_counts_as_heard_just_then() -
     assert one.fenced_by(*receipt) == pytest.approx(at(100 + OVER_S).boot_s)
 
 
-def test_nor_is_it_known_since_when_it_had_been_there() -> None:
+def test_the_start_of_a_member_in_the_loaded_log_is_unknown() -> None:
     log = Log()
     (two,) = log.ready("b")
     one = Member(View(), own("c"), heartbeat_s=HEARTBEAT_S)
@@ -594,7 +594,7 @@ def test_the_largest_limit_that_anybody_has_is_waited_out_and_the_smallest_accep
     assert one.members.acceptance_limit_s == 2.0
 
 
-def test_a_member_that_has_applied_what_is_not_there_yet_confirms_nothing() -> None:
+def test_a_member_that_claims_a_future_position_confirms_nothing() -> None:
     """It has read on in the log that this one was restored from, and does not know yet."""
     before, restored = Log(), Log()
     (two,) = before.ready("b")
@@ -659,7 +659,7 @@ def test_two_that_have_read_the_same_agree_whatever_else_they_know() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30), st.integers(0, 30))
-def test_a_digest_is_a_function_of_what_is_in_the_log(acts: list[tuple[int, bool]], load_at: int) -> None:
+def test_a_digest_is_a_function_of_the_logs_content(acts: list[tuple[int, bool]], load_at: int) -> None:
     log, late = Log(), None
     one = log.member("a")
     for number, (name, put) in enumerate(acts):
@@ -698,7 +698,7 @@ def test_a_member_that_differs_makes_both_look_again() -> None:
         assert not each.needs_load
 
 
-def test_who_has_looked_again_trusts_itself_until_the_other_one_has_come_round() -> None:
+def test_a_member_that_has_reloaded_trusts_itself_until_the_other_one_has_too() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     overlook(log, two)
@@ -795,7 +795,7 @@ def test_a_log_of_another_name_is_never_judged_by() -> None:
     assert one.view.fresh_at == -math.inf
 
 
-def test_a_snapshot_that_is_older_than_what_was_applied_is_a_rollback() -> None:
+def test_a_snapshot_older_than_the_applied_position_is_a_rollback() -> None:
     log = Log()
     (one,) = log.ready("a")
     old = log.snapshot()
@@ -816,7 +816,7 @@ def test_a_position_that_is_given_again_is_a_rollback() -> None:
     assert rolled_back(one) == RolledBack("position")
 
 
-def test_a_snapshot_that_lacks_what_was_applied_is_a_rollback_however_high_its_position() -> None:
+def test_a_snapshot_that_lacks_an_applied_entry_is_a_rollback_at_any_position() -> None:
     log = Log()
     (one,) = log.ready("a")
     log.put(deny("x"))
@@ -827,7 +827,7 @@ def test_a_snapshot_that_lacks_what_was_applied_is_a_rollback_however_high_its_p
     assert rolled_back(one) == RolledBack("entries")
 
 
-def test_what_has_ended_or_was_deleted_before_ones_eyes_or_is_not_written_yet_may_be_missing() -> None:
+def test_an_ended_or_visibly_deleted_or_unwritten_entry_may_be_missing() -> None:
     log = Log()
     (one,) = log.ready("a")
     ended, deleted = deny("ended", NOW_MS + 60_000), deny("deleted")
@@ -842,7 +842,7 @@ def test_what_has_ended_or_was_deleted_before_ones_eyes_or_is_not_written_yet_ma
     assert set(one.view.denied) == {"deleted", "not written yet"}  # an entry that was deleted too soon still counts here
 
 
-def test_what_one_wrote_oneself_may_not_be_missing_any_more_once_it_was_seen_in_the_log() -> None:
+def test_an_own_entry_may_not_be_missing_once_it_was_seen_in_the_log() -> None:
     for seen_in_a_snapshot in (True, False):
         log = Log()
         (one,) = log.ready("a")
@@ -899,7 +899,7 @@ def test_a_log_that_does_no_wrong_is_suspected_of_none(acts: list[tuple[str, int
 # Expiry.
 
 
-def test_whoever_loads_takes_the_floor_over_and_so_does_whoever_follows() -> None:
+def test_a_member_that_loads_or_follows_takes_the_floor_over() -> None:
     log = Log()
     one = log.member("a")
     log.delete(floor_ms=NOW_MS)
@@ -907,7 +907,7 @@ def test_whoever_loads_takes_the_floor_over_and_so_does_whoever_follows() -> Non
     assert one.view.floor_ms == log.member("b").view.floor_ms == NOW_MS
 
 
-def test_the_floor_is_stored_once_by_whoever_is_first() -> None:
+def test_the_first_member_stores_the_floor_once() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     for member in (one, two):
@@ -927,7 +927,7 @@ def test_the_floor_is_stored_once_by_whoever_is_first() -> None:
     assert two.to_prune(at(617)) is None
 
 
-def test_a_node_out_of_contact_raises_no_floor_and_removes_nobody() -> None:
+def test_a_node_out_of_contact_raises_no_floor_and_removes_no_member() -> None:
     log = Log()
     one, _ = log.ready("a", "b")
     one.tick(at(10_000))
@@ -936,7 +936,7 @@ def test_a_node_out_of_contact_raises_no_floor_and_removes_nobody() -> None:
     assert one.to_remove(at(10_000)) == []
 
 
-def test_who_was_silent_for_very_long_may_be_removed_with_its_last_beat() -> None:
+def test_a_member_with_a_very_long_silence_may_be_removed_with_its_last_beat() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     stands_at = log.beats[two.slot].position
@@ -984,7 +984,7 @@ def test_members_that_come_drain_and_leave_are_told() -> None:
     assert MemberLeft(NodeId("b")) in one.take_events()
 
 
-def test_a_node_that_is_alone_in_the_log_has_nobody_to_compare_its_clock_with() -> None:
+def test_a_node_that_is_alone_in_the_log_has_no_clock_to_compare_with() -> None:
     log = Log()
     (one,) = log.ready("a")
     assert one.members.clock_trusted(at(1, ahead_s=3600))
@@ -998,7 +998,7 @@ def test_a_clock_that_most_others_disagree_with_is_not_trusted() -> None:
     assert not one.members.clock_trusted(at(1, ahead_s=31))
 
 
-def test_who_is_cut_off_does_not_take_itself_for_the_whole_cluster() -> None:
+def test_a_cut_off_member_does_not_take_itself_for_the_whole_cluster() -> None:
     log = Log()
     one, *others = log.ready("a", "b", "c")
     beats(log, at(1), one, *others)
@@ -1009,7 +1009,7 @@ def test_who_is_cut_off_does_not_take_itself_for_the_whole_cluster() -> None:
     assert not one.members.clock_trusted(at(100, ahead_s=3600))
 
 
-def test_while_the_log_takes_no_writes_nobody_loses_its_vote() -> None:
+def test_no_member_loses_its_vote_while_the_log_takes_no_writes() -> None:
     log = Log()
     one, *others = log.ready("a", "b", "c")
     beats(log, at(1), one, *others)
@@ -1020,7 +1020,7 @@ def test_while_the_log_takes_no_writes_nobody_loses_its_vote() -> None:
     assert not one.members.clock_trusted(at(60, ahead_s=3600))
 
 
-def test_who_was_left_alone_remembers_the_time_that_the_others_agreed_on() -> None:
+def test_a_member_left_alone_remembers_the_time_that_the_others_agreed_on() -> None:
     log = Log()
     one, *others = log.ready("a", "b", "c")
     beats(log, at(1), one, *others)
@@ -1099,7 +1099,7 @@ def test_a_node_that_starts_after_all_others_have_died_trusts_its_clock_after_a_
     assert len(trusted_s) == 9
 
 
-def test_a_node_tells_whether_it_has_reached_what_a_client_has_seen() -> None:
+def test_a_node_reports_whether_it_has_reached_a_clients_position() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     position = log.put(deny("x"))

@@ -95,7 +95,7 @@ BARELY_MISSED = [
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(("b", "c")), st.integers(0, 3)), max_size=30))
 @example(BARELY_MISSED)
-def test_durable_and_fenced_are_never_claimed_of_what_was_not_held_at_one_instant(steps: list[tuple[object, str, int]]) -> None:
+def test_entries_not_held_at_one_instant_are_never_called_durable_or_fenced(steps: list[tuple[object, str, int]]) -> None:
     model = Model()
     for act, name, late in steps:
         act(model, name, late)  # type: ignore[operator]
@@ -104,7 +104,7 @@ def test_durable_and_fenced_are_never_claimed_of_what_was_not_held_at_one_instan
         assert model.fence.fenced <= model.ever_by_all
 
 
-def test_what_all_hold_and_say_twice_is_fenced() -> None:
+def test_an_entry_that_all_hold_and_confirm_twice_is_fenced() -> None:
     model = Model(OTHERS, MAJORITY)
     model.append("", 0)
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_what_all_hold_and_say_twice_is_fenced() -> None:
     assert model.fence.fenced == 1
 
 
-def test_a_silent_member_counts_no_more_by_the_word_of_those_who_hold_the_entry() -> None:
+def test_members_that_hold_the_entry_can_exclude_a_silent_member() -> None:
     fence = Fence(OTHERS, MAJORITY)
     for stamp in (1, 2, 3):
         for name in ("b", "c", "d"):

@@ -24,7 +24,7 @@ START = Moment(1000.0, NOW_MS)
 END_MS = NOW_MS + HOUR_MS
 
 
-def test_what_holds_raises_nothing_and_what_does_not_is_told_in_words() -> None:
+def test_a_valid_state_raises_nothing_and_a_broken_one_is_reported_in_words() -> None:
     ensure([1], "the list is not empty")
     with pytest.raises(InvariantBroken, match="it should hold that the list is not empty"):
         ensure([], "the list is not empty")
@@ -73,7 +73,7 @@ def bring_a_replaced_cut_back(broken: View) -> None:
         (bring_a_replaced_cut_back, "no cut is live together with one that it replaces"),
     ],
 )
-def test_a_view_that_is_not_what_was_merged_is_found_out(spoil: Callable[[View], None], words: str) -> None:
+def test_a_view_that_differs_from_its_merged_entries_is_detected(spoil: Callable[[View], None], words: str) -> None:
     spoiled = view()
     spoil(spoiled)
     with pytest.raises(InvariantBroken, match=words):

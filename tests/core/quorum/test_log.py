@@ -158,7 +158,7 @@ def test_the_order_in_which_the_list_is_written_does_not_matter() -> None:
     assert other.is_ready(at(0))
 
 
-def test_a_member_with_another_list_never_counts_and_is_told_once() -> None:
+def test_a_member_with_another_list_never_counts_and_is_reported_once() -> None:
     one, foreign = member(A, A, B, C), member(B, A, B)
     for _ in range(3):
         answer = exchange(one, foreign, at(0))
@@ -210,7 +210,7 @@ def test_a_peer_that_points_elsewhere_than_to_its_own_url_never_counts() -> None
     assert one.take_events() == [PeerMismatch(B, "identity")]
 
 
-def test_another_version_of_the_protocol_is_told_and_never_counts() -> None:
+def test_another_version_of_the_protocol_is_reported_and_never_counts() -> None:
     one, two = started(A, B)
     sent = one.poll(B, at(1))
     later = Poll(**{name: getattr(sent.poll, name) for name in Poll.__struct_fields__} | {"version": 2})
@@ -266,7 +266,7 @@ def test_a_member_that_forgot_learns_from_two_others_before_it_counts() -> None:
     assert "x" in back.view.denied
 
 
-def test_a_recovering_member_makes_nobody_fresh() -> None:
+def test_a_recovering_member_makes_no_member_fresh() -> None:
     one, _, _ = started(A, B, C)
     before = one.view.fresh_at
     back = member(C, A, B, C, life="second", now=at(2))
@@ -274,7 +274,7 @@ def test_a_recovering_member_makes_nobody_fresh() -> None:
     assert one.view.fresh_at == before
 
 
-def test_a_majority_that_forgot_at_once_is_told_as_a_possible_loss() -> None:
+def test_a_majority_that_forgot_at_once_is_reported_as_a_possible_loss() -> None:
     one, *_ = started(A, B, C)
     two, three = (member(url, A, B, C, life="second", now=at(1)) for url in (B, C))
     talk(at(1), one, two, three)
@@ -294,7 +294,7 @@ def test_fresh_is_the_time_of_sending_of_the_poll_that_makes_the_majority() -> N
     assert one.view.fresh_at == at(1).boot_s
 
 
-def test_an_answer_that_is_not_complete_makes_nobody_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_answer_makes_no_member_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE_ENTRIES", 10)
     one, two = started(A, B)
     two.append([deny(f"x{number}") for number in range(15)], at(1))
@@ -343,7 +343,7 @@ def test_a_poll_without_news_is_answered_after_a_heartbeat() -> None:
     assert two.release(hold, at(1.5)) is not None
 
 
-def test_a_hold_that_nobody_waits_for_any_more_ends() -> None:
+def test_a_hold_without_a_waiter_ends() -> None:
     one, two = started(A, B)
     hold = two.arrived(one.poll(B, at(1)).poll, at(1))
     assert isinstance(hold, Hold)
@@ -443,7 +443,7 @@ def test_another_incarnation_has_confirmed_nothing() -> None:
     assert one.standing(receipt) == "applied"
 
 
-def test_a_member_out_of_contact_is_not_waited_for_once_the_others_say_so() -> None:
+def test_the_fence_does_not_wait_for_a_member_out_of_contact_once_the_others_say_so() -> None:
     one, two, _ = started(A, B, C)
     late = at(OVER_S + 1)
     receipt = one.append([deny("x")], late)
@@ -469,7 +469,7 @@ def test_entries_that_ended_leave_and_positions_stay() -> None:
     assert one.append([deny("next")], later).position == 3
 
 
-def test_whoever_learns_from_a_member_takes_its_floor_over() -> None:
+def test_a_learner_takes_the_floor_of_its_teacher_over() -> None:
     one, two = started(A, B)
     later = at(600)
     talk(later, one, two)
@@ -479,7 +479,7 @@ def test_whoever_learns_from_a_member_takes_its_floor_over() -> None:
     assert back.view.floor_ms == one.view.floor_ms > NOW_MS
 
 
-def test_a_denial_that_was_extended_is_told_by_its_later_end() -> None:
+def test_an_extended_denial_is_sent_with_its_later_end() -> None:
     one, two = started(A, B)
     one.append([deny("x", NOW_MS + HOUR_MS), deny("x", NOW_MS + 2 * HOUR_MS)], at(1))
     exchange(two, one, at(1))
@@ -665,7 +665,7 @@ def test_a_quorum_is_whom_it_was_polled_by_lately() -> None:
     assert one.has_quorum(at(LIMIT_S + 1))
 
 
-def test_that_a_quorum_is_lost_and_found_is_told_once_each() -> None:
+def test_the_loss_and_return_of_a_quorum_are_one_event_each() -> None:
     one, two, _ = started(A, B, C)
     for s in (LIMIT_S, LIMIT_S + 1, LIMIT_S + 2):
         one.tick(at(s))
@@ -679,7 +679,7 @@ def test_a_node_alone_has_a_quorum_from_the_start() -> None:
     assert FoundQuorum() in member(A, A).take_events()
 
 
-def test_a_node_tells_whether_it_has_reached_what_a_client_has_seen() -> None:
+def test_a_node_reports_whether_it_has_reached_a_clients_position() -> None:
     one, two, _ = started(A, B, C)
     one.append([deny("x")], at(1))
     assert one.has_reached(one.incarnation, 1)

@@ -53,15 +53,13 @@ def test_a_roster_travels(roster: dict[FamilyId, LogIn]) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", b"\x02\x80", b"\x01\xc1", b"\x01\x80", encode_roster({FamilyId("f"): None})])  # type: ignore[dict-item]
-def test_what_another_release_wrote_or_what_is_damaged_is_not_taken_for_a_log_in(content: bytes) -> None:
+def test_a_foreign_or_damaged_entry_is_not_taken_for_a_log_in(content: bytes) -> None:
     with pytest.raises((ValueError, msgspec.MsgspecError)):
         decode(content)
 
 
 @given(LOG_INS, st.permutations(range(3)), st.lists(LOG_INS, min_size=3, max_size=3, unique_by=lambda one: one.idle_end_ms))
-def test_in_whatever_order_nodes_write_what_they_have_seen_the_record_is_the_same(
-    recorded: LogIn, order: list[int], seen: list[LogIn]
-) -> None:
+def test_the_record_does_not_depend_on_the_order_of_the_nodes_writes(recorded: LogIn, order: list[int], seen: list[LogIn]) -> None:
     recorded = msgspec.structs.replace(recorded, idle_end_ms=0)
 
     def after(numbers: list[int]) -> LogIn:
@@ -83,7 +81,7 @@ def test_to_be_seen_changes_neither_when_a_log_in_was_nor_what_the_device_is_cal
 
 
 @given(st.dictionaries(FAMILIES, LOG_INS, max_size=8), FAMILIES, LOG_INS, st.integers(1, 5))
-def test_the_newest_have_a_place_the_one_who_logs_in_first_of_all(
+def test_the_current_log_in_has_a_place_first_and_then_the_newest(
     standing: dict[FamilyId, LogIn], family: FamilyId, log_in: LogIn, most: int
 ) -> None:
     stay, end = admit(standing, family, log_in, most)

@@ -53,7 +53,7 @@ def test_a_record_of_an_earlier_release_is_read() -> None:
         b"\x93\x01\xc4\x01\x00" + b"\x91" * 100_000,
     ],
 )
-def test_what_cannot_be_read_is_told(content: bytes) -> None:
+def test_an_unreadable_record_is_reported(content: bytes) -> None:
     with pytest.raises(UnreadableError):
         Stored.decode(1, content)
 
@@ -65,7 +65,7 @@ def test_it_shows_no_data() -> None:
 # Two requests at once
 
 
-def test_what_each_of_two_requests_changed_is_there() -> None:
+def test_the_changes_of_two_requests_are_both_there() -> None:
     base = stored({"cart": ["book"], "step": 1})
     theirs = stored({"cart": ["book"], "step": 2, "seen": True}, version=6)
 

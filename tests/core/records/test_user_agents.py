@@ -45,5 +45,5 @@ def test_nothing_that_a_client_says_gets_into_the_text(said: str) -> None:
     assert label(said) in {UNKNOWN, *programs, *systems, *(f"{program} on {system}" for program in programs for system in systems)}
 
 
-def test_only_so_much_is_looked_at() -> None:
+def test_only_a_bounded_prefix_is_read() -> None:
     assert label("x" * 10_000 + "Firefox/140.0") == UNKNOWN

@@ -139,7 +139,7 @@ def test_a_lone_field_that_is_known_by_its_token_carries_that_token_alone(header
 
 
 @pytest.mark.parametrize("headers", [[(b"cookie", b"session=" + ADA)], [(b"accept", b"*/*"), (b"authorization", b"Bearer " + ADA)]])
-def test_what_most_clients_send_is_known_without_being_taken_apart(headers: list[Header]) -> None:
+def test_the_usual_cookie_header_is_recognised_without_parsing(headers: list[Header]) -> None:
     one = reader()
 
     assert one.lone(headers) == one.field(one.read(headers)[0])

@@ -131,7 +131,7 @@ STORED_BY_STARLETTE = [
 
 
 @pytest.mark.parametrize("content", STORED_BY_STARLETTE, ids=repr)
-def test_what_starlette_stores_is_stored_and_comes_back_as_starlette_reads_it(content: dict[Any, Any]) -> None:
+def test_values_that_starlette_stores_come_back_as_starlette_reads_them(content: dict[Any, Any]) -> None:
     as_starlette = json.loads(json.dumps(content))
     back = decode(encode(content))
 
@@ -155,12 +155,12 @@ def test_lists_that_hold_each_other_are_refused_at_once() -> None:
         encode({"a": knot})
 
 
-def test_only_what_cannot_travel_is_left_out() -> None:
+def test_only_values_that_cannot_be_encoded_are_left_out() -> None:
     assert decode(keep_what_travels({"a": 1, "b": {1j}, "c": {"d": 2**64}, "\ud800": 2})) == {"a": 1, "c": {"d": 2**64}}
     assert decode(keep_what_travels({"a": 1})) == {"a": 1}
 
 
-def test_nothing_is_what_a_session_begins_with() -> None:
+def test_a_session_begins_empty() -> None:
     [begun_with] = [field.default for field in msgspec.structs.fields(Claims) if field.name == "data"]
     assert encode({}) == begun_with
     assert decode(begun_with) == {}
@@ -263,6 +263,6 @@ def test_a_fingerprint_tells_a_change_inside() -> None:
     assert fingerprint(content) != before
 
 
-def test_what_cannot_travel_has_no_fingerprint() -> None:
+def test_a_value_that_cannot_be_encoded_has_no_fingerprint() -> None:
     assert fingerprint({"a": object()}) is None
     assert fingerprint({"a": {1j}}) is None

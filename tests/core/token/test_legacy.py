@@ -122,7 +122,7 @@ def test_a_cookie_under_another_secret_is_invalid() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"", b".", b"..", b"null", b"eyJhIjogMX0=", b"a.b.c", b"\xff.\xfe.\xfd", b"hs1.a.b.c.d"])
-def test_what_is_no_cookie_of_starlette_is_invalid(bad: bytes) -> None:
+def test_a_cookie_that_is_not_starlettes_is_invalid(bad: bytes) -> None:
     with pytest.raises(TokenInvalid):
         taken_over(bad)
 
@@ -164,7 +164,7 @@ def test_a_signature_without_a_time_is_invalid() -> None:
         taken_over(Signer(KEY.secret).sign(b64encode(b'{"a": 1}')))
 
 
-def test_no_refusal_tells_what_the_cookie_said() -> None:
+def test_no_refusal_shows_the_cookies_content() -> None:
     for bad in (cookie(b'["canary"]'), cookie({"a": "canary"}, OTHER_KEY.secret), cookie(b'"canary"')):
         with pytest.raises(TokenInvalid) as caught:
             taken_over(bad, ring=KeyRing([KEY.secret]))

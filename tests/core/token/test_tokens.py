@@ -245,7 +245,7 @@ def test_a_token_above_4096_bytes_is_not_looked_at() -> None:
         b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.1rT6bVx0dG0",
     ],
 )
-def test_what_does_not_have_the_shape_of_a_token_is_malformed(token: bytes) -> None:
+def test_text_without_the_shape_of_a_token_is_malformed(token: bytes) -> None:
     with pytest.raises(TokenMalformed) as caught:
         verify(token, RING)
 
@@ -303,7 +303,7 @@ def test_a_payload_that_is_not_even_base64_is_a_later_releases_too() -> None:
         verify(signed(b"AAAAA"), RING)
 
 
-def test_nothing_of_a_token_is_told_in_its_refusal() -> None:
+def test_a_refusal_shows_nothing_of_the_token() -> None:
     token = sign(claims(subject="canary-subject"), KEY)
     for bad in (token[:-1], token + b"A", signed(token.split(b".")[3][:-9]), b"canary!" * 3, token.replace(KEY.kid.encode(), b"canary00")):
         with pytest.raises(ProblemError) as caught:
