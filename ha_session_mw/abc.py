@@ -93,8 +93,9 @@ class Clock(Protocol):
 OnEvent = Callable[[ClusterEvent], None]
 """Takes what happens to the cluster; returns at once and never raises.
 
-A log calls it once for each turn, in order: members that join, drain and leave; entries can no longer become durable
-(``LostQuorum``), or can again (``FoundQuorum``), noticed without an append where possible; acknowledged entries may be lost.
+A log calls it once for each turn, in order. It reports members that join, drain and leave, and acknowledged entries that may be
+lost. It reports when entries can no longer become durable (``LostQuorum``), or can again (``FoundQuorum``). Where possible, it notices
+that without an append.
 It does not report what the node reads from the log itself: revoked sessions, staleness, an untrusted clock.
 """
 
@@ -356,8 +357,8 @@ class LockService(ABC):
 
         Returns or raises soon after ``within_s``, even if the service is unreachable.
 
-        A caller that is cancelled, or whose time is over, leaves neither a lock nor a place in the queue behind. What a caller that
-        dies leaves behind ends by itself.
+        A caller that is cancelled, or whose time is over, leaves neither a lock nor a place in the queue behind. If a caller dies, its
+        lock or place ends by its lease.
 
         Args:
             name: of the lock.

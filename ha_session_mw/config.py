@@ -1,4 +1,4 @@
-"""The table of settings: name, default, rule and meaning of each. All faults are told in one message.
+"""The table of settings: name, default, rule and meaning of each. One message lists all faults.
 
 Precedence, from strong to weak: the middleware's argument, a ``Settings`` passed in, the environment, the default.
 """
@@ -28,7 +28,7 @@ Data = Literal["auto", "token", "store"]
 Switch = Literal["off", "on"]
 Secrets = str | bytes | Sequence[str] | Sequence[bytes]
 
-# What a reader gets, and what a constructor accepts.
+# Each alias names the type that readers get, and the type that constructors accept.
 Text = Setting[str, str]
 OptionalText = Setting[str | None, str | None]
 Texts = Setting[tuple[str, ...], str | Sequence[str]]

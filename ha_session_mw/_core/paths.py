@@ -149,11 +149,11 @@ _READINGS = (
     *(_decoded, _visible, _without_query, _without_parameters),
     *(_with_slashes, _collapsed, _resolved, _without_trailing_slash),
 )
-"""What a router or a proxy may do to a path, in this order; each of them may also leave it out."""
+"""The rewritings that routers and proxies apply to a path, in this order. Each of them is optional."""
 
 
 def spellings(path: str, root_path: str = "") -> set[str]:
-    """Return the paths that some router, or a proxy before it, may take a path for; the path itself is one of them."""
+    """Return the path, and every other path that a router or a proxy before it may read it as."""
     if not root_path and not _ODD.search(path):
         return {path}
     found = {path, *_without_authority(path)}

@@ -1,7 +1,7 @@
-"""A file of records that survive a crash, for one process at a time: what a node must still know after a restart.
+"""A file of records that survive a crash, for one process at a time. It holds the entries that a node must still know after a restart.
 
-SQLite's exclusive lock keeps other processes out. A fork breaks that lock, so a token in the file backs it: each process writes
-its own token with its first record, and a process that finds a token unknown to it writes no more.
+SQLite's exclusive lock keeps other processes out. A fork breaks that lock, so a token in the file backs it. Each process
+writes its own token with its first record. A process that finds an unknown token writes no more.
 """
 
 from __future__ import annotations

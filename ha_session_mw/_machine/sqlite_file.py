@@ -44,11 +44,11 @@ class Schema:
     """The tables of a file.
 
     Attributes:
-        application_id: tells a file of ours from another program's.
+        application_id: marks the file as one of this package, not of another program.
         format: the version of the tables. The rows have versions of their own.
         make: makes the tables in an empty file, or adds what is missing in an adopted one.
-        adopts: the SQL of the one table in a file that an earlier release made without an application id. Such a file becomes
-            one of ours, with all its rows.
+        adopts: the SQL of the one table in a file that an earlier release made without an application id. Such a file is adopted with all
+            its rows.
     """
 
     application_id: int

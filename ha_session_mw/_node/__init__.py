@@ -1,1 +1,1 @@
-"""What one process does: validating, issuing and revoking, and the tasks behind that."""
+"""The work of one process: it validates, issues and revokes tokens, and runs the tasks behind that."""

@@ -70,7 +70,7 @@ class Issuer:
         """Return 128 random bits. An id never comes from a client."""
         return SessionId(urlsafe_b64encode(self._random(16)).rstrip(b"=").decode())
 
-    # What tokens say
+    # Claims
 
     def issue(self, subject: str | None) -> Claims:
         """Return the claims of a new session: new id, new family."""

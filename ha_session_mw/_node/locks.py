@@ -58,7 +58,7 @@ class Locks:
     Args:
         service: grants the locks; None if the backend has none.
         clock: measures leases and waiting times.
-        backend: the scheme of ``HA_SESSION_CLUSTER``, for the message that it has no locks.
+        backend: the scheme of ``HA_SESSION_CLUSTER``. An error names a backend without locks by it.
         require_loop: raises UsageError in an event loop other than the node's.
 
     Attributes:

@@ -174,7 +174,7 @@ class Records:
         """Log a problem once, because it concerns many records and each request for one; return its text."""
         if what not in self._logged:
             self._logged.add(what)
-            logger.error("%s; this is told once", what)
+            logger.error("%s; this line is not repeated", what)
         return what
 
     async def on_question(self, body: bytes) -> bytes:

@@ -166,7 +166,7 @@ class Revoker:
         self._random = random
         self._require_loop = require_loop
 
-    # What is logged out
+    # The log-outs
 
     async def revoke_session(self, claims: Claims) -> Acknowledgement:
         """Log out a session, with all its ids."""

@@ -1,4 +1,4 @@
-"""What an operator sees of a node at a glance. Holds no ids, subjects or keys."""
+"""The state of a node at a glance, for operators. It contains no ids, subjects or keys."""
 
 from __future__ import annotations
 

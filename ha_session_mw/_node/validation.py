@@ -1,8 +1,8 @@
 """Validate tokens on one node: against the local view first, then by asking peers.
 
-Decides which verifications are cached, which readings of the clocks and the view go into the accept rule (``_core/accept_rule.py``,
-which alone accepts), how long to wait if that rule cannot tell, and what a peer's answer is worth. Answers peers by the same rule.
-Leaves out how tokens come in and how refusals look (``asgi``), session data, issuing and log-outs.
+The accept rule (``_core/accept_rule.py``) alone accepts a token. This file decides which verifications are cached, and which readings
+of the clocks and the view go into the rule. It decides how long to wait if the rule cannot tell, and how far a peer's answer counts.
+Peers get their answers by the same rule. The edge (``asgi``) takes tokens in and forms refusals.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ class TokenValidator:
     # A token that came with a request
 
     def validate(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
-        """Return what a token says if its session is valid, or a :class:`CannotTell` if this node cannot tell at this moment.
+        """Return the claims of a token if its session is valid, or a :class:`CannotTell` if this node cannot tell at this moment.
 
         Args:
             token: the token.
             field: the header field that carries the token and nothing else: the key under which it is cached.
 
         Raises:
-            ClientFault: the session is not valid, or this is no token of ours.
+            ClientFault: the session is not valid, or the token is not one of this service.
         """
         key = field or token
         return self.validate_cached(key) or self.validate_new(token, key)

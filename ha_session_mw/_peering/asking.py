@@ -53,7 +53,7 @@ class Asking(Generic[A]):
         call: calls another member.
         clock: bounds the waiting.
         faults: counts wrong answers; the calls themselves count their failures.
-        timeout_s: the limit for one question, however many peers are asked.
+        timeout_s: the time limit of one question, for all peers together.
         name: of the call.
         version: of an answer's form; any other counts as garbage.
         decode: reads an answer, or raises ValueError.

@@ -36,7 +36,7 @@ _MOST_CALLERS = 256
 
 
 class _Caller:
-    """What one member may still ask of this node."""
+    """The calls that one member may still make to this node."""
 
     __slots__ = ("rate", "under_way")
 

@@ -110,8 +110,8 @@ _RULES_OF_OTHERS = (Rule(("cluster", "peers"), lambda _, peers: peers, _NO_PEERS
 
 _WORKERS = {
     "memory": "each worker knows only its own log-outs and its own store. "
-    "A session that was logged out at one worker lives on at the others, and data that outgrew its token is missing there; "
-    "share log-outs and data on one machine with sqlite:///path, or start one worker",
+    "A session that was logged out at one worker lives on at the others, and data that outgrew its token is missing there. "
+    "Share log-outs and data on one machine with sqlite:///path, or start one worker",
     "peers": "workers share a URL and cannot be peers; start one worker per node",
 }
 

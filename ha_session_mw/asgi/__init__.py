@@ -1,1 +1,1 @@
-"""The edge towards ASGI apps: the middleware, the routes it serves itself, and what a client is told."""
+"""The edge towards ASGI apps: the middleware, the routes that it serves itself, and the responses that clients get."""

@@ -1,4 +1,4 @@
-"""What the arguments of ``SessionMiddleware`` mean: Starlette's signature becomes settings, and settings a manager."""
+"""The arguments of ``SessionMiddleware``: Starlette's signature becomes settings, and the settings become a manager."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The ready-made routes below ``HA_SESSION_ENDPOINTS``: a subject's devices, as JSON.
 
-They are an ASGI app in front of the user's app, behind the middleware. So a request to them is handled like every other one:
-its token is validated, its changes are committed, and a refusal is a problem document.
+They are an ASGI app in front of the user's app, behind the middleware. So the middleware handles
+their requests like all others: it validates the token, commits changes, and refuses with a problem document.
 """
 
 from __future__ import annotations

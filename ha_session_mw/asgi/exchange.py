@@ -28,7 +28,7 @@ GIVE_UP_S = 5.0
 
 
 class Edge:
-    """What all requests of one middleware share.
+    """The values that all requests of one middleware share.
 
     Attributes:
         node: this node.

@@ -238,7 +238,7 @@ class SessionMiddleware:
         state.problem = problem
         return state
 
-    # What is no HTTP request
+    # WebSockets and the lifespan
 
     async def _websocket(self, session: Session, state: RequestState, scope: Scope, receive: Receive, send: Send) -> None:
         close(session, WEBSOCKET)

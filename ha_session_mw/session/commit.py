@@ -27,7 +27,7 @@ Client = tuple[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the response must carry.
+    """The result of a commit, which the response must carry.
 
     Attributes:
         token: the client's new token.

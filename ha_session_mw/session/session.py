@@ -63,7 +63,10 @@ class Session(dict[str, Any]):
 
     @property
     def problem(self) -> ProblemError | None:
-        """Why the token that came in was not accepted, on a path that is open to visitors; None if it was, or if none came in."""
+        """The reason why the request's token was not accepted, on a path that is open to visitors.
+
+        None if the token was accepted, or if the request carried none.
+        """
         return self._state.problem
 
     @problem.setter
@@ -152,7 +155,7 @@ class Session(dict[str, Any]):
     def _node(self) -> Node:
         return node_of(self.manager)
 
-    # What an app can do
+    # Operations
 
     def login(self, subject: str) -> None:
         """Log a subject in. The session gets a new id and a new family, and the old one is revoked (no session fixation).
@@ -195,7 +198,7 @@ class Session(dict[str, Any]):
     async def revoke(self) -> Acknowledgement:
         """Log this session out on every node, with all its ids; return how far the log-out has got.
 
-        The response removes the cookie. What the app writes after this begins a new session.
+        The response removes the cookie. A later write by the app begins a new session.
 
         Raises:
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.

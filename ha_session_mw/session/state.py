@@ -28,7 +28,7 @@ CameBy = Transport | Literal["both"] | bytes
 
 
 class Rare:
-    """What few requests have: what the app asked for, and the session's record. Each is a class attribute until it is set.
+    """The rare part of a request's state: the app's wishes, and the session's record. Each is a class attribute until it is set.
 
     Attributes:
         became: the claims after ``login`` or ``cycle``, None after ``clear`` or ``revoke``; ``...`` if none of them was called.
@@ -56,7 +56,7 @@ class Rare:
 
 
 class RequestState(Rare, msgspec.Struct, eq=False):
-    """What came in with a request, what the app asked for, and how far the response is.
+    """The state of one request: its token, the app's changes, and the progress of the response.
 
     The edge makes one state for each request, and builds the session from it (``session_of``). While the app runs, only
     ``Session`` writes to it: it notes what the app asks for. When the response starts, the commit does what those notes ask,

@@ -27,7 +27,7 @@ class Cluster:
     """The nodes of a ``peers://`` cluster in one process: real middlewares that call each other, without a network.
 
     Entering the cluster starts the nodes. Nothing sleeps: time passes only in :meth:`run`, :meth:`advance`,
-    :meth:`wait_until` and the methods that use them, and jumps from the end of one wait to the end of the next. Works on
+    :meth:`wait_until` and the methods that use them. It jumps from the end of one wait to the end of the next. Works on
     asyncio and trio. To give a node its own settings, change ``node.settings`` before the node starts.
 
     Args:

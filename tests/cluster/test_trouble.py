@@ -609,4 +609,4 @@ async def test_members_that_join_over_and_over_do_not_fill_the_log(cluster: Clus
         caplog.clear()
         await restarted(c)
         await cluster.advance(1)
-    assert re.search("member c has joined, and 3[4-7] times more since that was last told", caplog.text)
+    assert re.search("member c has joined, and 3[4-7] times more since the last such line", caplog.text)

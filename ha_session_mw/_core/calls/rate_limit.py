@@ -1,4 +1,4 @@
-"""A rate limiter: so much at once, and so much per second in the long run. Reads no clock."""
+"""A rate limiter: allows a burst, and a steady rate in the long run. Reads no clock."""
 
 from __future__ import annotations
 

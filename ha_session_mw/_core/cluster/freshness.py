@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 DRIFT = 1.02
-"""How much longer a fence waits than a lease lasts: a clock that is 1 % slow runs a lease 1.01/0.99 times as long as a fast one."""
+"""A fence waits this many times the length of a lease. Clocks that drift by 1 % stretch a lease to 1.01/0.99 of its length."""
 
 FENCE_MARGIN_S = 0.05
 """Added to a fence's wait. It covers what 1.02 lacks of 1.01/0.99 for limits up to four minutes, and the granularity of timers."""
@@ -33,10 +33,10 @@ def fence_wait_s(limit_s: float) -> float:
 
 
 def acceptance_limit_s(announced: Iterable[float]) -> float:
-    """Return how old a node's knowledge may be: the smallest announced limit, as any member may fence by its own."""
+    """Return how old a node's knowledge may be: the smallest announced limit, because any member may fence by its own."""
     return min(announced)
 
 
 def fencing_limit_s(announced: Iterable[float]) -> float:
-    """Return the limit that a fence waits for: the largest announced one, as any member may accept by its own."""
+    """Return the limit that a fence waits for: the largest announced one, because any member may accept by its own."""
     return max(announced)

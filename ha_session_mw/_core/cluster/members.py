@@ -31,14 +31,14 @@ MemberState = Literal["starting", "ready", "draining"]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a member says about itself.
+    """The state that a member announces about itself.
 
     Attributes:
         member: its id.
         life: random bits, new for each process.
         url: its URL for peers.
         state: ``starting`` until it has learned enough to validate sessions.
-        sequence: the running number of its heartbeats, by which a late one is told from the newest.
+        sequence: the running number of its heartbeats. A late heartbeat has a lower number than the newest one.
         wall_ms: its wall clock when it sent the heartbeat.
         kids: the keys that it can verify with.
         freshness_limit_s: how old its knowledge may be.
@@ -115,7 +115,7 @@ class Members:
             self._verdict = None
 
     def _compare_limits(self) -> None:
-        # A member's limit counts until it has left: until then leases that it gave, or holds, may last.
+        # A member's limit counts until the member has left: leases that it gave or holds may last until then.
         limits = [self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._slots.values())]
         self.acceptance_limit_s = acceptance_limit_s(limits)
         """How old this node's knowledge may be when it accepts a session."""
@@ -128,7 +128,7 @@ class Members:
         """Take in a heartbeat; return the event that it causes, if any.
 
         Args:
-            slot: the member, whatever process fills its place: its URL in a fixed list, else its id.
+            slot: the member, even if another process takes its place: its URL in a fixed list, otherwise its id.
             heartbeat: the heartbeat.
             boot_s: when it was received.
             late: whether it may be old, so that it does not show what the member's clock shows now.
@@ -228,10 +228,10 @@ class Members:
         return int(min(trusted)) - FLOOR_MARGIN_MS
 
     def unknown_end_ms(self, now: Moment) -> int:
-        """Return a time by which every token that exists now has ended, on whichever node it was issued."""
+        """Return a time by which every token that exists now has expired, including those issued on other nodes."""
         longest = max([self.own.absolute_ms, *(slot.heartbeat.absolute_ms for slot in self._slots.values())])
-        # Every clock counts here, trusted or not, as too late an end does no harm. The time that a majority once agreed on still
-        # counts: a node that is alone with a slow clock must not end a log-out before the sessions that it revokes.
+        # Every clock counts here, trusted or not, because too late an end does no harm. The time that a majority once agreed on
+        # still counts. Otherwise an isolated node with a slow clock would end a log-out before the sessions that it revokes.
         ahead_ms = max([self._latest_ms, *(slot.ahead_ms for slot in self._slots.values())])
         return int(max(now.wall_ms, ahead_ms + now.boot_s * 1000)) + longest + UNKNOWN_END_MARGIN_MS
 

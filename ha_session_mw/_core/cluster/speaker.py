@@ -1,7 +1,7 @@
-"""What one process says about itself in the cluster, and what it derives from what the others say.
+"""The heartbeats of one process, and its conclusions from the heartbeats of the others.
 
-Both logs share this part: the one among members (``_core/quorum``) and the one that an engine orders (``_core/ordered``). This
-file leaves out how heartbeats travel, and when what a process knows of the log is complete.
+Both logs share this part: the one among members (``_core/quorum``) and the one that an engine orders (``_core/ordered``). The
+logs themselves decide how heartbeats travel, and when the knowledge of a process is complete.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Speaker(Generic[E]):
         self.draining = False
         self._events: list[E | MemberEvent] = []
 
-    # What this process says.
+    # The own heartbeats.
 
     def heartbeat(self, now: Moment, *, starting: bool) -> Heartbeat:
         """Return the next own heartbeat.
@@ -61,7 +61,7 @@ class Speaker(Generic[E]):
             own.release,
         )
 
-    # What the others say.
+    # The others' heartbeats.
 
     def hear(self, slot: str, heartbeat: Heartbeat, now: Moment, *, late: bool = False) -> None:
         """Take in the heartbeat of another process; see :meth:`.Members.heard`."""
@@ -72,17 +72,17 @@ class Speaker(Generic[E]):
         self._add(self.members.left(slot))
 
     def tick(self, now: Moment) -> int | None:
-        """Return the time up to which tokens have ended on every trusted clock; None where too few clocks agree to tell.
+        """Return the time up to which tokens have expired on every trusted clock; None if too few clocks agree.
 
         Members that were silent for longer than any lease lasts are taken out.
         """
         self._events += self.members.tick(now)
         return self.members.floor_ms(now)
 
-    # What follows for the view.
+    # The view.
 
     def raise_floor(self, floor_ms: int) -> bool:
-        """Raise the view's floor; return whether that was news, so that the caller drops what ended, too."""
+        """Raise the view's floor; return whether that was news. The caller then drops ended entries, too."""
         if floor_ms <= self.view.floor_ms:
             return False
         self.view.raise_floor(floor_ms)
@@ -96,7 +96,7 @@ class Speaker(Generic[E]):
     # Readiness.
 
     def is_fresh(self, now: Moment) -> bool:
-        """Return whether what this process knows is recent enough to accept sessions."""
+        """Return whether the knowledge of this process is recent enough to accept sessions."""
         return now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
 
     def is_ready(self, now: Moment) -> bool:

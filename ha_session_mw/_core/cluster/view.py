@@ -81,7 +81,7 @@ class View:
         self.start_anew(fresh_at=fresh_at)
 
     def start_anew(self, *, fresh_at: float = -math.inf) -> None:
-        """Forget everything except the floor, for a log that is opened anew: a log keeps only the entries that are news to its view."""
+        """Forget everything except the floor. A reopened log needs this, because a log keeps only the entries that are news to its view."""
         self.forgotten_cuts_end_ms = 0.0
         self.fresh_at = fresh_at
         self.denied: dict[str, int] = {}
@@ -91,7 +91,7 @@ class View:
         self.by_subject: dict[str, dict[CutId, Cut]] = {}
         self._leaving: dict[int, tuple[int, list[str | Cut | DenyKey]]] = {}
         self._by_name: set[CutId] = set()
-        """Cuts that were replaced before they arrived. What they replace themselves is not known yet."""
+        """Cuts that were replaced before they arrived. The cuts that they replace themselves are not known yet."""
 
     def merge(self, entry: Entry) -> bool:
         """Merge an entry; return whether it was news. An entry that has ended can match no token and is no news."""

@@ -34,7 +34,7 @@ class LogHeartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The heartbeat of a process, as it stands in the log.
 
     Attributes:
-        heartbeat: what the process says of itself. The pair ``life``, ``sequence`` is unique, and identifies one try of a write.
+        heartbeat: the state that the process announces. The pair ``life``, ``sequence`` is unique, and identifies one try of a write.
         log: the id of the log to which the position belongs.
         applied: up to which position the process has applied the log.
         digest: the digest of the log at that position.
@@ -92,7 +92,7 @@ def key_end_ms(key: str) -> int:
 
 
 def ended_ranges(floor_ms: int) -> list[tuple[str, str]]:
-    """Return the ranges of keys of all entries that end at or below a floor, each from the first key up to but excluding the second."""
+    """Return the key ranges of all entries that end at or below a floor. A range includes its first key and excludes its second."""
     beyond = max(0, floor_ms // END_STEP_MS + 1)
     return [(f"{kind}/", f"{kind}/{beyond:010x}") for kind in ENTRIES]
 

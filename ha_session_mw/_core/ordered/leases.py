@@ -21,10 +21,10 @@ class _Process:
 
 
 class Leases:
-    """What one process knows of the leases of all others, from the heartbeats that it reads in the log.
+    """The leases of all other processes, as one process derives them from the heartbeats that it reads in the log.
 
-    Two times are kept for each process. By the boot-time clock its lease ends. By the time for which the log was seen *alive* it loses
-    its vote: while the log takes no writes, every process is silent, and none has left.
+    Each process has two times. The boot-time clock decides when its lease ends. The time for which the log was seen *alive* decides
+    when it loses its vote: every process is silent, and still there, while the log takes no writes.
     """
 
     __slots__ = ("_known",)
@@ -67,8 +67,8 @@ class Leases:
         """Return the boot time from which no process can hold a lease while it lacks the log up to a position.
 
         The time is in the past if that holds already. A process that has confirmed the position lacks nothing. A process whose first
-        heartbeat is later lacks nothing either: its lease begins once it has read that heartbeat in the log, and so everything before
-        it. A heartbeat is sent before it is heard here, so a lease has ended once its length has passed since then.
+        heartbeat is later lacks nothing either. Its lease begins only once it has read that heartbeat, and everything before it, in
+        the log. A heartbeat is sent before it is heard here, so a lease has ended once its length has passed since then.
         """
         waits = (known.heard_s + wait_s for known in self._known.values() if known.applied < position and known.first < position)
         return max(waits, default=-math.inf)

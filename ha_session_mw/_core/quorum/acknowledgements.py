@@ -1,10 +1,10 @@
 """Which members provably held which prefix of this node's sequence at one common instant.
 
 An acknowledgement proves that a member held something at some time; it may have restarted and forgotten since. Members
-that take turns in acknowledging and forgetting would add up to a majority that never existed. So only those count together
-that provably held it *at one and the same instant*: from the arrival of an acknowledgement until the sending of a later poll
-by the same incarnation. No node knows when that poll was sent. But it echoes a stamp of this node, so it was sent after this
-node gave that stamp. Everything is counted in stamps of this node, and no clock is compared.
+that take turns in acknowledging and forgetting would add up to a majority that never existed. So members count together only
+if they provably held the prefix *at one and the same instant*. A member holds it from the arrival of its acknowledgement until the
+sending of a later poll by the same incarnation. No node knows when that poll was sent. But the poll echoes a stamp of this node,
+so it was sent after this node gave that stamp. Everything is counted in stamps of this node, and no clock is compared.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _MOST_MARKS = 64
 
 
 class Acknowledgements:
-    """What one other member provably holds.
+    """The prefix of this node's sequence that one other member provably holds.
 
     Attributes:
         member: its name.
-        incarnation: what its acknowledgements belong to; another incarnation has forgotten them.
+        incarnation: the incarnation to which its acknowledgements belong. Another incarnation has forgotten them.
         position: up to where it has acknowledged.
         echo: the newest stamp of this node that it has seen, as this incarnation.
     """
@@ -71,8 +71,8 @@ class Acknowledgements:
     def rules_out(self, member: str, position: int) -> bool:
         """Return whether that member can owe to this one no lease under which it lacks the sequence up to ``position``.
 
-        What this one answered before the report has run out, and what it answers after it comes from a node that holds
-        everything up to there. So a report says nothing about positions that were not yet acknowledged at the time.
+        Leases from answers before the report have run out. Answers after the report come from a node that holds everything up
+        to that position. So a report says nothing about positions that were not yet acknowledged at the time.
         """
         return position <= self._reported_at and member in self._silent
 
@@ -97,7 +97,7 @@ class Acknowledgements:
 
 
 def common_instants(members: Iterable[Acknowledgements]) -> Iterator[list[tuple[int, Acknowledgements]]]:
-    """For each instant worth a look, yield which member provably held how much at it, those with most first."""
+    """For each instant that can prove a majority, yield the members with the prefix that each provably held, longest first."""
     heard = [member for member in members if member.echo]
     for echo in {member.echo for member in heard}:
         # The instant just before this stamp was given. A member that echoes it, or a later one, lived on past that instant.

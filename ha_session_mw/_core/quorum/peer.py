@@ -1,4 +1,4 @@
-"""What one node of ``peers://`` knows of another, and what it owes to it."""
+"""The knowledge that one node of ``peers://`` has of another, and its open duties towards it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .ready import Hold
 
 
 class Peer:
-    """What this node knows of, and owes to, one other member."""
+    """One other member: its identity, its sequence as read here, and its polls."""
 
     __slots__ = (
         *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "incarnation", "life"),
@@ -45,7 +45,7 @@ class Peer:
         """When this node last answered it. A new process cannot know what an earlier one answered until now."""
 
     def speaks_as(self, incarnation: str) -> None:
-        """Note the incarnation that speaks: what is known of one says nothing about the next."""
+        """Note the incarnation of the peer. Facts about one incarnation say nothing about the next."""
         if incarnation != self.incarnation:
             self.changed |= bool(self.incarnation)
             self.incarnation, self.sequence = incarnation, 0
@@ -75,6 +75,6 @@ class Peer:
         self.echo = max(self.echo, answer.stamp)
 
     def acknowledge_kept(self, own_position: int) -> None:
-        """The own sequence is kept up to there: what had been read by then may be acknowledged."""
+        """Acknowledge the entries read so far, because the own sequence is kept up to ``own_position``."""
         while self.unkept and self.unkept[0][0] <= own_position:
             self.position = max(self.position, self.unkept.popleft()[1])

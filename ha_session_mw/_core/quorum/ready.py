@@ -1,4 +1,4 @@
-"""What the state machine of ``peers://`` hands to its driver, and what the driver hands back."""
+"""The values that the state machine of ``peers://`` and its driver hand to each other."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The node has learned what it may have forgotten, and serves."""
+    """The node has learned everything that it may have forgotten, and serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class OldFile:
 
 @dataclass(frozen=True, slots=True)
 class PeerMismatch:
-    """A peer cannot be worked with: it has another member list or version, or is not the member that this node takes it for."""
+    """This node cannot work with a peer: the peer has another member list, another version or an unexpected identity."""
 
     peer: str
     why: Literal["list", "version", "identity"]
@@ -74,7 +74,7 @@ QuorumEvent = Contradiction | MemberEvent | LostQuorum | FoundQuorum | PossibleL
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the driver must do now. Each thing is handed out once.
+    """The work that the driver must do now. Each piece is handed out once.
 
     Attributes:
         answers: the held polls whose answer is due, with that answer. The machine holds them no longer.

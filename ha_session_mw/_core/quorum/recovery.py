@@ -1,7 +1,8 @@
 """When a node that may have forgotten entries has learned enough to count again.
 
-Quorums intersect only while the members that acknowledged still know. A node that comes back without its entries learns first
-(as recovery in Viewstamped Replication, Liskov and Cowling 2012, section 4.3), from so many members that one of them must know.
+Quorums intersect only while the members that acknowledged still know. A node that comes back without its entries
+learns first, from enough members that one of them must know. Recovery in Viewstamped Replication does the same (Liskov and Cowling
+2012, section 4.3).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 from typing import Literal
 
 Memory = Literal["whole", "unchecked", "lost"]
-"""How much a member knows of all that it ever acknowledged: everything; everything by its file, which no member has confirmed
-yet; or less than that."""
+"""How much a member still knows of the entries that it ever acknowledged. ``whole``: all of them. ``unchecked``: all of them, by a
+file that no member has confirmed yet. ``lost``: fewer."""
 
 
 class _Fellow:
@@ -26,14 +27,14 @@ class _Fellow:
 
 
 class Recovery:
-    """What one recovering node has learned so far, and from which members.
+    """The members from which one recovering node has learned so far.
 
     Args:
         others: the number of other members.
         majority: of all members.
-        memory: what this node came back with. Without its entries it needs so many members that are not recovering
-            themselves that they share one with any majority. With its file a majority is enough, recovering or not: the node
-            asks only that none knows more of its own sequence than the node itself.
+        memory: the knowledge with which this node came back. Without its entries, it needs enough members that are not recovering
+            to share one with any majority. With its file, any majority is enough. The node then asks only that no member knows
+            more of the node's sequence than the node itself.
     """
 
     __slots__ = ("_fellows", "_majority", "_needed", "_others", "_step", "_teachers", "known_before", "memory")
@@ -82,7 +83,7 @@ class Recovery:
 
     @property
     def majority_forgot(self) -> bool:
-        """Whether a majority had forgotten at once, so that no member can know what it had acknowledged. A first start is such a case."""
+        """Whether a majority had forgotten at once, so that no member knows its acknowledged entries. A first start is such a case."""
         forgetful = (self.memory == "lost") + sum(fellow.lost for fellow in self._fellows.values())
         return len(self._teachers) < self._needed and forgetful >= self._majority
 
@@ -90,8 +91,8 @@ class Recovery:
     def _all_have_been_heard(self) -> bool:
         """Whether all others answered, and those that are recovering too were so *at one and the same instant*.
 
-        Otherwise members that take turns in forgetting would hide what no majority had ever forgotten: the first one answers
-        before it learns an entry from the second one, and the second one after it forgot the entry.
+        Otherwise members that take turns in forgetting would hide an entry that no majority had forgotten. The first one answers
+        before it learns the entry from the second one. The second one answers after it forgot the entry.
         """
         if len(self._teachers) + len(self._fellows) < self._others:
             return False

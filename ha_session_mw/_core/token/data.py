@@ -20,7 +20,7 @@ _OPENING = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 """A list or a dict begins with one of these bytes in MessagePack. They may occur inside other values, too."""
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
-# What JSON holds and MessagePack has no form for: extension types of our own.
+# MessagePack extension types for the values that JSON can hold and MessagePack cannot.
 _LARGE_INT = 1
 """An int of more than 64 bits: its two's complement, big-endian."""
 _LONE_SURROGATES = 2
@@ -44,8 +44,8 @@ _decode_any = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
 def encode(data: Mapping[str, object]) -> bytes:
     """Return the data's bytes, which are the same for equal data in the same order.
 
-    What Starlette's JSON stores is stored as JSON reads it back: a subclass of str, int, float, list or dict as the plain value,
-    a tuple as a list, and a key of the session that is a number, a bool or None as text.
+    Values that Starlette's JSON accepts are stored as JSON would read them back. A subclass of str, int, float, list or dict
+    becomes the plain value, and a tuple becomes a list. A key that is a number, a bool or None becomes text.
 
     Raises:
         SessionNotSerializable: a value would not come back. The message names its place, never the value.

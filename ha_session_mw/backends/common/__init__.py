@@ -1,1 +1,1 @@
-"""What several backends share."""
+"""Parts that several backends share."""

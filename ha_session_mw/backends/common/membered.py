@@ -87,7 +87,7 @@ class MemberedLog(ClusterLog):
     def _is_fresh(self, now: Moment) -> bool:
         return now.boot_s - self._view.fresh_at <= self.freshness_limit_s
 
-    # What operators read.
+    # Texts for operators.
 
     def _own_fault(self, now: Moment) -> str | None:
         """Return what is wrong with this node, compared with the others; None if nothing is."""

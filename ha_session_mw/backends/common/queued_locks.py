@@ -103,7 +103,7 @@ class QueuedLocks(LockService):
     async def release(self, grant: Grant) -> None:
         await self._leave(grant.name, grant.holder)
 
-    # What a backend brings
+    # The part that each backend implements
 
     @abstractmethod
     async def _enter(self, name: str, lease_s: float, end_s: float) -> Ticket:

@@ -1,7 +1,8 @@
 """``etcd://``: the records of the cluster on etcd. The version of a record is the revision at which it was written.
 
-A record is three keys, written in one transaction: its content, a small one that tells all nodes of its version without sending
-them the content, and one below its subject. They stand beside the prefix of the log, whose followers are sent all that is there.
+A record consists of three keys, written in one transaction. The first holds the content. The second holds nothing: its revision tells all
+nodes of the new version without sending them the content. The third lists the record below its subject. The keys lie outside the prefix of
+the log, because etcd sends followers of the log everything below that prefix.
 """
 
 from __future__ import annotations
@@ -40,20 +41,20 @@ logger = logging.getLogger("ha_session_mw.etcd")
 
 FORMAT = 1
 LIMIT_S = 3.0
-"""How long a request waits for etcd while it is well: longer than an election takes after a leader was killed (2.3 s)."""
+"""How long a request waits while etcd works. An election after a killed leader took 2.3 s, and a request should outlast one."""
 LIMIT_IN_TROUBLE_S = 1.0
-"""How long while it has not answered the last one."""
+"""How long a request waits if etcd did not answer the last one. Every request would otherwise stall for the full limit."""
 AGAIN_S = 0.2
 LEASE_STEP_S = 3600
-"""Keys of records that end within the same hour share a lease, by which etcd deletes them some time afterwards."""
+"""Keys of records that end within the same hour share one etcd lease. etcd deletes them when it expires."""
 AT_ONCE = 16
-"""Records of a list that are read at a time."""
+"""How many records of a list are read at the same time."""
 
 T = TypeVar("T")
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """What is stored of a record. ``nonce`` tells its writer's own from others' where an answer was lost."""
+    """The stored form of a record. By ``nonce``, a writer whose answer was lost recognizes its own write."""
 
     format: int
     until_ms: int
@@ -67,16 +68,16 @@ _decode = msgspec.msgpack.Decoder(_Value).decode
 
 
 class EtcdStore(SessionStore):
-    """One process's way to the records of one kind.
+    """The records of one kind, as one process reads and writes them.
 
     Args:
         clock: the two clocks.
-        gateway: calls etcd; of this store alone.
+        gateway: calls etcd. No other service uses it.
         prefix: of the cluster's keys.
-        kind: keeps these records apart from others.
+        kind: the kind of the records, which is part of their keys.
         random: makes n random bytes.
-        on_newer: called with each change of them.
-        on_gap: called where changes may have been missed.
+        on_newer: called with each change of a record.
+        on_gap: called when changes may have been missed.
     """
 
     def __init__(
@@ -229,20 +230,20 @@ class EtcdStore(SessionStore):
             await self._gateway.transact(operations)
 
     async def _asked(self, call: Awaitable[T]) -> T:
-        """What a call to etcd comes to; told in the words of the port."""
+        """Return the result of a call to etcd. Log trouble once, and raise the port's error."""
         try:
             with self._clock.move_on_after(LIMIT_IN_TROUBLE_S if self._troubles.current else LIMIT_S) as limit:
                 found = await call
             if limit.cancelled_caught:
                 raise EtcdUnavailable("does not answer in time")
         except EtcdError as exc:
-            line = "etcd %s; session data on it cannot be reached until that is mended"
+            line = "etcd %s; session data on it cannot be reached until then"
             self._troubles.begin("records", str(exc), line, exc, level=logging.ERROR)
             raise StoreUnavailable(f"etcd {exc}") from exc
         self._troubles.end("records", "session data on etcd can be reached again", level=logging.WARNING)
         return found
 
-    # Following what others write
+    # Changes by other processes
 
     async def run(self) -> None:
         self._leases.clear()
@@ -252,17 +253,17 @@ class EtcdStore(SessionStore):
                 try:
                     await self._follow()
                 except EtcdCompacted:
-                    self._position = 0  # what has changed since is not told any more
+                    self._position = 0  # etcd no longer has the changes since this position
                 except EtcdError:
                     with self._clock.move_on_after(AGAIN_S):
                         await anyio.sleep_forever()
 
     async def _follow(self) -> None:
-        """Hear of each change from where this node is. A watch that has nothing to tell for a while ends, and is opened again."""
+        """Follow each change after the position. A watch ends when it has had no news for a while, and the caller opens it again."""
         end = end_of(self._versions)
         if not self._position:
             self._position = (await self._gateway.page(self._versions, end, limit=1)).header.revision
-            self._on_gap()  # and whatever is read from here on is no older than the position
+            self._on_gap()  # reads from here on are no older than the position
         await self._gateway.watch(self._versions, end, self._position + 1, self._take)
 
     def _take(self, message: Watched) -> None:

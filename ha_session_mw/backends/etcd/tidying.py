@@ -1,4 +1,4 @@
-"""Delete what no process needs any more: entries at or below the floor, and the heartbeats of processes that are long gone."""
+"""Delete the keys that no process needs any more: ended entries, and the heartbeats of processes that are long gone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DELETED_AT_ONCE = 1000
 
 
 async def tidy(gateway: EtcdGateway, keys: Keys, due: Ready) -> None:
-    """Do what the state machine says is due.
+    """Do the deletions that are due by the state machine.
 
     Raises:
-        EtcdError: etcd did not answer, or refused. What is left is due again.
+        EtcdError: etcd did not answer, or refused. The remaining work is due again.
     """
     if due.floor_ms is not None:
         await _store_floor(gateway, keys, due.floor_ms)

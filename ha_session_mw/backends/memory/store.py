@@ -17,7 +17,7 @@ MAX_STORED_BYTES = 256 << 20
 PRUNE_EVERY_S = 60.0
 """How often ended records are deleted."""
 RECORD_OVERHEAD_BYTES = 512
-"""What a record takes besides its content, roughly."""
+"""Rough size of a record without its content."""
 
 
 def _no_locks(grant: Grant) -> None:

@@ -44,16 +44,16 @@ class BatchFile:
         except (ValueError, RecursionError) as exc:
             raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged: {exc}"]) from exc
         if any(batch.version != VERSION for batch in batches):
-            # A node that went on without what it cannot read would forget log-outs.
+            # A node that skipped unreadable batches would forget log-outs.
             raise ConfigurationError(["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"])
         return batches
 
     async def write(self, batch: Batch, everything: Callable[[], Batch]) -> Batch:
-        """Write and sync a batch, or all there is if the file has grown; return what was written.
+        """Write and sync a batch, or all entries if the file has grown; return the batch that was written.
 
         Args:
             batch: the next batch.
-            everything: gives all there is, as one batch.
+            everything: returns all entries as one batch.
 
         Raises:
             FileTrouble: nothing was written.

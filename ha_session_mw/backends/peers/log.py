@@ -144,7 +144,7 @@ class QuorumLog(MemberedLog):
         # Wakes no request that waits for news: time alone brings none, and requests that it woke would wake each other.
         self._obey(self.quorum.tick(self._now()))
 
-    # What the node asks of its log.
+    # The interface of the node.
 
     def apply(self, entries: Sequence[Entry]) -> None:
         self._append(entries)
@@ -312,7 +312,7 @@ class QuorumLog(MemberedLog):
                 self._batch = None  # not before: if this task ends within a write, the batch must not be lost
                 self._obey_news(self.quorum.kept(written, self._now()))
 
-    # What operators read.
+    # Texts for operators.
 
     def _name(self, url: str) -> str:
         """Return a name for a peer that does not show its address."""

@@ -17,7 +17,7 @@ Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
 """Calls a member: ``(url, name, body, time limit in seconds)`` returns its answer, or raises :class:`.PeerFailure`."""
 
 ASK_EVERY_S = 5.0
-"""How often a round begins. A second process is no sudden event: somebody has just deployed it."""
+"""How often a round begins. A second process appears with a deployment, so seconds are early enough."""
 CALLS_PER_ROUND = 4
 """Calls in one round, at once, so that each takes a connection of its own and may reach another process."""
 ROUNDS_ALONE = 4
@@ -32,7 +32,7 @@ class OwnUrl:
         life: names this process.
         call: calls a member.
         sleep: waits for so many seconds.
-        tell: takes what keeps this node from being reached at its URL; None when it is reached.
+        tell: takes the reason why this node cannot be reached at its URL; None when it is reached.
         logger: where operators read of a second process.
 
     Attributes:
@@ -59,7 +59,7 @@ class OwnUrl:
         self.shared = False
 
     async def watch(self, first_after_s: float) -> None:
-        """Ask for ever, first after that many seconds: a server listens once the app has started, and not before."""
+        """Ask for ever, first after ``first_after_s``: a server listens only once the app has started."""
         await self._sleep(first_after_s)
         while True:
             await self._ask_round()
@@ -86,7 +86,7 @@ class OwnUrl:
             self._tell(None)
 
     async def on_hello(self, body: bytes) -> bytes:
-        """Return which process this is. The caller takes this node's URL for its own: it is this process, or there are two."""
+        """Return the life of this process. The caller has this node's URL, so it is this process or a second one."""
         self._note_process(body)
         return self._life
 

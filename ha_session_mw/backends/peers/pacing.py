@@ -1,4 +1,4 @@
-"""How fast one peer may go on: no peer, broken or hostile, keeps this node busy or fills its log."""
+"""Limits the pace of each peer, so that no broken or hostile peer keeps this node busy or fills its log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST_ENTRY_S = 1 / 80_000
 """Shortest time per entry of an answer, known or not: 10^5 entries may take this node 1.25 s."""
 
 LEAST_PAGE_S = 0.05
-"""Shortest time per page, of an answer after which there is more, while this node serves nobody and wants to learn."""
+"""Shortest time per page, of an answer after which there is more, while this node does not serve and has to learn."""
 LEAST_PAGE_WHILE_SERVING_S = 0.25
 """Shortest time per page while this node serves: the pages of one peer must leave time for the others."""
 
@@ -26,8 +26,8 @@ NEWS_PER_S = 16_384
 NEWS_AT_ONCE = 131_072
 """News that one peer may bring at once while this node serves: as many as in eight seconds of the long run."""
 INCOMPLETE_COUNTS = 8
-"""How many times over news count in an answer after which there is more. A peer that floods all others with such pages fills
-them more slowly than they can tell each other of it, and so they stay fresh by each other."""
+"""How many times over news count in an incomplete answer. A peer that floods all others with such pages then fills
+them more slowly than they pass the news on. So the others stay fresh by each other."""
 
 JOINS_AT_ONCE = 5
 """Joins of one member that are logged in a row."""
@@ -36,10 +36,10 @@ JOINS_EVERY_S = 60.0
 
 
 class PeerPace:
-    """How long a poll of one peer and the pause after it must take at least.
+    """The shortest time that a poll of one peer and the pause after it must take.
 
     Args:
-        note: takes what the peer did that was too much.
+        note: counts a fault of the peer.
     """
 
     __slots__ = ("_allowance", "_note")
@@ -90,7 +90,7 @@ class JoinReports:
             self._untold[member] += 1
         elif untold := self._untold.pop(member, 0):
             self._logger.warning(
-                "member %s has joined, and %d times more since that was last told; two processes may have its HA_SESSION_ADVERTISE_URL",
+                "member %s has joined, and %d times more since the last such line; two processes may have its HA_SESSION_ADVERTISE_URL",
                 member,
                 untold,
             )

@@ -140,7 +140,7 @@ class SqliteLog(ClusterLog):
     def _read(self) -> None:
         news = self._file.read(self._position)
         if self._file_id is not None and (news.file != self._file_id or news.last < self._highest):
-            # What this process knows must outlive the loss of a file, and the entries of the other file count as well.
+            # This process's entries must outlive the loss of a file, and the entries of the other file count as well.
             logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; what this process knows is written to it")
             self._owe([*self._view.entries()])
             self._on_event(PossibleLoss())

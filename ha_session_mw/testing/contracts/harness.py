@@ -1,4 +1,4 @@
-"""What the contracts of logs, stores and locks share: how a test opens nodes, lets time pass, and expects an exception.
+"""The base of the contracts of logs, stores and locks: opens nodes, lets time pass, and expects exceptions.
 
 Any test runner works that runs ``async def`` methods of classes, such as pytest with anyio's plugin.
 """

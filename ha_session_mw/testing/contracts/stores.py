@@ -20,7 +20,7 @@ CHANGES = 5
 
 
 class News:
-    """What one store has reported to its node. Open the store with ``on_newer=news.on_newer, on_gap=news.on_gap``.
+    """The changes that one store has reported to its node. Open the store with ``on_newer=news.on_newer, on_gap=news.on_gap``.
 
     Attributes:
         newer: ids and versions of the records that were put, or deleted (version 0).
