@@ -9,7 +9,8 @@ from typing import NamedTuple
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.ordered.keys import LogId
-from ha_session_mw._core.ordered.log import BeatPut, EntryPut, Item, Ordered, Sent, Snapshot, StoredBeat
+from ha_session_mw._core.ordered.log import Ordered
+from ha_session_mw._core.ordered.ready import BeatPut, EntryPut, Item, Sent, Snapshot, StoredBeat
 from ha_session_mw.models import NodeId
 
 from .terms import DURABLE, ENDS_MS, ENTRIES, FENCED, LIMIT_S, MADE, NOW, RATES, UNIT_S, accepts, aged, is_fresh, knows, units_since

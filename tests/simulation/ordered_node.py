@@ -23,7 +23,7 @@ from ha_session_mw._core.ordered.keys import (
     ended_ranges,
     entry_key,
 )
-from ha_session_mw._core.ordered.log import (
+from ha_session_mw._core.ordered.ready import (
     BeatDeleted,
     BeatPut,
     EntryDeleted,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.ordered.leases import Leases
-from ha_session_mw._core.ordered.log import Ordered, Ready, Sent, Snapshot
+from ha_session_mw._core.ordered.log import Ordered
+from ha_session_mw._core.ordered.ready import Ready, Sent, Snapshot
 
 from .variants import Variant
 

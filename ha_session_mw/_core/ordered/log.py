@@ -1,188 +1,102 @@
 """One process's part in a log that an engine orders, as a state machine. Performs no I/O and reads no clock.
 
-An engine keeps the keys of :mod:`.records` and gives every change its position, the same for everybody. A process loads all of it
-at one position, then follows: it is handed the changes in their order, none left out. It puts a beat under a key of its own, over and
-over, and reads it in the log like everybody else: **what it has sent and then read there proves that it has read all that was
-logged before it was sent**. On that rest freshness, confirmations and the fence. What this file leaves out: how the engine is
-reached, how it is followed, and who tries a write again.
+An engine keeps the keys of :mod:`.keys` and gives every change a position, which is the same for all processes. A process loads the
+whole log at one position, then follows: the engine delivers every change in order and omits none. The process writes a heartbeat
+under a key of its own, over and over, and reads it in the log as the others do. **A heartbeat that a process has sent and then read
+back proves that the process has read everything that was logged before it sent the heartbeat.** Freshness, confirmations and the
+fence rest on that. This file leaves out how the driver reaches and follows the engine, and how it repeats writes.
 
-The caller loads when :attr:`Ordered.needs_load` says so, and begins the load after the last delivery. It hands on what it is
-delivered, resumes after :attr:`Ordered.position` and after nothing else, and puts a beat at :attr:`Ordered.due_s`, a new one for each
-try. It calls :meth:`Ordered.tick` every heartbeat.
+The driver loads when :attr:`Ordered.needs_load` says so, and begins the load after the last delivery. It passes each delivery on,
+resumes after :attr:`Ordered.position` and nowhere else, and writes a heartbeat at :attr:`Ordered.due_s`, a new one for each try. It
+calls :meth:`Ordered.tick` every heartbeat.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 
 from ...events import Diverged, Rollback, RolledBack
 from ...models import Entry
 from ..cluster.freshness import Moment
 from ..cluster.invariants import ensure
-from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, MemberEvent, Members
+from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
-from .digest import Digest, sum_of
+from .digest import Digest
 from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, slot_of
 from .leases import Leases
+from .loading import Loading
+from .ready import (
+    BeatDeleted,
+    BeatPut,
+    CaughtUp,
+    EntryDeleted,
+    EntryPut,
+    FloorRaised,
+    Item,
+    OrderedEvent,
+    Ready,
+    Sent,
+    Snapshot,
+)
 
 LEAST_BEAT_S = 0.025
-"""How soon after a beat the next one may be brought forward. News of that time share one; a log-out waits for no longer."""
+"""Least time between two heartbeats, when news brings the next one forward. All news of that time share one heartbeat. A log-out waits
+no longer than this for a confirmation."""
 
 REMOVE_AFTER_S = 600.0
 REMOVE_AFTER_WAITS = 3
-"""How long a process must have been silent until anybody may delete its beat: long beyond any lease, and any hiccup of the engine."""
-
-PIECE = 1000
-"""Entries of a log that are taken in at a time. That takes some milliseconds, and no heartbeat or probe waits for longer."""
+"""How long a process must have been silent before another one may delete its heartbeat: in seconds, and in waits for a fence. The
+longer of the two applies. It exceeds every lease, and every short outage of the engine."""
 
 _MOST_TRIES = 256
-"""Beats of which it is not known yet whether they come back. Those left out are minutes old, and vouch for nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class EntryPut:
-    """An entry was written. ``created`` tells whether its key is new."""
-
-    entry: Entry
-    created: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EntryDeleted:
-    """The key of an entry was deleted."""
-
-    key: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BeatPut:
-    """A process has written its heartbeat."""
-
-    slot: str
-    beat: LogHeartbeat
-
-
-@dataclass(frozen=True, slots=True)
-class BeatDeleted:
-    """A heartbeat was deleted: by its own process before that ended, or by another one after a long silence."""
-
-    slot: str
-
-
-@dataclass(frozen=True, slots=True)
-class FloorRaised:
-    """The stored floor was raised. Entries that end at or below it may be missing from now on."""
-
-    floor_ms: int
-
-
-Item = EntryPut | EntryDeleted | BeatPut | BeatDeleted | FloorRaised
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBeat:
-    """A heartbeat in a snapshot, and the position at which it was written."""
-
-    slot: str
-    beat: LogHeartbeat
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The whole log at one position. A driver may read it in pages, but all of them as of that position."""
-
-    position: int
-    log: LogId
-    entries: Sequence[Entry]
-    beats: Sequence[StoredBeat]
-    floor_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A heartbeat to write under ``node/`` and the slot, in one try."""
-
-    slot: str
-    beat: LogHeartbeat
-    sent_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """The node has read its own heartbeat for the first time, has heard enough of the other members, and serves."""
-
-
-OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What the driver must do now.
-
-    Attributes:
-        events: what has happened, in its order. Each event is handed out once.
-        floor_ms: the floor to store, in a transaction that never lowers the stored one; None if nothing is due. Whatever ends at or
-            below the floor (:func:`.keys.ended_ranges`) may be deleted in the same transaction, or later, by any process.
-        remove: slots that have been silent for very long, each with the position of its last heartbeat. A slot may be deleted if that
-            is its last heartbeat still.
-    """
-
-    events: tuple[OrderedEvent, ...] = ()
-    floor_ms: int | None = None
-    remove: tuple[tuple[str, int], ...] = ()
-
-
-def _pieces(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    return (entries[begin : begin + PIECE] for begin in range(0, len(entries), PIECE))
+"""Most heartbeats that are remembered until they are read back. Older ones are minutes old, and prove no freshness."""
 
 
 class Ordered:
     """One process of a cluster that shares a log.
 
-    After a rollback an operator must choose. Either the newer data is put back: then the nodes are started again, and nothing is
-    lost. Or the loss is accepted: log-outs since the backup are forgotten. Then ``log/id`` is deleted, so that cuts that were lost are
-    not waited for, and all nodes are started again, no sooner than a freshness limit after the engine was put back, so that no lease
-    from before is left. Until then the node enforces what it knows, and answers 503.
+    After a rollback an operator must choose. The operator may restore the newer data and restart the nodes, and nothing is lost. Or the
+    operator accepts the loss of the log-outs since the backup: deletes ``log/id``, so that no node waits for lost cuts, and restarts
+    all nodes, no sooner than a freshness limit after the engine was restored, so that no earlier lease is left. Until then the node
+    enforces what it knows, and answers 503.
 
     Args:
         view: what this node knows; changed by this object only.
         own: the heartbeat's constant parts. ``life`` must be random bits, new for each process, and ``member`` one process's alone.
-        heartbeat_s: how often a beat is put.
+        heartbeat_s: time between two heartbeats.
     """
 
     def __init__(self, view: View, own: Heartbeat, *, heartbeat_s: float) -> None:
         self.view = view
         self.slot = slot_of(own)
-        # Until a beat has come back nobody knows how many there are, and one clock alone is nothing to go by.
+        # The number of members is unknown until a heartbeat has been read back, and one clock alone proves nothing.
         self.speaker: Speaker[OrderedEvent] = Speaker(view, own, majority=2)
         self.log: LogId | None = None
         self.position = 0
-        """Up to where the log has been applied. Following is resumed right after it."""
+        """The position up to which the log has been applied. The driver resumes right after it."""
         self.needs_load = True
-        """Whether what is known here cannot be relied on until the whole log has been loaded."""
+        """Whether the whole log must be loaded before this process can rely on its view."""
         self.rolled_back: Rollback | None = None
         self.catching_up = True
-        """Whether the node has not yet read a beat of its own since its start, or heard too few of the others that it knows of."""
+        """Whether the node still has to read back a heartbeat of its own, or to hear enough of the members that it knows of."""
         self._heartbeat_s = heartbeat_s
         self._digest = Digest()
         self._leases = Leases()
         self._suspects: set[str] = set()
-        """Whose digest has differed, and not agreed since."""
+        """Slots whose digest has differed, and not agreed since."""
         self._unseen: dict[str, Entry] = {}
-        """What was appended here and has not been seen in the log yet."""
+        """Entries that were appended here and not read in the log yet."""
         self._deleted: set[str] = set()
-        """What somebody deleted before it ended. It goes on to count here."""
+        """Keys of entries that were deleted before they ended. They stay in the view."""
         self._stored_floor_ms = 0
         self._tries: dict[int, float] = {}
         self._told_s = -math.inf
         self._news = False
         self._fresh_s = -math.inf
         self._alive_s = 0.0
-        """For how long the log has been seen to take writes, in all."""
+        """Total time for which the log was seen to take writes."""
         self._returned_s = math.inf
         self._left = False
 
@@ -200,7 +114,7 @@ class Ordered:
                 self._unseen[entry_key(entry)] = entry
 
     def fenced_by(self, position: int, durable_s: float) -> float:
-        """Return the boot time from which no request is accepted anywhere that the entries up to this position deny.
+        """Return the boot time from which every node refuses the requests that the entries up to this position deny.
 
         The time is in the past if that holds already.
 
@@ -208,8 +122,8 @@ class Ordered:
             position: where the entries were written, as the engine said.
             durable_s: the boot time at which this node knew that.
 
-        Every lease that began before the entries were durable is over after a lease's length. It may be sooner: once this node has
-        read the log up to there it knows everybody who may have one, and waits for those only who have not confirmed.
+        Every lease that began before the entries were durable is over after a lease's length. The fence may come sooner: a node that has
+        read the log up to the position knows all processes that may hold a lease, and waits only for those that have not confirmed.
         """
         latest_s = durable_s + self.members.fence_wait_s
         if self.position < position or not self._can_be_relied_on:
@@ -242,11 +156,11 @@ class Ordered:
         A successful write does not renew the lease; only reading the heartbeat back from the log does.
         """
         if position <= sent.beat.applied:
-            # Positions only grow. One that this node had passed before it asked is given a second time.
+            # Positions only grow. The engine has given a position that this node had applied before it asked.
             self._roll_back("position")
         return self._told()
 
-    # What is read in the log.
+    # Loading and following.
 
     def load(self, snapshot: Snapshot, moment: Callable[[], Moment]) -> Iterator[None]:
         """Take in the whole log as of one position, in pieces: a log may be long, and other tasks must run meanwhile.
@@ -256,33 +170,26 @@ class Ordered:
 
         Args:
             snapshot: the whole log.
-            moment: tells when the end has come.
+            moment: returns the present moment at the end.
         """
-        keys: list[str] = []
-        total = 0
-        for piece in _pieces(snapshot.entries):
-            keys += (found := [entry_key(entry) for entry in piece])
-            total += sum_of(found)
-            yield
-        why = self._rollback_of(snapshot, keys)
+        loading = Loading(snapshot)
+        yield from loading.count()
+        why = loading.rollback(self.log, self.position, self.view, explained=self._unseen.keys() | self._deleted)
         if why is not None:
             self._roll_back(why)
         if self._is_over():
             return
-        # The floor first: entries below it may be missing, and nobody else may tell us.
+        # The floor first: entries below it may be missing, and no other message reports them.
         self._take_floor(snapshot.floor_ms)
-        for piece in _pieces(snapshot.entries):
-            for entry in piece:
-                self.view.merge(entry)
-            yield
+        yield from loading.merge_into(self.view)
         if self._is_over():
             return
         self.log = snapshot.log
         self._give_up_cuts(-math.inf)
-        for key in self._unseen.keys() & keys:
+        for key in self._unseen.keys() & loading.keys:
             del self._unseen[key]
         self.position = snapshot.position
-        self._digest.begin(snapshot.position, total)
+        self._digest.begin(snapshot.position, loading.total)
         now = moment()
         self._load_beats(snapshot, now)
         self.needs_load = False
@@ -290,12 +197,12 @@ class Ordered:
         self._returned(max((self._try_of(stored.slot, stored.beat) for stored in snapshot.beats), default=-math.inf), now)
 
     def _load_beats(self, snapshot: Snapshot, now: Moment) -> None:
-        """Those that are news count as received now, for nobody can tell when they were put."""
+        """Take in the heartbeats of a snapshot. New ones count as received now, because the time of their writing is unknown."""
         for slot in self._leases.keep_only({stored.slot for stored in snapshot.beats}):
             self.speaker.remove(slot)
         for stored in snapshot.beats:
             if stored.slot != self.slot and self._leases.is_news(stored.slot, stored.position):
-                # Its first beat may have been any time before.
+                # Its first heartbeat may have been written at any earlier position.
                 self._hear(stored.slot, stored.beat, stored.position, now, first=0, late=True)
 
     def delivered(self, position: int, items: Iterable[Item], now: Moment) -> Ready:
@@ -332,7 +239,7 @@ class Ordered:
         self._deleted.discard(key)
         self.view.merge(entry)
         if self._unseen.pop(key, None) is None:
-            self._news = True  # somebody waits for us to say that we have it
+            self._news = True  # a log-out on another process waits for this one to confirm
 
     def _delete(self, key: str) -> None:
         self._digest.remove(key)
@@ -359,17 +266,17 @@ class Ordered:
             self._fresh_s = sent_s
             self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > sent_s}
             self._count_voters(now)
-        # Who knows of others and has not heard them yet cannot tell whether its clock is right, and it need not wait long.
+        # A process that knows of others but has not heard them cannot judge its clock. It hears them soon.
         if self.catching_up and self._fresh_s > -math.inf and not self.needs_load and self.members.can_judge_clock(now):
             self.catching_up = False
             self.speaker.note(CaughtUp())
         self._stamp()
 
     def _count_voters(self, now: Moment) -> None:
-        """Who makes a majority of clocks: whoever lives, by what the log says while it is known to be alive.
+        """Set the majority of clocks from the processes that are alive, according to the log while the log takes writes.
 
-        A process that merely hears nobody is cut off, and must not take itself for the whole cluster. And while the log takes no
-        writes nobody can be heard: that time counts as two heartbeats at the most.
+        A process that hears no other one may be cut off, and must not take itself for the whole cluster. No process can be heard while
+        the log takes no writes, so such a time counts as two heartbeats at most.
         """
         self._alive_s += max(0.0, min(now.boot_s - self._returned_s, 2 * self._heartbeat_s))
         self._returned_s = now.boot_s
@@ -387,10 +294,10 @@ class Ordered:
     def _can_be_relied_on(self) -> bool:
         return not self.needs_load and self.rolled_back is None
 
-    # What must not be, and is found out.
+    # Faults that are detected.
 
     def quarantine(self) -> None:
-        """Require a new load: something was read that cannot be decoded, or that another member has read differently."""
+        """Require a new load: this process has read something that cannot be decoded, or that another member has read differently."""
         self.needs_load = True
         self._fresh_s = -math.inf
         self._stamp()
@@ -398,8 +305,8 @@ class Ordered:
     def _compare(self, slot: str, beat: LogHeartbeat) -> None:
         """Compare what another process had applied with what this one had at the same position.
 
-        Who of the two is wrong cannot be told, and of three the two that agree may have missed the same. So each looks to itself,
-        and loads the log again; and having done so it trusts itself, until the other one, by the same rule, has come round.
+        A difference does not show which of the two is wrong, and two of three that agree may have missed the same change. So each process
+        loads the log again. After that it trusts its own state until the other one, by the same rule, agrees.
         """
         own = self._digest.at(beat.applied)
         if own is None:
@@ -410,17 +317,6 @@ class Ordered:
             self._suspects.add(slot)
             self.speaker.note(Diverged(beat.heartbeat.member))
             self.quarantine()
-
-    def _rollback_of(self, snapshot: Snapshot, keys: list[str]) -> Rollback | None:
-        if self.log is None:
-            return None
-        if snapshot.log.id != self.log.id:
-            return "log"
-        if snapshot.position < self.position:
-            return "position"
-        explained = self._unseen.keys() | self._deleted | set(keys)
-        lost = (entry_key(entry) for entry in self.view.entries())
-        return "entries" if any(key not in explained and key_end_ms(key) > snapshot.floor_ms for key in lost) else None
 
     def _roll_back(self, why: Rollback) -> None:
         if self.rolled_back is None:
@@ -439,22 +335,22 @@ class Ordered:
         return Ready(tuple(self.speaker.take_events()))
 
     def tick(self, now: Moment) -> Ready:
-        """Take in that time has passed. To be called every heartbeat at least."""
+        """Let time pass. The driver calls it every heartbeat at least."""
         floor = self.speaker.tick(now)
-        # Only who knows how many there are, and by now, can tell what most of them say.
+        # Only a fresh process knows the present number of members, and so what a majority says.
         if floor is not None and self.is_fresh(now):
             self._raise_floor(last_end_ms(floor))
             self._give_up_cuts(floor + FLOOR_MARGIN_MS)
         return self.ready(now)
 
     def _give_up_cuts(self, time_ms: float) -> None:
-        """Tokens of before the log was made may list cuts that are in no log any more. They must not wait for those for ever."""
+        """Give up cuts from before the log was made. Tokens may list such cuts, and would wait for them for ever."""
         if self.log is None:
             return
-        # A cut of this log ends later than this, even if the clock of its writer is behind that of the log's maker by a minute.
+        # A cut of this log ends later than this, even if the clock of its writer is a minute behind the clock of the log's maker.
         made_before_ms = self.log.made_ms
         if time_ms > self.log.made_ms + CUT_TRAVELS_MS:
-            # And by now the first ones of this log are known here, so those of the minutes before it can be given up as well.
+            # By now the first cuts of this log are known here, so the cuts of the minutes before it can be given up, too.
             made_before_ms += 2 * UNKNOWN_END_MARGIN_MS
         self.speaker.give_up_cuts(made_before_ms)
 
@@ -475,7 +371,7 @@ class Ordered:
             return ()
         return tuple(self._leases.silent(now.boot_s - max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s)))
 
-    # What the caller may want to know, or have done.
+    # For the driver.
 
     def is_fresh(self, now: Moment) -> bool:
         """Return whether this node is in contact with the log."""
@@ -486,11 +382,11 @@ class Ordered:
         return not self.catching_up and self.speaker.is_ready(now)
 
     def has_reached(self, log: str, position: int) -> bool:
-        """Whether the log has been applied here up to there. Another log counts as reached: nobody can tell of it any more."""
+        """Return whether this process has applied that log up to there. Another log counts as reached, because it no longer exists."""
         return self.log is None or log != self.log.id or position <= self.position
 
     def drain(self) -> None:
-        """Say ``draining`` from the next beat on, which is due at once."""
+        """Say ``draining`` from the next heartbeat on, which is due at once."""
         self.speaker.draining = self._news = True
 
     def leave(self) -> None:

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 
 from ..._core.ordered.keys import LogId, encode_floor, encode_log
-from ..._core.ordered.log import EntryPut, Snapshot
+from ..._core.ordered.ready import EntryPut, Snapshot
 from .api import EtcdCompacted, EtcdError, EtcdRejected, Event, KeyValue, Watched, put, unchanged_since
 from .keys import Reading, UnreadableKey
 from .process import AGAIN_S, Process, logger

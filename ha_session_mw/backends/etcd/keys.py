@@ -20,7 +20,7 @@ from ..._core.ordered.keys import (
     entry_key,
     key_end_ms,
 )
-from ..._core.ordered.log import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Snapshot, StoredBeat
+from ..._core.ordered.ready import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Snapshot, StoredBeat
 from ...models import Entry
 from .api import Event, KeyValue, end_of
 

@@ -18,7 +18,8 @@ import msgspec
 
 from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.view import View
-from ..._core.ordered.log import CaughtUp, Ordered, OrderedEvent, Ready
+from ..._core.ordered.log import Ordered
+from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
 from ...abc import Clock, OnEvent, Receipt, ignore
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost

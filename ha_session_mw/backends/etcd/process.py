@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from ..._core.cluster.freshness import Moment
-from ..._core.ordered.log import Ordered, Ready
+from ..._core.ordered.log import Ordered
+from ..._core.ordered.ready import Ready
 from ...abc import Clock
 from ..common.trouble import Troubles
 from .gateway import EtcdGateway

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..._core.ordered.keys import encode_floor
-from ..._core.ordered.log import Ready
+from ..._core.ordered.ready import Ready
 from .api import delete, put, unchanged_since, value_below
 from .gateway import EtcdGateway
 from .keys import Keys

@@ -6,7 +6,7 @@ import pytest
 
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.ordered.keys import LogHeartbeat, LogId, encode_beat, encode_floor, encode_log
-from ha_session_mw._core.ordered.log import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised
+from ha_session_mw._core.ordered.ready import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised
 from ha_session_mw.backends.etcd.api import Event, KeyValue
 from ha_session_mw.backends.etcd.keys import Keys, Reading, UnreadableKey
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.ordered.keys import LogId, encode_log
-from ha_session_mw._core.ordered.log import PIECE
+from ha_session_mw._core.ordered.loading import PIECE
 from ha_session_mw.backends.etcd.api import Header, KeyValue, Page
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.keys import Keys

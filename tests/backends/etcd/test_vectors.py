@@ -15,7 +15,7 @@ import pytest
 
 from ha_session_mw import SessionLocked
 from ha_session_mw._core.ordered.keys import LogHeartbeat, LogId, encode_beat, encode_floor, encode_log
-from ha_session_mw._core.ordered.log import BeatPut, EntryPut, FloorRaised
+from ha_session_mw._core.ordered.ready import BeatPut, EntryPut, FloorRaised
 from ha_session_mw.abc import LockService, Record, SessionStore
 from ha_session_mw.backends.etcd.api import Event, KeyValue
 from ha_session_mw.backends.etcd.keys import Keys, Reading

@@ -13,10 +13,9 @@ from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import FLOOR_MARGIN_MS, View, new_cut_id
 from ha_session_mw._core.ordered.keys import LogId, entry_key, key_end_ms
-from ha_session_mw._core.ordered.log import (
-    LEAST_BEAT_S,
-    PIECE,
-    REMOVE_AFTER_S,
+from ha_session_mw._core.ordered.loading import PIECE
+from ha_session_mw._core.ordered.log import LEAST_BEAT_S, REMOVE_AFTER_S, Ordered
+from ha_session_mw._core.ordered.ready import (
     BeatDeleted,
     BeatPut,
     CaughtUp,
@@ -24,7 +23,6 @@ from ha_session_mw._core.ordered.log import (
     EntryPut,
     FloorRaised,
     Item,
-    Ordered,
     OrderedEvent,
     Ready,
     Sent,

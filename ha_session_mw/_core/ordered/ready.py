@@ -1,0 +1,105 @@
+"""What the driver of an ordered log hands to its state machine, and what the state machine hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...events import Diverged, RolledBack
+from ...models import Entry
+from ..cluster.members import MemberEvent
+from .keys import LogHeartbeat, LogId
+
+
+@dataclass(frozen=True, slots=True)
+class EntryPut:
+    """An entry was written. ``created`` tells whether its key is new."""
+
+    entry: Entry
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDeleted:
+    """The key of an entry was deleted."""
+
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BeatPut:
+    """A process has written its heartbeat."""
+
+    slot: str
+    beat: LogHeartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class BeatDeleted:
+    """A heartbeat was deleted: by its own process before that ended, or by another one after a long silence."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class FloorRaised:
+    """The stored floor was raised. Entries that end at or below it may be missing from now on."""
+
+    floor_ms: int
+
+
+Item = EntryPut | EntryDeleted | BeatPut | BeatDeleted | FloorRaised
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBeat:
+    """A heartbeat in a snapshot, and the position at which it was written."""
+
+    slot: str
+    beat: LogHeartbeat
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole log at one position. A driver may read it in pages, but all of them as of that position."""
+
+    position: int
+    log: LogId
+    entries: Sequence[Entry]
+    beats: Sequence[StoredBeat]
+    floor_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A heartbeat to write under ``node/`` and the slot, in one try."""
+
+    slot: str
+    beat: LogHeartbeat
+    sent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """The node has read back its own heartbeat for the first time, has heard enough of the other members, and validates sessions now."""
+
+
+OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the driver must do now.
+
+    Attributes:
+        events: what has happened, in this order. Each event is handed out once.
+        floor_ms: the floor to store, in a transaction that never lowers the stored one; None if nothing is due. Any process may delete
+            entries that end at or below the floor (:func:`.keys.ended_ranges`), in the same transaction or later.
+        remove: slots that have been silent for very long, each with the position of its last heartbeat. A slot may be deleted only while
+            that heartbeat is its newest one.
+    """
+
+    events: tuple[OrderedEvent, ...] = ()
+    floor_ms: int | None = None
+    remove: tuple[tuple[str, int], ...] = ()
