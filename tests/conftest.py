@@ -25,7 +25,7 @@ settings.load_profile("steady")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the real servers of one file together: with ``--dist loadgroup`` one worker runs them, one after the other.
 
-    They share what the file starts, and do not compete with each other for the cores.
+    They share the file's processes, and do not compete with each other for the cores.
     """
     for item in items:
         if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):

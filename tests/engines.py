@@ -26,7 +26,7 @@ _MEMORY = Path("/dev/shm")
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A folder that goes when the context ends; in memory where there is some, for etcd syncs each write."""
+    """A folder that goes when the context ends; in memory where possible, because etcd syncs each write."""
     with tempfile.TemporaryDirectory(prefix="ha-session-etcd-", dir=_MEMORY if _MEMORY.is_dir() else None) as name:
         yield Path(name)
 
@@ -152,7 +152,7 @@ class Etcd:
         return [member.url for member in self.members]
 
     def cluster(self, prefix: str = "") -> str:
-        """What ``HA_SESSION_CLUSTER`` is to be; ``prefix`` keeps tests apart that share a server."""
+        """Return the value for ``HA_SESSION_CLUSTER``; ``prefix`` separates tests that share a server."""
         scheme = "etcd" if self.certificates is None else "etcds"
         hosts = ",".join(url.partition("://")[2] for url in self.endpoints)
         return f"{scheme}://{hosts}" + (f"/{prefix}" if prefix else "")
@@ -182,7 +182,7 @@ class Etcd:
             return False
 
     def leader(self) -> EtcdMember:
-        """Who leads; asked until somebody does."""
+        """Return the leader; asks until there is one."""
         found: list[EtcdMember] = []
 
         def ask() -> bool:
@@ -204,7 +204,7 @@ class Etcd:
         return self._http.post((at or self.members[0]).url + path, json=body, headers=headers).json()
 
     def ctl(self, *arguments: str, **environ: str) -> str:
-        """Call ``etcdctl``; returns what it says."""
+        """Call ``etcdctl``; return its output."""
         command = ["etcdctl", "--endpoints", ",".join(self.endpoints), *arguments]
         if self.certificates is not None:
             tls = self.certificates
@@ -213,7 +213,7 @@ class Etcd:
         return done.stdout.decode()
 
     def require_users(self, password: str) -> None:
-        """From now on nobody may do anything without the password of ``root``."""
+        """Require the password of ``root`` for every request from now on."""
         self.ctl("user", "add", f"root:{password}")
         self.ctl("user", "grant-role", "root", "root")
         self.ctl("auth", "enable")

@@ -1,4 +1,4 @@
-"""Parts of a node that tests look at, for nodes that have them."""
+"""Parts of a node that tests inspect, on nodes that have them."""
 
 from __future__ import annotations
 

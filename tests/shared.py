@@ -15,7 +15,7 @@ class Shared(MemoryBackend, Generic[S]):
     """``memory://``, except for the store of one kind, and perhaps the locks, which several nodes may share.
 
     Args:
-        make: makes the store, given what it calls with each change.
+        make: makes the store, given the callback for each change.
         locks: by default those of ``memory://``.
         kind: of the store.
 

@@ -286,7 +286,7 @@ async def test_no_record_sings_whatever_happens_to_it(manager: SessionManager, c
     assert {200, 401, 409, 503} == {*statuses}
 
 
-# What prints itself
+# Objects that print themselves
 
 
 async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:

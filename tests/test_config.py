@@ -38,7 +38,7 @@ def faults_of(make: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
     return caught.value.faults
 
 
-# Each setting: its default and what its variable may say
+# Each setting: its default and the values of its variable
 
 DEFAULTS = {
     "secret_key": (GOOD.encode(),),

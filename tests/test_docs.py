@@ -1,4 +1,4 @@
-"""The docs hold: their examples run, their tables say what the code says, their links lead somewhere."""
+"""The docs are right: their examples run, their tables match the code, their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SOURCES = sorted((ROOT / "ha_session_mw").rglob("*.py"))
 WITH_EXAMPLES = [path for path in SOURCES if ">>> " in path.read_text("utf-8")]
 
 DASH = "\N{EN DASH}"
-"""Stands in a table for what is not set, or does not apply."""
+"""Marks a value in a table that is not set, or does not apply."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
@@ -90,7 +90,7 @@ def name_of(page: Path) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading, up to the next one of its level or above."""
+    """Return the text below a heading, up to the next one of its level or above."""
     level = heading.index(" ")
     _, _, rest = text.partition(f"\n{heading}\n")
     assert rest, f"no section {heading!r}"
@@ -135,7 +135,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: p
 
 
 class Command(NamedTuple):
-    """A line of a console block, and what the page shows that it prints."""
+    """A line of a console block, and its output on the page."""
 
     line: str
     prints: list[str]
@@ -266,7 +266,7 @@ def test_the_pages_give_the_accept_rule_in_its_order() -> None:
 
 
 def templates(tree: ast.AST) -> Iterator[str]:
-    """Each text in a program, as a pattern: what is put in at runtime may be anything."""
+    """Yield each text in a program, as a pattern: values of the runtime match any text."""
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             yield "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".+" for part in node.values)
@@ -293,7 +293,7 @@ def functions_named(name: str, path: str) -> list[ast.FunctionDef]:
 
 
 def messages_shown(text: str) -> set[str]:
-    """What tables and sentences quote as said by a node: some words, not just a name."""
+    """Return the messages that tables and sentences quote from a node: some words, not just a name."""
     return {quoted for quoted in re.findall(r"`([^`\n]+)`", _FENCE.sub("", text)) if quoted.count(" ") >= 2}
 
 
@@ -454,7 +454,7 @@ def test_the_examples_in_docstrings_work(source: Path) -> None:
     module = importlib.import_module(".".join(source.relative_to(ROOT).with_suffix("").parts))
     result = doctest.testmod(module)
     assert result.attempted > 0
-    assert result.failed == 0  # what was expected and what came is printed
+    assert result.failed == 0  # doctest prints the expected and the actual output
 
 
 # Links and words

@@ -1,4 +1,4 @@
-"""The example app as a browser and as curl see it, in process; and the demo, as the newcomer who types ``make demo``."""
+"""The example app as a browser and as curl see it, in process; and the demo, as a newcomer runs it with ``make demo``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
 
 
 def as_thief(client: Client, token: str) -> Any:
-    """What the app answers to somebody who has only this token."""
+    """Return the app's answer to a client with only this token."""
     client.cookies.clear()
     return client.get("/private/session", headers={"Cookie": f"session={token}"})
 
@@ -339,7 +339,7 @@ def run_demo(*command: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """Whatever happened, end the demo; returns what it still had to say."""
+    """End the demo in any case; return its remaining output."""
     if process.poll() is None:
         process.terminate()
     try:

@@ -64,7 +64,7 @@ class Import:
 
     Attributes:
         importer: the dotted name below the package.
-        imported: the same of what it imports, or the name of another package.
+        imported: the same of the imported module, or the name of another package.
         ours: whether that is of this package.
         typing_only: whether it stands below ``if TYPE_CHECKING``.
         lazy: whether it stands in a function.
@@ -122,7 +122,7 @@ IMPORTS = [found for name, path in MODULES.items() for found in imports_of(name,
 
 
 def room(module: str) -> str:
-    """The room that a module is in; empty for the package itself, and for what has no place."""
+    """Return the room of a module; empty for the package itself, and for modules without a room."""
     while module and module not in RANK:
         module = module.rpartition(".")[0]
     return module

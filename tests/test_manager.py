@@ -1,4 +1,4 @@
-"""The session manager: log-outs of one session, of a subject, of everybody, and who may stay.
+"""The session manager: log-outs of one session, of a subject, of all subjects, and their exceptions.
 
 On two backends, one of which is not of this package.
 """
@@ -367,7 +367,7 @@ async def test_a_payload_of_a_later_release_cannot_be_told(manager: SessionManag
 
 
 class Visitor:
-    """Asks an app behind the middleware, with one cookie, and reads what comes back."""
+    """Sends a request with one cookie to an app behind the middleware, and reads the answer."""
 
     def __init__(self, manager: SessionManager, act: Any) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

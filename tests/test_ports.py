@@ -1,4 +1,4 @@
-"""The ports of the demo's and the tests' servers: nobody else is given one while its server is down."""
+"""The ports of the demo's and the tests' servers: no other process gets one while its server is down."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def elsewhere() -> Iterator[tuple[str, int]]:
 
 
 def given_to(port: int, elsewhere: tuple[str, int]) -> set[str]:
-    """Who is given this port on asking for any: a server, on loopback or on all addresses, or a client of another server."""
+    """Return which sockets get this port when they ask for any: servers on loopback or all addresses, or clients."""
     found = set()
     for address in (LOOPBACK, ""):
         with closing(confined(port)) as server, suppress(OSError):

@@ -1,4 +1,4 @@
-"""What ``ha_session_mw`` exports: importable, documented, complete."""
+"""The exports of ``ha_session_mw``: importable, documented, complete."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import anyio
 from example_app.ports import reserve_port
 
 LIMIT_S = 30.0
-"""For what takes a second on an idle machine."""
+"""Time limit for steps that take a second on an idle machine."""
 
 
 def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
@@ -25,7 +25,7 @@ def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) 
 async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
     """Return when a condition holds; others run meanwhile."""
     with anyio.fail_after(limit_s):
-        while not condition():  # noqa: ASYNC110 - nobody tells
+        while not condition():  # noqa: ASYNC110 - the condition has no event
             await anyio.sleep(0.01)
 
 

@@ -5,9 +5,9 @@ log-out, and within stated bounds *all* orders in which messages, crashes and ti
 
 It is a search in Python and no model in TLA+, because nothing is modelled that could be the real thing: the nodes are the objects of
 :mod:`ha_session_mw._core`, and there is no second account of their rules to fall behind the first. To copy whole clusters at each
-step would be too slow, for there are millions of steps. But one node alone can be in a few thousand states only. So each thing that a
+step would be too slow, because there are millions of steps. But one node alone can be in a few thousand states only. So each thing that a
 node can do is done by the real code once in each of *its* states (:mod:`.workshop`), and a state of the cluster is a handful of numbers.
 
-What is invented here is what lies around the nodes: a network, time in steps of half a lease, files, an engine that makes no mistake.
-What is left out: wall clocks, floors, cuts, look-ups among peers, and how the drivers obey. The simulation has these.
+The model invents only the nodes' surroundings: a network, time in steps of half a lease, files, an engine that makes no mistake.
+It leaves out: wall clocks, floors, cuts, look-ups among peers, and how the drivers obey. The simulation has these.
 """

@@ -1,4 +1,4 @@
-"""``python -m tests.model``: every case within its wider bounds, and what each broken rule leads to.
+"""``python -m tests.model``: every case within its wider bounds, and the consequence of each broken rule.
 
 Fails if an invariant was seen broken by the rules as they are, or was not by broken ones.
 """

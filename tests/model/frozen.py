@@ -1,4 +1,4 @@
-"""Objects as values: what an object is made of, in nested tuples that can be compared and hashed, and made into an object again.
+"""Objects as values: an object's parts in nested tuples that compare, hash, and become an object again.
 
 So a search may tell whether it has been in a state before, without being told what the state consists of: a field that somebody adds
 to a class of the core is part of it at once.
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 Frozen = Any
-"""A number, a text or None; an immutable structure; or a tuple of a class and of what the object of that class is made of."""
+"""A number, a text or None; an immutable structure; or a tuple of a class and the parts of its object."""
 
 _ATOMS = frozenset({type(None), bool, int, float, str})
 
@@ -43,7 +43,7 @@ def _slots(cls: Hashable) -> tuple[str, ...]:
 
 
 def freeze(thing: object) -> Frozen:
-    """What the thing is made of. Two things that behave alike may differ here, but never the other way round."""
+    """Return the parts of an object. Objects that behave alike may differ here; objects that are equal here behave alike."""
     met: dict[int, int] = {}
 
     def walk(it: Any) -> Frozen:

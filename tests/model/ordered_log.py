@@ -41,7 +41,7 @@ Steps = Iterator[tuple[Action, OrderedState]]
 
 
 class OrderedLog:
-    """A cluster that is well, and what may come of it."""
+    """A healthy cluster, and its possible futures."""
 
     def __init__(self, question: OrderedQuestion) -> None:
         self.question = question
@@ -63,10 +63,10 @@ class OrderedLog:
         asked = self.question
         return OrderedState(tuple(map(self.workshop.keep, members)), log, (), log_outs, asked.beats, asked.restarts, asked.units)
 
-    # What may happen next.
+    # Next steps.
 
     def steps(self, state: OrderedState) -> Steps:
-        """All that may happen next, and what comes of it."""
+        """Yield each possible next step, and the state after it."""
         for action, after in self._steps(state):
             yield action, self._noted(after)
 
@@ -164,15 +164,15 @@ class OrderedLog:
             yield ("answers the request", member), state._replace(request=state.request._replace(accepted=accepted))
 
     def _noted(self, state: OrderedState) -> OrderedState:
-        """What the members know by now of the log-outs that they made."""
+        """Return the state with each member's current knowledge of its own log-outs."""
         found = {number: standing for member in range(len(state.members)) for number, standing in self._looks(state, member).standings}
         log_outs = tuple(one._replace(standing=max(one.standing, found.get(log_out, 0))) for log_out, one in enumerate(state.log_outs))
         return state._replace(log_outs=log_outs)
 
-    # What must not be.
+    # Forbidden states.
 
     def fault(self, state: OrderedState) -> str | None:
-        """What is wrong with a state."""
+        """Return the fault of a state; None if there is none."""
         if state.request is not None and state.request.accepted:
             return f"{state.request.member} has accepted a request that began after the acknowledgement"
         for log_out, (standing, durable_age) in enumerate(state.log_outs):

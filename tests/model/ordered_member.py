@@ -1,4 +1,4 @@
-"""One process that shares an ordered log, in the model: the real state machine, and what of its state has no say in what is asked here."""
+"""One process that shares an ordered log, in the model: the real state machine, without the state that no question depends on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG = LogId("log", 0)
 
 @dataclass(frozen=True, slots=True)
 class OrderedQuestion:
-    """What is searched of an ordered log, and within which bounds.
+    """A question about an ordered log, with its bounds.
 
     Attributes:
         members: how many processes.
@@ -53,7 +53,7 @@ class OrderedQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """What a process asks the log to take: a beat, or the entry of a log-out."""
+    """A process's write to the log: a beat, or the entry of a log-out."""
 
     member: int
     life: str
@@ -62,14 +62,14 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The log's answer: what it took, and where that stands."""
+    """The log's answer: the accepted item and its position."""
 
     put: Put
     position: int
 
 
 class OrderedLooks(NamedTuple):
-    """What there is to know of a process from outside.
+    """The facts about a process that are visible from outside.
 
     Attributes:
         life: names it.
@@ -116,7 +116,7 @@ class OrderedMember:
             NodeId(f"{self.question.nodes[self.number]}.{self.number}"), f"{self.life}", "", "starting", 0, 0, (), LIMIT_S, ENDS_MS
         )
 
-    # What may happen to it.
+    # Its steps.
 
     def log_out(self, number: int) -> Put:
         self.made.add(number)
@@ -150,7 +150,7 @@ class OrderedMember:
         self.ordered.position = position
 
     def reads(self) -> float:
-        """A request begins: what is read first."""
+        """Begin a request; return its first reading."""
         view = self.ordered.view
         return accepts(0, view, math.inf) if self.question.reads_late else view.fresh_at
 
@@ -168,14 +168,14 @@ class OrderedMember:
             process.heard_s = aged(process.heard_s, by_s)
         self.taken = {number: (position, aged(durable_s, by_s)) for number, (position, durable_s) in self.taken.items()}
 
-    # What has no say.
+    # State without effect.
 
     def wake(self) -> None:
-        """What was left out of the frozen process comes back: the others' wall clocks and limits, on which no lease depends."""
+        """Restore the state that the frozen process left out: the others' wall clocks and limits, on which no lease depends."""
         self.ordered.speaker.members = Members(self.own, majority=1)
 
     def rest(self) -> None:
-        """Leave out when the next beat is due, for it may come at any time; who has a vote on clocks; and what is told to nobody else."""
+        """Leave out state that reaches no other process, votes on clocks, and the next beat's time, as a beat may come at any time."""
         ordered = self.ordered
         del ordered.speaker.members
         ordered._told_s, ordered._news, ordered._alive_s, ordered._returned_s = -math.inf, False, 0.0, math.inf

@@ -1,4 +1,4 @@
-"""The messages of the quorum log in the model, by number: what stands on them, and what of it has a say."""
+"""The messages of the quorum log in the model, by number: their content, and the part of it that has an effect."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .terms import RATES, Numbered, aged
 
 
 class Letter(NamedTuple):
-    """What stands on a message.
+    """The content of a message.
 
     Attributes:
-        asker, asker_life: who asks, and which process of it.
-        askee: who is asked.
+        asker, asker_life: the member that asks, and its process.
+        askee: the member that is asked.
         callee_life, echo: the process of it that the asker has read, and the newest number of that process' answers.
         step: of the asker's recovery.
         sent_s: when the asker asked.
@@ -58,7 +58,7 @@ class Post:
     def number(self, message: Message) -> int:
         answer = message.answer
         if answer is not None and self._question.reduced:
-            # Both concern what is told to operators, and cuts that nobody remembers.
+            # Both concern reports to operators, and forgotten cuts.
             message = replace(message, answer=msgspec.structs.replace(answer, majority_forgot=False, known_before=False))
         number = self._all.number(message)
         if number == len(self._letters):
@@ -78,7 +78,7 @@ class Post:
         return self.number(replace(message, sent=replace(message.sent, sent_s=sent_s)))
 
     def wiped(self, number: int, *, counts: bool, echo: int, stamp: int, step: int) -> int:
-        """The same message, without what has no say.
+        """Return the same message, without the parts that have no effect.
 
         Args:
             counts: whether the asked one waits for its log-out, and so for acknowledgements.
@@ -96,7 +96,7 @@ class Post:
         poll = msgspec.structs.replace(sent.poll, heartbeat=msgspec.structs.replace(sent.poll.heartbeat, sequence=0), echo=echo)
         if not counts:
             poll = msgspec.structs.replace(poll, callee="", position=0, callee_life="", silent=())
-        if not files:  # whoever keeps nothing is not told how much that was
+        if not files:  # a member without a file does not learn the size of its file
             poll = msgspec.structs.replace(poll, sequence=0)
         if answer is not None:
             answer = msgspec.structs.replace(answer, stamp=stamp, known=answer.known if files else 0)

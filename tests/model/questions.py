@@ -1,4 +1,4 @@
-"""What is searched, within which bounds, and which broken rules each of these searches finds out."""
+"""The searches with their bounds, and the broken rules that each of them finds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Case:
     """One search by the rules as they are, which comes to an end, and the same by broken ones, which do not.
 
     Attributes:
-        name: what it is about.
-        right: what is searched.
+        name: its subject.
+        right: the question with the right rules.
         broken: the same with one rule broken, by its name.
         wider: the bounds of ``make prove``.
         takes_long: whether all of it is for ``make prove``.
@@ -34,7 +34,7 @@ class Case:
 
 
 def model_of(question: Question) -> QuorumLog | OrderedLog:
-    """What a question is searched in."""
+    """The model in which a question is searched."""
     return QuorumLog(question) if isinstance(question, QuorumQuestion) else OrderedLog(question)
 
 
@@ -54,11 +54,11 @@ def _ordered(name: str, right: OrderedQuestion, *broken: str, wider: tuple[Order
 
 
 TO_THE_FIRST = ((1, 0), (2, 0))
-"""Two members ask the one that logs out, and nobody asks anybody else."""
+"""Two members poll the one that logs out, and no other member polls."""
 TWO_PARTS = ((1, 0), (2, 0), (3, 4), (4, 3))
 """Five members: three hear of the log-out, two have only each other."""
 TURNS = ((1, 0), (1, 2), (1, 3), (2, 0), (2, 1), (2, 3))
-"""Four members: two, who may forget, ask everybody."""
+"""Four members: two of them may forget, and poll all others."""
 
 ONE_BETWEEN = ((0, 1), (1, 0), (1, 2), (2, 1))
 """The first member and the last know each other only through the one between them."""

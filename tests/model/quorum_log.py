@@ -92,7 +92,7 @@ class QuorumLog:
                     asker.learn(askee.hear(asker.ask(askee.number)))
             asker.write()
 
-    # What may happen next.
+    # Next steps.
 
     def steps(self, state: QuorumState) -> Steps:
         """Yield each action that may happen next, with the state after it."""
@@ -150,7 +150,7 @@ class QuorumLog:
             letter = self._post.letter(under_way)
             left = state.network if self.question.doubles else tuple(number for number in state.network if number != under_way)
             if letter.is_answer and letter.asker_life != self.workshop.looks(state.members[letter.asker]).life:
-                continue  # there is nobody any more who would get it
+                continue  # its receiver no longer exists
             if letter.is_answer:
                 number, _ = self._get(state.members[letter.asker], QuorumMember.learn, under_way)
                 yield ("has an answer from", letter.asker, letter.askee), self._with(state, letter.asker, number, left)
@@ -193,7 +193,7 @@ class QuorumLog:
         log_outs = tuple(one.older() for one in state.log_outs)
         return state._replace(members=members, network=network, log_outs=log_outs, units=state.units - 1)
 
-    # What has a say.
+    # State with an effect.
 
     def _settled(self, state: QuorumState) -> QuorumState:
         """Return the state without the parts that can have no effect any more."""
@@ -238,7 +238,7 @@ class QuorumLog:
         return state._replace(members=tuple(members), network=tuple(sorted(kept)))
 
     def _noted(self, state: QuorumState) -> QuorumState:
-        """Return the state with what the members know by now of the log-outs that they appended."""
+        """Return the state with each member's current knowledge of its own log-outs."""
         found = {log_out: standing for looks in map(self.workshop.looks, state.members) for log_out, standing in looks.standings}
         log_outs = tuple(one._replace(standing=max(one.standing, found.get(log_out, 0))) for log_out, one in enumerate(state.log_outs))
         return state._replace(log_outs=log_outs)
@@ -256,7 +256,7 @@ class QuorumLog:
     def _may_matter(self, letter: Letter, looks: list[QuorumLooks], awaited: tuple[bool, ...], request: Request | None) -> bool:
         """Return whether a message can have an effect.
 
-        Nobody gets an answer that a process before asked for. And who knows everything learns nothing, but
+        No process gets an answer to an earlier process's poll. And a member that knows everything learns nothing, except
         for what it then has to say to a member that waits.
         """
         asker = looks[letter.asker]
@@ -277,10 +277,10 @@ class QuorumLog:
     def _counts_of(self, member: int, look: QuorumLooks, letters: list[Letter]) -> set[int]:
         return {*look.steps, *(one.step for one in letters if one.asker == member and one.asker_life == look.life)} if look.steps else set()
 
-    # What must not be.
+    # Forbidden states.
 
     def fault(self, state: QuorumState) -> str | None:
-        """Return what is wrong with a state; None if nothing is."""
+        """Return the fault of a state; None if there is none."""
         if state.request is not None and state.request.accepted:
             return f"{state.request.member} has accepted a request that began after the acknowledgement"
         for log_out, (standing, durable_age) in enumerate(state.log_outs):

@@ -43,16 +43,16 @@ class QuorumQuestion:
         log_outs: for each log-out, which member appends it.
         in_flight: how many messages may be under way at once. None: a poll is heard and answered in one step, or its answer is lost.
         doubles: whether a message that has arrived may arrive again.
-        links: who asks whom; by default all.
+        links: pairs of poller and polled; by default all.
         restarts: how many times a member may crash and be started again.
         mortal: which members may; by default all.
         ways: how; see :meth:`QuorumMember.restart`.
-        files: whether the members keep what they know in files.
+        files: whether the members keep their logs in files.
         units: how many units of time may pass once there is a log-out; a lease lasts two of them. One unit: only once it is durable.
         silence: whether members tell whom they have not answered for long.
         requests: whether a request may be under way while other things happen.
         reads_late: whether it is looked up before it is seen whether the member is fresh.
-        reduced: whether what has no say is wiped out.
+        reduced: whether state without effect is removed.
     """
 
     members: int = 3
@@ -116,7 +116,7 @@ class Say(NamedTuple):
     """The parts of one member's state that may still have an effect.
 
     Attributes:
-        awaited: for each member, whether a log-out that it appended is still waited for. Nobody asks after the fence of the others.
+        awaited: for each member, whether a log-out that it appended is still waited for. No client waits for the others' fence.
         silence: the members that somebody may still be told have not been answered for long.
         freshness: whether it matters how fresh this member is: not once it knows all that there ever is to know.
         stamps, steps: the numbers that are remembered, renumbered in their order; None where they are as they should be.
@@ -161,7 +161,7 @@ class QuorumMember:
     def peers(self) -> dict[int, Peer]:
         return {number(peer.url): peer for peer in self.quorum._peers.values()}
 
-    # What may happen to it.
+    # Its steps.
 
     def append(self, log_out: int) -> None:
         self.receipts[log_out], _ = self.quorum.append([ENTRIES[log_out]], NOW)
@@ -196,7 +196,7 @@ class QuorumMember:
         """Crash and start at once: a process that is down behaves like one that no message reaches.
 
         Args:
-            how: ``forgets``: without what was written, if anything; ``keeps``: with it; ``wrote``: with what was being written too.
+            how: ``forgets``: without its file; ``keeps``: with the written entries; ``wrote``: with the write in progress, too.
         """
         if self.file is not None:
             batch = self._batch() if how == "wrote" else None
@@ -213,7 +213,7 @@ class QuorumMember:
         fence._waits = type(fence._waits)((position, aged(known_s, by_s)) for position, known_s in fence._waits)
 
     def reads(self) -> float:
-        """Begin a request; return what it reads first."""
+        """Begin a request; return its first reading."""
         view = self.quorum.view
         return accepts(0, view, math.inf) if self.question.reads_late else view.fresh_at
 
@@ -223,14 +223,14 @@ class QuorumMember:
         right = bool(read) and is_fresh(view.fresh_at) if self.question.reads_late else accepts(0, view, read)
         return right and not self.quorum.recovering
 
-    # What has no say.
+    # State without effect.
 
     def wake(self) -> None:
         """Restore what the frozen member left out: the others' wall clocks and limits, on which no lease depends."""
         self.quorum.speaker.members = Members(self.own, majority=self.quorum._majority)
 
     def rest(self) -> None:
-        """Leave out what no other member learns: events, readiness, counts of heartbeats; and everything about cuts."""
+        """Leave out the state that no other member learns: events, readiness, counts of heartbeats; and everything about cuts."""
         quorum = self.quorum
         quorum._durable.take_back()
         del quorum.speaker.members
@@ -245,7 +245,7 @@ class QuorumMember:
                 peer.answered_s = NOW.boot_s
 
     def wipe(self, say: Say) -> None:
-        """Wipe out what can have no effect any more."""
+        """Remove state that can have no effect any more."""
         quorum = self.quorum
         if say.stamps is not None:
             self._renumber(dict(say.stamps))
@@ -278,7 +278,7 @@ class QuorumMember:
 
     def _wipe_peer(self, peer: Peer, number: int, say: Say) -> None:
         if not say.awaited[number]:
-            # How far it has been read is told to it in acknowledgements, and saves sending again what is known.
+            # Acknowledgements tell it how far it has been read, and save repeated sending of known entries.
             peer.callee, peer.position, peer.echo_life, peer.echo = "", 0, "", 0
             peer.unkept.clear()
         if number not in say.read or not say.awaited[number]:

@@ -11,7 +11,7 @@ Action = tuple[object, ...]
 
 
 class Model(Protocol[State]):
-    """What can be searched."""
+    """A model that can be searched."""
 
     def start(self) -> State: ...
 
@@ -19,18 +19,18 @@ class Model(Protocol[State]):
         """All that may happen next."""
 
     def fault(self, state: State) -> str | None:
-        """What is wrong with this state; None if nothing is."""
+        """Return the fault of this state; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has come to.
+    """The result of a search.
 
     Attributes:
         states: how many different ones it has been in.
         depth: how many steps the farthest of them is away.
         complete: whether there are no others.
-        fault: what is wrong with the last state of the path; None if no state is wrong.
+        fault: the fault of the last state of the path; None if no state is faulty.
         path: the shortest way to it.
     """
 

@@ -10,7 +10,7 @@ _STANDINGS = ("", "", "durable", "fenced")
 
 
 def told(model: QuorumLog | OrderedLog, found: Found) -> str:
-    """What happened, step by step; each time a log-out gets further, that; and what is wrong in the end."""
+    """Return the steps of a path, each progress of a log-out, and the fault at the end."""
     lines, before = [], model.start()
     for count, (action, state) in enumerate(found.path, 1):
         lines.append(f"  {count:2}. {_sentence(action)}{_progress(before, state)}")

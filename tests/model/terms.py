@@ -1,4 +1,4 @@
-"""What both models speak of: discrete time, the session that a log-out ends, how far a log-out has got, a request under way."""
+"""The terms of both models: discrete time, the session that a log-out ends, how far a log-out has got, a request under way."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ha_session_mw.models import Claims, Deny, FamilyId, KeyId, NodeId, SessionI
 Thing = TypeVar("Thing", bound=Hashable)
 
 NOW = Moment(0, 0)
-"""It is always now: time passes by making all that was longer ago. Wall clocks stand still, for nothing asked here depends on them."""
+"""The constant current time: time passes by moving all past moments back. Wall clocks stand still, because no question depends on them."""
 UNIT_S = 100
 LIMIT_S = 2 * UNIT_S
 RATES = (101, 99, 99, 99, 99)
-"""How much of a unit is how much on each member's clock: the first, who logs out, is 1 % fast, and the others are 1 % slow."""
+"""Rate of each member's clock: the first, which logs out, is 1 % fast, and the others are 1 % slow."""
 ENDS_MS = 10**12
 LONG = 3
-"""For so many units nothing can be told from what is for ever: every lease and every fence is over."""
+"""Units after which a moment counts as infinitely long ago: every lease and every fence is over."""
 _LONG_S = (LONG + 1) * UNIT_S
 
 
 def aged(time_s: float, by_s: float) -> float:
-    """The same moment, after so much time has passed."""
+    """Return the same moment, after this much time has passed."""
     return time_s - by_s if time_s - by_s > -_LONG_S else -math.inf
 
 
@@ -73,7 +73,7 @@ NOT_MADE, MADE, DURABLE, FENCED = range(4)
 
 
 class LogOut(NamedTuple):
-    """How far a log-out has got, by what its member knew; and for how long it has been durable, in units of time."""
+    """A log-out's progress as its member knew it, and for how long it has been durable, in units of time."""
 
     standing: int = NOT_MADE
     durable_age: int = 0
@@ -86,9 +86,9 @@ class Request(NamedTuple):
     """A request for the session that the first log-out ended, begun after that was acknowledged as fenced.
 
     Attributes:
-        member: who answers it.
+        member: the member that answers it.
         life: which process of it.
-        read: what was read when it began: ``fresh_at``; by the broken order, whether the session was found to stand.
+        read: its reading at the begin: ``fresh_at``; by the broken order, whether the session was valid.
         accepted: whether it has been accepted.
     """
 
@@ -99,7 +99,7 @@ class Request(NamedTuple):
 
 
 class Numbered(Generic[Thing]):
-    """Things by their numbers, the same for what is equal."""
+    """Things by their numbers; equal things share one number."""
 
     def __init__(self) -> None:
         self._numbers: dict[Thing, int] = {}

@@ -42,7 +42,7 @@ def test_a_broken_rule_is_found_out_and_told_as_a_story(question: Question) -> N
 
 
 def seen(model: QuorumLog, state: QuorumState) -> list[object]:
-    """What is looked at in a state. How fresh a member is matters to nobody once it knows everything."""
+    """Return the compared part of a state. A member's freshness has no effect once it knows everything."""
     members = [model.workshop.looks(number) for number in state.members]
     ages = [None if all(one.knows) else one.fresh_age for one in members]
     return [state.log_outs, ages, *((one.accepts, one.knows, one.memory) for one in members)]
@@ -61,7 +61,7 @@ LIKELY = {
 
 
 def walk_both(question: QuorumQuestion, random: Random, steps: int) -> int:
-    """Go one way with what has no say and without it, and look at every step. Returns how far the log-out got."""
+    """Walk one path with and without the dropped state, and compare every step. Return how far the log-out got."""
     whole, wiped = QuorumLog(replace(question, reduced=False)), QuorumLog(question)
     here, there = whole.start(), wiped.start()
     for _ in range(steps):
@@ -70,7 +70,7 @@ def walk_both(question: QuorumQuestion, random: Random, steps: int) -> int:
             break  # everybody knows everything
         those = list(whole.steps(here))
         [(action, here)] = random.choices(those, [LIKELY.get(str(action[0]), 1) for action, _ in those])
-        # What nothing can come of is not there to be done, and so changes nothing.
+        # The reduced model lacks actions without effect, and so they change nothing.
         there = ways.get(action, there)
         assert seen(whole, here) == seen(wiped, there), action
     return here.log_outs[0].standing

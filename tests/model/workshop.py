@@ -1,6 +1,6 @@
 """Where the real objects are put to work: each is made for one thing to be done, and taken apart again.
 
-What an object is made of says all about what will come of it. So each thing is done by the real code once for each different object,
+An object's parts determine its future. So the real code does each step once for each different object,
 however many states of the whole it is part of; and a state of the whole is a handful of numbers.
 """
 
@@ -14,13 +14,13 @@ from .terms import Numbered
 
 
 class Worker(Protocol):
-    """One node in a model: the real object, and what the node did with it."""
+    """One node in a model: the real object, and the node's record of it."""
 
     def wake(self) -> None:
-        """It was made; what was left out comes back."""
+        """Restore the parts that ``rest`` left out, after the object was made again."""
 
     def rest(self) -> None:
-        """It is about to be taken apart: leave out what has no say."""
+        """Leave out the parts without effect, before the object is taken apart."""
 
     def looks(self) -> Any: ...
 
@@ -49,7 +49,7 @@ class Workshop(Generic[AnyWorker, SomeLooks]):
         return worker
 
     def do(self, number: int, act: Callable[..., Any], *args: Hashable) -> tuple[int, Any]:
-        """What becomes of a member that does something, and what it says."""
+        """Return a member after an action, and its messages."""
         key = (number, act, *args)
         done = self._done.get(key)
         if done is None:

@@ -26,7 +26,7 @@ class Kind:
     right: Variant
     broken: Mapping[str, Variant]
     told_of: Callable[[Any], Any]
-    """What a directed schedule is given to be told of one set of rules."""
+    """The argument of a directed schedule for one set of rules."""
     every_schedule: Sequence[Callable[[Any], Findings]]
     caught_by: Mapping[str, Callable[[Any], Findings]]
 
@@ -52,7 +52,7 @@ KINDS = {
 
 
 def some(seeds: range, kind: str, variant: str) -> tuple[Findings, list[int]]:
-    """What these seeds brought to light together, and those of them that saw a rule broken."""
+    """The total findings of these seeds, and the seeds that saw a rule broken."""
     total, bad = Findings(), []
     for seed in seeds:
         found = KINDS[kind].run(seed, variant=KINDS[kind].broken.get(variant, KINDS[kind].right))
@@ -75,7 +75,7 @@ def random_schedules(first: int, count: int, kind: str, variant: str, processes:
 
 
 def directed_schedules(kind: str) -> int:
-    """How many of the directed schedules did not show what they are to show."""
+    """Return the number of directed schedules without their expected result."""
     known, wrong = KINDS[kind], 0
     for schedule in known.every_schedule:
         found = schedule(known.told_of(known.right))

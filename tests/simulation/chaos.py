@@ -19,7 +19,7 @@ N = TypeVar("N", bound=Node)
 
 
 class Chaos(ABC, Generic[N]):
-    """One random schedule: what users do meanwhile, whatever the log.
+    """One random schedule for any log, with its users' actions.
 
     Attributes:
         world: where it happens.
@@ -53,7 +53,7 @@ class Chaos(ABC, Generic[N]):
 
         self.world.after(self.chance.expovariate(rate), None, again)
 
-    # What users do.
+    # Users' actions.
 
     def _awake(self) -> N | None:
         node = self.chance.choice(self.world.nodes)
@@ -65,7 +65,7 @@ class Chaos(ABC, Generic[N]):
             node.log_in(self.chance.choice("abc"))
 
     def _pick(self) -> Session | None:
-        """Mostly one of the latest: those are what goes wrong."""
+        """Mostly one of the latest, because those expose faults."""
         sessions = self.world.sessions
         if not sessions:
             return None
@@ -89,7 +89,7 @@ class Chaos(ABC, Generic[N]):
             first, second = (self.chance.choice((0, 0, 0, 0.1, 0.5, 3)) * self.chance.random() for _ in range(2))
             node.request(session, (first, second))
 
-    # What goes wrong.
+    # Faults.
 
     @abstractmethod
     def _trouble(self) -> None:

@@ -1,4 +1,4 @@
-"""What directed schedules have in common, whatever the log, and whatever the world that they are told of."""
+"""The common parts of directed schedules, independent of the log and the world."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVER_S = LIMIT_S * 1.02 + 0.05
 
 
 class AnyNode(Protocol):
-    """What the schedules ask of a node."""
+    """The part of a node that the schedules use."""
 
     session_ms: int
 
@@ -31,11 +31,11 @@ class AnyNode(Protocol):
 
 
 class AnyWorld(Protocol):
-    """What the schedules ask of the world."""
+    """The part of the world that the schedules use."""
 
     findings: Findings
     least_pause_s: float
-    """Between two requests of somebody who asks again and again."""
+    """Pause between two requests of a client that repeats its request."""
 
     @property
     def time(self) -> float: ...

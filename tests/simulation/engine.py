@@ -1,7 +1,7 @@
 """An engine that keeps one order of revisions, as seen from outside: some servers, a leader, and all that may go wrong between.
 
-What a consensus protocol is for is taken as given: what was committed stays, in one order. Everything else is not: a write may be
-applied although nobody says so, later, or twice; a server may lag; a follower's stream may fall silent, break, or be gone.
+The guarantee of a consensus protocol is taken as given: committed entries stay, in one order. Everything else is not: a write may be
+applied without an answer, later, or twice; a server may lag; a follower's stream may fall silent, break, or be gone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .ordered_node import OrderedNode, OrderedWorld
 
 SYNC_S = 0.05
-"""How often a server that lags asks for what it lacks."""
+"""Interval at which a lagging server asks for missing entries."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Kept:
 
 @dataclass(eq=False)
 class Stream:
-    """What a server sends to one follower, in order."""
+    """A server's messages to one follower, in order."""
 
     node: OrderedNode
     life: int
@@ -85,7 +85,7 @@ class Server(Place):
         self.silent_until = 0.0
         self.streams: list[Stream] = []
 
-    # What nodes ask.
+    # Nodes' requests.
 
     def on_write(self, write: Write, node: OrderedNode, life: int, ticket: int) -> None:
         def answer(position: int | None) -> None:
@@ -106,10 +106,10 @@ class Server(Place):
         self.streams.append(stream)
         self.push(stream)
 
-    # What it tells.
+    # Deliveries.
 
     def apply(self, position: int) -> None:
-        """It has learned what was committed up to there."""
+        """Apply the committed entries up to this position."""
         if position <= self.applied or not self.engine.connected(self):
             return
         self.applied = position
@@ -122,7 +122,7 @@ class Server(Place):
         self.world.after(SYNC_S, self, self.sync)
 
     def push(self, stream: Stream) -> None:
-        """Send what is new, by and by: several revisions share a message."""
+        """Send new revisions with a delay, so that several share a message."""
         if self.world.time >= self.silent_until:
             self.world.after(self.world.random.uniform(0, 0.002), self, self._send, stream)
 
@@ -157,7 +157,7 @@ class Server(Place):
 
 
 class Engine:
-    """What all servers agree about.
+    """The state that all servers agree on.
 
     Args:
         world: where it is.
@@ -171,7 +171,7 @@ class Engine:
         self.position = 1
         self.compacted = 0
         self.ready_at = 0.0
-        """Until when an election goes on: what is proposed meanwhile is lost, or applied after it, and nobody says which."""
+        """End of the current election. Proposals before it are lost or applied later, without an answer."""
         self.servers = [Server(self, number) for number in numbers]
         self.leader = self.servers[0]
         for server in self.servers:
@@ -188,7 +188,7 @@ class Engine:
         world.after(world.random.uniform(0.0005, 0.003), None, self._commit, server, write, answer)
 
     def _retry(self, server: Server, write: Write) -> None:
-        """The election is over, and what nobody waits for any more is applied."""
+        """Apply a proposal after the election, although its sender no longer waits."""
         if self.serves(server):
             self.commit(write)
 
@@ -224,7 +224,7 @@ class Engine:
             found.append(revision)
         return found[::-1]
 
-    # What goes wrong.
+    # Faults.
 
     def connected(self, server: Server) -> bool:
         cut = self.world.links.cut

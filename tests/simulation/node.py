@@ -1,4 +1,4 @@
-"""One node: its clocks, the process on it, what users do there, and the requests that it is asked to answer, whatever its log."""
+"""One node with any log: its clocks, its process, its users' actions and its requests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Node(Place, ABC):
     """A member: its clocks, and the process that runs there.
 
     Attributes:
-        view: what the process knows.
+        view: the process's view.
         receipts: the log-outs that it has not acknowledged yet, whatever stands for them.
     """
 
@@ -93,7 +93,7 @@ class Node(Place, ABC):
     @property
     @abstractmethod
     def members(self) -> Members:
-        """Who its log says there is."""
+        """The members of its log."""
 
     @property
     @abstractmethod
@@ -110,10 +110,10 @@ class Node(Place, ABC):
 
     @abstractmethod
     def apply(self, entries: list[Entry]) -> None:
-        """Write entries that nobody waits for."""
+        """Write entries without a waiter."""
 
     def acknowledge(self, hit: list[Session | SubjectCut]) -> None:
-        """Whoever logged these out is told that it holds."""
+        """Acknowledge the log-out of these as fenced."""
         self.world.findings.fenced += 1
         for one in hit:
             one.fenced_at = min(one.fenced_at, self.world.time)
@@ -159,7 +159,7 @@ class Node(Place, ABC):
     # Requests, step by step, with a pause between any two.
 
     def request(self, session: Session, pauses: tuple[float, float] = (0.0, 0.0), then: Then | None = None) -> None:
-        """Have a request answered. What comes of it is judged by the world, and told to ``then``."""
+        """Answer a request. The world checks the decision, and ``then`` receives it."""
         began = self.world.time
 
         def done(decision: Decision) -> None:
@@ -184,7 +184,7 @@ class Node(Place, ABC):
 
     def _decide(self, session: Session, fresh_at: float, now: Moment, done: Then) -> None:
         decision = self.verdict(session, fresh_at, now)
-        # A node that is starting, or whose clock is wrong, judges nothing, and so asks nobody either.
+        # A node that is starting, or whose clock is wrong, validates nothing, and so asks no peer either.
         if isinstance(decision, CannotTell) and isinstance(decision.problem, StateStale | StateNotReached):
             self.wait(IN_FLIGHT_S, self._ask_peers, session, done)
         else:
@@ -202,7 +202,7 @@ class Node(Place, ABC):
         self._step(pauses[0] + pauses[1], check)
 
     def verdict(self, session: Session, fresh_at: float, now: Moment) -> Decision:
-        """The accept rule, with what stands before it."""
+        """Apply the accept rule, after the checks that precede it."""
         members = self.members
         if self.starting:
             return CannotTell(NodeStarting())
@@ -220,7 +220,7 @@ class Node(Place, ABC):
     # Look-ups.
 
     def _ask_peers(self, session: Session, done: Then) -> None:
-        """Try again what was in flight, then ask a peer: only its "revoked" is kept, never its yes."""
+        """Retry after entries in flight, then ask a peer: keep only its "revoked", never its yes."""
         decision = self.verdict(session, self.view.fresh_at, self.now())
         if not isinstance(decision, CannotTell) or not isinstance(decision.problem, StateStale | StateNotReached):
             done(decision)
@@ -240,7 +240,7 @@ class Node(Place, ABC):
                 # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
                 self.apply([Deny(session.claims.sid, session.claims.absolute_end_ms)])
             own = self.verdict(session, self.view.fresh_at, self.now())
-            # What was learned while the question was under way counts for more than a yes.
+            # Entries learned during the look-up outweigh a yes.
             done(own if isinstance(own, Refuse) else denial(session.verified, self.view) or said)
 
         def give_up() -> None:

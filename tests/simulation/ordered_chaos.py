@@ -12,7 +12,7 @@ HEALED_WITHIN_S = 6.0
 
 
 def run(seed: int, *, variant: OrderedVariant = RIGHT) -> Findings:
-    """What one random schedule brought to light."""
+    """Return the findings of one random schedule."""
     return OrderedChaos(seed, variant).run()
 
 
@@ -38,7 +38,7 @@ class OrderedChaos(Chaos[OrderedNode]):
         self.clocks_step = machines > 2 and workers == 1
         self.pace = chance.choice((0.3, 1.0, 3.0))
 
-    # What goes wrong.
+    # Faults.
 
     def _trouble(self) -> None:
         chance = self.chance
@@ -122,7 +122,7 @@ class OrderedChaos(Chaos[OrderedNode]):
         machine = self.chance.choice(self.world.machines)
         step = self.chance.choice((-HOUR_MS, -45_000, -1000, 1000, 45_000, HOUR_MS))
         # One clock at a time, and the next one once the last is known to be right again: a majority of wrong clocks is the time.
-        # And who has never heard anybody else must believe its own.
+        # A node that has never heard another one must believe its own clock.
         free = self.world.time > self.clocks_right_at and self.wrong_clock in (None, machine)
         if self.clocks_step and free and all(node.knows_the_time for node in machine.workers):
             self._move_clock(machine, step)
@@ -131,7 +131,7 @@ class OrderedChaos(Chaos[OrderedNode]):
 
     def _restart(self, node: OrderedNode) -> None:
         if node.machine is self.wrong_clock:
-            self._set_clock(node.machine)  # who starts alone, with a wrong clock, has nobody to learn that from
+            self._set_clock(node.machine)  # a node that starts alone with a wrong clock cannot notice that
         if node.leaving:
             node.crash()
         super()._restart(node)

@@ -53,7 +53,7 @@ BATCH = 3
 
 @dataclass(eq=False)
 class Asked:
-    """A log-out on its way: what of it is not written yet, and from when and where on it can be fenced."""
+    """A log-out in progress: its unwritten entries, and the time and position from which the fence counts."""
 
     unwritten: set[str]
     hit: list[Session | SubjectCut]
@@ -71,7 +71,7 @@ class Try:
 
 @dataclass(eq=False)
 class Machine:
-    """What the workers of one node share."""
+    """The state that the workers of one node share."""
 
     number: int
     workers: list[OrderedNode] = field(default_factory=list)
@@ -113,7 +113,7 @@ class OrderedNode(Node):
         self.tick()
 
     def crash(self) -> None:
-        """It is killed. Nobody is told any more that a log-out holds; what was not written yet is written by nobody."""
+        """Kill the process. Its pending log-outs are never acknowledged, and its unwritten entries are lost."""
         self.up = self.leaving = False
         self.receipts = []
 
@@ -135,7 +135,7 @@ class OrderedNode(Node):
         self.wait(HEARTBEAT_S, self.tick)
 
     def obey(self, ready: Ready) -> None:
-        """Do what the state machine asks for."""
+        """Carry out the state machine's requests."""
         if ready.floor_ms is not None:
             self.prune(ready.floor_ms)
         for slot, position in ready.remove:
@@ -156,7 +156,7 @@ class OrderedNode(Node):
         self.ask(Write(deletes=(key,), only_if=is_last), lambda _: None)
 
     def settle(self) -> None:
-        """What a driver does after each call: load, write, put the beat that is due, look at the log-outs."""
+        """Do a driver's work after each call: load, write, put the beat that is due, check the log-outs."""
         if self.log.needs_load and self.stream:
             self.stream = 0
             self.load()
@@ -194,7 +194,7 @@ class OrderedNode(Node):
         self.settle()
 
     def write(self) -> None:
-        """Write some of what is not written yet. What fails is tried again: it may then be written twice, which changes nothing."""
+        """Write some unwritten entries. A failed write is retried. It may then happen twice, which changes nothing."""
         keys = [*self.unwritten][:BATCH]
         self.writing = True
 
@@ -316,7 +316,7 @@ class OrderedNode(Node):
         if self.receipts:
             self.settle()
 
-    # What the world asks.
+    # The world's questions.
 
     @property
     def members(self) -> Members:
@@ -328,7 +328,7 @@ class OrderedNode(Node):
 
     @property
     def knows_the_time(self) -> bool:
-        """Whether it has ever heard several agree on what time it is."""
+        """Whether it has ever heard several members agree on the time."""
         return self.members._agreed_ms is not None
 
     def is_ready(self) -> bool:

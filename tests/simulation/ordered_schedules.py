@@ -23,7 +23,7 @@ def cluster(machines: int, variant: OrderedVariant, *, workers: int = 1, slow_cl
 
 
 def a_beat_that_comes_back_late(variant: OrderedVariant) -> Findings:
-    """Node 2 reads what it follows 1.5 s late. What was acknowledged meanwhile was logged after the beat that it reads."""
+    """Node 2 reads what it follows 1.5 s late. Entries acknowledged meanwhile were logged after the beat that it reads."""
     world = cluster(3, variant)
     one, last = world.nodes[1], world.nodes[2]
     session = log_in(one)
@@ -210,7 +210,7 @@ def a_clock_that_was_wrong_from_the_start(variant: OrderedVariant) -> Findings:
 
 
 def the_engine_is_restored_from_an_old_backup(variant: OrderedVariant) -> Findings:
-    """What was logged out since the backup is in the engine no more. Nodes that know of it judge nothing until an operator decides."""
+    """The engine lost the log-outs since the backup. Nodes that know of them validate nothing until an operator decides."""
     world = cluster(3, variant)
     session, other = log_in(world.nodes[0]), log_in(world.nodes[0])
     backup = dict(world.engine.state), world.engine.position

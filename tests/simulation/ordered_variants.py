@@ -47,14 +47,14 @@ class FreshWhenAcknowledged(Ordered):
 
 
 class ShortFence(Ordered):
-    """Waits nine tenths of what it should."""
+    """Waits nine tenths of the required time."""
 
     def fenced_by(self, position: int, durable_s: float) -> float:
         return min(super().fenced_by(position, durable_s), durable_s + 0.9 * self.members.fence_wait_s)
 
 
 class NoFence(Ordered):
-    """Acknowledges what is durable."""
+    """Acknowledges as fenced as soon as the entry is durable."""
 
     def fenced_by(self, position: int, durable_s: float) -> float:
         return -math.inf

@@ -47,7 +47,7 @@ class QuorumChaos(Chaos[QuorumNode]):
             self.wrong_clock.wall_off_ms += chance.choice((-HOUR_MS, HOUR_MS))
         self.pace = chance.choice((0.3, 1.0, 3.0))
 
-    # What goes wrong.
+    # Faults.
 
     def _trouble(self) -> None:
         choices = (self._part, self._part, self._slow, self._pause, self._crash, self._crash, self._crash_several, self._step_clock)
@@ -83,7 +83,7 @@ class QuorumChaos(Chaos[QuorumNode]):
     def _crash(self) -> None:
         node = self.chance.choice(self.world.nodes)
         forget = node.file is None or self.chance.random() < 0.3
-        # As many may forget at once as leave a majority's share to those who know: that much is promised, and no more.
+        # The promise holds as long as fewer than a majority forget at once.
         forgetful = sum(other.forgetful for other in self.world.nodes if other is not node)
         if node.up and forgetful + forget < self.world.majority and not (forget and forgetful + 1 >= self.world.majority):
             node.crash(forget=forget)

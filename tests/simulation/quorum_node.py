@@ -56,7 +56,7 @@ class QuorumNode(Node):
 
     @property
     def forgetful(self) -> bool:
-        """Whether this node has yet to learn what it may have forgotten."""
+        """Whether this node must still relearn entries that it may have forgotten."""
         if not self.up:
             return not self.file or not any(batch.learned for batch in self.file)
         return self.quorum.recovering and self.quorum.memory != "unchecked"
@@ -66,7 +66,7 @@ class QuorumNode(Node):
         self.wait(0.5, self.tick)
 
     def obey(self, ready: Ready) -> None:
-        """Do what a driver does after each call: send answers, write the batch, look at events and at the receipts."""
+        """Do a driver's work after each call: send answers, write the batch, check events and receipts."""
         for hold, answer in ready.answers:
             sent, peer, life = self.asked.pop(hold)
             self.world.send(self, peer, peer.on_answer, life, sent, answer)

@@ -56,7 +56,7 @@ def cluster(nodes: int, variant: QuorumVariant, *, slow_clock: int | None = None
 
 
 def a_slow_answer_is_no_fresh_one(begin: Begin) -> Findings:
-    """The answers to node 2 take almost as long as a poll may. What was acknowledged meanwhile is not in them."""
+    """The answers to node 2 take almost as long as a poll may. Entries acknowledged meanwhile are not in them."""
     world = begin(3)
     one, last = world.nodes[1], world.nodes[2]
     session = log_in(one)
@@ -153,7 +153,7 @@ def _take_turns(begin: Begin, *, heard: bool) -> Findings:
 
 
 def _forget_and_learn(world: AnyQuorumWorld, number: int, *, from_whom: set[int], heard_by: set[int]) -> None:
-    """Crash, and come back among those who never knew; whoever merely hears it cannot make itself heard."""
+    """Crash a node, and restart it among members that never knew the entry. Members that hear it cannot answer."""
     world.nodes[number].crash()
     isolate(world, number)
     world.mend(*between({number}, from_whom))
@@ -220,7 +220,7 @@ def a_yes_from_before(begin: Begin) -> Findings:
 
 
 def a_clock_that_steps_forth_and_back(begin: Begin) -> Findings:
-    """One clock goes ahead by an hour, beyond the end of what was logged out, and comes back."""
+    """One clock goes ahead by an hour, beyond the end of the revoked session, and comes back."""
     world = begin(3)
     world.nodes[0].session_ms = HOUR_MS // 4
     session = log_in(world.nodes[0])
@@ -252,7 +252,7 @@ def all_clocks_step_forth_and_back(begin: Begin) -> Findings:
 
 
 def a_witness_who_lacks_the_entry(begin: Begin) -> Findings:
-    """Node 3 said that it does not answer node 4; then it did, out of sight, and never knew what node 4 must not miss."""
+    """Node 3 reported node 4 as unreachable, then answered it unseen, without the entry that node 4 needs."""
     world = begin(5)
     session = log_in(world.nodes[0])
     isolate(world, 4)

@@ -106,7 +106,7 @@ def test_a_quiet_cluster_puts_its_heartbeats_and_nothing_else() -> None:
 
 
 class Overlooks(Ordered):
-    """Node 2 overlooks the first entry that it is told of."""
+    """Node 2 overlooks the first entry that it receives."""
 
     overlooked = False
 

@@ -1,4 +1,4 @@
-"""The world that the nodes live in: true time, a network that does everything wrong, and somebody who knows what is right."""
+"""The world of the nodes: true time, a network with every fault, and an observer that knows the truth."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOUR_MS = 3_600_000
 
 @dataclass(eq=False)
 class Session:
-    """A session, and what is true about it, whatever the nodes believe."""
+    """A session and the truth about it, independent of the nodes' views."""
 
     verified: Verified
     began: float
@@ -58,7 +58,7 @@ class SubjectCut:
 
 @dataclass
 class Findings:
-    """What was seen. The first four are what must never be seen."""
+    """Counts of observations. The first four must stay zero."""
 
     accepted_after_fence: int = 0
     refused_without_cause: int = 0
@@ -83,7 +83,7 @@ class Findings:
 
 @dataclass
 class Links:
-    """What the network does to messages from one node to another."""
+    """The faults of messages from one node to another."""
 
     cut: set[tuple[int, int]] = field(default_factory=set)
     slow_s: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -100,10 +100,10 @@ Way = tuple[int, int]
 
 
 class Judge:
-    """Somebody who knows what is true, and compares with it what the nodes decide.
+    """An observer that compares the nodes' decisions with the truth.
 
     Attributes:
-        findings: what was seen.
+        findings: the counts so far.
         sessions, cuts: all that there ever were.
     """
 
@@ -125,7 +125,7 @@ class Judge:
         return [session for session in self.sessions if session.claims.subject == subject and session is not but]
 
     def judge(self, process: tuple[int, int], session: Session, began: float, decision: Decision, walls_ms: Iterable[float]) -> None:
-        """Compare what a process decided with what is true."""
+        """Compare a process's decision with the truth."""
         seen = self.findings
         if isinstance(decision, Accept):
             seen.accepted += 1
@@ -159,7 +159,7 @@ def between(ones: set[int], others: set[int]) -> list[Way]:
 
 
 class World(Judge, Generic[N]):
-    """Some nodes, what lies between them, and the order of everything.
+    """The nodes, the network between them, and the order of all events.
 
     Args:
         seed: where all chance comes from. The same seed replays exactly.
@@ -190,7 +190,7 @@ class World(Judge, Generic[N]):
         self.at(self.time + delay_s, node, act, *args)
 
     def run(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let this many seconds pass."""
         end = self.time + seconds
         events = self._events
         while events and events[0][0] <= end:
@@ -241,7 +241,7 @@ class World(Judge, Generic[N]):
         for way in ways:
             self.links.slow_s[way] = by_s
 
-    # What is true.
+    # The truth.
 
     def new_session(self, node: Node, *, subject: str, cuts: tuple[CutId, ...], now_ms: int, life_ms: int) -> Session:
         name = f"{len(self.sessions):022d}"

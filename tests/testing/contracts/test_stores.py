@@ -55,7 +55,7 @@ Connected = tuple[sqlite3.Connection, tuple[int, int]]
 
 def full(connected: Callable[[float, float], Connected], busy_s: float, within_s: float) -> Connected:
     db, inode = connected(busy_s, within_s)
-    db.execute("PRAGMA max_page_count = 1")  # the least: what it has
+    db.execute("PRAGMA max_page_count = 1")  # SQLite's minimum is the current size
     return db, inode
 
 
