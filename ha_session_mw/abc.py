@@ -52,7 +52,7 @@ class PeerCalls(Protocol):
 
     @property
     def faults(self) -> PeerFaults:
-        """The counts of what other members did wrong."""
+        """The counts of the faults of other members."""
         ...
 
     async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
@@ -91,12 +91,12 @@ class Clock(Protocol):
 
 
 OnEvent = Callable[[ClusterEvent], None]
-"""Takes what happens to the cluster; returns at once and never raises.
+"""Takes an event of the cluster; returns at once and never raises.
 
 A log calls it once for each turn, in order. It reports members that join, drain and leave, and acknowledged entries that may be
 lost. It reports when entries can no longer become durable (``LostQuorum``), or can again (``FoundQuorum``). Where possible, it notices
 that without an append.
-It does not report what the node reads from the log itself: revoked sessions, staleness, an untrusted clock.
+It does not report facts that the node reads from the log itself: revoked sessions, staleness, an untrusted clock.
 """
 
 OnNewer = Callable[[str, int], None]
@@ -108,12 +108,12 @@ Returns at once and never raises. A store calls it as soon as it has the news.
 OnGap = Callable[[], None]
 """Says that records may have changed without a call of :data:`OnNewer`, so copies of them are worthless.
 
-Returns at once and never raises. A store calls it when it begins to follow what others write, and after each time it could not.
+Returns at once and never raises. A store calls it when it begins to follow the writes of others, and after each interruption of that.
 """
 
 
 def ignore(*_: object) -> None:
-    """Take a callback's arguments and do nothing: a store whose records nobody copies needs no more."""
+    """Take a callback's arguments and do nothing. This suffices for a store whose records are not copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class ClusterLog(ABC):
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         """Make entries durable in the cluster, and return once they are.
 
-        The entries are merged into this node's view before the first suspension, whatever happens afterwards. Merging is
+        The entries are merged into this node's view before the first suspension, even if the append fails afterwards. Merging is
         idempotent: the same entries may be appended again.
 
         Raises:
@@ -162,7 +162,7 @@ class ClusterLog(ABC):
 
     @abstractmethod
     async def fence(self, receipt: Receipt) -> None:
-        """Return when every node refuses what the entries deny, from now on.
+        """Return once every node refuses all sessions that the entries deny, from now on.
 
         This is so once each live member has confirmed the entries, or no member can still hold a lease from before them.
         Always ends in bounded time.
@@ -198,10 +198,11 @@ class ClusterLog(ABC):
 
     @abstractmethod
     def is_starting(self) -> bool:
-        """Whether the node must still learn what other members know before it may validate sessions."""
+        """Whether the node must still learn from other members before it may validate sessions."""
 
     def is_set_back(self) -> bool:
-        """Whether the log is older than what this node has applied from it. The node then validates nothing until an operator decides."""
+        """Whether the log is older than the entries that this node has applied from it. The node then validates nothing until an operator
+        decides."""
         return False
 
     @abstractmethod
@@ -212,7 +213,7 @@ class ClusterLog(ABC):
         """Return the key ids of each other live member."""
         return [member.kids for member in self.members()]
 
-    def announce(self, kids: tuple[KeyId, ...]) -> None:  # noqa: ARG002 - there is nobody to tell
+    def announce(self, kids: tuple[KeyId, ...]) -> None:  # noqa: ARG002 - there are no listeners
         """Announce the ids of this node's present keys to the members."""
         return
 
@@ -313,14 +314,14 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def delete(self, id: str) -> None:
-        """Remove a record, whatever its version. It is no error if there is none."""
+        """Remove a record of any version. It is no error if there is none."""
 
     @abstractmethod
     async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
         """Return a subject's records in the order of their ids, beginning behind the id ``after``, at most ``limit``."""
 
     async def run(self) -> None:
-        """Run the store's background work until cancelled: remove ended records, follow what others write."""
+        """Run the store's background work until cancelled: remove ended records, follow the writes of others."""
         return
 
 
@@ -399,7 +400,7 @@ class LockService(ABC):
 
 
 class Backend(ABC):
-    """Opens what the nodes of a cluster share: a log, and perhaps a store of records and locks.
+    """Opens the services that the nodes of a cluster share: a log, and perhaps a store of records and locks.
 
     One backend may serve several nodes of a process. Each thing that it opens belongs to one node. Opening waits for nothing. All
     methods raise :class:`~ha_session_mw.exceptions.ConfigurationError` if the settings cannot be used.

@@ -35,7 +35,7 @@ class SessionManager:
         clock: the two clocks; by default the system's.
         random: makes n random bytes.
         peer_transport: carries the calls to other nodes; by default the network.
-        backend: keeps what the nodes share; by default the one that ``HA_SESSION_CLUSTER`` names.
+        backend: keeps the shared log, records and locks; by default the one that ``HA_SESSION_CLUSTER`` names.
 
     Raises:
         ConfigurationError: the settings cannot be used.
@@ -218,7 +218,7 @@ class SessionManager:
         return self._node.why_not_ready()
 
     async def status(self) -> dict[str, object]:
-        """Return what an operator wants to see at a glance. Holds no ids, subjects or keys."""
+        """Return the state of this node at a glance, for operators. Holds no ids, subjects or keys."""
         return status_of(self._node)
 
     def running(self) -> AbstractAsyncContextManager[None]:

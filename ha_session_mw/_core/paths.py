@@ -21,7 +21,7 @@ class PathRules:
     """Sorts paths by patterns, compared as by ``fnmatch.fnmatchcase``: ``*`` stands for any characters, ``/`` among them.
 
     A path is protected if it, *or any path that a router may take it for* (:func:`spellings`), matches a pattern of ``protect``.
-    A path is exempt or relaxed only as it is spelled. So an odd spelling never opens what is protected. Protection goes before exemption.
+    A path is exempt or relaxed only as it is spelled. So an odd spelling never opens a protected path. Protection goes before exemption.
     """
 
     def __init__(self, *, protect: Sequence[str], exempt: Sequence[str], relaxed: Sequence[str] = ()) -> None:
@@ -78,7 +78,7 @@ def below_root(path: str, root_path: str) -> str:
 # parameters of a segment (RFC 3986 section 3.3).
 
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f%;?#\\]|//|/\.|[/\s]\Z|\A(?!/)")
-"""Finds in a path what may be spelled in another way. A path without it, and without a root path, has one spelling."""
+"""Finds parts of a path that may be spelled in another way. A path without it, and without a root path, has one spelling."""
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SCHEME = re.compile(r"\A[^/]*")
 _AUTHORITY = re.compile(r"\A[^/]*//[^/]*")

@@ -11,7 +11,7 @@ class ForkAware(Protocol):
     """An object with a resource that a fork must not double."""
 
     def before_fork(self) -> None:
-        """Let go of what cannot be shared: the process is about to fork."""
+        """Release all resources that a fork must not share. Called before the process forks."""
         ...
 
     def after_fork(self, *, in_child: bool) -> None:

@@ -52,7 +52,7 @@ class SharedFile(SqliteFile):
         return found
 
     def _read(self, work: Work[T]) -> T:
-        """Return what is found in one state of the file, with any number of statements."""
+        """Return the result of any number of statements, all read in one state of the file."""
         try:
             return in_transaction("BEGIN", self.open(), work)
         except sqlite3.Error as exc:

@@ -77,7 +77,7 @@ _PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENF
 
 
 def trouble_of(exc: sqlite3.Error | OSError) -> FileTrouble:
-    """Return what a failure of the file means to an operator."""
+    """Return the meaning of a failure of the file, for operators."""
     if isinstance(exc, OSError):
         return FileTrouble(f"cannot be opened: {exc.strerror}", passing=exc.errno in _PASSING_OS)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details

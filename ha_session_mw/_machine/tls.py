@@ -27,7 +27,7 @@ def tls_context(ca: str | Path | None, cert: str | Path | None, key: str | Path 
 
 
 def unreachable(failure: Exception) -> str:
-    """Return why a call did not reach a server; if a certificate is to blame, what is wrong with it."""
+    """Return why a call did not reach a server. If a certificate is to blame, the text names its fault."""
     cause: BaseException | None = failure
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__

@@ -246,7 +246,7 @@ class Devices:
 
     def _give_up(self) -> None:
         if self._notes:
-            logger.warning("when %d sessions were last used could not be written to the store before the end", len(self._notes))
+            logger.warning("the last use of %d sessions could not be written to the store before the end", len(self._notes))
             self.lost += len(self._notes)
             self._notes.clear()
 
@@ -259,7 +259,7 @@ class Devices:
                 await self._store.delete(ended)
                 self._ended.discard(ended)
         except StoreUnavailable as problem:
-            logger.debug("what sessions were used last is written later: %s", problem)
+            logger.debug("the last use of sessions is written later: %s", problem)
 
     async def _write_note(self, family: FamilyId) -> None:
         noted = self._notes.get(family)

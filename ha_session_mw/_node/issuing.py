@@ -1,4 +1,4 @@
-"""Make tokens: what they say, whether it fits, and which key signs it. Decides nothing about whether a session is valid."""
+"""Make tokens: their claims, their size, and the key that signs them. Decides nothing about whether a session is valid."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Issuer:
         return tokens.sign(claims, self._signing_key())
 
     def as_signed(self, claims: Claims) -> Verified:
-        """Return what the verification of a token for these claims, signed now, will yield."""
+        """Return the claims that verifying a token for these claims, signed now, will yield."""
         return Verified.of(claims, self._signing_key().kid)
 
     def _signing_key(self) -> SigningKey:

@@ -47,7 +47,7 @@ class KeySource:
         try:
             ring = KeyRing(*self._settings.read_keys())
         except ConfigurationError as exc:
-            # A half-written file must not log everybody out. The next look reads it again, because its stamp still differs.
+            # A half-written file must not log all users out. The next look reads it again, because its stamp still differs.
             logger.error("the keys stay as they are, because the changed key files cannot be used: %s", "; ".join(exc.faults))
             return False
         self._seen = stamp

@@ -57,7 +57,7 @@ class LookUps:
     Args:
         call: calls another member.
         clock: bounds the waiting.
-        faults: counts what peers do wrong.
+        faults: counts the faults of peers.
         timeout_s: the limit for one look-up.
     """
 

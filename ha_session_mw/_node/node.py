@@ -59,7 +59,7 @@ class Node:
 
     Args:
         settings: of the node.
-        backend: keeps what the nodes share.
+        backend: keeps the shared log, records and locks.
         clock: the two clocks.
         random: makes n random bytes.
         peer_transport: carries the calls to other nodes; None for the network.
@@ -70,7 +70,7 @@ class Node:
         supervisor: runs the background tasks.
         cookie: writes the session cookie.
         refused: how many requests were refused, by problem code.
-        listeners: everybody who listens to the cluster on this node.
+        listeners: all listeners to the cluster on this node.
         keys: the key ring, kept up to date.
         cache: verified tokens.
         validator: validates tokens.
@@ -350,7 +350,7 @@ class Node:
             callback(entry)
 
     def require_loop(self) -> None:
-        """Raise UsageError in an event loop other than the node's, if callers wait there for what other nodes do."""
+        """Raise UsageError in an event loop other than the node's, if callers would wait there for other nodes."""
         if self.backend.hears_others:
             self.supervisor.require_loop()
 

@@ -1,4 +1,4 @@
-"""This node's copies of session records: which version each has, how long it is good, and which answers come too late to be kept."""
+"""This node's copies of session records: their versions, how long they are valid, and which late answers must be dropped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _size_of(known: Stored | int) -> int:
 
 
 class Mark(NamedTuple):
-    """The moment before a record is read or written, by which its answer is kept or dropped."""
+    """The moment before a record is read or written. It decides whether the answer is kept."""
 
     generation: _Generation
     deletions: int
@@ -81,12 +81,12 @@ class RecordCopies:
         return Mark(self._generation, self._deletions)
 
     def keep_read(self, id: str, stored: Stored, since: Mark) -> None:
-        """Keep what was read since a moment, unless a record was deleted meanwhile: it may have been this one."""
+        """Keep a record read since a moment, unless any record was deleted meanwhile: this one may have been."""
         if self._deletions == since.deletions:
             since.generation.put(id, stored)
 
     def keep_written(self, id: str, stored: Stored, since: Mark) -> None:
-        """Keep what this node has written since a moment."""
+        """Keep a record that this node has written since a moment."""
         since.generation.put(id, stored)
 
     def drop(self, id: str) -> bool:
@@ -102,7 +102,7 @@ class RecordCopies:
             self._generation.put(id, version)
 
     def forget_all(self) -> None:
-        """Drop all copies: changes may have been missed. Answers to what was asked before are not kept either."""
+        """Drop all copies: changes may have been missed. Answers to earlier reads are not kept either."""
         self._generation = _Generation(*self._bounds)
 
     def __iter__(self) -> Iterator[str]:

@@ -157,9 +157,7 @@ class Records:
 
     def _require(self, record: Record | None, needed: int) -> Stored:
         if record is None or record.version < needed:
-            what = (
-                "a record is not there, or is too old: its session was logged out just now, or the store has lost what it had acknowledged"
-            )
+            what = "a record is not there, or is too old: its session was logged out just now, or the store has lost an acknowledged record"
             raise RecordLost(self._log_once(what))
         return self._decode(record.version, record.content)
 
@@ -206,7 +204,7 @@ class Records:
         ensure_valid: Callable[[], None],
         is_revoked: Callable[[], bool],
     ) -> Stored:
-        """Store a session's data; return it as stored, merged with what other requests have changed meanwhile.
+        """Store a session's data; return it as stored, merged with the changes that other requests made meanwhile.
 
         Args:
             claims: of the session.
@@ -244,12 +242,12 @@ class Records:
                 await self.forget(claims.family)
                 ensure_valid()
             return stored
-        raise StoreUnavailable("others change this session all the time")
+        raise StoreUnavailable("other requests change this session all the time")
 
     async def _put(self, claims: Claims, wanted: Stored, guard: Grant | None) -> Stored:
         content = wanted.encode()
         if len(content) > self._store.max_bytes:
-            raise SessionTooLarge(f"with what others have put into it, the session has {len(content)} bytes, too many for the store")
+            raise SessionTooLarge(f"with the changes of other requests, the session has {len(content)} bytes, too many for the store")
         record = Record(claims.family, content, claims.absolute_end_ms, claims.subject, wanted.version)
         return msgspec.structs.replace(wanted, version=(await self._store.put(record, guard=guard)).version)
 

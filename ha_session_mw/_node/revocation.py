@@ -52,7 +52,7 @@ class Journal:
         self.entries: list[Entry] = []
 
     def load(self) -> Sequence[Entry]:
-        """Read the file; return what it holds.
+        """Read the file; return its entries.
 
         Raises:
             ConfigurationError: the file cannot be used.
@@ -72,7 +72,7 @@ class Journal:
         """Write an entry down.
 
         Args:
-            entry: what the cluster could not take.
+            entry: the entry that the cluster could not take.
             lost: why it could not.
 
         Raises:
@@ -139,7 +139,7 @@ class Revoker:
         view: this node's knowledge.
         records: deletes session data.
         clock: measures how long a log-out took.
-        journal: keeps what the log could not take.
+        journal: keeps the entries that the log could not take.
         ring: returns the present key ring.
         random: makes n random bytes.
         require_loop: raises UsageError in an event loop other than the node's.
@@ -179,7 +179,7 @@ class Revoker:
         return await self.revoke_family(Deny(id, self._log.unknown_end_ms()))
 
     async def revoke_family(self, denial: Deny) -> Acknowledgement:
-        """Log out what an entry denies, and delete the record of that family."""
+        """Log out the session or family that an entry denies, and delete the record of that family."""
         acknowledgement = await self.revoke(denial)
         await self._records.forget(denial.id)
         return acknowledgement
@@ -235,7 +235,7 @@ class Revoker:
         known = self._view.everybody if subject is None else self._view.by_subject.get(subject, {})
         return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
 
-    # How
+    # Appending
 
     async def revoke(self, entry: Entry) -> Acknowledgement:
         """Append an entry and return once it is fenced; or provisional, without a majority.
@@ -269,7 +269,7 @@ class Revoker:
         await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms))
 
     def take_back(self, claims: Claims) -> None:
-        """Deny a session whose token was given to nobody, so nothing waits for the entry."""
+        """Deny a session whose token was never sent to a client, so no request waits for the entry."""
         self._log.apply([Deny(claims.family, claims.absolute_end_ms)])
 
     # Without a majority
@@ -280,7 +280,7 @@ class Revoker:
         return self._journal.entries
 
     def load(self) -> None:
-        """Enforce what the journal holds.
+        """Enforce the entries in the journal.
 
         Raises:
             ConfigurationError: the journal cannot be used.

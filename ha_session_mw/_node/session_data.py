@@ -17,7 +17,7 @@ class SessionData:
     """The data of the sessions that this node sees.
 
     Args:
-        issuer: knows what fits into a token.
+        issuer: tells whether data fits into a token.
         records: the records in the store; None without a store.
         is_revoked: whether a session is certainly revoked, with all its ids.
         peers: returns the URLs of the peers to ask for a copy of a session's record, in order.

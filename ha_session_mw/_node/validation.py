@@ -194,13 +194,13 @@ class TokenValidator:
     def _not_serving(self) -> NodeStarting | StateRollback | None:
         """Return why this node can validate no session at all; None if it can."""
         if self._log.is_set_back():
-            return StateRollback("the log is older than what this node has applied", check="fresh")
+            return StateRollback("the log is older than the entries that this node has applied", check="fresh")
         return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
 
     # Verification
 
     def verify(self, token: bytes) -> Verified | None:
-        """Return what a token says if its signature is good; None otherwise. Says nothing about whether the session is valid."""
+        """Return the claims of a token if its signature is good; None otherwise. The session itself may be invalid."""
         try:
             return self._verify(token, self._wall_s() * 1000)
         except ProblemError:
@@ -295,7 +295,7 @@ class TokenValidator:
         return verified
 
     async def on_question(self, body: bytes) -> bytes:
-        """Answer a peer's question about a token by this node's own knowledge. Questions are not passed on.
+        """Answer a peer's question about a token by this node's knowledge alone. Questions are not passed on.
 
         Raises:
             ValueError: the body is no question.

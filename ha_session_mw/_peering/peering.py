@@ -30,7 +30,7 @@ class Peering:
 
     Attributes:
         me: the node's own URL.
-        faults: counts what the other members do wrong.
+        faults: counts the faults of the other members.
         server: answers the calls of other members.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The callee's side of calls between nodes: who may call, how often, and how an answer is signed.
+"""The callee's side of calls between nodes: the allowed callers, their rate, and the signature of answers.
 
 A caller that cannot sign gets the plain 404 of a path that does not exist. A member that calls too often waits for its turn.
 """
@@ -30,7 +30,7 @@ PATIENCE_S = 1.0
 """How long a call waits for its turn. A refusal takes as long, so a member that floods this node waits for it."""
 
 _WINDOW = 4096
-"""How many of a caller's newest counters are remembered one by one: more calls than a member has under way, whatever their order."""
+"""How many of a caller's newest counters are remembered one by one: more calls than a member has under way, in any order."""
 _MOST_CALLERS = 256
 """How many callers' counters are remembered: many times the members of a cluster, restarts included."""
 
@@ -53,7 +53,7 @@ class PeerServer:
         nonce: random, new for each process.
         ring: returns the present key ring.
         clock: measures the waiting of calls that are too many.
-        faults: counts what callers do wrong.
+        faults: counts the faults of callers.
 
     Attributes:
         refused: how many calls were refused.

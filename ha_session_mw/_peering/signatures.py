@@ -1,4 +1,4 @@
-"""Signatures of calls between nodes, and of their answers: what they cover, and the header field that carries them.
+"""Signatures of calls between nodes, and of their answers: the signed content, and the header field of the signature.
 
 A call's signature covers its name, callee, caller, both nonces, a counter and the body. An answer's covers the call's signature,
 the status, the callee's nonce and the body. The callee's nonce and the counter make each call good for one use, without comparing clocks.
@@ -51,7 +51,7 @@ class Envelope:
     digest: str
 
     def text(self, name: str) -> bytes:
-        """Return what the signature of a call with this name covers."""
+        """Return the bytes that the signature of a call with this name covers."""
         return "\n".join(
             ("call", name, self.callee, self.callee_nonce, self.caller, self.caller_nonce, str(self.counter), self.digest)
         ).encode()
@@ -85,7 +85,7 @@ class Envelope:
 
 
 def answer_text(call: str, status: int, nonce: str, body: bytes) -> bytes:
-    """Return what the signature of an answer covers.
+    """Return the bytes that the signature of an answer covers.
 
     Args:
         call: the signature of the call.

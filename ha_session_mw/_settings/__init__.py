@@ -1,1 +1,1 @@
-"""How values of settings are parsed, and what they may say."""
+"""How values of settings are parsed, and which values are valid."""

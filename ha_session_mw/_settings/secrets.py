@@ -50,7 +50,7 @@ def trimmed(text: str) -> str:
 
 
 def keys_in(text: str, *, separator: str = "\n") -> tuple[bytes, ...]:
-    """Return the keys in the text of a variable or a file: one a line, and without what editors and shells leave around them."""
+    """Return the keys in the text of a variable or a file: one a line, without the characters that editors and shells leave around them."""
     lines = text.replace("\r", "\n").replace(separator, "\n").split("\n")
     return tuple(found.encode("utf-8", "surrogateescape") for line in lines if (found := trimmed(line)))
 

@@ -14,12 +14,12 @@ Given = TypeVar("Given")
 class Setting(Generic[Value, Given]):
     """A dataclass field with a rule. Constructors accept a ``Given``, such as ``"30m"``; readers get a ``Value``, such as 1800.0.
 
-    A descriptor, because type checkers then know both types. The dataclass stores what was given, and its ``__post_init__``
-    replaces that by the parsed value.
+    A descriptor, because type checkers then know both types. The dataclass stores the given value, and its ``__post_init__`` replaces it
+    by the parsed value.
 
     Attributes:
         parse: returns the value, or raises ValueError with the rule. The docstring of ``parse`` is the rule in short.
-        default: what is parsed if nothing is given.
+        default: the value to parse if none is given.
         help: the meaning of the setting, for the reference.
         is_secret: whether no fault and no repr may show the value.
         replaced_by: the setting that replaces this deprecated one; None for a current setting.

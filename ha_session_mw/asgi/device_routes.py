@@ -42,7 +42,7 @@ class DeviceRoutes:
             return
         session = get_session(scope)
         if session.subject is None:
-            raise TokenMissing("nobody is logged in", check="presented")
+            raise TokenMissing("no user is logged in", check="presented")
         method = scope["method"]
         if method in ("GET", "HEAD") and not below:
             await _answer(send, {"sessions": await self._list(session, session.subject)}, head=method == "HEAD")

@@ -1,4 +1,4 @@
-"""The way back of a request: the ``send`` that commits the session when the response starts, and what happens if the app fails."""
+"""The way back of a request: the ``send`` that commits the session when the response starts, and the response to a failure of the app."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Exchange(msgspec.Struct, eq=False):
             close(session, STARTED)
             self.send = _drop
             return
-        # A mere renewal must not undo what a middleware further in has saved, or what the app has done with the cookie.
+        # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
         renew = not hands_out_token(message["headers"], f"{node.cookie.name}=".encode())
         try:
             outcome = await commit(session, node, message["status"], self._client, renew=renew)

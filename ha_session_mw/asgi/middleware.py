@@ -170,12 +170,12 @@ class SessionMiddleware:
     async def _admit(
         self, scope: Scope, path: str, path_kind: PathKind, field: bytes | None, known: Verified | CannotTell | None
     ) -> RequestState:
-        """Find the session of a request, whatever it takes.
+        """Find the session of a request, and wait for other nodes if necessary.
 
         Args:
             scope, path, path_kind: of the request.
             field: the header field that carries its one token and nothing else, if there is such a field.
-            known: what was found out about that token.
+            known: the earlier result for that token.
 
         Raises:
             ProblemError: the request must be refused.

@@ -54,7 +54,7 @@ class Connection:
         if self.ended:
             raise SessionEnded("the session was logged out")
         if message["type"] == "websocket.close" or (message["type"] == "http.response.body" and not message.get("more_body", False)):
-            self.done = True  # what the app does afterwards does not reach the client
+            self.done = True  # later changes by the app do not reach the client
         await self._send(message)
 
     async def end(self) -> None:
@@ -68,7 +68,7 @@ class Connection:
         with anyio.move_on_after(END_WITHIN_S):
             try:
                 await self._send(message)
-            except Exception as exc:  # noqa: BLE001 - servers raise what they like for a connection that is closing
+            except Exception as exc:  # noqa: BLE001 - servers raise various errors for a connection that is closing
                 # A response with a Content-Length cannot end early. The app's next message finds the connection closed.
                 logger.debug("a connection of a session that was logged out could not be closed in order: %s", type(exc).__name__)
 

@@ -1,4 +1,4 @@
-"""Merge a session with what other requests have stored since this one began."""
+"""Merge a session with the changes that other requests have stored since this one began."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .state import RequestState
 
 
 async def catch_up(content: dict[str, Any], state: RequestState, node: Node) -> bool:
-    """Merge what other requests have stored into the content; return whether the client must learn that a record exists now.
+    """Merge the changes of other requests into the content; return whether the client must learn that a record exists now.
 
     Args:
         content: of the session, with this request's changes. It is replaced without being marked as modified, because the app

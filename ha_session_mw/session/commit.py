@@ -1,4 +1,4 @@
-"""The one commit of a request, when its response starts: save what changed, revoke what ended, and say what the response must carry.
+"""The one commit of a request, when its response starts: save changes, revoke ended sessions, and return the values for the response.
 
 A request that changed nothing does not pay for it: :func:`has_nothing_to_commit` finds that out, and :func:`commit` is not called.
 """
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def adopt(session: Session, foreign: object) -> None:
-    """Take over what an app or a framework put in the session's place: a mapping is the new content, anything else clears.
+    """Take over the object that an app or a framework put in the session's place: a mapping is the new content, anything else clears.
 
     Litestar's ``set_session`` and ``clear_session`` do that. The session of a second session middleware, around a mounted app,
     is left alone.
@@ -98,13 +98,13 @@ def require_unchanged(session: Session, current: object) -> None:
 
 
 async def commit(session: Session, node: Node, status: int, client: Callable[[], Client], *, renew: bool) -> Outcome:
-    """Do what the app asked for. On a 5xx nothing is saved, but a log-out holds.
+    """Do the operations that the app asked for. On a 5xx nothing is saved, but a log-out holds.
 
     Args:
         session: of the request.
         node: this node.
         status: of the response.
-        client: returns what is recorded about the client; called for a log-in only.
+        client: returns the facts to record about the client; called for a log-in only.
         renew: whether the client may get a renewed token if nothing was changed.
 
     Raises:
@@ -112,7 +112,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         SessionRevoked: the session was changed, and is not valid any more.
         SessionConflict: the session is strict, and another request has changed it meanwhile.
         StoreUnavailable: the data could not be stored.
-        StateStale, ClockUntrusted, NodeStarting: a session begins or gets a new id, and this node does not know what is revoked.
+        StateStale, ClockUntrusted, NodeStarting: a session begins or gets a new id, and this node does not know all revoked sessions.
         QuorumLost: a log-out could not be made durable.
         LockLost: the session was changed under its lock, which this request does not hold any more.
         SessionLimitReached: the subject already has as many sessions as it may have.
@@ -217,7 +217,7 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
 
 
 def _base_of(state: RequestState) -> Stored:
-    """The data that this request's changes are relative to. A session that begins has no earlier data, whatever it takes over."""
+    """The data that this request's changes are relative to. A session that begins has no earlier data, even if it takes over content."""
     verified = state.verified
     if verified is None or not state.continues:
         return Stored.in_token(NOTHING)

@@ -11,7 +11,7 @@ from .session import Session
 
 
 class SessionOutOfReach(Session):
-    """A valid session whose data cannot be reached. Whatever needs no data works; the rest raises ``StoreUnavailable``.
+    """A valid session whose data cannot be reached. Operations that need no data work; the others raise ``StoreUnavailable``.
 
     It can be renewed, cycled and logged out. Reading and writing raise, so that an app does not take the session for an empty
     one and overwrite its data.

@@ -1,4 +1,4 @@
-"""The session as an app sees it: a ``dict`` that knows whose it is and notes what the app wants done with it.
+"""The session as an app sees it: a ``dict`` that knows its subject and notes the operations that the app asks for.
 
 Only ``await revoke()`` acts at once. Everything else is noted, and one commit does it when the response starts (``commit.py``).
 """
@@ -31,7 +31,7 @@ SCOPE_KEY = "ha_session_mw.session"
 
 
 class Session(dict[str, Any]):
-    """A session: a ``dict`` of its data, with its subject, its lifetime and what an app can do to it.
+    """A session: a ``dict`` of its data, with its subject, its lifetime and the operations of an app.
 
     The middleware puts one into each request's scope. A session made by hand is a ``dict`` that notes whether it was accessed
     and modified; it has no manager.
@@ -147,7 +147,7 @@ class Session(dict[str, Any]):
     def strict(self, value: bool) -> None:
         if value and not self._node.data.has_store:
             raise NotSupported(
-                "HA_SESSION_CLUSTER has no store, so nothing can detect what another request has changed; sqlite:// and etcd:// have one"
+                "HA_SESSION_CLUSTER has no store, so nothing can detect the changes of other requests; sqlite:// and etcd:// have one"
             )
         self._state.strict = value
 
@@ -160,7 +160,7 @@ class Session(dict[str, Any]):
     def login(self, subject: str) -> None:
         """Log a subject in. The session gets a new id and a new family, and the old one is revoked (no session fixation).
 
-        A visitor's data stays, with what other requests change in it until the response starts. The data of another subject is
+        A visitor's data stays, with the changes of other requests until the response starts. The data of another subject is
         dropped.
 
         Raises:
@@ -292,7 +292,7 @@ class Session(dict[str, Any]):
                 await state.release_lock()
 
     def _drop_data(self) -> None:
-        """Drop the session's data, with what other requests have stored of it."""
+        """Drop the session's data, including data that other requests have stored."""
         super().clear()
         self._state.stored = None
 

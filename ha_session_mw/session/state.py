@@ -36,7 +36,7 @@ class Rare:
         acknowledgement: of the log-out, once the session that came in is revoked.
         refusal: the problem that the client gets in place of the app's response.
         strict: whether a concurrent change by another request fails this request's change.
-        hold: the session's lock, until what it protects is committed.
+        hold: the session's lock, until the commit of the data that it protects.
         commit_failure: why the commit failed.
         problem: why the token that came in was not accepted, on a path that is open to visitors.
         stored: the content and version of the session's record, as last read.
@@ -59,8 +59,8 @@ class RequestState(Rare, msgspec.Struct, eq=False):
     """The state of one request: its token, the app's changes, and the progress of the response.
 
     The edge makes one state for each request, and builds the session from it (``session_of``). While the app runs, only
-    ``Session`` writes to it: it notes what the app asks for. When the response starts, the commit does what those notes ask,
-    and closes the session. The edge reads ``read_only`` and ``refusal`` to know how to go on, and notes ``commit_failure``.
+    ``Session`` writes to it: it notes the app's operations. When the response starts, the commit carries the notes out, and closes the
+    session. The edge reads ``read_only`` and ``refusal`` to know how to go on, and notes ``commit_failure``.
 
     A session made by hand has an empty state without a manager. A state belongs to one request: copies and pickles of a
     session do not carry it. The state does not hold the session, so that both are freed without a garbage collection.

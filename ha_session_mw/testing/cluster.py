@@ -123,7 +123,7 @@ class Cluster:
         await self.wait_until(lambda: all(node.why_not_ready is None for node in self.nodes if node.running))
 
     async def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what an async function returns, or raise what it raises. Time passes while it waits.
+        """Run an async function; return its result, or raise its exception. Time passes while it waits.
 
         Raises:
             TimeoutError: the function takes longer than 60 s of the cluster's time.

@@ -49,7 +49,7 @@ class Node:
         self.thawed.set()
 
     async def start(self) -> None:
-        """Start the node as a new process, which knows only what its files hold."""
+        """Start the node as a new process, which knows only the content of its files."""
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
         self._starts += 1
@@ -73,7 +73,7 @@ class Node:
         await self._end(lambda process: process.stopping.set())
 
     async def kill(self) -> None:
-        """End the node at once, as SIGKILL does: it loses what is only in memory."""
+        """End the node at once, as SIGKILL does: it loses the content of its memory."""
         await self._end(lambda process: process.kill())
         self.thaw()
 

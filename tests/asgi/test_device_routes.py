@@ -440,7 +440,7 @@ async def test_uses_that_could_not_be_written_before_the_end_are_counted_and_log
         node.store.gone = True
 
     assert (await node.manager.status())["lost_notes"] == 1
-    assert "1 sessions were last used" in caplog.text
+    assert "the last use of 1 sessions could not be written" in caplog.text
 
 
 async def test_more_notes_than_there_is_room_for_are_counted(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:

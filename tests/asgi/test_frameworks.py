@@ -78,7 +78,7 @@ Current = Annotated[Session, Depends(current)]
 
 def signed_in(session: Current) -> str:
     if session.subject is None:
-        raise TokenMissing("nobody is logged in")
+        raise TokenMissing("no user is logged in")
     return session.subject
 
 
@@ -221,7 +221,7 @@ async def litestar_stale(request: litestar.Request[Any, Any, Any]) -> None:
 
 def only_with_a_session(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     if get_session(connection).subject is None:
-        raise TokenMissing("nobody is logged in")
+        raise TokenMissing("no user is logged in")
 
 
 @litestar.get("/guarded", guards=[only_with_a_session])
@@ -341,7 +341,7 @@ async def stale(request: StarletteRequest) -> Response:
 async def socket(websocket: WebSocket) -> None:
     session = get_session(websocket)
     if session.subject is None:
-        raise TokenMissing("nobody is logged in")
+        raise TokenMissing("no user is logged in")
     await websocket.accept()
     await websocket.send_json({"subject": session.subject, "data": websocket.session})
     await websocket.close()

@@ -225,7 +225,7 @@ async def test_head_has_the_headers_of_get_and_no_body() -> None:
 
 
 async def test_an_app_may_raise_a_problem_before_it_answers() -> None:
-    answer = await call(Node(app=raising(lambda: TokenMissing("nobody is logged in"))).app, scope_of("http"))
+    answer = await call(Node(app=raising(lambda: TokenMissing("no user is logged in"))).app, scope_of("http"))
     assert (answer.status, answer.code) == (401, "token_missing")
     assert b"nobody" not in answer.body
 
@@ -382,7 +382,7 @@ async def test_an_app_may_raise_a_problem_before_it_accepts(extensions: dict[str
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if listens:
             await receive()
-        raise TokenMissing("nobody is logged in")
+        raise TokenMissing("no user is logged in")
 
     answer = await connect(Node(app=app), extensions=extensions)
     if extensions:

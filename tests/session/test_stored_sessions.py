@@ -468,7 +468,7 @@ async def test_merged_data_that_is_too_large_raises_and_the_stored_data_stays(no
         session["mine"] = "x" * (MAX_RECORD_BYTES // 2)
         await other.visit(put(theirs="y" * (MAX_RECORD_BYTES // 2)))
 
-    with pytest.raises(SessionTooLarge, match="with what others have put into it"):
+    with pytest.raises(SessionTooLarge, match="with the changes of other requests"):
         await visitor.visit(first)
     assert set((await visitor.visit(look)).result) == {"text", "theirs"}
 

@@ -12,7 +12,8 @@ DRIFT = 1.02
 """A fence waits this many times the length of a lease. Clocks that drift by 1 % stretch a lease to 1.01/0.99 of its length."""
 
 FENCE_MARGIN_S = 0.05
-"""Added to a fence's wait. It covers what 1.02 lacks of 1.01/0.99 for limits up to four minutes, and the granularity of timers."""
+"""Added to a fence's wait. It covers the difference between 1.02 and 1.01/0.99 for limits up to four minutes, and the granularity of
+timers."""
 
 
 class Moment(NamedTuple):

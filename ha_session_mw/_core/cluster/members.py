@@ -1,7 +1,7 @@
 """The members of the cluster, by their heartbeats: which are live, which leave, and whose clocks are trusted.
 
-Performs no I/O and reads no clock. This node's boot-time clock carries the others' wall times forward. So this node compares
-itself with what a member's clock shows *now*, not with what it showed when the member was last heard.
+Performs no I/O and reads no clock. This node's boot-time clock carries the others' wall times forward. So this node compares its clock
+with the present time of a member's clock, not with the time when the member was last heard.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .invariants import ensure
 from .view import FLOOR_MARGIN_MS
 
 TRUSTED_SKEW_MS = 30_000
-"""Largest distance of a trusted clock from the median. It is half of what the leeway of not-before and the floor's margin allow."""
+"""Largest distance of a trusted clock from the median. It is half of the leeway of not-before, and half of the margin of the floor."""
 
 UNKNOWN_END_MARGIN_MS = 60_000
 """Added to an end that must be assumed: a trusted clock is ahead of all clocks that were heard by 60 s at most."""

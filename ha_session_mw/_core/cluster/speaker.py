@@ -19,7 +19,7 @@ class Speaker(Generic[E]):
     """The part of a log's state machine that speaks for one process and listens to the others.
 
     Args:
-        view: what this node knows. The speaker raises its floor and gives up forgotten cuts.
+        view: the entries that this node knows. The speaker raises its floor and gives up forgotten cuts.
         own: the constant parts of the own heartbeat.
         majority: how many trusted clocks raise the floor. A log whose members come and go sets ``members.majority`` anew.
 
@@ -114,6 +114,6 @@ class Speaker(Generic[E]):
             self._events.append(event)
 
     def take_events(self) -> list[E | MemberEvent]:
-        """Return what has happened since the last call."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events

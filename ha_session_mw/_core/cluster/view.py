@@ -51,7 +51,7 @@ class View:
 
     Attributes:
         fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
-        floor_ms: no token that ends at or before it is accepted, whatever the clock says afterwards.
+        floor_ms: no token that ends at or before it is accepted, even if the clock goes back afterwards.
         denied: the revoked session and family ids, with the end of each entry.
         denied_keys: the ids of compromised keys, with the end of each entry.
         known_cuts: every cut heard of that has not ended, replaced ones included, with its end.
@@ -182,7 +182,7 @@ class View:
                 del self.by_subject[entry.subject]
 
     def entries(self) -> Iterator[Entry]:
-        """Yield all entries that are still in force: what a node that knows nothing must learn."""
+        """Yield all entries that are still in force. A node that knows nothing must learn these."""
         for id, end in self.denied.items():
             yield Deny(id, end)
         for kid, end in self.denied_keys.items():

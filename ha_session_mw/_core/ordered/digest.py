@@ -23,7 +23,7 @@ def _number(key: str) -> int:
 
 
 def sum_of(keys: Iterable[str]) -> int:
-    """Return what entries with these keys add to the sum."""
+    """Return the amount that entries with these keys add to the sum."""
     return sum(map(_number, keys))
 
 

@@ -24,7 +24,7 @@ class Leases:
     """The leases of all other processes, as one process derives them from the heartbeats that it reads in the log.
 
     Each process has two times. The boot-time clock decides when its lease ends. The time for which the log was seen *alive* decides
-    when it loses its vote: every process is silent, and still there, while the log takes no writes.
+    when it loses its vote. While the log takes no writes, every process is silent, and none has left.
     """
 
     __slots__ = ("_known",)

@@ -1,4 +1,4 @@
-"""What the driver of an ordered log hands to its state machine, and what the state machine hands back."""
+"""The values that an ordered log's state machine and its driver hand to each other."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ OrderedEvent = MemberEvent | CaughtUp | Diverged | RolledBack
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the driver must do now.
+    """The work that the driver must do now.
 
     Attributes:
         events: what has happened, in this order. Each event is handed out once.

@@ -1,6 +1,6 @@
 """How much of a node's sequence is kept on disk, and whether the file's content can be relied on.
 
-A node neither serves nor acknowledges what it does not keep. A node without a file keeps all it knows, for as long as it lives.
+A node neither serves nor acknowledges an entry that it does not keep. A node without a file keeps its entries as long as it runs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class DurablePrefix:
 
     Args:
         sequence: the sequence to keep. The file's content goes into it first.
-        view: what the sequence is of. The file's content goes into it, too.
+        view: the entries that the sequence orders. The file's content goes into it, too.
         life: names the process.
         stored: the batches of the file; None where there is no file.
 
     Attributes:
-        incarnation: what positions and acknowledgements belong to: the life of the process that began them.
+        incarnation: the incarnation to which positions and acknowledgements belong: the life of the process that began them.
         position: up to where the sequence is kept.
-        learned: whether the incarnation has learned all that it may have forgotten, and keeps it.
-        unchecked: whether the other members have yet to confirm that the file is not older than what it stands for.
+        learned: whether the incarnation has learned everything that it may have forgotten, and keeps it.
+        unchecked: whether the other members have yet to confirm that the file is not an old one.
         stores: whether there is a file.
     """
 

@@ -65,7 +65,7 @@ class Fence:
         self._members = {member: Acknowledgements(member, known.incarnation) for member, known in self._members.items()}
 
     def is_waiting_for(self, member: str, kept: int) -> bool:
-        """Return whether to answer this member's poll at once: its next poll would prove what is not proven yet."""
+        """Return whether to answer this member's poll at once, because its next poll can prove a position that is not proven yet."""
         return self.fenced < kept and self._members[member].echo <= self._awaited
 
     def prove(self, kept: int, silent: Collection[str], *, now_s: float, wait_s: float) -> None:
@@ -87,7 +87,7 @@ class Fence:
             known.forget_before(self.fenced)
 
     def _fence_by_confirmations(self, silent: Collection[str]) -> int:
-        """Fence what all have confirmed or cannot miss; return up to where a majority holds the sequence."""
+        """Fence the positions that all members have confirmed or cannot miss; return up to where a majority holds the sequence."""
         durable = self.durable
         for held in common_instants(self._members.values()):
             for count in range(self._majority - 1, len(held) + 1):
@@ -109,7 +109,7 @@ class Fence:
         return witnesses >= len(self._members) + 2 - self._majority
 
     def _fence_by_time(self, durable: int, now_s: float, wait_s: float) -> None:
-        """Note when a position became known to be durable, and fence what has been so for long enough."""
+        """Note when a position became known to be durable, and fence positions that have been durable for long enough."""
         if durable > self.durable:
             self.durable = durable
             self._waits.append((durable, now_s))

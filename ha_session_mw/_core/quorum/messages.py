@@ -29,9 +29,9 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
     Attributes:
         digest: of the sender's member list; polls of another list never count.
         sender: its URL in that list.
-        incarnation: what the acknowledgement belongs to; a sender that forgot its entries comes back as another one.
+        incarnation: the incarnation to which the acknowledgement belongs. A sender that forgot its entries comes back as another one.
         sequence: the newest position of the sender's own sequence that it keeps.
-        recovering: whether the sender has yet to learn what it may have forgotten, or to have its file confirmed.
+        recovering: whether the sender may still lack entries that it forgot, or has a file that no member has confirmed.
         callee: the incarnation of the callee that ``position`` belongs to; empty before the first answer.
         position: up to where the sender holds the callee's sequence.
         callee_life: the process of the callee that ``echo`` belongs to.

@@ -78,9 +78,9 @@ class Ready:
 
     Attributes:
         answers: the held polls whose answer is due, with that answer. The machine holds them no longer.
-        batch: what to write and sync next. No other batch follows until the driver reports this one by
+        batch: the batch to write and sync next. No other batch follows until the driver reports this one by
             :meth:`.Quorum.kept` or :meth:`.Quorum.not_kept`.
-        events: what has happened, in its order.
+        events: the events since the last call, in their order.
     """
 
     answers: tuple[tuple[Hold, Answer], ...] = ()

@@ -1,4 +1,4 @@
-"""Session data as it travels: MessagePack of what a session may hold."""
+"""Session data as it travels: the values that a session may hold, in MessagePack."""
 
 from __future__ import annotations
 

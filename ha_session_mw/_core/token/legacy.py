@@ -1,4 +1,4 @@
-"""Take over the cookies of Starlette's own session middleware, so that a roll-out logs nobody out.
+"""Take over the cookies of Starlette's own session middleware, so that a roll-out logs no user out.
 
 Starlette signs base64 JSON with itsdangerous' ``TimestampSigner`` and its defaults. The ids of the new session are derived
 from the cookie. A captured cookie is therefore revoked together with the session that was made from it.
@@ -55,7 +55,7 @@ def _content(value: bytes) -> bytes:
 def _claims(
     cookie: bytes, key: SigningKey, content: bytes, *, begun_ms: int, now_ms: float, idle_ms: int, absolute_ms: int, issuer: NodeId
 ) -> Claims:
-    # From what is signed, without the signature: that is compared as bytes, which base64 spells in several ways.
+    # Made from the signed text without the signature, because base64 spells the bytes of a signature in several ways.
     derived = key.signer_for(_ID_SALT).get_signature(cookie.rpartition(b".")[0]).decode()
     end_ms = begun_ms + absolute_ms
     return Claims(

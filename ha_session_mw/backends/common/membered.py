@@ -22,10 +22,10 @@ class MemberedLog(ClusterLog):
     """A log among members.
 
     Args:
-        view: what this node knows.
+        view: the entries that this node knows.
         clock: the two clocks.
-        logger: where operators read of members.
-        on_event: takes what happens to the cluster.
+        logger: takes the lines about members.
+        on_event: takes each event of the cluster.
     """
 
     def __init__(self, view: View, clock: Clock, logger: logging.Logger, on_event: OnEvent) -> None:
@@ -59,7 +59,7 @@ class MemberedLog(ClusterLog):
         self._change = anyio.Event()
 
     def _heed_members(self) -> None:
-        """Follow what was heard of the members: it may have changed the limit, and the verdict on the clock."""
+        """Follow news of the members, which may have changed the limit and the verdict on the clock."""
         self.freshness_limit_s = self._members.acceptance_limit_s
         self.trusted_ahead_ms = math.nan
         if (differ := self._members.limits_differ) != self._limits_differed:
@@ -90,7 +90,7 @@ class MemberedLog(ClusterLog):
     # Texts for operators.
 
     def _own_fault(self, now: Moment) -> str | None:
-        """Return what is wrong with this node, compared with the others; None if nothing is."""
+        """Return this node's fault in comparison with the others; None if there is none."""
         if self._members.limits_differ:
             return "HA_SESSION_FRESHNESS_LIMIT differs from another node's"
         if not self.is_starting() and not self._members.clock_trusted(now):

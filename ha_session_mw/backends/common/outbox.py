@@ -9,7 +9,7 @@ import anyio
 
 
 class Ticket:
-    """Tells what became of the records that were put into the outbox together.
+    """The progress of the records that were put into the outbox together.
 
     Attributes:
         left: the keys that are not written yet.

@@ -1,4 +1,4 @@
-"""The queue of a lock, whatever keeps it: tickets in order, waiting with a limit, leases and fencing numbers.
+"""The queue of a lock, for every backend: tickets in order, waiting with a limit, leases and fencing numbers.
 
 A request takes a ticket. The lowest ticket of a name has the lock, and the ticket's number is the fencing number. Each ticket before it
 was given up, or outlived its lease, so numbers are granted in their order. A backend keeps the tickets, and knows how news of a
@@ -131,7 +131,7 @@ class QueuedLocks(LockService):
 
     @abstractmethod
     async def _leave(self, name: str, holder: str) -> None:
-        """Remove a ticket, and the lock with it. Never raises; what cannot be removed ends by its lease."""
+        """Remove a ticket, and the lock with it. Never raises. A ticket that cannot be removed ends by its lease."""
 
     async def _pause(self, ahead: int, until_s: float) -> None:
         """Wait before the next look, until that time at the latest."""

@@ -1,4 +1,4 @@
-"""One way to tell operators of trouble: each change is logged once, and so is the recovery."""
+"""One way to report trouble to operators: each change is logged once, and so is the recovery."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 
 
 class Troubles:
-    """The present troubles of one service, by what each concerns.
+    """The present troubles of one service, by subject.
 
     Args:
-        logger: where operators read of them.
+        logger: takes the lines for operators.
 
     Attributes:
-        current: what is wrong now, in words.
+        current: the text of each present trouble, by subject.
     """
 
     __slots__ = ("_logger", "current")
@@ -25,8 +25,8 @@ class Troubles:
         """Note a trouble; log it and return True if it is a new one, or another than before.
 
         Args:
-            about: what it concerns: a part of the service, a peer.
-            why: what is wrong. The same words again are no news.
+            about: the subject of the trouble: a part of the service, or a peer.
+            why: the text of the trouble. The same text again is no news.
             message: the line for operators, with its ``args``.
             level: the level of the line.
         """

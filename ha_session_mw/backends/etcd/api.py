@@ -1,4 +1,4 @@
-"""Messages of etcd's v3 JSON gateway, and what each answer means. Performs no I/O.
+"""Messages of etcd's v3 JSON gateway, and the meaning of each answer. Performs no I/O.
 
 The gateway omits empty and zero fields, writes 64-bit integers as text, and bytes as base64. Errors arrive flat, nested in a
 stream, or as plain text (https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/).

@@ -1,7 +1,7 @@
 """Calls to etcd v3 over its JSON gateway: HTTP/1.1 to one of several endpoints, on asyncio and trio.
 
 This module decides which endpoint is asked and for how long. Its time limits are shorter than etcd's own, which answers after 7 seconds
-without a quorum. Callers decide what is written, and what follows from a failure.
+without a quorum. Callers decide on the writes, and on the reaction to a failure.
 """
 
 from __future__ import annotations

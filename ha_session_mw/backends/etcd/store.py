@@ -123,7 +123,7 @@ class EtcdStore(SessionStore):
         return found and found[0]
 
     async def _read(self, id: str) -> tuple[Record, bytes] | None:
-        """A record, and the nonce of its writer."""
+        """Return a record, and the nonce of its writer."""
         key = self._content_key(id)
         page = await self._gateway.page(key, key + b"\0", limit=1)
         return self._record_of(id, page.kvs[0]) if page.kvs else None
@@ -186,7 +186,7 @@ class EtcdStore(SessionStore):
         done = await self._transact(record, value, compare)
         if done.succeeded:
             return replace(record, version=done.header.revision)
-        # It may be that an earlier try of this very transaction was applied, and its answer lost: the nonce tells.
+        # An earlier try of this transaction may have been applied, and its answer lost. The nonce tells.
         found = await self._read(record.id)
         if found is not None and found[1] == nonce:
             return replace(record, version=found[0].version)
@@ -210,7 +210,7 @@ class EtcdStore(SessionStore):
         raise AssertionError("the second try returns or raises")
 
     async def _lease(self, end_s: int) -> int:
-        """The lease of what ends in an hour. It only cleans up, an hour later and more: the end itself is in the record."""
+        """The lease of the records that end in an hour. It only cleans up, an hour later and more: the end itself is in the record."""
         lease = self._leases.get(end_s)
         if lease is None:
             left_s = max(0, end_s - int(self._clock.wall_s()))

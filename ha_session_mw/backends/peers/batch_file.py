@@ -14,7 +14,7 @@ from ...exceptions import ConfigurationError
 COMPACT_BYTES = 1024 * 1024
 """Smallest file that is rewritten: below a megabyte a start reads it in a moment."""
 COMPACT_FACTOR = 4
-"""Growth since the last rewriting that is worth the next one. So rewriting costs a third of what appending costs, at most."""
+"""Growth since the last rewriting that is worth the next one. So rewriting costs at most a third of appending."""
 
 
 class BatchFile:

@@ -1,6 +1,6 @@
 """The driver of ``peers://``: obeys the state machine of ``_core/quorum/log.py``, carries its polls and keeps its file.
 
-The rules stand in the state machine. This file has the tasks, the time limits and what operators read.
+The state machine has the rules. This file has the tasks, the time limits and the texts for operators.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ class QuorumLog(MemberedLog):
     """One member's log.
 
     Args:
-        view: what this node knows.
+        view: the entries that this node knows.
         clock: the two clocks.
         own: the heartbeat's constant parts.
         urls: all members, this one included, in the order of ``HA_SESSION_PEERS``.
         heartbeat_s: how long a poll is held.
         call: calls another member.
-        faults: counts what the others do wrong, beside what the calls themselves count.
+        faults: counts the faults of the others, in addition to those that the calls count.
         file: where entries are kept; None where they are kept in memory only.
-        on_event: takes what happens to the cluster.
+        on_event: takes each event of the cluster.
 
     Attributes:
         quorum: the state machine.
@@ -122,7 +122,7 @@ class QuorumLog(MemberedLog):
     # The state machine is obeyed here, and nowhere else.
 
     def _obey(self, ready: Ready) -> None:
-        """Do what the state machine wants done after a call."""
+        """Do the work that the state machine asks for after a call."""
         for hold, answer in ready.answers:
             if (waiting := self._waiting.pop(hold, None)) is not None:
                 waiting.answer = answer
@@ -171,8 +171,8 @@ class QuorumLog(MemberedLog):
             now_s = self._clock.boot_s()
             due_s = self.quorum.fenced_by(appended)
             if now_s >= give_up_s:
-                # Only a node that found itself to have forgotten comes here: its account of what is durable began anew.
-                raise QuorumLost("this node has forgotten what it knew to be durable")
+                # This happens only if the node finds that it has forgotten entries: its account of durable entries began anew.
+                raise QuorumLost("this node has forgotten which entries are durable")
             with self._clock.move_on_after(min(give_up_s if due_s is None else due_s, give_up_s) - now_s) as wait:
                 await self.wait_changed()
             if wait.cancelled_caught:
@@ -192,7 +192,7 @@ class QuorumLog(MemberedLog):
             faults = ", ".join(f"{self._name(url)} ({why})" for url, why in quorum.mismatched.items())
             return f"cannot work with {faults}; HA_SESSION_PEERS and the release must be the same on all nodes"
         if quorum.recovering:
-            return "still learning from the other members what it may have forgotten"
+            return "still learning the entries that it may have forgotten from the other members"
         return self._own_fault(now) or "out of contact with a majority of the members"
 
     def index(self) -> str | None:
@@ -302,7 +302,7 @@ class QuorumLog(MemberedLog):
             try:
                 written = await file.write(self._batch, self.quorum.everything)
             except FileTrouble as trouble:
-                # A node neither acknowledges nor serves what it does not keep, so it falls behind and is not ready.
+                # A node neither acknowledges nor serves an entry that it does not keep, so it falls behind and is not ready.
                 self._troubles.begin("file", str(trouble), "nothing was written to %s: it %s", _FILE, trouble, level=logging.ERROR)
                 await self._sleep(WRITE_RETRY_S)
                 self._batch = None
@@ -349,7 +349,7 @@ class QuorumLog(MemberedLog):
                 self._faults.note(peer, "lied")
             case PeerMismatch(peer, "identity"):
                 self._faults.note(peer, "lied")
-                logger.error("%s takes itself for somebody else; each node's HA_SESSION_ADVERTISE_URL must be its own", self._name(peer))
+                logger.error("%s claims to be another member; each node's HA_SESSION_ADVERTISE_URL must be its own", self._name(peer))
             case Recovered():
                 logger.info("this node has learned all that it may have forgotten, and validates sessions now")
             case MemberJoined(member):

@@ -1,7 +1,7 @@
 """Find out whether another process answers at this node's own URL. The peers could not tell the two apart.
 
-Two processes with one ``HA_SESSION_ADVERTISE_URL`` take turns in answering, as a load balancer or the kernel decides. Each
-would acknowledge for the other what it does not know itself.
+Two processes with one ``HA_SESSION_ADVERTISE_URL`` take turns in answering, as a load balancer or the kernel decides. Each would
+acknowledge entries for the other that it does not know itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OwnUrl:
         call: calls a member.
         sleep: waits for so many seconds.
         tell: takes the reason why this node cannot be reached at its URL; None when it is reached.
-        logger: where operators read of a second process.
+        logger: takes the line about a second process.
 
     Attributes:
         shared: whether another process answers at the URL.

@@ -55,7 +55,7 @@ class PeerPace:
             answer: the peer's answer.
             news: how many of its entries were news here.
             now_s: the boot-time clock.
-            recovering: whether this node learns what it may have forgotten.
+            recovering: whether this node learns the entries that it may have forgotten.
             fresh: whether this node serves. Before that it learns as fast as it can.
         """
         if not answer.complete:

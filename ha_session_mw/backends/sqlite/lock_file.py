@@ -32,8 +32,7 @@ class LockFile(SharedFile):
 
     Args:
         path: of the file.
-        boot_s: the boot-time clock, which all processes of a machine share. Each transaction reads it, so that it is never behind
-            what the file says.
+        boot_s: the boot-time clock, which all processes of a machine share. Each transaction reads it, so that it is never behind the file.
     """
 
     schema = SCHEMA

@@ -53,7 +53,7 @@ class SqliteLog(ClusterLog):
     """One process's part of the log.
 
     Args:
-        view: what this process knows.
+        view: the entries that this process knows.
         clock: the two clocks.
         own: the heartbeat's constant parts.
         path: of the file.
@@ -141,7 +141,7 @@ class SqliteLog(ClusterLog):
         news = self._file.read(self._position)
         if self._file_id is not None and (news.file != self._file_id or news.last < self._highest):
             # This process's entries must outlive the loss of a file, and the entries of the other file count as well.
-            logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; what this process knows is written to it")
+            logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; the entries of this process are written to it")
             self._owe([*self._view.entries()])
             self._on_event(PossibleLoss())
             news = self._file.read(0)
@@ -299,13 +299,13 @@ class SqliteLog(ClusterLog):
             return  # logged already
 
     async def _prune(self) -> None:
-        """Delete ended entries. The file keeps their highest end as a floor, whatever the clock says afterwards."""
+        """Delete ended entries. The file keeps their highest end as a floor, even if the clock goes back afterwards."""
         ended_ms = self._wall_ms() - FLOOR_MARGIN_MS - END_STEP_MS
         try:
             async with self._disk:
                 await anyio.to_thread.run_sync(self._file.prune, ended_ms, limiter=self._threads)
         except FileTrouble as trouble:
-            logger.warning("the file of HA_SESSION_CLUSTER %s; what has ended is deleted from it later", trouble)
+            logger.warning("the file of HA_SESSION_CLUSTER %s; ended entries are deleted from it later", trouble)
 
     # Forks. The file closes itself.
 

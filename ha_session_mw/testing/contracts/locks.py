@@ -21,7 +21,7 @@ class LockNode(NamedTuple):
     clock: Clock
 
     async def write(self, id: str, content: bytes, grant: Grant) -> None:
-        """Replace a record, whatever its version, if a lock is still held."""
+        """Replace a record of any version, if a lock is still held."""
         current = await self.store.get(id)
         end_ms = int(self.clock.wall_s() * 1000) + 3_600_000
         await self.store.put(Record(id, content, end_ms, version=current.version if current else 0), guard=grant)
@@ -46,7 +46,7 @@ class LockNodes(Harness):
     late_s = 0.1
 
     async def break_off(self, node: LockNode) -> None:
-        """Cut a node off from what keeps the locks, until :meth:`mend`."""
+        """Cut a node off from the lock service, until :meth:`mend`."""
         raise NotImplementedError
 
     async def mend(self, node: LockNode) -> None:

@@ -1,6 +1,6 @@
 """The contract of a store as tests: each sentence of :class:`~ha_session_mw.abc.SessionStore`, run against a backend.
 
-The contract of locks tests what a guard does.
+The contract of locks tests the effect of a guard.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Stores(Harness):
 
     Attributes:
         stores: each node's access to the same records; one, if the backend has only one.
-        news: what each of the stores has reported, in the same order.
+        news: the reports of each store, in the same order.
         clock: of the nodes.
         can_fill: whether :meth:`fill` works.
         reads_when_broken: whether stored records can be read while nothing can be written.

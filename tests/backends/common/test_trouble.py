@@ -34,6 +34,7 @@ def test_a_recovery_is_reported_once_and_only_after_trouble(caplog: pytest.LogCa
 
 def test_each_trouble_is_reported_separately(caplog: pytest.LogCaptureFixture) -> None:
     troubles = Troubles(logger)
+    caplog.set_level(logging.WARNING, logger.name)
     for name in ("a", "b"):
         troubles.begin(name, "silent", "%s is silent", name)
     troubles.end("a", "a answers")
