@@ -1,4 +1,4 @@
-"""Follow the log in etcd: load all of it at one revision, then watch it, and load it again if the two do not fit together."""
+"""Follow the log in etcd: load all of it at one revision, then watch it. Load it again if the two do not fit together."""
 
 from __future__ import annotations
 

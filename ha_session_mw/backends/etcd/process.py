@@ -1,4 +1,4 @@
-"""What the tasks of one process on etcd share: the state machine, the connection, the clock and the present troubles."""
+"""The parts that all tasks of one process on etcd share: state machine, connection, clock and present troubles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGAIN_S = 0.2
 
 
 class EtcdTroubles:
-    """What fails at present of following, writing, taking heartbeats and tidying.
+    """The present failures of following, writing, taking heartbeats and tidying.
 
     Args:
         on_change: called after each report. It may look at :attr:`current`.
