@@ -378,11 +378,15 @@ class _Plug:
     name: str
     is_dead: bool = False
     calls: dict[_Call, None] = field(default_factory=dict)
+    scopes: dict[anyio.CancelScope, None] = field(default_factory=dict)
+    """Of answers that have come while the process is frozen."""
 
     def pull(self) -> None:
         self.is_dead = True
         for call in self.calls:
             call.end(_refusal())
+        for scope in self.scopes:
+            scope.cancel()
 
 
 class _Cable(httpx2.AsyncBaseTransport):
@@ -410,8 +414,17 @@ class _Cable(httpx2.AsyncBaseTransport):
         finally:
             del self._plug.calls[call]
         if not self._plug.is_dead:
-            await self.node.thawed.wait()
+            await self._thawed_or_pulled()
         return response
+
+    async def _thawed_or_pulled(self) -> None:
+        """Wait while the process is frozen. One that is killed meanwhile must end, even in a call that cannot be cancelled."""
+        with anyio.CancelScope() as scope:
+            self._plug.scopes[scope] = None
+            try:
+                await self.node.thawed.wait()
+            finally:
+                del self._plug.scopes[scope]
 
 
 class _Call:
