@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
+import msgspec
+
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...models import Entry
 from ..cluster.freshness import Moment
@@ -24,6 +26,7 @@ from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .durability import DurablePrefix
 from .fence import Fence
+from .holds import Holds
 from .messages import VERSION, Answer, Batch, Poll, list_digest
 from .peer import Peer
 from .ready import Contradiction, Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent, Standing
@@ -34,9 +37,6 @@ PAGE_ENTRIES = 4096
 """Most entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit. A node refuses an
 answer with more, so later releases must not raise the number."""
 
-STARTING_HOLD_S = 0.05
-"""How long a node holds the poll of a recovering member. That member learns in rounds, and the cluster waits for it."""
-
 
 class Quorum:
     """One process of a cluster with a fixed list of members.
@@ -46,8 +46,8 @@ class Quorum:
         own: the heartbeat's constant parts. ``life`` must be random bits, new for each process.
         urls: all members, this one included.
         now: the moment of the start.
-        heartbeat_s: how long a poll is held at most.
-        stored: the batches of the file; empty for a new file; None for a node without a file.
+        heartbeat_s: longest time for which a poll is held.
+        stored: the batches of the file; empty if the file is new; None if the node has no file.
 
     Raises:
         ValueError: the list does not name this member, or names one twice.
@@ -65,11 +65,9 @@ class Quorum:
         self._majority = len(listed) // 2 + 1
         self.speaker: Speaker[QuorumEvent] = Speaker(view, own, majority=self._majority)
         self._digest = list_digest(listed)
-        self._heartbeat_s = heartbeat_s
         self._peers = {url: Peer(url, now.boot_s) for url in listed if url != own.url}
         self._sequence = Sequence(view)
-        self._holds: list[Hold] = []
-        self._refused: list[tuple[Hold, Answer]] = []
+        self._holds = Holds(self._peers, heartbeat_s)
         self._stamp = 0
         """The running number of the newest answer."""
         self._fence = Fence(self._peers, self._majority)
@@ -86,23 +84,23 @@ class Quorum:
         """The other members, by their heartbeats."""
         return self.speaker.members
 
-    # What the driver must do.
+    # Work for the driver.
 
     def ready(self, now: Moment) -> Ready:
         """Return what is due by now."""
-        refused, self._refused = self._refused, []
-        return Ready((*refused, *self._release_holds(now)), self._next_batch(), tuple(self.speaker.take_events()))
+        answers = (*self._holds.take_refused(), *self._release_holds(now))
+        return Ready(answers, self._next_batch(), tuple(self.speaker.take_events()))
 
     def _next_batch(self) -> Batch | None:
         return self._durable.next_batch(PAGE_ENTRIES, recovered=self._recovery is None)
 
     def kept(self, batch: Batch, now: Moment) -> Ready:
-        """Take note that the batch has been written and synced."""
+        """Count the batch as written and synced."""
         self._durable.kept(batch)
         return self._conclude(now)
 
     def not_kept(self, now: Moment) -> Ready:
-        """Take note that the batch could not be written. Its entries are handed out again."""
+        """Hand out the entries of the batch again, because the driver could not write it."""
         self._durable.take_back()
         return self._conclude(now)
 
@@ -117,7 +115,7 @@ class Quorum:
         for entry in entries:
             self._merge(entry)
         ready = self._conclude(now)
-        # An entry that was known before stands somewhere up to the end. The receipt of the end covers all of them.
+        # An entry that was known before has an earlier position. The receipt of the newest position covers all of them.
         return Receipt(self._sequence.last), ready
 
     def _merge(self, entry: Entry) -> None:
@@ -189,7 +187,7 @@ class Quorum:
                 self._credit(peer, sent, answer)
 
     def _credit(self, peer: Peer, sent: Sent, answer: Answer) -> None:
-        """Count a complete answer: this node knows all that the peer knew when it answered, so all that it knew when asked."""
+        """Count a complete answer: this node now knows all entries that the peer knew when this node polled it."""
         if answer.memory == "whole":
             # The time of sending: what was acknowledged while the poll was under way may be missing from the answer.
             peer.fresh_s = max(peer.fresh_s, sent.sent_s)
@@ -202,17 +200,12 @@ class Quorum:
     def arrived(self, poll: Poll, now: Moment) -> tuple[Hold, Ready]:
         """Take in a poll of another member, and hold it. If its answer is due at once, the returned :class:`Ready` has it."""
         peer = self._peers.get(poll.sender)
-        known = peer is not None and self._belongs(peer, poll)
-        if known and peer is not None:
+        if peer is not None and self._belongs(peer, poll):
             self._hear_poll(peer, poll, now)
             self._draw_conclusions(now)
-        limit_s = min(STARTING_HOLD_S, self._heartbeat_s) if poll.recovering else self._heartbeat_s
-        hold = Hold(poll.sender, now.boot_s + limit_s, poll.incarnation, poll.callee, poll.position, self.recovering)
-        if known and peer is not None:
-            peer.newest_hold = hold
-            self._holds.append(hold)
+            hold = self._holds.hold(poll, now, recovering=self.recovering)
         else:
-            self._refused.append((hold, self._refusal(now)))
+            hold = self._holds.refuse(poll, self._refusal(now), now, recovering=self.recovering)
         return hold, self.ready(now)
 
     def _hear_poll(self, peer: Peer, poll: Poll, now: Moment) -> None:
@@ -235,59 +228,25 @@ class Quorum:
     @property
     def held(self) -> tuple[Hold, ...]:
         """The polls of others that wait for their answer."""
-        return tuple(self._holds)
+        return self._holds.held
 
     def drop(self, hold: Hold) -> None:
         """Forget a held poll whose sender waits no longer."""
-        if hold in self._holds:
-            self._holds.remove(hold)
+        self._holds.drop(hold)
 
     def _release_holds(self, now: Moment) -> list[tuple[Hold, Answer]]:
-        if not self._holds:
-            return []
-        due = [hold for hold in self._holds if self._is_due(hold, now)]
-        self._holds = [hold for hold in self._holds if hold not in due]
+        due = self._holds.release(
+            now, self._fence, incarnation=self.incarnation, position=self._durable.position, recovering=self.recovering
+        )
         return [(hold, self._answer(hold, now)) for hold in due]
 
-    def _is_due(self, hold: Hold, now: Moment) -> bool:
-        return (
-            hold.callee != self.incarnation  # the sender must learn this node's incarnation
-            or self._durable.position > hold.since  # news
-            or now.boot_s >= hold.until_s
-            or self._was_superseded(hold)
-            or hold.recovering != self.recovering
-            or self._fence.is_waiting_for(hold.peer, self._durable.position)
-        )
-
-    def _was_superseded(self, hold: Hold) -> bool:
-        """Return whether the sender has polled again. Two processes with one URL do not count: each would end the other's hold."""
-        newest = self._peers[hold.peer].newest_hold
-        return newest is not None and newest is not hold and newest.incarnation == hold.incarnation
-
     def _answer(self, hold: Hold, now: Moment) -> Answer:
-        peer = self._peers[hold.peer]
         self._stamp += 1
-        peer.answered_s = now.boot_s
-        # The poll's position means something in the sequence that gave it, and in no other.
-        since = hold.since if hold.callee == self.incarnation else 0
-        entries, reached = self._sequence.page(since, self._durable.position, PAGE_ENTRIES)
-        return Answer(
-            version=VERSION,
-            digest=self._digest,
-            sender=self.me,
-            heartbeat=self._heartbeat(now),
-            incarnation=self.incarnation,
-            memory=self.memory,
-            stamp=self._stamp,
-            since=since,
-            upto=reached,
-            complete=reached == self._durable.position,
-            entries=tuple(entry for _, entry in entries),
-            floor_ms=self.view.floor_ms,
-            known=peer.sequence if hold.incarnation == peer.incarnation else 0,
-            known_before=peer.changed,
-            majority_forgot=self._majority_forgot,
+        self._peers[hold.peer].answered_s = now.boot_s
+        header = msgspec.structs.replace(
+            self._refusal(now), stamp=self._stamp, floor_ms=self.view.floor_ms, majority_forgot=self._majority_forgot
         )
+        return self._holds.answer(hold, header, self._sequence, self._durable.position, PAGE_ENTRIES)
 
     def _refusal(self, now: Moment) -> Answer:
         """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
@@ -300,7 +259,7 @@ class Quorum:
             memory=self.memory,
         )
 
-    # Time, and what follows from all of the above.
+    # Time and conclusions.
 
     def tick(self, now: Moment) -> Ready:
         """Let time pass. The driver calls it every heartbeat at least, and at the moment that :meth:`fenced_by` names."""
@@ -308,8 +267,8 @@ class Quorum:
         if floor is not None and not self.recovering:
             self._raise_floor(last_end_ms(floor))
             if self._majority_forgot:
-                # Tokens from before the loss may list lost cuts, and must not wait for those for ever. A cut ends no earlier than
-                # a whole life after it was made, so one that ends before was made minutes ago. No cut travels for that long.
+                # Tokens from before the loss may list lost cuts, and must not wait for these for ever. A cut ends a whole life after
+                # it was made, or later. So a cut that ends earlier than this was made minutes ago, and no cut travels that long.
                 self.speaker.give_up_cuts(floor + FLOOR_MARGIN_MS + UNKNOWN_END_MARGIN_MS - CUT_TRAVELS_MS)
         return self._conclude(now)
 
@@ -396,7 +355,7 @@ class Quorum:
         peer.mismatch = fault
         return fault is None
 
-    # What the driver may want to know.
+    # State, for the driver.
 
     @property
     def incarnation(self) -> str:
@@ -435,10 +394,10 @@ class Quorum:
         self.speaker.draining = True
 
     def check(self, now: Moment) -> None:
-        """Check what must hold after each call.
+        """Check the invariants that hold after each call.
 
         Raises:
-            InvariantBroken: it does not hold.
+            InvariantBroken: an invariant does not hold.
         """
         self.view.check()
         self.members.check()
@@ -449,5 +408,4 @@ class Quorum:
         ensure(not self.recovering or fresh_s == -math.inf, "a recovering node is not fresh")
         ensure(self._majority == 1 or fresh_s <= now.boot_s, "no node is fresh as of a time to come")
         ensure(self.incarnation == self.life or self._durable.stores, "only a node with a file continues an earlier incarnation")
-        for hold in self._holds:
-            ensure(hold.until_s <= now.boot_s + self._heartbeat_s, "no poll is held for longer than a heartbeat")
+        self._holds.check(now)

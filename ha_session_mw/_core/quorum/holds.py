@@ -1,0 +1,133 @@
+"""The polls of other members that this node holds until it has news, and the answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ..cluster.freshness import Moment
+from ..cluster.invariants import ensure
+from .fence import Fence
+from .messages import Answer, Poll
+from .peer import Peer
+from .ready import Hold
+from .sequence import Sequence
+
+STARTING_HOLD_S = 0.05
+"""How long a node holds the poll of a recovering member. That member learns in rounds, and the cluster waits for it."""
+
+
+class Holds:
+    """Holds polls, and releases each when its answer is due.
+
+    Args:
+        peers: the other members, by their URL.
+        limit_s: longest time for which a poll is held: a heartbeat.
+    """
+
+    def __init__(self, peers: Mapping[str, Peer], limit_s: float) -> None:
+        self._peers = peers
+        self._limit_s = limit_s
+        self._held: list[Hold] = []
+        self._refused: list[tuple[Hold, Answer]] = []
+
+    @property
+    def held(self) -> tuple[Hold, ...]:
+        """The polls that wait for their answer."""
+        return tuple(self._held)
+
+    def hold(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
+        """Hold a peer's poll until :meth:`release`.
+
+        Args:
+            poll: the poll.
+            now: the moment of its arrival.
+            recovering: whether this node is recovering.
+        """
+        hold = self._new(poll, now, recovering=recovering)
+        self._peers[poll.sender].newest_hold = hold
+        self._held.append(hold)
+        return hold
+
+    def refuse(self, poll: Poll, answer: Answer, now: Moment, *, recovering: bool) -> Hold:
+        """Keep a poll and its answer until :meth:`take_refused`, because the sender is no peer that this node can work with."""
+        hold = self._new(poll, now, recovering=recovering)
+        self._refused.append((hold, answer))
+        return hold
+
+    def _new(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
+        limit_s = min(STARTING_HOLD_S, self._limit_s) if poll.recovering else self._limit_s
+        return Hold(poll.sender, now.boot_s + limit_s, poll.incarnation, poll.callee, poll.position, recovering)
+
+    def drop(self, hold: Hold) -> None:
+        """Forget a held poll whose sender waits no longer."""
+        if hold in self._held:
+            self._held.remove(hold)
+
+    def take_refused(self) -> list[tuple[Hold, Answer]]:
+        """Return the refused polls with their answers, each once."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def release(self, now: Moment, fence: Fence, *, incarnation: str, position: int, recovering: bool) -> list[Hold]:
+        """Return the polls whose answer is due, each once.
+
+        Args:
+            now: the present moment.
+            fence: knows the peers whose acknowledgement a log-out waits for.
+            incarnation: the incarnation of this node.
+            position: the newest durable position of its sequence.
+            recovering: whether this node is recovering.
+        """
+        due = [
+            hold
+            for hold in self._held
+            if hold.callee != incarnation  # the sender must learn this node's incarnation
+            or position > hold.since  # news
+            or now.boot_s >= hold.until_s
+            or self._was_superseded(hold)
+            or hold.recovering != recovering
+            or fence.is_waiting_for(hold.peer, position)
+        ]
+        if due:
+            self._held = [hold for hold in self._held if hold not in due]
+        return due
+
+    def _was_superseded(self, hold: Hold) -> bool:
+        """Return whether the sender has polled again. Two processes with one URL do not count: each would end the other's hold."""
+        newest = self._peers[hold.peer].newest_hold
+        return newest is not None and newest is not hold and newest.incarnation == hold.incarnation
+
+    def answer(self, hold: Hold, header: Answer, sequence: Sequence, position: int, limit: int) -> Answer:
+        """Return the answer to a released poll.
+
+        Args:
+            hold: the poll.
+            header: an answer with everything that does not depend on the poll.
+            sequence: the entries of this node.
+            position: the newest position that the answer may carry.
+            limit: most entries in it.
+        """
+        peer = self._peers[hold.peer]
+        # The poll's position refers to the sequence of the incarnation that gave it, and to no other.
+        since = hold.since if hold.callee == header.incarnation else 0
+        entries, reached = sequence.page(since, position, limit)
+        return msgspec.structs.replace(
+            header,
+            since=since,
+            upto=reached,
+            complete=reached == position,
+            entries=tuple(entry for _, entry in entries),
+            known=peer.sequence if hold.incarnation == peer.incarnation else 0,
+            known_before=peer.changed,
+        )
+
+    def check(self, now: Moment) -> None:
+        """Check the invariants that hold after each call.
+
+        Raises:
+            InvariantBroken: an invariant does not hold.
+        """
+        for hold in self._held:
+            ensure(hold.until_s <= now.boot_s + self._limit_s, "no poll is held for longer than a heartbeat")
