@@ -35,7 +35,7 @@ WARM_UP = 20
 
 @dataclass
 class LogOutTimes:
-    """Seconds from the sending of a log-out, for each one.
+    """Seconds from the sending of each log-out.
 
     Attributes:
         refused_s: until each other node has refused the session, to a client that asks all along.

@@ -115,7 +115,7 @@ async def test_a_session_that_this_node_denies_stays_denied_despite_a_peers_yes(
     assert look_ups_of(b.manager).results["yes"] == 2
 
 
-async def test_a_key_that_nobody_has_is_invalid_for_those_who_can_tell(cluster: Cluster) -> None:
+async def test_a_key_that_no_member_has_is_invalid_on_fresh_nodes(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     token, _ = signed(a, STRAY)
 

@@ -279,7 +279,7 @@ async def test_a_clock_an_hour_off_ends_no_session(cluster: Cluster, seconds: fl
     assert (await browser.visit(b)).result == "ada"
 
 
-async def test_a_node_that_starts_with_a_wrong_clock_judges_nobody() -> None:
+async def test_a_node_that_starts_with_a_wrong_clock_validates_no_session() -> None:
     cluster = Cluster(app=obliging)
     a, b, c = cluster.nodes
     b.clock.step_wall(7200)

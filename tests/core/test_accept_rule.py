@@ -275,7 +275,7 @@ def test_a_refusal_that_depends_on_the_clock_is_no_denial() -> None:
     assert [denial(seen(given), fresh_view()) for given in (long_over, to_come)] == [None, None]
 
 
-# The walk, for HA_SESSION_ERROR_DETAIL=full
+# The walk with HA_SESSION_ERROR_DETAIL=full
 
 
 def test_the_walk_lists_the_checks_up_to_the_one_that_failed() -> None:

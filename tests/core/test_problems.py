@@ -153,7 +153,7 @@ def test_a_wait_that_is_known_better_is_rounded_up() -> None:
 # The amount of detail
 
 
-def test_the_reason_and_the_checks_are_told_at_full_only() -> None:
+def test_the_reason_and_the_checks_are_shown_at_full_only() -> None:
     problem = TokenInvalid("the signature does not match", check="signature")
 
     assert not {"reason", "checks"} & body_of(problem).keys()

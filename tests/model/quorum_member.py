@@ -226,7 +226,7 @@ class QuorumMember:
     # State without effect.
 
     def wake(self) -> None:
-        """Restore what the frozen member left out: the others' wall clocks and limits, on which no lease depends."""
+        """Restore the state that the frozen member left out: the others' wall clocks and limits, on which no lease depends."""
         self.quorum.speaker.members = Members(self.own, majority=self.quorum._majority)
 
     def rest(self) -> None:

@@ -427,7 +427,7 @@ async def test_a_peers_copy_counts_only_if_it_is_of_the_needed_version(clock: Ma
     assert rig.store.reads == 1
 
 
-async def test_a_copy_of_a_peer_that_is_older_than_what_this_node_has_heard_of_does_not_count(clock: ManualClock) -> None:
+async def test_a_peers_copy_older_than_the_newest_known_version_does_not_count(clock: ManualClock) -> None:
     first = 0
 
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:

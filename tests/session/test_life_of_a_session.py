@@ -43,7 +43,7 @@ async def test_a_visitor_has_no_id_until_something_is_written(node: Node) -> Non
     assert subject is None
 
 
-async def test_a_session_tells_its_times_and_who_made_it(clock: ManualClock) -> None:
+async def test_a_session_has_its_times_and_its_issuer(clock: ManualClock) -> None:
     node = Node(clock=clock, node_id="alpha", idle_timeout="10m", absolute_timeout="1h")
     visitor = await node.logged_in()
     clock.advance(60)

@@ -197,7 +197,7 @@ async def test_concurrent_requests_that_count_under_the_lock_lose_no_count(nodes
     assert (await nodes[2].request(token=newest)).result == {"text": text, "n": 12}
 
 
-async def test_the_session_is_as_the_last_holder_left_it_with_what_this_request_has_changed_already(nodes: list[Node]) -> None:
+async def test_the_session_holds_the_last_holders_state_and_this_requests_earlier_changes(nodes: list[Node]) -> None:
     a, b, _ = nodes
     ada = await a.logged_in("ada", left="by nobody", mine=0)
     before = ada.token
@@ -406,7 +406,7 @@ async def test_a_websocket_lets_the_lock_go_at_the_end_of_its_block() -> None:
     assert held == [1, 0]
 
 
-async def test_a_websocket_sees_under_the_lock_what_others_have_left_meanwhile(nodes: list[Node]) -> None:
+async def test_a_websocket_under_the_lock_sees_the_changes_of_others(nodes: list[Node]) -> None:
     a, b, _ = nodes
     ada = await a.logged_in("ada", cart={"apples": 1})
     before = ada.token

@@ -71,7 +71,7 @@ def test_a_fault_names_the_setting_and_the_rule(settings: dict[str, Any], fault:
     assert fault in told
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     told = "\n".join(faults(peers="", advertise_url=None, freshness_limit="1s", secret_key="short", idle_timeout="soon"))
     for name in ("PEERS", "ADVERTISE_URL", "FRESHNESS_LIMIT", "SECRET_KEY", "IDLE_TIMEOUT"):
         assert f"HA_SESSION_{name}" in told

@@ -23,7 +23,7 @@ def cluster(machines: int, variant: OrderedVariant, *, workers: int = 1, slow_cl
 
 
 def a_beat_that_comes_back_late(variant: OrderedVariant) -> Findings:
-    """Node 2 reads what it follows 1.5 s late. Entries acknowledged meanwhile were logged after the beat that it reads."""
+    """Node 2 reads the log 1.5 s late. Entries acknowledged meanwhile were logged after the beat that it reads."""
     world = cluster(3, variant)
     one, last = world.nodes[1], world.nodes[2]
     session = log_in(one)

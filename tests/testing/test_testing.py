@@ -84,7 +84,7 @@ async def test_nothing_ends_by_a_frozen_clock_before_it_is_thawed(clock: ManualC
     assert scope.cancelled_caught
 
 
-def test_a_link_does_as_it_is_told() -> None:
+def test_a_link_follows_its_faults() -> None:
     dice = Random(1)
     assert Link(delay_s=0.1).copies(dice) == [0.1]
     assert Link(cut=True).copies(dice) == Link(loss=1.0).copies(dice) == []

@@ -445,7 +445,7 @@ async def test_of_many_calls_that_fail_at_once_the_first_moves_on(clock: ManualC
     assert transport.asked == ["bad"] * 10 + ["good"] * 10
 
 
-async def test_a_call_that_nobody_answers_ends_in_bounded_time(clock: ManualClock) -> None:
+async def test_a_call_without_an_answer_ends_in_bounded_time(clock: ManualClock) -> None:
     transport = Scripted(a="never", b="never", c="dead")
     failed: list[EtcdError] = []
 
@@ -524,7 +524,9 @@ async def test_a_slow_answer_counts_though_others_have_been_asked_meanwhile(cloc
 
 
 @pytest.mark.parametrize(("words", "kind"), [(b"some words", EtcdRejected), (b"etcdserver: mvcc: database space exceeded", EtcdFull)])
-async def test_a_definite_no_ends_a_call_at_once_whoever_else_is_asked(words: bytes, kind: type[EtcdError], clock: ManualClock) -> None:
+async def test_a_definite_no_ends_a_call_at_once_despite_other_open_requests(
+    words: bytes, kind: type[EtcdError], clock: ManualClock
+) -> None:
     transport = Scripted(a="never", b=(400, b'{"error":"%s","code":3}' % words), c="never")
     told: list[EtcdError] = []
 

@@ -1,4 +1,4 @@
-"""Time limits of locks on etcd, with a fake etcd and clock: when a request is answered, and what it leaves behind."""
+"""Time limits of locks on etcd, with a fake etcd and clock: when a request is answered, and which keys it leaves behind."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ async def test_a_place_that_was_lost_while_etcd_stood_still_is_taken_anew(etcd: 
         assert clock.boot_s() < found[0].until_s
 
 
-async def test_a_place_whose_answer_was_lost_is_taken_once_so_what_it_guards_can_be_written(etcd: FakeEtcd, clock: ManualClock) -> None:
+async def test_a_place_whose_answer_was_lost_is_taken_once_so_guarded_data_can_be_written(etcd: FakeEtcd, clock: ManualClock) -> None:
     async with opened(etcd, clock) as locks:
         etcd.loses = PUT
         await passing(clock, lambda: acquire(locks, 0))

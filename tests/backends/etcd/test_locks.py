@@ -1,4 +1,4 @@
-"""Locks on real etcd: what its faults do to holders and waiting requests, and what is left in it."""
+"""Locks on real etcd: the effect of its faults on holders and waiters, and the keys left in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Session data on etcd: three processes and a real server, and what a lost answer, a lost history and a lost lease do."""
+"""Session data on etcd: three processes and a real server, and the effect of a lost answer, a lost history and a lost lease."""
 
 from __future__ import annotations
 

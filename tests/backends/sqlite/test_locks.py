@@ -140,7 +140,7 @@ def numbers_in(queue: Queue) -> list[int]:
 # The machine's clock
 
 
-def test_a_holder_from_before_the_machine_was_started_again_blocks_nobody(queue: Queue, path: Path, clock: ManualClock) -> None:
+def test_a_holder_from_before_the_machine_restarted_blocks_no_other(queue: Queue, path: Path, clock: ManualClock) -> None:
     old = queue.ticket()
     old_grant = queue.grant(old, queue.take(old))
     restarted = Queue(path, ManualClock(boot_s=5))
@@ -159,7 +159,7 @@ def test_a_holder_from_before_the_machine_was_started_again_is_forgotten(queue: 
     assert numbers_in(restarted) == []
 
 
-def test_one_that_held_its_lock_for_long_blocks_nobody_for_long_after_a_restart(queue: Queue, path: Path, clock: ManualClock) -> None:
+def test_a_long_holder_blocks_no_other_for_long_after_a_restart(queue: Queue, path: Path, clock: ManualClock) -> None:
     old = queue.ticket()
     grant = queue.grant(old, queue.take(old))
     for _ in range(100):

@@ -326,7 +326,7 @@ async def test_an_older_copy_that_is_put_into_the_file_itself_is_completed(path:
     assert [Worker(path).says(token) for token in (first, second)] == ["session_revoked"] * 2
 
 
-async def test_nobody_is_sure_of_a_file_that_is_gone_when_the_next_one_takes_a_log_out(path: Path) -> None:
+async def test_no_worker_trusts_a_missing_file_when_the_next_one_takes_a_log_out(path: Path) -> None:
     a = Worker(path)
     token = a.log_in()
     assert a.says(token) == "yes"
@@ -359,7 +359,7 @@ async def test_an_entry_without_a_waiter_is_written_before_the_end(path: Path) -
     assert rows_in(path) == 1
 
 
-async def test_one_write_takes_along_what_has_come_up_meanwhile(path: Path) -> None:
+async def test_one_write_includes_all_entries_since_the_last(path: Path) -> None:
     a, written = Worker(path), list[int]()
     append = a.log._file.append
 
@@ -384,7 +384,7 @@ async def test_a_forked_worker_does_not_wait_for_a_write_of_the_one_that_it_was_
     assert rows_in(path) == 1
 
 
-async def test_the_floor_that_is_kept_in_the_place_of_what_was_deleted_never_falls(path: Path) -> None:
+async def test_the_floor_that_replaces_deleted_entries_never_falls(path: Path) -> None:
     file = EntryFile(path)
     for until_ms in (10, 5):
         file.append([(1, until_ms, b"")])
@@ -393,7 +393,7 @@ async def test_the_floor_that_is_kept_in_the_place_of_what_was_deleted_never_fal
     file.close()
 
 
-async def test_an_older_copy_that_has_grown_past_what_a_worker_knows_is_read_and_completed_all_the_same(path: Path) -> None:
+async def test_an_older_copy_that_has_grown_past_a_workers_position_is_read_and_completed(path: Path) -> None:
     a = Worker(path)
     tokens = [a.log_in() for _ in range(5)]
     copy_of(path)
@@ -563,7 +563,7 @@ async def test_a_forked_worker_has_connections_and_a_name_of_its_own(path: Path,
         ("sqlite:///with space/and?mark", "/with space/and?mark"),
     ],
 )
-def test_the_path_is_what_stands_after_the_two_slashes(url: str, path: str) -> None:
+def test_the_path_follows_the_two_slashes(url: str, path: str) -> None:
     assert Settings(secret_key=SECRET, cluster=url).cluster.file == Path(path)
 
 

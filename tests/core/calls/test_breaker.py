@@ -67,7 +67,7 @@ def test_failures_of_attempts_that_were_under_way_when_it_opened_do_not_prolong_
     assert breaker.allows(0.25 + PAUSE_S)
 
 
-def test_an_attempt_that_nobody_reports_does_not_close_it_for_ever() -> None:
+def test_an_unreported_attempt_does_not_close_it_for_ever() -> None:
     breaker = opened()
     assert breaker.allows(PAUSE_S)
     assert not breaker.allows(PAUSE_S)

@@ -13,7 +13,7 @@ def test_a_burst_within_the_limit_costs_no_wait_and_the_excess_waits_for_the_ref
     assert [pace.spend(1, 0.0) for _ in range(5)] == [0, 0, 0, 0.125, 0.25]
 
 
-def test_it_refills_and_never_beyond_what_it_holds() -> None:
+def test_it_refills_and_never_beyond_its_capacity() -> None:
     pace = RateLimiter(per_s=8, at_once=3)
     pace.spend(3, 0.0)
     assert pace.spend(1, 0.125) == 0

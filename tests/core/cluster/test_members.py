@@ -168,7 +168,7 @@ def test_a_node_that_is_alone_notices_that_its_clock_was_stepped() -> None:
     assert seen.clock_trusted(now(103))
 
 
-def test_a_clock_that_nobody_agreed_with_does_not_become_right_by_being_alone() -> None:
+def test_a_clock_without_agreement_does_not_become_right_by_being_alone() -> None:
     seen = members(3, b=0, c=0)
     seen.tick(now(1, ahead_s=3600))
     seen.tick(now(100, ahead_s=3600))

@@ -969,7 +969,7 @@ def beats(log: Log, now: Moment, *members: Member, ahead_s: Iterable[float] = ()
     log.deliver(now, *members)
 
 
-def test_members_that_come_drain_and_leave_are_told() -> None:
+def test_members_that_come_drain_and_leave_are_events() -> None:
     log = Log()
     (one,) = log.ready("a")
     two = log.member("b")

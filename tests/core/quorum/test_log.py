@@ -305,7 +305,7 @@ def test_an_incomplete_answer_makes_no_member_fresh(monkeypatch: pytest.MonkeyPa
     assert len(one.view.denied) == 15
 
 
-def test_an_answer_that_was_overtaken_does_not_turn_back_what_was_read() -> None:
+def test_an_answer_that_was_overtaken_does_not_turn_the_position_back() -> None:
     one, two = started(A, B)
     early = one.poll(B, at(1))
     old = two.arrived(early.poll, at(1))
@@ -526,7 +526,7 @@ def test_nothing_is_served_or_acknowledged_before_it_is_kept() -> None:
     assert two.poll(A, at(1)).poll.position == 1
 
 
-def test_one_batch_is_written_at_a_time_and_the_next_one_has_what_came_meanwhile() -> None:
+def test_one_batch_is_written_at_a_time_and_the_next_one_has_the_entries_since_then() -> None:
     (one, _), (disk, _) = with_files(A, B)
     one.append([deny("x")], at(1))
     first = one.batch
@@ -537,7 +537,7 @@ def test_one_batch_is_written_at_a_time_and_the_next_one_has_what_came_meanwhile
     assert [[entry for _, entry in batch.entries] for batch in disk[-2:]] == [[deny("x")], [deny("y"), deny("z")]]
 
 
-def test_a_batch_that_could_not_be_written_is_handed_out_again_with_what_came_meanwhile() -> None:
+def test_a_failed_batch_is_handed_out_again_with_the_entries_since_then() -> None:
     (one, two), (disk, _) = with_files(A, B)
     one.append([deny("x")], at(1))
     one.append([deny("y")], at(1))
@@ -581,7 +581,7 @@ def test_a_crash_while_learning_does_not_hide_that_something_was_forgotten() -> 
     assert third.memory == "lost"
 
 
-def test_a_file_that_is_older_than_what_a_peer_remembers_counts_as_none() -> None:
+def test_a_file_older_than_a_peers_memory_counts_as_none() -> None:
     (one, two, _), (_, disk, _) = with_files(A, B, C)
     copy = list(disk)
     two.append([deny("x")], at(1))
@@ -645,7 +645,7 @@ def test_a_file_may_be_replaced_by_one_batch() -> None:
 # Members.
 
 
-def test_members_that_come_drain_and_leave_are_told() -> None:
+def test_members_that_come_drain_and_leave_are_events() -> None:
     one, two = member(A, A, B), member(B, A, B)
     exchange(one, two, at(0))
     assert MemberJoined(NodeId(B)) in one.take_events()

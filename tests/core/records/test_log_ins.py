@@ -72,7 +72,7 @@ def test_the_record_does_not_depend_on_the_order_of_the_nodes_writes(recorded: L
 
 
 @given(LOG_INS, LOG_INS)
-def test_to_be_seen_changes_neither_when_a_log_in_was_nor_what_the_device_is_called(recorded: LogIn, seen: LogIn) -> None:
+def test_a_use_changes_neither_the_log_ins_time_nor_the_devices_name(recorded: LogIn, seen: LogIn) -> None:
     record = refreshed(recorded, seen)
 
     assert (record.authenticated_ms, record.label, record.address) == (recorded.authenticated_ms, recorded.label, recorded.address)

@@ -92,7 +92,7 @@ def test_numbers_that_are_equal_and_of_another_type_are_a_change() -> None:
     assert type(merge(stored({"a": 1}), {"a": 1.0}, stored({"a": 1}, version=6))["a"]) is float
 
 
-def test_two_that_outgrew_the_same_token_change_what_each_changed() -> None:
+def test_two_records_from_the_same_token_merge_both_changes() -> None:
     token = Stored.in_token(data.encode({"a": 1, "b": 1}))
     theirs = msgspec.structs.replace(token, version=6, data=data.encode({"a": 2, "b": 1, "large": "x"}))
 

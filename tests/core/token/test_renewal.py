@@ -133,7 +133,7 @@ def test_no_idle_end_lies_beyond_the_absolute_one(idle_ms: int, absolute_ms: int
     assert later.idle_end_ms <= later.absolute_end_ms == found.absolute_end_ms
 
 
-def test_a_change_counts_as_use_and_keeps_who_and_since_when() -> None:
+def test_a_change_counts_as_use_and_keeps_the_subject_and_the_log_in_time() -> None:
     found = change(claims(), b"\x81\xa1a\x01", now_ms=NOW_MS + MINUTE_MS, idle_ms=IDLE_MS, issuer=NodeId("node-b"))
 
     assert found == msgspec.structs.replace(
