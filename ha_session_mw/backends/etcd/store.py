@@ -45,6 +45,7 @@ LIMIT_S = 3.0
 LIMIT_IN_TROUBLE_S = 1.0
 """How long a request waits if etcd did not answer the last one. Every request would otherwise stall for the full limit."""
 AGAIN_S = 0.2
+"""Pause after a watch has failed, so that watches that fail at once do not load etcd."""
 LEASE_STEP_S = 3600
 """Keys of records that end within the same hour share one etcd lease. etcd deletes them when it expires."""
 AT_ONCE = 16
@@ -73,9 +74,9 @@ class EtcdStore(SessionStore):
     Args:
         clock: the two clocks.
         gateway: calls etcd. No other service uses it.
-        prefix: of the cluster's keys.
+        prefix: the prefix of the cluster's keys.
         kind: the kind of the records, which is part of their keys.
-        random: makes n random bytes.
+        random: returns n random bytes.
         on_newer: called with each change of a record.
         on_gap: called when changes may have been missed.
     """
@@ -147,7 +148,7 @@ class EtcdStore(SessionStore):
         while more and len(found) < limit:
             page = await self._gateway.page(begin, end, limit=limit - len(found))
             ids = [pair.key[len(start) :].decode() for pair in page.kvs]
-            # A record that has changed its subject, or was deleted meanwhile, is listed no more.
+            # A record that has changed its subject, or was deleted meanwhile, is left out.
             found += [record for record in await self._get_all(ids) if record is not None and record.subject == subject]
             more = page.more
             begin = page.kvs[-1].key + b"\0" if page.kvs else begin
@@ -206,7 +207,7 @@ class EtcdStore(SessionStore):
             except EtcdRejected:
                 if not again:
                     raise
-                self._leases.pop(end_s, None)  # etcd may have lost it
+                self._leases.pop(end_s, None)  # etcd may have lost the lease
         raise AssertionError("the second try returns or raises")
 
     async def _lease(self, end_s: int) -> int:
@@ -223,7 +224,7 @@ class EtcdStore(SessionStore):
     async def _delete(self, id: str) -> None:
         try:
             current = await self._get(id)
-        except StoreUnavailable:  # of another release: its key below a subject goes later, with its lease
+        except StoreUnavailable:  # written by another release: the lease deletes the key below the subject later
             current = Record(id, b"", 0)
         if current is not None:
             operations: list[Operation] = [delete(key) for key in self._keys(id, current.subject)]
