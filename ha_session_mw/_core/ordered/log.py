@@ -2,8 +2,8 @@
 
 An engine keeps the keys of :mod:`.keys` and gives every change a position, which is the same for all processes. A process loads the
 whole log at one position, then follows: the engine delivers every change in order and omits none. The process writes a heartbeat
-under a key of its own, over and over, and reads it in the log as the others do. **A heartbeat that a process has sent and then read
-back proves that the process has read everything that was logged before it sent the heartbeat.** Freshness, confirmations and the
+under a key of its own, over and over, and reads it in the log as the others do. **A process that has read its own
+heartbeat back has read everything that was logged before it sent the heartbeat.** Freshness, confirmations and the
 fence rest on that. This file leaves out how the driver reaches and follows the engine, and how it repeats writes.
 
 The driver loads when :attr:`Ordered.needs_load` says so, and begins the load after the last delivery. It passes each delivery on,
@@ -58,9 +58,9 @@ class Ordered:
     """One process of a cluster that shares a log.
 
     After a rollback an operator must choose. The operator may restore the newer data and restart the nodes, and nothing is lost. Or the
-    operator accepts the loss of the log-outs since the backup: deletes ``log/id``, so that no node waits for lost cuts, and restarts
-    all nodes, no sooner than a freshness limit after the engine was restored, so that no earlier lease is left. Until then the node
-    enforces what it knows, and answers 503.
+    operator accepts the loss of the log-outs since the backup. Then the operator deletes ``log/id``, so that no node waits for lost
+    cuts, and restarts all nodes. No node may start within a freshness limit of the restore, because earlier leases may last until
+    then. Meanwhile the node enforces what it knows, and answers 503.
 
     Args:
         view: what this node knows; changed by this object only.
@@ -122,8 +122,8 @@ class Ordered:
             position: where the entries were written, as the engine said.
             durable_s: the boot time at which this node knew that.
 
-        Every lease that began before the entries were durable is over after a lease's length. The fence may come sooner: a node that has
-        read the log up to the position knows all processes that may hold a lease, and waits only for those that have not confirmed.
+        Every lease that began before the entries were durable is over after a lease's length. The fence may come sooner. A node that has
+        read the log up to the position knows all processes that may hold a lease. It waits only for those that have not confirmed.
         """
         latest_s = durable_s + self.members.fence_wait_s
         if self.position < position or not self._can_be_relied_on:
@@ -347,7 +347,7 @@ class Ordered:
         """Give up cuts from before the log was made. Tokens may list such cuts, and would wait for them for ever."""
         if self.log is None:
             return
-        # A cut of this log ends later than this, even if the clock of its writer is a minute behind the clock of the log's maker.
+        # A cut of this log ends later than this, even if its writer's clock is a minute behind the clock of the log's maker.
         made_before_ms = self.log.made_ms
         if time_ms > self.log.made_ms + CUT_TRAVELS_MS:
             # By now the first cuts of this log are known here, so the cuts of the minutes before it can be given up, too.

@@ -4,7 +4,7 @@ The parts are :mod:`.follower` (load and watch), :mod:`.heartbeats`, :mod:`.writ
 for them as a :class:`~ha_session_mw.abc.ClusterLog`. The guarantees come from the state machine; the driver adds tasks, time limits
 and retries.
 
-The driver uses no etcd leases. Their timing cannot be trusted (8 s became 16.9 s after the leader was killed), and a denial must stay
+The driver uses no etcd leases. Their timing cannot be trusted: 8 s became 16.9 s after the leader was killed. A denial must stay
 until the floor has risen above its end. Entries are deleted by the floor, heartbeats of ended processes by the remaining members.
 """
 
@@ -152,7 +152,7 @@ class EtcdLog(MemberedLog):
 
     @property
     def trouble(self) -> Mapping[str, str]:
-        """What fails at present, and why, in words fit to follow "etcd "."""
+        """The present failures and their reasons, in words that follow "etcd "."""
         return self._troubles.current
 
     def why_not_ready(self) -> str | None:
@@ -228,7 +228,7 @@ class EtcdLog(MemberedLog):
                 self._troubles.works("tidying")
             await self._sleep(self._heartbeat_s)
 
-    # What the state machine asks for.
+    # Requests of the state machine.
 
     def _obey(self, ready: Ready) -> None:
         self._heed_members()
