@@ -27,6 +27,9 @@ PYTHONS ?= python3.11 python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# The tests start many servers, and each of them would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests of real servers mostly wait, so there are more processes than cores. Each file's real servers stay in one process.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 

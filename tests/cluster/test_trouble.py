@@ -172,7 +172,7 @@ async def test_without_files_a_majority_that_forgets_is_reported(caplog: pytest.
         await browser.visit(a, log_out)
         await a.kill()
         await b.kill()
-        assert "forgot" not in caplog.text
+        assert "forgot their entries" not in caplog.text
         await a.start()
         await b.start()
         await cluster.ready()
