@@ -362,10 +362,11 @@ async def test_nothing_that_is_recorded_or_told_of_log_ins_sings(cage: Cage, clo
     claims, token = log_in(manager, cage)
     here = {"replaces": None, "user_agent": "canary-agent", "address": "192.0.2.77"}
     async with manager.running():
-        await node_of(manager).record_log_in(claims, **here)  # type: ignore[arg-type]
+        devices, as_signed = node_of(manager).require_devices(), node_of(manager).issuer.as_signed
+        await devices.enter(as_signed(claims), **here)  # type: ignore[arg-type]
         cage.look_at("devices", *await manager.sessions_of(SUBJECT), *map(repr, await manager.sessions_of(SUBJECT)))
         for refused in (
-            node_of(manager).record_log_in(msgspec.structs.replace(claims, family="canary-family"), **here),  # type: ignore[arg-type]
+            devices.enter(as_signed(msgspec.structs.replace(claims, family="canary-family")), **here),  # type: ignore[arg-type]
             manager.revoke_session_of("canary-somebody", claims.family),
         ):
             with pytest.raises(SessionError) as error:

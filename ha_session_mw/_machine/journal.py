@@ -25,7 +25,7 @@ def _make_tables(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO holder VALUES (?)", (secrets.token_urlsafe(12),))
 
 
-class StateFile(SqliteFile):
+class JournalFile(SqliteFile):
     """An ordered list of byte strings in one file, which one process has at a time.
 
     All methods but the constructor wait for the disk: call them in a worker thread. Nothing of a call that raised FileTrouble was

@@ -29,6 +29,7 @@ from .._core.records.log_ins import (
     refreshed,
     roster_id,
 )
+from .._core.records.user_agents import label
 from .._core.token.tokens import Verified
 from ..abc import Clock, Conflict, Record, SessionStore
 from ..exceptions import SessionConflict, SessionLimitReached, StoreUnavailable
@@ -59,6 +60,7 @@ class Devices:
         end: revokes a session; durable on return.
         most: the largest number of sessions of a subject; None for any number.
         refuse: whether a log-in beyond ``most`` is refused; otherwise the oldest session is revoked.
+        keep_address: whether the client's address is recorded.
 
     Attributes:
         lost: how many uses of a session could not be recorded.
@@ -73,6 +75,7 @@ class Devices:
         end: Callable[[Deny], Awaitable[None]],
         most: int | None,
         refuse: bool,
+        keep_address: bool,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -80,19 +83,21 @@ class Devices:
         self._end = end
         self._most = most
         self._refuse = refuse
+        self._keep_address = keep_address
         self._notes: dict[FamilyId, tuple[Verified, LogIn]] = {}
         self._ended: set[str] = set()
         self.lost = 0
 
     # Log-ins
 
-    async def enter(self, verified: Verified, *, replaces: FamilyId | None, label: str, address: str | None) -> None:
+    async def enter(self, verified: Verified, *, replaces: FamilyId | None, user_agent: str, address: str | None) -> None:
         """Record a log-in, before its token is sent.
 
         Args:
             verified: the content of its token.
             replaces: the session that the log-in replaces.
-            label, address: of the device.
+            user_agent: the client's name for itself.
+            address: the client's address.
 
         Raises:
             SessionLimitReached: the subject has as many sessions as it may have.
@@ -100,7 +105,8 @@ class Devices:
             StoreUnavailable: there is a limit, and the number of sessions cannot be known.
             QuorumLost: the oldest session could not be revoked. The log-in has not happened.
         """
-        log_in = log_in_of(verified, minute(self._wall_ms()), label=label, address=address)
+        kept = address if self._keep_address else None
+        log_in = log_in_of(verified, minute(self._wall_ms()), label=label(user_agent), address=kept)
         if self._most is not None:
             await self._admit(verified, log_in, replaces, self._most)
         with suppress(Conflict, StoreUnavailable):

@@ -17,7 +17,6 @@ from .._core.accept_rule import ACCEPT
 from .._core.cluster.members import Heartbeat
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
-from .._core.records.user_agents import label
 from .._core.token.cache import VerifiedCache
 from .._core.token.cookies import CookieWriter
 from .._core.token.tokens import Verified
@@ -38,7 +37,7 @@ from .locks import Locks
 from .lookups import LookUps
 from .record_copies import RecordCopies
 from .records import Records
-from .revocation import Journal, Revoker
+from .revocation import Revoker, open_journal
 from .session_data import SessionData
 from .supervisor import Supervisor, Task
 from .validation import TokenValidator
@@ -266,21 +265,13 @@ class Node:
             self.view,
             self.data,
             self.clock,
-            self._journal(),
+            open_journal(settings),
             ring=lambda: self.keys.ring,
             random=self._random,
             require_loop=self.require_loop,
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)
-
-    def _journal(self) -> Journal:
-        folder = self.settings.state_dir
-        if folder is None or self.settings.no_quorum != "provisional":
-            return Journal(None)
-        from .._machine.journal import StateFile  # a node without files needs no SQLite
-
-        return Journal(StateFile(folder / "provisional.journal"))
 
     def _open_devices(self, locks: LockService | None) -> None:
         settings = self.settings
@@ -295,6 +286,7 @@ class Node:
             end=self.revoker.deny,
             most=settings.max_sessions,
             refuse=settings.when_full == "refuse",
+            keep_address=settings.track_address,
         )
         self.supervisor.add("devices", self.devices.run)
 
@@ -395,36 +387,6 @@ class Node:
         if self.devices is not None:
             self.devices.note(self.issuer.as_signed(claims))
         return self.issuer.sign(claims)
-
-    # Log-ins
-
-    async def record_log_in(self, claims: Claims, *, replaces: Claims | None, user_agent: str, address: str | None) -> None:
-        """Record a log-in before its token is sent, if ``HA_SESSION_TRACK`` is on.
-
-        Args:
-            claims: of the new session.
-            replaces: of the session that the new one takes the place of.
-            user_agent: the client's name for itself.
-            address: the client's address.
-
-        Raises:
-            SessionLimitReached: the subject has as many sessions as it may have.
-            SessionConflict: too many log-ins of the same subject came at the same time.
-            StoreUnavailable: there is a limit, and the number of sessions cannot be known.
-            QuorumLost: the oldest session could not be logged out.
-        """
-        if self.devices is not None:
-            await self.devices.enter(
-                self.issuer.as_signed(claims),
-                replaces=replaces.family if replaces else None,
-                label=label(user_agent),
-                address=address if self.settings.track_address else None,
-            )
-
-    async def record_new_id(self, claims: Claims) -> None:
-        """Record that a session goes on under a new id. Never fails."""
-        if self.devices is not None:
-            await self.devices.take_new_id(self.issuer.as_signed(claims))
 
     def require_devices(self) -> Devices:
         """Return the recorded log-ins.

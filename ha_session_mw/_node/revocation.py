@@ -23,7 +23,8 @@ from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId
 
 if TYPE_CHECKING:
-    from .._machine.journal import StateFile
+    from .._machine.journal import JournalFile
+    from ..config import Settings
 
 logger = logging.getLogger("ha_session_mw.revocations")
 
@@ -44,7 +45,7 @@ class Journal:
         entries: all of them, the oldest first.
     """
 
-    def __init__(self, file: StateFile | None) -> None:
+    def __init__(self, file: JournalFile | None) -> None:
         self._file = file
         self._disk = anyio.Lock()
         self._closed = False
@@ -129,6 +130,16 @@ class SessionRecords(Protocol):
     async def of_subject(self, subject: str) -> list[str]:
         """Return the families of a subject that have records, as far as they can be found now."""
         ...
+
+
+def open_journal(settings: Settings) -> Journal:
+    """Return the journal for these settings: with a file if they ask for provisional log-outs and name a folder."""
+    folder = settings.state_dir
+    if folder is None or settings.no_quorum != "provisional":
+        return Journal(None)
+    from .._machine.journal import JournalFile  # a node without files needs no SQLite
+
+    return Journal(JournalFile(folder / "provisional.journal"))
 
 
 class Revoker:

@@ -172,7 +172,9 @@ async def _recorded(state: RequestState, node: Node, client: Callable[[], Client
         return
     user_agent, address = client()
     try:
-        await node.record_log_in(claims, replaces=state.came_in, user_agent=user_agent, address=address)
+        if node.devices is not None:
+            replaces = state.came_in.family if state.came_in else None
+            await node.devices.enter(node.issuer.as_signed(claims), replaces=replaces, user_agent=user_agent, address=address)
         yield
     except SessionLimitReached:
         raise  # nothing was recorded
@@ -184,8 +186,8 @@ async def _recorded(state: RequestState, node: Node, client: Callable[[], Client
 async def _revoke_predecessor(came_in: Claims, claims: Claims, node: Node) -> None:
     """Revoke the id that the session had before ``cycle``; before ``login``, revoke the whole session and drop its record."""
     begins_anew = claims.family != came_in.family
-    if not begins_anew:
-        await node.record_new_id(claims)
+    if not begins_anew and node.devices is not None:
+        await node.devices.take_new_id(node.issuer.as_signed(claims))
     await node.revoker.leave_behind(came_in, whole=begins_anew)
     if came_in.record and begins_anew:
         await node.data.forget(came_in.family)

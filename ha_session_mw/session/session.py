@@ -5,11 +5,11 @@ Only ``await revoke()`` acts at once. Everything else is noted, and one commit d
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._core.names import require_name
 from .._core.token.data import decode, fingerprint
@@ -19,6 +19,7 @@ from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .catch_up import catch_up
 from .state import STARTED, WEBSOCKET, RequestState
+from .tracked_dict import TrackedDict
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -30,7 +31,7 @@ SCOPE_KEY = "ha_session_mw.session"
 """Key of the session in the ASGI scope, besides ``session``: an app or a framework may overwrite the latter."""
 
 
-class Session(dict[str, Any]):
+class Session(TrackedDict):
     """A session: a ``dict`` of its data, with its subject, its lifetime and the operations of an app.
 
     The middleware puts one into each request's scope. A session made by hand is a ``dict`` that notes whether it was accessed
@@ -44,18 +45,7 @@ class Session(dict[str, Any]):
         modified: whether the app changed the session. Changes inside nested values are found when the response starts.
     """
 
-    # ``accessed``, ``modified`` and the state are read on each request, and a slot is read in a third of the time.
-    __slots__ = ("__dict__", "__weakref__", "_state", "accessed", "modified")
-
-    _state: RequestState
-    accessed: bool
-    modified: bool
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
-        self = dict.__new__(cls)
-        self._state = RequestState()
-        self.accessed = self.modified = False
-        return self
+    __slots__ = ()
 
     @property
     def _claims(self) -> Claims | None:
@@ -195,6 +185,13 @@ class Session(dict[str, Any]):
         node.validator.ensure_fresh()
         self._state.became = node.issuer.issue_new_id(self._claims)
 
+    def clear(self) -> None:
+        """Log out: drop the data. When the response starts, the session is revoked with all its ids, and its cookie removed."""
+        self.mark_modified()
+        self._drop_data()
+        self._state.ended = self._state.verified is not None
+        self._state.became = None
+
     async def revoke(self) -> Acknowledgement:
         """Log this session out on every node, with all its ids; return how far the log-out has got.
 
@@ -295,81 +292,6 @@ class Session(dict[str, Any]):
         """Drop the session's data, including data that other requests have stored."""
         super().clear()
         self._state.stored = None
-
-    # A dict that notes changes, and refuses a change that could not be saved
-
-    def mark_accessed(self) -> None:
-        """Note that the app asked for the session."""
-        self.accessed = True
-
-    def mark_modified(self) -> None:
-        """Note that the session changed.
-
-        Raises:
-            SessionReadOnly: the session cannot be changed here.
-        """
-        if self._state.read_only is not None:
-            raise SessionReadOnly(self._state.read_only)
-        self.accessed = True
-        self.modified = True
-
-    def _apply(self, change: Callable[[dict[str, Any]], object]) -> None:
-        """Make a change, unless its result could not be saved."""
-        self.mark_modified()
-        candidate = dict(self)
-        change(candidate)
-        if self._state.manager is not None:
-            self._node.issuer.fit(self._claims, candidate)
-        super().clear()
-        super().update(candidate)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._apply(lambda data: data.__setitem__(key, value))
-
-    def __delitem__(self, key: str) -> None:
-        self.mark_modified()
-        super().__delitem__(key)
-
-    def clear(self) -> None:
-        """Log out: drop the data. When the response starts, the session is revoked with all its ids, and its cookie removed."""
-        self.mark_modified()
-        self._drop_data()
-        self._state.ended = self._state.verified is not None
-        self._state.became = None
-
-    def replace(self, content: Mapping[str, Any]) -> None:
-        """Replace the whole content. Unlike ``clear``, an empty content does not log a subject out."""
-
-        def change(data: dict[str, Any]) -> None:
-            data.clear()
-            data.update(content)
-
-        self._apply(change)
-
-    def pop(self, key: str, *default: Any) -> Any:
-        if key in self:
-            self.mark_modified()
-        return super().pop(key, *default)
-
-    def popitem(self) -> tuple[str, Any]:
-        self.mark_modified()
-        return super().popitem()
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        if key not in self:
-            self[key] = default
-        return self[key]
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        self._apply(lambda data: data.update(*args, **kwargs))
-
-    def __ior__(self, other: Any, /) -> Self:  # type: ignore[override,misc]
-        self.update(other)
-        return self
-
-    def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Any]]]:
-        """Copy and pickle the data alone, as a session made by hand: only the request's own session is committed."""
-        return type(self), (dict(self),)
 
 
 _new, _fill = dict.__new__, dict.update

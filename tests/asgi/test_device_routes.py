@@ -754,6 +754,7 @@ async def test_however_log_ins_interleave_as_many_get_in_as_there_are_places_and
             end=end,
             most=most,
             refuse=refuse,
+            keep_address=False,
         )
         for _ in range(2)
     ]
@@ -762,7 +763,7 @@ async def test_however_log_ins_interleave_as_many_get_in_as_there_are_places_and
     async def enter(number: int) -> None:
         verified = token_of(clock, number)
         try:
-            await nodes[number % 2].enter(verified, replaces=None, label="", address=None)
+            await nodes[number % 2].enter(verified, replaces=None, user_agent="", address=None)
         except SessionLimitReached:
             return
         inside.append(verified.claims.family)

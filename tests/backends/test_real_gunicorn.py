@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from ha_session_mw._core.quorum.messages import decode_batch
-from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import SECRET
 
@@ -226,7 +226,7 @@ def assert_private(paths: Iterator[Path]) -> None:
 
 def denied_in(path: Path) -> set[str]:
     """Return the log-outs in a node's file."""
-    file = StateFile(path)
+    file = JournalFile(path)
     batches = [decode_batch(record) for record in file.load()]
     file.close()
     return {entry.id for batch in batches for _, entry in batch.entries if isinstance(entry, Deny)}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
 
 ROOT = Path(__file__).parents[2]
@@ -27,23 +27,23 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def file(path: Path) -> Iterator[StateFile]:
-    file = StateFile(path)
+def file(path: Path) -> Iterator[JournalFile]:
+    file = JournalFile(path)
     yield file
     file.close()
 
 
-def reread(file: StateFile) -> list[bytes]:
+def reread(file: JournalFile) -> list[bytes]:
     file.close()
-    return StateFile(file.path).load()
+    return JournalFile(file.path).load()
 
 
-def test_a_new_file_is_empty_and_made_with_its_folders(file: StateFile) -> None:
+def test_a_new_file_is_empty_and_made_with_its_folders(file: JournalFile) -> None:
     assert file.load() == []
     assert file.path.exists()
 
 
-def test_records_are_kept_in_their_order(file: StateFile) -> None:
+def test_records_are_kept_in_their_order(file: JournalFile) -> None:
     file.load()
     file.append([b"1", b"2"])
     file.append([])
@@ -51,7 +51,7 @@ def test_records_are_kept_in_their_order(file: StateFile) -> None:
     assert file.load() == reread(file) == [b"1", b"2", b"", b"\x00\xff" * 100_000]
 
 
-def test_replacing_puts_others_in_the_place_of_all_and_later_ones_follow(file: StateFile) -> None:
+def test_replacing_puts_others_in_the_place_of_all_and_later_ones_follow(file: JournalFile) -> None:
     file.load()
     file.append([b"1", b"2"])
     file.replace([b"3"])
@@ -59,7 +59,7 @@ def test_replacing_puts_others_in_the_place_of_all_and_later_ones_follow(file: S
     assert reread(file) == [b"3", b"4"]
 
 
-def test_a_file_can_be_let_go_and_is_opened_again_when_it_is_needed(file: StateFile) -> None:
+def test_a_file_can_be_let_go_and_is_opened_again_when_it_is_needed(file: JournalFile) -> None:
     file.load()
     file.append([b"1"])
     file.close()
@@ -68,9 +68,9 @@ def test_a_file_can_be_let_go_and_is_opened_again_when_it_is_needed(file: StateF
     assert file.load() == [b"1", b"2"]
 
 
-def test_one_process_has_it_at_a_time(file: StateFile) -> None:
+def test_one_process_has_it_at_a_time(file: JournalFile) -> None:
     file.load()
-    other = StateFile(file.path, open_s=0)
+    other = JournalFile(file.path, open_s=0)
     with pytest.raises(FileTrouble, match=r"^is locked by another process"):
         other.load()
     with pytest.raises(FileTrouble, match="was not loaded"):
@@ -84,8 +84,8 @@ def test_one_process_has_it_at_a_time(file: StateFile) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from ha_session_mw._machine.journal import StateFile
-file = StateFile(Path(sys.argv[1]))
+from ha_session_mw._machine.journal import JournalFile
+file = JournalFile(Path(sys.argv[1]))
 file.load()
 file.append([b"1"])
 file.append([b"2"])
@@ -112,10 +112,10 @@ def test_a_process_that_is_killed_leaves_all_that_it_was_told_is_written_and_not
         if transaction == "open":
             assert process.stdout.readline() == "half\n"
         with pytest.raises(FileTrouble, match="locked"):  # it lives, so the file is its
-            StateFile(path, open_s=0).load()
+            JournalFile(path, open_s=0).load()
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-        file = StateFile(path)
+        file = JournalFile(path)
         assert file.load() == [b"1", b"2"]
         file.close()
     finally:
@@ -128,11 +128,11 @@ def test_a_damaged_file_is_reported_and_left_unchanged(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(damage)
     with pytest.raises(FileTrouble, match="damaged"):
-        StateFile(path).load()
+        JournalFile(path).load()
     assert path.read_bytes() == damage
 
 
-def test_a_truncated_file_is_reported(file: StateFile) -> None:
+def test_a_truncated_file_is_reported(file: JournalFile) -> None:
     file.load()
     file.append([b"x" * 10_000] * 10)
     file.close()
@@ -142,7 +142,7 @@ def test_a_truncated_file_is_reported(file: StateFile) -> None:
         file.load()
 
 
-def test_a_full_disk_is_reported_and_existing_entries_stay(file: StateFile) -> None:
+def test_a_full_disk_is_reported_and_existing_entries_stay(file: JournalFile) -> None:
     file.load()
     file.append([b"1"])
     for write in (file.append, file.replace):
@@ -157,7 +157,7 @@ def test_a_full_disk_is_reported_and_existing_entries_stay(file: StateFile) -> N
 # Ownership and permissions
 
 
-def test_a_file_is_its_owners_alone_from_the_first_moment(file: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_its_owners_alone_from_the_first_moment(file: JournalFile, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: set[int] = set()
     connect = sqlite3.connect
 
@@ -189,11 +189,11 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_is(path: Path
     db.close()
     before = path.read_bytes()
     with pytest.raises(FileTrouble, match=r"^is the database of another program$"):
-        StateFile(path).load()
+        JournalFile(path).load()
     assert path.read_bytes() == before
 
 
-def test_a_file_of_a_later_release_is_refused(file: StateFile) -> None:
+def test_a_file_of_a_later_release_is_refused(file: JournalFile) -> None:
     file.load()
     file.close()
     db = sqlite3.connect(file.path)
@@ -213,14 +213,14 @@ def made_by_an_earlier_release(path: Path, vector: str = "journal-0.sql") -> Non
     db.close()
 
 
-def test_a_file_of_an_earlier_release_is_read_and_written(file: StateFile) -> None:
+def test_a_file_of_an_earlier_release_is_read_and_written(file: JournalFile) -> None:
     made_by_an_earlier_release(file.path, "journal-1.sql")
     assert file.load() == RECORDS
     file.append([b"five"])
     assert reread(file) == [*RECORDS, b"five"]
 
 
-def test_this_release_makes_the_same_tables(file: StateFile, tmp_path: Path) -> None:
+def test_this_release_makes_the_same_tables(file: JournalFile, tmp_path: Path) -> None:
     """Other tables need a new format number, and a vector of their own."""
     file.load()
     file.close()
@@ -240,7 +240,7 @@ def schema_of(path: Path) -> tuple[object, ...]:
     return found
 
 
-def test_a_file_without_an_application_id_is_taken_over_with_all_its_records(file: StateFile) -> None:
+def test_a_file_without_an_application_id_is_taken_over_with_all_its_records(file: JournalFile) -> None:
     made_by_an_earlier_release(file.path)
     assert file.load() == RECORDS
     file.append([b"five"])
@@ -248,7 +248,7 @@ def test_a_file_without_an_application_id_is_taken_over_with_all_its_records(fil
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
 
 
-def test_the_earlier_build_can_still_use_a_file_that_was_taken_over(file: StateFile) -> None:
+def test_the_earlier_build_can_still_use_a_file_that_was_taken_over(file: JournalFile) -> None:
     made_by_an_earlier_release(file.path)
     file.load()
     file.append([b"five"])
@@ -261,7 +261,7 @@ def test_the_earlier_build_can_still_use_a_file_that_was_taken_over(file: StateF
     assert file.load()[-2:] == [b"five", b"six"]
 
 
-def test_a_file_that_is_deleted_or_replaced_while_it_is_in_use_is_not_written_again(file: StateFile, path: Path) -> None:
+def test_a_file_that_is_deleted_or_replaced_while_it_is_in_use_is_not_written_again(file: JournalFile, path: Path) -> None:
     """A record after those of another file would claim those records for this process, too."""
     for replaced in (False, True):
         file.load()
@@ -300,13 +300,13 @@ def in_child(work: Callable[[], object]) -> None:
 
 @needs_fork
 @forks
-def test_a_process_that_only_forks_leaves_the_file_to_its_children_one_after_the_other(file: StateFile) -> None:
+def test_a_process_that_only_forks_leaves_the_file_to_its_children_one_after_the_other(file: JournalFile) -> None:
     """As the master of ``gunicorn --preload``: it has loaded the file, and each worker must find the records of the workers before it."""
     file.load()
     for number in range(3):
 
         def work(number: int = number) -> None:
-            worker = StateFile(file.path, open_s=0)
+            worker = JournalFile(file.path, open_s=0)
             assert worker.load() == [b"%d" % n for n in range(number)]
             worker.hold()
             worker.append([b"%d" % number])
@@ -320,7 +320,7 @@ def test_a_process_that_only_forks_leaves_the_file_to_its_children_one_after_the
 
 @needs_fork
 @forks
-def test_a_process_that_serves_keeps_the_file_when_it_forks(file: StateFile) -> None:
+def test_a_process_that_serves_keeps_the_file_when_it_forks(file: JournalFile) -> None:
     file.load()
     file.hold()
     file.append([b"1"])
@@ -330,7 +330,7 @@ def test_a_process_that_serves_keeps_the_file_when_it_forks(file: StateFile) -> 
             with pytest.raises(FileTrouble, match="was not loaded by this process"):
                 write([b"of a helper"])
         with pytest.raises(FileTrouble, match="locked"):
-            StateFile(file.path, open_s=0).load()
+            JournalFile(file.path, open_s=0).load()
 
     in_child(work)
     file.append([b"2"])
@@ -339,7 +339,7 @@ def test_a_process_that_serves_keeps_the_file_when_it_forks(file: StateFile) -> 
 
 @needs_fork
 @forks
-def test_a_child_writes_nothing_to_a_file_that_only_its_parent_has_read(file: StateFile) -> None:
+def test_a_child_writes_nothing_to_a_file_that_only_its_parent_has_read(file: JournalFile) -> None:
     file.load()
 
     def work() -> None:
@@ -351,10 +351,10 @@ def test_a_child_writes_nothing_to_a_file_that_only_its_parent_has_read(file: St
     assert file.load() == []
 
 
-def test_a_process_that_starts_waits_for_the_one_that_ends(file: StateFile) -> None:
+def test_a_process_that_starts_waits_for_the_one_that_ends(file: JournalFile) -> None:
     file.load()
     file.append([b"1"])
-    successor = StateFile(file.path, open_s=10)
+    successor = JournalFile(file.path, open_s=10)
     ending = threading.Timer(0.05, file.close)
     ending.start()
     assert successor.load() == [b"1"]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ha_session_mw._machine import sqlite_file
-from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.shared_file import SharedFile
 from ha_session_mw._machine.sqlite_file import FileTrouble, SelfClosing, trouble_of
 from ha_session_mw.backends.sqlite import entry_file
@@ -70,7 +70,7 @@ def test_a_file_that_is_dropped_without_close_leaves_nothing_open(tmp_path: Path
 
 def test_a_file_that_was_never_open_is_let_go_in_silence(tmp_path: Path) -> None:
     with pytest.raises(FileTrouble):
-        StateFile(tmp_path).load()
+        JournalFile(tmp_path).load()
     gc.collect()
 
 

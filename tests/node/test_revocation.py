@@ -12,7 +12,7 @@ from ha_session_mw import ConfigurationError, QuorumLost
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.token.keys import KeyRing
-from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw._node.revocation import Journal, Revoker
 from ha_session_mw.abc import Receipt
@@ -65,8 +65,8 @@ def log(clock: ManualClock) -> Log:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> StateFile:
-    return StateFile(tmp_path / "journal")
+def journal(tmp_path: Path) -> JournalFile:
+    return JournalFile(tmp_path / "journal")
 
 
 class NoRecords:
@@ -78,7 +78,7 @@ class NoRecords:
         return []
 
 
-def revoker(log: Log, clock: ManualClock, file: StateFile | None, *, journal: Journal | None = None) -> Revoker:
+def revoker(log: Log, clock: ManualClock, file: JournalFile | None, *, journal: Journal | None = None) -> Revoker:
     """A node's, at its start."""
     made = Revoker(
         log,
@@ -102,14 +102,14 @@ async def ran(revocations: Revoker) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_log_out_is_fenced_where_the_log_says_so(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_log_out_is_fenced_where_the_log_says_so(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     revocations = revoker(log, clock, journal)
     assert (await revocations.revoke(ENTRIES[0])).mode == "fenced"
     assert log.appended == ENTRIES[:1]
     assert journal.load() == []
 
 
-async def test_without_a_majority_it_is_written_down_before_it_is_acknowledged(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_without_a_majority_it_is_written_down_before_it_is_acknowledged(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     revocations = revoker(log, clock, journal)
     log.has_majority = False
     for entry in ENTRIES:
@@ -118,7 +118,7 @@ async def test_without_a_majority_it_is_written_down_before_it_is_acknowledged(l
     assert revocations.provisional == ENTRIES
 
 
-async def test_a_stored_log_out_is_enforced_from_the_next_start_on(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_stored_log_out_is_enforced_from_the_next_start_on(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     first = revoker(log, clock, journal)
     log.has_majority = False
     for entry in ENTRIES:
@@ -126,13 +126,13 @@ async def test_a_stored_log_out_is_enforced_from_the_next_start_on(log: Log, clo
     journal.close()
 
     later = Log(clock)
-    second = revoker(later, clock, StateFile(journal.path))
+    second = revoker(later, clock, JournalFile(journal.path))
 
     assert second.provisional == ENTRIES
     assert all(later.view.knows(entry) for entry in ENTRIES)
 
 
-async def test_it_is_made_good_once_a_majority_is_back_and_then_forgotten(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_it_is_made_good_once_a_majority_is_back_and_then_forgotten(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     revocations = revoker(log, clock, journal)
     log.has_majority = False
     for entry in ENTRIES:
@@ -148,7 +148,7 @@ async def test_it_is_made_good_once_a_majority_is_back_and_then_forgotten(log: L
     assert journal.load() == []
 
 
-async def test_a_log_out_that_could_not_be_fenced_is_not_called_so(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_log_out_that_could_not_be_fenced_is_not_called_so(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     log.is_fenced = False
     assert (await revoker(log, clock, journal).revoke(ENTRIES[0])).mode == "provisional"
     assert len(journal.load()) == 1
@@ -164,7 +164,7 @@ async def test_without_a_journal_it_is_refused_and_enforced_here(log: Log, clock
     assert all(log.view.knows(entry) for entry in ENTRIES[:2])
 
 
-class FullDisk(StateFile):
+class FullDisk(JournalFile):
     """A journal on a disk that is full, whenever it says so."""
 
     full = True
@@ -204,7 +204,7 @@ async def test_a_journal_that_cannot_be_emptied_is_tried_again_and_crashes_nothi
     assert revocations.provisional == []
 
 
-async def test_ten_thousand_are_made_good_at_once(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_ten_thousand_are_made_good_at_once(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     """A long partition on a busy site."""
     provisional = Journal(journal)
     revocations = revoker(log, clock, None, journal=provisional)
@@ -214,7 +214,7 @@ async def test_ten_thousand_are_made_good_at_once(log: Log, clock: ManualClock, 
     assert revocations.provisional == []
 
 
-async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     for damage in (b"", b"\x92\xa1d\xa1\xff", b"\x93\xa1z\x01\x02", b"\x91" * 100_000):
         journal.load()
         journal.replace([damage])
@@ -222,14 +222,14 @@ async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, j
             revoker(log, clock, journal)
 
 
-async def test_a_journal_that_another_process_has_stops_the_start(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_journal_that_another_process_has_stops_the_start(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     journal.load()
     with pytest.raises(ConfigurationError, match="it is locked by another process"):
-        revoker(log, clock, StateFile(journal.path, open_s=0))
+        revoker(log, clock, JournalFile(journal.path, open_s=0))
     journal.close()
 
 
-async def test_a_node_that_has_ended_does_not_take_its_journal_back(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_node_that_has_ended_does_not_take_its_journal_back(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     """A log-out that was under way goes on after the end, shielded; the next process has the journal by then."""
     revocations = revoker(log, clock, journal)
     await ran(revocations)
@@ -238,12 +238,12 @@ async def test_a_node_that_has_ended_does_not_take_its_journal_back(log: Log, cl
     with pytest.raises(QuorumLost):
         await revocations.revoke(ENTRIES[0])
 
-    successor = StateFile(journal.path)
+    successor = JournalFile(journal.path)
     assert successor.load() == []
     successor.close()
 
 
-async def test_a_journal_can_be_written_after_the_task_was_started_anew(log: Log, clock: ManualClock, journal: StateFile) -> None:
+async def test_a_journal_can_be_written_after_the_task_was_started_anew(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     revocations = revoker(log, clock, journal)
     log.has_majority = False
     await ran(revocations)

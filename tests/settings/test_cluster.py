@@ -10,7 +10,7 @@ import pytest
 
 from ha_session_mw import ConfigurationError, SessionManager, Settings
 from ha_session_mw._core.quorum.messages import VERSION, Batch, encode
-from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.journal import JournalFile
 
 SECRET = "9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E"
 URLS = ("http://a:1", "http://b:1", "http://c:1")
@@ -104,7 +104,7 @@ def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
 
 def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    file = StateFile(path)
+    file = JournalFile(path)
     later = Batch(version=VERSION + 1, incarnation="one", learned=True, floor_ms=0, upto=0, entries=())
     file.load()
     file.append([encode(later)])

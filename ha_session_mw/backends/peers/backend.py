@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..._core.cluster.members import Heartbeat
 from ..._core.cluster.view import View
-from ..._machine.journal import StateFile
+from ..._machine.journal import JournalFile
 from ...abc import HELLO, Backend, Clock, ClusterLog, OnEvent, PeerCalls
 from ...config import Settings
 from .batch_file import BatchFile
@@ -37,7 +37,7 @@ class PeersBackend(Backend):
             heartbeat_s=self._heartbeat_s,
             call=peering.call,
             faults=peering.faults,
-            file=BatchFile(StateFile(self._file)) if self._file is not None else None,
+            file=BatchFile(JournalFile(self._file)) if self._file is not None else None,
             on_event=on_event,
         )
         peering.handle("poll", log.on_poll)

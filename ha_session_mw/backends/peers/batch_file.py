@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio.to_thread
 
 from ..._core.quorum.messages import VERSION, Batch, decode_batch, encode
-from ..._machine.journal import StateFile
+from ..._machine.journal import JournalFile
 from ..._machine.sqlite_file import FileTrouble
 from ...exceptions import ConfigurationError
 
@@ -24,7 +24,7 @@ class BatchFile:
         file: the file of records that they are kept in.
     """
 
-    def __init__(self, file: StateFile) -> None:
+    def __init__(self, file: JournalFile) -> None:
         self._file = file
         self._bytes = 0
         self._compact_at_bytes = COMPACT_BYTES

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ha_session_mw._core.quorum.messages import VERSION, Batch, encode
-from ha_session_mw._machine.journal import StateFile
+from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw.backends.peers import batch_file as module
 from ha_session_mw.backends.peers.batch_file import BatchFile
@@ -27,19 +27,19 @@ def batch(upto: int, *, version: int = VERSION) -> Batch:
 
 
 async def test_written_batches_are_read_again_in_their_order(tmp_path: Path) -> None:
-    file = BatchFile(StateFile(tmp_path / "log"))
+    file = BatchFile(JournalFile(tmp_path / "log"))
     assert file.load() == []
     for upto in (1, 2):
         assert await file.write(batch(upto), everything=lambda: batch(9)) == batch(upto)
     file.close()
-    again = BatchFile(StateFile(tmp_path / "log"))
+    again = BatchFile(JournalFile(tmp_path / "log"))
     assert again.load() == [batch(1), batch(2)]
     again.close()
 
 
 async def test_a_file_that_has_grown_is_replaced_with_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "COMPACT_BYTES", len(encode(batch(1))))
-    file = BatchFile(StateFile(tmp_path / "log"))
+    file = BatchFile(JournalFile(tmp_path / "log"))
     file.load()
     written = [await file.write(batch(upto), everything=lambda: batch(9)) for upto in (1, 2, 3)]
     assert written == [batch(1), batch(2), batch(9)]
@@ -55,7 +55,7 @@ async def test_a_file_that_has_grown_is_replaced_with_all_there_is(tmp_path: Pat
     ],
 )
 async def test_a_file_that_cannot_be_read_keeps_the_node_from_starting(tmp_path: Path, record: bytes, why: str) -> None:
-    file = StateFile(tmp_path / "log")
+    file = JournalFile(tmp_path / "log")
     file.load()
     file.append([record])
     with pytest.raises(ConfigurationError, match=why):
@@ -66,9 +66,9 @@ async def test_a_file_that_cannot_be_read_keeps_the_node_from_starting(tmp_path:
 async def test_a_full_disk_is_reported_once_and_later_entries_are_kept_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    full, append = [True], StateFile.append
+    full, append = [True], JournalFile.append
 
-    def append_if_there_is_room(file: StateFile, records: Sequence[bytes]) -> None:
+    def append_if_there_is_room(file: JournalFile, records: Sequence[bytes]) -> None:
         if full[0]:
             raise FileTrouble("cannot be written: the disk is full", passing=True)
         append(file, records)
@@ -78,7 +78,7 @@ async def test_a_full_disk_is_reported_once_and_later_entries_are_kept_once_ther
     [node] = cluster.nodes
     node.settings.update(cluster=f"peers://{tmp_path}/log")
     full[0] = False
-    monkeypatch.setattr(StateFile, "append", append_if_there_is_room)
+    monkeypatch.setattr(JournalFile, "append", append_if_there_is_room)
     async with cluster:
         await cluster.ready()
         full[0] = True

@@ -1,0 +1,145 @@
+"""The port of a cluster log: it makes log-outs durable, spreads them, and merges them into the node's view."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from .._core.cluster.members import Heartbeat
+from ..events import ClusterEvent
+from ..models import Entry, KeyId
+
+CLOCK_SLACK_MS = 50.0
+"""How far the wall clock may drift from the boot-time clock before a node asks the log again whether it is right: NTP slews less."""
+
+OnEvent = Callable[[ClusterEvent], None]
+"""Takes an event of the cluster; returns at once and never raises.
+
+A log calls it once for each turn, in order. It reports members that join, drain and leave, and acknowledged entries that may be
+lost. It reports when entries can no longer become durable (``LostQuorum``), or can again (``FoundQuorum``). Where possible, it notices
+that without an append.
+It does not report facts that the node reads from the log itself: revoked sessions, staleness, an untrusted clock.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The proof that a log has made entries durable.
+
+    Attributes:
+        position: the log's position after the entries. It grows with each append on the same node.
+        durable_at_s: the moment at which this node knew that the entries are durable (boot-time clock).
+    """
+
+    position: int
+    durable_at_s: float
+
+
+class ClusterLog(ABC):
+    """Keeps the entries of the cluster and merges them into this node's view.
+
+    Attributes:
+        freshness_limit_s: how old the view may be when this node accepts a session: the smallest limit that any member announces.
+        trusted_ahead_ms: the lead of this node's wall clock over its boot-time clock, in which the cluster trusts it, give or
+            take ``CLOCK_SLACK_MS``. NaN if :meth:`trusts_clock` must be asked.
+        poll_now: merges what is known elsewhere by now into the view and sets ``fresh_at``. Waits for nothing and never raises.
+            Called with each request, before the view is read. None if news come without it.
+    """
+
+    freshness_limit_s: float
+    trusted_ahead_ms: float
+    poll_now: Callable[[], None] | None = None
+
+    @abstractmethod
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Merge entries into this node's view at once, and spread them as soon as possible. Waits for nothing."""
+
+    @abstractmethod
+    async def append(self, entries: Sequence[Entry]) -> Receipt:
+        """Make entries durable in the cluster, and return once they are.
+
+        The entries are merged into this node's view before the first suspension, even if the append fails afterwards. Merging is
+        idempotent: the same entries may be appended again.
+
+        Raises:
+            QuorumLost: the entries could not be made durable in time. The view keeps them, and the log goes on trying.
+            EntryRejected: the log will never take some of the entries. The view keeps those, and the others are durable.
+        """
+
+    @abstractmethod
+    async def fence(self, receipt: Receipt) -> None:
+        """Return once every node refuses all sessions that the entries deny, from now on.
+
+        This is so once each live member has confirmed the entries, or no member can still hold a lease from before them.
+        Always ends in bounded time.
+
+        Args:
+            receipt: of the entries, as :meth:`append` returned it.
+
+        Raises:
+            QuorumLost: this node no longer knows that the entries are durable.
+        """
+
+    @abstractmethod
+    async def wait_changed(self) -> None:
+        """Return when this node may have learned something since the call began.
+
+        Callers call it in a loop while the view is stale, so it must let time pass if nothing is new.
+        """
+
+    @abstractmethod
+    def tick(self) -> None:
+        """Bring the view and the floor up to date without waiting. Called about once a second; never raises."""
+
+    @abstractmethod
+    def trusts_clock(self) -> bool:
+        """Whether this node's wall clock agrees with the cluster's; sets ``trusted_ahead_ms`` if so.
+
+        A node whose clock is not trusted neither issues nor validates tokens.
+        """
+
+    def ahead_ms(self) -> float:
+        """Return the lead of this node's wall clock over the median of the members', in milliseconds; 0 if it lags, or is unknown."""
+        return 0.0
+
+    @abstractmethod
+    def is_starting(self) -> bool:
+        """Whether the node must still learn from other members before it may validate sessions."""
+
+    def is_set_back(self) -> bool:
+        """Whether the log is older than the entries that this node has applied from it. The node then validates nothing until an operator
+        decides."""
+        return False
+
+    @abstractmethod
+    def members(self) -> Sequence[Heartbeat]:
+        """Return the newest heartbeat of each other live member."""
+
+    def announced_kids(self) -> Sequence[Collection[KeyId]]:
+        """Return the key ids of each other live member."""
+        return [member.kids for member in self.members()]
+
+    def announce(self, kids: tuple[KeyId, ...]) -> None:  # noqa: ARG002 - there are no listeners
+        """Announce the ids of this node's present keys to the members."""
+        return
+
+    @abstractmethod
+    def unknown_end_ms(self) -> int:
+        """Return a moment by which every token that exists now has ended, on any node (wall clock, milliseconds)."""
+
+    @abstractmethod
+    def why_not_ready(self) -> str | None:
+        """Return why this node cannot validate sessions, in a few words for an operator; None if it is ready."""
+
+    async def run(self) -> None:
+        """Run the log's background work until cancelled. The node serves meanwhile, from the start on."""
+        return
+
+    def index(self) -> str | None:
+        """Return the log's position as text, which a client may carry to another node to read its own writes; None without other nodes."""
+        return None
+
+    def has_reached(self, index: str) -> bool:  # noqa: ARG002 - there is nothing to reach here
+        """Whether this node knows everything that the node of an index knew at that time. True for text that is no index."""
+        return True

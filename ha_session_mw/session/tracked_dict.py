@@ -1,0 +1,100 @@
+"""The ``dict`` below a session: it notes each access and change, and refuses a change that could not be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from ..exceptions import SessionReadOnly
+from ..manager import node_of
+from .state import RequestState
+
+
+class TrackedDict(dict[str, Any]):
+    """A ``dict`` that notes whether it was accessed and modified.
+
+    A change must fit into a token or a record, and the session must not be read-only. Otherwise the change itself raises.
+
+    Attributes:
+        accessed: whether the app asked for the session.
+        modified: whether the app changed the session. Changes inside nested values are found when the response starts.
+    """
+
+    # ``accessed``, ``modified`` and the state are read on each request, and a slot is read in a third of the time.
+    __slots__ = ("__dict__", "__weakref__", "_state", "accessed", "modified")
+
+    _state: RequestState
+    accessed: bool
+    modified: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
+        self = dict.__new__(cls)
+        self._state = RequestState()
+        self.accessed = self.modified = False
+        return self
+
+    def mark_accessed(self) -> None:
+        """Note that the app asked for the session."""
+        self.accessed = True
+
+    def mark_modified(self) -> None:
+        """Note that the session changed.
+
+        Raises:
+            SessionReadOnly: the session cannot be changed here.
+        """
+        if self._state.read_only is not None:
+            raise SessionReadOnly(self._state.read_only)
+        self.accessed = True
+        self.modified = True
+
+    def _apply(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Make a change, unless its result could not be saved."""
+        self.mark_modified()
+        candidate = dict(self)
+        change(candidate)
+        if (manager := self._state.manager) is not None:
+            node_of(manager).issuer.fit(self._state.claims, candidate)
+        super().clear()
+        super().update(candidate)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._apply(lambda data: data.__setitem__(key, value))
+
+    def __delitem__(self, key: str) -> None:
+        self.mark_modified()
+        super().__delitem__(key)
+
+    def replace(self, content: Mapping[str, Any]) -> None:
+        """Replace the whole content. Unlike ``clear``, an empty content does not log a subject out."""
+
+        def change(data: dict[str, Any]) -> None:
+            data.clear()
+            data.update(content)
+
+        self._apply(change)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self:
+            self.mark_modified()
+        return super().pop(key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        self.mark_modified()
+        return super().popitem()
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self._apply(lambda data: data.update(*args, **kwargs))
+
+    def __ior__(self, other: Any, /) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[type[Self], tuple[dict[str, Any]]]:
+        """Copy and pickle the data alone, as a session made by hand: only the request's own session is committed."""
+        return type(self), (dict(self),)
