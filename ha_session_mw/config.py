@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,7 @@ Texts = Setting[tuple[str, ...], str | Sequence[str]]
 File = Setting[Path | None, str | Path | None]
 Keys = Setting[tuple[bytes, ...], Secrets]
 Duration = Setting[float, float | str]
+Moment = Setting[datetime | None, datetime | str | None]
 Count = Setting[int, int | str]
 Flag = Setting[bool, bool | str]
 
@@ -130,7 +132,12 @@ class Settings:
     legacy_cookies: Setting[Literal["off", "starlette"], str] = Setting(
         values.one_of("off", "starlette"),
         "off",
-        "`starlette` takes over valid cookies of Starlette's own middleware under the same secret.",
+        "`starlette` takes over valid cookies of Starlette's own middleware under the same secret, signed before this node started.",
+    )
+    legacy_until: Moment = Setting(
+        values.moment,
+        None,
+        "The end of the take-over. Set it to the time of the roll-out plus `max_age`. Needs `LEGACY_COOKIES=starlette`.",
     )
     protect: Texts = Setting(values.patterns, (), "Paths that need a session. A request without one is refused.")
     exempt: Texts = Setting(values.patterns, (), "Paths on which tokens are ignored. The session is empty there, and cannot be written.")

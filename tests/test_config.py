@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ DEFAULTS = {
     "idle_timeout": 1800.0,
     "absolute_timeout": 43200.0,
     "legacy_cookies": "off",
+    "legacy_until": None,
     "protect": (),
     "exempt": (),
     "data": "auto",
@@ -125,6 +127,19 @@ def test_a_variable_sets_its_setting(name: str, text: str, value: object) -> Non
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2026-12-31", datetime(2026, 12, 31, tzinfo=UTC)),
+        ("2026-12-31T18:00:00", datetime(2026, 12, 31, 18, tzinfo=UTC)),
+        (" 2026-12-31T18:00:00Z ", datetime(2026, 12, 31, 18, tzinfo=UTC)),
+        ("2026-12-31 18:00:00+01:00", datetime(2026, 12, 31, 17, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_an_offset_is_in_utc(text: str, value: datetime) -> None:
+    assert from_environ(LEGACY_COOKIES="starlette", LEGACY_UNTIL=text).legacy_until == value
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         *(("CLUSTER", text) for text in ("redis://h", "memory", "memory:///x")),
@@ -144,6 +159,7 @@ def test_a_variable_sets_its_setting(name: str, text: str, value: object) -> Non
         *(("PROTECT", text) for text in ("private", "/a,b", "https://x/")),
         *(("ENDPOINTS", text) for text in ("/", "x", "/x/", "/a b", "//x")),
         *(("LEGACY_COOKIES", text) for text in ("on", "flask")),
+        *(("LEGACY_UNTIL", text) for text in ("soon", "14d", "2026-13-01", "31.12.2026", "1800000000", "0001-01-01", "9999-12-31")),
         *(("ERROR_DETAIL", text) for text in ("debug",)),
     ],
 )
@@ -257,6 +273,7 @@ def test_the_message_is_a_list_with_a_headline() -> None:
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example"}, "HA_SESSION_COOKIE_DOMAIN"),
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_PATH": "/app"}, "HA_SESSION_COOKIE_PATH"),
         ({"COOKIE_NAME": GOOD}, "HA_SESSION_COOKIE_NAME"),
+        ({"LEGACY_UNTIL": "2027-01-01"}, "HA_SESSION_LEGACY_UNTIL"),
         ({"WHEN_FULL": "refuse"}, "HA_SESSION_WHEN_FULL='refuse': there is no limit; set HA_SESSION_MAX_SESSIONS, too"),
         ({"WHEN_FULL": "refuse", "TRACK": "on"}, "HA_SESSION_WHEN_FULL='refuse': there is no limit; set HA_SESSION_MAX_SESSIONS, too"),
         ({"TRACK_ADDRESS": "true"}, "HA_SESSION_TRACK_ADDRESS=True: log-ins are not recorded; set HA_SESSION_TRACK=on, too"),
@@ -272,6 +289,7 @@ def test_settings_that_contradict_each_other_stop_the_start(variables: dict[str,
     "variables",
     [
         {"IDLE_TIMEOUT": "12h"},
+        {"LEGACY_UNTIL": "2027-01-01", "LEGACY_COOKIES": "starlette"},
         {"COOKIE_SAME_SITE": "none", "COOKIE_HTTPS_ONLY": "true"},
         {"COOKIE_PARTITIONED": "true", "COOKIE_HTTPS_ONLY": "true"},
         {"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true"},

@@ -81,9 +81,7 @@ class TokenValidator:
         self._refresh = refresh
         self._node = node
         self._own_url = settings.advertise_url or ""
-        self._takes_over = settings.legacy_cookies == "starlette"
-        self._idle_ms = int(settings.idle_timeout * 1000)
-        self._absolute_ms = int(settings.absolute_timeout * 1000)
+        self._takes_over = _take_over(settings, began_ms=clock.wall_s() * 1000)
 
     def follow(self, log: ClusterLog, *, hears_others: bool, look_ups: LookUps | None, devices: Devices | None) -> None:
         """Validate by this log from now on.
@@ -209,18 +207,13 @@ class TokenValidator:
     def _verify(self, token: bytes, wall_ms: float) -> Verified:
         self._refresh()
         try:
-            if self._takes_over and not token.startswith(tokens.PREFIX):
-                return self._take_over(token, wall_ms)
+            if self._takes_over is not None and not token.startswith(tokens.PREFIX):
+                return legacy.take_over(token, self._keys.ring, self._takes_over, now_ms=wall_ms, issuer=self._node())
             return tokens.verify(token, self._keys.ring)
         except KeyNotReached as problem:
             if problem.check == "key" and self._nobody_has_key(token):
                 raise TokenInvalid(problem.reason, check=problem.check) from problem
             raise
-
-    def _take_over(self, cookie: bytes, wall_ms: float) -> Verified:
-        return legacy.take_over(
-            cookie, self._keys.ring, now_ms=wall_ms, idle_ms=self._idle_ms, absolute_ms=self._absolute_ms, issuer=self._node()
-        )
 
     def _nobody_has_key(self, token: bytes) -> bool:
         """Whether it is certain that no member could have signed a token."""
@@ -378,3 +371,15 @@ class TokenValidator:
 
 def _clock_untrusted() -> ClockUntrusted:
     return ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh")
+
+
+def _take_over(settings: Settings, *, began_ms: float) -> legacy.TakeOver | None:
+    if settings.legacy_cookies == "off":
+        return None
+    until = settings.legacy_until
+    return legacy.TakeOver(
+        idle_ms=int(settings.idle_timeout * 1000),
+        absolute_ms=int(settings.absolute_timeout * 1000),
+        began_ms=began_ms,
+        until_ms=math.inf if until is None else until.timestamp() * 1000,
+    )

@@ -59,6 +59,11 @@ RULES = (
         lambda when_full, most: when_full == "refuse" and most is None,
         "HA_SESSION_WHEN_FULL='refuse': there is no limit; set HA_SESSION_MAX_SESSIONS, too",
     ),
+    Rule(
+        ("legacy_until", "legacy_cookies"),
+        lambda until, legacy: until is not None and legacy == "off",
+        "HA_SESSION_LEGACY_UNTIL: there is no take-over that could end; set HA_SESSION_LEGACY_COOKIES=starlette, too",
+    ),
     _needs_https("cookie_same_site", lambda same_site: same_site == "none", "browsers accept this only with"),
     _needs_https("cookie_partitioned", bool, "browsers accept this only with"),
     _needs_https("cookie_name", lambda name: name.startswith(("__Host-", "__Secure-")), "this prefix needs"),

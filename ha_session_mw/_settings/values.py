@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -40,6 +41,21 @@ def duration(value: object) -> float:
         rule = 'must be a duration above zero, up to 100 years: seconds, or a number with a unit such as "500ms", "30m" or "12h"'
         raise ValueError(rule)
     return seconds
+
+
+def moment(value: object) -> datetime | None:
+    """a date, or a date and a time (RFC 3339), such as ``2026-12-31`` or ``2026-12-31T18:00:00Z``; UTC if it names no offset"""
+    if value is None or value == "":
+        return None
+    found = value
+    if isinstance(value, str):
+        try:
+            found = datetime.fromisoformat(value.strip())
+        except ValueError:
+            found = None
+    if not isinstance(found, datetime) or not 1970 < found.year < 9999:
+        raise ValueError("must be a date such as 2026-12-31, or a time such as 2026-12-31T18:00:00Z")
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def count(value: object) -> int:

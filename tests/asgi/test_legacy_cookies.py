@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -125,3 +126,33 @@ async def test_a_captured_cookie_is_dead_after_the_log_out_however_it_is_spelled
     thief.token = spelled(cookie)
     answer = await thief.visit(look)
     assert answer.result == {}
+
+
+async def test_an_earlier_cookie_of_a_session_is_dead_when_the_take_over_ends(clock: ManualClock) -> None:
+    """Nothing in Starlette's cookies says that two belong to one session, so a log-out cannot end the earlier one."""
+    end = datetime.fromtimestamp(clock.wall_s() + 3600, UTC)
+    node = Node(clock=clock, legacy_cookies="starlette", legacy_until=end)
+    earlier, later = starlette_cookie(clock, {"user": "ada", "n": 1}), starlette_cookie(clock, {"user": "ada", "n": 2})
+    visitor = node.visitor()
+    visitor.token = later
+    await visitor.visit(look)
+
+    await node.request(lambda s: s.clear(), token=later)
+    assert (await node.request(look, token=earlier)).result == {"user": "ada", "n": 1}
+    clock.advance(3600)
+    assert (await node.request(why, token=earlier)).result == "session_expired"
+    assert (await node.request(why, token=later)).result == "session_expired"
+
+
+async def test_a_session_that_was_taken_over_outlives_the_take_over(clock: ManualClock) -> None:
+    node = Node(clock=clock, legacy_cookies="starlette", legacy_until=datetime.fromtimestamp(clock.wall_s() + 600, UTC))
+    visitor = node.visitor()
+    visitor.token = starlette_cookie(clock, {"user": "ada"})
+    await visitor.visit(look)
+    clock.advance(700)
+    assert (await visitor.visit(look)).result == {"user": "ada"}
+
+
+async def test_a_cookie_that_is_younger_than_the_node_is_not_taken_over(node: Node) -> None:
+    node.clock.advance(3600)
+    assert (await node.request(why, token=starlette_cookie(node.clock, {"user": "ada"}))).result == "token_invalid"

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ha_session_mw._core.token import legacy
+from ha_session_mw._core.token import legacy, renewal
 from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, TokenInvalid
@@ -50,8 +50,11 @@ def cookie(content: object, secret: bytes = KEY.secret) -> bytes:
     return SignerAt(secret).sign(b64encode(content if isinstance(content, bytes) else json.dumps(content).encode()))
 
 
-def taken_over(found: bytes, *, ring: KeyRing = RING, now_ms: float = AT_S * 1000, idle_ms: int = 30 * MINUTE_MS) -> Verified:
-    return legacy.take_over(found, ring, now_ms=now_ms, idle_ms=idle_ms, absolute_ms=12 * HOUR_MS, issuer=NodeId("node-a"))
+def taken_over(
+    found: bytes, *, ring: KeyRing = RING, now_ms: float = AT_S * 1000, idle_ms: int = 30 * MINUTE_MS, **bounds: float
+) -> Verified:
+    rules = legacy.TakeOver(idle_ms=idle_ms, absolute_ms=12 * HOUR_MS, **bounds)
+    return legacy.take_over(found, ring, rules, now_ms=now_ms, issuer=NodeId("node-a"))
 
 
 def test_a_cookie_that_starlette_really_made_is_a_session_of_ours() -> None:
@@ -75,6 +78,35 @@ def test_it_is_over_at_its_absolute_end() -> None:
     taken_over(cookie({"a": 1}), now_ms=AT_S * 1000 + 12 * HOUR_MS - 1)
     with pytest.raises(SessionExpired):
         taken_over(cookie({"a": 1}), now_ms=AT_S * 1000 + 12 * HOUR_MS)
+
+
+def test_the_take_over_ends_and_a_cached_cookie_ends_with_it() -> None:
+    until_ms = AT_S * 1000 + HOUR_MS
+
+    found = taken_over(cookie({"a": 1}), now_ms=until_ms - 1000, until_ms=until_ms)
+    assert found.ends_ms == until_ms
+    with pytest.raises(SessionExpired):
+        taken_over(cookie({"a": 1}), now_ms=until_ms, until_ms=until_ms)
+
+
+def test_its_successor_outlives_the_take_over() -> None:
+    until_ms = AT_S * 1000 + HOUR_MS
+    found = taken_over(cookie({"a": 1}), now_ms=until_ms - 1000, until_ms=until_ms)
+
+    renewed = renewal.successor(found.claims, until_ms - 1000, 30 * MINUTE_MS)
+    assert renewed.idle_end_ms > until_ms + 25 * MINUTE_MS
+
+
+@pytest.mark.parametrize(("late_s", "is_taken"), [(-3600, True), (0, True), (60, True), (61, False), (3600, False)])
+def test_a_cookie_that_was_signed_after_the_node_had_started_is_not_taken_over(late_s: int, is_taken: bool) -> None:
+    """Starlette's middleware has gone by then. The machine that signed it may be a minute ahead."""
+    began_ms = (AT_S - late_s) * 1000
+
+    if is_taken:
+        taken_over(cookie({"a": 1}), now_ms=AT_S * 1000, began_ms=began_ms)
+    else:
+        with pytest.raises(TokenInvalid):
+            taken_over(cookie({"a": 1}), now_ms=AT_S * 1000, began_ms=began_ms)
 
 
 def test_the_same_cookie_is_the_same_session_on_every_node_and_another_cookie_another() -> None:

@@ -157,6 +157,25 @@ def test_a_token_cut_short_or_grown_at_either_end_is_refused() -> None:
         assert refusal(extra + token) is not None
 
 
+def test_no_part_of_a_token_has_another_spelling() -> None:
+    """Its session is denied by an id that is part of the signed text, so a second spelling would have to be signed, too."""
+    token = sign(claims(content={"name": "Zoë?>~", "n": 1}), KEY)
+    parts = token.split(b".")
+    spellings = [token.swapcase(), token.upper(), token.replace(b"-", b"+").replace(b"_", b"/"), token.replace(b".", b"%2E")]
+    for place, part in enumerate(parts):
+        last = [bytes([character]) for character in ALPHABET.encode()]
+        changed = [
+            part.swapcase(),
+            part + b"=",
+            part + b"==",
+            *(part[:-1] + character for character in last),
+            b"%%%02x" % part[0] + part[1:],
+        ]
+        spellings += [b".".join([*parts[:place], other, *parts[place + 1 :]]) for other in changed]
+
+    assert [spelling for spelling in spellings if spelling != token and refusal(spelling) is None] == []
+
+
 def test_the_parts_of_two_good_tokens_do_not_make_a_third() -> None:
     mine, yours = (sign(claims(sid, subject=who), KEY).split(b".") for sid, who in (("A" * 22, "ada"), ("B" * 22, "bob")))
 
