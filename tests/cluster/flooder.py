@@ -67,9 +67,9 @@ class Flooder:
         page = (Deny(f"flood-{next(self._ids):016d}", until_ms) for _ in range(PAGE_ENTRIES))
         answer = Answer(
             version=1,
-            digest=quorum._digest,
+            digest=quorum.digest,
             sender=quorum.me,
-            heartbeat=quorum._heartbeat(now),
+            heartbeat=quorum.heartbeat(now),
             incarnation=quorum.incarnation,
             memory=quorum.memory,
             upto=quorum.position,

@@ -481,7 +481,7 @@ async def test_a_member_that_answers_at_once_over_and_over_does_not_keep_the_oth
         return await answer(body)
 
     peering_of(a.manager).handle("poll", counted)
-    quorum_log_of(a.manager).quorum._holds._limit_s = 0
+    quorum_log_of(a.manager).quorum.holds.limit_s = 0
     await cluster.advance(0.5)  # until those that are held are answered
     polls = 0
     await cluster.advance(0.1)
@@ -543,7 +543,7 @@ async def test_the_faults_of_each_peer_are_counted_under_its_place_in_the_list(c
 async def test_a_member_that_makes_an_impossible_claim_is_a_liar(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     await cluster.run(a.manager.revoke_session, "somebody")
-    for peer in quorum_log_of(a.manager).quorum._peers.values():
+    for peer in quorum_log_of(a.manager).quorum.peers.values():
         peer.sequence = 1000
         peer.position = 1000
         peer.read_sent_s = float("inf")
@@ -581,7 +581,7 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
         return encode(msgspec.structs.replace(decode_answer(await on_poll(body)), entries=entries, complete=complete))
 
     on_poll = peering_of(a.manager).server._handlers["poll"]
-    log.quorum._holds._limit_s = 0  # type: ignore[attr-defined]
+    log.quorum.holds.limit_s = 0  # type: ignore[attr-defined]
     peering_of(a.manager).handle("poll", flood)
     await cluster.advance(10)
     counted = faults(b)["member 1"]

@@ -162,9 +162,10 @@ class OrderedMember:
     def let_time_pass(self) -> None:
         by_s = RATES[self.number]
         ordered = self.ordered
-        ordered.view.fresh_at, ordered._fresh_s = aged(ordered.view.fresh_at, by_s), aged(ordered._fresh_s, by_s)
-        ordered._tries = {told: aged(sent_s, by_s) for told, sent_s in ordered._tries.items()}
-        for process in ordered._leases._known.values():
+        beats = ordered.own_beats
+        ordered.view.fresh_at, beats.fresh_s = aged(ordered.view.fresh_at, by_s), aged(beats.fresh_s, by_s)
+        beats.tries = {number: aged(sent_s, by_s) for number, sent_s in beats.tries.items()}
+        for process in ordered.leases.known.values():
             process.heard_s = aged(process.heard_s, by_s)
         self.taken = {number: (position, aged(durable_s, by_s)) for number, (position, durable_s) in self.taken.items()}
 
@@ -178,10 +179,11 @@ class OrderedMember:
         """Leave out state that reaches no other process, votes on clocks, and the next beat's time, as a beat may come at any time."""
         ordered = self.ordered
         del ordered.speaker.members
-        ordered._told_s, ordered._news, ordered._alive_s, ordered._returned_s = -math.inf, False, 0.0, math.inf
+        beats = ordered.own_beats
+        beats.sent_s, beats.hurried, beats.alive_s, beats.returned_s = -math.inf, False, 0.0, math.inf
         ordered.speaker.take_events()
         ordered.view.forgotten_cuts_end_ms = 0.0
-        for process in ordered._leases._known.values():
+        for process in ordered.leases.known.values():
             process.heard_alive_s = 0.0
         if all(knows(number, ordered.view) for number in range(len(self.question.log_outs))) and not self.question.requests:
             self._stop_the_clock()
@@ -189,10 +191,11 @@ class OrderedMember:
     def _stop_the_clock(self) -> None:
         """How fresh it is matters no more, once it knows all that there ever is to know."""
         ordered = self.ordered
-        ordered._fresh_s = ordered.view.fresh_at = 0 if ordered.view.fresh_at > -math.inf else -math.inf
-        ordered._tries = dict.fromkeys(ordered._tries, 0)
+        beats = ordered.own_beats
+        beats.fresh_s = ordered.view.fresh_at = 0 if ordered.view.fresh_at > -math.inf else -math.inf
+        beats.tries = dict.fromkeys(beats.tries, 0)
         if not self.made:
-            for process in ordered._leases._known.values():
+            for process in ordered.leases.known.values():
                 process.heard_s = 0
 
     def looks(self) -> OrderedLooks:

@@ -159,7 +159,7 @@ class QuorumMember:
 
     @property
     def peers(self) -> dict[int, Peer]:
-        return {number(peer.url): peer for peer in self.quorum._peers.values()}
+        return {number(peer.url): peer for peer in self.quorum.peers.values()}
 
     # Its steps.
 
@@ -189,7 +189,7 @@ class QuorumMember:
 
     def _batch(self) -> Batch | None:
         """Return the batch that a write would keep now: one that was handed out before, and not written yet, has grown since."""
-        self.quorum._durable.take_back()
+        self.quorum.durable.take_back()
         return self.quorum.ready(NOW).batch
 
     def restart(self, how: str) -> None:
@@ -205,12 +205,12 @@ class QuorumMember:
 
     def let_time_pass(self) -> None:
         by_s = RATES[self.number]
-        view, fence = self.quorum.view, self.quorum._fence
+        view, fence = self.quorum.view, self.quorum.fence
         view.fresh_at = aged(view.fresh_at, by_s)
         for peer in self.peers.values():
             peer.fresh_s, peer.answered_s = aged(peer.fresh_s, by_s), aged(peer.answered_s, by_s)
             peer.read_sent_s, peer.polled_s = aged(peer.read_sent_s, by_s), aged(peer.polled_s, by_s)
-        fence._waits = type(fence._waits)((position, aged(known_s, by_s)) for position, known_s in fence._waits)
+        fence.waits = type(fence.waits)((position, aged(known_s, by_s)) for position, known_s in fence.waits)
 
     def reads(self) -> float:
         """Begin a request; return its first reading."""
@@ -227,18 +227,18 @@ class QuorumMember:
 
     def wake(self) -> None:
         """Restore the state that the frozen member left out: the others' wall clocks and limits, on which no lease depends."""
-        self.quorum.speaker.members = Members(self.own, majority=self.quorum._majority)
+        self.quorum.speaker.members = Members(self.own, majority=self.quorum.majority)
 
     def rest(self) -> None:
         """Leave out the state that no other member learns: events, readiness, counts of heartbeats; and everything about cuts."""
         quorum = self.quorum
-        quorum._durable.take_back()
+        quorum.durable.take_back()
         del quorum.speaker.members
-        quorum.speaker.spoken, quorum._serving, quorum._majority_forgot = 0, True, False
+        quorum.speaker.spoken, quorum.serving, quorum.majority_forgot = 0, True, False
         quorum.speaker.take_events()
         quorum.view.forgotten_cuts_end_ms = 0.0
-        if quorum._recovery is not None:
-            quorum._recovery.known_before = False
+        if quorum.recovery is not None:
+            quorum.recovery.known_before = False
         for peer in self.peers.values():
             peer.newest_hold, peer.polled_s, peer.changed = None, -math.inf, False
             if not self.question.silence:
@@ -250,8 +250,8 @@ class QuorumMember:
         if say.stamps is not None:
             self._renumber(dict(say.stamps))
         if not say.awaited[self.number]:
-            quorum._fence = type(quorum._fence)(quorum._peers, quorum._majority)
-            quorum._stamp = 0
+            quorum.fence = type(quorum.fence)(quorum.peers, quorum.majority)
+            quorum.stamp = 0
             self.receipts = {}
         if say.steps is not None:
             self._renumber_steps(dict(say.steps))
@@ -263,17 +263,17 @@ class QuorumMember:
 
     def _renumber(self, stamps: Mapping[int, int]) -> None:
         quorum = self.quorum
-        quorum._stamp = stamps[quorum._stamp]
-        quorum._fence._awaited = stamps[quorum._fence._awaited]
-        for known in quorum._fence._members.values():
+        quorum.stamp = stamps[quorum.stamp]
+        quorum.fence.awaited = stamps[quorum.fence.awaited]
+        for known in quorum.fence.members.values():
             known.echo = stamps[known.echo]
-            known._marks = [(stamps[stamp], position) for stamp, position in known._marks]
+            known.marks = [(stamps[stamp], position) for stamp, position in known.marks]
 
     def _renumber_steps(self, steps: Mapping[int, int]) -> None:
-        recovery = self.quorum._recovery
+        recovery = self.quorum.recovery
         assert recovery is not None
-        recovery._step = steps[recovery._step]
-        for fellow in recovery._fellows.values():
+        recovery.step = steps[recovery.step]
+        for fellow in recovery.fellows.values():
             fellow.since, fellow.until = steps[fellow.since], steps[fellow.until]
 
     def _wipe_peer(self, peer: Peer, number: int, say: Say) -> None:
@@ -294,7 +294,7 @@ class QuorumMember:
         peers = self.peers.values()
         newest = max(peer.fresh_s for peer in peers)
         for peer in peers:
-            fresh_s = newest if quorum._majority == 2 else peer.fresh_s
+            fresh_s = newest if quorum.majority == 2 else peer.fresh_s
             peer.fresh_s = 0 if not say.freshness else fresh_s if fresh_s >= -LIMIT_S else -math.inf
         view = quorum.view
         if not say.freshness and not quorum.recovering:
@@ -321,14 +321,14 @@ class QuorumMember:
 
     @property
     def _stamps(self) -> frozenset[int]:
-        fence = self.quorum._fence
-        echoes = {known.echo for known in fence._members.values()}
-        marks = {stamp for known in fence._members.values() for stamp, _ in known._marks}
-        return frozenset({0, self.quorum._stamp, fence._awaited, *echoes, *marks})
+        fence = self.quorum.fence
+        echoes = {known.echo for known in fence.members.values()}
+        marks = {stamp for known in fence.members.values() for stamp, _ in known.marks}
+        return frozenset({0, self.quorum.stamp, fence.awaited, *echoes, *marks})
 
     @property
     def _steps(self) -> frozenset[int]:
-        recovery = self.quorum._recovery
+        recovery = self.quorum.recovery
         if recovery is None:
             return frozenset()
-        return frozenset({recovery._step, *(step for fellow in recovery._fellows.values() for step in (fellow.since, fellow.until))})
+        return frozenset({recovery.step, *(step for fellow in recovery.fellows.values() for step in (fellow.since, fellow.until))})

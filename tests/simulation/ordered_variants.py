@@ -40,8 +40,7 @@ class FreshWhenAcknowledged(Ordered):
     def answered(self, sent: Sent, position: int) -> Ready:
         ready = super().answered(sent, position)
         if not self.catching_up:
-            self._fresh_s = max(self._fresh_s, sent.sent_s)
-            self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > self._fresh_s}
+            self.own_beats.read_back(sent.sent_s)
             self._stamp()
         return ready
 
@@ -75,7 +74,7 @@ class OneForAll(Ordered):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._leases = ByNode()
+        self.leases = ByNode()
 
 
 class WithoutTheFloor(Ordered):

@@ -39,7 +39,7 @@ class ShortFence(Quorum):
     """Waits nine tenths of the time that a fence needs."""
 
     def _draw_conclusions(self, now: Moment) -> None:
-        self.members._compare_limits()
+        self.members.compare_limits()
         self.members.fence_wait_s *= 0.9
         super()._draw_conclusions(now)
 
@@ -47,11 +47,11 @@ class ShortFence(Quorum):
 class FencedOtherwise(Quorum):
     """Uses another account of acknowledgements."""
 
-    fence: ClassVar[type[Fence]]
+    account: ClassVar[type[Fence]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._fence = self.fence(self._peers, self._majority)
+        self.fence = self.account(self.peers, self.majority)
 
 
 class NoWait(Fence):
@@ -62,13 +62,13 @@ class NoWait(Fence):
 class NoFence(FencedOtherwise):
     """Acknowledges a log-out as fenced once it is durable."""
 
-    fence = NoWait
+    account = NoWait
 
 
 class FreshAfterAnyPoll(Quorum):
     def _fresh_at(self) -> float:
         right = super()._fresh_at()
-        return max(right, *(peer.fresh_s for peer in self._peers.values())) if not self.recovering else right
+        return max(right, *(peer.fresh_s for peer in self.peers.values())) if not self.recovering else right
 
 
 class BackAfterMajority(Quorum):
@@ -76,50 +76,50 @@ class BackAfterMajority(Quorum):
 
     def _new_recovery(self) -> Recovery:
         recovery = super()._new_recovery()
-        recovery._needed = self._majority - 1
+        recovery.needed = self.majority - 1
         return recovery
 
 
 class EverAcknowledged(Fence):
     def __init__(self, others: Iterable[str], majority: int) -> None:
         super().__init__(others, majority)
-        self.ever = dict.fromkeys(self._members, 0)
+        self.ever = dict.fromkeys(self.members, 0)
 
     def acknowledged(self, member: str, position: int, silent: tuple[str, ...], stamp: int) -> None:
         super().acknowledged(member, position, silent, stamp)
         self.ever[member] = max(self.ever[member], position)
 
     def _fence_by_confirmations(self, silent: Collection[str]) -> int:
-        return max(super()._fence_by_confirmations(silent), sorted(self.ever.values())[1 - self._majority])
+        return max(super()._fence_by_confirmations(silent), sorted(self.ever.values())[1 - self.majority])
 
 
 class SummedOverIncarnations(FencedOtherwise):
     """Counts each member that ever acknowledged, even if it has forgotten since."""
 
-    fence = EverAcknowledged
+    account = EverAcknowledged
 
 
 class CountedAtOnce(Fence):
     def _fence_by_confirmations(self, silent: Collection[str]) -> int:
-        return max(super()._fence_by_confirmations(silent), sorted(known.position for known in self._members.values())[1 - self._majority])
+        return max(super()._fence_by_confirmations(silent), sorted(known.position for known in self.members.values())[1 - self.majority])
 
 
 class NotHeardAgain(FencedOtherwise):
     """Counts acknowledgements at once, as if no incarnation could have ended since it acknowledged."""
 
-    fence = CountedAtOnce
+    account = CountedAtOnce
 
 
 class AnyWitness(Fence):
     def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
-        witnesses = (member in silent) + sum(member in known._silent for known in self._members.values())
-        return witnesses >= len(self._members) + 2 - self._majority
+        witnesses = (member in silent) + sum(member in known.silent for known in self.members.values())
+        return witnesses >= len(self.members) + 2 - self.majority
 
 
 class WitnessesWithoutTheEntry(FencedOtherwise):
     """Believes that a node is out of contact by the word of members that may lack the entry themselves."""
 
-    fence = AnyWitness
+    account = AnyWitness
 
 
 class OneByOne(Recovery):
@@ -127,14 +127,14 @@ class OneByOne(Recovery):
 
     @property
     def _all_have_been_heard(self) -> bool:
-        return len(self._teachers) + len(self._fellows) >= self._others
+        return len(self._teachers) + len(self.fellows) >= self._others
 
 
 class FirstStartOneByOne(Quorum):
     """Assumes a first start when each of the others has been recovering at some time."""
 
     def _new_recovery(self) -> Recovery:
-        return OneByOne(others=len(self._peers), majority=self._majority, memory="unchecked" if self._durable.unchecked else "lost")
+        return OneByOne(others=len(self.peers), majority=self.majority, memory="unchecked" if self.durable.unchecked else "lost")
 
 
 class PurgedByTheClock(Quorum):

@@ -82,12 +82,12 @@ class Members:
     """
 
     __slots__ = (
-        "_agreed_ms",
         "_latest_ms",
         "_majority",
         "_slots",
         "_verdict",
         "acceptance_limit_s",
+        "agreed_ms",
         "fence_wait_s",
         "limits_differ",
         "own",
@@ -97,12 +97,12 @@ class Members:
         self.own = own
         self._majority = majority
         self._slots: dict[str, _Slot] = {}
-        self._agreed_ms: float | None = None
+        self.agreed_ms: float | None = None
         """The wall time minus the boot-time clock when a majority, and not this node alone, last agreed on the time."""
         self._latest_ms = -math.inf
         """The latest trusted clock minus the boot-time clock when a majority last agreed on the time."""
         self._verdict: tuple[float, bool] | None = None
-        self._compare_limits()
+        self.compare_limits()
 
     @property
     def majority(self) -> int:
@@ -114,7 +114,8 @@ class Members:
             self._majority = majority
             self._verdict = None
 
-    def _compare_limits(self) -> None:
+    def compare_limits(self) -> None:
+        """Derive the limits from all members' announcements."""
         # A member's limit counts until the member has left: leases that it gave or holds may last until then.
         limits = [self.own.freshness_limit_s, *(slot.heartbeat.freshness_limit_s for slot in self._slots.values())]
         self.acceptance_limit_s = acceptance_limit_s(limits)
@@ -139,7 +140,7 @@ class Members:
         self._slots[slot] = _Slot(heartbeat, boot_s, late=late)
         self._verdict = None
         if known is None or known.heartbeat.freshness_limit_s != heartbeat.freshness_limit_s:
-            self._compare_limits()
+            self.compare_limits()
         if known is None or known.heartbeat.life != heartbeat.life:
             return MemberJoined(heartbeat.member)
         if heartbeat.state == "draining" != known.heartbeat.state:
@@ -150,7 +151,7 @@ class Members:
         """Take a member out that has left; return the event that this causes, if any."""
         gone = self._slots.pop(slot, None)
         self._verdict = None
-        self._compare_limits()
+        self.compare_limits()
         return None if gone is None else MemberLeft(gone.heartbeat.member)
 
     def tick(self, now: Moment) -> list[MemberEvent]:
@@ -158,7 +159,7 @@ class Members:
         gone = [name for name, slot in self._slots.items() if not self._is_live(slot, now.boot_s)]
         left: list[MemberEvent] = [MemberLeft(self._slots.pop(name).heartbeat.member) for name in gone]
         if left:
-            self._compare_limits()
+            self.compare_limits()
         self._verdict = None
         self.clock_trusted(now)  # compared while a majority can be heard, so that a later step is noticed without one
         return left
@@ -202,7 +203,7 @@ class Members:
 
     def can_judge_clock(self, now: Moment) -> bool:
         """Return whether enough others are heard, or once were, to compare this node's wall clock with."""
-        return self._agreed_ms is not None or len(self._walls_ms(now)) >= self.majority
+        return self.agreed_ms is not None or len(self._walls_ms(now)) >= self.majority
 
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
         walls_ms = self._walls_ms(now)
@@ -211,11 +212,11 @@ class Members:
             self._latest_ms = max(trusted) - now.boot_s * 1000
         if len(walls_ms) > 1 and len(walls_ms) >= self.majority:
             if len(trusted) >= self.majority:
-                self._agreed_ms = _median(trusted) - now.boot_s * 1000
+                self.agreed_ms = _median(trusted) - now.boot_s * 1000
             return now.wall_ms in trusted
-        if self._agreed_ms is None:
+        if self.agreed_ms is None:
             return self.majority == 1  # no other clock was ever heard
-        return abs(ahead_ms - self._agreed_ms) <= TRUSTED_SKEW_MS
+        return abs(ahead_ms - self.agreed_ms) <= TRUSTED_SKEW_MS
 
     def floor_ms(self, now: Moment) -> int | None:
         """Return the time up to which tokens have ended on every trusted clock; None if too few clocks agree.

@@ -27,10 +27,10 @@ class Leases:
     when it loses its vote. While the log takes no writes, every process is silent, and none has left.
     """
 
-    __slots__ = ("_known",)
+    __slots__ = ("known",)
 
     def __init__(self) -> None:
-        self._known: dict[str, _Process] = {}
+        self.known: dict[str, _Process] = {}
 
     def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
         """Take in a heartbeat of another process that was read in the log.
@@ -43,7 +43,7 @@ class Leases:
             now_s: the boot-time clock.
             alive_s: for how long the log was seen to take writes, in all.
         """
-        known = self._known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s))
+        known = self.known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s))
         known.position = max(known.position, position)
         known.heard_s, known.heard_alive_s = now_s, alive_s
         # A position that did not exist yet is one of an earlier log, which this one has replaced. It confirms nothing.
@@ -52,16 +52,16 @@ class Leases:
 
     def is_news(self, slot: str, position: int) -> bool:
         """Return whether a heartbeat at this position is newer than the last one of its process."""
-        known = self._known.get(slot)
+        known = self.known.get(slot)
         return known is None or known.position < position
 
     def keep_only(self, slots: set[str]) -> list[str]:
         """Take out all processes that a whole log does not contain, and return their slots."""
-        return [slot for slot in [*self._known] if slot not in slots and self.gone(slot)]
+        return [slot for slot in [*self.known] if slot not in slots and self.gone(slot)]
 
     def gone(self, slot: str) -> bool:
         """Take out a process whose heartbeat was deleted, and return whether it was known."""
-        return self._known.pop(slot, None) is not None
+        return self.known.pop(slot, None) is not None
 
     def lack_until(self, position: int, wait_s: float) -> float:
         """Return the boot time from which no process can hold a lease while it lacks the log up to a position.
@@ -70,16 +70,16 @@ class Leases:
         heartbeat is later lacks nothing either. Its lease begins only once it has read that heartbeat, and everything before it, in
         the log. A heartbeat is sent before it is heard here, so a lease has ended once its length has passed since then.
         """
-        waits = (known.heard_s + wait_s for known in self._known.values() if known.applied < position and known.first < position)
+        waits = (known.heard_s + wait_s for known in self.known.values() if known.applied < position and known.first < position)
         return max(waits, default=-math.inf)
 
     def voters(self, since_alive_s: float) -> int:
         """Return how many processes were heard since a time, counted while the log was alive."""
-        return sum(known.heard_alive_s >= since_alive_s for known in self._known.values())
+        return sum(known.heard_alive_s >= since_alive_s for known in self.known.values())
 
     def silent(self, since_s: float) -> list[tuple[str, int]]:
         """Return the slots that were not heard since a boot time, each with the position of its last heartbeat."""
-        return [(slot, known.position) for slot, known in self._known.items() if known.heard_s < since_s]
+        return [(slot, known.position) for slot, known in self.known.items() if known.heard_s < since_s]
 
     def check(self, position: int, now_s: float) -> None:
         """Check what must hold after each change.
@@ -91,7 +91,7 @@ class Leases:
         Raises:
             InvariantBroken: it does not hold.
         """
-        for known in self._known.values():
+        for known in self.known.values():
             ensure(known.applied < known.position <= position, "a heartbeat confirms only what stands before it, and was read in the log")
             ensure(known.first <= known.position, "no process had a heartbeat before its first one")
             ensure(known.heard_s <= now_s, "no process was heard at a time to come")

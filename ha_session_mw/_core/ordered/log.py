@@ -27,6 +27,7 @@ from .digest import Digest
 from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, slot_of
 from .leases import Leases
 from .loading import Loading
+from .own_beats import OwnBeats
 from .ready import (
     BeatDeleted,
     BeatPut,
@@ -41,17 +42,10 @@ from .ready import (
     Snapshot,
 )
 
-LEAST_BEAT_S = 0.025
-"""Least time between two heartbeats, when news brings the next one forward. All news of that time share one heartbeat. A log-out waits
-no longer than this for a confirmation."""
-
 REMOVE_AFTER_S = 600.0
 REMOVE_AFTER_WAITS = 3
 """How long a process must have been silent before another one may delete its heartbeat: in seconds, and in waits for a fence. The
 longer of the two applies. It exceeds every lease, and every short outage of the engine."""
-
-_MOST_TRIES = 256
-"""Most heartbeats that are remembered until they are read back. Older ones are minutes old, and prove no freshness."""
 
 
 class Ordered:
@@ -81,9 +75,9 @@ class Ordered:
         self.rolled_back: Rollback | None = None
         self.catching_up = True
         """Whether the node still has to read back a heartbeat of its own, or to hear enough of the members that it knows of."""
-        self._heartbeat_s = heartbeat_s
+        self.own_beats = OwnBeats(heartbeat_s)
+        self.leases = Leases()
         self._digest = Digest()
-        self._leases = Leases()
         self._suspects: set[str] = set()
         """Slots whose digest has differed, and not agreed since."""
         self._unseen: dict[str, Entry] = {}
@@ -91,13 +85,6 @@ class Ordered:
         self._deleted: set[str] = set()
         """Keys of entries that were deleted before they ended. They stay in the view."""
         self._stored_floor_ms = 0
-        self._tries: dict[int, float] = {}
-        self._told_s = -math.inf
-        self._news = False
-        self._fresh_s = -math.inf
-        self._alive_s = 0.0
-        """Total time for which the log was seen to take writes."""
-        self._returned_s = math.inf
         self._left = False
 
     @property
@@ -128,7 +115,7 @@ class Ordered:
         latest_s = durable_s + self.members.fence_wait_s
         if self.position < position or not self._can_be_relied_on:
             return latest_s
-        return min(latest_s, self._leases.lack_until(position, self.members.fence_wait_s))
+        return min(latest_s, self.leases.lack_until(position, self.members.fence_wait_s))
 
     # Beats.
 
@@ -137,16 +124,12 @@ class Ordered:
         """The boot time at which the next heartbeat is due."""
         if self.log is None or self.rolled_back or self._left:
             return math.inf
-        return self._told_s + (min(LEAST_BEAT_S, self._heartbeat_s) if self._news else self._heartbeat_s)
+        return self.own_beats.due_s
 
     def beat(self, now: Moment) -> Sent:
         """Return the heartbeat to write now. Each try needs a new one, which identifies the try when the heartbeat is read back."""
         heartbeat = self.speaker.heartbeat(now, starting=self.catching_up)
-        self._told_s = now.boot_s
-        self._news = False
-        self._tries[heartbeat.sequence] = now.boot_s
-        if len(self._tries) > _MOST_TRIES:
-            del self._tries[min(self._tries)]
+        self.own_beats.sent(heartbeat.sequence, now.boot_s)
         log = self.log.id if self.log is not None else ""
         return Sent(self.slot, LogHeartbeat(heartbeat, log, self.position, self._digest.last), now.boot_s)
 
@@ -193,15 +176,15 @@ class Ordered:
         now = moment()
         self._load_beats(snapshot, now)
         self.needs_load = False
-        self._news = True
+        self.own_beats.hurried = True
         self._returned(max((self._try_of(stored.slot, stored.beat) for stored in snapshot.beats), default=-math.inf), now)
 
     def _load_beats(self, snapshot: Snapshot, now: Moment) -> None:
         """Take in the heartbeats of a snapshot. New ones count as received now, because the time of their writing is unknown."""
-        for slot in self._leases.keep_only({stored.slot for stored in snapshot.beats}):
+        for slot in self.leases.keep_only({stored.slot for stored in snapshot.beats}):
             self.speaker.remove(slot)
         for stored in snapshot.beats:
-            if stored.slot != self.slot and self._leases.is_news(stored.slot, stored.position):
+            if stored.slot != self.slot and self.leases.is_news(stored.slot, stored.position):
                 # Its first heartbeat may have been written at any earlier position.
                 self._hear(stored.slot, stored.beat, stored.position, now, first=0, late=True)
 
@@ -224,7 +207,7 @@ class Ordered:
                 case BeatPut(slot, beat):
                     self._hear(slot, beat, position, now, first=position, late=False)
                 case BeatDeleted(slot):
-                    self._leases.gone(slot)
+                    self.leases.gone(slot)
                     self.speaker.remove(slot)
                 case FloorRaised(floor_ms):
                     self._take_floor(floor_ms)
@@ -239,7 +222,7 @@ class Ordered:
         self._deleted.discard(key)
         self.view.merge(entry)
         if self._unseen.pop(key, None) is None:
-            self._news = True  # a log-out on another process waits for this one to confirm
+            self.own_beats.hurried = True  # a log-out on another process waits for this one to confirm
 
     def _delete(self, key: str) -> None:
         self._digest.remove(key)
@@ -249,7 +232,7 @@ class Ordered:
     def _hear(self, slot: str, beat: LogHeartbeat, position: int, now: Moment, *, first: int, late: bool) -> None:
         same_log = self.log is not None and beat.log == self.log.id
         applied = beat.applied if same_log else 0
-        self._leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self._alive_s)
+        self.leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self.own_beats.alive_s)
         self.speaker.hear(slot, beat.heartbeat, now, late=late)
         if same_log and beat.applied < position:
             self._compare(slot, beat)
@@ -258,16 +241,14 @@ class Ordered:
 
     def _try_of(self, slot: str, beat: LogHeartbeat) -> float:
         """Return when a heartbeat was sent, if it is one of this process; negative infinity if not."""
-        return self._tries.get(beat.heartbeat.sequence, -math.inf) if slot == self.slot else -math.inf
+        return self.own_beats.when_sent(beat.heartbeat.sequence) if slot == self.slot else -math.inf
 
     def _returned(self, sent_s: float, now: Moment) -> None:
         """Take in that a heartbeat sent at this time was read back, together with everything that was logged before it."""
-        if sent_s > self._fresh_s:
-            self._fresh_s = sent_s
-            self._tries = {told: tried_s for told, tried_s in self._tries.items() if tried_s > sent_s}
+        if self.own_beats.read_back(sent_s):
             self._count_voters(now)
         # A process that knows of others but has not heard them cannot judge its clock. It hears them soon.
-        if self.catching_up and self._fresh_s > -math.inf and not self.needs_load and self.members.can_judge_clock(now):
+        if self.catching_up and self.own_beats.fresh_s > -math.inf and not self.needs_load and self.members.can_judge_clock(now):
             self.catching_up = False
             self.speaker.note(CaughtUp())
         self._stamp()
@@ -275,16 +256,14 @@ class Ordered:
     def _count_voters(self, now: Moment) -> None:
         """Set the majority of clocks from the processes that are alive, according to the log while the log takes writes.
 
-        A process that hears no other one may be cut off, and must not take itself for the whole cluster. No process can be heard while
-        the log takes no writes, so such a time counts as two heartbeats at most.
+        A process that hears no other one may be cut off, and must not take itself for the whole cluster.
         """
-        self._alive_s += max(0.0, min(now.boot_s - self._returned_s, 2 * self._heartbeat_s))
-        self._returned_s = now.boot_s
-        living = 1 + self._leases.voters(self._alive_s - self.members.fence_wait_s)
+        self.own_beats.count_alive(now.boot_s)
+        living = 1 + self.leases.voters(self.own_beats.alive_s - self.members.fence_wait_s)
         self.members.majority = living // 2 + 1
 
     def _stamp(self) -> None:
-        self.view.fresh_at = self._fresh_s if self._can_be_relied_on and not self._left else -math.inf
+        self.view.fresh_at = self.own_beats.fresh_s if self._can_be_relied_on and not self._left else -math.inf
 
     def _is_over(self) -> bool:
         """Return whether this process ignores the log from now on."""
@@ -299,7 +278,7 @@ class Ordered:
     def quarantine(self) -> None:
         """Require a new load: this process has read something that cannot be decoded, or that another member has read differently."""
         self.needs_load = True
-        self._fresh_s = -math.inf
+        self.own_beats.fresh_s = -math.inf
         self._stamp()
 
     def _compare(self, slot: str, beat: LogHeartbeat) -> None:
@@ -369,7 +348,7 @@ class Ordered:
     def _slots_to_remove(self, now: Moment) -> tuple[tuple[str, int], ...]:
         if not self.is_fresh(now):
             return ()
-        return tuple(self._leases.silent(now.boot_s - max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s)))
+        return tuple(self.leases.silent(now.boot_s - max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s)))
 
     # For the driver.
 
@@ -387,7 +366,7 @@ class Ordered:
 
     def drain(self) -> None:
         """Say ``draining`` from the next heartbeat on, which is due at once."""
-        self.speaker.draining = self._news = True
+        self.speaker.draining = self.own_beats.hurried = True
 
     def leave(self) -> None:
         """Validate nothing from now on. The driver may delete this process's heartbeat once no try to write one is under way."""
@@ -402,11 +381,11 @@ class Ordered:
         """
         self.view.check()
         self.members.check()
-        self._leases.check(self.position, now.boot_s)
+        self.leases.check(self.position, now.boot_s)
+        self.own_beats.check()
         self._digest.check(self.position)
         fresh_s = self.view.fresh_at
         ensure(fresh_s <= now.boot_s, "no node is fresh as of a time to come")
         ensure(not (self.needs_load or self._is_over()) or fresh_s == -math.inf, "a node that must load, or has left, is not fresh")
         ensure(self.log is not None or self.position == 0, "nothing was applied of a log that was not loaded")
-        ensure(all(tried_s >= self._fresh_s for tried_s in self._tries.values()), "no heartbeat from before the lease is awaited")
         ensure(all(key_end_ms(key) > self.view.floor_ms for key in (*self._unseen, *self._deleted)), "nothing below the floor is kept")

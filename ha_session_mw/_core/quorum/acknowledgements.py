@@ -28,16 +28,16 @@ class Acknowledgements:
         echo: the newest stamp of this node that it has seen, as this incarnation.
     """
 
-    __slots__ = ("_marks", "_reported_at", "_silent", "echo", "incarnation", "member", "position")
+    __slots__ = ("_reported_at", "echo", "incarnation", "marks", "member", "position", "silent")
 
     def __init__(self, member: str, incarnation: str = "") -> None:
         self.member = member
         self.incarnation = incarnation
         self.position = 0
         self.echo = 0
-        self._silent: tuple[str, ...] = ()
+        self.silent: tuple[str, ...] = ()
         self._reported_at = 0
-        self._marks: list[tuple[int, int]] = []
+        self.marks: list[tuple[int, int]] = []
         """Stamps of this node, each with the position that the member had acknowledged when the stamp was the newest."""
 
     def acknowledge(self, position: int, stamp: int) -> bool:
@@ -50,15 +50,15 @@ class Acknowledgements:
         if position <= self.position:
             return False
         self.position = position
-        self._marks.append((stamp, position))
-        if len(self._marks) > _MOST_MARKS:
-            self._marks = self._marks[::2]
+        self.marks.append((stamp, position))
+        if len(self.marks) > _MOST_MARKS:
+            self.marks = self.marks[::2]
         return True
 
     def held_at(self, stamp: int) -> int:
         """Return up to where the member provably held the sequence when that stamp was the newest."""
         held = 0
-        for at, position in self._marks:
+        for at, position in self.marks:
             if at > stamp:
                 break
             held = position
@@ -66,7 +66,7 @@ class Acknowledgements:
 
     def report_silent(self, members: tuple[str, ...], position: int) -> None:
         """Note which members this one has not answered for a lease's length, by a poll that acknowledges ``position``."""
-        self._silent, self._reported_at = members, position
+        self.silent, self._reported_at = members, position
 
     def rules_out(self, member: str, position: int) -> bool:
         """Return whether that member can owe to this one no lease under which it lacks the sequence up to ``position``.
@@ -74,12 +74,12 @@ class Acknowledgements:
         Leases from answers before the report have run out. Answers after the report come from a node that holds everything up
         to that position. So a report says nothing about positions that were not yet acknowledged at the time.
         """
-        return position <= self._reported_at and member in self._silent
+        return position <= self._reported_at and member in self.silent
 
     def forget_before(self, position: int) -> None:
         """Drop the history that is of no use once this position is fenced."""
-        while len(self._marks) > 1 and self._marks[1][1] <= position:
-            del self._marks[0]
+        while len(self.marks) > 1 and self.marks[1][1] <= position:
+            del self.marks[0]
 
     def check(self, stamp: int) -> None:
         """Check what must hold after each change.
@@ -90,7 +90,7 @@ class Acknowledgements:
         Raises:
             InvariantBroken: it does not hold.
         """
-        marks = self._marks
+        marks = self.marks
         ensure(all(one[0] <= other[0] and one[1] < other[1] for one, other in pairwise(marks)), "history goes forward")
         ensure(all(at <= stamp and position <= self.position for at, position in marks), "history ends now")
         ensure(self.echo <= stamp, "no member has seen a stamp that was not given")

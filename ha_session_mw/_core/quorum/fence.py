@@ -27,23 +27,23 @@ class Fence:
         fenced: up to which position no member can still accept a session that the sequence revokes.
     """
 
-    __slots__ = ("_awaited", "_majority", "_members", "_waits", "durable", "fenced")
+    __slots__ = ("awaited", "durable", "fenced", "majority", "members", "waits")
 
     def __init__(self, others: Iterable[str], majority: int) -> None:
-        self._members = {member: Acknowledgements(member) for member in others}
-        self._majority = majority
-        self._waits: deque[tuple[int, float]] = deque()
+        self.members = {member: Acknowledgements(member) for member in others}
+        self.majority = majority
+        self.waits: deque[tuple[int, float]] = deque()
         """Positions, and when this node learned that each is durable."""
-        self._awaited = 0
+        self.awaited = 0
         """The stamp after which a member must be heard again before its newest acknowledgement can count."""
         self.durable = 0
         self.fenced = 0
 
     def heard(self, member: str, incarnation: str, echo: int) -> None:
         """Note that a member spoke after it had seen the stamp ``echo`` (0: none). Another incarnation has forgotten all."""
-        known = self._members[member]
+        known = self.members[member]
         if known.incarnation != incarnation:
-            known = self._members[member] = Acknowledgements(member, incarnation)
+            known = self.members[member] = Acknowledgements(member, incarnation)
         known.echo = max(known.echo, echo)
 
     def acknowledged(self, member: str, position: int, silent: tuple[str, ...], stamp: int) -> None:
@@ -55,18 +55,18 @@ class Fence:
             silent: the members that it has not answered for a lease's length.
             stamp: the newest stamp that this node has given.
         """
-        known = self._members[member]
+        known = self.members[member]
         known.report_silent(silent, position)
         if known.acknowledge(position, stamp):
-            self._awaited = stamp
+            self.awaited = stamp
 
     def start_anew(self) -> None:
         """Begin the account anew: this node's sequence has begun anew, and no member has acknowledged any of it."""
-        self._members = {member: Acknowledgements(member, known.incarnation) for member, known in self._members.items()}
+        self.members = {member: Acknowledgements(member, known.incarnation) for member, known in self.members.items()}
 
     def is_waiting_for(self, member: str, kept: int) -> bool:
         """Return whether to answer this member's poll at once, because its next poll can prove a position that is not proven yet."""
-        return self.fenced < kept and self._members[member].echo <= self._awaited
+        return self.fenced < kept and self.members[member].echo <= self.awaited
 
     def prove(self, kept: int, silent: Collection[str], *, now_s: float, wait_s: float) -> None:
         """Bring :attr:`durable` and :attr:`fenced` up to date.
@@ -79,18 +79,18 @@ class Fence:
         """
         if self.fenced >= kept:
             return
-        if not self._members:
+        if not self.members:
             self.durable = self.fenced = kept
             return
         self._fence_by_time(self._fence_by_confirmations(silent), now_s, wait_s)
-        for known in self._members.values():
+        for known in self.members.values():
             known.forget_before(self.fenced)
 
     def _fence_by_confirmations(self, silent: Collection[str]) -> int:
         """Fence the positions that all members have confirmed or cannot miss; return up to where a majority holds the sequence."""
         durable = self.durable
-        for held in common_instants(self._members.values()):
-            for count in range(self._majority - 1, len(held) + 1):
+        for held in common_instants(self.members.values()):
+            for count in range(self.majority - 1, len(held) + 1):
                 position = held[count - 1][0]
                 durable = max(durable, position)
                 if position > self.fenced and self._all_others_are_ruled_out([known for _, known in held[:count]], position, silent):
@@ -99,30 +99,30 @@ class Fence:
 
     def _all_others_are_ruled_out(self, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
         """Return whether all members but the confirmed ones certainly have no lease from before."""
-        others = self._members.keys() - {known.member for known in confirmed}
+        others = self.members.keys() - {known.member for known in confirmed}
         return all(self._is_ruled_out(member, confirmed, position, silent) for member in others)
 
     def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
         # Of any majority that could have answered it, one of n - majority + 1 members is part; this node is one of those.
         # Only members that hold the entry may testify: the others might answer tomorrow, and without it.
         witnesses = (member in silent) + sum(known.rules_out(member, position) for known in confirmed)
-        return witnesses >= len(self._members) + 2 - self._majority
+        return witnesses >= len(self.members) + 2 - self.majority
 
     def _fence_by_time(self, durable: int, now_s: float, wait_s: float) -> None:
         """Note when a position became known to be durable, and fence positions that have been durable for long enough."""
         if durable > self.durable:
             self.durable = durable
-            self._waits.append((durable, now_s))
-        while self._waits and now_s >= self._waits[0][1] + wait_s:
-            self.fenced = max(self.fenced, self._waits.popleft()[0])
-        while self._waits and self._waits[0][0] <= self.fenced:
-            self._waits.popleft()
+            self.waits.append((durable, now_s))
+        while self.waits and now_s >= self.waits[0][1] + wait_s:
+            self.fenced = max(self.fenced, self.waits.popleft()[0])
+        while self.waits and self.waits[0][0] <= self.fenced:
+            self.waits.popleft()
 
     def fenced_by(self, position: int, wait_s: float) -> float | None:
         """Return the boot time at which waiting alone fences it; None while it is not durable: waiting does not help then."""
         if position <= self.fenced:
             return -math.inf
-        known = next((known_s for durable, known_s in self._waits if durable >= position), None)
+        known = next((known_s for durable, known_s in self.waits if durable >= position), None)
         return None if known is None else known + wait_s
 
     def check(self, last: int, stamp: int) -> None:
@@ -137,7 +137,7 @@ class Fence:
         """
         ensure(0 <= self.fenced <= self.durable, "what is fenced is durable")
         ensure(self.durable <= last, "no more is durable than there is")
-        ensure(all(one[0] < other[0] and one[1] <= other[1] for one, other in pairwise(self._waits)), "waits begin in their order")
-        ensure(all(position <= self.durable for position, _ in self._waits), "only what is durable waits for its fence")
-        for known in self._members.values():
+        ensure(all(one[0] < other[0] and one[1] <= other[1] for one, other in pairwise(self.waits)), "waits begin in their order")
+        ensure(all(position <= self.durable for position, _ in self.waits), "only what is durable waits for its fence")
+        for known in self.members.values():
             known.check(stamp)

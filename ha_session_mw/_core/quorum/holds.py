@@ -28,7 +28,7 @@ class Holds:
 
     def __init__(self, peers: Mapping[str, Peer], limit_s: float) -> None:
         self._peers = peers
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._held: list[Hold] = []
         self._refused: list[tuple[Hold, Answer]] = []
 
@@ -57,7 +57,7 @@ class Holds:
         return hold
 
     def _new(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
-        limit_s = min(STARTING_HOLD_S, self._limit_s) if poll.recovering else self._limit_s
+        limit_s = min(STARTING_HOLD_S, self.limit_s) if poll.recovering else self.limit_s
         return Hold(poll.sender, now.boot_s + limit_s, poll.incarnation, poll.callee, poll.position, recovering)
 
     def drop(self, hold: Hold) -> None:
@@ -130,4 +130,4 @@ class Holds:
             InvariantBroken: an invariant does not hold.
         """
         for hold in self._held:
-            ensure(hold.until_s <= now.boot_s + self._limit_s, "no poll is held for longer than a heartbeat")
+            ensure(hold.until_s <= now.boot_s + self.limit_s, "no poll is held for longer than a heartbeat")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
 
 import msgspec
 
@@ -27,8 +26,8 @@ from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .durability import DurablePrefix
 from .fence import Fence
 from .holds import Holds
-from .messages import VERSION, Answer, Batch, Poll, list_digest
-from .peer import Peer
+from .messages import VERSION, Answer, Batch, Poll, list_digest, mismatch
+from .peer import Peer, count_polled_since, forget_freshness, majority_fresh_s, mismatched, not_answered_since
 from .ready import Contradiction, Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent, Standing
 from .recovery import Memory, Recovery
 from .sequence import Sequence
@@ -62,20 +61,20 @@ class Quorum:
         self.view = view
         self.me = own.url
         self.life = own.life
-        self._majority = len(listed) // 2 + 1
-        self.speaker: Speaker[QuorumEvent] = Speaker(view, own, majority=self._majority)
-        self._digest = list_digest(listed)
-        self._peers = {url: Peer(url, now.boot_s) for url in listed if url != own.url}
+        self.majority = len(listed) // 2 + 1
+        self.speaker: Speaker[QuorumEvent] = Speaker(view, own, majority=self.majority)
+        self.digest = list_digest(listed)
+        self.peers = {url: Peer(url, now.boot_s) for url in listed if url != own.url}
         self._sequence = Sequence(view)
-        self._holds = Holds(self._peers, heartbeat_s)
-        self._stamp = 0
+        self.holds = Holds(self.peers, heartbeat_s)
+        self.stamp = 0
         """The running number of the newest answer."""
-        self._fence = Fence(self._peers, self._majority)
-        self._durable = DurablePrefix(self._sequence, view, own.life, stored)
-        self._recovery: Recovery | None = self._new_recovery()
-        self._serving = False
+        self.fence = Fence(self.peers, self.majority)
+        self.durable = DurablePrefix(self._sequence, view, own.life, stored)
+        self.recovery: Recovery | None = self._new_recovery()
+        self.serving = False
         self._had_quorum = False
-        self._majority_forgot = False
+        self.majority_forgot = False
         """Whether a majority had forgotten at once, as at a first start, so that acknowledged entries may be unknown to all."""
         self._draw_conclusions(now)
 
@@ -88,25 +87,25 @@ class Quorum:
 
     def ready(self, now: Moment) -> Ready:
         """Return what is due by now."""
-        answers = (*self._holds.take_refused(), *self._release_holds(now))
+        answers = (*self.holds.take_refused(), *self._release_holds(now))
         return Ready(answers, self._next_batch(), tuple(self.speaker.take_events()))
 
     def _next_batch(self) -> Batch | None:
-        return self._durable.next_batch(PAGE_ENTRIES, recovered=self._recovery is None)
+        return self.durable.next_batch(PAGE_ENTRIES, recovered=self.recovery is None)
 
     def kept(self, batch: Batch, now: Moment) -> Ready:
         """Count the batch as written and synced."""
-        self._durable.kept(batch)
+        self.durable.kept(batch)
         return self._conclude(now)
 
     def not_kept(self, now: Moment) -> Ready:
         """Hand out the entries of the batch again, because the driver could not write it."""
-        self._durable.take_back()
+        self.durable.take_back()
         return self._conclude(now)
 
     def everything(self) -> Batch:
         """Return all that must be kept, as one batch: the new content of a file that has grown."""
-        return self._durable.everything(recovered=self._recovery is None)
+        return self.durable.everything(recovered=self.recovery is None)
 
     # Entries.
 
@@ -124,13 +123,13 @@ class Quorum:
 
     def standing(self, receipt: Receipt) -> Standing:
         """Return ``applied`` (on this node), ``durable`` (on a majority) or ``fenced`` (no later request is accepted anywhere)."""
-        if receipt.position <= self._fence.fenced:
+        if receipt.position <= self.fence.fenced:
             return "fenced"
-        return "durable" if receipt.position <= self._fence.durable else "applied"
+        return "durable" if receipt.position <= self.fence.durable else "applied"
 
     def fenced_by(self, receipt: Receipt) -> float | None:
         """Return the boot time at which waiting alone fences it; None while it is not durable: waiting does not help then."""
-        return self._fence.fenced_by(receipt.position, self.members.fence_wait_s)
+        return self.fence.fenced_by(receipt.position, self.members.fence_wait_s)
 
     @property
     def position(self) -> int:
@@ -141,20 +140,20 @@ class Quorum:
         """Return whether this node has applied that sequence up to there. The sequence of a past incarnation counts as reached."""
         if incarnation == self.incarnation:
             return position <= self._sequence.last
-        return all(position <= peer.read for peer in self._peers.values() if peer.callee == incarnation)
+        return all(position <= peer.read for peer in self.peers.values() if peer.callee == incarnation)
 
     # Polls of this node.
 
     def poll(self, peer: str, now: Moment) -> Sent:
         """Return the poll to send to a peer now."""
-        to = self._peers[peer]
+        to = self.peers[peer]
         message = Poll(
             version=VERSION,
-            digest=self._digest,
+            digest=self.digest,
             sender=self.me,
-            heartbeat=self._heartbeat(now),
+            heartbeat=self.heartbeat(now),
             incarnation=self.incarnation,
-            sequence=self._durable.position,
+            sequence=self.durable.position,
             recovering=self.recovering,
             callee=to.callee,
             position=to.position,
@@ -162,11 +161,11 @@ class Quorum:
             echo=to.echo,
             silent=self._silent(now),
         )
-        return Sent(peer, message, now.boot_s, self._recovery.begin() if self._recovery is not None else 0)
+        return Sent(peer, message, now.boot_s, self.recovery.begin() if self.recovery is not None else 0)
 
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         """Take in the answer to a poll of this node."""
-        peer = self._peers[sent.peer]
+        peer = self.peers[sent.peer]
         if self._belongs(peer, answer):
             self._learn(peer, sent, answer, now)
         return self._conclude(now)
@@ -181,7 +180,7 @@ class Quorum:
             self._merge(entry)
         peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
         if sent.poll.incarnation == self.incarnation:
-            if answer.known > self._durable.position:
+            if answer.known > self.durable.position:
                 self._start_anew(peer, now)
             elif answer.complete:
                 self._credit(peer, sent, answer)
@@ -191,35 +190,35 @@ class Quorum:
         if answer.memory == "whole":
             # The time of sending: what was acknowledged while the poll was under way may be missing from the answer.
             peer.fresh_s = max(peer.fresh_s, sent.sent_s)
-            self._majority_forgot |= answer.majority_forgot
-        if self._recovery is not None:
-            self._recovery.learned(peer.url, answer.incarnation, sent.step, answer.memory, known_before=answer.known_before)
+            self.majority_forgot |= answer.majority_forgot
+        if self.recovery is not None:
+            self.recovery.learned(peer.url, answer.incarnation, sent.step, answer.memory, known_before=answer.known_before)
 
     # Polls of others.
 
     def arrived(self, poll: Poll, now: Moment) -> tuple[Hold, Ready]:
         """Take in a poll of another member, and hold it. If its answer is due at once, the returned :class:`Ready` has it."""
-        peer = self._peers.get(poll.sender)
+        peer = self.peers.get(poll.sender)
         if peer is not None and self._belongs(peer, poll):
             self._hear_poll(peer, poll, now)
             self._draw_conclusions(now)
-            hold = self._holds.hold(poll, now, recovering=self.recovering)
+            hold = self.holds.hold(poll, now, recovering=self.recovering)
         else:
-            hold = self._holds.refuse(poll, self._refusal(now), now, recovering=self.recovering)
+            hold = self.holds.refuse(poll, self._refusal(now), now, recovering=self.recovering)
         return hold, self.ready(now)
 
     def _hear_poll(self, peer: Peer, poll: Poll, now: Moment) -> None:
         self.speaker.hear(peer.url, poll.heartbeat, now)
         peer.speaks_as(poll.incarnation)
         mine = poll.callee == self.incarnation
-        if mine and poll.position > self._durable.position:
+        if mine and poll.position > self.durable.position:
             self._start_anew(peer, now)
         elif not self._has_older_file(peer, poll):
             peer.life, peer.sequence = poll.heartbeat.life, max(peer.sequence, poll.sequence)
             peer.polled_s = now.boot_s
-            self._fence.heard(poll.sender, poll.incarnation, poll.echo if poll.callee_life == self.life else 0)
+            self.fence.heard(poll.sender, poll.incarnation, poll.echo if poll.callee_life == self.life else 0)
             if mine:
-                self._fence.acknowledged(poll.sender, poll.position, poll.silent, self._stamp)
+                self.fence.acknowledged(poll.sender, poll.position, poll.silent, self.stamp)
 
     def _has_older_file(self, peer: Peer, poll: Poll) -> bool:
         """Return whether the restarted peer has less than it once had. Until it says so too, its acknowledgements prove nothing."""
@@ -228,33 +227,31 @@ class Quorum:
     @property
     def held(self) -> tuple[Hold, ...]:
         """The polls of others that wait for their answer."""
-        return self._holds.held
+        return self.holds.held
 
     def drop(self, hold: Hold) -> None:
         """Forget a held poll whose sender waits no longer."""
-        self._holds.drop(hold)
+        self.holds.drop(hold)
 
     def _release_holds(self, now: Moment) -> list[tuple[Hold, Answer]]:
-        due = self._holds.release(
-            now, self._fence, incarnation=self.incarnation, position=self._durable.position, recovering=self.recovering
-        )
+        due = self.holds.release(now, self.fence, incarnation=self.incarnation, position=self.durable.position, recovering=self.recovering)
         return [(hold, self._answer(hold, now)) for hold in due]
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:
-        self._stamp += 1
-        self._peers[hold.peer].answered_s = now.boot_s
+        self.stamp += 1
+        self.peers[hold.peer].answered_s = now.boot_s
         header = msgspec.structs.replace(
-            self._refusal(now), stamp=self._stamp, floor_ms=self.view.floor_ms, majority_forgot=self._majority_forgot
+            self._refusal(now), stamp=self.stamp, floor_ms=self.view.floor_ms, majority_forgot=self.majority_forgot
         )
-        return self._holds.answer(hold, header, self._sequence, self._durable.position, PAGE_ENTRIES)
+        return self.holds.answer(hold, header, self._sequence, self.durable.position, PAGE_ENTRIES)
 
     def _refusal(self, now: Moment) -> Answer:
         """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
         return Answer(
             version=VERSION,
-            digest=self._digest,
+            digest=self.digest,
             sender=self.me,
-            heartbeat=self._heartbeat(now),
+            heartbeat=self.heartbeat(now),
             incarnation=self.incarnation,
             memory=self.memory,
         )
@@ -266,7 +263,7 @@ class Quorum:
         floor = self.speaker.tick(now)
         if floor is not None and not self.recovering:
             self._raise_floor(last_end_ms(floor))
-            if self._majority_forgot:
+            if self.majority_forgot:
                 # Tokens from before the loss may list lost cuts, and must not wait for these for ever. A cut ends a whole life after
                 # it was made, or later. So a cut that ends earlier than this was made minutes ago, and no cut travels that long.
                 self.speaker.give_up_cuts(floor + FLOOR_MARGIN_MS + UNKNOWN_END_MARGIN_MS - CUT_TRAVELS_MS)
@@ -281,45 +278,44 @@ class Quorum:
         return self.ready(now)
 
     def _draw_conclusions(self, now: Moment) -> None:
-        self._durable.follow()
-        for peer in self._peers.values():
-            peer.acknowledge_kept(self._durable.position)
+        self.durable.follow()
+        for peer in self.peers.values():
+            peer.acknowledge_kept(self.durable.position)
         self._finish_recovery()
-        self._fence.prove(self._durable.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
+        self.fence.prove(self.durable.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self.view.fresh_at = self._fresh_at()
         if (has_quorum := self.has_quorum(now)) != self._had_quorum:
             self._had_quorum = has_quorum
             self.speaker.note(FoundQuorum() if has_quorum else LostQuorum())
 
     def _finish_recovery(self) -> None:
-        recovery = self._recovery
+        recovery = self.recovery
         if recovery is not None and recovery.complete:
-            self._recovery = None
-            self._majority_forgot |= recovery.majority_forgot
+            self.recovery = None
+            self.majority_forgot |= recovery.majority_forgot
             # At a first start no member has known this node before, and there was nothing to forget.
             if recovery.majority_forgot and (recovery.known_before or len(self.view)):
                 self.speaker.note(PossibleLoss())
-            self._durable.confirm()
-        if not self._serving and not self.recovering:
-            self._serving = True
+            self.durable.confirm()
+        if not self.serving and not self.recovering:
+            self.serving = True
             self.speaker.note(Recovered())
 
     def _fresh_at(self) -> float:
         if self.recovering:
             return -math.inf
-        if self._majority == 1:
+        if self.majority == 1:
             return math.inf
-        return sorted(peer.fresh_s for peer in self._peers.values())[1 - self._majority]
+        return majority_fresh_s(self.peers, self.majority)
 
     def _silent(self, now: Moment) -> tuple[str, ...]:
         """Return the members that this node has not answered for so long that no lease can rest on its answers any more."""
-        since = now.boot_s - self.members.fence_wait_s
-        return tuple(peer.url for peer in self._peers.values() if peer.answered_s < since)
+        return not_answered_since(self.peers, now.boot_s - self.members.fence_wait_s)
 
     # Amnesia.
 
     def _new_recovery(self) -> Recovery:
-        return Recovery(others=len(self._peers), majority=self._majority, memory="unchecked" if self._durable.unchecked else "lost")
+        return Recovery(others=len(self.peers), majority=self.majority, memory="unchecked" if self.durable.unchecked else "lost")
 
     def _start_anew(self, peer: Peer, now: Moment) -> None:
         """Void all acknowledgements of this node: the peer knows of entries that this node has acknowledged and lost."""
@@ -328,28 +324,21 @@ class Quorum:
             self.speaker.note(Contradiction(peer.url))
             return
         self.speaker.note(OldFile(peer.url))
-        self._durable.start_anew()
-        self._serving = False
-        self._recovery = self._new_recovery()
-        self._fence.start_anew()
-        for other in self._peers.values():
-            other.fresh_s = -math.inf
-            other.answered_s = now.boot_s
+        self.durable.start_anew()
+        self.serving = False
+        self.recovery = self._new_recovery()
+        self.fence.start_anew()
+        forget_freshness(self.peers, now.boot_s)
 
     # Messages of this cluster, and others.
 
-    def _heartbeat(self, now: Moment) -> Heartbeat:
+    def heartbeat(self, now: Moment) -> Heartbeat:
+        """Return the next heartbeat of this node."""
         return self.speaker.heartbeat(now, starting=self.recovering)
 
     def _belongs(self, peer: Peer, message: Poll | Answer) -> bool:
         """Return whether a message is the peer's, of this cluster, and readable. An event tells of a fault once, when it begins."""
-        fault: Literal["list", "version", "identity"] | None = None
-        if message.version != VERSION:
-            fault = "version"
-        elif message.digest != self._digest:
-            fault = "list"
-        elif message.sender != peer.url or message.heartbeat.url != peer.url:
-            fault = "identity"
+        fault = mismatch(message, peer.url, self.digest)
         if fault is not None and fault != peer.mismatch:
             self.speaker.note(PeerMismatch(peer.url, fault))
         peer.mismatch = fault
@@ -360,24 +349,24 @@ class Quorum:
     @property
     def incarnation(self) -> str:
         """The name under which this node acknowledges and gives positions. A node that has forgotten takes a new one."""
-        return self._durable.incarnation
+        return self.durable.incarnation
 
     @property
     def recovering(self) -> bool:
         """Whether this node may have forgotten entries and not learned them again yet. It neither serves nor counts."""
-        return self._recovery is not None or not self._durable.learned
+        return self.recovery is not None or not self.durable.learned
 
     @property
     def memory(self) -> Memory:
         """How much this node knows of all that it ever acknowledged."""
         if not self.recovering:
             return "whole"
-        return "unchecked" if self._durable.unchecked else "lost"
+        return "unchecked" if self.durable.unchecked else "lost"
 
     @property
     def mismatched(self) -> dict[str, str]:
         """The peers that this node cannot work with, and why."""
-        return {url: peer.mismatch for url, peer in self._peers.items() if peer.mismatch is not None}
+        return mismatched(self.peers)
 
     def is_ready(self, now: Moment) -> bool:
         """Return whether this node can validate sessions: it has learned enough, is fresh, and its clock and limits are the cluster's."""
@@ -385,9 +374,7 @@ class Quorum:
 
     def has_quorum(self, now: Moment) -> bool:
         """Return whether a majority has polled this node lately, so that an entry appended now will soon be durable."""
-        limit_s = self.members.acceptance_limit_s
-        polled = sum(now.boot_s - peer.polled_s <= limit_s for peer in self._peers.values())
-        return polled + 1 >= self._majority
+        return count_polled_since(self.peers, now.boot_s - self.members.acceptance_limit_s) + 1 >= self.majority
 
     def drain(self) -> None:
         """Say ``draining`` from the next message on."""
@@ -402,10 +389,10 @@ class Quorum:
         self.view.check()
         self.members.check()
         self._sequence.check()
-        self._durable.check()
-        self._fence.check(self._sequence.last, self._stamp)
+        self.durable.check()
+        self.fence.check(self._sequence.last, self.stamp)
         fresh_s = self.view.fresh_at
         ensure(not self.recovering or fresh_s == -math.inf, "a recovering node is not fresh")
-        ensure(self._majority == 1 or fresh_s <= now.boot_s, "no node is fresh as of a time to come")
-        ensure(self.incarnation == self.life or self._durable.stores, "only a node with a file continues an earlier incarnation")
-        self._holds.check(now)
+        ensure(self.majority == 1 or fresh_s <= now.boot_s, "no node is fresh as of a time to come")
+        ensure(self.incarnation == self.life or self.durable.stores, "only a node with a file continues an earlier incarnation")
+        self.holds.check(now)

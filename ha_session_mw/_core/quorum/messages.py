@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -103,6 +104,19 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     floor_ms: int
     upto: int
     entries: tuple[tuple[int, Entry], ...]
+
+
+Mismatch = Literal["list", "version", "identity"]
+"""Why two nodes cannot work together: their member lists differ, or their releases, or one has the other's URL."""
+
+
+def mismatch(message: Poll | Answer, url: str, digest: str) -> Mismatch | None:
+    """Return why a message cannot be used; None if it comes from that URL, and from the cluster of that member list."""
+    if message.version != VERSION:
+        return "version"
+    if message.digest != digest:
+        return "list"
+    return None if message.sender == message.heartbeat.url == url else "identity"
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from .messages import Answer
+from .messages import Answer, Mismatch
 from .ready import Hold
 
 
@@ -19,7 +19,7 @@ class Peer:
 
     def __init__(self, url: str, now_s: float) -> None:
         self.url = url
-        self.mismatch: str | None = None
+        self.mismatch: Mismatch | None = None
         # Its identity.
         self.incarnation = ""
         self.life = ""
@@ -78,3 +78,33 @@ class Peer:
         """Acknowledge the entries read so far, because the own sequence is kept up to ``own_position``."""
         while self.unkept and self.unkept[0][0] <= own_position:
             self.position = max(self.position, self.unkept.popleft()[1])
+
+
+Peers = dict[str, Peer]
+"""All other members, by their URL."""
+
+
+def majority_fresh_s(peers: Peers, majority: int) -> float:
+    """Return when this node had polled enough peers to know, together with them, all that a majority knew then."""
+    return sorted(peer.fresh_s for peer in peers.values())[1 - majority]
+
+
+def not_answered_since(peers: Peers, boot_s: float) -> tuple[str, ...]:
+    """Return the peers that this node has not answered since then."""
+    return tuple(url for url, peer in peers.items() if peer.answered_s < boot_s)
+
+
+def count_polled_since(peers: Peers, boot_s: float) -> int:
+    """Return how many peers have polled this node since then."""
+    return sum(peer.polled_s >= boot_s for peer in peers.values())
+
+
+def mismatched(peers: Peers) -> dict[str, str]:
+    """Return the peers that this node cannot work with, and why."""
+    return {url: peer.mismatch for url, peer in peers.items() if peer.mismatch is not None}
+
+
+def forget_freshness(peers: Peers, now_s: float) -> None:
+    """Forget how fresh the peers made this node: it has begun a new incarnation, whose answers begin now."""
+    for peer in peers.values():
+        peer.fresh_s, peer.answered_s = -math.inf, now_s

@@ -37,23 +37,23 @@ class Recovery:
             more of the node's sequence than the node itself.
     """
 
-    __slots__ = ("_fellows", "_majority", "_needed", "_others", "_step", "_teachers", "known_before", "memory")
+    __slots__ = ("_majority", "_others", "_teachers", "fellows", "known_before", "memory", "needed", "step")
 
     def __init__(self, *, others: int, majority: int, memory: Memory) -> None:
         self.memory = memory
         self._others = others
         self._majority = majority
-        self._needed = majority - 1 if memory == "unchecked" else others + 2 - majority
-        self._step = 0
+        self.needed = majority - 1 if memory == "unchecked" else others + 2 - majority
+        self.step = 0
         self._teachers: set[str] = set()
-        self._fellows: dict[str, _Fellow] = {}
+        self.fellows: dict[str, _Fellow] = {}
         self.known_before = False
         """Whether a member knows an earlier incarnation of this node. Then this is no first start."""
 
     def begin(self) -> int:
         """Return the step of a poll that is about to be sent. :meth:`learned` takes it with the answer."""
-        self._step += 1
-        return self._step
+        self.step += 1
+        return self.step
 
     def learned(self, member: str, incarnation: str, begun: int, memory: Memory, *, known_before: bool) -> None:
         """Count a complete answer.
@@ -65,27 +65,27 @@ class Recovery:
             memory: how much the member knows itself.
             known_before: whether it knows an earlier incarnation of this node.
         """
-        self._step += 1
+        self.step += 1
         self.known_before |= known_before
         if memory == "whole" or self.memory == "unchecked":
             self._teachers.add(member)
-            self._fellows.pop(member, None)
+            self.fellows.pop(member, None)
         elif member not in self._teachers:
-            fellow = self._fellows.get(member)
+            fellow = self.fellows.get(member)
             if fellow is None or fellow.incarnation != incarnation:
-                fellow = self._fellows[member] = _Fellow(incarnation, self._step, lost=memory == "lost")
+                fellow = self.fellows[member] = _Fellow(incarnation, self.step, lost=memory == "lost")
             fellow.until = max(fellow.until, begun)
 
     @property
     def complete(self) -> bool:
         """Whether the node may serve and count."""
-        return len(self._teachers) >= self._needed or self._all_have_been_heard
+        return len(self._teachers) >= self.needed or self._all_have_been_heard
 
     @property
     def majority_forgot(self) -> bool:
         """Whether a majority had forgotten at once, so that no member knows its acknowledged entries. A first start is such a case."""
-        forgetful = (self.memory == "lost") + sum(fellow.lost for fellow in self._fellows.values())
-        return len(self._teachers) < self._needed and forgetful >= self._majority
+        forgetful = (self.memory == "lost") + sum(fellow.lost for fellow in self.fellows.values())
+        return len(self._teachers) < self.needed and forgetful >= self._majority
 
     @property
     def _all_have_been_heard(self) -> bool:
@@ -94,7 +94,7 @@ class Recovery:
         Otherwise members that take turns in forgetting would hide an entry that no majority had forgotten. The first one answers
         before it learns the entry from the second one. The second one answers after it forgot the entry.
         """
-        if len(self._teachers) + len(self._fellows) < self._others:
+        if len(self._teachers) + len(self.fellows) < self._others:
             return False
-        fellows = self._fellows.values()
+        fellows = self.fellows.values()
         return max((fellow.since for fellow in fellows), default=0) <= min((fellow.until for fellow in fellows), default=0)

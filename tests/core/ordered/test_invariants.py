@@ -28,7 +28,7 @@ def leases() -> Leases:
 def test_the_leases_of_others(broken: dict[str, int], position: int, now_s: float) -> None:
     good = leases()
     good.check(5, 10)
-    [known] = good._known.values()
+    [known] = good.known.values()
     for name, value in broken.items():
         setattr(known, name, value)
     with pytest.raises(InvariantBroken):
@@ -52,7 +52,7 @@ SPOILERS: dict[str, Callable[[Member], object]] = {
     "fresh as of a time to come": lambda one: setattr(one.view, "fresh_at", at(2).boot_s),
     "must load": lambda one: setattr(one, "needs_load", True),
     "was not loaded": lambda one: setattr(one, "log", None),
-    "before the lease": lambda one: one._tries.update({99: -math.inf}),
+    "before the lease": lambda one: one.own_beats.tries.update({99: -math.inf}),
     "below the floor": lambda one: one._deleted.add("deny/0000000000/x"),
 }
 

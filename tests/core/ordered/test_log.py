@@ -14,7 +14,8 @@ from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import FLOOR_MARGIN_MS, View, new_cut_id
 from ha_session_mw._core.ordered.keys import LogId, entry_key, key_end_ms
 from ha_session_mw._core.ordered.loading import PIECE
-from ha_session_mw._core.ordered.log import LEAST_BEAT_S, REMOVE_AFTER_S, Ordered
+from ha_session_mw._core.ordered.log import REMOVE_AFTER_S, Ordered
+from ha_session_mw._core.ordered.own_beats import LEAST_BEAT_S
 from ha_session_mw._core.ordered.ready import (
     BeatDeleted,
     BeatPut,

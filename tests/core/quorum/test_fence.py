@@ -132,7 +132,7 @@ def test_history_is_bounded_while_no_majority_forms() -> None:
         fence.heard("b", "1", stamp)
         fence.acknowledged("b", stamp, (), stamp)
         fence.prove(stamp, (), now_s=0.0, wait_s=math.inf)
-    assert len(fence._members["b"]._marks) <= 64
+    assert len(fence.members["b"].marks) <= 64
     for stamp in range(10_000, 10_004):
         for name in ("b", "c"):
             fence.heard(name, "1", stamp)

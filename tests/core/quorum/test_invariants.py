@@ -164,7 +164,7 @@ def test_a_recovering_node_that_takes_itself_for_fresh_is_found_out() -> None:
 
 def test_a_node_that_is_fresh_as_of_a_time_to_come_is_found_out() -> None:
     one = quorum()
-    one._recovery = None
+    one.recovery = None
     one.view.fresh_at = math.nextafter(START.boot_s, math.inf)
     with pytest.raises(InvariantBroken, match="no node is fresh as of a time to come"):
         one.check(START)

@@ -1,0 +1,85 @@
+"""The heartbeats that one process writes into an ordered log: when the next one is due, and which of them it has read back.
+
+A process that has read its own heartbeat back has read everything that was logged before it sent that heartbeat. So the sending
+of the newest one that was read back is the moment since which the process is fresh.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..cluster.invariants import ensure
+
+LEAST_BEAT_S = 0.025
+"""Least time between two heartbeats, when news brings the next one forward. All news of that time share one heartbeat. A log-out waits
+no longer than this for a confirmation."""
+
+_MOST_TRIES = 256
+"""Most heartbeats that are remembered until they are read back. Older ones are minutes old, and prove no freshness."""
+
+
+class OwnBeats:
+    """The heartbeats of this process.
+
+    Args:
+        every_s: time between two heartbeats.
+
+    Attributes:
+        tries: when each heartbeat was sent that has not been read back, by its number.
+        sent_s: when the newest one was sent.
+        hurried: whether news brings the next one forward.
+        fresh_s: when the newest one was sent that has been read back; negative infinity if none has.
+        alive_s: total time for which the log was seen to take writes.
+        returned_s: when a heartbeat was last read back.
+    """
+
+    __slots__ = ("_every_s", "alive_s", "fresh_s", "hurried", "returned_s", "sent_s", "tries")
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self.tries: dict[int, float] = {}
+        self.sent_s = -math.inf
+        self.hurried = False
+        self.fresh_s = -math.inf
+        self.alive_s = 0.0
+        self.returned_s = math.inf
+
+    @property
+    def due_s(self) -> float:
+        """The boot time at which the next heartbeat is due."""
+        return self.sent_s + (min(LEAST_BEAT_S, self._every_s) if self.hurried else self._every_s)
+
+    def sent(self, number: int, now_s: float) -> None:
+        """Note that the heartbeat of this number is sent now."""
+        self.sent_s, self.hurried = now_s, False
+        self.tries[number] = now_s
+        if len(self.tries) > _MOST_TRIES:
+            del self.tries[min(self.tries)]
+
+    def when_sent(self, number: int) -> float:
+        """Return when the heartbeat of this number was sent; negative infinity if it is none of this process, or proves nothing new."""
+        return self.tries.get(number, -math.inf)
+
+    def read_back(self, sent_s: float) -> bool:
+        """Take in that the heartbeat that was sent then has been read back; return whether that makes this process fresher."""
+        if sent_s <= self.fresh_s:
+            return False
+        self.fresh_s = sent_s
+        self.tries = {number: tried_s for number, tried_s in self.tries.items() if tried_s > sent_s}
+        return True
+
+    def count_alive(self, now_s: float) -> None:
+        """Count the time since a heartbeat was last read back: the log took writes then.
+
+        It counts as two heartbeats at most, because nothing can be read while the log takes no writes.
+        """
+        self.alive_s += max(0.0, min(now_s - self.returned_s, 2 * self._every_s))
+        self.returned_s = now_s
+
+    def check(self) -> None:
+        """Check what must hold after each change.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        ensure(all(tried_s >= self.fresh_s for tried_s in self.tries.values()), "no heartbeat from before the lease is awaited")
