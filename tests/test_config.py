@@ -269,7 +269,12 @@ def test_the_message_is_a_list_with_a_headline() -> None:
         ({"COOKIE_SAME_SITE": "none", "COOKIE_HTTPS_ONLY": "false"}, "HA_SESSION_COOKIE_SAME_SITE"),
         ({"COOKIE_PARTITIONED": "true"}, "HA_SESSION_COOKIE_PARTITIONED"),
         ({"COOKIE_NAME": "__Host-id"}, "HA_SESSION_COOKIE_NAME"),
-        ({"COOKIE_NAME": "__Secure-id"}, "HA_SESSION_COOKIE_NAME"),
+        *(
+            ({"COOKIE_NAME": name}, "HA_SESSION_COOKIE_NAME")
+            for name in ("__Secure-id", "__host-id", "__SECURE-id", "__Http-id", "__Host-Http-id")
+        ),
+        ({"COOKIE_NAME": "__HOST-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_PATH": "/app"}, "HA_SESSION_COOKIE_PATH"),
+        ({"COOKIE_NAME": "__Host-Http-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example"}, "HA_SESSION_COOKIE_DOMAIN"),
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example"}, "HA_SESSION_COOKIE_DOMAIN"),
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_PATH": "/app"}, "HA_SESSION_COOKIE_PATH"),
         ({"COOKIE_NAME": GOOD}, "HA_SESSION_COOKIE_NAME"),

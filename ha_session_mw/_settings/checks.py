@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from .._core.token.cookies import HOST_PREFIX
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -66,15 +68,15 @@ RULES = (
     ),
     _needs_https("cookie_same_site", lambda same_site: same_site == "none", "browsers accept this only with"),
     _needs_https("cookie_partitioned", bool, "browsers accept this only with"),
-    _needs_https("cookie_name", lambda name: name.startswith(("__Host-", "__Secure-")), "this prefix needs"),
+    _needs_https("cookie_name", lambda name: name.lower().startswith((HOST_PREFIX, "__secure-", "__http-")), "this prefix needs"),
     Rule(
         ("cookie_name", "cookie_domain"),
-        lambda name, domain: name.startswith("__Host-") and domain is not None,
+        lambda name, domain: name.lower().startswith(HOST_PREFIX) and domain is not None,
         "HA_SESSION_COOKIE_DOMAIN={cookie_domain!r}: must not be set with a __Host- cookie",
     ),
     Rule(
         ("cookie_name", "cookie_path"),
-        lambda name, path: name.startswith("__Host-") and path != "/",
+        lambda name, path: name.lower().startswith(HOST_PREFIX) and path != "/",
         "HA_SESSION_COOKIE_PATH={cookie_path!r}: must be / with a __Host- cookie",
     ),
     Rule(

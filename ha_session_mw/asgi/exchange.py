@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .._core.paths import PathKind
 from .._core.token.cookies import INDEX_HEADER, Header, Transport, claims_https
+from .._core.token.tokens import PREFIX
 from .._node.node import NOT_STARTED, Node
 from ..exceptions import NodeStarting, ProblemError
 from ..session.commit import Client, Outcome, adopt, close, commit, has_nothing_to_commit, revoke_if_ended
@@ -161,6 +162,8 @@ class Exchange(msgspec.Struct, eq=False):
             found.append((TOKEN_HEADER, outcome.token))
         if transport != "bearer":
             secure = self._secure()
+            if outcome.removes_variants:
+                found += [(b"set-cookie", line) for line in self._variants(secure=secure)]
             if outcome.token is not None:
                 found.append((b"set-cookie", node.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
             elif outcome.remove:
@@ -171,6 +174,15 @@ class Exchange(msgspec.Struct, eq=False):
                 found.append((INDEX_HEADER, index.encode()))
         found += _stale_fields(self.state)
         return found
+
+    def _variants(self, *, secure: bool) -> list[bytes]:
+        """The lines that remove the client's other cookies of our name, unless one of them may be another app's."""
+        cookies = [token for transport, token in self.state.presented if transport == "cookie"]
+        if len(cookies) < 2 or not all(token.startswith(PREFIX) for token in cookies):
+            return []
+        return self.edge.node.cookie.remove_variants(
+            host=last_value(self.scope["headers"], b"host"), path=self.scope["path"], secure=secure
+        )
 
     def _secure(self) -> bool:
         https_only = self.edge.node.settings.cookie_https_only

@@ -6,14 +6,14 @@ Pure ASGI: nothing is buffered, streams pass unchanged, and the middleware keeps
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
-from .._core.token.cookies import INDEX_HEADER, Header, Presented, TokenReader, choose
+from .._core.token.cookies import INDEX_HEADER, Presented, TokenReader, choose
 from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
@@ -186,16 +186,20 @@ class SessionMiddleware:
             known = self._validator.validate_new(token, field)
         if isinstance(known, Verified):
             return await self._state_of(known, field)
-        presented = self._present(scope["headers"], path_kind)
-        if presented is None:
-            return RequestState(self.manager)
+        found = self._reader.read(scope["headers"])
+        presented = None
         try:
-            return await self._find_out(presented, scope, path)
+            presented = self._choose(found, path_kind)
+            if presented is None:
+                return RequestState(self.manager)
+            state = await self._find_out(presented, scope, path)
         except ClientFault as problem:
-            return self._refused(problem, path_kind, presented[0])
+            state = self._refused(problem, path_kind, presented and presented[0])
+        if len(found) > 1:
+            state.presented = found
+        return state
 
-    def _present(self, headers: Iterable[Header], path_kind: PathKind) -> Presented | None:
-        found = self._reader.read(headers)
+    def _choose(self, found: list[Presented], path_kind: PathKind) -> Presented | None:
         if len(found) > 1:
             return choose(found, self._validator.verify, self._validator.may_be_valid)
         if not found and path_kind == "protected":

@@ -18,6 +18,7 @@ from .._node.node import Node
 from ..exceptions import SessionLimitReached, SessionReadOnly
 from ..models import Acknowledgement, Claims
 from .catch_up import catch_up
+from .presented import log_out, others
 from .session import Session, state_of
 from .state import RequestState
 
@@ -34,12 +35,14 @@ class Outcome:
         max_age_s: for how many seconds the client may keep that token.
         remove: whether the response removes the client's cookie.
         acknowledgement: of the log-out that this request asked for.
+        removes_variants: whether the response removes the client's other cookies of the same name.
     """
 
     token: bytes | None = None
     max_age_s: int = 0
     remove: bool = False
     acknowledgement: Acknowledgement | None = None
+    removes_variants: bool = False
 
 
 def adopt(session: Session, foreign: object) -> None:
@@ -122,14 +125,19 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     if status >= 500:
         return Outcome(acknowledgement=acknowledgement)
     came_in = state.came_in
+    several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
     async with _recorded(state, node, client):
         claims = await _next_claims(session, state, node, renew=renew)
         if claims is not None and came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
             await _revoke_predecessor(came_in, claims, node)
+        if several and claims is not None:
+            for other in others(state, node):
+                await node.revoker.leave_behind(other, whole=True)
     if claims is None:
-        return Outcome(remove=came_in is not None and state.claims is None, acknowledgement=acknowledgement)
+        remove = state.claims is None and (came_in is not None or several)
+        return Outcome(remove=remove, acknowledgement=acknowledgement, removes_variants=several)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000)
-    return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement)
+    return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
 
 
 async def revoke_if_ended(session: Session, node: Node) -> Acknowledgement | None:
@@ -140,13 +148,11 @@ async def revoke_if_ended(session: Session, node: Node) -> Acknowledgement | Non
     """
     state = state_of(session)
     verified = state.verified
-    if verified is None:
-        return None
     emptied = state.out_of_reach is None and not session
-    if session.modified and state.claims is verified.claims and session.subject is None and emptied:
+    if verified is not None and session.modified and state.claims is verified.claims and session.subject is None and emptied:
         session.clear()
     if state.ended and state.acknowledgement is None:
-        state.acknowledgement = await node.revoker.revoke_session(verified.claims)
+        state.acknowledgement = await log_out(state, node)
     return state.acknowledgement
 
 

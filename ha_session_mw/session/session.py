@@ -18,6 +18,7 @@ from ..exceptions import LockLost, NotSupported, ProblemError, SessionReadOnly
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .catch_up import catch_up
+from .presented import log_out
 from .state import STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
 
@@ -189,13 +190,14 @@ class Session(TrackedDict):
         """Log out: drop the data. When the response starts, the session is revoked with all its ids, and its cookie removed."""
         self.mark_modified()
         self._drop_data()
-        self._state.ended = self._state.verified is not None
+        self._state.ended = self._state.verified is not None or bool(self._state.presented)
         self._state.became = None
 
     async def revoke(self) -> Acknowledgement:
         """Log this session out on every node, with all its ids; return how far the log-out has got.
 
-        The response removes the cookie. A later write by the app begins a new session.
+        The response removes the cookie. A later write by the app begins a new session. If the request carried tokens of several
+        sessions, all of them are logged out.
 
         Raises:
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
@@ -205,11 +207,9 @@ class Session(TrackedDict):
             self.mark_modified()
             self._drop_data()
         state.became = None
-        if state.acknowledgement is None:
-            if state.verified is None:
-                return Acknowledgement(mode="fenced", waited_s=0.0)  # no token of this session exists
-            state.acknowledgement = await self._node.revoker.revoke_session(state.verified.claims)
-        return state.acknowledgement
+        if state.acknowledgement is None and (state.verified is not None or state.presented):
+            state.acknowledgement = await log_out(state, self._node)
+        return state.acknowledgement or Acknowledgement(mode="fenced", waited_s=0.0)  # no token of this session exists
 
     def refuse(self, problem: ProblemError) -> None:
         """Answer this request with a problem document, in place of the response that the app sends.

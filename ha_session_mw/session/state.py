@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from .._core.token.cookies import Transport
+from .._core.token.cookies import Presented, Transport
 from ..manager import SessionManager, node_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Rare:
 
     Attributes:
         became: the claims after ``login`` or ``cycle``, None after ``clear`` or ``revoke``; ``...`` if none of them was called.
-        ended: whether ``clear`` was called on a session that came in, so that the commit revokes it.
+        ended: whether ``clear`` was called in a request with a token, so that the commit revokes its session.
         acknowledgement: of the log-out, once the session that came in is revoked.
         refusal: the problem that the client gets in place of the app's response.
         strict: whether a concurrent change by another request fails this request's change.
@@ -41,6 +42,7 @@ class Rare:
         problem: why the token that came in was not accepted, on a path that is open to visitors.
         stored: the content and version of the session's record, as last read.
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
+        presented: the tokens of a request that carried several, as often as they came; see ``presented.py``.
     """
 
     became: Claims | EllipsisType | None = ...
@@ -53,6 +55,7 @@ class Rare:
     problem: ProblemError | None = None
     stored: Stored | None = None
     out_of_reach: StoreUnavailable | None = None
+    presented: Sequence[Presented] = ()
 
 
 class RequestState(Rare, msgspec.Struct, eq=False):

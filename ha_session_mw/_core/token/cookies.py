@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Literal
+from urllib.parse import quote
 
 from ...exceptions import RequestAmbiguous
 from .tokens import PREFIX, Verified
@@ -17,6 +19,16 @@ MAX_COOKIE_BYTES = 4096
 """The largest cookie that every browser keeps: name, value and attributes together (RFC 6265 section 6.1)."""
 MAX_PRESENTED = 8
 """The most different tokens in one request. A request with more is refused, because each would cost a signature check."""
+
+HOST_PREFIX = "__host-"
+"""A cookie whose name has this prefix, in any case, is of one host and of the path / (RFC 6265bis section 4.1.3)."""
+MAX_VARIANTS = 16
+"""The most lines that remove variants of the cookie: 1 to 2 kB. Proxies bound the header fields of an answer, some to 4 kB."""
+MAX_DEPTH = 3
+"""How many parent domains and path segments have variants removed. More would not fit into the lines."""
+MAX_PATH_LENGTH = 40
+"""The longest path of such a line, in characters."""
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+")
 
 INDEX_HEADER = b"session-index"
 """The header that names the state that a client has seen. A log-out's answer carries it, and the client sends it to the next node."""
@@ -145,18 +157,43 @@ def claims_https(scheme: str, headers: Iterable[Header]) -> bool:
     return False
 
 
+def _attributes(domain: str | None, *, partitioned: bool) -> str:
+    return (f"; domain={domain}" if domain is not None else "") + ("; partitioned" if partitioned else "")
+
+
+def _domains_of(host: str) -> list[str]:
+    """Return a host and its parent domains, the host first. None for an address, and for a host without a parent."""
+    name = host.partition(":")[0].lower()
+    labels = name.split(".")
+    if not _HOST.fullmatch(name) or labels[-1].isdigit():
+        return []
+    return [".".join(labels[first:]) for first in range(min(len(labels) - 1, MAX_DEPTH))]
+
+
+def _paths_of(path: str) -> list[str]:
+    """Return the paths of cookies that browsers send to a path, the shortest first. Each may end with a slash, or without."""
+    parts = quote(path, safe="/:@!$&'()*+=~%").split("/")[1 : MAX_DEPTH + 1]
+    found = ["/"]
+    for count in range(1, len(parts) + 1):
+        prefix = "/" + "/".join(parts[:count])
+        found += [prefix, prefix + "/"]
+    return [one for one in found if len(one) <= MAX_PATH_LENGTH and "//" not in one]
+
+
 class CookieWriter:
     """Writes ``Set-Cookie`` values in the literal format of Starlette's middleware."""
 
     def __init__(self, name: str, *, path: str, domain: str | None, same_site: str, partitioned: bool, max_age: bool) -> None:
         self.name = name
         self._path = path
-        self._same_site = f"httponly; samesite={same_site}"
-        self._rest = (f"; domain={domain}" if domain is not None else "") + ("; partitioned" if partitioned else "")
+        self._domain = domain
+        self._partitioned = partitioned
+        self._same_site = same_site
+        self._rest = _attributes(domain, partitioned=partitioned)
         self._max_age = max_age
 
     def _value(self, value: str, lifetime: str, *, secure: bool) -> bytes:
-        flags = self._same_site + ("; secure" if secure else "") + self._rest
+        flags = f"httponly; samesite={self._same_site}" + ("; secure" if secure else "") + self._rest
         return f"{self.name}={value}; path={self._path}; {lifetime}{flags}".encode("latin-1")
 
     def set(self, token: bytes, *, max_age_s: int, secure: bool) -> bytes:
@@ -166,6 +203,29 @@ class CookieWriter:
     def remove(self, *, secure: bool) -> bytes:
         """Return the value that removes the cookie."""
         return self._value("null", "expires=Thu, 01 Jan 1970 00:00:00 GMT; ", secure=secure)
+
+    def remove_variants(self, *, host: str, path: str, secure: bool) -> list[bytes]:
+        """Return values that remove cookies of the same name which browsers keep beside ours and send to this request, too.
+
+        Browsers tell cookies of one name apart by domain, path and partition (RFC 6265bis section 5.7). Send these values before
+        the one that sets or removes the cookie itself. Older browsers do not tell a host-only cookie from one of this host.
+
+        Args:
+            host: the field ``Host`` of the request.
+            path: the path of the request.
+            secure: whether the client came by https. Partitioned cookies exist there only.
+        """
+        is_host_cookie = self.name.lower().startswith(HOST_PREFIX)
+        domains: list[str | None] = [None] if is_host_cookie else [self._domain, None, *_domains_of(host)]
+        paths = ["/"] if is_host_cookie else [self._path, *_paths_of(path)]
+        own = (self._path, self._domain, self._partitioned)
+        places = [(at, domain, part) for at in paths for domain in domains for part in ((False, True) if secure else (False,))]
+        found = [place for place in dict.fromkeys(places) if place != own][:MAX_VARIANTS]
+        same_site = f"; samesite={self._same_site}" + ("; secure" if secure else "")
+        return [
+            f"{self.name}=null; path={at}; Max-Age=0{same_site}{_attributes(domain, partitioned=part)}".encode("latin-1")
+            for at, domain, part in found
+        ]
 
     def overhead(self) -> int:
         """Return the most bytes that a cookie has besides its token."""
