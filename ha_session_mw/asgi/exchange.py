@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 
 import anyio
 import msgspec
@@ -15,8 +15,9 @@ from .._core.token.cookies import INDEX_HEADER, Header, Transport, claims_https
 from .._core.token.tokens import PREFIX
 from .._node.node import NOT_STARTED, Node
 from ..exceptions import NodeStarting, ProblemError
-from ..session.commit import Client, Outcome, adopt, close, commit, has_nothing_to_commit, revoke_if_ended
-from ..session.session import Session
+from ..manager import node_of
+from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit, revoke_if_ended
+from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
 from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, last_value, make_private, with_vary
 from .problems import send_problem
@@ -34,6 +35,7 @@ class Edge:
     Attributes:
         node: this node.
         connections: the open connections, which end with their session.
+        set_cookie: the beginning of each field that sets the session's cookie.
         vary: the header field that names what a response depends on.
         wall_s: the wall clock.
         default_transport: how a new token is handed to a client that sent none.
@@ -48,7 +50,22 @@ class Edge:
         self.wall_s = node.clock.wall_s
         self.default_transport: Transport = "cookie" if cookie else "bearer"
         self._full = settings.error_detail == "full"
-        self._told_not_started = False
+        self.set_cookie = f"{settings.cookie_name}=".encode()
+        self._told_not_started = self._told_neighbour = False
+
+    def warn_of_neighbour(self, headers: Iterable[Header], scope: Scope) -> None:
+        """Log once that another session further in sets a cookie of our name, so that each of the two replaces the other's."""
+        if self._told_neighbour or not hands_out_token(headers, self.set_cookie):
+            return
+        inner = scope.get("session")
+        if isinstance(inner, Session) and inner is scope[SCOPE_KEY] and node_of(inner.manager) is self.node:
+            return  # a middleware of the same settings, for a part of the app
+        self._told_neighbour = True
+        logger.warning(
+            "another session middleware in this app sets a cookie of the same name, %r, so each of the two replaces the other's cookie "
+            "and its users lose their sessions. Give one of them another name: HA_SESSION_COOKIE_NAME, or session_cookie=…",
+            self.node.settings.cookie_name,
+        )
 
     async def refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a problem document, and count it."""
@@ -88,7 +105,7 @@ class Exchange(msgspec.Struct, eq=False):
             headers = [*(headers or ())]
             message = {**message, "headers": headers}
         if self.scope.get("session") is not session:
-            adopt(session, self.scope.get("session"))
+            edge.warn_of_neighbour(headers, self.scope)
         if session.modified or (
             (verified := state.verified) is not None
             and (wall_ms := edge.wall_s() * 1000) >= verified.quiet_until_ms
@@ -118,7 +135,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.send = _drop
             return
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
-        renew = not hands_out_token(message["headers"], f"{node.cookie.name}=".encode())
+        renew = not hands_out_token(message["headers"], self.edge.set_cookie)
         try:
             outcome = await commit(session, node, message["status"], self._client, renew=renew)
         except ProblemError as problem:

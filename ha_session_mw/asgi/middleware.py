@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from starlette.datastructures import Secret
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root
@@ -18,6 +18,7 @@ from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
+from ..session import litestar
 from ..session.commit import close, require_unchanged
 from ..session.out_of_reach import SessionOutOfReach
 from ..session.session import SCOPE_KEY, Session, session_of
@@ -87,6 +88,7 @@ class SessionMiddleware:
         except ConfigurationError as fault:
             self._fault = fault
             return
+        litestar.watch()
         self._use(manager)
 
     def _use(self, manager: SessionManager) -> None:
@@ -119,6 +121,9 @@ class SessionMiddleware:
             return
         if self._fault is not None:
             raise self._told(self._fault)
+        if "session" in scope:
+            await self._within_another(scope, receive, send)
+            return
         path: str = scope["path"]
         root_path: str = scope.get("root_path") or ""
         if root_path:
@@ -156,11 +161,31 @@ class SessionMiddleware:
         else:
             if state.read_only is not STARTED:
                 await exchange.end_unanswered()
-            elif state.content_when_closed is not None or scope.get("session") is not session:
-                require_unchanged(session, scope.get("session"))
+            elif state.content_when_closed is not None:
+                require_unchanged(session)
         finally:
             if exchange.connection is not None:
                 self._connections.remove(exchange.connection)
+
+    async def _within_another(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request that has a session of another middleware further out, which finds its own when the response starts."""
+        outer = {key: scope.pop(key) for key in ("session", SCOPE_KEY) if key in scope}
+
+        async def send_out(message: Message) -> None:
+            if message["type"] != "http.response.start":
+                await send(message)
+                return
+            inner = {key: scope[key] for key in ("session", SCOPE_KEY) if key in scope}
+            scope.update(outer)
+            try:
+                await send(message)
+            finally:
+                scope.update(inner)
+
+        try:
+            await self(scope, receive, send_out)
+        finally:
+            scope.update(outer)
 
     def _is_of_devices(self, path: str) -> bool:
         return self._devices is not None and (path == self._devices or path.startswith(self._devices + "/"))
@@ -261,12 +286,14 @@ class SessionMiddleware:
         finally:
             if connection is not None:
                 self._connections.remove(connection)
-        require_unchanged(session, scope.get("session"))
+        require_unchanged(session)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
-        elif self._fault is not None:
+            return
+        litestar.watch()  # once more, for an app that loads it after the middleware was made
+        if self._fault is not None:
             await refuse_lifespan(self._fault, receive, send)
         else:
             await run_lifespan(self.app, self._node, scope, receive, send)

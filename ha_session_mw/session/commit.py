@@ -6,7 +6,7 @@ A request that changed nothing does not pay for it: :func:`has_nothing_to_commit
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from .._node.node import Node
 from ..exceptions import SessionLimitReached, SessionReadOnly
 from ..models import Acknowledgement, Claims
 from .catch_up import catch_up
+from .litestar import take_content
 from .presented import log_out, others
 from .session import Session, state_of
 from .state import RequestState
@@ -45,21 +46,6 @@ class Outcome:
     removes_variants: bool = False
 
 
-def adopt(session: Session, foreign: object) -> None:
-    """Take over the object that an app or a framework put in the session's place: a mapping is the new content, anything else clears.
-
-    Litestar's ``set_session`` and ``clear_session`` do that. The session of a second session middleware, around a mounted app,
-    is left alone.
-    """
-    if isinstance(foreign, Session) and state_of(foreign).manager is not None:
-        return
-    if isinstance(foreign, Mapping):
-        if dict(foreign) != session:
-            session.replace(foreign)
-    elif session.id is not None or session:  # in this order, because data that is out of reach cannot be tested
-        session.clear()
-
-
 def has_nothing_to_commit(session: Session, state: RequestState, verified: Verified, wall_ms: float) -> bool:
     """Whether a session that came in needs no commit, if no method changed it.
 
@@ -83,18 +69,12 @@ def close(session: Session, why: str) -> None:
         state.content_when_closed = data.fingerprint(session)
 
 
-def require_unchanged(session: Session, current: object) -> None:
+def require_unchanged(session: Session) -> None:
     """Raise if the session changed after it was closed in a way that no method of it sees.
 
-    Args:
-        session: of the request.
-        current: the object in the session's place in the scope.
-
     Raises:
-        SessionReadOnly: a nested value was changed, or the app put other content in the session's place.
+        SessionReadOnly: a nested value was changed.
     """
-    if current is not session:
-        adopt(session, current)
     state = state_of(session)
     if state.content_when_closed is not None and data.fingerprint(session) != state.content_when_closed:
         raise SessionReadOnly(f"a value inside the session was changed too late: {state.read_only}")
@@ -124,6 +104,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     acknowledgement = await revoke_if_ended(session, node)
     if status >= 500:
         return Outcome(acknowledgement=acknowledgement)
+    take_content(session)
     came_in = state.came_in
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
     async with _recorded(state, node, client):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import EllipsisType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -28,6 +28,20 @@ CameBy = Transport | Literal["both"] | bytes
 """How a token came: by its transport, or as the one header field that carried it, whose value begins differently for each."""
 
 
+class StandIn(msgspec.Struct, frozen=True):
+    """The object that Litestar has put in the session's place; see ``litestar.py``.
+
+    Attributes:
+        object: the object.
+        was_modified: whether the session was modified before.
+        content: returns the session's new content; None after ``clear_session``.
+    """
+
+    object: Any
+    was_modified: bool
+    content: Callable[[], Mapping[str, Any]] | None = None
+
+
 class Rare:
     """The rare part of a request's state: the app's wishes, and the session's record. Each is a class attribute until it is set.
 
@@ -40,6 +54,7 @@ class Rare:
         hold: the session's lock, until the commit of the data that it protects.
         commit_failure: why the commit failed.
         problem: why the token that came in was not accepted, on a path that is open to visitors.
+        stand_in: the object that Litestar has put in the session's place, if it did.
         stored: the content and version of the session's record, as last read.
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
         presented: the tokens of a request that carried several, as often as they came; see ``presented.py``.
@@ -53,6 +68,7 @@ class Rare:
     hold: Hold | None = None
     commit_failure: ProblemError | None = None
     problem: ProblemError | None = None
+    stand_in: StandIn | None = None
     stored: Stored | None = None
     out_of_reach: StoreUnavailable | None = None
     presented: Sequence[Presented] = ()

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from litestar.connection import ASGIConnection
 
 from ha_session_mw import LockLost, NotSupported, RecordLost, Session, SessionManager, SessionTooLarge, Settings, StoreUnavailable
 from ha_session_mw._core.token.tokens import Verified
@@ -734,13 +735,13 @@ async def test_without_the_store_requests_that_need_data_get_an_error_and_nothin
     assert (await visitor.visit(look)).result == {"text": LARGE}
 
 
-async def test_an_app_that_puts_something_in_the_place_of_data_that_is_out_of_reach_overwrites_nothing(node: StoreNode) -> None:
+async def test_content_that_litestar_sets_overwrites_no_data_that_is_out_of_reach(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.forget_copies()
     node.store.gone = True
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scope["session"] = {"fresh": 1}
+        ASGIConnection[Any, Any, Any, Any](scope).set_session({"fresh": 1})
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -749,15 +750,14 @@ async def test_an_app_that_puts_something_in_the_place_of_data_that_is_out_of_re
     assert len(node.stored()) == 1
 
 
-async def test_an_app_that_puts_nothing_in_the_place_of_data_that_is_out_of_reach_logs_out(node: StoreNode) -> None:
-    """As Litestar's ``clear_session`` does. A log-out needs no data."""
+async def test_litestars_clear_session_logs_out_though_the_data_is_out_of_reach(node: StoreNode) -> None:
     visitor = await node.logged_in("ada", text=LARGE)
     node.forget_copies()
     node.store.gone = True
     captured = visitor.token
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        scope["session"] = None
+        ASGIConnection[Any, Any, Any, Any](scope).clear_session()
         await respond(send)
 
     node.app = type(node.app)(app, manager=node.manager)
