@@ -77,8 +77,8 @@ class SessionData:
         ensure_valid: Callable[[], None],
         strict: bool = False,
         guard: Grant | None = None,
-    ) -> Claims:
-        """Keep a session's changed data, in its token or in the store; return the session's new claims.
+    ) -> tuple[Claims, Stored]:
+        """Keep a session's changed data, in its token or in the store; return the session's new claims, and the data as it is kept.
 
         Args:
             claims: the session's present claims.
@@ -98,7 +98,7 @@ class SessionData:
         raw = self._issuer.fit(claims, content)
         if self._records is None or not (strict or guard or self._issuer.belongs_in_store(claims, raw)):
             ensure_valid()
-            return self._issuer.change(claims, raw)
+            return self._issuer.change(claims, raw), Stored.in_token(raw)
         stored = await self._records.save(
             claims,
             base,
@@ -109,7 +109,7 @@ class SessionData:
             ensure_valid=ensure_valid,
             is_revoked=lambda: self._is_revoked(claims),
         )
-        return self._issuer.change_stored(claims, stored)
+        return self._issuer.change_stored(claims, stored), stored
 
     async def forget(self, family: str) -> None:
         """Delete the record of a session that has ended, now or later."""

@@ -122,16 +122,12 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
 
 
 async def revoke_if_ended(session: Session, node: Node) -> Acknowledgement | None:
-    """Revoke the session that came in if the app cleared it, or emptied a visitor's session key by key.
+    """Revoke the session that came in if the app cleared it.
 
     Returns:
         The acknowledgement, also of a log-out that ``Session.revoke`` made earlier; None if the session goes on.
     """
     state = state_of(session)
-    verified = state.verified
-    emptied = state.out_of_reach is None and not session
-    if verified is not None and session.modified and state.claims is verified.claims and session.subject is None and emptied:
-        session.clear()
     if state.ended and state.acknowledgement is None:
         state.acknowledgement = await log_out(state, node)
     return state.acknowledgement
@@ -202,7 +198,14 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
     if verified is not None and not state.continues:
         await catch_up(session, state, node)
     with node.locks.guard(state.hold) as guard:
-        return await node.data.keep(claims, _base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard)
+        next_claims, kept = await node.data.keep(
+            claims, _base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
+        )
+    if kept.data == NOTHING and claims.subject is None and state.became is ...:
+        # Nothing is left to keep for this visitor. Its token stays good: a request under way with it may write, and gets a token then.
+        state.became = None
+        return None
+    return next_claims
 
 
 def _base_of(state: RequestState) -> Stored:

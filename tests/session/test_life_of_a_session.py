@@ -446,17 +446,81 @@ async def test_a_log_out_holds_though_the_app_never_answers(clock: ManualClock) 
         node_of(node.manager).validator.validate(str(captured).encode())
 
 
-async def test_a_visitors_session_emptied_key_by_key_is_cleared(node: Node) -> None:
+def pop_all(session: Session) -> None:
+    for key in [*session]:
+        session.pop(key)
+
+
+def delete_all(session: Session) -> None:
+    for key in [*session]:
+        del session[key]
+
+
+EMPTYING: list[Act] = [pop_all, delete_all, lambda s: s.replace({}), lambda s: [s.popitem() for _ in [*s]]]
+
+
+@pytest.mark.parametrize("empty", EMPTYING)
+async def test_a_visitors_session_that_is_emptied_loses_its_cookie_and_nobody_hears_of_it(node: Node, empty: Act) -> None:
     visitor = node.visitor()
     await visitor.visit(put(a=1, b=2))
     captured = visitor.token
+    answer = await visitor.visit(empty)
+    assert answer.token == ""
+    assert answer.header("session-revocation") is None
+    assert (await node.request(why, token=captured)).result is None
+
+
+@pytest.mark.parametrize("empty", EMPTYING)
+async def test_a_write_beside_one_that_empties_a_visitors_session_stands(node: Node, empty: Act) -> None:
+    """As a flash message is shown, and a form of the same visitor is sent."""
+    visitor = node.visitor()
+    await visitor.visit(put(flash="hello"))
+    slow, fast = await overtaken(node, visitor.token, slow=put(form="sent"), fast=empty)
+    assert (fast.token, slow.status) == ("", 200)
+    assert (await node.request(look, token=slow.token)).result["form"] == "sent"
+
+
+async def test_a_visitors_session_that_is_emptied_in_an_answer_that_fails_stays(node: Node) -> None:
+    visitor = node.visitor()
+    await visitor.visit(put(flash="hello"))
+    answer = await visitor.visit(pop_all, status=500)
+    assert (answer.cookies(), answer.header("session-revocation")) == ([], None)
+    assert (await visitor.visit(look)).result == {"flash": "hello"}
+
+
+async def test_a_visitors_session_that_is_emptied_and_filled_again_goes_on(node: Node) -> None:
+    visitor = node.visitor()
+    await visitor.visit(put(a=1))
+    session_id = (await visitor.visit(lambda s: s.id)).result
 
     def act(session: Session) -> None:
-        del session["a"]
-        session.pop("b")
+        session.pop("a")
+        session["b"] = 2
 
-    answer = await visitor.visit(act)
-    assert answer.token == ""
+    await visitor.visit(act)
+    assert (await visitor.visit(lambda s: (s.id, dict(s)))).result == (session_id, {"b": 2})
+
+
+async def test_a_new_id_for_a_visitors_session_that_is_emptied_leaves_the_old_id_behind(node: Node) -> None:
+    visitor = node.visitor()
+    await visitor.visit(put(a=1))
+    captured = visitor.token
+
+    def act(session: Session) -> None:
+        session.cycle()
+        session.pop("a")
+
+    assert (await visitor.visit(act)).token
+    assert (await node.request(why, token=captured)).result == "session_revoked"
+
+
+async def test_clear_of_a_visitors_session_is_a_log_out(node: Node) -> None:
+    """An app of Starlette's may have put its user there."""
+    visitor = node.visitor()
+    await visitor.visit(put(user="ada"))
+    captured = visitor.token
+    answer = await visitor.visit(lambda s: s.clear())
+    assert (answer.token, answer.header("session-revocation")) == ("", "fenced")
     assert (await node.request(why, token=captured)).result == "session_revoked"
 
 

@@ -290,12 +290,37 @@ async def test_the_record_of_a_session_that_is_logged_out_is_deleted(node: Store
     assert (await captured.visit(why)).result == "session_revoked"
 
 
-async def test_a_visitors_record_is_deleted_when_the_session_is_emptied(node: StoreNode) -> None:
+@pytest.mark.parametrize("mode", ["auto", "store"])
+async def test_a_visitors_record_is_emptied_with_the_session_and_stays_for_requests_under_way(clock: ManualClock, mode: str) -> None:
+    node = StoreNode(clock, data=mode)
     visitor = node.visitor()
     await visitor.visit(put(text=LARGE))
-    await visitor.visit(lambda session: session.pop("text"))
-    assert node.stored() == []
-    assert visitor.token is None
+    captured = visitor.token
+    answer = await visitor.visit(lambda session: session.pop("text"))
+    assert (answer.token, answer.header("session-revocation")) == ("", None)
+    assert (await node.request(look, token=captured)).result == {}
+    [record] = node.stored()
+    assert len(record.content) < 50
+
+
+@pytest.mark.parametrize("mode", ["auto", "store"])
+@pytest.mark.parametrize("first", ["write", "empty"])
+async def test_a_write_beside_one_that_empties_a_visitors_session_stands(clock: ManualClock, mode: str, first: str) -> None:
+    node = StoreNode(clock, data=mode)
+    visitor = node.visitor()
+    await visitor.visit(put(flash=LARGE))
+    other = Visitor(node)
+    other.token = visitor.token
+    acts: dict[str, Act] = {"write": put(form="sent"), "empty": lambda session: session.pop("flash")}
+    later = acts.pop("empty" if first == "write" else "write")
+
+    async def slow(session: Session) -> None:
+        later(session)
+        await other.visit(acts[first])
+
+    answer = await visitor.visit(slow)
+    assert (answer.status, bool(answer.token)) == (200, True)
+    assert (await visitor.visit(look)).result == {"form": "sent"}
 
 
 async def test_a_log_out_everywhere_deletes_the_records_but_that_of_the_session_that_may_stay(node: StoreNode) -> None:
