@@ -168,12 +168,12 @@ class Settings:
         values.one_of("off", "on"), "off", "Whether `devices` below `ENDPOINTS` serves a subject its devices, as JSON. Needs `TRACK=on`."
     )
     cache_size: Count = Setting(
-        values.count, 100_000, "How many verified tokens a node caches. Also the number of sessions whose records it caches."
+        values.count, 100_000, "How many verified tokens a node caches at most. Also the number of sessions whose records it caches."
     )
     cache_ttl: Duration = Setting(
         values.duration, "5m", "How long a verified token stays cached. Revocations are checked on every request regardless."
     )
-    cache_bytes: Count = Setting(values.count, 64 << 20, "How many bytes of session records a node caches.")
+    cache_bytes: Count = Setting(values.count, 64 << 20, "How many bytes of memory each of these two caches may take, roughly.")
     freshness_limit: Duration = Setting(
         values.duration,
         "5s",

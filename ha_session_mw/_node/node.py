@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 
     from .._peering.peering import Peering
 
+ENDED_AT_ONCE = 2000
+"""How many ended tokens are dropped each second, besides those that new ones displace. It takes one or two milliseconds, and a full
+cache is empty in a minute."""
+
 NOT_STARTED = (
     "nothing has started this node: SessionMiddleware has not seen a lifespan; "
     "put it around the whole app, and have the server run the lifespan"
@@ -127,7 +131,7 @@ class Node:
         )
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
-        self.cache = VerifiedCache(settings.cache_size, self._cache_ttl_s())
+        self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
         self.validator = TokenValidator(
             settings, clock, self.view, self.keys, self.cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
         )
@@ -366,6 +370,8 @@ class Node:
         if self.keys.refresh(now_s):
             self.cache.clear()
             self.log.announce(self.keys.ring.kids)
+        self.cache.drop_ended(self.clock.wall_s() * 1000, most=ENDED_AT_ONCE)
+        self.copies.drop_ended()
         self.log.tick()
 
     def why_not_ready(self) -> str | None:

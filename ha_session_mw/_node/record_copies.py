@@ -101,6 +101,10 @@ class RecordCopies:
         elif version > self.version(id):  # an equal one is this node's own write, whose copy is here
             self._generation.put(id, version)
 
+    def drop_ended(self) -> None:
+        """Drop the copies whose time is over. Call it now and then: no other call frees the memory of a quiet node."""
+        self._generation.expire()
+
     def forget_all(self) -> None:
         """Drop all copies: changes may have been missed. Answers to earlier reads are not kept either."""
         self._generation = _Generation(*self._bounds)

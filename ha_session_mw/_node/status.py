@@ -17,6 +17,7 @@ def status_of(node: Node) -> dict[str, object]:
         "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),
         "revocation_entries": len(node.view),
         "cached_tokens": len(node.cache),
+        "cached_token_bytes": node.cache.bytes,
         "cached_records": len(node.copies),
         "accepted": node.validator.accepted,
         "refused": dict(node.refused),

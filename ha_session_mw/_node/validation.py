@@ -121,7 +121,7 @@ class TokenValidator:
         known = self._cached(key)
         if known is None:
             return None
-        until_ms, verified = known
+        until_ms, verified, _ = known
         wall_ms = self._wall_s() * 1000
         return self._decide(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
 

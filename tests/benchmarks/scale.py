@@ -26,11 +26,16 @@ from .contenders import (
 
 FEW = 100
 """Live sessions that the others are compared with."""
+PER_SESSION_BYTES = 4096
+"""Room in the cache for each session, so that all of them are warm."""
 
 
 async def contenders(sizes: Sequence[int], denials: int) -> list[Contender]:
     """Ours with so many live sessions, all of them warm, and with few of them and many denials."""
-    found = [await _with_sessions(f"{size:,} live sessions", new_manager(cache_size=size), size) for size in sizes]
+    found = [
+        await _with_sessions(f"{size:,} live sessions", new_manager(cache_size=size, cache_bytes=size * PER_SESSION_BYTES), size)
+        for size in sizes
+    ]
     manager = new_manager()
     await deny(manager, denials)
     return [*found, await _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW)]

@@ -56,7 +56,9 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
         claims: the claims of the token.
         kid: the name of the key that signed the token.
         record: the version of the session's record that the token needs; 0 if all data is in the token.
-        data: the decoded data of a token without a record. Shared by all requests with this token: copy before use.
+        data: the decoded data of a token, without a record, whose values contain no containers. Shared by all requests with this
+            token: copy before use. Empty for other tokens, because each request decodes containers of its own. A decoded copy
+            would take twenty times the memory of the token.
         nested: whether the data may contain containers, which an app can change in place. True for a token with a record.
         begins_ms: the time from which the session may be used, with the leeway for clocks.
         ends_ms: the time from which the session has expired, by the idle or the absolute end.
@@ -82,6 +84,8 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
         """Return the verified token, with all values that the warm path needs. Times are floats, which compare faster with a clock's."""
         content = decode(claims.data) if not claims.record else {}
         nested = bool(claims.record) or is_nested(content)
+        if nested:
+            content = {}
         if renew_at_ms is None:
             renew_at_ms = due_ms(claims)
         return cls(

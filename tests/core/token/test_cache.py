@@ -1,41 +1,64 @@
-"""The cache of verified tokens: bounded in entries and in time, and never in the way of a decision."""
+"""The cache of verified tokens: bounded in entries, in bytes, in time and for each session, and never in the way of a decision."""
 
 from __future__ import annotations
 
-from ha_session_mw._core.token.cache import VerifiedCache
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
 
-from ..builders import NOW_MS, claims, seen
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-VERIFIED = seen(claims())
+from ha_session_mw._core.token.cache import TOKENS_OF_A_SESSION, VerifiedCache, bytes_of
+from ha_session_mw._core.token.keys import KeyRing
+from ha_session_mw._core.token.tokens import Verified, sign, verify
+
+from ..builders import KEY, NOW_MS, claims, seen
+
+MB = 1 << 20
+
+
+def session(number: int, *, content: Any = None, issued_ms: int = NOW_MS) -> Verified:
+    return seen(claims(f"sid-of-a-session-{number:05}", family=f"family-{number}", content=content, issued_ms=issued_ms))
+
+
+VERIFIED = session(0)
+
+
+def new_cache(size: int = 100, *, max_bytes: int = 64 * MB, ttl_s: float = 60) -> VerifiedCache:
+    return VerifiedCache(size, max_bytes, ttl_s)
 
 
 def test_an_entry_carries_the_moment_at_which_it_ends() -> None:
-    cache = VerifiedCache(10, ttl_s=2.5)
+    cache = new_cache(ttl_s=2.5)
     cache.put(b"token", VERIFIED, NOW_MS)
 
-    assert cache.entries[b"token"] == (NOW_MS + 2_500, VERIFIED)
+    assert cache.entries[b"token"] == (NOW_MS + 2_500, VERIFIED, bytes_of(b"token", VERIFIED))
 
 
 def test_when_it_is_full_the_oldest_goes() -> None:
-    cache = VerifiedCache(3, ttl_s=60)
+    cache = new_cache(3)
     for number in range(5):
-        cache.put(b"%d" % number, VERIFIED, NOW_MS)
+        cache.put(b"%d" % number, session(number), NOW_MS)
 
     assert [key for key in (b"0", b"1", b"2", b"3", b"4") if key in cache.entries] == [b"2", b"3", b"4"]
     assert len(cache) == 3
 
 
 def test_a_token_that_is_verified_again_counts_once() -> None:
-    cache = VerifiedCache(3, ttl_s=60)
+    cache = new_cache(3)
     for now_ms in (NOW_MS, NOW_MS + 1):
         cache.put(b"token", VERIFIED, now_ms)
 
     assert len(cache) == 1
-    assert cache.entries[b"token"] == (NOW_MS + 60_001, VERIFIED)
+    assert cache.entries[b"token"][0] == NOW_MS + 60_001
+    assert cache.bytes == bytes_of(b"token", VERIFIED)
 
 
 def test_a_token_that_is_verified_again_is_the_newest_again() -> None:
-    cache = VerifiedCache(2, ttl_s=60)
+    cache = new_cache(2)
     for key in (b"one", b"two", b"one", b"three"):
         cache.put(key, VERIFIED, NOW_MS)
 
@@ -43,9 +66,106 @@ def test_a_token_that_is_verified_again_is_the_newest_again() -> None:
 
 
 def test_all_is_forgotten_when_the_keys_change() -> None:
-    cache = VerifiedCache(3, ttl_s=60)
+    cache = new_cache(3)
     cache.put(b"token", VERIFIED, NOW_MS)
     cache.clear()
 
-    assert len(cache) == 0
+    assert len(cache) == cache.bytes == 0
     assert b"token" not in cache.entries
+    cache.put(b"token", VERIFIED, NOW_MS)
+    assert len(cache) == 1
+
+
+def test_a_session_that_changes_all_the_time_keeps_its_newest_tokens_only() -> None:
+    cache = new_cache()
+    cache.put(b"of another", session(1), NOW_MS)
+    for number in range(50):
+        cache.put(b"token-%d" % number, session(0, issued_ms=NOW_MS + number), NOW_MS)
+
+    assert [*cache.entries] == [b"of another", *(b"token-%d" % number for number in range(50 - TOKENS_OF_A_SESSION, 50))]
+
+
+def test_ended_entries_go_as_new_ones_come_and_when_somebody_asks() -> None:
+    cache = new_cache()
+    for number in range(10):
+        cache.put(b"%d" % number, session(number), NOW_MS)
+    cache.put(b"new", session(10), NOW_MS + 60_000)
+    assert len(cache) == 9
+
+    cache.drop_ended(NOW_MS + 60_000, most=5)
+    assert len(cache) == 4
+    cache.drop_ended(NOW_MS + 60_000, most=100)
+    assert [*cache.entries] == [b"new"]
+    cache.drop_ended(NOW_MS + 120_000, most=100)
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_an_entry_of_a_clock_that_was_ahead_holds_up_no_other() -> None:
+    cache = new_cache()
+    cache.put(b"ahead", session(1), NOW_MS + 24 * 3_600_000)
+    cache.put(b"right", session(2), NOW_MS)
+    cache.drop_ended(NOW_MS + 60_000, most=100)
+
+    assert len(cache) == 0
+
+
+SHAPES: dict[str, Any] = {
+    "nothing": {},
+    "little": {"user": "ada", "visits": 3, "csrf": "x" * 32},
+    "few numbers": {f"{n}": n for n in range(60)},
+    "short words": {f"é{n}": f"ü{n}" for n in range(25)},
+    "numbers": {f"key-{n}": n for n in range(250)},
+    "text": {"a": "x" * 2500},
+    "wide text": {"a": "x" * 2500 + "\U0001f600"},
+    "empty containers": {"a": [{} for _ in range(2400)]},
+    "lists": {"a": [[n] for n in range(700)]},
+    "half": {f"{n}": n + 0.5 for n in range(180)},
+}
+
+
+def tokens_of(content: Any) -> Iterator[tuple[bytes, Verified]]:
+    ring = KeyRing([KEY.secret])
+    for number in range(400):
+        token = sign(claims(f"sid-of-a-session-{number:05}", subject=f"u{number}", family=f"family-{number}", content=content), KEY)
+        yield b"session=" + token, verify(token, ring)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_bound_on_bytes_is_one_on_memory_whatever_the_tokens_hold(shape: str) -> None:
+    cache = new_cache(10**6, max_bytes=MB // 2)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for key, verified in tokens_of(SHAPES[shape]):
+            cache.put(key, verified, NOW_MS)
+        del key, verified
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+    assert taken <= 1.1 * MB // 2
+    assert taken >= 0.25 * cache.bytes, "the bound wastes too much"
+
+
+def test_a_token_that_is_larger_than_the_whole_cache_is_not_kept() -> None:
+    cache = new_cache(max_bytes=1000)
+    cache.put(b"token", VERIFIED, NOW_MS)
+
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.integers(0, 90_000)), max_size=60), st.integers(1, 8))
+def test_all_bounds_hold_and_the_newest_entry_is_there(puts: list[tuple[int, int, int]], size: int) -> None:
+    by_session = [session(number, content={"a": "x" * number * 100}) for number in range(4)]
+    cache = new_cache(size, max_bytes=8000)
+    now_ms = float(NOW_MS)
+    for key, whose, passed_ms in puts:
+        now_ms += passed_ms
+        cache.put(b"%d/%d" % (whose, key), by_session[whose], now_ms)
+
+        assert b"%d/%d" % (whose, key) in cache.entries
+        assert len(cache) <= size
+        assert cache.bytes == sum(taken for _, _, taken in cache.entries.values()) <= 8000
+        of_session = [entry for entry in cache.entries.values() if entry[1] is by_session[whose]]
+        assert len(of_session) <= TOKENS_OF_A_SESSION

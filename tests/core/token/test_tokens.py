@@ -53,7 +53,7 @@ def test_a_token_of_an_earlier_release_verifies_to_the_claims_it_was_made_from(v
 
     assert verified.claims == msgspec.convert(vector["claims"], Claims)
     assert verified.kid == vector["kid"]
-    assert verified.data == data.decode(verified.claims.data)
+    assert verified.data == ({} if verified.nested else data.decode(verified.claims.data))
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[vector["story"] for vector in VECTORS])
@@ -78,8 +78,9 @@ def test_whatever_is_signed_verifies_to_the_same_claims(given_claims: Claims) ->
         assert verified.data == {}
         assert verified.nested
     else:
-        assert verified.data == data.decode(given_claims.data)
-        assert verified.nested == any(isinstance(value, (dict, list)) for value in verified.data.values())
+        content = data.decode(given_claims.data)
+        assert verified.nested == any(isinstance(value, (dict, list)) for value in content.values())
+        assert verified.data == ({} if verified.nested else content)  # nobody reads decoded containers: each request decodes its own
 
 
 @given(any_claims())
