@@ -23,7 +23,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from ha_session_mw import Session, SessionMiddleware, SessionTooLarge, TokenMissing, get_session
+from ha_session_mw import Session, SessionMiddleware, SessionTooLarge, get_session
 
 from . import pages, users
 from .origin import SameOrigin
@@ -43,12 +43,10 @@ def signed_in(conn: HTTPConnection) -> SignedIn:
     ``HA_SESSION_PROTECT`` requires a session, but a visitor may have one without a log-in.
 
     Raises:
-        TokenMissing: nobody is logged in.
+        ProblemError: nobody is logged in; it says why.
     """
     session = get_session(conn)
-    if session.subject is None:
-        raise TokenMissing("nobody is logged in")
-    return SignedIn(session, session.subject)
+    return SignedIn(session, session.require())
 
 
 # The open part.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._node.listeners import EventStream
 from .abc import Grant
+from .asgi.guards import require_session
 from .asgi.middleware import SessionMiddleware
 from .config import Settings
 from .exceptions import (
@@ -92,4 +93,5 @@ __all__ = [
     "TokenTooLarge",
     "UsageError",
     "get_session",
+    "require_session",
 ]

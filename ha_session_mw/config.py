@@ -140,7 +140,15 @@ class Settings:
         "The end of the take-over. Set it to the time of the roll-out plus `max_age`. Needs `LEGACY_COOKIES=starlette`.",
     )
     protect: Texts = Setting(values.patterns, (), "Paths that need a session. A request without one is refused.")
-    exempt: Texts = Setting(values.patterns, (), "Paths on which tokens are ignored. The session is empty there, and cannot be written.")
+    public: Texts = Setting(
+        values.patterns, (), "Exceptions from `PROTECT`: paths that are open to visitors, such as the log-in page. Sessions work there."
+    )
+    exempt: Texts = Setting(
+        values.patterns,
+        (),
+        "Paths on which tokens are ignored, such as static files. The session is empty there, and cannot be written. "
+        "A pattern inside one of `PROTECT` is an exception from it.",
+    )
     relaxed: Texts = Setting(
         values.patterns, (), "Paths that a node out of contact may serve for 60 s, to safe methods. The answers are marked."
     )

@@ -112,11 +112,11 @@ class InfrastructureFault(ProblemError):
 
 
 class TokenMissing(ClientFault):
-    """The path requires a session, and the request carried neither a session cookie nor a bearer token of this service."""
+    """A session is required, and the request carried no token of one. Where a log-in is required, a visitor's session is not enough."""
 
     code, status, action = "token_missing", 401, "reauthenticate"
     title = "A session is required"
-    detail = "This address requires a session, and the request carried no session token. Log in first."
+    detail = "A session is required here, and the request carried none that suffices. Log in first."
 
 
 class RequestAmbiguous(ClientFault):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote
 
-PathKind = Literal["open", "protected", "exempt"]
+PathKind = Literal["open", "protected", "guarded", "exempt"]
+"""``guarded``: open to the middleware, and a guard of the handler requires a session (``asgi/guards.py``)."""
 
 LONGEST_ODD_PATH = 1024
 """Characters of the longest path whose spellings are worked out. A longer path counts as protected, unless it has one spelling only."""
@@ -21,12 +22,17 @@ class PathRules:
     """Sorts paths by patterns, compared as by ``fnmatch.fnmatchcase``: ``*`` stands for any characters, ``/`` among them.
 
     A path is protected if it, *or any path that a router may take it for* (:func:`spellings`), matches a pattern of ``protect``.
-    A path is exempt or relaxed only as it is spelled. So an odd spelling never opens a protected path. Protection goes before exemption.
+    A path is exempt or relaxed only as it is spelled. So an odd spelling never opens a protected path.
+
+    Exceptions open a path that ``protect`` matches: a pattern of ``public``, or one of ``exempt`` that lies wholly inside each matching
+    pattern of ``protect``. They must match the path as it is spelled, and every other spelling that is protected.
     """
 
-    def __init__(self, *, protect: Sequence[str], exempt: Sequence[str], relaxed: Sequence[str] = ()) -> None:
+    def __init__(self, *, protect: Sequence[str], exempt: Sequence[str], public: Sequence[str] = (), relaxed: Sequence[str] = ()) -> None:
         self._protect = _union(protect)
         self._exempt = _union(exempt)
+        self._openings = _Openings(protect, public, exempt)
+        self._openings_of_spellings = _Openings(protect, _with_twins(public), _with_twins(exempt))
         self._relaxed = _union(relaxed)
         self._remembered = lru_cache(maxsize=1024)(self._kind_of)
 
@@ -54,15 +60,43 @@ class PathRules:
             return "exempt"
         return "open"
 
-    @staticmethod
-    def _is_protected(path: str, root_path: str, protect: re.Pattern[str]) -> bool:
+    def _is_protected(self, path: str, root_path: str, protect: re.Pattern[str]) -> bool:
         if len(path) > LONGEST_ODD_PATH and _ODD.search(path):
             return True
-        return any(protect.match(spelling) for spelling in spellings(path, root_path))
+        found = [spelling for spelling in spellings(path, root_path) if protect.match(spelling)]
+        if not found or not self._openings.match(below_root(path, root_path)):
+            return bool(found)
+        return not all(self._openings_of_spellings.match(below_root(spelling, root_path)) for spelling in found)
+
+
+class _Openings:
+    """The patterns that open paths which patterns of ``protect`` match."""
+
+    def __init__(self, protect: Sequence[str], public: Sequence[str], exempt: Sequence[str]) -> None:
+        self._public = _union(public)
+        self._exempt = [(_union([one]), _union([other for other in protect if not covers(other, one)])) for one in exempt]
+
+    def match(self, path: str) -> bool:
+        """Whether a path that ``protect`` matches is open all the same."""
+        if self._public and self._public.match(path):
+            return True
+        return any(one and one.match(path) and not (others and others.match(path)) for one, others in self._exempt)
+
+
+def _with_twins(patterns: Sequence[str]) -> list[str]:
+    """Return the patterns, and those of the same pages for a router that ignores the slash at the end."""
+    return [*patterns, *(pattern.rstrip("/") or "/" for pattern in patterns if pattern.endswith("/"))]
 
 
 def _union(patterns: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(translate(pattern) for pattern in patterns)) if patterns else None
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Whether a pattern certainly matches every path that another, different pattern matches."""
+    # Only a ``*`` matches a ``*`` that is read as a character. With ``?`` and ``[`` that is not so.
+    plain = not {"?", "["} & {*pattern, *other}
+    return plain and pattern != other and fnmatchcase(other, pattern)
 
 
 def below_root(path: str, root_path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from .._core.paths import covers
 from .._core.token.cookies import HOST_PREFIX
 
 
@@ -47,11 +48,21 @@ def _needs_https(name: str, is_set: Callable[[str], bool], why: str) -> Rule:
     return Rule((name, "cookie_https_only"), lambda value, https_only: https_only is not True and is_set(value), fault)
 
 
+def _opens_all_of_one(public: Collection[str], protect: Collection[str]) -> bool:
+    return any(pattern == other or covers(pattern, other) for pattern in public for other in protect)
+
+
 RULES = (
     Rule(
         ("idle_timeout", "absolute_timeout"),
         lambda idle_s, absolute_s: idle_s > absolute_s,
         "HA_SESSION_IDLE_TIMEOUT={idle_timeout:g}s: must not be longer than HA_SESSION_ABSOLUTE_TIMEOUT={absolute_timeout:g}s",
+    ),
+    Rule(
+        ("public", "protect"),
+        _opens_all_of_one,
+        "HA_SESSION_PUBLIC={public}: opens everything that a pattern of HA_SESSION_PROTECT={protect} protects; "
+        "name only the exceptions in HA_SESSION_PUBLIC",
     ),
     _needs_tracking("devices", lambda devices: devices == "on", "'on'"),
     _needs_tracking("max_sessions", lambda most: most is not None, "{max_sessions}"),

@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.paths import below_root
-from ..exceptions import RequestCrossSite, TokenMissing
+from ..exceptions import RequestCrossSite
 from ..manager import SessionManager
 from ..models import Acknowledgement, Device
 from ..session.session import Session, get_session, state_of
@@ -41,14 +41,13 @@ class DeviceRoutes:
             await self._app(scope, receive, send)
             return
         session = get_session(scope)
-        if session.subject is None:
-            raise TokenMissing("no user is logged in", check="presented")
+        subject = session.require()
         method = scope["method"]
         if method in ("GET", "HEAD") and not below:
-            await _answer(send, {"sessions": await self._list(session, session.subject)}, head=method == "HEAD")
+            await _answer(send, {"sessions": await self._list(session, subject)}, head=method == "HEAD")
         elif method == "DELETE":
             require_same_site(scope)
-            acknowledged = await self._end(session, session.subject, below)
+            acknowledged = await self._end(session, subject, below)
             # If this request ended its own session as well, the commit adds the header.
             await _answer(send, {"acknowledged": acknowledged.mode}, acknowledged=acknowledged, tell=session.id is not None)
         else:

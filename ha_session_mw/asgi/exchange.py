@@ -10,7 +10,6 @@ import anyio
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from .._core.paths import PathKind
 from .._core.token.cookies import INDEX_HEADER, Header, Transport, claims_https
 from .._core.token.tokens import PREFIX
 from .._node.node import NOT_STARTED, Node
@@ -38,6 +37,7 @@ class Edge:
         set_cookie: the beginning of each field that sets the session's cookie.
         vary: the header field that names what a response depends on.
         wall_s: the wall clock.
+        has_met: whether the app around which the middleware was put has been seen.
         default_transport: how a new token is handed to a client that sent none.
     """
 
@@ -51,7 +51,7 @@ class Edge:
         self.default_transport: Transport = "cookie" if cookie else "bearer"
         self._full = settings.error_detail == "full"
         self.set_cookie = f"{settings.cookie_name}=".encode()
-        self._told_not_started = self._told_neighbour = False
+        self._told_not_started = self._told_neighbour = self.has_met = False
 
     def warn_of_neighbour(self, headers: Iterable[Header], scope: Scope) -> None:
         """Log once that another session further in sets a cookie of our name, so that each of the two replaces the other's."""
@@ -85,7 +85,7 @@ class Exchange(msgspec.Struct, eq=False):
     scope: Scope
     receive: Receive
     send: Send
-    path_kind: PathKind
+    root_path: str
     connection: Connection | None = None
 
     __repr__ = object.__repr__  # the generated one would print the token
@@ -119,20 +119,21 @@ class Exchange(msgspec.Struct, eq=False):
                 varies = True
             elif name == b"content-type" and value.startswith(EVENT_STREAM) and self.connection is None:
                 self._note_stream()
-        if self.path_kind == "protected" or state.stale_s is not None:
+        if state.path_kind == "protected" or state.stale_s is not None:
             message = self._start(message, _stale_fields(state))
         elif session.accessed:
+            if state.path_kind == "guarded":
+                return self._start_guarded(message)
             message = {**message}
             message["headers"] = with_vary(headers, edge.vary) if varies else [*headers, edge.vary]
         return self.send(message)
 
     async def _commit_and_start(self, message: Message) -> None:
         session, state, node = self.session, self.state, self.edge.node
+        if state.turned_away is not None and message["status"] >= 500:
+            state.refusal = state.turned_away
         if state.refusal is not None:
-            await self._abandon()
-            await self.edge.refuse(state.refusal, self.scope, self.receive, self.send)
-            close(session, STARTED)
-            self.send = _drop
+            await self._refuse(state.refusal)
             return
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
         renew = not hands_out_token(message["headers"], self.edge.set_cookie)
@@ -147,6 +148,25 @@ class Exchange(msgspec.Struct, eq=False):
         if is_event_stream(message["headers"]):
             self._note_stream()
         await self.send(self._start(message, self._fields(outcome)))
+
+    async def _start_guarded(self, message: Message) -> None:
+        """Start the response of a handler with a guard, which nothing was committed for."""
+        refusal = self.state.turned_away
+        if refusal is not None and message["status"] >= 500:  # the framework took the guard's error for one of the app
+            await self._refuse(refusal)
+        else:
+            await self.send(self._start(message, ()))
+
+    async def _refuse(self, problem: ProblemError) -> None:
+        """Answer with a problem document in place of the app's response."""
+        await self._abandon()
+        await self._send_problem(problem)
+        close(self.session, STARTED)
+        self.send = _drop
+
+    async def _send_problem(self, problem: ProblemError) -> None:
+        scope = {**self.scope, "root_path": self.root_path}  # a router inside may have changed it, and our pages are not below a mount
+        await self.edge.refuse(problem, scope, self.receive, self.send)
 
     def _client(self) -> Client:
         client = self.scope.get("client")
@@ -165,7 +185,7 @@ class Exchange(msgspec.Struct, eq=False):
         """The start of the response with fields added. It is a copy, because an app may send the same message again."""
         headers = with_vary(message["headers"], self.edge.vary)
         headers += fields
-        if self.path_kind == "protected":
+        if self.state.path_kind in ("protected", "guarded"):
             make_private(headers)
         return {**message, "headers": headers}
 
@@ -211,7 +231,7 @@ class Exchange(msgspec.Struct, eq=False):
         """The app has returned without a response. It gets none from here, unless the app has refused the request."""
         await self._abandon()
         if self.state.refusal is not None:
-            await self.edge.refuse(self.state.refusal, self.scope, self.receive, self.send)
+            await self._send_problem(self.state.refusal)
 
     async def handles(self, failure: BaseException) -> bool:
         """The app has raised. Return whether that is dealt with: the connection had ended, or the client got a problem document."""
@@ -219,14 +239,14 @@ class Exchange(msgspec.Struct, eq=False):
         if self.connection is not None and self.connection.ended and isinstance(failure, Exception):
             return True  # the app saw a client that has gone
         if state.read_only is STARTED:
-            return False
+            return failure is state.turned_away and self.send is _drop  # the client has got it
         await self._abandon()
         # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
         cause = state.commit_failure
         problem = cause if cause and failure.__cause__ is cause else failure
         if not isinstance(problem, ProblemError):
             return False
-        await self.edge.refuse(problem, self.scope, self.receive, self.send)
+        await self._send_problem(problem)
         return True
 
     async def _abandon(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +30,7 @@ from .device_routes import DeviceRoutes, path_of
 from .endpoints import Endpoints
 from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
+from .openapi import describe_refusals
 from .streams import Connection
 
 logger = logging.getLogger("ha_session_mw")
@@ -106,7 +108,7 @@ class SessionMiddleware:
         if self._devices is not None:
             self.app = DeviceRoutes(self.app, manager)
             protect = (*protect, self._devices, self._devices + "/*")
-        self._paths = PathRules(protect=protect, exempt=settings.exempt, relaxed=settings.relaxed)
+        self._paths = PathRules(protect=protect, public=settings.public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)
@@ -137,10 +139,11 @@ class SessionMiddleware:
             try:
                 known = self._validate_cached(field) if field is not None and path_kind != "exempt" else None
                 if type(known) is Verified and not known.record:  # as on most requests
-                    state = RequestState(self.manager, known, field)
+                    state = RequestState(self.manager, known, field, path_kind)
                     session = session_of(state)
                 else:
                     state = await self._admit(scope, path, path_kind, field, known)
+                    state.path_kind = path_kind
                     session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
             except ClientFault as problem:
                 state = self._refused(problem, path_kind, field)
@@ -152,7 +155,7 @@ class SessionMiddleware:
         if kind == "websocket":
             await self._websocket(session, state, scope, receive, send)
             return
-        exchange = Exchange(self._edge, session, state, scope, receive, send, path_kind)
+        exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
         try:
             await self.app(scope, receive, exchange.pass_on)
         except BaseException as failure:
@@ -190,6 +193,12 @@ class SessionMiddleware:
     def _is_of_devices(self, path: str) -> bool:
         return self._devices is not None and (path == self._devices or path.startswith(self._devices + "/"))
 
+    def _meet(self, scope: Scope) -> None:
+        """Describe the refusals in the document of the app around which this was put, once. No server shows the app to a constructor."""
+        self._edge.has_met = True
+        for app in (scope.get("app"), self.app):
+            describe_refusals(app)
+
     # Read and validate the token
 
     async def _admit(
@@ -205,6 +214,8 @@ class SessionMiddleware:
         Raises:
             ProblemError: the request must be refused.
         """
+        if not self._edge.has_met:
+            self._meet(scope)
         if path_kind == "exempt":
             return RequestState(self.manager, read_only=EXEMPT)
         if known is None and field is not None and (token := self._reader.token_of(field)) is not None:
@@ -271,18 +282,21 @@ class SessionMiddleware:
 
     async def _websocket(self, session: Session, state: RequestState, scope: Scope, receive: Receive, send: Send) -> None:
         close(session, WEBSOCKET)
+        root_path = scope.get("root_path", "")  # a router inside may change it
         connection = Connection(state.verified, "websocket", receive, send) if state.verified is not None else None
         conversation = Conversation(receive, send) if connection is None else Conversation(connection.receive, connection.send)
         if connection is not None:
             self._connections.add(connection)
         try:
-            await self.app(scope, conversation.receive, conversation.send)
+            await self.app(scope, conversation.receive, partial(_send_unless_turned_away, state, conversation))
+            if state.turned_away is not None and not conversation.answered:  # the framework made something else of the guard's error
+                await self._edge.refuse(state.turned_away, {**scope, "root_path": root_path}, conversation.opening, send)
         except Exception as failure:
             if connection is not None and connection.ended:
                 return  # the app saw a client that has gone
             if conversation.answered or not isinstance(failure, ProblemError):
                 raise
-            await self._edge.refuse(failure, scope, conversation.opening, send)
+            await self._edge.refuse(failure, {**scope, "root_path": root_path}, conversation.opening, send)
         finally:
             if connection is not None:
                 self._connections.remove(connection)
@@ -296,6 +310,7 @@ class SessionMiddleware:
         if self._fault is not None:
             await refuse_lifespan(self._fault, receive, send)
         else:
+            self._meet(scope)
             await run_lifespan(self.app, self._node, scope, receive, send)
 
     def _told(self, fault: ConfigurationError) -> ConfigurationError:
@@ -304,3 +319,9 @@ class SessionMiddleware:
             self._told_fault = True
             logger.error("%s", fault)
         return ConfigurationError(fault.faults)
+
+
+async def _send_unless_turned_away(state: RequestState, conversation: Conversation, message: Message) -> None:
+    """Send a message of an app, unless a guard has refused the handshake and the framework closes it in its own way."""
+    if state.turned_away is None or conversation.answered or message["type"] == "websocket.accept":
+        await conversation.send(message)

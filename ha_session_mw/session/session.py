@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from inspect import Parameter, Signature
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.requests import HTTPConnection
 
 from .._core.names import require_name
 from .._core.token.data import decode, fingerprint
 from .._node.locks import LEASE_S, TIMEOUT_S
-from ..exceptions import LockLost, NotSupported, ProblemError, SessionReadOnly
+from ..exceptions import LockLost, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .catch_up import catch_up
 from .presented import log_out
-from .state import STARTED, WEBSOCKET, RequestState
+from .state import EXEMPT, STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
 
 if TYPE_CHECKING:
@@ -145,6 +148,23 @@ class Session(TrackedDict):
     @property
     def _node(self) -> Node:
         return node_of(self.manager)
+
+    def require(self) -> str:
+        """Return the subject that is logged in; otherwise raise the problem that tells the client why there is none.
+
+        Raises:
+            ProblemError: ``problem``, if the request's token was not accepted.
+            TokenMissing: the request carried no token, or that of a visitor.
+            UsageError: ``HA_SESSION_EXEMPT`` lists the path, so that nobody is ever logged in here.
+        """
+        subject = self.subject
+        if subject is not None:
+            return subject
+        if self._state.read_only is EXEMPT:
+            raise UsageError(EXEMPT)
+        if self.problem is not None:
+            raise self.problem.with_traceback(None)  # the same error may be raised several times
+        raise TokenMissing("no user is logged in", check="presented")
 
     # Operations
 
@@ -343,6 +363,12 @@ def get_session(conn: HasScope | MutableMapping[str, Any]) -> Session:
         raise LookupError("no session here: add ha_session_mw.SessionMiddleware to the app")
     session.mark_accessed()
     return session
+
+
+# For ``Depends(get_session)``: FastAPI passes a request or a WebSocket to a parameter of exactly this type.
+get_session.__signature__ = Signature(  # type: ignore[attr-defined]
+    [Parameter("conn", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)], return_annotation=Session
+)
 
 
 def _utc(ms: int) -> datetime:

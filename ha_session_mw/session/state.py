@@ -12,6 +12,7 @@ from .._core.token.cookies import Presented, Transport
 from ..manager import SessionManager, node_of
 
 if TYPE_CHECKING:
+    from .._core.paths import PathKind
     from .._core.records.session_data import Stored
     from .._core.token.tokens import Verified
     from .._node.locks import Hold
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 STARTED = "the response has started, so a change cannot reach the client; change the session earlier"
 WEBSOCKET = "a WebSocket cannot change the session, because no response can hand the client a new token; use an HTTP request"
-EXEMPT = "HA_SESSION_EXEMPT lists this path, so it has no session"
+EXEMPT = "HA_SESSION_EXEMPT lists this path, so it has no session; where visitors may log in, list the path in HA_SESSION_PUBLIC instead"
 """Reasons for which a session is read-only. ``STARTED`` also means that the response has started."""
 
 
@@ -52,6 +53,7 @@ class Rare:
         refusal: the problem that the client gets in place of the app's response.
         strict: whether a concurrent change by another request fails this request's change.
         hold: the session's lock, until the commit of the data that it protects.
+        turned_away: why a guard of the handler has refused this request; sent in place of an error that the framework makes of it.
         commit_failure: why the commit failed.
         problem: why the token that came in was not accepted, on a path that is open to visitors.
         stand_in: the object that Litestar has put in the session's place, if it did.
@@ -66,6 +68,7 @@ class Rare:
     refusal: ProblemError | None = None
     strict: bool = False
     hold: Hold | None = None
+    turned_away: ProblemError | None = None
     commit_failure: ProblemError | None = None
     problem: ProblemError | None = None
     stand_in: StandIn | None = None
@@ -90,6 +93,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
         manager: the node's session manager; None for a session made by hand.
         verified: the token that came in, if its session is valid.
         transport: how a token came.
+        path_kind: the kind of the request's path; a guard of the handler changes it.
         stale_s: age in seconds of the knowledge by which the token was accepted, where that exceeds the freshness limit.
         read_only: why the session cannot be changed any more; None while it can.
         content_when_closed: fingerprint of nested content at the moment when the session became read-only.
@@ -98,6 +102,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
     manager: SessionManager | None = None
     verified: Verified | None = None
     transport: CameBy | None = None
+    path_kind: PathKind = "open"
     stale_s: float | None = None
     read_only: str | None = None
     content_when_closed: bytes | None = None

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
+from ha_session_mw import SessionReadOnly
 from ha_session_mw.exceptions import problem_types
 from ha_session_mw.manager import node_of
 
@@ -91,6 +92,40 @@ async def test_mounts_inside_see_the_whole_path() -> None:
 
 async def hello(request: Request) -> PlainTextResponse:
     return PlainTextResponse("hello")
+
+
+# PUBLIC
+
+
+async def test_a_visitor_logs_in_on_a_public_path_while_all_else_is_protected() -> None:
+    node = Node(protect="*", public="/login")
+    visitor = node.visitor()
+    assert (await visitor.visit(who)).code == "token_missing"
+    answer = await visitor.visit(lambda session: session.login("ada"), "/login", method="POST")
+    assert (answer.status, answer.header("cache-control")) == (200, None)
+    assert (await visitor.visit(who)).result == "ada"
+
+
+async def test_a_session_is_looked_at_on_a_public_path() -> None:
+    node = Node(protect="*", public="/login")
+    visitor = node.visitor()
+    await visitor.visit(lambda session: session.login("ada"), "/login")
+    assert (await visitor.visit(who, "/login")).result == "ada"
+    await node.manager.revoke_subject("ada")
+    assert (await visitor.visit(why, "/login")).result == "session_revoked"
+
+
+async def test_an_exemption_inside_protection_is_an_exception_and_names_the_remedy_if_a_visitor_logs_in_there() -> None:
+    node = Node(protect="*", exempt="/login")
+    assert (await node.request(who, "/login")).result is None
+    with pytest.raises(SessionReadOnly, match="HA_SESSION_PUBLIC"):
+        await node.request(lambda session: session.login("ada"), "/login")
+    assert (await node.request(who, "/account")).code == "token_missing"
+
+
+async def test_public_opens_no_device_routes() -> None:
+    node = Node(cluster="memory://", track="on", devices="on", public="*")
+    assert (await node.request(path="/-/session/devices")).code == "token_missing"
 
 
 # EXEMPT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from hypothesis.strategies import sampled_from, text
+from hypothesis.strategies import lists, sampled_from, text
 
 from ha_session_mw._core.paths import LONGEST_ODD_PATH, PathRules, below_root, spellings
 
@@ -37,6 +37,64 @@ def test_paths_are_sorted_by_patterns(path: str, kind: str) -> None:
 
 def test_of_two_rules_in_contradiction_the_safe_one_holds() -> None:
     assert PathRules(protect=["/a"], exempt=["*"]).kind_of("/a") == "protected"
+
+
+@pytest.mark.parametrize(
+    ("protect", "public", "exempt", "path", "kind"),
+    [
+        (["*"], ["/login"], [], "/login", "open"),
+        (["*"], ["/login"], [], "/login/", "protected"),
+        (["*"], ["/login/"], [], "/login/", "open"),
+        (["*"], ["/login/"], [], "/login", "protected"),
+        (["*"], ["/login"], [], "/logins", "protected"),
+        (["*"], ["/login"], [], "//login", "protected"),
+        (["*"], ["/login"], [], "/login\n", "protected"),
+        (["*"], ["/login/*"], [], "/login/a;b%41", "open"),
+        (["*"], ["/login/*"], [], "/login/../account", "protected"),
+        (["*"], ["/login/*"], [], "/login/..%2faccount", "protected"),
+        (["*"], ["/docs/*"], [], "/docs/", "protected"),  # some routers take it for /docs, which nothing opens
+        (["*"], ["/docs", "/docs/*"], [], "/docs/", "open"),
+        (["/a/*"], ["/a/b"], [], "/a/b", "open"),
+        (["/a/*", "*/b"], ["/a/b"], [], "/a/b", "open"),
+        (["*"], [], ["/static/*"], "/static/x.css", "exempt"),
+        (["*"], [], ["/static/*"], "/static/../account", "protected"),
+        (["*"], [], ["/health/"], "/health/", "exempt"),
+        (["/a/*", "*/b"], [], ["/a/b"], "/a/b", "exempt"),
+        (["/a/*", "*b"], [], ["/a/*/x*"], "/a/c/xb", "protected"),  # it lies inside one pattern, and not inside the other
+        (["/a"], [], ["*"], "/a", "protected"),
+        (["*"], [], ["*"], "/a", "protected"),
+        (["/[ab]*"], [], ["/a*"], "/a", "protected"),
+        (["*"], ["/shop/*"], ["/shop/static/*"], "/shop/static/x", "exempt"),
+        (["*"], ["/login"], ["/login"], "/login", "exempt"),
+    ],
+)
+def test_exceptions_from_protection(protect: list[str], public: list[str], exempt: list[str], path: str, kind: str) -> None:
+    rules = PathRules(protect=protect, public=public, exempt=exempt)
+
+    assert rules.kind_of(path) == kind
+
+
+@pytest.mark.parametrize("root_path", ["/shop", "/shop/"])
+def test_an_exception_counts_below_the_root_path(root_path: str) -> None:
+    rules = PathRules(protect=["*"], public=["/login", "/open/*"], exempt=[])
+
+    assert rules.kind_of("/shop/login", "/shop") == "open"
+    assert rules.kind_of("/shop/login", root_path) in ("open", "protected")
+    assert rules.kind_of("/open/shop/account", root_path) == "protected"  # Litestar cuts the root path off wherever it stands
+    assert rules.kind_of("/shop/account", root_path) == "protected"
+
+
+PIECES = sampled_from(["/", "a", "b", "/a", "/a/", ".", "..", "%2f", ";x", "\n", "//", "\\", "?"])
+
+
+@given(lists(PIECES, max_size=6).map("".join), sampled_from(["", "/a", "/b/"]))
+def test_an_exception_opens_no_spelling_of_a_path_that_it_does_not_name(tail: str, root_path: str) -> None:
+    public = ["/a/*"]
+    rules = PathRules(protect=["*"], public=public, exempt=[])
+    path = "/" + tail
+    if rules.kind_of(path, root_path) == "open":
+        read = {below_root(spelling, root_path) for spelling in spellings(path, root_path)}
+        assert all(spelling.startswith("/a/") for spelling in read)
 
 
 def test_a_star_is_every_path() -> None:
