@@ -62,6 +62,11 @@ class Settings:
         values.fallback_secrets, (), "Keys that only verify: old keys being retired, and new keys being staged.", is_secret=True
     )
     secret_key_fallbacks_file: File = Setting(values.path, None, "A file of such keys, one a line. Read again when it changes.")
+    audience: OptionalText = Setting(
+        values.optional_text(r"[!-~]{1,128}", "1 to 128 ASCII characters without spaces"),
+        None,
+        "The name of this app, as part of each signature. Other apps with the same secret then refuse its tokens, and its calls as a peer.",
+    )
     cluster: Setting[ClusterUrl, str] = Setting(
         cluster_url,
         "memory://",

@@ -31,7 +31,7 @@ class KeySource:
         self._files = [Path(file) for file in (settings.secret_key_file, settings.secret_key_fallbacks_file) if file is not None]
         self._seen = self._stamp()
         self._look_at_s = now_s + LOOK_EVERY_S
-        self.ring = KeyRing(*settings.read_keys())
+        self.ring = KeyRing(*settings.read_keys(), audience=settings.audience)
 
     def _stamp(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(file) for file in self._files]
@@ -45,7 +45,7 @@ class KeySource:
         if stamp == self._seen:
             return False
         try:
-            ring = KeyRing(*self._settings.read_keys())
+            ring = KeyRing(*self._settings.read_keys(), audience=self._settings.audience)
         except ConfigurationError as exc:
             # A half-written file must not log all users out. The next look reads it again, because its stamp still differs.
             logger.error("the keys stay as they are, because the changed key files cannot be used: %s", "; ".join(exc.faults))

@@ -80,7 +80,9 @@ class PeerClient:
                     break
             if status != 404:
                 raise PeerFailure(f"answered {status}")
-        raise PeerFailure("answers, but knows none of our keys: it has another secret, another URL of its own, or is another app")
+        raise PeerFailure(
+            "answers, but knows none of our keys: it has another secret or audience, another URL of its own, or is another app"
+        )
 
     def _candidates(self, peer: str) -> list[str]:
         kids = list(self._signatures.kids())

@@ -308,6 +308,15 @@ async def test_a_key_of_another_cluster_is_none(pair: Pair) -> None:
         await pair.say()
 
 
+async def test_an_app_with_the_same_secret_and_another_audience_is_no_peer(pair: Pair) -> None:
+    pair.theirs = KeyRing([ONE], audience="blog")
+    with pytest.raises(PeerFailure, match="knows none of our keys: it has another secret or audience"):
+        await pair.say()
+    pair.ours = KeyRing([ONE], audience="blog")
+    pair.client = pair.started_client("life-3")
+    assert await pair.say() == b"you said hello"
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"), [((ONE,), (OTHER, ONE)), ((OTHER, ONE), (ONE,)), ((OTHER,), (ONE, OTHER)), ((ONE, OTHER), (OTHER,))]
 )

@@ -46,29 +46,37 @@ class _KeptHmac(SigningAlgorithm):
 
 
 class SigningKey:
-    """One secret with its name, and a signer for each purpose."""
+    """One secret with its name, and a signer for each purpose.
 
-    __slots__ = ("_mac", "kid", "secret")
+    Args:
+        secret: the secret.
+        audience: the app for which it signs. It is part of every derived key, so another app with the same secret refuses all
+            signatures. The key's name does not depend on it, so that app knows the key, and answers "invalid" at once.
+    """
 
-    def __init__(self, secret: bytes) -> None:
+    __slots__ = ("_audience", "_mac", "kid", "secret")
+
+    def __init__(self, secret: bytes, audience: str | None = None) -> None:
         self.secret = secret
-        self.kid = KeyId(base64_encode(self._derive(_NAME_SALT))[:KID_LENGTH].decode())
-        self._mac = _KeptHmac(self._derive(_TOKEN_SALT))
+        self._audience = b"" if audience is None else b"\n" + audience.encode()  # no salt contains a line feed
+        self.kid = KeyId(base64_encode(_derive(secret, _NAME_SALT))[:KID_LENGTH].decode())
+        self._mac = _KeptHmac(_derive(secret, _TOKEN_SALT + self._audience))
 
     def signature(self, signed: bytes) -> bytes:
         """Return the signature of some bytes as canonical base64url text: the same as by ``signer_for``, in two thirds of the time."""
         return b2a_base64(self._mac.get_signature(b"", signed), newline=False).translate(_TO_URL_SAFE, b"=")
 
-    def _derive(self, salt: bytes) -> bytes:
-        return Signer(self.secret, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
-
     def signer_for(self, salt: bytes) -> Signer:
         """Return a signer for one purpose. Its key is derived here, once."""
-        key = self._derive(salt)
+        key = _derive(self.secret, salt + self._audience)
         return Signer(key, salt=salt, key_derivation="none", digest_method=hashlib.sha256, algorithm=_KeptHmac(key))
 
     def __repr__(self) -> str:
         return f"<SigningKey {self.kid}>"
+
+
+def _derive(secret: bytes, salt: bytes) -> bytes:
+    return Signer(secret, salt=salt, key_derivation="hmac", digest_method=hashlib.sha256).derive_key()
 
 
 class KeyRing:
@@ -78,12 +86,13 @@ class KeyRing:
         secrets: the keys that may sign.
         fallbacks: the keys that only verify: old keys being retired, and new keys being staged. One of them signs only while
             some member of the cluster has none of ``secrets`` yet.
+        audience: the app for which all keys sign; None for any app with these secrets.
     """
 
     __slots__ = ("_by_kid", "_in_order")
 
-    def __init__(self, secrets: Iterable[bytes], fallbacks: Iterable[bytes] = ()) -> None:
-        self._in_order = tuple(SigningKey(secret) for secret in dict.fromkeys((*secrets, *fallbacks)))
+    def __init__(self, secrets: Iterable[bytes], fallbacks: Iterable[bytes] = (), *, audience: str | None = None) -> None:
+        self._in_order = tuple(SigningKey(secret, audience) for secret in dict.fromkeys((*secrets, *fallbacks)))
         if not self._in_order:
             raise ValueError("a key ring needs at least one key")
         self._by_kid = {key.kid.encode(): key for key in self._in_order}

@@ -62,6 +62,21 @@ def test_each_purpose_has_a_key_of_its_own() -> None:
     assert len(signatures) == 3
 
 
+def test_an_audience_changes_every_signature_and_not_the_name() -> None:
+    """Another app with the same secret knows the key by its name, so it says "invalid" at once, and need not ask for the key."""
+    keys = [KEY, SigningKey(KEY.secret, "shop"), SigningKey(KEY.secret, "blog")]
+
+    assert {key.kid for key in keys} == {KEY.kid}
+    assert len({key.signature(b"text") for key in keys}) == 3
+    assert len({key.signer_for(b"purpose").get_signature(b"text") for key in keys}) == 3
+
+
+def test_an_audience_is_hashed_after_the_purpose() -> None:
+    derived = hmac.digest(SECRET, b"ha_session_mw.token.1\nshop", hashlib.sha256)
+
+    assert SigningKey(SECRET, "shop").signature(b"some bytes") == text(hmac.digest(derived, b"some bytes", hashlib.sha256))
+
+
 def test_different_secrets_have_different_names() -> None:
     random = Random(7)
 
