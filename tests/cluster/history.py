@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import httpx2
-import pytest
 
 from ha_session_mw import ClientFault, ProblemError, SessionRevoked
 from ha_session_mw._core.accept_rule import CannotTell, Decision, Refuse, decide
@@ -98,7 +98,7 @@ class History(ABC):
             node.clock.rate = dice.uniform(0.99, 1.01)
             node.clock.step_wall(dice.uniform(-10, 10))
 
-    async def run(self) -> None:
+    async def run(self, *, until_a_fault: bool = False) -> None:
         anyio.to_thread.current_default_thread_limiter().total_tokens = 1  # else threads would come back in any order
         async with self.cluster, anyio.create_task_group() as self._tasks:
             await self.cluster.ready()
@@ -107,6 +107,9 @@ class History(ABC):
                 self._begin(self._log_in, node, self.dice.choice(SUBJECTS))
             end_s = self.cluster.passed_s + self.trouble_s
             while self.cluster.passed_s < end_s:
+                if until_a_fault and self.faults:
+                    self._tasks.cancel_scope.cancel()
+                    return
                 self._somebody_acts()
                 if self.dice.random() < 0.12:
                     await self._something_happens()
@@ -308,11 +311,24 @@ class History(ABC):
                     self.faults.append(f"{family.subject} in the end on {node.name}: {answer.status_code}, not {expected}")
 
 
-def one_order(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make trio run ready tasks in an order that depends only on a fixed seed. By default the order is random."""
-    if anyio_backend_name == "trio":
-        monkeypatch.setattr("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True)
-        monkeypatch.setattr("trio._core._run._r", Random(0))
+H = TypeVar("H", bound=History)
+
+
+async def history(kind: Callable[[int, Path], H], seed: int, folder: Path, *, until_a_fault: bool = False) -> H:
+    """Return the history of a seed, up to its end or to the first wrong answer."""
+    found = kind(seed, folder)
+    await found.run(until_a_fault=until_a_fault)
+    return found
+
+
+def replay(kind: Callable[[int, Path], H], seed: int, folder: Path) -> tuple[list[str], list[str]]:
+    """Return the events of two histories of one seed, on asyncio.
+
+    On trio, links may lose another message: of two that are sent at one moment, either may be the first. Events of one moment come
+    in any order, because tasks that are cancelled together end in the order of their addresses. So they are sorted.
+    """
+    first, second = (anyio.run(history, kind, seed, folder / name, backend="asyncio") for name in ("first", "second"))
+    return sorted(map(repr, first.trace)), sorted(map(repr, second.trace))
 
 
 def guesses(*args: Any, **kwargs: Any) -> Decision:
