@@ -15,10 +15,28 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_tests_of_the_core_and_of_the_manager_pass_without_any_backend() -> None:
-    # A missing import shows with the first example of a property. The suite itself tries them all.
-    options = ["-q", "-p", "tests.without_backends", "-p", "no:cacheprovider", "--hypothesis-profile=few", "-k", "not memory"]
-    ran = python("-m", "pytest", *options, "tests/core", "tests/test_manager.py")
+EACH_MODULE = """
+import importlib
+import pkgutil
+import tests.without_backends
+import ha_session_mw
+names = [found.name for found in pkgutil.walk_packages(ha_session_mw.__path__, "ha_session_mw.", onerror=lambda name: None)]
+for name in names:
+    if not name.startswith("ha_session_mw.backends"):
+        importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_each_module_is_imported_without_any_backend() -> None:
+    """``tests/test_layers.py`` shows that no function of the rules imports one later. ``make prove`` runs their tests without backends."""
+    ran = python("-c", EACH_MODULE)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert int(ran.stdout) > 100
+
+
+def test_the_tests_of_the_manager_pass_without_any_backend() -> None:
+    ran = python("-m", "pytest", "-q", "-p", "tests.without_backends", "-p", "no:cacheprovider", "-k", "not memory", "tests/test_manager.py")
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert " passed" in ran.stdout
 
