@@ -66,6 +66,7 @@ bench: $(VENV)/bench.stamp
 prove: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 	@$(BIN)/python -m tests.model --states $(STATES)
+	@MODEL_WALKS=$(HISTORIES) $(BIN)/python -m pytest -q tests/model -k dropped_state
 	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py tests/cluster/test_etcd_random.py
 	@$(BIN)/python -m pytest -q -p tests.without_backends -k "not memory" tests/core tests/test_manager.py
 	@$(BIN)/python -m tests.histories

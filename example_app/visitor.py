@@ -29,7 +29,7 @@ class Visitor:
         self.url = url
         self.token = token
         self.token_changed = False
-        self._client = httpx2.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False)
+        self._client = httpx2.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False, verify=False)
 
     def __enter__(self) -> Visitor:
         return self

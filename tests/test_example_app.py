@@ -352,7 +352,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 def listens(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/-/session/readyz", timeout=2, trust_env=False).status_code == 200
+        return httpx2.get(f"{url}/-/session/readyz", timeout=2, trust_env=False, verify=False).status_code == 200
     except httpx2.TransportError:
         return False
 

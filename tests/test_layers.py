@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,9 @@ def is_module(dotted: str) -> bool:
     return dotted.startswith(PACKAGE + ".") and dotted.removeprefix(PACKAGE + ".") in MODULES
 
 
-IMPORTS = [found for name, path in MODULES.items() for found in imports_of(name, path)]
+@cache
+def all_imports() -> list[Import]:
+    return [found for name, path in MODULES.items() for found in imports_of(name, path)]
 
 
 def room(module: str) -> str:
@@ -129,11 +132,11 @@ def room(module: str) -> str:
 
 
 def test_the_imports_are_really_found() -> None:
-    found = {(one.importer, one.imported) for one in IMPORTS if one.ours}
+    found = {(one.importer, one.imported) for one in all_imports() if one.ours}
 
     assert {("_node.node", "_core.cluster.view"), ("_core.token.tokens", "_core.token.keys"), ("asgi.middleware", "manager")} <= found
     assert {("", "asgi.middleware"), ("_node.issuing", "_core.token.data")} <= found
-    assert any(one.typing_only for one in IMPORTS)
+    assert any(one.typing_only for one in all_imports())
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module or PACKAGE)
@@ -154,7 +157,7 @@ def test_imports_go_down_only() -> None:
     """Those that only a type checker reads, too."""
     up = {
         (one.importer, one.imported)
-        for one in IMPORTS
+        for one in all_imports()
         if one.ours and room(one.imported) != room(one.importer) and RANK[room(one.imported)] >= RANK[room(one.importer)]
     }
 
@@ -164,7 +167,7 @@ def test_imports_go_down_only() -> None:
 def test_no_modules_import_each_other() -> None:
     """Nor do those that only a type checker reads."""
     below: dict[str, set[str]] = {name: set() for name in MODULES}
-    for one in IMPORTS:
+    for one in all_imports():
         if one.ours and one.imported != one.importer:
             below[one.importer].add(one.imported)
     while free := [name for name, imported in below.items() if not imported & below.keys()]:
@@ -175,7 +178,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_nothing_but_the_opener_of_backends_is_imported_and_that_only_where_none_was_given() -> None:
-    known = {one for one in IMPORTS if one.ours and one.imported.startswith("backends") and not one.importer.startswith("backends")}
+    known = {one for one in all_imports() if one.ours and one.imported.startswith("backends") and not one.importer.startswith("backends")}
 
     assert {(one.importer, one.imported, one.lazy) for one in known} == {("manager", "backends", True)}
 
@@ -183,7 +186,7 @@ def test_nothing_but_the_opener_of_backends_is_imported_and_that_only_where_none
 def test_the_core_imports_nothing_that_could_do_io_read_a_clock_or_roll_dice() -> None:
     foreign = {
         (one.importer, one.imported)
-        for one in IMPORTS
+        for one in all_imports()
         if one.importer.startswith("_core") and not one.ours and one.imported.partition(".")[0] not in CORE_MAY_IMPORT
     }
 
@@ -206,7 +209,7 @@ def test_the_core_asks_no_clock_by_the_back_door() -> None:
 
 
 def test_the_vocabulary_imports_no_framework() -> None:
-    vocabulary = [one for one in IMPORTS if one.importer in ("exceptions", "models", "events")]
+    vocabulary = [one for one in all_imports() if one.importer in ("exceptions", "models", "events")]
     foreign = {one.imported.partition(".")[0] for one in vocabulary if not one.ours}
 
     assert foreign <= {"__future__", "collections", "dataclasses", "datetime", "typing", "msgspec"}

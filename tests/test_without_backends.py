@@ -36,7 +36,9 @@ def test_each_module_is_imported_without_any_backend() -> None:
 
 
 def test_the_tests_of_the_manager_pass_without_any_backend() -> None:
-    ran = python("-m", "pytest", "-q", "-p", "tests.without_backends", "-p", "no:cacheprovider", "-k", "not memory", "tests/test_manager.py")
+    ran = python(
+        "-m", "pytest", "-q", "-p", "tests.without_backends", "-p", "no:cacheprovider", "-k", "not memory", "tests/test_manager.py"
+    )
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert " passed" in ran.stdout
 

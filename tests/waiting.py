@@ -16,10 +16,11 @@ LIMIT_S = 30.0
 
 def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
     """Return when a condition holds."""
-    end_s = time.monotonic() + limit_s
+    end_s, pause_s = time.monotonic() + limit_s, 0.01
     while not condition():
         assert time.monotonic() < end_s, f"not within {limit_s:g} s: {what}"
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(1.3 * pause_s, 0.1)  # a server that is asked all the time starts the later
 
 
 async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:

@@ -39,7 +39,7 @@ async def app(scope, receive, send):
 
 app = Flooder() if os.environ["HA_SESSION_NODE_ID"] == "c" else SessionMiddleware(app)
 """
-FLOOD_S = 1.0
+FLOOD_S = 0.5
 SLOWEST_S = FRESHNESS_LIMIT_S * 1.02 + 0.05 + 4.0
 """A fence, and four seconds for a machine that is busy. Without limits requests took up to 20 s."""
 

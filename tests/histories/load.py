@@ -21,6 +21,8 @@ PEOPLE = 3
 """At each node: of one that is frozen, no more than these hang."""
 PAUSE_S = 0.03
 """Average pause between two actions of one user. Two cores carry this load beside the nodes."""
+SHORT_PAUSE_S = 0.06
+"""The same in ``make test``, where other tests need the cores, too."""
 SUBJECTS = [f"user{number}" for number in range(12)]
 RECENT = 40
 VISIT_WITHIN_S = 4.0
@@ -42,10 +44,11 @@ class Session:
 class Load:
     """The users and their sessions. Entered, it has a client for each node."""
 
-    def __init__(self, nodes: Sequence[Served], history: History, seed: int = 0) -> None:
+    def __init__(self, nodes: Sequence[Served], history: History, seed: int = 0, *, pause_s: float = PAUSE_S) -> None:
         self.history = history
         self.sessions: list[Session] = []
         self._nodes = nodes
+        self._pause_s = pause_s
         self._dice = Random(f"people {seed}")
         self._numbers = count(1)
         self._over = False
@@ -107,7 +110,7 @@ class Load:
     async def _come_and_go(self, node: Served) -> None:
         while not self._over:
             await self._something(node)
-            await anyio.sleep(self._dice.uniform(0, 2 * PAUSE_S))
+            await anyio.sleep(self._dice.uniform(0, 2 * self._pause_s))
 
     async def _something(self, node: Served) -> None:
         recent = self.sessions[-RECENT:]

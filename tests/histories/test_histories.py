@@ -13,6 +13,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from .checker import faults
+from .load import SHORT_PAUSE_S
 from .places import APP, WITHOUT_THE_FENCE, Place, libfaketime, on_etcd, peers, wrong_wall_clock
 from .troubles import SHORT, history_of, summary
 
@@ -50,7 +51,7 @@ def troubles(kind: str) -> list[ParameterSet]:
 
 
 def every_answer_is_right(place: Place, trouble: str) -> None:
-    history = anyio.run(history_of, place, SHORT[place.kind][trouble])
+    history = anyio.run(history_of, place, SHORT[place.kind][trouble], 0, SHORT_PAUSE_S)
     print(summary(history))
     assert faults(history) == []
 

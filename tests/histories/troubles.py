@@ -19,7 +19,7 @@ from example_app.proxy import Proxy
 from ..cluster.test_real import Served
 from ..engines import Etcd, EtcdMember
 from .history import History
-from .load import Load
+from .load import PAUSE_S, Load
 from .places import Place, wrong_wall_clock
 
 WELL_WITHIN_S = 45.0
@@ -208,10 +208,10 @@ async def quorum_is_lost(scene: Scene, seconds: float) -> None:
     await scene.ready()
 
 
-async def history_of(place: Place, trouble: Trouble, seed: int = 0) -> History:
+async def history_of(place: Place, trouble: Trouble, seed: int = 0, pause_s: float = PAUSE_S) -> History:
     """Return the history of one trouble under load: from the calm before it to the last visits after it."""
     history = History(tuple(node.name for node in place.nodes), within_s=WELL_WITHIN_S)
-    async with Load(place.nodes, history, seed) as load:
+    async with Load(place.nodes, history, seed, pause_s=pause_s) as load:
         scene = Scene(place, load, Random(f"trouble {seed}"))
         async with load.going_on():
             await scene.under_way()

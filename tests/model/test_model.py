@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from random import Random
 
@@ -17,6 +18,8 @@ from .story import told
 from .terms import DURABLE
 
 MOST_STATES = 60_000
+WALKS = int(os.environ.get("MODEL_WALKS", "3"))
+"""Random walks for each question; ``make prove`` takes more."""
 SHORT = [case for case in CASES if not case.takes_long]
 BROKEN = [pytest.param(question, id=f"{case.name}: {name}") for case in SHORT for name, question in case.broken.items()]
 
@@ -88,7 +91,7 @@ def walk_both(question: QuorumQuestion, random: Random, steps: int) -> int:
     ],
 )
 def test_dropped_state_has_no_effect(question: QuorumQuestion) -> None:
-    reached = [walk_both(question, Random(seed), 60) for seed in range(6)]
+    reached = [walk_both(question, Random(seed), 60) for seed in range(WALKS)]
     assert max(reached) >= DURABLE, reached
 
 

@@ -14,7 +14,7 @@ from .ordered_node import OrderedNode, OrderedWorld
 from .ordered_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster
 from .ordered_variants import BROKEN, RIGHT, OrderedVariant
 
-PARTS = 6
+PARTS = 3
 SEEDS_A_PART = 10
 
 

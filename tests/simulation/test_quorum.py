@@ -15,8 +15,8 @@ from .quorum_node import QuorumWorld
 from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster, simulated
 from .quorum_variants import BROKEN, RIGHT
 
-PARTS = 10
-SEEDS_A_PART = 12
+PARTS = 5
+SEEDS_A_PART = 8
 
 
 @pytest.mark.parametrize("part", range(PARTS))
