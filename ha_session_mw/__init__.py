@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._node.listeners import EventStream
 from .abc import Grant
 from .asgi.guards import require_session
+from .asgi.log_in_page import next_path
 from .asgi.middleware import SessionMiddleware
 from .config import Settings
 from .exceptions import (
@@ -93,5 +94,6 @@ __all__ = [
     "TokenTooLarge",
     "UsageError",
     "get_session",
+    "next_path",
     "require_session",
 ]

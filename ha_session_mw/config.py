@@ -154,6 +154,14 @@ class Settings:
         "Paths on which tokens are ignored, such as static files. The session is empty there, and cannot be written. "
         "A pattern inside one of `PROTECT` is an exception from it.",
     )
+    login_url: OptionalText = Setting(
+        values.optional_text(r"/(?![/\\])[A-Za-z0-9._~/-]*(\?[!\"$-~]*)?", "a path of this app such as /login, perhaps with a query"),
+        None,
+        "The log-in page, which is always public. A browser that needs a log-in is redirected there (303), with the way back in `next`.",
+    )
+    passive: Texts = Setting(
+        values.patterns, (), "Paths of requests that nobody made by hand, such as polls. They do not keep an idle session alive."
+    )
     relaxed: Texts = Setting(
         values.patterns, (), "Paths that a node out of contact may serve for 60 s, to safe methods. The answers are marked."
     )

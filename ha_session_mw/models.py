@@ -23,6 +23,18 @@ NodeId = NewType("NodeId", str)
 """Names a member: one process of the cluster."""
 
 
+class OwnLives(msgspec.Struct, frozen=True, array_like=True):
+    """How long one session lives, where that differs from the settings. Its absolute end is in its claims anyhow.
+
+    Attributes:
+        idle_ms: its idle timeout; 0 for that of the settings.
+        persistent: whether a browser keeps the cookie when it closes.
+    """
+
+    idle_ms: int
+    persistent: bool
+
+
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """The claims of a verified token.
 
@@ -38,6 +50,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
         issuer: the node that issued this token.
         record: the version of the session's record that the token needs; 0 if all data is in the token.
         data: the session's data in MessagePack. With a record: a copy of the record's data, or nil if the copy does not fit.
+        own: what this session has of its own; not set for a session with the lives of the settings.
     """
 
     sid: SessionId
@@ -51,6 +64,16 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     issuer: NodeId
     record: int = 0
     data: bytes = b"\x80"
+    own: OwnLives | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def persistent(self) -> bool:
+        """Whether a browser keeps the cookie when it closes."""
+        return self.own is msgspec.UNSET or self.own.persistent
+
+    def idle_ms(self, settings_ms: int) -> int:
+        """The idle timeout: the session's own, if it has one, within that of the settings."""
+        return settings_ms if self.own is msgspec.UNSET or not self.own.idle_ms else min(self.own.idle_ms, settings_ms)
 
     def __repr__(self) -> str:  # The session's id, subject and data do not belong in a log.
         return f"<Claims by {self.issuer}, issued {self.issued_ms}, ends {self.idle_end_ms} or {self.absolute_end_ms}>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 from typing import Literal
@@ -90,6 +90,17 @@ def _with_twins(patterns: Sequence[str]) -> list[str]:
 
 def _union(patterns: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(translate(pattern) for pattern in patterns)) if patterns else None
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a path, given below the root path, matches one of the patterns."""
+    union = _union(patterns)
+    return lambda path: union is not None and union.match(path) is not None
+
+
+def literally(path: str) -> str:
+    """Return the pattern that matches this path only."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in path)
 
 
 def covers(pattern: str, other: str) -> bool:

@@ -16,7 +16,7 @@ from .._core.token.tokens import MAX_TOKEN_BYTES, Verified
 from ..abc import Clock, ClusterLog
 from ..config import Settings
 from ..exceptions import SessionTooLarge
-from ..models import Claims, FamilyId, NodeId, SessionId
+from ..models import Claims, FamilyId, NodeId, OwnLives, SessionId
 
 NOTHING = data.encode({})
 _KEEP_ELSEWHERE = "keep large data in a database and its key in the session"
@@ -72,17 +72,31 @@ class Issuer:
 
     # Claims
 
-    def issue(self, subject: str | None) -> Claims:
-        """Return the claims of a new session: new id, new family."""
+    def issue(
+        self, subject: str | None, *, idle_s: float | None = None, absolute_s: float | None = None, persistent: bool = True
+    ) -> Claims:
+        """Return the claims of a new session: new id, new family.
+
+        Args:
+            subject: the subject that is logged in; None for a visitor.
+            idle_s, absolute_s: the lives of this session; by default those of the settings.
+            persistent: whether a browser keeps the cookie when it closes.
+
+        Raises:
+            ValueError: a life is longer than the settings allow.
+        """
+        own_idle_ms = _within(idle_s, self._idle_ms, "idle", "HA_SESSION_IDLE_TIMEOUT")
+        absolute_ms = _within(absolute_s, self._absolute_ms, "absolute", "HA_SESSION_ABSOLUTE_TIMEOUT")
         return renewal.begin(
             self.new_id(),
             FamilyId(self.new_id()),
             subject,
             cuts=self._view.live_cuts(subject),
             now_ms=int(self._now_ms()),
-            idle_ms=self._idle_ms,
-            absolute_ms=self._absolute_ms,
+            idle_ms=own_idle_ms or self._idle_ms,
+            absolute_ms=absolute_ms or self._absolute_ms,
             issuer=self._node(),
+            own=OwnLives(own_idle_ms, persistent) if own_idle_ms or not persistent else msgspec.UNSET,
         )
 
     def issue_new_id(self, claims: Claims) -> Claims:
@@ -97,7 +111,8 @@ class Issuer:
             content: the new data as it travels.
             record: the version of the session's record.
         """
-        return renewal.change(claims, content, record, now_ms=int(self._now_ms()), idle_ms=self._idle_ms, issuer=self._node())
+        idle_ms = claims.idle_ms(self._idle_ms)
+        return renewal.change(claims, content, record, now_ms=int(self._now_ms()), idle_ms=idle_ms, issuer=self._node())
 
     def change_stored(self, claims: Claims, stored: Stored) -> Claims:
         """Return the claims of the same session with other data in the store. The token carries a copy if it may and the copy fits."""
@@ -109,7 +124,7 @@ class Issuer:
 
     def renew(self, claims: Claims) -> Claims | None:
         """Return the claims of the renewed token of a session; None if that token would be too large."""
-        renewed = renewal.successor(claims, self._now_ms(), self._idle_ms)
+        renewed = renewal.successor(claims, self._now_ms(), claims.idle_ms(self._idle_ms))
         # A cookie of Starlette's middleware carries less around its data, so data that fits there need not fit here.
         return renewed if self.has_room(renewed) else None
 
@@ -164,3 +179,12 @@ class Issuer:
 
     def _signing_key(self) -> SigningKey:
         return self._ring().signing_key(self._log.announced_kids(), self._view.denied_keys)
+
+
+def _within(life_s: float | None, limit_ms: int, name: str, variable: str) -> int:
+    """Return a session's own life in milliseconds; 0 if it has none."""
+    if life_s is None:
+        return 0
+    if life_s * 1000 > limit_ms:
+        raise ValueError(f"{name} is {life_s:g} s, and {variable} allows {limit_ms / 1000:g} s at most")
+    return max(1, int(life_s * 1000))

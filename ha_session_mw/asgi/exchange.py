@@ -10,6 +10,7 @@ import anyio
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from .._core.paths import below_root, matcher
 from .._core.token.cookies import INDEX_HEADER, Header, Transport, claims_https
 from .._core.token.tokens import PREFIX
 from .._node.node import NOT_STARTED, Node
@@ -18,7 +19,8 @@ from ..manager import node_of
 from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit, revoke_if_ended
 from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
-from .headers import EVENT_STREAM, TOKEN_HEADER, hands_out_token, is_event_stream, last_value, make_private, with_vary
+from .headers import EVENT_STREAM, PASSIVE_HEADER, TOKEN_HEADER, hands_out_token, is_event_stream, last_value, make_private, with_vary
+from .log_in_page import log_in_address, redirect
 from .problems import send_problem
 from .streams import Connection, Connections
 
@@ -49,6 +51,8 @@ class Edge:
         self.vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
         self.wall_s = node.clock.wall_s
         self.default_transport: Transport = "cookie" if cookie else "bearer"
+        self._log_in_page = settings.login_url
+        self._is_passive_path = matcher(settings.passive)
         self._full = settings.error_detail == "full"
         self.set_cookie = f"{settings.cookie_name}=".encode()
         self._told_not_started = self._told_neighbour = self.has_met = False
@@ -67,12 +71,20 @@ class Edge:
             self.node.settings.cookie_name,
         )
 
+    def is_passive(self, scope: Scope, root_path: str) -> bool:
+        """Whether a request must not keep an idle session alive."""
+        headers: Iterable[Header] = scope["headers"]
+        return last_value(headers, PASSIVE_HEADER) == "1" or self._is_passive_path(below_root(scope["path"], root_path))
+
     async def refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a problem document, and count it."""
+        """Answer with a problem document or with the way to the log-in page, and count the problem."""
         self.node.refused[problem.code] += 1
         if isinstance(problem, NodeStarting) and not self.node.supervisor.is_running and not self._told_not_started:
             self._told_not_started = True
             logger.error("%s", NOT_STARTED)
+        if self._log_in_page is not None and (address := log_in_address(self._log_in_page, problem, scope)) is not None:
+            await redirect(address, send, vary=self.vary[1])
+            return
         await send_problem(problem, scope, receive, send, self.node.settings.endpoints, vary=self.vary[1], full=self._full)
 
 
@@ -138,7 +150,8 @@ class Exchange(msgspec.Struct, eq=False):
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
         renew = not hands_out_token(message["headers"], self.edge.set_cookie)
         try:
-            outcome = await commit(session, node, message["status"], self._client, renew=renew)
+            passive = self.edge.is_passive(self.scope, self.root_path)
+            outcome = await commit(session, node, message["status"], self._client, renew=renew, passive=passive)
         except ProblemError as problem:
             state.commit_failure = problem
             raise

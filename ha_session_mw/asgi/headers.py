@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from .._core.token.cookies import Header
 
 EVENT_STREAM = b"text/event-stream"
+PASSIVE_HEADER = b"session-passive"
+"""Request field of a client that asks by itself, such as a poll. With ``1``, the request does not count as use of the session."""
 TOKEN_HEADER = b"session-token"
 """Response field that gives a bearer client its next token."""
 

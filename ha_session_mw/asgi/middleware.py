@@ -13,7 +13,7 @@ from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._core.accept_rule import CannotTell
-from .._core.paths import PathKind, PathRules, below_root
+from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.token.cookies import INDEX_HEADER, Presented, TokenReader, choose
 from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
@@ -108,7 +108,8 @@ class SessionMiddleware:
         if self._devices is not None:
             self.app = DeviceRoutes(self.app, manager)
             protect = (*protect, self._devices, self._devices + "/*")
-        self._paths = PathRules(protect=protect, public=settings.public, exempt=settings.exempt, relaxed=settings.relaxed)
+        public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
+        self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
+
 from .._core.records.session_data import Stored
 from .._core.token import data
 from .._core.token.tokens import Verified
@@ -33,14 +35,14 @@ class Outcome:
 
     Attributes:
         token: the client's new token.
-        max_age_s: for how many seconds the client may keep that token.
+        max_age_s: for how many seconds the client may keep that token; None: until the browser closes.
         remove: whether the response removes the client's cookie.
         acknowledgement: of the log-out that this request asked for.
         removes_variants: whether the response removes the client's other cookies of the same name.
     """
 
     token: bytes | None = None
-    max_age_s: int = 0
+    max_age_s: int | None = None
     remove: bool = False
     acknowledgement: Acknowledgement | None = None
     removes_variants: bool = False
@@ -80,7 +82,7 @@ def require_unchanged(session: Session) -> None:
         raise SessionReadOnly(f"a value inside the session was changed too late: {state.read_only}")
 
 
-async def commit(session: Session, node: Node, status: int, client: Callable[[], Client], *, renew: bool) -> Outcome:
+async def commit(session: Session, node: Node, status: int, client: Callable[[], Client], *, renew: bool, passive: bool) -> Outcome:
     """Do the operations that the app asked for. On a 5xx nothing is saved, but a log-out holds.
 
     Args:
@@ -89,6 +91,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         status: of the response.
         client: returns the facts to record about the client; called for a log-in only.
         renew: whether the client may get a renewed token if nothing was changed.
+        passive: whether the request does not count as use of the session, which then keeps its idle end.
 
     Raises:
         SessionTooLarge, SessionNotSerializable: a nested value was changed to that, or a merge with other changes led to it.
@@ -108,7 +111,9 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     came_in = state.came_in
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
     async with _recorded(state, node, client):
-        claims = await _next_claims(session, state, node, renew=renew)
+        claims = await _next_claims(session, state, node, renew=renew and not passive)
+        if passive and claims is not None and came_in is not None and state.continues:
+            claims = msgspec.structs.replace(claims, idle_end_ms=min(claims.idle_end_ms, came_in.idle_end_ms))
         if claims is not None and came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
             await _revoke_predecessor(came_in, claims, node)
         if several and claims is not None:
@@ -117,7 +122,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     if claims is None:
         remove = state.claims is None and (came_in is not None or several)
         return Outcome(remove=remove, acknowledgement=acknowledgement, removes_variants=several)
-    max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000)
+    max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None
     return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
 
 

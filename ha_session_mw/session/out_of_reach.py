@@ -30,12 +30,12 @@ class SessionOutOfReach(Session):
         self.__class__ = Session  # type: ignore[assignment]
         self._state.out_of_reach = None
 
-    def login(self, subject: str) -> None:
+    def login(self, subject: str, *, idle: float | str | None = None, absolute: float | str | None = None, persistent: bool = True) -> None:
         if not isinstance(self._state.out_of_reach, RecordLost):
             self._refuse()
         self.mark_modified()
         self._give_up()
-        self.login(subject)
+        self.login(subject, idle=idle, absolute=absolute, persistent=persistent)
 
     def clear(self) -> None:
         self.mark_modified()

@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from .._core.names import require_name
 from .._core.token.data import decode, fingerprint
 from .._node.locks import LEASE_S, TIMEOUT_S
+from .._settings.values import duration
 from ..exceptions import LockLost, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
@@ -168,24 +169,32 @@ class Session(TrackedDict):
 
     # Operations
 
-    def login(self, subject: str) -> None:
+    def login(self, subject: str, *, idle: float | str | None = None, absolute: float | str | None = None, persistent: bool = True) -> None:
         """Log a subject in. The session gets a new id and a new family, and the old one is revoked (no session fixation).
 
         A visitor's data stays, with the changes of other requests until the response starts. The data of another subject is
         dropped.
 
+        Args:
+            subject: the name of the user or account.
+            idle: how long the session may be unused, in seconds or as text such as ``"30m"``; by default ``HA_SESSION_IDLE_TIMEOUT``,
+                which is also the most.
+            absolute: how long the session lasts in any case; likewise ``HA_SESSION_ABSOLUTE_TIMEOUT``.
+            persistent: whether a browser keeps the cookie when it closes. False: until then only.
+
         Raises:
             TypeError: the subject is not a str.
-            ValueError: the subject is empty, longer than 512 characters, or not valid text.
+            ValueError: the subject is empty, longer than 512 characters, or not valid text; or a life is no duration, or too long.
             SessionTooLarge: the visitor's data does not fit into a token, and the settings keep it out of a store.
             StateStale: the node lost contact with the cluster; becomes a 503 with a hint if the app does not catch it.
             SessionReadOnly: the session cannot be changed here.
         """
         require_name(subject, "subject")
+        idle_s, absolute_s = (None if life is None else duration(life) for life in (idle, absolute))
         self.mark_modified()
         node = self._node
         node.validator.ensure_fresh()
-        claims = node.issuer.issue(subject)
+        claims = node.issuer.issue(subject, idle_s=idle_s, absolute_s=absolute_s, persistent=persistent)
         if self.subject not in (None, subject):
             self._drop_data()
         node.issuer.fit(claims, self)

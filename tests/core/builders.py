@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from ha_session_mw._core.accept_rule import Decision, decide
@@ -14,7 +15,7 @@ from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw._core.token import data, tokens
 from ha_session_mw._core.token.keys import KeyRing, SigningKey
 from ha_session_mw._core.token.tokens import Verified
-from ha_session_mw.models import Claims, Cut, CutId, FamilyId, NodeId, SessionId
+from ha_session_mw.models import Claims, Cut, CutId, FamilyId, NodeId, OwnLives, SessionId
 
 NOW_MS = 1_800_000_000_000
 MINUTE_MS = 60_000
@@ -116,4 +117,5 @@ def any_claims(draw: st.DrawFn) -> Claims:
         issuer=NodeId(draw(st.text("abc-019", max_size=12))),
         record=draw(st.integers(0, 2**40)),
         data=data.encode(draw(CONTENTS)),
+        own=draw(st.just(msgspec.UNSET) | st.builds(OwnLives, st.integers(0, 2**40), st.booleans())),
     )

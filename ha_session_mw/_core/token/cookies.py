@@ -196,9 +196,10 @@ class CookieWriter:
         flags = f"httponly; samesite={self._same_site}" + ("; secure" if secure else "") + self._rest
         return f"{self.name}={value}; path={self._path}; {lifetime}{flags}".encode("latin-1")
 
-    def set(self, token: bytes, *, max_age_s: int, secure: bool) -> bytes:
-        """Return the value that sets the cookie for ``max_age_s`` seconds; until the browser closes, if Max-Age is off."""
-        return self._value(token.decode("ascii"), f"Max-Age={max_age_s}; " if self._max_age else "", secure=secure)
+    def set(self, token: bytes, *, max_age_s: int | None, secure: bool) -> bytes:
+        """Return the value that sets the cookie for ``max_age_s`` seconds; until the browser closes, if that is None or Max-Age is off."""
+        lifetime = f"Max-Age={max_age_s}; " if self._max_age and max_age_s is not None else ""
+        return self._value(token.decode("ascii"), lifetime, secure=secure)
 
     def remove(self, *, secure: bool) -> bytes:
         """Return the value that removes the cookie."""

@@ -10,7 +10,7 @@ import math
 
 import msgspec
 
-from ...models import Claims, CutId, FamilyId, NodeId, SessionId
+from ...models import Claims, CutId, FamilyId, NodeId, OwnLives, SessionId
 
 STEPS = 16
 """The number of steps in an idle timeout. A renewed token is dated back to its step, so it lives for at least 15/16 of that time."""
@@ -44,6 +44,7 @@ def begin(
     idle_ms: int,
     absolute_ms: int,
     issuer: NodeId,
+    own: OwnLives | msgspec.UnsetType = msgspec.UNSET,
 ) -> Claims:
     """Return the claims of a new session. Timeouts of zero and less are legal: such a session has expired at once."""
     end = now_ms + absolute_ms
@@ -57,6 +58,7 @@ def begin(
         idle_end_ms=min(now_ms + idle_ms, end),
         absolute_end_ms=end,
         issuer=issuer,
+        own=own,
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from itsdangerous.encoding import base64_encode
 
 from ...exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooLarge
-from ...models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
+from ...models import Claims, CutId, FamilyId, KeyId, NodeId, OwnLives, SessionId
 from .data import decode, is_nested
 from .keys import KID_LENGTH, KeyRing, SigningKey, same_text
 from .renewal import due_ms
@@ -47,6 +47,8 @@ class _Payload(msgspec.Struct, frozen=True, array_like=True):
     issuer: NodeId
     record: int
     data: msgspec.Raw
+    # Only in the token of a session with lives of its own. An earlier release reads such a token, and ignores this.
+    own: OwnLives | msgspec.UnsetType = msgspec.UNSET
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
@@ -106,21 +108,20 @@ _decode_payload = msgspec.msgpack.Decoder(_Payload).decode
 
 
 def _payload(claims: Claims) -> bytes:
-    return _encode(
-        _Payload(
-            PAYLOAD_VERSION,
-            claims.subject,
-            claims.family,
-            claims.cuts,
-            claims.issued_ms,
-            claims.authenticated_ms,
-            claims.idle_end_ms,
-            claims.absolute_end_ms,
-            claims.issuer,
-            claims.record,
-            msgspec.Raw(claims.data),
-        )
+    fields = (
+        PAYLOAD_VERSION,
+        claims.subject,
+        claims.family,
+        claims.cuts,
+        claims.issued_ms,
+        claims.authenticated_ms,
+        claims.idle_end_ms,
+        claims.absolute_end_ms,
+        claims.issuer,
+        claims.record,
+        msgspec.Raw(claims.data),
     )
+    return _encode(fields if claims.own is msgspec.UNSET else (*fields, claims.own))
 
 
 def sign(claims: Claims, key: SigningKey) -> bytes:
@@ -182,4 +183,5 @@ def _claims(sid: SessionId, payload: _Payload) -> Claims:
         issuer=payload.issuer,
         record=payload.record,
         data=bytes(payload.data),
+        own=payload.own,
     )

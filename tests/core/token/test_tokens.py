@@ -21,7 +21,7 @@ from ha_session_mw._core.token import data, tokens
 from ha_session_mw._core.token.keys import KeyRing, SigningKey
 from ha_session_mw._core.token.tokens import MAX_TOKEN_BYTES, Verified, length, sign, verify
 from ha_session_mw.exceptions import ClientFault, KeyNotReached, ProblemError, TokenInvalid, TokenMalformed, TokenTooLarge
-from ha_session_mw.models import Claims
+from ha_session_mw.models import Claims, OwnLives
 
 from ..builders import KEY, OTHER_KEY, RING, any_claims, claims
 
@@ -315,9 +315,42 @@ def test_a_payload_of_a_later_release_is_not_the_clients_fault(version: int) -> 
 
 
 def test_fields_that_a_later_release_adds_at_the_end_are_ignored() -> None:
-    fields = msgspec.msgpack.decode(base64_decode(sign(claims(), KEY).split(b".")[3]))
+    own = OwnLives(60_000, persistent=False)
+    fields = msgspec.msgpack.decode(base64_decode(sign(with_lives(own), KEY).split(b".")[3]))
 
-    assert verify(signed(base64_encode(msgspec.msgpack.encode([*fields, "more"]))), RING).claims.subject == "ada"
+    for more in (["more"], [{"another": 1}, None]):
+        assert verify(signed(base64_encode(msgspec.msgpack.encode([*fields, *more]))), RING).claims.own == own
+
+
+def with_lives(own: OwnLives) -> Claims:
+    return msgspec.structs.replace(claims(), own=own)
+
+
+class _EarlierPayload(msgspec.Struct, frozen=True, array_like=True):
+    """The payload as it was before sessions had lives of their own."""
+
+    version: int
+    subject: str | None
+    family: str
+    cuts: tuple[str, ...]
+    issued_ms: int
+    authenticated_ms: int
+    idle_end_ms: int
+    absolute_end_ms: int
+    issuer: str
+    record: int
+    data: msgspec.Raw
+
+
+def test_a_node_of_an_earlier_release_reads_the_token_of_a_session_with_lives_of_its_own() -> None:
+    given = with_lives(OwnLives(60_000, persistent=False))
+    read = msgspec.msgpack.decode(base64_decode(sign(given, KEY).split(b".")[3]), type=_EarlierPayload)
+
+    assert (read.subject, read.absolute_end_ms, bytes(read.data)) == (given.subject, given.absolute_end_ms, given.data)
+
+
+def test_a_session_without_lives_of_its_own_has_the_token_that_it_always_had() -> None:
+    assert len(msgspec.msgpack.decode(base64_decode(sign(claims(), KEY).split(b".")[3]))) == 11
 
 
 def test_a_payload_that_is_not_even_base64_is_a_later_releases_too() -> None:
