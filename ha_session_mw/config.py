@@ -216,6 +216,8 @@ class Settings:
     etcd_password_file: File = cluster_password_file.renamed()
     allow_weak_secret: bool = False
     """Whether a weak secret on ``memory://`` is only logged: Starlette's callers pass ``secret_key="example"``. Has no variable."""
+    loses_late_changes: bool = False
+    """Whether a change that comes too late to be saved is only logged, as Starlette's callers may rely on. Has no variable."""
     cookie_max_age: bool = field(default=True, init=False)
     """Whether the cookie carries Max-Age; see :meth:`with_max_age`."""
 

@@ -25,9 +25,10 @@ class UsageError(SessionError):
 
 
 class SessionReadOnly(UsageError):
-    """The app changed the session where the change cannot reach the client.
+    """The app changed the session where the change can neither reach the client nor a store.
 
-    This is the case after the response started, in a WebSocket, and on a path in ``HA_SESSION_EXEMPT``.
+    This is the case for data in the token after the response started or the WebSocket was accepted. It is always the case on a
+    path in ``HA_SESSION_EXEMPT``.
     """
 
 

@@ -89,4 +89,4 @@ def _starlette_defaults(max_age: int | None) -> dict[str, Any]:
     if max_age is not None:
         absolute = os.environ.get(variable("absolute_timeout"), STARLETTE_MAX_AGE_S)
         lives = {"idle_timeout": absolute, "absolute_timeout": absolute}
-    return {"transports": "cookie", "cookie_https_only": False, **lives}
+    return {"transports": "cookie", "cookie_https_only": False, "loses_late_changes": True, **lives}

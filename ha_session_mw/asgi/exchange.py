@@ -16,7 +16,9 @@ from .._core.token.tokens import PREFIX
 from .._node.node import NOT_STARTED, Node
 from ..exceptions import NodeStarting, ProblemError
 from ..manager import node_of
-from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit, revoke_if_ended
+from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit
+from ..session.late_save import save_late
+from ..session.presented import revoke_if_ended
 from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
 from .headers import EVENT_STREAM, PASSIVE_HEADER, TOKEN_HEADER, hands_out_token, is_event_stream, last_value, make_private, with_vary
@@ -110,7 +112,9 @@ class Exchange(msgspec.Struct, eq=False):
         if message["type"] != "http.response.start" or state.read_only is STARTED:
             if message.get("more_body") and self.connection is None:
                 self._note_stream()
-            return self.send(message) if self.connection is None else self.connection.send(message)
+            if self.connection is None:
+                return self.send(message)
+            return self._save_and_send(message) if state.is_late else self.connection.send(message)
         session, edge = self.session, self.edge
         headers = message.get("headers")
         if type(headers) is not list:  # an app may send any iterable, even one that can be read once only
@@ -141,26 +145,39 @@ class Exchange(msgspec.Struct, eq=False):
         return self.send(message)
 
     async def _commit_and_start(self, message: Message) -> None:
-        session, state, node = self.session, self.state, self.edge.node
+        session, state = self.session, self.state
         if state.turned_away is not None and message["status"] >= 500:
             state.refusal = state.turned_away
         if state.refusal is not None:
             await self._refuse(state.refusal)
             return
+        outcome = await self._commit(message["status"], message["headers"])
+        close(session, STARTED)
+        if is_event_stream(message["headers"]):
+            self._note_stream()
+        await self.send(self._start(message, self._fields(outcome)))
+
+    async def _commit(self, status: int, headers: Iterable[Header]) -> Outcome:
+        state = self.state
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
-        renew = not hands_out_token(message["headers"], self.edge.set_cookie)
+        renew = not hands_out_token(headers, self.edge.set_cookie)
         try:
             passive = self.edge.is_passive(self.scope, self.root_path)
-            outcome = await commit(session, node, message["status"], self._client, renew=renew, passive=passive)
+            outcome = await commit(self.session, self.edge.node, status, self._client, renew=renew, passive=passive)
         except ProblemError as problem:
             state.commit_failure = problem
             raise
         if state.hold is not None:  # after a failure the lock stays until the request ends: the app may answer by itself
             await state.release_lock()
-        close(session, STARTED)
-        if is_event_stream(message["headers"]):
-            self._note_stream()
-        await self.send(self._start(message, self._fields(outcome)))
+        return outcome
+
+    async def _save_and_send(self, message: Message) -> None:
+        await self.save()
+        await (self.send if self.connection is None else self.connection.send)(message)
+
+    async def save(self) -> None:
+        """Save the changes since the session was handed out, as far as they can be saved."""
+        await save_late(self.session, self.state, self.edge.node, self.scope)
 
     async def _start_guarded(self, message: Message) -> None:
         """Start the response of a handler with a guard, which nothing was committed for."""
@@ -175,7 +192,7 @@ class Exchange(msgspec.Struct, eq=False):
         await self._abandon()
         await self._send_problem(problem)
         close(self.session, STARTED)
-        self.send = _drop
+        self.send = drop
 
     async def _send_problem(self, problem: ProblemError) -> None:
         scope = {**self.scope, "root_path": self.root_path}  # a router inside may have changed it, and our pages are not below a mount
@@ -187,10 +204,9 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _note_stream(self) -> None:
         """Let the stream end with the session that the client has now, which this very response may have begun."""
-        came_in, claims = self.state.verified, self.state.claims
-        if claims is None:
+        verified = self.state.verified
+        if verified is None or self.state.claims is None:
             return
-        verified = came_in if came_in is not None and came_in.claims is claims else self.edge.node.issuer.as_signed(claims)
         self.connection = Connection(verified, "http", self.receive, self.send)
         self.edge.connections.add(self.connection)
 
@@ -252,28 +268,34 @@ class Exchange(msgspec.Struct, eq=False):
         if self.connection is not None and self.connection.ended and isinstance(failure, Exception):
             return True  # the app saw a client that has gone
         if state.read_only is STARTED:
-            return failure is state.turned_away and self.send is _drop  # the client has got it
+            if state.is_late:
+                await self._abandon()
+            return failure is state.turned_away and self.send is drop  # the client has got it
         await self._abandon()
-        # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
-        cause = state.commit_failure
-        problem = cause if cause and failure.__cause__ is cause else failure
-        if not isinstance(problem, ProblemError):
+        problem = self._problem(failure)
+        if problem is None:
             return False
         await self._send_problem(problem)
         return True
+
+    def _problem(self, failure: BaseException) -> ProblemError | None:
+        # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
+        cause = self.state.commit_failure
+        problem = cause if cause and failure.__cause__ is cause else failure
+        return problem if isinstance(problem, ProblemError) else None
 
     async def _abandon(self) -> None:
         """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
         if self.state.commit_failure is None:  # else the commit has already tried the log-out
             with anyio.move_on_after(GIVE_UP_S, shield=True):
                 try:
-                    await revoke_if_ended(self.session, self.edge.node)
+                    await revoke_if_ended(self.state, self.edge.node)
                 except ProblemError as problem:  # logged only, because the client gets the app's failure
                     logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
         await self.state.release_lock()
 
 
-async def _drop(message: Message) -> None:
+async def drop(message: Message) -> None:
     """Drop a message that the app sends after its request was refused."""
 
 

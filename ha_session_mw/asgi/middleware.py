@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,18 +19,16 @@ from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
 from ..session import litestar
-from ..session.commit import close, require_unchanged
 from ..session.out_of_reach import SessionOutOfReach
 from ..session.session import SCOPE_KEY, Session, session_of
-from ..session.state import EXEMPT, STARTED, WEBSOCKET, CameBy, RequestState
+from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_from
-from .conversation import Conversation
 from .device_routes import DeviceRoutes, path_of
 from .endpoints import Endpoints
 from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
 from .openapi import describe_refusals
-from .streams import Connection
+from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -154,7 +151,7 @@ class SessionMiddleware:
             return
         scope["session"] = scope[SCOPE_KEY] = session
         if kind == "websocket":
-            await self._websocket(session, state, scope, receive, send)
+            await self._websocket(WebSocketExchange(self._edge, session, state, scope, receive, send, root_path))
             return
         exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
         try:
@@ -165,8 +162,8 @@ class SessionMiddleware:
         else:
             if state.read_only is not STARTED:
                 await exchange.end_unanswered()
-            elif state.content_when_closed is not None:
-                require_unchanged(session)
+            elif state.content_when_closed is not None or state.is_late:
+                await exchange.save()
         finally:
             if exchange.connection is not None:
                 self._connections.remove(exchange.connection)
@@ -281,27 +278,17 @@ class SessionMiddleware:
 
     # WebSockets and the lifespan
 
-    async def _websocket(self, session: Session, state: RequestState, scope: Scope, receive: Receive, send: Send) -> None:
-        close(session, WEBSOCKET)
-        root_path = scope.get("root_path", "")  # a router inside may change it
-        connection = Connection(state.verified, "websocket", receive, send) if state.verified is not None else None
-        conversation = Conversation(receive, send) if connection is None else Conversation(connection.receive, connection.send)
-        if connection is not None:
-            self._connections.add(connection)
+    async def _websocket(self, exchange: WebSocketExchange) -> None:
+        exchange.open()
         try:
-            await self.app(scope, conversation.receive, partial(_send_unless_turned_away, state, conversation))
-            if state.turned_away is not None and not conversation.answered:  # the framework made something else of the guard's error
-                await self._edge.refuse(state.turned_away, {**scope, "root_path": root_path}, conversation.opening, send)
-        except Exception as failure:
-            if connection is not None and connection.ended:
-                return  # the app saw a client that has gone
-            if conversation.answered or not isinstance(failure, ProblemError):
+            await self.app(exchange.scope, exchange.receive_next, exchange.pass_on)
+        except BaseException as failure:
+            if not await exchange.handles(failure):
                 raise
-            await self._edge.refuse(failure, {**scope, "root_path": root_path}, conversation.opening, send)
+        else:
+            await exchange.end()
         finally:
-            if connection is not None:
-                self._connections.remove(connection)
-        require_unchanged(session)
+            exchange.forget()
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -320,9 +307,3 @@ class SessionMiddleware:
             self._told_fault = True
             logger.error("%s", fault)
         return ConfigurationError(fault.faults)
-
-
-async def _send_unless_turned_away(state: RequestState, conversation: Conversation, message: Message) -> None:
-    """Send a message of an app, unless a guard has refused the handshake and the framework closes it in its own way."""
-    if state.turned_away is None or conversation.answered or message["type"] == "websocket.accept":
-        await conversation.send(message)

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from .._core.records.session_data import Stored
 from .._core.token import data
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
 from .._node.node import Node
-from ..exceptions import SessionLimitReached, SessionReadOnly
+from ..exceptions import SessionLimitReached
 from ..models import Acknowledgement, Claims
 from .catch_up import catch_up
-from .litestar import take_content
-from .presented import log_out, others
+from .late_save import base_of, note_kept
+from .presented import others, revoke_if_ended
 from .session import Session, state_of
+from .stand_in import take_content
 from .state import RequestState
 
 Client = tuple[str, str | None]
@@ -64,22 +64,11 @@ def has_nothing_to_commit(session: Session, state: RequestState, verified: Verif
 
 
 def close(session: Session, why: str) -> None:
-    """Make the session read-only. :func:`require_unchanged` finds later changes inside nested values, which no method sees."""
+    """Make the session read-only. :func:`save_late` finds later changes inside nested values, which no method sees."""
     state = state_of(session)
     state.read_only = why
     if state.out_of_reach is None and data.is_nested(session):
         state.content_when_closed = data.fingerprint(session)
-
-
-def require_unchanged(session: Session) -> None:
-    """Raise if the session changed after it was closed in a way that no method of it sees.
-
-    Raises:
-        SessionReadOnly: a nested value was changed.
-    """
-    state = state_of(session)
-    if state.content_when_closed is not None and data.fingerprint(session) != state.content_when_closed:
-        raise SessionReadOnly(f"a value inside the session was changed too late: {state.read_only}")
 
 
 async def commit(session: Session, node: Node, status: int, client: Callable[[], Client], *, renew: bool, passive: bool) -> Outcome:
@@ -104,10 +93,11 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         SessionLimitReached: the subject already has as many sessions as it may have.
     """
     state = state_of(session)
-    acknowledgement = await revoke_if_ended(session, node)
+    acknowledgement = await revoke_if_ended(state, node)
     if status >= 500:
+        state.is_dropped = True
         return Outcome(acknowledgement=acknowledgement)
-    take_content(session)
+    take_content(session, state)
     came_in = state.came_in
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
     async with _recorded(state, node, client):
@@ -122,20 +112,17 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     if claims is None:
         remove = state.claims is None and (came_in is not None or several)
         return Outcome(remove=remove, acknowledgement=acknowledgement, removes_variants=several)
+    _hand_out(state, claims, node)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None
     return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
 
 
-async def revoke_if_ended(session: Session, node: Node) -> Acknowledgement | None:
-    """Revoke the session that came in if the app cleared it.
-
-    Returns:
-        The acknowledgement, also of a log-out that ``Session.revoke`` made earlier; None if the session goes on.
-    """
-    state = state_of(session)
-    if state.ended and state.acknowledgement is None:
-        state.acknowledgement = await log_out(state, node)
-    return state.acknowledgement
+def _hand_out(state: RequestState, claims: Claims, node: Node) -> None:
+    """Make the state that of a request that came with the new token: what the app does from now on concerns the new session."""
+    state.verified = node.issuer.as_signed(claims)
+    state.became = ...
+    state.ended = False
+    state.acknowledgement = None
 
 
 def _changed_inside(session: Session, state: RequestState) -> bool:
@@ -204,18 +191,11 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
         await catch_up(session, state, node)
     with node.locks.guard(state.hold) as guard:
         next_claims, kept = await node.data.keep(
-            claims, _base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
+            claims, base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
         )
     if kept.data == NOTHING and claims.subject is None and state.became is ...:
         # Nothing is left to keep for this visitor. Its token stays good: a request under way with it may write, and gets a token then.
         state.became = None
         return None
+    note_kept(state, kept, data.fingerprint(session) or kept.data)
     return next_claims
-
-
-def _base_of(state: RequestState) -> Stored:
-    """The data that this request's changes are relative to. A session that begins has no earlier data, even if it takes over content."""
-    verified = state.verified
-    if verified is None or not state.continues:
-        return Stored.in_token(NOTHING)
-    return state.stored or Stored.in_token(verified.claims.data)

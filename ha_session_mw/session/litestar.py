@@ -78,15 +78,3 @@ def _content(value: object, scope: MutableMapping[str, Any]) -> Mapping[str, Any
     if not isinstance(fields, dict):
         raise TypeError(f"a session is a mapping or a model with fields, not a {type(value).__name__}")
     return fields
-
-
-def take_content(session: Session) -> None:
-    """Make the content that Litestar has put in the session's place the session's content, as it is now."""
-    stand_in = state_of(session).stand_in
-    if stand_in is None or stand_in.content is None:
-        return
-    content = stand_in.content()
-    if dict(content) != session:
-        session.replace(content)
-    elif not stand_in.was_modified:
-        session.modified = False

@@ -39,3 +39,14 @@ async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
         return None
     least = next((one for one in revoked if one.mode == "provisional"), revoked[0])
     return Acknowledgement(mode=least.mode, waited_s=sum(one.waited_s for one in revoked))
+
+
+async def revoke_if_ended(state: RequestState, node: Node) -> Acknowledgement | None:
+    """Revoke the session that came in if the app cleared it.
+
+    Returns:
+        The acknowledgement, also of a log-out that ``Session.revoke`` made earlier; None if the session goes on.
+    """
+    if state.ended and state.acknowledgement is None:
+        state.acknowledgement = await log_out(state, node)
+    return state.acknowledgement

@@ -22,6 +22,7 @@ from ..exceptions import LockLost, NotSupported, ProblemError, SessionReadOnly, 
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .catch_up import catch_up
+from .late_save import save_late
 from .presented import log_out
 from .state import EXEMPT, STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
@@ -42,8 +43,9 @@ class Session(TrackedDict):
     The middleware puts one into each request's scope. A session made by hand is a ``dict`` that notes whether it was accessed
     and modified; it has no manager.
 
-    Changes are saved when the response starts. From then on, and on a WebSocket, a change raises ``SessionReadOnly``. A value
-    that no session can hold, or that is too large, is refused by the assignment itself.
+    Changes are saved when the response starts, or when a WebSocket is accepted. From then on, changes of data in a store are
+    saved with the app's next message, and at its end; other changes raise ``SessionReadOnly``. A value that no session can hold,
+    or that is too large, is refused by the assignment itself.
 
     Attributes:
         accessed: whether the app asked for the session.
@@ -190,6 +192,7 @@ class Session(TrackedDict):
             SessionReadOnly: the session cannot be changed here.
         """
         require_name(subject, "subject")
+        self._require_open()
         idle_s, absolute_s = (None if life is None else duration(life) for life in (idle, absolute))
         self.mark_modified()
         node = self._node
@@ -208,6 +211,7 @@ class Session(TrackedDict):
             StateStale: the node lost contact with the cluster; becomes a 503 with a hint if the app does not catch it.
             SessionReadOnly: the session cannot be changed here.
         """
+        self._require_open()
         self.mark_modified()
         if self._claims is None:
             raise LookupError("there is no session yet, so no id can be changed")
@@ -216,11 +220,24 @@ class Session(TrackedDict):
         self._state.became = node.issuer.issue_new_id(self._claims)
 
     def clear(self) -> None:
-        """Log out: drop the data. When the response starts, the session is revoked with all its ids, and its cookie removed."""
-        self.mark_modified()
+        """Log out: drop the data. When the response starts, the session is revoked with all its ids, and its cookie removed.
+
+        After that, and in a WebSocket, the session is revoked as soon as the app sends or receives its next message, or ends.
+
+        Raises:
+            SessionReadOnly: the settings exempt this path.
+        """
+        if self._state.read_only in (STARTED, WEBSOCKET):
+            self._state.is_late = self.modified = True
+        else:
+            self.mark_modified()
         self._drop_data()
         self._state.ended = self._state.verified is not None or bool(self._state.presented)
         self._state.became = None
+
+    def _require_open(self) -> None:
+        if self._state.read_only is not None:
+            raise SessionReadOnly(self._state.read_only)
 
     async def revoke(self) -> Acknowledgement:
         """Log this session out on every node, with all its ids; return how far the log-out has got.
@@ -256,7 +273,7 @@ class Session(TrackedDict):
             raise TypeError(f"problem must be a ProblemError, got {type(problem).__name__}")
         if state.read_only is STARTED:
             raise SessionReadOnly("the response has started, so the client cannot get another one; refuse earlier")
-        if state.read_only is WEBSOCKET:
+        if state.is_websocket:
             raise SessionReadOnly("to refuse a WebSocket, raise the problem in the handler before it accepts")
         state.refusal = problem
         self.modified = True  # so that the response does not start without a commit
@@ -312,6 +329,7 @@ class Session(TrackedDict):
                     self.mark_modified()
                 before = fingerprint(self)
                 yield state.hold.grant
+                await save_late(self, state, self._node, {})
         finally:
             self.modified = self.modified or (before is not None and fingerprint(self) != before)  # a change inside nested values
             if state.read_only is not None or not self.modified:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from ..models import Acknowledgement, Claims
 
 STARTED = "the response has started, so a change cannot reach the client; change the session earlier"
-WEBSOCKET = "a WebSocket cannot change the session, because no response can hand the client a new token; use an HTTP request"
+WEBSOCKET = (
+    "a WebSocket cannot change the session once it is accepted, because no response can hand the client a new token; change it before, "
+    "use an HTTP request, or have a store keep the data (HA_SESSION_DATA=store)"
+)
 EXEMPT = "HA_SESSION_EXEMPT lists this path, so it has no session; where visitors may log in, list the path in HA_SESSION_PUBLIC instead"
 """Reasons for which a session is read-only. ``STARTED`` also means that the response has started."""
 
@@ -58,6 +61,9 @@ class Rare:
         problem: why the token that came in was not accepted, on a path that is open to visitors.
         stand_in: the object that Litestar has put in the session's place, if it did.
         stored: the content and version of the session's record, as last read.
+        is_late: whether changes wait to be saved that came after the session was handed out; see ``late.py``.
+        is_dropped: whether the response was a 5xx, so that nothing of this request is saved.
+        is_websocket: whether the session belongs to a WebSocket.
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
         presented: the tokens of a request that carried several, as often as they came; see ``presented.py``.
     """
@@ -73,6 +79,9 @@ class Rare:
     problem: ProblemError | None = None
     stand_in: StandIn | None = None
     stored: Stored | None = None
+    is_late: bool = False
+    is_dropped: bool = False
+    is_websocket: bool = False
     out_of_reach: StoreUnavailable | None = None
     presented: Sequence[Presented] = ()
 

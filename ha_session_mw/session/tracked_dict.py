@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from ..exceptions import SessionReadOnly
 from ..manager import node_of
+from .late import admit
 from .state import RequestState
 
 
@@ -41,10 +41,10 @@ class TrackedDict(dict[str, Any]):
         """Note that the session changed.
 
         Raises:
-            SessionReadOnly: the session cannot be changed here.
+            SessionReadOnly: the change can neither reach the client nor the store.
         """
         if self._state.read_only is not None:
-            raise SessionReadOnly(self._state.read_only)
+            admit(self._state)
         self.accessed = True
         self.modified = True
 

@@ -685,7 +685,6 @@ TOO_LATE: list[Act] = [
     lambda s: s.popitem(),
     lambda s: s.setdefault("b", 3),
     lambda s: s.__ior__({"c": 4}),
-    lambda s: s.clear(),
     lambda s: s.login("eve"),
     lambda s: s.cycle(),
     lambda s: s.replace({}),

@@ -417,6 +417,7 @@ async def test_a_websocket_under_the_lock_sees_the_changes_of_others(nodes: list
             session["cart"]["apples"] += 1
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
         for _ in range(2):
             await ada.visit(buy)
             async with scope["session"].lock():
