@@ -20,12 +20,13 @@ _ANSWERS = frozenset(("websocket.accept", "websocket.close", "websocket.http.res
 def takes_headers(scope: Scope) -> bool:
     """Whether the server sends header fields of ``websocket.accept``, as it does from version 2.1 of the specification on.
 
-    A server that offers the extension of a later version does, too: Starlette's test client names no version. Daphne, which drops
-    the fields, has neither.
+    A server that offers the extension of a later version does, too: Starlette's test client names no version. Two servers drop the
+    fields: daphne, which offers neither, and granian, the only one that offers to send files over a WebSocket.
     """
     version = (scope.get("asgi") or {}).get("spec_version", "2.0")
     numbers = tuple(int(part) for part in version.split(".") if part.isdecimal())
-    return numbers >= (2, 1) or "websocket.http.response" in (scope.get("extensions") or {})
+    extensions = scope.get("extensions") or {}
+    return (numbers >= (2, 1) or "websocket.http.response" in extensions) and "http.response.pathsend" not in extensions
 
 
 class WebSocketExchange(Exchange, eq=False):
