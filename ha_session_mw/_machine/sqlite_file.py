@@ -157,7 +157,7 @@ class SqliteFile:
 
     def _connect(self, busy_s: float) -> tuple[sqlite3.Connection, Inode]:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.path.parent)
             _make_private(self.path)
             with ExitStack() as undo:
                 with _one_file(self.path) as inode:
@@ -240,6 +240,13 @@ def _one_file(path: Path) -> Iterator[Inode]:
         yield inode
     finally:
         require_inode(path, inode)
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folders that are missing, for their owner alone. The names of files in them tell about the cluster, too."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _make_private(path: Path) -> None:

@@ -19,6 +19,7 @@ from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
 from .._core.token.cache import VerifiedCache
 from .._core.token.cookies import CookieWriter
+from .._core.token.keys import KeyRing
 from .._core.token.tokens import Verified
 from .._machine import forks
 from .._peering.asking import Asking
@@ -195,11 +196,16 @@ class Node:
             return
         from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
 
-        self.peering = peering = Peering(settings, life, lambda: self.keys.ring, self.clock, self._peer_transport)
+        self.peering = peering = Peering(settings, life, self._peer_keys, self.clock, self._peer_transport)
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
         peering.handle("lookup", self.validator.on_question)
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
+
+    def _peer_keys(self) -> KeyRing:
+        """The keys for calls between nodes. A thief of a key acts as a node until the key is revoked, and no longer."""
+        denied = self.view.denied_keys
+        return self.keys.ring.without(denied) if denied else self.keys.ring
 
     def _open_log(self, life: str) -> None:
         settings = self.settings

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ha_session_mw._core.token import tokens
-from ha_session_mw._core.token.keys import SigningKey
+from ha_session_mw._core.token.keys import KeyRing, SigningKey
 from ha_session_mw._node.lookups import VERSION, Answer, encode
+from ha_session_mw._peering.signatures import HEADER, Envelope, Signatures, digest_of
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny, KeyId
 from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
@@ -142,3 +143,28 @@ async def test_garbage_is_refused_without_asking_anybody() -> None:
             answer = await Browser(cluster, token).visit(b, path="/private")
             assert answer.status in (400, 401)
         assert not look_ups_of(b.manager).results
+
+
+async def status_of_call(cluster: Cluster, caller: Node, callee: Node, secret: str) -> int:
+    """The status of a call that a holder of this secret makes in the name of a member."""
+    ring = KeyRing([secret.encode()])
+    envelope = Envelope(callee.url, "-", caller.url, "life-of-a-thief", 1, digest_of(b""))
+    signature = Signatures(lambda: ring).sign(ring.kids[0], envelope.text("poll"))
+    async with callee.client() as client:
+        answer = await cluster.run(client.post, "/-/session/peer/poll", headers={HEADER: envelope.field(ring.kids[0], signature)})
+    return int(answer.status_code)
+
+
+async def test_a_revoked_key_no_longer_makes_its_holder_a_node(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    for node in cluster.nodes:
+        await restart(cluster, node, secret_key=(NEW, SECRET))
+    assert await status_of_call(cluster, c, b, SECRET) == 409  # signed well, and made for an earlier process
+    assert (await cluster.run(a.manager.revoke_key, kid(SECRET))).mode == "fenced"
+    await cluster.advance(1)
+
+    assert await status_of_call(cluster, c, b, SECRET) == 404
+    assert await status_of_call(cluster, c, b, NEW) == 409
+    browser = await logged_in(cluster, a)  # the members talk on, under the other key
+    for node in cluster.nodes:
+        assert (await browser.visit(node)).result == "ada"

@@ -211,6 +211,23 @@ def test_a_file_is_its_owners_alone_even_if_it_is_deleted_while_it_is_made(tmp_p
         file.close()
 
 
+def test_folders_that_are_made_are_for_their_owner_alone(tmp_path: Path) -> None:
+    """Their mode does not depend on the umask, and folders that were there stay as they are."""
+    there = tmp_path / "there"
+    there.mkdir(mode=0o755)
+    before = stat.S_IMODE(there.stat().st_mode)
+    umask = os.umask(0o000)
+    try:
+        file = EntryFile(there / "made" / "too" / "shared.db")
+        file.open()
+        file.close()
+    finally:
+        os.umask(umask)
+    made = [there / "made", there / "made" / "too"]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in made] == [0o700, 0o700]
+    assert stat.S_IMODE(there.stat().st_mode) == before
+
+
 def test_a_file_that_is_made_has_no_name_yet_when_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing a file drops all locks that the process has on it, and another thread may have locked it once it has a name."""
     path = tmp_path / "shared.db"

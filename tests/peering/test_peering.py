@@ -225,6 +225,20 @@ async def test_a_key_that_is_removed_while_a_call_is_held_makes_no_error(pair: P
         await pair.say()
 
 
+async def test_a_revoked_key_signs_no_call_while_there_is_another(pair: Pair) -> None:
+    """The thief of a key acts as a node with it, so the callee must refuse it, even while it is still in the ring."""
+    both, thiefs = KeyRing([ONE, OTHER]), KeyRing([ONE])
+    pair.ours, pair.theirs = thiefs, both
+    await pair.say()
+
+    pair.theirs = both.without({thiefs.kids[0]})
+    with pytest.raises(PeerFailure, match="knows none of our keys"):
+        await pair.say()
+    pair.ours = both  # a good node, which has not heard of the revocation yet, takes its next key
+    assert await pair.say() == b"you said hello"
+    assert field(pair.requests[-1])[1] == KeyRing([OTHER]).kids[0]
+
+
 def test_counters_are_used_once_in_whatever_order_they_come() -> None:
     counters = _Counters()
     assert [counters.first_use(one) for one in (3, 1, 2, 3, 2, 1, 4)] == [True, True, True, False, False, False, True]

@@ -92,10 +92,13 @@ class KeyRing:
     __slots__ = ("_by_kid", "_in_order")
 
     def __init__(self, secrets: Iterable[bytes], fallbacks: Iterable[bytes] = (), *, audience: str | None = None) -> None:
-        self._in_order = tuple(SigningKey(secret, audience) for secret in dict.fromkeys((*secrets, *fallbacks)))
-        if not self._in_order:
+        self._hold(tuple(SigningKey(secret, audience) for secret in dict.fromkeys((*secrets, *fallbacks))))
+
+    def _hold(self, keys: tuple[SigningKey, ...]) -> None:
+        if not keys:
             raise ValueError("a key ring needs at least one key")
-        self._by_kid = {key.kid.encode(): key for key in self._in_order}
+        self._in_order = keys
+        self._by_kid = {key.kid.encode(): key for key in keys}
 
     def __iter__(self) -> Iterator[SigningKey]:
         return iter(self._in_order)
@@ -109,6 +112,15 @@ class KeyRing:
         """Return the key of this name; None if the ring has none."""
         return self._by_kid.get(kid)
 
+    def without(self, denied: Collection[str]) -> KeyRing:
+        """Return the ring without revoked keys. A ring of revoked keys alone stays as it is: without a key, nodes could not talk."""
+        left = tuple(key for key in self._in_order if key.kid not in denied)
+        if not left or len(left) == len(self._in_order):
+            return self
+        ring = KeyRing.__new__(KeyRing)
+        ring._hold(left)  # noqa: SLF001 - this class's own; the keys are derived already
+        return ring
+
     def signing_key(self, announced: Sequence[Collection[KeyId]] = (), denied: Collection[str] = ()) -> SigningKey:
         """Return the newest key that every other live member announces, so that every member can verify the token.
 
@@ -116,7 +128,7 @@ class KeyRing:
             announced: the key names of each other live member.
             denied: the names of revoked keys.
         """
-        usable = [key for key in self._in_order if key.kid not in denied] or self._in_order
+        usable: list[SigningKey] = [*self.without(denied)]
         for key in usable:
             if all(key.kid in kids for kids in announced):
                 return key

@@ -126,6 +126,15 @@ def test_a_new_key_signs_once_every_live_member_announces_it(announced: list[tup
     assert ring.signing_key([{kids[name] for name in names} for names in announced]).kid == kids[signs]
 
 
+def test_a_ring_without_its_revoked_keys_has_the_others_in_their_order() -> None:
+    ring = KeyRing([KEY.secret, OTHER_KEY.secret])
+
+    assert ring.without({KEY.kid}).kids == (OTHER_KEY.kid,)
+    assert ring.without({KEY.kid}).get(KEY.kid.encode()) is None
+    assert ring.without({"unknown"}) is ring
+    assert ring.without({KEY.kid, OTHER_KEY.kid}) is ring  # nodes must still talk to hear of the new key
+
+
 def test_a_key_given_twice_is_one_key() -> None:
     assert KeyRing([KEY.secret, KEY.secret], [KEY.secret, OTHER_KEY.secret]).kids == (KEY.kid, OTHER_KEY.kid)
 
