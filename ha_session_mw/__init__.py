@@ -7,6 +7,7 @@ from .abc import Grant
 from .asgi.guards import require_session
 from .asgi.log_in_page import next_path
 from .asgi.middleware import SessionMiddleware
+from .asgi.of_app import manager_of
 from .config import Settings
 from .exceptions import (
     ClientFault,
@@ -94,6 +95,7 @@ __all__ = [
     "TokenTooLarge",
     "UsageError",
     "get_session",
+    "manager_of",
     "next_path",
     "require_session",
 ]

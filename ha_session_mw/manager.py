@@ -28,7 +28,10 @@ logger = logging.getLogger("ha_session_mw")
 class SessionManager:
     """Logs sessions out, lists devices, gives locks, and reports events of the cluster.
 
-    The middleware makes one by itself. Make one by hand to share it between middlewares, or to give it a clock or a backend.
+    The middleware makes one by itself; :func:`manager_of` finds it. With ``peers://`` and ``etcd://``, methods that need other nodes raise
+    ``UsageError`` unless the app has started, or the program is inside :meth:`running`.
+
+    Make one by hand to share it between middlewares, or to give it a clock or a backend.
 
     Args:
         settings: by default the environment's.
@@ -87,6 +90,7 @@ class SessionManager:
             TypeError, ValueError: no session can have this id.
             QuorumLost: the log-out is not durable. This node enforces it all the same.
         """
+        self._node.require_running()
         return await self._node.revoker.revoke_id(id)
 
     async def revoke_subject(self, subject: str, *, except_session: AnySession | str | None = None) -> Acknowledgement:
@@ -100,6 +104,7 @@ class SessionManager:
             TypeError, ValueError: no subject can have this name.
             QuorumLost: the log-out is not durable. This node enforces it all the same.
         """
+        self._node.require_running()
         return await self._node.revoker.revoke_subject(subject, except_session)
 
     async def revoke_everybody(self) -> Acknowledgement:
@@ -108,6 +113,7 @@ class SessionManager:
         Raises:
             QuorumLost: the log-out is not durable. This node enforces it all the same.
         """
+        self._node.require_running()
         return await self._node.revoker.revoke_everybody()
 
     async def revoke_key(self, kid: str) -> Acknowledgement:
@@ -122,6 +128,7 @@ class SessionManager:
             ValueError: no live member has a key of this id.
             QuorumLost: the revocation is not durable. This node enforces it all the same.
         """
+        self._node.require_running()
         return await self._node.revoker.revoke_key(kid)
 
     # Devices
@@ -135,6 +142,7 @@ class SessionManager:
             StoreUnavailable: the store cannot be reached.
         """
         require_name(subject, "subject")
+        self._node.require_running()
         return await self._node.require_devices().of_subject(subject)
 
     async def revoke_session_of(self, subject: str, id: str) -> Acknowledgement:
@@ -151,6 +159,7 @@ class SessionManager:
             StoreUnavailable: the store cannot be reached.
             QuorumLost: the log-out is not durable. This node enforces it all the same.
         """
+        self._node.require_running()
         self._node.require_loop()
         require_name(subject, "subject")
         denial = await self._node.require_devices().owned(subject, id)
@@ -178,6 +187,8 @@ class SessionManager:
             StoreUnavailable: the holder of the lock cannot be known.
             NotSupported: ``peers://`` has no locks.
         """
+        self._node.locks.require()
+        self._node.require_running()
         return self._node.locks.lock(name, timeout_s=timeout, lease_s=lease)
 
     # Events

@@ -76,10 +76,17 @@ _PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL,
 _PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 
 
-def trouble_of(exc: sqlite3.Error | OSError) -> FileTrouble:
-    """Return the meaning of a failure of the file, for operators."""
+def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTrouble:
+    """Return the meaning of a failure of the file, for operators.
+
+    Args:
+        exc: the failure.
+        path: of the file that cannot be opened or made. Of its folders, the one that cannot be made is named.
+    """
     if isinstance(exc, OSError):
-        return FileTrouble(f"cannot be opened: {exc.strerror}", passing=exc.errno in _PASSING_OS)
+        where = exc.filename if path is not None and isinstance(exc.filename, str) and Path(exc.filename) in path.parents else path
+        named = "" if where is None else f": {str(where)!r}"
+        return FileTrouble(f"cannot be opened: {exc.strerror}{named}", passing=exc.errno in _PASSING_OS)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
     # A closed connection has no code: the process has just forked, or is ending.
     return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}"), passing=code in _PASSING or not code)
@@ -168,7 +175,7 @@ class SqliteFile:
                     self._prepare(db)
                 undo.pop_all()
         except (sqlite3.Error, OSError) as exc:
-            raise trouble_of(exc) from exc
+            raise trouble_of(exc, self.path) from exc
         return db, inode
 
     def _prepare(self, db: sqlite3.Connection) -> None:

@@ -18,8 +18,11 @@ def tls_context(ca: str | Path | None, cert: str | Path | None, key: str | Path 
         key: the key of the certificate.
 
     Raises:
-        OSError: a file cannot be used.
+        OSError: a file cannot be used. If it cannot be read, the error has its name, which OpenSSL's errors do not have.
     """
+    for file in (ca, cert, key):
+        if file is not None:
+            Path(file).read_bytes()
     context = ssl.create_default_context(cafile=ca)
     if cert is not None:
         context.load_cert_chain(cert, key)

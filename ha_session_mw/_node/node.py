@@ -26,7 +26,7 @@ from .._peering.asking import Asking
 from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
-from ..exceptions import ConfigurationError, NotSupported
+from ..exceptions import ConfigurationError, NotSupported, UsageError
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
 from . import records
@@ -350,6 +350,14 @@ class Node:
             self.records.on_news(entry)
         for callback in self._entry_callbacks:
             callback(entry)
+
+    def require_running(self) -> None:
+        """Raise UsageError unless this node runs, if it must hear from other nodes. A log-out would wait for them in vain."""
+        if self.backend.hears_others and not self.supervisor.is_running:
+            raise UsageError(
+                f"nothing runs the node of this manager, so it cannot reach {self.backend.scheme}://: start the app that "
+                "SessionMiddleware is around, or enter `async with manager.running():`"
+            )
 
     def require_loop(self) -> None:
         """Raise UsageError in an event loop other than the node's, if callers would wait there for other nodes."""

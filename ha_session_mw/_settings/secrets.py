@@ -129,4 +129,6 @@ def password_faults(given: str | None, file: Path | None) -> Iterator[str]:
     try:
         read_password(given, file)
     except OSError as exc:
-        yield f"{variable('cluster_password_file')}: cannot be read: {exc.strerror}"
+        # A password that was put here by mistake most likely contains no separator. It must not be shown.
+        named = f": {str(file)!r}" if os.sep in str(file) else ""
+        yield f"{variable('cluster_password_file')}: cannot be read: {exc.strerror}{named}"

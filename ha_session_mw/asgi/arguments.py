@@ -23,18 +23,38 @@ UNSET: Any = object()
 _managers: WeakValueDictionary[Settings, SessionManager] = WeakValueDictionary()
 
 
-def manager_from(
-    *, settings: Settings | None, manager: SessionManager | None, secret_key: Any, max_age: int | None, cookie: Mapping[str, Any]
+def manager_of_arguments(
+    secret_key: Any = None,
+    session_cookie: Any = UNSET,
+    max_age: int | None = UNSET,
+    path: Any = UNSET,
+    same_site: Any = UNSET,
+    https_only: Any = UNSET,
+    domain: Any = UNSET,
+    partitioned: Any = UNSET,
+    *,
+    settings: Settings | None = None,
+    manager: SessionManager | None = None,
 ) -> SessionManager:
-    """Return the manager that the middleware's arguments name or describe.
-
-    Args:
-        settings, manager, secret_key, max_age: as the middleware got them.
-        cookie: its arguments about the cookie, by the names of their settings; ``UNSET`` where none was given.
+    """Return the manager that these arguments of the middleware name or describe.
 
     Raises:
         ConfigurationError: the arguments, or the environment, cannot be used.
     """
+    cookie = {
+        "cookie_name": session_cookie,
+        "cookie_path": path,
+        "cookie_same_site": same_site,
+        "cookie_https_only": https_only,
+        "cookie_domain": domain,
+        "cookie_partitioned": partitioned,
+    }
+    return _manager_from(settings=settings, manager=manager, secret_key=secret_key, max_age=max_age, cookie=cookie)
+
+
+def _manager_from(
+    *, settings: Settings | None, manager: SessionManager | None, secret_key: Any, max_age: int | None, cookie: Mapping[str, Any]
+) -> SessionManager:
     given = {name: value for name, value in cookie.items() if value is not UNSET}
     if manager is None:
         return _manager_for(_settings(settings, secret_key, max_age, given))

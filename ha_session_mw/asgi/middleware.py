@@ -22,7 +22,7 @@ from ..session import litestar
 from ..session.out_of_reach import SessionOutOfReach
 from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import EXEMPT, STARTED, CameBy, RequestState
-from .arguments import UNSET, manager_from
+from .arguments import UNSET, manager_of_arguments
 from .device_routes import DeviceRoutes, path_of
 from .endpoints import Endpoints
 from .exchange import Edge, Exchange
@@ -74,16 +74,10 @@ class SessionMiddleware:
         self.app = app
         self._fault: ConfigurationError | None = None
         self._told_fault = False
-        cookie = {
-            "cookie_name": session_cookie,
-            "cookie_path": path,
-            "cookie_same_site": same_site,
-            "cookie_https_only": https_only,
-            "cookie_domain": domain,
-            "cookie_partitioned": partitioned,
-        }
         try:
-            manager = manager_from(settings=settings, manager=manager, secret_key=secret_key, max_age=max_age, cookie=cookie)
+            manager = manager_of_arguments(
+                secret_key, session_cookie, max_age, path, same_site, https_only, domain, partitioned, settings=settings, manager=manager
+            )
         except ConfigurationError as fault:
             self._fault = fault
             return
@@ -113,6 +107,16 @@ class SessionMiddleware:
         self._lone = self._reader.lone
         self._validator = node.validator
         self._validate_cached = node.validator.validate_cached
+
+    def require_manager(self) -> SessionManager:
+        """Return the session manager.
+
+        Raises:
+            ConfigurationError: the settings cannot be used.
+        """
+        if self._fault is not None:
+            raise ConfigurationError(self._fault.faults)
+        return self.manager
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from ..asgi.middleware import SessionMiddleware
+from ..asgi.of_app import manager_of
 from ..exceptions import SessionTooLarge
 from ..manager import SessionManager, node_of
 from ..session.session import get_session
@@ -17,20 +17,22 @@ SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"  # noqa: S105 - no secret at all
 """Secret of the clusters in tests. It protects nothing."""
 
 
-def mint_session(node: SessionManager | SessionMiddleware, subject: str | None = None, data: Mapping[str, Any] | None = None) -> str:
+def mint_session(app: object, subject: str | None = None, data: Mapping[str, Any] | None = None) -> str:
     """Return the token of a new session, as the node issues it at a log-in. It works as a bearer token and in a cookie.
 
     Args:
-        node: the middleware in front of the app, or its manager.
+        app: the app (FastAPI, Starlette, Litestar and others), the middleware in front of it, or its manager.
         subject: the subject that is logged in; None for a visitor.
         data: the data of the session.
 
     Raises:
+        LookupError: the app has no session middleware.
+        UsageError: nothing runs the node, which must hear from others before it begins a session.
         InfrastructureFault: the node cannot begin sessions now.
         SessionTooLarge, SessionNotSerializable: the data does not fit into a token, or has a type that no session holds.
     """
-    manager = node.manager if isinstance(node, SessionMiddleware) else node
-    issuing = node_of(manager)
+    issuing = node_of(_manager(app))
+    issuing.require_running()
     issuing.validator.ensure_fresh()
     issuer = issuing.issuer
     claims = issuer.issue(subject)
@@ -40,12 +42,14 @@ def mint_session(node: SessionManager | SessionMiddleware, subject: str | None =
     return issuing.sign(claims).decode()
 
 
-def session_cookie(
-    node: SessionManager | SessionMiddleware, subject: str | None = None, data: Mapping[str, Any] | None = None
-) -> dict[str, str]:
+def session_cookie(app: object, subject: str | None = None, data: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return the same token as a cookie's name and value, for the ``cookies`` of a test client."""
-    manager = node.manager if isinstance(node, SessionMiddleware) else node
+    manager = _manager(app)
     return {manager.settings.cookie_name: mint_session(manager, subject, data)}
+
+
+def _manager(app: object) -> SessionManager:
+    return app if isinstance(app, SessionManager) else manager_of(app)
 
 
 async def who_is_there(scope: Scope, receive: Receive, send: Send) -> None:

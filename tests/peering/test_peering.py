@@ -107,6 +107,38 @@ async def is_plain_404(answer: Answer) -> None:
     assert answer.header("session-peer") is None
 
 
+# Keys that change meanwhile
+
+
+@pytest.mark.parametrize("kept", [[ONE, OTHER], [OTHER, ONE], [ONE]], ids=["the new one comes second", "first", "comes meanwhile"])
+@pytest.mark.parametrize("after", [1, 2])
+async def test_a_key_that_the_caller_retires_during_a_call_is_no_fault_of_the_peer(pair: Pair, kept: list[bytes], after: int) -> None:
+    pair.ours, pair.theirs = KeyRing(kept), KeyRing([ONE, OTHER])
+
+    async def retire(request: httpx2.Request) -> httpx2.Response:
+        answer = await pair.deliver(request)
+        if len(pair.requests) == after:  # the first one tells the nonce of the peer
+            pair.ours = KeyRing([OTHER])
+        return answer
+
+    pair.on_the_way = retire
+    assert await pair.say() == b"you said hello"
+    assert await pair.say() == b"you said hello"
+    assert pair.faults.told() == {}
+
+
+async def test_a_key_that_the_callee_retires_during_a_call_is_no_fault_of_it(pair: Pair) -> None:
+    pair.ours = pair.theirs = KeyRing([ONE, OTHER])
+
+    async def slow_echo(body: bytes) -> bytes:
+        pair.theirs = KeyRing([OTHER])
+        return await echo(body)
+
+    pair.server.handle("echo", slow_echo)
+    assert await pair.say() == b"you said hello"
+    assert pair.faults.told() == {}
+
+
 # How the callee treats calls.
 
 

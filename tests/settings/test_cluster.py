@@ -87,8 +87,9 @@ def test_certificates_that_cannot_be_read_stop_the_start(tmp_path: Path) -> None
     (tmp_path / "ca.pem").write_text("no certificate")
     for name in ("missing.pem", "ca.pem"):
         settings = Settings(**{**GOOD, "peers": urls, "advertise_url": urls[0], "peer_ca_file": tmp_path / name})
-        with pytest.raises(ConfigurationError, match="HA_SESSION_PEER_CA_FILE"):
+        with pytest.raises(ConfigurationError, match="HA_SESSION_PEER_CA_FILE") as told:
             SessionManager(settings)
+        assert (str(tmp_path / name) in str(told.value)) == (name == "missing.pem")
 
 
 def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
@@ -100,6 +101,15 @@ def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
         SessionManager(Settings(**{**GOOD, "state_dir": tmp_path}))
     with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be used"):
         SessionManager(Settings(**{**GOOD, "cluster": "peers:///proc/no/such/folder/log"}))
+
+
+@pytest.mark.parametrize("given", [{"cluster": "peers:///{}/log"}, {"state_dir": "/{}"}, {"state_dir": "/{}/x/y"}])
+def test_a_file_that_cannot_be_made_is_named_with_its_path(tmp_path: Path, given: dict[str, str]) -> None:
+    (tmp_path / "file").write_text("")
+    below = str(tmp_path / "file" / "below").lstrip("/")
+    given = {name: value.format(below) for name, value in given.items()}
+    with pytest.raises(ConfigurationError, match=f"cannot be opened: [A-Za-z ]+: '{tmp_path}/file"):
+        SessionManager(Settings(**{**GOOD, **given}))
 
 
 def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

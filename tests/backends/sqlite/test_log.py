@@ -449,8 +449,10 @@ async def test_the_database_of_another_program_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("what", ["folder", "place"])
 async def test_a_file_that_cannot_be_stops_the_start(tmp_path: Path, what: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be opened"):
+    with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be opened") as told:
         Worker(tmp_path if what == "folder" else tmp_path / "file" / "below")
+    if what == "place":
+        assert f"Not a directory: '{tmp_path}/file/below'" in str(told.value) or f"File exists: '{tmp_path}/file'" in str(told.value)
 
 
 async def test_a_file_that_is_locked_at_the_start_is_waited_for_with_503(
