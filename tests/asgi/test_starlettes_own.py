@@ -38,6 +38,7 @@ def unpack(sdist: Path, folder: Path) -> None:
             file.write_bytes(source.read() if source else b"")
 
 
+@pytest.mark.long
 def test_starlettes_own_session_tests_pass_with_only_the_import_changed(tmp_path: Path) -> None:
     unpack(download(tmp_path), tmp_path)
     tests = tmp_path / "tests/middleware/test_session.py"

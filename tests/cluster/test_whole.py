@@ -11,6 +11,8 @@ from ..simulation.quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Begin, Sche
 from ..simulation.quorum_variants import BROKEN
 from .whole import Whole, follow, whole
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def begin() -> Iterator[Begin]:

@@ -17,6 +17,8 @@ from .search import search
 from .story import told
 from .terms import DURABLE
 
+pytestmark = pytest.mark.long
+
 MOST_STATES = 60_000
 WALKS = int(os.environ.get("MODEL_WALKS", "3"))
 """Random walks for each question; ``make prove`` takes more."""

@@ -14,6 +14,8 @@ from .ordered_node import OrderedNode, OrderedWorld
 from .ordered_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster
 from .ordered_variants import BROKEN, RIGHT, OrderedVariant
 
+pytestmark = pytest.mark.long
+
 PARTS = 3
 SEEDS_A_PART = 10
 

@@ -15,6 +15,8 @@ from .quorum_node import QuorumWorld
 from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster, simulated
 from .quorum_variants import BROKEN, RIGHT
 
+pytestmark = pytest.mark.long
+
 PARTS = 5
 SEEDS_A_PART = 8
 

@@ -337,13 +337,14 @@ class AnyHistory(RuleBasedStateMachine):
                 assert repr(decision) != "Accept()", f"session {number} came back to life"
 
 
-TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory = pytest.mark.long(AnyHistory.TestCase)
 TestAnyHistory.settings = settings(max_examples=150, stateful_step_count=25)
 
 
 # Size
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_denials_take_no_more_than_16_megabytes() -> None:
     random = Random(1)
     ids = [random_id(random).encode() for _ in range(100_000)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -92,6 +93,7 @@ BARELY_MISSED = [
 """One forgets between the giving of two stamps, and within the same span the other one learns."""
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.sampled_from(("b", "c")), st.integers(0, 3)), max_size=30))
 @example(BARELY_MISSED)

@@ -692,6 +692,7 @@ def test_a_node_reports_whether_it_has_reached_a_clients_position() -> None:
 # Size and form.
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_denials_stay_within_16_mebibytes() -> None:
     one, two = started(A, B)
     one.checked = two.checked = False

@@ -58,6 +58,7 @@ def test_a_foreign_or_damaged_entry_is_not_taken_for_a_log_in(content: bytes) ->
         decode(content)
 
 
+@pytest.mark.long
 @given(LOG_INS, st.permutations(range(3)), st.lists(LOG_INS, min_size=3, max_size=3, unique_by=lambda one: one.idle_end_ms))
 def test_the_record_does_not_depend_on_the_order_of_the_nodes_writes(recorded: LogIn, order: list[int], seen: list[LogIn]) -> None:
     recorded = msgspec.structs.replace(recorded, idle_end_ms=0)
