@@ -5,8 +5,8 @@ Each class is one kind of event. No event shows a session's id or a subject in i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Literal
 
 from .models import FamilyId, KeyId, NodeId
 
@@ -35,32 +35,64 @@ __all__ = [
     "ViewStale",
 ]
 
+# To generate the methods of a dataclass takes a millisecond of each import of this package. So events share their methods.
+
+
+class _Event:
+    """Text, equality and hash of every event, by its fields."""
+
+    __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)  # type: ignore[arg-type]
+        return f"{type(self).__qualname__}({shown})"
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__match_args__)
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, _Event) and type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class _Plain(_Event):
+    """An event without details."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class _OfMember(_Event):
+    """An event of one member."""
+
+    member: NodeId
+
+
 # Members
 
 
-@dataclass(frozen=True, slots=True)
-class MemberJoined:
+class MemberJoined(_OfMember):
     """A member was heard for the first time, or for the first time since it left or restarted."""
 
-    member: NodeId
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MemberLeft:
+class MemberLeft(_OfMember):
     """A member left, or was silent for so long that its knowledge is too old to validate sessions."""
 
-    member: NodeId
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MemberDraining:
+class MemberDraining(_OfMember):
     """A member is about to leave."""
 
-    member: NodeId
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MemberMismatched:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MemberMismatched(_Event):
     """This node cannot work with a member.
 
     Attributes:
@@ -75,71 +107,80 @@ class MemberMismatched:
 # The state of this node
 
 
-@dataclass(frozen=True, slots=True)
-class LostQuorum:
+class LostQuorum(_Plain):
     """Log-outs cannot be made durable: there is no majority or no leader, or the file cannot be read or written."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class FoundQuorum:
+
+class FoundQuorum(_Plain):
     """Log-outs can be made durable, for the first time or again."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class ViewStale:
+
+class ViewStale(_Plain):
     """This node's knowledge is older than the freshness limit. The node answers 503 ``state_stale``."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class ViewFresh:
+
+class ViewFresh(_Plain):
     """This node's knowledge is recent enough to validate sessions, for the first time or again."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class ClockDoubted:
+
+class ClockDoubted(_Plain):
     """This node's wall clock differs from the other members' by more than 30 s. The node answers 503 ``clock_untrusted``."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class ClockTrusted:
+
+class ClockTrusted(_Plain):
     """This node's wall clock agrees with the other members' again."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class LimitDiffers:
+
+class LimitDiffers(_Plain):
     """Most members announce another ``HA_SESSION_FRESHNESS_LIMIT`` than this node, so this node is not ready."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class LimitAgrees:
+
+class LimitAgrees(_Plain):
     """Most members announce the same ``HA_SESSION_FRESHNESS_LIMIT`` as this node again."""
+
+    __slots__ = ()
 
 
 # Possible losses
 
 
-@dataclass(frozen=True, slots=True)
-class PossibleLoss:
+class PossibleLoss(_Plain):
     """Acknowledged log-outs may be lost: a majority of the members forgot at once, or a file was lost or replaced by an older one."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class StartedAnew:
+
+class StartedAnew(_Plain):
     """This node's own file is older than the other members remember. The node learns everything again before it validates sessions."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Diverged:
+
+class Diverged(_OfMember):
     """Another member has another entry than this node at the same position. This node validates nothing until it has learned anew."""
 
-    member: NodeId
+    __slots__ = ()
 
 
 Rollback = Literal["position", "log", "entries"]
 
 
-@dataclass(frozen=True, slots=True)
-class RolledBack:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RolledBack(_Event):
     """The cluster's log is older than this node's view, or is another log.
 
     An operator must decide how to continue. Until then, the node answers 503 ``state_rollback``.
@@ -154,8 +195,8 @@ class RolledBack:
 # Log-outs
 
 
-@dataclass(frozen=True, slots=True)
-class IdRevoked:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class IdRevoked(_Event):
     """A session was logged out or replaced by a ``login``, or ``cycle`` revoked the id that the session had before.
 
     Attributes:
@@ -167,8 +208,8 @@ class IdRevoked:
     until_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class SubjectRevoked:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SubjectRevoked(_Event):
     """All sessions of a subject were logged out.
 
     Attributes:
@@ -182,15 +223,15 @@ class SubjectRevoked:
     except_family: FamilyId | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class EverybodyRevoked:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class EverybodyRevoked(_Event):
     """All sessions of all subjects were logged out. ``until_ms`` is the wall-clock time at which the last of their tokens expires."""
 
     until_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRevoked:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class KeyRevoked(_Event):
     """No token signed with this key is accepted any more. ``until_ms`` is the wall-clock time at which the last of them expires."""
 
     kid: KeyId
@@ -200,8 +241,8 @@ class KeyRevoked:
 # The listener itself
 
 
-@dataclass(frozen=True, slots=True)
-class Missed:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Missed(_Event):
     """This listener was too slow. At this point of the order, it lost ``count`` events."""
 
     count: int

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks import cluster, contenders, learning, report, served, stored
+from tests.benchmarks import cluster, contenders, imports, learning, report, served, stored
 from tests.benchmarks.__main__ import Effort, on_the_server, tables
 from tests.benchmarks.contenders import Contender, NotReadError, Reader
 from tests.benchmarks.rounds import race
@@ -46,6 +46,12 @@ def test_a_contender_that_gives_the_app_an_empty_session_cannot_look_fast() -> N
     app = contenders.ours_with(contenders.new_manager())(reader)
     with pytest.raises(NotReadError, match="was given the session"):
         _run(contenders.requests("empty", app, reader, lambda count: [(b"cookie", b"session=hs1.not.to.be.read")] * count))
+
+
+def test_the_import_of_the_package_has_its_row() -> None:
+    table = report.imports(*imports.times_ms(1))
+    assert [row[0] for row in table.rows] == ["ha_session_mw", "starlette.applications and the dependencies"]
+    assert table.title in table.text()
 
 
 @pytest.mark.parametrize(("figure", "mark"), [(0.2, "✓"), (0.21, "✗")])

@@ -6,8 +6,9 @@ Every entry point (HTTP, WebSocket, a peer's look-up) calls :func:`decide`. The 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ..exceptions import (
     ClientFault,
@@ -32,20 +33,17 @@ CHECKS = (
 """The steps of the rule in their order. ``HA_SESSION_ERROR_DETAIL=full`` shows them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(msgspec.Struct, frozen=True):
     """The session is valid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """The session is certainly not valid: nothing that this node may still learn can change that."""
 
     problem: ClientFault
 
 
-@dataclass(frozen=True, slots=True)
-class CannotTell:
+class CannotTell(msgspec.Struct, frozen=True):
     """The node cannot tell. The caller waits for entries in flight, then asks the peers, then answers with the problem. Never a guess."""
 
     problem: InfrastructureFault

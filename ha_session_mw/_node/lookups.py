@@ -1,4 +1,4 @@
-"""Look-ups: ask other nodes about a token that this node alone cannot validate.
+"""Look-ups: ask other nodes about a token that this node alone cannot validate, and answer their questions.
 
 The answer ``revoked`` is final. The answer ``yes`` serves the requests that waited when the question was sent, and is not kept:
 a kept one would outlive the fence. ``unknown`` and silence prove nothing.
@@ -6,15 +6,17 @@ a kept one would outlive the fence. ``unknown`` and silence prove nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
+from .._core.accept_rule import CannotTell
 from .._core.calls.faults import PeerFaults
-from .._core.token.tokens import PREFIX
+from .._core.token.tokens import PREFIX, Verified
 from .._peering.asking import Asking, Call
-from ..abc import Clock
+from ..abc import Clock, PeerHandler
+from ..exceptions import ClientFault, SessionRevoked
 from ..models import Claims, KeyId
 from .single_flight import SingleFlight
 
@@ -49,6 +51,29 @@ def _is_about(answer: Answer, question: bytes) -> bool:
     if answer.claims is None or not token.startswith(PREFIX):
         return True  # a cookie of Starlette's middleware names no session
     return token.startswith(PREFIX + answer.claims.sid.encode() + b".")
+
+
+def answering(validate: Callable[[bytes], Verified | CannotTell]) -> PeerHandler:
+    """Return the handler that answers peers' questions by this node's knowledge alone. It passes no question on."""
+
+    def answer(token: bytes) -> Answer:
+        try:
+            outcome = validate(token)
+        except SessionRevoked:
+            return Answer(VERSION, "revoked")
+        except ClientFault:
+            return Answer(VERSION, "unknown")
+        if isinstance(outcome, CannotTell):
+            return Answer(VERSION, "unknown")
+        return Answer(VERSION, "yes", outcome.claims, outcome.kid)
+
+    async def handle(body: bytes) -> bytes:
+        try:
+            return encode(answer(decode_question(body).token))
+        except (ValueError, RecursionError) as exc:
+            raise ValueError("no question") from exc
+
+    return handle
 
 
 class LookUps:

@@ -22,7 +22,6 @@ from .._core.token.cookies import CookieWriter
 from .._core.token.keys import KeyRing
 from .._core.token.tokens import Verified
 from .._machine import forks
-from .._peering.asking import Asking
 from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
@@ -30,12 +29,10 @@ from ..exceptions import ConfigurationError, NotSupported, UsageError
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
 from . import records
-from .devices import NOTE_EVERY_S, Devices
 from .issuing import Issuer
 from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
 from .locks import Locks
-from .lookups import LookUps
 from .record_copies import RecordCopies
 from .records import Records
 from .revocation import Revoker, open_journal
@@ -47,6 +44,8 @@ if TYPE_CHECKING:
     import httpx2
 
     from .._peering.peering import Peering
+    from .devices import Devices
+    from .lookups import LookUps
 
 ENDED_AT_ONCE = 2000
 """How many ended tokens are dropped each second, besides those that new ones displace. It takes one or two milliseconds, and a full
@@ -152,8 +151,11 @@ class Node:
 
     def _cache_ttl_s(self) -> float:
         """One minute at most where log-ins are recorded: a session is then validated anew and its use noted; other requests pay nothing."""
-        ttl_s = self.settings.cache_ttl
-        return ttl_s if self.settings.track == "off" else min(ttl_s, NOTE_EVERY_S)
+        if self.settings.track == "off":
+            return self.settings.cache_ttl
+        from .devices import NOTE_EVERY_S
+
+        return min(self.settings.cache_ttl, NOTE_EVERY_S)
 
     # Opening
 
@@ -195,10 +197,11 @@ class Node:
         if settings.advertise_url is None:
             return
         from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
+        from .lookups import LookUps, answering
 
         self.peering = peering = Peering(settings, life, self._peer_keys, self.clock, self._peer_transport)
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
-        peering.handle("lookup", self.validator.on_question)
+        peering.handle("lookup", answering(self.validator.validate))
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
 
@@ -235,17 +238,7 @@ class Node:
             store = self._required(store, by="data")
         if store is None:
             return
-        asking = None
-        if peering is not None:
-            asking = Asking(
-                peering.call,
-                self.clock,
-                peering.faults,
-                timeout_s=settings.peer_timeout,
-                name="record",
-                version=records.VERSION,
-                decode=records.decode_copy,
-            )
+        asking = records.asking(peering, self.clock, timeout_s=settings.peer_timeout) if peering is not None else None
         self.records = Records(store, copies, self.clock, asking=asking)
         if peering is not None:
             peering.handle("record", self.records.on_question)
@@ -288,6 +281,8 @@ class Node:
         self.devices = None
         if settings.track != "on":
             return
+        from .devices import Devices
+
         store = self.backend.open_store("device", self.clock, locks, on_newer=ignore, on_gap=ignore)
         self.devices = Devices(
             self._required(store, by="track"),

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 import msgspec
 
 from .._core.records.session_data import ELSEWHERE, OVERHEAD_BYTES, Stored, UnreadableError, merge
 from .._core.token import data
-from .._peering.asking import Asking
-from ..abc import Clock, Conflict, Grant, Record, SessionStore
+from ..abc import Clock, Conflict, Grant, PeerCalls, Record, SessionStore
 from ..exceptions import RecordLost, SessionConflict, SessionTooLarge, StoreUnavailable
 from ..models import Claims, Deny, Entry
 from .record_copies import RecordCopies
 from .single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from .._peering.asking import Asking
 
 logger = logging.getLogger("ha_session_mw.records")
 
@@ -53,6 +55,13 @@ class Copy(msgspec.Struct, frozen=True, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
 decode_copy = msgspec.msgpack.Decoder(Copy).decode
+
+
+def asking(peering: PeerCalls, clock: Clock, *, timeout_s: float) -> Asking[Copy]:
+    """Return the object that asks peers for their copies of a record."""
+    from .._peering.asking import Asking  # a node alone asks nobody
+
+    return Asking(peering.call, clock, peering.faults, timeout_s=timeout_s, name="record", version=VERSION, decode=decode_copy)
 
 
 class Records:

@@ -2,13 +2,14 @@
 
 The accept rule (``_core/accept_rule.py``) alone accepts a token. This file decides which verifications are cached, and which readings
 of the clocks and the view go into the rule. It decides how long to wait if the rule cannot tell, and how far a peer's answer counts.
-Peers get their answers by the same rule. The edge (``asgi``) takes tokens in and forms refusals.
+The edge (``asgi``) takes tokens in and forms refusals.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,7 +22,6 @@ from .._core.token.tokens import Verified
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
 from ..config import Settings
 from ..exceptions import (
-    ClientFault,
     ClockUntrusted,
     KeyNotReached,
     NodeStarting,
@@ -33,10 +33,11 @@ from ..exceptions import (
     TokenInvalid,
 )
 from ..models import Deny, NodeId, SessionId
-from . import lookups
-from .devices import Devices
 from .key_source import KeySource
-from .lookups import Answer, LookUps
+
+if TYPE_CHECKING:
+    from .devices import Devices
+    from .lookups import Answer, LookUps
 
 IN_FLIGHT_S = 0.075
 """How long a request waits for news in flight before peers are asked: some round trips, and less than a person notices."""
@@ -286,28 +287,6 @@ class TokenValidator:
             raise decision.problem
         self.accepted += 1
         return verified
-
-    async def on_question(self, body: bytes) -> bytes:
-        """Answer a peer's question about a token by this node's knowledge alone. Questions are not passed on.
-
-        Raises:
-            ValueError: the body is no question.
-        """
-        try:
-            return lookups.encode(self._answer(lookups.decode_question(body).token))
-        except (ValueError, RecursionError) as exc:
-            raise ValueError("no question") from exc
-
-    def _answer(self, token: bytes) -> Answer:
-        try:
-            outcome = self.validate(token)
-        except SessionRevoked:
-            return Answer(lookups.VERSION, "revoked")
-        except ClientFault:
-            return Answer(lookups.VERSION, "unknown")
-        if isinstance(outcome, CannotTell):
-            return Answer(lookups.VERSION, "unknown")
-        return Answer(lookups.VERSION, "yes", outcome.claims, outcome.kid)
 
     # A session that was accepted before, or that goes on in a new token
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from ..exceptions import ConfigurationError
 from .setting import variable
@@ -17,7 +18,7 @@ MIN_SECRET_BYTES = 32
 MIN_DIFFERENT_BYTES = 8
 """A secret with fewer different bytes was typed, not drawn: 32 random bytes have about 30."""
 
-_PLACEHOLDER = re.compile(
+_PLACEHOLDER = (
     r"(change|replace|insert|put|your|my|me|this|please|a|the|with|in|to|some|very|super|long|random|strong|secure|default|example|sample"
     r"|demo|test|dev|todo|fixme|secret|key|token|password|passphrase|session|string|value|here|django|starlette|flask|fastapi|256|bit|64"
     r"|bytes|chars|characters|must|be|at|least|of|and|production|abc|xyz|foo|bar|baz|0|1|2|3|x)+"
@@ -29,7 +30,7 @@ def weakness(secret: bytes) -> str | None:
     text = re.sub(r"[^a-z0-9]", "", secret.decode("utf-8", "replace").lower())
     if not secret:
         return "is empty"
-    if _PLACEHOLDER.fullmatch(text):
+    if re.fullmatch(_PLACEHOLDER, text):
         return "is a well-known placeholder"
     if secret.startswith(b"django-insecure-"):
         return "is marked as insecure"
@@ -55,8 +56,7 @@ def keys_in(text: str, *, separator: str = "\n") -> tuple[bytes, ...]:
     return tuple(found.encode("utf-8", "surrogateescape") for line in lines if (found := trimmed(line)))
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(msgspec.Struct, frozen=True):
     """One setting of keys, with its ``…_FILE``.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from anyio import CancelScope
+if TYPE_CHECKING:
+    from anyio import CancelScope
 
 
 class Clock(Protocol):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 import msgspec
 
@@ -29,8 +30,7 @@ Client = tuple[str, str | None]
 """The user agent and the address of a client."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The result of a commit, which the response must carry.
 
     Attributes:

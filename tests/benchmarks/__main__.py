@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..engines import etcd
-from . import cluster, contenders, learning, report, scale, served, stored
+from . import cluster, contenders, imports, learning, report, scale, served, stored
 from .report import Table
 from .rounds import race
 
@@ -68,6 +68,7 @@ def main() -> None:
     print(report.environment() + "\n", flush=True)
     for table in tables(effort):
         show(table)
+    show(report.imports(*imports.times_ms(effort.rounds)))
     try:
         show(asyncio.run(on_the_server(effort)))
     except stored.RedisMissingError as missing:

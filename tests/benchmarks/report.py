@@ -48,6 +48,7 @@ FLAT = Budget(1.1, " of the first row")
 DENIALS_MEMORY = Budget(16, "", unit=" MB")
 PROPAGATION = Budget(50, "", unit=" ms")
 ACKNOWLEDGEMENT = Budget(150, "", unit=" ms")
+IMPORT = Budget(1.3, " of the second row")
 NEW_NODE = Budget(5, "", unit=" s")
 _NO_BUDGET = ["", "", ""]
 
@@ -95,6 +96,16 @@ def in_process(timings: Mapping[str, Timing]) -> Table:
 
     columns = ("in process, µs a request", "best", "median", "added", "ratio", "budget", "")
     return Table("What a session adds to a request", columns, [row(*item) for item in timings.items()])
+
+
+def imports(ours_ms: Sequence[float], theirs_ms: Sequence[float]) -> Table:
+    """The import of the package, and of Starlette with the package's dependencies alone. The best times are compared."""
+    columns = ("import, processor time in ms", "best", "median", "ratio", "budget", "")
+    rows = [
+        ["ha_session_mw", f"{min(ours_ms):.0f}", f"{statistics.median(ours_ms):.0f}", *IMPORT.judge(min(ours_ms) / min(theirs_ms))],
+        ["starlette.applications and the dependencies", f"{min(theirs_ms):.0f}", f"{statistics.median(theirs_ms):.0f}", *_NO_BUDGET],
+    ]
+    return Table("How long the import takes", columns, rows)
 
 
 def stored(timings: Mapping[str, Timing]) -> Table:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64decode
-from dataclasses import dataclass
 
+import msgspec
 from itsdangerous import BadSignature, TimestampSigner
 
 from ...exceptions import SessionExpired, TokenInvalid
@@ -22,8 +22,7 @@ from .tokens import NOT_BEFORE_LEEWAY_MS, SID_LENGTH, Verified
 _ID_SALT = b"ha_session_mw.starlette.1"
 
 
-@dataclass(frozen=True, slots=True)
-class TakeOver:
+class TakeOver(msgspec.Struct, frozen=True):
     """Which cookies of Starlette's middleware are taken over, and the lives of their sessions.
 
     Starlette signs a new cookie with each change, and no cookie names its session. An earlier cookie of a session therefore
