@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-import msgspec
-
 from .._core.token import data
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
