@@ -21,6 +21,7 @@ from ha_session_mw import ConfigurationError, Session, SessionError, SessionMana
 from ha_session_mw._core.accept_rule import CannotTell, Refuse
 from ha_session_mw._core.records.session_data import Stored
 from ha_session_mw._core.token.tokens import Verified
+from ha_session_mw._node.issuing import cookie_writer
 from ha_session_mw._node.key_source import KeySource
 from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.manager import node_of
@@ -306,7 +307,7 @@ async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:
         *(
             manager.settings,
             manager,
-            node_of(manager).cookie,
+            cookie_writer(manager.settings),
             node_of(manager).view,
             manager.clock,
             node_of(manager).keys,

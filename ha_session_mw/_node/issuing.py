@@ -22,6 +22,18 @@ NOTHING = data.encode({})
 _KEEP_ELSEWHERE = "keep large data in a database and its key in the session"
 
 
+def cookie_writer(settings: Settings) -> CookieWriter:
+    """Return the writer of the session's cookie."""
+    return CookieWriter(
+        settings.cookie_name,
+        path=settings.cookie_path,
+        domain=settings.cookie_domain,
+        same_site=settings.cookie_same_site,
+        partitioned=settings.cookie_partitioned,
+        max_age=settings.cookie_max_age,
+    )
+
+
 class Issuer:
     """Issues the tokens of one node.
 
@@ -53,7 +65,8 @@ class Issuer:
         self._data = settings.data
         self._idle_ms = int(settings.idle_timeout * 1000)
         self._absolute_ms = int(settings.absolute_timeout * 1000)
-        self._room = MAX_COOKIE_BYTES - cookie.overhead() if "cookie" in settings.transports else MAX_TOKEN_BYTES
+        self._is_in_cookie = "cookie" in settings.transports
+        self._room = MAX_COOKIE_BYTES - cookie.overhead() if self._is_in_cookie else MAX_TOKEN_BYTES
         self._clock = clock
         self._log = log
         self._view = view
@@ -65,6 +78,11 @@ class Issuer:
     def _now_ms(self) -> float:
         """The time that tokens carry. A clock that is ahead, and still trusted, must not date tokens into the future of other nodes."""
         return self._clock.wall_s() * 1000 - self._log.ahead_ms()
+
+    def leave_room(self, cookie: CookieWriter) -> None:
+        """Make tokens only as large as fit into this cookie, too."""
+        if self._is_in_cookie:
+            self._room = min(self._room, MAX_COOKIE_BYTES - cookie.overhead())
 
     def new_id(self) -> SessionId:
         """Return 128 random bits. An id never comes from a client."""

@@ -18,7 +18,6 @@ from .._core.cluster.members import Heartbeat
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
 from .._core.token.cache import VerifiedCache
-from .._core.token.cookies import CookieWriter
 from .._core.token.keys import KeyRing
 from .._core.token.tokens import Verified
 from .._machine import forks
@@ -29,7 +28,7 @@ from ..exceptions import ConfigurationError, NotSupported, UsageError
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
 from . import records
-from .issuing import Issuer
+from .issuing import Issuer, cookie_writer
 from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
 from .locks import Locks
@@ -121,14 +120,6 @@ class Node:
         self.refused: Counter[str] = Counter()
         self.view = View(on_news=self._hear)
         self.supervisor = Supervisor(clock)
-        self.cookie = CookieWriter(
-            settings.cookie_name,
-            path=settings.cookie_path,
-            domain=settings.cookie_domain,
-            same_site=settings.cookie_same_site,
-            partitioned=settings.cookie_partitioned,
-            max_age=settings.cookie_max_age,
-        )
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
@@ -248,7 +239,7 @@ class Node:
         settings, records = self.settings, self.records
         self.issuer = issuer = Issuer(
             settings,
-            self.cookie,
+            cookie_writer(settings),
             self.clock,
             self.log,
             self.view,

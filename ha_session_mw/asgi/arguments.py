@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
+from starlette.datastructures import Secret
+
+from .._settings.secrets import MAKE_ONE
 from .._settings.setting import variable
 from .._settings.values import LONGEST_S
 from ..config import STARLETTE_MAX_AGE_S, Settings
@@ -80,7 +83,8 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
     """The settings from arguments, ``settings`` and the environment; the former override the latter."""
     if secret_key is not None:
         given = {**given, "secret_key": secret_key, "secret_key_file": None, "allow_weak_secret": True}
-    faults = _max_age_faults(max_age)
+    empty = _secret_faults(secret_key)
+    faults = [*empty, *_max_age_faults(max_age)]
     try:
         if settings is not None and not isinstance(settings, Settings):
             raise ConfigurationError([f"SessionMiddleware(settings=…): must be a Settings, got {type(settings).__name__}"])
@@ -89,12 +93,21 @@ def _settings(settings: Settings | None, secret_key: Any, max_age: int | None, g
         else:
             found = Settings.from_environ(defaults={} if secret_key is None else _starlette_defaults(max_age), **given)
     except ConfigurationError as exc:
-        raise ConfigurationError([*exc.faults, *faults]) from None
+        about_secret = (f"{variable('secret_key')}:", f"{variable('secret_key')}=")  # an empty argument is reported as what it is
+        others = [fault for fault in exc.faults if not (empty and fault.startswith(about_secret))]
+        raise ConfigurationError([*others, *faults]) from None
     if faults:
         raise ConfigurationError(faults)
     for fault in found.weak_keys():
         logger.warning("a weak secret is used, because secret_key=… was given and HA_SESSION_CLUSTER=memory://. %s", fault)
     return found if max_age is UNSET else found.with_max_age(max_age)
+
+
+def _secret_faults(secret_key: Any) -> list[str]:
+    keys = [secret_key] if isinstance(secret_key, (str, bytes, Secret)) else secret_key
+    if keys is None or not isinstance(keys, Sequence) or any(str(key).strip() not in ("", "b''") for key in keys):
+        return []
+    return [f"SessionMiddleware(secret_key=…): is empty, perhaps because a variable is not set where the app reads it. {MAKE_ONE}"]
 
 
 def _max_age_faults(max_age: object) -> list[str]:

@@ -13,7 +13,9 @@ from starlette.types import Message, Receive, Scope, Send
 from .._core.paths import below_root, matcher
 from .._core.token.cookies import INDEX_HEADER, Header, Transport, claims_https
 from .._core.token.tokens import PREFIX
+from .._node.issuing import cookie_writer
 from .._node.node import NOT_STARTED, Node
+from ..config import Settings
 from ..exceptions import NodeStarting, ProblemError
 from ..manager import node_of
 from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit
@@ -38,6 +40,8 @@ class Edge:
     Attributes:
         node: this node.
         connections: the open connections, which end with their session.
+        cookie: writes the session's cookie.
+        cookie_https_only: whether the cookie is Secure.
         set_cookie: the beginning of each field that sets the session's cookie.
         vary: the header field that names what a response depends on.
         wall_s: the wall clock.
@@ -56,8 +60,15 @@ class Edge:
         self._log_in_page = settings.login_url
         self._is_passive_path = matcher(settings.passive)
         self._full = settings.error_detail == "full"
-        self.set_cookie = f"{settings.cookie_name}=".encode()
+        self.use_cookie(settings)
         self._told_not_started = self._told_neighbour = self.has_met = False
+
+    def use_cookie(self, settings: Settings) -> None:
+        """Write the cookie as these settings say."""
+        self.cookie = cookie_writer(settings)
+        self.node.issuer.leave_room(self.cookie)
+        self.cookie_https_only = settings.cookie_https_only
+        self.set_cookie = f"{settings.cookie_name}=".encode()
 
     def warn_of_neighbour(self, headers: Iterable[Header], scope: Scope) -> None:
         """Log once that another session further in sets a cookie of our name, so that each of the two replaces the other's."""
@@ -70,7 +81,7 @@ class Edge:
         logger.warning(
             "another session middleware in this app sets a cookie of the same name, %r, so each of the two replaces the other's cookie "
             "and its users lose their sessions. Give one of them another name: HA_SESSION_COOKIE_NAME, or session_cookie=…",
-            self.node.settings.cookie_name,
+            self.cookie.name,
         )
 
     def is_passive(self, scope: Scope, root_path: str) -> bool:
@@ -231,9 +242,9 @@ class Exchange(msgspec.Struct, eq=False):
             if outcome.removes_variants:
                 found += [(b"set-cookie", line) for line in self._variants(secure=secure)]
             if outcome.token is not None:
-                found.append((b"set-cookie", node.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
+                found.append((b"set-cookie", self.edge.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
             elif outcome.remove:
-                found.append((b"set-cookie", node.cookie.remove(secure=secure)))
+                found.append((b"set-cookie", self.edge.cookie.remove(secure=secure)))
         if outcome.acknowledgement is not None:
             found.append((b"session-revocation", outcome.acknowledgement.mode.encode()))
             if index := node.log.index():
@@ -246,12 +257,10 @@ class Exchange(msgspec.Struct, eq=False):
         cookies = [token for transport, token in self.state.presented if transport == "cookie"]
         if len(cookies) < 2 or not all(token.startswith(PREFIX) for token in cookies):
             return []
-        return self.edge.node.cookie.remove_variants(
-            host=last_value(self.scope["headers"], b"host"), path=self.scope["path"], secure=secure
-        )
+        return self.edge.cookie.remove_variants(host=last_value(self.scope["headers"], b"host"), path=self.scope["path"], secure=secure)
 
     def _secure(self) -> bool:
-        https_only = self.edge.node.settings.cookie_https_only
+        https_only = self.edge.cookie_https_only
         return claims_https(self.scope.get("scheme", "http"), self.scope["headers"]) if https_only == "auto" else https_only
 
     # The app returns or fails

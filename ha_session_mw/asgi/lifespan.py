@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -9,13 +11,18 @@ from .._node.node import Node
 from ..exceptions import ConfigurationError
 from .conversation import Conversation
 
+logger = logging.getLogger("ha_session_mw")
+
 
 async def run_lifespan(app: ASGIApp, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
     """Run the node for as long as the app's lifespan lasts. For an app without a lifespan (Django), the server's alone counts."""
     last_words: list[Message] = []
+    last_sent = ""
     whole = anyio.CancelScope()
 
     async def send_or_keep(message: Message) -> None:
+        nonlocal last_sent
+        last_sent = message["type"]
         # Servers end the event loop as soon as they get this message, and the node must first tell the cluster that it leaves.
         if message["type"].startswith("lifespan.shutdown."):
             last_words.append(message)
@@ -41,12 +48,34 @@ async def run_lifespan(app: ASGIApp, node: Node, scope: Scope, receive: Receive,
         except Exception as exc:  # noqa: BLE001 - raised below, outside the task group, which would wrap it
             # An app that raises before it receives anything supports no lifespan. That is no failure, and the start is answered here.
             failure = exc if conversation.first or conversation.answered else None
+            _log(exc, took_part=failure is not None, told=last_sent)
         if failure is None and not conversation.answered:
             await _own_lifespan(conversation)
     for message in last_words:
         await send(message)
     if failure is not None:
         raise failure
+
+
+def _log(failure: Exception, *, took_part: bool, told: str) -> None:
+    """Log the error with which the app left the lifespan: servers take it for an app without one, and most of them say nothing.
+
+    Args:
+        failure: the error.
+        took_part: whether the app had received or sent anything.
+        told: the type of the last message that the app sent.
+    """
+    if took_part:
+        if not told.endswith(".failed"):  # the server shows that message
+            logger.error("the app failed in its lifespan", exc_info=failure)
+    elif "lifespan" in str(failure).lower():  # Django says so on purpose
+        logger.info("the app has no lifespan of its own: %s", failure)
+    else:
+        logger.warning(
+            "the app raised before it took part in the lifespan, so none of its middlewares and none of its own start and stop runs. "
+            "It is served all the same. A middleware that does not pass the lifespan on may be the reason",
+            exc_info=failure,
+        )
 
 
 async def _own_lifespan(conversation: Conversation) -> None:

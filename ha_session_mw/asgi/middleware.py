@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root, literally
-from .._core.token.cookies import INDEX_HEADER, Presented, TokenReader, choose
+from .._core.token.cookies import INDEX_HEADER, Presented, choose
 from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
@@ -23,6 +23,7 @@ from ..session.out_of_reach import SessionOutOfReach
 from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_of_arguments
+from .cookie_attributes import CookieAttributes
 from .device_routes import DeviceRoutes, path_of
 from .endpoints import Endpoints
 from .exchange import Edge, Exchange
@@ -36,7 +37,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 """Methods that request no change (RFC 9110 section 9.2.1), and so may be served from knowledge that is too old."""
 
 
-class SessionMiddleware:
+class SessionMiddleware(CookieAttributes):
     """Sessions for any ASGI app, in the place of Starlette's middleware of the same name.
 
     Without arguments, the environment variables ``HA_SESSION_…`` configure it. Put it around the whole app, so that it sees the
@@ -102,9 +103,8 @@ class SessionMiddleware:
         public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
-        cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
-        self._reader = TokenReader(settings.cookie_name if cookie else None, bearer=bearer)
-        self._lone = self._reader.lone
+        self._use_cookie(settings)
+        self._refuse_overrides()
         self._validator = node.validator
         self._validate_cached = node.validator.validate_cached
 
@@ -128,6 +128,8 @@ class SessionMiddleware:
         if "session" in scope:
             await self._within_another(scope, receive, send)
             return
+        if "headers" not in scope:  # the specification demands it; test harnesses leave it out
+            scope["headers"] = []
         path: str = scope["path"]
         root_path: str = scope.get("root_path") or ""
         if root_path:
