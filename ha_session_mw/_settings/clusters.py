@@ -143,11 +143,14 @@ def load_other(scheme: str) -> Any:
     """Return the object that the entry point of another package's backend names. It returns a ``Backend`` for a ``Settings``.
 
     Raises:
-        ConfigurationError: the object cannot be loaded.
+        ConfigurationError: no installed package has this backend, or the object cannot be loaded.
     """
+    found = other_backends().get(scheme)
+    if found is None:
+        raise ConfigurationError([f"HA_SESSION_CLUSTER: no installed package has a backend for {scheme}://"])
     try:
-        return other_backends()[scheme].load()
-    except (KeyError, ImportError, AttributeError) as exc:
+        return found.load()
+    except (ImportError, AttributeError) as exc:
         raise ConfigurationError([f"HA_SESSION_CLUSTER: the backend for {scheme}:// cannot be loaded: {exc}"]) from exc
 
 

@@ -36,13 +36,21 @@ open_picky.faults = faults
 
 @pytest.fixture(autouse=True)
 def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package that brings ``board://``, ``picky://``, which objects to settings, and ``broken://``, whose module has gone."""
+    """An installed package with four backends.
+
+    ``board://`` works, ``picky://`` objects to settings, the module of ``broken://`` has gone, and that of ``faulty://`` raises KeyError.
+    """
+    (tmp_path / "faulty_sessions.py").write_text("{}['a table of its own']")
     (tmp_path / "board_sessions.py").write_text(MODULE)
     info = tmp_path / "board_sessions-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: board-sessions\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[ha_session_mw.backends]\nboard = board_sessions:open_board\npicky = board_sessions:open_picky\nbroken = board_sessions_of_old:x\n"
+        "[ha_session_mw.backends]\n"
+        "board = board_sessions:open_board\n"
+        "picky = board_sessions:open_picky\n"
+        "broken = board_sessions_of_old:x\n"
+        "faulty = faulty_sessions:x\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -84,6 +92,11 @@ def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
 def test_a_backend_that_cannot_be_loaded_stops_the_start() -> None:
     with pytest.raises(ConfigurationError, match="the backend for broken:// cannot be loaded: No module named 'board_sessions_of_old'"):
         manager("broken://here")
+
+
+def test_a_fault_inside_the_package_of_a_backend_is_no_fault_of_the_settings() -> None:
+    with pytest.raises(KeyError, match="a table of its own"):
+        manager("faulty://here")
 
 
 @pytest.mark.parametrize(("setting", "value"), [("data", "store"), ("track", "on")])
