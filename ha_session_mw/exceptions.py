@@ -128,6 +128,14 @@ class RequestAmbiguous(ClientFault):
     detail = "The request carried several session tokens that differ. Send exactly one."
 
 
+class HeadersTooLarge(ClientFault):
+    """The request carried more header fields, or more bytes of cookies, than this service reads (RFC 6585 section 5)."""
+
+    code, status, action = "headers_too_large", 431, "fix_request"
+    title = "The request's header is too large"
+    detail = "The request carried too many header fields, or too many cookies. Remove the cookies of this site, and log in again."
+
+
 class TokenTooLarge(ClientFault):
     """The token is longer than 4096 bytes, the longest token that this service issues. It was not parsed."""
 

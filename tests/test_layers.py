@@ -19,6 +19,7 @@ PACKAGE = "ha_session_mw"
 # row do not know each other. A room is the longest name here that a module's name begins with.
 LAYERS = [
     ["exceptions", "models", "version", "clocks"],
+    ["_core.request_fields"],
     ["events", "_core.names", "_core.paths", "_core.token", "_core.calls"],
     ["_core.cluster", "_core.records"],
     ["_core.accept_rule", "_core.quorum", "_core.ordered"],

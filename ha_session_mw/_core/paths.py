@@ -12,10 +12,19 @@ from urllib.parse import unquote
 PathKind = Literal["open", "protected", "guarded", "exempt"]
 """``guarded``: open to the middleware, and a guard of the handler requires a session (``asgi/guards.py``)."""
 
+LONGEST_PATH = 4096
+"""Characters of the longest path that is compared with patterns. A longer path counts as protected, and is never exempt or relaxed."""
 LONGEST_ODD_PATH = 1024
 """Characters of the longest path whose spellings are worked out. A longer path counts as protected, unless it has one spelling only."""
+MOST_SPELLING_WORK = 40_000
+"""How many characters of spellings are worked out. Each spelling counts for 300 more, so a short path may have some 100 spellings, and a
+long one 30. A path with more counts as protected. An honest path has a dozen at most."""
 MOST_DECODINGS = 4
 """How often percent-encoding is undone, beyond the server's own decoding. No chain of proxies decodes more often."""
+
+
+class TooManySpellings(ValueError):
+    """A path has so many spellings that working them out would cost too much."""
 
 
 class PathRules:
@@ -51,19 +60,22 @@ class PathRules:
 
     def is_relaxed(self, path: str) -> bool:
         """Whether a path, given below the root path, may be served on a stale view."""
-        return self._relaxed is not None and self._relaxed.match(path) is not None
+        return self._relaxed is not None and len(path) <= LONGEST_PATH and self._relaxed.match(path) is not None
 
     def _kind_of(self, path: str, root_path: str) -> PathKind:
         if self._protect and self._is_protected(path, root_path, self._protect):
             return "protected"
-        if self._exempt and self._exempt.match(below_root(path, root_path)):
+        if self._exempt and len(path) <= LONGEST_PATH and self._exempt.match(below_root(path, root_path)):
             return "exempt"
         return "open"
 
     def _is_protected(self, path: str, root_path: str, protect: re.Pattern[str]) -> bool:
-        if len(path) > LONGEST_ODD_PATH and _ODD.search(path):
+        if len(path) > LONGEST_PATH or (len(path) > LONGEST_ODD_PATH and _ODD.search(path)):
             return True
-        found = [spelling for spelling in spellings(path, root_path) if protect.match(spelling)]
+        try:
+            found = [spelling for spelling in spellings(path, root_path) if protect.match(spelling)]
+        except TooManySpellings:
+            return True
         if not found or not self._openings.match(below_root(path, root_path)):
             return bool(found)
         return not all(self._openings_of_spellings.match(below_root(spelling, root_path)) for spelling in found)
@@ -95,7 +107,7 @@ def _union(patterns: Sequence[str]) -> re.Pattern[str] | None:
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """Return a function that tells whether a path, given below the root path, matches one of the patterns."""
     union = _union(patterns)
-    return lambda path: union is not None and union.match(path) is not None
+    return lambda path: union is not None and len(path) <= LONGEST_PATH and union.match(path) is not None
 
 
 def literally(path: str) -> str:
@@ -198,11 +210,17 @@ _READINGS = (
 
 
 def spellings(path: str, root_path: str = "") -> set[str]:
-    """Return the path, and every other path that a router or a proxy before it may read it as."""
+    """Return the path, and every other path that a router or a proxy before it may read it as.
+
+    Raises:
+        TooManySpellings: there are more than ``MOST_SPELLING_WORK`` allows.
+    """
     if not root_path and not _ODD.search(path):
         return {path}
     found = {path, *_without_authority(path)}
     found.update([rest for one in found for rest in _without_root(one, root_path)])
     for read in _READINGS:
         found.update([spelling for one in found for spelling in read(one)])
+        if len(found) * (len(path) + 300) > MOST_SPELLING_WORK:
+            raise TooManySpellings
     return found

@@ -8,10 +8,14 @@ from __future__ import annotations
 import html
 import math
 import string
+from collections.abc import Iterable
 from inspect import getdoc
 
 from ..exceptions import InfrastructureFault, ProblemError
 from .accept_rule import walk
+
+MAX_PARAMETERS = 8
+"""The most parameters of an item of ``Accept``. The quality is the last one in practice, after the one or two of the media type."""
 
 
 def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool = False) -> dict[str, object]:
@@ -60,11 +64,11 @@ def challenge(problem: ProblemError) -> bytes:
     return parts.encode("ascii")
 
 
-def prefers_html(accept: str) -> bool:
-    """Return whether an ``Accept`` header (RFC 9110 section 12.5.1) ranks HTML above JSON. JSON wins a tie."""
+def prefers_html(accept: Iterable[str]) -> bool:
+    """Return whether the items of an ``Accept`` header (RFC 9110 section 12.5.1) rank HTML above JSON. JSON wins a tie."""
     qualities: dict[str, float] = {}
-    for item in accept.lower().split(","):
-        media, *parameters = (part.strip() for part in item.split(";"))
+    for item in accept:
+        media, *parameters = (part.strip() for part in item.split(";", MAX_PARAMETERS))
         qualities[media] = max(qualities.get(media, 0.0), _quality(parameters))
 
     def rank(*ranges: str) -> float:  # the most specific range counts

@@ -13,9 +13,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .._core.calls.faults import Fault, PeerFaults
 from .._core.calls.rate_limit import RateLimiter
+from .._core.request_fields import last_value
 from .._core.token.keys import KeyRing
 from ..abc import HELLO, Clock, PeerFailure, PeerHandler
-from .signatures import HEADER, Envelope, Signatures, answer_field, answer_text, digest_of
+from .signatures import HEADER, MAX_FIELD_LENGTH, Envelope, Signatures, answer_field, answer_text, digest_of
 
 MAX_CALL_BYTES = 256 * 1024
 """Largest body of a call. A poll has a few hundred bytes, a token at most 4096."""
@@ -77,8 +78,8 @@ class PeerServer:
     async def __call__(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the call of this name that a request carries."""
         handler = self._handlers.get(name)
-        field = next((value for key, value in scope["headers"] if key == HEADER.encode()), b"")
-        found = self._verified(name, field.decode("latin-1")) if handler and scope["method"] == "POST" else None
+        field = last_value(scope["headers"], HEADER.encode(), MAX_FIELD_LENGTH)
+        found = self._verified(name, field) if handler and scope["method"] == "POST" else None
         if found is None or handler is None:
             self.refused += 1
             await _plain(send, 404, b"")

@@ -18,6 +18,9 @@ from ..abc import PeerFailure
 HEADER = "session-peer"
 """The header field of a call's and of an answer's signature."""
 
+MAX_FIELD_LENGTH = 4096
+"""How many characters of the field are read. It holds two URLs and some 250 characters more."""
+
 _SALT = b"ha_session_mw.peer.1"
 """Keeps these signatures apart from others under the same secret. Its number is the version of the envelope."""
 _VERSION = "1"
@@ -75,7 +78,7 @@ class Envelope:
     @classmethod
     def parse(cls, field: str) -> tuple[Envelope, str, str] | None:
         """Return the envelope, the key id and the signature in the header field of a call; None if it is malformed."""
-        parts = field.split(" ")
+        parts = field.split(" ", 9)
         if len(parts) != 9 or parts[0] != _VERSION:
             return None
         _, kid, callee, callee_nonce, caller, caller_nonce, counter, digest, signature = parts

@@ -12,11 +12,11 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.paths import below_root
+from .._core.request_fields import last_value
 from ..exceptions import RequestCrossSite
 from ..manager import SessionManager
 from ..models import Acknowledgement, Device
 from ..session.session import Session, get_session, state_of
-from .headers import last_value
 
 
 class DeviceRoutes:
@@ -82,7 +82,7 @@ def path_of(endpoints: str) -> str:
 
 def require_same_site(scope: Scope) -> None:
     """Raise :class:`RequestCrossSite` if the browser marks the request as made by a page of another site."""
-    if last_value(scope["headers"], b"sec-fetch-site") not in ("", "same-origin", "none"):
+    if last_value(scope["headers"], b"sec-fetch-site", 32) not in ("", "same-origin", "none"):
         raise RequestCrossSite("by Sec-Fetch-Site")
 
 

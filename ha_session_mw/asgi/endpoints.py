@@ -9,6 +9,9 @@ from .._core.problems import reference_page
 from .._node.node import Node
 from ..exceptions import problem_types
 
+LONGEST_PAGE = 128
+"""How many characters of a path below the prefix are looked at. No page has so long a name."""
+
 
 class Endpoints:
     """Answers the paths below the prefix."""

@@ -11,7 +11,9 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .._core.paths import below_root, matcher
-from .._core.token.cookies import INDEX_HEADER, Header, Transport, claims_https
+from .._core.records import user_agents
+from .._core.request_fields import Header, last_value
+from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, Transport, claims_https
 from .._core.token.tokens import PREFIX
 from .._node.issuing import cookie_writer
 from .._node.node import NOT_STARTED, Node
@@ -23,7 +25,7 @@ from ..session.late_save import save_late
 from ..session.presented import revoke_if_ended
 from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
-from .headers import EVENT_STREAM, PASSIVE_HEADER, TOKEN_HEADER, hands_out_token, is_event_stream, last_value, make_private, with_vary
+from .headers import EVENT_STREAM, PASSIVE_HEADER, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
 from .streams import Connection, Connections
@@ -86,8 +88,7 @@ class Edge:
 
     def is_passive(self, scope: Scope, root_path: str) -> bool:
         """Whether a request must not keep an idle session alive."""
-        headers: Iterable[Header] = scope["headers"]
-        return last_value(headers, PASSIVE_HEADER) == "1" or self._is_passive_path(below_root(scope["path"], root_path))
+        return last_value(scope["headers"], PASSIVE_HEADER, 2) == "1" or self._is_passive_path(below_root(scope["path"], root_path))
 
     async def refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a problem document or with the way to the log-in page, and count the problem."""
@@ -211,7 +212,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _client(self) -> Client:
         client = self.scope.get("client")
-        return last_value(self.scope["headers"], b"user-agent"), client[0] if client else None
+        return last_value(self.scope["headers"], b"user-agent", user_agents.LONGEST), client[0] if client else None
 
     def _note_stream(self) -> None:
         """Let the stream end with the session that the client has now, which this very response may have begun."""
@@ -257,7 +258,8 @@ class Exchange(msgspec.Struct, eq=False):
         cookies = [token for transport, token in self.state.presented if transport == "cookie"]
         if len(cookies) < 2 or not all(token.startswith(PREFIX) for token in cookies):
             return []
-        return self.edge.cookie.remove_variants(host=last_value(self.scope["headers"], b"host"), path=self.scope["path"], secure=secure)
+        host = last_value(self.scope["headers"], b"host", MAX_HOST_LENGTH + 7)  # and a port
+        return self.edge.cookie.remove_variants(host=host, path=self.scope["path"], secure=secure)
 
     def _secure(self) -> bool:
         https_only = self.edge.cookie_https_only

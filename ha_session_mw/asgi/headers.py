@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._core.token.cookies import Header
+from .._core.request_fields import Header
 
 EVENT_STREAM = b"text/event-stream"
 PASSIVE_HEADER = b"session-passive"
 """Request field of a client that asks by itself, such as a poll. With ``1``, the request does not count as use of the session."""
 TOKEN_HEADER = b"session-token"
 """Response field that gives a bearer client its next token."""
-
-
-def last_value(headers: Iterable[Header], name: bytes) -> str:
-    """Return the value of a field: the last one if it was sent several times, an empty text if it was not sent."""
-    return next((value.decode("latin-1") for field, value in reversed([*headers]) if field == name), "")
 
 
 def is_event_stream(headers: Iterable[Header]) -> bool:

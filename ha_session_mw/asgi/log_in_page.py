@@ -11,11 +11,15 @@ from starlette.types import Scope, Send
 
 from .._core.paths import below_root
 from .._core.problems import prefers_html
+from .._core.request_fields import list_items
 from ..exceptions import ClientFault, ProblemError
 from ..session.session import HasScope
 
 LONGEST_NEXT = 2048
 """Characters of the longest ``next``. Servers refuse request lines of 8 kB and more, and ``next`` is one part of such a line."""
+
+LONGEST_QUERY = 8192
+"""Bytes of the longest query that is searched for ``next``: it is quoted there, and so up to three times as long."""
 
 # A browser takes // and /\ for the beginning of another host's name. It drops tabs and line ends before it looks.
 _ON_THIS_SITE = re.compile(r"/(?![/\\])[!-\[\]-~]*")
@@ -31,7 +35,10 @@ def next_path(conn: HasScope | MutableMapping[str, Any], default: str = "/") -> 
         default: the address to go on to without a ``next``.
     """
     scope = conn if isinstance(conn, MutableMapping) else conn.scope
-    found = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("next", [])
+    query: bytes = scope.get("query_string", b"")
+    if len(query) > LONGEST_QUERY:
+        return default
+    found = parse_qs(query.decode("latin-1")).get("next", [])
     return found[0] if len(found) == 1 and is_on_this_site(found[0]) else default
 
 
@@ -48,15 +55,23 @@ def log_in_address(page: str, problem: ProblemError, scope: Scope) -> str | None
         problem: why the request is refused.
         scope: of the request.
     """
-    if scope["type"] != "http" or scope["method"] != "GET" or not _helps(problem) or not prefers_html(_accept(scope)):
+    if (
+        scope["type"] != "http"
+        or scope["method"] != "GET"
+        or not _helps(problem)
+        or not prefers_html(list_items(scope["headers"], b"accept"))
+    ):
         return None
     root_path: str = scope.get("root_path", "")
     below = below_root(scope["path"], root_path)
     if below == page.partition("?")[0]:
         return None  # the page itself requires a log-in, and would redirect for ever
     root = _quoted(root_path.rstrip("/"))
+    query: bytes = scope.get("query_string") or b""
+    if len(below) + len(query) > LONGEST_NEXT:
+        return root + page
     wanted = (root + _quoted(below)).encode("ascii")
-    if query := scope.get("query_string"):
+    if query:
         wanted += b"?" + query
     address = root + page
     if not is_on_this_site(wanted.decode("latin-1")):
@@ -71,10 +86,6 @@ def _quoted(path: str) -> str:
 def _helps(problem: ProblemError) -> bool:
     """Whether a log-in helps: the session has ended or never began, or the cookie cannot be used, and a log-in replaces it."""
     return isinstance(problem, ClientFault) and (problem.action == "reauthenticate" or problem.bearer_error == "invalid_request")
-
-
-def _accept(scope: Scope) -> str:
-    return b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
 
 
 async def redirect(address: str, send: Send, *, vary: bytes) -> None:

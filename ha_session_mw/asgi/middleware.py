@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root, literally
-from .._core.token.cookies import INDEX_HEADER, Presented, choose
+from .._core.request_fields import last_value
+from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
 from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
@@ -25,7 +26,7 @@ from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
 from .device_routes import DeviceRoutes, path_of
-from .endpoints import Endpoints
+from .endpoints import LONGEST_PAGE, Endpoints
 from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
 from .openapi import describe_refusals
@@ -135,7 +136,7 @@ class SessionMiddleware(CookieAttributes):
         if root_path:
             path = below_root(path, root_path)
         if kind == "http" and path.startswith(self._prefix) and not self._is_of_devices(path):
-            await self._endpoints(path[len(self._prefix) - 1 :], scope, receive, send)
+            await self._endpoints(path[len(self._prefix) - 1 : len(self._prefix) + LONGEST_PAGE], scope, receive, send)
             return
         path_kind = self._paths.kind_of(scope["path"], root_path) if self._has_paths else "open"
         field = self._lone(scope["headers"])
@@ -249,8 +250,8 @@ class SessionMiddleware(CookieAttributes):
     async def _find_out(self, presented: Presented, scope: Scope, path: str) -> RequestState:
         transport, token = presented
         try:
-            if index := next((value for name, value in scope["headers"] if name == INDEX_HEADER), None):
-                await self._validator.catch_up(index.decode("latin-1"))
+            if index := last_value(scope["headers"], INDEX_HEADER, MAX_INDEX_LENGTH):
+                await self._validator.catch_up(index)
             outcome = self._validator.validate(token, self._reader.field(presented))
             if isinstance(outcome, CannotTell):
                 outcome = await self._validator.resolve(token, outcome)

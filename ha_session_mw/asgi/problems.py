@@ -8,7 +8,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .._core import problems
-from .._core.token.cookies import Header
+from .._core.request_fields import Header, list_items
 from ..exceptions import ProblemError
 
 _FIRST_CLOSE_CODE = 4000
@@ -19,8 +19,7 @@ def response(problem: ProblemError, scope: Scope, endpoints: str, *, vary: bytes
     """Return the header fields and the body of the answer: JSON, or a page for a client that prefers HTML."""
     base = scope.get("root_path", "") + endpoints
     body = problems.document(problem, endpoints=base, instance=uuid.uuid4().urn, full=full)
-    accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
-    if problems.prefers_html(accept):
+    if problems.prefers_html(list_items(scope["headers"], b"accept")):
         media, content = b"text/html; charset=utf-8", problems.refusal_page(problem, body)
     else:
         media, content = b"application/problem+json", msgspec.json.encode(body)

@@ -37,6 +37,7 @@ def body_of(problem: ProblemError, *, full: bool = False) -> dict[str, object]:
 TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "token_missing": (401, None, False, "none", None, "reauthenticate"),
     "request_ambiguous": (400, "invalid_request", False, "none", None, "fix_request"),
+    "headers_too_large": (431, None, False, "none", None, "fix_request"),
     "token_too_large": (400, "invalid_request", False, "none", None, "fix_request"),
     "token_malformed": (400, "invalid_request", False, "none", None, "fix_request"),
     "token_invalid": (401, "invalid_token", False, "none", None, "reauthenticate"),
@@ -202,12 +203,12 @@ def test_every_reason_to_refuse_a_token_that_could_be_probed_looks_the_same() ->
     ],
 )
 def test_a_client_that_ranks_html_above_json_gets_a_page(accept: str, html: bool) -> None:
-    assert prefers_html(accept) is html
+    assert prefers_html(accept.lower().split(",")) is html
 
 
 @given(st.text("texhml/*;q=0.195, jsonaplic+", max_size=60))
 def test_no_accept_field_makes_an_error(accept: str) -> None:
-    assert prefers_html(accept) in (True, False)
+    assert prefers_html(accept.lower().split(",")) in (True, False)
 
 
 # Pages

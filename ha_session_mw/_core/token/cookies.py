@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from typing import Literal
 from urllib.parse import quote
 
 from ...exceptions import RequestAmbiguous
-from .tokens import PREFIX, Verified
+from ..request_fields import MAX_FIELDS, Header, credentials
+from .tokens import MAX_TOKEN_BYTES, PREFIX, Verified
 
 Transport = Literal["cookie", "bearer"]
 Presented = tuple[Transport | Literal["both"], bytes]
 """The transport of a token, and the token."""
-Header = tuple[bytes, bytes]
 
 MAX_COOKIE_BYTES = 4096
 """The largest cookie that every browser keeps: name, value and attributes together (RFC 6265 section 6.1)."""
 MAX_PRESENTED = 8
 """The most different tokens in one request. A request with more is refused, because each would cost a signature check."""
+
+MAX_CANDIDATES = 128
+"""The most cookies of one request whose name ends in the session cookie's name. A browser has that one, and some of other apps."""
+MAX_FORWARDED = 16
+"""The most fields that say how a request came to the proxy."""
+MAX_FORWARDED_BYTES = 1024
+"""The longest such field."""
+MAX_HOST_LENGTH = 253
+"""The longest host name (RFC 1035 section 2.3.4)."""
 
 HOST_PREFIX = "__host-"
 """A cookie whose name has this prefix, in any case, is of one host and of the path / (RFC 6265bis section 4.1.3)."""
@@ -33,7 +43,12 @@ _HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+")
 INDEX_HEADER = b"session-index"
 """The header that names the state that a client has seen. A log-out's answer carries it, and the client sends it to the next node."""
 
+MAX_INDEX_LENGTH = 128
+"""How many characters of that header are read. A node's index has less than 60."""
+
 _LOOKED_AT = frozenset((b"cookie", b"authorization", INDEX_HEADER))
+_ON_OR_OFF = frozenset((b"x-forwarded-ssl", b"front-end-https"))
+_FORWARDED = _ON_OR_OFF | {b"forwarded", b"x-forwarded-proto", b"x-forwarded-scheme", b"x-url-scheme", b"x-scheme"}
 _NO_TOKEN = (b"", b"null")  # a removed cookie is set to ``null``
 
 
@@ -50,12 +65,16 @@ class TokenReader:
         self._bearer = bearer
         self._cookie_prefix = f"{cookie_name}=".encode()
         self._cookie_prefix_length = len(self._cookie_prefix)
+        self._longest = max(self._cookie_prefix_length, len(b"Bearer ")) + MAX_TOKEN_BYTES
 
-    def lone(self, headers: Iterable[Header]) -> bytes | None:
+    def lone(self, headers: Collection[Header]) -> bytes | None:
         """Return the value of the only field that can carry a token, if the field carries nothing else; most clients send that.
 
-        The value equals :meth:`field` of that token, so a cache can look it up without parsing it.
+        The value equals :meth:`field` of that token, so a cache can look it up without parsing it. None if the request is too large
+        to be looked at; :meth:`read` says why.
         """
+        if len(headers) > MAX_FIELDS:
+            return None
         lone = None
         for field in headers:
             if field[0] in _LOOKED_AT:
@@ -65,6 +84,8 @@ class TokenReader:
         if lone is None:
             return None
         name, value = lone
+        if len(value) > self._longest:
+            return None
         if name == b"cookie":
             return value if self._cookie and value.startswith(self._cookie_prefix) else None
         return value if self._bearer and name == b"authorization" and value.startswith(b"Bearer ") else None
@@ -79,24 +100,44 @@ class TokenReader:
         """Return the value of the field that carries this token and nothing else."""
         return (b"Bearer " if presented[0] == "bearer" else self._cookie_prefix) + presented[1]
 
-    def read(self, headers: Iterable[Header]) -> list[Presented]:
-        """Return the tokens of a request in their order, each as often as it was sent."""
-        return [presented for field in headers if field[0] in _LOOKED_AT for presented in self._presented(field)]
+    def read(self, headers: Collection[Header]) -> list[Presented]:
+        """Return the tokens of a request in their order, each as often as it was sent.
+
+        Raises:
+            HeadersTooLarge: the request is larger than what a browser sends, so its token is not looked for.
+            RequestAmbiguous: it carries far too many cookies of our name.
+        """
+        found: list[Presented] = []
+        for field in credentials(headers, _LOOKED_AT):
+            found += self._presented(field)
+            if len(found) > MAX_CANDIDATES:
+                raise RequestAmbiguous(f"more than {MAX_CANDIDATES} session tokens", check="presented")
+        return found
 
     def _presented(self, field: Header) -> list[Presented]:
         name, value = field
         if name == b"cookie" and self._cookie:
             return [("cookie", token) for token in _cookie_tokens(value, self._cookie_prefix)]
         if name == b"authorization" and self._bearer and value[:7].lower() == b"bearer ":
-            token = value[7:].strip()
+            token = value[7 : 7 + MAX_TOKEN_BYTES + 2].strip()  # one byte more than a token may have, and a blank
             return [("bearer", token)] if token.startswith(PREFIX) else []
         return []
 
 
 def _cookie_tokens(value: bytes, prefix: bytes) -> list[bytes]:
-    pairs = [pair.strip() for pair in value.split(b";")]
-    tokens = [pair[len(prefix) :].strip(b'" ') for pair in pairs if pair.startswith(prefix)]
-    return [token for token in tokens if token not in _NO_TOKEN]
+    """Return the tokens in a ``Cookie`` field. Other cookies cost next to nothing, because only the name is searched for."""
+    tokens: list[bytes] = []
+    begin, at = 0, value.find(prefix)
+    for _ in range(MAX_CANDIDATES + 1):
+        if at < 0:
+            return [token for token in tokens if token not in _NO_TOKEN]
+        begin = max(begin, value.rfind(b";", begin, at) + 1)
+        end = value.find(b";", at)
+        pair = value[begin : end if end >= 0 else len(value)].strip()
+        if pair.startswith(prefix):
+            tokens.append(pair[len(prefix) :].strip(b'" '))
+        begin, at = end + 1, value.find(prefix, end) if end >= 0 else -1
+    raise RequestAmbiguous(f"more than {MAX_CANDIDATES} cookies of one name", check="presented")
 
 
 def choose(found: list[Presented], verify: Callable[[bytes], Verified | None], may_be_valid: Callable[[Verified], bool]) -> Presented:
@@ -142,19 +183,22 @@ def _of_doubled(cookies: list[bytes], verify: Callable[[bytes], Verified | None]
 
 
 def claims_https(scheme: str, headers: Iterable[Header]) -> bool:
-    """Return whether a request came by https, or a forwarding header says so. A lie in a header only makes the cookie stricter."""
+    """Return whether a request came by https, or a forwarding header says so. A lie in a header only makes the cookie stricter.
+
+    Fields that are too long or too many to be read count as if they said so.
+    """
     if scheme in ("https", "wss"):
         return True
-    for name, value in headers:
-        if name in (b"x-forwarded-proto", b"x-forwarded-scheme", b"x-url-scheme", b"x-scheme"):
-            if b"https" in value.lower():
-                return True
-        elif name in (b"x-forwarded-ssl", b"front-end-https"):
-            if value.strip().lower() == b"on":
-                return True
-        elif name == b"forwarded" and b"proto=https" in value.lower().replace(b'"', b"").replace(b" ", b""):
-            return True
-    return False
+    given = [field for field in islice(headers, MAX_FIELDS + 1) if field[0] in _FORWARDED]
+    if len(given) > MAX_FORWARDED or any(len(value) > MAX_FORWARDED_BYTES for _, value in given):
+        return True
+    return any(_says_https(name, value.lower()) for name, value in given)
+
+
+def _says_https(name: bytes, value: bytes) -> bool:
+    if name == b"forwarded":
+        return b"proto=https" in value.replace(b'"', b"").replace(b" ", b"")
+    return value.strip() == b"on" if name in _ON_OR_OFF else b"https" in value
 
 
 def _attributes(domain: str | None, *, partitioned: bool) -> str:
@@ -164,6 +208,8 @@ def _attributes(domain: str | None, *, partitioned: bool) -> str:
 def _domains_of(host: str) -> list[str]:
     """Return a host and its parent domains, the host first. None for an address, and for a host without a parent."""
     name = host.partition(":")[0].lower()
+    if len(name) > MAX_HOST_LENGTH:
+        return []
     labels = name.split(".")
     if not _HOST.fullmatch(name) or labels[-1].isdigit():
         return []
@@ -172,7 +218,7 @@ def _domains_of(host: str) -> list[str]:
 
 def _paths_of(path: str) -> list[str]:
     """Return the paths of cookies that browsers send to a path, the shortest first. Each may end with a slash, or without."""
-    parts = quote(path, safe="/:@!$&'()*+=~%").split("/")[1 : MAX_DEPTH + 1]
+    parts = quote(path[:256], safe="/:@!$&'()*+=~%").split("/")[1 : MAX_DEPTH + 1]
     found = ["/"]
     for count in range(1, len(parts) + 1):
         prefix = "/" + "/".join(parts[:count])

@@ -17,7 +17,7 @@ from ...exceptions import SessionExpired, TokenInvalid
 from ...models import Claims, FamilyId, NodeId, SessionId
 from . import data
 from .keys import KeyRing, SigningKey
-from .tokens import NOT_BEFORE_LEEWAY_MS, SID_LENGTH, Verified
+from .tokens import MAX_TOKEN_BYTES, NOT_BEFORE_LEEWAY_MS, SID_LENGTH, Verified
 
 _ID_SALT = b"ha_session_mw.starlette.1"
 
@@ -55,8 +55,11 @@ def take_over(cookie: bytes, ring: KeyRing, rules: TakeOver, *, now_ms: float, i
 
     Raises:
         TokenInvalid: no key of the ring signed the cookie, it does not contain a session, or it was signed too late.
+            Or it is longer than browsers allow.
         SessionExpired: the cookie is older than the absolute timeout, or the take-over has ended.
     """
+    if len(cookie) > MAX_TOKEN_BYTES:
+        raise TokenInvalid("no browser keeps so long a cookie", check="size")
     for key in ring:
         try:
             value, when = TimestampSigner(key.secret).unsign(cookie, return_timestamp=True)

@@ -145,7 +145,7 @@ def verify(token: bytes, ring: KeyRing) -> Verified:
         KeyNotReached: the ring does not have the key of the token, or a later release issued the token.
     """
     if len(token) > MAX_TOKEN_BYTES:
-        raise TokenTooLarge(f"{len(token)} bytes", check="size")
+        raise TokenTooLarge(f"more than {MAX_TOKEN_BYTES} bytes", check="size")
     parts = _SHAPE.fullmatch(token)
     if parts is None:
         raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware.sessions import SessionMiddleware as StarlettesMiddleware
 
+from ha_session_mw._core.request_fields import Header
 from ha_session_mw._core.token.cookies import (
     INDEX_HEADER,
     MAX_PRESENTED,
     CookieWriter,
-    Header,
     Presented,
     TokenReader,
     choose,
