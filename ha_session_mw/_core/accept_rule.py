@@ -32,6 +32,9 @@ CHECKS = (
 )
 """The steps of the rule in their order. ``HA_SESSION_ERROR_DETAIL=full`` shows them."""
 
+BEFORE_A_SIGNATURE_COUNTS = frozenset((*CHECKS[: CHECKS.index("absolute_end")], "key_denied"))
+"""The steps at which a refused token proves nothing about its client. One that fails later was issued by a member."""
+
 
 class Accept(msgspec.Struct, frozen=True):
     """The session is valid."""

@@ -25,6 +25,7 @@ from ..session.late_save import save_late
 from ..session.presented import revoke_if_ended
 from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
+from .handing_over import came_by, goes_by
 from .headers import EVENT_STREAM, PASSIVE_HEADER, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
@@ -233,18 +234,17 @@ class Exchange(msgspec.Struct, eq=False):
     def _fields(self, outcome: Outcome) -> list[Header]:
         node = self.edge.node
         found: list[Header] = []
-        transport = self.state.transport or self.edge.default_transport
-        if isinstance(transport, bytes):
-            transport = "bearer" if transport.startswith(b"Bearer ") else "cookie"
-        if outcome.token is not None and transport != "cookie":
+        came = came_by(self.state)
+        goes = goes_by(self.state, self.scope["headers"], self.edge.default_transport, node.settings.transports)
+        if outcome.token is not None and goes != "cookie":
             found.append((TOKEN_HEADER, outcome.token))
-        if transport != "bearer":
+        if goes != "bearer" or came in ("cookie", "both") or outcome.removes_variants:
             secure = self._secure()
             if outcome.removes_variants:
                 found += [(b"set-cookie", line) for line in self._variants(secure=secure)]
-            if outcome.token is not None:
+            if outcome.token is not None and goes != "bearer":
                 found.append((b"set-cookie", self.edge.cookie.set(outcome.token, max_age_s=outcome.max_age_s, secure=secure)))
-            elif outcome.remove:
+            elif outcome.remove or outcome.token is not None:  # the cookie's session has ended, and goes on as a bearer token
                 found.append((b"set-cookie", self.edge.cookie.remove(secure=secure)))
         if outcome.acknowledgement is not None:
             found.append((b"session-revocation", outcome.acknowledgement.mode.encode()))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._core.accept_rule import CannotTell
+from .._core.accept_rule import BEFORE_A_SIGNATURE_COUNTS, CHECKS, CannotTell
 from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.request_fields import last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
@@ -278,8 +278,10 @@ class SessionMiddleware(CookieAttributes):
         if path_kind == "protected":
             raise problem
         self._node.refused[problem.code] += 1
-        # After a new log-in, the client gets its token by the transport of the old one.
-        state = RequestState(self.manager, transport=transport)
+        # After a new log-in, the client gets its token by the transport of the old one, if a member issued that one. After a
+        # made-up bearer token, the new token must not come where scripts can read it.
+        proven = problem.check in CHECKS and problem.check not in BEFORE_A_SIGNATURE_COUNTS
+        state = RequestState(self.manager, transport=transport if proven else None)
         state.problem = problem
         return state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, NoReturn
 
+from .._core.token.cookies import Transport
 from ..exceptions import RecordLost
 from ..models import Acknowledgement
 from .session import Session
@@ -30,12 +31,20 @@ class SessionOutOfReach(Session):
         self.__class__ = Session  # type: ignore[assignment]
         self._state.out_of_reach = None
 
-    def login(self, subject: str, *, idle: float | str | None = None, absolute: float | str | None = None, persistent: bool = True) -> None:
+    def login(
+        self,
+        subject: str,
+        *,
+        idle: float | str | None = None,
+        absolute: float | str | None = None,
+        persistent: bool = True,
+        transport: Transport | None = None,
+    ) -> None:
         if not isinstance(self._state.out_of_reach, RecordLost):
             self._refuse()
         self.mark_modified()
         self._give_up()
-        self.login(subject, idle=idle, absolute=absolute, persistent=persistent)
+        self.login(subject, idle=idle, absolute=absolute, persistent=persistent, transport=transport)
 
     def clear(self) -> None:
         self.mark_modified()

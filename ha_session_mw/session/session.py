@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from starlette.requests import HTTPConnection
 
 from .._core.names import require_name
+from .._core.token.cookies import Transport
 from .._core.token.data import decode, fingerprint
 from .._node.locks import LEASE_S, TIMEOUT_S
 from .._settings.values import duration
@@ -171,7 +172,15 @@ class Session(TrackedDict):
 
     # Operations
 
-    def login(self, subject: str, *, idle: float | str | None = None, absolute: float | str | None = None, persistent: bool = True) -> None:
+    def login(
+        self,
+        subject: str,
+        *,
+        idle: float | str | None = None,
+        absolute: float | str | None = None,
+        persistent: bool = True,
+        transport: Transport | None = None,
+    ) -> None:
         """Log a subject in. The session gets a new id and a new family, and the old one is revoked (no session fixation).
 
         A visitor's data stays, with the changes of other requests until the response starts. The data of another subject is
@@ -183,10 +192,13 @@ class Session(TrackedDict):
                 which is also the most.
             absolute: how long the session lasts in any case; likewise ``HA_SESSION_ABSOLUTE_TIMEOUT``.
             persistent: whether a browser keeps the cookie when it closes. False: until then only.
+            transport: how the client gets its token: ``cookie``, or ``bearer`` for the response field ``Session-Token``, which
+                scripts can read. By default as its token came, or in a cookie.
 
         Raises:
             TypeError: the subject is not a str.
-            ValueError: the subject is empty, longer than 512 characters, or not valid text; or a life is no duration, or too long.
+            ValueError: the subject is empty, longer than 512 characters, or not valid text. Or a life is no duration, or too long. Or
+                ``HA_SESSION_TRANSPORTS`` does not list the transport.
             SessionTooLarge: the visitor's data does not fit into a token, and the settings keep it out of a store.
             StateStale: the node lost contact with the cluster; becomes a 503 with a hint if the app does not catch it.
             SessionReadOnly: the session cannot be changed here.
@@ -194,14 +206,17 @@ class Session(TrackedDict):
         require_name(subject, "subject")
         self._require_open()
         idle_s, absolute_s = (None if life is None else duration(life) for life in (idle, absolute))
-        self.mark_modified()
         node = self._node
+        if transport is not None and transport not in node.settings.transports:
+            raise ValueError(f"transport must be one of HA_SESSION_TRANSPORTS={','.join(node.settings.transports)}, got {transport!r}")
+        self.mark_modified()
         node.validator.ensure_fresh()
         claims = node.issuer.issue(subject, idle_s=idle_s, absolute_s=absolute_s, persistent=persistent)
         if self.subject not in (None, subject):
             self._drop_data()
         node.issuer.fit(claims, self)
         self._state.became = claims
+        self._state.hands_over_by = transport
 
     def cycle(self) -> None:
         """Give the session a new id in the same family, with the same data; the old id is revoked. Use it at a change of privilege.
@@ -233,6 +248,7 @@ class Session(TrackedDict):
             self.mark_modified()
         self._drop_data()
         self._state.ended = self._state.verified is not None or bool(self._state.presented)
+        self._state.hands_over_by = None
         self._state.became = None
 
     def _require_open(self) -> None:
@@ -252,7 +268,7 @@ class Session(TrackedDict):
         if state.read_only is None:
             self.mark_modified()
             self._drop_data()
-        state.became = None
+        state.became = state.hands_over_by = None
         if state.acknowledgement is None and (state.verified is not None or state.presented):
             state.acknowledgement = await log_out(state, self._node)
         return state.acknowledgement or Acknowledgement(mode="fenced", waited_s=0.0)  # no token of this session exists

@@ -51,6 +51,7 @@ class Rare:
 
     Attributes:
         became: the claims after ``login`` or ``cycle``, None after ``clear`` or ``revoke``; ``...`` if none of them was called.
+        hands_over_by: how the app wants the token of its log-in to reach the client; None if it does not say.
         ended: whether ``clear`` was called in a request with a token, so that the commit revokes its session.
         acknowledgement: of the log-out, once the session that came in is revoked.
         refusal: the problem that the client gets in place of the app's response.
@@ -69,6 +70,7 @@ class Rare:
     """
 
     became: Claims | EllipsisType | None = ...
+    hands_over_by: Transport | None = None
     ended: bool = False
     acknowledgement: Acknowledgement | None = None
     refusal: ProblemError | None = None

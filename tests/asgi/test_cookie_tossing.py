@@ -113,6 +113,17 @@ async def test_a_log_out_ends_every_session_that_came_and_removes_every_cookie(n
         assert (await node.request(why, token=token)).result == "session_revoked"
 
 
+async def test_a_log_in_by_bearer_token_leaves_no_cookie_behind(node: Node) -> None:
+    browser = Browser(node)
+    await browser.visit(log_in, "/account/login")
+    browser.jar[Place("example.com", is_host_only=False)] = await token_of(node, "eve")
+
+    answer = await browser.visit(lambda s: s.login("ada", transport="bearer"), "/account/login")
+
+    assert answer.header("session-token")
+    assert browser.jar == {}
+
+
 async def test_a_log_out_under_the_one_live_session_removes_a_dead_cookie_beside_it(node: Node) -> None:
     browser = Browser(node)
     dead = await token_of(node, "eve")
