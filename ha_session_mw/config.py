@@ -154,6 +154,10 @@ class Settings:
         "Paths on which tokens are ignored, such as static files. The session is empty there, and cannot be written. "
         "A pattern inside one of `PROTECT` is an exception from it.",
     )
+    step_up: Texts = Setting(
+        values.patterns, (), "Paths that need a recent log-in, such as a change of the password. Other requests get 401, RFC 9470."
+    )
+    step_up_max_age: Duration = Setting(values.duration, "5m", "How long ago the log-in may be on paths in `STEP_UP`.")
     login_url: OptionalText = Setting(
         values.optional_text(r"/(?![/\\])[A-Za-z0-9._~/-]*(\?[!\"$-~]*)?", "a path of this app such as /login, perhaps with a query"),
         None,

@@ -81,17 +81,19 @@ class ProblemError(SessionError):
         retry_where: the nodes on which a retry may succeed.
         default_retry_after_s: seconds after which to retry; None if no wait helps or the wait is unknown.
         action: what the client should do.
+        max_age_s: how many seconds ago the user may have logged in; None if it does not matter.
     """
 
     code: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
     detail: ClassVar[str]
-    bearer_error: ClassVar[Literal["invalid_request", "invalid_token"] | None] = None
+    bearer_error: ClassVar[Literal["invalid_request", "invalid_token", "insufficient_user_authentication"] | None] = None
     retryable: ClassVar[bool] = False
     retry_where: ClassVar[RetryWhere] = "none"
     default_retry_after_s: ClassVar[float | None] = None
     action: ClassVar[Action]
+    max_age_s: int | None = None
 
     def __init__(self, reason: str = "", *, retry_after_s: float | None = None, check: str = "") -> None:
         super().__init__(reason or self.title)
@@ -118,6 +120,19 @@ class TokenMissing(ClientFault):
     code, status, action = "token_missing", 401, "reauthenticate"
     title = "A session is required"
     detail = "A session is required here, and the request carried none that suffices. Log in first."
+
+
+class InsufficientUserAuthentication(ClientFault):
+    """The log-in is too long ago for this address, which requires that the user has proven to be there a short while ago (RFC 9470)."""
+
+    code, status, action = "insufficient_user_authentication", 401, "reauthenticate"
+    bearer_error = "insufficient_user_authentication"
+    title = "A more recent log-in is required"
+    detail = "This address requires a more recent log-in. The session is not affected. Log in again."
+
+    def __init__(self, reason: str = "", *, max_age_s: int | None = None, retry_after_s: float | None = None, check: str = "") -> None:
+        super().__init__(reason, retry_after_s=retry_after_s, check=check)
+        self.max_age_s = max_age_s
 
 
 class RequestAmbiguous(ClientFault):

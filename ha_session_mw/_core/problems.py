@@ -40,6 +40,8 @@ def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool
         "retry_where": problem.retry_where,
         "action": problem.action,
     }
+    if problem.max_age_s is not None:
+        body["max_age"] = problem.max_age_s
     if full:
         body["reason"] = problem.reason
         body["checks"] = walk(problem)
@@ -57,10 +59,12 @@ def headers(problem: ProblemError) -> list[tuple[bytes, bytes]]:
 
 
 def challenge(problem: ProblemError) -> bytes:
-    """Return the value of ``WWW-Authenticate``. It has no error code if the request carried no token (RFC 6750 section 3.1)."""
+    """Return the value of ``WWW-Authenticate`` (RFC 6750 section 3, RFC 9470 section 3), without an error code if no token was sent."""
     parts = 'Bearer realm="session"'
     if problem.bearer_error:
         parts += f', error="{problem.bearer_error}", error_description="{problem.title}"'
+    if problem.max_age_s is not None:
+        parts += f', max_age="{problem.max_age_s}"'
     return parts.encode("ascii")
 
 

@@ -117,9 +117,15 @@ class Issuer:
             own=OwnLives(own_idle_ms, persistent) if own_idle_ms or not persistent else msgspec.UNSET,
         )
 
-    def issue_new_id(self, claims: Claims) -> Claims:
-        """Return the claims of the same session under a new id. They list the cuts known now, which the session has withstood."""
-        return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self._view.live_cuts(claims.subject))
+    def issue_new_id(self, claims: Claims, *, authenticated: bool = False) -> Claims:
+        """Return the claims of the same session under a new id. They list the cuts known now, which the session has withstood.
+
+        Args:
+            claims: the session's present claims.
+            authenticated: whether the subject has proven just now to be there.
+        """
+        at_ms = int(self._now_ms()) if authenticated else claims.authenticated_ms
+        return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self._view.live_cuts(claims.subject), authenticated_ms=at_ms)
 
     def change(self, claims: Claims, content: bytes, *, record: int = 0) -> Claims:
         """Return the claims of the same session with other data, used just now.

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 
 from starlette.requests import HTTPConnection
 
+from .._settings.values import duration
 from ..exceptions import ProblemError
 from ..session.session import HasScope, Session, get_session, state_of
 
@@ -29,6 +30,8 @@ class RequireSession:
     * A connection, as a dependency of FastAPI (``Depends(require_session)``) or as a guard of Litestar
       (``guards=[require_session]``). It checks, and returns the session.
 
+    With ``require_session(max_age="5m")``, the log-in must also be recent enough: a step-up (RFC 9470).
+
     A visitor's session does not pass. In a WebSocket, the handshake is refused before the handler runs.
 
     Raises:
@@ -42,8 +45,14 @@ class RequireSession:
     )
     """For FastAPI, which passes a request or a WebSocket to a parameter of exactly this type."""
 
+    def __init__(self, max_age: float | str | None = None) -> None:
+        self._max_age_s = None if max_age is None else duration(max_age)
+
     def __repr__(self) -> str:
-        return "require_session"
+        return "require_session" if self._max_age_s is None else f"require_session(max_age={self._max_age_s:g})"
+
+    @overload
+    def __call__(self, *, max_age: float | str) -> RequireSession: ...
 
     @overload
     def __call__(self, conn: HasScope | MutableMapping[str, Any]) -> Session: ...
@@ -54,23 +63,27 @@ class RequireSession:
     @overload
     def __call__(self, conn: Handler) -> Handler: ...
 
-    def __call__(self, conn: Any, handler: object = None) -> Any:
+    def __call__(self, conn: Any = None, handler: object = None, *, max_age: float | str | None = None) -> Any:
+        if max_age is not None:
+            guard = RequireSession(max_age)
+            return guard if conn is None else guard(conn, handler)
         if inspect.isclass(conn):
             return self._guard_class(conn)
         if isinstance(conn, MutableMapping) or hasattr(conn, "scope"):
-            session = self._admit(conn)
+            session = self.admit(conn)
             return session if handler is None else None  # the handler comes from Litestar, whose guards return nothing
         if callable(conn):
             return self._guard(conn)
         raise TypeError(f"require_session takes a handler or a request, got {type(conn).__name__}")
 
-    def _admit(self, conn: HasScope | MutableMapping[str, Any]) -> Session:
+    def admit(self, conn: HasScope | MutableMapping[str, Any]) -> Session:
+        """Return the session of a connection, or raise why the request must be refused."""
         session = get_session(conn)
         state = state_of(session)
         if state.path_kind == "open":
             state.path_kind = "guarded"
         try:
-            session.require()
+            session.require(max_age=self._max_age_s)
         except ProblemError as problem:
             state.turned_away = problem
             raise
@@ -82,12 +95,12 @@ class RequireSession:
 
         @functools.wraps(handler)
         async def guarded(*args: Any, **kwargs: Any) -> Any:
-            self._admit(_connection(handler, args, kwargs))
+            self.admit(_connection(handler, args, kwargs))
             return await handler(*args, **kwargs)
 
         @functools.wraps(handler)
         def guarded_in_a_thread(*args: Any, **kwargs: Any) -> Any:
-            self._admit(_connection(handler, args, kwargs))
+            self.admit(_connection(handler, args, kwargs))
             return handler(*args, **kwargs)
 
         chosen = guarded if _is_async(handler) else guarded_in_a_thread

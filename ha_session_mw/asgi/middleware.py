@@ -30,6 +30,7 @@ from .endpoints import LONGEST_PAGE, Endpoints
 from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
 from .openapi import describe_refusals
+from .step_up import StepUp
 from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
@@ -101,6 +102,9 @@ class SessionMiddleware(CookieAttributes):
         if self._devices is not None:
             self.app = DeviceRoutes(self.app, manager)
             protect = (*protect, self._devices, self._devices + "/*")
+        if settings.step_up:
+            self.app = StepUp(self.app, settings.step_up, settings.step_up_max_age)
+            protect = (*protect, *settings.step_up)
         public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)

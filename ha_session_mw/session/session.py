@@ -19,7 +19,7 @@ from .._core.token.cookies import Transport
 from .._core.token.data import decode, fingerprint
 from .._node.locks import LEASE_S, TIMEOUT_S
 from .._settings.values import duration
-from ..exceptions import LockLost, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
+from ..exceptions import InsufficientUserAuthentication, LockLost, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .catch_up import catch_up
@@ -153,22 +153,34 @@ class Session(TrackedDict):
     def _node(self) -> Node:
         return node_of(self.manager)
 
-    def require(self) -> str:
+    def require(self, *, max_age: float | str | None = None) -> str:
         """Return the subject that is logged in; otherwise raise the problem that tells the client why there is none.
 
+        Args:
+            max_age: how long ago the log-in or :meth:`reauthenticate` may be, in seconds or as text such as ``"5m"``.
+
         Raises:
+            InsufficientUserAuthentication: it is longer ago (RFC 9470).
             ProblemError: ``problem``, if the request's token was not accepted.
             TokenMissing: the request carried no token, or that of a visitor.
             UsageError: ``HA_SESSION_EXEMPT`` lists the path, so that nobody is ever logged in here.
         """
         subject = self.subject
-        if subject is not None:
+        if subject is not None and self._claims is not None:
+            if max_age is not None:
+                self._require_recent(self._claims, duration(max_age))
             return subject
         if self._state.read_only is EXEMPT:
             raise UsageError(EXEMPT)
         if self.problem is not None:
             raise self.problem.with_traceback(None)  # the same error may be raised several times
         raise TokenMissing("no user is logged in", check="presented")
+
+    def _require_recent(self, claims: Claims, max_age_s: float) -> None:
+        # Without a manager, the session was made by hand and has no claims.
+        age_s = self._node.clock.wall_s() - claims.authenticated_ms / 1000
+        if age_s > max_age_s:
+            raise InsufficientUserAuthentication(f"logged in {age_s:.0f} s ago, and {max_age_s:g} s is the most", max_age_s=int(max_age_s))
 
     # Operations
 
@@ -226,13 +238,30 @@ class Session(TrackedDict):
             StateStale: the node lost contact with the cluster; becomes a 503 with a hint if the app does not catch it.
             SessionReadOnly: the session cannot be changed here.
         """
+        self._take_new_id(authenticated=False)
+
+    def _take_new_id(self, *, authenticated: bool) -> None:
         self._require_open()
         self.mark_modified()
         if self._claims is None:
             raise LookupError("there is no session yet, so no id can be changed")
         node = self._node
         node.validator.ensure_fresh()
-        self._state.became = node.issuer.issue_new_id(self._claims)
+        self._state.became = node.issuer.issue_new_id(self._claims, authenticated=authenticated)
+
+    def reauthenticate(self) -> None:
+        """Note that the subject has just proven again to be there, by a password, say. The session takes a new id; the old one is revoked.
+
+        ``authenticated_at`` is the present time then, and :meth:`require` with a ``max_age`` passes.
+
+        Raises:
+            LookupError: nobody is logged in.
+            StateStale: the node lost contact with the cluster; becomes a 503 with a hint if the app does not catch it.
+            SessionReadOnly: the session cannot be changed here.
+        """
+        if self.subject is None:
+            raise LookupError("nobody is logged in; call login() instead")
+        self._take_new_id(authenticated=True)
 
     def clear(self) -> None:
         """Log out: drop the data. When the response starts, the session is revoked with all its ids, and its cookie removed.

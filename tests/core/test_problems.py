@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ha_session_mw._core.problems import challenge, document, headers, prefers_html, reference_page, refusal_page
 from ha_session_mw.exceptions import (
     InfrastructureFault,
+    InsufficientUserAuthentication,
     KeyNotReached,
     NodeStarting,
     ProblemError,
@@ -36,6 +37,7 @@ def body_of(problem: ProblemError, *, full: bool = False) -> dict[str, object]:
 # As section 10 of the design has it, by hand: status, RFC 6750 error, retryable, where, after (ms), action.
 TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "token_missing": (401, None, False, "none", None, "reauthenticate"),
+    "insufficient_user_authentication": (401, "insufficient_user_authentication", False, "none", None, "reauthenticate"),
     "request_ambiguous": (400, "invalid_request", False, "none", None, "fix_request"),
     "headers_too_large": (431, None, False, "none", None, "fix_request"),
     "token_too_large": (400, "invalid_request", False, "none", None, "fix_request"),
@@ -135,6 +137,11 @@ def test_each_401_and_bearer_error_names_the_scheme(kind: type[ProblemError]) ->
     [
         (TokenMissing(), 'Bearer realm="session"'),
         (TokenInvalid("why"), 'Bearer realm="session", error="invalid_token", error_description="The session token is not valid"'),
+        (
+            InsufficientUserAuthentication(max_age_s=300),
+            'Bearer realm="session", error="insufficient_user_authentication", '
+            'error_description="A more recent log-in is required", max_age="300"',
+        ),
         (RequestAmbiguous(), 'Bearer realm="session", error="invalid_request", error_description="Several different session tokens"'),
     ],
 )
