@@ -27,6 +27,14 @@ CALLS_AT_ONCE = 1000
 """How many calls of one member are answered in a burst, after it has been quiet."""
 UNDER_WAY = 16
 """How many calls of one member are answered at the same time. It has one poll here, perhaps another that it gave up, and 8 look-ups."""
+ARRIVING = 64
+"""How many calls of one member may be sending their bodies. Beyond that the oldest gives way, so nobody can hold all places."""
+COPIES = 2
+"""How many times the same call may be sending its body: the call itself, and a copy of its header that somebody sent."""
+ARRIVAL_S = 2.0
+"""How long the body of a call may take to arrive. It mostly comes with the header, in one packet or a few."""
+WAITING_BYTES = 8 * 1024 * 1024
+"""The most bytes of calls of one member that wait for their turn. Calls beyond that are turned away at once."""
 PATIENCE_S = 1.0
 """How long a call waits for its turn. A refusal takes as long, so a member that floods this node waits for it."""
 
@@ -39,11 +47,14 @@ _MOST_CALLERS = 256
 class _Caller:
     """The calls that one member may still make to this node."""
 
-    __slots__ = ("rate", "under_way")
+    __slots__ = ("arriving", "rate", "under_way", "waiting_bytes")
 
     def __init__(self) -> None:
         self.rate = RateLimiter(CALLS_PER_S, CALLS_AT_ONCE)
         self.under_way = anyio.Semaphore(UNDER_WAY)
+        self.waiting_bytes = 0
+        self.arriving: dict[anyio.CancelScope, int] = {}
+        """The calls whose bodies are on the way, with their counters, the oldest first."""
 
 
 class PeerServer:
@@ -84,44 +95,72 @@ class PeerServer:
             self.refused += 1
             await _plain(send, 404, b"")
             return
-        envelope, kid, signature = found
+        await self._admit(handler, *found, receive, send)
+
+    async def _admit(self, handler: PeerHandler, envelope: Envelope, kid: str, signature: str, receive: Receive, send: Send) -> None:
+        """Answer a call with a good signature, unless it is repeated, incomplete, or one of too many.
+
+        A listener between the nodes can send the header of a call that it has seen, without a body. So a call takes a place only
+        when it is complete and its counter was new.
+        """
+        if envelope.callee_nonce != self.nonce:
+            # Signed for an earlier process of this node, or for none yet: the caller learns the nonce to use.
+            await self._answer(send, 409, self.nonce.encode(), kid, signature)
+            return
         caller = self._callers[self._faults.name(envelope.caller)]
-        if not await self._turn_of(caller, envelope.caller):
+        body = b"" if self._was_used(envelope) else await self._arrived(caller, envelope, receive)
+        if body is None or digest_of(body) != envelope.digest or not self._first_use(envelope):
+            fault: Fault = "replayed" if self._was_used(envelope) else "incomplete" if body is None else "garbage"
+            await self._refuse(send, envelope, fault)
+            return
+        if not await self._turn_of(caller, envelope.caller, len(body)):
             self._faults.note(envelope.caller, "turned_away")
             await self._answer(send, 429, b"", kid, signature)
             return
         try:
-            await self._carry_out(handler, envelope, kid, signature, receive, send)
+            await self._carry_out(handler, body, envelope, kid, signature, send)
         finally:
             caller.under_way.release()
 
-    async def _turn_of(self, caller: _Caller, url: str) -> bool:
+    async def _arrived(self, caller: _Caller, envelope: Envelope, receive: Receive) -> bytes | None:
+        """Return the body of a call; None if it is too large or too late, or gave way to newer calls."""
+        arriving = caller.arriving
+        with self._clock.move_on_after(ARRIVAL_S) as scope:
+            copies = [other for other, counter in arriving.items() if counter == envelope.counter]
+            if len(copies) >= COPIES or len(arriving) >= ARRIVING:
+                # A call can have been sent by its caller, and by a listener. The next copies displace copies, and no other call.
+                oldest = copies[0] if copies else next(iter(arriving))
+                arriving.pop(oldest)
+                oldest.cancel()
+            arriving[scope] = envelope.counter
+            try:
+                return await _body(receive)
+            finally:
+                arriving.pop(scope, None)
+        return None
+
+    async def _turn_of(self, caller: _Caller, url: str, size: int) -> bool:
         """Wait for this call's turn among all calls of its caller; return whether the turn came in time."""
         wait_s = caller.rate.spend(1, self._clock.boot_s(), patience_s=PATIENCE_S)
         if wait_s == 0 and caller.under_way.value:
             caller.under_way.acquire_nowait()
             return True
         self._faults.note(url, "queued")
-        with self._clock.move_on_after(PATIENCE_S):
-            with self._clock.move_on_after(PATIENCE_S if wait_s is None else wait_s):
-                await anyio.sleep_forever()
-            if wait_s is not None:
-                await caller.under_way.acquire()
-                return True
-        return False
+        if caller.waiting_bytes + size > WAITING_BYTES:
+            return False
+        caller.waiting_bytes += size
+        try:
+            with self._clock.move_on_after(PATIENCE_S):
+                with self._clock.move_on_after(PATIENCE_S if wait_s is None else wait_s):
+                    await anyio.sleep_forever()
+                if wait_s is not None:
+                    await caller.under_way.acquire()
+                    return True
+            return False
+        finally:
+            caller.waiting_bytes -= size
 
-    async def _carry_out(self, handler: PeerHandler, envelope: Envelope, kid: str, signature: str, receive: Receive, send: Send) -> None:
-        if envelope.callee_nonce != self.nonce:
-            # Signed for an earlier process of this node, or for none yet: the caller learns the nonce to use.
-            await self._answer(send, 409, self.nonce.encode(), kid, signature)
-            return
-        body = await _body(receive)
-        if body is None or digest_of(body) != envelope.digest:
-            await self._refuse(send, envelope, "garbage")
-            return
-        if not self._first_use(envelope):
-            await self._refuse(send, envelope, "replayed")
-            return
+    async def _carry_out(self, handler: PeerHandler, body: bytes, envelope: Envelope, kid: str, signature: str, send: Send) -> None:
         try:
             content = await handler(body)
         except ValueError:
@@ -146,6 +185,10 @@ class PeerServer:
         if name == HELLO and envelope.caller != self.me:
             return None  # no other node may make this one believe that its URL is used twice
         return parsed
+
+    def _was_used(self, envelope: Envelope) -> bool:
+        counters = self._used.get(envelope.caller_nonce)
+        return counters is not None and counters.was_used(envelope.counter)
 
     def _first_use(self, envelope: Envelope) -> bool:
         counters = self._used.get(envelope.caller_nonce)
@@ -176,8 +219,11 @@ class _Counters:
         self._newest = 0
         self._seen: set[int] = set()
 
+    def was_used(self, counter: int) -> bool:
+        return counter <= self._newest - _WINDOW or counter in self._seen
+
     def first_use(self, counter: int) -> bool:
-        if counter <= self._newest - _WINDOW or counter in self._seen:
+        if self.was_used(counter):
             return False
         self._seen.add(counter)
         self._newest = max(self._newest, counter)

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-Fault = Literal["unreachable", "stalled", "refused", "unsigned", "garbage", "lied", "replayed", "queued", "turned_away", "pages", "slowed"]
+Fault = Literal[
+    "unreachable", "stalled", "refused", "unsigned", "garbage", "incomplete", "lied", "replayed", "queued", "turned_away", "pages", "slowed"
+]
 """The kinds of faults.
 
 * ``unreachable``, ``stalled``, ``refused``: the peer did not answer a call, did not answer in time, or refused.
 * ``unsigned``: no member of this cluster signed the answer.
-* ``garbage``: a call or an answer cannot be parsed, or is too large.
+* ``garbage``: a call or an answer cannot be parsed.
+* ``incomplete``: the body of a call is too large, or did not arrive in time. Perhaps somebody else repeats headers that it has seen.
 * ``lied``: a statement of the peer cannot be true.
 * ``replayed``: the peer made the same call again.
 * ``queued``, ``turned_away``: a call had to wait because the peer calls too often; it waited in vain.
