@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
+import anyio
 import litestar
 import pytest
+import quart
+from django.core.asgi import get_asgi_application  # type: ignore[import-untyped]
 from django.http import HttpRequest, HttpResponse  # type: ignore[import-untyped]
+from django.test.utils import override_settings  # type: ignore[import-untyped]
+from django.urls import path as django_path  # type: ignore[import-untyped]
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi import WebSocket as FastAPIWebSocket
 from litestar.exceptions import WebSocketDisconnect as LitestarDisconnect
+from quart import Quart
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ha_session_mw import ProblemError, Session, SessionMiddleware, Settings, TokenMissing, UsageError, get_session, require_session
@@ -27,6 +33,7 @@ from ha_session_mw.fastapi import AnySession, LoggedIn, describe_refusals
 from ha_session_mw.testing import session_cookie
 
 from .driver import SECRET, Answer, Node, call, scope_of
+from .test_frameworks import django_app
 
 pytestmark = pytest.mark.anyio
 REACHED = b"the guarded handler ran"
@@ -317,25 +324,74 @@ async def test_an_exempt_path_that_requires_a_log_in_is_a_mistake_of_the_app() -
         await ask(node, "/async")
 
 
-# Django passes its request, too
+# Frameworks that turn an error of a handler into a 500
 
 
-async def test_a_view_of_django(anyio_backend_name: str) -> None:
-    def view(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(REACHED)
+def django_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(f"{REACHED.decode()} for {require_session(request).subject}")
 
-    class DjangosRequest:
-        def __init__(self, scope: Scope) -> None:
-            self.scope = scope
 
-    async def django(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            response = require_session(view)(DjangosRequest(scope))
-            await PlainTextResponse(response.content)(scope, receive, send)
-        except ProblemError:  # as Django does with an error that it does not know
-            await PlainTextResponse("Server Error (500)", 500)(scope, receive, send)
+async def django_async_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(f"{REACHED.decode()} for {require_session(request).subject}")
 
-    assert (await ask(Node(app=django), "/")).code == "token_missing"
+
+urlpatterns = [
+    django_path("view", django_view),
+    django_path("async", django_async_view),
+    django_path("decorated", require_session(django_view)),
+]
+
+
+@pytest.fixture
+def _django_urls() -> Iterator[None]:
+    django_app()  # configures Django
+    with override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=[]):
+        yield
+
+
+def quart_app() -> Quart:
+    app = Quart(__name__)
+
+    @app.get("/view")
+    async def view() -> str:
+        return f"{REACHED.decode()} for {require_session(quart.request).subject}"
+
+    return app
+
+
+@pytest.mark.usefixtures("_django_urls")
+@pytest.mark.parametrize(
+    ("make", "path"),
+    [
+        (get_asgi_application, "/view"),
+        (get_asgi_application, "/async"),
+        (get_asgi_application, "/decorated"),
+        (quart_app, "/view"),
+    ],
+)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_call_in_the_handler_refuses_in_frameworks_that_answer_500(make: Callable[[], Any], path: str, anyio_backend: str) -> None:
+    node, like = Node(app=make()), Node(app=protected, protect="*")
+    for headers in REFUSED[:3]:
+        answer = await ask_patiently(node.app, scope_of("http", path, headers=headers))
+        assert told(answer) == told(await ask(like, path, *headers))
+    cookie = session_cookie(node.manager, "ada")["session"].encode()
+    answer = await ask_patiently(node.app, scope_of("http", path, headers=[(b"cookie", b"session=" + cookie)]))
+    assert (answer.status, answer.header("cache-control")) == (200, "private")
+    assert REACHED + b" for ada" in answer.body
+
+
+async def ask_patiently(app: ASGIApp, scope: Scope) -> Answer:
+    answer = Answer()
+    opening: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if not opening:
+            await anyio.sleep_forever()  # Django gives up when the client goes
+        return opening.pop()
+
+    await app(scope, receive, answer.send)
+    return answer
 
 
 # OpenAPI
