@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 import anyio
-import anyio.abc
+
+from .background import Background
 
 MOST_FLIGHTS = 1024
 """Most questions under way or waiting: a bound on the memory and the calls that a flood of new tokens can cause."""
@@ -32,19 +33,15 @@ class SingleFlight(Generic[T]):
     def __init__(self) -> None:
         self._waiting: dict[Hashable, _Flight[T]] = {}
         self._flying: dict[Hashable, _Flight[T]] = {}
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background = Background()
 
     async def run(self) -> None:
         """Run the flights until cancelled. A caller that is cancelled does not cancel the others."""
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self._tasks = None
+        await self._background.run()
 
     def has_room(self) -> bool:
         """Whether there is room for a new question."""
-        return self._tasks is not None and len(self) < MOST_FLIGHTS
+        return self._background.is_running and len(self) < MOST_FLIGHTS
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._flying)
@@ -61,11 +58,11 @@ class SingleFlight(Generic[T]):
         """
         flight = self._waiting.get(question)
         if flight is None:
-            if self._tasks is None or not self.has_room():
+            if not self.has_room():
                 return None
             # A flight under way was sent before this caller came, so its answer proves nothing for this caller.
             flight = self._waiting[question] = _Flight(self._flying.get(question))
-            self._tasks.start_soon(self._carry, flight, question, fly)
+            self._background.start(self._carry, flight, question, fly)
         await flight.landed.wait()
         return flight.answer
 

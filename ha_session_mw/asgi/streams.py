@@ -10,12 +10,12 @@ import logging
 from collections import defaultdict
 
 import anyio
-import anyio.abc
 from starlette.types import Message, Receive, Send
 
 from .._core.accept_rule import denial
 from .._core.cluster.view import View
 from .._core.token.tokens import Verified
+from .._node.background import Background
 from ..models import Cut, Deny, Entry
 
 logger = logging.getLogger("ha_session_mw.streams")
@@ -82,7 +82,9 @@ class Connections:
     def __init__(self, view: View) -> None:
         self._view = view
         self._by_id: defaultdict[str, set[Connection]] = defaultdict(set)
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background = Background()
+        self.run = self._background.run
+        """Runs the tasks that send closing messages."""
 
     def add(self, connection: Connection) -> None:
         """Register a connection. It ends at once if its session was logged out since its token was validated."""
@@ -115,19 +117,10 @@ class Connections:
         if connection.done:
             return
         connection.ended = True
-        if self._tasks is not None:  # without a lifespan, the app's next message finds the connection ended
-            self._tasks.start_soon(connection.end)
+        self._background.start(connection.end)  # without a lifespan, the app's next message finds the connection ended
 
     def _all(self) -> set[Connection]:
         return {connection for connections in self._by_id.values() for connection in connections if not connection.ended}
-
-    async def run(self) -> None:
-        """Run the tasks that send closing messages."""
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self._tasks = None
 
     def __len__(self) -> int:
         return len(self._all())

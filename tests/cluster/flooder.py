@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from ha_session_mw import SessionMiddleware
+from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.quorum.log import PAGE_ENTRIES
 from ha_session_mw._core.quorum.messages import Answer, decode_poll, encode
 from ha_session_mw._node import lookups
@@ -60,7 +61,7 @@ class Flooder:
     async def on_poll(self, body: bytes) -> bytes:
         if self.how not in ("pages", "heap"):
             return await self.log.on_poll(body)
-        quorum, now, poll = self.log.quorum, self.log._now(), decode_poll(body)
+        quorum, now, poll = self.log.quorum, self._now(), decode_poll(body)
         quorum.drop(quorum.arrived(poll, now)[0])
         self.sent += 1
         until_ms = self.log.unknown_end_ms()
@@ -103,10 +104,13 @@ class Flooder:
                     self.sent += 1
                     await client.call(peer, self.how, self._question(peer), timeout_s=30.0)
 
+    def _now(self) -> Moment:
+        return Moment(self.manager.clock.boot_s(), self.manager.clock.wall_s() * 1000)
+
     def _question(self, peer: str) -> bytes:
         if self.how == "lookup":
             return lookups.encode(Question(lookups.VERSION, mint_session(self.manager, "mallory").encode()))
-        return encode(self.log.quorum.poll(peer, self.log._now()).poll) if self.how == "poll" else b"nobody"
+        return encode(self.log.quorum.poll(peer, self._now()).poll) if self.how == "poll" else b"nobody"
 
 
 class Pipe(httpx2.AsyncBaseTransport):

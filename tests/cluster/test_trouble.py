@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -306,8 +307,9 @@ async def test_a_denial_that_a_node_knows_counts_for_more_than_a_yes_whatever_it
             a.clock.step_wall(3600)
             node_of(a.manager).log.apply([Deny(claims.family, claims.absolute_end_ms)])
 
-        cluster._network.tasks.start_soon(meanwhile)
-        answer = await browser.visit(a, path="/private")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(meanwhile)
+            answer = await browser.visit(a, path="/private")
 
         assert (answer.status, answer.problem["code"]) == (401, "session_revoked")
         assert refused_for_infrastructure(await Browser(cluster, browser.token).visit(a), "clock_untrusted", "other_node")
@@ -473,7 +475,7 @@ async def test_a_member_that_answers_nonsense_is_as_good_as_none_and_named(
 async def test_a_member_that_answers_at_once_over_and_over_does_not_keep_the_others_busy(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     polls = 0
-    answer = peering_of(a.manager).server._handlers["poll"]
+    answer = quorum_log_of(a.manager).on_poll
 
     async def counted(body: bytes) -> bytes:
         nonlocal polls
@@ -580,7 +582,7 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
         entries = tuple(Deny(f"flood {next(ids)}", log.unknown_end_ms()) for _ in range(4))
         return encode(msgspec.structs.replace(decode_answer(await on_poll(body)), entries=entries, complete=complete))
 
-    on_poll = peering_of(a.manager).server._handlers["poll"]
+    on_poll = quorum_log_of(a.manager).on_poll
     log.quorum.holds.limit_s = 0  # type: ignore[attr-defined]
     peering_of(a.manager).handle("poll", flood)
     await cluster.advance(10)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from hashlib import sha256
 
 import anyio
-from anyio.abc import TaskGroup
 
+from ..._node.background import Background
 from ...abc import Clock, Grant
 from ...exceptions import LockLost, StoreUnavailable
 from ..common.queued_locks import Admission, QueuedLocks, Ticket
@@ -62,15 +62,11 @@ class EtcdLocks(QueuedLocks):
         super().__init__(clock)
         self._gateway = gateway
         self._prefix = prefix
-        self._leaving: TaskGroup | None = None
+        self._leaving = Background()
 
     async def run(self) -> None:
-        async with self._gateway.opened(), anyio.create_task_group() as tasks:
-            self._leaving = tasks
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self._leaving = None
+        async with self._gateway.opened():
+            await self._leaving.run()
 
     async def acquire(self, name: str, *, within_s: float, lease_s: float) -> Grant:
         with self._asked(max(within_s, LEAST_S) + LAST_LOOK_S):
@@ -111,10 +107,9 @@ class EtcdLocks(QueuedLocks):
     async def _leave(self, name: str, holder: str) -> None:  # noqa: ARG002 - the lease is enough
         # A put that is still under way comes to nothing without its lease.
         left = anyio.Event()
-        if self._leaving is None:
+        if not self._leaving.start(self._revoke, int(holder, 16), left):
             logger.warning("the locks of this node do not run; a lock is free later, at the end of its lease")
             return
-        self._leaving.start_soon(self._revoke, int(holder, 16), left)
         with anyio.CancelScope(shield=True), self._clock.move_on_after(LET_GO_S):
             await left.wait()
 
