@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ..exceptions import ConfigurationError
+from .randomness import bits_of
 from .setting import variable
 
 MAKE_ONE = 'Make one with: python -c "import secrets; print(secrets.token_urlsafe(48))"'
@@ -17,12 +19,28 @@ MIN_SECRET_BYTES = 32
 """The length of SHA-256's output: a shorter HMAC key is weaker than the hash (RFC 2104 section 3)."""
 MIN_DIFFERENT_BYTES = 8
 """A secret with fewer different bytes was typed, not drawn: 32 random bytes have about 30."""
+MIN_BITS = 64
+"""The least randomness, as estimated. 32 random digits have 106 bits by that estimate, and a repeated password about 50."""
 
 _PLACEHOLDER = (
     r"(change|replace|insert|put|your|my|me|this|please|a|the|with|in|to|some|very|super|long|random|strong|secure|default|example|sample"
     r"|demo|test|dev|todo|fixme|secret|key|token|password|passphrase|session|string|value|here|django|starlette|flask|fastapi|256|bit|64"
     r"|bytes|chars|characters|must|be|at|least|of|and|production|abc|xyz|foo|bar|baz|0|1|2|3|x)+"
 )
+
+
+_PUBLISHED = frozenset(
+    (
+        "570dad43de1af4c9",  # FastAPI's tutorial
+        "2598f7d6adc142d8",  # Flask's configuration handbook
+        "4f2c8f384099179e",  # Flask-Security's quick start
+        "a8ad80ab28ef698d",  # a Django tutorial
+        "8b1b17a9740c068a",  # RFC 7515, appendix A.1
+        "0330b11998cbc9ab",  # RFC 7520, section 3.5
+        "465d9ad5d5528ebe",  # the debugger at jwt.io
+    )
+)
+"""Keys that documentation shows, and that apps have copied: the first 16 hexadecimal digits of the SHA-256 of each."""
 
 
 def weakness(secret: bytes) -> str | None:
@@ -38,6 +56,10 @@ def weakness(secret: bytes) -> str | None:
         return f"is {len(secret)} bytes long, and {MIN_SECRET_BYTES} is the least"
     if len(set(secret)) < MIN_DIFFERENT_BYTES:
         return "repeats the same few characters"
+    if hashlib.sha256(secret).hexdigest()[:16] in _PUBLISHED:
+        return "is a key that documentation shows"
+    if bits_of(secret) < MIN_BITS:
+        return "counts or repeats itself"
     return None
 
 

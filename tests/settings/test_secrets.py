@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_session_mw._settings import secrets
+from ha_session_mw._settings.randomness import PATTERN_BITS, bits_of
 from ha_session_mw._settings.secrets import MIN_SECRET_BYTES, weakness
 
 PLACEHOLDERS = [
@@ -44,6 +45,55 @@ def test_a_placeholder_is_refused_however_long_it_is(secret: str) -> None:
 )
 def test_a_weak_secret_is_refused_by_a_reason(secret: bytes, why: str) -> None:
     assert weakness(secret) == why
+
+
+PUBLISHED = [
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
+    "pf9Wkove4IKEAXvy-cQkeDPhv9Cb3Ag-wyJILbq_dFw",
+    "cg#p$g+j9tax!#a3cup@1$8obt2_+&k3q+pmu)5%asj6yjpkag",
+    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
+    "hJtXIZ2uSN5kbQfbtTNWbpdmhkV8FJG-Onbc6mxCcYg",
+    "a-string-secret-at-least-256-bits-long",
+]
+
+
+@pytest.mark.parametrize("secret", PUBLISHED)
+def test_a_key_that_documentation_shows_is_refused(secret: str) -> None:
+    assert weakness(secret.encode()) == "is a key that documentation shows"
+
+
+PATTERNS = [
+    *("01234567890123456789012345678901", "12345678901234567890123456789012", "98765432109876543210987654321098"),
+    *("0123456789abcdef0123456789abcdef", "abcdefghijklmnopqrstuvwxyz012345", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"),
+    *("abcd1234" * 4, "aB3$xY9!" * 4, "Tr0ub4dor&3-" * 3, "qwertyuiopasdfghjklzxcvbnm1234567890", "QWERTZUIOPasdfghjkl0987654321ytrewq"),
+    *("00112233445566778899aabbccddeeff", "a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6", "000111222333444555666777888999aaa", "02468ace" * 4),
+    "".join(chr(n) for n in range(33, 97)),
+    "1a2b3c4d5e6f7g8h9i0j1a2b3c4d5e6f7g8h9i0j",
+]
+
+
+@pytest.mark.parametrize("secret", PATTERNS)
+def test_a_secret_that_counts_or_repeats_itself_is_refused(secret: str) -> None:
+    assert weakness(secret.encode()) == "counts or repeats itself"
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=10), st.integers(4, 40))
+def test_repeating_a_short_text_makes_no_secret_of_it(part: str, times: int) -> None:
+    assert weakness((part * times).encode()) is not None
+
+
+@given(st.binary(max_size=300))
+def test_a_longer_secret_has_no_less_randomness(secret: bytes) -> None:
+    assert 0.0 <= bits_of(secret) <= 8 * len(secret) + PATTERN_BITS
+
+
+def test_random_secrets_of_few_different_characters_are_strong_enough() -> None:
+    random = Random(17)
+    for alphabet in ("0123456789", "abcdefgh", "0123456789abcdef", "ACGTXYZW-_"):
+        for _ in range(2000):
+            secret = "".join(random.choices(alphabet, k=40)).encode()
+            assert weakness(secret) in (None, "repeats the same few characters"), secret
 
 
 def test_thirty_two_bytes_are_enough() -> None:
