@@ -50,7 +50,8 @@ from .exceptions import (
 )
 from .manager import SessionManager
 from .models import Acknowledgement, Device
-from .session.session import Session, get_session
+from .session.of_request import get_session
+from .session.session import Session
 
 __all__ = [
     "Acknowledgement",

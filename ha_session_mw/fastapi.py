@@ -11,7 +11,8 @@ from starlette.requests import HTTPConnection
 
 from .asgi.guards import RequireSession
 from .asgi.openapi import describe_refusals
-from .session.session import Session, get_session
+from .session.of_request import get_session
+from .session.session import Session
 
 try:
     from fastapi import Depends

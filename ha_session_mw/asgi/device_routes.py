@@ -16,7 +16,8 @@ from .._core.request_fields import last_value
 from ..exceptions import RequestCrossSite
 from ..manager import SessionManager
 from ..models import Acknowledgement, Device
-from ..session.session import Session, get_session, state_of
+from ..session.of_request import get_session
+from ..session.session import Session, state_of
 
 
 class DeviceRoutes:

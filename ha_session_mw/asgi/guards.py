@@ -14,7 +14,8 @@ from starlette.requests import HTTPConnection
 
 from .._settings.values import duration
 from ..exceptions import ProblemError
-from ..session.session import HasScope, Session, get_session, state_of
+from ..session.of_request import HasScope, get_session
+from ..session.session import Session, state_of
 
 _MARK = "_requires_session"
 Handler = TypeVar("Handler", bound=Callable[..., Any])

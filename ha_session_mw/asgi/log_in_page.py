@@ -13,7 +13,7 @@ from .._core.paths import below_root
 from .._core.problems import prefers_html
 from .._core.request_fields import list_items
 from ..exceptions import ClientFault, ProblemError
-from ..session.session import HasScope
+from ..session.of_request import HasScope
 
 LONGEST_NEXT = 2048
 """Characters of the longest ``next``. Servers refuse request lines of 8 kB and more, and ``next`` is one part of such a line."""

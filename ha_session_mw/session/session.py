@@ -5,32 +5,26 @@ Only ``await revoke()`` acts at once. Everything else is noted, and one commit d
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from inspect import Parameter, Signature
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
-
-from starlette.requests import HTTPConnection
+from typing import TYPE_CHECKING
 
 from .._core.names import require_name
 from .._core.token.cookies import Transport
-from .._core.token.data import decode, fingerprint
+from .._core.token.data import decode
 from .._node.locks import LEASE_S, TIMEOUT_S
 from .._settings.values import duration
-from ..exceptions import InsufficientUserAuthentication, LockLost, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
+from ..exceptions import InsufficientUserAuthentication, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
-from .catch_up import catch_up
-from .late_save import save_late
+from .locking import locked
 from .presented import log_out
 from .state import EXEMPT, STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     from .._node.node import Node
     from ..abc import Grant
 
@@ -353,32 +347,7 @@ class Session(TrackedDict):
         self._node.locks.require()
         if not self._node.data.has_store:
             raise NotSupported("HA_SESSION_CLUSTER has no store, so nothing would check the session's lock before a change is saved")
-        return self._locked(f"session/{self.family}", timeout, lease)
-
-    @asynccontextmanager
-    async def _locked(self, name: str, timeout_s: float, lease_s: float) -> AsyncIterator[Grant]:
-        state, locks = self._state, self._node.locks
-        if state.hold is None:
-            state.hold = await locks.acquire(name, timeout_s=timeout_s, lease_s=lease_s)
-        elif (outer := state.hold).kept:
-            yield outer.grant
-            if not outer.kept:
-                raise LockLost("the block of this request that took the lock has ended before this one, in another task")
-            return
-        else:
-            await locks.confirm(state.hold)
-        before = None
-        try:
-            async with locks.keep(state.hold):
-                if await catch_up(self, state, self._node):
-                    self.mark_modified()
-                before = fingerprint(self)
-                yield state.hold.grant
-                await save_late(self, state, self._node, {})
-        finally:
-            self.modified = self.modified or (before is not None and fingerprint(self) != before)  # a change inside nested values
-            if state.read_only is not None or not self.modified:
-                await state.release_lock()
+        return locked(self, self._state, self._node, f"session/{self.family}", timeout_s=timeout, lease_s=lease)
 
     def _drop_data(self) -> None:
         """Drop the session's data, including data that other requests have stored."""
@@ -406,41 +375,6 @@ def session_of(state: RequestState, kind: type[Session] = Session) -> Session:
         elif state.stored is not None:
             _fill(session, decode(state.stored.data))
     return session
-
-
-class HasScope(Protocol):
-    """A request or WebSocket of any framework."""
-
-    @property
-    def scope(self) -> Any: ...
-
-
-def get_session(conn: HasScope | MutableMapping[str, Any]) -> Session:
-    """Return the session of a request or WebSocket, even if a framework has put something else into ``scope["session"]``.
-
-    Args:
-        conn: a request or WebSocket that has a ``scope``, as those of Starlette, Litestar and Quart do; or an ASGI scope.
-
-    Raises:
-        LookupError: the app is not behind this package's session middleware, or ``conn`` is not a request of an ASGI server.
-    """
-    try:
-        scope = conn if isinstance(conn, dict) else conn.scope  # type: ignore[union-attr]
-    except AttributeError:  # Django's requests have none under WSGI
-        raise LookupError(
-            f"a {type(conn).__name__} has no ASGI scope; is it a request or WebSocket, and the server an ASGI server?"
-        ) from None
-    session: Session | None = scope.get(SCOPE_KEY)
-    if session is None:
-        raise LookupError("no session here: add ha_session_mw.SessionMiddleware to the app")
-    session.mark_accessed()
-    return session
-
-
-# For ``Depends(get_session)``: FastAPI passes a request or a WebSocket to a parameter of exactly this type.
-get_session.__signature__ = Signature(  # type: ignore[attr-defined]
-    [Parameter("conn", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)], return_annotation=Session
-)
 
 
 def _utc(ms: int) -> datetime:

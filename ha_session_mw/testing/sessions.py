@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from ..asgi.of_app import manager_of
 from ..exceptions import SessionTooLarge
 from ..manager import SessionManager, node_of
-from ..session.session import get_session
+from ..session.of_request import get_session
 
 SECRET = "N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"  # noqa: S105 - no secret at all
 """Secret of the clusters in tests. It protects nothing."""
