@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from .._settings.values import duration
 from ..exceptions import ProblemError
 from ..session.of_request import HasScope, get_session
-from ..session.session import Session, state_of
+from ..session.session import SCOPE_KEY, Session, state_of
 
 _MARK = "_requires_session"
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -129,10 +129,13 @@ def _is_async(handler: Callable[..., Any]) -> bool:
 
 def _connection(handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> HasScope | MutableMapping[str, Any]:
     """Return the request or WebSocket among the arguments of a handler; of a class endpoint's method, the endpoint will do."""
-    for value in (*args, *kwargs.values()):
-        scope = value if isinstance(value, MutableMapping) else getattr(value, "scope", None)
-        if isinstance(scope, MutableMapping) and scope.get("type") in ("http", "websocket"):
+    scopes = [value if isinstance(value, MutableMapping) else getattr(value, "scope", None) for value in (*args, *kwargs.values())]
+    found = [scope for scope in scopes if isinstance(scope, MutableMapping) and scope.get("type") in ("http", "websocket")]
+    for scope in found:  # a body that a client has sent may look like a scope, and has no session
+        if isinstance(scope.get(SCOPE_KEY), Session):
             return scope
+    if found:
+        return found[0]
     raise TypeError(f"{_name(handler)} was called without a request, in which a session could be found")
 
 

@@ -119,6 +119,12 @@ def fastapi_app() -> FastAPI:
         await websocket.send_text(str(session.subject))
         await websocket.close()
 
+    @app.websocket("/any")
+    async def any_ws(websocket: FastAPIWebSocket, session: Annotated[Session, Depends(get_session)], same: AnySession) -> None:
+        await websocket.accept()
+        await websocket.send_text(f"{session.subject} {session is same}")
+        await websocket.close()
+
     app.include_router(inner)
     return app
 
@@ -200,6 +206,23 @@ async def test_a_visitor_with_a_session_and_a_user_who_was_logged_out_do_not_pas
     await node.manager.revoke_subject("ada")
     assert (await ask(node, path, (b"cookie", b"session=" + visitor))).code == "token_missing"
     assert (await ask(node, path, (b"cookie", b"session=" + user))).code == "session_revoked"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_body_that_looks_like_a_scope_is_none(anyio_backend: str) -> None:
+    app = FastAPI()
+
+    @app.post("/")
+    @require_session
+    async def handler(body: dict[str, Any], request: Request) -> str:
+        return REACHED.decode()
+
+    node = Node(app=app)
+    body = {"type": "http", "ha_session_mw.session": {"subject": "ada"}}
+    with TestClient(node.app) as client:
+        assert client.post("/", json=body).json()["code"] == "token_missing"
+        client.cookies.update(session_cookie(node.manager, "ada"))
+        assert client.post("/", json=body).json() == REACHED.decode()
 
 
 async def test_the_other_methods_of_an_endpoint_stay_open() -> None:
@@ -429,6 +452,14 @@ def test_a_document_that_no_request_asks_for_lists_them_after_a_call_by_hand() -
 def test_an_app_of_another_kind_has_no_document_to_change() -> None:
     describe_refusals(STARLETTE)
     describe_refusals(None)
+
+
+def test_a_web_socket_of_fastapi_gets_its_session_too() -> None:
+    node = Node(app=fastapi_app())
+    with TestClient(node.app).websocket_connect("/any") as ws:
+        assert ws.receive_text() == "None True"
+    with TestClient(node.app, cookies=session_cookie(node.manager, "ada")).websocket_connect("/any") as ws:
+        assert ws.receive_text() == "ada True"
 
 
 def test_both_dependencies_give_the_same_session() -> None:
