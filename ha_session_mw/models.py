@@ -16,7 +16,9 @@ SessionId = NewType("SessionId", str)
 FamilyId = NewType("FamilyId", str)
 """Names a session together with all ids that it ever has. Changes at ``login`` only."""
 CutId = NewType("CutId", str)
-"""Random bits, then ``~``, then the cut's end in seconds, as a hexadecimal number."""
+"""Random bits, the second in which the cut was made, and the second of its end, with ``~`` between; the last two in hexadecimal.
+
+The second of making is missing if the writer's clock was not trusted, and in cuts of an earlier release."""
 KeyId = NewType("KeyId", str)
 """A short hash of a signing key."""
 NodeId = NewType("NodeId", str)
@@ -93,10 +95,10 @@ class Deny(msgspec.Struct, frozen=True, array_like=True, tag="d"):
 
 
 class Cut(msgspec.Struct, frozen=True, array_like=True, tag="c"):
-    """Revokes all sessions of a subject, or of all subjects, whose tokens do not list this cut.
+    """Revokes all sessions of a subject, or of all subjects, whose tokens do not list this cut, unless they certainly began after it.
 
     Attributes:
-        id: random, with the cut's end. A node can therefore tell an ended cut from a cut that it has not heard of.
+        id: random, with the time of making and the end. A node can therefore tell an ended cut from a cut that it has not heard of.
         subject: whose sessions; None for the sessions of all subjects.
         until_ms: the time at which every token that the cut could match has expired.
         except_family: the one family that is not revoked.

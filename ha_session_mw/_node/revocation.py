@@ -232,8 +232,10 @@ class Revoker:
         kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
         withstood = getattr(except_session, "cuts", ())
         until_ms = self._log.unknown_end_ms()
+        # By a wrong clock, sessions that began before the cut could seem to have begun after it.
+        made_ms = int(self._clock.wall_s() * 1000) if self._log.trusts_clock() else None
         cut = Cut(
-            id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms),
+            id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms, made_ms),
             subject=subject,
             until_ms=until_ms,
             except_family=FamilyId(kept) if kept is not None else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,32 @@ async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(
         await a.kill()
         await a.start()
         assert node_of(a.manager).revoker.provisional == []
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["subject", "everybody"])
+async def test_a_log_out_everywhere_that_is_made_good_late_ends_no_session_that_began_after_it(everybody: bool, tmp_path: Path) -> None:
+    async with Cluster(app=obliging) as cluster:
+        a, b, c = cluster.nodes
+        await a.stop()
+        a.settings.update(state_dir=tmp_path)
+        await a.start()
+        await cluster.ready()
+        before = await logged_in(cluster, b)
+        cluster.cut(a)
+        revoke = a.manager.revoke_everybody if everybody else partial(a.manager.revoke_subject, "ada")
+        assert (await cluster.run(revoke)).mode == "provisional"
+        await cluster.advance(62)
+        assert (await before.visit(c)).result == "ada"  # no peer could tell c
+        anew = await logged_in(cluster, b)
+
+        cluster.heal(a)
+        await cluster.ready()
+        await cluster.advance(3)
+
+        assert node_of(a.manager).revoker.provisional == []
+        for node in (a, b, c):
+            assert (await before.visit(node, why)).result == "session_revoked"
+            assert (await anew.visit(node)).result == "ada"
 
 
 async def test_more_log_outs_without_a_majority_do_not_wait_long(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from ha_session_mw import SessionManager
 from ha_session_mw._core.accept_rule import ACCEPT, CannotTell, Decision, Refuse, decide
 from ha_session_mw._core.cluster.freshness import Moment
-from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.token.tokens import Verified
+from ha_session_mw._node import revocation
 from ha_session_mw._node.lookups import Answer, LookUps
 from ha_session_mw._node.validation import TokenValidator
 from ha_session_mw.backends.peers.log import QuorumLog
@@ -194,7 +195,7 @@ class Whole(Judge):
             self.cluster.link(self.nodes[one].node, self.nodes[other].node).delay_s = LEAST_S + by_s
 
     def cut_subject(self, node: WholeNode, subject: str) -> None:
-        cut = SubjectCut(subject)
+        cut = SubjectCut(subject, self.time)
         self.cuts.append(cut)
         self.begin(node.log_out, [*self.hit_by(subject, but=None), cut], node.manager.revoke_subject, subject)
 
@@ -214,6 +215,8 @@ def whole(nodes: int, *, slow_clock: int | None = None) -> Iterator[Whole]:
 def follow(variant: QuorumVariant, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all nodes go by other rules."""
     monkeypatch.setattr("ha_session_mw.backends.peers.log.Quorum", variant.quorum)
+    if dated_ms := variant.cut_dated_ms:
+        monkeypatch.setattr(revocation, "new_cut_id", lambda text, until_ms, made_ms: new_cut_id(text, until_ms, made_ms + dated_ms))
     if variant.reads_late:
         monkeypatch.setattr(TokenValidator, "_decide", decides_late)
     if variant.keeps_yes:

@@ -70,11 +70,12 @@ def cut(
     *,
     subject: str | None = "ada",
     until_ms: int = NOW_MS + 12 * HOUR_MS,
+    made_ms: int | None = None,
     spare: str | None = None,
     replaces: tuple[Cut, ...] = (),
 ) -> Cut:
     return Cut(
-        id=new_cut_id(name, until_ms),
+        id=new_cut_id(name, until_ms, made_ms),
         subject=subject,
         until_ms=until_ms,
         except_family=None if spare is None else FamilyId(spare),

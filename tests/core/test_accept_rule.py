@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ha_session_mw._core.accept_rule import ACCEPT, CHECKS, CannotTell, Decision, Refuse, denial, walk
-from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS, View, began_after, cut_end_ms, new_cut_id
 from ha_session_mw.exceptions import (
     ClientFault,
     InfrastructureFault,
@@ -21,7 +23,7 @@ from ha_session_mw.exceptions import (
     TokenMissing,
     TokenNotYetValid,
 )
-from ha_session_mw.models import Deny, DenyKey
+from ha_session_mw.models import CutId, Deny, DenyKey
 
 from .builders import HOUR_MS, KEY, NOW_MS, claims, cut, fresh_view, judge, seen
 
@@ -151,6 +153,32 @@ def test_a_session_begun_after_the_cut_lists_it_and_stands() -> None:
     one = cut("c")
 
     assert judge(claims(cuts=(one.id,)), knowing(one)) is ACCEPT
+
+
+def test_a_session_that_began_a_minute_after_the_cut_need_not_list_it() -> None:
+    """The cut was made without a majority, and arrives late."""
+    began_ms = claims().authenticated_ms
+    after, within = began_ms - CUT_TOLERANCE_MS - 1_000, began_ms - CUT_TOLERANCE_MS + 1_000
+    for subject in (None, "ada"):
+        assert judge(claims(), knowing(cut("c", subject=subject, made_ms=after))) is ACCEPT
+        assert refusal(judge(claims(), knowing(cut("c", subject=subject, made_ms=within)))) is SessionRevoked
+        assert refusal(judge(claims(), knowing(cut("c", subject=subject, made_ms=after), cut("d", made_ms=within)))) is SessionRevoked
+
+
+@given(st.text("~0123456789abcdefx-_", max_size=30), st.integers(0, 2**48))
+def test_text_that_carries_no_time_of_making_revokes_every_session_that_does_not_list_it(text: str, began_ms: int) -> None:
+    assert not began_after(began_ms, CutId(text.replace("~", "")))
+    assert not began_after(began_ms, CutId(f"random~{text.replace('~', '')}"))
+    assert not began_after(began_ms, CutId(f"random~x~{text.replace('~', '')}"))
+
+
+@given(st.integers(0, 2**42), st.integers(0, 2**42))
+def test_the_end_of_a_cut_is_where_an_earlier_release_looks_for_it(made_ms: int, until_ms: int) -> None:
+    dated = new_cut_id("random", until_ms, made_ms)
+    assert cut_end_ms(dated) == cut_end_ms(new_cut_id("random", until_ms)) == -(-until_ms // 1000) * 1000
+    assert int(dated.rpartition("~")[2], 16) * 1000 == cut_end_ms(dated)
+    assert not began_after(made_ms + CUT_TOLERANCE_MS, dated)
+    assert began_after(made_ms + CUT_TOLERANCE_MS + 1_000, dated)
 
 
 def test_a_session_must_list_every_live_cut() -> None:

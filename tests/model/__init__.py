@@ -9,5 +9,6 @@ step would be too slow, because there are millions of steps. But one node alone 
 node can do is done by the real code once in each of *its* states (:mod:`.workshop`), and a state of the cluster is a handful of numbers.
 
 The model invents only the nodes' surroundings: a network, time in steps of half a lease, files, an engine that makes no mistake.
-It leaves out: wall clocks, floors, cuts, look-ups among peers, and how the drivers obey. The simulation has these.
+It leaves out: wall clocks, floors, look-ups among peers, and how the drivers obey. The simulation has these. Log-outs
+everywhere need no messages: :mod:`.cuts` tries them with every error of two clocks.
 """

@@ -141,7 +141,9 @@ class Node(Place, ABC):
         if but is not None and not isinstance(self.verdict(but, self.view.fresh_at, now), Accept):
             but = None
         until = self.members.unknown_end_ms(now)
-        id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until)
+        dated_ms = self.world.variant.cut_dated_ms
+        made_ms = int(now.wall_ms) + dated_ms if dated_ms is not None and self.members.clock_trusted(now) else None
+        id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until, made_ms)
         keep = FamilyId(but.claims.family) if but is not None else None
         cut = Cut(id, subject, until, keep, self.view.live_cuts(subject))
         self.append([cut], [*self.world.hit_by(subject, but=but), told])

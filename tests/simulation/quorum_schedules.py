@@ -14,7 +14,7 @@ from ha_session_mw._core.quorum.log import Quorum
 from .directed import OVER_S, AnyNode, AnyWorld, ask_for, isolate, log_in
 from .quorum_node import QuorumWorld
 from .quorum_variants import QuorumVariant
-from .world import HOUR_MS, Findings, around, between
+from .world import CERTAINLY_AFTER_S, HOUR_MS, Findings, around, between
 
 
 class AnyQuorumNode(AnyNode, Protocol):
@@ -284,6 +284,44 @@ def a_cut_that_a_node_has_not_heard_of(begin: Begin) -> Findings:
     return world.findings
 
 
+def a_log_out_made_good_late(begin: Begin) -> Findings:
+    """Node 0, cut off, logs a subject out. The subject logs in anew at node 1 meanwhile, and that session stays when node 0 is back.
+
+    For the simulation alone: the real nodes of these tests keep no journal, so their clients log out again until there is a majority.
+    """
+    world = begin(3)
+    before = log_in(world.nodes[1])
+    isolate(world, 0)
+    world.run(1)
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(CERTAINLY_AFTER_S + 1)
+    session = log_in(world.nodes[1])
+    assert session.untouched
+    world.mend(*around(0, len(world.nodes)))
+    world.run(3)
+    for node in world.nodes:
+        ask_for(world, node, session, 0.1)
+        ask_for(world, node, before, 0.1)
+    assert world.findings.refused
+    assert world.findings.accepted or world.findings.refused_without_cause
+    return world.findings
+
+
+def a_log_out_by_a_slow_clock(begin: Begin) -> Findings:
+    """Node 0 is 25 s slow, which is trusted, and logs a subject out that has just logged in at node 1."""
+    world = begin(3)
+    world.nodes[0].step_wall(-25_000)
+    world.run(2)
+    session = log_in(world.nodes[1])
+    world.run(1)
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(4)
+    assert session.fenced_at < world.time
+    for node in world.nodes:
+        ask_for(world, node, session, 0.1)
+    return world.findings
+
+
 def a_yes_on_a_wrong_clock(begin: Begin) -> Findings:
     """Node 4 hears node 0 only, and asks it. With the yes under way the session is logged out at node 4; then its clock goes wrong."""
     world = begin(5)
@@ -317,6 +355,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "a peer's yes kept": a_yes_from_before,
     "purged by the clock": a_clock_that_steps_forth_and_back,
     "witnesses without the entry": a_witness_who_lacks_the_entry,
+    "cuts without the tolerance of clocks": a_log_out_by_a_slow_clock,
 }
 """The schedule that catches each broken variant."""
 EVERY_SCHEDULE: tuple[Schedule, ...] = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS
 from ha_session_mw._core.quorum.acknowledgements import Acknowledgements
 from ha_session_mw._core.quorum.fence import Fence
 from ha_session_mw._core.quorum.log import Quorum
@@ -163,5 +164,8 @@ BROKEN = {
         QuorumVariant("purged by the clock", quorum=PurgedByTheClock),
         QuorumVariant("witnesses without the entry", quorum=WitnessesWithoutTheEntry),
         QuorumVariant("first start one by one", quorum=FirstStartOneByOne),
+        QuorumVariant("cuts without the tolerance of clocks", cut_dated_ms=-CUT_TOLERANCE_MS),
     )
 }
+UNDATED_CUTS = QuorumVariant("cuts without a time", cut_dated_ms=None)
+"""Accepts no session wrongly, but ends sessions that began after the log-out."""

@@ -12,8 +12,8 @@ from . import quorum_chaos
 from .directed import log_in
 from .node import LIMIT_S
 from .quorum_node import QuorumWorld
-from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster, simulated
-from .quorum_variants import BROKEN, RIGHT
+from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, a_log_out_made_good_late, cluster, simulated
+from .quorum_variants import BROKEN, RIGHT, UNDATED_CUTS
 
 pytestmark = pytest.mark.long
 
@@ -64,7 +64,7 @@ def test_a_seed_replays_exactly(seed: int) -> None:
     assert first == trace()
 
 
-@pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=lambda schedule: schedule.__name__)
+@pytest.mark.parametrize("schedule", [*EVERY_SCHEDULE, a_log_out_made_good_late], ids=lambda schedule: schedule.__name__)
 def test_a_directed_schedule_breaks_no_rule(schedule: Schedule) -> None:
     assert schedule(simulated(RIGHT)).faults == 0
 
@@ -72,6 +72,10 @@ def test_a_directed_schedule_breaks_no_rule(schedule: Schedule) -> None:
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_variant_is_caught(name: str) -> None:
     assert CAUGHT_BY[name](simulated(BROKEN[name])).accepted_after_fence > 0
+
+
+def test_a_cut_without_a_time_ends_sessions_that_began_after_it() -> None:
+    assert a_log_out_made_good_late(simulated(UNDATED_CUTS)).refused_without_cause > 0
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ class Variant:
     Attributes:
         reads_late: ``fresh_at`` is read after the look-up.
         keeps_yes: a peer's yes is kept for as long as the peer's lease lasts.
+        cut_dated_ms: offset at which a cut is dated; None if it is not dated at all.
         checks: each part's invariants are checked after each step. A broken rule is first caught by its schedule, without them.
     """
 
     name: str
     reads_late: bool = False
     keeps_yes: bool = False
+    cut_dated_ms: int | None = 0
     checks: bool = False

@@ -19,6 +19,8 @@ from .variants import Variant
 
 N = TypeVar("N", bound=Node)
 
+CERTAINLY_AFTER_S = 121.0
+"""Time after which a session certainly began after a log-out, for every node: the tolerance, two clocks 30 s wrong, and whole seconds."""
 EPOCH_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
 
@@ -49,9 +51,10 @@ class Session:
 
 @dataclass(eq=False)
 class SubjectCut:
-    """A log-out everywhere, and when it was acknowledged."""
+    """A log-out everywhere, when it was made, and when it was acknowledged."""
 
     subject: str
+    made_at: float
     revoked: bool = False
     fenced_at: float = math.inf
 
@@ -116,7 +119,9 @@ class Judge:
 
     def add_session(self, verified: Verified) -> Session:
         session = Session(verified, self.time)
-        session.maybe_cut = any(cut.subject == session.claims.subject and self.time <= cut.fenced_at for cut in self.cuts)
+        session.maybe_cut = any(
+            cut.subject == session.claims.subject and self.time <= min(cut.fenced_at, cut.made_at + CERTAINLY_AFTER_S) for cut in self.cuts
+        )
         self.sessions.append(session)
         return session
 
@@ -260,6 +265,6 @@ class World(Judge, Generic[N]):
 
     def cut_subject(self, node: Node, subject: str, *, but: Session | None = None) -> None:
         """Log a subject out everywhere, but for one session."""
-        cut = SubjectCut(subject)
+        cut = SubjectCut(subject, self.time)
         self.cuts.append(cut)
         node.revoke_subject(cut, but=but)

@@ -23,6 +23,10 @@ CUT_TRAVELS_MS = 240_000
 """Age at which every fresh node knows a cut: some seconds of travel, 30 s for each of two clocks, and a wide margin."""
 
 
+CUT_TOLERANCE_MS = 60_000
+"""Lead over a cut's time from which a session certainly began after the cut: each of two trusted clocks may be 30 s wrong."""
+
+
 def cut_end_ms(cut: CutId) -> int:
     """Return the end that a cut's id carries; 0 (long over) for text that is no cut's id."""
     try:
@@ -31,9 +35,29 @@ def cut_end_ms(cut: CutId) -> int:
         return 0
 
 
-def new_cut_id(random_text: str, until_ms: int) -> CutId:
-    """Return an id that carries the cut's end, rounded up to whole seconds."""
-    return CutId(f"{random_text}~{-(-until_ms // 1000):x}")
+def new_cut_id(random_text: str, until_ms: int, made_ms: int | None = None) -> CutId:
+    """Return an id that carries the cut's end and the time at which it was made, both rounded up to whole seconds.
+
+    Args:
+        random_text: random text without ``~``.
+        until_ms: the end.
+        made_ms: the writer's wall clock; None if the clock is not trusted. Such a cut ends each session that does not list it.
+    """
+    end = f"{-(-until_ms // 1000):x}"
+    # The end comes last: there a release that knows no time of making finds it.
+    return CutId(f"{random_text}~{end}" if made_ms is None else f"{random_text}~{-(-made_ms // 1000):x}~{end}")
+
+
+def began_after(authenticated_ms: int, cut: CutId) -> bool:
+    """Return whether a session certainly began after a cut was made, by trusted clocks. False if the cut carries no time of making."""
+    match cut.split("~"):
+        case [_, made, _]:
+            try:
+                return authenticated_ms > int(made, 16) * 1000 + CUT_TOLERANCE_MS
+            except ValueError:
+                return False
+        case _:
+            return False
 
 
 def entry_end_ms(until_ms: int) -> int:
