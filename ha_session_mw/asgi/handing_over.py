@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Literal
 
-from .._core.request_fields import Header
+from .._core.request_fields import MAX_FIELDS, Header
 from .._core.token.cookies import Transport
 from ..session.state import RequestState
 
@@ -26,7 +26,7 @@ def came_by(state: RequestState) -> Ways | None:
     return transport
 
 
-def goes_by(state: RequestState, headers: Iterable[Header], default: Transport, transports: Collection[str]) -> Ways:
+def goes_by(state: RequestState, headers: Collection[Header], default: Transport, transports: Collection[str]) -> Ways:
     """Return how a new token goes to the client: as the app says, as the client's token came, as it asks, or by default.
 
     Args:
@@ -41,8 +41,10 @@ def goes_by(state: RequestState, headers: Iterable[Header], default: Transport, 
     return found or default
 
 
-def _asks_for_bearer(headers: Iterable[Header]) -> bool:
+def _asks_for_bearer(headers: Collection[Header]) -> bool:
     """Whether a client asks for a bearer token that is no browser: a script there must not get at the token of a log-in."""
+    if len(headers) > MAX_FIELDS:
+        return False  # the signs of a browser may come last
     asks = False
     for name, value in headers:
         if name in _SIGNS_OF_A_BROWSER:

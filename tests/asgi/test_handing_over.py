@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ha_session_mw._core.request_fields import MAX_FIELDS
 from ha_session_mw.manager import node_of
 
 from .driver import OTHER_SECRET, SECRET, Answer, Header, Node, who, why
@@ -107,6 +108,12 @@ async def test_the_apps_word_goes_before_the_clients(node: Node) -> None:
 async def test_a_script_in_a_browser_cannot_ask(node: Node, sign: Header) -> None:
     """Else a script that was smuggled into the page could read the token of a log-in that goes on without the user."""
     assert handed(await node.request(log_in, headers=[ASKS, sign])) == (True, False)
+
+
+async def test_a_script_in_a_browser_cannot_hide_the_browser_behind_many_fields(node: Node) -> None:
+    many = [(b"x-%d" % number, b"") for number in range(MAX_FIELDS)]
+    answer = await node.request(log_in, headers=[ASKS, *many, (b"sec-fetch-site", b"same-origin")])
+    assert handed(answer) == (True, False)
 
 
 @pytest.mark.parametrize("value", [b"cookie", b"Bearer", b"bearer, cookie", b"", b"both"])
