@@ -107,6 +107,14 @@ class SessionManager:
         self._node.require_running()
         return await self._node.revoker.revoke_subject(subject, except_session)
 
+    def pseudonym(self, subject: str) -> str:
+        """Return the name by which the security log refers to a subject: a keyed hash, which changes with the newest key.
+
+        Args:
+            subject: as given to ``login``.
+        """
+        return self._node.security.pseudonym(subject)
+
     async def revoke_everybody(self) -> Acknowledgement:
         """Log out all sessions of all subjects and visitors, after a leak, say. Sessions that begin afterwards are not affected.
 

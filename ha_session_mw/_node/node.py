@@ -35,6 +35,7 @@ from .locks import Locks
 from .record_copies import RecordCopies
 from .records import Records
 from .revocation import Revoker, open_journal
+from .security_log import SecurityLog
 from .session_data import SessionData
 from .supervisor import Supervisor, Task
 from .validation import TokenValidator
@@ -85,6 +86,7 @@ class Node:
         issuer: issues tokens.
         data: session data, in tokens or records.
         revoker: logs out.
+        security: the security log.
         devices: recorded log-ins; None unless ``HA_SESSION_TRACK`` is on.
 
     Raises:
@@ -122,6 +124,7 @@ class Node:
         self.supervisor = Supervisor(clock)
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
+        self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
         self.validator = TokenValidator(
             settings, clock, self.view, self.keys, self.cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
@@ -192,6 +195,7 @@ class Node:
 
         self.peering = peering = Peering(settings, life, self._peer_keys, self.clock, self._peer_transport)
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
+        peering.server.on_refused = self.security.peer_refused
         peering.handle("lookup", answering(self.validator.validate))
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
@@ -263,6 +267,7 @@ class Node:
             ring=lambda: self.keys.ring,
             random=self._random,
             require_loop=self.require_loop,
+            report=self.security.logged_out,
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)
@@ -369,6 +374,7 @@ class Node:
         self._refresh_at_s = now_s + LOOK_EVERY_S
         if self.keys.refresh(now_s):
             self.cache.clear()
+            self.security.keys_changed(self.keys.ring)
             self.log.announce(self.keys.ring.kids)
         self.cache.drop_ended(self.clock.wall_s() * 1000, most=ENDED_AT_ONCE)
         self.copies.drop_ended()

@@ -154,6 +154,7 @@ class Revoker:
         ring: returns the present key ring.
         random: makes n random bytes.
         require_loop: raises UsageError in an event loop other than the node's.
+        report: receives each log-out, with how it went: ``fenced``, ``provisional``, ``durable`` or ``failed``.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Revoker:
         ring: Callable[[], KeyRing],
         random: Callable[[int], bytes],
         require_loop: Callable[[], None],
+        report: Callable[[Entry, str], None],
     ) -> None:
         self._log = log
         self._view = view
@@ -176,6 +178,7 @@ class Revoker:
         self._ring = ring
         self._random = random
         self._require_loop = require_loop
+        self._report = report
 
     # The log-outs
 
@@ -262,12 +265,26 @@ class Revoker:
             receipt = await self._log.append([entry])
             await self._log.fence(receipt)
         except QuorumLost as lost:
-            await self._journal.add(entry, lost)
+            await self._keep_provisional(entry, lost)
             return Acknowledgement(mode="provisional", waited_s=self._clock.boot_s() - begun_s)
+        self._report(entry, "fenced")
         return Acknowledgement(mode="fenced", waited_s=self._clock.boot_s() - begun_s)
 
-    async def deny(self, entry: Entry) -> None:
+    async def _keep_provisional(self, entry: Entry, lost: QuorumLost, *, report: bool = True) -> None:
+        mode = "failed"
+        try:
+            await self._journal.add(entry, lost)
+            mode = "provisional"
+        finally:
+            if report:
+                self._report(entry, mode)
+
+    async def deny(self, entry: Entry, *, report: bool = True) -> None:
         """Append an entry and return once it is durable, without waiting for the fence.
+
+        Args:
+            entry: the entry.
+            report: whether it is a log-out, and not merely a new id of a session that goes on.
 
         Raises:
             QuorumLost: there is no majority, and no journal. This node enforces the entry all the same.
@@ -275,11 +292,14 @@ class Revoker:
         try:
             await self._log.append([entry])
         except QuorumLost as lost:
-            await self._journal.add(entry, lost)
+            await self._keep_provisional(entry, lost, report=report)
+        else:
+            if report:
+                self._report(entry, "durable")
 
     async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
         """Deny the id that a session had before ``cycle``, or all its ids before ``login``. Durable on return, not fenced."""
-        await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms))
+        await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms), report=whole)
 
     def take_back(self, claims: Claims) -> None:
         """Deny a session whose token was never sent to a client, so no request waits for the entry."""

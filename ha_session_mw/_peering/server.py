@@ -44,6 +44,10 @@ _MOST_CALLERS = 256
 """How many callers' counters are remembered: many times the members of a cluster, restarts included."""
 
 
+def ignore_refusal(caller: str, fault: str) -> None:
+    """Do nothing about a refused call."""
+
+
 class _Caller:
     """The calls that one member may still make to this node."""
 
@@ -69,6 +73,7 @@ class PeerServer:
 
     Attributes:
         refused: how many calls were refused.
+        on_refused: is called for each of them, with the caller's name and the kind of fault.
     """
 
     def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, faults: PeerFaults) -> None:
@@ -81,6 +86,7 @@ class PeerServer:
         self._handlers: dict[str, PeerHandler] = {}
         self._used: OrderedDict[str, _Counters] = OrderedDict()
         self.refused = 0
+        self.on_refused: Callable[[str, str], None] = ignore_refusal
 
     def handle(self, name: str, handler: PeerHandler) -> None:
         """Have calls of this name answered by a handler."""
@@ -92,7 +98,7 @@ class PeerServer:
         field = last_value(scope["headers"], HEADER.encode(), MAX_FIELD_LENGTH)
         found = self._verified(name, field) if handler and scope["method"] == "POST" else None
         if found is None or handler is None:
-            self.refused += 1
+            self._note("others", "unsigned")
             await _plain(send, 404, b"")
             return
         await self._admit(handler, *found, receive, send)
@@ -114,6 +120,7 @@ class PeerServer:
             await self._refuse(send, envelope, fault)
             return
         if not await self._turn_of(caller, envelope.caller, len(body)):
+            self._note(self._faults.name(envelope.caller), "turned_away")
             self._faults.note(envelope.caller, "turned_away")
             await self._answer(send, 429, b"", kid, signature)
             return
@@ -164,14 +171,14 @@ class PeerServer:
         try:
             content = await handler(body)
         except ValueError:
-            self.refused += 1
+            self._note(self._faults.name(envelope.caller), "garbage")
             self._faults.note(envelope.caller, "garbage")
             await self._answer(send, 400, b"", kid, signature)
             return
         await self._answer(send, 200, content, kid, signature)
 
     async def _refuse(self, send: Send, envelope: Envelope, fault: Fault) -> None:
-        self.refused += 1
+        self._note(self._faults.name(envelope.caller), fault)
         self._faults.note(envelope.caller, fault)
         await _plain(send, 404, b"")
 
@@ -185,6 +192,10 @@ class PeerServer:
         if name == HELLO and envelope.caller != self.me:
             return None  # no other node may make this one believe that its URL is used twice
         return parsed
+
+    def _note(self, caller: str, fault: Fault) -> None:
+        self.refused += fault != "turned_away"
+        self.on_refused(caller, fault)
 
     def _was_used(self, envelope: Envelope) -> bool:
         counters = self._used.get(envelope.caller_nonce)

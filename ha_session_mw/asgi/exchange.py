@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Iterable, Sequence
+from uuid import uuid4
 
 import anyio
 import msgspec
@@ -98,9 +99,14 @@ class Edge:
             self._told_not_started = True
             logger.error("%s", NOT_STARTED)
         if self._log_in_page is not None and (address := log_in_address(self._log_in_page, problem, scope)) is not None:
+            self.node.security.refused(problem, None)
             await redirect(address, send, vary=self.vary[1])
             return
-        await send_problem(problem, scope, receive, send, self.node.settings.endpoints, vary=self.vary[1], full=self._full)
+        instance = uuid4().urn
+        self.node.security.refused(problem, instance)
+        await send_problem(
+            problem, scope, receive, send, self.node.settings.endpoints, instance=instance, vary=self.vary[1], full=self._full
+        )
 
 
 class Exchange(msgspec.Struct, eq=False):

@@ -282,6 +282,7 @@ class SessionMiddleware(CookieAttributes):
         if path_kind == "protected":
             raise problem
         self._node.refused[problem.code] += 1
+        self._node.security.refused(problem, None)
         # After a new log-in, the client gets its token by the transport of the old one, if a member issued that one. After a
         # made-up bearer token, the new token must not come where scripts can read it.
         proven = problem.check in CHECKS and problem.check not in BEFORE_A_SIGNATURE_COUNTS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
@@ -15,10 +13,10 @@ _FIRST_CLOSE_CODE = 4000
 """First close code for private use (RFC 6455 section 7.4.2), for servers that cannot answer a handshake with a body."""
 
 
-def response(problem: ProblemError, scope: Scope, endpoints: str, *, vary: bytes, full: bool) -> tuple[list[Header], bytes]:
+def response(problem: ProblemError, scope: Scope, endpoints: str, *, instance: str, vary: bytes, full: bool) -> tuple[list[Header], bytes]:
     """Return the header fields and the body of the answer: JSON, or a page for a client that prefers HTML."""
     base = scope.get("root_path", "") + endpoints
-    body = problems.document(problem, endpoints=base, instance=uuid.uuid4().urn, full=full)
+    body = problems.document(problem, endpoints=base, instance=instance, full=full)
     if problems.prefers_html(list_items(scope["headers"], b"accept")):
         media, content = b"text/html; charset=utf-8", problems.refusal_page(problem, body)
     else:
@@ -28,7 +26,7 @@ def response(problem: ProblemError, scope: Scope, endpoints: str, *, vary: bytes
 
 
 async def send_problem(
-    problem: ProblemError, scope: Scope, receive: Receive, send: Send, endpoints: str, *, vary: bytes, full: bool
+    problem: ProblemError, scope: Scope, receive: Receive, send: Send, endpoints: str, *, instance: str, vary: bytes, full: bool
 ) -> None:
     """Answer with a problem document, without reading the request's body.
 
@@ -36,10 +34,11 @@ async def send_problem(
         problem: the problem.
         scope, receive, send: of the request or WebSocket.
         endpoints: the path below which each problem code has its page.
+        instance: a URI that names this answer.
         vary: the request fields, besides ``Accept``, that the answer depends on.
         full: whether the answer contains the reason.
     """
-    headers, content = response(problem, scope, endpoints, vary=vary, full=full)
+    headers, content = response(problem, scope, endpoints, instance=instance, vary=vary, full=full)
     kind = "http"
     if scope["type"] == "websocket":
         message = await receive()

@@ -110,9 +110,16 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     if claims is None:
         remove = state.claims is None and (came_in is not None or several)
         return Outcome(remove=remove, acknowledgement=acknowledgement, removes_variants=several)
+    _report_log_in(claims, came_in, node)
     _hand_out(state, claims, node)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None
     return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
+
+
+def _report_log_in(claims: Claims, came_in: Claims | None, node: Node) -> None:
+    begins = came_in is None or claims.family != came_in.family
+    if claims.subject is not None and (begins or (came_in is not None and claims.authenticated_ms != came_in.authenticated_ms)):
+        node.security.logged_in(claims, again=not begins)
 
 
 def _hand_out(state: RequestState, claims: Claims, node: Node) -> None:

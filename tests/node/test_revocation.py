@@ -89,6 +89,7 @@ def revoker(log: Log, clock: ManualClock, file: JournalFile | None, *, journal: 
         ring=lambda: KeyRing([b"s" * 32]),
         random=lambda size: b"r" * size,
         require_loop=lambda: None,
+        report=lambda *_: None,
     )
     made.load()
     return made
