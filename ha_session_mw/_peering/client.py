@@ -61,31 +61,36 @@ class PeerClient:
             PeerFailure: the peer did not answer in time, or not as a member of this cluster does.
         """
         try:
-            with self._clock.move_on_after(timeout_s):
-                return await self._call(peer, name, body)
-            raise PeerFailure("no answer in time", "stalled")
+            return await self._call(peer, name, body, timeout_s)
         except PeerFailure as failure:
             self._faults.note(peer, failure.fault)
             raise
 
-    async def _call(self, peer: str, name: str, body: bytes) -> bytes:
-        # One try with each key that both may have, and a second one in case the peer has restarted and its nonce is new.
+    async def _call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
+        # One try with each key that both may have. The ring may change during a call, which the peer may hold for a while. A retired key
+        # is no fault of the peer, so each key has the whole time.
         tried: set[str] = set()
-        # The ring may change during a call, which the peer may hold for a while: a retired key is no fault of the peer.
         while (kid := next((one for one in self._candidates(peer) if one not in tried), None)) is not None:
             tried.add(kid)
-            for _ in range(2):
-                status, content = await self._try(peer, name, body, kid) if kid in self._signatures.kids() else (404, b"")
-                if status == 200 or (status == 409 and name == HELLO):
-                    self._kids[peer] = kid
-                    return content
-                if status != 409:
-                    break
+            status, content = await self._call_with(kid, peer, name, body, timeout_s)
+            if status == 200 or (status == 409 and name == HELLO):
+                self._kids[peer] = kid
+                return content
             if status != 404:
                 raise PeerFailure(f"answered {status}")
         raise PeerFailure(
             "answers, but knows none of our keys: it has another secret or audience, another URL of its own, or is another app"
         )
+
+    async def _call_with(self, kid: str, peer: str, name: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
+        status, content = 404, b""
+        with self._clock.move_on_after(timeout_s):
+            for _ in range(2):  # twice in case the peer has restarted, and its nonce is new
+                status, content = await self._try(peer, name, body, kid) if kid in self._signatures.kids() else (404, b"")
+                if status != 409 or name == HELLO:
+                    break
+            return status, content
+        raise PeerFailure("no answer in time", "stalled")
 
     def _candidates(self, peer: str) -> list[str]:
         kids = list(self._signatures.kids())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pytest
 
 from ha_session_mw._core.token import tokens
@@ -12,7 +15,7 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny, KeyId
 from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
 
-from ..inside import look_ups_of
+from ..inside import look_ups_of, peering_of
 from .visits import Browser, logged_in, obliging, refused_for_infrastructure, why
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +75,28 @@ async def test_rolling_a_new_key_out_logs_no_user_out(cluster: Cluster) -> None:
 def signed(node: Node, secret: str, subject: str = "ada") -> tuple[str, Claims]:
     claims = node_of(node.manager).issuer.change(node_of(node.manager).issuer.issue(subject), b"\x80")
     return tokens.sign(claims, SigningKey(secret.encode())).decode(), claims
+
+
+async def test_rolling_a_key_out_and_the_old_one_away_blames_no_peer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The nodes hold each other's polls all the time, and see the files change at different moments."""
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_text(SECRET)
+    async with Cluster() as cluster:
+        await cluster.ready()
+        for node, file in zip(cluster.nodes, files, strict=True):
+            await restart(cluster, node, secret_key=(), secret_key_file=str(file))
+        before = [{**peering_of(node.manager).faults.told()} for node in cluster.nodes]
+        caplog.clear()
+        for keys in (f"{SECRET}\n{NEW}", f"{NEW}\n{SECRET}", NEW):
+            for file in files:
+                file.write_text(keys + "\n")
+                await cluster.advance(1.3)
+            await cluster.advance(3)
+        token = mint_session(cluster.nodes[0].manager, "ada")
+        assert kid_of(token) == kid(NEW)
+        assert [{**peering_of(node.manager).faults.told()} for node in cluster.nodes] == before
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_key_that_another_member_has_is_asked_for(cluster: Cluster) -> None:
