@@ -97,6 +97,7 @@ class SessionMiddleware(CookieAttributes):
         node.add_task("connections", edge.connections.run)
         self._endpoints = Endpoints(node)
         self._prefix = settings.endpoints + "/"
+        self._wrapped = self.app
         self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
         protect = settings.protect
         if self._devices is not None:
@@ -205,7 +206,7 @@ class SessionMiddleware(CookieAttributes):
     def _meet(self, scope: Scope) -> None:
         """Describe the refusals in the document of the app around which this was put, once. No server shows the app to a constructor."""
         self._edge.has_met = True
-        for app in (scope.get("app"), self.app):
+        for app in (scope.get("app"), self._wrapped):
             describe_refusals(app)
 
     # Read and validate the token

@@ -441,6 +441,12 @@ def test_the_openapi_document_lists_the_refusals() -> None:
         assert set(document["components"]["schemas"]["SessionProblem"]["required"]) >= {"code", "retryable", "action"}
 
 
+def test_the_document_of_an_app_that_the_middleware_is_around_lists_them_too() -> None:
+    settings = Settings(secret_key=SECRET, track="on", devices="on", step_up="/password")
+    document = TestClient(SessionMiddleware(fastapi_app(), settings=settings)).get("/openapi.json").json()
+    assert "503" in document["paths"]["/depends"]["get"]["responses"]
+
+
 def test_a_document_that_no_request_asks_for_lists_them_after_a_call_by_hand() -> None:
     app = fastapi_app()
     describe_refusals(app)
