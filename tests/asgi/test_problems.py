@@ -52,7 +52,7 @@ async def told(code: str, *, headers: Any = (), node: Node | None = None, **scop
 
 
 @pytest.mark.parametrize("code", CODES)
-async def test_each_code_says_what_the_table_says(code: str) -> None:
+async def test_each_code_matches_its_row_of_the_table(code: str) -> None:
     answer = await told(code)
     status, error, retryable, where, after_ms, action = TABLE[code]
     body = answer.problem

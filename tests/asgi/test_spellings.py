@@ -95,12 +95,20 @@ async def ask(app: ASGIApp, path: str, root_path: str) -> Answer:
     answer = Answer()
     opening: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
 
-    async def receive() -> Message:
-        if not opening:
-            await anyio.sleep_forever()  # Django gives up when the client goes
-        return opening.pop()
+    answered = anyio.Event()
 
-    await app(scope, receive, answer.send)
+    async def receive() -> Message:
+        if opening:
+            return opening.pop()
+        await answered.wait()  # Django gives up when the client goes, and Quart 0.23 waits until it has gone
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        await answer.send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            answered.set()
+
+    await app(scope, receive, send)
     return answer
 
 

@@ -202,7 +202,7 @@ class Reviving(Memory):
         self.desks = [self.desk(locks)]  # type: ignore[arg-type]
 
 
-def test_a_service_that_lets_an_older_holder_write_is_found_out() -> None:
+def test_a_service_that_lets_an_older_holder_write_is_detected() -> None:
     history = [Step("ask"), Step("pass", seconds=LEASE_S), Step("ask", 1)]
     anyio.run(play, Memory, history, backend="trio")
     with pytest.raises(BaseExceptionGroup) as caught:

@@ -47,7 +47,7 @@ def knowing(*entries: Deny | DenyKey | object, floor_ms: int = 0) -> View:
     return view
 
 
-def test_a_session_that_nothing_speaks_against_stands() -> None:
+def test_a_session_without_an_objection_is_accepted() -> None:
     assert judge(claims(), fresh_view()) is ACCEPT
 
 
@@ -72,7 +72,7 @@ def test_a_session_is_over_exactly_at_its_idle_end(wall_ms: float, told: type[Pr
 
 
 @pytest.mark.parametrize(("floor_ms", "told"), [(NOW_MS + 9, None), (NOW_MS + 10, SessionExpired), (NOW_MS + 11, SessionExpired)])
-def test_a_session_that_ends_at_or_below_the_floor_is_over_whatever_the_clock_says(floor_ms: int, told: type[ProblemError] | None) -> None:
+def test_a_session_that_ends_at_or_below_the_floor_is_over_by_any_clock(floor_ms: int, told: type[ProblemError] | None) -> None:
     assert refusal(judge(ENDS_AT_ONCE, knowing(floor_ms=floor_ms), wall_ms=NOW_MS)) is told
 
 
@@ -94,7 +94,7 @@ def test_a_token_from_too_far_in_the_future_says_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize(("age_s", "told"), [(0, None), (4.999, None), (5.0, None), (5.001, StateStale), (math.inf, StateStale)])
-def test_a_node_judges_for_as_long_as_the_freshness_limit_after_its_last_contact(age_s: float, told: type[ProblemError] | None) -> None:
+def test_a_node_validates_for_as_long_as_the_freshness_limit_after_its_last_contact(age_s: float, told: type[ProblemError] | None) -> None:
     assert refusal(judge(claims(), fresh_view(), fresh_at=1_000.0 - age_s, limit_s=5.0)) is told
 
 
@@ -149,7 +149,7 @@ def test_a_cut_of_everybody_takes_visitors_too_and_a_subjects_cut_does_not() -> 
     assert judge(visitor, knowing(cut("c"))) is ACCEPT
 
 
-def test_a_session_begun_after_the_cut_lists_it_and_stands() -> None:
+def test_a_session_begun_after_the_cut_lists_it_and_is_valid() -> None:
     one = cut("c")
 
     assert judge(claims(cuts=(one.id,)), knowing(one)) is ACCEPT

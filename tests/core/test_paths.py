@@ -183,7 +183,7 @@ def test_a_path_is_protected_in_every_spelling(path: str, root_path: str) -> Non
 @pytest.mark.parametrize(
     "path", ["/accounts", "/my/account", "/account.js", "/account/x", "/acc ount", "/Account", "/%41ccount", "/x/./account"]
 )
-def test_another_path_is_not_taken_for_a_protected_one(path: str) -> None:
+def test_another_path_is_not_treated_as_protected(path: str) -> None:
     assert PathRules(protect=["/account"], exempt=[]).kind_of(path) == "open"
 
 

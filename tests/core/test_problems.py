@@ -67,7 +67,7 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
 
 
 @pytest.mark.parametrize("code", TYPES)
-def test_each_code_says_what_the_table_says(code: str) -> None:
+def test_each_code_matches_its_row_of_the_table(code: str) -> None:
     kind = TYPES[code]
     body = body_of(kind())
 

@@ -101,7 +101,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("transaction", ["closed", "open"])
-def test_a_process_that_is_killed_leaves_all_that_it_was_told_is_written_and_nothing_half(path: Path, transaction: str) -> None:
+def test_a_killed_process_leaves_each_acknowledged_record_and_no_half_of_one(path: Path, transaction: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), transaction], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -36,7 +36,7 @@ def test_no_order_of_things_breaks_a_log_out(case: Case) -> None:
 
 
 @pytest.mark.parametrize("question", BROKEN)
-def test_a_broken_rule_is_found_out_and_told_as_a_story(question: Question) -> None:
+def test_a_broken_rule_is_detected_and_told_as_a_story(question: Question) -> None:
     model = model_of(question)
     found = search(model, most_states=MOST_STATES)
     assert found.fault is not None

@@ -31,7 +31,7 @@ def test_the_settings_of_a_cluster_are_read() -> None:
     assert settings.no_quorum == "provisional"
 
 
-def test_a_slash_at_the_end_of_a_url_makes_no_other_of_it() -> None:
+def test_a_slash_at_the_end_of_a_url_does_not_make_another_url() -> None:
     settings = Settings(**{**GOOD, "peers": "http://a:1/, http://b:1 ,http://c:1/", "advertise_url": "http://a:1/"})
     assert settings.peers == URLS
     assert settings.advertise_url == URLS[0]

@@ -21,7 +21,7 @@ SEEDS_A_PART = 10
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_goes_wrong_no_rule_is_broken(part: int) -> None:
+def test_no_random_schedule_breaks_a_rule(part: int) -> None:
     for seed in range(part * SEEDS_A_PART, (part + 1) * SEEDS_A_PART):
         found = ordered_chaos.run(seed)
         assert found.accepted_after_fence == 0, seed
@@ -118,7 +118,7 @@ class Overlooks(Ordered):
         self.overlooked = True
 
 
-def test_a_node_that_has_missed_something_is_found_out_by_the_digests_and_all_look_again() -> None:
+def test_a_node_that_missed_an_entry_is_detected_by_the_digests_and_all_load_again() -> None:
     world = cluster(3, OrderedVariant("overlooks", ordered=Overlooks))
     session = log_in(world.nodes[0])
     world.nodes[0].revoke(session)

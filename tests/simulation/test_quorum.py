@@ -22,7 +22,7 @@ SEEDS_A_PART = 8
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_goes_wrong_no_rule_is_broken(part: int) -> None:
+def test_no_random_schedule_breaks_a_rule(part: int) -> None:
     for seed in range(part * SEEDS_A_PART, (part + 1) * SEEDS_A_PART):
         found = quorum_chaos.run(seed)
         assert found.accepted_after_fence == 0, seed

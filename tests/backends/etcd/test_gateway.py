@@ -586,7 +586,7 @@ async def test_each_answer_has_one_meaning_and_shows_no_words_of_the_server(
         assert word not in str(told.value)
 
 
-async def test_a_watch_asks_to_be_told_when_its_member_has_lost_the_leader(clock: ManualClock) -> None:
+async def test_a_watch_asks_for_an_error_when_its_member_loses_the_leader(clock: ManualClock) -> None:
     headers: list[str | None] = []
 
     class Listening(httpx2.AsyncBaseTransport):

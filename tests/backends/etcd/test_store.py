@@ -223,7 +223,7 @@ async def test_a_record_of_another_release_is_reported_and_left_until_its_sessio
         assert await store.get("id") is None
 
 
-async def test_a_key_of_somebody_elses_does_not_stop_the_news(one_etcd: Etcd) -> None:
+async def test_a_key_of_another_program_does_not_stop_the_news(one_etcd: Etcd) -> None:
     heard: set[tuple[str, int]] = set()
     async with opened(one_etcd, on_newer=lambda *news: heard.add(news)) as store:
         await store._gateway.transact([put(store._versions + b"\xff", b"")])

@@ -81,7 +81,7 @@ async def test_the_keys_of_a_record_go_an_hour_after_its_end_at_the_earliest_and
         assert await store.get("c") is not None
 
 
-async def test_a_record_that_has_ended_long_ago_can_be_put_all_the_same(etcd: FakeEtcd, clock: ManualClock) -> None:
+async def test_a_record_that_ended_long_ago_can_still_be_put(etcd: FakeEtcd, clock: ManualClock) -> None:
     async with opened(etcd, clock) as store:
         await store.put(record(clock, for_s=-100_000))
         [lease] = etcd.leases.values()

@@ -337,7 +337,7 @@ async def test_no_worker_trusts_a_missing_file_when_the_next_one_takes_a_log_out
     assert a.says(token) != "yes"
 
 
-async def test_another_thread_than_the_event_loops_changes_nothing_of_what_is_known(path: Path) -> None:
+async def test_a_thread_outside_the_event_loop_changes_no_knowledge(path: Path) -> None:
     a, b = Worker(path), Worker(path)
     token = a.log_in()
     async with running(a):

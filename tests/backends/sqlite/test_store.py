@@ -174,7 +174,7 @@ def delete(store: SqliteStore, path: Path, clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("happens", [lose, fork, delete])
-async def test_news_are_heard_whatever_happens_between_two_looks(
+async def test_news_arrives_despite_any_change_between_two_polls(
     happens: Callable[[SqliteStore, Path, ManualClock], None], path: Path, clock: ManualClock
 ) -> None:
     other = SqliteStore(clock, RecordFile(path), "session")
@@ -250,7 +250,7 @@ def rows(path: Path) -> list[str]:
 # Trouble
 
 
-def test_a_file_that_is_none_of_ours_stops_the_start(path: Path) -> None:
+def test_a_foreign_file_stops_the_start(path: Path) -> None:
     records_of(path).write_bytes(b"this is no database, and long enough to be looked at as one" * 100)
     with pytest.raises(ConfigurationError, match="the file of the records is damaged, or is no database"):
         Worker(path)

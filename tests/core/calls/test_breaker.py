@@ -75,7 +75,7 @@ def test_an_unreported_attempt_does_not_close_it_for_ever() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ask", "fail", "succeed"]), st.floats(0, 20))))
-def test_whatever_happened_it_allows_an_attempt_within_its_longest_pause(story: list[tuple[str, float]]) -> None:
+def test_after_any_history_it_allows_an_attempt_within_its_longest_pause(story: list[tuple[str, float]]) -> None:
     breaker, now_s = Breaker(), 0.0
     for act, passed_s in story:
         now_s += passed_s

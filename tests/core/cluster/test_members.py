@@ -129,7 +129,7 @@ def test_a_clock_far_from_the_median_is_not_trusted(ahead_s: float) -> None:
 
 
 @pytest.mark.parametrize("ahead_s", [-29, 0, 29])
-def test_a_clock_near_the_median_is_trusted_whatever_one_other_says(ahead_s: float) -> None:
+def test_a_clock_near_the_median_is_trusted_despite_one_other(ahead_s: float) -> None:
     assert members(3, b=0, c=3600).clock_trusted(now(ahead_s=ahead_s))
 
 

@@ -22,7 +22,7 @@ def test_all_members_are_there_once(session: str, listed: list[str]) -> None:
 
 
 @given(sessions, members, st.randoms(use_true_random=False))
-def test_every_node_finds_the_same_in_whatever_order_it_heard_of_them(session: str, listed: list[str], dice: object) -> None:
+def test_every_node_finds_the_same_owners_in_any_order_of_members(session: str, listed: list[str], dice: object) -> None:
     shuffled = [*listed]
     dice.shuffle(shuffled)  # type: ignore[attr-defined]
     assert owners(session, shuffled) == owners(session, listed)

@@ -42,7 +42,7 @@ def test_a_heartbeat_carries_the_constant_parts_the_wall_clock_and_a_running_num
     assert second == msgspec.structs.replace(OWN, state="ready", sequence=2, wall_ms=NOW_MS + 2000)
 
 
-def test_a_heartbeat_says_starting_then_ready_and_draining_whatever_else_holds() -> None:
+def test_a_heartbeat_says_starting_then_ready_and_in_any_state_draining() -> None:
     one = speaker()
     assert one.heartbeat(at(0), starting=True).state == "starting"
     assert one.heartbeat(at(0), starting=False).state == "ready"

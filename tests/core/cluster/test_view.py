@@ -126,7 +126,7 @@ def test_a_further_entry_never_turns_a_revoked_session_into_an_accepted_one(foun
 
 
 @given(st.lists(entries, max_size=8), entries)
-def test_merge_says_whether_it_was_news_and_tells_of_news_once(found: list[Entry], entry: Entry) -> None:
+def test_merge_returns_whether_it_was_news_and_reports_news_once(found: list[Entry], entry: Entry) -> None:
     told: list[Entry] = []
     view = view_of(found)
     view.on_news = told.append
@@ -228,7 +228,7 @@ def test_live_cuts_are_everybodys_and_the_subjects_own_in_a_fixed_order() -> Non
         assert view.live_cuts("eve") == view.live_cuts(None) == (found[1].id,)
 
 
-def test_a_token_that_lists_the_live_cuts_stands() -> None:
+def test_a_token_that_lists_the_live_cuts_is_accepted() -> None:
     view = view_of([cut("a", subject=None), cut("b"), cut("d", subject="bob")])
 
     assert repr(judge(claims(cuts=view.live_cuts("ada")), view)) == "Accept()"

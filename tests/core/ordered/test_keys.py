@@ -89,7 +89,7 @@ def test_an_entry_under_the_key_of_another_is_refused() -> None:
         decode_entry("deny/0000000001/x", encode_entry(Deny("y", 60_000)))
 
 
-def test_another_version_is_refused_loudly_whatever_it_holds() -> None:
+def test_another_version_is_refused_loudly_with_any_content() -> None:
     later = msgspec.msgpack.encode((2, {"of": "another shape"}, "and more"))
     for decode in (decode_beat, decode_log, lambda body: decode_entry("deny/0000000001/x", body)):
         with pytest.raises(UnknownVersion, match="version 2"):

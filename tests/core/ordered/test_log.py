@@ -233,7 +233,7 @@ def test_a_member_that_leaves_or_rolls_back_during_a_load_validates_nothing_afte
         assert one.needs_load
 
 
-def test_a_node_judges_nothing_before_its_own_beat_has_come_back() -> None:
+def test_a_node_validates_nothing_before_it_has_read_its_own_heartbeat() -> None:
     log = Log()
     one = log.member("a")
     assert one.catching_up
@@ -500,7 +500,7 @@ def test_a_silent_member_costs_its_wait_once() -> None:
     assert one.is_fenced(*second, at(OVER_S + 1))
 
 
-def test_a_node_that_looks_again_fences_by_waiting_only() -> None:
+def test_a_node_that_loads_again_fences_by_waiting_only() -> None:
     """It may have overlooked whom it should wait for."""
     log = Log()
     (one,) = log.ready("a")
@@ -647,7 +647,7 @@ def test_nothing_is_fenced_that_a_member_with_a_lease_lacks(acts: list[str]) -> 
 # Digests.
 
 
-def test_two_that_have_read_the_same_agree_whatever_else_they_know() -> None:
+def test_two_that_have_read_the_same_agree_despite_other_knowledge() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     log.put(deny("x"), deny("y"))
@@ -680,7 +680,7 @@ def overlook(log: Log, one: Member, name: str = "overlooked", now: Moment = STAR
     one.delivered(log.position, [], now)
 
 
-def test_a_member_that_differs_makes_both_look_again() -> None:
+def test_a_member_that_differs_makes_both_load_again() -> None:
     log = Log()
     one, two = log.ready("a", "b")
     overlook(log, two)
@@ -760,7 +760,7 @@ def test_while_a_node_looks_again_nothing_that_is_delivered_counts() -> None:
     assert one.position == log.position
 
 
-def test_after_it_has_looked_again_a_node_is_fresh_by_a_beat_that_it_found_and_by_nothing_from_before() -> None:
+def test_after_a_reload_a_node_is_fresh_by_a_heartbeat_in_the_snapshot_and_by_none_from_before() -> None:
     log = Log()
     (one,) = log.ready("a")
     del log.beats[one.slot]
@@ -776,7 +776,7 @@ def rolled_back(one: Member) -> RolledBack | None:
     return next((event for event in one.take_events() if isinstance(event, RolledBack)), None)
 
 
-def test_a_log_of_another_name_is_never_judged_by() -> None:
+def test_a_log_of_another_name_proves_nothing() -> None:
     log = Log()
     (one,) = log.ready("a")
     other = Log(LogId("another", NOW_MS))
@@ -1062,7 +1062,7 @@ def test_a_node_that_starts_waits_for_those_it_found_in_the_log_before_it_trusts
     assert not one.members.clock_trusted(at(100.4, ahead_s=31))
 
 
-def test_a_clock_is_not_trusted_before_the_log_has_told_whether_there_are_others() -> None:
+def test_a_clock_is_not_trusted_before_the_log_shows_whether_there_are_others() -> None:
     log = Log()
     log.ready("b", "c")
     one = Member(View(), own("a"), heartbeat_s=HEARTBEAT_S)
@@ -1071,7 +1071,7 @@ def test_a_clock_is_not_trusted_before_the_log_has_told_whether_there_are_others
     assert not one.members.clock_trusted(at(100, ahead_s=3600))
 
 
-def test_a_clock_is_judged_anew_when_it_becomes_known_that_there_are_others() -> None:
+def test_a_clock_is_assessed_anew_once_other_members_are_known() -> None:
     log = Log()
     log.ready("b", "c")
     one = log.member("a", now=at(100))

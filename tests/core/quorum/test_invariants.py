@@ -90,13 +90,13 @@ def fence(durable: int = 0, fenced: int = 0) -> Fence:
 
 
 @pytest.mark.parametrize(("durable", "fenced", "words"), [(1, 2, "what is fenced is durable"), (6, 1, "no more is durable than there is")])
-def test_a_fence_that_claims_too_much_is_found_out(durable: int, fenced: int, words: str) -> None:
+def test_a_fence_that_claims_too_much_is_detected(durable: int, fenced: int, words: str) -> None:
     fence(5, 5).check(5, 0)
     with pytest.raises(InvariantBroken, match=words):
         fence(durable, fenced).check(5, 0)
 
 
-def test_an_echo_of_a_stamp_that_was_never_given_is_found_out() -> None:
+def test_an_echo_of_a_stamp_that_was_never_given_is_detected() -> None:
     made = fence()
     made.heard("b", "life", 3)
     made.check(0, 3)
@@ -104,7 +104,7 @@ def test_an_echo_of_a_stamp_that_was_never_given_is_found_out() -> None:
         made.check(0, 2)
 
 
-def test_a_history_that_goes_backwards_is_found_out() -> None:
+def test_a_history_that_goes_backwards_is_detected() -> None:
     known = Acknowledgements("b", "life")
     known.acknowledge(1, 5)
     known.check(5)
@@ -116,7 +116,7 @@ def test_a_history_that_goes_backwards_is_found_out() -> None:
 # The stored state.
 
 
-def test_a_prefix_that_claims_more_than_the_sequence_has_is_found_out() -> None:
+def test_a_prefix_that_claims_more_than_the_sequence_has_is_detected() -> None:
     empty = View()
     prefix = DurablePrefix(Sequence(empty), empty, "life", ())
     prefix.check()
@@ -125,7 +125,7 @@ def test_a_prefix_that_claims_more_than_the_sequence_has_is_found_out() -> None:
         prefix.check()
 
 
-def test_a_node_without_a_file_that_lags_behind_itself_is_found_out() -> None:
+def test_a_node_without_a_file_that_lags_behind_itself_is_detected() -> None:
     known = View()
     sequence = Sequence(known)
     prefix = DurablePrefix(sequence, known, "life", None)
@@ -137,7 +137,7 @@ def test_a_node_without_a_file_that_lags_behind_itself_is_found_out() -> None:
     prefix.check()
 
 
-def test_an_entry_that_the_others_could_not_read_is_found_out() -> None:
+def test_an_entry_that_the_others_could_not_read_is_detected() -> None:
     known = View()
     sequence = Sequence(known)
     known.merge(Deny("x", END_MS))
@@ -154,7 +154,7 @@ def quorum() -> Quorum:
     return Quorum(View(), own, urls, now=START, heartbeat_s=0.5)
 
 
-def test_a_recovering_node_that_takes_itself_for_fresh_is_found_out() -> None:
+def test_a_recovering_node_that_takes_itself_for_fresh_is_detected() -> None:
     one = quorum()
     one.check(START)
     one.view.fresh_at = START.boot_s
@@ -162,7 +162,7 @@ def test_a_recovering_node_that_takes_itself_for_fresh_is_found_out() -> None:
         one.check(START)
 
 
-def test_a_node_that_is_fresh_as_of_a_time_to_come_is_found_out() -> None:
+def test_a_node_that_is_fresh_as_of_the_future_is_detected() -> None:
     one = quorum()
     one.recovery = None
     one.view.fresh_at = math.nextafter(START.boot_s, math.inf)
@@ -170,7 +170,7 @@ def test_a_node_that_is_fresh_as_of_a_time_to_come_is_found_out() -> None:
         one.check(START)
 
 
-def test_a_limit_that_another_member_does_not_share_is_found_out() -> None:
+def test_a_limit_that_another_member_does_not_share_is_detected() -> None:
     one = quorum()
     one.members.fence_wait_s /= 2
     with pytest.raises(InvariantBroken, match="a fence waits for every lease"):

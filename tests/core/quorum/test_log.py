@@ -595,7 +595,7 @@ def test_a_file_older_than_a_peers_memory_counts_as_none() -> None:
     assert back.batch is not None
 
 
-def test_an_old_file_is_found_out_by_the_acknowledgement_of_a_peer_too() -> None:
+def test_an_old_file_is_detected_by_the_acknowledgement_of_a_peer_too() -> None:
     (one, two, _), (_, disk, _) = with_files(A, B, C)
     copy = list(disk)
     two.append([deny("x")], at(1))
@@ -657,7 +657,7 @@ def test_members_that_come_drain_and_leave_are_events() -> None:
     assert MemberLeft(NodeId(B)) in one.take_events()
 
 
-def test_a_quorum_is_whom_it_was_polled_by_lately() -> None:
+def test_a_quorum_is_the_members_that_polled_lately() -> None:
     one, two, _ = started(A, B, C)
     assert one.has_quorum(at(LIMIT_S))
     assert not one.has_quorum(at(LIMIT_S + 1))

@@ -110,7 +110,7 @@ def test_use_is_noted_to_the_minute(now_ms: int) -> None:
     assert minute(minute(now_ms)) == minute(now_ms)
 
 
-def test_a_log_in_is_judged_as_its_newest_token_would_be() -> None:
+def test_a_log_in_is_validated_as_its_newest_token() -> None:
     claims = token(NOW_MS + HOUR_MS, NOW_MS + HOUR_MS)
     verified = Verified.of(claims, KeyId("kid"))
     log_in = log_in_of(verified, NOW_MS)

@@ -85,7 +85,7 @@ def test_a_session_that_changes_all_the_time_keeps_its_newest_tokens_only() -> N
     assert [*cache.entries] == [b"of another", *(b"token-%d" % number for number in range(50 - TOKENS_OF_A_SESSION, 50))]
 
 
-def test_ended_entries_go_as_new_ones_come_and_when_somebody_asks() -> None:
+def test_ended_entries_are_dropped_as_new_ones_come_and_on_request() -> None:
     cache = new_cache()
     for number in range(10):
         cache.put(b"%d" % number, session(number), NOW_MS)
@@ -131,7 +131,7 @@ def tokens_of(content: Any) -> Iterator[tuple[bytes, Verified]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_bound_on_bytes_is_one_on_memory_whatever_the_tokens_hold(shape: str) -> None:
+def test_the_bound_on_bytes_bounds_memory_for_any_tokens(shape: str) -> None:
     cache = new_cache(10**6, max_bytes=MB // 2)
     gc.collect()
     tracemalloc.start()

@@ -272,7 +272,7 @@ def test_cookies_have_the_literal_form_of_starlettes(ours: dict[str, Any], starl
     assert writer(**ours).remove(secure=secure).decode() == of_starlette(clear=True, **starlettes)
 
 
-def test_the_room_a_cookie_takes_besides_its_token_is_never_told_too_small() -> None:
+def test_the_size_of_a_cookie_besides_its_token_is_never_understated() -> None:
     for one in (writer(), writer(max_age=False), writer(domain="a.example", partitioned=True, path="/" + "x" * 50)):
         for max_age_s in (0, -1, 10**8, -(10**8)):
             for secure in (True, False):

@@ -107,7 +107,7 @@ def test_numbers_that_are_none_and_endless_ones_come_back() -> None:
     assert back["inf"] == -math.inf
 
 
-def test_an_inner_dictionary_may_have_numbers_as_keys_whatever_stands_beside_it() -> None:
+def test_an_inner_dictionary_may_have_numbers_as_keys_beside_any_others() -> None:
     assert decode(encode({"a": {1: "x"}})) == {"a": {1: "x"}}
     assert decode(encode({"a": {1: "x"}, "b": (1,)})) == {"a": {1: "x"}, "b": [1]}
 

@@ -120,7 +120,7 @@ def test_a_new_session_begins_now_and_knows_the_live_cuts() -> None:
 
 
 @pytest.mark.parametrize("life_ms", [0, -1, -HOUR_MS])
-def test_a_life_of_nothing_or_less_is_legal_and_over_at_once(life_ms: int) -> None:
+def test_a_life_of_zero_or_less_is_legal_and_over_at_once(life_ms: int) -> None:
     assert new(idle_ms=life_ms, absolute_ms=life_ms).idle_end_ms <= NOW_MS
 
 

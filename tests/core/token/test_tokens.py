@@ -68,7 +68,7 @@ def test_the_same_claims_under_the_same_key_still_make_the_same_text(vector: dic
 
 
 @given(any_claims())
-def test_whatever_is_signed_verifies_to_the_same_claims(given_claims: Claims) -> None:
+def test_all_signed_claims_verify_to_the_same_claims(given_claims: Claims) -> None:
     token = sign(given_claims, KEY)
     assume(len(token) <= MAX_TOKEN_BYTES)
 

@@ -243,7 +243,7 @@ class Crowded(MemoryLocks):
     ],
     ids=lambda value: value.__name__,
 )
-async def test_a_service_that_breaks_the_contract_is_found_out(
+async def test_a_service_that_breaks_the_contract_is_detected(
     kind: type[MemoryLocks], test: Callable[[LockServiceContract], Awaitable[None]]
 ) -> None:
     class Broken(LockServiceContract):

@@ -159,7 +159,7 @@ class ForgetfulNodes(Memory):
         log.append = late  # type: ignore[method-assign]
 
 
-async def test_a_log_that_breaks_the_contract_is_found_out() -> None:
+async def test_a_log_that_breaks_the_contract_is_detected() -> None:
     class Broken(ClusterLogContract):
         def opened(self) -> AbstractAsyncContextManager[Nodes]:
             return forgetful()

@@ -154,7 +154,7 @@ class Careless(MemoryStore):
         return self._records.put(replace(record, version=current.version if current else 0), guard)
 
 
-async def test_a_store_that_breaks_the_contract_is_found_out() -> None:
+async def test_a_store_that_breaks_the_contract_is_detected() -> None:
     class Broken(SessionStoreContract):
         def opened(self) -> AbstractAsyncContextManager[Stores]:
             return careless()
