@@ -7,6 +7,7 @@
 #   make test            ruff, mypy, and the whole of pytest, in JOBS=4 processes side by side
 #   make test-fast       the rules and the edge, without real servers, in less than a minute
 #   make test-all        pytest with Python 3.11, 3.12 and 3.13, each that is on this machine: in the path or of pyenv
+#   make test-lowest     the edge, tokens and calls between nodes with the lowest versions that pyproject.toml permits
 #   make bench           the benchmarks
 #   make prove           what takes longer than a test may: random schedules of the simulation (SEEDS=100000), all orders of few
 #                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), and real
@@ -33,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests of real servers mostly wait, so there are more processes than cores. Each file's real servers stay in one process.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: demo test test-fast test-all bench prove lint format hooks clean
+.PHONY: demo test test-fast test-all test-lowest bench prove lint format hooks clean
 
 demo: $(VENV)/demo.stamp
 	@CLUSTER=$(CLUSTER) $(BIN)/python -m example_app
@@ -59,6 +60,15 @@ test-all:
 .PHONY: pytest
 pytest: $(VENV)/test.stamp
 	@$(PYTEST)
+
+# They get an environment of their own, too.
+test-lowest:
+	@$(MAKE) --no-print-directory VENV=.venv-lowest LOWEST='--constraint .venv-lowest/lowest.txt' lowest
+
+.PHONY: lowest
+lowest: $(VENV)/test.stamp
+	@$(BIN)/python -m pytest -n auto -q -m 'not real and not long' -k 'not trio' --ignore tests/asgi/test_hostile_requests.py \
+		tests/core/token tests/asgi tests/session tests/peering
 
 bench: $(VENV)/bench.stamp
 	@$(BIN)/python -m tests.benchmarks
@@ -87,11 +97,19 @@ clean:
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+define PINS
+import tomllib
+for one in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]:
+    print(one.replace(">=", "=="))
+endef
+export PINS
+
 # One stamp for each dependency group of pyproject.toml.
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/pip
 	@echo "Installing what 'make $*' needs ..."
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # the first that knows --group
-	@$(BIN)/python -m pip install --quiet --editable . --group $*
+	@$(BIN)/python -c "$$PINS" > $(VENV)/lowest.txt
+	@$(BIN)/python -m pip install --quiet --editable . --group $* $(LOWEST)
 	@touch $@
 
 $(BIN)/pip:
