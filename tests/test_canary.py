@@ -231,7 +231,7 @@ async def test_no_use_of_a_session_sings(manager: SessionManager, cage: Cage, cl
     assert await Client(manager, cage).ask(bearer(token)) == 200
 
 
-async def test_no_record_sings_whatever_happens_to_it(manager: SessionManager, cage: Cage, clock: ManualClock) -> None:
+async def test_no_record_contains_a_canary_in_any_outcome(manager: SessionManager, cage: Cage, clock: ManualClock) -> None:
     def large(session: Session) -> None:
         session["large"] = [DATA] * 1000
 
@@ -354,7 +354,7 @@ async def test_the_cage_notices_a_canary_that_got_out() -> None:
     assert sorted(cage.escaped()) == [("here", "an-id"), ("here", "canary")]
 
 
-async def test_nothing_that_is_recorded_or_told_of_log_ins_sings(cage: Cage, clock: ManualClock) -> None:
+async def test_no_record_or_event_of_a_log_in_contains_a_canary(cage: Cage, clock: ManualClock) -> None:
     cage.keep("192.0.2.77")
     settings = Settings(secret_key=SECRET, track="on", track_address=True, devices="on", max_sessions=1, when_full="refuse")
     manager = SessionManager(settings, clock=clock)

@@ -214,7 +214,7 @@ def test_patterns_that_a_space_divides_would_match_nothing_and_protect_nothing()
     [object(), 2.5, float("nan"), -1, True, b"x", [1], {"a": 1}, {"x"}, (None,), len, "a\0b"],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_of_a_strange_type_is_taken_or_told_and_never_crashes(name: str, value: object) -> None:
+def test_a_value_of_a_strange_type_is_accepted_or_reported_and_never_crashes(name: str, value: object) -> None:
     given: dict[str, Any] = {"secret_key": GOOD, name: value}
     with suppress(ConfigurationError):
         Settings(**given)
@@ -447,7 +447,7 @@ def test_without_a_secret_nothing_starts() -> None:
 
 
 @pytest.mark.parametrize("secret", ["short", "changeme" * 8, "x" * 40, "django-insecure-3k@x!v9q7w_zj2m8r4t6y1u5i0o"])
-def test_a_weak_secret_stops_the_start_without_being_told(secret: str) -> None:
+def test_a_weak_secret_stops_the_start_without_being_shown(secret: str) -> None:
     for name in ("SECRET_KEY", "SECRET_KEY_FALLBACKS"):
         (fault,) = faults_of(from_environ, **{name: secret})
         assert fault.startswith(f"HA_SESSION_{name}: ")

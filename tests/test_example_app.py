@@ -94,7 +94,7 @@ def test_a_wrong_password_and_an_unknown_name_get_one_answer(client: Client) -> 
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{", '{"username": 7}', '{"username": "ada"}'])
-def test_a_log_in_that_is_no_log_in_is_refused_not_crashed(client: Client, body: str) -> None:
+def test_a_malformed_log_in_is_refused_without_a_crash(client: Client, body: str) -> None:
     response = client.post("/login", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 403
 
@@ -165,7 +165,7 @@ def fill(client: Client) -> list[httpx2.Response]:
     return [client.post("/private/notes", data={"text": secrets.token_hex(100)}) for _ in range(25)]
 
 
-def test_notes_that_outgrow_the_cookie_are_kept_all_the_same(client: Client) -> None:
+def test_notes_that_outgrow_the_cookie_are_still_kept(client: Client) -> None:
     assert {answer.status_code for answer in fill(client)} == {200}
     assert len(client.token) < 1000
     assert len(client.get("/private/session").json()["notes"]) == 26
@@ -186,7 +186,7 @@ def test_without_a_store_a_full_session_says_so_and_keeps_its_data(client: Clien
 
 
 @pytest.mark.parametrize("text", ["", "   ", "x" * 201])
-def test_a_note_that_is_none_is_refused_on_the_page(client: Client, text: str) -> None:
+def test_an_empty_or_overlong_note_is_refused_on_the_page(client: Client, text: str) -> None:
     client.log_in()
     response = client.post("/private/notes", data={"text": text}, headers=PAGE)
     assert response.status_code == 422

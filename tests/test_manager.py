@@ -155,7 +155,7 @@ async def test_a_subject_is_logged_out_on_every_device_and_may_log_in_again(mana
     assert log_in().is_in
 
 
-async def test_a_log_in_in_the_same_millisecond_as_the_cut_stands(manager: SessionManager, log_in: Any) -> None:
+async def test_a_log_in_in_the_same_millisecond_as_the_cut_is_accepted(manager: SessionManager, log_in: Any) -> None:
     """Cut-offs by issue time got that wrong elsewhere, one way or the other."""
     before = log_in()
     await manager.revoke_subject("ada")
@@ -356,7 +356,7 @@ async def test_a_token_under_an_impossible_key_is_invalid(manager: SessionManage
         node_of(manager).validator.validate(node_of(stranger).sign(node_of(stranger).issuer.issue("ada")))
 
 
-async def test_a_payload_of_a_later_release_cannot_be_told(manager: SessionManager, log_in: Any) -> None:
+async def test_a_payload_of_a_later_release_cannot_be_decided(manager: SessionManager, log_in: Any) -> None:
     text = log_in().token.rsplit(b".", 1)[0].rsplit(b".", 1)[0] + b".kgI"  # MessagePack of [2, …]
     key = node_of(manager).keys.ring.signing_key()
 

@@ -135,7 +135,7 @@ async def test_what_a_subclass_sets_does_not_hide_the_faults_of_the_settings() -
 
 
 @pytest.mark.parametrize("empty", ["", "  ", b"", Secret(""), [], [""], ["", b""], ()])
-async def test_an_empty_secret_is_reported_as_what_it_is(empty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_empty_secret_is_reported_as_empty(empty: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HA_SESSION_SECRET_KEY", SECRET)
     told = await refused_start(SessionMiddleware(obliging, secret_key=empty))
     assert "SessionMiddleware(secret_key=…): is empty" in told

@@ -87,7 +87,7 @@ async def test_auto_makes_the_cookie_secure_whenever_anything_claims_https(
 
 
 @pytest.mark.parametrize(("https_only", "secure"), [("false", False), ("true", True)])
-async def test_what_is_set_is_done_whatever_the_scheme(https_only: str, *, secure: bool) -> None:
+async def test_an_explicit_setting_decides_over_secure_for_both_schemes(https_only: str, *, secure: bool) -> None:
     for scheme in ("http", "https"):
         assert ("; secure" in await log_in(Node(cookie_https_only=https_only), scheme=scheme)) is secure
 
@@ -240,7 +240,7 @@ async def test_a_shorter_idle_timeout_logs_no_active_user_out(node: Node, before
 @pytest.mark.parametrize(
     ("transports", "vary"), [("cookie", "Cookie"), ("bearer", "Authorization"), ("cookie,bearer", "Cookie, Authorization")]
 )
-async def test_vary_names_what_was_looked_at(transports: str, vary: str) -> None:
+async def test_vary_names_the_fields_that_were_read(transports: str, vary: str) -> None:
     assert (await Node(transports=transports).request(look)).header("vary") == vary
 
 

@@ -242,7 +242,7 @@ def answers_by_itself(problem: ProblemError) -> Any:
     return app
 
 
-async def test_an_app_may_have_a_request_refused_whatever_it_answers_itself(node: Node) -> None:
+async def test_an_app_may_refuse_a_request_despite_its_own_answer(node: Node) -> None:
     node.app.app = answers_by_itself(StateStale("out of contact"))
     answer = await node.request()
     assert (answer.status, answer.code, answer.header("retry-after")) == (503, "state_stale", "1")
@@ -250,7 +250,7 @@ async def test_an_app_may_have_a_request_refused_whatever_it_answers_itself(node
     assert node_of(node.manager).refused["state_stale"] == 1
 
 
-async def test_an_app_may_have_a_request_refused_and_answer_nothing(node: Node) -> None:
+async def test_an_app_may_refuse_a_request_without_an_answer_of_its_own(node: Node) -> None:
     answer = await node.request(lambda session: session.refuse(TokenMissing()), status=204)
     assert answer.code == "token_missing"
 

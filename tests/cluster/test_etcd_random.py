@@ -144,7 +144,7 @@ def _heal(links: list[Link]) -> None:
 
 
 @pytest.mark.parametrize("seed", seeds(2))
-async def test_whatever_happens_every_answer_is_right(seed: int, tmp_path: Path) -> None:
+async def test_under_random_faults_every_answer_is_right(seed: int, tmp_path: Path) -> None:
     found = await history(EtcdHistory, seed, tmp_path)
     assert found.faults == []
     assert found.seen["served"] > 20

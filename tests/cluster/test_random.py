@@ -139,7 +139,7 @@ class PeersHistory(History):
 
 
 @pytest.mark.parametrize("seed", seeds(2))
-async def test_whatever_happens_every_answer_is_right(seed: int, tmp_path: Path) -> None:
+async def test_under_random_faults_every_answer_is_right(seed: int, tmp_path: Path) -> None:
     found = await history(PeersHistory, seed, tmp_path)
     assert found.faults == []
     assert found.seen["served"] > 20

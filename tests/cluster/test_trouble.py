@@ -318,7 +318,7 @@ async def test_a_node_that_starts_with_a_wrong_clock_validates_no_session() -> N
         assert refused_for_infrastructure(await browser.visit(b), "clock_untrusted", "other_node")
 
 
-async def test_a_denial_that_a_node_knows_counts_for_more_than_a_yes_whatever_its_clock_shows() -> None:
+async def test_a_known_denial_outweighs_a_peers_yes_by_any_clock() -> None:
     async with Cluster("abcde", app=obliging, protect="/private*") as cluster:
         await cluster.ready()
         a, b, *others = cluster.nodes

@@ -57,12 +57,12 @@ def every_answer_is_right(place: Place, trouble: str) -> None:
 
 
 @pytest.mark.parametrize("trouble", troubles("peers"))
-def test_whatever_happens_to_peers_every_answer_is_right(among_peers: Place, trouble: str) -> None:
+def test_in_each_trouble_of_peers_every_answer_is_right(among_peers: Place, trouble: str) -> None:
     every_answer_is_right(among_peers, trouble)
 
 
 @pytest.mark.parametrize("trouble", troubles("etcd"))
-def test_whatever_happens_on_etcd_every_answer_is_right(beside_etcd: Place, trouble: str) -> None:
+def test_in_each_trouble_on_etcd_every_answer_is_right(beside_etcd: Place, trouble: str) -> None:
     every_answer_is_right(beside_etcd, trouble)
 
 

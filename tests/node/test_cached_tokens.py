@@ -41,7 +41,7 @@ async def test_many_visitors_take_no_more_than_the_bytes_that_are_set(clock: Man
     assert 50_000 < status["cached_token_bytes"] <= 100_000
 
 
-async def test_a_quiet_node_frees_what_is_past_its_time(clock: ManualClock) -> None:
+async def test_a_quiet_node_frees_its_ended_tokens(clock: ManualClock) -> None:
     node = Node(clock=clock, cache_ttl="1m", cluster="memory://")
     inner: Any = node_of(node.manager)
     visitor = await node.logged_in("ada")

@@ -271,7 +271,7 @@ async def test_a_revoked_key_signs_no_call_while_there_is_another(pair: Pair) ->
     assert field(pair.requests[-1])[1] == KeyRing([OTHER]).kids[0]
 
 
-def test_counters_are_used_once_in_whatever_order_they_come() -> None:
+def test_counters_are_used_once_in_any_order() -> None:
     counters = _Counters()
     assert [counters.first_use(one) for one in (3, 1, 2, 3, 2, 1, 4)] == [True, True, True, False, False, False, True]
     for one in range(5, 4 * _WINDOW):
@@ -348,7 +348,7 @@ async def test_no_other_request_asks_a_node_for_its_identity(pair: Pair) -> None
 # How the caller treats answers.
 
 
-async def test_a_key_of_another_cluster_is_none(pair: Pair) -> None:
+async def test_a_member_of_another_cluster_shares_no_key(pair: Pair) -> None:
     pair.theirs = KeyRing([OTHER])
     with pytest.raises(PeerFailure, match="knows none of our keys: it has another secret"):
         await pair.say()
@@ -524,7 +524,7 @@ async def hanging() -> AsyncIterator[bytes]:
     await anyio.sleep_forever()
 
 
-async def test_a_peer_that_is_somebody_else_each_time_is_no_peer(pair: Pair) -> None:
+async def test_a_peer_with_another_identity_each_time_is_no_peer(pair: Pair) -> None:
     """Two processes behind one port."""
     lives = iter(f"life-{number}" for number in range(100))
 

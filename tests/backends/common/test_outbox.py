@@ -49,7 +49,7 @@ def test_only_the_callers_of_a_key_hear_that_it_was_rejected() -> None:
     assert bad.done.is_set()
 
 
-def test_a_ticket_for_nothing_is_done() -> None:
+def test_a_ticket_without_entries_is_done() -> None:
     assert Outbox().put({}).done.is_set()
 
 

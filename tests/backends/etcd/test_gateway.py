@@ -199,7 +199,7 @@ async def test_compacted_history_is_reported_as_such(prefix: bytes) -> None:
 
 
 @real
-async def test_a_request_that_cannot_be_is_rejected_and_not_tried_again(one_etcd: Etcd, prefix: bytes) -> None:
+async def test_an_impossible_request_is_rejected_and_not_tried_again(one_etcd: Etcd, prefix: bytes) -> None:
     async with opened(gateway_to(one_etcd)) as gateway:
         begun_s = anyio.current_time()
         for operations in ([put(prefix + b"k", b"")] * 2, [put(prefix + b"k", b"x" * 1_600_000)], [put(prefix + b"k", b"x" * 3_000_000)]):
@@ -341,8 +341,8 @@ async def test_a_rejected_user_gets_the_reason(guarded: Etcd, prefix: bytes, use
 
 
 @real
-async def test_a_user_who_is_not_asked_for_is_none_to_log_in(one_etcd: Etcd, prefix: bytes) -> None:
-    """So that nodes may be told a user before etcd asks for one."""
+async def test_no_user_logs_in_before_etcd_requires_one(one_etcd: Etcd, prefix: bytes) -> None:
+    """So operators may configure the user on all nodes first, and then turn authentication on."""
     async with opened(gateway_to(one_etcd, user="root", password="anything")) as gateway:
         await gateway.transact([put(prefix + b"a", b"")])
 

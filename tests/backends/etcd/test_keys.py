@@ -83,7 +83,7 @@ def test_an_entry_under_the_key_of_another_is_not_believed(keys: Keys) -> None:
         keys.item(written(key, value))
 
 
-def test_a_reading_is_all_that_the_pages_hold(keys: Keys) -> None:
+def test_a_reading_collects_the_content_of_all_pages(keys: Keys) -> None:
     reading = Reading(keys)
     records = [KeyValue(key, value, 4 + number, 4 + number) for number, (key, value) in enumerate(keys.records(ENTRIES).items())]
     reading.take(records[:2])

@@ -86,7 +86,7 @@ def test_one_that_waited_and_died_is_passed_over_before_the_lease_of_a_holder_wo
     assert queue.take(next_one).ahead == 0
 
 
-def test_one_that_overslept_its_place_goes_to_the_end_with_a_new_number(queue: Queue, clock: ManualClock) -> None:
+def test_a_waiter_that_overslept_its_place_goes_to_the_end_with_a_new_number(queue: Queue, clock: ManualClock) -> None:
     holder, sleeper, other = queue.ticket(), queue.ticket(), queue.ticket()
     queue.take(holder)
     before = queue.take(sleeper).number
@@ -326,7 +326,7 @@ async def test_a_waiter_that_leaves_while_its_place_is_being_written_leaves_none
 
 
 @pytest.mark.anyio
-async def test_a_renewal_that_is_not_written_in_time_is_none(path: Path, clock: ManualClock) -> None:
+async def test_a_renewal_that_is_written_too_late_renews_nothing(path: Path, clock: ManualClock) -> None:
     file = SlowFile(path, Late())
     service = SqliteLocks(clock, file)
     grant = await service.acquire("x", within_s=0, lease_s=60)

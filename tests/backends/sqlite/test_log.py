@@ -217,7 +217,7 @@ async def test_many_log_outs_on_a_locked_file_are_all_answered_in_bounded_time(p
     assert len(refused) == 30
 
 
-async def test_a_full_disk_refuses_log_outs_with_503_and_sessions_go_on_being_judged(path: Path) -> None:
+async def test_a_full_disk_refuses_log_outs_with_503_and_sessions_are_still_validated(path: Path) -> None:
     a = Worker(path)
     gone, stays = a.log_in(), a.log_in()
     await a.log_out(a.log_in())
@@ -240,9 +240,7 @@ async def test_a_read_only_file_refuses_log_outs_with_503(path: Path) -> None:
     assert [a.says(token) for token in (gone, stays)] == ["session_revoked", "yes"]
 
 
-async def test_a_file_that_cannot_be_read_makes_every_standing_unknown_but_refusals_hold(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_that_cannot_be_read_makes_the_worker_stale_but_refusals_hold(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock()
     a = Worker(path, clock=clock)
     gone, stays = a.log_in(), a.log_in()
@@ -429,7 +427,7 @@ async def test_a_damaged_file_stops_the_start_and_is_left_as_it_is(path: Path) -
     assert path.read_bytes() == damage
 
 
-async def test_a_file_that_is_damaged_in_use_makes_every_standing_unknown(path: Path) -> None:
+async def test_a_file_that_is_damaged_in_use_makes_the_worker_stale(path: Path) -> None:
     a, b = Worker(path), Worker(path)
     token = a.log_in()
     assert (a.says(token), b.says(token)) == ("yes", "yes")
@@ -447,7 +445,7 @@ async def test_the_database_of_another_program_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["folder", "place"])
-async def test_a_file_that_cannot_be_stops_the_start(tmp_path: Path, what: str) -> None:
+async def test_a_path_at_which_no_file_can_be_stops_the_start(tmp_path: Path, what: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be opened") as told:
         Worker(tmp_path if what == "folder" else tmp_path / "file" / "below")
