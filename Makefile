@@ -10,7 +10,8 @@
 #   make test-lowest     the edge, tokens and calls between nodes with the lowest versions that pyproject.toml permits
 #   make bench           the benchmarks
 #   make prove           what takes longer than a test may: random schedules of the simulation (SEEDS=100000), all orders of few
-#                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), and real
+#                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), fuzzed
+#                        requests with canaries through the whole middleware (FUZZED=1000000), and real
 #                        processes in trouble, for a quarter of an hour, with the times that log-outs took
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make hooks           installs a git hook that runs the checkers before each commit
@@ -23,6 +24,7 @@ JOBS ?= 4
 SEEDS ?= 100000
 STATES ?= 500000
 HISTORIES ?= 200
+FUZZED ?= 1000000
 CLUSTER ?= peers
 PYTHONS ?= python3.11 python3.12 python3.13 $(wildcard $(HOME)/.pyenv/versions/3.1[123].*/bin/python3)
 VENV ?= .venv
@@ -79,6 +81,7 @@ prove: $(VENV)/test.stamp
 	@MODEL_WALKS=$(HISTORIES) $(BIN)/python -m pytest -q tests/model -k dropped_state
 	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py tests/cluster/test_etcd_random.py
 	@$(BIN)/python -m pytest -q -p tests.without_backends -k "not memory" tests/core tests/test_manager.py
+	@FUZZED_REQUESTS=$(FUZZED) $(BIN)/python -m pytest -q tests/asgi/test_fuzzed_requests.py
 	@$(BIN)/python -m tests.histories
 
 lint: $(VENV)/test.stamp
