@@ -130,7 +130,7 @@ async def test_nothing_is_accepted_without_an_exact_valid_token(detail: str, any
         logger.setLevel(level)
     assert watcher.caught == []
     assert watcher.lines
-    assert counts["accepted"] > REQUESTS / 100  # or the oracle was asked about nothing
+    assert counts["accepted"] > REQUESTS / 300  # or the oracle was asked about nothing
     assert {"status 400", "status 401"} <= {*counts}, counts
 
 
