@@ -251,7 +251,7 @@ def _one_file(path: Path) -> Iterator[Inode]:
 
 def _make_folder(path: Path) -> None:
     """Make the folders that are missing, for their owner alone. The names of files in them tell about the cluster, too."""
-    if not path.is_dir():
+    if not path.is_dir() and path != path.parent:  # the working directory may have been deleted
         _make_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
 

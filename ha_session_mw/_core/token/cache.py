@@ -54,8 +54,9 @@ class VerifiedCache:
         if key in entries:
             self._drop(key)  # so that the entry becomes the newest
         sid = verified.claims.sid
-        others = self._of_session.get(sid)
-        self._of_session[sid] = key if others is None else self._beside(others, key)
+        others = self._of_session.setdefault(sid, key)
+        if others is not key:
+            self._of_session[sid] = self._beside(others, key)
         taken = bytes_of(key, verified)
         self.bytes += taken
         entries[key] = (now_ms + self._ttl_ms, verified, taken)
