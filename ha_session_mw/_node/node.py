@@ -195,7 +195,8 @@ class Node:
 
         self.peering = peering = Peering(settings, life, self._peer_keys, self.clock, self._peer_transport)
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
-        peering.server.on_refused = self.security.peer_refused
+        peering.server.on_unsigned = self.security.stranger_refused
+        peering.faults.on_fault = self.security.peer_fault
         peering.handle("lookup", answering(self.validator.validate))
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)

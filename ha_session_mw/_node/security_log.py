@@ -21,6 +21,8 @@ PER_S, AT_ONCE = 10.0, 100.0
 """Records of one kind in the long run and in a burst, if a client or a peer can cause them without a session."""
 SESSIONS_PER_S, SESSIONS_AT_ONCE = 1000.0, 10_000.0
 """The same for log-ins and log-outs, of which an audit needs each one."""
+PEER_FAULTS = frozenset({"unsigned", "garbage", "incomplete", "lied", "replayed", "turned_away"})
+"""The faults of peers that may be attacks."""
 PSEUDONYM_LENGTH = 16
 """Characters of a pseudonym: 96 bits, so that two subjects share none by chance."""
 
@@ -85,14 +87,19 @@ class SecurityLog:
         facts: dict[str, object] = {"code": problem.code, "status": problem.status, "check": problem.check, "instance": instance}
         self._sampled(problem.code, "limit_hit" if is_limit else "refusal", level, facts)
 
-    def peer_refused(self, peer: str, fault: str) -> None:
-        """A call of another node was refused.
+    def peer_fault(self, peer: str, fault: str) -> None:
+        """A peer made a call, or gave an answer, that was refused. Faults of the network are none of this log.
 
         Args:
             peer: the place of the member in ``HA_SESSION_PEERS``, or ``others``.
             fault: the kind of fault.
         """
-        self._sampled(f"{peer} {fault}", "peer_refused", logging.WARNING, {"peer": peer, "fault": fault})
+        if fault in PEER_FAULTS:
+            self._sampled(f"{peer} {fault}", "peer_refused", logging.WARNING, {"peer": peer, "fault": fault})
+
+    def stranger_refused(self) -> None:
+        """A call came that no member signed, so nobody knows its caller."""
+        self.peer_fault("others", "unsigned")
 
     # Keys
 

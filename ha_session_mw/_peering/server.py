@@ -44,8 +44,8 @@ _MOST_CALLERS = 256
 """How many callers' counters are remembered: many times the members of a cluster, restarts included."""
 
 
-def ignore_refusal(caller: str, fault: str) -> None:
-    """Do nothing about a refused call."""
+def ignore_call() -> None:
+    """Do nothing about a call that no member signed but count it."""
 
 
 class _Caller:
@@ -73,7 +73,7 @@ class PeerServer:
 
     Attributes:
         refused: how many calls were refused.
-        on_refused: is called for each of them, with the caller's name and the kind of fault.
+        on_unsigned: is called for each call that no member signed.
     """
 
     def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, faults: PeerFaults) -> None:
@@ -86,7 +86,7 @@ class PeerServer:
         self._handlers: dict[str, PeerHandler] = {}
         self._used: OrderedDict[str, _Counters] = OrderedDict()
         self.refused = 0
-        self.on_refused: Callable[[str, str], None] = ignore_refusal
+        self.on_unsigned: Callable[[], None] = ignore_call
 
     def handle(self, name: str, handler: PeerHandler) -> None:
         """Have calls of this name answered by a handler."""
@@ -98,7 +98,8 @@ class PeerServer:
         field = last_value(scope["headers"], HEADER.encode(), MAX_FIELD_LENGTH)
         found = self._verified(name, field) if handler and scope["method"] == "POST" else None
         if found is None or handler is None:
-            self._note("others", "unsigned")
+            self.refused += 1
+            self.on_unsigned()
             await _plain(send, 404, b"")
             return
         await self._admit(handler, *found, receive, send)
@@ -120,7 +121,6 @@ class PeerServer:
             await self._refuse(send, envelope, fault)
             return
         if not await self._turn_of(caller, envelope.caller, len(body)):
-            self._note(self._faults.name(envelope.caller), "turned_away")
             self._faults.note(envelope.caller, "turned_away")
             await self._answer(send, 429, b"", kid, signature)
             return
@@ -171,14 +171,14 @@ class PeerServer:
         try:
             content = await handler(body)
         except ValueError:
-            self._note(self._faults.name(envelope.caller), "garbage")
+            self.refused += 1
             self._faults.note(envelope.caller, "garbage")
             await self._answer(send, 400, b"", kid, signature)
             return
         await self._answer(send, 200, content, kid, signature)
 
     async def _refuse(self, send: Send, envelope: Envelope, fault: Fault) -> None:
-        self._note(self._faults.name(envelope.caller), fault)
+        self.refused += 1
         self._faults.note(envelope.caller, fault)
         await _plain(send, 404, b"")
 
@@ -192,10 +192,6 @@ class PeerServer:
         if name == HELLO and envelope.caller != self.me:
             return None  # no other node may make this one believe that its URL is used twice
         return parsed
-
-    def _note(self, caller: str, fault: Fault) -> None:
-        self.refused += fault != "turned_away"
-        self.on_refused(caller, fault)
 
     def _was_used(self, envelope: Envelope) -> bool:
         counters = self._used.get(envelope.caller_nonce)

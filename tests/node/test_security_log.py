@@ -148,6 +148,17 @@ async def test_a_refused_call_of_a_node_is_told(told: Any) -> None:
     assert (facts["event"], facts["peer"], facts["fault"]) == ("peer_refused", "others", "unsigned")
 
 
+async def test_a_peer_that_lies_is_told_by_its_place_and_one_that_is_gone_is_not(told: Any) -> None:
+    cluster: dict[str, Any] = {"cluster": "peers://", "advertise_url": "http://a:1", "peers": "http://a:1,http://b:1,http://c:1"}
+    peering = node_of(Node(**cluster).manager).peering
+    assert peering is not None
+    for fault in ("lied", "unreachable", "stalled"):
+        peering.faults.note("http://b:1", fault)
+    [facts] = told()
+
+    assert (facts["event"], facts["peer"], facts["fault"]) == ("peer_refused", "member 2", "lied")
+
+
 async def test_nothing_in_it_is_a_raw_name(told: Any, caplog: pytest.LogCaptureFixture) -> None:
     node = Node()
     security = node_of(node.manager).security

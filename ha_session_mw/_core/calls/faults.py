@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 Fault = Literal[
@@ -26,20 +26,30 @@ OTHERS = "others"
 """The name under which callers outside the list of members are counted together."""
 
 
+def ignore(peer: str, fault: str) -> None:
+    """Do nothing about a fault but count it."""
+
+
 class PeerFaults:
     """Counts faults for each member of a list, and in one sum for all callers outside the list.
 
     Args:
         members: the URLs of the members, in the order of ``HA_SESSION_PEERS``.
+
+    Attributes:
+        on_fault: is called with each fault, and the name of the peer.
     """
 
     def __init__(self, members: Sequence[str] = ()) -> None:
         self._names = {url: f"member {place}" for place, url in enumerate(members, 1)}
         self._counts: dict[str, Counter[str]] = {}
+        self.on_fault: Callable[[str, Fault], None] = ignore
 
     def note(self, url: str, fault: Fault) -> None:
         """Count one more fault of a peer."""
-        self._counts.setdefault(self.name(url), Counter())[fault] += 1
+        name = self.name(url)
+        self._counts.setdefault(name, Counter())[fault] += 1
+        self.on_fault(name, fault)
 
     def name(self, url: str) -> str:
         """Return a member's name for logs: its place in the list instead of its address."""
