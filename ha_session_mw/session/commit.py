@@ -107,6 +107,8 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         if several and claims is not None:
             for other in others(state, node):
                 await node.revoker.leave_behind(other, whole=True)
+                if other.record:
+                    await node.data.forget(other.family)
     if claims is None:
         remove = state.claims is None and (came_in is not None or several)
         return Outcome(remove=remove, acknowledgement=acknowledgement, removes_variants=several)

@@ -164,6 +164,15 @@ async def test_a_cookie_and_a_bearer_token_that_differ_both_end_at_a_log_out(nod
         assert (await node.request(why, token=token)).result == "session_revoked"
 
 
+async def test_a_log_in_deletes_the_data_of_the_other_sessions(node: Node) -> None:
+    node = Node(clock=node.clock, data="store")
+    tokens = [(await node.logged_in(name, cart=["book"])).token for name in ("ada", "eve")]
+    copies = node_of(node.manager).copies
+    assert len(copies) == 2
+    await node.request(log_in, headers=[(b"cookie", "; ".join(f"session={token}" for token in tokens).encode())])
+    assert len(copies) == 0
+
+
 async def test_more_cookies_than_a_request_may_carry_end_all_the_same(node: Node) -> None:
     tokens = [await token_of(node, f"eve-{n}") for n in range(12)]
     cookies = (b"cookie", "; ".join(f"session={token}" for token in tokens).encode())
