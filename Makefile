@@ -12,7 +12,8 @@
 #   make prove           what takes longer than a test may: random schedules of the simulation (SEEDS=100000), all orders of few
 #                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), fuzzed
 #                        requests with canaries through the whole middleware (FUZZED=1000000), and real
-#                        processes in trouble, for a quarter of an hour, with the times that log-outs took
+#                        processes in trouble, for a quarter of an hour, with the times that log-outs took,
+#                        and the suites of other packages with our middleware in the place of Starlette's
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make hooks           installs a git hook that runs the checkers before each commit
 #   make clean           removes everything that was made
@@ -83,6 +84,7 @@ prove: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -q -p tests.without_backends -k "not memory" tests/core tests/test_manager.py
 	@FUZZED_REQUESTS=$(FUZZED) $(BIN)/python -m pytest -q tests/asgi/test_fuzzed_requests.py
 	@$(BIN)/python -m tests.histories
+	@$(BIN)/python -m tests.suites .venv-suites
 
 lint: $(VENV)/test.stamp
 	@$(BIN)/ruff check .
