@@ -15,7 +15,7 @@ from .._core.token import data
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
 from .._node.node import Node
-from ..exceptions import SessionLimitReached
+from ..exceptions import SessionLimitReached, SessionRevoked
 from ..models import Acknowledgement, Claims
 from .catch_up import catch_up
 from .late_save import base_of, note_kept
@@ -196,10 +196,15 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
         return node.issuer.change(claims, claims.data, record=claims.record)
     if verified is not None and not state.continues:
         await catch_up(session, state, node)
-    with node.locks.guard(state.hold) as guard:
-        next_claims, kept = await node.data.keep(
-            claims, base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
-        )
+    try:
+        with node.locks.guard(state.hold) as guard:
+            next_claims, kept = await node.data.keep(
+                claims, base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
+            )
+    except SessionRevoked:
+        if session or claims.subject is not None or state.became is not ...:
+            raise
+        return None  # this visitor has nothing to lose, and the browser's cookie may be that of a log-in by now
     if kept.data == NOTHING and claims.subject is None and state.became is ...:
         # Nothing is left to keep for this visitor. Its token stays good: a request under way with it may write, and gets a token then.
         state.became = None

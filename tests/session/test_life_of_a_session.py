@@ -480,6 +480,15 @@ async def test_a_write_beside_one_that_empties_a_visitors_session_stands(node: N
     assert (await node.request(look, token=slow.token)).result["form"] == "sent"
 
 
+@pytest.mark.parametrize("act", [lambda s: s.login("ada"), lambda s: s.clear()])
+async def test_emptying_a_visitors_session_that_ended_meanwhile_changes_nothing(node: Node, act: Act) -> None:
+    """The page that shows the message arrives, and the browser keeps the cookie of the log-in."""
+    visitor = node.visitor()
+    await visitor.visit(put(flash="hello"))
+    slow, _ = await overtaken(node, visitor.token, slow=pop_all, fast=act)
+    assert (slow.status, slow.cookies()) == (200, [])
+
+
 async def test_a_visitors_session_that_is_emptied_in_an_answer_that_fails_stays(node: Node) -> None:
     visitor = node.visitor()
     await visitor.visit(put(flash="hello"))
