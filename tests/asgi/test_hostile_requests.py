@@ -26,7 +26,7 @@ from ha_session_mw._core.token.keys import KeyRing
 from .driver import Header, Node, why
 from .meter import Octets, Text, metered
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 MOST_LINES = 10_000
 MOST_CHARACTERS = 500_000
