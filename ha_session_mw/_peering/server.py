@@ -57,8 +57,8 @@ class _Caller:
         self.rate = RateLimiter(CALLS_PER_S, CALLS_AT_ONCE)
         self.under_way = anyio.Semaphore(UNDER_WAY)
         self.waiting_bytes = 0
-        self.arriving: dict[anyio.CancelScope, int] = {}
-        """The calls whose bodies are on the way, with their counters, the oldest first."""
+        self.arriving: dict[anyio.CancelScope, tuple[str, int]] = {}
+        """The calls whose bodies are on the way, with their caller's nonce and counter, the oldest first."""
 
 
 class PeerServer:
@@ -115,6 +115,10 @@ class PeerServer:
             await self._answer(send, 409, self.nonce.encode(), kid, signature)
             return
         caller = self._callers[self._faults.name(envelope.caller)]
+        if caller.rate.wait_s(1, self._clock.boot_s()) > PATIENCE_S:
+            # Complete calls alone have used the rate up, so this is the member's doing. Nothing more of it is read for a while.
+            await self._turn_away(envelope, kid, signature, send)
+            return
         body = b"" if self._was_used(envelope) else await self._arrived(caller, envelope, receive)
         if body is None or digest_of(body) != envelope.digest or not self._first_use(envelope):
             fault: Fault = "replayed" if self._was_used(envelope) else "incomplete" if body is None else "garbage"
@@ -129,17 +133,25 @@ class PeerServer:
         finally:
             caller.under_way.release()
 
+    async def _turn_away(self, envelope: Envelope, kid: str, signature: str, send: Send) -> None:
+        """Let a member that floods this node wait, then refuse its call unread."""
+        self._faults.note(envelope.caller, "queued")
+        with self._clock.move_on_after(PATIENCE_S):
+            await anyio.sleep_forever()
+        self._faults.note(envelope.caller, "turned_away")
+        await self._answer(send, 429, b"", kid, signature)
+
     async def _arrived(self, caller: _Caller, envelope: Envelope, receive: Receive) -> bytes | None:
         """Return the body of a call; None if it is too large or too late, or gave way to newer calls."""
-        arriving = caller.arriving
+        arriving, own = caller.arriving, (envelope.caller_nonce, envelope.counter)
         with self._clock.move_on_after(ARRIVAL_S) as scope:
-            copies = [other for other, counter in arriving.items() if counter == envelope.counter]
+            copies = [other for other, counter in arriving.items() if counter == own]
             if len(copies) >= COPIES or len(arriving) >= ARRIVING:
                 # A call can have been sent by its caller, and by a listener. The next copies displace copies, and no other call.
                 oldest = copies[0] if copies else next(iter(arriving))
                 arriving.pop(oldest)
                 oldest.cancel()
-            arriving[scope] = envelope.counter
+            arriving[scope] = own
             try:
                 return await _body(receive)
             finally:

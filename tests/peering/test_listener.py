@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from starlette.types import Message
 
-from ha_session_mw._peering.server import ARRIVAL_S, ARRIVING, COPIES, UNDER_WAY, WAITING_BYTES
+from ha_session_mw._peering.server import ARRIVAL_S, ARRIVING, COPIES, PATIENCE_S, UNDER_WAY, WAITING_BYTES
 from ha_session_mw.abc import PeerFailure
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
@@ -185,3 +185,18 @@ async def test_calls_that_wait_for_their_turn_hold_so_many_bytes_and_no_more(pai
         assert fates == ["answered 429"] * 5
         tasks.cancel_scope.cancel()
     assert caller.waiting_bytes == 0
+
+
+async def test_a_member_that_floods_a_node_has_its_calls_refused_unread(pair: Pair, clock: ManualClock) -> None:
+    [header] = await lost_calls(pair, 1)
+    rate = pair.server._callers[pair.faults.name(HERE)].rate
+    while rate.spend(1, clock.boot_s(), patience_s=PATIENCE_S) is not None:
+        pass
+    async with anyio.create_task_group() as tasks:
+        listener = Listener(pair, tasks)
+        listener.send_header(header, 2 * ARRIVING)
+        await until_nothing_moves()
+        assert pair.server._callers[pair.faults.name(HERE)].arriving == {}
+        assert listener.statuses == []
+        clock.advance(PATIENCE_S)
+    assert listener.statuses == [429] * 2 * ARRIVING

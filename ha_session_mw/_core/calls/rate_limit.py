@@ -23,9 +23,16 @@ class RateLimiter:
 
     def spend(self, amount: float, now_s: float, *, patience_s: float = math.inf) -> float | None:
         """Spend an amount, and return the seconds to wait for it; None, with nothing spent, if that is longer than ``patience_s``."""
-        even_at_s = max(self._even_at_s, now_s - self._full_s) + amount / self._per_s
+        even_at_s = self._after(amount, now_s)
         wait_s = max(0.0, even_at_s - now_s)
         if wait_s > patience_s:
             return None
         self._even_at_s = even_at_s
         return wait_s
+
+    def wait_s(self, amount: float, now_s: float) -> float:
+        """Return the seconds to wait for an amount, without spending it."""
+        return max(0.0, self._after(amount, now_s) - now_s)
+
+    def _after(self, amount: float, now_s: float) -> float:
+        return max(self._even_at_s, now_s - self._full_s) + amount / self._per_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,14 @@ def test_a_caller_that_would_wait_too_long_uses_nothing() -> None:
     pace.spend(1, 0.0)
     assert [pace.spend(1, 0.0, patience_s=0.05) for _ in range(3)] == [None] * 3
     assert pace.spend(1, 0.0) == 0.125
+
+
+def test_the_wait_for_an_amount_is_known_without_spending_it() -> None:
+    limit = RateLimiter(10, 10)
+    assert limit.wait_s(10, 0) == 0
+    assert limit.spend(10, 0) == 0
+    assert limit.wait_s(1, 0) == limit.wait_s(1, 0) == pytest.approx(0.1)
+    assert limit.spend(1, 0) == pytest.approx(0.1)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 50)), min_size=1, max_size=60))
