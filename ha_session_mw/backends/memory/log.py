@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import FLOOR_MARGIN_MS, View
+from ..._machine.siblings import siblings
 from ...abc import Clock, ClusterLog, Receipt
+from ...exceptions import QuorumLost
 from ...models import Entry
+
+logger = logging.getLogger("ha_session_mw")
+
+LOOK_EVERY_S = 1.0
+"""Interval at which the process looks for others that serve the same port. Each log-out looks, too."""
+SHARED = (
+    "other worker processes serve the same port, and with memory:// each knows only its own log-outs; "
+    "set HA_SESSION_CLUSTER=sqlite:///path/of/a/file, or run one worker"
+)
 
 
 class MemoryLog(ClusterLog):
-    """The log of the only node. Each entry is merged into the only view before it is acknowledged, so the view is always fresh."""
+    """The log of the only node. Each entry is merged into the only view before it is acknowledged, so the view is always fresh.
 
-    def __init__(self, view: View, clock: Clock, own: Heartbeat) -> None:
+    Args:
+        view: the only view.
+        clock: the two clocks.
+        own: the constant parts of the node's heartbeat.
+        has_siblings: whether other processes serve the same port. No log-out is fenced then, because they do not know of it.
+    """
+
+    def __init__(self, view: View, clock: Clock, own: Heartbeat, *, has_siblings: Callable[[], bool] = siblings.found) -> None:
         self._view = view
         self._clock = clock
         self._absolute_ms = own.absolute_ms
         self._position = 0
+        self._find_siblings = has_siblings
+        self._has_siblings = False
+        self._look_at_s = -math.inf
+        self._has_reported = False
         self.freshness_limit_s = own.freshness_limit_s
         self.trusted_ahead_ms = math.nan
         view.fresh_at = math.inf
@@ -34,14 +57,30 @@ class MemoryLog(ClusterLog):
         self._position += len(entries)
         return Receipt(self._position, self._clock.boot_s())
 
-    async def fence(self, receipt: Receipt) -> None:
-        """Return at once: there is no other node to confirm anything."""
+    async def fence(self, receipt: Receipt) -> None:  # noqa: ARG002 - all entries are in the one view
+        """Return at once: there is no other node to confirm anything.
+
+        Raises:
+            QuorumLost: other processes serve the same port, and do not know of the entries.
+        """
+        self._look_for_siblings()
+        if self._has_siblings:
+            raise QuorumLost(SHARED)
 
     async def wait_changed(self) -> None:
         """Return at once: no other node has news."""
 
     def tick(self) -> None:
         self._view.raise_floor(self._wall_ms() - FLOOR_MARGIN_MS)
+        if self._clock.boot_s() >= self._look_at_s:
+            self._look_for_siblings()
+
+    def _look_for_siblings(self) -> None:
+        self._look_at_s = self._clock.boot_s() + LOOK_EVERY_S
+        self._has_siblings = self._find_siblings()
+        if self._has_siblings and not self._has_reported:
+            self._has_reported = True
+            logger.error("HA_SESSION_CLUSTER: %s", SHARED)
 
     def trusts_clock(self) -> bool:
         self.trusted_ahead_ms = (self._clock.wall_s() - self._clock.boot_s()) * 1000
@@ -57,7 +96,8 @@ class MemoryLog(ClusterLog):
         return self._wall_ms() + self._absolute_ms + UNKNOWN_END_MARGIN_MS
 
     def why_not_ready(self) -> str | None:
-        return None
+        self._look_for_siblings()
+        return SHARED if self._has_siblings else None
 
     def _wall_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
