@@ -97,8 +97,8 @@ class WebSocketExchange(Exchange, eq=False):
 
     async def _answer(self, message: Message) -> Message:
         session, state = self.session, self.state
-        if state.read_only is not None:
-            return message
+        if state.read_only is not None or (self.connection is not None and self.connection.ended):
+            return message  # nothing can be committed; or the client has got the closing message already
         if message["type"] == "websocket.close":  # carries no header fields
             state.is_late = session.modified
             self.forget()  # a log-out that the app asks for must not end the handshake in its own way

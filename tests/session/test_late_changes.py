@@ -123,35 +123,42 @@ async def test_a_server_that_offers_a_later_extension_sends_headers_with_the_han
     assert token_in(answer.messages[0])
 
 
-async def test_a_commit_that_fails_at_the_handshake_refuses_it(node: Node) -> None:
-    visitor = await node.logged_in("ada")
+async def test_a_commit_that_fails_at_the_handshake_refuses_it(stored: StoreNode) -> None:
+    visitor = await stored.logged_in("ada", a=1)
 
-    async def log_out(session: Session) -> None:
-        session["a"] = 1
-        await session.manager.revoke_session(session.family or "")
+    def write(session: Session) -> None:
+        session["b"] = 2
+        stored.store.gone = True
 
-    answer = await socket(node, visitor.token, log_out, ACCEPT, TEXT, extensions={"websocket.http.response": {}})
-    assert (answer.status, answer.code) == (401, "session_revoked")
+    answer = await socket(stored, visitor.token, write, ACCEPT, TEXT, extensions={"websocket.http.response": {}})
+    assert (answer.status, answer.code) == (503, "store_unavailable")
 
 
-async def test_a_commit_that_fails_is_the_answer_also_if_the_framework_closes(node: Node) -> None:
-    visitor = await node.logged_in("ada")
-
-    async def log_out(session: Session) -> None:
-        session["a"] = 1
-        await session.manager.revoke_session(session.family or "")
+async def test_a_commit_that_fails_is_the_answer_also_if_the_framework_closes(stored: StoreNode) -> None:
+    visitor = await stored.logged_in("ada", a=1)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await log_out(get_session(scope))
+        get_session(scope)["b"] = 2
+        stored.store.gone = True
         try:
             await send(ACCEPT)
         except Exception:  # noqa: BLE001 - as Litestar does
             await send({"type": "websocket.close", "code": 4500})
 
-    node.app.app = app
+    stored.app.app = app
     headers = [(b"cookie", f"session={visitor.token}".encode())]
-    answer = await call(node.app, scope_of("websocket", headers=headers, extensions={"websocket.http.response": {}}))
-    assert (answer.status, answer.code) == (401, "session_revoked")
+    answer = await call(stored.app, scope_of("websocket", headers=headers, extensions={"websocket.http.response": {}}))
+    assert (answer.status, answer.code) == (503, "store_unavailable")
+
+
+async def test_a_handshake_whose_session_was_logged_out_meanwhile_commits_nothing(node: Node) -> None:
+    visitor = await node.logged_in("ada")
+
+    async def log_out(session: Session) -> None:
+        session["a"] = 1
+        await session.manager.revoke_session(session.family or "")
+
+    assert (await socket(node, visitor.token, log_out, ACCEPT)).messages == []
 
 
 async def test_a_denied_handshake_with_a_response_of_its_own_carries_the_change(node: Node) -> None:
