@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ha_session_mw import ConfigurationError, Session, SessionManager, SessionMiddleware, Settings, get_session
@@ -136,6 +137,26 @@ async def call(app: ASGIApp, scope: Scope, incoming: Sequence[Message] | None = 
         return {"type": "http.disconnect"} if scope["type"] == "http" else {"type": "websocket.disconnect", "code": 1001}
 
     await app(scope, receive, answer.send)
+    return answer
+
+
+async def answered_in_full(app: ASGIApp, scope: Scope) -> Answer:
+    """Return an app's answer to a client that goes only once it is complete: Django gives up before, and Quart 0.23 waits for that."""
+    answer, complete = Answer(), anyio.Event()
+    waiting: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if waiting:
+            return waiting.pop()
+        await complete.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        await answer.send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            complete.set()
+
+    await app(scope, receive, send)
     return answer
 
 

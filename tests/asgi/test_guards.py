@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
-import anyio
 import litestar
 import pytest
 import quart
@@ -25,14 +24,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ha_session_mw import ProblemError, Session, SessionMiddleware, Settings, TokenMissing, UsageError, get_session, require_session
 from ha_session_mw.fastapi import AnySession, LoggedIn, describe_refusals
 from ha_session_mw.testing import session_cookie
 
-from .driver import SECRET, Answer, Node, call, scope_of
+from .driver import SECRET, Answer, Node, answered_in_full, call, scope_of
 from .test_frameworks import django_app
 
 pytestmark = pytest.mark.anyio
@@ -396,25 +395,12 @@ def quart_app() -> Quart:
 async def test_a_call_in_the_handler_refuses_in_frameworks_that_answer_500(make: Callable[[], Any], path: str, anyio_backend: str) -> None:
     node, like = Node(app=make()), Node(app=protected, protect="*")
     for headers in REFUSED[:3]:
-        answer = await ask_patiently(node.app, scope_of("http", path, headers=headers))
+        answer = await answered_in_full(node.app, scope_of("http", path, headers=headers))
         assert told(answer) == told(await ask(like, path, *headers))
     cookie = session_cookie(node.manager, "ada")["session"].encode()
-    answer = await ask_patiently(node.app, scope_of("http", path, headers=[(b"cookie", b"session=" + cookie)]))
+    answer = await answered_in_full(node.app, scope_of("http", path, headers=[(b"cookie", b"session=" + cookie)]))
     assert (answer.status, answer.header("cache-control")) == (200, "private")
     assert REACHED + b" for ada" in answer.body
-
-
-async def ask_patiently(app: ASGIApp, scope: Scope) -> Answer:
-    answer = Answer()
-    opening: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
-
-    async def receive() -> Message:
-        if not opening:
-            await anyio.sleep_forever()  # Django gives up when the client goes
-        return opening.pop()
-
-    await app(scope, receive, answer.send)
-    return answer
 
 
 # OpenAPI

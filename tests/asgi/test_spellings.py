@@ -19,11 +19,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
 
 from ha_session_mw import SessionMiddleware, Settings
 
-from .driver import SECRET, Answer, scope_of
+from .driver import SECRET, Answer, answered_in_full, scope_of
 from .test_frameworks import django_app
 
 REACHED = "the protected handler ran"
@@ -92,24 +92,7 @@ def _django_urls() -> Iterator[None]:
 
 async def ask(app: ASGIApp, path: str, root_path: str) -> Answer:
     scope = {**scope_of("http", "/", root_path=root_path), "path": path, "raw_path": path.encode("latin-1", "replace")}
-    answer = Answer()
-    opening: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
-
-    answered = anyio.Event()
-
-    async def receive() -> Message:
-        if opening:
-            return opening.pop()
-        await answered.wait()  # Django gives up when the client goes, and Quart 0.23 waits until it has gone
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        await answer.send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            answered.set()
-
-    await app(scope, receive, send)
-    return answer
+    return await answered_in_full(app, scope)
 
 
 def reached(answer: Answer) -> bool:
