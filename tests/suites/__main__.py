@@ -74,10 +74,16 @@ def unpacked(suite: Suite, python: Path, folder: Path) -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
+def no_settings(folder: Path) -> Path:
+    """Return settings of pytest that say nothing: a package's own may name plugins that are not here, or make its warnings errors."""
+    settings = folder / "pytest.ini"
+    settings.write_text("[pytest]\n")
+    return settings
+
+
 def passes(suite: Suite, python: Path, folder: Path) -> bool:
     """Run a suite with our middleware, print its figure, and return whether it is the expected one."""
-    settings = folder / "pytest.ini"
-    settings.write_text("[pytest]\n")  # the package's own settings may name plugins that are not here
+    settings = no_settings(folder)
     source = unpacked(suite, python, folder)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(source), str(folder)])}
     (folder / "swap_in_our_middleware.py").write_text((Path(__file__).parent / "swap.py").read_text())
@@ -93,9 +99,10 @@ def passes(suite: Suite, python: Path, folder: Path) -> bool:
     return True
 
 
-def page_runs(python: Path) -> bool:
+def page_runs(python: Path, folder: Path) -> bool:
     """Run the page of the docs that needs large packages."""
-    done = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_docs.py", "-k", "larger-apps and python"], cwd=ROOT)
+    options = ["-q", "-p", "no:cacheprovider", "-c", str(no_settings(folder)), "--rootdir", str(ROOT)]
+    done = run([python, "-m", "pytest", *options, "tests/test_docs.py", "-k", "larger-apps and python"], cwd=ROOT)
     runs = done.returncode == 0 and "1 passed" in done.stdout
     print(f"{PAGE}: {'runs' if runs else 'fails'}", flush=True)
     if not runs:
@@ -107,7 +114,7 @@ def main() -> None:
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     python = environment(folder)
-    results = [*(passes(suite, python, folder) for suite in SUITES), page_runs(python)]
+    results = [*(passes(suite, python, folder) for suite in SUITES), page_runs(python, folder)]
     raise SystemExit(not all(results))
 
 
