@@ -1,8 +1,8 @@
 """Find other worker processes of the same server: siblings that accept connections on the same address. Needs Linux.
 
-Each process claims a name for each address on which it listens: an abstract Unix socket, which needs no file, ends with its process and
-belongs to one network namespace, as the address does. The name contains the parent's process id. So neither a test that hands its
-socket to a server, nor that server, takes the other for a sibling.
+Each process claims a name for each address on which it listens. The name is an abstract Unix socket: it needs no file and ends with its
+process. It belongs to one network namespace, as the address does. The name contains the parent's process
+id. So neither a test that hands its socket to a server, nor that server, takes the other for a sibling.
 """
 
 from __future__ import annotations

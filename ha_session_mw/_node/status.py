@@ -14,6 +14,7 @@ def status_of(node: Node) -> dict[str, object]:
         "cluster": node.backend.scheme,
         "ready": why_not_ready is None,
         "not_ready_because": why_not_ready,
+        "exposed_because": node.log.exposure(),
         "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),
         "revocation_entries": len(node.view),
         "cached_tokens": len(node.cache),

@@ -132,6 +132,10 @@ class ClusterLog(ABC):
     def why_not_ready(self) -> str | None:
         """Return why this node cannot validate sessions, in a few words for an operator; None if it is ready."""
 
+    def exposure(self) -> str | None:
+        """Return how acknowledged log-outs may be lost as the cluster is set up, in a sentence for an operator; None if they are kept."""
+        return None
+
     async def run(self) -> None:
         """Run the log's background work until cancelled. The node serves meanwhile, from the start on."""
         return

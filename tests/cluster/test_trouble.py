@@ -19,6 +19,7 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import Cluster, Node, mint_session
 
+from ..asgi.driver import call, scope_of
 from ..inside import peering_of, quorum_log_of
 from .visits import Browser, log_out, logged_in, look, obliging, refused_for_infrastructure, who, why
 
@@ -102,6 +103,34 @@ async def test_relaxed_paths_go_on_for_a_minute_and_are_marked() -> None:
 
         await cluster.advance(52)
         assert refused_for_infrastructure(await browser.visit(a, path="/news"), "state_stale", "other_node")
+
+
+@pytest.mark.parametrize("with_file", [False, True], ids=["memory", "file"])
+async def test_a_cluster_that_forgets_log_outs_when_all_restart_says_so_once_a_start(
+    with_file: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Cluster(app=obliging) as cluster:
+        if with_file:
+            with_files(cluster, tmp_path)
+            for node in cluster.nodes:
+                await node.stop()
+            caplog.clear()
+            for node in cluster.nodes:
+                await node.start()
+        await cluster.ready()
+        a = cluster["a"]
+        told = [message for message in caplog.messages if "peers:///path" in message]
+        assert len(told) == (0 if with_file else 3)
+        status = await cluster.run(a.manager.status)
+        answer = await cluster.run(call, a.middleware, scope_of("http", "/-/session/readyz"))
+        assert answer.status == 200
+        assert ("peers:///path" in str(status["exposed_because"])) is not with_file
+        assert (b"peers:///path" in answer.body) is not with_file
+        if not with_file:
+            await a.stop()
+            await a.start()
+            await cluster.ready()
+            assert len([message for message in caplog.messages if "peers:///path" in message]) == 4
 
 
 async def test_two_members_cannot_lose_one_and_say_so_at_start(caplog: pytest.LogCaptureFixture) -> None:

@@ -47,6 +47,11 @@ MAX_RETRY_S = 1.0
 WRITE_RETRY_S = 1.0
 """Pause before a write that failed is tried again. A full disk does not empty itself in less."""
 
+EXPOSED = (
+    "log-outs are kept in memory only: if a majority of the members restarts at once, acknowledged log-outs are lost; "
+    "set HA_SESSION_CLUSTER=peers:///path/of/a/file"
+)
+
 _FILE = "the file of HA_SESSION_CLUSTER"
 
 
@@ -202,11 +207,16 @@ class QuorumLog(MemberedLog):
         named = parse_index(index)
         return named is None or self.quorum.has_reached(*named)
 
+    def exposure(self) -> str | None:
+        return EXPOSED if self._file is None else None
+
     # The tasks.
 
     async def run(self) -> None:
         if self._file is not None:
             self._file.hold()
+        if (exposed := self.exposure()) is not None:
+            logger.warning("%s", exposed)
         if len(self._urls) == 2:
             logger.warning("two members cannot lose one: while either is gone the other cannot validate sessions; add a third member")
         try:
