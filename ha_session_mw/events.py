@@ -132,7 +132,10 @@ class ViewFresh(_Plain):
 
 
 class ClockDoubted(_Plain):
-    """This node's wall clock differs from the other members' by more than 30 s. The node answers 503 ``clock_untrusted``."""
+    """This node's wall clock differs from the other members' by more than 30 s. Or it was set by as much, and there is no other member.
+
+    The node answers 503 ``clock_untrusted``.
+    """
 
     __slots__ = ()
 

@@ -290,11 +290,14 @@ class KeyNotReached(InfrastructureFault):
 
 
 class ClockUntrusted(InfrastructureFault):
-    """The node's clock differs from the other nodes' clocks by more than 30 seconds, so it neither issues nor validates tokens."""
+    """The node's clock differs from the other nodes' clocks by more than 30 seconds, so it neither issues nor validates tokens.
+
+    The only node of a cluster answers so for a minute after its clock was set by more than 30 seconds.
+    """
 
     code, retry_where, default_retry_after_s = "clock_untrusted", "other_node", 1.0
     title = "The node's clock is wrong"
-    detail = "This node's clock differs too much from the clocks of the cluster. The session is not affected. Ask another node."
+    detail = "This node's clock is wrong, or was set a moment ago. The session is not affected. Ask another node."
 
 
 class StateRollback(InfrastructureFault):

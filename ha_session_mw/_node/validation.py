@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_S = 0.075
 """How long a request waits for news in flight before peers are asked: some round trips, and less than a person notices."""
+BY_THE_CLOCK = frozenset(("absolute_end", "idle_end", "not_before"))
+"""The steps of the accept rule that a wrong wall clock lets fail."""
 RELAXED_LIMIT_S = 60.0
 """How old the view may be for a request to a path in ``HA_SESSION_RELAXED``: such paths stay served through a short outage."""
 
@@ -151,6 +153,8 @@ class TokenValidator:
         boot_s = self._boot_s()
         decision = decide(verified, self._view, fresh_at, boot_s, self._wall_s() * 1000, RELAXED_LIMIT_S)
         if not isinstance(decision, Accept):
+            if decision.problem.check in BY_THE_CLOCK and self._trusted_clocks() is None:
+                raise self._not_serving() or _clock_untrusted()
             raise decision.problem
         return verified, boot_s - fresh_at
 
@@ -165,11 +169,16 @@ class TokenValidator:
                 if clocks is None:
                     return CannotTell(self._not_serving() or _clock_untrusted())
                 boot_s, wall_ms = clocks
+                if fresh_at == -math.inf:  # a log of one machine is fresh again once its clock is trusted
+                    fresh_at = self._view.fresh_at
         decision = decide(verified, self._view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
             self.accepted += 1
             return verified
         if isinstance(decision, Refuse):
+            # The short way read no clock but the wall's. If that was set, it ends no session.
+            if decision.problem.check in BY_THE_CLOCK and self._trusted_clocks() is None:
+                return CannotTell(self._not_serving() or _clock_untrusted())
             raise decision.problem
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
         not_serving = self._not_serving()

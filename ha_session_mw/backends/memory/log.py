@@ -12,6 +12,7 @@ from ..._machine.siblings import siblings
 from ...abc import Clock, ClusterLog, Receipt
 from ...exceptions import QuorumLost
 from ...models import Entry
+from ..common.own_clock import OwnClock
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -26,6 +27,8 @@ SHARED = (
 class MemoryLog(ClusterLog):
     """The log of the only node. Each entry is merged into the only view before it is acknowledged, so the view is always fresh.
 
+    A clock that is not trusted makes it stale, because each request then asks for the clock.
+
     Args:
         view: the only view.
         clock: the two clocks.
@@ -36,6 +39,8 @@ class MemoryLog(ClusterLog):
     def __init__(self, view: View, clock: Clock, own: Heartbeat, *, has_siblings: Callable[[], bool] = siblings.found) -> None:
         self._view = view
         self._clock = clock
+        self._own_clock = OwnClock(clock)
+        self._doubted = False
         self._absolute_ms = own.absolute_ms
         self._position = 0
         self._find_siblings = has_siblings
@@ -71,7 +76,9 @@ class MemoryLog(ClusterLog):
         """Return at once: no other node has news."""
 
     def tick(self) -> None:
-        self._view.raise_floor(self._wall_ms() - FLOOR_MARGIN_MS)
+        wall_ms = self._wall_ms()  # before the verdict: a clock that is set in between vouches for nothing
+        if self.trusts_clock():
+            self._view.raise_floor(wall_ms - FLOOR_MARGIN_MS)
         if self._clock.boot_s() >= self._look_at_s:
             self._look_for_siblings()
 
@@ -83,8 +90,12 @@ class MemoryLog(ClusterLog):
             logger.error("HA_SESSION_CLUSTER: %s", SHARED)
 
     def trusts_clock(self) -> bool:
-        self.trusted_ahead_ms = (self._clock.wall_s() - self._clock.boot_s()) * 1000
-        return True  # there is no other clock to compare with
+        trusted = self._own_clock.is_trusted()
+        self.trusted_ahead_ms = self._own_clock.ahead_ms
+        if trusted == self._doubted:  # a view that is not fresh makes each request ask for the clock
+            self._view.fresh_at = math.inf if trusted else -math.inf
+            self._doubted = not trusted
+        return trusted
 
     def is_starting(self) -> bool:
         return False
@@ -97,7 +108,9 @@ class MemoryLog(ClusterLog):
 
     def why_not_ready(self) -> str | None:
         self._look_for_siblings()
-        return SHARED if self._has_siblings else None
+        if self._has_siblings:
+            return SHARED
+        return None if self.trusts_clock() else "the wall clock was set by more than 30 s, and is not trusted yet"
 
     def _wall_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)

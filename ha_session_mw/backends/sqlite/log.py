@@ -26,6 +26,7 @@ from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Deny, DenyKey, Entry
+from ..common.own_clock import OwnClock
 from ..common.trouble import Troubles
 from .entry_file import SURE_S, EntryFile, Row
 
@@ -67,6 +68,7 @@ class SqliteLog(ClusterLog):
         self._view = view
         self._on_event = on_event
         self._clock = clock
+        self._own_clock = OwnClock(clock)
         self._boot_s = clock.boot_s
         self._absolute_ms = own.absolute_ms
         self.freshness_limit_s = own.freshness_limit_s
@@ -134,6 +136,7 @@ class SqliteLog(ClusterLog):
             return
         self._sure_until_s = now_s + SURE_S
         self._view.fresh_at = math.inf
+        self.trusts_clock()
         if self._troubles.end("reading", "the file of HA_SESSION_CLUSTER can be read again", level=logging.WARNING):
             self._report_quorum()
 
@@ -243,11 +246,17 @@ class SqliteLog(ClusterLog):
         await self._change.wait()
 
     def tick(self) -> None:
-        self._view.raise_floor(self._wall_ms() - FLOOR_MARGIN_MS)
+        wall_ms = self._wall_ms()  # before the verdict: a clock that is set in between vouches for nothing
+        if self.trusts_clock():
+            self._view.raise_floor(wall_ms - FLOOR_MARGIN_MS)
 
     def trusts_clock(self) -> bool:
-        self.trusted_ahead_ms = (self._clock.wall_s() - self._clock.boot_s()) * 1000
-        return True  # all processes of the machine have the same clock
+        """Ask the boot-time clock: all processes of the machine have the same wall clock."""
+        trusted = self._own_clock.is_trusted()
+        self.trusted_ahead_ms = self._own_clock.ahead_ms
+        if not trusted:  # until the next poll, which each request makes first
+            self._view.fresh_at = self._sure_until_s = -math.inf
+        return trusted
 
     def is_starting(self) -> bool:
         return self._file_id is None
@@ -262,7 +271,9 @@ class SqliteLog(ClusterLog):
         self._poll_now()
         troubles = self._troubles.current
         trouble = troubles.get("reading") or troubles.get("writing")
-        return f"the file of HA_SESSION_CLUSTER {trouble}" if trouble else None
+        if trouble:
+            return f"the file of HA_SESSION_CLUSTER {trouble}"
+        return None if self.trusts_clock() else "the wall clock was set by more than 30 s, and is not trusted yet"
 
     def _wall_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
@@ -301,6 +312,8 @@ class SqliteLog(ClusterLog):
     async def _prune(self) -> None:
         """Delete ended entries. The file keeps their highest end as a floor, even if the clock goes back afterwards."""
         ended_ms = self._wall_ms() - FLOOR_MARGIN_MS - END_STEP_MS
+        if not self.trusts_clock():
+            return  # the floor in the file never falls
         try:
             async with self._disk:
                 await anyio.to_thread.run_sync(self._file.prune, ended_ms, limiter=self._threads)
