@@ -8,7 +8,7 @@ from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNe
 from ...config import Settings
 from .locks import MemoryLocks
 from .log import MemoryLog
-from .store import MemoryRecords, MemoryStore
+from .store import MAX_VISITORS_BYTES, MemoryRecords, MemoryStore
 
 
 class MemoryBackend(Backend):
@@ -28,14 +28,15 @@ class MemoryBackend(Backend):
 
     def open_store(
         self,
-        kind: str,  # noqa: ARG002 - each kind has records of its own
+        kind: str,
         clock: Clock,
         locks: LockService | None,
         *,
         on_newer: OnNewer,
         on_gap: OnGap,  # noqa: ARG002 - each change is heard at once
     ) -> SessionStore:
-        records = MemoryRecords(clock)
+        # Each kind has records of its own. In the others, records without a subject are no visitors'.
+        records = MemoryRecords(clock, max_visitors_bytes=MAX_VISITORS_BYTES if kind == "session" else None)
         if isinstance(locks, MemoryLocks):
             records.require_held = locks.require
         return MemoryStore(records, on_newer=on_newer)

@@ -14,6 +14,8 @@ from ...exceptions import LockLost, StoreUnavailable
 
 MAX_STORED_BYTES = 256 << 20
 """Limit for all records in memory together: visitors must not be able to fill the memory of the process."""
+MAX_VISITORS_BYTES = 64 << 20
+"""Limit for the session records of visitors, within that for all: requests without a log-in must not take the room of users."""
 PRUNE_EVERY_S = 60.0
 """How often ended records are deleted."""
 RECORD_OVERHEAD_BYTES = 512
@@ -30,16 +32,22 @@ class MemoryRecords:
     Args:
         clock: says which records have ended.
         max_stored_bytes: limit for all records together.
+        max_visitors_bytes: limit for the records without a subject, whose oldest ones make room for all others; None if those are
+            no visitors' records.
 
     Attributes:
         require_held: raises LockLost unless a lock is still held. The owner of the lock service sets it.
     """
 
-    def __init__(self, clock: Clock, *, max_stored_bytes: int = MAX_STORED_BYTES) -> None:
+    def __init__(self, clock: Clock, *, max_stored_bytes: int = MAX_STORED_BYTES, max_visitors_bytes: int | None = None) -> None:
         self.clock = clock
         self._max_stored_bytes = max_stored_bytes
+        self._max_visitors_bytes = max_visitors_bytes
         self._records: dict[str, Record] = {}
         self._bytes = 0
+        self._visitors: dict[str, None] = {}
+        """The ids of visitors' records, the one longest unchanged first."""
+        self._visitors_bytes = 0
         # Sessions may name versions that an earlier process has given.
         self._version = int(clock.wall_s() * 1_000_000)
         self.stores: WeakSet[MemoryStore] = WeakSet()
@@ -54,19 +62,37 @@ class MemoryRecords:
         current = self._records.get(record.id)
         if (current.version if current else 0) != record.version:
             raise Conflict(current)
-        self._make_room(_size(record) - (_size(current) if current else 0))
+        self._make_room(record, _size(record) - (_size(current) if current else 0))
         self._remove(record.id)
         self._version += 1
         stored = self._records[record.id] = replace(record, version=self._version)
         self._bytes += _size(stored)
+        if self._is_visitors(stored):
+            self._visitors[stored.id] = None
+            self._visitors_bytes += _size(stored)
         self._tell(record.id, self._version)
         return stored
 
-    def _make_room(self, wanted_bytes: int) -> None:
+    def _is_visitors(self, record: Record) -> bool:
+        return self._max_visitors_bytes is not None and record.subject is None
+
+    def _make_room(self, record: Record, wanted_bytes: int) -> None:
+        if self._is_visitors(record) and self._max_visitors_bytes is not None:
+            while self._visitors_bytes + wanted_bytes > self._max_visitors_bytes and self._drop_visitor(record.id):
+                pass
         if self._bytes + wanted_bytes > self._max_stored_bytes:
             self.prune()
+        while self._bytes + wanted_bytes > self._max_stored_bytes and self._drop_visitor(record.id):
+            pass
         if self._bytes + wanted_bytes > self._max_stored_bytes:
             raise StoreUnavailable(f"the records in memory have {self._max_stored_bytes >> 20} MB already")
+
+    def _drop_visitor(self, but: str) -> bool:
+        """Delete the visitor's record that was longest unchanged, except one; return whether there was any."""
+        oldest = next((id for id in self._visitors if id != but), None)
+        if oldest is not None:
+            self.delete(oldest)
+        return oldest is not None
 
     def delete(self, id: str) -> None:
         if self._remove(id):
@@ -76,6 +102,9 @@ class MemoryRecords:
         removed = self._records.pop(id, None)
         if removed is not None:
             self._bytes -= _size(removed)
+            if id in self._visitors:
+                del self._visitors[id]
+                self._visitors_bytes -= _size(removed)
         return removed is not None
 
     def _tell(self, id: str, version: int) -> None:

@@ -44,6 +44,54 @@ async def test_a_full_store_replaces_a_record_by_one_that_is_no_longer(clock: Ma
         await store.put(replace(record, content=b"0123456789+"))
 
 
+SIZE = RECORD_OVERHEAD_BYTES + 10
+
+
+def records_of(clock: ManualClock, *, most: int, visitors: int | None) -> MemoryRecords:
+    """Records with room for so many of ten bytes."""
+    return MemoryRecords(clock, max_stored_bytes=most * SIZE, max_visitors_bytes=visitors and visitors * SIZE)
+
+
+async def test_visitors_fill_their_share_and_no_more_and_the_oldest_makes_room(clock: ManualClock) -> None:
+    store = MemoryStore(records_of(clock, most=6, visitors=3))
+    for user in range(3):
+        await store.put(Record(f"user{user}", b"0123456789", 1 << 50, "ada"))
+    first = await store.put(Record("visitor0", b"0123456789", 1 << 50))
+    for visitor in range(1, 3):
+        await store.put(Record(f"visitor{visitor}", b"0123456789", 1 << 50))
+    await store.put(replace(first, content=b"9876543210"))
+    for visitor in range(3, 100):
+        await store.put(Record(f"visitor{visitor}", b"0123456789", 1 << 50))
+        if visitor == 3:
+            assert await store.get("visitor1") is None
+            assert await store.get("visitor0") is not None
+    found = [name for name in (f"visitor{visitor}" for visitor in range(100)) if await store.get(name)]
+    assert found == ["visitor97", "visitor98", "visitor99"]
+    assert all([await store.get(f"user{user}") for user in range(3)])
+
+
+async def test_visitors_records_go_before_a_user_is_refused(clock: ManualClock) -> None:
+    store = MemoryStore(records_of(clock, most=4, visitors=2))
+    for visitor in range(2):
+        await store.put(Record(f"visitor{visitor}", b"0123456789", 1 << 50))
+    for user in range(4):
+        await store.put(Record(f"user{user}", b"0123456789", 1 << 50, "ada"))
+    assert await store.get("visitor1") is None
+    with pytest.raises(StoreUnavailable):
+        await store.put(Record("user4", b"0123456789", 1 << 50, "ada"))
+    with pytest.raises(StoreUnavailable):
+        await store.put(Record("visitor2", b"0123456789", 1 << 50))
+
+
+async def test_records_without_a_subject_that_are_no_visitors_stay(clock: ManualClock) -> None:
+    store = MemoryStore(records_of(clock, most=2, visitors=None))
+    await store.put(Record("roster", b"0123456789", 1 << 50))
+    await store.put(Record("another", b"0123456789", 1 << 50))
+    with pytest.raises(StoreUnavailable):
+        await store.put(Record("third", b"0123456789", 1 << 50))
+    assert await store.get("roster") is not None
+
+
 async def test_a_record_is_not_needed_any_more_from_its_very_end_on(clock: ManualClock) -> None:
     records = MemoryRecords(clock)
     store = MemoryStore(records)
