@@ -236,7 +236,8 @@ class Revoker:
         withstood = getattr(except_session, "cuts", ())
         until_ms = self._log.unknown_end_ms()
         # By a wrong clock, sessions that began before the cut could seem to have begun after it.
-        made_ms = int(self._clock.wall_s() * 1000) if self._log.trusts_clock() else None
+        wall_ms = int(self._clock.wall_s() * 1000)  # before the verdict: a clock that is set in between dates nothing
+        made_ms = wall_ms if self._log.trusts_clock() else None
         cut = Cut(
             id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms, made_ms),
             subject=subject,
