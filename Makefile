@@ -47,7 +47,7 @@ test: $(VENV)/test.stamp
 	@$(MAKE) --no-print-directory lint || failed=1; $(PYTEST) && exit $${failed:-0}
 
 test-fast: $(VENV)/test.stamp
-	@$(BIN)/python -m pytest -n auto -q -m 'not real and not long' tests/core tests/asgi tests/session tests/settings tests/node tests/test_layers.py
+	@$(BIN)/python -m pytest -n auto -q --hypothesis-profile=fast -m 'not real and not long' tests/core tests/asgi tests/session tests/settings tests/node tests/test_layers.py
 
 # Each Python gets an environment of its own, beside the one that the other targets use.
 test-all:

@@ -18,6 +18,7 @@ from .engines import Etcd, etcd
 _STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("steady", _STEADY)
 settings.register_profile("few", _STEADY, max_examples=5)
+settings.register_profile("fast", _STEADY, max_examples=20)  # of make test-fast; make test has all of them
 settings.register_profile("explore", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
