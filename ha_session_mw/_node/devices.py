@@ -72,7 +72,7 @@ class Devices:
         clock: Clock,
         *,
         may_be_valid: Callable[[Verified], bool],
-        end: Callable[[Deny], Awaitable[None]],
+        end: Callable[[Deny], Awaitable[object]],
         most: int | None,
         refuse: bool,
         keep_address: bool,

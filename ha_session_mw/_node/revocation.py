@@ -280,8 +280,8 @@ class Revoker:
             if report:
                 self._report(entry, mode)
 
-    async def deny(self, entry: Entry, *, report: bool = True) -> None:
-        """Append an entry and return once it is durable, without waiting for the fence.
+    async def deny(self, entry: Entry, *, report: bool = True) -> Acknowledgement | None:
+        """Append an entry and return None once it is durable, without waiting for the fence; else a provisional acknowledgement.
 
         Args:
             entry: the entry.
@@ -290,17 +290,19 @@ class Revoker:
         Raises:
             QuorumLost: there is no majority, and no journal. This node enforces the entry all the same.
         """
+        begun_s = self._clock.boot_s()
         try:
             await self._log.append([entry])
         except QuorumLost as lost:
             await self._keep_provisional(entry, lost, report=report)
-        else:
-            if report:
-                self._report(entry, "durable")
+            return Acknowledgement(mode="provisional", waited_s=self._clock.boot_s() - begun_s)
+        if report:
+            self._report(entry, "durable")
+        return None
 
-    async def leave_behind(self, claims: Claims, *, whole: bool = False) -> None:
-        """Deny the id that a session had before ``cycle``, or all its ids before ``login``. Durable on return, not fenced."""
-        await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms), report=whole)
+    async def leave_behind(self, claims: Claims, *, whole: bool = False) -> Acknowledgement | None:
+        """Deny the id that a session had before ``cycle``, or all its ids before ``login``; return as :meth:`deny` does."""
+        return await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms), report=whole)
 
     def take_back(self, claims: Claims) -> None:
         """Deny a session whose token was never sent to a client, so no request waits for the entry."""

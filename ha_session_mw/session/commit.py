@@ -35,7 +35,7 @@ class Outcome(msgspec.Struct, frozen=True):
         token: the client's new token.
         max_age_s: for how many seconds the client may keep that token; None: until the browser closes.
         remove: whether the response removes the client's cookie.
-        acknowledgement: of the log-out that this request asked for.
+        acknowledgement: of the log-out that this request asked for; of the id that it left behind, if that is only provisional.
         removes_variants: whether the response removes the client's other cookies of the same name.
     """
 
@@ -103,10 +103,10 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         if passive and claims is not None and came_in is not None and state.continues:
             claims = msgspec.structs.replace(claims, idle_end_ms=min(claims.idle_end_ms, came_in.idle_end_ms))
         if claims is not None and came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
-            await _revoke_predecessor(came_in, claims, node)
+            acknowledgement = await _revoke_predecessor(came_in, claims, node)
         if several and claims is not None:
             for other in others(state, node):
-                await node.revoker.leave_behind(other, whole=True)
+                acknowledgement = await node.revoker.leave_behind(other, whole=True) or acknowledgement
                 if other.record:
                     await node.data.forget(other.family)
     if claims is None:
@@ -165,14 +165,19 @@ async def _recorded(state: RequestState, node: Node, client: Callable[[], Client
         raise
 
 
-async def _revoke_predecessor(came_in: Claims, claims: Claims, node: Node) -> None:
-    """Revoke the id that the session had before ``cycle``; before ``login``, revoke the whole session and drop its record."""
+async def _revoke_predecessor(came_in: Claims, claims: Claims, node: Node) -> Acknowledgement | None:
+    """Revoke the id that the session had before ``cycle``; before ``login``, revoke the whole session and drop its record.
+
+    Returns:
+        The acknowledgement, if that is only provisional: other nodes may still accept the old id.
+    """
     begins_anew = claims.family != came_in.family
     if not begins_anew and node.devices is not None:
         await node.devices.take_new_id(node.issuer.as_signed(claims))
-    await node.revoker.leave_behind(came_in, whole=begins_anew)
+    acknowledgement = await node.revoker.leave_behind(came_in, whole=begins_anew)
     if came_in.record and begins_anew:
         await node.data.forget(came_in.family)
+    return acknowledgement
 
 
 async def _next_claims(session: Session, state: RequestState, node: Node, *, renew: bool) -> Claims | None:

@@ -211,6 +211,28 @@ async def test_without_files_a_majority_that_forgets_is_reported(caplog: pytest.
         assert "a majority of the members forgot their entries at once" in caplog.text
 
 
+@pytest.mark.parametrize("change", [lambda session: session.cycle(), lambda session: session.login("ada")], ids=["cycle", "login"])
+async def test_a_change_of_the_id_without_a_majority_is_told_as_provisional(change: Any, tmp_path: Path) -> None:
+    async with Cluster(app=obliging) as cluster:
+        for node in cluster.nodes:
+            await node.stop()
+            node.settings.update(state_dir=tmp_path / node.name)
+            await node.start()
+        await cluster.ready()
+        a, b, _ = cluster.nodes
+        browser = await logged_in(cluster, a)
+        healthy = await browser.visit(a, change)
+        assert (healthy.status, healthy.header("session-revocation")) == (200, None)
+        captured = Browser(cluster, browser.token)
+        cluster.cut(a)
+
+        answer = await browser.visit(a, change)
+
+        assert (answer.status, answer.header("session-revocation")) == (200, "provisional")
+        assert (await captured.visit(b, who)).result == "ada"  # the old id is still good there
+        assert (await browser.visit(a, who)).result == "ada"
+
+
 async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(tmp_path: Path) -> None:
     async with Cluster(app=obliging) as cluster:
         for node in cluster.nodes:
