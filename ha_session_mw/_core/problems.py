@@ -10,15 +10,40 @@ import math
 import string
 from collections.abc import Iterable
 from inspect import getdoc
+from typing import Literal
 
 from ..exceptions import InfrastructureFault, ProblemError
 from .accept_rule import walk
+
+Execution = Literal["not_executed", "executed", "unknown"]
+"""Whether the app had handled the request: not at all, to its end, or up to the point where it raised the problem."""
+
+CHECK_FIRST = "The app had begun to handle the request. Find out what it did before you send the request again."
 
 MAX_PARAMETERS = 8
 """The most parameters of an item of ``Accept``. The quality is the last one in practice, after the one or two of the media type."""
 
 
-def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool = False) -> dict[str, object]:
+def may_be_repeated(problem: ProblemError, outcome: Execution, *, safe: bool) -> bool:
+    """Return whether a client may send the same request again by itself.
+
+    Args:
+        problem: the refusal.
+        outcome: whether the app had handled the request.
+        safe: whether the request's method is safe (RFC 9110 section 9.2.1), so that a repetition does no harm.
+    """
+    return problem.retryable and (safe or outcome == "not_executed")
+
+
+def document(
+    problem: ProblemError,
+    *,
+    endpoints: str,
+    instance: str,
+    full: bool = False,
+    outcome: Execution = "not_executed",
+    safe: bool = True,
+) -> dict[str, object]:
     """Return the problem document.
 
     Args:
@@ -26,19 +51,23 @@ def document(problem: ProblemError, *, endpoints: str, instance: str, full: bool
         endpoints: the path below which this middleware serves its pages; ``type`` resolves there.
         instance: a URI that names this occurrence.
         full: whether to add the reason and the checks made, which help a developer and an attacker alike.
+        outcome: whether the app had handled the request.
+        safe: whether the request's method is safe.
     """
-    after_s = problem.retry_after_s
+    withdrawn = problem.retryable and not may_be_repeated(problem, outcome, safe=safe)
+    after_s = None if withdrawn else problem.retry_after_s
     body: dict[str, object] = {
         "type": f"{endpoints}/problems/{problem.code}",
         "title": problem.title,
         "status": problem.status,
-        "detail": problem.detail,
+        "detail": f"{problem.detail} {CHECK_FIRST}" if withdrawn else problem.detail,
         "instance": instance,
         "code": problem.code,
-        "retryable": problem.retryable,
+        "retryable": problem.retryable and not withdrawn,
         "retry_after_ms": None if after_s is None else math.ceil(after_s * 1000),
-        "retry_where": problem.retry_where,
-        "action": problem.action,
+        "retry_where": "none" if withdrawn else problem.retry_where,
+        "action": "contact" if withdrawn else problem.action,
+        "outcome": outcome,
     }
     if problem.max_age_s is not None:
         body["max_age"] = problem.max_age_s
@@ -140,8 +169,8 @@ def refusal_page(problem: ProblemError, body: dict[str, object]) -> bytes:
     facts = {"Code": problem.code, "Status": str(problem.status), "Occurrence": str(body["instance"])}
     if "reason" in body:
         facts["Reason"] = str(body["reason"])
-    advice = [_advice(problem, problem.retry_after_s)] if problem.retryable else []  # otherwise the detail says what to do
-    return _page(problem.title, [problem.detail, *advice], facts)
+    advice = [_advice(problem, problem.retry_after_s)] if body["retryable"] else []  # otherwise the detail says what to do
+    return _page(problem.title, [str(body["detail"]), *advice], facts)
 
 
 def reference_page(kind: type[ProblemError]) -> bytes:

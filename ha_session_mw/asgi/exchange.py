@@ -12,6 +12,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .._core.paths import below_root, matcher
+from .._core.problems import Execution
 from .._core.records import user_agents
 from .._core.request_fields import Header, last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, Transport, claims_https
@@ -27,7 +28,17 @@ from ..session.presented import revoke_if_ended
 from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
 from .handing_over import came_by, goes_by
-from .headers import EVENT_STREAM, PASSIVE_HEADER, TOKEN_HEADER, hands_out_token, is_event_stream, make_private, with_vary
+from .headers import (
+    EVENT_STREAM,
+    PASSIVE_HEADER,
+    TOKEN_HEADER,
+    forbid_storing,
+    hands_out_token,
+    is_event_stream,
+    is_for_everybody,
+    make_private,
+    with_vary,
+)
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
 from .streams import Connection, Connections
@@ -92,8 +103,16 @@ class Edge:
         """Whether a request must not keep an idle session alive."""
         return last_value(scope["headers"], PASSIVE_HEADER, 2) == "1" or self._is_passive_path(below_root(scope["path"], root_path))
 
-    async def refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a problem document or with the way to the log-in page, and count the problem."""
+    async def refuse(
+        self, problem: ProblemError, scope: Scope, receive: Receive, send: Send, *, outcome: Execution = "not_executed"
+    ) -> None:
+        """Answer with a problem document or with the way to the log-in page, and count the problem.
+
+        Args:
+            problem: why the request is refused.
+            scope, receive, send: of the request.
+            outcome: whether the app had handled the request.
+        """
         self.node.refused[problem.code] += 1
         if isinstance(problem, NodeStarting) and not self.node.supervisor.is_running and not self._told_not_started:
             self._told_not_started = True
@@ -105,7 +124,15 @@ class Edge:
         instance = uuid4().urn
         self.node.security.refused(problem, instance)
         await send_problem(
-            problem, scope, receive, send, self.node.settings.endpoints, instance=instance, vary=self.vary[1], full=self._full
+            problem,
+            scope,
+            receive,
+            send,
+            self.node.settings.endpoints,
+            instance=instance,
+            vary=self.vary[1],
+            full=self._full,
+            outcome=outcome,
         )
 
 
@@ -170,16 +197,21 @@ class Exchange(msgspec.Struct, eq=False):
         if state.refusal is not None:
             await self._refuse(state.refusal)
             return
-        outcome = await self._commit(message["status"], message["headers"])
+        for_everybody = state.path_kind not in ("protected", "guarded") and is_for_everybody(message["headers"])
+        was_used = session.accessed or session.modified
+        outcome = await self._commit(message["status"], message["headers"], renew=not for_everybody)
         close(session, STARTED)
         if is_event_stream(message["headers"]):
             self._note_stream()
-        await self.send(self._start(message, self._fields(outcome)))
+        fields = self._fields(outcome)
+        if fields or was_used or not for_everybody:
+            message = self._start(message, fields, stored=outcome.token is None and not outcome.remove)
+        await self.send(message)
 
-    async def _commit(self, status: int, headers: Iterable[Header]) -> Outcome:
+    async def _commit(self, status: int, headers: Iterable[Header], *, renew: bool = True) -> Outcome:
         state = self.state
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
-        renew = not hands_out_token(headers, self.edge.set_cookie)
+        renew = renew and not hands_out_token(headers, self.edge.set_cookie)
         try:
             passive = self.edge.is_passive(self.scope, self.root_path)
             outcome = await commit(self.session, self.edge.node, status, self._client, renew=renew, passive=passive)
@@ -215,7 +247,13 @@ class Exchange(msgspec.Struct, eq=False):
 
     async def _send_problem(self, problem: ProblemError) -> None:
         scope = {**self.scope, "root_path": self.root_path}  # a router inside may have changed it, and our pages are not below a mount
-        await self.edge.refuse(problem, scope, self.receive, self.send)
+        await self.edge.refuse(problem, scope, self.receive, self.send, outcome=self._outcome(problem))
+
+    def _outcome(self, problem: ProblemError) -> Execution:
+        """Whether the app had handled the request: to its end if the commit failed, and not at all if a guard raised the problem."""
+        if problem is self.state.commit_failure:
+            return "executed"
+        return "not_executed" if problem is self.state.turned_away else "unknown"
 
     def _client(self) -> Client:
         client = self.scope.get("client")
@@ -229,11 +267,19 @@ class Exchange(msgspec.Struct, eq=False):
         self.connection = Connection(verified, "http", self.receive, self.send)
         self.edge.connections.add(self.connection)
 
-    def _start(self, message: Message, fields: Sequence[Header]) -> Message:
-        """The start of the response with fields added. It is a copy, because an app may send the same message again."""
+    def _start(self, message: Message, fields: Sequence[Header], *, stored: bool = True) -> Message:
+        """The start of the response with fields added. It is a copy, because an app may send the same message again.
+
+        Args:
+            message: of the app.
+            fields: to add.
+            stored: whether a cache may store the response: not if it hands out or removes a token.
+        """
         headers = with_vary(message["headers"], self.edge.vary)
         headers += fields
-        if self.state.path_kind in ("protected", "guarded"):
+        if not stored:
+            forbid_storing(headers)
+        elif self.state.path_kind in ("protected", "guarded"):
             make_private(headers)
         return {**message, "headers": headers}
 

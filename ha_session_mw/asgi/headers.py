@@ -45,11 +45,59 @@ def _joined(value: bytes, names: bytes) -> bytes:
     return value if b"*" in have else b", ".join([value, *missing])
 
 
+def is_for_everybody(headers: Iterable[Header]) -> bool:
+    """Whether the app lets shared caches keep the response and give it to other clients (RFC 9111 section 5.2.2, RFC 9213, RFC 8246)."""
+    directives = _directives(headers)
+    if _is_private(directives):
+        return False
+    return bool({_name(item) for item in directives} & _SHARED) or any(_is_for_shared_caches(name) for name, _ in headers)
+
+
 def make_private(headers: list[Header]) -> None:
-    """Keep shared caches from storing the response (RFC 9111 section 5.2.2.7); the app's other directives stay."""
-    given = b",".join(value for name, value in headers if name.lower() == b"cache-control")
-    directives = [item.strip() for item in given.split(b",") if item.strip().lower() not in (b"public", b"")]
-    if not {b"private", b"no-store"} & {item.lower() for item in directives}:
+    """Keep shared caches from storing the response (RFC 9111 section 5.2.2.7); the app's other directives stay.
+
+    If the app says nothing about caching, no cache stores it at all: after a log-out, Back would show it from the browser's.
+    """
+    given = _directives(headers)
+    directives = [item for item in given if _name(item) not in (b"public", b"s-maxage")]
+    if not _is_private(directives):
         directives.append(b"private")
-    headers[:] = [header for header in headers if header[0].lower() != b"cache-control"]
+    if not given and not any(name.lower() == b"expires" for name, _ in headers):
+        directives.append(b"no-store")
+    _set_directives(headers, directives)
+
+
+def forbid_storing(headers: list[Header]) -> None:
+    """Keep all caches from storing the response, because it hands out or removes a token."""
+    lost = (b"public", b"private", b"s-maxage", b"max-age", b"immutable", b"no-store", b"stale-while-revalidate", b"stale-if-error")
+    directives = [item for item in _directives(headers) if _name(item) not in lost]
+    _set_directives(headers, [b"private", b"no-store", *directives])
+
+
+_SHARED = frozenset((b"public", b"s-maxage", b"immutable"))
+"""The directives by which an app means every client."""
+
+
+def _is_for_shared_caches(name: bytes) -> bool:
+    """Whether a field speaks to shared caches alone and outranks ``Cache-Control`` there: of CDNs, of Varnish and Fastly, of nginx."""
+    name = name.lower()
+    return name.endswith(b"cdn-cache-control") or name in (b"surrogate-control", b"x-accel-expires")
+
+
+def _directives(headers: Iterable[Header]) -> list[bytes]:
+    given = b",".join(value for name, value in headers if name.lower() == b"cache-control")
+    return [item for part in given.split(b",") if (item := part.strip())]
+
+
+def _is_private(directives: Iterable[bytes]) -> bool:
+    """Whether no shared cache may store the response. ``private`` with an argument concerns single fields only."""
+    return any(item.lower() in (b"private", b"no-store") for item in directives)
+
+
+def _name(directive: bytes) -> bytes:
+    return directive.partition(b"=")[0].strip().lower()
+
+
+def _set_directives(headers: list[Header], directives: list[bytes]) -> None:
+    headers[:] = [header for header in headers if header[0].lower() != b"cache-control" and not _is_for_shared_caches(header[0])]
     headers.append((b"cache-control", b", ".join(directives)))

@@ -30,13 +30,11 @@ from .endpoints import LONGEST_PAGE, Endpoints
 from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
 from .openapi import describe_refusals
+from .problems import SAFE_METHODS
 from .step_up import StepUp
 from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
-
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
-"""Methods that request no change (RFC 9110 section 9.2.1), and so may be served from knowledge that is too old."""
 
 
 class SessionMiddleware(CookieAttributes):

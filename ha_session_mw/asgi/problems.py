@@ -13,10 +13,17 @@ _FIRST_CLOSE_CODE = 4000
 """First close code for private use (RFC 6455 section 7.4.2), for servers that cannot answer a handshake with a body."""
 
 
-def response(problem: ProblemError, scope: Scope, endpoints: str, *, instance: str, vary: bytes, full: bool) -> tuple[list[Header], bytes]:
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+"""The methods that change nothing (RFC 9110 section 9.2.1). A WebSocket's handshake is a GET."""
+
+
+def response(
+    problem: ProblemError, scope: Scope, endpoints: str, *, instance: str, vary: bytes, full: bool, outcome: problems.Execution
+) -> tuple[list[Header], bytes]:
     """Return the header fields and the body of the answer: JSON, or a page for a client that prefers HTML."""
     base = scope.get("root_path", "") + endpoints
-    body = problems.document(problem, endpoints=base, instance=instance, full=full)
+    safe = scope.get("method", "GET") in SAFE_METHODS
+    body = problems.document(problem, endpoints=base, instance=instance, full=full, outcome=outcome, safe=safe)
     if problems.prefers_html(list_items(scope["headers"], b"accept")):
         media, content = b"text/html; charset=utf-8", problems.refusal_page(problem, body)
     else:
@@ -26,7 +33,16 @@ def response(problem: ProblemError, scope: Scope, endpoints: str, *, instance: s
 
 
 async def send_problem(
-    problem: ProblemError, scope: Scope, receive: Receive, send: Send, endpoints: str, *, instance: str, vary: bytes, full: bool
+    problem: ProblemError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    endpoints: str,
+    *,
+    instance: str,
+    vary: bytes,
+    full: bool,
+    outcome: problems.Execution,
 ) -> None:
     """Answer with a problem document, without reading the request's body.
 
@@ -37,8 +53,9 @@ async def send_problem(
         instance: a URI that names this answer.
         vary: the request fields, besides ``Accept``, that the answer depends on.
         full: whether the answer contains the reason.
+        outcome: whether the app had handled the request.
     """
-    headers, content = response(problem, scope, endpoints, instance=instance, vary=vary, full=full)
+    headers, content = response(problem, scope, endpoints, instance=instance, vary=vary, full=full, outcome=outcome)
     kind = "http"
     if scope["type"] == "websocket":
         message = await receive()

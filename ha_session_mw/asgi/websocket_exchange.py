@@ -150,4 +150,5 @@ class WebSocketExchange(Exchange, eq=False):
         self.answered = True
         self.forget()
         send, self.send = self.send, drop
-        await self.edge.refuse(problem, {**self.scope, "root_path": self.root_path}, self.opening, send)
+        scope = {**self.scope, "root_path": self.root_path}
+        await self.edge.refuse(problem, scope, self.opening, send, outcome=self._outcome(problem))

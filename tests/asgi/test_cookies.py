@@ -46,7 +46,9 @@ async def test_the_cookie_has_the_attributes_that_are_set(settings: dict[str, An
 async def test_the_removal_has_the_attributes_of_the_cookie() -> None:
     node = Node(cookie_path="/app", cookie_domain="example.org", cookie_https_only=True)
     answer = await (await node.logged_in()).visit(lambda s: s.clear())
-    expected = "session=null; path=/app; expires=Thu, 01 Jan 1970 00:00:00 GMT; httponly; samesite=lax; secure; domain=example.org"
+    expected = (
+        "session=null; path=/app; expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; httponly; samesite=lax; secure; domain=example.org"
+    )
     assert answer.all("set-cookie") == [expected]
 
 
@@ -288,7 +290,7 @@ async def test_a_protected_path_is_always_private_and_varies() -> None:
     node = Node(app=silent, protect="/private/*")
     token = node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode()
     answer = await node.request(path="/private/x", token=token)
-    assert (answer.header("cache-control"), answer.header("vary")) == ("private", "Cookie, Authorization")
+    assert (answer.header("cache-control"), answer.header("vary")) == ("private, no-store", "Cookie, Authorization")
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ async def test_a_user_passes_and_the_answer_is_private(app: ASGIApp, path: str, 
     answer = await ask(node, path, (b"cookie", b"session=" + cookie))
     assert answer.status == 200
     assert REACHED in answer.body
-    assert answer.header("cache-control") == "private"
+    assert answer.header("cache-control") == "private, no-store"
     assert "Cookie" in str(answer.header("vary"))
 
 
@@ -399,7 +399,7 @@ async def test_a_call_in_the_handler_refuses_in_frameworks_that_answer_500(make:
         assert told(answer) == told(await ask(like, path, *headers))
     cookie = session_cookie(node.manager, "ada")["session"].encode()
     answer = await answered_in_full(node.app, scope_of("http", path, headers=[(b"cookie", b"session=" + cookie)]))
-    assert (answer.status, answer.header("cache-control")) == (200, "private")
+    assert (answer.status, answer.header("cache-control")) == (200, "private, no-store")
     assert REACHED + b" for ada" in answer.body
 
 

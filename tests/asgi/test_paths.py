@@ -102,7 +102,7 @@ async def test_a_visitor_logs_in_on_a_public_path_while_all_else_is_protected() 
     visitor = node.visitor()
     assert (await visitor.visit(who)).code == "token_missing"
     answer = await visitor.visit(lambda session: session.login("ada"), "/login", method="POST")
-    assert (answer.status, answer.header("cache-control")) == (200, None)
+    assert (answer.status, answer.header("cache-control")) == (200, "private, no-store")
     assert (await visitor.visit(who)).result == "ada"
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from ha_session_mw import ProblemError, Session, SessionReadOnly, TokenMissing, get_session
+from ha_session_mw import Acknowledgement, ProblemError, Session, SessionReadOnly, TokenMissing, get_session, require_session
 from ha_session_mw.exceptions import (
     InfrastructureFault,
     QuorumLost,
@@ -21,6 +21,7 @@ from ha_session_mw.exceptions import (
     SessionLocked,
     SessionUnknown,
     StateStale,
+    StoreUnavailable,
     TokenNotYetValid,
     problem_types,
 )
@@ -60,7 +61,7 @@ async def test_each_code_matches_its_row_of_the_table(code: str) -> None:
     assert answer.status == status
     assert set(body) == {
         *("type", "title", "status", "detail", "instance", "code"),
-        *("retryable", "retry_after_ms", "retry_where", "action"),
+        *("retryable", "retry_after_ms", "retry_where", "action", "outcome"),
     }
     found = (body["status"], body["code"], body["retryable"], body["retry_where"], body["retry_after_ms"], body["action"])
     assert found == (status, code, retryable, where, after_ms, action)
@@ -415,3 +416,71 @@ async def test_an_app_may_answer_a_handshake_itself(node: Node) -> None:
 def test_every_code_that_is_not_for_a_later_step_is_in_the_table() -> None:
     assert set(CODES) <= set(TABLE)
     assert all(issubclass(kind, ProblemError) for kind in problem_types().values())
+
+
+# What the app had done
+
+
+def told_to_repeat(answer: Answer) -> bool:
+    body = answer.problem
+    assert (body["retry_where"] != "none") == (body["action"] == "retry") == body["retryable"]
+    return bool(body["retryable"])
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"])
+async def test_a_request_that_the_app_never_saw_may_be_repeated(method: str) -> None:
+    peers = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]
+    node = Node(cluster="peers://", peers=",".join(peers), advertise_url=peers[0], protect="*")  # it has not heard from the others
+    answer = await node.request(token=node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode(), method=method)
+    assert (answer.status, answer.problem["outcome"]) == (503, "not_executed")
+    assert told_to_repeat(answer)
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(("problem", "status"), [(QuorumLost, 503), (SessionConflict, 409), (StoreUnavailable, 503)])
+async def test_a_request_that_the_app_had_begun_is_repeated_only_if_that_does_no_harm(
+    node: Node, method: str, problem: type[ProblemError], status: int
+) -> None:
+    charged = []
+
+    def charge(session: Session) -> None:
+        charged.append(session)
+        raise problem("lost")
+
+    answer = await node.request(charge, method=method)
+    assert charged
+    assert (answer.status, answer.problem["outcome"]) == (status, "unknown")
+    assert told_to_repeat(answer) == (method in ("GET", "OPTIONS"))
+    assert ("Find out what it did" in answer.problem["detail"]) == (method not in ("GET", "OPTIONS"))
+
+
+async def test_a_log_out_without_a_majority_after_a_charge_says_that_the_app_had_run(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = await node.logged_in()
+    charged = []
+
+    async def fails(*_: object, **__: object) -> Acknowledgement:
+        raise QuorumLost("the cluster has no majority")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        charged.append(scope["path"])
+        get_session(scope).clear()
+        await respond(send)
+
+    node.app.app = app
+    monkeypatch.setattr(node_of(node.manager).log, "append", fails)
+    answer = await node.request(token=ada.token, method="POST")
+    assert charged == ["/"]
+    assert (answer.code, answer.problem["outcome"]) == ("quorum_lost", "executed")
+    assert not told_to_repeat(answer)
+    page = await node.request(token=ada.token, method="POST", headers=[(b"accept", b"text/html")])
+    assert b"Find out what it did" in page.body
+    assert b"Try again on" not in page.body
+
+
+async def test_a_guard_refuses_before_the_handler_runs(node: Node) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        require_session(scope)
+
+    node.app.app = app
+    answer = await node.request(method="POST")
+    assert (answer.code, answer.problem["outcome"]) == ("token_missing", "not_executed")

@@ -148,7 +148,7 @@ async def test_a_path_asks_for_a_recent_log_in_in_every_spelling(node: Node, pat
     assert (await node.request(path=path, method=method)).code == "token_missing"
     visitor = await node.logged_in("ada")
     answer = await visitor.visit(who, path, method=method)
-    assert (answer.result, answer.header("cache-control")) == ("ada", "private")
+    assert (answer.result, answer.header("cache-control")) == ("ada", "private, no-store")
 
 
 @pytest.mark.parametrize("path", ["/", "/passwords", "/admin"])

@@ -83,6 +83,7 @@ def test_each_code_matches_its_row_of_the_table(code: str) -> None:
         "instance": "urn:uuid:0",
         "code": code,
         **{name: body[name] for name in ("retryable", "retry_where", "retry_after_ms", "action")},
+        "outcome": "not_executed",
     }
 
 

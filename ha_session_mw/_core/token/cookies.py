@@ -249,7 +249,8 @@ class CookieWriter:
 
     def remove(self, *, secure: bool) -> bytes:
         """Return the value that removes the cookie."""
-        return self._value("null", "expires=Thu, 01 Jan 1970 00:00:00 GMT; ", secure=secure)
+        # Max-Age goes before Expires, and counts where the client's clock is wrong (RFC 6265 section 5.3).
+        return self._value("null", "expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0; ", secure=secure)
 
     def remove_variants(self, *, host: str, path: str, secure: bool) -> list[bytes]:
         """Return values that remove cookies of the same name which browsers keep beside ours and send to this request, too.
