@@ -388,9 +388,14 @@ class Node:
 
     # Tokens
 
-    def renew(self, verified: Verified) -> Claims | None:
-        """Return the claims of a renewed token; None if renewal is not due, or is not possible now and happens later."""
-        if self.clock.wall_s() * 1000 < verified.renew_at_ms or self.validator.revalidate(verified) is not ACCEPT:
+    def renew(self, verified: Verified, *, at_once: bool = False) -> Claims | None:
+        """Return the claims of a renewed token; None if renewal is not due, or is not possible now and happens later.
+
+        Args:
+            verified: the token.
+            at_once: whether to renew it before that is due, too.
+        """
+        if (not at_once and self.clock.wall_s() * 1000 < verified.renew_at_ms) or self.validator.revalidate(verified) is not ACCEPT:
             return None
         return self.issuer.renew(verified.claims)
 

@@ -31,6 +31,8 @@ from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
 from .openapi import describe_refusals
 from .problems import SAFE_METHODS
+from .renew_route import path_of as renew_path_of
+from .renew_route import renew
 from .step_up import StepUp
 from .websocket_exchange import WebSocketExchange
 
@@ -95,6 +97,7 @@ class SessionMiddleware(CookieAttributes):
         node.add_task("connections", edge.connections.run)
         self._endpoints = Endpoints(node)
         self._prefix = settings.endpoints + "/"
+        self._renew_path = renew_path_of(settings.endpoints)
         self._wrapped = self.app
         self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
         protect = settings.protect
@@ -138,9 +141,13 @@ class SessionMiddleware(CookieAttributes):
         root_path: str = scope.get("root_path") or ""
         if root_path:
             path = below_root(path, root_path)
-        if kind == "http" and path.startswith(self._prefix) and not self._is_of_devices(path):
-            await self._endpoints(path[len(self._prefix) - 1 : len(self._prefix) + LONGEST_PAGE], scope, receive, send)
-            return
+        app = self.app
+        if kind == "http" and path.startswith(self._prefix):
+            if path == self._renew_path:
+                app = renew
+            elif not self._is_of_devices(path):
+                await self._endpoints(path[len(self._prefix) - 1 : len(self._prefix) + LONGEST_PAGE], scope, receive, send)
+                return
         path_kind = self._paths.kind_of(scope["path"], root_path) if self._has_paths else "open"
         field = self._lone(scope["headers"])
         try:
@@ -165,7 +172,7 @@ class SessionMiddleware(CookieAttributes):
             return
         exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
         try:
-            await self.app(scope, receive, exchange.pass_on)
+            await app(scope, receive, exchange.pass_on)
         except BaseException as failure:
             if not await exchange.handles(failure):
                 raise

@@ -188,8 +188,8 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
             return None
         node.validator.ensure_fresh()
         claims = node.issuer.issue(None)
-    elif verified is not None and not session.modified and not _changed_inside(session, state):
-        return node.renew(verified) if renew else None
+    elif verified is not None and (state.renews_now or (not session.modified and not _changed_inside(session, state))):
+        return node.renew(verified, at_once=state.renews_now) if renew else None
 
     def ensure_valid() -> None:
         # The token of a revoked session would replace a good one that the browser was given meanwhile.
