@@ -12,6 +12,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.paths import below_root
+from .._core.problems import PAGE_HEADERS
 from .._core.request_fields import last_value
 from ..exceptions import RequestCrossSite
 from ..manager import SessionManager
@@ -114,7 +115,12 @@ async def _answer(
     tell: bool = False,
 ) -> None:
     body = msgspec.json.encode(told)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *PAGE_HEADERS,
+    ]
     if allow is not None:
         headers.append((b"allow", allow.encode()))
     if acknowledged is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from .._core.problems import reference_page
+from .._core.problems import PAGE_HEADERS, reference_page
 from .._node.node import Node
 from ..exceptions import problem_types
 
@@ -34,6 +34,7 @@ class Endpoints:
             (b"content-type", media.encode()),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
+            *PAGE_HEADERS,
             *extra,
         ]
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -21,7 +21,8 @@ def response(
     problem: ProblemError, scope: Scope, endpoints: str, *, instance: str, vary: bytes, full: bool, outcome: problems.Execution
 ) -> tuple[list[Header], bytes]:
     """Return the header fields and the body of the answer: JSON, or a page for a client that prefers HTML."""
-    base = scope.get("root_path", "") + endpoints
+    root_path: str = scope.get("root_path") or ""
+    base = root_path.encode("utf-8", "replace").decode() + endpoints  # a lone surrogate cannot be sent
     safe = scope.get("method", "GET") in SAFE_METHODS
     body = problems.document(problem, endpoints=base, instance=instance, full=full, outcome=outcome, safe=safe)
     if problems.prefers_html(list_items(scope["headers"], b"accept")):

@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import re
+from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -484,3 +486,40 @@ async def test_a_guard_refuses_before_the_handler_runs(node: Node) -> None:
     node.app.app = app
     answer = await node.request(method="POST")
     assert (answer.code, answer.problem["outcome"]) == ("token_missing", "not_executed")
+
+
+# The pages of this package in a browser
+
+OWN_PAGES = [
+    "/-/session/livez",
+    "/-/session/readyz",
+    "/-/session/problems/token_missing",
+    "/-/session/nothing",
+    "/-/session/devices",
+    "/account",
+]
+
+
+@pytest.mark.parametrize("path", OWN_PAGES)
+@pytest.mark.parametrize("accept", [b"text/html", b"application/json"])
+@pytest.mark.parametrize("logged_in", [True, False])
+async def test_each_page_of_this_package_loads_nothing_and_stands_in_no_frame(path: str, accept: bytes, logged_in: bool) -> None:
+    node = Node(protect="/account", devices="on", track="on")
+    token = node_of(node.manager).sign(node_of(node.manager).issuer.issue("ada")).decode()
+    if path == "/account":
+        node.app.app = raising(lambda: StateStale("out of contact"))
+    answer = await node.request(path=path, token=token if logged_in else None, headers=[(b"accept", accept)])
+    policy = str(answer.header("content-security-policy"))
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "frame-ancestors 'none'" in policy
+    assert (answer.header("x-content-type-options"), answer.header("referrer-policy")) == ("nosniff", "no-referrer")
+    for style in re.findall(rb"<style>(.*?)</style>", answer.body, re.DOTALL):
+        assert b64encode(sha256(style).digest()).decode() in policy, "the browser would ignore the style"
+    assert b"<script" not in answer.body
+
+
+async def test_a_root_path_that_cannot_be_sent_costs_no_answer(node: Node) -> None:
+    for accept in (b"text/html", b"application/json"):
+        answer = await told("token_missing", headers=[(b"accept", accept)], root_path="/caf\udce9")
+        assert answer.status == 401
+        assert b"caf?" in answer.body or accept == b"text/html"
