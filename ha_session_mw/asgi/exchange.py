@@ -41,7 +41,7 @@ from .headers import (
 )
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
-from .streams import Connection, Connections
+from .streams import Connection, Connections, Waits
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -147,8 +147,25 @@ class Exchange(msgspec.Struct, eq=False):
     send: Send
     root_path: str
     connection: Connection | None = None
+    waits: Waits | None = None
 
     __repr__ = object.__repr__  # the generated one would print the token
+
+    # From the server to the app
+
+    async def receive_next(self) -> Message:
+        """Return the next message from the server. Once the session of a stream has ended, that is a client that has gone."""
+        if self.waits is not None:
+            return await self.waits.wait(self.receive) or {"type": "http.disconnect"}
+        message = await self.receive()
+        if not message.get("more_body"):  # all further calls wait for the end of the connection
+            self._waits()
+        return message
+
+    def _waits(self) -> Waits:
+        if self.waits is None:
+            self.waits = Waits()
+        return self.waits
 
     # A response starts
 
@@ -157,7 +174,7 @@ class Exchange(msgspec.Struct, eq=False):
         state = self.state
         if message["type"] != "http.response.start" or state.read_only is STARTED:
             if message.get("more_body") and self.connection is None:
-                self._note_stream()
+                self._note_stream(in_order=False)
             if self.connection is None:
                 return self.send(message)
             return self._save_and_send(message) if state.is_late else self.connection.send(message)
@@ -180,7 +197,7 @@ class Exchange(msgspec.Struct, eq=False):
             if name == b"vary":
                 varies = True
             elif name == b"content-type" and value.startswith(EVENT_STREAM) and self.connection is None:
-                self._note_stream()
+                self._note_stream(in_order=True)
         if state.path_kind == "protected" or state.stale_s is not None:
             message = self._start(message, _stale_fields(state))
         elif session.accessed:
@@ -202,7 +219,7 @@ class Exchange(msgspec.Struct, eq=False):
         outcome = await self._commit(message["status"], message["headers"], renew=not for_everybody)
         close(session, STARTED)
         if is_event_stream(message["headers"]):
-            self._note_stream()
+            self._note_stream(in_order=True)
         fields = self._fields(outcome)
         if fields or was_used or not for_everybody:
             message = self._start(message, fields, stored=outcome.token is None and not outcome.remove)
@@ -259,12 +276,16 @@ class Exchange(msgspec.Struct, eq=False):
         client = self.scope.get("client")
         return last_value(self.scope["headers"], b"user-agent", user_agents.LONGEST), client[0] if client else None
 
-    def _note_stream(self) -> None:
-        """Let the stream end with the session that the client has now, which this very response may have begun."""
+    def _note_stream(self, *, in_order: bool) -> None:
+        """Let the stream end with the session that the client has now, which this very response may have begun.
+
+        Args:
+            in_order: whether it ends as if it were complete.
+        """
         verified = self.state.verified
         if verified is None or self.state.claims is None:
             return
-        self.connection = Connection(verified, "http", self.receive, self.send)
+        self.connection = Connection(verified, "http", self.receive, self.send, self._waits(), in_order=in_order)
         self.edge.connections.add(self.connection)
 
     def _start(self, message: Message, fields: Sequence[Header], *, stored: bool = True) -> Message:
@@ -326,10 +347,15 @@ class Exchange(msgspec.Struct, eq=False):
             await self._send_problem(self.state.refusal)
 
     async def handles(self, failure: BaseException) -> bool:
-        """The app has raised. Return whether that is dealt with: the connection had ended, or the client got a problem document."""
+        """The app has raised. Return whether that is dealt with: the connection had ended, or the client got a problem document.
+
+        Raises:
+            SessionEnded: the response is cut off.
+        """
         state = self.state
         if self.connection is not None and self.connection.ended and isinstance(failure, Exception):
-            return True  # the app saw a client that has gone
+            await self.connection.app_is_over()  # the app saw a client that has gone
+            return True
         if state.read_only is STARTED:
             if state.is_late:
                 await self._abandon()

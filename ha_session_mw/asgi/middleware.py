@@ -172,7 +172,7 @@ class SessionMiddleware(CookieAttributes):
             return
         exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
         try:
-            await app(scope, receive, exchange.pass_on)
+            await app(scope, exchange.receive_next, exchange.pass_on)
         except BaseException as failure:
             if not await exchange.handles(failure):
                 raise
@@ -181,6 +181,8 @@ class SessionMiddleware(CookieAttributes):
                 await exchange.end_unanswered()
             elif state.content_when_closed is not None or state.is_late:
                 await exchange.save()
+            if exchange.connection is not None:
+                await exchange.connection.app_is_over()
         finally:
             if exchange.connection is not None:
                 self._connections.remove(exchange.connection)

@@ -2,12 +2,17 @@
 
 Each revocation finds the connections that it ends, so nothing polls. A request that is answered at once is never registered.
 The closing message is sent from another task, because a cancel scope around each request would cost more than its validation.
+
+Only a WebSocket and an event stream end in order. Any other response that is cut must look incomplete, or its client takes half a file
+for the whole. ASGI has no message that says so: servers drop the connection of an app that raises before its response is complete.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
 from starlette.types import Message, Receive, Send
@@ -18,24 +23,72 @@ from .._core.token.tokens import Verified
 from .._node.background import Background
 from ..models import Cut, Deny, Entry
 
+T = TypeVar("T")
+
 logger = logging.getLogger("ha_session_mw.streams")
 
 END_WITHIN_S = 1.0
 """Seconds that the closing message may take on a connection whose client reads no more data."""
+ENDED = "the session was logged out, so what was open of it is cut off"
+"""Message of :class:`SessionEnded`, which the log of the server may show."""
+CUT: Message = {"type": "http.response.cut", "reason": ENDED, "more_body": True}
+"""No message of ASGI. Starlette's ``BaseHTTPMiddleware``, if it is further out, completes the response of an app that raises.
+A message that it does not expect stops it."""
 REVOKED_CLOSE_CODE = 4401
 """WebSocket close code of a revoked session: 4000 for private use (RFC 6455 section 7.4.2), plus the HTTP status."""
 
 
 class SessionEnded(ConnectionResetError):
-    """The session of this connection was logged out, so the connection ended. An app sees it as a client that has disconnected."""
+    """The session of this connection was logged out, so the connection ended. An app sees it as a client that has disconnected.
+
+    The server sees it, too, if the response is cut off: it drops the connection then.
+    """
+
+
+class Waits:
+    """The places where an app waits for its client. It leaves them when the session ends, whatever the server does."""
+
+    def __init__(self) -> None:
+        self._scopes: set[anyio.CancelScope] = set()
+        self._left = False
+
+    async def wait(self, function: Callable[[], Awaitable[T]]) -> T | None:
+        """Return the result of a function, or None if the session ends first."""
+        if self._left:
+            return None
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await function()
+            finally:
+                self._scopes.discard(scope)
+        return None
+
+    def leave(self) -> None:
+        """Leave all places, and never wait again."""
+        self._left = True
+        for scope in self._scopes:
+            scope.cancel()
 
 
 class Connection:
-    """One open connection of a session, between the server and the app."""
+    """One open connection of a session, between the server and the app.
 
-    def __init__(self, verified: Verified, kind: str, receive: Receive, send: Send) -> None:
+    Args:
+        verified: the session's token.
+        kind: "websocket" or "http", as in the scope.
+        receive, send: of the server.
+        waits: where the app waits for its client; of a response only.
+        in_order: whether a client takes the end for one of many, and not for the end of a whole. So it is for event streams.
+    """
+
+    def __init__(
+        self, verified: Verified, kind: str, receive: Receive, send: Send, waits: Waits | None = None, *, in_order: bool = True
+    ) -> None:
         self.verified = verified
         self.ended = False
+        self.in_order = in_order
+        self.waits = waits
         self._websocket = kind == "websocket"
         self._receive = receive
         self._send = send
@@ -52,25 +105,44 @@ class Connection:
 
     async def send(self, message: Message) -> None:
         if self.ended:
-            raise SessionEnded("the session was logged out")
+            raise SessionEnded(ENDED)
         if message["type"] == "websocket.close" or (message["type"] == "http.response.body" and not message.get("more_body", False)):
             self.done = True  # later changes by the app do not reach the client
-        await self._send(message)
+        if self.in_order or self.waits is None:
+            await self._send(message)
+        else:
+            await self.waits.wait(lambda: self._send(message))
+
+    async def app_is_over(self) -> None:
+        """End the response, unless it has ended. The app has returned, or failed because its client had gone.
+
+        Raises:
+            SessionEnded: the response is cut off. The server drops the connection, so the client sees that something is missing.
+        """
+        if not self.ended:
+            return
+        if not self.in_order:
+            await self._tell(CUT)  # servers refuse it, and the exception cuts the response
+            raise SessionEnded(ENDED) from None
+        await self.end()
 
     async def end(self) -> None:
-        """Send the client the closing message."""
+        """Send the client the closing message, once."""
         if self.done:
             return
+        self.done = True
         if self._websocket:
             message: Message = {"type": "websocket.close", "code": REVOKED_CLOSE_CODE, "reason": "session_revoked"}
         else:
             message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._tell(message)
+
+    async def _tell(self, message: Message) -> None:
         with anyio.move_on_after(END_WITHIN_S):
             try:
                 await self._send(message)
             except Exception as exc:  # noqa: BLE001 - servers raise various errors for a connection that is closing
-                # A response with a Content-Length cannot end early. The app's next message finds the connection closed.
-                logger.debug("a connection of a session that was logged out could not be closed in order: %s", type(exc).__name__)
+                logger.debug("%s was refused for a connection whose session was logged out: %s", message["type"], type(exc).__name__)
 
 
 class Connections:
@@ -117,7 +189,10 @@ class Connections:
         if connection.done:
             return
         connection.ended = True
-        self._background.start(connection.end)  # without a lifespan, the app's next message finds the connection ended
+        if connection.in_order:
+            self._background.start(connection.end)  # without a lifespan, the app's next message finds the connection ended
+        if connection.waits is not None:
+            connection.waits.leave()
 
     def _all(self) -> set[Connection]:
         return {connection for connections in self._by_id.values() for connection in connections if not connection.ended}

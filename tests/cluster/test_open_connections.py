@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 import anyio
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from ha_session_mw import Session, get_session
+from ha_session_mw import Session, SessionMiddleware, get_session
+from ha_session_mw.asgi.streams import SessionEnded
 from ha_session_mw.testing import Cluster, Node, mint_session
 
-from ..asgi.driver import obliging, respond, scope_of
+from ..asgi.driver import SECRET, obliging, respond, scope_of
 from .visits import Browser, log_out, logged_in
 
 pytestmark = pytest.mark.anyio
@@ -44,14 +50,23 @@ async def open_app(scope: Scope, receive: Receive, send: Send) -> None:
     scope["left"].append(message)
 
 
+KNOWN = ("http.response.start", "http.response.body", "websocket.accept", "websocket.send", "websocket.close")
+
+
 class Wire:
-    """The client's end of one open connection, served as uvicorn does: the app hears when the server closes it."""
+    """The client's end of one open connection, served as uvicorn does: the app hears when the server closes it.
+
+    Attributes:
+        over: whether the app has ended.
+        is_cut: whether the server dropped the connection, because the app raised before its response was complete.
+        is_stalled: whether the client reads nothing, so that the app's next ``send`` does not return.
+    """
 
     def __init__(self, kind: Literal["websocket", "http"], token: str) -> None:
         self.kind = kind
         self.sent: list[Message] = []
         self.left: list[Message] = []
-        self.over = False
+        self.over = self.is_cut = self.is_stalled = False
         self._to_app: list[Message] = [{"type": "websocket.connect"}] if kind == "websocket" else []
         self._news = anyio.Event()
         self.scope = scope_of(kind, headers=[(b"cookie", b"session=" + token.encode())], left=self.left, answer_headers=[])
@@ -71,6 +86,11 @@ class Wire:
     async def send(self, message: Message) -> None:
         if self._closed:
             raise RuntimeError("sent after the end")
+        if self.is_stalled:
+            self.is_stalled = False
+            await anyio.sleep_forever()
+        if message["type"] not in KNOWN:
+            raise RuntimeError("no message of ASGI")
         self.sent.append(message)
         self._news.set()
         self._news = anyio.Event()
@@ -85,7 +105,10 @@ class Wire:
         return next((message["code"] for message in self.sent if message["type"] == "websocket.close"), None)
 
     async def live(self, node: Node) -> None:
-        await node.middleware(self.scope, self.receive, self.send)
+        try:
+            await node.middleware(self.scope, self.receive, self.send)
+        except SessionEnded:
+            self.is_cut = not self._closed
         self.over = True
 
 
@@ -133,7 +156,9 @@ async def test_it_ends_on_another_node_within_a_second_and_the_others_stay(kind:
             assert hit.close_code == 4401
             assert hit.left[0]["code"] == 4401
         else:
-            assert hit.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+            assert hit.is_cut
+            assert hit.left == [{"type": "http.disconnect"}]
+            assert hit.sent[-1]["more_body"]
         assert not stay.over
         assert not stay_too.over
         said = {"type": "websocket.receive", "text": "still there?"} if kind == "websocket" else {"type": "http.request", "body": b""}
@@ -252,4 +277,115 @@ async def test_an_event_stream_that_has_said_nothing_yet_ends_too() -> None:
         await cluster.advance(0.05)
 
         assert wire.over
-        assert not wire.sent[-1]["more_body"]
+        assert not wire.is_cut
+        assert wire.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_a_stream_whose_client_reads_nothing_is_cut_off() -> None:
+    async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada = await logged_in(cluster, a)
+        assert ada.token
+        wire = Wire("http", ada.token)
+        tasks.start_soon(wire.live, c)
+        await cluster.settle()
+        wire.is_stalled = True
+        wire.say({"type": "http.request", "body": b"", "more_body": True})
+        await cluster.settle()
+
+        await ada.visit(b, log_out)
+        await cluster.advance(0.05)
+
+        assert wire.is_cut
+        assert [message.get("body") for message in wire.sent] == [None, b"hello"]
+
+
+async def test_an_app_that_fails_because_its_client_has_gone_is_cut_off_all_the_same() -> None:
+    async def exports(scope: Scope, receive: Receive, send: Send) -> None:
+        await open_app(scope, receive, send)
+        if "left" in scope:
+            raise ZeroDivisionError("half a file")
+
+    async with Cluster(app=exports) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada = await logged_in(cluster, a)
+        assert ada.token
+        wire = Wire("http", ada.token)
+        tasks.start_soon(wire.live, c)
+        await cluster.settle()
+        await ada.visit(b, log_out)
+        await cluster.advance(0.05)
+        assert wire.is_cut
+
+
+async def export(request: Request) -> Response:
+    """Half a file, and no more for a long time."""
+    get_session(request)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"a,b\n"
+        await anyio.sleep_forever()
+
+    return StreamingResponse(parts(), media_type="text/csv")
+
+
+async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+@pytest.mark.parametrize("where", ["bare", "inside", "outside"])
+async def test_a_starlette_response_is_cut_off_also_with_a_middleware_that_completes_what_ends_early(where: str) -> None:
+    """``BaseHTTPMiddleware`` sends the last message itself for an app that merely returns."""
+    app: Any = Starlette(routes=[Route("/", export)])
+    if where == "inside":
+        app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+
+    async def acts_or_exports(scope: Scope, receive: Receive, send: Send) -> None:
+        await (obliging if "act" in scope else app)(scope, receive, send)
+
+    async with Cluster(app=acts_or_exports) as cluster, anyio.create_task_group() as tasks:
+        await cluster.ready()
+        a, b, c = cluster.nodes
+        ada = await logged_in(cluster, a)
+        assert ada.token
+        wire = Wire("http", ada.token)
+        wire.scope["asgi"] = {"version": "3.0", "spec_version": "2.3"}  # as uvicorn, hypercorn and granian say
+        wire.say({"type": "http.request", "body": b"", "more_body": False})
+        middleware: Any = BaseHTTPMiddleware(c.middleware, dispatch=pass_on) if where == "outside" else c.middleware
+
+        async def live() -> None:
+            with pytest.raises(AssertionError if where == "outside" else SessionEnded, match="logged out"):
+                await middleware(wire.scope, wire.receive, wire.send)
+            wire.over = True
+
+        tasks.start_soon(live)
+        await cluster.settle()
+        assert wire.sent[-1]["body"] == b"a,b\n"
+
+        await ada.visit(b, log_out)
+        await cluster.advance(0.05)
+
+        assert wire.over
+        assert wire.sent[-1]["more_body"]
+
+
+async def test_without_a_lifespan_an_event_stream_ends_in_order_when_its_app_does(anyio_backend_name: str) -> None:
+    middleware = SessionMiddleware(open_app, secret_key=SECRET)
+    wire = Wire("http", mint_session(middleware.manager, "ada"))
+    wire.scope["answer_headers"] = [(b"content-type", b"text/event-stream")]
+
+    async def live() -> None:
+        await middleware(wire.scope, wire.receive, wire.send)
+        wire.over = True
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(live)
+        await anyio.wait_all_tasks_blocked()
+        await middleware.manager.revoke_subject("ada")
+        await anyio.wait_all_tasks_blocked()
+        assert wire.over
+        tasks.cancel_scope.cancel()
+    assert wire.left == [{"type": "http.disconnect"}]
+    assert wire.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}

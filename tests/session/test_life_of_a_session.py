@@ -16,6 +16,7 @@ from litestar.connection import ASGIConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from ha_session_mw import Session, SessionNotSerializable, SessionReadOnly, SessionRevoked, SessionTooLarge, StateStale, get_session
+from ha_session_mw.asgi.streams import SessionEnded
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import ManualClock
 
@@ -944,8 +945,16 @@ async def test_a_stream_that_began_with_a_log_in_ends_with_that_session(node: No
         if not node_of(sessions[0].manager).view.denied.keys() & {sessions[0].family}:
             await node.manager.revoke_session(str(sessions[0].id))
 
+    async def never() -> Message:
+        raise AssertionError("the app asked for nothing")
+
+    answer = Answer()
+    headers = [(b"cookie", b"session=" + token.encode())] if token else []
     async with node.manager.running():
-        assert (await node.request(log_in, token=token, between=log_out)).body == b"a"
+        with pytest.raises(SessionEnded):  # the server drops the connection
+            await node.app(scope_of("http", headers=headers, act=log_in, between=log_out), never, answer.send)
+    assert answer.body == b"a"
+    assert all(message.get("more_body", True) for message in answer.messages)
 
 
 async def test_messages_before_the_start_pass(node: Node) -> None:

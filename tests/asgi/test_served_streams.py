@@ -1,0 +1,143 @@
+"""A response that is cut because its session ended looks incomplete to its client, on the servers that people run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..waiting import until
+from .driver import SECRET
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[2]
+
+APP = """
+import anyio
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+from ha_session_mw import SessionMiddleware, get_session
+
+def log_in(request):
+    get_session(request).login("ada")
+    return PlainTextResponse("in")
+
+async def log_out(request):
+    await get_session(request).revoke()
+    return PlainTextResponse("out")
+
+async def parts():
+    yield b"data: half\\n\\n"
+    await anyio.sleep_forever()
+
+def of(media_type, **headers):
+    def stream(request):
+        get_session(request).require()
+        return StreamingResponse(parts(), media_type=media_type, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    return stream
+
+async def listens(scope, receive, send):  # as an app without a framework
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/csv")]})
+    await send({"type": "http.response.body", "body": b"data: half\\n\\n", "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+class Listens:
+    async def __call__(self, scope, receive, send):
+        await listens(scope, receive, send)
+
+async def pass_on(request, call_next):
+    return await call_next(request)
+
+inner = SessionMiddleware(Starlette(routes=[
+    Route("/in", log_in), Route("/out", log_out),
+    Route("/chunked", of("text/csv")), Route("/length", of("text/csv", content_length="1000")), Route("/events", of("text/event-stream")),
+    Route("/bare", Listens()), Route("/further-out", of("text/csv")),
+]))
+further_out = BaseHTTPMiddleware(inner, dispatch=pass_on)
+
+async def app(scope, receive, send):
+    await (further_out if scope.get("path") == "/further-out" else inner)(scope, receive, send)
+"""
+
+SERVERS = {
+    "uvicorn, h11": ["uvicorn", "served:app", "--http", "h11", "--uds", "{path}"],
+    "uvicorn, httptools": ["uvicorn", "served:app", "--http", "httptools", "--uds", "{path}"],
+    "hypercorn": ["hypercorn", "served:app", "--bind", "unix:{path}"],
+    "granian": ["granian", "served:app", "--interface", "asgi", "--uds", "{path}"],
+}
+
+
+@contextmanager
+def served(folder: Path, command: list[str]) -> Iterator[str]:
+    """A server that listens; the path of its socket."""
+    (folder / "served.py").write_text(APP)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
+    environ = {**outside, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "HA_SESSION_SECRET_KEY": SECRET}
+    path = str(folder / "s")
+    with (folder / "log").open("wb") as log:
+        arguments = [part.format(path=path) for part in command]
+        process = subprocess.Popen([sys.executable, "-m", *arguments], env=environ, stdout=log, stderr=log)
+        try:
+            until(lambda: listens(path), "the server listens")
+            yield path
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def listens(path: str) -> bool:
+    with closing(socket.socket(socket.AF_UNIX)) as client:
+        return client.connect_ex(path) == 0
+
+
+@contextmanager
+def asked(path: str, target: str, cookie: str = "") -> Iterator[socket.socket]:
+    with closing(socket.socket(socket.AF_UNIX)) as client:
+        client.settimeout(10)
+        client.connect(path)
+        client.sendall(f"GET {target} HTTP/1.1\r\nhost: testserver\r\ncookie: {cookie}\r\n\r\n".encode())
+        yield client
+
+
+def read_until(client: socket.socket, end: bytes | None) -> bytes:
+    """What the server sends until some bytes, or until it closes the connection."""
+    got = b""
+    while (end is None or end not in got) and (more := client.recv(65536)):
+        got += more
+    assert end is None or end in got
+    return got
+
+
+def cut(path: str, target: str) -> bytes:
+    """The body of a stream as it is on the wire, whose session is logged out when the first half is there."""
+    with asked(path, "/in") as client:
+        head = read_until(client, b"\r\n\r\nin").decode()
+    cookie = next(line.partition(": ")[2].partition(";")[0] for line in head.split("\r\n") if line.lower().startswith("set-cookie: "))
+    with asked(path, target, cookie) as stream:
+        got = read_until(stream, b"half\n\n")
+        with asked(path, "/out", cookie) as client:
+            read_until(client, b"\r\n\r\nout")
+        got += read_until(stream, b"0\r\n\r\n" if target == "/events" else None)
+    return got.partition(b"\r\n\r\n")[2]
+
+
+CHUNK = b"c\r\ndata: half\n\n\r\n"
+TARGETS = {"/chunked": CHUNK, "/bare": CHUNK, "/further-out": CHUNK, "/length": b"data: half\n\n", "/events": CHUNK + b"0\r\n\r\n"}
+"""What comes over the wire for each path. The last chunk of a complete body is the empty one."""
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_client_sees_that_its_response_is_cut_off(server: str, tmp_path: Path) -> None:
+    with served(tmp_path, SERVERS[server]) as path:
+        seen = {target: cut(path, target).lower() for target in TARGETS}
+    assert seen == TARGETS, (tmp_path / "log").read_text()
