@@ -29,13 +29,13 @@ from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
 from .handing_over import came_by, goes_by
 from .headers import (
-    EVENT_STREAM,
     PASSIVE_HEADER,
     TOKEN_HEADER,
     forbid_storing,
     hands_out_token,
     is_event_stream,
     is_for_everybody,
+    is_of_events,
     make_private,
     with_vary,
 )
@@ -196,7 +196,7 @@ class Exchange(msgspec.Struct, eq=False):
         for name, value in headers:  # once, for both: each pass costs a thirtieth of everything the middleware does
             if name == b"vary":
                 varies = True
-            elif name == b"content-type" and value.startswith(EVENT_STREAM) and self.connection is None:
+            elif name == b"content-type" and is_of_events(value) and self.connection is None:
                 self._note_stream(in_order=True)
         if state.path_kind == "protected" or state.stale_s is not None:
             message = self._start(message, _stale_fields(state))

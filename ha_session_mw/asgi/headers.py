@@ -13,11 +13,16 @@ TOKEN_HEADER = b"session-token"
 """Response field that gives a bearer client its next token."""
 
 
+def is_of_events(content_type: bytes) -> bool:
+    """Whether a media type is that of server-sent events. Media types ignore case (RFC 9110 section 8.3.1)."""
+    return content_type[: len(EVENT_STREAM)].lower() == EVENT_STREAM
+
+
 def is_event_stream(headers: Iterable[Header]) -> bool:
     """Whether the response is a stream of server-sent events, which may send nothing for a long time after it has started."""
     for header in headers:
         if header[0] == b"content-type":
-            return header[1].startswith(EVENT_STREAM)
+            return is_of_events(header[1])
     return False
 
 

@@ -179,13 +179,13 @@ async def test_the_probes_answer_without_the_app_and_without_a_session(name: str
     assert answer.body == (b"" if method == "HEAD" else body)
 
 
-async def test_a_node_that_cannot_judge_fails_its_readiness_and_lives(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_that_waits_for_others_is_not_ready_but_lives_and_has_started(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_of(node.manager), "why_not_ready", lambda: "has not learned enough")
-    for name in ("readyz", "startupz"):
-        answer = await node.request(path=f"/-/session/{name}")
-        assert answer.status == 503
-        assert json.loads(answer.body) == {"status": "fail", "output": "has not learned enough"}
-    assert (await node.request(path="/-/session/livez")).status == 200
+    answer = await node.request(path="/-/session/readyz")
+    assert answer.status == 503
+    assert json.loads(answer.body) == {"status": "fail", "output": "has not learned enough"}
+    for name in ("livez", "startupz"):
+        assert (await node.request(path=f"/-/session/{name}")).status == 200
 
 
 async def test_the_endpoints_stand_where_they_are_set() -> None:

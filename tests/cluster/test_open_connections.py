@@ -268,7 +268,7 @@ async def test_an_event_stream_that_has_said_nothing_yet_ends_too() -> None:
         ada = await logged_in(cluster, a)
         assert ada.token
         wire = Wire("http", ada.token)
-        wire.scope["answer_headers"] = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        wire.scope["answer_headers"] = [(b"content-type", b"Text/Event-Stream; charset=utf-8")]
         tasks.start_soon(wire.live, c)
         await cluster.settle()
         assert [message["type"] for message in wire.sent] == ["http.response.start"]
