@@ -214,4 +214,6 @@ def said(answer: httpx2.Response) -> dict[str, Any]:
 def is_hinted(answer: httpx2.Response) -> bool:
     """Whether a refusal says whether to try again, when and where."""
     problem = said(answer)
+    if problem.get("outcome") in ("executed", "unknown") and not problem.get("retryable"):
+        return problem.get("action") == "contact" and "Find out" in problem["detail"]  # a POST that the app had begun
     return bool(problem.get("retryable") and problem.get("retry_where") != "none" and answer.headers.get("retry-after"))

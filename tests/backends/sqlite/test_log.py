@@ -187,7 +187,7 @@ async def test_a_locked_file_refuses_log_outs_with_503_which_count_here_and_ever
     async with running(a, b):
         intruder.execute("BEGIN IMMEDIATE")
         answer = await a.request("POST", "/logout", token)
-        assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (503, "quorum_lost", True)
+        assert (answer.status_code, answer.json()["code"], answer.json()["outcome"]) == (503, "quorum_lost", "executed")
         assert (a.says(token), b.says(token)) == ("session_revoked", "yes")
         assert a.manager.why_not_ready() == "the file of HA_SESSION_CLUSTER is locked by another process, or by a program that copies it"
         intruder.execute("ROLLBACK")
