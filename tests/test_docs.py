@@ -191,7 +191,7 @@ def test_the_commands_on_the_page_on_three_nodes_print_the_output_shown(tmp_path
 def test_a_code_block_says_what_it_is() -> None:
     for page in PAGES:
         for match in _FENCE.finditer(page.read_text("utf-8")):
-            assert match[1] in ("python", "json", "console", "text"), f"{name_of(page)}: {match[0]!r}"
+            assert match[1] in ("python", "json", "console", "text", "yaml"), f"{name_of(page)}: {match[0]!r}"
 
 
 def test_the_code_sends_the_problem_documents_shown() -> None:

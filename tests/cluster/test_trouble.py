@@ -133,6 +133,28 @@ async def test_a_cluster_that_forgets_log_outs_when_all_restart_says_so_once_a_s
             assert len([message for message in caplog.messages if "peers:///path" in message]) == 4
 
 
+async def test_a_first_node_has_started_while_it_waits_for_the_others_to_be_made() -> None:
+    """So an orchestrator does not restart it, and its readiness tells when it has caught up."""
+
+    async def probes(node: Node) -> list[int]:
+        return [
+            (await cluster.run(call, node.middleware, scope_of("http", f"/-/session/{name}"))).status
+            for name in ("startupz", "livez", "readyz")
+        ]
+
+    async with Cluster(app=obliging) as cluster:
+        a, b, c = cluster.nodes
+        for node in cluster.nodes:
+            await node.kill()
+        await a.start()
+        await cluster.advance(120)
+        assert await probes(a) == [200, 200, 503]
+        await b.start()
+        await c.start()
+        await cluster.ready()
+        assert [await probes(node) for node in cluster.nodes] == [[200, 200, 200]] * 3
+
+
 async def test_two_members_cannot_lose_one_and_say_so_at_start(caplog: pytest.LogCaptureFixture) -> None:
     async with Cluster("ab", app=obliging) as cluster:
         await cluster.ready()
