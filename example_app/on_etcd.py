@@ -62,6 +62,8 @@ def the_leader_dies(story: Story, nodes: Nodes, members: Sequence[Member]) -> No
             expect("no refusal but state_stale", answers.keys() <= {"200", "503 state_stale"})
             step.told = ", ".join(f"{answer} ({count} times)" for answer, count in answers.items())
             step.took_s = time.perf_counter() - began
+    for node in nodes:  # each has used up most of its freshness limit by now
+        node.wait_until_ready()
 
 
 @contextmanager

@@ -358,7 +358,7 @@ class TokenValidator:
 
 
 def _clock_untrusted() -> ClockUntrusted:
-    return ClockUntrusted("its clock and the other nodes' differ by more than 30 s", check="fresh")
+    return ClockUntrusted("the wall clock was set by more than 30 s, or differs from the other nodes' by more", check="fresh")
 
 
 def _take_over(settings: Settings, *, began_ms: float) -> legacy.TakeOver | None:

@@ -46,7 +46,7 @@ class Endpoints:
             crashes = self._node.supervisor.crashes
             return 200, "application/json", _json({"status": "pass", **({"restarted_tasks": dict(crashes)} if crashes else {})})
         if path == "/startupz":
-            # A node that waits for others has started: where nodes start one after the other, it would wait for itself.
+            # A node that waits for others has started: an orchestrator must not restart nodes that wait for each other.
             return 200, "application/json", _json({"status": "pass"})
         if path == "/readyz":
             return self._readiness()

@@ -7,9 +7,10 @@ documentation names the replacement of that method as the way to extend the docu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
-from ..exceptions import InfrastructureFault, TokenMissing
+from .._core.problems import Execution
+from ..exceptions import Action, InfrastructureFault, RetryWhere, TokenMissing
 from .guards import RequireSession, is_guarded
 
 _COMPONENT = "SessionProblem"
@@ -17,14 +18,16 @@ _SCHEMA = {
     "title": _COMPONENT,
     "description": "A refusal (RFC 9457). The status is the one of the response.",
     "type": "object",
-    "required": ["type", "title", "status", "detail", "instance", "code", "retryable", "retry_where", "action"],
+    "required": ["type", "title", "status", "detail", "instance", "code", "retryable", "retry_where", "action", "outcome"],
     "properties": {
         **{name: {"type": "string"} for name in ("type", "title", "detail", "instance", "code")},
         "status": {"type": "integer"},
         "retryable": {"type": "boolean"},
         "retry_after_ms": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
-        "retry_where": {"type": "string", "enum": ["same_node", "other_node", "any", "none"]},
-        "action": {"type": "string", "enum": ["retry", "renew", "reauthenticate", "fix_request", "contact"]},
+        "retry_where": {"type": "string", "enum": list(get_args(RetryWhere))},
+        "action": {"type": "string", "enum": list(get_args(Action))},
+        "max_age": {"type": "integer"},
+        "outcome": {"type": "string", "enum": list(get_args(Execution))},
     },
 }
 _DESCRIPTIONS = {

@@ -28,6 +28,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ha_session_mw import ProblemError, Session, SessionMiddleware, Settings, TokenMissing, UsageError, get_session, require_session
+from ha_session_mw._core.problems import document as problem_document
+from ha_session_mw.exceptions import InsufficientUserAuthentication
 from ha_session_mw.fastapi import AnySession, LoggedIn, describe_refusals
 from ha_session_mw.testing import session_cookie
 
@@ -424,7 +426,10 @@ def test_the_openapi_document_lists_the_refusals() -> None:
             for status in ("401", "503"):
                 schema = responses[status]["content"]["application/problem+json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/SessionProblem"}, path
-        assert set(document["components"]["schemas"]["SessionProblem"]["required"]) >= {"code", "retryable", "action"}
+        schema = document["components"]["schemas"]["SessionProblem"]
+        sent = problem_document(InsufficientUserAuthentication(max_age_s=5), endpoints="", instance="")
+        assert set(schema["properties"]) == set(sent)
+        assert set(schema["required"]) == set(sent) - {"retry_after_ms", "max_age"}
 
 
 def test_the_document_of_an_app_that_the_middleware_is_around_lists_them_too() -> None:

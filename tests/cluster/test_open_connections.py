@@ -112,6 +112,14 @@ class Wire:
         self.over = True
 
 
+async def ada_connects(cluster: Cluster, kind: Literal["websocket", "http"]) -> tuple[Browser, Wire]:
+    """The browser of a user who has logged in on the first node, and a connection with its token that nobody serves yet."""
+    await cluster.ready()
+    ada = await logged_in(cluster, cluster.nodes[0])
+    assert ada.token
+    return ada, Wire(kind, ada.token)
+
+
 def by_session(session: Session) -> Any:
     return session.revoke()
 
@@ -189,11 +197,8 @@ async def test_a_log_out_of_everybody_ends_all_and_leaves_nothing_behind() -> No
 async def test_one_that_was_opened_by_a_token_renewed_since_ends_too(cluster: Cluster) -> None:
     """The token changes with the data, the session stays."""
     async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
-        await cluster.ready()
-        a, b, c = cluster.nodes
-        ada = await logged_in(cluster, a)
-        assert ada.token
-        wire = Wire("websocket", ada.token)
+        ada, wire = await ada_connects(cluster, "websocket")
+        _, b, c = cluster.nodes
         tasks.start_soon(wire.live, c)
         await cluster.settle()
         await ada.visit(b, lambda session: session.update(x=1))
@@ -204,14 +209,12 @@ async def test_one_that_was_opened_by_a_token_renewed_since_ends_too(cluster: Cl
 
 async def test_a_session_whose_id_is_cycled_keeps_the_family_but_not_the_connections_of_the_old_id() -> None:
     async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
-        await cluster.ready()
-        a, b, c = cluster.nodes
-        ada = await logged_in(cluster, a)
-        assert ada.token
-        old = Wire("websocket", ada.token)
+        ada, old = await ada_connects(cluster, "websocket")
+        _, b, c = cluster.nodes
         tasks.start_soon(old.live, c)
         await cluster.settle()
         await ada.visit(b, lambda session: session.cycle())
+        assert ada.token
         new = Wire("websocket", ada.token)
         tasks.start_soon(new.live, c)
         await cluster.advance(0.05)
@@ -237,11 +240,8 @@ async def test_an_answer_that_is_over_is_not_ended_again_nor_is_the_apps_work_af
         raise ZeroDivisionError("in the background")
 
     async with Cluster(app=streams_then_works) as cluster, anyio.create_task_group() as tasks:
-        await cluster.ready()
-        a, b, c = cluster.nodes
-        ada = await logged_in(cluster, a)
-        assert ada.token
-        wire = Wire("http", ada.token)
+        ada, wire = await ada_connects(cluster, "http")
+        _, b, c = cluster.nodes
         wire.scope["go_on"] = anyio.Event()
 
         async def serve() -> None:
@@ -263,11 +263,8 @@ async def test_an_answer_that_is_over_is_not_ended_again_nor_is_the_apps_work_af
 
 async def test_an_event_stream_that_has_said_nothing_yet_ends_too() -> None:
     async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
-        await cluster.ready()
-        a, b, c = cluster.nodes
-        ada = await logged_in(cluster, a)
-        assert ada.token
-        wire = Wire("http", ada.token)
+        ada, wire = await ada_connects(cluster, "http")
+        _, b, c = cluster.nodes
         wire.scope["answer_headers"] = [(b"content-type", b"Text/Event-Stream; charset=utf-8")]
         tasks.start_soon(wire.live, c)
         await cluster.settle()
@@ -283,11 +280,8 @@ async def test_an_event_stream_that_has_said_nothing_yet_ends_too() -> None:
 
 async def test_a_stream_whose_client_reads_nothing_is_cut_off() -> None:
     async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
-        await cluster.ready()
-        a, b, c = cluster.nodes
-        ada = await logged_in(cluster, a)
-        assert ada.token
-        wire = Wire("http", ada.token)
+        ada, wire = await ada_connects(cluster, "http")
+        _, b, c = cluster.nodes
         tasks.start_soon(wire.live, c)
         await cluster.settle()
         wire.is_stalled = True
@@ -308,11 +302,8 @@ async def test_an_app_that_fails_because_its_client_has_gone_is_cut_off_all_the_
             raise ZeroDivisionError("half a file")
 
     async with Cluster(app=exports) as cluster, anyio.create_task_group() as tasks:
-        await cluster.ready()
-        a, b, c = cluster.nodes
-        ada = await logged_in(cluster, a)
-        assert ada.token
-        wire = Wire("http", ada.token)
+        ada, wire = await ada_connects(cluster, "http")
+        _, b, c = cluster.nodes
         tasks.start_soon(wire.live, c)
         await cluster.settle()
         await ada.visit(b, log_out)
@@ -346,11 +337,8 @@ async def test_a_starlette_response_is_cut_off_also_with_a_middleware_that_compl
         await (obliging if "act" in scope else app)(scope, receive, send)
 
     async with Cluster(app=acts_or_exports) as cluster, anyio.create_task_group() as tasks:
-        await cluster.ready()
-        a, b, c = cluster.nodes
-        ada = await logged_in(cluster, a)
-        assert ada.token
-        wire = Wire("http", ada.token)
+        ada, wire = await ada_connects(cluster, "http")
+        _, b, c = cluster.nodes
         wire.scope["asgi"] = {"version": "3.0", "spec_version": "2.3"}  # as uvicorn, hypercorn and granian say
         wire.say({"type": "http.request", "body": b"", "more_body": False})
         middleware: Any = BaseHTTPMiddleware(c.middleware, dispatch=pass_on) if where == "outside" else c.middleware

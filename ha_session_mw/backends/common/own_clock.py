@@ -7,6 +7,8 @@ import math
 from ..._core.cluster.members import TRUSTED_SKEW_MS
 from ...abc import Clock
 
+NOT_TRUSTED = "the wall clock was set by more than 30 s, and is not trusted yet"
+"""Why a node whose clock was set is not ready."""
 PROVEN_AFTER_S = 60.0
 """How long a clock that was set must keep its new time before it is trusted: a mistake of seconds must end no session."""
 

@@ -12,7 +12,7 @@ from ..._machine.siblings import siblings
 from ...abc import Clock, ClusterLog, Receipt
 from ...exceptions import QuorumLost
 from ...models import Entry
-from ..common.own_clock import OwnClock
+from ..common.own_clock import NOT_TRUSTED, OwnClock
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -110,7 +110,7 @@ class MemoryLog(ClusterLog):
         self._look_for_siblings()
         if self._has_siblings:
             return SHARED
-        return None if self.trusts_clock() else "the wall clock was set by more than 30 s, and is not trusted yet"
+        return None if self.trusts_clock() else NOT_TRUSTED
 
     def _wall_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from weakref import WeakSet
@@ -45,8 +46,8 @@ class MemoryRecords:
         self._max_visitors_bytes = max_visitors_bytes
         self._records: dict[str, Record] = {}
         self._bytes = 0
-        self._visitors: dict[str, None] = {}
-        """The ids of visitors' records, the one longest unchanged first."""
+        self._visitors: OrderedDict[str, None] = OrderedDict()
+        """The ids of visitors' records, the one longest unchanged first. A plain dict finds its first more slowly with each deletion."""
         self._visitors_bytes = 0
         # Sessions may name versions that an earlier process has given.
         self._version = int(clock.wall_s() * 1_000_000)

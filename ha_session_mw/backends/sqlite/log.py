@@ -26,7 +26,7 @@ from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Deny, DenyKey, Entry
-from ..common.own_clock import OwnClock
+from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from .entry_file import SURE_S, EntryFile, Row
 
@@ -273,7 +273,7 @@ class SqliteLog(ClusterLog):
         trouble = troubles.get("reading") or troubles.get("writing")
         if trouble:
             return f"the file of HA_SESSION_CLUSTER {trouble}"
-        return None if self.trusts_clock() else "the wall clock was set by more than 30 s, and is not trusted yet"
+        return None if self.trusts_clock() else NOT_TRUSTED
 
     def _wall_ms(self) -> int:
         return int(self._clock.wall_s() * 1000)
