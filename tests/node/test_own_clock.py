@@ -9,6 +9,7 @@ import pytest
 
 from ha_session_mw.backends.common.own_clock import PROVEN_AFTER_S
 from ha_session_mw.manager import node_of
+from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..asgi.driver import Node
 
@@ -48,6 +49,21 @@ async def test_a_step_of_the_clock_is_the_nodes_fault_and_ends_no_session(make: 
     node.clock.step_wall(-seconds)
     assert (await node.request(path="/private", token=token)).status == 200
     assert node.manager.why_not_ready() is None
+
+
+async def test_a_node_that_runs_goes_on_while_its_clock_is_wrong(make: Callable[[], Node]) -> None:
+    """Its tasks look again and again whether it has become right, and must let others run in between."""
+    node = make()
+    async with node.manager.running():
+        user = await node.logged_in()
+        node.clock.step_wall(DAY_S)
+        for _ in range(3):
+            node.clock.advance(1)
+            await until_nothing_moves()
+        assert (await user.visit(path="/private")).status == 503
+        node.clock.advance(PROVEN_AFTER_S)
+        await until_nothing_moves()
+        assert node.manager.why_not_ready() is None
 
 
 async def test_log_ins_after_a_wrong_clock_of_two_seconds_are_valid(make: Callable[[], Node]) -> None:

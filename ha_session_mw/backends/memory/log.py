@@ -6,6 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
+import anyio
+
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import FLOOR_MARGIN_MS, View
 from ..._machine.siblings import siblings
@@ -18,6 +20,8 @@ logger = logging.getLogger("ha_session_mw")
 
 LOOK_EVERY_S = 1.0
 """Interval at which the process looks for others that serve the same port. Each log-out looks, too."""
+NEWS_EVERY_S = 0.1
+"""How long a caller that waits for news waits for nothing. Without a wait, a clock that is not trusted would stop the process."""
 SHARED = (
     "other worker processes serve the same port, and with memory:// each knows only its own log-outs; "
     "set HA_SESSION_CLUSTER=sqlite:///path/of/a/file, or run one worker"
@@ -73,7 +77,9 @@ class MemoryLog(ClusterLog):
             raise QuorumLost(SHARED)
 
     async def wait_changed(self) -> None:
-        """Return at once: no other node has news."""
+        """Return after a moment. No other node has news, but callers ask in a loop while the view is stale."""
+        with self._clock.move_on_after(NEWS_EVERY_S):
+            await anyio.sleep_forever()
 
     def tick(self) -> None:
         wall_ms = self._wall_ms()  # before the verdict: a clock that is set in between vouches for nothing

@@ -251,6 +251,20 @@ class ClusterLogContract(Contract[Nodes]):
             await nodes.run(both)
             assert woken
 
+    async def test_wait_changed_lets_time_pass_while_nothing_is_new(self) -> None:
+        async with self.opened() as nodes:
+            member, calls = nodes.members[0], 0
+
+            async def ask() -> None:
+                nonlocal calls
+                with member.clock.move_on_after(0.05):
+                    while calls < 1000:  # a log that answers at once lets nobody else run
+                        await member.log.wait_changed()
+                        calls += 1
+
+            await nodes.run(ask)
+            assert calls < 1000
+
     async def test_a_refresh_never_raises_and_the_floor_never_falls(self) -> None:
         async with self.opened() as nodes:
             for log, view, *_ in nodes.members:
