@@ -109,6 +109,9 @@ class Settings:
         None,
         "This node's name in tokens and answers. Drawn at start if unset.",
     )
+    weight: Count = Setting(
+        values.weight, 1, "How many sessions this node owns, relative to the other nodes: with 2, twice as many as a node with 1."
+    )
     transports: Texts = Setting(
         values.transports, ("cookie", "bearer"), "Where a token may come from. Called Starlette's way: `cookie` only."
     )

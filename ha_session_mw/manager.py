@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._core.names import require_name
 from ._node.listeners import ROOM, Callback, EventStream
@@ -17,7 +17,7 @@ from .abc import Backend, Clock, Grant
 from .clocks import SystemClock
 from .config import Settings
 from .exceptions import SessionUnknown
-from .models import Acknowledgement, AnySession, Device, NodeId
+from .models import Acknowledgement, AnySession, Device, Identified, NodeId
 
 if TYPE_CHECKING:
     import httpx2
@@ -198,6 +198,29 @@ class SessionManager:
         self._node.locks.require()
         self._node.require_running()
         return self._node.locks.lock(name, timeout_s=timeout, lease_s=lease)
+
+    # Routing
+
+    def owner_of(self, session: Identified | str) -> NodeId | None:
+        """Return the name of the node that owns a session, or None for a visitor without a session. Every node gives the same answer.
+
+        Compare it with ``node_id``. Each session has one owner among the nodes that are ready and not draining, by weighted
+        rendezvous hashing. If a node comes or goes, only its own sessions move. Right after such a change, nodes may
+        differ for a second. Any node can answer any request all the same.
+
+        Args:
+            session: a session, or the ``id`` of one. The owner changes with the id, at ``login`` and ``cycle``.
+
+        Raises:
+            TypeError, ValueError: no session can have this id.
+            NotSupported: with ``sqlite://``, nodes do not know each other.
+        """
+        id: Any = getattr(session, "id", session)  # a str has none
+        if id is None:
+            return None
+        require_name(id, "id")
+        self._node.require_running()
+        return self._node.require_ownership().owner_of(id)
 
     # Events
 

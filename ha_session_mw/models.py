@@ -163,6 +163,15 @@ class Device:
     address: str | None = field(default=None, repr=False)
 
 
+class Identified(Protocol):
+    """A session, as far as its owner depends on it."""
+
+    @property
+    def id(self) -> str | None:
+        """The present id; None for a visitor without a session."""
+        ...
+
+
 class AnySession(Protocol):
     """The part of a session that a log-out needs in order to except it."""
 

@@ -73,6 +73,7 @@ DEFAULTS = {
     "max_sessions": None,
     "when_full": "end_oldest",
     "devices": "off",
+    "weight": 1,
     "cache_size": 100_000,
     "cache_bytes": 64 << 20,
     "cache_ttl": 300.0,
@@ -123,6 +124,7 @@ def test_a_setting_that_is_not_given_has_its_default(name: str) -> None:
         ("STEP_UP_MAX_AGE", "90s", 90.0),
         ("LOGIN_URL", "/login?a=b", "/login?a=b"),
         ("PASSIVE", "/poll", ("/poll",)),
+        ("WEIGHT", "1000", 1000),
         ("CACHE_SIZE", "7", 7),
         ("DATA", "Store", "store"),
         ("CACHE_BYTES", "1000000", 1_000_000),
@@ -169,6 +171,7 @@ def test_a_time_without_an_offset_is_in_utc(text: str, value: datetime) -> None:
             ("IDLE_TIMEOUT", text)
             for text in ("0", "-1", "0s", "1w", "١٢", "m", "1 2", "nan", "inf", "1e3", "9" * 400, "101000d", "30 minutes")
         ),
+        *(("WEIGHT", text) for text in ("0", "1.5", "1001", "-1", "heavy")),
         *(("CACHE_SIZE", text) for text in ("0", "-1", "1.5", "many", "1_000", "9" * 30)),
         *(("PROTECT", text) for text in ("private", "/a,b", "https://x/")),
         *(("ENDPOINTS", text) for text in ("/", "x", "/x/", "/a b", "//x")),

@@ -9,9 +9,11 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 from .._core.accept_rule import ACCEPT
 from .._core.cluster.members import Heartbeat
@@ -24,6 +26,7 @@ from .._machine import forks
 from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
+from ..events import ClusterEvent
 from ..exceptions import ConfigurationError, NotSupported, UsageError
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
@@ -32,6 +35,7 @@ from .issuing import Issuer, cookie_writer
 from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
 from .locks import Locks
+from .ownership import Ownership
 from .record_copies import RecordCopies
 from .records import Records
 from .revocation import Revoker, open_journal
@@ -80,6 +84,7 @@ class Node:
         log: the cluster's log.
         peering: calls between the nodes; None without ``HA_SESSION_ADVERTISE_URL``.
         look_ups: asks peers about tokens; None without peering.
+        ownership: finds the owner of a session.
         locks: the locks.
         copies: this node's copies of session records.
         records: the session records; None if the backend has no store.
@@ -96,6 +101,7 @@ class Node:
     log: ClusterLog
     peering: Peering | None
     look_ups: LookUps | None
+    ownership: Ownership
     locks: Locks
     copies: RecordCopies
     records: Records | None
@@ -219,12 +225,21 @@ class Node:
             freshness_limit_s=settings.freshness_limit,
             absolute_ms=int(settings.absolute_timeout * 1000),
             release=__version__,
+            weight=settings.weight,
         )
-        self.log = self.backend.open_log(self.view, self.clock, own, self.peering, on_event=self.listeners.on_event)
+        self.ownership = Ownership(partial(self._announced, own), lambda: self.log.members(), self.clock)
+        self.log = self.backend.open_log(self.view, self.clock, own, self.peering, on_event=self._on_event)
         self.listeners.follow(self.log)
         self.supervisor.add("listeners", self.listeners.run)
         self.supervisor.add("log", self.log.run)
         self.supervisor.add("keeping up", self._keep_up)
+
+    def _announced(self, own: Heartbeat) -> Heartbeat:
+        return msgspec.structs.replace(own, state="starting" if self.log.is_starting() else "ready")
+
+    def _on_event(self, event: ClusterEvent) -> None:
+        self.ownership.on_event(event)
+        self.listeners.on_event(event)
 
     def _open_records(self, locks: LockService | None) -> None:
         settings, peering = self.settings, self.peering
@@ -405,6 +420,16 @@ class Node:
         if self.devices is not None:
             self.devices.note(self.issuer.as_signed(claims))
         return self.issuer.sign(claims)
+
+    def require_ownership(self) -> Ownership:
+        """Return what finds the owners of sessions.
+
+        Raises:
+            NotSupported: several processes may share these settings, and do not hear of each other.
+        """
+        if self.backend.takes_workers and not self.backend.hears_others:
+            raise NotSupported(f"nodes on {self.backend.scheme}:// do not know each other, so a session has no owner")
+        return self.ownership
 
     def require_devices(self) -> Devices:
         """Return the recorded log-ins.

@@ -70,6 +70,11 @@ def limit(value: object) -> int | None:
     """a whole number from 1 to 1000"""
     if value is None or value == "":
         return None
+    return weight(value)
+
+
+def weight(value: object) -> int:
+    """a whole number from 1 to 1000"""
     number = count(value)
     if number > 1000:
         raise ValueError("must be 1000 or less")

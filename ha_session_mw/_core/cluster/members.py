@@ -44,6 +44,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
         freshness_limit_s: how old its knowledge may be.
         absolute_ms: the longest absolute life of the tokens it issues.
         release: its version of this package.
+        weight: how many sessions it owns, relative to the others.
     """
 
     member: NodeId
@@ -56,6 +57,16 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     freshness_limit_s: float
     absolute_ms: int
     release: str = ""
+    weight: int = 1
+
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def packed(heartbeat: Heartbeat) -> msgspec.Raw:
+    """Return the heartbeat as it is sent. The usual weight is left out, as members of an earlier release leave out every weight."""
+    values = msgspec.structs.astuple(heartbeat)
+    return msgspec.Raw(_pack(values[:-1] if heartbeat.weight == 1 else values))
 
 
 MemberEvent = MemberJoined | MemberLeft | MemberDraining

@@ -59,6 +59,7 @@ class Speaker(Generic[E]):
             own.freshness_limit_s,
             own.absolute_ms,
             own.release,
+            own.weight,
         )
 
     # The others' heartbeats.

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from ...models import Cut, Deny, DenyKey, Entry
-from ..cluster.members import Heartbeat
+from ..cluster.members import Heartbeat, packed
 from ..cluster.view import END_STEP_MS, entry_end_ms
 
 VERSION = 1
@@ -122,7 +122,7 @@ def decode_entry(key: str, body: bytes) -> Entry:
 
 def encode_beat(beat: LogHeartbeat) -> bytes:
     """Return the value of a heartbeat."""
-    return _pack((VERSION, beat))
+    return _pack((VERSION, (packed(beat.heartbeat), beat.log, beat.applied, beat.digest)))
 
 
 def decode_beat(body: bytes) -> LogHeartbeat:

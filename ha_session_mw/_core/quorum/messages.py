@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from ...models import Entry
-from ..cluster.members import Heartbeat
+from ..cluster.members import Heartbeat, packed
 from .recovery import Memory
 
 VERSION = 1
@@ -119,7 +119,14 @@ def mismatch(message: Poll | Answer, url: str, digest: str) -> Mismatch | None:
     return None if message.sender == message.heartbeat.url == url else "identity"
 
 
-encode = msgspec.msgpack.Encoder().encode
+def encode(message: Poll | Answer | Batch) -> bytes:
+    """Return a message or a batch as it is sent or stored."""
+    if isinstance(message, Batch):
+        return _encode(message)
+    return _encode(msgspec.structs.replace(message, heartbeat=packed(message.heartbeat)))
+
+
+_encode = msgspec.msgpack.Encoder().encode
 decode_poll = msgspec.msgpack.Decoder(Poll).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_batch = msgspec.msgpack.Decoder(Batch).decode
