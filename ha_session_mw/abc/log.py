@@ -55,6 +55,20 @@ class ClusterLog(ABC):
     def apply(self, entries: Sequence[Entry]) -> None:
         """Merge entries into this node's view at once, and spread them as soon as possible. Waits for nothing."""
 
+    async def confirm(self) -> None:
+        """Return once the log has shown, by an exchange that began after this call, that it makes entries durable now.
+
+        No view changes, on this node or another. An entry that is appended cannot be withdrawn: where it does not become durable in
+        time, some nodes may enforce it all the same. So a caller that may still refuse its request asks first, and appends then. A
+        confirmation is no promise, because contact may be lost right after it.
+
+        By default, nothing is appended.
+
+        Raises:
+            QuorumLost: the log does not make entries durable now, or has not shown it in time. Nothing was appended.
+        """
+        await self.append(())
+
     @abstractmethod
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         """Make entries durable in the cluster, and return once they are.

@@ -364,6 +364,10 @@ class Ordered:
         """Return whether this process has applied that log up to there. Another log counts as reached, because it no longer exists."""
         return self.log is None or log != self.log.id or position <= self.position
 
+    def seek_contact(self) -> None:
+        """Bring the next heartbeat forward. Once it is read back, the log has taken a write, and this process has read it."""
+        self.own_beats.hurried = True
+
     def drain(self) -> None:
         """Say ``draining`` from the next heartbeat on, which is due at once."""
         self.speaker.draining = self.own_beats.hurried = True

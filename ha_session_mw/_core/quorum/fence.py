@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from ..cluster.invariants import ensure
 from .acknowledgements import Acknowledgements, common_instants
+from .ready import Sought
 
 
 class Fence:
@@ -27,7 +28,7 @@ class Fence:
         fenced: up to which position no member can still accept a session that the sequence revokes.
     """
 
-    __slots__ = ("awaited", "durable", "fenced", "majority", "members", "waits")
+    __slots__ = ("awaited", "durable", "fenced", "majority", "members", "sought", "waits")
 
     def __init__(self, others: Iterable[str], majority: int) -> None:
         self.members = {member: Acknowledgements(member) for member in others}
@@ -36,6 +37,8 @@ class Fence:
         """Positions, and when this node learned that each is durable."""
         self.awaited = 0
         """The stamp after which a member must be heard again before its newest acknowledgement can count."""
+        self.sought = -1
+        """The stamp after which each member is to be heard again, as a sign of contact."""
         self.durable = 0
         self.fenced = 0
 
@@ -64,9 +67,29 @@ class Fence:
         """Begin the account anew: this node's sequence has begun anew, and no member has acknowledged any of it."""
         self.members = {member: Acknowledgements(member, known.incarnation) for member, known in self.members.items()}
 
+    def seek_contact(self, last: int, stamp: int) -> Sought:
+        """Have each member heard again, and return what stands for a sign of a majority.
+
+        Args:
+            last: the newest position of this node's sequence.
+            stamp: the newest stamp that this node has given.
+        """
+        self.sought = stamp
+        return Sought(stamp, last)
+
+    def is_found(self, sought: Sought) -> bool:
+        """Return whether a majority was in contact after that stamp, both ways, and holds all entries from before.
+
+        A member that echoes a later stamp has got an answer that was given since, and its poll has arrived: the way of an entry to
+        it, and of its acknowledgement back. While earlier entries do not become durable, further ones will not either: a disk may be full.
+        """
+        heard = 1 + sum(known.echo > sought.stamp for known in self.members.values())
+        return heard >= self.majority and self.durable >= sought.position
+
     def is_waiting_for(self, member: str, kept: int) -> bool:
-        """Return whether to answer this member's poll at once, because its next poll can prove a position that is not proven yet."""
-        return self.fenced < kept and self.members[member].echo <= self.awaited
+        """Return whether to answer this member's poll at once, because its next poll can prove a position, or a contact."""
+        echo = self.members[member].echo
+        return echo <= self.sought or (self.fenced < kept and echo <= self.awaited)
 
     def prove(self, kept: int, silent: Collection[str], *, now_s: float, wait_s: float) -> None:
         """Bring :attr:`durable` and :attr:`fenced` up to date.
@@ -139,5 +162,6 @@ class Fence:
         ensure(self.durable <= last, "no more is durable than there is")
         ensure(all(one[0] < other[0] and one[1] <= other[1] for one, other in pairwise(self.waits)), "waits begin in their order")
         ensure(all(position <= self.durable for position, _ in self.waits), "only what is durable waits for its fence")
+        ensure(self.sought <= stamp, "no sign is sought of a stamp to come")
         for known in self.members.values():
             known.check(stamp)

@@ -75,7 +75,7 @@ class Holds:
 
         Args:
             now: the present moment.
-            fence: knows the peers whose acknowledgement a log-out waits for.
+            fence: knows the peers whose acknowledgement, or sign of contact, something waits for.
             incarnation: the incarnation of this node.
             position: the newest durable position of its sequence.
             recovering: whether this node is recovering.

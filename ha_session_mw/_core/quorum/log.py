@@ -28,7 +28,7 @@ from .fence import Fence
 from .holds import Holds
 from .messages import VERSION, Answer, Batch, Poll, list_digest, mismatch
 from .peer import Peer, count_polled_since, forget_freshness, majority_fresh_s, mismatched, not_answered_since
-from .ready import Contradiction, Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent, Standing
+from .ready import Contradiction, Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent, Sought, Standing
 from .recovery import Memory, Recovery
 from .sequence import Sequence
 
@@ -116,6 +116,14 @@ class Quorum:
         ready = self._conclude(now)
         # An entry that was known before has an earlier position. The receipt of the newest position covers all of them.
         return Receipt(self._sequence.last), ready
+
+    def seek_contact(self, now: Moment) -> tuple[Sought, Ready]:
+        """Exchange a message with each peer soon; :meth:`is_found` of the first value says what that has shown."""
+        return self.fence.seek_contact(self._sequence.last, self.stamp), self.ready(now)
+
+    def is_found(self, sought: Sought) -> bool:
+        """Return whether a majority has been in contact since then, and holds all entries from before."""
+        return self.fence.is_found(sought)
 
     def _merge(self, entry: Entry) -> None:
         if self.view.merge(entry):
@@ -213,16 +221,12 @@ class Quorum:
         mine = poll.callee == self.incarnation
         if mine and poll.position > self.durable.position:
             self._start_anew(peer, now)
-        elif not self._has_older_file(peer, poll):
+        elif not peer.has_older_file(poll):
             peer.life, peer.sequence = poll.heartbeat.life, max(peer.sequence, poll.sequence)
             peer.polled_s = now.boot_s
             self.fence.heard(poll.sender, poll.incarnation, poll.echo if poll.callee_life == self.life else 0)
             if mine:
                 self.fence.acknowledged(poll.sender, poll.position, poll.silent, self.stamp)
-
-    def _has_older_file(self, peer: Peer, poll: Poll) -> bool:
-        """Return whether the restarted peer has less than it once had. Until it says so too, its acknowledgements prove nothing."""
-        return poll.heartbeat.life != peer.life and poll.sequence < peer.sequence
 
     @property
     def held(self) -> tuple[Hold, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from .messages import Answer, Mismatch
+from .messages import Answer, Mismatch, Poll
 from .ready import Hold
 
 
@@ -49,6 +49,10 @@ class Peer:
         if incarnation != self.incarnation:
             self.changed |= bool(self.incarnation)
             self.incarnation, self.sequence = incarnation, 0
+
+    def has_older_file(self, poll: Poll) -> bool:
+        """Return whether it has restarted with less than it once had. Until it says so too, its acknowledgements prove nothing."""
+        return poll.heartbeat.life != self.life and poll.sequence < self.sequence
 
     @property
     def read(self) -> int:

@@ -43,6 +43,19 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Sought:
+    """Stands for a sign of contact with a majority.
+
+    Attributes:
+        stamp: the newest stamp of this node when the sign was asked for.
+        position: the newest position of its sequence at that time.
+    """
+
+    stamp: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """The node has learned everything that it may have forgotten, and serves."""
 

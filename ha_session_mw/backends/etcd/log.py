@@ -113,11 +113,24 @@ class EtcdLog(MemberedLog):
         self._wake()
         return self._outboxes.put(records)
 
+    async def confirm(self) -> None:
+        """Write a heartbeat and read it back."""
+        begun_s = self._clock.boot_s()
+        self.ordered.seek_contact()
+        self._wake()
+        with self._clock.move_on_after(self._durable_limit_s()):
+            while self._view.fresh_at < begun_s:
+                await self.wait_changed()
+        if self._view.fresh_at < begun_s:
+            raise QuorumLost(self._why_not_written())
+
+    def _durable_limit_s(self) -> float:
+        return DURABLE_LIMIT_S if self.ordered.is_fresh(self._now()) else DURABLE_LIMIT_ALONE_S
+
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         ticket = self._put(entries)
-        limit_s = DURABLE_LIMIT_S if self.ordered.is_fresh(self._now()) else DURABLE_LIMIT_ALONE_S
         durable_s = math.inf
-        with self._clock.move_on_after(limit_s):
+        with self._clock.move_on_after(self._durable_limit_s()):
             await ticket.done.wait()
             durable_s = self._clock.boot_s()
             while self.ordered.position < ticket.position:  # so that the client's index covers what it has written
@@ -133,7 +146,8 @@ class EtcdLog(MemberedLog):
     def _why_not_written(self) -> str:
         if self.ordered.rolled_back is not None:
             return "the log in etcd was set back"
-        return f"etcd {self.trouble['writing']}" if "writing" in self.trouble else "etcd has not taken the entry yet"
+        why = self.trouble.get("writing") or self.trouble.get("taking beats")
+        return "etcd has not taken the entry yet" if why is None else f"etcd {why}"
 
     async def fence(self, receipt: Receipt) -> None:
         while (left_s := self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()) > 0:

@@ -61,6 +61,9 @@ class MemoryLog(ClusterLog):
         for entry in entries:
             self._view.merge(entry)
 
+    async def confirm(self) -> None:
+        """Return at once: an entry is durable as soon as it is merged."""
+
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         self.apply(entries)
         self._position += len(entries)

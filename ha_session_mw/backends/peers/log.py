@@ -159,10 +159,22 @@ class QuorumLog(MemberedLog):
         self._obey_news(ready)
         return appended
 
+    async def confirm(self) -> None:
+        """Exchange a message with a majority, the way that an entry goes."""
+        sought, ready = self.quorum.seek_contact(self._now())
+        self._obey(ready)
+        with self._clock.move_on_after(self._durable_limit_s()):
+            while not self.quorum.is_found(sought):
+                await self.wait_changed()
+        if not self.quorum.is_found(sought):
+            raise QuorumLost("no majority answers, or takes entries")
+
+    def _durable_limit_s(self) -> float:
+        return DURABLE_LIMIT_S if self.quorum.has_quorum(self._now()) else DURABLE_LIMIT_ALONE_S
+
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         appended = self._append(entries)
-        limit_s = DURABLE_LIMIT_S if self.quorum.has_quorum(self._now()) else DURABLE_LIMIT_ALONE_S
-        with self._clock.move_on_after(limit_s):
+        with self._clock.move_on_after(self._durable_limit_s()):
             while self.quorum.standing(appended) == "applied":
                 await self.wait_changed()
         if self.quorum.standing(appended) == "applied":

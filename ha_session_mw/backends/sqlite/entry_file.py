@@ -17,6 +17,9 @@ NEW_FILE_S = 0.15
 """How long a new file stays locked: until no process relies on an older file of the same name. Half as long again as ``SURE_S``,
 because clocks drift."""
 
+TRIED_BYTES = 256
+"""Size of the row that a trial writes: as large as any denial."""
+
 _TABLES = (
     # A number is never used again, not even the highest one after its row was deleted: readers go on from the last one they read.
     "CREATE TABLE entries (number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER NOT NULL, until_ms INTEGER NOT NULL, body BLOB)",
@@ -77,6 +80,13 @@ class EntryFile(SharedFile):
         """Append rows (version, end, body), all or none; return the number of the last one once the disk has them."""
         return self._write(lambda db: _insert(db, rows))
 
+    def try_to_append(self) -> int:
+        """Write a row and delete it, in one transaction, so that no reader ever finds it; return its number once the disk has all that.
+
+        It takes the pages that an entry takes, so it fails where the entry would.
+        """
+        return self._write(_insert_and_delete)
+
     def prune(self, ended_ms: int) -> int:
         """Delete the rows that ended at a moment or before, and keep the highest end of them; return how many."""
         return self._write(lambda db: _delete_ended(db, ended_ms))
@@ -91,6 +101,12 @@ def _insert(db: sqlite3.Connection, rows: Sequence[tuple[int, int, bytes]]) -> i
     number = 0
     for row in rows:
         number = db.execute("INSERT INTO entries (version, until_ms, body) VALUES (?, ?, ?)", row).lastrowid or 0
+    return number
+
+
+def _insert_and_delete(db: sqlite3.Connection) -> int:
+    number = _insert(db, [(0, 0, bytes(TRIED_BYTES))])
+    db.execute("DELETE FROM entries WHERE number = ?", (number,))
     return number
 
 

@@ -86,7 +86,7 @@ class SqliteLog(ClusterLog):
         self._troubles = Troubles(logger)
         self._lost = False
         self._unwritten: list[Entry] = []
-        self._asked = self._written = self._failed = 0  # counts of entries since the start
+        self._asked = self._written = self._failed = 0  # counts of entries and confirmations since the start
         self._disk = anyio.Lock()
         # A thread of its own: all threads of the app may be waiting for this very log.
         self._threads = anyio.CapacityLimiter(1)
@@ -198,6 +198,11 @@ class SqliteLog(ClusterLog):
         self._unwritten += entries
         self._asked += len(entries)
 
+    async def confirm(self) -> None:
+        """Write to the file, which is the only way to learn of a full disk, a lock or a file that was made read-only."""
+        self._asked += 1  # any write that begins from now on answers
+        await self._write(self._asked)
+
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         self.apply(entries)
         position = self._asked
@@ -205,7 +210,7 @@ class SqliteLog(ClusterLog):
         return Receipt(position, self._clock.boot_s())
 
     async def _write(self, upto: int) -> None:
-        """Return when the disk has all entries up to this one. One write takes all entries that wait."""
+        """Return when the disk has all entries up to this one. One write takes all entries that wait, and answers all confirmations."""
         with self._clock.move_on_after(WRITE_LIMIT_S):
             async with self._disk:
                 # A write that failed has failed for all that waited for it: a new try for each would take too long.
@@ -218,7 +223,7 @@ class SqliteLog(ClusterLog):
         taken, upto = [*self._unwritten], self._asked
         rows = [(VERSION, entry.until_ms, _encode(entry)) for entry in taken]
         try:
-            number = await anyio.to_thread.run_sync(self._file.append, rows, abandon_on_cancel=True, limiter=self._threads)
+            number = await anyio.to_thread.run_sync(self._append, rows, abandon_on_cancel=True, limiter=self._threads)
         except FileTrouble as trouble:
             self._failed = upto
             line = "the file of HA_SESSION_CLUSTER %s; log-outs count in this process only until that is mended"
@@ -230,6 +235,9 @@ class SqliteLog(ClusterLog):
         self._written = upto
         if self._troubles.end("writing", "the file of HA_SESSION_CLUSTER can be written again", level=logging.WARNING):
             self._report_quorum()
+
+    def _append(self, rows: list[tuple[int, int, bytes]]) -> int:
+        return self._file.append(rows) if rows else self._file.try_to_append()
 
     def _report_quorum(self) -> None:
         lost = bool(self._troubles.current)
@@ -286,7 +294,7 @@ class SqliteLog(ClusterLog):
             while True:
                 self._poll_now()
                 now_s = self._boot_s()
-                if self._unwritten and now_s >= write_at_s:
+                if self._asked > self._written and now_s >= write_at_s:
                     write_at_s = now_s + WRITE_AGAIN_S
                     await self._write_what_is_left()
                 if now_s >= prune_at_s:

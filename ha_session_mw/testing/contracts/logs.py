@@ -128,6 +128,74 @@ class ClusterLogContract(Contract[Nodes]):
             log.apply([*reversed(entries)])
             assert [*view.entries()] == before
 
+    # confirm
+
+    async def test_a_confirmation_changes_no_view(self) -> None:
+        async with self.opened() as nodes:
+            log = nodes.members[0].log
+
+            async def append_and_confirm() -> None:
+                for member in nodes.members:
+                    await member.log.fence(await member.log.append(self._one_of_each(member)))
+                before = [{*map(repr, member.view.entries())} for member in nodes.members]
+                for _ in range(2):
+                    await log.confirm()
+                assert [{*map(repr, member.view.entries())} for member in nodes.members] == before
+
+            await nodes.run(append_and_confirm)
+
+    async def test_many_confirmations_at_once_all_return(self) -> None:
+        async with self.opened() as nodes:
+
+            async def all_of_them() -> None:
+                async with anyio.create_task_group() as tasks:
+                    for member in nodes.members:
+                        for _ in range(20):
+                            tasks.start_soon(member.log.confirm)
+
+            await nodes.run(all_of_them)
+
+    async def test_a_confirmation_that_is_given_up_leaves_the_log_as_it_was(self) -> None:
+        async with self.opened() as nodes:
+            log, view, *_ = member = nodes.members[0]
+            entry = self._deny(member)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await log.confirm()
+
+            async def append() -> None:
+                await log.fence(await log.append([entry]))
+
+            await nodes.run(append)
+            assert view.knows(entry)
+
+    async def test_a_log_that_makes_nothing_durable_confirms_nothing_until_it_is_mended(self) -> None:
+        async with self.opened() as nodes:
+            if not nodes.can_break:
+                return
+            member = nodes.members[0]
+            answers: list[bool] = []
+
+            async def confirm() -> None:
+                try:
+                    await member.log.confirm()
+                except QuorumLost:
+                    answers.append(False)
+                else:
+                    answers.append(True)
+
+            await nodes.run(confirm)
+            await nodes.break_off(member)
+            for _ in range(2):
+                await nodes.run(confirm)
+            assert answers == [True, False, False]
+            assert [*member.view.entries()] == []
+            await nodes.mend(member)
+            for _ in range(20):
+                if not answers[-1]:
+                    await nodes.run(confirm)
+            assert answers[-1]
+
     # append
 
     async def test_appended_entries_are_merged_before_the_first_suspension_whatever_happens_then(self) -> None:

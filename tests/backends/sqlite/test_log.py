@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -64,6 +64,9 @@ class Worker:
         except ClientFault as problem:
             return problem.code
         return found.problem.code if isinstance(found, CannotTell) else "yes"
+
+    def deny(self, id: str) -> Deny:
+        return Deny(id, int(self.manager.clock.wall_s() * 1000) + 3_600_000)
 
     async def request(self, method: str, path: str, token: str) -> httpx2.Response:
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=self.middleware), base_url="http://worker.test") as client:
@@ -196,6 +199,57 @@ async def test_a_locked_file_refuses_log_outs_with_503_which_count_here_and_ever
     said = [record.message for record in caplog.records]
     assert sum("is locked by another process" in text for text in said) == 1
     assert "the file of HA_SESSION_CLUSTER can be written again" in said
+
+
+async def test_a_confirmation_leaves_no_row_and_a_refused_one_leaves_the_worker_unready_until_the_file_is_free(
+    path: Path, intruder: sqlite3.Connection
+) -> None:
+    a, b = Worker(path), Worker(path)
+    token = a.log_in()
+    async with running(a, b):
+        await a.log.confirm()
+        assert rows_in(path) == 0
+        await b.log_out(b.log_in())
+        intruder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(QuorumLost, match="is locked by another process"):
+            await a.log.confirm()
+        assert "is locked" in (a.manager.why_not_ready() or "")
+        intruder.execute("ROLLBACK")
+        await eventually(lambda: a.manager.why_not_ready() is None)
+        assert rows_in(path) == 1
+        assert [worker.says(token) for worker in (a, b)] == ["yes", "yes"]
+
+
+async def test_a_full_disk_confirms_nothing_and_what_was_confirmed_has_room(path: Path) -> None:
+    a = Worker(path)
+    await a.log.confirm()
+    a.log._file._writer.execute("PRAGMA max_page_count = 1")  # SQLite's minimum is the current size
+    confirmed = 0
+    with suppress(QuorumLost):
+        while confirmed < 1000:  # a page that is begun has room for some more
+            await a.log.confirm()
+            confirmed += 1
+            await a.log.append([a.deny(f"{confirmed:022}")])
+            confirmed += 1
+    assert confirmed % 2 == 0
+    assert a.manager.why_not_ready() == "the file of HA_SESSION_CLUSTER cannot be written: the disk is full"
+
+
+async def test_many_confirmations_on_a_locked_file_are_all_answered_in_bounded_time(path: Path, intruder: sqlite3.Connection) -> None:
+    a = Worker(path)
+    refused: list[str] = []
+
+    async def confirm() -> None:
+        with pytest.raises(QuorumLost):
+            await a.log.confirm()
+        refused.append("")
+
+    intruder.execute("BEGIN IMMEDIATE")
+    with anyio.fail_after(15):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(30):
+                tasks.start_soon(confirm)
+    assert len(refused) == 30
 
 
 async def test_many_log_outs_on_a_locked_file_are_all_answered_in_bounded_time(path: Path, intruder: sqlite3.Connection) -> None:

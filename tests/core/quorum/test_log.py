@@ -351,6 +351,45 @@ def test_a_hold_without_a_waiter_ends() -> None:
     assert two.release(hold, at(1.2)) is not None
 
 
+def test_a_sign_of_contact_takes_one_round_with_a_majority() -> None:
+    one, two, _ = started(A, B, C)
+    hold = one.arrived(two.poll(A, at(1)).poll, at(1))
+    sent = two.poll(A, at(1))
+    assert isinstance(hold, Hold)
+
+    sought, ready = one.seek_contact(at(2))
+
+    answers = dict(ready.answers)
+    assert not one.is_found(sought)
+    two.answered(sent, answers[hold], at(2))
+    assert isinstance(one.arrived(two.poll(A, at(2)).poll, at(2)), Hold)  # its next poll waits for news again
+    assert one.is_found(sought)
+
+
+def test_a_poll_that_was_sent_before_proves_no_contact() -> None:
+    one, two, _ = started(A, B, C)
+    late = two.poll(A, at(1)).poll
+    sought, _ = one.seek_contact(at(2))
+    assert isinstance(one.arrived(late, at(2.1)), Answer)  # answered at once, so that the next one can prove it
+    assert not one.is_found(sought)
+
+
+def test_there_is_no_contact_while_earlier_entries_do_not_become_durable() -> None:
+    disk: list[Batch] = []
+    one, two, three = member(A, A, B, C, stored=[]), member(B, A, B, C), member(C, A, B, C)
+    talk(at(0), one, two, three)
+    one.keep(at(0), disk)
+    talk(at(0), one, two, three)
+    one.append([deny("stuck")], at(1))
+    one.fail_to_keep(at(1))
+    sought, _ = one.seek_contact(at(2))
+    talk(at(2), one, two, three)
+    assert not one.is_found(sought)  # the disk is full
+    one.keep(at(3), disk)
+    talk(at(3), one, two, three)
+    assert one.is_found(sought)
+
+
 def test_two_processes_that_take_themselves_for_one_member_do_not_end_each_others_holds() -> None:
     """Each would ask again at once, and end the other's: as fast as the network carries it."""
     one, other, two = member(A, A, B), member(A, A, B, life="another process"), member(B, A, B)
