@@ -137,6 +137,7 @@ class Node:
         )
         self._refresh_at_s = -math.inf
         self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news]
+        self._tick_callbacks: list[Callable[[float | None], None]] = []
         self._added_tasks: list[tuple[str, Task]] = []
         self._is_open = False
         self.open()
@@ -352,6 +353,10 @@ class Node:
         """Call a function with each entry of the log that is news to this node."""
         self._entry_callbacks.append(callback)
 
+    def on_tick(self, callback: Callable[[float | None], None]) -> None:
+        """Call a function once a second while the node runs, with the wall clock in milliseconds, or None if it is not trusted."""
+        self._tick_callbacks.append(callback)
+
     def _hear(self, entry: Entry) -> None:
         if self.records is not None:
             self.records.on_news(entry)
@@ -374,6 +379,9 @@ class Node:
     async def _keep_up(self) -> None:
         while True:
             self.refresh()
+            wall_ms = self.validator.trusted_wall_ms()
+            for callback in self._tick_callbacks:
+                callback(wall_ms)
             with self.clock.move_on_after(LOOK_EVERY_S):
                 await anyio.sleep_forever()
 

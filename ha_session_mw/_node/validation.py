@@ -199,6 +199,11 @@ class TokenValidator:
         # NaN, if another thread has heard of the members since, is never within the slack.
         return (boot_s, wall_ms) if abs(moved_ms) <= CLOCK_SLACK_MS else None
 
+    def trusted_wall_ms(self) -> float | None:
+        """Return the wall clock in milliseconds; None if the cluster does not vouch for it."""
+        clocks = self._trusted_clocks()
+        return None if clocks is None else clocks[1]
+
     def _not_serving(self) -> NodeStarting | StateRollback | None:
         """Return why this node can validate no session at all; None if it can."""
         if self._log.is_set_back():

@@ -1,6 +1,7 @@
-"""Connections that stay open: WebSockets and streaming responses end when their session is logged out.
+"""Connections that stay open: WebSockets and streaming responses end with their session, at its log-out or its absolute end.
 
-Each revocation finds the connections that it ends, so nothing polls. A request that is answered at once is never registered.
+Each revocation finds the connections that it ends. The node's tick ends those whose absolute end has passed. The idle end of a
+connection's token ends nothing: another request may have renewed the session since. A request that is answered at once is never registered.
 The closing message is sent from another task, because a cancel scope around each request would cost more than its validation.
 
 Only a WebSocket and an event stream end in order. Any other response that is cut must look incomplete, or its client takes half a file
@@ -21,7 +22,9 @@ from .._core.accept_rule import denial
 from .._core.cluster.view import View
 from .._core.token.tokens import Verified
 from .._node.background import Background
+from ..exceptions import SessionExpired, SessionRevoked
 from ..models import Cut, Deny, Entry
+from .deadlines import Deadlines
 
 T = TypeVar("T")
 
@@ -29,17 +32,17 @@ logger = logging.getLogger("ha_session_mw.streams")
 
 END_WITHIN_S = 1.0
 """Seconds that the closing message may take on a connection whose client reads no more data."""
-ENDED = "the session was logged out, so what was open of it is cut off"
-"""Message of :class:`SessionEnded`, which the log of the server may show."""
-CUT: Message = {"type": "http.response.cut", "reason": ENDED, "more_body": True}
-"""No message of ASGI. Starlette's ``BaseHTTPMiddleware``, if it is further out, completes the response of an app that raises.
-A message that it does not expect stops it."""
-REVOKED_CLOSE_CODE = 4401
-"""WebSocket close code of a revoked session: 4000 for private use (RFC 6455 section 7.4.2), plus the HTTP status."""
+ENDED = {
+    SessionRevoked.code: "the session was logged out, so what was open of it is cut off",
+    SessionExpired.code: "the session has reached its absolute end, so what was open of it is cut off",
+}
+"""Message of :class:`SessionEnded` for each reason. The log of the server may show it."""
+ENDED_CLOSE_CODE = 4401
+"""WebSocket close code of a session that has ended: 4000 for private use (RFC 6455 section 7.4.2), plus the HTTP status."""
 
 
 class SessionEnded(ConnectionResetError):
-    """The session of this connection was logged out, so the connection ended. An app sees it as a client that has disconnected.
+    """The session of this connection has ended, and the connection with it. An app sees it as a client that has disconnected.
 
     The server sees it, too, if the response is cut off: it drops the connection then.
     """
@@ -80,13 +83,17 @@ class Connection:
         receive, send: of the server.
         waits: where the app waits for its client; of a response only.
         in_order: whether a client takes the end for one of many, and not for the end of a whole. So it is for event streams.
+
+    Attributes:
+        reason: the problem code that says why the session has ended; None while it lasts.
+        done: whether the client has got the last message.
     """
 
     def __init__(
         self, verified: Verified, kind: str, receive: Receive, send: Send, waits: Waits | None = None, *, in_order: bool = True
     ) -> None:
         self.verified = verified
-        self.ended = False
+        self.reason: str | None = None
         self.in_order = in_order
         self.waits = waits
         self._websocket = kind == "websocket"
@@ -94,18 +101,23 @@ class Connection:
         self._send = send
         self.done = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether the session has ended."""
+        return self.reason is not None
+
     async def receive(self) -> Message:
         message = None if self.ended else await self._receive()
         return self._gone() if message is None or self.ended else message
 
     def _gone(self) -> Message:
         if self._websocket:
-            return {"type": "websocket.disconnect", "code": REVOKED_CLOSE_CODE, "reason": "session_revoked"}
+            return {"type": "websocket.disconnect", "code": ENDED_CLOSE_CODE, "reason": self.reason}
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        if self.ended:
-            raise SessionEnded(ENDED)
+        if self.reason is not None:
+            raise SessionEnded(ENDED[self.reason])
         if message["type"] == "websocket.close" or (message["type"] == "http.response.body" and not message.get("more_body", False)):
             self.done = True  # later changes by the app do not reach the client
         if self.in_order or self.waits is None:
@@ -119,11 +131,11 @@ class Connection:
         Raises:
             SessionEnded: the response is cut off. The server drops the connection, so the client sees that something is missing.
         """
-        if not self.ended:
+        if self.reason is None:
             return
         if not self.in_order:
-            await self._tell(CUT)  # servers refuse it, and the exception cuts the response
-            raise SessionEnded(ENDED) from None
+            await self._tell(_cut(ENDED[self.reason]))  # servers refuse it, and the exception cuts the response
+            raise SessionEnded(ENDED[self.reason]) from None
         await self.end()
 
     async def end(self) -> None:
@@ -132,7 +144,7 @@ class Connection:
             return
         self.done = True
         if self._websocket:
-            message: Message = {"type": "websocket.close", "code": REVOKED_CLOSE_CODE, "reason": "session_revoked"}
+            message: Message = {"type": "websocket.close", "code": ENDED_CLOSE_CODE, "reason": self.reason}
         else:
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._tell(message)
@@ -142,31 +154,39 @@ class Connection:
             try:
                 await self._send(message)
             except Exception as exc:  # noqa: BLE001 - servers raise various errors for a connection that is closing
-                logger.debug("%s was refused for a connection whose session was logged out: %s", message["type"], type(exc).__name__)
+                logger.debug("%s was refused for a connection whose session has ended: %s", message["type"], type(exc).__name__)
+
+
+def _cut(reason: str) -> Message:
+    """Return no message of ASGI. Starlette's ``BaseHTTPMiddleware``, if it is further out, completes the response of an app that raises.
+    A message that it does not expect stops it.
+    """
+    return {"type": "http.response.cut", "reason": reason, "more_body": True}
 
 
 class Connections:
-    """All open connections of this node, by the ids that a log-out names.
-
-    An expired session does not end its connections: a connection may outlive its token's idle timeout.
-    """
+    """All open connections of this node, by the ids that a log-out names and by the absolute ends of their sessions."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._by_id: defaultdict[str, set[Connection]] = defaultdict(set)
+        self._by_end: Deadlines[Connection] = Deadlines()
         self._background = Background()
         self.run = self._background.run
         """Runs the tasks that send closing messages."""
 
     def add(self, connection: Connection) -> None:
         """Register a connection. It ends at once if its session was logged out since its token was validated."""
-        if denial(connection.verified, self._view):
-            self._end(connection)
+        if refusal := denial(connection.verified, self._view):
+            self._end(connection, refusal.problem.code)
         claims = connection.verified.claims
         self._by_id[claims.sid].add(connection)
         self._by_id[claims.family].add(connection)
+        if claims.issued_ms < claims.absolute_end_ms:  # else it was over when it began, as with Starlette's ``max_age=0``
+            self._by_end.add(connection, claims.absolute_end_ms)
 
     def remove(self, connection: Connection) -> None:
+        self._by_end.discard(connection)
         claims = connection.verified.claims
         for id in (claims.sid, claims.family):
             connections = self._by_id.get(id)
@@ -183,12 +203,22 @@ class Connections:
             subject = entry.subject if isinstance(entry, Cut) else None
             hit = [one for one in self._all() if subject in (None, one.verified.claims.subject) and denial(one.verified, self._view)]
         for connection in hit:
-            self._end(connection)
+            self._end(connection, SessionRevoked.code)
 
-    def _end(self, connection: Connection) -> None:
-        if connection.done:
+    def end_expired(self, now_ms: float | None) -> None:
+        """End the connections whose sessions have reached their absolute ends.
+
+        Args:
+            now_ms: the time; None if the cluster does not vouch for this node's clock. Sessions that end below the floor are over anyway.
+        """
+        floor_ms = self._view.floor_ms
+        for connection in self._by_end.take_due(floor_ms if now_ms is None else max(now_ms, floor_ms)):
+            self._end(connection, SessionExpired.code)
+
+    def _end(self, connection: Connection, reason: str) -> None:
+        if connection.done or connection.ended:
             return
-        connection.ended = True
+        connection.reason = reason if reason in ENDED else SessionRevoked.code
         if connection.in_order:
             self._background.start(connection.end)  # without a lifespan, the app's next message finds the connection ended
         if connection.waits is not None:

@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import unix_connect
 
 from ..waiting import until
 from .driver import SECRET
@@ -24,12 +26,17 @@ import anyio
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from ha_session_mw import SessionMiddleware, get_session
 
 def log_in(request):
-    get_session(request).login("ada")
+    get_session(request).login("ada", absolute=request.query_params.get("absolute"))
     return PlainTextResponse("in")
+
+async def chat(websocket):
+    get_session(websocket).require()
+    await websocket.accept()
+    await websocket.receive()
 
 async def log_out(request):
     await get_session(request).revoke()
@@ -62,6 +69,7 @@ inner = SessionMiddleware(Starlette(routes=[
     Route("/in", log_in), Route("/out", log_out),
     Route("/chunked", of("text/csv")), Route("/length", of("text/csv", content_length="1000")), Route("/events", of("text/event-stream")),
     Route("/bare", Listens()), Route("/further-out", of("text/csv")),
+    WebSocketRoute("/chat", chat),
 ]))
 further_out = BaseHTTPMiddleware(inner, dispatch=pass_on)
 
@@ -118,11 +126,16 @@ def read_until(client: socket.socket, end: bytes | None) -> bytes:
     return got
 
 
+def logged_in(path: str, target: str = "/in") -> str:
+    """The cookie of a new session."""
+    with asked(path, target) as client:
+        head = read_until(client, b"\r\n\r\nin").decode()
+    return next(line.partition(": ")[2].partition(";")[0] for line in head.split("\r\n") if line.lower().startswith("set-cookie: "))
+
+
 def cut(path: str, target: str) -> bytes:
     """The body of a stream as it is on the wire, whose session is logged out when the first half is there."""
-    with asked(path, "/in") as client:
-        head = read_until(client, b"\r\n\r\nin").decode()
-    cookie = next(line.partition(": ")[2].partition(";")[0] for line in head.split("\r\n") if line.lower().startswith("set-cookie: "))
+    cookie = logged_in(path)
     with asked(path, target, cookie) as stream:
         got = read_until(stream, b"half\n\n")
         with asked(path, "/out", cookie) as client:
@@ -141,3 +154,19 @@ def test_a_client_sees_that_its_response_is_cut_off(server: str, tmp_path: Path)
     with served(tmp_path, SERVERS[server]) as path:
         seen = {target: cut(path, target).lower() for target in TARGETS}
     assert seen == TARGETS, (tmp_path / "log").read_text()
+
+
+def test_the_absolute_end_of_a_session_ends_what_is_open_of_it(tmp_path: Path) -> None:
+    with served(tmp_path, SERVERS["uvicorn, h11"]) as path:
+        cookie = logged_in(path, "/in?absolute=2s")
+        with (
+            asked(path, "/chunked", cookie) as stream,
+            asked(path, "/events", cookie) as events,
+            unix_connect(path, uri="ws://testserver/chat", additional_headers={"Cookie": cookie}) as chat,
+        ):
+            with pytest.raises(ConnectionClosed):
+                chat.recv(timeout=10)
+            assert (chat.close_code, chat.close_reason) == (4401, "session_expired")
+            got = read_until(stream, None), read_until(events, b"0\r\n\r\n")
+    assert [one.partition(b"\r\n\r\n")[2] for one in got] == [TARGETS["/chunked"], TARGETS["/events"]]
+    assert "reached its absolute end" in (tmp_path / "log").read_text()

@@ -12,104 +12,17 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ha_session_mw import Session, SessionMiddleware, get_session
 from ha_session_mw.asgi.streams import SessionEnded
-from ha_session_mw.testing import Cluster, Node, mint_session
+from ha_session_mw.testing import Cluster, mint_session
 
-from ..asgi.driver import SECRET, obliging, respond, scope_of
+from ..asgi.driver import SECRET, obliging
+from ..asgi.wire import Wire, open_app
 from .visits import Browser, log_out, logged_in
 
 pytestmark = pytest.mark.anyio
-
-
-async def open_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """A chat: it accepts, greets, and then waits for the client to go. A stream greets and waits to be told to go on."""
-    if scope["type"] == "lifespan":
-        raise RuntimeError("no lifespan here")
-    if "act" in scope:
-        await obliging(scope, receive, send)
-        return
-    get_session(scope)
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] != "websocket.disconnect":
-            await send({"type": "websocket.send", "text": message["text"]})
-        scope["left"].append(message)
-        return
-    if scope["path"] == "/short":
-        await respond(send)
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": scope["answer_headers"]})
-    if not scope["answer_headers"]:
-        await send({"type": "http.response.body", "body": b"hello", "more_body": True})
-    while (message := await receive())["type"] != "http.disconnect":
-        await send({"type": "http.response.body", "body": b"more", "more_body": True})
-    scope["left"].append(message)
-
-
-KNOWN = ("http.response.start", "http.response.body", "websocket.accept", "websocket.send", "websocket.close")
-
-
-class Wire:
-    """The client's end of one open connection, served as uvicorn does: the app hears when the server closes it.
-
-    Attributes:
-        over: whether the app has ended.
-        is_cut: whether the server dropped the connection, because the app raised before its response was complete.
-        is_stalled: whether the client reads nothing, so that the app's next ``send`` does not return.
-    """
-
-    def __init__(self, kind: Literal["websocket", "http"], token: str) -> None:
-        self.kind = kind
-        self.sent: list[Message] = []
-        self.left: list[Message] = []
-        self.over = self.is_cut = self.is_stalled = False
-        self._to_app: list[Message] = [{"type": "websocket.connect"}] if kind == "websocket" else []
-        self._news = anyio.Event()
-        self.scope = scope_of(kind, headers=[(b"cookie", b"session=" + token.encode())], left=self.left, answer_headers=[])
-
-    def say(self, message: Message) -> None:
-        self._to_app.append(message)
-        self._news.set()
-        self._news = anyio.Event()
-
-    async def receive(self) -> Message:
-        while not self._to_app:
-            if self._closed:
-                return {"type": "websocket.disconnect", "code": 1006} if self.kind == "websocket" else {"type": "http.disconnect"}
-            await self._news.wait()
-        return self._to_app.pop(0)
-
-    async def send(self, message: Message) -> None:
-        if self._closed:
-            raise RuntimeError("sent after the end")
-        if self.is_stalled:
-            self.is_stalled = False
-            await anyio.sleep_forever()
-        if message["type"] not in KNOWN:
-            raise RuntimeError("no message of ASGI")
-        self.sent.append(message)
-        self._news.set()
-        self._news = anyio.Event()
-
-    @property
-    def _closed(self) -> bool:
-        last = self.sent[-1] if self.sent else {}
-        return last.get("type") == "websocket.close" or (last.get("type") == "http.response.body" and not last.get("more_body"))
-
-    @property
-    def close_code(self) -> int | None:
-        return next((message["code"] for message in self.sent if message["type"] == "websocket.close"), None)
-
-    async def live(self, node: Node) -> None:
-        try:
-            await node.middleware(self.scope, self.receive, self.send)
-        except SessionEnded:
-            self.is_cut = not self._closed
-        self.over = True
 
 
 async def ada_connects(cluster: Cluster, kind: Literal["websocket", "http"]) -> tuple[Browser, Wire]:
@@ -152,7 +65,7 @@ async def test_it_ends_on_another_node_within_a_second_and_the_others_stay(kind:
         assert bob.token
         hit, stay, stay_too = Wire(kind, ada.token), Wire(kind, bob.token), Wire(kind, other_of_ada)
         for wire in (hit, stay, stay_too):
-            tasks.start_soon(wire.live, c)
+            tasks.start_soon(wire.live, c.middleware)
         await cluster.settle()
         assert len(c.middleware._connections) == 3
 
@@ -182,7 +95,7 @@ async def test_a_log_out_of_everybody_ends_all_and_leaves_nothing_behind() -> No
         a, b, c = cluster.nodes
         wires = [Wire(kind, mint_session(a.manager, f"user-{i}")) for i, kind in enumerate(("websocket", "http", "websocket", "http"))]  # type: ignore[arg-type]
         for wire in wires:
-            tasks.start_soon(wire.live, c)
+            tasks.start_soon(wire.live, c.middleware)
         await cluster.settle()
 
         await (await logged_in(cluster, b)).visit(b, by_everybody)
@@ -199,7 +112,7 @@ async def test_one_that_was_opened_by_a_token_renewed_since_ends_too(cluster: Cl
     async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
         ada, wire = await ada_connects(cluster, "websocket")
         _, b, c = cluster.nodes
-        tasks.start_soon(wire.live, c)
+        tasks.start_soon(wire.live, c.middleware)
         await cluster.settle()
         await ada.visit(b, lambda session: session.update(x=1))
         await ada.visit(b, log_out)
@@ -211,12 +124,12 @@ async def test_a_session_whose_id_is_cycled_keeps_the_family_but_not_the_connect
     async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
         ada, old = await ada_connects(cluster, "websocket")
         _, b, c = cluster.nodes
-        tasks.start_soon(old.live, c)
+        tasks.start_soon(old.live, c.middleware)
         await cluster.settle()
         await ada.visit(b, lambda session: session.cycle())
         assert ada.token
         new = Wire("websocket", ada.token)
-        tasks.start_soon(new.live, c)
+        tasks.start_soon(new.live, c.middleware)
         await cluster.advance(0.05)
         assert old.close_code == 4401
         assert new.close_code is None
@@ -246,7 +159,7 @@ async def test_an_answer_that_is_over_is_not_ended_again_nor_is_the_apps_work_af
 
         async def serve() -> None:
             try:
-                await wire.live(c)
+                await wire.live(c.middleware)
             except ZeroDivisionError as exc:
                 failures.append(str(exc))
 
@@ -266,7 +179,7 @@ async def test_an_event_stream_that_has_said_nothing_yet_ends_too() -> None:
         ada, wire = await ada_connects(cluster, "http")
         _, b, c = cluster.nodes
         wire.scope["answer_headers"] = [(b"content-type", b"Text/Event-Stream; charset=utf-8")]
-        tasks.start_soon(wire.live, c)
+        tasks.start_soon(wire.live, c.middleware)
         await cluster.settle()
         assert [message["type"] for message in wire.sent] == ["http.response.start"]
 
@@ -282,7 +195,7 @@ async def test_a_stream_whose_client_reads_nothing_is_cut_off() -> None:
     async with Cluster(app=open_app) as cluster, anyio.create_task_group() as tasks:
         ada, wire = await ada_connects(cluster, "http")
         _, b, c = cluster.nodes
-        tasks.start_soon(wire.live, c)
+        tasks.start_soon(wire.live, c.middleware)
         await cluster.settle()
         wire.is_stalled = True
         wire.say({"type": "http.request", "body": b"", "more_body": True})
@@ -304,7 +217,7 @@ async def test_an_app_that_fails_because_its_client_has_gone_is_cut_off_all_the_
     async with Cluster(app=exports) as cluster, anyio.create_task_group() as tasks:
         ada, wire = await ada_connects(cluster, "http")
         _, b, c = cluster.nodes
-        tasks.start_soon(wire.live, c)
+        tasks.start_soon(wire.live, c.middleware)
         await cluster.settle()
         await ada.visit(b, log_out)
         await cluster.advance(0.05)
