@@ -1,0 +1,142 @@
+"""An adapter for the sessions of requests, over several nodes. The rules are in ``_core/calls/retry.py``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+try:
+    from requests import PreparedRequest, Response
+    from requests.adapters import HTTPAdapter
+    from requests.exceptions import RequestException
+except ImportError as exc:
+    raise ImportError("ha_session_mw.client.requests needs the package requests: pip install requests") from exc
+
+from .exchange import AfterLogIn, Cluster, Exchange, LogIn, decoded, logging_in, may_be_problem, read_problem
+from .problems import LONGEST, Problem
+
+
+class NodesAdapter(HTTPAdapter):
+    """Sends each request to a node that is well, and again where that is right.
+
+    Mount it at the URL of each node: ``session.mount("https://n1.example", adapter)``.
+
+    Args:
+        urls: the base URLs of the nodes: scheme, host and port.
+        reauthenticate: logs in by a request of the same session. Called where a node says that the session has ended, once for all
+            requests that wait for it. The session then belongs to one user.
+        boot_s: returns the seconds since some moment.
+        sleep: waits for so many seconds.
+        options: of ``HTTPAdapter``.
+
+    Raises:
+        ValueError: no URL is given, or one has more than these parts.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        reauthenticate: Callable[[], Any] | None = None,
+        boot_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._cluster = Cluster(urls, boot_s)
+        self.reauthenticate = reauthenticate
+        self._sleep = sleep
+        self._one_log_in = threading.Lock()
+
+    def send(
+        self,
+        request: PreparedRequest,
+        stream: bool = False,  # noqa: FBT001, FBT002 - the signature of requests
+        timeout: Any = None,
+        verify: bool | str = True,  # noqa: FBT001, FBT002 - the signature of requests
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Return the response of a node. Sessions call this.
+
+        Raises:
+            RequestException: the last try failed.
+        """
+        url = request.url or ""
+        if self._cluster.node_at(url) is None:
+            return super().send(request, stream, timeout, verify, cert, proxies)
+        parts = urlsplit(url)
+        body = request.body
+        exchange = Exchange(
+            self._cluster,
+            request.method or "GET",
+            (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            [(as_text(name), as_text(value)) for name, value in request.headers.items()],
+            can_send_again=lambda: body is None or isinstance(body, str | bytes),
+            logs_in=self.reauthenticate is not None,
+        )
+        while True:
+            wire = request.copy()
+            wire.url = exchange.url
+            wire.headers.clear()
+            wire.headers.update(exchange.fields)
+            try:
+                response = super().send(wire, stream, _connect_within(exchange, timeout), verify, cert, proxies)
+            except RequestException as error:
+                step = exchange.failed(_reason(error))
+                if step is None:
+                    raise
+            else:
+                response.request, response.url = request, url
+                step = exchange.answered(response.status_code, response.headers, _problem_of(response))
+                if step is None or (isinstance(step, AfterLogIn) and not self._log_in(exchange)):
+                    return response
+                response.close()
+            self._sleep(step.wait_s)
+
+    def _log_in(self, exchange: Exchange) -> bool:
+        """Log in unless another request has done so meanwhile; return whether there is a log-in to use."""
+        assert self.reauthenticate is not None  # noqa: S101 - else no exchange asks for it
+        with self._one_log_in:
+            if exchange.uses_log_in():
+                return True
+            if not self._cluster.may_log_in():
+                return False
+            log_in = LogIn()
+            before = logging_in.set(log_in)
+            try:
+                self.reauthenticate()
+            finally:
+                logging_in.reset(before)
+            exchange.logged_in(log_in)
+            return True
+
+
+def as_text(value: str | bytes) -> str:
+    """Return a header's name or value as text."""
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _connect_within(exchange: Exchange, timeout: Any) -> Any:
+    connect_s, read_s = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+    return (exchange.connect_within_s(connect_s), read_s)
+
+
+def _reason(error: RequestException) -> BaseException:
+    """Return the error of urllib3 that says how far a request came; the error itself if there is none."""
+    inner = error.args[0] if error.args else None
+    return getattr(inner, "reason", None) or error
+
+
+def _problem_of(response: Response) -> Problem | None:
+    # A part of a body cannot be put back, so only a body of known length is read.
+    length = response.headers.get("content-length", "")
+    if not may_be_problem(response.headers) or not length.isdigit() or int(length) > LONGEST:
+        return None
+    body = response.raw.read(decode_content=False)
+    text = decoded(response.headers, body)
+    response._content = body if text is None else text  # noqa: SLF001 - requests has no other way
+    return read_problem(response.headers, body)
