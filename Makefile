@@ -13,6 +13,7 @@
 #                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), fuzzed
 #                        requests with canaries through the whole middleware (FUZZED=1000000), and real
 #                        processes in trouble, for a quarter of an hour, with the times that log-outs took,
+#                        users at nodes that are killed, through the client library and a plain client,
 #                        and the suites of other packages with our middleware in the place of Starlette's
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make hooks           installs a git hook that runs the checkers before each commit
@@ -84,6 +85,7 @@ prove: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -q -p tests.without_backends -k "not memory" tests/core tests/test_manager.py
 	@FUZZED_REQUESTS=$(FUZZED) $(BIN)/python -m pytest -q tests/asgi/test_fuzzed_requests.py
 	@$(BIN)/python -m tests.histories
+	@$(BIN)/python -m tests.drills
 	@$(BIN)/python -m tests.suites .venv-suites
 
 lint: $(VENV)/test.stamp

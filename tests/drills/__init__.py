@@ -1,0 +1,1 @@
+"""Simulated users against real nodes that are killed, through each client side by side."""
