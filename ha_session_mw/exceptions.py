@@ -208,6 +208,19 @@ class SessionRevoked(ClientFault):
     detail = "The session was ended by a log-out. Log in again."
 
 
+class SessionSuperseded(ClientFault):
+    """The request carried an older token of a session that goes on. A log-in or ``cycle`` gave the client a newer one a moment ago.
+
+    That is so for requests that were under way at that moment. Two minutes later an older token counts as logged out, because its
+    holder never got the newer one.
+    """
+
+    code, status, action = "session_superseded", 409, "retry"
+    retryable, retry_where, default_retry_after_s = True, "any", 0.1
+    title = "The session has a newer token"
+    detail = "The session goes on under a newer token, which the client has got meanwhile. Reload the page, or send the newer token."
+
+
 class SessionLimitReached(ClientFault):
     """The subject already has ``HA_SESSION_MAX_SESSIONS`` sessions, and ``HA_SESSION_WHEN_FULL=refuse`` refuses one more."""
 

@@ -85,13 +85,22 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deny(msgspec.Struct, frozen=True, array_like=True, tag="d"):
-    """Revokes one session id, or a family with all its ids, until ``until_ms``: by then all its tokens have expired."""
+    """Revokes one session id, or a family with all its ids, until ``until_ms``: by then all its tokens have expired.
+
+    A release that does not know ``replaced_ms`` reads the entry as a log-out. A log-out outranks a replacement of the same id.
+
+    Attributes:
+        id: the session id, or the family.
+        until_ms: the end.
+        replaced_ms: the time at which ``login`` or ``cycle`` gave the client another id in its place; 0 for a log-out.
+    """
 
     id: str
     until_ms: int
+    replaced_ms: int = 0
 
     def __repr__(self) -> str:  # without the id
-        return f"<Deny until {self.until_ms}>"
+        return f"<Deny until {self.until_ms}{', replaced' if self.replaced_ms else ''}>"
 
 
 class Cut(msgspec.Struct, frozen=True, array_like=True, tag="c"):

@@ -17,6 +17,7 @@ from ..exceptions import (
     SessionExpired,
     SessionIdleTimeout,
     SessionRevoked,
+    SessionSuperseded,
     StateNotReached,
     StateStale,
     TokenInvalid,
@@ -28,12 +29,17 @@ from .token.tokens import NOT_BEFORE_LEEWAY_MS, Verified
 
 CHECKS = (
     *("presented", "size", "shape", "key", "signature", "payload"),
-    *("absolute_end", "idle_end", "not_before", "floor", "key_denied", "denied", "cuts_known", "cut", "fresh"),
+    *("absolute_end", "idle_end", "not_before", "floor", "key_denied", "denied", "cuts_known", "cut", "superseded", "fresh"),
 )
 """The steps of the rule in their order. ``HA_SESSION_ERROR_DETAIL=full`` shows them."""
 
 BEFORE_A_SIGNATURE_COUNTS = frozenset((*CHECKS[: CHECKS.index("absolute_end")], "key_denied"))
 """The steps at which a refused token proves nothing about its client. One that fails later was issued by a member."""
+
+
+SUPERSEDED_MS = 120_000
+"""How long a token that was replaced is told from one that was logged out. Requests under way arrive in that time, although each of two
+trusted clocks may be 30 s wrong. A client that sends it later never got the newer token, and waits for nothing."""
 
 
 class Accept(msgspec.Struct, frozen=True):
@@ -76,7 +82,7 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
         return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))
     denied = view.denied
     if denied and (claims.sid in denied or claims.family in denied):
-        return Refuse(SessionRevoked("the session or its family is revoked", check="denied"))
+        return Refuse(_why_denied(claims, view, wall_ms))
     # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
     if claims.cuts and (behind := _unknown_cut(claims, view)):
         return behind
@@ -90,7 +96,9 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
 def denial(verified: Verified, view: View) -> Refuse | None:
     """Return the refusal that no clock can change; None if the view has nothing against the session."""
     decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
-    return decision if isinstance(decision, Refuse) else None
+    if not isinstance(decision, Refuse):
+        return None
+    return Refuse(_why_denied(verified.claims, view, None)) if decision.problem.check == "denied" else decision
 
 
 def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
@@ -101,6 +109,24 @@ def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
         return SessionIdleTimeout("the idle end has passed", check="idle_end")
     wait_s = (claims.issued_ms - NOT_BEFORE_LEEWAY_MS - wall_ms) / 1000
     return TokenNotYetValid(f"issued {wait_s:.3f} s too far ahead", retry_after_s=wait_s, check="not_before")
+
+
+def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRevoked | SessionSuperseded:
+    """Return why a denied session is refused: a log-out outranks a replacement.
+
+    Args:
+        claims: of the session.
+        view: this node's view, which denies the session's id or family.
+        wall_ms: the wall clock; None if it is unknown how long ago the session was replaced.
+    """
+    replaced_ms = [view.superseded.get(id, 0) for id in (claims.sid, claims.family) if id in view.denied]
+    if 0 in replaced_ms:
+        return SessionRevoked("the session or its family is revoked", check="denied")
+    if not _unknown_cut(claims, view) and (problem := _missing_cut(claims, view)):
+        return problem
+    if wall_ms is not None and abs(wall_ms - max(replaced_ms)) > SUPERSEDED_MS:
+        return SessionRevoked("the session was replaced long ago, and this client never got the newer token", check="denied")
+    return SessionSuperseded("a log-in or a new id has replaced the session", check="superseded")
 
 
 def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:

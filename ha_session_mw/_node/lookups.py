@@ -16,7 +16,7 @@ from .._core.calls.faults import PeerFaults
 from .._core.token.tokens import PREFIX, Verified
 from .._peering.asking import Asking, Call
 from ..abc import Clock, PeerHandler
-from ..exceptions import ClientFault, SessionRevoked
+from ..exceptions import ClientFault, SessionRevoked, SessionSuperseded
 from ..models import Claims, KeyId
 from .single_flight import SingleFlight
 
@@ -32,12 +32,20 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A node's answer. ``claims`` and ``kid`` come with ``yes``, for a node that lacks the token's key."""
+    """A node's answer.
+
+    Attributes:
+        version: of the form.
+        says: whether the session is valid.
+        claims, kid: of the token; with ``yes``, for a node that lacks the token's key.
+        superseded: with ``revoked``: whether the client got another token in place of this one. An earlier release does not read it.
+    """
 
     version: int
     says: Literal["yes", "revoked", "unknown"]
     claims: Claims | None = None
     kid: KeyId | None = None
+    superseded: bool = False
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -61,6 +69,8 @@ def answering(validate: Callable[[bytes], Verified | CannotTell]) -> PeerHandler
             outcome = validate(token)
         except SessionRevoked:
             return Answer(VERSION, "revoked")
+        except SessionSuperseded:
+            return Answer(VERSION, "revoked", superseded=True)
         except ClientFault:
             return Answer(VERSION, "unknown")
         if isinstance(outcome, CannotTell):

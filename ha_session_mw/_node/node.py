@@ -272,7 +272,7 @@ class Node:
         self.data = SessionData(
             issuer,
             records,
-            is_revoked=lambda claims: self.validator.is_revoked(issuer.as_signed(claims)),
+            why_revoked=lambda claims: self.validator.why_revoked(issuer.as_signed(claims)),
             peers=lambda claims: nearest(claims.sid, self.log.members(), issuer=claims.issuer, but=settings.advertise_url or ""),
         )
         self.revoker = Revoker(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
-import msgspec
 
+from .._core.cluster.entries import decode_entry, encode_entry
 from .._core.cluster.view import View, new_cut_id
 from .._core.names import require_name
 from .._core.token.keys import KeyRing
@@ -30,9 +30,6 @@ logger = logging.getLogger("ha_session_mw.revocations")
 
 MAKE_GOOD_EVERY_S = 1.0
 """Interval between tries to make provisional log-outs durable. The log itself spreads them as soon as it reaches a peer."""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
 
 
 class Journal:
@@ -61,7 +58,7 @@ class Journal:
         if self._file is None:
             return ()
         try:
-            found: list[Entry] = [_decode(record) for record in self._file.load()]
+            found = [decode_entry(record) for record in self._file.load()]
         except FileTrouble as trouble:
             raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: it {trouble}"]) from trouble
         except (ValueError, RecursionError) as exc:
@@ -85,7 +82,7 @@ class Journal:
             if self._closed:
                 raise lost
             try:
-                await anyio.to_thread.run_sync(self._file.append, [_encode(entry)])
+                await anyio.to_thread.run_sync(self._file.append, [encode_entry(entry)])
             except FileTrouble as trouble:
                 logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 raise QuorumLost("no majority, and the journal cannot be written") from trouble
@@ -98,7 +95,7 @@ class Journal:
             kept = [entry for entry in self.entries if entry not in removed]
             try:
                 if self._file is not None:
-                    await anyio.to_thread.run_sync(self._file.replace, [_encode(entry) for entry in kept])
+                    await anyio.to_thread.run_sync(self._file.replace, [encode_entry(entry) for entry in kept])
             except FileTrouble as trouble:
                 logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 return False  # the entries are appended again, which is harmless

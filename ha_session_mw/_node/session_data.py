@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from .._core.records.session_data import ELSEWHERE, Stored
 from ..abc import Grant
-from ..exceptions import SessionRevoked, StoreUnavailable
+from ..exceptions import ProblemError, StoreUnavailable
 from ..models import Claims
 from .issuing import Issuer
 from .records import Records
@@ -19,16 +19,21 @@ class SessionData:
     Args:
         issuer: tells whether data fits into a token.
         records: the records in the store; None without a store.
-        is_revoked: whether a session is certainly revoked, with all its ids.
+        why_revoked: returns why a session is certainly revoked with all its ids; None if it may be valid.
         peers: returns the URLs of the peers to ask for a copy of a session's record, in order.
     """
 
     def __init__(
-        self, issuer: Issuer, records: Records | None, *, is_revoked: Callable[[Claims], bool], peers: Callable[[Claims], Sequence[str]]
+        self,
+        issuer: Issuer,
+        records: Records | None,
+        *,
+        why_revoked: Callable[[Claims], ProblemError | None],
+        peers: Callable[[Claims], Sequence[str]],
     ) -> None:
         self._issuer = issuer
         self._records = records
-        self._is_revoked = is_revoked
+        self._why_revoked = why_revoked
         self._peers = peers
 
     @property
@@ -41,7 +46,7 @@ class SessionData:
 
         Raises:
             StoreUnavailable: the record cannot be reached or read.
-            SessionRevoked: the session was logged out meanwhile, and its record deleted.
+            SessionRevoked, SessionSuperseded: the session was logged out or replaced meanwhile, and its record deleted.
         """
         if self._records is None:
             return _copy_in(claims)
@@ -52,7 +57,7 @@ class SessionData:
         """Return the data of a session that the store has at this moment; None if the data is in the token.
 
         Raises:
-            StoreUnavailable, SessionRevoked: as :meth:`load`.
+            StoreUnavailable, SessionRevoked, SessionSuperseded: as :meth:`load`.
         """
         if self._records is None:
             return None
@@ -64,8 +69,8 @@ class SessionData:
         try:
             yield
         except StoreUnavailable:
-            if self._is_revoked(claims):
-                raise SessionRevoked("its record is gone, too", check="denied") from None
+            if (problem := self._why_revoked(claims)) is not None:
+                raise problem from None
             raise
 
     async def keep(
@@ -107,7 +112,7 @@ class SessionData:
             strict=strict,
             guard=guard,
             ensure_valid=ensure_valid,
-            is_revoked=lambda: self._is_revoked(claims),
+            is_revoked=lambda: self._why_revoked(claims) is not None,
         )
         return self._issuer.change_stored(claims, stored), stored
 

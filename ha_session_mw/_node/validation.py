@@ -27,6 +27,7 @@ from ..exceptions import (
     NodeStarting,
     ProblemError,
     SessionRevoked,
+    SessionSuperseded,
     StateNotReached,
     StateRollback,
     StateStale,
@@ -285,11 +286,14 @@ class TokenValidator:
         verified = self.verify(token)
         if answer.says == "revoked":
             # Final, so the view takes it: the next peer asked may not have heard of the log-out, and say yes.
+            replaced_ms = int(self._wall_s() * 1000) if answer.superseded else 0
             if verified is not None:
-                denied = Deny(verified.claims.sid, verified.claims.absolute_end_ms)
+                denied = Deny(verified.claims.sid, verified.claims.absolute_end_ms, replaced_ms)
             else:
-                denied = Deny(token.split(b".")[1].decode(), self._log.unknown_end_ms())
+                denied = Deny(token.split(b".")[1].decode(), self._log.unknown_end_ms(), replaced_ms)
             self._log.apply([denied])
+            if answer.superseded:
+                raise SessionSuperseded("a peer says so", check="superseded")
             raise SessionRevoked("a peer says so", check="denied")
         if verified is None and answer.claims is not None and answer.kid is not None:
             verified = Verified.of(answer.claims, answer.kid)
@@ -316,11 +320,13 @@ class TokenValidator:
         """Whether a session may be valid: False only if it certainly is not."""
         return not isinstance(self.revalidate(verified), Refuse)
 
-    def is_revoked(self, verified: Verified) -> bool:
-        """Whether a session is revoked with all its ids, and not only under one that it had at some time."""
+    def why_revoked(self, verified: Verified) -> SessionRevoked | SessionSuperseded | None:
+        """Return why a session is revoked with all its ids; None if it is not, or only under an id that it had at some time."""
         claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
         decision = self.revalidate(msgspec.structs.replace(verified, claims=claims))
-        return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+        if isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked | SessionSuperseded):
+            return decision.problem
+        return None
 
     def ensure_valid(self, verified: Verified, *, new_id: bool) -> None:
         """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.

@@ -15,7 +15,7 @@ from .._core.token import data
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
 from .._node.node import Node
-from ..exceptions import SessionLimitReached, SessionRevoked
+from ..exceptions import SessionLimitReached, SessionRevoked, SessionSuperseded
 from ..models import Acknowledgement, Claims
 from .catch_up import catch_up
 from .late_save import base_of, note_kept
@@ -206,7 +206,7 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
             next_claims, kept = await node.data.keep(
                 claims, base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
             )
-    except SessionRevoked:
+    except (SessionRevoked, SessionSuperseded):
         if session or claims.subject is not None or state.became is not ...:
             raise
         return None  # this visitor has nothing to lose, and the browser's cookie may be that of a log-in by now

@@ -10,7 +10,7 @@ from .._core.records.session_data import Stored
 from .._core.token.data import decode, fingerprint, is_nested
 from .._node.issuing import NOTHING
 from .._node.node import Node
-from ..exceptions import ProblemError, SessionRevoked
+from ..exceptions import ProblemError, SessionRevoked, SessionSuperseded
 from .late import handler_of, is_saved_late, lose, report
 from .presented import revoke_if_ended
 from .stand_in import take_content
@@ -55,8 +55,8 @@ async def save_late(session: TrackedDict, state: RequestState, node: Node, scope
         return
     try:
         await _save(session, state, node)
-    except SessionRevoked:
-        return  # a log-out takes precedence over a write, and ends the connection, too
+    except (SessionRevoked, SessionSuperseded):
+        return  # a log-out or a new id takes precedence over a write, and ends the connection, too
     except ProblemError as problem:
         state.is_late = True
         if not report(state, f"{handler_of(scope)} changed the session, and the change cannot be stored now: {problem.code}"):

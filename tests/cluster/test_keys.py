@@ -125,6 +125,18 @@ async def test_a_key_that_another_member_has_does_not_revive_a_revoked_session(c
     assert claims.sid in node_of(b.manager).view.denied
 
 
+async def test_a_key_that_another_member_has_does_not_make_a_replaced_session_a_revoked_one(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    await restart(cluster, a, secret_key_fallbacks=NEW)
+    token, claims = signed(a, NEW)
+    node_of(a.manager).log.apply([Deny(claims.family, claims.absolute_end_ms, int(a.clock.wall_s() * 1000))])
+    await cluster.advance(1)
+
+    assert (await Browser(cluster, token).visit(b, why)).result == "session_superseded"
+    assert (await Browser(cluster, token).visit(c, why)).result == "session_superseded"
+    assert {claims.sid, claims.family} <= node_of(b.manager).view.superseded.keys()
+
+
 async def test_a_session_that_this_node_denies_stays_denied_despite_a_peers_yes(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     await restart(cluster, a, secret_key_fallbacks=NEW)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.accept_rule import ACCEPT, CHECKS, CannotTell, Decision, Refuse, denial, walk
+from ha_session_mw._core.accept_rule import ACCEPT, CHECKS, SUPERSEDED_MS, CannotTell, Decision, Refuse, denial, walk
 from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS, View, began_after, cut_end_ms, new_cut_id
 from ha_session_mw.exceptions import (
     ClientFault,
@@ -17,6 +17,7 @@ from ha_session_mw.exceptions import (
     SessionExpired,
     SessionIdleTimeout,
     SessionRevoked,
+    SessionSuperseded,
     StateNotReached,
     StateStale,
     TokenInvalid,
@@ -118,6 +119,54 @@ def test_freshness_counts_as_read_before_the_look_up() -> None:
 )
 def test_a_denied_id_or_family_is_revoked(denied: str, told: type[ProblemError] | None) -> None:
     assert refusal(judge(claims(), knowing(Deny(denied, NOW_MS + HOUR_MS)))) is told
+
+
+SID, FAMILY = claims().sid, claims().family
+LASTING_MS = NOW_MS + 12 * HOUR_MS
+
+
+@pytest.mark.parametrize("id", [SID, FAMILY])
+@pytest.mark.parametrize(
+    ("ago_ms", "told"),
+    [
+        (0, SessionSuperseded),
+        (-30_000, SessionSuperseded),
+        (SUPERSEDED_MS, SessionSuperseded),
+        (SUPERSEDED_MS + 1, SessionRevoked),
+        (-SUPERSEDED_MS - 1, SessionRevoked),
+    ],
+)
+def test_a_replaced_id_is_superseded_for_two_minutes_and_then_revoked(id: str, ago_ms: int, told: type[ProblemError]) -> None:
+    assert refusal(judge(claims(), knowing(Deny(id, LASTING_MS, NOW_MS - ago_ms)))) is told
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ((Deny(SID, LASTING_MS, NOW_MS), Deny(FAMILY, LASTING_MS)), SessionRevoked),
+        ((Deny(SID, LASTING_MS), Deny(FAMILY, LASTING_MS, NOW_MS)), SessionRevoked),
+        ((Deny(SID, LASTING_MS, NOW_MS - HOUR_MS), Deny(FAMILY, LASTING_MS, NOW_MS)), SessionSuperseded),
+        ((Deny(SID, LASTING_MS, NOW_MS), cut("c")), SessionRevoked),
+        ((Deny(SID, LASTING_MS, NOW_MS), cut("c", spare=FAMILY)), SessionSuperseded),
+    ],
+)
+def test_a_log_out_of_the_session_outranks_its_replacement(entries: tuple[Deny, ...], told: type[ProblemError]) -> None:
+    assert refusal(judge(claims(), knowing(*entries))) is told
+    assert refusal(judge(claims(), knowing(*reversed(entries)))) is told
+
+
+def test_a_replaced_session_whose_token_lists_an_unknown_cut_is_certainly_superseded() -> None:
+    old = cut("old")
+    new = cut("new", replaces=(old,))
+
+    assert refusal(judge(claims(cuts=(new.id,)), knowing(old, Deny(SID, LASTING_MS, NOW_MS)))) is SessionSuperseded
+
+
+def test_a_replacement_is_told_without_a_clock() -> None:
+    found = denial(seen(claims()), knowing(Deny(SID, LASTING_MS, NOW_MS - HOUR_MS)))
+
+    assert found is not None
+    assert isinstance(found.problem, SessionSuperseded)
 
 
 def test_a_token_under_a_denied_key_is_invalid_and_no_word_more() -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import anyio
+import msgspec
 import pytest
 
 from ha_session_mw._core.calls.breaker import FAILURES, PAUSE_S
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._node import single_flight as flights
-from ha_session_mw._node.lookups import VERSION, Answer, LookUps, decode_question, encode
+from ha_session_mw._node.lookups import VERSION, Answer, LookUps, Question, answering, decode_answer, decode_question, encode
 from ha_session_mw._node.single_flight import MOST_FLIGHTS
 from ha_session_mw._peering.asking import MOST_AT_ONCE
-from ha_session_mw.abc import PeerFailure
-from ha_session_mw.models import KeyId
+from ha_session_mw.abc import PeerFailure, PeerHandler
+from ha_session_mw.exceptions import ClientFault, SessionExpired, SessionRevoked, SessionSuperseded
+from ha_session_mw.models import Claims, KeyId
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
@@ -90,6 +92,36 @@ async def rest(clock: ManualClock, seconds: float = 0.0, step_s: float = 0.01) -
     for _ in range(round(seconds / step_s)):
         clock.advance(step_s)
         await until_nothing_moves()
+
+
+class EarlierAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """An answer as the release before replacements defined it."""
+
+    version: int
+    says: Literal["yes", "revoked", "unknown"]
+    claims: Claims | None = None
+    kid: KeyId | None = None
+
+
+def refusing(problem: ClientFault) -> PeerHandler:
+    def validate(token: bytes) -> NoReturn:
+        raise problem
+
+    return answering(validate)
+
+
+@pytest.mark.parametrize(
+    ("problem", "says", "superseded"),
+    [(SessionRevoked(), "revoked", False), (SessionSuperseded(), "revoked", True), (SessionExpired(), "unknown", False)],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_session_that_took_a_new_id_is_answered_as_one_that_an_earlier_release_takes_for_revoked(
+    problem: ClientFault, says: str, superseded: bool
+) -> None:
+    told = await refusing(problem)(encode(Question(VERSION, b"token")))
+    assert decode_answer(told) == Answer(VERSION, says, superseded=superseded)  # type: ignore[arg-type]
+    assert msgspec.msgpack.decode(told, type=EarlierAnswer) == EarlierAnswer(VERSION, says)  # type: ignore[arg-type]
+    assert decode_answer(encode(EarlierAnswer(VERSION, says))) == Answer(VERSION, says)  # type: ignore[arg-type]
 
 
 async def test_the_first_is_asked_first_and_its_answer_is_enough(peers: Peers) -> None:

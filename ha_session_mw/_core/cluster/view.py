@@ -77,6 +77,7 @@ class View:
         fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
         floor_ms: no token that ends at or before it is accepted, even if the clock goes back afterwards.
         denied: the revoked session and family ids, with the end of each entry.
+        superseded: those of them that were merely replaced by another id, and not logged out, with the time at which that happened.
         denied_keys: the ids of compromised keys, with the end of each entry.
         known_cuts: every cut heard of that has not ended, replaced ones included, with its end.
         everybody: the live cuts that concern all subjects.
@@ -97,6 +98,7 @@ class View:
         "fresh_at",
         "known_cuts",
         "on_news",
+        "superseded",
     )
 
     def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Entry], None] | None = None) -> None:
@@ -109,6 +111,7 @@ class View:
         self.forgotten_cuts_end_ms = 0.0
         self.fresh_at = fresh_at
         self.denied: dict[str, int] = {}
+        self.superseded: dict[str, int] = {}
         self.denied_keys: dict[str, int] = {}
         self.known_cuts: dict[CutId, int] = {}
         self.everybody: dict[CutId, Cut] = {}
@@ -126,10 +129,12 @@ class View:
         end, leaving = self._leaving.setdefault(end, (end, []))
         match entry:
             case Deny(id=id):
-                if self.denied.get(id, 0) >= end:
+                is_longer = self.denied.get(id, 0) < end
+                if not self._add_reason(entry) and not is_longer:
                     return False
-                self.denied[id] = end
-                leaving.append(id)
+                if is_longer:
+                    self.denied[id] = end
+                    leaving.append(id)
             case Cut():
                 if self._has_arrived(entry):
                     return False
@@ -145,6 +150,25 @@ class View:
         if self.on_news is not None:
             self.on_news(entry)
         return True
+
+    def _add_reason(self, denial: Deny) -> bool:
+        """Take in why an id is denied: a log-out outranks a replacement, and the latest replacement counts. Return whether that was news.
+
+        The reason outlives its own entry if another entry of the id ends later. It is told to holders of a token, and none is left by then.
+        """
+        if self._has_reason(denial):
+            return False
+        if denial.replaced_ms:
+            self.superseded[denial.id] = denial.replaced_ms
+        else:
+            self.superseded.pop(denial.id, None)
+        return True
+
+    def _has_reason(self, denial: Deny) -> bool:
+        if denial.id not in self.denied:
+            return False
+        replaced_ms = self.superseded.get(denial.id, 0)
+        return replaced_ms == 0 or 0 != denial.replaced_ms <= replaced_ms
 
     def _has_arrived(self, cut: Cut) -> bool:
         return cut.id in self.known_cuts and cut.id not in self._by_name
@@ -166,7 +190,7 @@ class View:
         """Return whether merging the entry would change nothing."""
         match entry:
             case Deny(id=id, until_ms=until):
-                return until <= self.floor_ms or self.denied.get(id, 0) >= until
+                return until <= self.floor_ms or (self.denied.get(id, 0) >= until and self._has_reason(entry))
             case Cut():
                 return entry.until_ms <= self.floor_ms or self._has_arrived(entry)
             case DenyKey(kid=kid, until_ms=until):
@@ -195,6 +219,7 @@ class View:
         if isinstance(entry, str):
             if self.denied.get(entry) == end:  # else it was extended and leaves later
                 del self.denied[entry]
+                self.superseded.pop(entry, None)
         elif isinstance(entry, DenyKey):
             if self.denied_keys.get(entry.kid) == end:
                 del self.denied_keys[entry.kid]
@@ -208,7 +233,7 @@ class View:
     def entries(self) -> Iterator[Entry]:
         """Yield all entries that are still in force. A node that knows nothing must learn these."""
         for id, end in self.denied.items():
-            yield Deny(id, end)
+            yield Deny(id, end, self.superseded.get(id, 0))
         for kid, end in self.denied_keys.items():
             yield DenyKey(kid, end)  # type: ignore[arg-type]
         yield from self.everybody.values()
@@ -226,6 +251,7 @@ class View:
         ensure(all(end > self.floor_ms for end in self._leaving), "an entry that ended at the floor is gone")
         for held in (self.denied, self.denied_keys):
             ensure(held.items() <= ends, "each denial leaves at the end that it has")
+        ensure(self.superseded.keys() <= self.denied.keys(), "an id that was replaced is denied")
         for subject, live in [(None, self.everybody), *self.by_subject.items()]:
             for cut in live.values():
                 ensure(cut.subject == subject, "a cut concerns the subject that it is filed under")

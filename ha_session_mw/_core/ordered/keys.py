@@ -1,7 +1,9 @@
 """Names of the keys of an ordered log, and their values as MessagePack.
 
-A key determines its entry, except the details of a cut, whose id is random. Writing an entry again therefore writes the same value, and
-a retry changes nothing. The key begins with the entry's end, so that ended entries are a range of keys.
+A key determines its entry, except the details of a cut, whose id is random, and the reason of a denial. Writing an entry again therefore
+writes the same value, and a retry changes nothing. The key begins with the entry's end, so that ended entries are a range of keys.
+
+A log-out has the key of a replacement of the same id, and outranks it: the log-out is written over it, and a replacement over nothing.
 
 Values are ``[version, body]``. Fields are only ever added at the end; a change of meaning raises ``VERSION``.
 """
@@ -13,6 +15,8 @@ from typing import Final
 import msgspec
 
 from ...models import Cut, Deny, DenyKey, Entry
+from ..cluster.entries import as_written
+from ..cluster.entries import decode_entry as entry_of
 from ..cluster.members import Heartbeat, packed
 from ..cluster.view import END_STEP_MS, entry_end_ms
 
@@ -65,7 +69,6 @@ class _Record(msgspec.Struct, array_like=True):
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Record).decode
-_entry_of = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
 _beat_of = msgspec.msgpack.Decoder(LogHeartbeat).decode
 _log_of = msgspec.msgpack.Decoder(LogId).decode
 
@@ -104,7 +107,13 @@ def slot_of(own: Heartbeat) -> str:
 
 def encode_entry(entry: Entry) -> bytes:
     """Return the value of an entry."""
-    return _pack((VERSION, entry))
+    return _pack((VERSION, as_written(entry)))
+
+
+def gives_way(body: bytes) -> bool:
+    """Return whether the value of an entry must not be written over another value of its key."""
+    entry = entry_of(_body(body))
+    return isinstance(entry, Deny) and entry.replaced_ms != 0
 
 
 def decode_entry(key: str, body: bytes) -> Entry:
@@ -114,7 +123,7 @@ def decode_entry(key: str, body: bytes) -> Entry:
         UnknownVersion: another release wrote the value.
         ValueError: the value is damaged, or belongs to another key.
     """
-    entry: Entry = _entry_of(_body(body))
+    entry = entry_of(_body(body))
     if entry_key(entry) != key:
         raise ValueError("an entry stands under the key of another one")
     return entry

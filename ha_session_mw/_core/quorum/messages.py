@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
 from ...models import Entry
+from ..cluster.entries import as_written
 from ..cluster.members import Heartbeat, packed
 from .recovery import Memory
 
@@ -119,14 +120,20 @@ def mismatch(message: Poll | Answer, url: str, digest: str) -> Mismatch | None:
     return None if message.sender == message.heartbeat.url == url else "identity"
 
 
-def encode(message: Poll | Answer | Batch) -> bytes:
-    """Return a message or a batch as it is sent or stored."""
-    if isinstance(message, Batch):
-        return _encode(message)
-    return _encode(msgspec.structs.replace(message, heartbeat=packed(message.heartbeat)))
-
-
-_encode = msgspec.msgpack.Encoder().encode
+_pack = msgspec.msgpack.Encoder().encode
 decode_poll = msgspec.msgpack.Decoder(Poll).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_batch = msgspec.msgpack.Decoder(Batch).decode
+
+
+def encode(message: Poll | Answer | Batch) -> bytes:
+    """Return a message or a batch as it is sent or stored."""
+    match message:
+        case Batch(entries=placed):
+            return _pack(msgspec.structs.replace(message, entries=tuple((position, as_written(entry)) for position, entry in placed)))
+        case Answer(entries=entries, heartbeat=heartbeat):
+            return _pack(msgspec.structs.replace(message, entries=tuple(map(as_written, entries)), heartbeat=packed(heartbeat)))
+        case Poll(heartbeat=heartbeat):
+            return _pack(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
+        case _:
+            assert_never(message)

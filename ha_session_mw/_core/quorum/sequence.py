@@ -49,10 +49,10 @@ class Sequence:
         return found, reached
 
     def _entry(self, item: str | Cut | DenyKey) -> Entry | None:
-        """Return the entry with its present end, because a denial may have been extended; None if it ended."""
+        """Return the entry with its present end and reason, which another entry of the id may have changed; None if it ended."""
         if isinstance(item, str):
             end = self._view.denied.get(item)
-            return None if end is None else Deny(item, end)
+            return None if end is None else Deny(item, end, self._view.superseded.get(item, 0))
         # Replaced cuts are sent, too: a node that has read up to here must know every acknowledged entry.
         known: bool = item.id in self._view.known_cuts if isinstance(item, Cut) else item.kid in self._view.denied_keys
         return item if known else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import anyio
@@ -42,13 +42,21 @@ class Ticket:
             self.done.set()
 
 
+def _never(_: bytes) -> bool:
+    return False
+
+
 class Outbox:
     """Keys with their values, each once, in the order in which they were put, and the tickets that wait for each.
 
-    A key always has the same value, so a key that is put again while it waits is written once, for both tickets.
+    A key that is put again while it waits is written once, for both tickets: a key has the same value each time, or one of two values.
+
+    Args:
+        gives_way: whether a value that waits is replaced by another value of its key. Of any other key, the first value is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gives_way: Callable[[bytes], bool] = _never) -> None:
+        self._gives_way = gives_way
         self._values: dict[bytes, bytes] = {}
         self._tickets: dict[bytes, list[Ticket]] = {}
         self._filled = anyio.Event()
@@ -57,7 +65,8 @@ class Outbox:
         """Add records to be written, and return the ticket of them all."""
         ticket = Ticket(records)
         for key, value in records.items():
-            self._values.setdefault(key, value)
+            if self._gives_way(self._values.setdefault(key, value)):
+                self._values[key] = value
             self._tickets.setdefault(key, []).append(ticket)
         self._filled.set()
         return ticket
@@ -72,11 +81,12 @@ class Outbox:
         """Return the next records to write. They stay until :meth:`written` or :meth:`reject` is called."""
         return dict(islice(self._values.items(), limit))
 
-    def written(self, keys: Iterable[bytes], position: int) -> None:
-        """Take out keys that were written at a position."""
-        for key in keys:
-            for ticket in self._remove(key):
-                ticket.written(key, position)
+    def written(self, records: Mapping[bytes, bytes], position: int) -> None:
+        """Take out records that were written at a position. A key whose value was replaced meanwhile stays."""
+        for key, value in records.items():
+            if self._values.get(key) == value:
+                for ticket in self._remove(key):
+                    ticket.written(key, position)
 
     def reject(self, key: bytes) -> None:
         """Take out a key that the log will never take."""

@@ -160,6 +160,12 @@ def put(key: bytes, value: bytes, *, lease: int = 0) -> Operation:
     return {"request_put": {"key": key, "value": value, "lease": lease}}
 
 
+def put_if_absent(key: bytes, value: bytes) -> Operation:
+    """Return the operation that sets a key that does not exist, and writes the value of an existing one once more."""
+    absent = {"compare": [unchanged_since(key, 0)], "success": [put(key, value)]}
+    return {"request_txn": {**absent, "failure": [{"request_put": {"key": key, "ignore_value": True}}]}}
+
+
 def delete(start: bytes, end: bytes | None = None) -> Operation:
     """Return the operation that deletes one key, or all keys from ``start`` up to but excluding ``end``."""
     return {"request_delete_range": {"key": start} if end is None else {"key": start, "range_end": end}}

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 import anyio
 
+from ..._core.ordered.keys import gives_way
 from ..common.outbox import Outbox, Ticket
-from .api import EtcdError, EtcdRejected, put
+from .api import EtcdError, EtcdRejected, put, put_if_absent
 from .process import AGAIN_S, Process, logger
 
 BATCH = 100
@@ -28,7 +29,7 @@ class Outboxes:
     """
 
     def __init__(self) -> None:
-        self.singles, self.jobs = Outbox(), Outbox()
+        self.singles, self.jobs = Outbox(gives_way), Outbox(gives_way)
 
     def put(self, records: Mapping[bytes, bytes]) -> Ticket:
         """Add entries to be written, and return their ticket. Entries that are too long for etcd are rejected at once."""
@@ -86,7 +87,9 @@ class Writer:
     async def _write(self, box: Outbox, records: Mapping[bytes, bytes]) -> None:
         """Write records in one transaction; split a rejected one until the record to blame is known."""
         try:
-            done = await self._process.gateway.transact([put(key, value) for key, value in records.items()])
+            # A replaced id that was logged out must not lose that again.
+            puts = [(put_if_absent if gives_way(value) else put)(key, value) for key, value in records.items()]
+            done = await self._process.gateway.transact(puts)
         except EtcdRejected as exc:
             if len(records) == 1:
                 [key] = records

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from ..._core.cluster.entries import decode_entry, encode_entry
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
@@ -25,7 +26,7 @@ from ..._machine.sqlite_file import OPEN_S, FileTrouble, trouble_of
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
-from ...models import Cut, Deny, DenyKey, Entry
+from ...models import Entry
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from .entry_file import SURE_S, EntryFile, Row
@@ -45,9 +46,6 @@ WRITE_LIMIT_S = 2.0
 """How long a log-out waits for the disk: twice as long as one write waits for other workers."""
 PRUNE_EVERY_S = 60.0
 """How often ended entries are deleted: ends are whole minutes."""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
 
 
 class SqliteLog(ClusterLog):
@@ -163,10 +161,9 @@ class SqliteLog(ClusterLog):
     def _entry_of(self, row: Row) -> Entry:
         if row.version == VERSION:
             try:
-                entry: Entry = _decode(row.body)
+                return decode_entry(row.body)
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 raise FileTrouble("is damaged") from None
-            return entry
         raise FileTrouble("has entries of another release, in a form that this one cannot read; finish the roll-out")
 
     def _lose(self, trouble: FileTrouble) -> None:
@@ -221,7 +218,7 @@ class SqliteLog(ClusterLog):
 
     async def _write_all(self) -> None:
         taken, upto = [*self._unwritten], self._asked
-        rows = [(VERSION, entry.until_ms, _encode(entry)) for entry in taken]
+        rows = [(VERSION, entry.until_ms, encode_entry(entry)) for entry in taken]
         try:
             number = await anyio.to_thread.run_sync(self._append, rows, abandon_on_cancel=True, limiter=self._threads)
         except FileTrouble as trouble:

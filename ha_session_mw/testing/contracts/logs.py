@@ -128,6 +128,29 @@ class ClusterLogContract(Contract[Nodes]):
             log.apply([*reversed(entries)])
             assert [*view.entries()] == before
 
+    async def test_a_log_out_outranks_a_replacement_of_the_same_id_in_any_order(self) -> None:
+        async with self.opened() as nodes:
+            first, last = nodes.members[0], nodes.members[-1]
+            log_outs = [self._deny(first), self._deny(first)]
+            replaced = [Deny(entry.id, entry.until_ms, int(first.clock.wall_s() * 1000)) for entry in log_outs]
+
+            async def both_orders() -> None:
+                for earlier, later in ((log_outs[0], replaced[0]), (replaced[1], log_outs[1])):
+                    await first.log.append([earlier])
+                    await last.log.append([later])
+
+            await nodes.run(both_orders)
+            await nodes.wait_until(lambda: all(member.knows(entry) for member in nodes.members for entry in log_outs))
+            assert not any(entry.id in member.view.superseded for member in nodes.members for entry in log_outs)
+
+    async def test_a_replaced_id_is_denied_on_each_member_as_one(self) -> None:
+        async with self.opened() as nodes:
+            entry = self._deny(nodes.members[0])
+            replaced = Deny(entry.id, entry.until_ms, int(nodes.members[0].clock.wall_s() * 1000))
+            nodes.members[0].log.apply([replaced])
+            await nodes.wait_until(lambda: all(member.knows(replaced) for member in nodes.members))
+            assert all(member.view.superseded.get(entry.id) == replaced.replaced_ms for member in nodes.members)
+
     # confirm
 
     async def test_a_confirmation_changes_no_view(self) -> None:

@@ -16,9 +16,9 @@ def test_a_ticket_is_done_when_all_of_its_keys_are_written() -> None:
     box = Outbox()
     ticket = box.put({b"a": b"1", b"b": b"2"})
     assert box.batch(1) == {b"a": b"1"}
-    box.written([b"a"], 7)
+    box.written({b"a": b"1"}, 7)
     assert not ticket.done.is_set()
-    box.written([b"b"], 9)
+    box.written({b"b": b"2"}, 9)
     assert ticket.done.is_set()
     assert (ticket.position, ticket.rejected, len(box)) == (9, 0, 0)
 
@@ -35,7 +35,7 @@ def test_a_request_for_a_key_in_flight_waits_for_that_write() -> None:
     first = box.put({b"a": b"1"})
     second = box.put({b"a": b"1", b"b": b"2"})
     assert [*box.batch(10)] == [b"a", b"b"]
-    box.written([b"a"], 7)
+    box.written({b"a": b"1"}, 7)
     assert (first.done.is_set(), second.done.is_set()) == (True, False)
 
 
@@ -43,10 +43,23 @@ def test_only_the_callers_of_a_key_hear_that_it_was_rejected() -> None:
     box = Outbox()
     good, bad = box.put({b"a": b"1"}), box.put({b"a": b"1", b"x": b""})
     box.reject(b"x")
-    box.written([b"a"], 7)
+    box.written({b"a": b"1"}, 7)
     assert (good.rejected, bad.rejected) == (0, 1)
     assert good.done.is_set()
     assert bad.done.is_set()
+
+
+def test_a_value_that_gives_way_is_replaced_by_another_one_even_while_it_is_written() -> None:
+    box = Outbox(gives_way=lambda value: value == b"replaced")
+    first = box.put({b"a": b"replaced"})
+    in_flight = box.batch(10)
+    second = box.put({b"a": b"log-out"})
+    box.written(in_flight, 7)
+    assert (first.done.is_set(), second.done.is_set(), box.batch(10)) == (False, False, {b"a": b"log-out"})
+    box.put({b"a": b"replaced"})
+    assert box.batch(10) == {b"a": b"log-out"}
+    box.written(box.batch(10), 8)
+    assert (first.done.is_set(), second.done.is_set(), len(box)) == (True, True, 0)
 
 
 def test_a_ticket_without_entries_is_done() -> None:

@@ -168,9 +168,19 @@ class EtcdState:
                 return found is not None and found.value < b64decode(comparison["value"])
         raise AssertionError(comparison)
 
-    def _do(self, request_put: Mapping[str, Any] | None = None, request_delete_range: Mapping[str, Any] | None = None) -> None:
+    def _do(
+        self,
+        request_put: Mapping[str, Any] | None = None,
+        request_delete_range: Mapping[str, Any] | None = None,
+        request_txn: Mapping[str, Any] | None = None,
+    ) -> None:
+        if request_txn is not None:
+            for operation in request_txn["success" if all(map(self._holds, request_txn["compare"])) else "failure"]:
+                self._do(**operation)
         if request_put is not None:
-            self._put(b64decode(request_put["key"]), b64decode(request_put["value"]), request_put["lease"])
+            key = b64decode(request_put["key"])
+            value = self.keys[key].value if request_put.get("ignore_value") else b64decode(request_put["value"])
+            self._put(key, value, request_put.get("lease", 0))
         if request_delete_range is not None:
             start = b64decode(request_delete_range["key"])
             end = b64decode(request_delete_range["range_end"]) if "range_end" in request_delete_range else start + b"\0"

@@ -26,12 +26,14 @@ from ha_session_mw.backends.etcd.api import (
     delete,
     end_of,
     put,
+    put_if_absent,
     unchanged_since,
 )
 from ha_session_mw.backends.etcd.authentication import REFUSED_S
 from ha_session_mw.backends.etcd.bodies import SILENCE_S
 from ha_session_mw.backends.etcd.gateway import CALL_S, TRY_S, EtcdGateway
 from ha_session_mw.backends.etcd.tries import ROUND_PAUSE_S
+from ha_session_mw.backends.etcd.writer import BATCH
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
@@ -120,6 +122,24 @@ async def test_a_transaction_takes_the_one_branch_or_the_other(one_etcd: Etcd, p
         third = await gateway.transact([put(key, b"3")], compare=[unchanged_since(key, first.header.revision)])
         assert (first.succeeded, late.succeeded, third.succeeded) == (True, False, True)
         assert await load(gateway, prefix) == {b"k": b"3", b"late": b""}
+
+
+@real
+async def test_a_value_that_gives_way_sets_a_missing_key_and_writes_an_existing_one_once_more(one_etcd: Etcd, prefix: bytes) -> None:
+    async with opened(gateway_to(one_etcd)) as gateway:
+        await gateway.transact([put(prefix + b"there", b"log-out")])
+        done = await gateway.transact([put_if_absent(prefix + name, b"replaced") for name in (b"there", b"missing")])
+        page = await gateway.page(prefix, end_of(prefix))
+        assert [(pair.key.removeprefix(prefix), pair.value) for pair in page.kvs] == [(b"missing", b"replaced"), (b"there", b"log-out")]
+        assert {pair.mod_revision for pair in page.kvs} == {done.header.revision}
+
+
+@real
+async def test_a_full_batch_may_consist_of_values_that_give_way(one_etcd: Etcd, prefix: bytes) -> None:
+    async with opened(gateway_to(one_etcd)) as gateway:
+        done = await gateway.transact([put_if_absent(prefix + b"%d" % number, b"") for number in range(BATCH)])
+        assert done.succeeded
+        assert len(await load(gateway, prefix)) == BATCH
 
 
 @real

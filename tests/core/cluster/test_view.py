@@ -17,7 +17,7 @@ from ha_session_mw._core.accept_rule import Decision, Refuse
 from ha_session_mw._core.cluster.view import END_STEP_MS, View, cut_end_ms, new_cut_id
 from ha_session_mw._core.token.keys import SigningKey
 from ha_session_mw._core.token.tokens import Verified
-from ha_session_mw.exceptions import SessionRevoked
+from ha_session_mw.exceptions import SessionRevoked, SessionSuperseded
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry
 
 from ..builders import HOUR_MS, KEY, MINUTE_MS, NOW_MS, OTHER_KEY, claims, cut, fresh_view, judge, random_id, seen
@@ -74,7 +74,7 @@ SESSIONS = sessions_knowing(CUTS)
 IDS = [f"sid-{number}" for number in range(7)] + [f"family-{number}" for number in range(4)]
 
 entries: st.SearchStrategy[Entry] = st.one_of(
-    st.builds(Deny, st.sampled_from(IDS), st.sampled_from(ENDS_MS)),
+    st.builds(Deny, st.sampled_from(IDS), st.sampled_from(ENDS_MS), st.sampled_from([0, NOW_MS - 1, NOW_MS])),
     st.sampled_from(ALL_CUTS),
     st.builds(DenyKey, st.sampled_from([KEY.kid, OTHER_KEY.kid]), st.sampled_from(ENDS_MS)),
 )
@@ -151,6 +151,39 @@ def test_a_denied_id_takes_one_token_and_a_denied_family_all_of_the_session() ->
 
 def refused(decision: Decision) -> bool:
     return isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+
+
+def superseded(decision: Decision) -> bool:
+    return isinstance(decision, Refuse) and isinstance(decision.problem, SessionSuperseded)
+
+
+@given(st.permutations([Deny("sid-1", NOW_MS + HOUR_MS, replaced_ms) for replaced_ms in (0, NOW_MS - 1, NOW_MS)]), st.integers(0, 3))
+def test_a_log_out_outranks_a_replacement_of_the_same_id_in_any_order(order: list[Deny], heard: int) -> None:
+    view = view_of(order[:heard])
+    was_logged_out = any(entry.replaced_ms == 0 for entry in order[:heard])
+
+    assert refused(judge(claims("sid-1"), view)) == was_logged_out
+    assert superseded(judge(claims("sid-1"), view)) == (heard > 0 and not was_logged_out)
+    assert view.superseded == ({} if was_logged_out or not heard else {"sid-1": max(entry.replaced_ms for entry in order[:heard])})
+
+
+@given(st.lists(entries, max_size=8), st.builds(Deny, st.sampled_from(IDS), st.sampled_from(ENDS_MS), st.sampled_from([0, NOW_MS])))
+def test_no_further_denial_turns_a_log_out_into_a_replacement(found: list[Entry], further: Deny) -> None:
+    before, after = view_of(found), view_of([*found, further])
+
+    assert not any(refused(judge(one, before)) and superseded(judge(one, after)) for one in SESSIONS)
+
+
+@pytest.mark.parametrize("first", [0, NOW_MS])
+def test_a_reason_that_is_news_is_reported_though_the_end_is_known(first: int) -> None:
+    told: list[Entry] = []
+    view = fresh_view()
+    view.on_news = told.append
+    both = [Deny("a", NOW_MS + HOUR_MS, first), Deny("a", NOW_MS + HOUR_MS, NOW_MS - first)]
+    for entry in both:
+        view.merge(entry)
+
+    assert told == (both if first else both[:1])
 
 
 def test_a_denial_that_is_extended_stays_until_its_later_end() -> None:
@@ -296,6 +329,7 @@ LASTING_DENIALS = [
     *(Deny(session.claims.sid, session.claims.absolute_end_ms + extra) for session in LASTING_SESSIONS for extra in (0, 1, HOUR_MS)),
     *(Deny(session.claims.family, NOW_MS + 720 * MINUTE_MS) for session in LASTING_SESSIONS),
 ]
+LASTING_REPLACEMENTS = [Deny(entry.id, entry.until_ms, NOW_MS) for entry in LASTING_DENIALS]
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -306,10 +340,16 @@ class AnyHistory(RuleBasedStateMachine):
         self.view = fresh_view()
         self.wall_ms = NOW_MS
         self.revoked: set[int] = set()
+        self.logged_out: set[str] = set()
         self.floor_ms = 0
 
     @rule(entry=st.sampled_from(LASTING_DENIALS))
     def hear_a_denial(self, entry: Deny) -> None:
+        if self.view.merge(entry):
+            self.logged_out.add(entry.id)
+
+    @rule(entry=st.sampled_from(LASTING_REPLACEMENTS))
+    def hear_of_a_replacement(self, entry: Deny) -> None:
         self.view.merge(entry)
 
     @rule(entry=st.sampled_from(LASTING_CUTS))
@@ -331,8 +371,9 @@ class AnyHistory(RuleBasedStateMachine):
         self.floor_ms = self.view.floor_ms
         for number, session in enumerate(LASTING_SESSIONS):
             decision = judge(session, self.view, wall_ms=self.wall_ms)
-            if refused(decision):
+            if refused(decision) or superseded(decision):
                 self.revoked.add(number)
+                assert not superseded(decision) or self.logged_out.isdisjoint((session.claims.sid, session.claims.family))
             elif number in self.revoked:
                 assert repr(decision) != "Accept()", f"session {number} came back to life"
 
