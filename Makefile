@@ -11,7 +11,8 @@
 #   make bench           the benchmarks
 #   make prove           what takes longer than a test may: random schedules of the simulation (SEEDS=100000), all orders of few
 #                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), fuzzed
-#                        requests with canaries through the whole middleware (FUZZED=1000000), and real
+#                        requests with canaries through the whole middleware (FUZZED=1000000), the
+#                        instances of costly tests that make test leaves out, properties with more examples, real
 #                        processes in trouble, for a quarter of an hour, with the times that log-outs took,
 #                        users at nodes that are killed, through the client library and a plain client,
 #                        and the suites of other packages with our middleware in the place of Starlette's
@@ -81,9 +82,11 @@ prove: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 	@$(BIN)/python -m tests.model --states $(STATES)
 	@MODEL_WALKS=$(HISTORIES) $(BIN)/python -m pytest -q tests/model -k dropped_state
-	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q tests/cluster/test_random.py tests/cluster/test_etcd_random.py
+	@RANDOM_HISTORIES=$(HISTORIES) $(BIN)/python -m pytest -q -m "prove or not prove" tests/cluster/test_random.py tests/cluster/test_etcd_random.py
 	@$(BIN)/python -m pytest -q -p tests.without_backends -k "not memory" tests/core tests/test_manager.py
 	@FUZZED_REQUESTS=$(FUZZED) $(BIN)/python -m pytest -q tests/asgi/test_fuzzed_requests.py
+	@$(PYTEST) -q -m prove
+	@$(PYTEST) -q -m hypothesis --hypothesis-profile=many
 	@$(BIN)/python -m tests.histories
 	@$(BIN)/python -m tests.drills
 	@$(BIN)/python -m tests.suites .venv-suites

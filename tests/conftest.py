@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections import defaultdict
 from collections.abc import Iterator
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,22 +18,55 @@ from .engines import Etcd, etcd
 
 # Seeded, so that a failure in CI can be repeated at the desk. No deadline: on a shared machine the time of one example proves
 # nothing. `--hypothesis-profile=explore` looks for new failures.
-_STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+_STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("steady", _STEADY)
 settings.register_profile("few", _STEADY, max_examples=5)
-settings.register_profile("fast", _STEADY, max_examples=20)  # of make test-fast; make test has all of them
+settings.register_profile("fast", _STEADY, max_examples=20)  # of make test-fast
+settings.register_profile("many", _STEADY, max_examples=500)  # of make prove
 settings.register_profile("explore", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the real servers of one file together: with ``--dist loadgroup`` one worker runs them, one after the other.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group the real servers of each file, and leave to ``make prove`` what it alone runs."""
+    _keep_real_servers_together(items)
+    _leave_one_library(items)
+    if "prove" not in config.option.markexpr:
+        left = [item for item in items if item.get_closest_marker("prove")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("prove")]
+
+
+def _keep_real_servers_together(items: list[pytest.Item]) -> None:
+    """With ``--dist loadgroup`` one worker runs the real servers of a file, one after the other.
 
     They share the file's processes, and do not compete with each other for the cores.
     """
     for item in items:
         if item.get_closest_marker("real") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def _leave_one_library(items: list[pytest.Item]) -> None:
+    """Leave one of asyncio and trio to ``make prove``, where a test is marked as costly on both.
+
+    A test's name decides which, so that each library gets half of a file's tests.
+    """
+    pairs = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("one_library"):
+            pairs[item.nodeid.replace("asyncio", "").replace("trio", "")].append(item)
+    for name, pair in pairs.items():
+        if len(pair) == 2:
+            pair[crc32(name.encode()) % 2].add_marker(pytest.mark.prove)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the thousands of tests and the modules: they stay to the end, and each of its passes would visit them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

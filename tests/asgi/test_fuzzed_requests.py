@@ -95,9 +95,8 @@ class Target:
 
 
 @pytest.mark.parametrize("detail", ["safe", "full"])
-async def test_nothing_is_accepted_without_an_exact_valid_token(detail: str, anyio_backend_name: str) -> None:
-    if anyio_backend_name == "trio":
-        pytest.skip("once is enough: nothing waits")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # once is enough: nothing waits
+async def test_nothing_is_accepted_without_an_exact_valid_token(detail: str) -> None:
     target = Target(detail)
     await target.manager.revoke_subject("canary-revoked")
     fuzzer = Fuzzer(SEED, target.valid, target.others)

@@ -21,6 +21,7 @@ from ha_session_mw.models import Deny
 from ha_session_mw.testing import SECRET
 
 from ..engines import Etcd
+from ..thinning import thinned
 from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.real
@@ -183,7 +184,17 @@ class Place:
         return servers
 
 
-@pytest.fixture(params=[(), ("--preload",)], ids=["each loads the app", "preload"])
+EACH_LOADS: tuple[str, ...] = ()
+PRELOAD = ("--preload",)
+WAYS = {EACH_LOADS: "each loads the app", PRELOAD: "preload"}
+
+
+def on(kept: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Leave the other way of starting workers to ``make prove``, where ``peers://`` with files has both in ``make test``."""
+    return pytest.mark.parametrize("place", thinned(WAYS, [kept]), ids=WAYS.get, indirect=True)
+
+
+@pytest.fixture(params=WAYS, ids=WAYS.get)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     with ExitStack() as stack:
         yield Place(tmp_path, request.param, stack)
@@ -247,12 +258,14 @@ def test_nodes_with_files_of_their_own_forget_nothing(place: Place) -> None:
     assert all(sum(id in one for one in held) >= 2 for id in set.union(*held))
 
 
+@on(EACH_LOADS)
 def test_nodes_without_files_learn_forgotten_log_outs_from_the_others(place: Place) -> None:
     servers = place.start("peers://", count=3)
     tokens = log_out_while_workers_are_replaced(servers[:1])
     assert_refused(tokens, servers)
 
 
+@on(PRELOAD)
 def test_workers_that_share_a_file_forget_nothing(place: Place) -> None:
     servers = place.start(f"sqlite://{place.folder}/sessions.db")
     tokens = log_out_while_workers_are_replaced(servers)
@@ -261,6 +274,7 @@ def test_workers_that_share_a_file_forget_nothing(place: Place) -> None:
     assert_refused(tokens, servers)
 
 
+@on(EACH_LOADS)
 def test_nodes_on_etcd_forget_nothing(place: Place, one_etcd: Etcd) -> None:
     servers = place.start(one_etcd.cluster(f"gunicorn-{os.getpid()}-{place.folder.name}"))
     tokens = log_out_while_workers_are_replaced(servers)
@@ -268,6 +282,7 @@ def test_nodes_on_etcd_forget_nothing(place: Place, one_etcd: Etcd) -> None:
     assert_refused(tokens, servers)
 
 
+@on(PRELOAD)
 def test_a_node_on_its_own_goes_on_with_each_new_worker(place: Place) -> None:
     """It forgets log-outs with its process, and says so in the docs; each process enforces those that it took."""
     [server] = place.start("memory://")
@@ -277,7 +292,7 @@ def test_a_node_on_its_own_goes_on_with_each_new_worker(place: Place) -> None:
     assert server.status(server.log_in()) == 200
 
 
-@pytest.mark.parametrize("place", [()], indirect=True)
+@pytest.mark.parametrize("place", [EACH_LOADS], indirect=True)
 def test_a_second_server_is_refused_the_file_that_another_one_has(place: Place) -> None:
     first, second = place.start("memory://", count=2)
     for server in (first, second):

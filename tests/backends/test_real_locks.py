@@ -20,7 +20,7 @@ from ha_session_mw.testing import SECRET
 
 from ..engines import Etcd
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 ROOT = Path(__file__).parents[2]
 

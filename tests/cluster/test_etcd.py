@@ -31,7 +31,7 @@ from ha_session_mw.testing import SECRET, mint_session
 from ..engines import Etcd, etcd
 from ..waiting import LIMIT_S, eventually
 
-pytestmark = [pytest.mark.anyio, pytest.mark.real]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])

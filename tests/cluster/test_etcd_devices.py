@@ -18,7 +18,7 @@ from ..engines import Etcd
 from ..waiting import eventually
 from .test_etcd import FRESHNESS_LIMIT_S, HEARTBEAT_S, ready, running
 
-pytestmark = [pytest.mark.anyio, pytest.mark.real]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 
 def nodes_on(server: Etcd, count: int, **settings: Any) -> list[SessionManager]:

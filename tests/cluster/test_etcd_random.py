@@ -19,7 +19,7 @@ from ..backends.etcd.fake_cluster import EtcdCluster
 from ..histories.app import app
 from .history import IDLE_S, History, history, replay, seeds
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.usefixtures("one_order_for_a_seed")]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.long, pytest.mark.usefixtures("one_order_for_a_seed")]
 
 TROUBLE_S = 20.0
 HEALED_WITHIN_S = 12.0

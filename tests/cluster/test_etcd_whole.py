@@ -16,7 +16,7 @@ from ..backends.etcd.fake_cluster import EtcdCluster
 from ..histories.app import app
 from ..simulation.ordered_variants import FreshWhenAcknowledged
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 Follow = Callable[[type[Ordered]], None]
 LIMIT_S = 5.0

@@ -31,7 +31,7 @@ from ha_session_mw.testing import Cluster, Node
 from ..inside import quorum_log_of
 from .visits import log_out, logged_in
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 HEARTBEAT_S = 0.5
 FRESHNESS_LIMIT_S = 5.0

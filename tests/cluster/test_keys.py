@@ -18,7 +18,7 @@ from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
 from ..inside import look_ups_of, peering_of
 from .visits import Browser, logged_in, obliging, refused_for_infrastructure, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 NEW = "bT9xKw3VnQ7pLzR5YhD1sXjG8fCmUe4A"
 STRAY = "Xy7Kd2LmQ9vRtB4nWpZ8sHcJ6gFe3UaT"

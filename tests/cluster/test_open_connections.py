@@ -22,7 +22,7 @@ from ..asgi.driver import SECRET, obliging
 from ..asgi.wire import Wire, open_app
 from .visits import Browser, log_out, logged_in
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 async def ada_connects(cluster: Cluster, kind: Literal["websocket", "http"]) -> tuple[Browser, Wire]:

@@ -14,7 +14,7 @@ from ha_session_mw.testing import Cluster, Node, mint_session
 
 from .steps import SteppedClock, Steps
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 HOUR_S = 3600
 EVERY_STEP = range(6)

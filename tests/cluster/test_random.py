@@ -24,7 +24,7 @@ from ..inside import quorum_log_of
 from .history import IDLE_S, History, guesses, history, replay, seeds
 from .whole import decides_late
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.usefixtures("one_order_for_a_seed")]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.long, pytest.mark.usefixtures("one_order_for_a_seed")]
 
 HEALED_WITHIN_S = 10.0
 """A poll on a dead link is given up after 1 s and tried again within another, a restarted node learns in two rounds of polls,

@@ -24,7 +24,7 @@ from ha_session_mw.testing import SECRET
 from ..waiting import until
 from .test_real import APP, Served
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 CONNECTIONS = 200
 ANOTHER = "http://127.0.0.1:9"

@@ -21,7 +21,7 @@ from ..asgi.driver import call, scope_of
 from ..inside import peering_of, records_of
 from .visits import Browser, Cluster, Node, log_out, logged_in, look, obliging, refused_for_infrastructure, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 LARGE = "x" * 5000
 

@@ -11,7 +11,7 @@ from ha_session_mw.testing import Cluster, mint_session, session_cookie
 
 from .visits import Browser, log_out, logged_in, look, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 FENCE_WAIT_S = 5 * 1.02 + 0.05
 

@@ -23,7 +23,7 @@ from ..asgi.driver import call, scope_of
 from ..inside import peering_of, quorum_log_of
 from .visits import Browser, log_out, logged_in, look, obliging, refused_for_infrastructure, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 async def test_a_node_out_of_contact_says_so_and_heals_by_itself(cluster: Cluster) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings
@@ -156,7 +156,6 @@ def version_in(nodes: ThreeNodes, token: str) -> int:
 @given(WRITERS, st.integers(0, 1 << 16))
 @example([[[("a", 1)]], [[("b", 1)]]], 0)
 @example([[[("a", 1)]], [[("a", 2)]], [[("a", None)]]], 1)
-@settings(max_examples=150)
 def test_no_acknowledged_change_is_lost_and_of_a_key_that_several_changed_the_last_commit_counts(
     writers: list[list[list[Change]]], seed: int
 ) -> None:
@@ -164,7 +163,6 @@ def test_no_acknowledged_change_is_lost_and_of_a_key_that_several_changed_the_la
 
 
 @given(WRITERS, st.integers(0, 1 << 16))
-@settings(max_examples=100)
 def test_an_acknowledged_strict_writer_saw_every_earlier_commit(writers: list[list[list[Change]]], seed: int) -> None:
     anyio.run(partial(story, writers, seed, strict=True))
 

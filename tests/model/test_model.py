@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from ..thinning import thinned
 from .frozen import freeze, thaw
 from .ordered_member import OrderedMember, OrderedQuestion
 from .questions import CASES, TO_THE_FIRST, TURNS, Case, Question, model_of
@@ -20,13 +21,17 @@ from .terms import DURABLE
 pytestmark = pytest.mark.long
 
 MOST_STATES = 60_000
-WALKS = int(os.environ.get("MODEL_WALKS", "3"))
+WALKS = int(os.environ.get("MODEL_WALKS", "2"))
 """Random walks for each question; ``make prove`` takes more."""
 SHORT = [case for case in CASES if not case.takes_long]
 BROKEN = [pytest.param(question, id=f"{case.name}: {name}") for case in SHORT for name, question in case.broken.items()]
 
 
-@pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
+LARGE = {"peers://, a request under way", "peers://, five members in two parts", "ordered log, a request under way"}
+"""``make prove`` searches these to the end. ``make test`` tries their broken rules, and searches the others."""
+
+
+@pytest.mark.parametrize("case", thinned(SHORT, [case for case in SHORT if case.name not in LARGE]), ids=lambda case: case.name)
 def test_no_order_of_things_breaks_a_log_out(case: Case) -> None:
     found = search(model_of(case.right), most_states=MOST_STATES)
     print(f"{case.name}: {found.summary}")

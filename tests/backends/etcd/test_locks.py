@@ -20,7 +20,7 @@ from ...asgi.driver import Answer, Node, obliging
 from ...engines import Etcd, etcd
 from ...waiting import eventually
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 MARGIN_S = LAST_LOOK_S + LET_GO_S
 SLACK_S = 1.0

@@ -26,7 +26,7 @@ from ...asgi.driver import Answer, call, look, obliging, scope_of
 from ...engines import Etcd
 from ...waiting import LIMIT_S, eventually
 
-pytestmark = [pytest.mark.anyio, pytest.mark.real]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 LARGE = "x" * 5000
 END_MS = int(SystemClock().wall_s() * 1000) + 3_600_000
