@@ -25,6 +25,7 @@ from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
+from .daphne import run_with_reactor
 from .device_routes import DeviceRoutes, path_of
 from .endpoints import LONGEST_PAGE, Endpoints
 from .exchange import Edge, Exchange
@@ -147,6 +148,8 @@ class SessionMiddleware(CookieAttributes):
             if path == self._renew_path:
                 app = renew
             elif not self._is_of_devices(path):
+                if not self._edge.has_met:
+                    await self._meet_without_lifespan(scope)
                 await self._endpoints(path[len(self._prefix) - 1 : len(self._prefix) + LONGEST_PAGE], scope, receive, send)
                 return
         path_kind = self._paths.kind_of(scope["path"], root_path) if self._has_paths else "open"
@@ -217,6 +220,10 @@ class SessionMiddleware(CookieAttributes):
         for app in (scope.get("app"), self._wrapped):
             describe_refusals(app)
 
+    async def _meet_without_lifespan(self, scope: Scope) -> None:
+        self._meet(scope)
+        await run_with_reactor(self._node)
+
     # Read and validate the token
 
     async def _admit(
@@ -233,7 +240,7 @@ class SessionMiddleware(CookieAttributes):
             ProblemError: the request must be refused.
         """
         if not self._edge.has_met:
-            self._meet(scope)
+            await self._meet_without_lifespan(scope)
         if path_kind == "exempt":
             return RequestState(self.manager, read_only=EXEMPT)
         if known is None and field is not None and (token := self._reader.token_of(field)) is not None:

@@ -24,6 +24,7 @@ from .._core.token.tokens import Verified
 from .._node.background import Background
 from ..exceptions import SessionExpired, SessionRevoked
 from ..models import Cut, Deny, Entry
+from . import daphne
 from .deadlines import Deadlines
 
 T = TypeVar("T")
@@ -134,6 +135,8 @@ class Connection:
         if self.reason is None:
             return
         if not self.in_order:
+            if daphne.drop(self._send):
+                return
             await self._tell(_cut(ENDED[self.reason]))  # servers refuse it, and the exception cuts the response
             raise SessionEnded(ENDED[self.reason]) from None
         await self.end()

@@ -85,14 +85,17 @@ SERVERS = {
 }
 
 
+DAPHNE = ["daphne", "served:app", "--unix-socket", "{path}"]
+
+
 @contextmanager
-def served(folder: Path, command: list[str]) -> Iterator[str]:
+def served(folder: Path, command: list[str], name: str = "s", **settings: str) -> Iterator[str]:
     """A server that listens; the path of its socket."""
     (folder / "served.py").write_text(APP)
     outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
-    environ = {**outside, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "HA_SESSION_SECRET_KEY": SECRET}
-    path = str(folder / "s")
-    with (folder / "log").open("wb") as log:
+    environ = {**outside, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "HA_SESSION_SECRET_KEY": SECRET, **settings}
+    path = str(folder / name)
+    with (folder / f"{name}.log").open("wb") as log:
         arguments = [part.format(path=path) for part in command]
         process = subprocess.Popen([sys.executable, "-m", *arguments], env=environ, stdout=log, stderr=log)
         try:
@@ -133,12 +136,12 @@ def logged_in(path: str, target: str = "/in") -> str:
     return next(line.partition(": ")[2].partition(";")[0] for line in head.split("\r\n") if line.lower().startswith("set-cookie: "))
 
 
-def cut(path: str, target: str) -> bytes:
-    """The body of a stream as it is on the wire, whose session is logged out when the first half is there."""
+def cut(path: str, target: str, log_out_at: str | None = None) -> bytes:
+    """The body of a stream as it is on the wire, whose session is logged out when the first half is there, here or at another worker."""
     cookie = logged_in(path)
     with asked(path, target, cookie) as stream:
         got = read_until(stream, b"half\n\n")
-        with asked(path, "/out", cookie) as client:
+        with asked(log_out_at or path, "/out", cookie) as client:
             read_until(client, b"\r\n\r\nout")
         got += read_until(stream, b"0\r\n\r\n" if target == "/events" else None)
     return got.partition(b"\r\n\r\n")[2]
@@ -153,7 +156,7 @@ TARGETS = {"/chunked": CHUNK, "/bare": CHUNK, "/further-out": CHUNK, "/length": 
 def test_a_client_sees_that_its_response_is_cut_off(server: str, tmp_path: Path) -> None:
     with served(tmp_path, SERVERS[server]) as path:
         seen = {target: cut(path, target).lower() for target in TARGETS}
-    assert seen == TARGETS, (tmp_path / "log").read_text()
+    assert seen == TARGETS, (tmp_path / "s.log").read_text()
 
 
 def test_the_absolute_end_of_a_session_ends_what_is_open_of_it(tmp_path: Path) -> None:
@@ -169,4 +172,22 @@ def test_the_absolute_end_of_a_session_ends_what_is_open_of_it(tmp_path: Path) -
             assert (chat.close_code, chat.close_reason) == (4401, "session_expired")
             got = read_until(stream, None), read_until(events, b"0\r\n\r\n")
     assert [one.partition(b"\r\n\r\n")[2] for one in got] == [TARGETS["/chunked"], TARGETS["/events"]]
-    assert "reached its absolute end" in (tmp_path / "log").read_text()
+    assert "reached its absolute end" in (tmp_path / "s.log").read_text()
+
+
+def test_daphne_has_no_lifespan_and_ends_what_is_open_all_the_same(tmp_path: Path) -> None:
+    """The node of each worker starts with its first request, and so hears of log-outs at the other one."""
+    cluster = {"HA_SESSION_CLUSTER": f"sqlite://{tmp_path / 'log.db'}"}
+    with served(tmp_path, DAPHNE, "a", **cluster) as a, served(tmp_path, DAPHNE, "b", **cluster) as b:
+        targets = {target: body for target, body in TARGETS.items() if target != "/further-out"}
+        assert {target: cut(a, target, log_out_at=b) for target in targets} == targets, (tmp_path / "a.log").read_text()
+        cookie = logged_in(a)
+        with unix_connect(a, uri="ws://testserver/chat", additional_headers={"Cookie": cookie}) as chat:
+            with asked(b, "/out", cookie) as client:
+                read_until(client, b"\r\n\r\nout")
+            with pytest.raises(ConnectionClosed):
+                chat.recv(timeout=10)
+            assert chat.close_code == 4401
+    said = (tmp_path / "a.log").read_text()
+    assert "Traceback" not in said
+    assert "the node cannot run" not in said
