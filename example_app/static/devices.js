@@ -1,4 +1,7 @@
 // The devices page: shows what the ready-made routes tell, and asks them to end what is to be ended.
+import { haSession } from "/-/session/ha-session.js";
+
+const session = haSession();
 const list = document.getElementById("devices");
 const told = document.getElementById("told");
 const routes = list.dataset.routes;
@@ -24,7 +27,7 @@ const part = (kind, css, ...content) => {
 
 // What comes back says what went wrong and what to do, in words for people.
 const ask = async (method, below = "") => {
-  const answer = await fetch(routes + below, { method, headers: { Accept: "application/json" } });
+  const answer = await session.fetch(routes + below, { method, headers: { Accept: "application/json" } });
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.detail ?? body.error);
   return body;

@@ -1,6 +1,8 @@
-"""Serves the probes and a page for each problem code below ``HA_SESSION_ENDPOINTS``."""
+"""Serves the probes, a page for each problem code, and the script for pages below ``HA_SESSION_ENDPOINTS``."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -9,6 +11,9 @@ from .._core.problems import PAGE_HEADERS, reference_page
 from .._node.node import Node
 from ..exceptions import problem_types
 
+SCRIPT = "/ha-session.js"
+SCRIPT_KEPT_S = 3600
+"""For how many seconds a browser may keep the script. It holds no secret, and an old one goes on working."""
 LONGEST_PAGE = 128
 """How many characters of a path below the prefix are looked at. No page has so long a name."""
 
@@ -30,10 +35,11 @@ class Endpoints:
         else:
             status, media, body = self._answer(path)
             extra = []
+        kept = b"public, max-age=%d" % SCRIPT_KEPT_S if path == SCRIPT and status == 200 else b"no-store"
         headers = [
             (b"content-type", media.encode()),
             (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
+            (b"cache-control", kept),
             *PAGE_HEADERS,
             *extra,
         ]
@@ -50,6 +56,8 @@ class Endpoints:
             return 200, "application/json", _json({"status": "pass"})
         if path == "/readyz":
             return self._readiness()
+        if path == SCRIPT:
+            return 200, "text/javascript; charset=utf-8", Path(__file__).with_name(SCRIPT[1:]).read_bytes()
         if page := self._pages.get(path):
             return 200, "text/html; charset=utf-8", page
         return 404, "application/json", _json({"error": "no such page"})
