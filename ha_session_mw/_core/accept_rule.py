@@ -38,8 +38,8 @@ BEFORE_A_SIGNATURE_COUNTS = frozenset((*CHECKS[: CHECKS.index("absolute_end")], 
 
 
 SUPERSEDED_MS = 120_000
-"""How long a token that was replaced is told from one that was logged out. Requests under way arrive in that time, although each of two
-trusted clocks may be 30 s wrong. A client that sends it later never got the newer token, and waits for nothing."""
+"""How long a refusal distinguishes a token that was replaced from one that was logged out. Requests under way arrive in that time,
+although each of two trusted clocks may be 30 s wrong. A client that sends it later never got the newer token, and waits for nothing."""
 
 
 class Accept(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ LOOK_EVERY_S = 1.0
 
 
 class Ownership:
-    """Finds the owner of a session. Costs the same for each session, however many members there are, until the members change.
+    """Finds the owner of a session. The cost is the same for any number of members, until the members change.
 
     Args:
         own: returns this node's own heartbeat.

@@ -321,7 +321,7 @@ class TokenValidator:
         return not isinstance(self.revalidate(verified), Refuse)
 
     def why_revoked(self, verified: Verified) -> SessionRevoked | SessionSuperseded | None:
-        """Return why a session is revoked with all its ids; None if it is not, or only under an id that it had at some time."""
+        """Return why a session is revoked with all its ids. None if it is not, or only under an id that it had once."""
         claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
         decision = self.revalidate(msgspec.structs.replace(verified, claims=claims))
         if isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked | SessionSuperseded):

@@ -154,7 +154,7 @@ class View:
     def _add_reason(self, denial: Deny) -> bool:
         """Take in why an id is denied: a log-out outranks a replacement, and the latest replacement counts. Return whether that was news.
 
-        The reason outlives its own entry if another entry of the id ends later. It is told to holders of a token, and none is left by then.
+        The reason outlives its own entry if another entry of the id ends later. Only holders of a token see it, and none is left by then.
         """
         if self._has_reason(denial):
             return False

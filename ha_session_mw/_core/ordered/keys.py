@@ -3,7 +3,8 @@
 A key determines its entry, except the details of a cut, whose id is random, and the reason of a denial. Writing an entry again therefore
 writes the same value, and a retry changes nothing. The key begins with the entry's end, so that ended entries are a range of keys.
 
-A log-out has the key of a replacement of the same id, and outranks it: the log-out is written over it, and a replacement over nothing.
+A log-out has the key of a replacement of the same id, and outranks it. So a log-out is written over a replacement, and a replacement over
+nothing.
 
 Values are ``[version, body]``. Fields are only ever added at the end; a change of meaning raises ``VERSION``.
 """

@@ -80,8 +80,8 @@ class Fence:
     def is_found(self, sought: Sought) -> bool:
         """Return whether a majority was in contact after that stamp, both ways, and holds all entries from before.
 
-        A member that echoes a later stamp has got an answer that was given since, and its poll has arrived: the way of an entry to
-        it, and of its acknowledgement back. While earlier entries do not become durable, further ones will not either: a disk may be full.
+        A member that echoes a later stamp has got an answer that was given since, and its poll has arrived. Entries go to it that way,
+        and their acknowledgements come back. While earlier entries do not become durable, further ones will not either: a disk may be full.
         """
         heard = 1 + sum(known.echo > sought.stamp for known in self.members.values())
         return heard >= self.majority and self.durable >= sought.position

@@ -49,7 +49,7 @@ def _never(_: bytes) -> bool:
 class Outbox:
     """Keys with their values, each once, in the order in which they were put, and the tickets that wait for each.
 
-    A key that is put again while it waits is written once, for both tickets: a key has the same value each time, or one of two values.
+    A key that is put again while it waits is written once, for both tickets. A key has the same value each time, or one of two.
 
     Args:
         gives_way: whether a value that waits is replaced by another value of its key. Of any other key, the first value is written.
