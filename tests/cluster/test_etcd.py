@@ -426,24 +426,52 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_anew(c
 
 
 @on_trio
-async def test_a_full_etcd_is_reported_and_refused_entries_are_written_when_there_is_room() -> None:
+async def test_a_full_etcd_refuses_log_outs_alone_and_they_are_written_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+    with etcd(1, "--quota-backend-bytes", "400000") as server:
+        nodes = a, b, _ = [node(server.cluster()) for _ in range(3)]
+        async with running(*nodes):
+            await ready(*nodes)
+            token, other = mint_session(b, "ada"), mint_session(b, "bob")
+            await eventually(lambda: "space exceeded" in str(server.post("/v3/kv/put", {"key": "eA==", "value": "x" * 80_000})))
+            await eventually(lambda: all("taking beats" in log_of(one).trouble for one in nodes))
+            with pytest.raises(QuorumLost, match="no space left"):
+                await a.revoke_subject("ada")
+            full_s = anyio.current_time()
+            while anyio.current_time() < full_s + 3 * FRESHNESS_LIMIT_S:  # longer than any lease, and than a watch may be silent
+                assert [judged(one, other) for one in nodes] == ["ok"] * 3
+                assert [judged(one, token) for one in nodes] == ["session_revoked", "ok", "ok"]
+                await anyio.sleep(0.02)
+            assert [one.why_not_ready() for one in nodes] == [None] * 3
+            assert judged(a, mint_session(b, "cleo")) == "ok"
+            server.post("/v3/kv/compaction", {"revision": server.revision(), "physical": True})
+            server.ctl("defrag")
+            assert [judged(one, other) for one in nodes] == ["ok"] * 3
+            server.ctl("alarm", "disarm")
+            await eventually(lambda: all(judged(one, token) == "session_revoked" for one in nodes))
+            await ready(*nodes)
+            assert (await b.revoke_subject("bob")).mode == "fenced"
+        assert "has fallen silent" not in caplog.text
+
+
+@on_asyncio
+async def test_a_full_etcd_in_which_others_delete_is_read_all_the_same() -> None:
     with etcd(1, "--quota-backend-bytes", "400000") as server:
         a, b = node(server.cluster()), node(server.cluster())
+        for number in range(100):
+            store(server, f"other/{number:02}", b"x")
         async with running(a, b):
             await ready(a, b)
             token = mint_session(b, "ada")
             await eventually(lambda: "space exceeded" in str(server.post("/v3/kv/put", {"key": "eA==", "value": "x" * 80_000})))
-            await eventually(lambda: "taking beats" in log_of(a).trouble)
-            with pytest.raises(QuorumLost, match="no space left"):
-                await a.revoke_subject("ada")
-            await eventually(lambda: judged(b, token) == "state_stale")
-            assert "etcd has no space left (NOSPACE)" in str(b.why_not_ready())
-            revision = server.revision()
-            server.post("/v3/kv/compaction", {"revision": revision, "physical": True})
-            server.ctl("defrag")
-            server.ctl("alarm", "disarm")
-            await ready(a, b)
-            await eventually(lambda: judged(b, token) == "session_revoked")
+            await eventually(lambda: log_of(a).ordered.stands_still and log_of(b).ordered.stands_still)
+            for number in range(100):
+                server.ctl("del", f"other/{number:02}")
+                assert [judged(one, token) for one in (a, b)] == ["ok"] * 2
+                await anyio.sleep(3 * FRESHNESS_LIMIT_S / 100)
+            server.post("/v3/kv/compaction", {"revision": server.revision()})  # beyond what either node has applied
+            for _ in range(40):
+                assert [judged(one, token) for one in (a, b)] == ["ok"] * 2
+                await anyio.sleep(0.1)
 
 
 @pytest.fixture

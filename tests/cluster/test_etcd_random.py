@@ -31,7 +31,7 @@ EVENTS = (
     *("elect", "elect", "freeze a member", "kill a member", "part a member", "lag", "compact", "compact", "silent"),
     *("heal etcd", "heal etcd"),
 )
-NEEDS_THE_FENCE = 1
+NEEDS_THE_FENCE = 4
 """A history in which a session is used elsewhere right after a log-out of it was acknowledged, while nodes are cut off."""
 
 
@@ -46,6 +46,7 @@ class EtcdHistory(History):
         names = "abcd"[: dice.choice((3, 3, 4))]
         cluster = EtcdCluster(names, app=app, seed=seed, protect="/private*", idle_timeout=IDLE_S)
         self.nodes_on_etcd, self.etcd = cluster, cluster.etcd
+        self.fills = Random(f"full {seed}")
         for node in cluster.nodes:
             node.settings.update(state_dir=str(folder / node.name))
         super().__init__(dice, cluster)
@@ -60,6 +61,9 @@ class EtcdHistory(History):
 
     async def _something_happens(self) -> None:
         dice, etcd = self.dice, self.etcd
+        if self.fills.random() < 0.15:
+            etcd.state.is_full = not etcd.state.is_full
+            self.trace.append((round(self.cluster.passed_s, 6), "full" if etcd.state.is_full else "room"))
         node, member = dice.choice(self.cluster.nodes), dice.choice(etcd.members)
         links = etcd.links_of(node)
         what = dice.choice(EVENTS)

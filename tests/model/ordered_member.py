@@ -165,6 +165,8 @@ class OrderedMember:
         beats = ordered.own_beats
         ordered.view.fresh_at, beats.fresh_s = aged(ordered.view.fresh_at, by_s), aged(beats.fresh_s, by_s)
         beats.tries = {number: aged(sent_s, by_s) for number, sent_s in beats.tries.items()}
+        still = ordered.standstill
+        still.beaten_s, still.lapsed_s = aged(still.beaten_s, by_s), aged(still.lapsed_s, by_s)
         for process in ordered.leases.known.values():
             process.heard_s = aged(process.heard_s, by_s)
         self.taken = {number: (position, aged(durable_s, by_s)) for number, (position, durable_s) in self.taken.items()}
@@ -195,6 +197,7 @@ class OrderedMember:
         beats.fresh_s = ordered.view.fresh_at = 0 if ordered.view.fresh_at > -math.inf else -math.inf
         beats.tries = dict.fromkeys(beats.tries, 0)
         if not self.made:
+            ordered.standstill.beaten_s = ordered.standstill.lapsed_s = 0
             for process in ordered.leases.known.values():
                 process.heard_s = 0
 

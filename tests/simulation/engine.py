@@ -88,6 +88,11 @@ class Server(Place):
     # Nodes' requests.
 
     def on_write(self, write: Write, node: OrderedNode, life: int, ticket: int) -> None:
+        if write.puts and node.number in self.engine.refuses:
+            if self.engine.serves(self):
+                self.world.send(self, node, node.on_refused, life, ticket)
+            return
+
         def answer(position: int | None) -> None:
             self.world.send(self, node, node.on_written, life, ticket, position)
 
@@ -97,6 +102,12 @@ class Server(Place):
         if self.engine.serves(self):
             state, position = dict(self.engine.state), self.engine.position
             self.world.send(self, node, node.on_snapshot, life, ticket, position, state)
+
+    def on_look(self, node: OrderedNode, life: int, ticket: int, key: str, position: int) -> None:
+        if self.engine.serves(self):
+            state = self.engine.state
+            is_quiet = key in state and all(kept.position <= position for kept in state.values())
+            self.world.send(self, node, node.on_looked, life, ticket, self.engine.position, is_quiet)
 
     def on_follow(self, node: OrderedNode, life: int, number: int, start: int) -> None:
         if start <= self.engine.compacted:
@@ -172,6 +183,8 @@ class Engine:
         self.compacted = 0
         self.ready_at = 0.0
         """End of the current election. Proposals before it are lost or applied later, without an answer."""
+        self.refuses: set[int] = set()
+        """The numbers of the nodes that may write nothing, because the servers that they ask are full. They may read, and delete."""
         self.servers = [Server(self, number) for number in numbers]
         self.leader = self.servers[0]
         for server in self.servers:

@@ -43,7 +43,7 @@ class OrderedChaos(Chaos[OrderedNode]):
     def _trouble(self) -> None:
         chance = self.chance
         ways = (self._part, self._part_server, self._slow, self._pause, self._crash, self._crash, self._crash_all, self._leave)
-        engine = (self._elect, self._elect, self._lose_quorum, self._compact, self._compact, self._stall, self._lag)
+        engine = (self._elect, self._elect, self._lose_quorum, self._compact, self._compact, self._stall, self._lag, self._fill, self._fill)
         chance.choice((*ways, *engine, self._step_clock))()
 
     def _some(self) -> list[OrderedNode]:
@@ -106,6 +106,13 @@ class OrderedChaos(Chaos[OrderedNode]):
     def _compact(self) -> None:
         self.world.engine.compact()
 
+    def _fill(self) -> None:
+        """The engine is full, or only the servers that some ask."""
+        engine = self.world.engine
+        numbers = {node.number for node in self.chance.choice((self.world.nodes, self.world.nodes, self._some()))}
+        engine.refuses |= numbers
+        self.world.after(self._a_while(), None, engine.refuses.difference_update, numbers)
+
     def _stall(self) -> None:
         self.world.engine.stall(self._a_while())
 
@@ -146,6 +153,7 @@ class OrderedChaos(Chaos[OrderedNode]):
     def _mend(self) -> None:
         engine = self.world.engine
         engine.ready_at = self.world.time
+        engine.refuses.clear()
         engine.stall(0.0)
         for server in engine.servers:
             server.lag_s = 0.0

@@ -30,6 +30,7 @@ from ha_session_mw._core.ordered.ready import (
     EntryPut,
     FloorRaised,
     Item,
+    Look,
     Ready,
     Sent,
     Snapshot,
@@ -47,6 +48,8 @@ TRY_S = 0.6
 """How long the engine may take for an answer."""
 IDLE_S = 1.0
 """How long a stream may be silent, with a beat of its own under way every half second."""
+AGAIN_S = 0.2
+"""Pause after a refused write."""
 BATCH = 3
 """Entries in one transaction: so few that a log-out of several is written in several, and may fail half-way."""
 
@@ -67,6 +70,7 @@ class Try:
 
     then: Callable[[int | None], None]
     failed: Callable[[], None] | None = None
+    is_beat: bool = False
 
 
 @dataclass(eq=False)
@@ -105,6 +109,7 @@ class OrderedNode(Node):
         self.writing = False
         self.beat_at = -1.0
         self.tries: dict[int, Try] = {}
+        self.looks: dict[int, Look] = {}
         self.tickets = self.stream = 0
         self.heard_of = 0
         self.heard_s = 0.0
@@ -168,10 +173,12 @@ class OrderedNode(Node):
 
     # Writing.
 
-    def ask(self, write: Write, then: Callable[[int | None], None], failed: Callable[[], None] | None = None) -> None:
+    def ask(
+        self, write: Write, then: Callable[[int | None], None], failed: Callable[[], None] | None = None, *, is_beat: bool = False
+    ) -> None:
         self.tickets += 1
         ticket = self.tickets
-        self.tries[ticket] = Try(then, failed)
+        self.tries[ticket] = Try(then, failed, is_beat)
         server = self.servers[self.writes_to]
         self.world.send(self, server, server.on_write, write, self, self.life, ticket)
         self.wait(TRY_S, self._give_up, ticket, self.writes_to)
@@ -192,6 +199,27 @@ class OrderedNode(Node):
         self.heard_of = max(self.heard_of, position or 0)
         tried.then(position)
         self.settle()
+
+    def on_refused(self, life: int, ticket: int) -> None:
+        """The engine is full."""
+        tried = self.tries.pop(ticket, None) if life == self.life else None
+        if tried is not None and tried.failed is not None:
+            self.wait(AGAIN_S, tried.failed)
+        if tried is not None and tried.is_beat:
+            self._look()
+
+    def _look(self) -> None:
+        look = self.log.look(self.now())
+        if look is not None:
+            self.tickets += 1
+            self.looks = {self.tickets: look}
+            server = self.servers[self.writes_to]
+            self.world.send(self, server, server.on_look, self, self.life, self.tickets, f"{BEATS}/{look.slot}", look.position)
+
+    def on_looked(self, life: int, ticket: int, position: int, is_quiet: bool) -> None:
+        if life == self.life and ticket in self.looks:
+            self.obey(self.log.looked(self.looks.pop(ticket), position, is_quiet=is_quiet, now=self.now()))
+            self.settle()
 
     def write(self) -> None:
         """Write some unwritten entries. A failed write is retried. It may then happen twice, which changes nothing."""
@@ -224,7 +252,8 @@ class OrderedNode(Node):
         if self.log.due_s != due_s or self.beat_at != due_s:
             return  # it was brought forward, or put already
         sent = self.log.beat(self.now())
-        self.ask(Write(puts=((f"{BEATS}/{sent.slot}", encode_beat(sent.beat)),)), lambda position: self._beaten(sent, position))
+        write = Write(puts=((f"{BEATS}/{sent.slot}", encode_beat(sent.beat)),))
+        self.ask(write, lambda position: self._beaten(sent, position), is_beat=True)
         self.settle()
 
     def _beaten(self, sent: Sent, position: int | None) -> None:

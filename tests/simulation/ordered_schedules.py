@@ -229,6 +229,83 @@ def the_engine_is_restored_from_an_old_backup(variant: OrderedVariant) -> Findin
     return world.findings
 
 
+def fill(world: OrderedWorld, *numbers: int) -> None:
+    """The engine refuses what these nodes write; all of them, if none is named."""
+    world.engine.refuses = set(numbers or range(len(world.nodes)))
+
+
+def full_for_long_and_then_a_member_is_cut_off(variant: OrderedVariant) -> Findings:
+    """Nobody can write for 20 s, all go on. Node 2 is cut off just before there is room again, and the others know its last heartbeat."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[1])
+    fill(world)
+    for _ in range(20):
+        world.run(1)
+        accepted = world.findings.accepted
+        for node in world.nodes:
+            ask_for(world, node, session, 0.01)
+        assert world.findings.accepted == accepted + 3
+    last, fresh_at = world.nodes[2], world.nodes[2].view.fresh_at
+    while last.view.fresh_at == fresh_at:
+        world.run(0.001)
+    world.cut(*world.away(last), *between({2}, {0, 1}))
+    world.engine.refuses.clear()
+    world.run(0.6)  # the others write again
+    world.nodes[1].revoke(session)
+    ask_for(world, last, session, 4)
+    return world.findings
+
+
+def the_first_write_after_a_standstill(variant: OrderedVariant) -> Findings:
+    """As before, and the log-out is the very first write, before any heartbeat of the node that writes it."""
+    world = cluster(3, variant)
+    one, last = world.nodes[1], world.nodes[2]
+    session = log_in(one)
+    fill(world)
+    one.revoke(session)
+    world.run(10)
+    fresh_at = last.view.fresh_at
+    while last.view.fresh_at == fresh_at:
+        world.run(0.001)
+    world.cut(*world.away(last), *between({2}, {0, 1}))
+    world.engine.refuses.clear()
+    ask_for(world, last, session, 4)
+    assert session.fenced_at < world.time
+    return world.findings
+
+
+def full_for_one_member_alone(variant: OrderedVariant) -> Findings:
+    """Only the server that node 2 asks is full. The others write, and do not know that node 2 can read."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[1])
+    last = world.nodes[2]
+    last.paused_until = world.time + 0.25  # it never asks just when the others write
+    world.run(0.5)
+    fill(world, 2)
+    ask_for(world, last, session, 6)
+    fresh_at = last.view.fresh_at
+    for _ in range(600):
+        if last.view.fresh_at == fresh_at:
+            world.run(0.001)
+    world.cut(*world.away(last), *between({2}, {0, 1}))
+    world.nodes[1].revoke(session)
+    ask_for(world, last, session, 4)
+    return world.findings
+
+
+def full_behind_a_stream_that_is_silent(variant: OrderedVariant) -> Findings:
+    """The streams bring nothing, a log-out is written, and then nobody can write any more. Reads would show it."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[1])
+    world.engine.stall(12)
+    world.nodes[1].revoke(session)
+    world.run(0.1)
+    fill(world)
+    ask_for(world, world.nodes[2], session, 8)
+    world.engine.refuses.clear()
+    return world.findings
+
+
 Schedule = Callable[[OrderedVariant], Findings]
 
 CAUGHT_BY: dict[str, Schedule] = {
@@ -241,10 +318,14 @@ CAUGHT_BY: dict[str, Schedule] = {
     "resumed after what was not delivered": a_stream_that_broke_before_it_brought_the_news,
     "snapshot without the floor": ended_by_clocks_that_step_forth_and_back,
     "a peer's yes kept": a_yes_from_before,
+    "silence in a standstill ends leases": full_for_long_and_then_a_member_is_cut_off,
+    "reads count at once": full_for_one_member_alone,
+    "reads that look at nothing": full_behind_a_stream_that_is_silent,
 }
 """Which broken variant each schedule is there to catch."""
 EVERY_SCHEDULE: tuple[Schedule, ...] = (
     *CAUGHT_BY.values(),
+    the_first_write_after_a_standstill,
     a_cut_that_a_node_has_not_heard_of,
     left_alone_with_a_clock_that_steps,
     a_clock_that_was_wrong_from_the_start,

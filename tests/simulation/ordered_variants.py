@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.ordered.leases import Leases
 from ha_session_mw._core.ordered.log import Ordered
-from ha_session_mw._core.ordered.ready import Ready, Sent, Snapshot
+from ha_session_mw._core.ordered.ready import Look, Ready, Sent, Snapshot
+from ha_session_mw._core.ordered.standstill import Standstill
 
 from .variants import Variant
 
@@ -62,8 +63,8 @@ class NoFence(Ordered):
 class ByNode(Leases):
     """Keeps one account for all workers of a node."""
 
-    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
-        super().heard(slot.partition(".")[0], applied, position, first=first, now_s=now_s, alive_s=alive_s)
+    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float, limit_s: float) -> None:
+        super().heard(slot.partition(".")[0], applied, position, first=first, now_s=now_s, alive_s=alive_s, limit_s=limit_s)
 
     def is_news(self, slot: str, position: int) -> bool:
         return super().is_news(slot.partition(".")[0], position)
@@ -84,6 +85,43 @@ class WithoutTheFloor(Ordered):
         return super().load(replace(snapshot, floor_ms=0), moment)
 
 
+class SilenceEndsLeases(Leases):
+    """Takes each silent process for gone, although nobody could write for a while."""
+
+    def lack_until(self, position: int, wait_s: float, lapsed_s: float) -> float:
+        return super().lack_until(position, wait_s, -math.inf)
+
+
+class SilenceIsAbsence(Ordered):
+    """Knows nothing of leases that began while the log stood still."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.leases = SilenceEndsLeases()
+
+
+class ReadsAlwaysCount(Standstill):
+    """Counts a read whether or not others can write."""
+
+    def looked(self, sent_s: float, now_s: float, own_limit_s: float) -> bool:
+        return super().looked(sent_s, now_s, own_limit_s) or True
+
+
+class ReadsAtOnce(Ordered):
+    """Fresh by a read whenever its own heartbeat is refused."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.standstill = ReadsAlwaysCount()
+
+
+class ReadsWithoutLooking(Ordered):
+    """Takes any answer of the engine for the news that there is none."""
+
+    def looked(self, look: Look, revision: int, *, is_quiet: bool, now: Moment) -> Ready:
+        return super().looked(look, revision, is_quiet=True, now=now)
+
+
 RIGHT = OrderedVariant("right")
 BROKEN = {
     variant.name: variant
@@ -97,5 +135,8 @@ BROKEN = {
         OrderedVariant("resumed after what was not delivered", resumes_undelivered=True),
         OrderedVariant("snapshot without the floor", ordered=WithoutTheFloor),
         OrderedVariant("a peer's yes kept", keeps_yes=True),
+        OrderedVariant("silence in a standstill ends leases", ordered=SilenceIsAbsence),
+        OrderedVariant("reads count at once", ordered=ReadsAtOnce),
+        OrderedVariant("reads that look at nothing", ordered=ReadsWithoutLooking),
     )
 }

@@ -93,6 +93,7 @@ class Members:
     """
 
     __slots__ = (
+        "_excused_s",
         "_latest_ms",
         "_majority",
         "_slots",
@@ -113,6 +114,7 @@ class Members:
         self._latest_ms = -math.inf
         """The latest trusted clock minus the boot-time clock when a majority last agreed on the time."""
         self._verdict: tuple[float, bool] | None = None
+        self._excused_s = -math.inf
         self.compare_limits()
 
     @property
@@ -185,8 +187,12 @@ class Members:
             ensure(self.acceptance_limit_s <= limit_s, "a node accepts for no longer than any member announces")
             ensure(self.fence_wait_s >= fence_wait_s(limit_s), "a fence waits for every lease that any member may hold")
 
+    def excuse(self, boot_s: float) -> None:
+        """Take no member for gone because it was silent until now: none of them can be heard at present."""
+        self._excused_s = boot_s
+
     def _is_live(self, slot: _Slot, boot_s: float) -> bool:
-        return boot_s - slot.heard_s <= self.fence_wait_s
+        return boot_s - max(slot.heard_s, self._excused_s) <= self.fence_wait_s
 
     def live(self, boot_s: float) -> list[Heartbeat]:
         """Return the newest heartbeat of each other live member."""

@@ -18,6 +18,7 @@ class _Process:
     position: int
     heard_s: float
     heard_alive_s: float
+    limit_s: float
 
 
 class Leases:
@@ -32,7 +33,7 @@ class Leases:
     def __init__(self) -> None:
         self.known: dict[str, _Process] = {}
 
-    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float) -> None:
+    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float, limit_s: float) -> None:
         """Take in a heartbeat of another process that was read in the log.
 
         Args:
@@ -42,8 +43,9 @@ class Leases:
             first: for a process that was unknown, a position before which it cannot have had another heartbeat.
             now_s: the boot-time clock.
             alive_s: for how long the log was seen to take writes, in all.
+            limit_s: how old the knowledge of the process may be, by its own word.
         """
-        known = self.known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s))
+        known = self.known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s, limit_s))
         known.position = max(known.position, position)
         known.heard_s, known.heard_alive_s = now_s, alive_s
         # A position that did not exist yet is one of an earlier log, which this one has replaced. It confirms nothing.
@@ -63,23 +65,39 @@ class Leases:
         """Take out a process whose heartbeat was deleted, and return whether it was known."""
         return self.known.pop(slot, None) is not None
 
-    def lack_until(self, position: int, wait_s: float) -> float:
+    def limits(self, own_s: float) -> tuple[float, float]:
+        """Return the least and the largest limit of all processes, the own one included. A process counts until its slot is deleted."""
+        limits = [own_s, *(known.limit_s for known in self.known.values())]
+        return min(limits), max(limits)
+
+    def lack_until(self, position: int, wait_s: float, lapsed_s: float) -> float:
         """Return the boot time from which no process can hold a lease while it lacks the log up to a position.
+
+        Args:
+            position: in the log.
+            wait_s: the length of the longest lease, with a margin.
+            lapsed_s: until when silence proves nothing, because the log may have stood still (:mod:`.standstill`).
 
         The time is in the past if that holds already. A process that has confirmed the position lacks nothing. A process whose first
         heartbeat is later lacks nothing either. Its lease begins only once it has read that heartbeat, and everything before it, in
         the log. A heartbeat is sent before it is heard here, so a lease has ended once its length has passed since then.
         """
-        waits = (known.heard_s + wait_s for known in self.known.values() if known.applied < position and known.first < position)
-        return max(waits, default=-math.inf)
+        lacking = [known.heard_s for known in self.known.values() if known.applied < position and known.first < position]
+        return max(*lacking, lapsed_s) + wait_s if lacking else -math.inf
 
     def voters(self, since_alive_s: float) -> int:
         """Return how many processes were heard since a time, counted while the log was alive."""
         return sum(known.heard_alive_s >= since_alive_s for known in self.known.values())
 
-    def silent(self, since_s: float) -> list[tuple[str, int]]:
-        """Return the slots that were not heard since a boot time, each with the position of its last heartbeat."""
-        return [(slot, known.position) for slot, known in self.known.items() if known.heard_s < since_s]
+    def silent(self, since_s: float, since_alive_s: float) -> list[tuple[str, int]]:
+        """Return the slots that were not heard since two times, each with the position of its last heartbeat.
+
+        Args:
+            since_s: a boot time.
+            since_alive_s: a time counted while the log was alive. A process that could not write may hold a lease all the same.
+        """
+        found = self.known.items()
+        return [(slot, known.position) for slot, known in found if known.heard_s < since_s and known.heard_alive_s < since_alive_s]
 
     def check(self, position: int, now_s: float) -> None:
         """Check what must hold after each change.

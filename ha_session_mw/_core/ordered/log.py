@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ...events import Diverged, Rollback, RolledBack
 from ...models import Entry
-from ..cluster.freshness import Moment
+from ..cluster.freshness import Moment, fence_wait_s
 from ..cluster.invariants import ensure
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
@@ -36,11 +36,13 @@ from .ready import (
     EntryPut,
     FloorRaised,
     Item,
+    Look,
     OrderedEvent,
     Ready,
     Sent,
     Snapshot,
 )
+from .standstill import Standstill
 
 REMOVE_AFTER_S = 600.0
 REMOVE_AFTER_WAITS = 3
@@ -71,11 +73,14 @@ class Ordered:
         self.position = 0
         """The position up to which the log has been applied. The driver resumes right after it."""
         self.needs_load = True
-        """Whether the whole log must be loaded before this process can rely on its view."""
+        """Whether the whole log must be loaded before this process can follow it."""
+        self.is_doubtful = True
+        """Whether the view may lack some of what the log has up to the position, so that it proves nothing before the next load."""
         self.rolled_back: Rollback | None = None
         self.catching_up = True
         """Whether the node still has to read back a heartbeat of its own, or to hear enough of the members that it knows of."""
         self.own_beats = OwnBeats(heartbeat_s)
+        self.standstill = Standstill()
         self.leases = Leases()
         self._digest = Digest()
         self._suspects: set[str] = set()
@@ -112,10 +117,12 @@ class Ordered:
         Every lease that began before the entries were durable is over after a lease's length. The fence may come sooner. A node that has
         read the log up to the position knows all processes that may hold a lease. It waits only for those that have not confirmed.
         """
-        latest_s = durable_s + self.members.fence_wait_s
-        if self.position < position or not self._can_be_relied_on:
+        least_s, longest_s = self.leases.limits(self.members.own.freshness_limit_s)
+        wait_s = max(self.members.fence_wait_s, fence_wait_s(longest_s))
+        latest_s = durable_s + wait_s
+        if self.position < position or not self._can_be_relied_on or self.standstill.may_stand(durable_s, least_s):
             return latest_s
-        return min(latest_s, self.leases.lack_until(position, self.members.fence_wait_s))
+        return min(latest_s, self.leases.lack_until(position, wait_s, self.standstill.lapsed_s))
 
     # Beats.
 
@@ -124,7 +131,8 @@ class Ordered:
         """The boot time at which the next heartbeat is due."""
         if self.log is None or self.rolled_back or self._left:
             return math.inf
-        return self.own_beats.due_s
+        due_s, counts_s = self.own_beats.due_s, self.standstill.counts_from_s(self.members.own.freshness_limit_s)
+        return counts_s if self.own_beats.sent_s < counts_s < due_s else due_s
 
     def beat(self, now: Moment) -> Sent:
         """Return the heartbeat to write now. Each try needs a new one, which identifies the try when the heartbeat is read back."""
@@ -141,6 +149,42 @@ class Ordered:
         if position <= sent.beat.applied:
             # Positions only grow. The engine has given a position that this node had applied before it asked.
             self._roll_back("position")
+        return self._told()
+
+    # Reads in place of heartbeats.
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether this process reads the log because the engine takes no heartbeat, and sees nobody write."""
+        return self.standstill.since_s < math.inf
+
+    def look(self, now: Moment) -> Look | None:
+        """Return how to look at the log after the engine has refused a heartbeat for good; None if that would prove nothing.
+
+        The others know nothing of a process that has no heartbeat in the log, and wait for none.
+        """
+        if not self._can_be_relied_on or self._left or self.standstill.beaten_s == -math.inf:
+            return None
+        return Look(self.slot, self.position, now.boot_s)
+
+    def looked(self, look: Look, revision: int, *, is_quiet: bool, now: Moment) -> Ready:
+        """Take in what a read has shown.
+
+        Args:
+            look: what was asked for.
+            revision: the present position of the log. All that was logged before the read was sent is at or below it.
+            is_quiet: whether the slot exists, and no key in the log was written after the position.
+            now: the present.
+        """
+        if revision < look.position:
+            self._roll_back("position")
+        if self.position == look.position and self._can_be_relied_on and not self._left:
+            if not is_quiet:
+                self.standstill.write_seen()
+            elif self.standstill.looked(look.sent_s, now.boot_s, self.members.own.freshness_limit_s):
+                self.members.excuse(now.boot_s)
+                self.own_beats.read_back(look.sent_s)
+                self._returned(-math.inf, now)
         return self._told()
 
     # Loading and following.
@@ -172,10 +216,11 @@ class Ordered:
         for key in self._unseen.keys() & loading.keys:
             del self._unseen[key]
         self.position = snapshot.position
+        self.standstill.write_seen()  # it is unknown what was written since the last position
         self._digest.begin(snapshot.position, loading.total)
         now = moment()
         self._load_beats(snapshot, now)
-        self.needs_load = False
+        self.needs_load = self.is_doubtful = False
         self.own_beats.hurried = True
         self._returned(max((self._try_of(stored.slot, stored.beat) for stored in snapshot.beats), default=-math.inf), now)
 
@@ -216,6 +261,7 @@ class Ordered:
         self._returned(own_s, now)
 
     def _put(self, entry: Entry, *, created: bool) -> None:
+        self.standstill.write_seen()
         key = entry_key(entry)
         if created:
             self._digest.add(key)
@@ -230,9 +276,10 @@ class Ordered:
             self._deleted.add(key)
 
     def _hear(self, slot: str, beat: LogHeartbeat, position: int, now: Moment, *, first: int, late: bool) -> None:
+        self.standstill.write_seen()
         same_log = self.log is not None and beat.log == self.log.id
-        applied = beat.applied if same_log else 0
-        self.leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self.own_beats.alive_s)
+        applied, limit_s = beat.applied if same_log else 0, beat.heartbeat.freshness_limit_s
+        self.leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self.own_beats.alive_s, limit_s=limit_s)
         self.speaker.hear(slot, beat.heartbeat, now, late=late)
         if same_log and beat.applied < position:
             self._compare(slot, beat)
@@ -245,6 +292,7 @@ class Ordered:
 
     def _returned(self, sent_s: float, now: Moment) -> None:
         """Take in that a heartbeat sent at this time was read back, together with everything that was logged before it."""
+        self.standstill.read_back(sent_s, now.boot_s, self.leases.limits(self.members.own.freshness_limit_s)[0])
         if self.own_beats.read_back(sent_s):
             self._count_voters(now)
         # A process that knows of others but has not heard them cannot judge its clock. It hears them soon.
@@ -263,7 +311,7 @@ class Ordered:
         self.members.majority = living // 2 + 1
 
     def _stamp(self) -> None:
-        self.view.fresh_at = self.own_beats.fresh_s if self._can_be_relied_on and not self._left else -math.inf
+        self.view.fresh_at = -math.inf if self.is_doubtful or self._is_over() else self.own_beats.fresh_s
 
     def _is_over(self) -> bool:
         """Return whether this process ignores the log from now on."""
@@ -277,9 +325,13 @@ class Ordered:
 
     def quarantine(self) -> None:
         """Require a new load: this process has read something that cannot be decoded, or that another member has read differently."""
-        self.needs_load = True
+        self.is_doubtful = self.needs_load = True
         self.own_beats.fresh_s = -math.inf
         self._stamp()
+
+    def reload(self) -> None:
+        """Require a new load: the engine has discarded changes that were not delivered. The present lease is no worse for that."""
+        self.needs_load = True
 
     def _compare(self, slot: str, beat: LogHeartbeat) -> None:
         """Compare what another process had applied with what this one had at the same position.
@@ -334,6 +386,7 @@ class Ordered:
         self.speaker.give_up_cuts(made_before_ms)
 
     def _take_floor(self, floor_ms: int) -> None:
+        self.standstill.write_seen()
         self._stored_floor_ms = max(self._stored_floor_ms, floor_ms)
         self._raise_floor(floor_ms)
 
@@ -348,7 +401,8 @@ class Ordered:
     def _slots_to_remove(self, now: Moment) -> tuple[tuple[str, int], ...]:
         if not self.is_fresh(now):
             return ()
-        return tuple(self.leases.silent(now.boot_s - max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s)))
+        silence_s = max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s)
+        return tuple(self.leases.silent(now.boot_s - silence_s, self.own_beats.alive_s - silence_s))
 
     # For the driver.
 
@@ -390,6 +444,7 @@ class Ordered:
         self._digest.check(self.position)
         fresh_s = self.view.fresh_at
         ensure(fresh_s <= now.boot_s, "no node is fresh as of a time to come")
-        ensure(not (self.needs_load or self._is_over()) or fresh_s == -math.inf, "a node that must load, or has left, is not fresh")
+        ensure(not (self.is_doubtful or self._is_over()) or fresh_s == -math.inf, "a node that doubts its view, or has left, is not fresh")
+        ensure(self.needs_load or not self.is_doubtful, "a node that doubts its view must load")
         ensure(self.log is not None or self.position == 0, "nothing was applied of a log that was not loaded")
         ensure(all(key_end_ms(key) > self.view.floor_ms for key in (*self._unseen, *self._deleted)), "nothing below the floor is kept")

@@ -28,7 +28,8 @@ class OwnBeats:
         tries: when each heartbeat was sent that has not been read back, by its number.
         sent_s: when the newest one was sent.
         hurried: whether news brings the next one forward.
-        fresh_s: when the newest one was sent that has been read back; negative infinity if none has.
+        fresh_s: when the newest one was sent that has been read back. A read of a log that stands still counts, too. Negative infinity
+            if there was neither.
         alive_s: total time for which the log was seen to take writes.
         returned_s: when a heartbeat was last read back.
     """

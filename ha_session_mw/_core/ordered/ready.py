@@ -81,6 +81,21 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """A read of the current log, in place of a heartbeat that the engine does not take.
+
+    Attributes:
+        slot: the slot of the process. The read counts only if it exists.
+        position: the read must show that nothing in the log was written after it.
+        sent_s: when the process asked, by the boot-time clock.
+    """
+
+    slot: str
+    position: int
+    sent_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """The node has read back its own heartbeat for the first time, has heard enough of the other members, and validates sessions now."""
 

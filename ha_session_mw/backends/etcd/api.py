@@ -26,6 +26,10 @@ class EtcdUnavailable(EtcdError):
     """No endpoint with a quorum answered in time. A write may or may not have been applied."""
 
 
+class EtcdSilent(EtcdUnavailable):
+    """A watch brings nothing. Either its endpoint is frozen, or nobody writes anything."""
+
+
 class EtcdForeign(EtcdUnavailable):
     """The endpoint is not an etcd. Another endpoint may be one."""
 

@@ -9,7 +9,7 @@ import anyio
 import httpx2
 
 from ...abc import Clock
-from .api import FOREIGN, EtcdForeign, EtcdUnavailable
+from .api import FOREIGN, EtcdForeign, EtcdSilent, EtcdUnavailable
 
 SILENCE_S = 3.0
 """A stream without a byte for this time is given up: its member of etcd may be frozen. Watchers write heartbeats below the watched
@@ -51,7 +51,8 @@ async def follow_lines(response: httpx2.Response, clock: Clock, take_line: Calla
     """Pass each line of the body to ``take_line``. Never returns.
 
     Raises:
-        EtcdUnavailable: the body has ended, or nothing arrived for ``SILENCE_S``.
+        EtcdSilent: nothing arrived for ``SILENCE_S``.
+        EtcdUnavailable: the body has ended.
         EtcdForeign: a line is longer than any message of etcd.
     """
     rest: list[bytes] = []
@@ -76,4 +77,4 @@ async def _next(chunks: AsyncIterator[bytes], clock: Clock) -> bytes:
             return await anext(chunks)
         except StopAsyncIteration:
             raise EtcdUnavailable("has ended the watch") from None
-    raise EtcdUnavailable("has fallen silent")
+    raise EtcdSilent("has fallen silent")

@@ -9,7 +9,7 @@ import anyio.lowlevel
 
 from ..._core.ordered.keys import LogId, encode_floor, encode_log
 from ..._core.ordered.ready import EntryPut, Snapshot
-from .api import EtcdCompacted, EtcdError, EtcdRejected, Event, KeyValue, Watched, put, unchanged_since
+from .api import EtcdCompacted, EtcdError, EtcdRejected, EtcdSilent, Event, KeyValue, Watched, put, unchanged_since
 from .keys import Reading, UnreadableKey
 from .process import AGAIN_S, Process, logger
 
@@ -55,12 +55,14 @@ class Follower:
                 continue
             except EtcdCompacted:
                 logger.warning("etcd has compacted what this node has not read yet; the log is loaded anew")
-                self._mistrust()
+                self._ordered.reload()
+                self._process.wake()
             except UnreadableKey as exc:
                 troubles.failed("following", str(exc))
                 self._mistrust()
             except EtcdError as exc:
-                troubles.failed("following", str(exc))
+                if not (isinstance(exc, EtcdSilent) and self._ordered.stands_still):  # else nobody can write, and there is no news
+                    troubles.failed("following", str(exc))
             with self._process.clock.move_on_after(AGAIN_S):
                 await anyio.sleep_forever()
         await anyio.sleep_forever()

@@ -112,14 +112,25 @@ class EtcdGateway:
 
     # Calls.
 
-    async def page(self, start: bytes, end: bytes, *, revision: int = 0, limit: int = PAGE_KEYS) -> Page:
+    async def page(self, start: bytes, end: bytes, *, revision: int = 0, limit: int = PAGE_KEYS, written_after: int = 0) -> Page:
         """Return keys from ``start`` up to but excluding ``end``, in their order, at a revision. Revision 0 is the current one.
+
+        The read is linearizable: it shows everything that etcd had confirmed to anybody before the call.
+
+        Args:
+            start, end: the range of keys.
+            revision: at which to read.
+            limit: the largest number of keys.
+            written_after: return only keys that were last written after this revision, without their values; 0 for all keys.
 
         Raises:
             EtcdCompacted: etcd has discarded that revision.
             EtcdError: etcd did not answer, or refused.
         """
-        return await self._call("/v3/kv/range", {"key": start, "range_end": end, "revision": revision, "limit": limit}, Page)
+        body: dict[str, object] = {"key": start, "range_end": end, "revision": revision, "limit": limit}
+        if written_after:
+            body |= {"min_mod_revision": written_after + 1, "keys_only": True}
+        return await self._call("/v3/kv/range", body, Page)
 
     async def transact(
         self,

@@ -39,7 +39,7 @@ DURABLE_LIMIT_S = 5.0
 """How long a log-out waits for etcd while this node is in contact. An election takes 1 to 2 s, and as long again after a split vote. A
 late acknowledgement is worth more than an early refusal."""
 DURABLE_LIMIT_ALONE_S = 0.5
-"""How long a log-out waits for etcd while this node is out of contact, when an answer is unlikely."""
+"""How long a log-out waits for etcd while this node is out of contact, or etcd is full, when an answer is unlikely."""
 LEAVE_S = 5.0
 """Time limit for the last writes of a process that ends. Orchestrators kill a process some 10 s after they ask it to end."""
 
@@ -119,13 +119,14 @@ class EtcdLog(MemberedLog):
         self.ordered.seek_contact()
         self._wake()
         with self._clock.move_on_after(self._durable_limit_s()):
-            while self._view.fresh_at < begun_s:
+            while self.ordered.standstill.beaten_s < begun_s:  # reads of a full etcd make the view fresh, too
                 await self.wait_changed()
-        if self._view.fresh_at < begun_s:
+        if self.ordered.standstill.beaten_s < begun_s:
             raise QuorumLost(self._why_not_written())
 
     def _durable_limit_s(self) -> float:
-        return DURABLE_LIMIT_S if self.ordered.is_fresh(self._now()) else DURABLE_LIMIT_ALONE_S
+        is_in_contact = self.ordered.is_fresh(self._now()) and not self.ordered.stands_still
+        return DURABLE_LIMIT_S if is_in_contact else DURABLE_LIMIT_ALONE_S
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         ticket = self._put(entries)

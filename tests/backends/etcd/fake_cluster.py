@@ -176,6 +176,7 @@ class FakeEtcd3:
 
     def heal(self) -> None:
         """All members are well, and no link loses anything."""
+        self.state.is_full = False
         for link in self._links.values():
             link.mend()
         for member in self.members:

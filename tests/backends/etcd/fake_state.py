@@ -51,6 +51,7 @@ class EtcdState:
         changes: all changes since then, in their order.
         late_s: how much later leases end than they should.
         first_lease: the number of the first lease that is granted.
+        is_full: whether it has no space left. It is read, and keys are deleted; nothing is put.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,7 @@ class EtcdState:
         self.changes: list[Change] = []
         self.late_s = 0.0
         self.first_lease = 1
+        self.is_full = False
         self._numbers = count()
 
     def answer(self, path: str, body: Mapping[str, Any], now_s: float) -> Answer:
@@ -73,6 +75,8 @@ class EtcdState:
         """
         self._end_leases(now_s)
         match path:
+            case "/v3/lease/grant" if self.is_full:
+                return _FULL
             case "/v3/kv/range":
                 return self._range(body)
             case "/v3/kv/txn":
@@ -127,7 +131,8 @@ class EtcdState:
             return 400, {"error": "etcdserver: mvcc: required revision has been compacted", "code": 11}
         start, end = b64decode(body["key"]), b64decode(body["range_end"])
         keys = self._at(asked or self.revision)
-        found = [keys[key] for key in sorted(keys) if start <= key < end]
+        after = body.get("min_mod_revision", 0)
+        found = [keys[key] for key in sorted(keys) if start <= key < end and keys[key].mod_revision >= after]
         header = {"revision": str(self.revision)}
         return 200, {"header": header, "kvs": found[: body["limit"]], "more": len(found) > body["limit"]}
 
@@ -148,6 +153,8 @@ class EtcdState:
     def _transact(self, body: Mapping[str, Any]) -> Answer:
         succeeded = all(map(self._holds, body["compare"]))
         operations = body["success" if succeeded else "failure"]
+        if self.is_full and any("request_put" in operation for operation in (*body["success"], *body["failure"])):
+            return _FULL
         leases = {operation.get("request_put", {}).get("lease", 0) for operation in operations}
         if not leases <= {0, *self.leases}:
             return _NO_LEASE
@@ -201,4 +208,5 @@ class EtcdState:
             self.changes.append(Change(KeyValue(key, mod_revision=self.revision), before, is_deletion=True))
 
 
+_FULL: Answer = 429, {"error": "etcdserver: mvcc: database space exceeded", "code": 8}
 _NO_LEASE: Answer = 404, {"error": "etcdserver: requested lease not found", "code": 5}

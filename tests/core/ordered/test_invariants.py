@@ -16,7 +16,7 @@ from .test_log import Log, Member, at, deny
 
 def leases() -> Leases:
     found = Leases()
-    found.heard("b/1", 3, 5, first=2, now_s=10, alive_s=1)
+    found.heard("b/1", 3, 5, first=2, now_s=10, alive_s=1, limit_s=5)
     return found
 
 
@@ -50,7 +50,7 @@ def test_a_digest_with_a_change_that_is_not_marked() -> None:
 
 SPOILERS: dict[str, Callable[[Member], object]] = {
     "fresh as of a time to come": lambda one: setattr(one.view, "fresh_at", at(2).boot_s),
-    "must load": lambda one: setattr(one, "needs_load", True),
+    "doubts its view": lambda one: setattr(one, "is_doubtful", True),
     "was not loaded": lambda one: setattr(one, "log", None),
     "before the lease": lambda one: one.own_beats.tries.update({99: -math.inf}),
     "below the floor": lambda one: one._deleted.add("deny/0000000000/x"),

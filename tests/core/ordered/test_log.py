@@ -431,6 +431,13 @@ def revoked(log: Log, one: Member, name: str, now: Moment) -> tuple[int, float]:
     return log.put(deny(name)), now.boot_s
 
 
+def go_on(log: Log, one: Member, since_s: float, until_s: float) -> None:
+    """A process writes and reads its heartbeats for a while."""
+    for number in range(1 + round((until_s - since_s) / HEARTBEAT_S)):
+        log.beat(one, at(since_s + number * HEARTBEAT_S))
+        log.deliver(at(since_s + number * HEARTBEAT_S), one)
+
+
 def test_an_own_append_counts_here_at_once() -> None:
     one = Member(View(), own("a"), heartbeat_s=HEARTBEAT_S)
     one.append([deny("x")])
@@ -495,6 +502,7 @@ def test_a_silent_member_costs_its_wait_once() -> None:
     first = revoked(log, one, "x", at(1))
     log.deliver(at(1), one)
     assert one.fenced_by(*first) == pytest.approx(at(OVER_S).boot_s)  # it was last heard a second before
+    go_on(log, one, 1, OVER_S + 1)
     second = revoked(log, one, "y", at(OVER_S + 1))
     log.deliver(at(OVER_S + 1), one)
     assert one.is_fenced(*second, at(OVER_S + 1))
@@ -565,6 +573,7 @@ def test_a_member_in_the_loaded_log_counts_as_heard_at_the_load() -> None:
     log.ready("b")
     one = log.member("a", now=at(100))
     log.beat(one, at(100))
+    log.deliver(at(100), one)
     receipt = revoked(log, one, "x", at(101))
     log.deliver(at(101), one)
     assert one.fenced_by(*receipt) == pytest.approx(at(100 + OVER_S).boot_s)
@@ -939,10 +948,10 @@ def test_a_member_with_a_very_long_silence_may_be_removed_with_its_last_beat() -
     log = Log()
     one, two = log.ready("a", "b")
     stands_at = log.beats[two.slot].position
-    for seconds in (REMOVE_AFTER_S - 1, REMOVE_AFTER_S + 1):
-        log.beat(one, at(seconds))
-        log.deliver(at(seconds), one)
-        assert one.to_remove(at(seconds)) == ([(two.slot, stands_at)] if seconds > REMOVE_AFTER_S else [])
+    go_on(log, one, 0.5, REMOVE_AFTER_S - 1)
+    assert one.to_remove(at(REMOVE_AFTER_S - 1)) == []
+    go_on(log, one, REMOVE_AFTER_S - 0.5, REMOVE_AFTER_S + 1)
+    assert one.to_remove(at(REMOVE_AFTER_S + 1)) == [(two.slot, stands_at)]
     log.write(BeatDeleted(two.slot))
     log.deliver(at(601), one)
     assert one.to_remove(at(601)) == []
