@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 from random import Random
 from typing import Protocol
 
@@ -66,6 +67,11 @@ class Network:
         return not link.cut
 
 
+@lru_cache
+def _host_of(url: str) -> str:
+    return httpx2.URL(url).host
+
+
 class Door(httpx2.AsyncBaseTransport):
     """Carries requests of clients to one node, without a link."""
 
@@ -87,7 +93,8 @@ class Wire(httpx2.AsyncBaseTransport):
         self._caller = caller
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        callee = next((node for node in self._network.hosts if httpx2.URL(node.url).host == request.url.host), None)
+        host = request.url.host
+        callee = next((node for node in self._network.hosts if _host_of(node.url) == host), None)
         if callee is None:
             raise httpx2.ConnectError("no such node", request=request)
         call = _Call(self._network, self._caller, callee, request, await request.aread())
