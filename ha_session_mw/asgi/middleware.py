@@ -246,7 +246,7 @@ class SessionMiddleware(CookieAttributes):
         if known is None and field is not None and (token := self._reader.token_of(field)) is not None:
             known = self._validator.validate_new(token, field)
         if isinstance(known, Verified):
-            return await self._state_of(known, field)
+            return await self._state_of(known, field) if known.record else RequestState(self.manager, known, field)
         found = self._reader.read(scope["headers"])
         presented = None
         try:
