@@ -205,10 +205,12 @@ class IdRevoked(_Event):
     Attributes:
         id: the id of a session, or of a family with all its ids. Compare it with both.
         until_ms: the wall-clock time at which the last of its tokens expires, or up to two minutes later.
+        superseded: whether the client got another id in its place. False for a log-out.
     """
 
     id: str = field(repr=False)
     until_ms: int
+    superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -15,7 +15,17 @@ import pytest
 from itsdangerous.encoding import base64_decode
 from starlette.types import Message, Receive, Scope, Send
 
-from ha_session_mw import Acknowledgement, ClientFault, Session, SessionManager, SessionMiddleware, SessionRevoked, Settings, get_session
+from ha_session_mw import (
+    Acknowledgement,
+    ClientFault,
+    Session,
+    SessionManager,
+    SessionMiddleware,
+    SessionRevoked,
+    SessionSuperseded,
+    Settings,
+    get_session,
+)
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, TokenInvalid
@@ -129,7 +139,7 @@ async def test_the_id_left_behind_is_dead_and_the_new_one_lives(manager: Session
 
     await node_of(manager).revoker.leave_behind(before.claims)
 
-    assert before.refusal() is SessionRevoked
+    assert before.refusal() is SessionSuperseded
     assert after.is_in
     assert after.claims.family == before.claims.family
 

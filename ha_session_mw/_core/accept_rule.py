@@ -98,7 +98,7 @@ def denial(verified: Verified, view: View) -> Refuse | None:
     decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
     if not isinstance(decision, Refuse):
         return None
-    return Refuse(_why_denied(verified.claims, view, None)) if decision.problem.check == "denied" else decision
+    return Refuse(_why_denied(verified.claims, view, None)) if decision.problem.check == "superseded" else decision
 
 
 def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
@@ -125,7 +125,7 @@ def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRev
     if not _unknown_cut(claims, view) and (problem := _missing_cut(claims, view)):
         return problem
     if wall_ms is not None and abs(wall_ms - max(replaced_ms)) > SUPERSEDED_MS:
-        return SessionRevoked("the session was replaced long ago, and this client never got the newer token", check="denied")
+        return SessionRevoked("the session was replaced long ago, and this client never got the newer token", check="superseded")
     return SessionSuperseded("a log-in or a new id has replaced the session", check="superseded")
 
 

@@ -255,8 +255,8 @@ class Listeners:
 
 def _event_of(entry: Entry) -> ClusterEvent:
     match entry:
-        case Deny(id=id, until_ms=until_ms):
-            return IdRevoked(id, until_ms)
+        case Deny(id=id, until_ms=until_ms, replaced_ms=replaced_ms):
+            return IdRevoked(id, until_ms, superseded=bool(replaced_ms))
         case Cut(subject=subject, until_ms=until_ms, except_family=family):
             return EverybodyRevoked(until_ms) if subject is None else SubjectRevoked(subject, until_ms, family)
         case DenyKey(kid=kid, until_ms=until_ms):

@@ -179,9 +179,9 @@ class Revoker:
 
     # The log-outs
 
-    async def revoke_session(self, claims: Claims) -> Acknowledgement:
-        """Log out a session, with all its ids."""
-        return await self.revoke_family(Deny(claims.family, claims.absolute_end_ms))
+    async def revoke_session(self, claims: Claims, *, is_replaced: bool = False) -> Acknowledgement:
+        """Log out a session, with all its ids. If it is replaced, its client gets another session in its place."""
+        return await self.revoke_family(Deny(claims.family, claims.absolute_end_ms, self._now_ms() if is_replaced else 0))
 
     async def revoke_id(self, id: str) -> Acknowledgement:
         """Log out the session that has this id, or the family of this id."""
@@ -299,7 +299,10 @@ class Revoker:
 
     async def leave_behind(self, claims: Claims, *, whole: bool = False) -> Acknowledgement | None:
         """Deny the id that a session had before ``cycle``, or all its ids before ``login``; return as :meth:`deny` does."""
-        return await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms), report=whole)
+        return await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms, self._now_ms()), report=whole)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.wall_s() * 1000)
 
     def take_back(self, claims: Claims) -> None:
         """Deny a session whose token was never sent to a client, so no request waits for the entry."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from .._core.problems import Execution
-from ..exceptions import Action, InfrastructureFault, RetryWhere, TokenMissing
+from ..exceptions import Action, InfrastructureFault, RetryWhere, SessionSuperseded, TokenMissing
 from .guards import RequireSession, is_guarded
 
 _COMPONENT = "SessionProblem"
@@ -32,12 +32,13 @@ _SCHEMA = {
 }
 _DESCRIPTIONS = {
     str(TokenMissing.status): "The request has no session of a logged-in user, or its session has ended.",
+    str(SessionSuperseded.status): "The session has a newer token than that of the request. Send the request again with the newer one.",
     str(InfrastructureFault.status): "The node cannot tell whether the session is valid. The session is not affected: try again.",
 }
 
 
 def describe_refusals(app: object) -> None:
-    """Have the OpenAPI document of a FastAPI app list 401 and 503 for each operation that requires a session.
+    """Have the OpenAPI document of a FastAPI app list 401, 409 and 503 for each operation that requires a session.
 
     The middleware does this for the app around which it is put, at the start or at the first request. Call it by hand where a program
     calls ``app.openapi()`` and serves nothing. Another object than a FastAPI app is left alone, and a second call changes nothing.

@@ -22,7 +22,7 @@ from .._core.accept_rule import denial
 from .._core.cluster.view import View
 from .._core.token.tokens import Verified
 from .._node.background import Background
-from ..exceptions import SessionExpired, SessionRevoked
+from ..exceptions import SessionExpired, SessionRevoked, SessionSuperseded
 from ..models import Cut, Deny, Entry
 from . import daphne
 from .deadlines import Deadlines
@@ -35,11 +35,12 @@ END_WITHIN_S = 1.0
 """Seconds that the closing message may take on a connection whose client reads no more data."""
 ENDED = {
     SessionRevoked.code: "the session was logged out, so what was open of it is cut off",
+    SessionSuperseded.code: "the session has a new id, so what was open under the old one is cut off",
     SessionExpired.code: "the session has reached its absolute end, so what was open of it is cut off",
 }
 """Message of :class:`SessionEnded` for each reason. The log of the server may show it."""
-ENDED_CLOSE_CODE = 4401
-"""WebSocket close code of a session that has ended: 4000 for private use (RFC 6455 section 7.4.2), plus the HTTP status."""
+CLOSE_CODES = {kind.code: 4000 + kind.status for kind in (SessionRevoked, SessionSuperseded, SessionExpired)}
+"""WebSocket close code for each reason: 4000 for private use (RFC 6455 section 7.4.2), plus the HTTP status."""
 
 
 class SessionEnded(ConnectionResetError):
@@ -113,7 +114,7 @@ class Connection:
 
     def _gone(self) -> Message:
         if self._websocket:
-            return {"type": "websocket.disconnect", "code": ENDED_CLOSE_CODE, "reason": self.reason}
+            return {"type": "websocket.disconnect", "code": CLOSE_CODES[self.reason or SessionRevoked.code], "reason": self.reason}
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -147,7 +148,8 @@ class Connection:
             return
         self.done = True
         if self._websocket:
-            message: Message = {"type": "websocket.close", "code": ENDED_CLOSE_CODE, "reason": self.reason}
+            code = CLOSE_CODES[self.reason or SessionRevoked.code]
+            message: Message = {"type": "websocket.close", "code": code, "reason": self.reason}
         else:
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._tell(message)
@@ -200,13 +202,16 @@ class Connections:
 
     def on_news(self, entry: Entry) -> None:
         """End the connections whose session an entry revokes. Called with each entry that is new to this node."""
+        reason = SessionRevoked.code
         if isinstance(entry, Deny):
             hit = [*self._by_id.get(entry.id, ())]
+            if entry.replaced_ms:
+                reason = SessionSuperseded.code
         else:
             subject = entry.subject if isinstance(entry, Cut) else None
             hit = [one for one in self._all() if subject in (None, one.verified.claims.subject) and denial(one.verified, self._view)]
         for connection in hit:
-            self._end(connection, SessionRevoked.code)
+            self._end(connection, reason)
 
     def end_expired(self, now_ms: float | None) -> None:
         """End the connections whose sessions have reached their absolute ends.

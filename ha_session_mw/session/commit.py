@@ -15,11 +15,11 @@ from .._core.token import data
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
 from .._node.node import Node
-from ..exceptions import SessionLimitReached, SessionRevoked, SessionSuperseded
-from ..models import Acknowledgement, Claims
+from ..exceptions import RequestAmbiguous, SessionLimitReached, SessionRevoked, SessionSuperseded
+from ..models import Acknowledgement, Claims, Deny
 from .catch_up import catch_up
 from .late_save import base_of, note_kept
-from .presented import others, revoke_if_ended
+from .presented import ensure_newest, others, revoke_if_ended
 from .session import Session, state_of
 from .stand_in import take_content
 from .state import RequestState
@@ -83,6 +83,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     Raises:
         SessionTooLarge, SessionNotSerializable: a nested value was changed to that, or a merge with other changes led to it.
         SessionRevoked: the session was changed, and is not valid any more.
+        SessionSuperseded: it was changed, or cleared, and the client has a newer session by now.
         SessionConflict: the session is strict, and another request has changed it meanwhile.
         StoreUnavailable: the data could not be stored.
         StateStale, ClockUntrusted, NodeStarting: a session begins or gets a new id, and this node does not know all revoked sessions.
@@ -91,7 +92,11 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         SessionLimitReached: the subject already has as many sessions as it may have.
     """
     state = state_of(session)
-    acknowledgement = await revoke_if_ended(state, node)
+    begins_anew = False
+    if state.became is None and status < 500:
+        ensure_newest(state, node)
+        begins_anew = bool(session)
+    acknowledgement = await revoke_if_ended(state, node, begins_anew=begins_anew)
     if status >= 500:
         state.is_dropped = True
         return Outcome(acknowledgement=acknowledgement)
@@ -106,7 +111,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
             acknowledgement = await _revoke_predecessor(came_in, claims, node)
         if several and claims is not None:
             for other in others(state, node):
-                acknowledgement = await node.revoker.leave_behind(other, whole=True) or acknowledgement
+                acknowledgement = await node.revoker.deny(Deny(other.family, other.absolute_end_ms)) or acknowledgement
                 if other.record:
                     await node.data.forget(other.family)
     if claims is None:
@@ -184,8 +189,11 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
     """Return the claims of the client's next token, with the data saved that belongs to them; None if it gets no new token."""
     claims, verified = state.claims, state.verified
     if claims is None:
-        if not session:
+        # Of several valid sessions none was chosen: a new cookie would take the place of one of them.
+        if not session or (isinstance(state.problem, RequestAmbiguous) and state.became is ...):
             return None
+        if state.became is ...:
+            ensure_newest(state, node)
         node.validator.ensure_fresh()
         claims = node.issuer.issue(None)
     elif verified is not None and (state.renews_now or (not session.modified and not _changed_inside(session, state))):
@@ -206,10 +214,15 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
             next_claims, kept = await node.data.keep(
                 claims, base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
             )
-    except (SessionRevoked, SessionSuperseded):
-        if session or claims.subject is not None or state.became is not ...:
+    except (SessionRevoked, SessionSuperseded) as problem:
+        if claims.subject is not None:
             raise
-        return None  # this visitor has nothing to lose, and the browser's cookie may be that of a log-in by now
+        if not session and state.became is ...:
+            return None  # this visitor has nothing to lose
+        if problem.check != "denied":  # superseded, or logged out with everybody
+            raise
+        # Another request of this visitor has logged in, or has cleared the session. So the client has a newer cookie, or none.
+        raise SessionSuperseded(problem.reason, check="superseded") from problem
     if kept.data == NOTHING and claims.subject is None and state.became is ...:
         # Nothing is left to keep for this visitor. Its token stays good: a request under way with it may write, and gets a token then.
         state.became = None

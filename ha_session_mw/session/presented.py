@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._node.node import Node
-from ..exceptions import QuorumLost
+from ..exceptions import QuorumLost, SessionSuperseded
 from ..models import Acknowledgement, Claims
 from .state import RequestState
 
@@ -20,8 +20,26 @@ def others(state: RequestState, node: Node) -> list[Claims]:
     return found
 
 
-async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
+def ensure_newest(state: RequestState, node: Node) -> None:
+    """Raise if a log-in has given the client a newer session than that of this request, so that no cookie may take its place.
+
+    The log-out of a session under an older one of its ids passes: it ends the newer one, too.
+
+    Raises:
+        SessionSuperseded: it has, or the client has a newer token of the same session, which this request did not carry.
+    """
+    problem = state.problem if state.verified is None else node.validator.why_revoked(state.verified)
+    if isinstance(problem, SessionSuperseded):
+        raise problem.with_traceback(None)  # the same error may be raised several times
+
+
+async def log_out(state: RequestState, node: Node, *, begins_anew: bool = False) -> Acknowledgement | None:
     """Revoke every session whose token came with the request; return how far that has got, or None if there was no session.
+
+    Args:
+        state: of the session.
+        node: this node.
+        begins_anew: whether the client gets another session in place of a visitor's, in which nobody was logged in.
 
     Raises:
         QuorumLost: a log-out could not be made durable. This node enforces all of them.
@@ -29,8 +47,9 @@ async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
     came = [state.verified.claims] if state.verified is not None else []
     revoked, lost = [], None
     for claims in (*came, *others(state, node)):
+        is_replaced = begins_anew and claims is state.came_in and claims.subject is None
         try:
-            revoked.append(await node.revoker.revoke_session(claims))
+            revoked.append(await node.revoker.revoke_session(claims, is_replaced=is_replaced))
         except QuorumLost as problem:
             lost = problem
     if lost is not None:
@@ -41,12 +60,17 @@ async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
     return Acknowledgement(mode=least.mode, waited_s=sum(one.waited_s for one in revoked))
 
 
-async def revoke_if_ended(state: RequestState, node: Node) -> Acknowledgement | None:
+async def revoke_if_ended(state: RequestState, node: Node, *, begins_anew: bool = False) -> Acknowledgement | None:
     """Revoke the session that came in if the app cleared it.
+
+    Args:
+        state: of the session.
+        node: this node.
+        begins_anew: whether the client gets another session in its place.
 
     Returns:
         The acknowledgement, also of a log-out that ``Session.revoke`` made earlier; None if the session goes on.
     """
     if state.ended and state.acknowledgement is None:
-        state.acknowledgement = await log_out(state, node)
+        state.acknowledgement = await log_out(state, node, begins_anew=begins_anew)
     return state.acknowledgement

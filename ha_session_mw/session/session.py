@@ -20,7 +20,7 @@ from ..exceptions import InsufficientUserAuthentication, NotSupported, ProblemEr
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .locking import locked
-from .presented import log_out
+from .presented import ensure_newest, log_out
 from .state import EXEMPT, STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
 
@@ -285,9 +285,12 @@ class Session(TrackedDict):
         sessions, all of them are logged out.
 
         Raises:
+            SessionSuperseded: the client has a newer session, or a newer token of this one. Nothing was logged out.
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
         state = self._state
+        if state.manager is not None and state.acknowledgement is None:
+            ensure_newest(state, self._node)
         if state.read_only is None:
             self.mark_modified()
             self._drop_data()

@@ -423,7 +423,7 @@ def test_the_openapi_document_lists_the_refusals() -> None:
                 assert responses["401"] == {"description": "our own words"}
                 assert "503" not in responses
                 continue
-            for status in ("401", "503"):
+            for status in ("401", "409", "503"):
                 schema = responses[status]["content"]["application/problem+json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/SessionProblem"}, path
         schema = document["components"]["schemas"]["SessionProblem"]

@@ -54,14 +54,14 @@ async def test_a_cookie_that_a_bearer_token_replaces_is_removed_because_its_sess
     answer = await visitor.visit(log_in_by("bearer"))
     assert answer.token == ""
     assert answer.header("session-token")
-    assert (await node.request(why, token=old)).result == "session_revoked"
+    assert (await node.request(why, token=old)).result == "session_superseded"
 
 
 async def test_a_bearer_token_that_a_cookie_replaces_has_ended(node: Node) -> None:
     token = token_of(node)
     answer = await node.request(log_in_by("cookie"), bearer=token)
     assert handed(answer) == (True, False)
-    assert (await node.request(why, bearer=token)).result == "session_revoked"
+    assert (await node.request(why, bearer=token)).result == "session_superseded"
 
 
 async def test_the_last_log_in_of_a_request_says_how(node: Node) -> None:

@@ -96,7 +96,7 @@ async def test_a_proof_of_presence_takes_a_new_id_in_the_same_family() -> None:
     assert second[3] == first[3]
     assert (await visitor.visit(lambda s: s.require(max_age="5m"))).result == "ada"
     assert (await visitor.visit(look)).result == {"cart": ["book"]}
-    assert (await node.request(why, token=old)).result == "session_revoked"
+    assert (await node.request(why, token=old)).result == "session_superseded"
 
 
 async def test_neither_use_nor_renewal_nor_cycle_counts_as_a_log_in() -> None:

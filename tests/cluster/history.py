@@ -192,7 +192,7 @@ class History(ABC):
         code = answer.json().get("code", "served")
         self.seen[code] += 1
         self.trace.append((round(self.cluster.passed_s, 6), node.name, path, code))
-        if answer.status_code not in (200, 401, 503):
+        if answer.status_code not in (200, 401, 409, 503):
             self.faults.append(f"{path} on {node.name}: {answer.status_code} {code}")
         return answer
 
@@ -256,7 +256,7 @@ class History(ABC):
             if family.token == token and (renewed := answer.headers.get("session-token")):
                 self.seen["renewed"] += 1
                 family.token = renewed
-        elif answer.status_code == 401:
+        elif answer.status_code in (401, 409):
             self._refused(node, process, family, token, answer.json()["code"])
 
     async def _visit_with_pauses(self, node: Node, family: Family, token: str, pauses: list[float]) -> None:
@@ -306,7 +306,7 @@ class History(ABC):
             for family in self.families:
                 answer = await self._ask(node, "GET", "/private", family.token)
                 assert answer is not None
-                expected = {401} if family.over_in_the_end else {200, 401} if family.doubtful else {200}
+                expected = {401} if family.over_in_the_end else {200, 401, 409} if family.doubtful else {200}
                 if answer.status_code not in expected:
                     self.faults.append(f"{family.subject} in the end on {node.name}: {answer.status_code}, not {expected}")
 

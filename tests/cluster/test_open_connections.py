@@ -131,7 +131,9 @@ async def test_a_session_whose_id_is_cycled_keeps_the_family_but_not_the_connect
         new = Wire("websocket", ada.token)
         tasks.start_soon(new.live, c.middleware)
         await cluster.advance(0.05)
-        assert old.close_code == 4401
+        assert old.close_code == 4409
+        assert old.sent[-1]["reason"] == "session_superseded"
+        assert old.left == [{"type": "websocket.disconnect", "code": 4409, "reason": "session_superseded"}]
         assert new.close_code is None
         tasks.cancel_scope.cancel()
 

@@ -135,7 +135,7 @@ async def test_an_id_that_was_left_behind_is_dead_on_the_other_nodes(cluster: Cl
 
     assert old.token != browser.token
     for node in (a, b, c):
-        assert (await old.visit(node, why)).result == "session_revoked"
+        assert (await old.visit(node, why)).result == "session_superseded"
         assert (await browser.visit(node, who)).result == "ada"
 
 

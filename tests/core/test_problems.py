@@ -48,6 +48,7 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "session_expired": (401, "invalid_token", False, "none", None, "reauthenticate"),
     "session_revoked": (401, "invalid_token", False, "none", None, "reauthenticate"),
     "session_limit_reached": (403, None, False, "none", None, "contact"),
+    "session_superseded": (409, None, True, "any", 100, "retry"),
     "session_conflict": (409, None, True, "any", 50, "retry"),
     "session_locked": (423, None, True, "any", None, "retry"),
     "state_rollback": (503, None, True, "other_node", 3000, "retry"),

@@ -53,7 +53,8 @@ def session(log_out: int) -> Verified:
 
 
 SESSIONS = tuple(map(session, range(2)))
-ENTRIES = tuple(Deny(verified.claims.sid, ENDS_MS) for verified in SESSIONS)
+ENTRIES = tuple(Deny(verified.claims.sid, ENDS_MS, replaced_ms) for replaced_ms, verified in enumerate(SESSIONS))
+"""The first is a log-out; the second, of a session that took a new id, must have the same force."""
 
 
 def accepts(log_out: int, view: View, fresh_at: float) -> bool:

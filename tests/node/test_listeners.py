@@ -71,7 +71,7 @@ async def test_each_log_out_is_an_event_with_its_scope(manager: SessionManager) 
         family, sid, subject, everybody, key = await taken(stream, 5)
 
     assert family == IdRevoked(claims.family, claims.absolute_end_ms)
-    assert sid == IdRevoked(claims.sid, claims.absolute_end_ms)
+    assert sid == IdRevoked(claims.sid, claims.absolute_end_ms, superseded=True)
     assert isinstance(subject, SubjectRevoked)
     assert (subject.subject, subject.except_family) == ("ada", "the family that stays")
     assert isinstance(everybody, EverybodyRevoked)

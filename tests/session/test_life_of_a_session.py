@@ -96,7 +96,7 @@ async def test_login_takes_a_new_id_and_a_new_family_and_denies_the_old_id(node:
     after = (await visitor.visit(lambda s: (s.id, s.family))).result
     assert not {*before} & {*after}
     assert answer.header("session-revocation") is None
-    assert (await node.request(why, token=planted)).result == "session_revoked"
+    assert (await node.request(why, token=planted)).result == "session_superseded"
     assert (await node.request(look, token=planted)).result == {}
 
 
@@ -112,7 +112,7 @@ async def test_login_of_another_subject_keeps_nothing_of_the_first(node: Node) -
     token_of_ada = visitor.token
     await visitor.visit(lambda s: s.login("eve"))
     assert (await visitor.visit(lambda s: (s.subject, dict(s)))).result == ("eve", {})
-    assert (await node.request(why, token=token_of_ada)).result == "session_revoked"
+    assert (await node.request(why, token=token_of_ada)).result == "session_superseded"
 
 
 async def test_login_of_the_same_subject_keeps_the_data_under_a_new_id(node: Node) -> None:
@@ -120,7 +120,7 @@ async def test_login_of_the_same_subject_keeps_the_data_under_a_new_id(node: Nod
     old = visitor.token
     await visitor.visit(lambda s: s.login("ada"))
     assert (await visitor.visit(look)).result == {"theme": "dark"}
-    assert (await node.request(why, token=old)).result == "session_revoked"
+    assert (await node.request(why, token=old)).result == "session_superseded"
 
 
 @pytest.mark.parametrize(("subject", "error"), [(7, TypeError), ("", ValueError), ("x" * 513, ValueError), (None, TypeError)])
@@ -169,7 +169,7 @@ async def test_cycle_changes_the_id_in_the_same_family_and_denies_the_old_one(no
     assert after[0] != before[0]
     assert after[1] == before[1]
     assert (await visitor.visit(lambda s: (s.subject, dict(s)))).result == ("ada", {"theme": "dark"})
-    assert (await node.request(why, token=old)).result == "session_revoked"
+    assert (await node.request(why, token=old)).result == "session_superseded"
 
 
 async def test_cycle_needs_a_session(node: Node) -> None:
@@ -261,7 +261,7 @@ async def test_a_slow_change_of_the_old_session_does_not_overwrite_a_log_in(node
     slow, fast = await overtaken(node, visitor.token, slow=put(cart="pen"), fast=lambda s: s.login("ada"))
     assert fast.token
     assert slow.cookies() == []
-    assert slow.code == "session_revoked"  # the change is lost, and that is said
+    assert slow.code == "session_superseded"  # the change is lost, and that is said
 
 
 async def test_a_renewal_of_a_session_revoked_meanwhile_is_not_made(node: Node) -> None:
@@ -521,7 +521,7 @@ async def test_a_new_id_for_a_visitors_session_that_is_emptied_leaves_the_old_id
         session.pop("a")
 
     assert (await visitor.visit(act)).token
-    assert (await node.request(why, token=captured)).result == "session_revoked"
+    assert (await node.request(why, token=captured)).result == "session_superseded"
 
 
 async def test_clear_of_a_visitors_session_is_a_log_out(node: Node) -> None:

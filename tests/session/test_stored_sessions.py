@@ -672,7 +672,7 @@ async def test_an_id_that_was_left_behind_meanwhile_writes_nothing(node: StoreNo
         await other.visit(lambda other_session: other_session.cycle())
 
     answer = await visitor.visit(slow)
-    assert (answer.status, answer.code) == (401, "session_revoked")
+    assert (answer.status, answer.code) == (409, "session_superseded")
     assert (await other.visit(look)).result == {"text": LARGE}
 
 

@@ -81,7 +81,7 @@ class Chaos(ABC, Generic[N]):
             case 1:
                 self.world.cut_subject(node, str(session.claims.subject), but=session)
             case kind:
-                node.revoke(session, family=kind > 4)
+                node.revoke(session, family=kind > 4, replaced=kind in (4, 7))
 
     def _request(self) -> None:
         node, session = self._awake(), self._pick()

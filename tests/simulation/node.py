@@ -11,7 +11,7 @@ from ha_session_mw._core.accept_rule import Accept, CannotTell, Decision, Refuse
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Members
 from ha_session_mw._core.cluster.view import View, new_cut_id
-from ha_session_mw.exceptions import ClockUntrusted, NodeStarting, SessionRevoked, StateNotReached, StateStale
+from ha_session_mw.exceptions import ClockUntrusted, NodeStarting, SessionRevoked, SessionSuperseded, StateNotReached, StateStale
 from ha_session_mw.models import Cut, Deny, Entry, FamilyId
 
 if TYPE_CHECKING:
@@ -130,9 +130,11 @@ class Node(Place, ABC):
 
     # Log-outs and log-ins.
 
-    def revoke(self, session: Session, *, family: bool = False) -> None:
+    def revoke(self, session: Session, *, family: bool = False, replaced: bool = False) -> None:
+        """Log a session out, or replace one of its ids, or all of them: no node may tell the two apart when it accepts."""
         claims = session.claims
-        self.append([Deny(claims.family if family else claims.sid, claims.absolute_end_ms)], [session])
+        replaced_ms = int(self.wall_ms()) if replaced else 0
+        self.append([Deny(claims.family if family else claims.sid, claims.absolute_end_ms, replaced_ms)], [session])
 
     def revoke_subject(self, told: SubjectCut, *, but: Session | None = None) -> None:
         subject = told.subject
@@ -240,7 +242,8 @@ class Node(Place, ABC):
                 self.yes_until[session.claims.sid] = self.now().boot_s + lease_left_s
             if isinstance(said, Refuse):
                 # Final, so it is taken into the view: the next peer asked may not have heard of it, and say yes.
-                self.apply([Deny(session.claims.sid, session.claims.absolute_end_ms)])
+                replaced_ms = int(self.wall_ms()) if isinstance(said.problem, SessionSuperseded) else 0
+                self.apply([Deny(session.claims.sid, session.claims.absolute_end_ms, replaced_ms)])
             own = self.verdict(session, self.view.fresh_at, self.now())
             # Entries learned during the look-up outweigh a yes.
             done(own if isinstance(own, Refuse) else denial(session.verified, self.view) or said)
@@ -258,6 +261,6 @@ class Node(Place, ABC):
         fresh_at, now = self.view.fresh_at, self.now()
         decision = self.verdict(session, fresh_at, now)
         lease_left_s = fresh_at + self.members.acceptance_limit_s - now.boot_s
-        final = isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked)
+        final = isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked | SessionSuperseded)
         if isinstance(decision, Accept) or final:
             self.world.send(self, asker, answered, decision, lease_left_s)

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from ha_session_mw._core.accept_rule import Accept, Decision, Refuse
 from ha_session_mw._core.token.tokens import Verified
-from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout
+from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, SessionSuperseded
 from ha_session_mw.models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
 
 from .node import Node, Place
@@ -38,7 +38,9 @@ class Session:
     maybe_cut: bool = False
     """It began while a log-out of its subject was under way: to refuse it may be right or not."""
     refused_by: set[tuple[int, int]] = field(default_factory=set)
-    """The processes that have called it revoked."""
+    """The processes that have called it revoked or superseded."""
+    logged_out_by: set[tuple[int, int]] = field(default_factory=set)
+    """The processes that know of its log-out under this id or with all its ids. No replacement may hide that from then on."""
 
     @property
     def untouched(self) -> bool:
@@ -61,15 +63,17 @@ class SubjectCut:
 
 @dataclass
 class Findings:
-    """Counts of observations. The first four must stay zero."""
+    """Counts of observations. The first five must stay zero."""
 
     accepted_after_fence: int = 0
     refused_without_cause: int = 0
     flipped: int = 0
     never_healed: int = 0
+    turned_back: int = 0
     accepted: int = 0
     accepted_revoked: int = 0
     refused: int = 0
+    superseded: int = 0
     unanswered: int = 0
     revocations: int = 0
     fenced: int = 0
@@ -77,7 +81,7 @@ class Findings:
 
     @property
     def faults(self) -> int:
-        return self.accepted_after_fence + self.refused_without_cause + self.flipped + self.never_healed
+        return self.accepted_after_fence + self.refused_without_cause + self.flipped + self.never_healed + self.turned_back
 
     def add(self, other: Findings) -> None:
         for name, value in vars(other).items():
@@ -144,6 +148,10 @@ class Judge:
             else:
                 seen.refused_without_cause += not (session.revoked or session.maybe_cut)
                 session.refused_by.add(process)
+                seen.superseded += isinstance(decision.problem, SessionSuperseded)
+                seen.turned_back += isinstance(decision.problem, SessionSuperseded) and process in session.logged_out_by
+                if decision.problem.check == "denied":
+                    session.logged_out_by.add(process)
         else:
             seen.unanswered += 1
 
