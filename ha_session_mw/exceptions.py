@@ -278,6 +278,14 @@ class NodeStarting(InfrastructureFault):
     detail = "This node has just started and cannot validate sessions yet. The session is not affected. Ask another node."
 
 
+class NodeDraining(InfrastructureFault):
+    """The node is about to stop, and has left the cluster. Another node can answer at once."""
+
+    code, retry_where, default_retry_after_s = "node_draining", "other_node", 0.0
+    title = "The node is stopping"
+    detail = "This node is about to stop and validates no sessions any more. The session is not affected. Ask another node."
+
+
 class StateStale(InfrastructureFault):
     """The node has been out of contact for longer than the freshness limit, so it may not know of recent log-outs."""
 

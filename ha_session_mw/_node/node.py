@@ -341,8 +341,17 @@ class Node:
             ConfigurationError: as :meth:`open`.
         """
         self.open()
-        async with self.supervisor.running():
+        if self.supervisor.is_running:  # by an outer middleware of this process
             yield
+            return
+        async with self.supervisor.running():
+            try:
+                yield
+            except Exception:
+                await self.log.leave()
+                raise
+            await self.log.leave()
+        self._is_open &= not self.log.has_left()
 
     def add_task(self, name: str, task: Task) -> None:
         """Run a coroutine function as long as the node runs, in a forked process, too."""

@@ -24,6 +24,7 @@ from ..config import Settings
 from ..exceptions import (
     ClockUntrusted,
     KeyNotReached,
+    NodeDraining,
     NodeStarting,
     ProblemError,
     SessionRevoked,
@@ -205,8 +206,10 @@ class TokenValidator:
         clocks = self._trusted_clocks()
         return None if clocks is None else clocks[1]
 
-    def _not_serving(self) -> NodeStarting | StateRollback | None:
+    def _not_serving(self) -> NodeStarting | NodeDraining | StateRollback | None:
         """Return why this node can validate no session at all; None if it can."""
+        if self._log.has_left():
+            return NodeDraining("has left the cluster", check="fresh")
         if self._log.is_set_back():
             return StateRollback("the log is older than the entries that this node has applied", check="fresh")
         return NodeStarting("still learning from the other members", check="fresh") if self._log.is_starting() else None
@@ -254,7 +257,7 @@ class TokenValidator:
             ProblemError: the session is not valid, or its validity still cannot be known.
         """
         problem = undecided.problem
-        if not self._hears_others or isinstance(problem, NodeStarting | StateRollback | ClockUntrusted):
+        if not self._hears_others or isinstance(problem, NodeStarting | NodeDraining | StateRollback | ClockUntrusted):
             raise problem
         with self._clock.move_on_after(IN_FLIGHT_S):
             while True:
@@ -346,7 +349,7 @@ class TokenValidator:
         """Raise unless this node may issue tokens: a token that lists too few cuts would be refused once the node hears of them.
 
         Raises:
-            NodeStarting, StateRollback, ClockUntrusted, StateStale: why it may not.
+            NodeStarting, NodeDraining, StateRollback, ClockUntrusted, StateStale: why it may not.
         """
         if not_serving := self._not_serving():
             raise not_serving

@@ -126,6 +126,22 @@ class ClusterLog(ABC):
         decides."""
         return False
 
+    def has_left(self) -> bool:
+        """Whether :meth:`leave` was called, so that the node validates nothing any more, and its next start opens a new log."""
+        return False
+
+    def drain(self) -> None:
+        """Announce that this node is about to leave. It goes on as before, but is not ready."""
+        return
+
+    async def leave(self) -> None:
+        """Leave the cluster in order, so that no log-out elsewhere waits for this node.
+
+        Hands the others what they have not fetched, accepts no session any more, and then says so. Always ends in bounded time, and
+        never raises. The log goes on running: open connections of the node still end with their sessions.
+        """
+        return
+
     @abstractmethod
     def members(self) -> Sequence[Heartbeat]:
         """Return the newest heartbeat of each other live member."""

@@ -18,7 +18,7 @@ from .clock import ManualClock
 from .network import Door, Network, Wire
 from .process import Process
 
-Run = Callable[..., Awaitable[httpx2.Response]]
+Run = Callable[..., Awaitable[Any]]
 """Awaits a call while the cluster's time passes."""
 
 
@@ -68,9 +68,9 @@ class Node:
         self.process = process
 
     async def stop(self) -> None:
-        """End the node in order, as SIGTERM does; a frozen node is thawed first."""
+        """End the node in order, as SIGTERM does; a frozen node is thawed first. Time passes until it has ended."""
         self.thaw()
-        await self._end(lambda process: process.stopping.set())
+        await self._run(self._end, lambda process: process.stopping.set())
 
     async def kill(self) -> None:
         """End the node at once, as SIGKILL does: it loses the content of its memory."""
@@ -139,7 +139,8 @@ class Node:
         """
         sent = {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
         async with self.client() as client:
-            return await self._run(client.request, method, path, headers=sent)
+            response: httpx2.Response = await self._run(client.request, method, path, headers=sent)
+            return response
 
     async def get(self, path: str = "/", **kwargs: Any) -> httpx2.Response:
         """:meth:`request` with GET."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from signal import Signals
 
 import httpx2
 import pytest
@@ -62,7 +63,7 @@ class Served:
         with self.log.open("ab") as log:
             self._processes.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log, pass_fds=fds))
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         for process in self._processes:
             process.send_signal(number)
 
@@ -71,6 +72,16 @@ class Served:
             process = self._processes.pop()
             process.kill()
             process.wait(10)
+
+    def end(self, how: Signals) -> None:
+        """Send a signal that ends the node, and wait until it has ended."""
+        self.signal(how)
+        while self._processes:
+            self._processes.pop().wait(LIMIT_S)
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._processes)
 
     def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}

@@ -77,6 +77,9 @@ class WholeNode:
     def crash(self) -> None:
         self.world.portal.call(self.node.kill)
 
+    def leave(self) -> None:
+        self.world.begin(self.log.leave)
+
     def step_wall(self, step_ms: float) -> None:
         self._stepped_s += step_ms / 1000
         self.node.clock.step_wall(step_ms / 1000)

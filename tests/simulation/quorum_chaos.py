@@ -11,19 +11,27 @@ HEALED_WITHIN_S = 4.0
 """A poll on a dead link is given up after 1 s, a recovery takes two rounds of polls, and a client's hint up to 3 s."""
 
 
-def run(seed: int, *, nodes: int | None = None, variant: QuorumVariant = RIGHT) -> Findings:
+def run(seed: int, *, nodes: int | None = None, variant: QuorumVariant = RIGHT, leaving: bool = False) -> Findings:
     """Return the findings of one random schedule."""
-    return QuorumChaos(seed, nodes, variant).run()
+    return QuorumChaos(seed, nodes, variant, leaving=leaving).run()
 
 
 class QuorumChaos(Chaos[QuorumNode]):
-    """One random schedule."""
+    """One random schedule.
+
+    Args:
+        seed: where all chance comes from.
+        nodes: how many; by default some.
+        variant: the rules that the nodes follow.
+        leaving: whether nodes also leave in order, which changes everything that follows from the seed.
+    """
 
     world: QuorumWorld
     healed_within_s = HEALED_WITHIN_S
 
-    def __init__(self, seed: int, nodes: int | None = None, variant: QuorumVariant = RIGHT) -> None:
+    def __init__(self, seed: int, nodes: int | None = None, variant: QuorumVariant = RIGHT, *, leaving: bool = False) -> None:
         super().__init__(seed)
+        self.leaving = leaving
         chance = self.chance
         count = nodes or chance.choice((2, 3, 3, 3, 3, 3, 4, 5, 5, 5))
         files = chance.choice((0, 0, 0, chance.randrange(count + 1), count))
@@ -51,7 +59,7 @@ class QuorumChaos(Chaos[QuorumNode]):
 
     def _trouble(self) -> None:
         choices = (self._part, self._part, self._slow, self._pause, self._crash, self._crash, self._crash_several, self._step_clock)
-        self.chance.choice(choices)()
+        self.chance.choice((*choices, self._leave, self._leave, self._leave) if self.leaving else choices)()
 
     def _part(self) -> None:
         world, chance = self.world, self.chance
@@ -79,6 +87,25 @@ class QuorumChaos(Chaos[QuorumNode]):
 
     def _pause(self) -> None:
         self.chance.choice(self.world.nodes).paused_until = min(self.world.time + self._a_while(), START_S + TROUBLE_S)
+
+    def _leave(self) -> None:
+        """A node says good-bye, which may be lost, is still reached by clients for a while, and ends."""
+        node = self.chance.choice(self.world.nodes)
+        forgetful = sum(other.forgetful for other in self.world.nodes if other is not node)
+        if node.up and not node.quorum.left and (node.file is not None or forgetful + 1 < self.world.majority):
+            node.leave()
+            self.world.after(self._a_while(), None, self._end, node, node.life)
+
+    def _end(self, node: QuorumNode, life: int) -> None:
+        if node.up and node.life == life:
+            node.crash()
+            self.world.after(self._a_while(), None, self._restart, node)
+
+    def _mend(self) -> None:
+        for node in self.world.nodes:
+            if node.up and node.quorum.left:
+                node.crash()
+        super()._mend()
 
     def _crash(self) -> None:
         node = self.chance.choice(self.world.nodes)

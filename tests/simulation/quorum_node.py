@@ -5,7 +5,7 @@ from __future__ import annotations
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum.log import Quorum
-from ha_session_mw._core.quorum.messages import Answer, Batch
+from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
 from ha_session_mw._core.quorum.ready import Hold, Ready, Receipt, Sent
 from ha_session_mw.events import PossibleLoss
 from ha_session_mw.models import Entry, NodeId
@@ -14,6 +14,8 @@ from .node import HEARTBEAT_S, LIMIT_S, LONGEST_MS, Node
 from .quorum_variants import RIGHT, QuorumVariant
 from .world import EPOCH_MS, Session, SubjectCut, World
 
+PUSH_EVERY_S = 0.1
+"""How often a node that leaves tells those again that did not answer its good-bye."""
 POLL_SLACK_S = 0.5
 """How much longer than a heartbeat a poll may take before it is sent anew."""
 
@@ -43,6 +45,7 @@ class QuorumNode(Node):
         self.outstanding: dict[int, Sent] = {}
         self.asked: dict[Hold, tuple[Sent, QuorumNode, int]] = {}
         self.receipts = []
+        self.told: dict[int, int] = {}
         self.yes_until = {}
         for peer in self.world.nodes:
             if peer is not self:
@@ -57,6 +60,8 @@ class QuorumNode(Node):
     @property
     def forgetful(self) -> bool:
         """Whether this node must still relearn entries that it may have forgotten."""
+        if self.up and self.quorum.left and self.file is None:
+            return True  # it is about to end
         if not self.up:
             return not self.file or not any(batch.learned for batch in self.file)
         return self.quorum.recovering and self.quorum.memory != "unchecked"
@@ -132,6 +137,30 @@ class QuorumNode(Node):
         # A late answer to a poll that was given up counts too; it does not start another poll.
         if self.outstanding[peer.number] is sent:
             self.ask(peer)
+
+    # Pushes and good-byes.
+
+    def leave(self) -> None:
+        """It accepts no session any more, tells the others so until they have heard it, and runs on until it is killed."""
+        self.obey(self.quorum.leave(self.now()))
+        for peer in self.world.nodes:
+            if peer is not self:
+                self._push(peer)
+
+    def _push(self, peer: QuorumNode) -> None:
+        if self.told.get(peer.number) != peer.life:
+            self.world.send(self, peer, peer.on_push, self.quorum.push(peer.url, self.now()), self, self.life)
+            self.wait(PUSH_EVERY_S, self._push, peer)
+
+    def on_push(self, push: Push, peer: QuorumNode, life: int) -> None:
+        self.obey(self.quorum.pushed(push, self.now()))
+        poll = self.quorum.poll(peer.url, self.now()).poll
+        self.world.send(self, peer, peer.on_push_answered, life, self.number, self.life, poll)
+
+    def on_push_answered(self, life: int, number: int, its_life: int, poll: Poll) -> None:
+        if life == self.life:
+            self.told[number] = its_life
+            self.obey(self.quorum.push_answered(self.urls[number], poll, self.now()))
 
     def append(self, entries: list[Entry], hit: list[Session | SubjectCut]) -> None:
         self.asked_to_revoke(hit)

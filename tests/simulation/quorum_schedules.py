@@ -23,6 +23,7 @@ class AnyQuorumNode(AnyNode, Protocol):
     @property
     def quorum(self) -> Quorum: ...
     def holds_poll_of(self, other: int) -> bool: ...
+    def leave(self) -> None: ...
 
 
 class AnyQuorumWorld(AnyWorld, Protocol):
@@ -340,6 +341,57 @@ def a_yes_on_a_wrong_clock(begin: Begin) -> Findings:
     return world.findings
 
 
+def a_good_bye(begin: Begin) -> Findings:
+    """Node 2 says good-bye, and clients still reach it. The next log-out waits for it no more."""
+    world = begin(3)
+    session = log_in(world.nodes[0])
+    world.nodes[2].leave()
+    world.run(0.2)
+    isolate(world, 2)
+    world.nodes[0].revoke(session)
+    ask_for(world, world.nodes[2], session, 3)
+    assert session.fenced_at < world.time
+    return world.findings
+
+
+def back_by_the_word_of_another(begin: Begin) -> Findings:
+    """Node 2 says good-bye to all, comes back as a process that node 0 does not hear, and has its lease from node 1."""
+    world = begin(3)
+    session = log_in(world.nodes[0])
+    world.nodes[2].leave()
+    world.run(0.2)
+    world.nodes[2].crash()
+    world.nodes[2].start()
+    world.run(2)
+    isolate(world, 2)
+    world.run(OVER_S + 1)  # the answers of node 0 to the new process ground no lease any more
+    world.mend((1, 2), (2, 1))
+    world.run(1)
+    world.cut((1, 2), (2, 1))
+    world.nodes[0].revoke(session)
+    ask_for(world, world.nodes[2], session, 4)
+    return world.findings
+
+
+def a_good_bye_that_comes_late(begin: Begin) -> Findings:
+    """The good-bye of node 2 arrives when the next process of node 2 has its lease already."""
+    world = begin(3)
+    session = log_in(world.nodes[0])
+    world.slow((2, 0), (2, 1), by_s=2.0)
+    world.nodes[2].leave()
+    world.run(0.05)
+    world.slow((2, 0), (2, 1), by_s=0.0)
+    world.nodes[2].crash()
+    world.nodes[2].start()
+    world.run(1.3)
+    world.slow((2, 0), (2, 1), by_s=9.0)
+    world.run(0.7)  # its polls have been answered, and its good-bye arrives
+    isolate(world, 2)
+    world.nodes[0].revoke(session)
+    ask_for(world, world.nodes[2], session, 4)
+    return world.findings
+
+
 Schedule = Callable[[Begin], Findings]
 
 CAUGHT_BY: dict[str, Schedule] = {
@@ -352,6 +404,9 @@ CAUGHT_BY: dict[str, Schedule] = {
     "summed over incarnations": taking_turns_in_forgetting,
     "not heard again": taking_turns_in_forgetting_unheard,
     "first start one by one": taking_turns_before_a_newcomer,
+    "accepts after its good-bye": a_good_bye,
+    "gone by one word": back_by_the_word_of_another,
+    "gone for ever": a_good_bye_that_comes_late,
     "a peer's yes kept": a_yes_from_before,
     "purged by the clock": a_clock_that_steps_forth_and_back,
     "witnesses without the entry": a_witness_who_lacks_the_entry,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS
 from ha_session_mw._core.quorum.acknowledgements import Acknowledgements
 from ha_session_mw._core.quorum.fence import Fence
 from ha_session_mw._core.quorum.log import Quorum
-from ha_session_mw._core.quorum.messages import Answer
+from ha_session_mw._core.quorum.messages import Answer, Push
 from ha_session_mw._core.quorum.ready import Ready, Sent
 from ha_session_mw._core.quorum.recovery import Recovery
 
@@ -138,6 +139,37 @@ class FirstStartOneByOne(Quorum):
         return OneByOne(others=len(self.peers), majority=self.majority, memory="unchecked" if self.durable.unchecked else "lost")
 
 
+class AcceptsAfterGoodBye(Quorum):
+    """Says good-bye, and goes on accepting sessions by the lease that it has."""
+
+    def _fresh_at(self) -> float:
+        left, self.left = self.left, False
+        fresh_at = super()._fresh_at()
+        self.left = left
+        return fresh_at
+
+
+class OneWitness(Fence):
+    def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
+        return member in silent or super()._is_ruled_out(member, confirmed, position, silent)
+
+
+class GoneByOneWord(FencedOtherwise):
+    """Waits for no member that has said good-bye to this node, though its next process may have a lease by the others' answers."""
+
+    account = OneWitness
+
+
+class GoneForEver(Quorum):
+    """Takes a good-bye for that of the member, not of the process that has said it."""
+
+    def pushed(self, push: Push, now: Moment) -> Ready:
+        peer = self.peers[push.answer.sender]
+        peer.answered_life = push.answer.heartbeat.life
+        peer.answered_before_s = -math.inf
+        return super().pushed(push, now)
+
+
 class PurgedByTheClock(Quorum):
     """Drops entries that ended by the node's own clock, without raising the floor first."""
 
@@ -164,6 +196,9 @@ BROKEN = {
         QuorumVariant("purged by the clock", quorum=PurgedByTheClock),
         QuorumVariant("witnesses without the entry", quorum=WitnessesWithoutTheEntry),
         QuorumVariant("first start one by one", quorum=FirstStartOneByOne),
+        QuorumVariant("accepts after its good-bye", quorum=AcceptsAfterGoodBye),
+        QuorumVariant("gone by one word", quorum=GoneByOneWord),
+        QuorumVariant("gone for ever", quorum=GoneForEver),
         QuorumVariant("cuts without the tolerance of clocks", cut_dated_ms=-CUT_TOLERANCE_MS),
     )
 }

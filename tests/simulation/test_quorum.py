@@ -25,7 +25,7 @@ SEEDS_A_PART = 8
 @pytest.mark.parametrize("part", thinned(range(PARTS), range(2)))
 def test_no_random_schedule_breaks_a_rule(part: int) -> None:
     for seed in range(part * SEEDS_A_PART, (part + 1) * SEEDS_A_PART):
-        found = quorum_chaos.run(seed)
+        found = quorum_chaos.run(seed, leaving=bool(seed % 2))
         assert found.accepted_after_fence == 0, seed
         assert found.refused_without_cause == 0, seed
         assert found.flipped == 0, seed
@@ -111,6 +111,24 @@ def test_a_dead_member_costs_its_wait_once() -> None:
     assert LIMIT_S < fenced_after(world, 0, 1) < LIMIT_S * 1.02 + 0.1
     assert fenced_after(world, 0, 1) < 0.02
     assert fenced_after(world, 1, 0) < 0.02
+
+
+@pytest.mark.parametrize("nodes", [3, 5])
+def test_a_member_that_has_left_costs_nothing(nodes: int) -> None:
+    world = cluster(nodes, RIGHT)
+    world.nodes[2].leave()
+    world.run(0.1)
+    world.nodes[2].crash()
+    assert fenced_after(world, 0, 1) < 0.02
+
+
+def test_a_good_bye_that_one_member_missed_costs_the_wait_where_it_is_needed() -> None:
+    world = cluster(3, RIGHT)
+    world.cut((2, 1))
+    world.nodes[2].leave()
+    world.run(0.5)
+    world.nodes[2].crash()
+    assert LIMIT_S / 2 < fenced_after(world, 0, 1) < LIMIT_S * 1.02 + 0.1
 
 
 def test_two_members_cannot_lose_one() -> None:

@@ -73,12 +73,14 @@ MemberEvent = MemberJoined | MemberLeft | MemberDraining
 
 
 class _Slot:
-    __slots__ = ("ahead_ms", "heard_s", "heartbeat", "late")
+    __slots__ = ("ahead_ms", "has_left", "heard_s", "heartbeat", "late")
 
     def __init__(self, heartbeat: Heartbeat, heard_s: float, *, late: bool) -> None:
         self.heartbeat = heartbeat
         self.heard_s = heard_s
         self.late = late
+        self.has_left = False
+        """Whether this very process has said good-bye. Its limit counts until the leases that it gave are over."""
         self.ahead_ms = heartbeat.wall_ms - heard_s * 1000
         """Its wall clock minus this node's boot-time clock. Its clock shows the sum of this and the boot time, or more if late."""
 
@@ -148,7 +150,8 @@ class Members:
             late: whether it may be old, so that it does not show what the member's clock shows now.
         """
         known = self._slots.get(slot)
-        if known is not None and known.heartbeat.life == heartbeat.life and heartbeat.sequence <= known.heartbeat.sequence:
+        is_same = known is not None and known.heartbeat.life == heartbeat.life
+        if known is not None and is_same and (known.has_left or heartbeat.sequence <= known.heartbeat.sequence):
             return None
         self._slots[slot] = _Slot(heartbeat, boot_s, late=late)
         self._verdict = None
@@ -160,6 +163,18 @@ class Members:
             return MemberDraining(heartbeat.member)
         return None
 
+    def said_good_bye(self, slot: str, life: str) -> MemberEvent | None:
+        """Count a process as gone that accepts no session any more; return the event that this causes, if any.
+
+        Its limit counts for as long as that of a silent member: another one may have fenced by it.
+        """
+        known = self._slots.get(slot)
+        if known is None or known.has_left or known.heartbeat.life != life:
+            return None
+        known.has_left = True
+        self._verdict = None
+        return MemberLeft(known.heartbeat.member)
+
     def left(self, slot: str) -> MemberEvent | None:
         """Take a member out that has left; return the event that this causes, if any."""
         gone = self._slots.pop(slot, None)
@@ -169,9 +184,9 @@ class Members:
 
     def tick(self, now: Moment) -> list[MemberEvent]:
         """Take out the members that were silent for so long that every lease they held or gave is over; return an event for each."""
-        gone = [name for name, slot in self._slots.items() if not self._is_live(slot, now.boot_s)]
-        left: list[MemberEvent] = [MemberLeft(self._slots.pop(name).heartbeat.member) for name in gone]
-        if left:
+        gone = [self._slots.pop(name) for name in [*self._slots] if self._is_silent(self._slots[name], now.boot_s)]
+        left: list[MemberEvent] = [MemberLeft(slot.heartbeat.member) for slot in gone if not slot.has_left]
+        if gone:
             self.compare_limits()
         self._verdict = None
         self.clock_trusted(now)  # compared while a majority can be heard, so that a later step is noticed without one
@@ -192,7 +207,10 @@ class Members:
         self._excused_s = boot_s
 
     def _is_live(self, slot: _Slot, boot_s: float) -> bool:
-        return boot_s - max(slot.heard_s, self._excused_s) <= self.fence_wait_s
+        return not slot.has_left and not self._is_silent(slot, boot_s)
+
+    def _is_silent(self, slot: _Slot, boot_s: float) -> bool:
+        return boot_s - max(slot.heard_s, self._excused_s) > self.fence_wait_s
 
     def live(self, boot_s: float) -> list[Heartbeat]:
         """Return the newest heartbeat of each other live member."""

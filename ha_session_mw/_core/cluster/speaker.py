@@ -68,6 +68,10 @@ class Speaker(Generic[E]):
         """Take in the heartbeat of another process; see :meth:`.Members.heard`."""
         self._add(self.members.heard(slot, heartbeat, now.boot_s, late=late))
 
+    def take_leave(self, slot: str, life: str) -> None:
+        """Take in the good-bye of another process; see :meth:`.Members.said_good_bye`."""
+        self._add(self.members.said_good_bye(slot, life))
+
     def remove(self, slot: str) -> None:
         """Take a process out that left the cluster."""
         self._add(self.members.left(slot))

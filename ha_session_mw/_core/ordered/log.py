@@ -90,7 +90,8 @@ class Ordered:
         self._deleted: set[str] = set()
         """Keys of entries that were deleted before they ended. They stay in the view."""
         self._stored_floor_ms = 0
-        self._left = False
+        self.left = False
+        """Whether this process has left: it accepts no session from then on."""
 
     @property
     def members(self) -> Members:
@@ -129,7 +130,7 @@ class Ordered:
     @property
     def due_s(self) -> float:
         """The boot time at which the next heartbeat is due."""
-        if self.log is None or self.rolled_back or self._left:
+        if self.log is None or self.rolled_back or self.left:
             return math.inf
         due_s, counts_s = self.own_beats.due_s, self.standstill.counts_from_s(self.members.own.freshness_limit_s)
         return counts_s if self.own_beats.sent_s < counts_s < due_s else due_s
@@ -163,7 +164,7 @@ class Ordered:
 
         The others know nothing of a process that has no heartbeat in the log, and wait for none.
         """
-        if not self._can_be_relied_on or self._left or self.standstill.beaten_s == -math.inf:
+        if not self._can_be_relied_on or self.left or self.standstill.beaten_s == -math.inf:
             return None
         return Look(self.slot, self.position, now.boot_s)
 
@@ -178,7 +179,7 @@ class Ordered:
         """
         if revision < look.position:
             self._roll_back("position")
-        if self.position == look.position and self._can_be_relied_on and not self._left:
+        if self.position == look.position and self._can_be_relied_on and not self.left:
             if not is_quiet:
                 self.standstill.write_seen()
             elif self.standstill.looked(look.sent_s, now.boot_s, self.members.own.freshness_limit_s):
@@ -204,12 +205,12 @@ class Ordered:
         why = loading.rollback(self.log, self.position, self.view, explained=self._unseen.keys() | self._deleted)
         if why is not None:
             self._roll_back(why)
-        if self._is_over():
+        if not self._follows():
             return
         # The floor first: entries below it may be missing, and no other message reports them.
         self._take_floor(snapshot.floor_ms)
         yield from loading.merge_into(self.view)
-        if self._is_over():
+        if not self._follows():  # the driver may have learned so meanwhile
             return
         self.log = snapshot.log
         self._give_up_cuts(-math.inf)
@@ -235,7 +236,7 @@ class Ordered:
 
     def delivered(self, position: int, items: Iterable[Item], now: Moment) -> Ready:
         """Take in all changes of one position, in their order. Changes that were applied before are ignored."""
-        if not (self.needs_load or self._is_over() or position <= self.position):
+        if not (self.needs_load or not self._follows() or position <= self.position):
             self._apply(position, items, now)
         return self._told()
 
@@ -311,11 +312,12 @@ class Ordered:
         self.members.majority = living // 2 + 1
 
     def _stamp(self) -> None:
-        self.view.fresh_at = -math.inf if self.is_doubtful or self._is_over() else self.own_beats.fresh_s
+        is_over = self.is_doubtful or self.left or not self._follows()
+        self.view.fresh_at = -math.inf if is_over else self.own_beats.fresh_s
 
-    def _is_over(self) -> bool:
-        """Return whether this process ignores the log from now on."""
-        return self.rolled_back is not None or self._left
+    def _follows(self) -> bool:
+        """Whether this process takes in what the log says. One that has left does so for its open connections."""
+        return self.rolled_back is None
 
     @property
     def _can_be_relied_on(self) -> bool:
@@ -427,8 +429,9 @@ class Ordered:
         self.speaker.draining = self.own_beats.hurried = True
 
     def leave(self) -> None:
-        """Validate nothing from now on. The driver may delete this process's heartbeat once no try to write one is under way."""
-        self._left = True
+        """Validate nothing from now on, whatever is read. The driver may delete this process's heartbeat once no try to write one is
+        under way. The log is still followed: open connections of this process end with their sessions."""
+        self.left = True
         self._stamp()
 
     def check(self, now: Moment) -> None:
@@ -444,7 +447,8 @@ class Ordered:
         self._digest.check(self.position)
         fresh_s = self.view.fresh_at
         ensure(fresh_s <= now.boot_s, "no node is fresh as of a time to come")
-        ensure(not (self.is_doubtful or self._is_over()) or fresh_s == -math.inf, "a node that doubts its view, or has left, is not fresh")
+        is_over = self.is_doubtful or self.left or not self._follows()
+        ensure(not is_over or fresh_s == -math.inf, "a node that doubts its view, or has left, is not fresh")
         ensure(self.needs_load or not self.is_doubtful, "a node that doubts its view must load")
         ensure(self.log is not None or self.position == 0, "nothing was applied of a log that was not loaded")
         ensure(all(key_end_ms(key) > self.view.floor_ms for key in (*self._unseen, *self._deleted)), "nothing below the floor is kept")

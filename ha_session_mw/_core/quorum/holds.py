@@ -58,7 +58,8 @@ class Holds:
 
     def _new(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
         limit_s = min(STARTING_HOLD_S, self.limit_s) if poll.recovering else self.limit_s
-        return Hold(poll.sender, now.boot_s + limit_s, poll.incarnation, poll.callee, poll.position, recovering)
+        until_s = now.boot_s + limit_s
+        return Hold(poll.sender, until_s, poll.incarnation, poll.callee, poll.position, recovering, poll.heartbeat.life)
 
     def drop(self, hold: Hold) -> None:
         """Forget a held poll whose sender waits no longer."""
@@ -88,11 +89,15 @@ class Holds:
             or now.boot_s >= hold.until_s
             or self._was_superseded(hold)
             or hold.recovering != recovering
-            or fence.is_waiting_for(hold.peer, position)
+            or (not self._is_gone(hold) and fence.is_waiting_for(hold.peer, position))
         ]
         if due:
             self._held = [hold for hold in self._held if hold not in due]
         return due
+
+    def _is_gone(self, hold: Hold) -> bool:
+        """Return whether the sender has said good-bye since, or before: no log-out waits for its poll."""
+        return hold.life == self._peers[hold.peer].gone
 
     def _was_superseded(self, hold: Hold) -> bool:
         """Return whether the sender has polled again. Two processes with one URL do not count: each would end the other's hold."""

@@ -26,7 +26,7 @@ from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .durability import DurablePrefix
 from .fence import Fence
 from .holds import Holds
-from .messages import VERSION, Answer, Batch, Poll, list_digest, mismatch
+from .messages import VERSION, Answer, Batch, Poll, Push, list_digest, mismatch
 from .peer import Peer, count_polled_since, forget_freshness, majority_fresh_s, mismatched, not_answered_since
 from .ready import Contradiction, Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent, Sought, Standing
 from .recovery import Memory, Recovery
@@ -35,6 +35,10 @@ from .sequence import Sequence
 PAGE_ENTRIES = 4096
 """Most entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit. A node refuses an
 answer with more, so later releases must not raise the number."""
+
+
+PUSH_ENTRIES = 256
+"""Most entries in one push. A call has 256 kB at most, and an entry with a long subject and list of cuts has about one."""
 
 
 class Quorum:
@@ -73,6 +77,8 @@ class Quorum:
         self.durable = DurablePrefix(self._sequence, view, own.life, stored)
         self.recovery: Recovery | None = self._new_recovery()
         self.serving = False
+        self.left = False
+        """Whether this process has left: it accepts no session from then on, whatever it learns."""
         self._had_quorum = False
         self.majority_forgot = False
         """Whether a majority had forgotten at once, as at a first start, so that acknowledged entries may be unknown to all."""
@@ -179,6 +185,15 @@ class Quorum:
         return self._conclude(now)
 
     def _learn(self, peer: Peer, sent: Sent, answer: Answer, now: Moment) -> None:
+        self._merge_answer(peer, answer, now)
+        peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
+        if sent.poll.incarnation == self.incarnation:
+            if answer.known > self.durable.position:
+                self._start_anew(peer, now)
+            elif answer.complete:
+                self._credit(peer, sent, answer)
+
+    def _merge_answer(self, peer: Peer, answer: Answer, now: Moment) -> None:
         self.speaker.hear(peer.url, answer.heartbeat, now)
         peer.speaks_as(answer.incarnation)
         peer.sequence = max(peer.sequence, answer.upto)
@@ -186,12 +201,6 @@ class Quorum:
         self._raise_floor(answer.floor_ms)
         for entry in answer.entries:
             self._merge(entry)
-        peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
-        if sent.poll.incarnation == self.incarnation:
-            if answer.known > self.durable.position:
-                self._start_anew(peer, now)
-            elif answer.complete:
-                self._credit(peer, sent, answer)
 
     def _credit(self, peer: Peer, sent: Sent, answer: Answer) -> None:
         """Count a complete answer: this node now knows all entries that the peer knew when this node polled it."""
@@ -208,7 +217,8 @@ class Quorum:
         """Take in a poll of another member, and hold it. If its answer is due at once, the returned :class:`Ready` has it."""
         peer = self.peers.get(poll.sender)
         if peer is not None and self._belongs(peer, poll):
-            self._hear_poll(peer, poll, now)
+            if poll.heartbeat.life != peer.gone:  # it has said good-bye, and polls for its open streams alone
+                self._hear_poll(peer, poll, now)
             self._draw_conclusions(now)
             hold = self.holds.hold(poll, now, recovering=self.recovering)
         else:
@@ -224,6 +234,7 @@ class Quorum:
         elif not peer.has_older_file(poll):
             peer.life, peer.sequence = poll.heartbeat.life, max(peer.sequence, poll.sequence)
             peer.polled_s = now.boot_s
+            peer.fetched = poll.position if mine else 0
             self.fence.heard(poll.sender, poll.incarnation, poll.echo if poll.callee_life == self.life else 0)
             if mine:
                 self.fence.acknowledged(poll.sender, poll.position, poll.silent, self.stamp)
@@ -242,12 +253,15 @@ class Quorum:
         return [(hold, self._answer(hold, now)) for hold in due]
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:
+        self.peers[hold.peer].has_answered(hold.life, now.boot_s)
+        return self._answer_with_entries(hold, now, PAGE_ENTRIES)
+
+    def _answer_with_entries(self, hold: Hold, now: Moment, most: int) -> Answer:
         self.stamp += 1
-        self.peers[hold.peer].answered_s = now.boot_s
         header = msgspec.structs.replace(
             self._refusal(now), stamp=self.stamp, floor_ms=self.view.floor_ms, majority_forgot=self.majority_forgot
         )
-        return self.holds.answer(hold, header, self._sequence, self.durable.position, PAGE_ENTRIES)
+        return self.holds.answer(hold, header, self._sequence, self.durable.position, most)
 
     def _refusal(self, now: Moment) -> Answer:
         """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
@@ -259,6 +273,54 @@ class Quorum:
             incarnation=self.incarnation,
             memory=self.memory,
         )
+
+    # Pushes: answers without a poll, from a node that the others do not poll, or that leaves.
+
+    def wants_push(self, peer: str, now: Moment, *, after_s: float) -> bool:
+        """Return whether entries of this node wait for a peer that has not polled for so long.
+
+        The peer lacks some, or has yet to be heard again, as :meth:`.Fence.is_waiting_for` says.
+        """
+        to, kept = self.peers[peer], self.durable.position
+        silent_s = now.boot_s - max(to.polled_s, to.answered_s)
+        if silent_s < after_s or any(hold.peer == peer for hold in self.held):
+            return False
+        return to.fetched < kept > self.fence.fenced or self.fence.is_waiting_for(peer, kept)
+
+    def has_kept(self, peer: str) -> bool:
+        """Return whether this node keeps all that it has read of a peer, so that its next poll acknowledges it."""
+        return not self.peers[peer].unkept
+
+    def leave(self, now: Moment) -> Ready:
+        """Accept no session from now on. Only after that may a good-bye be sent, because no log-out waits for this node any more."""
+        self.left = True
+        return self._conclude(now)
+
+    def push(self, peer: str, now: Moment) -> Push:
+        """Return what to send to a peer that does not fetch it; a good-bye if this node has left."""
+        to = self.peers[peer]
+        asked = Hold(peer, now.boot_s, to.incarnation, self.incarnation, to.fetched, self.recovering, to.life)
+        return Push(answer=self._answer_with_entries(asked, now, PUSH_ENTRIES), callee_life=to.echo_life, leaves=self.left)
+
+    def pushed(self, push: Push, now: Moment) -> Ready:
+        """Take in what a peer has pushed. :meth:`poll` then acknowledges it, once it is kept."""
+        answer = push.answer
+        peer = self.peers.get(answer.sender)
+        if peer is None or not self._belongs(peer, answer):
+            return self.ready(now)
+        self._merge_answer(peer, answer, now)
+        # It makes this node no fresher: this node sent nothing before which the peer must have known all this.
+        peer.note_pushed(answer, now.boot_s, own_position=self._sequence.last)
+        if push.leaves:
+            peer.said_good_bye(answer.heartbeat.life, to_me=push.callee_life == self.life)
+            self.speaker.take_leave(peer.url, answer.heartbeat.life)
+        return self._conclude(now)
+
+    def push_answered(self, peer: str, poll: Poll, now: Moment) -> Ready:
+        """Take in the poll by which a peer acknowledges a push. Nothing is held for it."""
+        if self._belongs(self.peers[peer], poll):
+            self._hear_poll(self.peers[peer], poll, now)
+        return self._conclude(now)
 
     # Time and conclusions.
 
@@ -306,7 +368,7 @@ class Quorum:
             self.speaker.note(Recovered())
 
     def _fresh_at(self) -> float:
-        if self.recovering:
+        if self.recovering or self.left:
             return -math.inf
         if self.majority == 1:
             return math.inf
@@ -396,7 +458,7 @@ class Quorum:
         self.durable.check()
         self.fence.check(self._sequence.last, self.stamp)
         fresh_s = self.view.fresh_at
-        ensure(not self.recovering or fresh_s == -math.inf, "a recovering node is not fresh")
+        ensure(not (self.recovering or self.left) or fresh_s == -math.inf, "a node that is recovering, or has left, is not fresh")
         ensure(self.majority == 1 or fresh_s <= now.boot_s, "no node is fresh as of a time to come")
         ensure(self.incarnation == self.life or self.durable.stores, "only a node with a file continues an earlier incarnation")
         self.holds.check(now)

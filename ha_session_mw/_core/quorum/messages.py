@@ -88,6 +88,22 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     majority_forgot: bool = False
 
 
+class Push(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+    """An answer for which nobody polled: a node whose entries are not fetched, or that leaves, sends it. A poll answers it.
+
+    It renews no lease of the callee, because the callee did not ask.
+
+    Attributes:
+        answer: what the sender would answer to a poll of the callee.
+        callee_life: the process of the callee that the sender has heard of.
+        leaves: whether the sender's process accepts no session from now on.
+    """
+
+    answer: Answer
+    callee_life: str
+    leaves: bool
+
+
 class Batch(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """A part of a node's file. The file is a series of batches, whose contents add up.
 
@@ -123,17 +139,25 @@ def mismatch(message: Poll | Answer, url: str, digest: str) -> Mismatch | None:
 _pack = msgspec.msgpack.Encoder().encode
 decode_poll = msgspec.msgpack.Decoder(Poll).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_push = msgspec.msgpack.Decoder(Push).decode
 decode_batch = msgspec.msgpack.Decoder(Batch).decode
 
 
-def encode(message: Poll | Answer | Batch) -> bytes:
+def encode(message: Poll | Answer | Push | Batch) -> bytes:
     """Return a message or a batch as it is sent or stored."""
     match message:
+        case Push(answer=answer):
+            return _pack(msgspec.structs.replace(message, answer=_as_sent(answer)))
         case Batch(entries=placed):
             return _pack(msgspec.structs.replace(message, entries=tuple((position, as_written(entry)) for position, entry in placed)))
-        case Answer(entries=entries, heartbeat=heartbeat):
-            return _pack(msgspec.structs.replace(message, entries=tuple(map(as_written, entries)), heartbeat=packed(heartbeat)))
+        case Answer():
+            return _pack(_as_sent(message))
         case Poll(heartbeat=heartbeat):
             return _pack(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
         case _:
             assert_never(message)
+
+
+def _as_sent(answer: Answer) -> Answer:
+    entries = tuple(map(as_written, answer.entries))
+    return msgspec.structs.replace(answer, entries=entries, heartbeat=packed(answer.heartbeat))

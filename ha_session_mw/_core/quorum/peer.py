@@ -13,8 +13,9 @@ class Peer:
     """One other member: its identity, its sequence as read here, and its polls."""
 
     __slots__ = (
-        *("answered_s", "callee", "changed", "echo", "echo_life", "fresh_s", "incarnation", "life"),
-        *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "unkept", "url"),
+        *("answered_before_s", "answered_life", "answered_s", "callee", "changed", "echo", "echo_life", "fetched", "fresh_s", "gone"),
+        *("incarnation", "life"),
+        *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "unheard_s", "unkept", "url"),
     )
 
     def __init__(self, url: str, now_s: float) -> None:
@@ -41,8 +42,18 @@ class Peer:
         self.newest_hold: Hold | None = None
         """Its newest poll that was held."""
         self.polled_s = -math.inf
-        self.answered_s = now_s
-        """When this node last answered it. A new process cannot know what an earlier one answered until now."""
+        self.fetched = 0
+        """Up to where its newest poll acknowledged the sequence of this node."""
+        self.answered_life = ""
+        """Its process that this node answered last."""
+        self.answered_s = -math.inf
+        """When this node last answered that process."""
+        self.answered_before_s = -math.inf
+        """When this node last answered any other process of it."""
+        self.unheard_s = now_s
+        """When an earlier process of this node may last have answered it: this process cannot know."""
+        self.gone = ""
+        """Its process that said good-bye last."""
 
     def speaks_as(self, incarnation: str) -> None:
         """Note the incarnation of the peer. Facts about one incarnation say nothing about the next."""
@@ -78,6 +89,48 @@ class Peer:
             self.echo_life, self.echo = answer.heartbeat.life, 0
         self.echo = max(self.echo, answer.stamp)
 
+    def note_pushed(self, answer: Answer, now_s: float, *, own_position: int) -> None:
+        """Note how far an answer reaches for which this node did not poll, unless entries before it are missing here, or it is old news.
+
+        Args:
+            answer: the answer, whose entries have been applied.
+            now_s: the boot-time clock.
+            own_position: the position of the own sequence that holds all of these entries.
+        """
+        read = self.read if answer.incarnation == self.callee else 0
+        if answer.since <= read <= answer.upto:
+            self.note_read(answer, now_s, own_position=own_position)
+
+    def has_answered(self, life: str, now_s: float) -> None:
+        """Note that this node answers a poll of that process. A process that said good-bye holds no lease, whatever it asks."""
+        if life == self.gone:
+            return
+        if life != self.answered_life:
+            self.answered_before_s = max(self.answered_before_s, self.answered_s)
+            self.answered_life = life
+        self.answered_s = now_s
+
+    @property
+    def may_rely_since_s(self) -> float:
+        """The time since which no answer of this node can be the ground of a lease that it still has."""
+        return max(self.answered_s, self.answered_before_s, self.unheard_s)
+
+    def said_good_bye(self, life: str, *, to_me: bool) -> None:
+        """Note that a process of this member accepts no session any more.
+
+        Args:
+            life: the process.
+            to_me: whether it spoke to this very process of this node, and not to an earlier one.
+        """
+        self.gone = life
+        self.polled_s = -math.inf
+        if life == self.answered_life:
+            self.answered_s = -math.inf
+        if to_me:
+            # An earlier process of this node has answered this process at most, or earlier ones, which had ended. A later process of the
+            # member began after this one had spoken to this very process of this node.
+            self.unheard_s = -math.inf
+
     def acknowledge_kept(self, own_position: int) -> None:
         """Acknowledge the entries read so far, because the own sequence is kept up to ``own_position``."""
         while self.unkept and self.unkept[0][0] <= own_position:
@@ -95,7 +148,7 @@ def majority_fresh_s(peers: Peers, majority: int) -> float:
 
 def not_answered_since(peers: Peers, boot_s: float) -> tuple[str, ...]:
     """Return the peers that this node has not answered since then."""
-    return tuple(url for url, peer in peers.items() if peer.answered_s < boot_s)
+    return tuple(url for url, peer in peers.items() if peer.may_rely_since_s < boot_s)
 
 
 def count_polled_since(peers: Peers, boot_s: float) -> int:
@@ -111,4 +164,4 @@ def mismatched(peers: Peers) -> dict[str, str]:
 def forget_freshness(peers: Peers, now_s: float) -> None:
     """Forget how fresh the peers made this node: it has begun a new incarnation, whose answers begin now."""
     for peer in peers.values():
-        peer.fresh_s, peer.answered_s = -math.inf, now_s
+        peer.fresh_s, peer.unheard_s = -math.inf, now_s

@@ -33,6 +33,7 @@ class Hold:
     callee: str
     since: int
     recovering: bool
+    life: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from ...abc import Clock, ClusterLog, OnEvent
 from ...events import LimitAgrees, LimitDiffers, MemberDraining, MemberJoined, MemberLeft
 from ...models import KeyId
 
+DRAINING = "draining: it leaves the cluster"
+
 
 class MemberedLog(ClusterLog):
     """A log among members.

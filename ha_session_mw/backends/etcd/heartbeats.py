@@ -5,6 +5,7 @@ While etcd has no space, looks at the log renew it instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import anyio
@@ -16,20 +17,23 @@ from .looks import Looks
 from .process import Process
 
 
-async def beat_for_ever(process: Process, expect: Callable[[int], None]) -> None:
+async def beat_for_ever(process: Process, expect: Callable[[int], None], beating: anyio.Lock) -> None:
     """Put a heartbeat whenever the state machine says that one is due.
 
     Args:
         process: what the tasks of this process share.
         expect: takes the position of each heartbeat that etcd has written.
+        beating: held while a try is under way.
     """
     looks = Looks(process)
     while True:
         await anyio.lowlevel.checkpoint()  # a heartbeat cannot be cancelled, and one follows on another while etcd does not answer
         left_s = process.ordered.due_s - process.clock.boot_s()
         if left_s <= 0:
-            if not await _beat(process, expect):
-                await looks.look()
+            async with beating:
+                # The process may have left while this task waited.
+                if process.ordered.due_s < math.inf and not await _beat(process, expect):
+                    await looks.look()
             continue
         with process.clock.move_on_after(left_s):
             await process.wait_changed()

@@ -24,7 +24,7 @@ from ...abc import Clock, OnEvent, Receipt, ignore
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost
 from ...models import Entry
-from ..common.membered import MemberedLog, parse_index
+from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.outbox import Ticket
 from .api import EtcdError, delete
 from .follower import Follower
@@ -93,7 +93,7 @@ class EtcdLog(MemberedLog):
         )
         self.follower = Follower(self._process)
         self._writer = Writer(self._process, self._outboxes, self.follower.expect)
-        self._has_left = False
+        self._beating = anyio.Lock()
         self._to_tidy = Ready()
         self._obey(self._to_tidy)
         self._wake()
@@ -178,6 +178,8 @@ class EtcdLog(MemberedLog):
             )
         if self.ordered.is_ready(now):
             return None
+        if self.ordered.left or self.ordered.speaker.draining:
+            return DRAINING
         if self.trouble:
             return f"etcd {next(iter(self.trouble.values()))}"
         if self.ordered.catching_up and self.ordered.is_fresh(now):
@@ -196,33 +198,45 @@ class EtcdLog(MemberedLog):
     # Tasks.
 
     async def run(self) -> None:
-        if self._has_left:
+        if self.ordered.left:
             self._begin()
         async with self._gateway.opened():
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self.follower.follow_for_ever)
                     tasks.start_soon(self.follower.mind_watch_for_ever)
-                    tasks.start_soon(beat_for_ever, self._process, self.follower.expect)
+                    tasks.start_soon(beat_for_ever, self._process, self.follower.expect, self._beating)
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.singles)
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.jobs)
                     tasks.start_soon(self._tidy_for_ever)
                     await self._keep_up()
             except anyio.get_cancelled_exc_class():
-                with self._clock.move_on_after(LEAVE_S) as limit:
-                    limit.shield = True
-                    await self._leave()
+                if not self.ordered.left:  # the node has told it to, unless it was cancelled
+                    with anyio.CancelScope(shield=True):
+                        await self.leave()
                 raise
+
+    def has_left(self) -> bool:
+        return self.ordered.left
+
+    def drain(self) -> None:
+        self.ordered.drain()
+        self._wake()
+
+    async def leave(self) -> None:
+        with self._clock.move_on_after(LEAVE_S):
+            await self._leave()
 
     async def _leave(self) -> None:
         """Write what is left, validate nothing more, and delete the heartbeat, so that no other process waits for this one."""
-        self._has_left = True
+        is_first = not self.ordered.left
         self.ordered.leave()
         self._wake()
         try:
             await self._writer.flush()
-            if self.ordered.log is not None and not self.is_set_back():  # otherwise this process has no heartbeat
-                await self._gateway.transact([delete(self._process.heartbeat_key)], once=True)
+            if is_first and self.ordered.log is not None and not self.is_set_back():  # otherwise this process has no heartbeat
+                async with self._beating:
+                    await self._gateway.transact([delete(self._process.heartbeat_key)], once=True)
         except EtcdError as exc:
             logger.warning("etcd %s; %d entries of this process are not in it", exc, len(self._outboxes))
 

@@ -41,5 +41,6 @@ class PeersBackend(Backend):
             on_event=on_event,
         )
         peering.handle("poll", log.on_poll)
+        peering.handle("push", log.pushing.on_push)
         peering.handle(HELLO, log.own_url.on_hello)
         return log

@@ -23,11 +23,12 @@ from ...abc import Clock, OnEvent, PeerFailure, Receipt
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Entry
-from ..common.membered import MemberedLog, parse_index
+from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.trouble import Troubles
 from .batch_file import BatchFile
 from .own_url import Call, OwnUrl
 from .pacing import LEAST_ROUND_S, JoinReports, PeerPace
+from .pushing import GOOD_BYE_S, HAND_OVER_S, Pushing
 
 logger = logging.getLogger("ha_session_mw.quorum")
 
@@ -82,6 +83,7 @@ class QuorumLog(MemberedLog):
     Attributes:
         quorum: the state machine.
         own_url: watches which process answers at this node's URL.
+        pushing: carries entries to members that do not fetch them.
 
     Raises:
         ConfigurationError: the list does not name this node once, or the file cannot be used.
@@ -118,6 +120,14 @@ class QuorumLog(MemberedLog):
         self._batch_is_due = anyio.Event()
         self._joins = JoinReports(logger)
         self._troubles = Troubles(logger)
+        self.pushing = Pushing(
+            self.quorum,
+            call,
+            clock=clock,
+            obey=self._obey_news,
+            wait_changed=self.wait_changed,
+            faults=faults,
+        )
         self.own_url = OwnUrl(own.url, own.life, call, sleep=self._sleep, tell=partial(self._tell_peer, own.url), logger=logger)
 
     @property
@@ -163,7 +173,7 @@ class QuorumLog(MemberedLog):
         """Exchange a message with a majority, the way that an entry goes."""
         sought, ready = self.quorum.seek_contact(self._now())
         self._obey(ready)
-        with self._clock.move_on_after(self._durable_limit_s()):
+        with self.pushing.needed(), self._clock.move_on_after(self._durable_limit_s()):
             while not self.quorum.is_found(sought):
                 await self.wait_changed()
         if not self.quorum.is_found(sought):
@@ -174,7 +184,7 @@ class QuorumLog(MemberedLog):
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         appended = self._append(entries)
-        with self._clock.move_on_after(self._durable_limit_s()):
+        with self.pushing.needed(), self._clock.move_on_after(self._durable_limit_s()):
             while self.quorum.standing(appended) == "applied":
                 await self.wait_changed()
         if self.quorum.standing(appended) == "applied":
@@ -182,6 +192,10 @@ class QuorumLog(MemberedLog):
         return Receipt(appended.position, self._clock.boot_s())
 
     async def fence(self, receipt: Receipt) -> None:
+        with self.pushing.needed():
+            await self._fence(receipt)
+
+    async def _fence(self, receipt: Receipt) -> None:
         appended = Appended(receipt.position)
         give_up_s = self._clock.boot_s() + 2 * self.quorum.members.fence_wait_s + DURABLE_LIMIT_S
         while self.quorum.standing(appended) != "fenced":
@@ -198,12 +212,30 @@ class QuorumLog(MemberedLog):
     def is_starting(self) -> bool:
         return self.quorum.recovering
 
+    def has_left(self) -> bool:
+        return self.quorum.left
+
+    def drain(self) -> None:
+        self.quorum.drain()
+
+    async def leave(self) -> None:
+        with self._clock.move_on_after(HAND_OVER_S):
+            await self.pushing.hand_over()
+        if self.quorum.left:
+            return
+        # From here on this node accepts nothing: only then may the others stop waiting for it.
+        self._obey_news(self.quorum.leave(self._now()))
+        with self._clock.move_on_after(GOOD_BYE_S):
+            await self.pushing.say_good_bye()
+
     def why_not_ready(self) -> str | None:
         quorum, now = self.quorum, self._now()
         if self.own_url.shared:
             return "another process answers at HA_SESSION_ADVERTISE_URL; give each process a URL of its own"
         if quorum.is_ready(now):
             return None
+        if quorum.left or quorum.speaker.draining:
+            return DRAINING
         # A single mismatched member is no reason to take the majority without it out of service.
         if quorum.mismatched and (quorum.recovering or not self._is_fresh(now)):
             faults = ", ".join(f"{self._name(url)} ({why})" for url, why in quorum.mismatched.items())
@@ -242,6 +274,7 @@ class QuorumLog(MemberedLog):
             for url in self._urls:
                 if url != self.quorum.me:
                     tasks.start_soon(self._poll_for_ever, url)
+                    tasks.start_soon(self.pushing.push_for_ever, url)
             tasks.start_soon(self.own_url.watch, self._heartbeat_s)
             if self._file is not None:
                 tasks.start_soon(self._write_for_ever, self._file)

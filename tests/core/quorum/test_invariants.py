@@ -158,7 +158,7 @@ def test_a_recovering_node_that_takes_itself_for_fresh_is_detected() -> None:
     one = quorum()
     one.check(START)
     one.view.fresh_at = START.boot_s
-    with pytest.raises(InvariantBroken, match="a recovering node is not fresh"):
+    with pytest.raises(InvariantBroken, match="a node that is recovering, or has left, is not fresh"):
         one.check(START)
 
 

@@ -10,7 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, decode_answer, decode_batch, decode_poll, encode, list_digest
+from ha_session_mw._core.quorum.messages import (
+    Answer,
+    Batch,
+    Poll,
+    Push,
+    decode_answer,
+    decode_batch,
+    decode_poll,
+    decode_push,
+    encode,
+    list_digest,
+)
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "peers.json").read_text("utf-8"))
 
@@ -36,6 +47,13 @@ def test_an_answer(vector: Mapping[str, Any]) -> None:
     answer = msgspec.convert(vector["is"], Answer)
     assert encode(answer).hex() == vector["stored"]
     assert decode_answer(bytes.fromhex(vector["stored"])) == answer
+
+
+@pytest.mark.parametrize("vector", vectors("pushes"))
+def test_a_push(vector: Mapping[str, Any]) -> None:
+    push = msgspec.convert(vector["is"], Push)
+    assert encode(push).hex() == vector["stored"]
+    assert decode_push(bytes.fromhex(vector["stored"])) == push
 
 
 @pytest.mark.parametrize("vector", vectors("batches"))
