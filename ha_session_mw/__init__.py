@@ -48,6 +48,7 @@ from .exceptions import (
     TokenMissing,
     TokenNotYetValid,
     TokenTooLarge,
+    TooManyLogIns,
     UsageError,
 )
 from .manager import SessionManager
@@ -102,6 +103,7 @@ __all__ = [
     "TokenMissing",
     "TokenNotYetValid",
     "TokenTooLarge",
+    "TooManyLogIns",
     "UsageError",
     "get_session",
     "manager_of",

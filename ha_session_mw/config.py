@@ -192,6 +192,17 @@ class Settings:
         "end_oldest",
         "A log-in beyond `MAX_SESSIONS`. `end_oldest` logs the oldest session out; `refuse` answers 403 `session_limit_reached`.",
     )
+    logins_per_subject: Setting[int | None, int | str | None] = Setting(
+        values.pace,
+        300,
+        "How often a subject may log in and out within five minutes, on one node. A log-in beyond that gets 429 `too_many_log_ins`.",
+    )
+    logins_per_address: Setting[int | None, int | str | None] = Setting(
+        values.pace,
+        30_000,
+        "How many sessions may begin from one address within five minutes, on one node, visitors' sessions included. See "
+        "[Behind a proxy](../how-to/behind-a-proxy.md): all its clients may have one address.",
+    )
     devices: Setting[Switch, str] = Setting(
         values.one_of("off", "on"), "off", "Whether `devices` below `ENDPOINTS` serves a subject its devices, as JSON. Needs `TRACK=on`."
     )

@@ -229,6 +229,20 @@ class SessionLimitReached(ClientFault):
     detail = "This account is logged in on the largest number of devices allowed. Log out on one of them first."
 
 
+class TooManyLogIns(ClientFault):
+    """A user, or an address, has logged in and out, or begun visitors' sessions, faster than the settings allow (RFC 6585 section 4).
+
+    ``HA_SESSION_LOGINS_PER_SUBJECT`` and ``HA_SESSION_LOGINS_PER_ADDRESS`` say how fast that is. Log-outs count, and are never refused.
+    """
+
+    code, status, action = "too_many_log_ins", 429, "retry"
+    retryable, retry_where, default_retry_after_s = True, "same_node", 1.0
+    title = "Too many log-ins"
+    detail = (
+        "This account, or this address, has logged in too often within a short time. No session has begun. Try again after the time given."
+    )
+
+
 class SessionUnknown(ClientFault):
     """The subject has no session of this id: it has ended, never existed, or belongs to another subject."""
 

@@ -36,6 +36,7 @@ from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
 from .locks import Locks
 from .ownership import Ownership
+from .pace import LogInPace
 from .record_copies import RecordCopies
 from .records import Records
 from .revocation import Revoker, open_journal
@@ -92,6 +93,7 @@ class Node:
         data: session data, in tokens or records.
         revoker: logs out.
         security: the security log.
+        pace: the pace of log-ins.
         devices: recorded log-ins; None unless ``HA_SESSION_TRACK`` is on.
 
     Raises:
@@ -131,6 +133,7 @@ class Node:
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
         self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
+        self.pace = LogInPace(clock, per_subject=settings.logins_per_subject, per_address=settings.logins_per_address)
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
         self.validator = TokenValidator(
             settings, clock, self.view, self.keys, self.cache, refresh=self._refresh_by_hand, node=lambda: self.node_id

@@ -81,6 +81,11 @@ def weight(value: object) -> int:
     return number
 
 
+def pace(value: object) -> int | None:
+    """a whole number above zero, or ``off``"""
+    return None if value is None or (isinstance(value, str) and value.strip().lower() == "off") else count(value)
+
+
 def flag(value: object) -> bool:
     """``true`` or ``false``"""
     if isinstance(value, bool):

@@ -89,6 +89,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         StateStale, ClockUntrusted, NodeStarting: a session begins or gets a new id, and this node does not know all revoked sessions.
         QuorumLost: a log-out could not be made durable.
         LockLost: the session was changed under its lock, which this request does not hold any more.
+        TooManyLogIns: the subject or the address begins sessions too fast.
         SessionLimitReached: the subject already has as many sessions as it may have.
     """
     state = state_of(session)
@@ -101,6 +102,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         state.is_dropped = True
         return Outcome(acknowledgement=acknowledgement)
     take_content(session, state)
+    _keep_pace(session, state, node, client)
     came_in = state.came_in
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
     async with _recorded(state, node, client):
@@ -121,6 +123,14 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     _hand_out(state, claims, node)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None
     return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
+
+
+def _keep_pace(session: Session, state: RequestState, node: Node, client: Callable[[], Client]) -> None:
+    """Count a session that begins or takes a new id. Raises before anything is recorded or revoked for it."""
+    claims, came_in = state.claims, state.came_in
+    begins = bool(session) if claims is None else came_in is None or claims.sid != came_in.sid
+    if begins:
+        node.pace.begin(claims.subject if claims is not None else None, client()[1])
 
 
 def _report_log_in(claims: Claims, came_in: Claims | None, node: Node) -> None:

@@ -48,6 +48,7 @@ async def log_out(state: RequestState, node: Node, *, begins_anew: bool = False)
     revoked, lost = [], None
     for claims in (*came, *others(state, node)):
         is_replaced = begins_anew and claims is state.came_in and claims.subject is None
+        node.pace.end(claims.subject)
         try:
             revoked.append(await node.revoker.revoke_session(claims, is_replaced=is_replaced))
         except QuorumLost as problem:

@@ -49,6 +49,7 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "session_revoked": (401, "invalid_token", False, "none", None, "reauthenticate"),
     "session_limit_reached": (403, None, False, "none", None, "contact"),
     "session_superseded": (409, None, True, "any", 100, "retry"),
+    "too_many_log_ins": (429, None, True, "same_node", 1000, "retry"),
     "session_conflict": (409, None, True, "any", 50, "retry"),
     "session_locked": (423, None, True, "any", None, "retry"),
     "state_rollback": (503, None, True, "other_node", 3000, "retry"),
@@ -122,11 +123,11 @@ def test_no_answer_is_stored(kind: type[ProblemError]) -> None:
 
 
 @EVERY
-def test_each_503_says_when_to_come_back_in_whole_seconds(kind: type[ProblemError]) -> None:
+def test_each_429_and_503_says_when_to_come_back_in_whole_seconds(kind: type[ProblemError]) -> None:
     for after_s in (None, 0.0, 0.001, 1.0, 2.5):
         retry_after = fields(kind(retry_after_s=after_s)).get("retry-after")
         expected = kind.default_retry_after_s if after_s is None else after_s
-        assert retry_after == (str(math.ceil(expected or 0)) if kind.status == 503 else None)
+        assert retry_after == (str(math.ceil(expected or 0)) if kind.status in (429, 503) else None)
 
 
 @EVERY
