@@ -92,7 +92,8 @@ def summary(found: Findings) -> str:
     return (
         f"{found.accepted} acceptances, {found.accepted_revoked} of what somebody had revoked, {found.accepted_after_fence} of them "
         f"after a fenced acknowledgement; {found.refused_without_cause} of {found.refused} refusals without a cause; "
-        f"{found.flipped} flips; {found.never_healed} never healed; {found.fenced} of {found.revocations} revocations fenced"
+        f"{found.flipped} flips; {found.turned_back} of {found.superseded} replacements told after a log-out; "
+        f"{found.never_healed} never healed; {found.fenced} of {found.revocations} revocations fenced"
     )
 
 

@@ -15,6 +15,7 @@ from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.messages import Answer, Push
 from ha_session_mw._core.quorum.ready import Ready, Sent
 from ha_session_mw._core.quorum.recovery import Recovery
+from ha_session_mw.models import Deny, Entry
 
 from .variants import Variant
 
@@ -180,6 +181,15 @@ class PurgedByTheClock(Quorum):
         return ready
 
 
+class LastReasonCounts(Quorum):
+    """Takes an id that was logged out for one that was replaced, if it hears of that last."""
+
+    def _merge(self, entry: Entry) -> None:
+        super()._merge(entry)
+        if isinstance(entry, Deny) and entry.replaced_ms:
+            self.view.superseded[entry.id] = entry.replaced_ms
+
+
 RIGHT = QuorumVariant("right", checks=True)
 BROKEN = {
     variant.name: variant
@@ -202,5 +212,7 @@ BROKEN = {
         QuorumVariant("cuts without the tolerance of clocks", cut_dated_ms=-CUT_TOLERANCE_MS),
     )
 }
+LAST_REASON = QuorumVariant("the last reason counts", quorum=LastReasonCounts)
+"""Accepts no session wrongly, but tells a client that was logged out to try again."""
 UNDATED_CUTS = QuorumVariant("cuts without a time", cut_dated_ms=None)
 """Accepts no session wrongly, but ends sessions that began after the log-out."""

@@ -14,7 +14,7 @@ from .directed import log_in
 from .node import LIMIT_S
 from .quorum_node import QuorumWorld
 from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, a_log_out_made_good_late, cluster, simulated
-from .quorum_variants import BROKEN, RIGHT, UNDATED_CUTS
+from .quorum_variants import BROKEN, LAST_REASON, RIGHT, UNDATED_CUTS, QuorumVariant
 
 pytestmark = pytest.mark.long
 
@@ -77,6 +77,30 @@ def test_a_broken_variant_is_caught(name: str) -> None:
 
 def test_a_cut_without_a_time_ends_sessions_that_began_after_it() -> None:
     assert a_log_out_made_good_late(simulated(UNDATED_CUTS)).refused_without_cause > 0
+
+
+@pytest.mark.parametrize(("variant", "turned_back"), [(RIGHT, False), (LAST_REASON, True)], ids=["right", "broken"])
+def test_a_session_that_was_logged_out_is_never_told_to_be_superseded(variant: QuorumVariant, turned_back: bool) -> None:
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    world.nodes[0].revoke(session, replaced=True)
+    world.run(1)
+    for node in world.nodes:
+        node.request(session)
+    world.run(1)
+    assert world.findings.superseded == 3
+    world.nodes[1].revoke(session)
+    world.run(1)
+    for node in world.nodes:
+        node.request(session)
+    world.run(1)
+    world.nodes[1].revoke(session, replaced=True)
+    world.run(1)
+    for node in world.nodes:
+        node.request(session)
+    world.run(1)
+    assert (world.findings.turned_back > 0) is turned_back
+    assert world.findings.accepted == 0
 
 
 @pytest.mark.parametrize(
