@@ -66,6 +66,13 @@ const scenes = {
   "a WebSocket whose session is logged out": () =>
     got(2, (take) => session.webSocket("/ws", { message: ({ data }) => (take(data), fetch("/revoke", { method: "POST" })) })),
   "an event stream that is refused and ends": () => got(2, (take) => session.eventSource("/events", { tick: ({ data }) => take(data) })),
+  "a WebSocket whose handshake logs in": async () => {
+    await fetch("/revoke", { method: "POST" });
+    const socket = new WebSocket("/ws-log-in");
+    await new Promise((done) => (socket.onmessage = done));
+    socket.close();
+    return told(await fetch("/account"));
+  },
   "a page that is used": async () => {
     const stop = session.keepAlive(50);
     dispatchEvent(new Event("pointerdown"));

@@ -51,6 +51,7 @@ class Site:
             Route("/played/{part}", self._played, methods=["GET", "POST"]),
             Route("/result", self._result, methods=["POST"]),
             WebSocketRoute("/ws", self._ws),
+            WebSocketRoute("/ws-log-in", self._ws_log_in),
         ]
         self.app = self._seen(SessionMiddleware(Starlette(routes=routes), manager=self.manager))
 
@@ -89,6 +90,10 @@ class Site:
         await socket.accept()
         await socket.send_text("hello")
         await socket.receive()
+
+    async def _ws_log_in(self, socket: WebSocket) -> None:
+        get_session(socket).login("ada")
+        await self._ws(socket)
 
     async def _played(self, request: Request) -> Response:
         part, body = request.path_params["part"], (await request.body()).decode()
@@ -168,6 +173,7 @@ def test_a_page_goes_on_whatever_its_node_answers(tmp_path: Path, scheme: str) -
         "a user who does not log in": 401,
         "a WebSocket whose session is logged out": ["hello", "hello"],
         "an event stream that is refused and ends": ["2", "3"],  # the WebSocket's scene has logged the session out
+        "a WebSocket whose handshake logs in": "200 ada",
     }
     # One log-in of the tabs together, one after the user who does not log in, one of the WebSocket, and one of the stream. Without
     # locks, a tab that hears the others too late logs in by itself.
