@@ -284,6 +284,23 @@ class SessionLocked(ClientFault):
     detail = "Another request uses the session, or another resource that only one request may use, and took too long. Try again shortly."
 
 
+class RequestInFlight(ClientFault):
+    """An earlier request with the same idempotency key is under way, or its process died a moment ago."""
+
+    code, status, action = "request_in_flight", 409, "retry"
+    retryable, retry_where, default_retry_after_s = True, "any", 1.0
+    title = "The first request with this key is in progress"
+    detail = "An earlier request with the same Idempotency-Key is in progress. This one did nothing. Send it again to get the answer."
+
+
+class IdempotencyKeyReused(ClientFault):
+    """An earlier request with the same idempotency key asked for something else. Each operation needs a key of its own."""
+
+    code, status, action = "idempotency_key_reused", 422, "fix_request"
+    title = "The key belongs to another request"
+    detail = "An earlier request with the same Idempotency-Key asked for something else. Nothing was done. Use a new key."
+
+
 class NodeStarting(InfrastructureFault):
     """The node has started, and does not know enough yet to validate sessions. Another node can answer at once."""
 

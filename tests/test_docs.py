@@ -416,6 +416,7 @@ def test_every_test_helper_is_on_the_page() -> None:
 # API
 
 _OF_HTTP_LIBRARIES = {"Client", "AsyncClient", "HTTPAdapter", "NodesAdapter"}
+"""Names on the page that the package does not export."""
 
 
 def test_the_api_reference_names_everything_public_and_nothing_else() -> None:

@@ -35,6 +35,7 @@ from .issuing import Issuer, cookie_writer
 from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
 from .locks import Locks
+from .once import OnceKeeper
 from .ownership import Ownership
 from .pace import LogInPace
 from .record_copies import RecordCopies
@@ -191,6 +192,7 @@ class Node:
         self._open_records(locks)
         self._open_sessions()
         self._open_devices(locks)
+        self._open_once(locks)
         self.validator.follow(self.log, hears_others=self.backend.hears_others, look_ups=self.look_ups, devices=self.devices)
         for name, task in self._added_tasks:
             self.supervisor.add(name, task)
@@ -310,6 +312,12 @@ class Node:
             keep_address=settings.track_address,
         )
         self.supervisor.add("devices", self.devices.run)
+
+    def _open_once(self, locks: LockService | None) -> None:
+        def open_store() -> SessionStore | None:
+            return self.backend.open_store("once", self.clock, locks, on_newer=ignore, on_gap=ignore)
+
+        self.once = OnceKeeper(open_store, self.supervisor.add, self.clock)
 
     def _required(self, store: SessionStore | None, *, by: str) -> SessionStore:
         if store is None:

@@ -15,10 +15,13 @@ from .._core.paths import below_root
 from .._core.problems import PAGE_HEADERS
 from .._core.request_fields import last_value
 from ..exceptions import RequestCrossSite
-from ..manager import SessionManager
+from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Device
 from ..session.of_request import get_session
 from ..session.session import Session, state_of
+
+MAX_KEY_LENGTH = 255
+"""How many characters of an ``Idempotency-Key`` are read."""
 
 
 class DeviceRoutes:
@@ -36,6 +39,7 @@ class DeviceRoutes:
         self._app = app
         self._manager = manager
         self._path = path_of(manager.settings.endpoints)
+        self._keeps_answers = node_of(manager).data.has_store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         below = self._below(scope) if scope["type"] == "http" else None
@@ -49,7 +53,7 @@ class DeviceRoutes:
             await _answer(send, {"sessions": await self._list(session, subject)}, head=method == "HEAD")
         elif method == "DELETE":
             require_same_site(scope)
-            acknowledged = await self._end(session, subject, below)
+            acknowledged = await self._end_once(scope, session, subject, below)
             # If this request ended its own session as well, the commit adds the header.
             await _answer(send, {"acknowledged": acknowledged.mode}, acknowledged=acknowledged, tell=session.id is not None)
         else:
@@ -63,6 +67,18 @@ class DeviceRoutes:
 
     async def _list(self, session: Session, subject: str) -> list[dict[str, object]]:
         return [_told(device, current=device.id == session.family) for device in await self._manager.sessions_of(subject)]
+
+    async def _end_once(self, scope: Scope, session: Session, subject: str, below: str) -> Acknowledgement:
+        """End sessions, or return the acknowledgement of the first request with this idempotency key."""
+        key = last_value(scope["headers"], b"idempotency-key", MAX_KEY_LENGTH)
+        if not key or not self._keeps_answers:
+            return await self._end(session, subject, below)
+        async with session.once(key, request=f"{self._path}{below}".encode()) as once:
+            if once.answer is None:
+                acknowledged = await self._end(session, subject, below)
+                once.answer = msgspec.to_builtins(acknowledged)
+                return acknowledged
+            return msgspec.convert(once.answer, Acknowledgement)
 
     async def _end(self, session: Session, subject: str, below: str) -> Acknowledgement:
         if below == "/others":

@@ -20,6 +20,7 @@ from ..exceptions import InsufficientUserAuthentication, NotSupported, ProblemEr
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .locking import locked
+from .once import Answer, executed_once
 from .presented import ensure_newest, log_out
 from .state import EXEMPT, STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .._node.node import Node
     from ..abc import Grant
 
+ONCE_LEASE_S = 60.0
+"""How long a request with an idempotency key may be under way, in seconds, unless the app says otherwise: servers give up before."""
 SCOPE_KEY = "ha_session_mw.session"
 """Key of the session in the ASGI scope, besides ``session``: an app or a framework may overwrite the latter."""
 
@@ -351,6 +354,34 @@ class Session(TrackedDict):
         if not self._node.data.has_store:
             raise NotSupported("HA_SESSION_CLUSTER has no store, so nothing would check the session's lock before a change is saved")
         return locked(self, self._state, self._node, f"session/{self.family}", timeout_s=timeout, lease_s=lease)
+
+    def once(self, key: str, *, request: bytes | None = None, lease: float = ONCE_LEASE_S) -> AbstractAsyncContextManager[Answer]:
+        """Execute a block once for each key: ``async with session.once(key) as once:``, in the whole cluster.
+
+        The block looks at ``once.answer``. None: this is the first request with the key, so the block does the work and sets
+        ``once.answer``. Otherwise, it is the answer that the first request has set. Answers are kept for 24 hours. If the block
+        raises or sets no answer, the next request is the first again.
+
+        Args:
+            key: of the client: the ``Idempotency-Key`` of the request. Keys of other subjects, and of other visitors, are others.
+            request: whatever tells this operation from others, such as the body. A repeat must have the same.
+            lease: for how many seconds repeats are refused if this process dies in the block. Afterwards, one of them executes it again.
+
+        Raises:
+            LookupError: there is no session yet.
+            ValueError: the key is empty, or the answer is longer than 64 KiB.
+            TypeError: the answer has something that MessagePack cannot carry.
+            RequestInFlight: an earlier request with this key is under way; becomes a 409 with a hint if the app does not catch it.
+            IdempotencyKeyReused: an earlier request with this key asked for something else; becomes a 422.
+            StoreUnavailable: nothing was executed; or, at the end of the block, the answer could not be kept.
+            NotSupported: the cluster has no store (``peers://``).
+        """
+        owner = self.subject or self.family
+        if owner is None:
+            raise LookupError("there is no session yet whose key this could be")
+        if not key:
+            raise ValueError("an idempotency key must not be empty")
+        return executed_once(self._state, self._node, owner, self.subject, key, request or b"", lease_s=lease)
 
     def _drop_data(self) -> None:
         """Drop the session's data, including data that other requests have stored."""

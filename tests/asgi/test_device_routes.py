@@ -915,6 +915,19 @@ async def test_the_present_session_is_ended_and_its_cookie_removed(node: DeviceN
     assert await node.devices() == []
 
 
+async def test_a_repeat_with_its_key_ends_nothing_more_and_gets_the_same_answer(node: DeviceNode) -> None:
+    laptop, phone = [await node.from_device() for _ in range(2)]
+    key = [(b"idempotency-key", b"1")]
+    answers = [await routed(laptop, "DELETE", "/others", headers=key)]
+    assert (await phone.visit(who)).result is None
+    later = await node.from_device()
+    answers.append(await routed(laptop, "DELETE", "/others", headers=key))
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b'{"acknowledged":"fenced"}')] * 2
+    assert (await later.visit(who)).result == "ada"
+    reused = await routed(laptop, "DELETE", "", headers=key)
+    assert (reused.status, reused.code) == (422, "idempotency_key_reused")
+
+
 async def test_all_others_are_ended(node: DeviceNode) -> None:
     laptop, *others = [await node.from_device() for _ in range(3)]
     assert (await routed(laptop, "DELETE", "/others")).status == 200

@@ -1,0 +1,49 @@
+"""A block that is executed once for each idempotency key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from .._core.records.once import decode_answer
+from .._node.node import Node
+from .._node.once import Begun
+from ..exceptions import ClientFault
+from .state import RequestState
+
+
+class Answer:
+    """The value of ``async with session.once(key)``.
+
+    Attributes:
+        answer: the answer of the first request; None until there is one. The block sets it.
+    """
+
+    def __init__(self, answer: object = None) -> None:
+        self.answer = answer
+
+
+@asynccontextmanager
+async def executed_once(
+    state: RequestState, node: Node, owner: str, subject: str | None, key: str, request: bytes, *, lease_s: float
+) -> AsyncIterator[Answer]:
+    """Run the block unless a request with this key has an answer already; see ``Session.once``."""
+    try:
+        found = await node.once.begin(owner, subject, key, request, lease_s=lease_s)
+    except ClientFault as problem:
+        state.turned_away = problem  # nothing has been done
+        raise
+    if not isinstance(found, Begun):
+        yield Answer(decode_answer(found))
+        return
+    one = Answer()
+    try:
+        yield one
+    except Exception:
+        await node.once.give_up(found)
+        raise
+    # A block that is cancelled keeps its claim: nobody knows how far it got. The lease ends that.
+    if one.answer is None:
+        await node.once.give_up(found)
+    else:
+        await node.once.keep(found, one.answer)
