@@ -62,11 +62,16 @@ def _leave_one_library(items: list[pytest.Item]) -> None:
             pair[crc32(name.encode()) % 2].add_marker(pytest.mark.prove)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """Spare the garbage collector the thousands of tests and the modules: they stay to the end, and each of its passes would visit them."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Spare the garbage collector the modules and the thousands of tests: they stay to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

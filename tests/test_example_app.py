@@ -394,6 +394,7 @@ def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.prove  # a demo has the same frame on each backend, and two others tell theirs in make test
 def test_the_demo_of_one_machine_tells_its_story_and_ends_well() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="sqlite")
     try:

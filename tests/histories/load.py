@@ -21,7 +21,7 @@ PEOPLE = 3
 """At each node: of one that is frozen, no more than these hang."""
 PAUSE_S = 0.03
 """Average pause between two actions of one user. Two cores carry this load beside the nodes."""
-SHORT_PAUSE_S = 0.06
+SHORT_PAUSE_S = 0.12
 """The same in ``make test``, where other tests need the cores, too."""
 SUBJECTS = [f"user{number}" for number in range(12)]
 RECENT = 40

@@ -183,6 +183,7 @@ class OnEtcd(LockNodes):
 
 
 @pytest.mark.real
+@pytest.mark.one_library
 class TestEtcd(LockServiceContract):
     @pytest.fixture(autouse=True)
     def _server(self, one_etcd: Etcd) -> None:

@@ -127,6 +127,7 @@ class OnEtcd(Nodes):
 
 
 @pytest.mark.real
+@pytest.mark.one_library
 class TestEtcd(ClusterLogContract):
     @pytest.fixture(autouse=True)
     def _server(self, one_etcd: Etcd) -> None:

@@ -129,6 +129,7 @@ class OnEtcd(Stores):
 
 
 @pytest.mark.real
+@pytest.mark.one_library
 class TestEtcd(SessionStoreContract):
     @pytest.fixture(autouse=True)
     def _server(self, one_etcd: Etcd) -> None:
