@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from ha_session_mw import Session
+from ha_session_mw import Session, get_session
 from ha_session_mw._core.accept_rule import SUPERSEDED_MS
 from ha_session_mw.exceptions import SessionSuperseded
 from ha_session_mw.manager import node_of
 
-from ..asgi.driver import Act, Node, Visitor, look, who, why
+from ..asgi.driver import Act, Node, Visitor, call, look, scope_of, who, why
 from .test_life_of_a_session import overtaken
 
 pytestmark = pytest.mark.anyio
@@ -113,6 +114,35 @@ async def test_the_page_of_a_browser_says_that_a_reload_helps(node: Node, act: A
     answer = await node.request(path="/account", token=old, headers=[(b"accept", b"text/html")])
     assert answer.status == 409
     assert b"Reload the page" in answer.body
+
+
+@new_id
+async def test_a_browser_is_not_sent_to_the_log_in_page(act: Act) -> None:
+    node = Node(protect="/account", login_url="/login")
+    _, old = await browsing(node, act)
+    assert (await node.request(path="/account", token=old, headers=[(b"accept", b"text/html")])).status == 409
+
+
+@new_id
+async def test_the_older_token_is_not_renewed(node: Node, act: Act) -> None:
+    _, old = await browsing(node, act)
+    answer = await node.request(path="/-/session/renew", method="POST", token=old)
+    assert (answer.status, answer.code, answer.cookies()) == (409, "session_superseded", [])
+
+
+@new_id
+@pytest.mark.parametrize("path", ["/", "/account"])
+async def test_a_handshake_is_refused_where_it_would_be_lost(node: Node, act: Act, path: str) -> None:
+    _, old = await browsing(node, act)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        get_session(scope)["late"] = 1
+        await send({"type": "websocket.accept"})
+
+    node.app.app = app
+    headers = [(b"cookie", f"session={old}".encode())]
+    answer = await call(node.app, scope_of("websocket", path, headers=headers))
+    assert answer.messages == [{"type": "websocket.close", "code": 4409, "reason": "session_superseded"}]
 
 
 @new_id
