@@ -218,6 +218,20 @@ class Settings:
         "5s",
         "How long a node that lost contact may still validate sessions. Nodes of other clusters than `peers://` and `etcd://` never do.",
     )
+    drain_delay: Duration = Setting(
+        values.delay,
+        "0s",
+        "How long a node that drains serves on before its server stops, so that each balancer notices by `readyz`. Covers SIGTERM under "
+        "uvicorn, and `manager.drain()`.",
+    )
+    drain_refuse: Setting[Literal["off", "safe"], str] = Setting(
+        values.one_of("off", "safe"),
+        "off",
+        "`safe`: a node that drains answers safe requests with 503 `node_draining`, for balancers that do not ask `readyz`.",
+    )
+    start_wait: Duration = Setting(
+        values.delay, "0s", "How long a request waits for a node that is starting, before it gets 503 `node_starting`."
+    )
     endpoints: Text = Setting(
         values.text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
         "/-/session",

@@ -263,6 +263,15 @@ class SessionManager:
         """Return the state of this node at a glance, for operators. Holds no ids, subjects or keys."""
         return status_of(self._node)
 
+    async def drain(self) -> None:
+        """Take this node out of service; return once its server may stop.
+
+        ``readyz`` answers 503 from now on, and the heartbeats say so. Requests and streams go on. The call returns after
+        ``HA_SESSION_DRAIN_DELAY``, and once the other nodes have fetched what this node alone had, 2 s later at most.
+        The node leaves the cluster when its server stops.
+        """
+        await self._node.draining.drain()
+
     def running(self) -> AbstractAsyncContextManager[None]:
         """Run the background tasks of the node inside. Entering waits for nothing outside this process.
 

@@ -31,6 +31,7 @@ from ..exceptions import ConfigurationError, NotSupported, UsageError
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
 from . import records
+from .draining import DRAINING, WAIT, Draining
 from .issuing import Issuer, cookie_writer
 from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
@@ -77,6 +78,7 @@ class Node:
         node_id: the node's name; a forked process has another one.
         view: the node's knowledge of the cluster.
         supervisor: runs the background tasks.
+        draining: the way out of service.
         cookie: writes the session cookie.
         refused: how many requests were refused, by problem code.
         listeners: all listeners to the cluster on this node.
@@ -131,6 +133,7 @@ class Node:
         self.refused: Counter[str] = Counter()
         self.view = View(on_news=self._hear)
         self.supervisor = Supervisor(clock)
+        self.draining = Draining(clock, settings.drain_delay, lambda: self.log)
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
         self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
@@ -203,6 +206,7 @@ class Node:
         if settings.advertise_url is None:
             return
         from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
+        from .._peering.server import DRAIN
         from .lookups import LookUps, answering
 
         self.peering = peering = Peering(settings, life, self._peer_keys, self.clock, self._peer_transport)
@@ -210,8 +214,15 @@ class Node:
         peering.server.on_unsigned = self.security.stranger_refused
         peering.faults.on_fault = self.security.peer_fault
         peering.handle("lookup", answering(self.validator.validate))
+        peering.handle(DRAIN, self._on_drain)
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
+
+    async def _on_drain(self, body: bytes) -> bytes:
+        self.draining.begin()
+        if body == WAIT:
+            await self.draining.drain()
+        return b""
 
     def _peer_keys(self) -> KeyRing:
         """The keys for calls between nodes. A thief of a key acts as a node until the key is revoked, and no longer."""
@@ -355,6 +366,7 @@ class Node:
         if self.supervisor.is_running:  # by an outer middleware of this process
             yield
             return
+        self.draining.start_anew()
         async with self.supervisor.running():
             try:
                 yield
@@ -363,6 +375,14 @@ class Node:
                 raise
             await self.log.leave()
         self._is_open &= not self.log.has_left()
+
+    async def wait_started(self) -> None:
+        """Return once the node has learned enough to validate sessions, or ``HA_SESSION_START_WAIT`` is over."""
+        if not self.supervisor.is_running:
+            return  # nothing would start it
+        with self.clock.move_on_after(self.settings.start_wait):
+            while self.log.is_starting():
+                await self.log.wait_changed()
 
     def add_task(self, name: str, task: Task) -> None:
         """Run a coroutine function as long as the node runs, in a forked process, too."""
@@ -426,6 +446,8 @@ class Node:
 
     def why_not_ready(self) -> str | None:
         """Return why this node cannot validate sessions; None if it is ready."""
+        if self.draining.begun:
+            return DRAINING
         why = self.log.why_not_ready()
         return NOT_STARTED if why is not None and self.backend.hears_others and not self.supervisor.is_running else why
 

@@ -43,6 +43,20 @@ def duration(value: object) -> float:
     return seconds
 
 
+def delay(value: object) -> float:
+    """seconds, 0 for none, or a number with a unit: ``"500ms"``, ``"5s"``, ``"1m"``"""
+    if (value == 0 and not isinstance(value, bool)) or (
+        isinstance(value, str) and re.fullmatch(r"\s*0+(?:\.0+)?\s*(ms|s|m|h|d|)\s*", value)
+    ):
+        return 0.0
+    try:
+        return duration(value)
+    except ValueError as exc:
+        raise ValueError(
+            'must be a delay of 0, or more, up to 100 years: seconds, or a number with a unit such as "500ms" or "5s"'
+        ) from exc
+
+
 def moment(value: object) -> datetime | None:
     """a date, or a date and a time (RFC 3339), such as ``2026-12-31`` or ``2026-12-31T18:00:00Z``; UTC if it names no offset"""
     if value is None or value == "":

@@ -134,6 +134,10 @@ class ClusterLog(ABC):
         """Announce that this node is about to leave. It goes on as before, but is not ready."""
         return
 
+    async def hand_over(self) -> None:
+        """Return once the other nodes have everything that this node alone had, or after a bounded time."""
+        return
+
     async def leave(self) -> None:
         """Leave the cluster in order, so that no log-out elsewhere waits for this node.
 

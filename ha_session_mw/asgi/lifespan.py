@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._node.node import Node
 from ..exceptions import ConfigurationError
 from .conversation import Conversation
+from .sigterm import drains_on_sigterm
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -41,7 +42,7 @@ async def run_lifespan(app: ASGIApp, node: Node, scope: Scope, receive: Receive,
         return
     conversation = Conversation(receive_or_end, send_or_keep)
     failure: Exception | None = None
-    async with node.running():
+    async with node.running(), drains_on_sigterm(node):
         try:
             with whole:
                 await app(scope, conversation.receive, conversation.send)

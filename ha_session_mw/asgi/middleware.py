@@ -27,6 +27,7 @@ from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
 from .daphne import run_with_reactor
 from .device_routes import DeviceRoutes, path_of
+from .draining import DrainingApp
 from .endpoints import LONGEST_PAGE, Endpoints
 from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
@@ -112,10 +113,19 @@ class SessionMiddleware(CookieAttributes):
         public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
+        self._waits_for_start = settings.start_wait > 0
+        self._is_within_drain = False
+        node.draining.on_begin(self._drain)
         self._use_cookie(settings)
         self._refuse_overrides()
         self._validator = node.validator
         self._validate_cached = node.validator.validate_cached
+
+    def _drain(self) -> None:
+        """Have the app's clients go elsewhere: from now on, so that no request pays for it before."""
+        if not self._is_within_drain:
+            self._is_within_drain = True
+            self.app = DrainingApp(self.app, self._node.draining, refuse_safe=self.manager.settings.drain_refuse == "safe")
 
     def require_manager(self) -> SessionManager:
         """Return the session manager.
@@ -243,6 +253,8 @@ class SessionMiddleware(CookieAttributes):
             await self._meet_without_lifespan(scope)
         if path_kind == "exempt":
             return RequestState(self.manager, read_only=EXEMPT)
+        if self._waits_for_start and self._node.log.is_starting():
+            await self._node.wait_started()
         if known is None and field is not None and (token := self._reader.token_of(field)) is not None:
             known = self._validator.validate_new(token, field)
         if isinstance(known, Verified):

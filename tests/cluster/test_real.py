@@ -54,12 +54,12 @@ class Served:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *, secret: str = SECRET, options: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> None:
+    def start(self, *, server: str = "uvicorn", secret: str = SECRET, options: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
         ours = {f"HA_SESSION_{name}": value for name, value in {**self.settings, "SECRET_KEY": secret}.items()}
         environ = {**outside, **ours, **self.environ, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
         self.starts += 1
-        command = [sys.executable, "-m", "uvicorn", "served:app", *(options or ("--port", str(self.port))), "--log-level", "warning"]
+        command = [sys.executable, "-m", server, "served:app", *(options or ("--port", str(self.port))), "--log-level", "warning"]
         with self.log.open("ab") as log:
             self._processes.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log, pass_fds=fds))
 
@@ -76,6 +76,10 @@ class Served:
     def end(self, how: Signals) -> None:
         """Send a signal that ends the node, and wait until it has ended."""
         self.signal(how)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the node has ended."""
         while self._processes:
             self._processes.pop().wait(LIMIT_S)
 

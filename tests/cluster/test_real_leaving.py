@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
+import anyio
+import httpx2
 import pytest
 
-from ..waiting import until
-from .test_real import FENCE_WAIT_S, Served, served
+from ha_session_mw import Settings
+from ha_session_mw._node.drain_call import ask_to_drain
+from ha_session_mw.abc import PeerFailure
+from ha_session_mw.testing import SECRET
+
+from ..thinning import thinned
+from ..waiting import LIMIT_S, until
+from .test_real import FENCE_WAIT_S, ROOT, Served, served
 
 pytestmark = pytest.mark.real
 
@@ -21,6 +36,11 @@ from ha_session_mw.testing import who_is_there
 
 
 async def slow(scope, receive, send):
+    if scope["type"] == "http" and scope["path"] == "/private/events":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        while True:
+            await send({"type": "http.response.body", "body": b": still here\\n\\n", "more_body": True})
+            await anyio.sleep(0.1)
     if scope["type"] == "http" and scope["query_string"] == b"slowly":
         await anyio.sleep(1)
     await who_is_there(scope, receive, send)
@@ -70,3 +90,113 @@ def test_a_log_out_in_flight_at_sigterm_is_acknowledged_and_enforced(nodes: list
         assert answer.result().status_code == 200
     assert answer.result().headers["session-revocation"] == "fenced"
     assert [node.status(token) for node in (a, b)] == [401, 401]
+
+
+def events(node: Served, token: str) -> socket.socket:
+    """An event stream that is open, as a client sees it."""
+    client = socket.create_connection(("127.0.0.1", node.port), LIMIT_S)
+    client.sendall(f"GET /private/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode())
+    assert b"still here" in client.recv(65536) + client.recv(65536)
+    return client
+
+
+def test_a_stream_that_is_open_at_sigterm_goes_on_at_a_node_that_has_left(nodes: list[Served]) -> None:
+    a, _, c = nodes
+    token, other = a.log_in(), a.log_in("bob")
+    with closing(events(c, token)) as stream:
+        c.signal(signal.SIGTERM)
+        until(lambda: "member c has left" in a.told, "it has left")
+        assert stream.recv(65536)
+        assert log_out_s(a, other) < FENCE_WAIT_S / 2
+        assert stream.recv(65536)
+        assert log_out_s(a, token) < FENCE_WAIT_S / 2
+        until(lambda: not stream.recv(65536), "the stream ends with its session")
+    c.end(signal.SIGTERM)
+
+
+def test_a_node_drains_at_sigterm_before_its_listener_closes(nodes: list[Served]) -> None:
+    a, b, c = nodes
+    token = a.log_in()
+    c.end(signal.SIGTERM)
+    c.settings["DRAIN_DELAY"] = "1500ms"
+    c.start()
+    until(lambda: not c.readiness(), "ready")
+    begun_s = time.monotonic()
+    c.signal(signal.SIGTERM)
+    until(lambda: "draining" in c.readiness(), "it drains")
+    answer = c.request("GET", "/private", token)
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    c.wait()
+    assert time.monotonic() - begun_s >= 1.5
+    assert log_out_s(b, token) < FENCE_WAIT_S / 2
+    c.start()
+    until(lambda: not c.readiness(), "ready")
+    c.settings["DRAIN_DELAY"] = "60s"
+    c.end(signal.SIGTERM)
+    c.start()
+    until(lambda: not c.readiness(), "ready")
+    c.signal(signal.SIGTERM)
+    until(lambda: "draining" in c.readiness(), "it drains")
+    c.end(signal.SIGTERM)  # a second one ends the drain at once
+    c.start()
+    until(lambda: not c.readiness(), "ready")
+    c.end(signal.SIGINT)  # never delayed
+    del c.settings["DRAIN_DELAY"]
+
+
+@pytest.mark.parametrize("server", thinned(["uvicorn", "hypercorn", "granian"], kept=["hypercorn"]))
+def test_an_operator_drains_a_node_under_any_server(nodes: list[Served], server: str) -> None:
+    a, b, c = nodes
+    c.end(signal.SIGTERM)
+    c.settings["DRAIN_DELAY"] = "500ms"
+    address = {"hypercorn": ("--bind", f"127.0.0.1:{c.port}"), "granian": ("--interface", "asgi", "--port", str(c.port))}
+    c.start(server=server, options=address.get(server, ()))
+    until(lambda: not c.readiness(), "ready")
+    token = c.log_in()
+    settings = Settings(secret_key=SECRET, drain_delay="500ms")
+    with pytest.raises(PeerFailure, match="knows none of our keys"):
+        anyio.run(partial(ask_to_drain, c.url, Settings(secret_key=SECRET[::-1]), wait=True))
+    assert not c.readiness()
+    begun_s = time.monotonic()
+    anyio.run(partial(ask_to_drain, c.url.replace("127.0.0.1", "localhost"), settings, wait=True))
+    assert time.monotonic() - begun_s >= 0.5
+    assert "draining" in c.readiness()
+    assert c.status(token) == 200
+    c.end(signal.SIGTERM)
+    assert log_out_s(a, token) < FENCE_WAIT_S / 2
+    assert b.status(token) == 401
+    del c.settings["DRAIN_DELAY"]
+
+
+@pytest.mark.parametrize("server", thinned(["uvicorn --workers", "gunicorn"], kept=["gunicorn"]))
+def test_workers_drain_at_sigterm(server: str, tmp_path: Path) -> None:
+    (tmp_path / "served.py").write_text(APP)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url, handle = "http://{}:{}".format(*listener.getsockname()), listener.fileno()
+        command = {
+            "uvicorn --workers": ["uvicorn", "served:app", "--fd", str(handle), "--workers", "2", "--log-level", "warning"],
+            "gunicorn": ["gunicorn", "served:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--bind", f"fd://{handle}"],
+        }[server]
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
+        ours = {"SECRET_KEY": SECRET, "CLUSTER": f"sqlite://{tmp_path}/sessions.db", "DRAIN_DELAY": "1500ms"}
+        environ = {**outside, **{f"HA_SESSION_{name}": value for name, value in ours.items()}}
+        environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
+        process = subprocess.Popen([sys.executable, "-m", *command], env=environ, pass_fds=[handle], start_new_session=True, cwd=tmp_path)
+
+        def readiness() -> int:
+            try:
+                return httpx2.get(url + "/-/session/readyz", timeout=1, trust_env=False, verify=False).status_code
+            except httpx2.TransportError:
+                return 0
+
+        try:
+            until(lambda: readiness() == 200, "ready")
+            begun_s = time.monotonic()
+            process.terminate()
+            until(lambda: readiness() == 503, "it drains")
+            process.wait(LIMIT_S)
+            assert time.monotonic() - begun_s >= 1.5
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(LIMIT_S)

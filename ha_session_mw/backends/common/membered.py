@@ -110,7 +110,7 @@ class MemberedLog(ClusterLog):
             case MemberJoined(member):
                 self._logger.info("member %s has joined", member)
             case MemberLeft(member):
-                self._logger.warning("member %s is silent and counts as gone", member)
+                self._logger.warning("member %s has left, or is silent and counts as gone", member)
             case MemberDraining(member):
                 self._logger.info("member %s is leaving", member)
 

@@ -285,7 +285,7 @@ class EtcdLog(MemberedLog):
             case RolledBack(why):
                 logger.error("%s; this node validates no sessions until an operator has decided, see the how-to on etcd", _SET_BACK[why])
             case MemberLeft(member):
-                logger.warning("member %s has ended, or is silent and counts as gone", member)
+                logger.warning("member %s has left, or is silent and counts as gone", member)
             case MemberJoined() | MemberDraining():
                 self._tell_member(event)
 

@@ -218,9 +218,12 @@ class QuorumLog(MemberedLog):
     def drain(self) -> None:
         self.quorum.drain()
 
-    async def leave(self) -> None:
+    async def hand_over(self) -> None:
         with self._clock.move_on_after(HAND_OVER_S):
             await self.pushing.hand_over()
+
+    async def leave(self) -> None:
+        await self.hand_over()
         if self.quorum.left:
             return
         # From here on this node accepts nothing: only then may the others stop waiting for it.
