@@ -252,7 +252,8 @@ class Node:
         self.supervisor.add("keeping up", self._keep_up)
 
     def _announced(self, own: Heartbeat) -> Heartbeat:
-        return msgspec.structs.replace(own, state="starting" if self.log.is_starting() else "ready")
+        state = "draining" if self.log.is_draining() else "starting" if self.log.is_starting() else "ready"
+        return msgspec.structs.replace(own, state=state)
 
     def _on_event(self, event: ClusterEvent) -> None:
         self.ownership.on_event(event)

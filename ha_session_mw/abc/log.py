@@ -121,6 +121,10 @@ class ClusterLog(ABC):
     def is_starting(self) -> bool:
         """Whether the node must still learn from other members before it may validate sessions."""
 
+    def is_draining(self) -> bool:
+        """Whether this node is leaving the cluster, so that sessions belong to the other members."""
+        return False
+
     def is_set_back(self) -> bool:
         """Whether the log is older than the entries that this node has applied from it. The node then validates nothing until an operator
         decides."""

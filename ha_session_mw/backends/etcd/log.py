@@ -170,6 +170,9 @@ class EtcdLog(MemberedLog):
         """The present failures and their reasons, in words that follow "etcd "."""
         return self._troubles.current
 
+    def is_draining(self) -> bool:
+        return self.ordered.left or self.ordered.speaker.draining
+
     def why_not_ready(self) -> str | None:
         now = self._now()
         if self.is_set_back():
@@ -178,7 +181,7 @@ class EtcdLog(MemberedLog):
             )
         if self.ordered.is_ready(now):
             return None
-        if self.ordered.left or self.ordered.speaker.draining:
+        if self.is_draining():
             return DRAINING
         if self.trouble:
             return f"etcd {next(iter(self.trouble.values()))}"

@@ -231,13 +231,16 @@ class QuorumLog(MemberedLog):
         with self._clock.move_on_after(GOOD_BYE_S):
             await self.pushing.say_good_bye()
 
+    def is_draining(self) -> bool:
+        return self.quorum.left or self.quorum.speaker.draining
+
     def why_not_ready(self) -> str | None:
         quorum, now = self.quorum, self._now()
         if self.own_url.shared:
             return "another process answers at HA_SESSION_ADVERTISE_URL; give each process a URL of its own"
         if quorum.is_ready(now):
             return None
-        if quorum.left or quorum.speaker.draining:
+        if self.is_draining():
             return DRAINING
         # A single mismatched member is no reason to take the majority without it out of service.
         if quorum.mismatched and (quorum.recovering or not self._is_fresh(now)):

@@ -1,0 +1,71 @@
+"""The facts that the configuration of a balancer is made of."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .._core.token.tokens import MAX_TOKEN_BYTES
+from ..version import __version__
+
+CHECK_EVERY_S = 0.5
+"""Seconds between two checks of a node, where the balancer can check."""
+FALL = 2
+"""How many checks in a row take a node out. One lost answer is no fault."""
+HEADER_BYTES = 8 * MAX_TOKEN_BYTES
+"""Room for the header of a request or an answer. An answer may carry the largest token, the removal of 16 planted cookies, and the
+app's own fields. By default, nginx gives an answer 4 kB and turns a larger one into 502."""
+KEEP_IDLE_S = 4
+"""How long the balancer keeps an idle connection to a node. uvicorn closes one after 5 s, perhaps just as a POST arrives on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host, with brackets around an IPv6 address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def bare_host(self) -> str:
+        """The host without brackets."""
+        return self.host.strip("[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Balanced:
+    """The facts that a configuration is made of.
+
+    Attributes:
+        listen: where the balancer listens.
+        nodes: the nodes.
+        cookie: the name of the session cookie; None if cookies carry no tokens.
+        bearer: whether bearer tokens are accepted.
+        endpoints: the prefix of the probes.
+    """
+
+    listen: Address
+    nodes: tuple[Address, ...]
+    cookie: str | None
+    bearer: bool
+    endpoints: str
+
+    @property
+    def cookie_pattern(self) -> str | None:
+        """A regular expression (PCRE and RE2 alike) that finds the id of the session in the field ``Cookie``, as its first group."""
+        if self.cookie is None:
+            return None
+        return f"(?:^|; *){re.escape(self.cookie)}=hs1[.]([A-Za-z0-9_-]+)[.]"
+
+    @property
+    def bearer_pattern(self) -> str | None:
+        """The same for the field ``Authorization``. The name of a scheme ignores case (RFC 9110 section 11.1)."""
+        return "^(?i:bearer) +hs1[.]([A-Za-z0-9_-]+)[.]" if self.bearer else None
+
+    @property
+    def headline(self) -> str:
+        """The first line of a configuration."""
+        return f"# Written by ha-session lb-config, release {__version__}. Write it anew when the nodes or the settings change."

@@ -1,0 +1,134 @@
+"""The configuration for Envoy. It is YAML in the form of JSON, so that nothing has to be quoted by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .balanced import CHECK_EVERY_S, FALL, KEEP_IDLE_S, Address, Balanced
+
+_HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+_AGGREGATE = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig"
+_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_PREVIOUS = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+
+NODES, READY, ALIVE = "ha_session", "ha_session_nodes", "ha_session_alive"
+ANY_HEALTHY = 1_000_000
+"""In percent. By default, Envoy sends requests to the next cluster as soon as a third of the nodes fails its checks."""
+
+
+def envoy(of: Balanced) -> str:
+    """Return the configuration for Envoy."""
+    document = {
+        "static_resources": {
+            "listeners": [_listener(of)],
+            "clusters": [_either(), _cluster(READY, "readyz", of), _cluster(ALIVE, "livez", of)],
+        }
+    }
+    return (
+        f"{of.headline}\n# envoy --mode validate -c FILE tests it; the file's name must end in .yaml.\n{json.dumps(document, indent=2)}\n"
+    )
+
+
+def _listener(of: Balanced) -> dict[str, Any]:
+    manager = {
+        "@type": _HTTP_MANAGER,
+        "stat_prefix": "ha_session",
+        "use_remote_address": True,
+        # One spelling of each path, or the calls between the nodes could be reached by another one.
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
+        "max_request_headers_kb": 64,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}}],
+        "route_config": {"virtual_hosts": [{"name": "ha_session", "domains": ["*"], "routes": _routes(of)}]},
+    }
+    return {
+        "name": "ha_session",
+        "address": _socket(of.listen),
+        "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
+    }
+
+
+def _routes(of: Balanced) -> list[dict[str, Any]]:
+    """The first route that matches counts. A hash policy has its own route, because without a token it would hash any other cookie."""
+    routes: list[dict[str, Any]] = [{"match": {"prefix": f"{of.endpoints}/peer/"}, "direct_response": {"status": 404}}]
+    for field, pattern in (("cookie", of.cookie_pattern), ("authorization", of.bearer_pattern)):
+        if pattern is not None:
+            whole = {"regex": f".*?{pattern}.*" if field == "cookie" else f"{pattern}.*"}
+            hashed = {"header": {"header_name": field, "regex_rewrite": {"pattern": whole, "substitution": "\\1"}}}
+            routes += _of_each_method({"name": field, "string_match": {"safe_regex": whole}}, [hashed])
+    return routes + _of_each_method(None, [])
+
+
+def _of_each_method(header: dict[str, Any] | None, hash_policy: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    unsent = "connect-failure,refused-stream,reset-before-request"
+    safe = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD|OPTIONS"}}}
+    found = []
+    for method, retry_on in ((safe, f"{unsent},reset,retriable-status-codes"), (None, unsent)):
+        retry: dict[str, Any] = {
+            "retry_on": retry_on,
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.025s"},
+            "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": _PREVIOUS}}],
+            "host_selection_retry_max_attempts": 9,
+        }
+        if method is not None:
+            retry["retriable_status_codes"] = [503]
+        # timeout 0: a stream or a download may take as long as it likes. The idle timeout of 5 min stays.
+        action: dict[str, Any] = {"cluster": NODES, "timeout": "0s", "retry_policy": retry}
+        if hash_policy:
+            action["hash_policy"] = hash_policy
+        found.append({"match": {"prefix": "/", "headers": [one for one in (header, method) if one is not None]}, "route": action})
+    return found
+
+
+def _either() -> dict[str, Any]:
+    """While no node is ready, those that live answer: pages without a session work, and others get the reason."""
+    config = {"@type": _AGGREGATE, "clusters": [READY, ALIVE]}
+    return {
+        "name": NODES,
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": config},
+    }
+
+
+def _cluster(name: str, probe: str, of: Balanced) -> dict[str, Any]:
+    every = f"{CHECK_EVERY_S:g}s"
+    return {
+        "name": name,
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        # When one of three nodes goes, RING_HASH also moves every sixth session of the others.
+        "lb_policy": "MAGLEV",
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _OPTIONS,
+                "common_http_protocol_options": {"idle_timeout": f"{KEEP_IDLE_S}s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": every,
+                "no_traffic_interval": every,
+                "unhealthy_threshold": FALL,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": f"{of.endpoints}/{probe}"},
+            }
+        ],
+        "load_assignment": {
+            "cluster_name": name,
+            "policy": {"overprovisioning_factor": ANY_HEALTHY},
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(node)}} for node in of.nodes]}],
+        },
+    }
+
+
+def _socket(address: Address) -> dict[str, Any]:
+    return {"socket_address": {"address": address.bare_host, "port_value": address.port}}
