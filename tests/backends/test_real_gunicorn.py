@@ -123,13 +123,24 @@ class Gunicorn:
         return found[0]
 
     def log_in(self) -> str:
-        return str(self.request("POST", "/login/ada").cookies["session"])
+        return str(self.certain_answer("POST", "/login/ada").cookies["session"])
 
     def log_out(self, token: str) -> int:
         return self.request("POST", "/logout", token).status_code
 
     def status(self, token: str) -> int:
-        return self.request("GET", "/private", token).status_code
+        return self.certain_answer("GET", "/private", token).status_code
+
+    def certain_answer(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
+        """The first answer that is not 503: on a busy machine a node that was ready may know too little again for a moment."""
+        answers: list[httpx2.Response] = []
+
+        def is_certain() -> bool:
+            answers.append(self.request(method, path, token))
+            return answers[-1].status_code != 503
+
+        until(is_certain, f"an answer that is not 503; the log says {self.told}")
+        return answers[-1]
 
     def log_out_new_sessions(self, count: int) -> list[str]:
         """Log sessions in and out; returns their tokens, all of which were acknowledged as fenced."""

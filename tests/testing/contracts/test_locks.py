@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from ha_session_mw.backends.sqlite.store import SqliteStore
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import LockNode, LockNodes, LockServiceContract, ManualClock
 
-from ...engines import Etcd
+from ...engines import Etcd, memory_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -118,8 +118,10 @@ class OneMachine(OneClock):
 
 class TestSqlite(LockServiceContract):
     @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "sessions.db-records"
+    def _folder(self) -> Iterator[None]:
+        with memory_folder() as folder:  # a busy disk may take longer for a write than the service waits
+            self.path = folder / "sessions.db-records"
+            yield
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[LockNodes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -16,7 +16,7 @@ from ha_session_mw.events import ClusterEvent
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, Cluster, ClusterLogContract, Member, Node, Nodes
 
-from ...engines import Etcd
+from ...engines import Etcd, memory_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -60,8 +60,10 @@ class OneMachine(Nodes):
 
 class TestSqlite(ClusterLogContract):
     @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> None:
-        self.path = tmp_path / "sessions.db"
+    def _folder(self) -> Iterator[None]:
+        with memory_folder() as folder:  # a busy disk may take longer for a write than a store waits
+            self.path = folder / "sessions.db"
+            yield
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Nodes]:
