@@ -93,7 +93,8 @@ class Settings:
         values.one_of("provisional", "refuse"),
         "provisional",
         "A log-out without a majority. `provisional` enforces it on this node, records it in `STATE_DIR` and completes it later. "
-        "`refuse`, or no `STATE_DIR`: 503 `quorum_lost`.",
+        "`refuse`, or no `STATE_DIR`: 503 `quorum_lost`. Likewise for the old id that `login()` or `cycle()` leaves behind; "
+        "that 503 changes nothing.",
     )
     heartbeat: Duration = Setting(
         values.duration,

@@ -361,7 +361,7 @@ async def test_no_record_or_event_of_a_log_in_contains_a_canary(cage: Cage, cloc
     told: list[object] = []
     manager.on_event(told.append)
     claims, token = log_in(manager, cage)
-    here = {"replaces": None, "user_agent": "canary-agent", "address": "192.0.2.77"}
+    here = {"replaces": None, "user_agent": "canary-agent", "address": "192.0.2.77", "before_ending": anyio.lowlevel.checkpoint}
     async with manager.running():
         devices, as_signed = node_of(manager).require_devices(), node_of(manager).issuer.as_signed
         await devices.enter(as_signed(claims), **here)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, TokenInvalid
 from ha_session_mw.manager import node_of
-from ha_session_mw.models import Claims
+from ha_session_mw.models import Claims, Deny
 from ha_session_mw.session.session import session_of
 from ha_session_mw.session.state import RequestState
 from ha_session_mw.testing import ManualClock
@@ -137,7 +137,8 @@ async def test_the_id_left_behind_is_dead_and_the_new_one_lives(manager: Session
     before = log_in()
     after = before.cycled()
 
-    await node_of(manager).revoker.leave_behind(before.claims)
+    replaced = Deny(before.claims.sid, before.claims.absolute_end_ms, before.claims.issued_ms)
+    await node_of(manager).revoker.leave_behind([replaced], durable=True, report=False)
 
     assert before.refusal() is SessionSuperseded
     assert after.is_in

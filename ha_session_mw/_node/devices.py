@@ -6,7 +6,7 @@ A log-in is written when it happens. The use of a session is noted in memory and
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -57,7 +57,6 @@ class Devices:
         store: keeps the records.
         clock: the two clocks.
         may_be_valid: whether a session may be valid, by this node's knowledge.
-        end: revokes a session; durable on return.
         most: the largest number of sessions of a subject; None for any number.
         refuse: whether a log-in beyond ``most`` is refused; otherwise the oldest session is revoked.
         keep_address: whether the client's address is recorded.
@@ -72,7 +71,6 @@ class Devices:
         clock: Clock,
         *,
         may_be_valid: Callable[[Verified], bool],
-        end: Callable[[Deny], Awaitable[object]],
         most: int | None,
         refuse: bool,
         keep_address: bool,
@@ -80,7 +78,6 @@ class Devices:
         self._store = store
         self._clock = clock
         self._is_acceptable = may_be_valid
-        self._end = end
         self._most = most
         self._refuse = refuse
         self._keep_address = keep_address
@@ -90,35 +87,50 @@ class Devices:
 
     # Log-ins
 
-    async def enter(self, verified: Verified, *, replaces: FamilyId | None, user_agent: str, address: str | None) -> None:
-        """Record a log-in, before its token is sent.
+    async def enter(
+        self,
+        verified: Verified,
+        *,
+        replaces: FamilyId | None,
+        user_agent: str,
+        address: str | None,
+        before_ending: Callable[[], Awaitable[object]],
+    ) -> Sequence[Deny]:
+        """Record a log-in, before its token is sent; return what denies the sessions that have to end for it.
+
+        The caller denies them when nothing can fail any more: a log-in that is refused ends no other session.
 
         Args:
             verified: the content of its token.
             replaces: the session that the log-in replaces.
             user_agent: the client's name for itself.
             address: the client's address.
+            before_ending: called before anything is recorded that ends a session; raises if no session can be ended now.
 
         Raises:
             SessionLimitReached: the subject has as many sessions as it may have.
             SessionConflict: other log-ins of the subject came first in every round.
             StoreUnavailable: there is a limit, and the number of sessions cannot be known.
-            QuorumLost: the oldest session could not be revoked. The log-in has not happened.
+            QuorumLost: as ``before_ending``.
         """
         kept = address if self._keep_address else None
         log_in = log_in_of(verified, minute(self._wall_ms()), label=label(user_agent), address=kept)
+        ended: Sequence[Deny] = ()
         if self._most is not None:
-            await self._admit(verified, log_in, replaces, self._most)
-        with suppress(Conflict, StoreUnavailable):
+            ended = await self._admit(verified, log_in, replaces, self._most, before_ending)
+        try:
             await self._store.put(self._record(verified, log_in))
-            return
-        self._note(verified, log_in)  # written later
+        except (Conflict, StoreUnavailable):
+            self._note(verified, log_in)  # written later
+        return ended
 
     def _record(self, verified: Verified, log_in: LogIn, version: int = 0) -> Record:
         claims = verified.claims
         return Record(claims.family, encode(log_in), claims.absolute_end_ms, claims.subject, version)
 
-    async def _admit(self, verified: Verified, log_in: LogIn, replaces: FamilyId | None, most: int) -> None:
+    async def _admit(
+        self, verified: Verified, log_in: LogIn, replaces: FamilyId | None, most: int, before_ending: Callable[[], Awaitable[object]]
+    ) -> Sequence[Deny]:
         """Admit a log-in only within the limit: one record, the roster, names the sessions, and it changes in one step."""
         subject, family = verified.claims.subject or "", verified.claims.family
         for _ in range(ROUNDS):
@@ -128,14 +140,14 @@ class Devices:
             stay, end = admit(valid, family, log_in, most)
             if end and self._refuse:
                 raise SessionLimitReached(f"there are {len(valid)} sessions, and {most} may be")
+            if end:
+                await before_ending()
             until_ms = max(one.absolute_end_ms for one in stay.values())
             try:
                 await self._store.put(replace(roster, content=encode_roster(stay), until_ms=until_ms))
             except Conflict:
                 continue
-            for oldest in end:
-                await self._end(Deny(oldest, valid[oldest].absolute_end_ms))
-            return
+            return [Deny(oldest, valid[oldest].absolute_end_ms) for oldest in end]
         raise SessionConflict("others log in as the same subject at the same time")
 
     async def _all_valid(self, subject: str, roster: Record) -> dict[FamilyId, LogIn]:

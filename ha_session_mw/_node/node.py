@@ -318,7 +318,6 @@ class Node:
             self._required(store, by="track"),
             self.clock,
             may_be_valid=self.validator.may_be_valid,
-            end=self.revoker.deny,
             most=settings.max_sessions,
             refuse=settings.when_full == "refuse",
             keep_address=settings.track_address,

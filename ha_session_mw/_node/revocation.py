@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import anyio
 import anyio.to_thread
@@ -66,11 +67,16 @@ class Journal:
         self.entries += found
         return found
 
-    async def add(self, entry: Entry, lost: QuorumLost) -> None:
-        """Write an entry down.
+    @property
+    def keeps(self) -> bool:
+        """Whether entries can be written down."""
+        return self._file is not None
+
+    async def add(self, entries: Sequence[Entry], lost: QuorumLost) -> None:
+        """Write entries down, all or none.
 
         Args:
-            entry: the entry that the cluster could not take.
+            entries: the entries that the cluster could not take.
             lost: why it could not.
 
         Raises:
@@ -82,11 +88,11 @@ class Journal:
             if self._closed:
                 raise lost
             try:
-                await anyio.to_thread.run_sync(self._file.append, [encode_entry(entry)])
+                await anyio.to_thread.run_sync(self._file.append, [*map(encode_entry, entries)])
             except FileTrouble as trouble:
                 logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 raise QuorumLost("no majority, and the journal cannot be written") from trouble
-            self.entries.append(entry)
+            self.entries += entries
 
     async def remove(self, entries: Sequence[Entry]) -> bool:
         """Remove entries that a majority holds; return whether the file was written."""
@@ -179,9 +185,9 @@ class Revoker:
 
     # The log-outs
 
-    async def revoke_session(self, claims: Claims, *, is_replaced: bool = False) -> Acknowledgement:
-        """Log out a session, with all its ids. If it is replaced, its client gets another session in its place."""
-        return await self.revoke_family(Deny(claims.family, claims.absolute_end_ms, self._now_ms() if is_replaced else 0))
+    async def revoke_session(self, claims: Claims) -> Acknowledgement:
+        """Log out a session, with all its ids."""
+        return await self.revoke_family(Deny(claims.family, claims.absolute_end_ms))
 
     async def revoke_id(self, id: str) -> Acknowledgement:
         """Log out the session that has this id, or the family of this id."""
@@ -268,41 +274,78 @@ class Revoker:
         self._report(entry, "fenced")
         return Acknowledgement(mode="fenced", waited_s=self._clock.boot_s() - begun_s)
 
-    async def _keep_provisional(self, entry: Entry, lost: QuorumLost, *, report: bool = True) -> None:
+    async def _keep_provisional(self, entry: Entry, lost: QuorumLost) -> None:
         mode = "failed"
         try:
-            await self._journal.add(entry, lost)
+            await self._journal.add([entry], lost)
             mode = "provisional"
         finally:
-            if report:
-                self._report(entry, mode)
+            self._report(entry, mode)
 
-    async def deny(self, entry: Entry, *, report: bool = True) -> Acknowledgement | None:
-        """Append an entry and return None once it is durable, without waiting for the fence; else a provisional acknowledgement.
+    # The sessions that a client leaves behind with a new token
 
-        Args:
-            entry: the entry.
-            report: whether it is a log-out, and not merely a new id of a session that goes on.
+    async def will_be_durable(self) -> bool:
+        """Return whether denials will be durable now. Denies nothing.
+
+        Returns:
+            False: they can be written down, and be provisional.
 
         Raises:
-            QuorumLost: there is no majority, and no journal. This node enforces the entry all the same.
+            QuorumLost: they can be neither.
+        """
+        self._require_loop()
+        try:
+            await self._log.confirm()
+        except QuorumLost:
+            if not self._journal.keeps:
+                raise
+            return False
+        return True
+
+    async def leave_behind(self, entries: Sequence[Deny], *, durable: bool, report: bool, fence: bool = False) -> Acknowledgement | None:
+        """Deny what a client leaves behind that is about to get another token.
+
+        A denial that was appended may count on some nodes, whatever becomes of it, and cannot be withdrawn. So the client must get its
+        new token from then on. If the denial does not become durable in time, it is provisional, and the log goes on trying.
+
+        Args:
+            entries: deny the sessions or ids.
+            durable: the answer of :meth:`will_be_durable`.
+            report: whether sessions end, and the client does not merely get another id for one.
+            fence: whether to wait for the fence.
+
+        Returns:
+            None once the denials are durable, or the acknowledgement that they are fenced; otherwise the provisional one.
+
+        Raises:
+            QuorumLost: the denials can only be provisional, and were not written down. Nothing was denied.
         """
         begun_s = self._clock.boot_s()
+        mode: Literal["fenced", "durable", "provisional"] = "provisional"
+        if durable:
+            mode = await self._append_or_keep(entries, fence=fence)
+        else:
+            # Written down first: if that fails, the client keeps its old token.
+            await self._journal.add(entries, QuorumLost("no majority, and no journal"))
+            self._log.apply(entries)
+        for entry in entries if report else ():
+            self._report(entry, mode)
+        return None if mode == "durable" else Acknowledgement(mode=mode, waited_s=self._clock.boot_s() - begun_s)
+
+    async def _append_or_keep(self, entries: Sequence[Entry], *, fence: bool) -> Literal["fenced", "durable", "provisional"]:
+        """Append entries; return how far they have got. If they are not durable, write them down where there is a journal."""
         try:
-            await self._log.append([entry])
+            receipt = await self._log.append(entries)
+            if fence:
+                await self._log.fence(receipt)
+        except EntryRejected as exc:
+            logger.error("sessions that their clients have left behind: %s", exc)
         except QuorumLost as lost:
-            await self._keep_provisional(entry, lost, report=report)
-            return Acknowledgement(mode="provisional", waited_s=self._clock.boot_s() - begun_s)
-        if report:
-            self._report(entry, "durable")
-        return None
-
-    async def leave_behind(self, claims: Claims, *, whole: bool = False) -> Acknowledgement | None:
-        """Deny the id that a session had before ``cycle``, or all its ids before ``login``; return as :meth:`deny` does."""
-        return await self.deny(Deny(claims.family if whole else claims.sid, claims.absolute_end_ms, self._now_ms()), report=whole)
-
-    def _now_ms(self) -> int:
-        return int(self._clock.wall_s() * 1000)
+            with suppress(QuorumLost):
+                await self._journal.add(entries, lost)
+        else:
+            return "fenced" if fence else "durable"
+        return "provisional"
 
     def take_back(self, claims: Claims) -> None:
         """Deny a session whose token was never sent to a client, so no request waits for the entry."""

@@ -6,7 +6,7 @@ A request that changed nothing does not pay for it: :func:`has_nothing_to_commit
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -19,7 +19,8 @@ from ..exceptions import RequestAmbiguous, SessionLimitReached, SessionRevoked, 
 from ..models import Acknowledgement, Claims, Deny
 from .catch_up import catch_up
 from .late_save import base_of, note_kept
-from .presented import ensure_newest, others, revoke_if_ended
+from .left_behind import LeftBehind, left_behind
+from .presented import ensure_newest, revoke_if_ended
 from .session import Session, state_of
 from .stand_in import take_content
 from .state import RequestState
@@ -87,42 +88,49 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         SessionConflict: the session is strict, and another request has changed it meanwhile.
         StoreUnavailable: the data could not be stored.
         StateStale, ClockUntrusted, NodeStarting: a session begins or gets a new id, and this node does not know all revoked sessions.
-        QuorumLost: a log-out could not be made durable.
+        QuorumLost: a log-out could not be made durable; this node enforces it all the same. Or the client cannot leave its old token
+            behind now; that token stays as good as it was, and nothing was saved.
         LockLost: the session was changed under its lock, which this request does not hold any more.
         TooManyLogIns: the subject or the address begins sessions too fast.
         SessionLimitReached: the subject already has as many sessions as it may have.
     """
     state = state_of(session)
-    begins_anew = False
-    if state.became is None and status < 500:
-        ensure_newest(state, node)
-        begins_anew = bool(session)
-    acknowledgement = await revoke_if_ended(state, node, begins_anew=begins_anew)
     if status >= 500:
         state.is_dropped = True
-        return Outcome(acknowledgement=acknowledgement)
+        return Outcome(acknowledgement=await revoke_if_ended(state, node))
     take_content(session, state)
+    if state.became is None:
+        ensure_newest(state, node)
+    acknowledgement = None if _begins_anew(session, state) else await revoke_if_ended(state, node)
     _keep_pace(session, state, node, client)
     came_in = state.came_in
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
-    async with _recorded(state, node, client):
+    if state.claims is None and not session:
+        return Outcome(remove=came_in is not None or several, acknowledgement=acknowledgement, removes_variants=several)
+    left = await left_behind(state, node, several=several)
+    async with _recorded(state, node, left, client) as ended:
         claims = await _next_claims(session, state, node, renew=renew and not passive)
-        if passive and claims is not None and came_in is not None and state.continues:
+        if claims is None:
+            return Outcome(remove=state.claims is None and came_in is not None, acknowledgement=acknowledgement, removes_variants=several)
+        if passive and came_in is not None and state.continues:
             claims = msgspec.structs.replace(claims, idle_end_ms=min(claims.idle_end_ms, came_in.idle_end_ms))
-        if claims is not None and came_in is not None and claims.sid != came_in.sid and acknowledgement is None:
-            acknowledgement = await _revoke_predecessor(came_in, claims, node)
-        if several and claims is not None:
-            for other in others(state, node):
-                acknowledgement = await node.revoker.deny(Deny(other.family, other.absolute_end_ms)) or acknowledgement
-                if other.record:
-                    await node.data.forget(other.family)
-    if claims is None:
-        remove = state.claims is None and (came_in is not None or several)
-        return Outcome(remove=remove, acknowledgement=acknowledgement, removes_variants=several)
+        token = node.sign(claims)
+        if node.devices is not None and came_in is not None and state.continues and claims.sid != came_in.sid:
+            await node.devices.take_new_id(node.issuer.as_signed(claims))
+        acknowledgement = await left.leave(ended) or acknowledgement
+    # Nothing may wait or fail from here on: the old token is of no use any more.
     _report_log_in(claims, came_in, node)
     _hand_out(state, claims, node)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None
-    return Outcome(token=node.sign(claims), max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
+    return Outcome(token=token, max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
+
+
+def _begins_anew(session: Session, state: RequestState) -> bool:
+    """Whether a visitor gets another session in place of a cleared one: nobody was logged in, so nobody is logged out."""
+    came_in = state.came_in
+    if not state.ended or state.acknowledgement is not None or came_in is None or came_in.subject is not None or state.presented:
+        return False
+    return state.claims is not None or bool(session)
 
 
 def _keep_pace(session: Session, state: RequestState, node: Node, client: Callable[[], Client]) -> None:
@@ -161,38 +169,30 @@ def _began_with(state: RequestState, verified: Verified) -> bytes:
 
 
 @asynccontextmanager
-async def _recorded(state: RequestState, node: Node, client: Callable[[], Client]) -> AsyncIterator[None]:
-    """Record a log-in before its session exists, because a limit may refuse it. Take it back if the commit fails."""
+async def _recorded(state: RequestState, node: Node, left: LeftBehind, client: Callable[[], Client]) -> AsyncIterator[Sequence[Deny]]:
+    """Record a log-in before its session exists, because a limit may refuse it. Take it back if the commit fails.
+
+    Yields:
+        The denials of the sessions that have to end for it.
+    """
     claims = state.claims
     if claims is None or claims.subject is None or state.continues:
-        yield
+        yield ()
         return
     user_agent, address = client()
+    ended: Sequence[Deny] = ()
     try:
         if node.devices is not None:
             replaces = state.came_in.family if state.came_in else None
-            await node.devices.enter(node.issuer.as_signed(claims), replaces=replaces, user_agent=user_agent, address=address)
-        yield
+            ended = await node.devices.enter(
+                node.issuer.as_signed(claims), replaces=replaces, user_agent=user_agent, address=address, before_ending=left.confirm
+            )
+        yield ended
     except SessionLimitReached:
         raise  # nothing was recorded
     except BaseException:
         node.revoker.take_back(claims)
         raise
-
-
-async def _revoke_predecessor(came_in: Claims, claims: Claims, node: Node) -> Acknowledgement | None:
-    """Revoke the id that the session had before ``cycle``; before ``login``, revoke the whole session and drop its record.
-
-    Returns:
-        The acknowledgement, if that is only provisional: other nodes may still accept the old id.
-    """
-    begins_anew = claims.family != came_in.family
-    if not begins_anew and node.devices is not None:
-        await node.devices.take_new_id(node.issuer.as_signed(claims))
-    acknowledgement = await node.revoker.leave_behind(came_in, whole=begins_anew)
-    if came_in.record and begins_anew:
-        await node.data.forget(came_in.family)
-    return acknowledgement
 
 
 async def _next_claims(session: Session, state: RequestState, node: Node, *, renew: bool) -> Claims | None:

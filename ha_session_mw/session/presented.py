@@ -33,13 +33,8 @@ def ensure_newest(state: RequestState, node: Node) -> None:
         raise problem.with_traceback(None)  # the same error may be raised several times
 
 
-async def log_out(state: RequestState, node: Node, *, begins_anew: bool = False) -> Acknowledgement | None:
+async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
     """Revoke every session whose token came with the request; return how far that has got, or None if there was no session.
-
-    Args:
-        state: of the session.
-        node: this node.
-        begins_anew: whether the client gets another session in place of a visitor's, in which nobody was logged in.
 
     Raises:
         QuorumLost: a log-out could not be made durable. This node enforces all of them.
@@ -47,10 +42,9 @@ async def log_out(state: RequestState, node: Node, *, begins_anew: bool = False)
     came = [state.verified.claims] if state.verified is not None else []
     revoked, lost = [], None
     for claims in (*came, *others(state, node)):
-        is_replaced = begins_anew and claims is state.came_in and claims.subject is None
         node.pace.end(claims.subject)
         try:
-            revoked.append(await node.revoker.revoke_session(claims, is_replaced=is_replaced))
+            revoked.append(await node.revoker.revoke_session(claims))
         except QuorumLost as problem:
             lost = problem
     if lost is not None:
@@ -61,17 +55,12 @@ async def log_out(state: RequestState, node: Node, *, begins_anew: bool = False)
     return Acknowledgement(mode=least.mode, waited_s=sum(one.waited_s for one in revoked))
 
 
-async def revoke_if_ended(state: RequestState, node: Node, *, begins_anew: bool = False) -> Acknowledgement | None:
+async def revoke_if_ended(state: RequestState, node: Node) -> Acknowledgement | None:
     """Revoke the session that came in if the app cleared it.
-
-    Args:
-        state: of the session.
-        node: this node.
-        begins_anew: whether the client gets another session in its place.
 
     Returns:
         The acknowledgement, also of a log-out that ``Session.revoke`` made earlier; None if the session goes on.
     """
     if state.ended and state.acknowledgement is None:
-        state.acknowledgement = await log_out(state, node, begins_anew=begins_anew)
+        state.acknowledgement = await log_out(state, node)
     return state.acknowledgement

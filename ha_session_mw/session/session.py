@@ -193,7 +193,7 @@ class Session(TrackedDict):
         """Log a subject in. The session gets a new id and a new family, and the old one is revoked (no session fixation).
 
         A visitor's data stays, with the changes of other requests until the response starts. The data of another subject is
-        dropped.
+        dropped. If the old session cannot be revoked, the client gets 503 ``quorum_lost``, and keeps that session as it was.
 
         Args:
             subject: the name of the user or account.
@@ -229,6 +229,8 @@ class Session(TrackedDict):
 
     def cycle(self) -> None:
         """Give the session a new id in the same family, with the same data; the old id is revoked. Use it at a change of privilege.
+
+        If the old id cannot be revoked, the client gets 503 ``quorum_lost``, and keeps its session as it was.
 
         Raises:
             LookupError: there is no session yet.

@@ -743,15 +743,11 @@ async def test_however_log_ins_interleave_as_many_get_in_as_there_are_places_and
     clock = ManualClock()
     records, ended = MemoryRecords(clock), set[str]()
 
-    async def end(denial: Deny) -> None:
-        ended.add(denial.id)
-
     nodes = [
         Devices(
             SlowStore(records, turns),
             clock,
             may_be_valid=lambda verified: verified.claims.family not in ended,
-            end=end,
             most=most,
             refuse=refuse,
             keep_address=False,
@@ -763,9 +759,13 @@ async def test_however_log_ins_interleave_as_many_get_in_as_there_are_places_and
     async def enter(number: int) -> None:
         verified = token_of(clock, number)
         try:
-            await nodes[number % 2].enter(verified, replaces=None, user_agent="", address=None)
+            too_many = await nodes[number % 2].enter(
+                verified, replaces=None, user_agent="", address=None, before_ending=anyio.lowlevel.checkpoint
+            )
         except SessionLimitReached:
             return
+        await anyio.lowlevel.checkpoint()
+        ended.update(denial.id for denial in too_many)
         inside.append(verified.claims.family)
 
     async with anyio.create_task_group() as tasks:

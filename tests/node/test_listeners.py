@@ -35,7 +35,7 @@ from ha_session_mw.events import (
     ViewStale,
 )
 from ha_session_mw.manager import node_of
-from ha_session_mw.models import NodeId
+from ha_session_mw.models import Deny, NodeId
 from ha_session_mw.testing import SECRET, ManualClock
 
 from ..waiting import LIMIT_S, eventually
@@ -64,7 +64,8 @@ async def test_each_log_out_is_an_event_with_its_scope(manager: SessionManager) 
     claims, kid = node_of(manager).issuer.issue("ada"), node_of(manager).keys.ring.kids[0]
     with manager.events() as stream:
         await node_of(manager).revoker.revoke_session(claims)
-        await node_of(manager).revoker.leave_behind(claims)
+        replaced = Deny(claims.sid, claims.absolute_end_ms, claims.issued_ms)
+        await node_of(manager).revoker.leave_behind([replaced], durable=True, report=False)
         await manager.revoke_subject("ada", except_session="the family that stays")
         await manager.revoke_everybody()
         await manager.revoke_key(kid)

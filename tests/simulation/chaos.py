@@ -23,15 +23,17 @@ class Chaos(ABC, Generic[N]):
 
     Attributes:
         world: where it happens.
+        cycles: how many sessions a second take a new id.
         healed_within_s: how soon everybody must be served once all is mended.
     """
 
     world: World[N]
     healed_within_s: ClassVar[float]
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, cycles: float = 0.0) -> None:
         self.chance = Random(f"schedule {seed}")
         self.pace = 1.0
+        self.cycles = cycles
 
     def run(self) -> Findings:
         world, chance = self.world, self.chance
@@ -40,6 +42,8 @@ class Chaos(ABC, Generic[N]):
         world.run(START_S)
         for act, rate in ((self._log_in, 4.0), (self._revoke, 1.5), (self._request, 60.0), (self._trouble, self.pace)):
             self._repeat(act, rate)
+        if self.cycles:
+            self._repeat(self._cycle, self.cycles)
         world.run(TROUBLE_S)
         self._mend()
         world.run(self.healed_within_s + 4)
@@ -88,6 +92,11 @@ class Chaos(ABC, Generic[N]):
         if node is not None and session is not None:
             first, second = (self.chance.choice((0, 0, 0, 0.1, 0.5, 3)) * self.chance.random() for _ in range(2))
             node.request(session, (first, second))
+
+    def _cycle(self) -> None:
+        node, session = self._awake(), self._pick()
+        if node is not None and session is not None and not node.starting:
+            node.cycle(session)
 
     # Faults.
 

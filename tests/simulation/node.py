@@ -21,6 +21,9 @@ LIMIT_S = 2.0
 HEARTBEAT_S = 0.5
 LONGEST_MS = 12 * 3_600_000
 LOOK_UP_S = 0.25
+DURABLE_S = 1.0
+"""How long a client waits for its new id, twice: for the confirmation, and for the entry."""
+LOOK_AGAIN_S = 0.005
 IN_FLIGHT_S = 0.075
 
 Then = Callable[[Decision], None]
@@ -112,6 +115,14 @@ class Node(Place, ABC):
     def apply(self, entries: list[Entry]) -> None:
         """Write entries without a waiter."""
 
+    @abstractmethod
+    def seek(self) -> Callable[[], bool]:
+        """Ask whether the log takes entries now. Return what tells whether that has been confirmed."""
+
+    @abstractmethod
+    def deny(self, entries: list[Entry]) -> Callable[[], bool]:
+        """Write entries. Return what tells whether they are durable."""
+
     def acknowledge(self, hit: list[Session | SubjectCut]) -> None:
         """Acknowledge the log-out of these as fenced."""
         self.world.findings.fenced += 1
@@ -134,7 +145,11 @@ class Node(Place, ABC):
         """Log a session out, or replace one of its ids, or all of them: no node may tell the two apart when it accepts."""
         claims = session.claims
         replaced_ms = int(self.wall_ms()) if replaced else 0
-        self.append([Deny(claims.family if family else claims.sid, claims.absolute_end_ms, replaced_ms)], [session])
+        hit = [session]
+        if family:
+            self.world.revoked_families.add(claims.family)
+            hit = [one for one in self.world.sessions if one.claims.family == claims.family]
+        self.append([Deny(claims.family if family else claims.sid, claims.absolute_end_ms, replaced_ms)], [*hit])
 
     def revoke_subject(self, told: SubjectCut, *, but: Session | None = None) -> None:
         subject = told.subject
@@ -159,6 +174,40 @@ class Node(Place, ABC):
         cuts = self.view.live_cuts(subject)
         issued_ms = int(now.wall_ms - max(0.0, self.members.skew_ms(now)))
         return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=issued_ms, life_ms=self.session_ms)
+
+    def cycle(self, session: Session) -> None:
+        """Have a session take a new id, as a client asks that follows the hints: a refusal means that its old one is good."""
+        if self.world.variant.denies_first:
+            if self._may_cycle(session):
+                self._cycle(session)
+        else:
+            self._await(self.seek(), self._confirmed, session)
+
+    def _confirmed(self, session: Session, found: bool) -> None:
+        if found and self._may_cycle(session):
+            self._cycle(session)
+
+    def _may_cycle(self, session: Session) -> bool:
+        return isinstance(self.verdict(session, self.view.fresh_at, self.now()), Accept)
+
+    def _cycle(self, session: Session) -> None:
+        session.replacing += 1
+        claims = session.claims
+        denial = Deny(claims.sid, claims.absolute_end_ms, int(self.wall_ms()))
+        self._await(self.deny([denial]), self._cycled, session)
+
+    def _cycled(self, session: Session, durable: bool) -> None:
+        if durable or not self.world.variant.denies_first:
+            self.world.new_id(session, cuts=self.view.live_cuts(session.claims.subject))
+        else:
+            session.replacing -= 1
+
+    def _await(self, holds: Callable[[], bool], then: Callable[[Session, bool], None], session: Session, waited_s: float = 0.0) -> None:
+        """Call ``then`` once something holds, or after the time that a client waits."""
+        if holds() or waited_s >= DURABLE_S:
+            then(session, holds())
+        else:
+            self.wait(LOOK_AGAIN_S, self._await, holds, then, session, waited_s + LOOK_AGAIN_S)
 
     # Requests, step by step, with a pause between any two.
 

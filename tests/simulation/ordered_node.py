@@ -324,6 +324,17 @@ class OrderedNode(Node):
         self.receipts.append(Asked({entry_key(entry) for entry in entries}, hit))
         self.apply(entries)
 
+    def seek(self) -> Callable[[], bool]:
+        log, begun_s = self.log, self.now().boot_s
+        log.seek_contact()
+        self.settle()
+        return lambda: log.standstill.beaten_s >= begun_s
+
+    def deny(self, entries: list[Entry]) -> Callable[[], bool]:
+        keys = {entry_key(entry) for entry in entries}
+        self.apply(entries)
+        return lambda: not keys & self.unwritten.keys()
+
     def apply(self, entries: list[Entry]) -> None:
         self.log.append(entries)
         self.unwritten |= {entry_key(entry): entry for entry in entries}

@@ -11,9 +11,9 @@ HEALED_WITHIN_S = 4.0
 """A poll on a dead link is given up after 1 s, a recovery takes two rounds of polls, and a client's hint up to 3 s."""
 
 
-def run(seed: int, *, nodes: int | None = None, variant: QuorumVariant = RIGHT, leaving: bool = False) -> Findings:
+def run(seed: int, *, nodes: int | None = None, variant: QuorumVariant = RIGHT, leaving: bool = False, cycles: float = 0.0) -> Findings:
     """Return the findings of one random schedule."""
-    return QuorumChaos(seed, nodes, variant, leaving=leaving).run()
+    return QuorumChaos(seed, nodes, variant, leaving=leaving, cycles=cycles).run()
 
 
 class QuorumChaos(Chaos[QuorumNode]):
@@ -29,8 +29,10 @@ class QuorumChaos(Chaos[QuorumNode]):
     world: QuorumWorld
     healed_within_s = HEALED_WITHIN_S
 
-    def __init__(self, seed: int, nodes: int | None = None, variant: QuorumVariant = RIGHT, *, leaving: bool = False) -> None:
-        super().__init__(seed)
+    def __init__(
+        self, seed: int, nodes: int | None = None, variant: QuorumVariant = RIGHT, *, leaving: bool = False, cycles: float = 0.0
+    ) -> None:
+        super().__init__(seed, cycles=cycles)
         self.leaving = leaving
         chance = self.chance
         count = nodes or chance.choice((2, 3, 3, 3, 3, 3, 4, 5, 5, 5))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum.log import Quorum
@@ -167,6 +169,18 @@ class QuorumNode(Node):
         receipt, ready = self.quorum.append(entries, self.now())
         self.receipts.append((receipt, hit))
         self.obey(ready)
+
+    def seek(self) -> Callable[[], bool]:
+        quorum = self.quorum
+        sought, ready = quorum.seek_contact(self.now())
+        self.obey(ready)
+        return lambda: quorum.is_found(sought)
+
+    def deny(self, entries: list[Entry]) -> Callable[[], bool]:
+        quorum = self.quorum
+        receipt, ready = quorum.append(entries, self.now())
+        self.obey(ready)
+        return lambda: quorum.standing(receipt) != "applied"
 
     def apply(self, entries: list[Entry]) -> None:
         self.obey(self.quorum.append(entries, self.now())[1])

@@ -308,6 +308,44 @@ def a_log_out_made_good_late(begin: Begin) -> Findings:
     return world.findings
 
 
+def a_new_id_that_only_a_minority_hears_of(variant: QuorumVariant) -> Findings:
+    """Nodes 0 and 1 of five are cut off. A client wants a new id at node 0, is refused, and goes on with the old one."""
+    world = cluster(5, variant)
+    session = log_in(world.nodes[2])
+    world.run(1)
+    world.cut(*between({0, 1}, {2, 3, 4}))
+    world.nodes[0].cycle(session)
+    world.run(1.5)
+    world.mend(*between({0, 1}, {2, 3, 4}))
+    world.run(3)
+    assert world.findings.new_ids == 0
+    for node in world.nodes:
+        ask_for(world, node, session, 0.1)
+    assert world.findings.accepted or world.findings.refused_without_cause
+    return world.findings
+
+
+def a_new_id_when_contact_is_lost_at_the_last_moment(variant: QuorumVariant) -> Findings:
+    """Node 0 is cut off right after a majority has answered it. The client gets its new id, which is good everywhere in the end."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[1])
+    world.run(1)
+    world.nodes[0].cycle(session)
+    while not session.replacing:
+        world.run(0.0005)
+    isolate(world, 0)
+    world.run(1.5)
+    world.mend(*around(0, 3))
+    world.run(3)
+    assert world.findings.new_ids == 1
+    for node in world.nodes:
+        ask_for(world, node, world.sessions[-1], 0.1)
+        ask_for(world, node, session, 0.1)
+    assert world.findings.accepted
+    assert world.findings.refused
+    return world.findings
+
+
 def a_log_out_by_a_slow_clock(begin: Begin) -> Findings:
     """Node 0 is 25 s slow, which is trusted, and logs a subject out that has just logged in at node 1."""
     world = begin(3)

@@ -214,5 +214,7 @@ BROKEN = {
 }
 LAST_REASON = QuorumVariant("the last reason counts", quorum=LastReasonCounts)
 """Accepts no session wrongly, but tells a client that was logged out to try again."""
+DENIED_FIRST = QuorumVariant("a new id denied before it is confirmed", denies_first=True)
+"""Accepts no session wrongly either, but ends sessions whose clients were told that nothing has changed."""
 UNDATED_CUTS = QuorumVariant("cuts without a time", cut_dated_ms=None)
 """Accepts no session wrongly, but ends sessions that began after the log-out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,18 @@ from . import quorum_chaos
 from .directed import log_in
 from .node import LIMIT_S
 from .quorum_node import QuorumWorld
-from .quorum_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, a_log_out_made_good_late, cluster, simulated
-from .quorum_variants import BROKEN, LAST_REASON, RIGHT, UNDATED_CUTS, QuorumVariant
+from .quorum_schedules import (
+    CAUGHT_BY,
+    EVERY_SCHEDULE,
+    Schedule,
+    a_log_out_made_good_late,
+    a_new_id_that_only_a_minority_hears_of,
+    a_new_id_when_contact_is_lost_at_the_last_moment,
+    cluster,
+    simulated,
+)
+from .quorum_variants import BROKEN, DENIED_FIRST, LAST_REASON, RIGHT, UNDATED_CUTS, QuorumVariant
+from .world import Findings
 
 pytestmark = pytest.mark.long
 
@@ -101,6 +112,28 @@ def test_a_session_that_was_logged_out_is_never_told_to_be_superseded(variant: Q
     world.run(1)
     assert (world.findings.turned_back > 0) is turned_back
     assert world.findings.accepted == 0
+
+
+NEW_IDS = [a_new_id_that_only_a_minority_hears_of, a_new_id_when_contact_is_lost_at_the_last_moment]
+
+
+@pytest.mark.parametrize("schedule", NEW_IDS, ids=lambda schedule: schedule.__name__)
+def test_no_client_is_left_without_a_session_by_a_change_of_its_id(schedule: Callable[[QuorumVariant], Findings]) -> None:
+    assert schedule(RIGHT).faults == 0
+
+
+def test_an_id_that_is_denied_before_the_log_confirms_it_leaves_a_client_without_a_session() -> None:
+    assert a_new_id_that_only_a_minority_hears_of(DENIED_FIRST).refused_without_cause > 0
+
+
+def test_no_random_schedule_leaves_a_client_without_a_session() -> None:
+    total = Findings()
+    for seed in range(6):
+        found = quorum_chaos.run(seed, cycles=4.0)
+        assert found.faults == 0, seed
+        total.add(found)
+    assert total.new_ids > 20
+    assert any(quorum_chaos.run(seed, cycles=4.0, variant=DENIED_FIRST).refused_without_cause for seed in range(6))
 
 
 @pytest.mark.parametrize(

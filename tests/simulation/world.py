@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, TypeVar
 
+import msgspec
+
 from ha_session_mw._core.accept_rule import Accept, Decision, Refuse
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, SessionSuperseded
@@ -35,6 +37,8 @@ class Session:
     """Somebody asked for its revocation: to refuse it is right from then on."""
     fenced_at: float = math.inf
     """When its revocation was acknowledged: to accept a request that starts later is wrong."""
+    replacing: int = 0
+    """How many clients wait for a new id of it, or have got one: to refuse the old one is right then."""
     maybe_cut: bool = False
     """It began while a log-out of its subject was under way: to refuse it may be right or not."""
     refused_by: set[tuple[int, int]] = field(default_factory=set)
@@ -44,7 +48,9 @@ class Session:
 
     @property
     def untouched(self) -> bool:
-        return not self.revoked and not self.maybe_cut and self.claims.absolute_end_ms - self.claims.issued_ms > HOUR_MS
+        return (
+            not self.revoked and not self.replacing and not self.maybe_cut and self.claims.absolute_end_ms - self.claims.issued_ms > HOUR_MS
+        )
 
     @property
     def claims(self) -> Claims:
@@ -78,6 +84,7 @@ class Findings:
     revocations: int = 0
     fenced: int = 0
     losses: int = 0
+    new_ids: int = 0
 
     @property
     def faults(self) -> int:
@@ -112,6 +119,7 @@ class Judge:
     Attributes:
         findings: the counts so far.
         sessions, cuts: all that there ever were.
+        revoked_families: those that somebody has logged out.
     """
 
     time: float
@@ -120,6 +128,7 @@ class Judge:
         self.findings = Findings()
         self.sessions: list[Session] = []
         self.cuts: list[SubjectCut] = []
+        self.revoked_families: set[str] = set()
 
     def add_session(self, verified: Verified) -> Session:
         session = Session(verified, self.time)
@@ -140,13 +149,13 @@ class Judge:
             seen.accepted += 1
             seen.accepted_revoked += session.revoked
             seen.accepted_after_fence += session.fenced_at < began
-            seen.flipped += process in session.refused_by
+            seen.flipped += process in session.refused_by and not session.replacing
         elif isinstance(decision, Refuse):
             seen.refused += 1
             if isinstance(decision.problem, SessionExpired | SessionIdleTimeout):
                 seen.refused_without_cause += not (session.revoked or may_have_ended(session, walls_ms))
             else:
-                seen.refused_without_cause += not (session.revoked or session.maybe_cut)
+                seen.refused_without_cause += not (session.revoked or session.replacing or session.maybe_cut)
                 session.refused_by.add(process)
                 seen.superseded += isinstance(decision.problem, SessionSuperseded)
                 seen.turned_back += isinstance(decision.problem, SessionSuperseded) and process in session.logged_out_by
@@ -270,6 +279,15 @@ class World(Judge, Generic[N]):
             issuer=NodeId(node.url),
         )
         return self.add_session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf))
+
+    def new_id(self, session: Session, *, cuts: tuple[CutId, ...]) -> Session:
+        """Hand out the token of a session under a new id."""
+        claims = msgspec.structs.replace(session.claims, sid=SessionId(f"{len(self.sessions):022d}"), cuts=cuts)
+        successor = self.add_session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf))
+        successor.revoked, successor.began = claims.family in self.revoked_families, session.began
+        successor.maybe_cut |= session.maybe_cut or session.revoked
+        self.findings.new_ids += 1
+        return successor
 
     def cut_subject(self, node: Node, subject: str, *, but: Session | None = None) -> None:
         """Log a subject out everywhere, but for one session."""
