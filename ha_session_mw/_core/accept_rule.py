@@ -24,7 +24,7 @@ from ..exceptions import (
     TokenNotYetValid,
 )
 from ..models import Claims
-from .cluster.view import View, began_after, cut_end_ms
+from .cluster.view import SUPERSEDED_MS, View, began_after, cut_end_ms
 from .token.tokens import NOT_BEFORE_LEEWAY_MS, Verified
 
 CHECKS = (
@@ -35,11 +35,6 @@ CHECKS = (
 
 BEFORE_A_SIGNATURE_COUNTS = frozenset((*CHECKS[: CHECKS.index("absolute_end")], "key_denied"))
 """The steps at which a refused token proves nothing about its client. One that fails later was issued by a member."""
-
-
-SUPERSEDED_MS = 120_000
-"""How long a refusal distinguishes a token that was replaced from one that was logged out. Requests under way arrive in that time,
-although each of two trusted clocks may be 30 s wrong. A client that sends it later never got the newer token, and waits for nothing."""
 
 
 class Accept(msgspec.Struct, frozen=True):
@@ -124,7 +119,7 @@ def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRev
         return SessionRevoked("the session or its family is revoked", check="denied")
     if not _unknown_cut(claims, view) and (problem := _missing_cut(claims, view)):
         return problem
-    if wall_ms is not None and abs(wall_ms - max(replaced_ms)) > SUPERSEDED_MS:
+    if wall_ms is not None and abs(wall_ms - min(replaced_ms)) > SUPERSEDED_MS:
         return SessionRevoked("the session was replaced long ago, and this client never got the newer token", check="superseded")
     return SessionSuperseded("a log-in or a new id has replaced the session", check="superseded")
 

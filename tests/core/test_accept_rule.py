@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.accept_rule import ACCEPT, CHECKS, SUPERSEDED_MS, CannotTell, Decision, Refuse, denial, walk
-from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS, View, began_after, cut_end_ms, new_cut_id
+from ha_session_mw._core.accept_rule import ACCEPT, CHECKS, CannotTell, Decision, Refuse, denial, walk
+from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS, SUPERSEDED_MS, View, began_after, cut_end_ms, new_cut_id
 from ha_session_mw.exceptions import (
     ClientFault,
     InfrastructureFault,
@@ -145,7 +145,8 @@ def test_a_replaced_id_is_superseded_for_two_minutes_and_then_revoked(id: str, a
     [
         ((Deny(SID, LASTING_MS, NOW_MS), Deny(FAMILY, LASTING_MS)), SessionRevoked),
         ((Deny(SID, LASTING_MS), Deny(FAMILY, LASTING_MS, NOW_MS)), SessionRevoked),
-        ((Deny(SID, LASTING_MS, NOW_MS - HOUR_MS), Deny(FAMILY, LASTING_MS, NOW_MS)), SessionSuperseded),
+        ((Deny(SID, LASTING_MS, NOW_MS - HOUR_MS), Deny(FAMILY, LASTING_MS, NOW_MS)), SessionRevoked),
+        ((Deny(SID, LASTING_MS, NOW_MS - 1000), Deny(FAMILY, LASTING_MS, NOW_MS)), SessionSuperseded),
         ((Deny(SID, LASTING_MS, NOW_MS), cut("c")), SessionRevoked),
         ((Deny(SID, LASTING_MS, NOW_MS), cut("c", spare=FAMILY)), SessionSuperseded),
     ],

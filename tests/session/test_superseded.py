@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from ha_session_mw import Session, get_session
-from ha_session_mw._core.accept_rule import SUPERSEDED_MS
+from ha_session_mw._core.cluster.view import SUPERSEDED_MS
 from ha_session_mw.exceptions import SessionSuperseded
 from ha_session_mw.manager import node_of
 

@@ -19,6 +19,10 @@ FLOOR_MARGIN_MS = 60_000
 END_STEP_MS = 60_000
 """Step to which the ends of entries are rounded up. A longer hold does no harm, and the entries of a minute share one end."""
 
+SUPERSEDED_MS = 120_000
+"""How long a refusal distinguishes a token that was replaced from one that was logged out. Requests under way arrive in that time,
+although each of two trusted clocks may be 30 s wrong. A client that sends it later never got the newer token, and waits for nothing."""
+
 CUT_TRAVELS_MS = 240_000
 """Age at which every fresh node knows a cut: some seconds of travel, 30 s for each of two clocks, and a wide margin."""
 
@@ -78,6 +82,7 @@ class View:
         floor_ms: no token that ends at or before it is accepted, even if the clock goes back afterwards.
         denied: the revoked session and family ids, with the end of each entry.
         superseded: those of them that were merely replaced by another id, and not logged out, with the time at which that happened.
+            After :data:`SUPERSEDED_MS` by every clock, they count as logged out.
         denied_keys: the ids of compromised keys, with the end of each entry.
         known_cuts: every cut heard of that has not ended, replaced ones included, with its end.
         everybody: the live cuts that concern all subjects.
@@ -207,10 +212,13 @@ class View:
         """Refuse tokens that end at or before ``floor_ms`` from now on, and only then drop the entries that deny them."""
         if floor_ms <= self.floor_ms:
             return
-        self.floor_ms = floor_ms
+        before_ms, self.floor_ms = self.floor_ms, floor_ms
         for end in [end for end in self._leaving if end <= floor_ms]:
             for entry in self._leaving.pop(end)[1]:
                 self._drop(entry, end)
+        if floor_ms // END_STEP_MS > before_ms // END_STEP_MS:  # once a minute: a busy cluster has many of these
+            for id in [id for id, replaced_ms in self.superseded.items() if replaced_ms + SUPERSEDED_MS < floor_ms]:
+                del self.superseded[id]
         for cut in [cut for cut, end in self.known_cuts.items() if end <= floor_ms]:
             del self.known_cuts[cut]
             self._by_name.discard(cut)

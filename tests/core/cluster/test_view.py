@@ -382,18 +382,41 @@ TestAnyHistory = pytest.mark.long(AnyHistory.TestCase)
 TestAnyHistory.settings = settings(max_examples=150, stateful_step_count=25)
 
 
+@given(
+    st.lists(st.builds(Deny, st.sampled_from(IDS), st.just(NOW_MS + HOUR_MS), st.sampled_from([0, NOW_MS - 200_000, NOW_MS])), max_size=6),
+    st.integers(-300_000, 300_000),
+    st.integers(0, 2 * MINUTE_MS),
+)
+def test_a_replacement_is_forgotten_once_no_clock_tells_it_from_a_log_out(found: list[Deny], floor_off_ms: int, ahead_ms: int) -> None:
+    kept, forgetful = view_of(found), view_of(found)
+    forgetful.raise_floor(NOW_MS + floor_off_ms)
+    wall_ms = NOW_MS + floor_off_ms + ahead_ms  # the floor is behind every trusted clock
+    lasting = [session for session in SESSIONS if session.ends_ms > wall_ms and session.claims.absolute_end_ms > forgetful.floor_ms]
+
+    for one in lasting:
+        before, after = judge(one, kept, wall_ms=wall_ms), judge(one, forgetful, wall_ms=wall_ms)
+        # Both are refused as revoked then, for different reasons.
+        assert repr(before) == repr(after) or (refused(before) and refused(after))
+    forgetful.check()
+
+
 # Size
 
 
 @pytest.mark.long
-def test_a_hundred_thousand_denials_take_no_more_than_16_megabytes() -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_hundred_thousand_denials_take_no_more_than_16_megabytes(replaced: bool) -> None:
+    """Of log-outs, or of log-ins: each of these replaces an id."""
     random = Random(1)
     ids = [random_id(random).encode() for _ in range(100_000)]
     view = View(fresh_at=math.inf)
     tracemalloc.start()
     try:
         for number, id in enumerate(ids):
-            view.merge(Deny(id.decode(), NOW_MS + 12 * number * HOUR_MS // len(ids)))
+            at_ms = NOW_MS + 12 * number * HOUR_MS // len(ids)
+            view.merge(Deny(id.decode(), at_ms + 12 * HOUR_MS, at_ms * replaced))
+            if number % 1000 == 0:
+                view.raise_floor(at_ms - MINUTE_MS)
         size = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
