@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from signal import Signals
@@ -116,8 +116,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
     yield from served(tmp_path_factory.mktemp("served"), APP)
 
 
-def served(folder: Path, app: str) -> Iterator[list[Served]]:
-    """Three nodes that judge sessions, until asked again."""
+def served(folder: Path, app: str, more: Mapping[str, str] | None = None) -> Iterator[list[Served]]:
+    """Three nodes that judge sessions, until asked again.
+
+    Args:
+        folder: for their files.
+        app: its code.
+        more: more settings, in which {name} stands for the name of a node. An empty one is not set.
+    """
     (folder / "served.py").write_text(app)
     ports = [reserve_port() for _ in range(3)]
     settings = {
@@ -127,7 +133,11 @@ def served(folder: Path, app: str) -> Iterator[list[Served]]:
         "FRESHNESS_LIMIT": str(FRESHNESS_LIMIT_S),
         "HEARTBEAT": "300ms",
     }
-    nodes = [Served(name, port, folder, settings) for name, port in zip("abc", ports, strict=True)]
+    settings |= more or {}
+    nodes = [
+        Served(name, port, folder, {key: value.format(name=name) for key, value in settings.items()})
+        for name, port in zip("abc", ports, strict=True)
+    ]
     try:
         for node in nodes:
             node.start()
