@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import partial
 
 import click
 
 from .._settings.setting import ENV_PREFIX
+from ..abc import PeerFailure
 from ..config import Settings
 from ..exceptions import ConfigurationError
 from ..version import __version__
@@ -36,6 +38,27 @@ def _lb_config(kind: Kind, listen: str, nodes: tuple[str, ...]) -> None:
         click.echo(lb_config(kind, _settings(), listen=listen, nodes=nodes or None), nl=False)
     except ConfigurationError as exc:
         raise click.UsageError("\n".join(exc.faults)) from None
+
+
+@ha_session.command("drain")
+@click.argument("url")
+@click.option("--wait", is_flag=True, help="Return once the server may stop, after HA_SESSION_DRAIN_DELAY.")
+def _drain(url: str, wait: bool) -> None:  # noqa: FBT001 - click's way to hand a flag over
+    """Take the node at URL out of service, before its server stops.
+
+    The environment must hold the secret of the nodes. The node must have HA_SESSION_ADVERTISE_URL, and answers at any URL that
+    reaches it. Exits with 1 if it does not answer.
+    """
+    import anyio  # with httpx2, half a second that the other commands need not wait for
+
+    from .._node.drain_call import ask_to_drain
+
+    try:
+        anyio.run(partial(ask_to_drain, url, Settings.from_environ(), wait=wait))
+    except ConfigurationError as exc:
+        raise click.UsageError("\n".join(exc.faults)) from None
+    except PeerFailure as failure:
+        raise click.ClickException(f"{url} {failure}") from None
 
 
 def _settings() -> Settings:

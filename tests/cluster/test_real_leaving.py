@@ -11,16 +11,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
-import anyio
 import httpx2
 import pytest
 
-from ha_session_mw import Settings
-from ha_session_mw._node.drain_call import ask_to_drain
-from ha_session_mw.abc import PeerFailure
 from ha_session_mw.testing import SECRET
 
 from ..thinning import thinned
@@ -153,12 +148,13 @@ def test_an_operator_drains_a_node_under_any_server(nodes: list[Served], server:
     c.start(server=server, options=address.get(server, ()))
     until(lambda: not c.readiness(), "ready")
     token = c.log_in()
-    settings = Settings(secret_key=SECRET, drain_delay="500ms")
-    with pytest.raises(PeerFailure, match="knows none of our keys"):
-        anyio.run(partial(ask_to_drain, c.url, Settings(secret_key=SECRET[::-1]), wait=True))
+    command = [sys.executable, "-m", "ha_session_mw.cli", "drain", c.url.replace("127.0.0.1", "localhost"), "--wait"]
+    environ = {"PYTHONPATH": str(ROOT), "HA_SESSION_DRAIN_DELAY": "500ms"}
+    stranger = subprocess.run(command, env={**environ, "HA_SESSION_SECRET_KEY": SECRET[::-1]}, capture_output=True, text=True)
+    assert (stranger.returncode, "knows none of our keys" in stranger.stderr) == (1, True)
     assert not c.readiness()
     begun_s = time.monotonic()
-    anyio.run(partial(ask_to_drain, c.url.replace("127.0.0.1", "localhost"), settings, wait=True))
+    subprocess.run(command, env={**environ, "HA_SESSION_SECRET_KEY": SECRET}, check=True)
     assert time.monotonic() - begun_s >= 0.5
     assert "draining" in c.readiness()
     assert c.status(token) == 200
