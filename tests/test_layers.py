@@ -20,6 +20,7 @@ PACKAGE = "ha_session_mw"
 LAYERS = [
     ["exceptions", "models", "version", "clocks"],
     ["_core.request_fields"],
+    ["_core.structured_fields"],
     ["events", "_core.names", "_core.paths", "_core.token", "_core.calls"],
     ["_core.cluster", "_core.records"],
     ["_core.accept_rule", "_core.quorum", "_core.ordered"],

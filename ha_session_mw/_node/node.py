@@ -17,8 +17,10 @@ import msgspec
 
 from .._core.accept_rule import ACCEPT
 from .._core.cluster.members import Heartbeat
-from .._core.cluster.routing import nearest
+from .._core.cluster.routing import nearest, reason_of_transfer
 from .._core.cluster.view import View
+from .._core.request_fields import Header
+from .._core.structured_fields import node_field, transfer_field
 from .._core.token.cache import VerifiedCache
 from .._core.token.keys import KeyRing
 from .._core.token.tokens import Verified
@@ -76,6 +78,7 @@ class Node:
 
     Attributes:
         node_id: the node's name; a forked process has another one.
+        node_fields: the header field that names the node in its answers; none for a node alone without a given name.
         view: the node's knowledge of the cluster.
         supervisor: runs the background tasks.
         draining: the way out of service.
@@ -129,7 +132,7 @@ class Node:
         self.clock = clock
         self._random = random
         self._peer_transport = peer_transport
-        self.node_id = self._new_node_id()
+        self._take_name()
         self.refused: Counter[str] = Counter()
         self.view = View(on_news=self._hear)
         self.supervisor = Supervisor(clock)
@@ -149,6 +152,12 @@ class Node:
         self._is_open = False
         self.open()
         forks.watch(self)
+
+    def _take_name(self) -> None:
+        self.node_id = self._new_node_id()
+        # A node alone that nobody has named need not be told from others.
+        has_others = self.backend.hears_others or self.backend.takes_workers
+        self.node_fields = (node_field(self.node_id),) if has_others or self.settings.node_id is not None else ()
 
     def _new_node_id(self) -> NodeId:
         """The given name; with a random part where several processes share the settings, because each is a node."""
@@ -346,7 +355,7 @@ class Node:
         A child that serves nothing must not take a file that its parent needs. A parent that only forks must not keep one.
         """
         if in_child:
-            self.node_id = self._new_node_id()
+            self._take_name()
             known, self.supervisor = self.supervisor.known, Supervisor(self.clock)
             self.supervisor.known += known
             if self.backend.hears_others:
@@ -470,6 +479,17 @@ class Node:
         if self.devices is not None:
             self.devices.note(self.issuer.as_signed(claims))
         return self.issuer.sign(claims)
+
+    def transfer_field(self, claims: Claims) -> Header | None:
+        """Return the header field that says from which node a session came; None if this node issued its token, or does not name itself.
+
+        The reason is left out where nodes do not hear of each other.
+        """
+        if claims.issuer == self.node_id or not self.node_fields:
+            return None
+        hears = self.backend.hears_others or not self.backend.takes_workers
+        reason = reason_of_transfer(claims.issuer, self.log.members()) if hears else None
+        return transfer_field(claims.issuer, self.node_id, reason)
 
     def require_ownership(self) -> Ownership:
         """Return what finds the owners of sessions.

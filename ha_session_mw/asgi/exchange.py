@@ -42,6 +42,7 @@ from .headers import (
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
 from .streams import Connection, Connections, Waits
+from .transfer import telling
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -133,6 +134,7 @@ class Edge:
             vary=self.vary[1],
             full=self._full,
             outcome=outcome,
+            more=self.node.node_fields,
         )
 
 
@@ -204,7 +206,8 @@ class Exchange(msgspec.Struct, eq=False):
             if state.path_kind == "guarded":
                 return self._start_guarded(message)
             message = {**message}
-            message["headers"] = with_vary(headers, edge.vary) if varies else [*headers, edge.vary]
+            named = edge.node.node_fields
+            message["headers"] = [*with_vary(headers, edge.vary), *named] if varies else [*headers, edge.vary, *named]
         return self.send(message)
 
     async def _commit_and_start(self, message: Message) -> None:
@@ -227,6 +230,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     async def _commit(self, status: int, headers: Iterable[Header], *, renew: bool = True) -> Outcome:
         state = self.state
+        moved = None if state.verified is None else self.edge.node.transfer_field(state.verified.claims)
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
         renew = renew and not hands_out_token(headers, self.edge.set_cookie)
         try:
@@ -235,6 +239,8 @@ class Exchange(msgspec.Struct, eq=False):
         except ProblemError as problem:
             state.commit_failure = problem
             raise
+        if moved is not None and outcome.token is not None:
+            self.send = telling(self.send, moved)
         if state.hold is not None:  # after a failure the lock stays until the request ends: the app may answer by itself
             await state.release_lock()
         return outcome
@@ -297,7 +303,7 @@ class Exchange(msgspec.Struct, eq=False):
             stored: whether a cache may store the response: not if it hands out or removes a token.
         """
         headers = with_vary(message["headers"], self.edge.vary)
-        headers += fields
+        headers += (*self.edge.node.node_fields, *fields)
         if not stored:
             forbid_storing(headers)
         elif self.state.path_kind in ("protected", "guarded"):

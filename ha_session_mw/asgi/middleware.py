@@ -36,6 +36,7 @@ from .problems import SAFE_METHODS
 from .renew_route import path_of as renew_path_of
 from .renew_route import renew
 from .step_up import StepUp
+from .transfer import telling
 from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
@@ -174,6 +175,8 @@ class SessionMiddleware(CookieAttributes):
                     state = await self._admit(scope, path, path_kind, field, known)
                     state.path_kind = path_kind
                     session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
+                    if state.arrives and state.verified is not None and (moved := self._node.transfer_field(state.verified.claims)):
+                        send = telling(send, moved)
             except ClientFault as problem:
                 state = self._refused(problem, path_kind, field)
                 session = session_of(state)
@@ -253,12 +256,16 @@ class SessionMiddleware(CookieAttributes):
             await self._meet_without_lifespan(scope)
         if path_kind == "exempt":
             return RequestState(self.manager, read_only=EXEMPT)
+        arrives = False
         if self._waits_for_start and self._node.log.is_starting():
             await self._node.wait_started()
         if known is None and field is not None and (token := self._reader.token_of(field)) is not None:
-            known = self._validator.validate_new(token, field)
+            known, arrives = self._validator.validate_new(token, field), True
         if isinstance(known, Verified):
-            return await self._state_of(known, field) if known.record else RequestState(self.manager, known, field)
+            state = await self._state_of(known, field) if known.record else RequestState(self.manager, known, field)
+            if arrives:
+                state.arrives = True
+            return state
         found = self._reader.read(scope["headers"])
         presented = None
         try:
@@ -284,10 +291,12 @@ class SessionMiddleware(CookieAttributes):
         try:
             if index := last_value(scope["headers"], INDEX_HEADER, MAX_INDEX_LENGTH):
                 await self._validator.catch_up(index)
-            outcome = self._validator.validate(token, self._reader.field(presented))
+            key = self._reader.field(presented)
+            known = self._validator.validate_cached(key)
+            outcome = known or self._validator.validate_new(token, key)
             if isinstance(outcome, CannotTell):
                 outcome = await self._validator.resolve(token, outcome)
-            return await self._state_of(outcome, transport)
+            state = await self._state_of(outcome, transport)
         except StateStale:
             if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):
                 raise
@@ -295,6 +304,8 @@ class SessionMiddleware(CookieAttributes):
             state = await self._state_of(verified, transport)
             state.stale_s = age_s
             return state
+        state.arrives = known is None
+        return state
 
     async def _state_of(self, verified: Verified, transport: CameBy | None) -> RequestState:
         state = RequestState(self.manager, verified, transport)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
@@ -44,6 +46,7 @@ async def send_problem(
     vary: bytes,
     full: bool,
     outcome: problems.Execution,
+    more: Iterable[Header],
 ) -> None:
     """Answer with a problem document, without reading the request's body.
 
@@ -55,8 +58,10 @@ async def send_problem(
         vary: the request fields, besides ``Accept``, that the answer depends on.
         full: whether the answer contains the reason.
         outcome: whether the app had handled the request.
+        more: further header fields.
     """
     headers, content = response(problem, scope, endpoints, instance=instance, vary=vary, full=full, outcome=outcome)
+    headers += more
     kind = "http"
     if scope["type"] == "websocket":
         message = await receive()

@@ -67,6 +67,7 @@ class Rare:
         is_websocket: whether the session belongs to a WebSocket.
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
         presented: the tokens of a request that carried several, as often as they came; see ``presented.py``.
+        arrives: whether this node sees the token for the first time.
         renews_now: whether the client gets a renewed token although renewal may not be due yet.
     """
 
@@ -87,6 +88,7 @@ class Rare:
     is_websocket: bool = False
     out_of_reach: StoreUnavailable | None = None
     presented: Sequence[Presented] = ()
+    arrives: bool = False
     renews_now: bool = False
 
 

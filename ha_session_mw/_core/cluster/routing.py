@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
+from ..structured_fields import TransferReason
 from .members import Heartbeat
 
 BUCKETS = 1 << 14
@@ -82,6 +83,17 @@ def share_out(members: Iterable[Heartbeat]) -> dict[str, int]:
         if found:
             return found
     return {}
+
+
+def reason_of_transfer(issuer: str, members: Iterable[Heartbeat]) -> TransferReason:
+    """Return why a session has moved away from the node that issued its token.
+
+    Args:
+        issuer: that node.
+        members: the other live members.
+    """
+    state = next((one.state for one in members if one.member == issuer), "starting")  # a node that starts anew has been away, too
+    return "drain" if state == "draining" else "rebalance" if state == "ready" else "failover"
 
 
 def _score(key: str, member: str, weight: int) -> tuple[float, bytes]:
