@@ -372,7 +372,7 @@ async def test_clear_then_login_is_a_new_session(node: Node) -> None:
 
     await visitor.visit(act)
     assert (await visitor.visit(lambda s: (s.subject, dict(s)))).result == ("ada", {})
-    assert (await node.request(why, token=captured)).result == "session_revoked"
+    assert (await node.request(why, token=captured)).result == "session_superseded"
 
 
 async def test_a_5xx_saves_nothing_but_the_log_out_holds(node: Node) -> None:

@@ -264,6 +264,23 @@ async def test_a_visitors_session_that_is_cleared_and_begun_anew_is_superseded(n
     assert (await visitor.visit(look)).result == {"anew": 1}
 
 
+@pytest.mark.parametrize("subject", ["bob", None])
+async def test_a_session_that_is_cleared_before_a_log_in_is_superseded(node: Node, subject: str | None) -> None:
+    visitor = await node.logged_in(subject) if subject else node.visitor()
+    await visitor.visit(put(cart=["book"]))
+    old = visitor.token
+
+    def clear_and_log_in(session: Session) -> None:
+        session.clear()
+        session.login("ada")
+
+    answer = await visitor.visit(clear_and_log_in)
+    assert answer.header("session-revocation") == "fenced"
+    late = await node.request(put(cart=["pen"]), token=old)
+    assert (late.status, late.code, late.cookies()) == (409, "session_superseded", [])
+    assert (await visitor.visit(who)).result == "ada"
+
+
 async def test_a_log_out_that_begins_a_visitors_session_is_a_log_out(node: Node) -> None:
     visitor = await node.logged_in("bob")
     old = visitor.token
