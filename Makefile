@@ -5,7 +5,7 @@
 #                        CLUSTER=etcd: beside an etcd of three members, which is started for it
 #                        CLUSTER=sqlite: on one node with four workers instead of three nodes
 #   make test            ruff, mypy, and the whole of pytest, in JOBS=4 processes side by side
-#   make test-fast       the rules and the edge, without real servers, in less than a minute
+#   make test-fast       the rules and the edge, without real servers and on asyncio alone, in less than a minute
 #   make test-all        pytest with Python 3.11, 3.12 and 3.13, each that is on this machine: in the path or of pyenv
 #   make test-lowest     the edge, tokens and calls between nodes with the lowest versions that pyproject.toml permits
 #   make bench           the benchmarks
@@ -49,7 +49,7 @@ test: $(VENV)/test.stamp
 	@$(MAKE) --no-print-directory lint || failed=1; $(PYTEST) && exit $${failed:-0}
 
 test-fast: $(VENV)/test.stamp
-	@$(BIN)/python -m pytest -n auto -q --hypothesis-profile=fast -m 'not real and not long' tests/core tests/asgi tests/session tests/settings tests/node tests/test_layers.py
+	@$(BIN)/python -m pytest -n auto -q --hypothesis-profile=fast -m 'not real and not long' -k 'not trio' tests/core tests/asgi tests/session tests/settings tests/node tests/test_layers.py
 
 # Each Python gets an environment of its own, beside the one that the other targets use.
 test-all:
