@@ -346,7 +346,7 @@ async def test_no_wrong_setting_sings(cage: Cage, tmp_path: Any) -> None:
 
 
 async def test_the_cage_notices_a_canary_that_got_out() -> None:
-    """Or the tests above would prove nothing."""
+    """Otherwise the tests above would prove nothing."""
     cage = Cage()
     cage.keep(SessionId("an-id"))
     cage.look_at("here", "<p>an-id</p>", b"x: canary-secret")

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 async def ada_connects(cluster: Cluster, kind: Literal["websocket", "http"]) -> tuple[Browser, Wire]:
-    """The browser of a user who has logged in on the first node, and a connection with its token that nobody serves yet."""
+    """Return the browser of a user who logged in on the first node, and a connection with its token that no node serves yet."""
     await cluster.ready()
     ada = await logged_in(cluster, cluster.nodes[0])
     assert ada.token

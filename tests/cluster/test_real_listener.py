@@ -31,7 +31,7 @@ ANOTHER = "http://127.0.0.1:9"
 
 
 class Overheard(httpx2.AsyncHTTPTransport):
-    """The network, with somebody who listens. ``loses``: a call is heard and never arrives."""
+    """The network with a listener. ``loses``: the listener sees a call that never arrives."""
 
     def __init__(self) -> None:
         super().__init__(trust_env=False)

@@ -1,4 +1,4 @@
-"""The directed schedules on real nodes: the rules as they are come through, and each broken one is caught."""
+"""The directed schedules on real nodes: the right rules pass, and each broken variant is caught."""
 
 from __future__ import annotations
 

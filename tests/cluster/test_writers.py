@@ -187,7 +187,7 @@ def test_eight_writers_each_with_a_key_of_its_own_all_get_through() -> None:
 
 
 def test_the_stories_find_a_store_that_looks_at_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or the tests above would prove nothing."""
+    """Otherwise the tests above would prove nothing."""
     put = MemoryRecords.put
 
     def careless(self: MemoryRecords, record: Record, guard: Grant | None) -> Record:

@@ -1,7 +1,7 @@
-"""Every state that a few nodes can come to, searched for one in which a log-out that was acknowledged does not hold.
+"""Search all states that a few nodes can reach for one in which an acknowledged log-out does not hold.
 
-The simulation tries long histories of many nodes, and a few of all those that there are. This is the opposite: few nodes, one
-log-out, and within stated bounds *all* orders in which messages, crashes and time can come. What it finds is a shortest way to go wrong.
+The simulation tries some long histories of many nodes. This is the opposite: few nodes, one log-out, and within stated bounds
+*all* orders of messages, crashes and the passing of time. A fault that it finds comes with a shortest path to it.
 
 It is a search in Python and no model in TLA+, because nothing is modelled that could be the real thing: the nodes are the objects of
 :mod:`ha_session_mw._core`, and there is no second account of their rules to fall behind the first. To copy whole clusters at each

@@ -1,6 +1,6 @@
 """``python -m tests.model``: every case within its wider bounds, and the consequence of each broken rule.
 
-Fails if an invariant was seen broken by the rules as they are, or was not by broken ones.
+Fails if the right rules break an invariant, or if broken rules do not.
 """
 
 from __future__ import annotations

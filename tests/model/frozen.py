@@ -1,7 +1,7 @@
 """Objects as values: an object's parts in nested tuples that compare, hash, and become an object again.
 
-So a search may tell whether it has been in a state before, without being told what the state consists of: a field that somebody adds
-to a class of the core is part of it at once.
+So a search recognizes a state that it has visited, and needs no list of the state's parts: a new field of a class of the core
+belongs to the state at once.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def freeze(thing: object) -> Frozen:
 
 
 def thaw(frozen: Frozen) -> Any:
-    """A new thing that is made of that."""
+    """Return a new object with these parts."""
     met: list[object] = []
 
     def walk(it: Frozen) -> Any:

@@ -1,7 +1,7 @@
-"""All that a few processes which share an ordered log may come to, by any order of messages, restarts and the passing of time.
+"""All states that a few processes on one ordered log can reach, by any order of messages, restarts and the passing of time.
 
-The engine is right, and nothing else is: it gives each change that it takes the next position. What a process asks it to put may come late,
-twice or never, and so may its answer; each process is told of the changes in their order, whenever it pleases the network.
+Only the engine makes no mistake: it gives each accepted change the next position. A process's request may arrive late, twice or never,
+and so may its answer. The changes reach each process in their order, after any delay.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .workshop import Workshop
 
 
 class OrderedState(NamedTuple):
-    """Everything that can be told of a cluster.
+    """The state of a cluster.
 
     Attributes:
         members: each one's number among all that were met.

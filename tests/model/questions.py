@@ -16,7 +16,7 @@ Question = QuorumQuestion | OrderedQuestion
 
 @dataclass(frozen=True)
 class Case:
-    """One search by the rules as they are, which comes to an end, and the same by broken ones, which do not.
+    """One search with the right rules, which finds no fault, and the same search with each rule broken, which finds one.
 
     Attributes:
         name: its subject.

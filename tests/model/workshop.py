@@ -17,7 +17,7 @@ class Worker(Protocol):
     """One node in a model: the real object, and the node's record of it."""
 
     def wake(self) -> None:
-        """Restore the parts that ``rest`` left out, after the object was made again."""
+        """Restore the parts that ``rest`` left out, when the object is restored."""
 
     def rest(self) -> None:
         """Leave out the parts without effect, before the object is taken apart."""

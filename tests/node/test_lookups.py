@@ -33,7 +33,7 @@ TIMEOUT_S = 0.25
 
 
 class Peers:
-    """Answers as each was told to: bytes at once, a number of seconds late, or a failure."""
+    """Peers with a planned answer each: bytes at once, a number of seconds late, or a failure."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock

@@ -1,4 +1,4 @@
-"""A listener between two nodes, who has no key, sees the header of each call and sends it again, with no body or a false one."""
+"""A listener between two nodes without a key: it sees the header of each call, and sends it again with no body or a false one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes in a WebSocket, and after a response has started: what can be saved is saved, and the rest is told."""
+"""Changes in a WebSocket, and after a response has started: they are saved where possible, and reported otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random schedules: everything goes wrong for a while, then all is mended, and everybody must be served again."""
+"""Random schedules: everything fails for a while and is then repaired; after that, all users must be served again."""
 
 from __future__ import annotations
 

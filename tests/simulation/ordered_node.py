@@ -66,7 +66,7 @@ class Asked:
 
 @dataclass(eq=False)
 class Try:
-    """A write that somebody waits for."""
+    """A write with a waiting caller."""
 
     then: Callable[[int | None], None]
     failed: Callable[[], None] | None = None

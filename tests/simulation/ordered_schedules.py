@@ -1,4 +1,4 @@
-"""Directed schedules for an ordered log: the story behind each rule. The rules as they are come through, and the broken one does not."""
+"""Directed schedules for an ordered log: the story behind each rule. The right rules pass, and the broken variant fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of an ordered log as they are, and each with one rule broken."""
+"""The right rules of an ordered log, and variants with one rule broken each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of ``peers://`` as they are, and each with one rule broken."""
+"""The right rules of ``peers://``, and variants with one rule broken each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules as they are, and each with one rule broken. The broken ones exist to be caught: they are nowhere in the product."""
+"""The right rules, and variants with one rule broken each. The variants exist to be caught, and are not part of the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """One set of rules, as far as they are the same on every log.
+    """One set of the rules that every log shares.
 
     Attributes:
         reads_late: ``fresh_at`` is read after the look-up.

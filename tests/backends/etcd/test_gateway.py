@@ -647,7 +647,7 @@ async def test_before_it_runs_and_after_it_is_unavailable_and_says_so(clock: Man
 
 
 class Guarded(httpx2.AsyncBaseTransport):
-    """Asks everybody to log in, and accepts one password."""
+    """Requires a log-in for every request, and accepts one password."""
 
     def __init__(self, password: str) -> None:
         self.password = password
