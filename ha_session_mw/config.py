@@ -88,6 +88,11 @@ class Settings:
         values.url, None, "The URL at which the peers reach this node. One of `PEERS`. Optional with `etcd://`: enables look-ups at peers."
     )
     peers: Texts = Setting(values.urls, (), "The URLs of all members, including this node. The same list on all nodes.")
+    peers_next: Texts = Setting(
+        values.next_urls,
+        (),
+        "While the list of members changes: the URLs of all members of the next list. A log-out then needs a majority of both lists.",
+    )
     state_dir: File = Setting(values.path, None, "A folder of this node alone. It keeps log-outs that were made without a majority.")
     no_quorum: Setting[Literal["provisional", "refuse"], str] = Setting(
         values.one_of("provisional", "refuse"),

@@ -96,7 +96,7 @@ class MemberMismatched(_Event):
     """This node cannot work with a member.
 
     Attributes:
-        place: the member's position in ``HA_SESSION_PEERS``, counted from 1.
+        place: the member's position in ``HA_SESSION_PEERS``, counted from 1. Members that only ``HA_SESSION_PEERS_NEXT`` names follow.
         why: the member has another ``list`` of members, speaks another ``version``, or has another ``identity`` than expected.
     """
 

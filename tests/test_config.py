@@ -239,7 +239,10 @@ def test_a_value_of_a_strange_type_is_accepted_or_reported_and_never_crashes(nam
         Settings(**given)
 
 
-PEERS = {"advertise_url", "peers", "state_dir", "no_quorum", "heartbeat", "peer_timeout", "peer_ca_file", "peer_cert_file", "peer_key_file"}
+PEERS = {
+    *("advertise_url", "peers", "peers_next", "state_dir", "no_quorum", "heartbeat", "peer_timeout"),
+    *("peer_ca_file", "peer_cert_file", "peer_key_file"),
+}
 
 
 def test_every_setting_is_tried_here_or_with_the_clusters() -> None:

@@ -35,6 +35,7 @@ from ha_session_mw import fastapi as fastapi_module
 from ha_session_mw import testing as testing_module
 from ha_session_mw._core.accept_rule import CHECKS
 from ha_session_mw._core.cluster.freshness import fence_wait_s
+from ha_session_mw._core.quorum.majorities import Majorities
 from ha_session_mw._core.quorum.recovery import Memory, Recovery
 from ha_session_mw._node.validation import IN_FLIGHT_S, RELAXED_LIMIT_S
 from ha_session_mw._settings.setting import variable
@@ -367,11 +368,11 @@ def test_the_bound_of_a_log_out_is_that_of_the_code() -> None:
 
 
 def teachers_needed(nodes: int, memory: Memory) -> int:
-    recovery = Recovery(others=nodes - 1, majority=nodes // 2 + 1, memory=memory)
+    recovery = Recovery(majorities=Majorities("teacher 0", [[f"teacher {number}" for number in range(nodes)]]), memory=memory)
     for number in range(nodes):
-        if recovery.complete:
+        if recovery.is_complete():
             return number
-        recovery.learned(f"teacher {number}", "", recovery.begin(), "whole", known_before=True)
+        recovery.learned(f"teacher {number + 1}", "", recovery.begin(), "whole", known_before=True)
     raise AssertionError("never learns enough")
 
 

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from .._core.cluster.view import View
+from .._core.cluster.view import NO_SESSION, View
 from ..abc import Clock, ClusterLog
 from ..events import (
     ClockDoubted,
@@ -220,7 +220,7 @@ class Listeners:
 
     def on_news(self, entry: Entry) -> None:
         """Publish a log-out that is news to the view."""
-        if self._streams:
+        if self._streams and not (isinstance(entry, Deny) and entry.id.startswith(NO_SESSION)):
             self.tell(_event_of(entry))
 
     def look(self) -> None:

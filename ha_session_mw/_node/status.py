@@ -15,6 +15,7 @@ def status_of(node: Node) -> dict[str, object]:
         "ready": why_not_ready is None,
         "not_ready_because": why_not_ready,
         "exposed_because": node.log.exposure(),
+        "member_lists": node.log.member_lists(),
         "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),
         "revocation_entries": len(node.view),
         "cached_tokens": len(node.cache),

@@ -44,7 +44,7 @@ class Peering:
         self._settings = settings
         self._transport = transport
         self._tls = _tls(settings)
-        self.faults = PeerFaults(settings.peers)
+        self.faults = PeerFaults(tuple(dict.fromkeys((*settings.peers, *settings.peers_next))))
         self.server = PeerServer(self.me, life, ring, clock, self.faults)
         self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, faults=self.faults, http=self._open)
         self._http: httpx2.AsyncBaseTransport | None = None
@@ -80,7 +80,7 @@ class Peering:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | bool:
-    if not any(url.startswith("https://") for url in (*settings.peers, settings.advertise_url or "")):
+    if not any(url.startswith("https://") for url in (*settings.peers, *settings.peers_next, settings.advertise_url or "")):
         return False  # there is no certificate to check
     try:
         return tls_context(settings.peer_ca_file, settings.peer_cert_file, settings.peer_key_file)

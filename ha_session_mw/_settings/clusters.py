@@ -24,6 +24,11 @@ _NO_SERVER = tuple(
     for name in CONNECTION
 )
 _NO_PEERS = "HA_SESSION_CLUSTER={cluster!r}: has no peers; with HA_SESSION_PEERS and HA_SESSION_ADVERTISE_URL use peers://"
+_NO_LISTS = Rule(
+    ("cluster", "peers_next"),
+    lambda _, coming: coming,
+    "HA_SESSION_PEERS_NEXT: is for peers://; HA_SESSION_CLUSTER={cluster!r} has no list of members that could change",
+)
 _ALONE = Rule(("cluster", "peers", "advertise_url"), lambda _, peers, url: peers or url is not None, _NO_PEERS)
 _THREE_HEARTBEATS = Rule(
     ("freshness_limit", "heartbeat"),
@@ -53,8 +58,8 @@ _PEERS = (
         "HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own URL",
     ),
     Rule(
-        ("advertise_url", "peers"),
-        lambda url, peers: url is not None and peers and url not in peers,
+        ("advertise_url", "peers", "peers_next"),
+        lambda url, peers, coming: url is not None and peers and url not in (*peers, *coming),
         "HA_SESSION_ADVERTISE_URL={advertise_url!r}: is not one of HA_SESSION_PEERS, which must name this node, too",
     ),
     Rule(
@@ -68,6 +73,7 @@ _PEERS = (
 )
 _SQLITE = (
     _ALONE,
+    _NO_LISTS,
     Rule(
         ("state_dir",),
         lambda folder: folder is not None,
@@ -76,6 +82,7 @@ _SQLITE = (
     *_NO_SERVER,
 )
 _ETCDS = (
+    _NO_LISTS,
     Rule(("peers",), bool, "HA_SESSION_PEERS: must not be set with etcd://, where the members find each other"),
     Rule(
         ("heartbeat",),
@@ -99,14 +106,14 @@ _ETCD = (
     ),
 )
 RULES: Mapping[str, Collection[Rule]] = {
-    "memory": (_ALONE, *_NO_SERVER),
+    "memory": (_ALONE, _NO_LISTS, *_NO_SERVER),
     "sqlite": _SQLITE,
     "peers": _PEERS,
     "etcd": _ETCD,
     "etcds": _ETCDS,
 }
 """The rules of each scheme of this package."""
-_RULES_OF_OTHERS = (Rule(("cluster", "peers"), lambda _, peers: peers, _NO_PEERS), *_SERVER)
+_RULES_OF_OTHERS = (Rule(("cluster", "peers"), lambda _, peers: peers, _NO_PEERS), _NO_LISTS, *_SERVER)
 
 _WORKERS = {
     "memory": "each worker knows only its own log-outs and its own store. "

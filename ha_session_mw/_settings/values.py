@@ -225,6 +225,11 @@ def urls(value: object) -> tuple[str, ...]:
     return found
 
 
+def next_urls(value: object) -> tuple[str, ...]:
+    """a comma list of URLs"""
+    return urls(value)
+
+
 def _url(value: str) -> str:
     text = value.strip().rstrip("/")
     if not re.fullmatch(r"https?://[^\s/?#@,]+", text):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._core.cluster.members import Heartbeat
@@ -172,6 +172,10 @@ class ClusterLog(ABC):
 
     def exposure(self) -> str | None:
         """Return how acknowledged log-outs may be lost as the cluster is set up, in a sentence for an operator; None if they are kept."""
+        return None
+
+    def member_lists(self) -> Mapping[str, str | None] | None:
+        """Return the digests of the member lists, ``current`` and ``next``, and the ``phase`` of their change; None without fixed lists."""
         return None
 
     async def run(self) -> None:

@@ -68,7 +68,7 @@ class Flooder:
         page = (Deny(f"flood-{next(self._ids):016d}", until_ms) for _ in range(PAGE_ENTRIES))
         answer = Answer(
             version=1,
-            digest=quorum.digest,
+            digest=quorum.membership.standing.text,
             sender=quorum.me,
             heartbeat=quorum.heartbeat(now),
             incarnation=quorum.incarnation,

@@ -18,7 +18,7 @@ import msgspec
 Frozen = Any
 """A number, a text or None; an immutable structure; or a tuple of a class and the parts of its object."""
 
-_ATOMS = frozenset({type(None), bool, int, float, str})
+_ATOMS = frozenset({type(None), bool, int, float, str, frozenset})
 
 
 class _Again:
@@ -30,6 +30,8 @@ def _is_immutable(cls: Hashable) -> bool:
     """Whether objects of this class can be compared, and never change."""
     if isinstance(cls, type) and issubclass(cls, msgspec.Struct):
         return cls.__struct_config__.frozen
+    if isinstance(cls, type) and issubclass(cls, tuple) and cls is not tuple:
+        return True  # a NamedTuple
     return dataclasses.is_dataclass(cls) and bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
 
 

@@ -244,6 +244,7 @@ class QuorumMember:
             # No member says good-bye here, so it does not matter which of its processes was answered.
             peer.answered_s = peer.may_rely_since_s if self.question.silence else NOW.boot_s
             peer.answered_life, peer.answered_before_s, peer.unheard_s = "", -math.inf, -math.inf
+            peer.standing, peer.heard_s = None, -math.inf
 
     def wipe(self, say: Say) -> None:
         """Remove state that can have no effect any more."""
@@ -251,7 +252,7 @@ class QuorumMember:
         if say.stamps is not None:
             self._renumber(dict(say.stamps))
         if not say.awaited[self.number]:
-            quorum.fence = type(quorum.fence)(quorum.peers, quorum.majority)
+            quorum.fence = type(quorum.fence)(quorum.membership.majorities)
             quorum.stamp = 0
             self.receipts = {}
         if say.steps is not None:

@@ -53,6 +53,8 @@ def test_a_slash_at_the_end_of_a_url_does_not_make_another_url() -> None:
             {"advertise_url": "http://d:1"},
             "HA_SESSION_ADVERTISE_URL='http://d:1': is not one of HA_SESSION_PEERS, which must name this node, too",
         ),
+        ({"peers_next": "ftp://a:1"}, "HA_SESSION_PEERS_NEXT='ftp://a:1': must be an http or https URL"),
+        ({"peers_next": "http://a:1,http://a:1"}, "names a member twice"),
         ({"advertise_url": None}, "HA_SESSION_ADVERTISE_URL: is not set, and HA_SESSION_CLUSTER=peers:// needs this node's own URL"),
         ({"peers": ""}, "HA_SESSION_PEERS: is not set, and HA_SESSION_CLUSTER=peers:// needs the URLs of all members"),
         ({"freshness_limit": "1s"}, "HA_SESSION_FRESHNESS_LIMIT: must be at least three times HA_SESSION_HEARTBEAT"),
@@ -121,3 +123,14 @@ def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) 
     file.close()
     with pytest.raises(ConfigurationError, match="written by another release"):
         SessionManager(Settings(**{**GOOD, "cluster": f"peers://{path}"}))
+
+
+def test_a_node_may_be_named_by_the_next_list_alone() -> None:
+    settings = Settings(**{**GOOD, "advertise_url": "http://d:1", "peers_next": (*URLS, "http://d:1")})
+    assert settings.peers_next == (*URLS, "http://d:1")
+
+
+@pytest.mark.parametrize("cluster", ["memory://", "sqlite:///tmp/s", "etcd://e:1"])
+def test_only_a_cluster_with_a_list_has_a_next_one(cluster: str) -> None:
+    with pytest.raises(ConfigurationError, match="HA_SESSION_PEERS_NEXT: is for peers://"):
+        Settings(secret_key=SECRET, cluster=cluster, peers_next=URLS)

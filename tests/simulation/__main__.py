@@ -11,7 +11,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from . import ordered_chaos, ordered_schedules, ordered_variants, quorum_chaos, quorum_schedules, quorum_variants
+from . import (
+    list_chaos,
+    list_schedules,
+    list_variants,
+    ordered_chaos,
+    ordered_schedules,
+    ordered_variants,
+    quorum_chaos,
+    quorum_schedules,
+    quorum_variants,
+)
 from .variants import Variant
 from .world import Findings
 
@@ -39,6 +49,14 @@ KINDS = {
         quorum_schedules.simulated,
         quorum_schedules.EVERY_SCHEDULE,
         quorum_schedules.CAUGHT_BY,
+    ),
+    "lists": Kind(
+        list_chaos.run,
+        quorum_variants.RIGHT,
+        list_variants.BROKEN_LISTS,
+        lambda variant: variant,
+        tuple(list_schedules.CAUGHT_BY.values()),
+        list_schedules.CAUGHT_BY,
     ),
     "ordered": Kind(
         ordered_chaos.run,

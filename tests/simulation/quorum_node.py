@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
-from ha_session_mw._core.quorum.log import Quorum
+from ha_session_mw._core.quorum.log import OtherList, Quorum
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
 from ha_session_mw._core.quorum.ready import Hold, Ready, Receipt, Sent
 from ha_session_mw.events import PossibleLoss
@@ -31,6 +31,11 @@ class QuorumNode(Node):
     def __init__(self, world: QuorumWorld, number: int, urls: list[str], *, rate: float, wall_off_ms: float, keeps_file: bool) -> None:
         super().__init__(world, number, urls[number], rate=rate, wall_off_ms=wall_off_ms)
         self.urls = urls
+        self.current: Sequence[int] = range(len(urls))
+        self.coming: Sequence[int] = ()
+        self.started_at = 0.0
+        self.refused = False
+        """Whether the process did not start, because its file belongs to another list."""
         self.file: list[Batch] | None = [] if keeps_file else None
         self.write_s = 0.0
 
@@ -38,19 +43,26 @@ class QuorumNode(Node):
 
     def start(self) -> None:
         self.up = True
+        self.started_at = self.world.time
         self.life += 1
         own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
         self.view = View()
-        self.quorum: Quorum = self.world.variant.quorum(
-            self.view, own, self.urls, now=self.now(), heartbeat_s=HEARTBEAT_S, stored=self.file
-        )
+        current, coming = ([self.urls[number] for number in numbers] for numbers in (self.current, self.coming))
+        try:
+            self.quorum: Quorum = self.world.variant.quorum(
+                self.view, own, current, now=self.now(), heartbeat_s=HEARTBEAT_S, stored=self.file, coming=coming
+            )
+        except OtherList:
+            self.up, self.refused = False, True
+            return
+        self.refused = False
         self.outstanding: dict[int, Sent] = {}
         self.asked: dict[Hold, tuple[Sent, QuorumNode, int]] = {}
         self.receipts = []
         self.told: dict[int, int] = {}
         self.yes_until = {}
         for peer in self.world.nodes:
-            if peer is not self:
+            if peer.url in self.quorum.peers:
                 self.ask(peer)
         self.tick()
 
@@ -58,6 +70,13 @@ class QuorumNode(Node):
         self.up = False
         if forget and self.file is not None:
             self.file = []
+
+    def restart(self, current: Sequence[int], coming: Sequence[int] = ()) -> None:
+        """Start a new process with these lists; one that runs is killed."""
+        if self.up:
+            self.crash()
+        self.current, self.coming = current, coming
+        self.start()
 
     @property
     def forgetful(self) -> bool:
@@ -191,7 +210,7 @@ class QuorumNode(Node):
 
     @property
     def starting(self) -> bool:
-        return self.quorum.recovering
+        return self.quorum.is_starting
 
     def is_ready(self) -> bool:
         return self.quorum.is_ready(self.now())

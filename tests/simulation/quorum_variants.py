@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS
 from ha_session_mw._core.quorum.acknowledgements import Acknowledgements
 from ha_session_mw._core.quorum.fence import Fence
 from ha_session_mw._core.quorum.log import Quorum
+from ha_session_mw._core.quorum.majorities import Majorities, majority_of
 from ha_session_mw._core.quorum.messages import Answer, Push
 from ha_session_mw._core.quorum.ready import Ready, Sent
 from ha_session_mw._core.quorum.recovery import Recovery
@@ -54,7 +55,7 @@ class FencedOtherwise(Quorum):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fence = self.account(self.peers, self.majority)
+        self.fence = self.account(self.membership.majorities)
 
 
 class NoWait(Fence):
@@ -74,18 +75,21 @@ class FreshAfterAnyPoll(Quorum):
         return max(right, *(peer.fresh_s for peer in self.peers.values())) if not self.recovering else right
 
 
+class Hasty(Recovery):
+    def needed(self, members: frozenset[str]) -> int:
+        return majority_of(members) - 1
+
+
 class BackAfterMajority(Quorum):
     """Comes back from amnesia after it has learned from a mere majority, itself included."""
 
     def _new_recovery(self) -> Recovery:
-        recovery = super()._new_recovery()
-        recovery.needed = self.majority - 1
-        return recovery
+        return Hasty(majorities=self.membership.majorities, memory="unchecked" if self.durable.unchecked else "lost")
 
 
 class EverAcknowledged(Fence):
-    def __init__(self, others: Iterable[str], majority: int) -> None:
-        super().__init__(others, majority)
+    def __init__(self, majorities: Majorities) -> None:
+        super().__init__(majorities)
         self.ever = dict.fromkeys(self.members, 0)
 
     def acknowledged(self, member: str, position: int, silent: tuple[str, ...], stamp: int) -> None:
@@ -93,7 +97,7 @@ class EverAcknowledged(Fence):
         self.ever[member] = max(self.ever[member], position)
 
     def _fence_by_confirmations(self, silent: Collection[str]) -> int:
-        return max(super()._fence_by_confirmations(silent), sorted(self.ever.values())[1 - self.majority])
+        return max(super()._fence_by_confirmations(silent), sorted(self.ever.values())[1 - self.majorities.least])
 
 
 class SummedOverIncarnations(FencedOtherwise):
@@ -104,7 +108,8 @@ class SummedOverIncarnations(FencedOtherwise):
 
 class CountedAtOnce(Fence):
     def _fence_by_confirmations(self, silent: Collection[str]) -> int:
-        return max(super()._fence_by_confirmations(silent), sorted(known.position for known in self.members.values())[1 - self.majority])
+        positions = sorted(known.position for known in self.members.values())
+        return max(super()._fence_by_confirmations(silent), positions[1 - self.majorities.least])
 
 
 class NotHeardAgain(FencedOtherwise):
@@ -115,8 +120,8 @@ class NotHeardAgain(FencedOtherwise):
 
 class AnyWitness(Fence):
     def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
-        witnesses = (member in silent) + sum(member in known.silent for known in self.members.values())
-        return witnesses >= len(self.members) + 2 - self.majority
+        witnesses = [known.member for known in self.members.values() if member in known.silent]
+        return self.majorities.exclude(member, [*witnesses, *([self.majorities.me] if member in silent else [])])
 
 
 class WitnessesWithoutTheEntry(FencedOtherwise):
@@ -128,16 +133,15 @@ class WitnessesWithoutTheEntry(FencedOtherwise):
 class OneByOne(Recovery):
     """Counts all others as heard, each at a time of its own."""
 
-    @property
-    def _all_have_been_heard(self) -> bool:
-        return len(self._teachers) + len(self.fellows) >= self._others
+    def _all_have_been_heard(self, members: frozenset[str]) -> bool:
+        return members <= {self.majorities.me, *self._teachers, *self.fellows}
 
 
 class FirstStartOneByOne(Quorum):
     """Assumes a first start when each of the others has been recovering at some time."""
 
     def _new_recovery(self) -> Recovery:
-        return OneByOne(others=len(self.peers), majority=self.majority, memory="unchecked" if self.durable.unchecked else "lost")
+        return OneByOne(majorities=self.membership.majorities, memory="unchecked" if self.durable.unchecked else "lost")
 
 
 class AcceptsAfterGoodBye(Quorum):

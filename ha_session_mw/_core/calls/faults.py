@@ -34,7 +34,7 @@ class PeerFaults:
     """Counts faults for each member of a list, and in one sum for all callers outside the list.
 
     Args:
-        members: the URLs of the members, in the order of ``HA_SESSION_PEERS``.
+        members: the URLs of the members, in the order of ``HA_SESSION_PEERS``; then those that only ``HA_SESSION_PEERS_NEXT`` names.
 
     Attributes:
         on_fault: is called with each fault, and the name of the peer.

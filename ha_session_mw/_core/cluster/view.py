@@ -27,6 +27,9 @@ CUT_TRAVELS_MS = 240_000
 """Age at which every fresh node knows a cut: some seconds of travel, 30 s for each of two clocks, and a wide margin."""
 
 
+NO_SESSION = "~"
+"""The first character of denied ids that no session has: a log records facts about itself under them."""
+
 CUT_TOLERANCE_MS = 60_000
 """Lead over a cut's time from which a session certainly began after the cut: each of two trusted clocks may be 30 s wrong."""
 

@@ -28,9 +28,13 @@ class DurablePrefix:
         learned: whether the incarnation has learned everything that it may have forgotten, and keeps it.
         unchecked: whether the other members have yet to confirm that the file is not an old one.
         stores: whether there is a file.
+        lists: the digests of the member lists to keep it under; at first those of the file.
     """
 
-    __slots__ = ("_kept_as", "_life", "_sequence", "_view", "_writing", "incarnation", "learned", "position", "stores", "unchecked")
+    __slots__ = (
+        *("_kept_as", "_kept_under", "_life", "_sequence", "_view", "_writing"),
+        *("incarnation", "learned", "lists", "position", "stores", "unchecked"),
+    )
 
     def __init__(self, sequence: Sequence, view: View, life: str, stored: Iterable[Batch] | None) -> None:
         self._sequence = sequence
@@ -40,17 +44,20 @@ class DurablePrefix:
         self.stores = stored is not None
         self.incarnation = life
         self.learned = not self.stores
+        self.lists: tuple[str, ...] = ()
         for batch in stored or ():
             self._restore(batch)
         sequence.forget_ended()
         self.position = sequence.last
         self._kept_as = "" if self.incarnation == life else self.incarnation
+        self._kept_under: tuple[str, ...] = self.lists
         self.unchecked = self.stores and self.learned
 
     def _restore(self, batch: Batch) -> None:
         if batch.incarnation != self.incarnation:
             self.incarnation, self.learned = batch.incarnation, False
         self.learned |= batch.learned
+        self.lists = batch.lists
         self._view.raise_floor(batch.floor_ms)
         for position, entry in batch.entries:
             if self._view.merge(entry):
@@ -72,7 +79,8 @@ class DurablePrefix:
         # The node does not write to an unconfirmed file: a position that it gave anew would hide how old the file is.
         if not self.stores or self.unchecked or self._writing:
             return None
-        if self.position == self._sequence.last and self._kept_as == self.incarnation and (self.learned or not recovered):
+        is_kept_so = self._kept_as == self.incarnation and self._kept_under == self.lists
+        if self.position == self._sequence.last and is_kept_so and (self.learned or not recovered):
             return None
         self._writing = True
         return self._batch(self.position, limit, recovered=recovered)
@@ -91,13 +99,14 @@ class DurablePrefix:
             floor_ms=self._view.floor_ms,
             upto=reached,
             entries=tuple(entries),
+            lists=self.lists,
         )
 
     def kept(self, batch: Batch) -> None:
         """Take note that the batch is on the disk."""
         self._writing = False
         if batch.incarnation == self.incarnation:
-            self._kept_as = batch.incarnation
+            self._kept_as, self._kept_under = batch.incarnation, batch.lists
             self.position = max(self.position, batch.upto)
             self.learned |= batch.learned
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from itertools import pairwise
 
 from ..cluster.invariants import ensure
 from .acknowledgements import Acknowledgements, common_instants
+from .majorities import Majorities
 from .ready import Sought
 
 
@@ -20,19 +21,18 @@ class Fence:
     """The account of one node's own sequence, fed with the acknowledgements of the others.
 
     Args:
-        others: all other members.
-        majority: of all members.
+        majorities: of all members.
 
     Attributes:
         durable: up to which position a majority provably holds the sequence.
         fenced: up to which position no member can still accept a session that the sequence revokes.
     """
 
-    __slots__ = ("awaited", "durable", "fenced", "majority", "members", "sought", "waits")
+    __slots__ = ("awaited", "durable", "fenced", "majorities", "members", "sought", "waits")
 
-    def __init__(self, others: Iterable[str], majority: int) -> None:
-        self.members = {member: Acknowledgements(member) for member in others}
-        self.majority = majority
+    def __init__(self, majorities: Majorities) -> None:
+        self.members = {member: Acknowledgements(member) for member in majorities.others}
+        self.majorities = majorities
         self.waits: deque[tuple[int, float]] = deque()
         """Positions, and when this node learned that each is durable."""
         self.awaited = 0
@@ -44,7 +44,9 @@ class Fence:
 
     def heard(self, member: str, incarnation: str, echo: int) -> None:
         """Note that a member spoke after it had seen the stamp ``echo`` (0: none). Another incarnation has forgotten all."""
-        known = self.members[member]
+        known = self.members.get(member)
+        if known is None:
+            return  # it is on its way out of the list
         if known.incarnation != incarnation:
             known = self.members[member] = Acknowledgements(member, incarnation)
         known.echo = max(known.echo, echo)
@@ -58,7 +60,9 @@ class Fence:
             silent: the members that it has not answered for a lease's length.
             stamp: the newest stamp that this node has given.
         """
-        known = self.members[member]
+        known = self.members.get(member)
+        if known is None:
+            return
         known.report_silent(silent, position)
         if known.acknowledge(position, stamp):
             self.awaited = stamp
@@ -83,13 +87,18 @@ class Fence:
         A member that echoes a later stamp has got an answer that was given since, and its poll has arrived. Entries go to it that way,
         and their acknowledgements come back. While earlier entries do not become durable, further ones will not either: a disk may be full.
         """
-        heard = 1 + sum(known.echo > sought.stamp for known in self.members.values())
-        return heard >= self.majority and self.durable >= sought.position
+        heard = [known.member for known in self.members.values() if known.echo > sought.stamp]
+        return self.majorities.reached(heard) and self.durable >= sought.position
+
+    def go_by(self, majorities: Majorities) -> None:
+        """Go by other majorities from now on. Positions that are durable or fenced stay so."""
+        self.majorities = majorities
+        self.members = {member: self.members.get(member) or Acknowledgements(member) for member in majorities.others}
 
     def is_waiting_for(self, member: str, kept: int) -> bool:
         """Return whether to answer this member's poll at once, because its next poll can prove a position, or a contact."""
-        echo = self.members[member].echo
-        return echo <= self.sought or (self.fenced < kept and echo <= self.awaited)
+        known = self.members.get(member)
+        return known is not None and (known.echo <= self.sought or (self.fenced < kept and known.echo <= self.awaited))
 
     def prove(self, kept: int, silent: Collection[str], *, now_s: float, wait_s: float) -> None:
         """Bring :attr:`durable` and :attr:`fenced` up to date.
@@ -113,10 +122,12 @@ class Fence:
         """Fence the positions that all members have confirmed or cannot miss; return up to where a majority holds the sequence."""
         durable = self.durable
         for held in common_instants(self.members.values()):
-            for count in range(self.majority - 1, len(held) + 1):
-                position = held[count - 1][0]
+            for count in range(max(1, self.majorities.least - 1), len(held) + 1):
+                confirmed, position = [known for _, known in held[:count]], held[count - 1][0]
+                if not self.majorities.reached([known.member for known in confirmed]):
+                    continue
                 durable = max(durable, position)
-                if position > self.fenced and self._all_others_are_ruled_out([known for _, known in held[:count]], position, silent):
+                if position > self.fenced and self._all_others_are_ruled_out(confirmed, position, silent):
                     self.fenced = position
         return durable
 
@@ -126,10 +137,12 @@ class Fence:
         return all(self._is_ruled_out(member, confirmed, position, silent) for member in others)
 
     def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
-        # Of any majority that could have answered it, one of n - majority + 1 members is part; this node is one of those.
-        # Only members that hold the entry may testify: the others might answer tomorrow, and without it.
-        witnesses = (member in silent) + sum(known.rules_out(member, position) for known in confirmed)
-        return witnesses >= len(self.members) + 2 - self.majority
+        # Each majority that could have answered it includes one of the witnesses. Only members that hold the entry may testify:
+        # the others might answer tomorrow, and without it.
+        witnesses = [known.member for known in confirmed if known.rules_out(member, position)]
+        if member in silent:
+            witnesses.append(self.majorities.me)
+        return self.majorities.exclude(member, witnesses)
 
     def _fence_by_time(self, durable: int, now_s: float, wait_s: float) -> None:
         """Note when a position became known to be durable, and fence positions that have been durable for long enough."""

@@ -17,18 +17,21 @@ from collections.abc import Iterable
 import msgspec
 
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
-from ...models import Entry
+from ...models import Deny, Entry
 from ..cluster.freshness import Moment
 from ..cluster.invariants import ensure
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
+from .changing import Changing
 from .durability import DurablePrefix
 from .fence import Fence
 from .holds import Holds
-from .messages import VERSION, Answer, Batch, Poll, Push, list_digest, mismatch
-from .peer import Peer, count_polled_since, forget_freshness, majority_fresh_s, mismatched, not_answered_since
-from .ready import Contradiction, Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent, Sought, Standing
+from .membership import APART, MARK, Membership
+from .messages import VERSION, Answer, Batch, Mismatch, Poll, Push
+from .neighbours import Neighbours
+from .peer import Peer, forget_freshness, majority_fresh_s, mismatched, not_answered_since, polled_since
+from .ready import Contradiction, Hold, ListsChanged, OldFile, QuorumEvent, Ready, Receipt, Recovered, Sent, Sought, Standing
 from .recovery import Memory, Recovery
 from .sequence import Sequence
 
@@ -41,45 +44,63 @@ PUSH_ENTRIES = 256
 """Most entries in one push. A call has 256 kB at most, and an entry with a long subject and list of cuts has about one."""
 
 
+class OtherList(ValueError):
+    """The file was written under another list than this node's. The text says what to do."""
+
+
 class Quorum:
-    """One process of a cluster with a fixed list of members.
+    """One process of a cluster with a list of members, which a new list may replace.
 
     Args:
         view: what this node knows. Only this object changes it.
         own: the heartbeat's constant parts. ``life`` must be random bits, new for each process.
-        urls: all members, this one included.
+        urls: all members, this one included; also those of the next list, while the list changes.
         now: the moment of the start.
         heartbeat_s: longest time for which a poll is held.
         stored: the batches of the file; empty if the file is new; None if the node has no file.
+        coming: the members of the next list; empty while no change of the list is under way.
 
     Raises:
-        ValueError: the list does not name this member, or names one twice.
+        ValueError: no list names this member, or one names a member twice.
+        OtherList: the file was written under another list.
     """
 
     def __init__(
-        self, view: View, own: Heartbeat, urls: Iterable[str], *, now: Moment, heartbeat_s: float, stored: Iterable[Batch] | None = None
+        self,
+        view: View,
+        own: Heartbeat,
+        urls: Iterable[str],
+        *,
+        now: Moment,
+        heartbeat_s: float,
+        stored: Iterable[Batch] | None = None,
+        coming: Iterable[str] = (),
     ) -> None:
-        listed = list(urls)
-        if own.url not in listed or len(set(listed)) < len(listed):
-            raise ValueError(f"the list of members must name each of them once, {own.url!r} included, got {listed!r}")
         self.view = view
         self.me = own.url
         self.life = own.life
-        self.majority = len(listed) // 2 + 1
-        self.speaker: Speaker[QuorumEvent] = Speaker(view, own, majority=self.majority)
-        self.digest = list_digest(listed)
-        self.peers = {url: Peer(url, now.boot_s) for url in listed if url != own.url}
+        self.membership = Membership(own.url, urls, coming)
+        self._changing = Changing(self.membership, now.boot_s)
         self._sequence = Sequence(view)
-        self.holds = Holds(self.peers, heartbeat_s)
+        self.durable = DurablePrefix(self._sequence, view, own.life, stored)
+        self._continue_lists(self.durable.lists)
+        self.speaker: Speaker[QuorumEvent] = Speaker(view, own, majority=self.majority)
+        self.neighbours = Neighbours(self.membership, self.speaker, now)
+        self.peers = self.neighbours.members
+        self.holds = Holds(self.neighbours.all, heartbeat_s)
         self.stamp = 0
         """The running number of the newest answer."""
-        self.fence = Fence(self.peers, self.majority)
-        self.durable = DurablePrefix(self._sequence, view, own.life, stored)
+        self.fence = Fence(self.membership.majorities)
         self.recovery: Recovery | None = self._new_recovery()
         self.serving = False
         self.left = False
         """Whether this process has left: it accepts no session from then on, whatever it learns."""
         self._had_quorum = False
+        self.is_claimed = False
+        """Whether a node with lists that do not count here takes this one for a member. Then a first start may be none."""
+        self._is_doubted = False
+        self._is_first_start = False
+        """Whether this node began to serve although no member could speak for the entries of before, because there seemed to be none."""
         self.majority_forgot = False
         """Whether a majority had forgotten at once, as at a first start, so that acknowledged entries may be unknown to all."""
         self._draw_conclusions(now)
@@ -88,6 +109,14 @@ class Quorum:
     def members(self) -> Members:
         """The other members, by their heartbeats."""
         return self.speaker.members
+
+    def _continue_lists(self, kept: tuple[str, ...]) -> None:
+        for id in [id for id in self.view.denied if id.startswith(MARK)]:
+            self._changing.note(id, self._sequence.last)
+        if not self.membership.follows(kept):
+            raise OtherList(self.membership.why_not_after(kept))
+        # Until this node has learned enough to be sure of its lists, its file stays what it was.
+        self.durable.lists = kept or self.membership.digests
 
     # Work for the driver.
 
@@ -133,7 +162,18 @@ class Quorum:
 
     def _merge(self, entry: Entry) -> None:
         if self.view.merge(entry):
-            self._sequence.append(entry)
+            position = self._sequence.append(entry)
+            if isinstance(entry, Deny) and entry.id.startswith(MARK) and self._changing.note(entry.id, position):
+                self._change_lists()
+
+    def _change_lists(self) -> None:
+        """Go by the majorities that are needed from now on."""
+        majorities = self.membership.majorities
+        self.fence.go_by(majorities)
+        self.speaker.members.majority = majorities.least
+        if self.recovery is not None:
+            self.recovery.majorities = majorities
+        self.speaker.note(ListsChanged(self.membership.phase))
 
     def standing(self, receipt: Receipt) -> Standing:
         """Return ``applied`` (on this node), ``durable`` (on a majority) or ``fenced`` (no later request is accepted anywhere)."""
@@ -163,7 +203,7 @@ class Quorum:
         to = self.peers[peer]
         message = Poll(
             version=VERSION,
-            digest=self.digest,
+            digest=self.membership.standing.text,
             sender=self.me,
             heartbeat=self.heartbeat(now),
             incarnation=self.incarnation,
@@ -180,7 +220,7 @@ class Quorum:
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         """Take in the answer to a poll of this node."""
         peer = self.peers[sent.peer]
-        if self._belongs(peer, answer):
+        if self.neighbours.is_understood(peer, answer, now):
             self._learn(peer, sent, answer, now)
         return self._conclude(now)
 
@@ -190,7 +230,7 @@ class Quorum:
         if sent.poll.incarnation == self.incarnation:
             if answer.known > self.durable.position:
                 self._start_anew(peer, now)
-            elif answer.complete:
+            elif answer.complete and self.neighbours.counts(peer, answer):
                 self._credit(peer, sent, answer)
 
     def _merge_answer(self, peer: Peer, answer: Answer, now: Moment) -> None:
@@ -215,9 +255,10 @@ class Quorum:
 
     def arrived(self, poll: Poll, now: Moment) -> tuple[Hold, Ready]:
         """Take in a poll of another member, and hold it. If its answer is due at once, the returned :class:`Ready` has it."""
-        peer = self.peers.get(poll.sender)
-        if peer is not None and self._belongs(peer, poll):
-            if poll.heartbeat.life != peer.gone:  # it has said good-bye, and polls for its open streams alone
+        peer = self.neighbours.asks(poll, now)
+        if peer is not None:
+            # A process that has said good-bye polls for its open streams alone. A guest counts for nothing.
+            if peer.url in self.peers and poll.heartbeat.life != peer.gone:
                 self._hear_poll(peer, poll, now)
             self._draw_conclusions(now)
             hold = self.holds.hold(poll, now, recovering=self.recovering)
@@ -227,6 +268,8 @@ class Quorum:
 
     def _hear_poll(self, peer: Peer, poll: Poll, now: Moment) -> None:
         self.speaker.hear(peer.url, poll.heartbeat, now)
+        if not self.neighbours.counts(peer, poll):
+            return
         peer.speaks_as(poll.incarnation)
         mine = poll.callee == self.incarnation
         if mine and poll.position > self.durable.position:
@@ -253,7 +296,7 @@ class Quorum:
         return [(hold, self._answer(hold, now)) for hold in due]
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:
-        self.peers[hold.peer].has_answered(hold.life, now.boot_s)
+        self.neighbours.all[hold.peer].has_answered(hold.life, now.boot_s)
         return self._answer_with_entries(hold, now, PAGE_ENTRIES)
 
     def _answer_with_entries(self, hold: Hold, now: Moment, most: int) -> Answer:
@@ -267,7 +310,7 @@ class Quorum:
         """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
         return Answer(
             version=VERSION,
-            digest=self.digest,
+            digest=self.membership.standing.text,
             sender=self.me,
             heartbeat=self.heartbeat(now),
             incarnation=self.incarnation,
@@ -283,7 +326,7 @@ class Quorum:
         """
         to, kept = self.peers[peer], self.durable.position
         silent_s = now.boot_s - max(to.polled_s, to.answered_s)
-        if silent_s < after_s or any(hold.peer == peer for hold in self.held):
+        if peer not in self.fence.members or silent_s < after_s or any(hold.peer == peer for hold in self.held):
             return False
         return to.fetched < kept > self.fence.fenced or self.fence.is_waiting_for(peer, kept)
 
@@ -306,7 +349,7 @@ class Quorum:
         """Take in what a peer has pushed. :meth:`poll` then acknowledges it, once it is kept."""
         answer = push.answer
         peer = self.peers.get(answer.sender)
-        if peer is None or not self._belongs(peer, answer):
+        if peer is None or not self.neighbours.is_understood(peer, answer, now):
             return self.ready(now)
         self._merge_answer(peer, answer, now)
         # It makes this node no fresher: this node sent nothing before which the peer must have known all this.
@@ -318,7 +361,7 @@ class Quorum:
 
     def push_answered(self, peer: str, poll: Poll, now: Moment) -> Ready:
         """Take in the poll by which a peer acknowledges a push. Nothing is held for it."""
-        if self._belongs(self.peers[peer], poll):
+        if self.neighbours.is_understood(self.peers[peer], poll, now):
             self._hear_poll(self.peers[peer], poll, now)
         return self._conclude(now)
 
@@ -344,35 +387,47 @@ class Quorum:
         return self.ready(now)
 
     def _draw_conclusions(self, now: Moment) -> None:
+        self._advance_change(now)
         self.durable.follow()
         for peer in self.peers.values():
             peer.acknowledge_kept(self.durable.position)
-        self._finish_recovery()
+        self._finish_recovery(now)
         self.fence.prove(self.durable.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self.view.fresh_at = self._fresh_at()
         if (has_quorum := self.has_quorum(now)) != self._had_quorum:
             self._had_quorum = has_quorum
             self.speaker.note(FoundQuorum() if has_quorum else LostQuorum())
 
-    def _finish_recovery(self) -> None:
+    def _advance_change(self, now: Moment) -> None:
+        if self.membership.is_joint and not self.recovering:
+            members, fresh_s = self.members, majority_fresh_s(self.peers, self.membership.majorities)
+            act = self._changing.next_act(
+                self.peers, self.fence, fresh_s, now, wait_s=members.fence_wait_s, limit_s=members.acceptance_limit_s
+            )
+            if act is not None:
+                self._merge(act)
+
+    def _finish_recovery(self, now: Moment) -> None:
         recovery = self.recovery
-        if recovery is not None and recovery.complete:
+        self.is_claimed = bool(self.neighbours.outsiders(now.boot_s - self.members.fence_wait_s))
+        self._is_doubted = self._is_first_start and self.is_claimed
+        if recovery is not None and self.membership.stage != APART and recovery.is_complete(alone=not self.is_claimed):
             self.recovery = None
+            self._is_first_start = not recovery.is_complete(alone=False)
+            self.durable.lists = self.membership.digests
             self.majority_forgot |= recovery.majority_forgot
             # At a first start no member has known this node before, and there was nothing to forget.
             if recovery.majority_forgot and (recovery.known_before or len(self.view)):
                 self.speaker.note(PossibleLoss())
             self.durable.confirm()
-        if not self.serving and not self.recovering:
+        if not self.serving and not self.is_starting:
             self.serving = True
             self.speaker.note(Recovered())
 
     def _fresh_at(self) -> float:
-        if self.recovering or self.left:
+        if self.recovering or self.left or not self.membership.serves:
             return -math.inf
-        if self.majority == 1:
-            return math.inf
-        return majority_fresh_s(self.peers, self.majority)
+        return majority_fresh_s(self.peers, self.membership.majorities)
 
     def _silent(self, now: Moment) -> tuple[str, ...]:
         """Return the members that this node has not answered for so long that no lease can rest on its answers any more."""
@@ -381,7 +436,7 @@ class Quorum:
     # Amnesia.
 
     def _new_recovery(self) -> Recovery:
-        return Recovery(others=len(self.peers), majority=self.majority, memory="unchecked" if self.durable.unchecked else "lost")
+        return Recovery(majorities=self.membership.majorities, memory="unchecked" if self.durable.unchecked else "lost")
 
     def _start_anew(self, peer: Peer, now: Moment) -> None:
         """Void all acknowledgements of this node: the peer knows of entries that this node has acknowledged and lost."""
@@ -400,15 +455,7 @@ class Quorum:
 
     def heartbeat(self, now: Moment) -> Heartbeat:
         """Return the next heartbeat of this node."""
-        return self.speaker.heartbeat(now, starting=self.recovering)
-
-    def _belongs(self, peer: Peer, message: Poll | Answer) -> bool:
-        """Return whether a message is the peer's, of this cluster, and readable. An event tells of a fault once, when it begins."""
-        fault = mismatch(message, peer.url, self.digest)
-        if fault is not None and fault != peer.mismatch:
-            self.speaker.note(PeerMismatch(peer.url, fault))
-        peer.mismatch = fault
-        return fault is None
+        return self.speaker.heartbeat(now, starting=self.is_starting)
 
     # State, for the driver.
 
@@ -420,7 +467,17 @@ class Quorum:
     @property
     def recovering(self) -> bool:
         """Whether this node may have forgotten entries and not learned them again yet. It neither serves nor counts."""
-        return self.recovery is not None or not self.durable.learned
+        return self.recovery is not None or not self.durable.learned or self._is_doubted
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether this node may not validate sessions yet, or not any more: it learns, or the lists in force do not name it."""
+        return self.recovering or not self.membership.serves
+
+    @property
+    def majority(self) -> int:
+        """How many members make a quorum; of two lists in force, of the smaller one."""
+        return self.membership.majorities.least
 
     @property
     def memory(self) -> Memory:
@@ -430,7 +487,7 @@ class Quorum:
         return "unchecked" if self.durable.unchecked else "lost"
 
     @property
-    def mismatched(self) -> dict[str, str]:
+    def mismatched(self) -> dict[str, Mismatch]:
         """The peers that this node cannot work with, and why."""
         return mismatched(self.peers)
 
@@ -440,7 +497,7 @@ class Quorum:
 
     def has_quorum(self, now: Moment) -> bool:
         """Return whether a majority has polled this node lately, so that an entry appended now will soon be durable."""
-        return count_polled_since(self.peers, now.boot_s - self.members.acceptance_limit_s) + 1 >= self.majority
+        return self.membership.majorities.reached(polled_since(self.peers, now.boot_s - self.members.acceptance_limit_s))
 
     def drain(self) -> None:
         """Say ``draining`` from the next message on."""
@@ -459,6 +516,7 @@ class Quorum:
         self.fence.check(self._sequence.last, self.stamp)
         fresh_s = self.view.fresh_at
         ensure(not (self.recovering or self.left) or fresh_s == -math.inf, "a node that is recovering, or has left, is not fresh")
-        ensure(self.majority == 1 or fresh_s <= now.boot_s, "no node is fresh as of a time to come")
+        ensure(fresh_s == math.inf or fresh_s <= now.boot_s, "no node is fresh as of a time to come")
+        ensure(self.membership.serves or fresh_s == -math.inf, "a node that the lists in force do not name is not fresh")
         ensure(self.incarnation == self.life or self.durable.stores, "only a node with a file continues an earlier incarnation")
         self.holds.check(now)

@@ -29,7 +29,8 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
     """A request for news since a position. The position also acknowledges everything before it.
 
     Attributes:
-        digest: of the sender's member list; polls of another list never count.
+        digest: of the sender's member list; of both lists while they change, with how far the sender knows the change to have come. See
+            :class:`.Standing`. Polls of a list with which the receiver does not count never count.
         sender: its URL in that list.
         incarnation: the incarnation to which the acknowledgement belongs. A sender that forgot its entries comes back as another one.
         sequence: the newest position of the sender's own sequence that it keeps.
@@ -113,6 +114,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
         floor_ms: the node's floor, to be restored together with the entries above it.
         upto: the position up to which the sequence is kept with this batch.
         entries: the living entries with their positions.
+        lists: the digests of the member lists under which the node kept it. Empty in the batches of a release that did not write them.
     """
 
     version: int
@@ -121,19 +123,12 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False
     floor_ms: int
     upto: int
     entries: tuple[tuple[int, Entry], ...]
+    lists: tuple[str, ...] = ()
 
 
-Mismatch = Literal["list", "version", "identity"]
-"""Why two nodes cannot work together: their member lists differ, or their releases, or one has the other's URL."""
-
-
-def mismatch(message: Poll | Answer, url: str, digest: str) -> Mismatch | None:
-    """Return why a message cannot be used; None if it comes from that URL, and from the cluster of that member list."""
-    if message.version != VERSION:
-        return "version"
-    if message.digest != digest:
-        return "list"
-    return None if message.sender == message.heartbeat.url == url else "identity"
+Mismatch = Literal["list", "version", "identity", "change"]
+"""Why two nodes cannot work together: their member lists differ, or their releases, or one has the other's URL. ``change``: their lists
+belong to one change, and one node is too far ahead."""
 
 
 _pack = msgspec.msgpack.Encoder().encode

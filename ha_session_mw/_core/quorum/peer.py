@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from .majorities import Majorities
+from .membership import Standing
 from .messages import Answer, Mismatch, Poll
 from .ready import Hold
 
@@ -14,13 +16,17 @@ class Peer:
 
     __slots__ = (
         *("answered_before_s", "answered_life", "answered_s", "callee", "changed", "echo", "echo_life", "fetched", "fresh_s", "gone"),
-        *("incarnation", "life"),
+        *("heard_s", "incarnation", "life", "standing"),
         *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "unheard_s", "unkept", "url"),
     )
 
     def __init__(self, url: str, now_s: float) -> None:
         self.url = url
         self.mismatch: Mismatch | None = None
+        self.standing: Standing | None = None
+        """Its lists, as its newest message named them."""
+        self.heard_s = -math.inf
+        """When that message came."""
         # Its identity.
         self.incarnation = ""
         self.life = ""
@@ -141,9 +147,9 @@ Peers = dict[str, Peer]
 """All other members, by their URL."""
 
 
-def majority_fresh_s(peers: Peers, majority: int) -> float:
+def majority_fresh_s(peers: Peers, majorities: Majorities) -> float:
     """Return when this node had polled enough peers to know, together with them, all that a majority knew then."""
-    return sorted(peer.fresh_s for peer in peers.values())[1 - majority]
+    return majorities.common({url: peer.fresh_s for url, peer in peers.items()})
 
 
 def not_answered_since(peers: Peers, boot_s: float) -> tuple[str, ...]:
@@ -151,14 +157,19 @@ def not_answered_since(peers: Peers, boot_s: float) -> tuple[str, ...]:
     return tuple(url for url, peer in peers.items() if peer.may_rely_since_s < boot_s)
 
 
-def count_polled_since(peers: Peers, boot_s: float) -> int:
-    """Return how many peers have polled this node since then."""
-    return sum(peer.polled_s >= boot_s for peer in peers.values())
+def polled_since(peers: Peers, boot_s: float) -> list[str]:
+    """Return the peers that have polled this node since then."""
+    return [url for url, peer in peers.items() if peer.polled_s >= boot_s]
 
 
-def mismatched(peers: Peers) -> dict[str, str]:
-    """Return the peers that this node cannot work with, and why."""
-    return {url: peer.mismatch for url, peer in peers.items() if peer.mismatch is not None}
+def lists_heard_since(peers: Peers, boot_s: float) -> dict[str, tuple[str, ...]]:
+    """Return the lists of each peer heard since then."""
+    return {url: peer.standing.lists for url, peer in peers.items() if peer.standing is not None and peer.heard_s >= boot_s}
+
+
+def mismatched(peers: Peers) -> dict[str, Mismatch]:
+    """Return the peers that this node cannot work with, and why. One that is ahead in a change of the list is none of them."""
+    return {url: peer.mismatch for url, peer in peers.items() if peer.mismatch not in (None, "change")}
 
 
 def forget_freshness(peers: Peers, now_s: float) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ..cluster.members import MemberEvent
+from .membership import Stage
 from .messages import Answer, Batch, Poll
 
 Standing = Literal["applied", "durable", "fenced"]
@@ -70,10 +71,11 @@ class OldFile:
 
 @dataclass(frozen=True, slots=True)
 class PeerMismatch:
-    """This node cannot work with a peer: the peer has another member list, another version or an unexpected identity."""
+    """This node cannot work with a peer: the peer has another member list, another version or an unexpected identity. ``change``: the two
+    are too far apart in a change of the list."""
 
     peer: str
-    why: Literal["list", "version", "identity"]
+    why: Literal["list", "version", "identity", "change"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,14 @@ class Contradiction:
     peer: str
 
 
-QuorumEvent = Contradiction | MemberEvent | LostQuorum | FoundQuorum | PossibleLoss | Recovered | OldFile | PeerMismatch
+@dataclass(frozen=True, slots=True)
+class ListsChanged:
+    """The change of the member list has come further, as far as this node knows."""
+
+    phase: Stage
+
+
+QuorumEvent = Contradiction | MemberEvent | LostQuorum | FoundQuorum | PossibleLoss | Recovered | OldFile | PeerMismatch | ListsChanged
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from .log import QuorumLog
 
 
 class PeersBackend(Backend):
-    """Opens the log among the nodes of ``HA_SESSION_PEERS``.
+    """Opens the log among the nodes of ``HA_SESSION_PEERS``, and of ``HA_SESSION_PEERS_NEXT`` while the list changes.
 
     Args:
         settings: the settings of this node.
@@ -25,6 +25,7 @@ class PeersBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         self._file = settings.cluster.file
         self._members = settings.peers
+        self._coming = settings.peers_next
         self._heartbeat_s = settings.heartbeat
 
     def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:
@@ -37,6 +38,7 @@ class PeersBackend(Backend):
             heartbeat_s=self._heartbeat_s,
             call=peering.call,
             faults=peering.faults,
+            coming=self._coming,
             file=BatchFile(JournalFile(self._file)) if self._file is not None else None,
             on_event=on_event,
         )

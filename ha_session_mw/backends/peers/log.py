@@ -6,7 +6,7 @@ The state machine has the rules. This file has the tasks, the time limits and th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -15,8 +15,9 @@ from ..._core.calls.faults import PeerFaults
 from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.view import View
 from ..._core.quorum.log import PAGE_ENTRIES, Quorum
+from ..._core.quorum.membership import APART
 from ..._core.quorum.messages import Answer, Batch, decode_answer, decode_poll, encode
-from ..._core.quorum.ready import Contradiction, Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Recovered
+from ..._core.quorum.ready import Contradiction, Hold, ListsChanged, OldFile, PeerMismatch, QuorumEvent, Ready, Recovered
 from ..._core.quorum.ready import Receipt as Appended
 from ..._machine.sqlite_file import FileTrouble
 from ...abc import Clock, OnEvent, PeerFailure, Receipt
@@ -26,6 +27,7 @@ from ...models import Entry
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.trouble import Troubles
 from .batch_file import BatchFile
+from .list_texts import TOLD, why_not_serving
 from .own_url import Call, OwnUrl
 from .pacing import LEAST_ROUND_S, JoinReports, PeerPace
 from .pushing import GOOD_BYE_S, HAND_OVER_S, Pushing
@@ -77,6 +79,7 @@ class QuorumLog(MemberedLog):
         heartbeat_s: how long a poll is held.
         call: calls another member.
         faults: counts the faults of the others, in addition to those that the calls count.
+        coming: all members of the next list, in the order of ``HA_SESSION_PEERS_NEXT``; empty while no change is under way.
         file: where entries are kept; None where they are kept in memory only.
         on_event: takes each event of the cluster.
 
@@ -86,7 +89,7 @@ class QuorumLog(MemberedLog):
         pushing: carries entries to members that do not fetch them.
 
     Raises:
-        ConfigurationError: the list does not name this node once, or the file cannot be used.
+        ConfigurationError: the list does not name this node once, or the file cannot be used, or belongs to another list.
     """
 
     def __init__(
@@ -101,18 +104,23 @@ class QuorumLog(MemberedLog):
         faults: PeerFaults,
         file: BatchFile | None,
         on_event: OnEvent,
+        coming: Sequence[str] = (),
     ) -> None:
         super().__init__(view, clock, logger, on_event)
         self._urls = list(urls)
+        self._coming = list(coming)
         self._heartbeat_s = heartbeat_s
         self._call = call
         self._faults = faults
         self._file = file
         stored = None if file is None else file.load()
         try:
-            self.quorum = Quorum(view, own, urls, now=self._now(), heartbeat_s=heartbeat_s, stored=stored)
+            self.quorum = Quorum(view, own, urls, now=self._now(), heartbeat_s=heartbeat_s, stored=stored, coming=coming)
         except ValueError as exc:
+            if file is not None:
+                file.close()
             raise ConfigurationError([f"HA_SESSION_PEERS: {exc}"]) from exc
+        self._is_unlisted = stored is not None and any(not batch.lists for batch in stored[-1:])
         self._heed_members()
         self._waiting: dict[Hold, _Waiting] = {}
         self._heard: dict[str, anyio.Event] = {}
@@ -210,7 +218,7 @@ class QuorumLog(MemberedLog):
                 self.tick()
 
     def is_starting(self) -> bool:
-        return self.quorum.recovering
+        return self.quorum.is_starting
 
     def has_left(self) -> bool:
         return self.quorum.left
@@ -238,6 +246,8 @@ class QuorumLog(MemberedLog):
         quorum, now = self.quorum, self._now()
         if self.own_url.shared:
             return "another process answers at HA_SESSION_ADVERTISE_URL; give each process a URL of its own"
+        if (unlisted := why_not_serving(quorum)) is not None:
+            return unlisted
         if quorum.is_ready(now):
             return None
         if self.is_draining():
@@ -257,6 +267,11 @@ class QuorumLog(MemberedLog):
         named = parse_index(index)
         return named is None or self.quorum.has_reached(*named)
 
+    def member_lists(self) -> Mapping[str, str | None]:
+        membership = self.quorum.membership
+        current, coming = (*membership.digests, None)[:2]
+        return {"current": current, "next": coming, "phase": membership.phase}
+
     def exposure(self) -> str | None:
         return EXPOSED if self._file is None else None
 
@@ -267,7 +282,9 @@ class QuorumLog(MemberedLog):
             self._file.hold()
         if (exposed := self.exposure()) is not None:
             logger.warning("%s", exposed)
-        if len(self._urls) == 2:
+        if self._is_unlisted:
+            logger.info("%s was written by a release that did not note the list of members; from now on it belongs to this list", _FILE)
+        if 2 in (len(self._urls), len(self._coming)):
             logger.warning("two members cannot lose one: while either is gone the other cannot validate sessions; add a third member")
         try:
             await self._run()
@@ -277,10 +294,9 @@ class QuorumLog(MemberedLog):
 
     async def _run(self) -> None:
         async with anyio.create_task_group() as tasks:
-            for url in self._urls:
-                if url != self.quorum.me:
-                    tasks.start_soon(self._poll_for_ever, url)
-                    tasks.start_soon(self.pushing.push_for_ever, url)
+            for url in self.quorum.peers:
+                tasks.start_soon(self._poll_for_ever, url)
+                tasks.start_soon(self.pushing.push_for_ever, url)
             tasks.start_soon(self.own_url.watch, self._heartbeat_s)
             if self._file is not None:
                 tasks.start_soon(self._write_for_ever, self._file)
@@ -328,7 +344,9 @@ class QuorumLog(MemberedLog):
         known = self.quorum.position
         self._obey_news(self.quorum.answered(sent, answer, self._now()))
         now, news = self._now(), self.quorum.position - known
-        return None, pace.least_round_s(answer, news, now.boot_s, recovering=self.quorum.recovering, fresh=self._is_fresh(now))
+        round_s = pace.least_round_s(answer, news, now.boot_s, recovering=self.quorum.recovering, fresh=self._is_fresh(now))
+        # A node whose list does not stand waits for an operator, or for the others.
+        return None, max(round_s, self._heartbeat_s) if self.quorum.membership.stage == APART else round_s
 
     async def on_poll(self, body: bytes) -> bytes:
         """Answer a poll of another member once there is something to answer."""
@@ -377,7 +395,9 @@ class QuorumLog(MemberedLog):
 
     def _name(self, url: str) -> str:
         """Return a name for a peer that does not show its address."""
-        return f"member {self._urls.index(url) + 1} of HA_SESSION_PEERS"
+        if url in self._urls:
+            return f"member {self._urls.index(url) + 1} of HA_SESSION_PEERS"
+        return f"member {self._coming.index(url) + 1} of HA_SESSION_PEERS_NEXT"
 
     def _tell_peer(self, peer: str, failure: str | None) -> None:
         if failure is None:
@@ -388,10 +408,11 @@ class QuorumLog(MemberedLog):
     def _pass_on(self, event: QuorumEvent) -> None:
         match event:
             case PeerMismatch(peer, why):
-                self._on_event(MemberMismatched(self._urls.index(peer) + 1, why))
+                if why != "change":
+                    self._on_event(MemberMismatched(self.quorum.membership.everybody.index(peer) + 1, why))
             case OldFile():
                 self._on_event(StartedAnew())
-            case Recovered() | Contradiction():
+            case Recovered() | Contradiction() | ListsChanged():
                 pass  # the node reports that it is fresh, and ``status()`` counts the peer's faults
             case _:
                 self._on_event(event)
@@ -404,6 +425,10 @@ class QuorumLog(MemberedLog):
                 logger.error("%s is older than what %s remembers of it; learning anew", _FILE, self._name(peer))
             case PeerMismatch(peer, "list"):
                 logger.error("%s has another HA_SESSION_PEERS; they must name the same members everywhere", self._name(peer))
+            case PeerMismatch(peer, "change"):
+                logger.info("%s is ahead or behind in the change of the list of members, and does not count for now", self._name(peer))
+            case ListsChanged(phase):
+                logger.log(logging.ERROR if phase == "retired" else logging.WARNING, "%s", TOLD[phase])
             case PeerMismatch(peer, "version"):
                 logger.error("%s speaks another version of the protocol; finish the roll-out", self._name(peer))
             case Contradiction(peer):

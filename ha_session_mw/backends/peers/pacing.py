@@ -61,7 +61,9 @@ class PeerPace:
         if not answer.complete:
             self._note("pages")
         page_s = LEAST_PAGE_S if recovering else LEAST_PAGE_WHILE_SERVING_S
-        round_s = max(LEAST_ROUND_S if answer.complete else page_s, len(answer.entries) * LEAST_ENTRY_S)
+        # A file that no member has confirmed is not written, so a node that cannot finish its recovery reads the same entries again.
+        is_again = recovering and bool(answer.entries) and not news
+        round_s = max(page_s if is_again or not answer.complete else LEAST_ROUND_S, len(answer.entries) * LEAST_ENTRY_S)
         if not fresh:
             return round_s
         owed_s = self._allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, now_s) or 0.0

@@ -10,9 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ha_session_mw._core.quorum.fence import Fence
+from ha_session_mw._core.quorum.majorities import Majorities
 
-MAJORITY = 3
 OTHERS = ("b", "c", "d", "e")
+FIVE = Majorities("a", [("a", *OTHERS)])
+BOTH_NEEDED = Majorities("a", [("a", "b"), ("a", "c")])
+"""Two other members, none of which a quorum can do without."""
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Member:
 class Model:
     """Two other members, both needed, and all polls that they ever sent: each may arrive at any time, and again."""
 
-    others: tuple[str, ...] = ("b", "c")
+    majorities: Majorities = BOTH_NEEDED
     majority: int = 3
     members: dict[str, Member] = field(default_factory=dict)
     polls: list[tuple[str, str, int, int]] = field(default_factory=list)
@@ -37,8 +40,8 @@ class Model:
     ever_by_all: int = 0
 
     def __post_init__(self) -> None:
-        self.fence = Fence(self.others, self.majority)
-        self.members = {name: Member() for name in self.others}
+        self.fence = Fence(self.majorities)
+        self.members = {name: Member() for name in self.majorities.others}
 
     def append(self, name: str, late: int) -> None:
         self.kept += 1
@@ -107,7 +110,7 @@ def test_entries_not_held_at_one_instant_are_never_called_durable_or_fenced(step
 
 
 def test_an_entry_that_all_hold_and_confirm_twice_is_fenced() -> None:
-    model = Model(OTHERS, MAJORITY)
+    model = Model(FIVE)
     model.append("", 0)
     for _ in range(3):
         for name in OTHERS:
@@ -117,7 +120,7 @@ def test_an_entry_that_all_hold_and_confirm_twice_is_fenced() -> None:
 
 
 def test_members_that_hold_the_entry_can_exclude_a_silent_member() -> None:
-    fence = Fence(OTHERS, MAJORITY)
+    fence = Fence(FIVE)
     for stamp in (1, 2, 3):
         for name in ("b", "c", "d"):
             fence.heard(name, "1", stamp)
@@ -129,7 +132,7 @@ def test_members_that_hold_the_entry_can_exclude_a_silent_member() -> None:
 
 
 def test_history_is_bounded_while_no_majority_forms() -> None:
-    fence = Fence(OTHERS, MAJORITY)
+    fence = Fence(FIVE)
     for stamp in range(1, 10_000):
         fence.heard("b", "1", stamp)
         fence.acknowledged("b", stamp, (), stamp)

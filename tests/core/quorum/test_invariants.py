@@ -15,6 +15,7 @@ from ha_session_mw._core.quorum.acknowledgements import Acknowledgements
 from ha_session_mw._core.quorum.durability import DurablePrefix
 from ha_session_mw._core.quorum.fence import Fence
 from ha_session_mw._core.quorum.log import Quorum
+from ha_session_mw._core.quorum.majorities import Majorities
 from ha_session_mw._core.quorum.sequence import Sequence
 from ha_session_mw.models import Cut, CutId, Deny, NodeId
 
@@ -84,7 +85,7 @@ def test_a_view_that_differs_from_its_merged_entries_is_detected(spoil: Callable
 
 
 def fence(durable: int = 0, fenced: int = 0) -> Fence:
-    made = Fence(("b", "c"), 2)
+    made = Fence(Majorities("a", ["abc"]))
     made.durable, made.fenced = durable, fenced
     return made
 

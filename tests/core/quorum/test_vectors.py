@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from ha_session_mw._core.quorum.membership import Change, Standing
 from ha_session_mw._core.quorum.messages import (
     Answer,
     Batch,
@@ -61,6 +62,33 @@ def test_a_batch_of_the_file(vector: Mapping[str, Any]) -> None:
     batch = msgspec.convert(vector["is"], Batch)
     assert encode(batch).hex() == vector["stored"]
     assert decode_batch(bytes.fromhex(vector["stored"])) == batch
+
+
+@pytest.mark.parametrize("vector", vectors("batches of releases without lists"))
+def test_a_batch_of_an_earlier_release_was_written_under_no_list(vector: Mapping[str, Any]) -> None:
+    batch = decode_batch(bytes.fromhex(vector["stored"]))
+    assert batch == msgspec.convert(vector["is"], Batch)
+    assert batch.lists == ()
+
+
+@pytest.mark.parametrize("vector", vectors("batches"))
+def test_an_earlier_release_reads_a_batch_without_its_lists(vector: Mapping[str, Any]) -> None:
+    *known, _ = msgspec.msgpack.decode(bytes.fromhex(vector["stored"]))
+    assert msgspec.convert(known, Batch).entries == msgspec.convert(vector["is"], Batch).entries
+
+
+@pytest.mark.parametrize("vector", vectors("changes"))
+def test_an_act_that_changes_the_list(vector: Mapping[str, Any]) -> None:
+    change = Change(*vector["is"])
+    assert change.id == vector["id"]
+    assert Change.parse(vector["id"]) == change
+
+
+@pytest.mark.parametrize("vector", vectors("standings"))
+def test_how_a_node_stands_to_its_lists(vector: Mapping[str, Any]) -> None:
+    standing = Standing(tuple(vector["lists"]), vector["stage"])
+    assert standing.text == vector["digest"]
+    assert Standing.parse(vector["digest"]) == standing
 
 
 def with_a_field_more(stored: str) -> bytes:
