@@ -382,10 +382,11 @@ class Revoker:
 
     async def _make_good(self, entries: Sequence[Entry]) -> None:
         try:
-            await self._log.append(entries)
+            # Fenced, and not merely durable: several processes on memory:// each have a log of their own.
+            await self._log.fence(await self._log.append(entries))
         except QuorumLost:
             return
         except EntryRejected as exc:  # the log never takes them, so there is nothing to try again
             logger.error("provisional log-outs: %s", exc)
         if await self._journal.remove(entries):
-            logger.info("a majority now holds %d provisional log-outs", len(entries))
+            logger.info("%d provisional log-outs are in force on every node now", len(entries))

@@ -253,3 +253,56 @@ async def test_a_journal_can_be_written_after_the_task_was_started_anew(log: Log
         assert (await revocations.revoke(ENTRIES[0])).mode == "provisional"
         tasks.cancel_scope.cancel()
     assert len(journal.load()) == 1
+
+
+class Siblings:
+    """Other processes on the same port, which come and go."""
+
+    def __init__(self) -> None:
+        self.serve = True
+
+    def found(self) -> bool:
+        return self.serve
+
+
+async def test_with_siblings_on_memory_a_log_out_stays_provisional(
+    clock: ManualClock, journal: JournalFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    others, view = Siblings(), View()
+    log = MemoryLog(view, clock, OWN, has_siblings=others.found)
+    made = Revoker(
+        log,
+        view,
+        NoRecords(),
+        clock,
+        Journal(journal),
+        ring=lambda: KeyRing([b"s" * 32]),
+        random=lambda size: b"r" * size,
+        require_loop=lambda: None,
+        report=lambda *_: None,
+    )
+    made.load()
+    assert (await made.revoke(ENTRIES[0])).mode == "provisional"
+    await ran(made)
+    assert list(made.provisional) == ENTRIES[:1]
+    assert "provisional log-outs" not in caplog.text  # no other process has heard of it
+
+    others.serve = False
+    await ran(made)
+    assert list(made.provisional) == []
+    assert "1 provisional log-outs are in force on every node now" in caplog.text
+
+
+async def test_a_provisional_log_out_that_is_durable_and_not_fenced_stays_in_the_journal(
+    log: Log, clock: ManualClock, journal: JournalFile
+) -> None:
+    log.has_majority = log.is_fenced = False
+    revocations = revoker(log, clock, journal)
+    assert (await revocations.revoke(ENTRIES[0])).mode == "provisional"
+    log.has_majority = True
+    await ran(revocations)
+    assert list(revocations.provisional) == ENTRIES[:1]
+    log.is_fenced = True
+    await ran(revocations)
+    assert list(revocations.provisional) == []
