@@ -34,6 +34,7 @@ from ..models import Claims, Entry, NodeId
 from ..version import __version__
 from . import records
 from .draining import DRAINING, WAIT, Draining
+from .growth import Growth
 from .issuing import Issuer, cookie_writer
 from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
@@ -100,6 +101,7 @@ class Node:
         revoker: logs out.
         security: the security log.
         pace: the pace of log-ins.
+        growth: how many log-outs the node remembers.
         devices: recorded log-ins; None unless ``HA_SESSION_TRACK`` is on.
 
     Raises:
@@ -140,13 +142,14 @@ class Node:
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
         self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
+        self.growth = Growth(self.view, clock)
         self.pace = LogInPace(clock, per_subject=settings.logins_per_subject, per_address=settings.logins_per_address)
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
         self.validator = TokenValidator(
             settings, clock, self.view, self.keys, self.cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
         )
         self._refresh_at_s = -math.inf
-        self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news]
+        self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
         self._tick_callbacks: list[Callable[[float | None], None]] = []
         self._added_tasks: list[tuple[str, Task]] = []
         self._is_open = False
@@ -451,6 +454,8 @@ class Node:
             self.log.announce(self.keys.ring.kids)
         self.cache.drop_ended(self.clock.wall_s() * 1000, most=ENDED_AT_ONCE)
         self.copies.drop_ended()
+        self.view.drop_ended()
+        self.growth.look()
         self.log.tick()
 
     def why_not_ready(self) -> str | None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import anyio
 import anyio.to_thread
+from cachetools import LRUCache
 
 from .._core.cluster.entries import decode_entry, encode_entry
-from .._core.cluster.view import View, new_cut_id
+from .._core.cluster.view import View, began_after, new_cut_id
 from .._core.names import require_name
 from .._core.token.keys import KeyRing
 from .._machine.file_trouble import FileTrouble
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ha_session_mw.revocations")
 
+MOST_CUTS = 1000
+"""Of how many subjects the newest log-out everywhere is remembered, to know that another one changes nothing."""
 MAKE_GOOD_EVERY_S = 1.0
 """Interval between tries to make provisional log-outs durable. The log itself spreads them as soon as it reaches a peer."""
 
@@ -182,6 +185,8 @@ class Revoker:
         self._random = random
         self._require_loop = require_loop
         self._report = report
+        self._newest_cuts: LRUCache[str, Cut] = LRUCache(MOST_CUTS)
+        """The newest log-out everywhere of each subject that this node has made."""
 
     # The log-outs
 
@@ -242,6 +247,8 @@ class Revoker:
         # By a wrong clock, sessions that began before the cut could seem to have begun after it.
         wall_ms = int(self._clock.wall_s() * 1000)  # before the verdict: a clock that is set in between dates nothing
         made_ms = wall_ms if self._log.trusts_clock() else None
+        if (same := self._in_force(subject, kept, wall_ms)) is not None:
+            return await self.revoke(same)
         cut = Cut(
             id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms, made_ms),
             subject=subject,
@@ -249,7 +256,19 @@ class Revoker:
             except_family=FamilyId(kept) if kept is not None else None,
             replaces=self._replaceable(subject, kept, withstood),
         )
+        if subject is not None:
+            self._newest_cuts[subject] = cut
         return await self.revoke(cut)
+
+    def _in_force(self, subject: str | None, kept: str | None, wall_ms: int) -> Cut | None:
+        """Return a log-out that this one would only repeat, because no session of the subject has begun since; None if there is none.
+
+        A session that has begun since lists it. With other nodes, this node would not know of such a session.
+        """
+        cut = self._newest_cuts.get(subject) if subject is not None and self._log.is_alone else None
+        if cut is None or cut.except_family != kept or cut.id in self._view.listed or began_after(wall_ms, cut.id):
+            return None
+        return cut if cut.id in self._view.by_subject.get(cut.subject or "", {}) else None
 
     def _replaceable(self, subject: str | None, kept: str | None, withstood: tuple[CutId, ...]) -> tuple[CutId, ...]:
         """The known cuts that the new one may replace: those that do not deny the session which it excepts."""

@@ -18,6 +18,8 @@ def status_of(node: Node) -> dict[str, object]:
         "member_lists": node.log.member_lists(),
         "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),
         "revocation_entries": len(node.view),
+        "revocation_bytes": node.growth.bytes,
+        "revocations_per_minute": node.growth.per_minute,
         "cached_tokens": len(node.cache),
         "cached_token_bytes": node.cache.bytes,
         "cached_records": len(node.copies),

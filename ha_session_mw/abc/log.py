@@ -45,11 +45,13 @@ class ClusterLog(ABC):
             take ``CLOCK_SLACK_MS``. NaN if :meth:`trusts_clock` must be asked.
         poll_now: merges what is known elsewhere by now into the view and sets ``fresh_at``. Waits for nothing and never raises.
             Called with each request, before the view is read. None if news come without it.
+        is_alone: whether this process issues all tokens that list a cut of this log.
     """
 
     freshness_limit_s: float
     trusted_ahead_ms: float
     poll_now: Callable[[], None] | None = None
+    is_alone: bool = False
 
     @abstractmethod
     def apply(self, entries: Sequence[Entry]) -> None:

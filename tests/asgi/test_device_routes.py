@@ -928,6 +928,30 @@ async def test_a_repeat_with_its_key_ends_nothing_more_and_gets_the_same_answer(
     assert (reused.status, reused.code) == (422, "idempotency_key_reused")
 
 
+async def test_ending_all_others_again_adds_nothing_unless_a_session_has_begun_since(node: DeviceNode, clock: ManualClock) -> None:
+    async def entries() -> int:
+        return len(node_of(node.manager).view)
+
+    laptop, phone = [await node.from_device() for _ in range(2)]
+    assert (await routed(laptop, "DELETE", "/others")).status == 200
+    known = await entries()
+    for _ in range(50):
+        assert (await routed(laptop, "DELETE", "/others")).status == 200
+    assert await entries() == known
+    assert (await phone.visit(who)).result is None
+
+    phone = await node.from_device()
+    assert (await routed(laptop, "DELETE", "/others")).status == 200
+    assert (await phone.visit(who)).result is None
+    clock.advance(62)  # by its time, a token of another manager with the same secret could have begun since
+    known = await entries()
+    assert (await routed(laptop, "DELETE", "/others")).status == 200
+    assert await entries() == known + 1
+    assert (await laptop.visit(who)).result == "ada"
+    await node.manager.revoke_subject("ada")
+    assert (await laptop.visit(who)).result is None
+
+
 async def test_all_others_are_ended(node: DeviceNode) -> None:
     laptop, *others = [await node.from_device() for _ in range(3)]
     assert (await routed(laptop, "DELETE", "/others")).status == 200

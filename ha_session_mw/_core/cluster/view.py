@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from itertools import islice
 from typing import assert_never
 
 from ...models import Cut, CutId, Deny, DenyKey, Entry
@@ -32,6 +34,17 @@ NO_SESSION = "~"
 
 CUT_TOLERANCE_MS = 60_000
 """Lead over a cut's time from which a session certainly began after the cut: each of two trusted clocks may be 30 s wrong."""
+
+
+DROPPED_AT_ONCE = 4000
+"""How many ended entries are dropped in one step, which takes some milliseconds. A node takes a step each second, so it drops as many
+as thousands of log-outs a second leave behind."""
+
+
+class _Replaced(str):
+    """The id of a cut that is known by name only, in the list of what ends at some time."""
+
+    __slots__ = ()
 
 
 def cut_end_ms(cut: CutId) -> int:
@@ -90,12 +103,15 @@ class View:
         known_cuts: every cut heard of that has not ended, replaced ones included, with its end.
         everybody: the live cuts that concern all subjects.
         by_subject: the live cuts of each subject.
+        listed: the known cuts that a token may list which this node has issued.
         forgotten_cuts_end_ms: all nodes have forgotten an unknown cut that ends before this. It is no sign of being behind.
         on_news: called with each entry that was news, right after it was merged.
     """
 
     __slots__ = (
         "_by_name",
+        "_ended",
+        "_ends",
         "_leaving",
         "by_subject",
         "denied",
@@ -105,6 +121,7 @@ class View:
         "forgotten_cuts_end_ms",
         "fresh_at",
         "known_cuts",
+        "listed",
         "on_news",
         "superseded",
     )
@@ -122,9 +139,14 @@ class View:
         self.superseded: dict[str, int] = {}
         self.denied_keys: dict[str, int] = {}
         self.known_cuts: dict[CutId, int] = {}
+        self.listed: set[CutId] = set()
         self.everybody: dict[CutId, Cut] = {}
         self.by_subject: dict[str, dict[CutId, Cut]] = {}
         self._leaving: dict[int, tuple[int, list[str | Cut | DenyKey]]] = {}
+        self._ends: list[int] = []
+        """A heap of the ends in ``_leaving``, so that a floor that passes none of them costs nothing."""
+        self._ended: list[tuple[int, list[str | Cut | DenyKey]]] = []
+        """The entries that ended at or below the floor, and are still to be dropped. Until then they do no harm."""
         self._by_name: set[CutId] = set()
         """Cuts that were replaced before they arrived. The cuts that they replace themselves are not known yet."""
 
@@ -133,8 +155,7 @@ class View:
         end = entry_end_ms(entry.until_ms)
         if end <= self.floor_ms:
             return False
-        # All entries of one end share one int object: a new one for each would take a fifth of the memory.
-        end, leaving = self._leaving.setdefault(end, (end, []))
+        end, leaving = self._leaving_at(end)
         match entry:
             case Deny(id=id):
                 is_longer = self.denied.get(id, 0) < end
@@ -158,6 +179,15 @@ class View:
         if self.on_news is not None:
             self.on_news(entry)
         return True
+
+    def _leaving_at(self, end: int) -> tuple[int, list[str | Cut | DenyKey]]:
+        """Return an end, and the list of what leaves then."""
+        found = self._leaving.get(end)
+        if found is None:
+            # All entries of one end share one int object: a new one for each would take a fifth of the memory.
+            found = self._leaving[end] = end, []
+            heappush(self._ends, end)
+        return found
 
     def _add_reason(self, denial: Deny) -> bool:
         """Take in why an id is denied: a log-out outranks a replacement, and the latest replacement counts. Return whether that was news.
@@ -190,9 +220,15 @@ class View:
         for old in cut.replaces:
             # Known from here on, so that a replaced cut that arrives after its successor does not become live.
             if old not in self.known_cuts:
-                self.known_cuts[old] = entry_end_ms(cut_end_ms(old))
-                self._by_name.add(old)
+                self._know_by_name(old)
             live.pop(old, None)
+
+    def _know_by_name(self, cut: CutId) -> None:
+        end = entry_end_ms(cut_end_ms(cut))
+        if end > self.floor_ms:  # else it is no news when it arrives
+            self.known_cuts[cut], leaving = self._leaving_at(end)
+            leaving.append(_Replaced(cut))
+            self._by_name.add(cut)
 
     def knows(self, entry: Entry) -> bool:
         """Return whether merging the entry would change nothing."""
@@ -209,47 +245,69 @@ class View:
     def live_cuts(self, subject: str | None) -> tuple[CutId, ...]:
         """Return the cuts that a token issued now for this subject must list, in a fixed order."""
         own = self.by_subject.get(subject, {}) if subject is not None else {}
-        return tuple(sorted({*self.everybody, *own}))
+        live = {*self.everybody, *own}
+        self.listed |= live
+        return tuple(sorted(live))
 
     def raise_floor(self, floor_ms: int) -> None:
-        """Refuse tokens that end at or before ``floor_ms`` from now on, and only then drop the entries that deny them."""
+        """Refuse tokens that end at or before ``floor_ms`` from now on, and only then drop the entries that deny them: some now."""
         if floor_ms <= self.floor_ms:
             return
         before_ms, self.floor_ms = self.floor_ms, floor_ms
-        for end in [end for end in self._leaving if end <= floor_ms]:
-            for entry in self._leaving.pop(end)[1]:
+        if floor_ms // END_STEP_MS > before_ms // END_STEP_MS:  # else nothing has ended: memory:// raises the floor with each append
+            while self._ends and self._ends[0] <= floor_ms:
+                self._ended.append(self._leaving.pop(heappop(self._ends)))
+            self.drop_ended()
+
+    def drop_ended(self) -> None:
+        """Drop some of the entries that have ended, the oldest first. The caller calls this each second or so: a step is bounded."""
+        left = DROPPED_AT_ONCE
+        while self._ended and left:
+            end, leaving = self._ended[0]
+            some = leaving[-left:]
+            for entry in some:
                 self._drop(entry, end)
-        if floor_ms // END_STEP_MS > before_ms // END_STEP_MS:  # once a minute: a busy cluster has many of these
-            for id in [id for id, replaced_ms in self.superseded.items() if replaced_ms + SUPERSEDED_MS < floor_ms]:
-                del self.superseded[id]
-        for cut in [cut for cut, end in self.known_cuts.items() if end <= floor_ms]:
-            del self.known_cuts[cut]
-            self._by_name.discard(cut)
+            del leaving[-left:]
+            left -= len(some)
+            if not leaving:
+                del self._ended[0]
+        longest = islice(self.superseded.items(), DROPPED_AT_ONCE)
+        for id in [id for id, replaced_ms in longest if replaced_ms + SUPERSEDED_MS < self.floor_ms]:
+            del self.superseded[id]
 
     def _drop(self, entry: str | Cut | DenyKey, end: int) -> None:
-        if isinstance(entry, str):
+        if isinstance(entry, _Replaced):
+            self._drop_cut(CutId(entry), end)
+        elif isinstance(entry, str):
             if self.denied.get(entry) == end:  # else it was extended and leaves later
                 del self.denied[entry]
                 self.superseded.pop(entry, None)
         elif isinstance(entry, DenyKey):
             if self.denied_keys.get(entry.kid) == end:
                 del self.denied_keys[entry.kid]
-        elif entry.subject is None:
-            self.everybody.pop(entry.id, None)
-        elif (live := self.by_subject.get(entry.subject)) is not None:
+        else:
+            live = self.everybody if entry.subject is None else self.by_subject.get(entry.subject, {})
             live.pop(entry.id, None)
-            if not live:
-                del self.by_subject[entry.subject]
+            if not live and entry.subject is not None:
+                self.by_subject.pop(entry.subject, None)
+            self._drop_cut(entry.id, end)
+
+    def _drop_cut(self, cut: CutId, end: int) -> None:
+        if self.known_cuts.get(cut) == end:
+            del self.known_cuts[cut]
+            self._by_name.discard(cut)
+            self.listed.discard(cut)
 
     def entries(self) -> Iterator[Entry]:
         """Yield all entries that are still in force. A node that knows nothing must learn these."""
         for id, end in self.denied.items():
-            yield Deny(id, end, self.superseded.get(id, 0))
+            if end > self.floor_ms:
+                yield Deny(id, end, self.superseded.get(id, 0))
         for kid, end in self.denied_keys.items():
-            yield DenyKey(kid, end)  # type: ignore[arg-type]
-        yield from self.everybody.values()
-        for live in self.by_subject.values():
-            yield from live.values()
+            if end > self.floor_ms:
+                yield DenyKey(kid, end)  # type: ignore[arg-type]
+        for live in (self.everybody, *self.by_subject.values()):
+            yield from (cut for cut in live.values() if entry_end_ms(cut.until_ms) > self.floor_ms)
 
     def check(self) -> None:
         """Check what must hold after each change.
@@ -258,8 +316,10 @@ class View:
             InvariantBroken: it does not hold.
         """
         ends = {(entry if isinstance(entry, str) else entry.kid if isinstance(entry, DenyKey) else entry.id, end)
-                for end, (_, leaving) in self._leaving.items() for entry in leaving}  # fmt: skip
-        ensure(all(end > self.floor_ms for end in self._leaving), "an entry that ended at the floor is gone")
+                for end, leaving in (*self._leaving.values(), *self._ended) for entry in leaving}  # fmt: skip
+        ensure(all(end > self.floor_ms for end in self._leaving), "an entry that ended at the floor is gone, or about to be dropped")
+        ensure(sorted(self._ends) == sorted(self._leaving), "the floor finds each end")
+        ensure(set(self.known_cuts.items()) <= ends, "each known cut leaves at the end that it has")
         for held in (self.denied, self.denied_keys):
             ensure(held.items() <= ends, "each denial leaves at the end that it has")
         ensure(self.superseded.keys() <= self.denied.keys(), "an id that was replaced is denied")

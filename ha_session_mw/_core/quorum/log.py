@@ -369,6 +369,7 @@ class Quorum:
 
     def tick(self, now: Moment) -> Ready:
         """Let time pass. The driver calls it every heartbeat at least, and at the moment that :meth:`fenced_by` names."""
+        self._sequence.forget_some()
         floor = self.speaker.tick(now)
         if floor is not None and not self.recovering:
             self._raise_floor(last_end_ms(floor))

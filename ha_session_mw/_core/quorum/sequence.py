@@ -13,6 +13,11 @@ from ...models import Cut, Deny, DenyKey, Entry
 from ..cluster.invariants import ensure
 from ..cluster.view import View
 
+LOOKED_AT_ONCE = 4000
+"""How many entries are looked at in one step, at least, which takes a millisecond or two."""
+LOOKED_WITHIN = 100
+"""Within so many steps all of them are looked at: floors are a minute apart, and steps a heartbeat."""
+
 
 class Sequence:
     """The entries of a view in the order in which this node learned them.
@@ -21,7 +26,7 @@ class Sequence:
     denials cost 16 bytes each, not an object each.
     """
 
-    __slots__ = ("_items", "_positions", "_view", "last")
+    __slots__ = ("_items", "_next", "_positions", "_unseen", "_view", "last")
 
     def __init__(self, view: View) -> None:
         self.last = 0
@@ -29,6 +34,8 @@ class Sequence:
         self._view = view
         self._positions = array("Q")
         self._items: list[str | Cut | DenyKey] = []
+        self._next = self._unseen = 0
+        """Where to look for ended entries next, and how many entries are to be looked at from there."""
 
     def append(self, entry: Entry, position: int | None = None) -> int:
         """Add an entry that was news to the view; return its position, the next one if none is given."""
@@ -57,12 +64,32 @@ class Sequence:
         known: bool = item.id in self._view.known_cuts if isinstance(item, Cut) else item.kid in self._view.denied_keys
         return item if known else None
 
+    def _is_in_force(self, item: str | Cut | DenyKey) -> bool:
+        view = self._view
+        ends = view.denied.get(item) if isinstance(item, str) else None
+        if isinstance(item, Cut):
+            ends = view.known_cuts.get(item.id)
+        elif isinstance(item, DenyKey):
+            ends = view.denied_keys.get(item.kid)
+        return ends is not None and ends > view.floor_ms
+
     def forget_ended(self) -> None:
-        """Drop the entries that the view has dropped."""
-        kept = [index for index, item in enumerate(self._items) if self._entry(item) is not None]
-        if len(kept) < len(self._items):
-            self._positions = array("Q", (self._positions[index] for index in kept))
-            self._items = [self._items[index] for index in kept]
+        """Begin to drop the entries that have ended, because the floor has risen: some now, the others by :meth:`forget_some`."""
+        self._next, self._unseen = 0, len(self._items)
+        self.forget_some()
+
+    def forget_some(self) -> None:
+        """Drop ended entries among the next few: in a long sequence, to look at all of them would take too long at a time."""
+        if not self._unseen:
+            return
+        begin = self._next
+        end = begin + min(self._unseen, max(LOOKED_AT_ONCE, len(self._items) // LOOKED_WITHIN))
+        kept = [index for index in range(begin, end) if self._is_in_force(self._items[index])]
+        if len(kept) < end - begin:
+            self._positions[begin:end] = array("Q", [self._positions[index] for index in kept])
+            self._items[begin:end] = [self._items[index] for index in kept]
+        self._next = begin + len(kept)
+        self._unseen -= end - begin
 
     def check(self) -> None:
         """Check what must hold after each change.
@@ -74,14 +101,10 @@ class Sequence:
         ensure(all(one <= other for one, other in pairwise(self._positions)), "positions only grow")
         ensure(not self._positions or self._positions[-1] <= self.last, "no entry stands after the newest position")
         told = {item if isinstance(item, str) else item.id if isinstance(item, Cut) else item.kid for item in self._items}
-        known = {
-            *self._view.denied,
-            *self._view.everybody,
-            *self._view.denied_keys,
-            *(c for s in self._view.by_subject.values() for c in s),
-        }
+        known = {entry.kid if isinstance(entry, DenyKey) else entry.id for entry in self._view.entries()}
         ensure(known <= told, "every entry that this node enforces is in its sequence, for the others to read")
-        ensure(all(self._entry(item) is not None for item in self._items), "no entry leaves the view before the floor has passed its end")
+        looked_at = self._items if not self._unseen else self._items[: self._next]
+        ensure(all(map(self._is_in_force, looked_at)), "no entry leaves the view before the floor has passed its end")
 
     def __len__(self) -> int:
         return len(self._items)

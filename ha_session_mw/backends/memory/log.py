@@ -40,6 +40,8 @@ class MemoryLog(ClusterLog):
         has_siblings: whether other processes serve the same port. No log-out is fenced then, because they do not know of it.
     """
 
+    is_alone = True
+
     def __init__(self, view: View, clock: Clock, own: Heartbeat, *, has_siblings: Callable[[], bool] = siblings.found) -> None:
         self._view = view
         self._clock = clock

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from heapq import heappop, heappush
 from weakref import WeakSet
 
 import anyio
@@ -17,8 +18,12 @@ MAX_STORED_BYTES = 256 << 20
 """Limit for all records in memory together: visitors must not be able to fill the memory of the process."""
 MAX_VISITORS_BYTES = 64 << 20
 """Limit for the session records of visitors, within that for all: requests without a log-in must not take the room of users."""
-PRUNE_EVERY_S = 60.0
-"""How often ended records are deleted."""
+PRUNE_EVERY_S = 1.0
+"""How often ended records are deleted, ``PRUNED_AT_ONCE`` at most."""
+PRUNED_AT_ONCE = 2000
+"""How many ends are looked at in one step, which takes some milliseconds. A record that was changed often has several."""
+END_STEP_MS = 60_000
+"""The ends of records are grouped by minutes, so that no step goes through the records that have not ended."""
 RECORD_OVERHEAD_BYTES = 512
 """Rough size of a record without its content."""
 
@@ -46,6 +51,10 @@ class MemoryRecords:
         self._max_visitors_bytes = max_visitors_bytes
         self._records: dict[str, Record] = {}
         self._bytes = 0
+        self._ending: dict[int, list[str]] = {}
+        """The ids of records that end within each minute. One that has been extended since, or deleted, is there all the same."""
+        self._minutes: list[int] = []
+        """A heap of those minutes."""
         self._visitors: OrderedDict[str, None] = OrderedDict()
         """The ids of visitors' records, the one longest unchanged first. A plain dict finds its first more slowly with each deletion."""
         self._visitors_bytes = 0
@@ -68,6 +77,8 @@ class MemoryRecords:
         self._version += 1
         stored = self._records[record.id] = replace(record, version=self._version)
         self._bytes += _size(stored)
+        if current is None or current.until_ms != stored.until_ms:
+            self._note_end(stored)
         if self._is_visitors(stored):
             self._visitors[stored.id] = None
             self._visitors_bytes += _size(stored)
@@ -81,8 +92,8 @@ class MemoryRecords:
         if self._is_visitors(record) and self._max_visitors_bytes is not None:
             while self._visitors_bytes + wanted_bytes > self._max_visitors_bytes and self._drop_visitor(record.id):
                 pass
-        if self._bytes + wanted_bytes > self._max_stored_bytes:
-            self.prune()
+        while self._bytes + wanted_bytes > self._max_stored_bytes and self.prune():
+            pass
         while self._bytes + wanted_bytes > self._max_stored_bytes and self._drop_visitor(record.id):
             pass
         if self._bytes + wanted_bytes > self._max_stored_bytes:
@@ -116,11 +127,28 @@ class MemoryRecords:
         found = [record for record in self._records.values() if record.subject == subject and record.id > after]
         return sorted(found, key=lambda record: record.id)[:limit]
 
-    def prune(self) -> None:
-        """Delete the records that have ended."""
+    def _note_end(self, record: Record) -> None:
+        minute = -(-record.until_ms // END_STEP_MS)
+        if minute not in self._ending:
+            self._ending[minute] = []
+            heappush(self._minutes, minute)
+        self._ending[minute].append(record.id)
+
+    def prune(self) -> bool:
+        """Delete some of the records that ended up to a minute ago; return whether there may be more of them."""
         now_ms = self.clock.wall_s() * 1000
-        for id in [id for id, record in self._records.items() if record.until_ms <= now_ms]:
-            self.delete(id)
+        left = PRUNED_AT_ONCE
+        while left and self._minutes and self._minutes[0] * END_STEP_MS <= now_ms:
+            minute = self._minutes[0]
+            some = self._ending[minute][-left:]
+            del self._ending[minute][-left:]
+            left -= len(some)
+            for id in some:
+                if (record := self._records.get(id)) is not None and record.until_ms <= minute * END_STEP_MS:
+                    self.delete(id)
+            if not self._ending[minute]:
+                del self._ending[heappop(self._minutes)]
+        return not left
 
 
 def _size(record: Record) -> int:

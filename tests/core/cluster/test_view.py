@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import permutations
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ha_session_mw._core.accept_rule import Decision, Refuse
-from ha_session_mw._core.cluster.view import END_STEP_MS, View, cut_end_ms, new_cut_id
+from ha_session_mw._core.cluster.view import DROPPED_AT_ONCE, END_STEP_MS, View, cut_end_ms, new_cut_id
 from ha_session_mw._core.token.keys import SigningKey
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.exceptions import SessionRevoked, SessionSuperseded
@@ -309,6 +310,48 @@ def test_entries_leave_only_below_the_floor_and_then_they_do_leave(found: list[E
     assert list(view.entries()) == []
     assert not view.by_subject
     assert not view.everybody
+
+
+def test_a_floor_drops_no_more_than_a_step_at_a_time() -> None:
+    view = fresh_view()
+    for number in range(3 * DROPPED_AT_ONCE):
+        view.merge(Deny(f"{number}", NOW_MS))
+    view.merge(Deny("0", NOW_MS + HOUR_MS))  # extended
+    view.merge(cut("a", until_ms=NOW_MS))
+    view.raise_floor(NOW_MS + MINUTE_MS)
+    view.check()
+    assert len(view.denied) >= 2 * DROPPED_AT_ONCE
+    assert [*view.entries()] == [Deny("0", NOW_MS + HOUR_MS)]  # the others are no longer in force, and are told to nobody
+    assert not view.merge(Deny("1", NOW_MS))
+    steps = 0
+    while len(view) > 1:
+        before = len(view)
+        view.drop_ended()
+        view.check()
+        assert before - len(view) <= DROPPED_AT_ONCE
+        steps += 1
+    assert steps == 2
+    assert [*view.denied] == ["0"]
+
+
+def test_a_floor_that_passes_no_end_looks_at_no_entry() -> None:
+    view = fresh_view()
+    for number in range(100):
+        view.merge(cut(f"{number}", until_ms=NOW_MS + HOUR_MS))
+    view.known_cuts = NotLookedAt(view.known_cuts)
+    view.denied = NotLookedAt(view.denied)
+    for step in range(1000):
+        view.raise_floor(NOW_MS + step)
+
+
+class NotLookedAt(dict[Any, int]):
+    """Entries that nobody goes through."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError
+
+    def items(self) -> Any:
+        raise AssertionError
 
 
 def test_an_entry_that_has_ended_is_no_news() -> None:
