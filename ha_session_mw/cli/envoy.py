@@ -77,8 +77,8 @@ def _of_each_method(header: dict[str, Any] | None, hash_policy: list[dict[str, A
         }
         if method is not None:
             retry["retriable_status_codes"] = [503]
-        # timeout 0: a stream or a download may take as long as it likes. The idle timeout of 5 min stays.
-        action: dict[str, Any] = {"cluster": NODES, "timeout": "0s", "retry_policy": retry}
+        # A stream or a download may take as long as it likes, and a node that says nothing may not.
+        action: dict[str, Any] = {"cluster": NODES, "timeout": "0s", "idle_timeout": "60s", "retry_policy": retry}
         if hash_policy:
             action["hash_policy"] = hash_policy
         found.append({"match": {"prefix": "/", "headers": [one for one in (header, method) if one is not None]}, "route": action})

@@ -287,7 +287,7 @@ def test_a_killed_node_costs_no_safe_request_and_logs_nobody_out(balancer: Balan
     until(lambda: asked > 20, "requests flow")
     b.kill()
     then = asked
-    until(lambda: asked > then + 150 or wrong, "requests go on")
+    until(lambda: asked > then + 60 or wrong, "requests go on")
     over.set()
     for thread in threads:
         thread.join()
