@@ -220,7 +220,7 @@ class SessionManager:
             return None
         require_name(id, "id")
         self._node.require_running()
-        return self._node.require_ownership().owner_of(id)
+        return self._node.ownership.owner_of(id)
 
     # Events
 

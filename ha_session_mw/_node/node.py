@@ -9,18 +9,14 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 
 from .._core.accept_rule import ACCEPT
 from .._core.cluster.members import Heartbeat
-from .._core.cluster.routing import nearest, reason_of_transfer
+from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
-from .._core.request_fields import Header
-from .._core.structured_fields import node_field, transfer_field
 from .._core.token.cache import VerifiedCache
 from .._core.token.keys import KeyRing
 from .._core.token.tokens import Verified
@@ -40,7 +36,7 @@ from .key_source import LOOK_EVERY_S, KeySource
 from .listeners import Listeners
 from .locks import Locks
 from .once import OnceKeeper
-from .ownership import Ownership
+from .ownership import Ownership, fields_naming
 from .pace import LogInPace
 from .record_copies import RecordCopies
 from .records import Records
@@ -92,7 +88,7 @@ class Node:
         log: the cluster's log.
         peering: calls between the nodes; None without ``HA_SESSION_ADVERTISE_URL``.
         look_ups: asks peers about tokens; None without peering.
-        ownership: finds the owner of a session.
+        ownership: finds the owner of a session, and the node from which it came.
         locks: the locks.
         copies: this node's copies of session records.
         records: the session records; None if the backend has no store.
@@ -158,9 +154,7 @@ class Node:
 
     def _take_name(self) -> None:
         self.node_id = self._new_node_id()
-        # A node alone that nobody has named need not be told from others.
-        has_others = self.backend.hears_others or self.backend.takes_workers
-        self.node_fields = (node_field(self.node_id),) if has_others or self.settings.node_id is not None else ()
+        self.node_fields = fields_naming(self.node_id, self.backend, is_given=self.settings.node_id is not None)
 
     def _new_node_id(self) -> NodeId:
         """The given name; with a random part where several processes share the settings, because each is a node."""
@@ -256,16 +250,12 @@ class Node:
             release=__version__,
             weight=settings.weight,
         )
-        self.ownership = Ownership(partial(self._announced, own), lambda: self.log.members(), self.clock)
+        self.ownership = Ownership(own, self.backend, lambda: self.log, self.clock)
         self.log = self.backend.open_log(self.view, self.clock, own, self.peering, on_event=self._on_event)
         self.listeners.follow(self.log)
         self.supervisor.add("listeners", self.listeners.run)
         self.supervisor.add("log", self.log.run)
         self.supervisor.add("keeping up", self._keep_up)
-
-    def _announced(self, own: Heartbeat) -> Heartbeat:
-        state = "draining" if self.log.is_draining() else "starting" if self.log.is_starting() else "ready"
-        return msgspec.structs.replace(own, state=state)
 
     def _on_event(self, event: ClusterEvent) -> None:
         self.ownership.on_event(event)
@@ -484,27 +474,6 @@ class Node:
         if self.devices is not None:
             self.devices.note(self.issuer.as_signed(claims))
         return self.issuer.sign(claims)
-
-    def transfer_field(self, claims: Claims) -> Header | None:
-        """Return the header field that says from which node a session came; None if this node issued its token, or does not name itself.
-
-        The reason is left out where nodes do not hear of each other.
-        """
-        if claims.issuer == self.node_id or not self.node_fields:
-            return None
-        hears = self.backend.hears_others or not self.backend.takes_workers
-        reason = reason_of_transfer(claims.issuer, self.log.members()) if hears else None
-        return transfer_field(claims.issuer, self.node_id, reason)
-
-    def require_ownership(self) -> Ownership:
-        """Return what finds the owners of sessions.
-
-        Raises:
-            NotSupported: several processes may share these settings, and do not hear of each other.
-        """
-        if self.backend.takes_workers and not self.backend.hears_others:
-            raise NotSupported(f"nodes on {self.backend.scheme}:// do not know each other, so a session has no owner")
-        return self.ownership
 
     def require_devices(self) -> Devices:
         """Return the recorded log-ins.

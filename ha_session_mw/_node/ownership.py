@@ -1,15 +1,20 @@
-"""Which member owns a session, as this node sees the cluster."""
+"""Where a session belongs: the member that owns it, and the node from which it came."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+
+import msgspec
 
 from .._core.cluster.members import Heartbeat
-from .._core.cluster.routing import OwnerTable, share_out
-from ..abc import Clock
+from .._core.cluster.routing import OwnerTable, reason_of_transfer, share_out
+from .._core.request_fields import Header
+from .._core.structured_fields import node_field, transfer_field
+from ..abc import Backend, Clock, ClusterLog
 from ..events import ClusterEvent, MemberDraining, MemberJoined, MemberLeft
-from ..models import NodeId
+from ..exceptions import NotSupported
+from ..models import Claims, NodeId
 
 LOOK_EVERY_S = 1.0
 """Seconds after which the members are compared again. The log reports those that come and go at once, but not those that become ready."""
@@ -19,14 +24,17 @@ class Ownership:
     """Finds the owner of a session. The cost is the same for any number of members, until the members change.
 
     Args:
-        own: returns this node's own heartbeat.
-        others: returns those of the other live members.
+        own: this node's own heartbeat. Its state is not used.
+        backend: of this node.
+        log: returns the log of this node.
         clock: the two clocks.
     """
 
-    def __init__(self, own: Callable[[], Heartbeat], others: Callable[[], Iterable[Heartbeat]], clock: Clock) -> None:
+    def __init__(self, own: Heartbeat, backend: Backend, log: Callable[[], ClusterLog], clock: Clock) -> None:
         self._own = own
-        self._others = others
+        self._scheme = backend.scheme
+        self._knows_others = knows_others(backend)
+        self._log = log
         self._boot_s = clock.boot_s
         self._look_at_s = -math.inf
         self._table: OwnerTable | None = None
@@ -37,7 +45,13 @@ class Ownership:
             self._look_at_s = -math.inf
 
     def owner_of(self, session_id: str) -> NodeId:
-        """Return the member that owns a session."""
+        """Return the member that owns a session.
+
+        Raises:
+            NotSupported: several processes may share these settings, and do not hear of each other.
+        """
+        if not self._knows_others:
+            raise NotSupported(f"nodes on {self._scheme}:// do not know each other, so a session has no owner")
         now_s = self._boot_s()
         table = self._table
         if table is None or now_s >= self._look_at_s:
@@ -46,8 +60,30 @@ class Ownership:
         return NodeId(table.owner_of(session_id))
 
     def _look(self) -> OwnerTable:
-        own = self._own()
-        weights = share_out((own, *self._others())) or {own.member: own.weight}
+        log = self._log()
+        state = "draining" if log.is_draining() else "starting" if log.is_starting() else "ready"
+        own = msgspec.structs.replace(self._own, state=state)
+        weights = share_out((own, *log.members())) or {own.member: own.weight}
         if self._table is None or self._table.weights != weights:
             self._table = OwnerTable(weights)
         return self._table
+
+    def transfer_field(self, claims: Claims) -> Header | None:
+        """Return the header field that says from which node a session came; None if this node issued its token.
+
+        The reason is left out where nodes do not hear of each other.
+        """
+        node = self._own.member
+        if claims.issuer == node:
+            return None
+        return transfer_field(claims.issuer, node, reason_of_transfer(claims.issuer, self._log().members()) if self._knows_others else None)
+
+
+def knows_others(backend: Backend) -> bool:
+    """Whether a node knows all other nodes: it hears of them, or there are none."""
+    return backend.hears_others or not backend.takes_workers
+
+
+def fields_naming(node_id: NodeId, backend: Backend, *, is_given: bool) -> tuple[Header, ...]:
+    """Return the header field that names a node in its answers; none for a node alone that nobody has named."""
+    return (node_field(node_id),) if is_given or backend.hears_others or backend.takes_workers else ()

@@ -42,7 +42,7 @@ from .headers import (
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
 from .streams import Connection, Connections, Waits
-from .transfer import telling
+from .transfer import telling_of_transfer
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -230,7 +230,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     async def _commit(self, status: int, headers: Iterable[Header], *, renew: bool = True) -> Outcome:
         state = self.state
-        moved = None if state.verified is None else self.edge.node.transfer_field(state.verified.claims)
+        came = state.verified
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
         renew = renew and not hands_out_token(headers, self.edge.set_cookie)
         try:
@@ -239,8 +239,8 @@ class Exchange(msgspec.Struct, eq=False):
         except ProblemError as problem:
             state.commit_failure = problem
             raise
-        if moved is not None and outcome.token is not None:
-            self.send = telling(self.send, moved)
+        if came is not None and outcome.token is not None:
+            self.send = telling_of_transfer(self.send, self.edge.node, came.claims)
         if state.hold is not None:  # after a failure the lock stays until the request ends: the app may answer by itself
             await state.release_lock()
         return outcome

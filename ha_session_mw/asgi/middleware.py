@@ -36,7 +36,7 @@ from .problems import SAFE_METHODS
 from .renew_route import path_of as renew_path_of
 from .renew_route import renew
 from .step_up import StepUp
-from .transfer import telling
+from .transfer import telling_of_transfer
 from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
@@ -175,8 +175,8 @@ class SessionMiddleware(CookieAttributes):
                     state = await self._admit(scope, path, path_kind, field, known)
                     state.path_kind = path_kind
                     session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
-                    if state.arrives and state.verified is not None and (moved := self._node.transfer_field(state.verified.claims)):
-                        send = telling(send, moved)
+                    if state.arrives and state.verified is not None:
+                        send = telling_of_transfer(send, self._node, state.verified.claims)
             except ClientFault as problem:
                 state = self._refused(problem, path_kind, field)
                 session = session_of(state)

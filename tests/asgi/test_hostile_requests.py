@@ -33,7 +33,7 @@ MOST_CHARACTERS = 500_000
 LARGE = 1_000_000
 
 READ = (
-    *("accept", "authorization", "cookie", "forwarded", "front-end-https", "host", "origin", "session-index"),
+    *("accept", "authorization", "cookie", "forwarded", "front-end-https", "host", "idempotency-key", "origin", "session-index"),
     *("sec-fetch-mode", "sec-fetch-site", "session-passive", "session-transport"),
     *("session-peer", "user-agent", "x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-ssl", "x-scheme", "x-url-scheme"),
 )
