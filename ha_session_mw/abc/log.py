@@ -76,7 +76,8 @@ class ClusterLog(ABC):
         """Make entries durable in the cluster, and return once they are.
 
         The entries are merged into this node's view before the first suspension, even if the append fails afterwards. Merging is
-        idempotent: the same entries may be appended again.
+        idempotent: the same entries may be appended again. Two denials of one id may differ in ``replaced_ms``. A log that keeps one
+        of them only must keep the log-out, whichever comes first.
 
         Raises:
             QuorumLost: the entries could not be made durable in time. The view keeps them, and the log goes on trying.
