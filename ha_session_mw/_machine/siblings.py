@@ -84,7 +84,7 @@ class Siblings:
             self.close()
         if not self._names and self._scans < MOST_SCANS:
             self._scans += 1
-            self._names = [_Name(address, file) for address, file in _listening().items()]
+            self._names = [_Name(address, file) for address, file in listening().items()]
         shared = [name.is_shared() for name in self._names]  # each claims its name
         return any(shared)
 
@@ -94,7 +94,7 @@ siblings = Siblings()
 atexit.register(siblings.close)
 
 
-def _listening() -> dict[str, int]:
+def listening() -> dict[str, int]:
     """Return the addresses on which this process listens, each with the number of its open file."""
     files = sorted(int(name.name) for name in Path("/proc/self/fd").iterdir())[:MOST_FILES]
     found = ((_address_of(file), file) for file in files)

@@ -21,6 +21,7 @@ from .._core.token.cache import VerifiedCache
 from .._core.token.keys import KeyRing
 from .._core.token.tokens import Verified
 from .._machine import forks
+from .._machine.port_mates import PortMates
 from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
@@ -61,6 +62,8 @@ NOT_STARTED = (
     "nothing has started this node: SessionMiddleware has not seen a lifespan; "
     "put it around the whole app, and have the server run the lifespan"
 )
+
+WORKERS_STARTING = "other workers behind this port are still starting"
 
 
 class Node:
@@ -115,6 +118,7 @@ class Node:
     data: SessionData
     revoker: Revoker
     devices: Devices | None
+    _port_mates: PortMates | None
 
     def __init__(
         self,
@@ -256,6 +260,10 @@ class Node:
         self.supervisor.add("listeners", self.listeners.run)
         self.supervisor.add("log", self.log.run)
         self.supervisor.add("keeping up", self._keep_up)
+        self._port_mates = None
+        if self.backend.takes_workers and self.backend.hears_others:
+            self._port_mates = PortMates()
+            self.supervisor.add("port mates", self._tell_port_mates)
 
     def _on_event(self, event: ClusterEvent) -> None:
         self.ownership.on_event(event)
@@ -378,6 +386,18 @@ class Node:
             await self.log.leave()
         self._is_open &= not self.log.has_left()
 
+    async def _tell_port_mates(self) -> None:
+        """Tell the other workers behind the port that this one has learned enough."""
+        mates = self._port_mates
+        while self.log.is_starting():
+            await self.log.wait_changed()
+        if mates is not None:
+            mates.claim_ready()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                mates.close()
+
     async def wait_started(self) -> None:
         """Return once the node has learned enough to validate sessions, or ``HA_SESSION_START_WAIT`` is over."""
         if not self.supervisor.is_running:
@@ -453,6 +473,8 @@ class Node:
         if self.draining.begun:
             return DRAINING
         why = self.log.why_not_ready()
+        if why is None and self._port_mates is not None and not self._port_mates.are_ready(self.clock.boot_s()):
+            return WORKERS_STARTING
         return NOT_STARTED if why is not None and self.backend.hears_others and not self.supervisor.is_running else why
 
     # Tokens
