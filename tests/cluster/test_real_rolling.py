@@ -24,7 +24,7 @@ from .test_real import APP, Served, served
 pytestmark = pytest.mark.real
 
 USERS = 32
-THINKS_S = 0.08
+THINKS_S = 0.2
 """How long a user waits between two requests, on average. A user that waits for as long as the drain lasts may miss it."""
 POSTS = 0.3
 LOG_OUTS = 0.02
@@ -129,7 +129,7 @@ CASES = [(cluster, times) for cluster in ("peers://", "peers:///path", "etcd://"
 @pytest.mark.parametrize("case", thinned(CASES, kept=[("peers://", 3)]))
 def test_a_rolling_restart_is_unseen(case: tuple[str, int], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     cluster, times = case
-    settings = {"DRAIN_DELAY": "2s", "DRAIN_REFUSE": "safe", "START_WAIT": "2s"}
+    settings = {"DRAIN_DELAY": "3s", "DRAIN_REFUSE": "safe", "START_WAIT": "2s"}
     if cluster == "etcd://":
         etcd: Etcd = request.getfixturevalue("one_etcd")
         settings |= {"CLUSTER": etcd.cluster(f"rolling-{times}"), "PEERS": ""}
