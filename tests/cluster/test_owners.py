@@ -46,6 +46,18 @@ async def test_a_member_that_dies_or_leaves_moves_its_sessions_and_no_others(clu
     assert owners(b) == before
 
 
+async def test_a_node_that_drains_owns_nothing_on_any_node(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    await cluster.advance(1)
+    before = owners(a)
+
+    await cluster.run(b.manager.drain)
+    await cluster.wait_until(lambda: "b" not in {*owners(a).values(), *owners(b).values(), *owners(c).values()}, within_s=3)
+
+    assert owners(b) == owners(a) == owners(c)
+    assert {id for id in IDS if owners(a)[id] != before[id]} == {id for id in IDS if before[id] == "b"}
+
+
 async def test_a_heavier_node_owns_more() -> None:
     cluster = Cluster()
     cluster["c"].settings["weight"] = 8

@@ -64,6 +64,16 @@ async def test_a_node_that_is_gone_is_the_reason(cluster: Cluster) -> None:
     assert await transfer(browser, b) == 'from="a", to="b", reason=failover'
 
 
+async def test_a_node_that_drains_is_the_reason(cluster: Cluster) -> None:
+    a, b, _ = cluster.nodes
+    await cluster.advance(1)
+    browser = await logged_in(cluster, a)
+    await cluster.run(a.manager.drain)
+    await cluster.advance(1)  # a heartbeat says so
+
+    assert await transfer(browser, b) == 'from="a", to="b", reason=drain'
+
+
 async def test_a_bearer_token_moves_like_a_cookie(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     await cluster.advance(1)
