@@ -94,7 +94,7 @@ async def test_without_files_nodes_with_another_list_do_not_serve_while_the_old_
         await cluster.advance(3)
         assert (await browser.visit(c, log_out)).header("session-revocation") == "fenced"
         assert refused_for_infrastructure(await captured.visit(a), "node_starting", "other_node")
-        assert "takes this node for a member" in (a.why_not_ready or "")
+        assert "take this node for a member" in (a.why_not_ready or "")
         assert c.why_not_ready is d.why_not_ready is None
         await relist(cluster, a, "abcde")
         await relist(cluster, b, "abcde")

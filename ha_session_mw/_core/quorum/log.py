@@ -97,10 +97,8 @@ class Quorum:
         """Whether this process has left: it accepts no session from then on, whatever it learns."""
         self._had_quorum = False
         self.is_claimed = False
-        """Whether a node with lists that do not count here takes this one for a member. Then a first start may be none."""
+        """Whether nodes of another list take this one for a member. Then a first start may be none."""
         self._is_doubted = False
-        self._is_first_start = False
-        """Whether this node began to serve although no member could speak for the entries of before, because there seemed to be none."""
         self.majority_forgot = False
         """Whether a majority had forgotten at once, as at a first start, so that acknowledged entries may be unknown to all."""
         self._draw_conclusions(now)
@@ -410,11 +408,12 @@ class Quorum:
 
     def _finish_recovery(self, now: Moment) -> None:
         recovery = self.recovery
-        self.is_claimed = bool(self.neighbours.outsiders(now.boot_s - self.members.fence_wait_s))
-        self._is_doubted = self._is_first_start and self.is_claimed
+        self.is_claimed = self.neighbours.is_claimed(now.boot_s - self.members.fence_wait_s)
+        # The cluster began without entries, and others may have some. But a node that knows of a change has its list from there, and a
+        # node of another list has missed it.
+        self._is_doubted = self.majority_forgot and self.is_claimed and self.membership.latest is None
         if recovery is not None and self.membership.stage != APART and recovery.is_complete(alone=not self.is_claimed):
             self.recovery = None
-            self._is_first_start = not recovery.is_complete(alone=False)
             self.durable.lists = self.membership.digests
             self.majority_forgot |= recovery.majority_forgot
             # At a first start no member has known this node before, and there was nothing to forget.

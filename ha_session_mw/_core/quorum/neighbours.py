@@ -37,7 +37,7 @@ class Neighbours:
         self.members: Peers = {url: Peer(url, now.boot_s) for url in membership.everybody if url != membership.me}
         self.guests: Peers = {}
         self.all: ChainMap[str, Peer] = ChainMap(self.members, self.guests)
-        self._outsiders: dict[str, float] = {}
+        self._outsiders: dict[str, tuple[float, str]] = {}
 
     def is_understood(self, peer: Peer, message: Poll | Answer, now: Moment) -> bool:
         """Return whether a message is the peer's, of this cluster, and readable. An event tells of a fault once, when it begins.
@@ -72,10 +72,10 @@ class Neighbours:
         """Return the member or the guest that has polled this node; None if it gets no entries."""
         peer = self.members.get(poll.sender) or self._guest(poll, now)
         understood = peer is not None and self.is_understood(peer, poll, now)
-        if understood and peer is not None and peer.mismatch is None:
+        if understood:
             self._outsiders.pop(poll.sender, None)
         elif not poll.recovering and (len(self._outsiders) < MOST_OUTSIDERS or poll.sender in self._outsiders):
-            self._outsiders[poll.sender] = now.boot_s
+            self._outsiders[poll.sender] = now.boot_s, poll.digest
         return peer if understood else None
 
     def _guest(self, poll: Poll, now: Moment) -> Peer | None:
@@ -84,6 +84,10 @@ class Neighbours:
             guest = self.guests[poll.sender] = Peer(poll.sender, now.boot_s)
         return guest
 
-    def outsiders(self, since_s: float) -> list[str]:
-        """Return the nodes of other lists that have polled this one since then: they take it for a member."""
-        return [url for url, polled_s in self._outsiders.items() if polled_s >= since_s]
+    def is_claimed(self, since_s: float) -> bool:
+        """Return whether nodes of another list have polled this one since then: they take it for a member.
+
+        One such node is no majority of any list that names this node, too.
+        """
+        lists = [digest for polled_s, digest in self._outsiders.values() if polled_s >= since_s]
+        return len(lists) > len(set(lists))

@@ -21,8 +21,8 @@ def why_not_serving(quorum: Quorum) -> str | None:
     membership = quorum.membership
     if quorum.recovering and quorum.is_claimed and membership.phase == "steady" and not quorum.mismatched:
         return (
-            "a node with another HA_SESSION_PEERS takes this node for a member, so other nodes may know log-outs that this one does not; "
-            "give both the same list, or stop that node"
+            "nodes with another HA_SESSION_PEERS take this node for a member, so they may know log-outs that this one does not; "
+            "give all the same list, or stop those nodes"
         )
     if membership.serves:
         return None

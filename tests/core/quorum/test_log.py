@@ -137,6 +137,30 @@ def deny(name: str, until_ms: int = NOW_MS + HOUR_MS) -> Deny:
 # The list.
 
 
+def test_a_first_start_is_doubted_while_nodes_of_another_list_that_serve_take_this_one_for_a_member() -> None:
+    one, *_ = started(A, B, C)
+    for url, recovering in ((D, True), (E, True), (D, False), (E, False)):
+        assert not one.recovering
+        other = member(url, A, D, E)
+        one.arrived(msgspec.structs.replace(other.poll(A, at(1)).poll, recovering=recovering), at(1))
+        one.tick(at(1))
+    assert one.recovering
+    assert one.view.fresh_at == -math.inf
+    one.tick(at(1 + OVER_S + 0.1))
+    assert not one.recovering
+
+
+def test_a_node_that_missed_a_change_of_the_list_casts_no_doubt() -> None:
+    one, *_ = started(A, B, C)
+    one.append([deny(one.membership.__class__(A, (A, B, D), (A, B, C)).move().id)], at(1))
+    for url in (D, E):
+        other = member(url, A, D, E)
+        one.arrived(msgspec.structs.replace(other.poll(A, at(1)).poll, recovering=False), at(1))
+    one.tick(at(1))
+    assert not one.recovering
+    assert one.membership.phase == "steady"
+
+
 @pytest.mark.parametrize("urls", [(), (B, C), (A, B, B)])
 def test_the_list_names_each_member_once_and_this_one_among_them(urls: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="must name each of them once"):
