@@ -21,24 +21,40 @@ class Suite:
 
     Attributes:
         release: the package and its release.
+        passed: the number of tests that pass without our middleware, and so must pass with it.
+        plugin: puts our middleware there: in the place of Starlette's, or around each app.
         needs: what the tests import besides.
-        passed: the number of tests that pass with the package's original middleware, and so must pass with ours.
-        without: tests that fail for reasons of their own.
+        group: the dependency group of the package in which it names what its tests import.
+        options: of pytest.
+        without: tests that fail, or say nothing about a middleware.
     """
 
     release: str
-    needs: tuple[str, ...]
     passed: int
+    plugin: str = "swap"
+    needs: tuple[str, ...] = ()
+    group: str | None = None
+    options: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
 
 SUITES = [
     Suite(
         "starlette==1.10.0",
-        ("trio", "httpx", "jinja2", "itsdangerous", "pyyaml", "python-multipart", "opentelemetry-sdk"),
         1408,
+        needs=("trio", "httpx", "jinja2", "itsdangerous", "pyyaml", "python-multipart", "opentelemetry-sdk"),
         # Fails for root, who may read every folder.
-        ("tests/test_staticfiles.py::test_staticfiles_with_invalid_dir_permissions_returns_401",),
+        without=("tests/test_staticfiles.py::test_staticfiles_with_invalid_dir_permissions_returns_401",),
+    ),
+    Suite(
+        "fastapi==0.165.0",
+        5202,
+        plugin="wrap",
+        needs=("fastapi[all]",),
+        group="tests",
+        options=("-n", "auto", "--dist", "loadgroup", "-p", "no:sugar", "--ignore=tests/benchmarks", "--ignore=tests/memory_benchmarks"),
+        # Starts processes, in which our middleware is not.
+        without=("tests/test_telemetry/test_environment_integrations.py",),
     ),
 ]
 
@@ -53,21 +69,22 @@ def require(command: list[str | Path]) -> None:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
 
 
-def environment(folder: Path) -> Path:
-    """Return the Python of an environment that has all packages, which is made if it is not there."""
+def environment(folder: Path, *packages: str | Path) -> Path:
+    """Return the Python of an environment that has our package, what our tests need, and these packages."""
     python = folder / "environment" / "bin" / "python"
     if not python.exists():
         require([sys.executable, "-m", "venv", folder / "environment"])
-    needs = [need for suite in SUITES for need in (suite.release, *suite.needs)]
     require([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"])
-    require([python, "-m", "pip", "install", "--quiet", "--editable", str(ROOT), "--group", f"{ROOT}/pyproject.toml:test", *needs, *LARGE])
+    ours = ["--editable", str(ROOT), "--group", f"{ROOT}/pyproject.toml:test"]
+    require([python, "-m", "pip", "install", "--quiet", *ours, *packages])
     return python
 
 
-def unpacked(suite: Suite, python: Path, folder: Path) -> Path:
+def unpacked(suite: Suite, folder: Path) -> Path:
     """Return the folder with a package's source distribution, because wheels have no tests."""
     name = suite.release.partition("==")[0]
-    require([python, "-m", "pip", "download", "--quiet", "--no-deps", f"--no-binary={name}", "--dest", folder, suite.release])
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"--no-binary={name}"]
+    require([*pip, "--dest", folder, suite.release])
     [archive] = folder.glob(f"{suite.release.replace('==', '-')}.tar.gz")
     with tarfile.open(archive) as opened:
         opened.extractall(folder, filter="data")
@@ -81,13 +98,16 @@ def no_settings(folder: Path) -> Path:
     return settings
 
 
-def passes(suite: Suite, python: Path, folder: Path) -> bool:
+def passes(suite: Suite, folder: Path) -> bool:
     """Run a suite with our middleware, print its figure, and return whether it is the expected one."""
+    folder.mkdir(exist_ok=True)
+    source = unpacked(suite, folder)
+    group = ["--group", f"{source}/pyproject.toml:{suite.group}"] if suite.group else []
+    python = environment(folder, suite.release, *suite.needs, *group)
     settings = no_settings(folder)
-    source = unpacked(suite, python, folder)
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(source), str(folder)])}
-    (folder / "swap_in_our_middleware.py").write_text((Path(__file__).parent / "swap.py").read_text())
-    options = ["-q", "-p", "swap_in_our_middleware", "-p", "no:cacheprovider", "-c", str(settings), "--rootdir", str(source)]
+    (folder / "our_middleware.py").write_text((Path(__file__).parent / f"{suite.plugin}.py").read_text())
+    options = ["-q", "-p", "our_middleware", "-p", "no:cacheprovider", "-c", str(settings), "--rootdir", str(source), *suite.options]
     left_out = [f"--deselect={test}" for test in suite.without]
     done = run([python, "-m", "pytest", *options, *left_out, "tests"], cwd=source, env=environ)
     found = re.search(r"(\d+) passed", done.stdout)
@@ -113,8 +133,8 @@ def page_runs(python: Path, folder: Path) -> bool:
 def main() -> None:
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    python = environment(folder)
-    results = [*(passes(suite, python, folder) for suite in SUITES), page_runs(python, folder)]
+    results = [passes(suite, folder / suite.release) for suite in SUITES]
+    results.append(page_runs(environment(folder, *LARGE), folder))
     raise SystemExit(not all(results))
 
 
