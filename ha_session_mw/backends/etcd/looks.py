@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .api import EtcdError
+from .gateway import SCAN_S
 from .process import Process
 
-LOOK_S = 1.2
-"""Time limit of one look, which is two reads of some milliseconds. The next one follows with the next heartbeat."""
+LOOK_S = SCAN_S + 0.6
+"""Time limit of one look: a read of some milliseconds, and sometimes one of all keys. The next look follows with the next heartbeat."""
 
 
 class Looks:
@@ -30,8 +31,9 @@ class Looks:
         try:
             with process.clock.move_on_after(LOOK_S):
                 revision, has_heartbeat = await self._own_heartbeat()
+                seen = process.now()  # the second read is later, so what it shows was so by then, too
                 is_quiet = await self._is_quiet(look.position, revision)
-                process.obey(process.ordered.looked(look, revision, is_quiet=has_heartbeat and is_quiet, now=process.now()))
+                process.obey(process.ordered.looked(look, revision, is_quiet=has_heartbeat and is_quiet, now=seen))
                 process.wake()
         except EtcdError as exc:
             process.troubles.failed("looking", str(exc))
@@ -53,7 +55,7 @@ class Looks:
         if revision <= position or (position == self._quiet[0] and revision <= self._quiet[1]):
             return True
         keys = self._process.keys
-        page = await self._process.gateway.page(keys.start, keys.end, limit=1, written_after=position)
+        page = await self._process.gateway.written_after(keys.start, keys.end, position)
         if not page.kvs:
             self._quiet = position, page.header.revision
         return not page.kvs
