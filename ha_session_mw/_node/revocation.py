@@ -190,10 +190,9 @@ class Revoker:
 
     # The log-outs
 
-    async def revoke_session(self, claims: Claims, *, is_replaced: bool = False) -> Acknowledgement:
-        """Log out a session, with all its ids. If it is replaced, its client gets another session in its place."""
-        replaced_ms = int(self._clock.wall_s() * 1000) if is_replaced else 0
-        return await self.revoke_family(Deny(claims.family, claims.absolute_end_ms, replaced_ms))
+    async def revoke_session(self, claims: Claims) -> Acknowledgement:
+        """Log out a session, with all its ids."""
+        return await self.revoke_family(Deny(claims.family, claims.absolute_end_ms))
 
     async def revoke_id(self, id: str) -> Acknowledgement:
         """Log out the session that has this id, or the family of this id."""

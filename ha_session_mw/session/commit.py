@@ -126,11 +126,14 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
 
 
 def _begins_anew(session: Session, state: RequestState) -> bool:
-    """Whether a visitor gets another session in place of a cleared one: nobody was logged in, so nobody is logged out."""
+    """Whether the client gets another session in place of a cleared one, so that this is no log-out: if it fails, nothing has changed.
+
+    That is so for a log-in. Otherwise it is so for a visitor's session alone, in which nobody was logged in.
+    """
     came_in = state.came_in
-    if not state.ended or state.acknowledgement is not None or came_in is None or came_in.subject is not None or state.presented:
+    if not state.ended or state.acknowledgement is not None or came_in is None:
         return False
-    return state.claims is not None or bool(session)
+    return state.claims is not None or (came_in.subject is None and bool(session) and not state.presented)
 
 
 def _keep_pace(session: Session, state: RequestState, node: Node, client: Callable[[], Client]) -> None:

@@ -43,10 +43,8 @@ async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
     revoked, lost = [], None
     for claims in (*came, *others(state, node)):
         node.pace.end(claims.subject)
-        # Cleared before a log-in: the client gets the session of the log-in in its place.
-        is_replaced = claims is state.came_in and state.claims is not None
         try:
-            revoked.append(await node.revoker.revoke_session(claims, is_replaced=is_replaced))
+            revoked.append(await node.revoker.revoke_session(claims))
         except QuorumLost as problem:
             lost = problem
     if lost is not None:

@@ -40,10 +40,12 @@ class LogOutTimes:
     Attributes:
         refused_s: until each other node has refused the session, to a client that asks all along.
         acknowledged_s: until the fenced acknowledgement.
+        cycled_s: for each session before that, from the request for a new id until it was there.
     """
 
     refused_s: list[float] = field(default_factory=list)
     acknowledged_s: list[float] = field(default_factory=list)
+    cycled_s: list[float] = field(default_factory=list)
 
 
 # The nodes.
@@ -51,6 +53,11 @@ class LogOutTimes:
 
 async def log_in(request: Request) -> Response:
     get_session(request).login("alice")
+    return PlainTextResponse("ok")
+
+
+async def take_new_id(request: Request) -> Response:
+    get_session(request).cycle()
     return PlainTextResponse("ok")
 
 
@@ -70,6 +77,7 @@ def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
     settings = Settings(secret_key=KEY, cluster=cluster, peers=peers, advertise_url=urls[number], protect="/account,/log-out")
     routes = [
         Route("/log-in", log_in, methods=["POST"]),
+        Route("/new-id", take_new_id, methods=["POST"]),
         Route("/account", account),
         Route("/log-out", log_out, methods=["POST"]),
     ]
@@ -162,7 +170,7 @@ class Client:
 
 
 def log_out_times(count: int, cluster: str = PEERS) -> LogOutTimes:
-    """Log out so many sessions, on each node in turn, one after the other."""
+    """Log in, take a new id and log out so many times, on each node in turn, one after the other."""
     times = LogOutTimes()
     with running(cluster) as ports, ThreadPoolExecutor(MEMBERS - 1) as aside, ExitStack() as opened:
         clients = [opened.enter_context(closing(Client(port))) for port in ports]
@@ -175,6 +183,9 @@ def log_out_times(count: int, cluster: str = PEERS) -> LogOutTimes:
 def _log_out(one: Client, others: Sequence[Client], aside: ThreadPoolExecutor, times: LogOutTimes) -> None:
     one.cookie = ""
     one.expect("POST", "/log-in", b"ok")
+    sent_s = time.perf_counter()
+    one.expect("POST", "/new-id", b"ok")
+    times.cycled_s.append(time.perf_counter() - sent_s)
     for client in others:
         client.cookie = one.cookie
     for client in chain([one], others):

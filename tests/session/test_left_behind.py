@@ -45,7 +45,13 @@ def prove_again(session: Session) -> None:
     session.reauthenticate()
 
 
-every_change = pytest.mark.parametrize("change", [cycle, log_in_again, prove_again], ids=lambda change: change.__name__)
+def clear_and_log_in(session: Session) -> None:
+    session.clear()
+    session["role"] = "admin"
+    session.login("ada")
+
+
+every_change = pytest.mark.parametrize("change", [cycle, log_in_again, prove_again, clear_and_log_in], ids=lambda change: change.__name__)
 
 
 class Log(MemoryLog):

@@ -41,6 +41,25 @@ def a_beat_that_comes_back_late(variant: OrderedVariant) -> Findings:
     return world.findings
 
 
+def a_new_id_out_of_contact(variant: OrderedVariant) -> Findings:
+    """Node 0 cannot reach the engine. A client wants a new id there, is refused, and goes on with the old one."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[1])
+    world.run(1)
+    world.cut(*world.away(world.nodes[0]))
+    world.nodes[0].cycle(session)
+    world.run(1.5)
+    world.mend(*world.away(world.nodes[0]))
+    world.run(4)
+    assert world.findings.new_ids == 0
+    for node in world.nodes:
+        ask_for(world, node, session, 0.1)
+    world.nodes[0].cycle(session)
+    world.run(1)
+    assert world.findings.new_ids == 1 or variant.denies_first
+    return world.findings
+
+
 def a_stream_that_is_silent(variant: OrderedVariant) -> Findings:
     """The engine takes all that node 2 writes, and its streams bring nothing."""
     world = cluster(3, variant)

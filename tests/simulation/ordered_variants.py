@@ -123,6 +123,8 @@ class ReadsWithoutLooking(Ordered):
 
 
 RIGHT = OrderedVariant("right")
+DENIED_FIRST = OrderedVariant("a new id denied before it is confirmed", denies_first=True)
+"""Accepts no session wrongly, but ends sessions whose clients were told that nothing has changed."""
 BROKEN = {
     variant.name: variant
     for variant in (

@@ -12,8 +12,8 @@ from . import ordered_chaos
 from .directed import OVER_S, log_in
 from .node import LIMIT_S
 from .ordered_node import OrderedNode, OrderedWorld
-from .ordered_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, cluster
-from .ordered_variants import BROKEN, RIGHT, OrderedVariant
+from .ordered_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, a_new_id_out_of_contact, cluster
+from .ordered_variants import BROKEN, DENIED_FIRST, RIGHT, OrderedVariant
 
 pytestmark = pytest.mark.long
 
@@ -45,6 +45,11 @@ def test_the_random_schedules_are_worth_something() -> None:
     assert found.refused > 100
     assert found.unanswered > 10
     assert found.fenced > 10
+
+
+def test_no_client_is_left_without_a_session_by_a_change_of_its_id() -> None:
+    assert a_new_id_out_of_contact(RIGHT).faults == 0
+    assert a_new_id_out_of_contact(DENIED_FIRST).refused_without_cause > 0
 
 
 @pytest.mark.parametrize("seed", [3, 17])
