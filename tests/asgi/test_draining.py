@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import anyio
 import httpx2
 import pytest
 
@@ -124,3 +125,20 @@ async def test_a_request_waits_for_a_node_that_is_starting() -> None:
         answer = await b.get("/", token=token)
         assert (answer.status_code, answer.json()["code"]) == (503, "node_starting")
         assert 5.0 <= cluster.passed_s - begun_s < 5.2
+
+
+async def test_a_good_bye_that_was_cancelled_is_said_again(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    log = node_of(c.manager).log
+    cluster.cut(c)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(log.leave)
+        await cluster.settle()
+        assert log.has_left()
+        tasks.cancel_scope.cancel()
+    cluster.heal(c)
+    await cluster.run(log.leave)
+    begun_s = cluster.passed_s
+    token = mint_session(a.manager, "ada")
+    assert (await b.post("/logout", token=token)).headers["session-revocation"] == "fenced"
+    assert cluster.passed_s - begun_s < 1.0

@@ -94,6 +94,7 @@ class EtcdLog(MemberedLog):
         self.follower = Follower(self._process)
         self._writer = Writer(self._process, self._outboxes, self.follower.expect)
         self._beating = anyio.Lock()
+        self._has_deleted_beat = False
         self._to_tidy = Ready()
         self._obey(self._to_tidy)
         self._wake()
@@ -214,7 +215,7 @@ class EtcdLog(MemberedLog):
                     tasks.start_soon(self._tidy_for_ever)
                     await self._keep_up()
             except anyio.get_cancelled_exc_class():
-                if not self.ordered.left:  # the node has told it to, unless it was cancelled
+                if not self._has_deleted_beat:  # the node has left by itself, unless it was cancelled
                     with anyio.CancelScope(shield=True):
                         await self.leave()
                 raise
@@ -229,15 +230,17 @@ class EtcdLog(MemberedLog):
     async def leave(self) -> None:
         with self._clock.move_on_after(LEAVE_S):
             await self._leave()
+        self._has_deleted_beat = True  # or has tried to, for long enough
 
     async def _leave(self) -> None:
         """Write what is left, validate nothing more, and delete the heartbeat, so that no other process waits for this one."""
-        is_first = not self.ordered.left
         self.ordered.leave()
         self._wake()
         try:
             await self._writer.flush()
-            if is_first and self.ordered.log is not None and not self.is_set_back():  # otherwise this process has no heartbeat
+            if (
+                not self._has_deleted_beat and self.ordered.log is not None and not self.is_set_back()
+            ):  # otherwise this process has no heartbeat
                 async with self._beating:
                     await self._gateway.transact([delete(self._process.heartbeat_key)], once=True)
         except EtcdError as exc:

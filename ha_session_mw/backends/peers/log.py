@@ -127,6 +127,7 @@ class QuorumLog(MemberedLog):
         self._batch: Batch | None = None
         self._batch_is_due = anyio.Event()
         self._joins = JoinReports(logger)
+        self._has_said_good_bye = False
         self._troubles = Troubles(logger)
         self.pushing = Pushing(
             self.quorum,
@@ -232,12 +233,13 @@ class QuorumLog(MemberedLog):
 
     async def leave(self) -> None:
         await self.hand_over()
-        if self.quorum.left:
+        if self._has_said_good_bye:
             return
         # From here on this node accepts nothing: only then may the others stop waiting for it.
         self._obey_news(self.quorum.leave(self._now()))
         with self._clock.move_on_after(GOOD_BYE_S):
             await self.pushing.say_good_bye()
+        self._has_said_good_bye = True  # not before: a cancelled good-bye is said again
 
     def is_draining(self) -> bool:
         return self.quorum.left or self.quorum.speaker.draining
