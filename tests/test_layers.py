@@ -136,7 +136,7 @@ def room(module: str) -> str:
 def test_the_imports_are_really_found() -> None:
     found = {(one.importer, one.imported) for one in all_imports() if one.ours}
 
-    assert {("_node.node", "_core.cluster.view"), ("_core.token.tokens", "_core.token.keys"), ("asgi.middleware", "manager")} <= found
+    assert {("_node.wiring", "_core.cluster.view"), ("_core.token.tokens", "_core.token.keys"), ("asgi.middleware", "manager")} <= found
     assert {("", "asgi.middleware"), ("_node.issuing", "_core.token.data")} <= found
     assert any(one.typing_only for one in all_imports())
 

@@ -1,4 +1,4 @@
-"""One process as a node of the cluster: opens all its parts in order, once, and again after a fork. Runs them, and keeps them up to date.
+"""One process as a node of the cluster: runs its parts, keeps them up to date, and becomes another node in a forked process.
 
 The middleware, the session and the manager work with a :class:`Node`; the manager is its public face.
 """
@@ -6,53 +6,23 @@ The middleware, the session and the manager work with a :class:`Node`; the manag
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 
 from .._core.accept_rule import ACCEPT
-from .._core.cluster.members import Heartbeat
-from .._core.cluster.routing import nearest
-from .._core.cluster.view import View
-from .._core.token.cache import VerifiedCache
-from .._core.token.keys import KeyRing
 from .._core.token.tokens import Verified
-from .._machine import forks
-from .._machine.port_mates import PortMates
-from .._settings.setting import variable
-from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
-from ..config import Settings
-from ..events import ClusterEvent
-from ..exceptions import ConfigurationError, NotSupported, UsageError
-from ..models import Claims, Entry, NodeId
-from ..version import __version__
-from . import records
-from .draining import DRAINING, WAIT, Draining
-from .growth import Growth
-from .issuing import Issuer, cookie_writer
-from .key_source import LOOK_EVERY_S, KeySource
-from .listeners import Listeners
-from .locks import Locks
-from .once import OnceKeeper
-from .ownership import Ownership, fields_naming
-from .pace import LogInPace
-from .record_copies import RecordCopies
-from .records import Records
-from .revocation import Revoker, open_journal
-from .security_log import SecurityLog
-from .session_data import SessionData
-from .supervisor import Supervisor, Task
-from .validation import TokenValidator
+from ..exceptions import NotSupported, UsageError
+from ..models import Claims
+from .draining import DRAINING
+from .key_source import LOOK_EVERY_S
+from .supervisor import Supervisor
+from .wiring import Wiring
 
 if TYPE_CHECKING:
-    import httpx2
-
-    from .._peering.peering import Peering
     from .devices import Devices
-    from .lookups import LookUps
 
 ENDED_AT_ONCE = 2000
 """How many ended tokens are dropped each second, besides those that new ones displace. It takes one or two milliseconds, and a full
@@ -66,284 +36,8 @@ NOT_STARTED = (
 WORKERS_STARTING = "other workers behind this port are still starting"
 
 
-class Node:
-    """One process as a node of the cluster.
-
-    Args:
-        settings: of the node.
-        backend: keeps the shared log, records and locks.
-        clock: the two clocks.
-        random: makes n random bytes.
-        peer_transport: carries the calls to other nodes; None for the network.
-
-    Attributes:
-        node_id: the node's name; a forked process has another one.
-        node_fields: the header field that names the node in its answers; none for a node alone without a given name.
-        view: the node's knowledge of the cluster.
-        supervisor: runs the background tasks.
-        draining: the way out of service.
-        cookie: writes the session cookie.
-        refused: how many requests were refused, by problem code.
-        listeners: all listeners to the cluster on this node.
-        keys: the key ring, kept up to date.
-        cache: verified tokens.
-        validator: validates tokens.
-        log: the cluster's log.
-        peering: calls between the nodes; None without ``HA_SESSION_ADVERTISE_URL``.
-        look_ups: asks peers about tokens; None without peering.
-        ownership: finds the owner of a session, and the node from which it came.
-        locks: the locks.
-        copies: this node's copies of session records.
-        records: the session records; None if the backend has no store.
-        issuer: issues tokens.
-        data: session data, in tokens or records.
-        revoker: logs out.
-        security: the security log.
-        pace: the pace of log-ins.
-        growth: how many log-outs the node remembers.
-        devices: recorded log-ins; None unless ``HA_SESSION_TRACK`` is on.
-
-    Raises:
-        ConfigurationError: the settings cannot be used with this backend, or a file cannot be used.
-    """
-
-    log: ClusterLog
-    peering: Peering | None
-    look_ups: LookUps | None
-    ownership: Ownership
-    locks: Locks
-    copies: RecordCopies
-    records: Records | None
-    issuer: Issuer
-    data: SessionData
-    revoker: Revoker
-    devices: Devices | None
-    _port_mates: PortMates | None
-
-    def __init__(
-        self,
-        settings: Settings,
-        backend: Backend,
-        *,
-        clock: Clock,
-        random: Callable[[int], bytes],
-        peer_transport: httpx2.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.settings = settings
-        self.backend = backend
-        self.clock = clock
-        self._random = random
-        self._peer_transport = peer_transport
-        self._take_name()
-        self.refused: Counter[str] = Counter()
-        self.view = View(on_news=self._hear)
-        self.supervisor = Supervisor(clock)
-        self.draining = Draining(clock, settings.drain_delay, lambda: self.log)
-        self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
-        self.keys = KeySource(settings, clock.boot_s())
-        self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
-        self.growth = Growth(self.view, clock)
-        self.pace = LogInPace(clock, per_subject=settings.logins_per_subject, per_address=settings.logins_per_address)
-        self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
-        self.validator = TokenValidator(
-            settings, clock, self.view, self.keys, self.cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
-        )
-        self._refresh_at_s = -math.inf
-        self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
-        self._tick_callbacks: list[Callable[[float | None], None]] = []
-        self._added_tasks: list[tuple[str, Task]] = []
-        self._is_open = False
-        self.open()
-        forks.watch(self)
-
-    def _take_name(self) -> None:
-        self.node_id = self._new_node_id()
-        self.node_fields = fields_naming(self.node_id, self.backend, is_given=self.settings.node_id is not None)
-
-    def _new_node_id(self) -> NodeId:
-        """The given name; with a random part where several processes share the settings, because each is a node."""
-        given = self.settings.node_id
-        if given is not None and not self.backend.takes_workers:
-            return NodeId(given)
-        return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
-
-    def _cache_ttl_s(self) -> float:
-        """One minute at most where log-ins are recorded: a session is then validated anew and its use noted; other requests pay nothing."""
-        if self.settings.track == "off":
-            return self.settings.cache_ttl
-        from .devices import NOTE_EVERY_S
-
-        return min(self.settings.cache_ttl, NOTE_EVERY_S)
-
-    # Opening
-
-    def open(self) -> None:
-        """Open everything, unless this process has done so since the last fork. Waits for nobody.
-
-        Raises:
-            ConfigurationError: a setting cannot be used with this backend, or a file cannot be used.
-        """
-        if self._is_open:
-            return
-        entries = [*self.view.entries()]
-        self.view.start_anew()
-        self._open()
-        self._is_open = True
-        # Entries that were known to this process alone, such as those of memory://. No denial is lost.
-        if alone := [entry for entry in entries if not self.view.knows(entry)]:
-            self.log.apply(alone)
-
-    def _open(self) -> None:
-        self.supervisor = Supervisor(self.clock)
-        self.records = None  # the log has news as soon as it opens
-        life = self._random(16).hex()
-        self._open_peering(life)
-        self._open_log(life)
-        locks = self.backend.open_locks(self.clock)
-        self.locks = Locks(locks, self.clock, self.backend.scheme, require_loop=self.require_loop)
-        self.supervisor.add("locks", self.locks.run)
-        self._open_records(locks)
-        self._open_sessions()
-        self._open_devices(locks)
-        self._open_once(locks)
-        self.validator.follow(self.log, hears_others=self.backend.hears_others, look_ups=self.look_ups, devices=self.devices)
-        for name, task in self._added_tasks:
-            self.supervisor.add(name, task)
-
-    def _open_peering(self, life: str) -> None:
-        settings = self.settings
-        self.peering = self.look_ups = None
-        if settings.advertise_url is None:
-            return
-        from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
-        from .._peering.server import DRAIN
-        from .lookups import LookUps, answering
-
-        self.peering = peering = Peering(settings, life, self._peer_keys, self.clock, self._peer_transport)
-        self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
-        peering.server.on_unsigned = self.security.stranger_refused
-        peering.faults.on_fault = self.security.peer_fault
-        peering.handle("lookup", answering(self.validator.validate))
-        peering.handle(DRAIN, self._on_drain)
-        self.supervisor.add("peering", peering.run)
-        self.supervisor.add("lookups", self.look_ups.run)
-
-    async def _on_drain(self, body: bytes) -> bytes:
-        self.draining.begin()
-        if body == WAIT:
-            await self.draining.drain()
-        return b""
-
-    def _peer_keys(self) -> KeyRing:
-        """The keys for calls between nodes. A thief of a key acts as a node until the key is revoked, and no longer."""
-        denied = self.view.denied_keys
-        return self.keys.ring.without(denied) if denied else self.keys.ring
-
-    def _open_log(self, life: str) -> None:
-        settings = self.settings
-        own = Heartbeat(
-            member=self.node_id,
-            life=life,
-            url=settings.advertise_url or "",
-            state="starting",
-            sequence=0,
-            wall_ms=0,
-            kids=self.keys.ring.kids,
-            freshness_limit_s=settings.freshness_limit,
-            absolute_ms=int(settings.absolute_timeout * 1000),
-            release=__version__,
-            weight=settings.weight,
-        )
-        self.ownership = Ownership(own, self.backend, lambda: self.log, self.clock)
-        self.log = self.backend.open_log(self.view, self.clock, own, self.peering, on_event=self._on_event)
-        self.listeners.follow(self.log)
-        self.supervisor.add("listeners", self.listeners.run)
-        self.supervisor.add("log", self.log.run)
-        self.supervisor.add("keeping up", self._keep_up)
-        self._port_mates = None
-        if self.backend.takes_workers and self.backend.hears_others:
-            self._port_mates = PortMates()
-            self.supervisor.add("port mates", self._tell_port_mates)
-
-    def _on_event(self, event: ClusterEvent) -> None:
-        self.ownership.on_event(event)
-        self.listeners.on_event(event)
-
-    def _open_records(self, locks: LockService | None) -> None:
-        settings, peering = self.settings, self.peering
-        self.copies = copies = RecordCopies(self.clock, most=settings.cache_size, max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl)
-        store = self.backend.open_store("session", self.clock, locks, on_newer=copies.hear, on_gap=copies.forget_all)
-        if settings.data == "store":
-            store = self._required(store, by="data")
-        if store is None:
-            return
-        asking = records.asking(peering, self.clock, timeout_s=settings.peer_timeout) if peering is not None else None
-        self.records = Records(store, copies, self.clock, asking=asking)
-        if peering is not None:
-            peering.handle("record", self.records.on_question)
-        self.supervisor.add("records", self.records.run)
-
-    def _open_sessions(self) -> None:
-        settings, records = self.settings, self.records
-        self.issuer = issuer = Issuer(
-            settings,
-            cookie_writer(settings),
-            self.clock,
-            self.log,
-            self.view,
-            ring=lambda: self.keys.ring,
-            node=lambda: self.node_id,
-            random=self._random,
-            max_stored_bytes=records.max_data_bytes if records is not None else None,
-        )
-        self.data = SessionData(
-            issuer,
-            records,
-            why_revoked=lambda claims: self.validator.why_revoked(issuer.as_signed(claims)),
-            peers=lambda claims: nearest(claims.sid, self.log.members(), issuer=claims.issuer, but=settings.advertise_url or ""),
-        )
-        self.revoker = Revoker(
-            self.log,
-            self.view,
-            self.data,
-            self.clock,
-            open_journal(settings),
-            ring=lambda: self.keys.ring,
-            random=self._random,
-            require_loop=self.require_loop,
-            report=self.security.logged_out,
-        )
-        self.revoker.load()
-        self.supervisor.add("revocations", self.revoker.run)
-
-    def _open_devices(self, locks: LockService | None) -> None:
-        settings = self.settings
-        self.devices = None
-        if settings.track != "on":
-            return
-        from .devices import Devices
-
-        store = self.backend.open_store("device", self.clock, locks, on_newer=ignore, on_gap=ignore)
-        self.devices = Devices(
-            self._required(store, by="track"),
-            self.clock,
-            may_be_valid=self.validator.may_be_valid,
-            most=settings.max_sessions,
-            refuse=settings.when_full == "refuse",
-            keep_address=settings.track_address,
-        )
-        self.supervisor.add("devices", self.devices.run)
-
-    def _open_once(self, locks: LockService | None) -> None:
-        def open_store() -> SessionStore | None:
-            return self.backend.open_store("once", self.clock, locks, on_newer=ignore, on_gap=ignore)
-
-        self.once = OnceKeeper(open_store, self.supervisor.add, self.clock)
-
-    def _required(self, store: SessionStore | None, *, by: str) -> SessionStore:
-        if store is None:
-            raise ConfigurationError([f"{variable(by)}={getattr(self.settings, by)!r}: {self.backend.scheme}:// has no store"])
-        return store
+class Node(Wiring):
+    """One process as a node of the cluster; see :class:`Wiring` for its parts."""
 
     # Forks
 
@@ -406,25 +100,6 @@ class Node:
             while self.log.is_starting():
                 await self.log.wait_changed()
 
-    def add_task(self, name: str, task: Task) -> None:
-        """Run a coroutine function as long as the node runs, in a forked process, too."""
-        self._added_tasks.append((name, task))
-        self.supervisor.add(name, task)
-
-    def on_entry(self, callback: Callable[[Entry], None]) -> None:
-        """Call a function with each entry of the log that is news to this node."""
-        self._entry_callbacks.append(callback)
-
-    def on_tick(self, callback: Callable[[float | None], None]) -> None:
-        """Call a function once a second while the node runs, with the wall clock in milliseconds, or None if it is not trusted."""
-        self._tick_callbacks.append(callback)
-
-    def _hear(self, entry: Entry) -> None:
-        if self.records is not None:
-            self.records.on_news(entry)
-        for callback in self._entry_callbacks:
-            callback(entry)
-
     def require_running(self) -> None:
         """Raise UsageError unless this node runs, if it must hear from other nodes. A log-out would wait for them in vain."""
         if self.backend.hears_others and not self.supervisor.is_running:
@@ -432,11 +107,6 @@ class Node:
                 f"nothing runs the node of this manager, so it cannot reach {self.backend.scheme}://: start the app that "
                 "SessionMiddleware is around, or enter `async with manager.running():`"
             )
-
-    def require_loop(self) -> None:
-        """Raise UsageError in an event loop other than the node's, if callers would wait there for other nodes."""
-        if self.backend.hears_others:
-            self.supervisor.require_loop()
 
     async def _keep_up(self) -> None:
         while True:
