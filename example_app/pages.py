@@ -150,7 +150,7 @@ _SESSION = """<p class="lead">Your cookie carries the session, with all data tha
 {elsewhere}
 </div>
 </div>
-<script type="module" src="/static/live.js"></script>"""
+<script src="/static/live.js" type="module"></script>"""
 
 _ELSEWHERE = """<section class="card" aria-labelledby="elsewhere">
   <h2 id="elsewhere">The same session on the other nodes</h2>
@@ -181,7 +181,7 @@ _DEVICES = """<p class="lead">Your log-ins on all devices. A session that you lo
     <button class="quiet" id="all">Log out everywhere</button>
   </div>
 </section>
-<script type="module" src="/static/devices.js"></script>"""
+<script src="/static/devices.js" type="module"></script>"""
 
 _NO_DEVICES = """<p class="lead">This node does not record log-ins.</p>
 <section class="card" aria-labelledby="how">
