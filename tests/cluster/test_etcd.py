@@ -293,17 +293,6 @@ async def test_ended_entries_are_deleted_with_the_floor_and_a_floor_never_falls(
         assert [*node_of(b).view.denied] == ["late"]
 
 
-async def test_the_beat_of_a_process_that_is_long_gone_is_deleted(one_etcd: Etcd, cluster: str) -> None:
-    clock = Clock()
-    a, b = node(cluster, clock=clock), node(cluster)
-    async with running(a):
-        async with cut_off(b):
-            await ready(a, b)
-        assert len(keys(one_etcd, cluster, "node/")) == 2
-        clock.ahead_s = 700
-        await eventually(lambda: len(keys(one_etcd, cluster, "node/")) == 1)
-
-
 # Faults.
 
 

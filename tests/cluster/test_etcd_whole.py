@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import anyio
 import pytest
 
-from ha_session_mw._core.ordered.log import Ordered
+from ha_session_mw._core.ordered.log import REMOVE_AFTER_S, Ordered
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.etcd.log import EtcdLog
 from ha_session_mw.testing import Node
@@ -199,3 +199,17 @@ async def test_a_node_that_ends_in_order_costs_no_log_out_a_wait(cluster: EtcdCl
     assert await log_out(a, token) == "fenced"
     assert cluster.passed_s - begun_s < 0.2
     assert await seen(b, token) == "session_revoked"
+
+
+async def test_the_beat_of_a_process_that_is_long_gone_is_deleted() -> None:
+    """It is not while the log may have stood still, so the time passes beat by beat."""
+    async with EtcdCluster(("a", "b"), app=app, freshness_limit=LIMIT_S, heartbeat=1.0) as cluster:
+        await cluster.ready()
+        await cluster.kill(cluster["b"])
+
+        def beats() -> list[bytes]:
+            return [key for key in cluster.etcd.state.keys if b"/node/" in key]
+
+        await cluster.advance(REMOVE_AFTER_S - 1)
+        assert len(beats()) == 2
+        await cluster.wait_until(lambda: len(beats()) == 1)

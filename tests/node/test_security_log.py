@@ -41,12 +41,12 @@ def told(caplog: pytest.LogCaptureFixture) -> Any:
 
 async def test_a_log_in_and_its_log_out_have_the_same_pseudonyms(told: Any) -> None:
     node = Node()
-    ada = await node.logged_in("ada")
+    ada = await node.logged_in("ada.lovelace")
     [log_in] = told()
     assert log_in["event"] == "log_in"
     assert log_in["node"] == node.manager.node_id
-    assert log_in["subject_hash"] == node.manager.pseudonym("ada")
-    assert "ada" not in str(log_in)
+    assert log_in["subject_hash"] == node.manager.pseudonym("ada.lovelace")
+    assert "ada.lovelace" not in str(log_in)
 
     await ada.visit(lambda session: session.clear())
     [log_out] = told()
