@@ -7,7 +7,8 @@ import math
 import random
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
@@ -197,6 +198,14 @@ class Exchange:
         self.call.answered()
         return None
 
+    def reads_on(self, size: int) -> bool:
+        """Whether to read more of a body that may be a problem: a server may send it without end, or a byte now and then."""
+        return size <= LONGEST and self.call.left_s(self._cluster.boot_s()) > 0
+
+    def may_log_in(self) -> bool:
+        """Whether one more log-in of this client may be tried now, and count it if so."""
+        return self._cluster.may_log_in()
+
     def uses_log_in(self) -> bool:
         """Whether another request of this client has logged in since this one began. This one then uses that."""
         if self._cluster.log_ins == self._log_ins_before:
@@ -204,8 +213,15 @@ class Exchange:
         self._use_log_in()
         return True
 
-    def logged_in(self, log_in: LogIn) -> None:
-        """Note that a log-in ended well, and use it."""
+    @contextmanager
+    def log_in(self) -> Iterator[None]:
+        """Make the requests of the block those of a log-in. If it ends well, this request uses the token that it brought."""
+        log_in = LogIn()
+        before = logging_in.set(log_in)
+        try:
+            yield
+        finally:
+            logging_in.reset(before)
         self._cluster.log_ins += 1
         self._cluster.last_log_in = log_in.brought
         self._use_log_in()
@@ -273,6 +289,18 @@ class Exchange:
     @property
     def _origin(self) -> str:
         return self._cluster.origins[self.call.node]  # type: ignore[return-value] # the constructor has checked each
+
+
+def log_in_once(exchange: Exchange, one_at_a_time: AbstractContextManager[Any], reauthenticate: Callable[[], Any]) -> bool:
+    """Log in unless another request has done so meanwhile; return whether there is a log-in to use."""
+    with one_at_a_time:
+        if exchange.uses_log_in():
+            return True
+        if not exchange.may_log_in():
+            return False
+        with exchange.log_in():
+            reauthenticate()
+        return True
 
 
 def may_be_problem(headers: Mapping[str, str]) -> bool:

@@ -15,7 +15,7 @@ try:
 except ImportError as exc:
     raise ImportError("ha_session_mw.client.requests needs the package requests: pip install requests") from exc
 
-from .exchange import AfterLogIn, Cluster, Exchange, LogIn, decoded, logging_in, may_be_problem, read_problem
+from .exchange import AfterLogIn, Cluster, Exchange, decoded, log_in_once, may_be_problem, read_problem
 from .problems import LONGEST, Problem
 
 
@@ -98,21 +98,8 @@ class NodesAdapter(HTTPAdapter):
             self._sleep(step.wait_s)
 
     def _log_in(self, exchange: Exchange) -> bool:
-        """Log in unless another request has done so meanwhile; return whether there is a log-in to use."""
         assert self.reauthenticate is not None  # noqa: S101 - else no exchange asks for it
-        with self._one_log_in:
-            if exchange.uses_log_in():
-                return True
-            if not self._cluster.may_log_in():
-                return False
-            log_in = LogIn()
-            before = logging_in.set(log_in)
-            try:
-                self.reauthenticate()
-            finally:
-                logging_in.reset(before)
-            exchange.logged_in(log_in)
-            return True
+        return log_in_once(exchange, self._one_log_in, self.reauthenticate)
 
 
 def as_text(value: str | bytes) -> str:

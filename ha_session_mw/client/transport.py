@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import anyio
 
-from .exchange import AfterLogIn, Cluster, Exchange, LogIn, as_text, library_of, logging_in, may_be_problem, read_problem
-from .problems import LONGEST, Problem
+from .exchange import AfterLogIn, Cluster, Exchange, as_text, library_of, log_in_once, may_be_problem, read_problem
+from .problems import Problem
 from .streams import once, resumed
 
 
@@ -112,13 +112,13 @@ class NodesTransport(_Transport):
                 if step is None:
                     raise
             else:
-                step = exchange.answered(response.status_code, response.headers, self._problem_of(response, library))
+                step = exchange.answered(response.status_code, response.headers, self._problem_of(exchange, response, library))
                 if step is None or (isinstance(step, AfterLogIn) and not self._log_in(exchange)):
                     return response
                 response.stream.close()
             self._sleep(step.wait_s)
 
-    def _problem_of(self, response: Any, library: Any) -> Problem | None:
+    def _problem_of(self, exchange: Exchange, response: Any, library: Any) -> Problem | None:
         if not may_be_problem(response.headers):
             return None
         body, chunks, size = response.stream, [], 0
@@ -126,7 +126,7 @@ class NodesTransport(_Transport):
         for chunk in rest:
             chunks.append(chunk)
             size += len(chunk)
-            if size > LONGEST:
+            if not exchange.reads_on(size):
                 response.stream = resumed(library)(chunks, rest, body)
                 return None
         body.close()
@@ -134,21 +134,8 @@ class NodesTransport(_Transport):
         return read_problem(response.headers, b"".join(chunks))
 
     def _log_in(self, exchange: Exchange) -> bool:
-        """Log in unless another request has done so meanwhile; return whether there is a log-in to use."""
         assert self.reauthenticate is not None  # noqa: S101 - else no exchange asks for it
-        with self._one_log_in:
-            if exchange.uses_log_in():
-                return True
-            if not self._cluster.may_log_in():
-                return False
-            log_in = LogIn()
-            before = logging_in.set(log_in)
-            try:
-                self.reauthenticate()
-            finally:
-                logging_in.reset(before)
-            exchange.logged_in(log_in)
-            return True
+        return log_in_once(exchange, self._one_log_in, self.reauthenticate)
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -200,13 +187,13 @@ class AsyncNodesTransport(_Transport):
                 if step is None:
                     raise
             else:
-                step = exchange.answered(response.status_code, response.headers, await self._problem_of(response, library))
+                step = exchange.answered(response.status_code, response.headers, await self._problem_of(exchange, response, library))
                 if step is None or (isinstance(step, AfterLogIn) and not await self._log_in(exchange)):
                     return response
                 await response.stream.aclose()
             await self._sleep(step.wait_s)
 
-    async def _problem_of(self, response: Any, library: Any) -> Problem | None:
+    async def _problem_of(self, exchange: Exchange, response: Any, library: Any) -> Problem | None:
         if not may_be_problem(response.headers):
             return None
         body, chunks, size = response.stream, [], 0
@@ -214,7 +201,7 @@ class AsyncNodesTransport(_Transport):
         async for chunk in rest:
             chunks.append(chunk)
             size += len(chunk)
-            if size > LONGEST:
+            if not exchange.reads_on(size):
                 response.stream = resumed(library)(chunks, rest, body)
                 return None
         await body.aclose()
@@ -229,15 +216,10 @@ class AsyncNodesTransport(_Transport):
         async with self._one_log_in:
             if exchange.uses_log_in():
                 return True
-            if not self._cluster.may_log_in():
+            if not exchange.may_log_in():
                 return False
-            log_in = LogIn()
-            before = logging_in.set(log_in)
-            try:
+            with exchange.log_in():
                 await self.reauthenticate()
-            finally:
-                logging_in.reset(before)
-            exchange.logged_in(log_in)
             return True
 
     async def aclose(self) -> None:

@@ -208,6 +208,32 @@ def test_a_bomb_is_not_unpacked_and_an_endless_body_is_read_no_further_than_a_pr
     assert len(body) == 10_000_000
 
 
+def test_a_problem_that_comes_a_byte_now_and_then_is_the_callers_after_the_deadline(kind: str) -> None:
+    read: list[int] = []
+
+    def dripping(asked: Asked) -> Any:
+        class Dripping(asked.library.SyncByteStream, asked.library.AsyncByteStream):  # type: ignore[misc, name-defined]
+            def __iter__(self) -> Iterator[bytes]:
+                for number in range(100):
+                    user.now_s += 4
+                    read.append(number)
+                    yield b"x"
+
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                for chunk in iter(self):
+                    yield chunk
+
+        return 409, [("content-type", "application/problem+json")], Dripping()
+
+    user = User(kind, Stage(n1=[dripping]))
+
+    def begin() -> Any:
+        return user.client.send(user.client.build_request("GET", "/"), stream=True)
+
+    assert user.play(begin).status_code == 409
+    assert len(read) == 3
+
+
 # Redirects
 
 
