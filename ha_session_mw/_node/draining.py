@@ -11,8 +11,6 @@ from ..abc import Clock, ClusterLog
 
 logger = logging.getLogger("ha_session_mw")
 
-WAIT = b"wait"
-"""The body of a call by which an operator waits until the server may stop. Any other is answered at once."""
 DRAINING = "draining: this node is about to stop"
 """Why a node is not ready that drains."""
 

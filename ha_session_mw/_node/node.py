@@ -51,6 +51,7 @@ class Node(Wiring):
         """
         if in_child:
             self._take_name()
+            self.administration = None
             known, self.supervisor = self.supervisor.known, Supervisor(self.clock)
             self.supervisor.known += known
             if self.backend.hears_others:

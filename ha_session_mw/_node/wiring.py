@@ -23,7 +23,7 @@ from ..exceptions import ConfigurationError
 from ..models import Entry, NodeId
 from ..version import __version__
 from . import records
-from .draining import WAIT, Draining
+from .draining import Draining
 from .growth import Growth
 from .issuing import Issuer, cookie_writer
 from .key_source import KeySource
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from .._peering.peering import Peering
+    from .._peering.server import PeerServer
     from .devices import Devices
     from .lookups import LookUps
 
@@ -135,6 +136,8 @@ class Wiring(ABC):
         self._tick_callbacks: list[Callable[[float | None], None]] = []
         self._added_tasks: list[tuple[str, Task]] = []
         self._is_open = False
+        self.administration: PeerServer | None = None
+        """Answers operators; None until the first of them calls. A forked process gets another, or both could take the same call."""
         self.open()
         forks.watch(self)
 
@@ -198,26 +201,18 @@ class Wiring(ABC):
         if settings.advertise_url is None:
             return
         from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
-        from .._peering.server import DRAIN
         from .lookups import LookUps, answering
 
-        self.peering = peering = Peering(settings, life, self._peer_keys, self.clock, self._peer_transport)
+        self.peering = peering = Peering(settings, life, self.peer_keys, self.clock, self._peer_transport)
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
         peering.server.on_unsigned = self.security.stranger_refused
         peering.faults.on_fault = self.security.peer_fault
         peering.handle("lookup", answering(self.validator.validate))
-        peering.handle(DRAIN, self._on_drain)
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
 
-    async def _on_drain(self, body: bytes) -> bytes:
-        self.draining.begin()
-        if body == WAIT:
-            await self.draining.drain()
-        return b""
-
-    def _peer_keys(self) -> KeyRing:
-        """The keys for calls between nodes. A thief of a key acts as a node until the key is revoked, and no longer."""
+    def peer_keys(self) -> KeyRing:
+        """Return the keys for calls between nodes, and of operators. A thief of a key acts as one until the key is revoked."""
         denied = self.view.denied_keys
         return self.keys.ring.without(denied) if denied else self.keys.ring
 

@@ -1,4 +1,4 @@
-"""The caller's side of calls between nodes: HTTP/1.1, each call signed, each answer checked."""
+"""The caller's side of calls between nodes, and of calls of operators: HTTP/1.1, each call signed, each answer checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._core.calls.faults import PeerFaults
 from .._core.token.keys import KeyRing
 from .._machine.tls import unreachable
 from ..abc import HELLO, Clock, PeerFailure
-from .signatures import HEADER, Envelope, Signatures, answer_text, digest_of, parse_answer_field
+from .signatures import HEADER, PEER, Envelope, Purpose, Signatures, answer_text, digest_of, parse_answer_field
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """Largest answer. A page of 4096 entries has some 200 kB, or a few MB with long subjects and lists of cuts."""
@@ -30,6 +30,7 @@ class PeerClient:
         clock: bounds each call.
         faults: counts the calls that fail, and why.
         http: returns the transport that carries the calls.
+        purpose: of the calls.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class PeerClient:
         clock: Clock,
         faults: PeerFaults,
         http: Callable[[], httpx2.AsyncBaseTransport],
+        purpose: Purpose = PEER,
     ) -> None:
         self.me = me
         self._nonce = nonce
-        self._signatures = Signatures(ring)
-        self._path = f"{prefix}/peer/"
+        self._signatures = Signatures(ring, purpose)
+        self._path = f"{prefix}/{purpose.folder}/"
+        self._most_tries = 1 + purpose.processes
         self._clock = clock
         self._faults = faults
         self._http = http
@@ -85,7 +88,7 @@ class PeerClient:
     async def _call_with(self, kid: str, peer: str, name: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
         status, content = 404, b""
         with self._clock.move_on_after(timeout_s):
-            for _ in range(2):  # twice in case the peer has restarted, and its nonce is new
+            for _ in range(self._most_tries):  # once more in case the peer has restarted, and its nonce is new
                 status, content = await self._try(peer, name, body, kid) if kid in self._signatures.kids() else (404, b"")
                 if status != 409 or name == HELLO:
                     break

@@ -1,4 +1,4 @@
-"""The callee's side of calls between nodes: the allowed callers, their rate, and the signature of answers.
+"""The callee's side of calls between nodes, and of calls of operators: the allowed callers, their rate, and the signature of answers.
 
 A caller that cannot sign gets the plain 404 of a path that does not exist. A member that calls too often waits for its turn.
 """
@@ -6,7 +6,7 @@ A caller that cannot sign gets the plain 404 of a path that does not exist. A me
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
@@ -16,10 +16,7 @@ from .._core.calls.rate_limit import RateLimiter
 from .._core.request_fields import last_value
 from .._core.token.keys import KeyRing
 from ..abc import HELLO, Clock, PeerFailure, PeerHandler
-from .signatures import HEADER, MAX_FIELD_LENGTH, Envelope, Signatures, answer_field, answer_text, digest_of
-
-DRAIN = "drain"
-"""The name of the call that tells a process to drain. Each holder of the cluster's key may make it, at any URL that reaches the process."""
+from .signatures import HEADER, MAX_FIELD_LENGTH, PEER, Envelope, Purpose, Signatures, answer_field, answer_text, digest_of
 
 MAX_CALL_BYTES = 256 * 1024
 """Largest body of a call. A poll has a few hundred bytes, a token at most 4096."""
@@ -28,8 +25,6 @@ CALLS_PER_S = 500.0
 """How many calls of one member are answered in the long run. A storm of log-outs causes a few polls for each."""
 CALLS_AT_ONCE = 1000
 """How many calls of one member are answered in a burst, after it has been quiet."""
-UNDER_WAY = 16
-"""How many calls of one member are answered at the same time. It has one poll here, perhaps another that it gave up, and 8 look-ups."""
 ARRIVING = 64
 """How many calls of one member may be sending their bodies. Beyond that the oldest gives way, so nobody can hold all places."""
 COPIES = 2
@@ -51,41 +46,59 @@ def ignore_call() -> None:
     """Do nothing about a call that no member signed but count it."""
 
 
+async def empty_404(send: Send) -> None:
+    """Answer as a path does that nobody serves."""
+    await _plain(send, 404, b"")
+
+
 class _Caller:
     """The calls that one member may still make to this node."""
 
     __slots__ = ("arriving", "rate", "under_way", "waiting_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, purpose: Purpose) -> None:
         self.rate = RateLimiter(CALLS_PER_S, CALLS_AT_ONCE)
-        self.under_way = anyio.Semaphore(UNDER_WAY)
+        self.under_way = anyio.Semaphore(purpose.under_way)
         self.waiting_bytes = 0
         self.arriving: dict[anyio.CancelScope, tuple[str, int]] = {}
         """The calls whose bodies are on the way, with their caller's nonce and counter, the oldest first."""
 
 
 class PeerServer:
-    """Answers the signed calls of other members. Knows each call by a name below ``/peer/``.
+    """Answers the signed calls of other members, or of operators. Knows each call by its name, the rest of its path.
 
     Args:
-        me: this node's advertised URL.
+        me: this node's advertised URL; None to answer at any URL. The nonce names the process in either case.
         nonce: random, new for each process.
         ring: returns the present key ring.
         clock: measures the waiting of calls that are too many.
         faults: counts the faults of callers.
+        purpose: of the calls.
+        not_found: answers a call as a path that does not exist is answered.
 
     Attributes:
         refused: how many calls were refused.
         on_unsigned: is called for each call that no member signed.
     """
 
-    def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, faults: PeerFaults) -> None:
+    def __init__(
+        self,
+        me: str | None,
+        nonce: str,
+        ring: Callable[[], KeyRing],
+        clock: Clock,
+        faults: PeerFaults,
+        *,
+        purpose: Purpose = PEER,
+        not_found: Callable[[Send], Awaitable[None]] = empty_404,
+    ) -> None:
         self.me = me
         self.nonce = nonce
         self._clock = clock
         self._faults = faults
-        self._callers: defaultdict[str, _Caller] = defaultdict(_Caller)
-        self._signatures = Signatures(ring)
+        self._callers: defaultdict[str, _Caller] = defaultdict(lambda: _Caller(purpose))
+        self._signatures = Signatures(ring, purpose)
+        self._not_found = not_found
         self._handlers: dict[str, PeerHandler] = {}
         self._used: OrderedDict[str, _Counters] = OrderedDict()
         self.refused = 0
@@ -103,7 +116,7 @@ class PeerServer:
         if found is None or handler is None:
             self.refused += 1
             self.on_unsigned()
-            await _plain(send, 404, b"")
+            await self._not_found(send)
             return
         await self._admit(handler, *found, receive, send)
 
@@ -195,15 +208,14 @@ class PeerServer:
     async def _refuse(self, send: Send, envelope: Envelope, fault: Fault) -> None:
         self.refused += 1
         self._faults.note(envelope.caller, fault)
-        await _plain(send, 404, b"")
+        await self._not_found(send)
 
     def _verified(self, name: str, field: str) -> tuple[Envelope, str, str] | None:
         parsed = Envelope.parse(field)
         if parsed is None:
             return None
         envelope, kid, signature = parsed
-        # Operators reach the process by a URL of their own; the nonce names it all the same.
-        if (envelope.callee != self.me and name != DRAIN) or not self._signatures.verify(kid, envelope.text(name), signature):
+        if (self.me is not None and envelope.callee != self.me) or not self._signatures.verify(kid, envelope.text(name), signature):
             return None
         if name == HELLO and envelope.caller != self.me:
             return None  # no other node may make this one believe that its URL is used twice
@@ -228,7 +240,7 @@ class PeerServer:
         try:
             field = answer_field(self.nonce, self._signatures.sign(kid, text)).encode()
         except PeerFailure:  # the key was removed while the call was held; the next call comes with another
-            await _plain(send, 404, b"")
+            await self._not_found(send)
             return
         await _plain(send, status, body, [(HEADER.encode(), field), (b"content-type", b"application/msgpack")])
 

@@ -1,4 +1,4 @@
-"""Signatures of calls between nodes, and of their answers: the signed content, and the header field of the signature.
+"""Signatures of calls between nodes, of calls of operators, and of the answers: the signed content, and the header field of the signature.
 
 A call's signature covers its name, callee, caller, both nonces, a counter and the body. An answer's covers the call's signature,
 the status, the callee's nonce and the body. The callee's nonce and the counter make each call good for one use, without comparing clocks.
@@ -21,11 +21,32 @@ HEADER = "session-peer"
 MAX_FIELD_LENGTH = 4096
 """How many characters of the field are read. It holds two URLs and some 250 characters more."""
 
-_SALT = b"ha_session_mw.peer.1"
-"""Keeps these signatures apart from others under the same secret. Its number is the version of the envelope."""
 _VERSION = "1"
 _MAX_COUNTER_DIGITS = 18
 """A counter of more digits than this would not fit into 64 bits; ours count calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """A kind of signed calls. A signature for one purpose is none for another.
+
+    Attributes:
+        folder: the folder of their paths, below the prefix of the middleware's own paths.
+        salt: keeps their signatures apart from others under the same secret. Its number is the version of the envelope.
+        processes: how many processes may stand behind one URL. A call names one of them, so a caller may have to try as often.
+        under_way: how many calls of one caller are answered at the same time.
+    """
+
+    folder: str
+    salt: bytes
+    processes: int
+    under_way: int
+
+
+PEER = Purpose("peer", b"ha_session_mw.peer.1", processes=1, under_way=16)
+"""Calls between nodes. Each node has a URL of its own. A member has one poll at another, perhaps one that it gave up, and 8 look-ups."""
+ADMIN = Purpose("admin", b"ha_session_mw.admin.1", processes=32, under_way=64)
+"""Calls of operators. They reach a process by any URL, and several workers may share it."""
 
 
 def digest_of(body: bytes) -> str:
@@ -115,16 +136,18 @@ class Signatures:
 
     Args:
         ring: returns the present key ring.
+        purpose: of the signed calls.
     """
 
-    def __init__(self, ring: Callable[[], KeyRing]) -> None:
+    def __init__(self, ring: Callable[[], KeyRing], purpose: Purpose = PEER) -> None:
         self._ring = ring
+        self._salt = purpose.salt
         self._signers: dict[str, Signer] = {}
 
     def _signer(self, key: SigningKey) -> Signer:
         signer = self._signers.get(key.kid)
         if signer is None:
-            signer = self._signers[key.kid] = key.signer_for(_SALT)
+            signer = self._signers[key.kid] = key.signer_for(self._salt)
         return signer
 
     def kids(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from .._core.cluster.members import Heartbeat
+from .._core.cluster.members import Heartbeat, Sighting
 from ..events import ClusterEvent
 from ..models import Entry, KeyId
 
@@ -156,6 +156,10 @@ class ClusterLog(ABC):
     @abstractmethod
     def members(self) -> Sequence[Heartbeat]:
         """Return the newest heartbeat of each other live member."""
+
+    def sightings(self) -> Sequence[Sighting]:
+        """Return each other member that this node has heard, also those that have just left; nothing if members do not hear each other."""
+        return ()
 
     def announced_kids(self) -> Sequence[Collection[KeyId]]:
         """Return the key ids of each other live member."""

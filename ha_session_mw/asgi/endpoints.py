@@ -1,4 +1,4 @@
-"""Serves the probes, a page for each problem code, and the script for pages below ``HA_SESSION_ENDPOINTS``."""
+"""Serves the paths below ``HA_SESSION_ENDPOINTS``: probes, calls of nodes and operators, a page for each problem code, the script."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from starlette.types import Receive, Scope, Send
 
 from .._core.problems import PAGE_HEADERS, reference_page
 from .._node.node import Node
+from .._peering.signatures import HEADER
 from ..exceptions import problem_types
 
 SCRIPT = "/ha-session.js"
 SCRIPT_KEPT_S = 3600
 """For how many seconds a browser may keep the script. It holds no secret, and an old one goes on working."""
+_ADMIN = "/admin/"
+_SIGNED = HEADER.encode()
 LONGEST_PAGE = 128
 """How many characters of a path below the prefix are looked at. No page has so long a name."""
 
@@ -30,11 +33,19 @@ class Endpoints:
         if path.startswith("/peer/") and self._node.peering is not None:
             await self._node.peering.server(path.removeprefix("/peer/"), scope, receive, send)
             return
-        if scope["method"] not in ("GET", "HEAD"):
+        if path.startswith(_ADMIN) and scope["method"] == "POST" and any(name == _SIGNED for name, _ in scope["headers"]):
+            from .._node.administration import administration_of  # most processes never get such a call
+
+            answering = administration_of(self._node, lambda send: self._serve(_ADMIN, "POST", send))
+            await answering(path.removeprefix(_ADMIN), scope, receive, send)
+            return
+        await self._serve(path, scope["method"], send)
+
+    async def _serve(self, path: str, method: str, send: Send) -> None:
+        status, media, body = self._answer(path)
+        extra = []
+        if method not in ("GET", "HEAD") and status != 404:  # a path that does not exist has no methods
             status, media, body, extra = 405, "application/json", _json({"error": "only GET and HEAD"}), [(b"allow", b"GET, HEAD")]
-        else:
-            status, media, body = self._answer(path)
-            extra = []
         kept = b"public, max-age=%d" % SCRIPT_KEPT_S if path == SCRIPT and status == 200 else b"no-store"
         headers = [
             (b"content-type", media.encode()),
@@ -44,7 +55,7 @@ class Endpoints:
             *extra,
         ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
     def _answer(self, path: str) -> tuple[int, str, bytes]:
         if path == "/livez":

@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from functools import partial
+from importlib import import_module
 
 import click
 
-from .._settings.setting import ENV_PREFIX
-from ..abc import PeerFailure
-from ..config import Settings
-from ..exceptions import ConfigurationError
 from ..version import __version__
-from .balancers import DEFAULT_LISTEN, KINDS, Kind, lb_config
 
-_SECRETS = ("SECRET_KEY", "CLUSTER_PASSWORD", "ETCD_PASSWORD")
+COMMANDS = {
+    "completion": ("completing", "completion"),
+    "drain": ("operating", "drain"),
+    "lb-config": ("balancing", "lb_config_command"),
+    "revoke": ("operating", "revoke"),
+    "sessions": ("operating", "sessions"),
+    "status": ("operating", "status"),
+}
+"""Each command with its module and its name there."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Imports a command when it is called, or when its help is shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        found: click.Command = getattr(import_module(f".{module}", __package__), name)
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ha-session")
 def ha_session() -> None:
-    """Operate the nodes of ha_session_mw. The variables HA_SESSION_… describe them, as they do for a node."""
+    """Operate the nodes of ha_session_mw. The variables HA_SESSION_… describe them, as they do for a node.
 
-
-@ha_session.command("lb-config")
-@click.argument("kind", type=click.Choice(KINDS))
-@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where the balancer listens.")
-@click.option("--node", "nodes", multiple=True, metavar="URL", help="A node; repeat it for each. By default those of HA_SESSION_PEERS.")
-def _lb_config(kind: Kind, listen: str, nodes: tuple[str, ...]) -> None:
-    """Print a configuration for a load balancer in front of the nodes.
-
-    It keeps each session on one node, asks the nodes whether they are ready, tries safe methods elsewhere, and hides the
-    calls between nodes.
+    Exits with 0 if all is well, with 1 for findings and failures, and with 2 if it was used in a wrong way.
     """
-    try:
-        click.echo(lb_config(kind, _settings(), listen=listen, nodes=nodes or None), nl=False)
-    except ConfigurationError as exc:
-        raise click.UsageError("\n".join(exc.faults)) from None
-
-
-@ha_session.command("drain")
-@click.argument("url")
-@click.option("--wait", is_flag=True, help="Return once the server may stop, after HA_SESSION_DRAIN_DELAY.")
-def _drain(url: str, wait: bool) -> None:  # noqa: FBT001 - click's way to hand a flag over
-    """Take the node at URL out of service, before its server stops.
-
-    The environment must hold the secret of the nodes. The node must have HA_SESSION_ADVERTISE_URL, and answers at any URL that
-    reaches it. Exits with 1 if it does not answer.
-    """
-    import anyio  # with httpx2, half a second that the other commands need not wait for
-
-    from .._node.drain_call import ask_to_drain
-
-    try:
-        anyio.run(partial(ask_to_drain, url, Settings.from_environ(), wait=wait))
-    except ConfigurationError as exc:
-        raise click.UsageError("\n".join(exc.faults)) from None
-    except PeerFailure as failure:
-        raise click.ClickException(f"{url} {failure}") from None
-
-
-def _settings() -> Settings:
-    """The settings of the environment, but for its secrets: a configuration holds none, and the balancer's machine need not have them."""
-    names = tuple(ENV_PREFIX + name for name in _SECRETS)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(names)}
-    return Settings.from_environ(environ, secret_key=secrets.token_urlsafe(48))

@@ -54,7 +54,9 @@ def _listener(of: Balanced) -> dict[str, Any]:
 
 def _routes(of: Balanced) -> list[dict[str, Any]]:
     """The first route that matches counts. A hash policy has its own route, because without a token it would hash any other cookie."""
-    routes: list[dict[str, Any]] = [{"match": {"prefix": f"{of.endpoints}/peer/"}, "direct_response": {"status": 404}}]
+    routes: list[dict[str, Any]] = [
+        {"match": {"prefix": f"{of.endpoints}/{hidden}/"}, "direct_response": {"status": 404}} for hidden in ("peer", "admin")
+    ]
     for field, pattern in (("cookie", of.cookie_pattern), ("authorization", of.bearer_pattern)):
         if pattern is not None:
             whole = {"regex": f".*?{pattern}.*" if field == "cookie" else f"{pattern}.*"}

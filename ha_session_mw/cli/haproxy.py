@@ -30,8 +30,8 @@ defaults
 
 frontend ha_session
     bind {listen}
-    # The calls between the nodes are no business of clients, in whatever spelling.
-    http-request return status 404 if {{ path,url_dec -m beg {endpoints}/peer/ }}
+    # The calls between the nodes, and of operators, are no business of clients, in whatever spelling.
+    http-request return status 404 if {{ path,url_dec -m beg {endpoints}/peer/ {endpoints}/admin/ }}
     http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
     http-request set-header X-Forwarded-Proto http if !{{ ssl_fc }} !{{ req.hdr(x-forwarded-proto) -m found }}
 {sid}

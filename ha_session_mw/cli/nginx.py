@@ -74,8 +74,11 @@ http {{
         proxy_set_header Connection $ha_session_connection;
         recursive_error_pages on;
 
-        # The calls between the nodes are no business of clients.
+        # The calls between the nodes, and of operators, are no business of clients.
         location {endpoints}/peer/ {{
+            return 404;
+        }}
+        location {endpoints}/admin/ {{
             return 404;
         }}
         location / {{

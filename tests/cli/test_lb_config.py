@@ -35,6 +35,7 @@ def test_all_nodes_the_address_and_the_paths_are_named(kind: Kind) -> None:
     for port, host in ((8000, "10.0.0.1"), (80, "node-2.internal"), (8000, "fd00::3"), (8443, "::1")):
         assert (f'"address": "{host}",\n' if kind == "envoy" else f"{host}:{port}" if ":" not in host else f"[{host}]:{port}") in text
     assert "/-/s/peer/" in text
+    assert "/-/s/admin/" in text
     assert "/-/session" not in text
 
 

@@ -18,17 +18,19 @@ import anyio.lowlevel
 import pytest
 
 from example_app.proxy import Proxy
-from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionRevoked, Settings, StateRollback
+from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionMiddleware, SessionRevoked, Settings, StateRollback
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.cluster.view import new_cut_id
+from ha_session_mw._node.admin_messages import REVOKE, SESSIONS, STATUS, Nothing, Revoke, SessionsOf
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.log import EtcdLog
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Cut, Deny
-from ha_session_mw.testing import SECRET, mint_session
+from ha_session_mw.testing import SECRET, mint_session, who_is_there
 
 from ..engines import Etcd, etcd
+from ..operators import Wiretap, ask
 from ..waiting import LIMIT_S, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
@@ -125,6 +127,19 @@ async def test_a_session_of_one_node_is_good_on_all_and_a_log_out_on_one_counts_
         assert acknowledged.mode == "fenced"
         assert acknowledged.waited_s < FENCE_WAIT_S
         assert judged(c, mint_session(c, "ada")) == "ok"
+
+
+async def test_a_log_out_by_a_script_counts_on_all(cluster: str) -> None:
+    a, b = node(cluster, track="on"), node(cluster, track="on")
+    async with running(a, b):
+        await ready(a, b)
+        token = mint_session(a, "ada")
+        assert judged(b, token) == "ok"
+        wire = Wiretap(SessionMiddleware(who_is_there, manager=a))
+        assert {row["member"] for row in (await ask(wire, STATUS, Nothing()))["members"]} == {a.node_id, b.node_id}
+        assert await ask(wire, SESSIONS, SessionsOf("ada")) == []  # it never logged in by a request
+        assert (await ask(wire, REVOKE, Revoke(session=token.split(".")[1])))["mode"] == "fenced"
+        assert judged(b, token) == "session_revoked"
 
 
 async def test_log_outs_survive_a_restart_of_all_nodes(cluster: str) -> None:

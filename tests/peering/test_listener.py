@@ -11,7 +11,8 @@ import httpx2
 import pytest
 from starlette.types import Message
 
-from ha_session_mw._peering.server import ARRIVAL_S, ARRIVING, COPIES, PATIENCE_S, UNDER_WAY, WAITING_BYTES
+from ha_session_mw._peering.server import ARRIVAL_S, ARRIVING, COPIES, PATIENCE_S, WAITING_BYTES
+from ha_session_mw._peering.signatures import PEER
 from ha_session_mw.abc import PeerFailure
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
@@ -91,7 +92,7 @@ async def test_a_header_of_an_answered_call_holds_nothing(pair: Pair) -> None:
 
 
 async def test_headers_without_bodies_take_no_place_of_a_complete_call(pair: Pair) -> None:
-    headers = await lost_calls(pair, 4 * UNDER_WAY)
+    headers = await lost_calls(pair, 4 * PEER.under_way)
     async with anyio.create_task_group() as tasks:
         listener = Listener(pair, tasks)
         for header in headers:
@@ -99,7 +100,7 @@ async def test_headers_without_bodies_take_no_place_of_a_complete_call(pair: Pai
         await until_nothing_moves()
         caller = pair.server._callers[pair.faults.name(HERE)]
         assert len(caller.arriving) <= ARRIVING
-        assert caller.under_way.value == UNDER_WAY
+        assert caller.under_way.value == PEER.under_way
         assert await pair.say() == b"you said hello"
         tasks.cancel_scope.cancel()
 
@@ -177,7 +178,7 @@ async def test_calls_that_wait_for_their_turn_hold_so_many_bytes_and_no_more(pai
 
     size = 256 * 1024
     async with anyio.create_task_group() as tasks:
-        for _ in range(UNDER_WAY + WAITING_BYTES // size + 5):
+        for _ in range(PEER.under_way + WAITING_BYTES // size + 5):
             tasks.start_soon(say, b"x" * size)
         await until_nothing_moves()
         caller: Any = pair.server._callers[pair.faults.name(HERE)]

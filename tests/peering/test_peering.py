@@ -23,10 +23,10 @@ from ha_session_mw._peering.server import (
     CALLS_PER_S,
     MAX_CALL_BYTES,
     PATIENCE_S,
-    UNDER_WAY,
     PeerServer,
     _Counters,
 )
+from ha_session_mw._peering.signatures import PEER
 from ha_session_mw.abc import HELLO, PeerFailure
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
@@ -329,10 +329,10 @@ async def test_calls_that_are_held_are_only_so_many_for_each_caller(pair: Pair) 
     pair.server.handle("hold", hold)
     other = pair.started_client("life-3", "http://third.test")
     async with anyio.create_task_group() as tasks:
-        for _ in range(3 * UNDER_WAY):
+        for _ in range(3 * PEER.under_way):
             tasks.start_soon(partial(pair.client.call, THERE, "hold", b"", timeout_s=PATIENCE_S / 2))
         await until_nothing_moves()
-        assert held == UNDER_WAY
+        assert held == PEER.under_way
         assert await other.call(THERE, "echo", b"hello", timeout_s=1) == b"you said hello"  # others do not wait with them
         tasks.cancel_scope.cancel()
     assert await pair.say() == b"you said hello"

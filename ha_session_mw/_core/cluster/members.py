@@ -72,6 +72,22 @@ def packed(heartbeat: Heartbeat) -> msgspec.Raw:
 MemberEvent = MemberJoined | MemberLeft | MemberDraining
 
 
+class Sighting(msgspec.Struct, frozen=True):
+    """Another member as this node sees it.
+
+    Attributes:
+        heartbeat: its newest heartbeat.
+        heard_ago_s: how long ago that was received.
+        ahead_s: how far its wall clock is ahead of this node's; None if the heartbeat was late.
+        is_live: whether it counts as a member, and has neither left nor been silent for too long.
+    """
+
+    heartbeat: Heartbeat
+    heard_ago_s: float
+    ahead_s: float | None
+    is_live: bool
+
+
 class _Slot:
     __slots__ = ("ahead_ms", "has_left", "heard_s", "heartbeat", "late")
 
@@ -215,6 +231,20 @@ class Members:
     def live(self, boot_s: float) -> list[Heartbeat]:
         """Return the newest heartbeat of each other live member."""
         return [slot.heartbeat for slot in self._slots.values() if self._is_live(slot, boot_s)]
+
+    def sightings(self, now: Moment) -> list[Sighting]:
+        """Return every other member that this node has heard and not forgotten, in the order of their names."""
+        here_ms = now.wall_ms - now.boot_s * 1000
+        found = [
+            Sighting(
+                slot.heartbeat,
+                max(0.0, now.boot_s - slot.heard_s),
+                None if slot.late else (slot.ahead_ms - here_ms) / 1000,
+                self._is_live(slot, now.boot_s),
+            )
+            for slot in self._slots.values()
+        ]
+        return sorted(found, key=lambda one: one.heartbeat.member)
 
     def announced_kids(self, boot_s: float) -> list[Collection[KeyId]]:
         """Return the key ids of each other live member, as :meth:`~.keys.KeyRing.signing_key` takes them."""

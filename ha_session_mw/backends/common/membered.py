@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 from ..._core.cluster.freshness import Moment
-from ..._core.cluster.members import Heartbeat, MemberEvent, Members
+from ..._core.cluster.members import Heartbeat, MemberEvent, Members, Sighting
 from ..._core.cluster.view import View
 from ...abc import Clock, ClusterLog, OnEvent
 from ...events import LimitAgrees, LimitDiffers, MemberDraining, MemberJoined, MemberLeft
@@ -79,6 +79,9 @@ class MemberedLog(ClusterLog):
 
     def members(self) -> Sequence[Heartbeat]:
         return self._members.live(self._clock.boot_s())
+
+    def sightings(self) -> Sequence[Sighting]:
+        return self._members.sightings(self._now())
 
     def unknown_end_ms(self) -> int:
         return self._members.unknown_end_ms(self._now())

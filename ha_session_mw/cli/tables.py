@@ -1,0 +1,51 @@
+"""Print what a command found: as a table for people, or as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+LONGEST_CELL = 120
+"""How many characters of a text from elsewhere are shown."""
+
+
+def output(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``-o``, as ``output``."""
+    choice = click.Choice(["table", "json"])
+    return click.option("-o", "--output", type=choice, default="table", show_default=True, help="For people, or for programs.")(command)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    import msgspec  # JSON of the standard library knows no times
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows below a head, in columns that are as wide as they must be."""
+    cells = [[cell(value) for value in row] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(head, *cells, strict=True)]
+    for line in (list(head), *cells):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def cell(value: object) -> str:
+    """Return a value as one short line. A text may come from a client, so nothing in it reaches the terminal but what can be printed."""
+    if value is None or value == "":
+        return "-"
+    text = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value))
+    return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+
+
+def seconds(value: float | None) -> str | None:
+    """Return a short text for a number of seconds: ``12 ms``, ``3.4 s``, ``5 min``, ``2.5 h``, ``12 d``."""
+    if value is None:
+        return None
+    size = abs(value)
+    for least, unit_s, unit in ((2 * 86400, 86400, "d"), (2 * 3600, 3600, "h"), (120, 60, "min"), (1, 1, "s")):
+        if size >= least:
+            return f"{value / unit_s:.3g} {unit}"
+    return f"{value * 1000:.0f} ms"

@@ -1,0 +1,169 @@
+"""The commands that ask running nodes, against real servers of ``peers://``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from click.testing import Result
+
+from ha_session_mw import SessionManager, SessionMiddleware, Settings
+from ha_session_mw.cli.commands import COMMANDS
+from ha_session_mw.testing import SECRET, mint_session, who_is_there
+
+from ..operators import listeners, run, served
+from ..waiting import until
+
+pytestmark = pytest.mark.real
+
+
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+class Nodes:
+    """Three nodes, and another one that is alone and records log-ins; and the environment of an operator."""
+
+    def __init__(self, urls: list[str], managers: list[SessionManager], alone: str) -> None:
+        self.urls = urls
+        self.alone = alone
+        self.managers = managers
+        self.settings = {"cluster": "peers://", "peers": ",".join(urls), "advertise_url": urls[0]}
+
+    def run(self, *arguments: str, **settings: Any) -> Result:
+        return run(*arguments, **{**self.settings, **settings})
+
+    def subjects(self, token: str) -> list[Any]:
+        headers = {"authorization": f"Bearer {token}"}
+        return [httpx2.get(url, headers=headers, trust_env=False, verify=False).json()["subject"] for url in self.urls]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    found = listeners(4)
+    *urls, alone = [url for url, _ in found]
+    managers = [
+        SessionManager(
+            Settings(
+                secret_key=SECRET, cluster="peers://", peers=urls, advertise_url=url, node_id=name, heartbeat="200ms", freshness_limit="2s"
+            )
+        )
+        for name, url in zip("abc", urls, strict=True)
+    ]
+    managers.append(SessionManager(Settings(secret_key=SECRET, track="on")))
+    apps = {bound: SessionMiddleware(who_is_there, manager=manager) for (_, bound), manager in zip(found, managers, strict=True)}
+    with served(apps):
+        until(lambda: all(manager.why_not_ready() is None for manager in managers), "ready")
+        yield Nodes(urls, managers, alone)
+    for _, bound in found:
+        bound.close()
+
+
+def test_the_status_shows_each_member(nodes: Nodes) -> None:
+    found = nodes.run("status")
+    assert found.exit_code == 0, found.output
+    head, *rows = found.output.splitlines()
+    assert head.split()[:4] == ["MEMBER", "STATE", "FRESH", "HEARD"]
+    assert [row.split()[:2] for row in rows[:3]] == [["a", "ready"], ["b", "ready"], ["c", "ready"]]
+    told = json.loads(nodes.run("status", "-o", "json").stdout)
+    assert told["asked"] == nodes.urls[0]
+    assert all(row["status"]["freshness_age_s"] < 2 and row["answers"] for row in told["members"])
+
+
+def test_the_status_names_what_is_wrong(nodes: Nodes) -> None:
+    with closing(listeners(1)[0][1]) as nobody:
+        silent = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    found = nodes.run("status", "--node", silent)
+    assert (found.exit_code, found.stdout) == (1, "")
+    assert f"{silent} cannot be reached" in found.stderr
+    assert nodes.run("status", "--node", silent, "--node", nodes.urls[1]).exit_code == 0
+    stranger = nodes.run("status", secret_key=SECRET[::-1])
+    assert "knows none of our keys" in stranger.stderr
+
+
+@pytest.mark.parametrize("by", ["session", "subject", "everybody"])
+def test_a_log_out_by_a_script_is_in_force_on_every_node_when_it_returns(nodes: Nodes, by: str) -> None:
+    token = mint_session(nodes.managers[0], "ada")
+    assert nodes.subjects(token) == ["ada"] * 3
+    what = {"session": [token.split(".")[1]], "subject": ["--subject", "ada"], "everybody": ["--everybody"]}
+    done = nodes.run("revoke", *what[by], "--node", nodes.urls[1])
+    assert (done.exit_code, done.output.partition(":")[0]) == (0, "fenced")
+    assert nodes.subjects(token) == [None] * 3
+
+
+def test_the_acknowledgement_is_there_for_programs(nodes: Nodes) -> None:
+    done = json.loads(nodes.run("revoke", "--subject", "ada", "-o", "json").stdout)
+    assert (done["mode"], done["node"]) == ("fenced", nodes.urls[0])
+
+
+def test_what_the_nodes_cannot_do_is_said_in_their_words(nodes: Nodes) -> None:
+    found = nodes.run("sessions", "ada")
+    assert found.exit_code == 1
+    assert "HA_SESSION_TRACK=on" in found.stderr
+
+
+@pytest.mark.parametrize("arguments", ["revoke", "revoke x --everybody", "revoke --subject ada --everybody", "nonsense", "status --node x"])
+def test_a_wrong_use_is_told_from_a_finding(arguments: str, nodes: Nodes) -> None:
+    assert nodes.run(*arguments.split()).exit_code == 2
+
+
+def test_a_command_without_an_address_or_a_credential_says_which_one() -> None:
+    found = run("status")
+    assert (found.exit_code, "--node" in found.stderr) == (2, True)
+    found = run("status", secret_key=None)
+    assert (found.exit_code, "HA_SESSION_SECRET_KEY" in found.stderr) == (2, True)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+
+
+def test_the_reference_shows_what_the_commands_print(nodes: Nodes) -> None:
+    text = PAGE.read_text("utf-8")
+    shown = ("http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000", "http://127.0.0.1:8000")
+    for example, url in zip(shown, [*nodes.urls, nodes.alone], strict=True):
+        text = text.replace(example, url)
+    httpx2.post(nodes.alone + "/login/ada", headers={"user-agent": FIREFOX}, trust_env=False, verify=False)
+    ran = set()
+    for command, prints in re.findall(r"^\$ ha-session (.*)\n((?:(?!```|\$ ).*\n)*)", text, re.MULTILINE):
+        arguments = shlex.split(command)
+        if arguments[0] == "drain":
+            continue  # below, because the node would be gone
+        ran.add(arguments[0])
+        found = nodes.run(*arguments)
+        pattern = re.escape(" ".join(prints.split())).replace("…", ".*").replace(r"\ ", r"\s+")
+        assert re.fullmatch(pattern, " ".join(found.output.split()), re.DOTALL), f"{command}: {found.output}"
+        assert found.exit_code == 0, found.output
+    assert ran >= COMMANDS.keys() - {"drain", "completion"}
+
+
+def test_each_command_has_a_section_and_a_help_with_an_example() -> None:
+    text = PAGE.read_text("utf-8")
+    for name in COMMANDS:
+        assert f"\n## {name}\n" in text or name == "completion"
+        told = run(name, "--help")
+        assert (told.exit_code, f"Example: ha-session {name}" in told.output) == (0, True), told.output
+
+
+def test_the_help_names_each_command() -> None:
+    told = run("--help").output
+    assert [name for name in COMMANDS if f"\n  {name} " not in told] == []
+
+
+def test_a_shell_gets_its_completion() -> None:
+    assert "_HA_SESSION_COMPLETE=bash_complete" in run("completion", "bash").output
+    assert run("completion", "nonsense").exit_code == 2
+    found = run(environ={"_HA_SESSION_COMPLETE": "bash_complete", "COMP_WORDS": "ha-session re", "COMP_CWORD": "1"})
+    assert found.output.strip() == "plain,revoke"
+
+
+def test_a_node_is_drained_by_a_call(nodes: Nodes) -> None:
+    assert nodes.run("drain", nodes.urls[2], "--wait").exit_code == 0
+    assert "draining" in str(nodes.managers[2].why_not_ready())
+    until(lambda: "draining" in nodes.run("status").output, "the others hear of it")
+    assert nodes.run("status").exit_code == 1
