@@ -7,6 +7,7 @@ this process's parent, by the listening socket that both have.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import struct
@@ -79,6 +80,14 @@ class PortMates:
             with suppress(OSError, ValueError, IndexError):  # it has just ended
                 if pid != me and _started_s(pid) <= latest_s and not sockets.isdisjoint(_files_of(pid)):
                     yield pid
+
+
+def is_inherited(file: int) -> bool:
+    """Return whether the parent of this process has an open socket, too, as a server has that starts workers."""
+    if sys.platform == "linux":
+        with suppress(OSError):  # there is no parent, or one of another user, which this process did not fork from
+            return f"socket:[{os.fstat(file).st_ino}]" in _files_of(os.getppid())
+    return multiprocessing.parent_process() is not None
 
 
 def _started_s(pid: int) -> float:

@@ -19,6 +19,7 @@ import anyio
 import anyio.abc
 
 from .._node.node import Node
+from .last_requests import IDLE_S, close_listeners, wait_for_idle
 
 LEAVE_AFTER_S = 3.0
 """How long after the listener has closed a node leaves that still answers requests. Then only streams and downloads are left, mostly. An
@@ -56,9 +57,16 @@ class Sigterm:
     async def drain_when_told(self) -> None:
         """Wait for the signal; drain, have the server stop, and leave."""
         await self._wake.wait()
+        begun_s = self._loop.time()
         await self._node.draining.drain()
+        closed_s = self._loop.time()
+        server = getattr(self._theirs, "__self__", None)
+        # Without a delay there is no balancer.
+        if self._node.settings.drain_delay and server is not None and await close_listeners(server):
+            # Connections that were used since the beginning are closed by now.
+            await wait_for_idle(server, begun_s + IDLE_S - closed_s)
         self._pass_on()
-        await anyio.sleep(LEAVE_AFTER_S)
+        await anyio.sleep(max(0.0, closed_s + LEAVE_AFTER_S - self._loop.time()))
         await self._node.log.leave()
 
 

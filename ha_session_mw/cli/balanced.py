@@ -36,12 +36,26 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """How the balancer checks a node whose URL begins with https.
+
+    Attributes:
+        name: the name in the certificates of all nodes. The balancer sends it, too (SNI, RFC 6066 section 3).
+        authorities: the file (PEM) of the authorities, on the balancer's machine.
+    """
+
+    name: str
+    authorities: str
+
+
+@dataclass(frozen=True, slots=True)
 class Balanced:
     """The facts that a configuration is made of.
 
     Attributes:
         listen: where the balancer listens.
         nodes: the nodes.
+        tls: how it checks the nodes; None if it speaks plain http to them.
         cookie: the name of the session cookie; None if cookies carry no tokens.
         bearer: whether bearer tokens are accepted.
         endpoints: the prefix of the probes.
@@ -49,6 +63,7 @@ class Balanced:
 
     listen: Address
     nodes: tuple[Address, ...]
+    tls: Tls | None
     cookie: str | None
     bearer: bool
     endpoints: str

@@ -20,7 +20,9 @@ _SECRETS = ("SECRET_KEY", "CLUSTER_PASSWORD", "ETCD_PASSWORD")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="HOST:PORT", help="Where the balancer listens.")
 @click.option("--node", "nodes", multiple=True, metavar="URL", help="A node; repeat it for each. By default those of HA_SESSION_PEERS.")
-def lb_config_command(kind: Kind, listen: str, nodes: tuple[str, ...]) -> None:
+@click.option("--server-name", metavar="NAME", help="With https: the DNS name in the certificates of all nodes.")
+@click.option("--ca-file", metavar="FILE", help="With https: the authorities, on the balancer's machine. By default the system's.")
+def lb_config_command(kind: Kind, listen: str, nodes: tuple[str, ...], server_name: str | None, ca_file: str | None) -> None:
     """Print a configuration for a load balancer in front of the nodes.
 
     It keeps each session on one node, asks the nodes whether they are ready, tries safe methods elsewhere, and hides the
@@ -31,7 +33,8 @@ def lb_config_command(kind: Kind, listen: str, nodes: tuple[str, ...]) -> None:
     from ..exceptions import ConfigurationError
 
     try:
-        click.echo(lb_config(kind, _settings(), listen=listen, nodes=nodes or None), nl=False)
+        text = lb_config(kind, _settings(), listen=listen, nodes=nodes or None, server_name=server_name, ca_file=ca_file)
+        click.echo(text, nl=False)
     except ConfigurationError as exc:
         raise click.UsageError("\n".join(exc.faults)) from None
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .balanced import CHECK_EVERY_S, FALL, KEEP_IDLE_S, Address, Balanced
+from .balanced import CHECK_EVERY_S, FALL, KEEP_IDLE_S, Address, Balanced, Tls
 
 _HTTP_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 _AGGREGATE = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig"
 _OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _PREVIOUS = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 
 NODES, READY, ALIVE = "ha_session", "ha_session_nodes", "ha_session_alive"
 ANY_HEALTHY = 1_000_000
@@ -101,6 +103,7 @@ def _either() -> dict[str, Any]:
 def _cluster(name: str, probe: str, of: Balanced) -> dict[str, Any]:
     every = f"{CHECK_EVERY_S:g}s"
     return {
+        **({} if of.tls is None else {"transport_socket": _tls(of.tls)}),
         "name": name,
         "type": "STRICT_DNS",
         "connect_timeout": "1s",
@@ -130,6 +133,13 @@ def _cluster(name: str, probe: str, of: Balanced) -> dict[str, Any]:
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(node)}} for node in of.nodes]}],
         },
     }
+
+
+def _tls(tls: Tls) -> dict[str, Any]:
+    names = [{"san_type": "DNS", "matcher": {"exact": tls.name}}]
+    checked = {"trusted_ca": {"filename": tls.authorities}, "match_typed_subject_alt_names": names}
+    config = {"@type": _TLS, "sni": tls.name, "common_tls_context": {"validation_context": checked}}
+    return {"name": "envoy.transport_sockets.tls", "typed_config": config}
 
 
 def _socket(address: Address) -> dict[str, Any]:

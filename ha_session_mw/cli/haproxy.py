@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .balanced import CHECK_EVERY_S, FALL, HEADER_BYTES, KEEP_IDLE_S, Balanced
+from .balanced import CHECK_EVERY_S, FALL, HEADER_BYTES, KEEP_IDLE_S, Balanced, Tls
 
 _FILE = """\
 {headline}
@@ -26,7 +26,7 @@ defaults
     option redispatch 1
     retry-on conn-failure empty-response response-timeout 503
     option forwardfor
-    default-server check inter {inter_ms}ms fall {fall} rise 1 pool-purge-delay {idle_s}s init-addr last,libc,none
+    default-server check inter {inter_ms}ms fall {fall} rise 1 pool-purge-delay {idle_s}s init-addr last,libc,none{tls}
 
 frontend ha_session
     bind {listen}
@@ -71,8 +71,14 @@ def haproxy(of: Balanced) -> str:
         endpoints=of.endpoints,
         sid="\n".join(_sid(of)),
         balance=_BALANCE,
+        tls="" if of.tls is None else _tls(of.tls),
         servers="\n".join(f"    server node{number} {node}" for number, node in enumerate(of.nodes, 1)),
     )
+
+
+def _tls(tls: Tls) -> str:
+    """The rest of ``default-server``, for the checks, too. HAProxy compares a certificate with names only, and not with addresses."""
+    return f" ssl verify required ca-file {tls.authorities} sni str({tls.name}) check-sni {tls.name} verifyhost {tls.name}"
 
 
 def _sid(of: Balanced) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .balanced import HEADER_BYTES, KEEP_IDLE_S, Balanced
+from .balanced import HEADER_BYTES, KEEP_IDLE_S, Balanced, Tls
 
 _FILE = """\
 {headline}
@@ -73,7 +73,7 @@ http {{
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection $ha_session_connection;
         recursive_error_pages on;
-
+{tls}
         # The calls between the nodes, and of operators, are no business of clients.
         location {endpoints}/peer/ {{
             return 404;
@@ -86,22 +86,22 @@ http {{
             if ($ha_session_safe) {{
                 return 418;
             }}
-            proxy_pass http://ha_session_nodes;
+            proxy_pass {scheme}://ha_session_nodes;
         }}
         # A safe method that got 503 is tried at the other nodes. If none helps within a second, the node of the session has the last word.
         location @ha_session_safe {{
             proxy_intercept_errors on;
             error_page 503 = @ha_session_others;
-            proxy_pass http://ha_session_nodes;
+            proxy_pass {scheme}://ha_session_nodes;
         }}
         location @ha_session_others {{
             proxy_next_upstream error timeout http_503;
             proxy_read_timeout 1s;
             error_page 502 504 = @ha_session_last;
-            proxy_pass http://ha_session_others;
+            proxy_pass {scheme}://ha_session_others;
         }}
         location @ha_session_last {{
-            proxy_pass http://ha_session_nodes;
+            proxy_pass {scheme}://ha_session_nodes;
         }}
     }}
 }}
@@ -120,7 +120,21 @@ def nginx(of: Balanced) -> str:
         header_k=HEADER_BYTES // 1024,
         largest=HEADER_BYTES // 8,
         tries=len(of.nodes),
+        scheme="http" if of.tls is None else "https",
+        tls="" if of.tls is None else _tls(of.tls),
     )
+
+
+def _tls(tls: Tls) -> str:
+    return f"""
+        # The nodes are called over TLS, and a node whose certificate is not theirs gets nothing.
+        proxy_ssl_verify on;
+        proxy_ssl_verify_depth 4;
+        proxy_ssl_trusted_certificate {tls.authorities};
+        proxy_ssl_server_name on;
+        proxy_ssl_name {tls.name};
+        proxy_ssl_protocols TLSv1.2 TLSv1.3;
+"""
 
 
 def _maps(of: Balanced) -> str:

@@ -74,7 +74,7 @@ def test_envoys_file_is_yaml_in_the_form_of_json() -> None:
 @pytest.mark.parametrize(
     ("node", "told"),
     [
-        ("https://10.0.0.1:8000", "http://"),
+        ("ftp://10.0.0.1:8000", "https://"),
         ("10.0.0.1:8000", "http://"),
         ("http://10.0.0.1:8000/path", "such as"),
         ("http://10.0.0.1:0", "such as"),
@@ -89,6 +89,39 @@ def test_envoys_file_is_yaml_in_the_form_of_json() -> None:
 def test_what_is_no_node_never_gets_into_a_configuration(kind: Kind, node: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         lb_config(kind, settings(), nodes=[node])
+
+
+SECURE = ("https://10.0.0.1:8443", "https://node-2.internal")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nodes_with_https_are_called_over_tls_and_checked(kind: Kind) -> None:
+    text = lb_config(kind, settings(), nodes=SECURE, server_name="shop.internal", ca_file="/etc/shop/ca.pem")
+
+    assert "/etc/shop/ca.pem" in text
+    assert "shop.internal" in text
+    assert ('"port_value": 443' if kind == "envoy" else "node-2.internal:443") in text
+    assert "/etc/ssl/certs/ca-certificates.crt" in lb_config(kind, settings(), nodes=SECURE, server_name="shop.internal")
+    assert "ssl" not in lb_config(kind, settings(), nodes=NODES).replace("ssl_fc", "")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "facts", "told"),
+    [
+        (SECURE, {}, "--server-name"),
+        ((*SECURE, NODES[0]), {"server_name": "a"}, "all have http:// or all have https://"),
+        (NODES, {"server_name": "a"}, "https://"),
+        (NODES, {"ca_file": "/a"}, "https://"),
+        (SECURE, {"server_name": "a; }"}, "must be a DNS name"),
+        (SECURE, {"server_name": "a\n"}, "must be a DNS name"),
+        (SECURE, {"server_name": "a", "ca_file": "ca.pem"}, "whole path"),
+        (SECURE, {"server_name": "a", "ca_file": "/a b"}, "whole path"),
+        (SECURE, {"server_name": "a", "ca_file": "/a;"}, "whole path"),
+    ],
+)
+def test_wrong_facts_about_https_are_refused(nodes: tuple[str, ...], facts: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        lb_config("nginx", settings(), nodes=nodes, **facts)
 
 
 @pytest.mark.parametrize("listen", ["8080", ":8080", "a:b", "a:0", "a:65536", "a b:80", "a;b:80", "a:٨٠", ""])
@@ -121,6 +154,13 @@ def test_the_command_prints_what_the_function_returns(kind: Kind) -> None:
 
     assert code == 0
     assert told == lb_config(kind, settings(cookie_name="sid"), listen="10.0.0.9:80", nodes=NODES[:2])
+
+
+def test_the_command_takes_the_facts_about_https() -> None:
+    code, told, _ = run("lb-config", "haproxy", "--node", SECURE[0], "--server-name", "shop.internal", "--ca-file", "/etc/ca.pem")
+
+    assert code == 0
+    assert told == lb_config("haproxy", settings(), nodes=SECURE[:1], server_name="shop.internal", ca_file="/etc/ca.pem")
 
 
 def test_the_command_needs_no_secret_and_takes_the_members_from_the_environment() -> None:

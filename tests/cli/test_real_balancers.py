@@ -81,7 +81,7 @@ class Balancer:
         text = lb_config(kind, settings, listen=f"{LOOPBACK}:{port}", nodes=[node.url for node in nodes])
         file.write_text(text.replace("proxy_connect_timeout 1s;", "proxy_connect_timeout 1s; proxy_read_timeout 1s;"))
         self._log = (folder / f"{kind}.log").open("wb")
-        self._process = subprocess.Popen(_command(kind, file), stdout=self._log, stderr=self._log)
+        self._process = subprocess.Popen(command_of(kind, file), stdout=self._log, stderr=self._log)
         self.http = httpx2.Client(trust_env=False, verify=False)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ def _found(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path="/usr/sbin")
 
 
-def _command(kind: Kind, file: Path) -> list[str]:
+def command_of(kind: Kind, file: Path) -> list[str]:
     match kind:
         case "nginx":
             own = f"daemon off; pid {file}.pid; error_log stderr;"

@@ -139,6 +139,23 @@ def test_a_node_drains_at_sigterm_before_its_listener_closes(nodes: list[Served]
     del c.settings["DRAIN_DELAY"]
 
 
+def test_the_port_closes_before_connections_that_are_idle(nodes: list[Served]) -> None:
+    *_, c = nodes
+    c.end(signal.SIGTERM)
+    c.settings["DRAIN_DELAY"] = "300ms"
+    c.start()
+    until(lambda: not c.readiness(), "ready")
+    del c.settings["DRAIN_DELAY"]
+    with socket.create_connection(("127.0.0.1", c.port), LIMIT_S) as idle:
+        c.signal(signal.SIGTERM)
+        until(lambda: c.readiness() == "ConnectError", "the port is closed")
+        idle.sendall(b"POST /login/ada HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        answer = idle.recv(65536).lower()
+        assert answer.startswith(b"http/1.1 200")
+        assert b"connection: close" in answer
+    c.wait()
+
+
 @pytest.mark.parametrize("server", thinned(["uvicorn", "hypercorn", "granian"], kept=["hypercorn"]))
 def test_an_operator_drains_a_node_under_any_server(nodes: list[Served], server: str) -> None:
     a, b, c = nodes
