@@ -495,9 +495,15 @@ class Quorum:
         """Return whether this node can validate sessions: it has learned enough, is fresh, and its clock and limits are the cluster's."""
         return self.speaker.is_ready(now)
 
-    def has_quorum(self, now: Moment) -> bool:
-        """Return whether a majority has polled this node lately, so that an entry appended now will soon be durable."""
-        return self.membership.majorities.reached(polled_since(self.peers, now.boot_s - self.members.acceptance_limit_s))
+    def has_quorum(self, now: Moment, *, within_s: float | None = None) -> bool:
+        """Return whether a majority has polled this node lately, so that an entry appended now will soon be durable.
+
+        Args:
+            now: the time.
+            within_s: how lately; by default within the lease of a node.
+        """
+        since_s = now.boot_s - (self.members.acceptance_limit_s if within_s is None else within_s)
+        return self.membership.majorities.reached(polled_since(self.peers, since_s))
 
     def drain(self) -> None:
         """Say ``draining`` from the next message on."""

@@ -6,7 +6,7 @@ The state machine has the rules. This file has the tasks, the time limits and th
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -38,7 +38,9 @@ POLL_SLACK_S = 0.5
 """How much longer a poll may take than the peer may hold it: a slow link's round trip."""
 
 DURABLE_LIMIT_S = 1.0
-"""How long an append waits for a majority. A majority that is well takes milliseconds."""
+"""How long an append waits for a majority that is silent. A majority that is well takes milliseconds."""
+DURABLE_LIMIT_BUSY_S = 5.0
+"""How long an append waits while a majority goes on polling: disks and machines are busy, and nobody is out of contact."""
 DURABLE_LIMIT_ALONE_S = 0.25
 """How long an append waits if no majority has polled this node lately: one will hardly come back within the wait."""
 
@@ -182,23 +184,31 @@ class QuorumLog(MemberedLog):
         """Exchange a message with a majority, the way that an entry goes."""
         sought, ready = self.quorum.seek_contact(self._now())
         self._obey(ready)
-        with self.pushing.needed(), self._clock.move_on_after(self._durable_limit_s()):
-            while not self.quorum.is_found(sought):
-                await self.wait_changed()
-        if not self.quorum.is_found(sought):
+        if not await self._is_done_in_time(lambda: self.quorum.is_found(sought)):
             raise QuorumLost("no majority answers, or takes entries")
-
-    def _durable_limit_s(self) -> float:
-        return DURABLE_LIMIT_S if self.quorum.has_quorum(self._now()) else DURABLE_LIMIT_ALONE_S
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         appended = self._append(entries)
-        with self.pushing.needed(), self._clock.move_on_after(self._durable_limit_s()):
-            while self.quorum.standing(appended) == "applied":
-                await self.wait_changed()
-        if self.quorum.standing(appended) == "applied":
+        if not await self._is_done_in_time(lambda: self.quorum.standing(appended) != "applied"):
             raise QuorumLost("no majority holds the entry yet")
         return Receipt(appended.position, self._clock.boot_s())
+
+    async def _is_done_in_time(self, is_done: Callable[[], bool]) -> bool:
+        """Wait for a majority; return whether it has done its part within the limit."""
+        now = self._now()
+        give_up_s = now.boot_s + DURABLE_LIMIT_BUSY_S
+        look_s = now.boot_s + (DURABLE_LIMIT_S if self.quorum.has_quorum(now) else DURABLE_LIMIT_ALONE_S)
+        silent_s = max(DURABLE_LIMIT_S, self._heartbeat_s + POLL_SLACK_S)  # a poll is held for a heartbeat
+        with self.pushing.needed():
+            while not is_done():
+                now = self._now()
+                if now.boot_s >= look_s:
+                    if now.boot_s >= give_up_s or not self.quorum.has_quorum(now, within_s=silent_s):
+                        return False
+                    look_s = min(now.boot_s + DURABLE_LIMIT_S, give_up_s)
+                with self._clock.move_on_after(look_s - now.boot_s):
+                    await self.wait_changed()
+        return True
 
     async def fence(self, receipt: Receipt) -> None:
         with self.pushing.needed():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from ha_session_mw._core.quorum.messages import VERSION, Batch, encode
@@ -15,7 +16,7 @@ from ha_session_mw.backends.peers import batch_file as module
 from ha_session_mw.backends.peers.batch_file import BatchFile
 from ha_session_mw.exceptions import ConfigurationError
 from ha_session_mw.models import Deny
-from ha_session_mw.testing import Cluster
+from ha_session_mw.testing import Cluster, mint_session
 
 from ...inside import quorum_log_of
 
@@ -95,3 +96,34 @@ async def test_a_full_disk_is_reported_once_and_later_entries_are_kept_once_ther
         await node.start()
         await cluster.ready()
         assert {"first", "second"} <= quorum_log_of(node.manager).quorum.view.denied.keys()
+
+
+@pytest.mark.one_library
+@pytest.mark.parametrize(("frozen", "status", "most_s"), [(False, 200, 7.0), (True, 503, 2.1)])
+async def test_a_log_out_waits_for_busy_disks_while_a_majority_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, frozen: bool, status: int, most_s: float
+) -> None:
+    busy_s, write = [0.0], BatchFile.write
+    cluster = Cluster()
+    a, *others = cluster.nodes
+
+    async def write_when_the_others_let_it(file: BatchFile, one: Batch, everything: Callable[[], Batch]) -> Batch:
+        with a.clock.move_on_after(busy_s[0]):
+            await anyio.sleep_forever()
+        return await write(file, one, everything)
+
+    monkeypatch.setattr(BatchFile, "write", write_when_the_others_let_it)
+    for node in cluster.nodes:
+        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
+    async with cluster:
+        await cluster.ready()
+        token = mint_session(a.manager, "ada")
+        busy_s[0] = 1.5
+        if frozen:
+            for node in others:
+                node.freeze()
+        begun_s = cluster.passed_s
+        answer = await a.post("/logout", token=token)
+        assert (answer.status_code, cluster.passed_s - begun_s < most_s) == (status, True)
+        for node in others:
+            node.thaw()
