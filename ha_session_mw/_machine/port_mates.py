@@ -7,7 +7,6 @@ this process's parent, by the listening socket that both have.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import struct
@@ -87,7 +86,8 @@ def is_inherited(file: int) -> bool:
     if sys.platform == "linux":
         with suppress(OSError):  # there is no parent, or one of another user, which this process did not fork from
             return f"socket:[{os.fstat(file).st_ino}]" in _files_of(os.getppid())
-    return multiprocessing.parent_process() is not None
+    workers = sys.modules.get("multiprocessing")  # a server without workers does not load it
+    return workers is not None and workers.parent_process() is not None
 
 
 def _started_s(pid: int) -> float:
