@@ -7,7 +7,6 @@ import math
 from collections.abc import Awaitable, Iterable, Sequence
 from uuid import uuid4
 
-import anyio
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
@@ -19,12 +18,13 @@ from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, Transport, clai
 from .._core.token.tokens import PREFIX
 from .._node.issuing import cookie_writer
 from .._node.node import NOT_STARTED, Node
+from .._node.uncancelled import Uncancelled
 from ..config import Settings
 from ..exceptions import NodeStarting, ProblemError
 from ..manager import node_of
 from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit
 from ..session.late_save import save_late
-from ..session.presented import revoke_if_ended
+from ..session.presented import begins_anew, revoke_if_ended
 from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
 from .handing_over import came_by, goes_by
@@ -46,8 +46,8 @@ from .transfer import telling_of_transfer
 
 logger = logging.getLogger("ha_session_mw")
 
-GIVE_UP_S = 5.0
-"""Seconds that a log-out may take after the app has failed: the limit that this package sets for every clean-up."""
+GIVE_UP_S = 15.0
+"""Seconds that a log-out may take after the app has failed. A log needs less to write and fence it, or to refuse it."""
 
 
 class Edge:
@@ -219,30 +219,31 @@ class Exchange(msgspec.Struct, eq=False):
             return
         for_everybody = state.path_kind not in ("protected", "guarded") and is_for_everybody(message["headers"])
         was_used = session.accessed or session.modified
-        outcome = await self._commit(message["status"], message["headers"], renew=not for_everybody)
-        close(session, STARTED)
-        if is_event_stream(message["headers"]):
-            self._note_stream(in_order=True)
-        fields = self._fields(outcome)
-        if fields or was_used or not for_everybody:
-            message = self._start(message, fields, stored=outcome.token is None and not outcome.remove)
-        await self.send(message)
+        with Uncancelled() as uncancelled:
+            outcome = await self._commit(message["status"], message["headers"], uncancelled, renew=not for_everybody)
+            close(session, STARTED)
+            if is_event_stream(message["headers"]):
+                self._note_stream(in_order=True)
+            fields = self._fields(outcome)
+            if fields or was_used or not for_everybody:
+                message = self._start(message, fields, stored=outcome.token is None and not outcome.remove)
+            await uncancelled.finish(lambda: self.send(message))
 
-    async def _commit(self, status: int, headers: Iterable[Header], *, renew: bool = True) -> Outcome:
+    async def _commit(self, status: int, headers: Iterable[Header], uncancelled: Uncancelled, *, renew: bool = True) -> Outcome:
         state = self.state
         came = state.verified
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
         renew = renew and not hands_out_token(headers, self.edge.set_cookie)
         try:
             passive = self.edge.is_passive(self.scope, self.root_path)
-            outcome = await commit(self.session, self.edge.node, status, self._client, renew=renew, passive=passive)
+            outcome = await commit(self.session, self.edge.node, status, self._client, uncancelled, renew=renew, passive=passive)
         except ProblemError as problem:
             state.commit_failure = problem
             raise
         if came is not None and outcome.token is not None:
             self.send = telling_of_transfer(self.send, self.edge.node, came.claims)
         if state.hold is not None:  # after a failure the lock stays until the request ends: the app may answer by itself
-            await state.release_lock()
+            await uncancelled.run(state.release_lock)
         return outcome
 
     async def _save_and_send(self, message: Message) -> None:
@@ -381,12 +382,13 @@ class Exchange(msgspec.Struct, eq=False):
 
     async def _abandon(self) -> None:
         """The app failed before it answered. Nothing is saved then, but a log-out that it asked for holds."""
-        if self.state.commit_failure is None:  # else the commit has already tried the log-out
-            with anyio.move_on_after(GIVE_UP_S, shield=True):
-                try:
-                    await revoke_if_ended(self.state, self.edge.node)
-                except ProblemError as problem:  # logged only, because the client gets the app's failure
-                    logger.error("the app failed, and the log-out that it had asked for is not durable: %s", problem)
+        # If the commit failed, it has already tried the log-out.
+        if self.state.commit_failure is None and not begins_anew(self.session, self.state):
+            try:
+                with Uncancelled() as uncancelled:
+                    await revoke_if_ended(self.state, self.edge.node, uncancelled, limit_s=GIVE_UP_S)
+            except (ProblemError, TimeoutError) as problem:  # logged only, because the client gets the app's failure
+                logger.error("the app failed, and the log-out that it had asked for is not durable: %r", problem)
         await self.state.release_lock()
 
 

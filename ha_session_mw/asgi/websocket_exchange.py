@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Message, Scope
 
+from .._node.uncancelled import Uncancelled
 from ..exceptions import ProblemError
 from ..session.commit import close, has_nothing_to_commit
 from ..session.late_save import has_late_changes
@@ -89,13 +90,23 @@ class WebSocketExchange(Exchange, eq=False):
             if self.state.turned_away is not None and message["type"] != "websocket.accept":
                 return  # a guard has refused the handshake, and the framework closes it in its own way
             if message["type"] in _ANSWERS:
-                message = await self._answer(message)
+                await self._answer_and_send(message)
+                return
             self.answered = True
         elif has_late_changes(self.session, self.state):
             await self.save()
+        await self._send_on(message)
+
+    async def _send_on(self, message: Message) -> None:
         await (self.send if self.connection is None else self.connection.send)(message)
 
-    async def _answer(self, message: Message) -> Message:
+    async def _answer_and_send(self, message: Message) -> None:
+        with Uncancelled() as uncancelled:
+            answer = await self._answer(message, uncancelled)
+            self.answered = True
+            await uncancelled.finish(lambda: self._send_on(answer))
+
+    async def _answer(self, message: Message, uncancelled: Uncancelled) -> Message:
         session, state = self.session, self.state
         if state.read_only is not None or (self.connection is not None and self.connection.ended):
             return message  # nothing can be committed; or the client has got the closing message already
@@ -110,7 +121,7 @@ class WebSocketExchange(Exchange, eq=False):
             close(session, WEBSOCKET)
             return message
         self.forget()  # likewise
-        outcome = await self._commit(message.get("status", SWITCHING_PROTOCOLS), headers)
+        outcome = await self._commit(message.get("status", SWITCHING_PROTOCOLS), headers, uncancelled)
         close(session, WEBSOCKET)
         self._connect()
         return {**message, "headers": headers + self._fields(outcome)}

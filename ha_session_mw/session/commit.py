@@ -15,12 +15,13 @@ from .._core.token import data
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
 from .._node.node import Node
+from .._node.uncancelled import Uncancelled
 from ..exceptions import RequestAmbiguous, SessionLimitReached, SessionRevoked, SessionSuperseded
 from ..models import Acknowledgement, Claims, Deny
 from .catch_up import catch_up
 from .late_save import base_of, note_kept
 from .left_behind import LeftBehind, left_behind
-from .presented import ensure_newest, revoke_if_ended
+from .presented import begins_anew, ensure_newest, revoke_if_ended
 from .session import Session, state_of
 from .stand_in import take_content
 from .state import RequestState
@@ -70,7 +71,9 @@ def close(session: Session, why: str) -> None:
         state.content_when_closed = data.fingerprint(session)
 
 
-async def commit(session: Session, node: Node, status: int, client: Callable[[], Client], *, renew: bool, passive: bool) -> Outcome:
+async def commit(
+    session: Session, node: Node, status: int, client: Callable[[], Client], uncancelled: Uncancelled, *, renew: bool, passive: bool
+) -> Outcome:
     """Do the operations that the app asked for. On a 5xx nothing is saved, but a log-out holds.
 
     Args:
@@ -78,6 +81,7 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
         node: this node.
         status: of the response.
         client: returns the facts to record about the client; called for a log-in only.
+        uncancelled: carries out what cannot be taken back. The caller's block ends once the response has started.
         renew: whether the client may get a renewed token if nothing was changed.
         passive: whether the request does not count as use of the session, which then keeps its idle end.
 
@@ -97,17 +101,17 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     state = state_of(session)
     if status >= 500:
         state.is_dropped = True
-        return Outcome(acknowledgement=await revoke_if_ended(state, node))
+        return Outcome(acknowledgement=None if begins_anew(session, state) else await revoke_if_ended(state, node, uncancelled))
     take_content(session, state)
     if state.became is None:
         ensure_newest(state, node)
-    acknowledgement = None if _begins_anew(session, state) else await revoke_if_ended(state, node)
+    acknowledgement = None if begins_anew(session, state) else await revoke_if_ended(state, node, uncancelled)
     _keep_pace(session, state, node, client)
     came_in = state.came_in
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
     if state.claims is None and not session:
         return Outcome(remove=came_in is not None or several, acknowledgement=acknowledgement, removes_variants=several)
-    left = await left_behind(state, node, several=several)
+    left = await left_behind(state, node, uncancelled, several=several)
     async with _recorded(state, node, left, client) as ended:
         claims = await _next_claims(session, state, node, renew=renew and not passive)
         if claims is None:
@@ -123,17 +127,6 @@ async def commit(session: Session, node: Node, status: int, client: Callable[[],
     _hand_out(state, claims, node)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None
     return Outcome(token=token, max_age_s=max_age_s, acknowledgement=acknowledgement, removes_variants=several)
-
-
-def _begins_anew(session: Session, state: RequestState) -> bool:
-    """Whether the client gets another session in place of a cleared one, so that this is no log-out: if it fails, nothing has changed.
-
-    That is so for a log-in. Otherwise it is so for a visitor's session alone, in which nobody was logged in.
-    """
-    came_in = state.came_in
-    if not state.ended or state.acknowledgement is not None or came_in is None:
-        return False
-    return state.claims is not None or (came_in.subject is None and bool(session) and not state.presented)
 
 
 def _keep_pace(session: Session, state: RequestState, node: Node, client: Callable[[], Client]) -> None:

@@ -10,6 +10,7 @@ from .._core.records.session_data import Stored
 from .._core.token.data import decode, fingerprint, is_nested
 from .._node.issuing import NOTHING
 from .._node.node import Node
+from .._node.uncancelled import Uncancelled
 from ..exceptions import ProblemError, SessionRevoked, SessionSuperseded
 from .late import handler_of, is_saved_late, lose, report
 from .presented import revoke_if_ended
@@ -44,7 +45,8 @@ async def save_late(session: TrackedDict, state: RequestState, node: Node, scope
         return
     state.is_late = False
     try:
-        await revoke_if_ended(state, node)
+        with Uncancelled() as uncancelled:
+            await revoke_if_ended(state, node, uncancelled)
     except ProblemError as problem:  # no answer can tell the client
         logger.error("a log-out after the response started is not durable: %s", problem)
     if state.claims is None and (state.verified is not None or not session):

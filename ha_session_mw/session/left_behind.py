@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import anyio
 import anyio.lowlevel
 
 from .._node.node import Node
+from .._node.uncancelled import Uncancelled
 from ..models import Acknowledgement, Claims, Deny
 from .presented import others
 from .state import RequestState
@@ -23,14 +23,18 @@ class LeftBehind:
 
     Args:
         node: this node.
+        uncancelled: carries the denials out.
         replaced: the session in whose place the client gets its new token.
         others: the further sessions that end with it.
         begins: whether another session begins. Then all ids of the replaced one are denied, otherwise only the present one.
         cleared: whether the app has cleared the replaced session. It asked for an acknowledgement by that.
     """
 
-    def __init__(self, node: Node, replaced: Claims | None, others: Sequence[Claims], *, begins: bool, cleared: bool) -> None:
+    def __init__(
+        self, node: Node, uncancelled: Uncancelled, replaced: Claims | None, others: Sequence[Claims], *, begins: bool, cleared: bool
+    ) -> None:
         self._node = node
+        self._uncancelled = uncancelled
         self._replaced = replaced
         self._others = others
         self._begins = begins
@@ -49,8 +53,8 @@ class LeftBehind:
     async def leave(self, ended: Sequence[Deny] = ()) -> Acknowledgement | None:
         """Deny the sessions, and drop the records of those that are over; return the acknowledgement, as :meth:`Revoker.leave_behind`.
 
-        A cancellation, as of a client that has gone, counts before or after it. It takes as long as the log may take, a few seconds
-        at most.
+        A cancellation, as of a client that has gone, counts before it, or once the response has started. It takes as long as the log
+        may take, a few seconds at most.
 
         Args:
             ended: denies further sessions, for which the new one leaves no place.
@@ -63,13 +67,15 @@ class LeftBehind:
             return None
         await self.confirm()
         await anyio.lowlevel.checkpoint_if_cancelled()
-        with anyio.CancelScope(shield=True):
-            acknowledgement = await self._node.revoker.leave_behind(
-                entries, durable=self._will_be_durable is True, fence=self._cleared, report=self._begins
-            )
-            for claims in self._over():
-                if claims.record:
-                    await self._node.data.forget(claims.family)
+        return await self._uncancelled.run(lambda: self._leave(entries))
+
+    async def _leave(self, entries: Sequence[Deny]) -> Acknowledgement | None:
+        acknowledgement = await self._node.revoker.leave_behind(
+            entries, durable=self._will_be_durable is True, fence=self._cleared, report=self._begins
+        )
+        for claims in self._over():
+            if claims.record:
+                await self._node.data.forget(claims.family)
         return acknowledgement
 
     def _denials(self) -> Iterator[Deny]:
@@ -85,12 +91,13 @@ class LeftBehind:
         yield from self._others
 
 
-async def left_behind(state: RequestState, node: Node, *, several: bool) -> LeftBehind:
+async def left_behind(state: RequestState, node: Node, uncancelled: Uncancelled, *, several: bool) -> LeftBehind:
     """Return the sessions that the client leaves behind if it gets a new token.
 
     Args:
         state: of the request.
         node: this node.
+        uncancelled: carries the denials out.
         several: whether the sessions of all tokens in the request end.
 
     Raises:
@@ -99,7 +106,7 @@ async def left_behind(state: RequestState, node: Node, *, several: bool) -> Left
     claims, came_in = state.claims, state.came_in
     is_replaced = came_in is not None and state.acknowledgement is None and (claims is None or claims.sid != came_in.sid)
     further = others(state, node) if several else []
-    left = LeftBehind(node, came_in if is_replaced else None, further, begins=not state.continues, cleared=state.ended)
+    left = LeftBehind(node, uncancelled, came_in if is_replaced else None, further, begins=not state.continues, cleared=state.ended)
     if is_replaced or further:
         await left.confirm()
     return left

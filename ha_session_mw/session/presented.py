@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from .._node.node import Node
+from .._node.uncancelled import Uncancelled
 from ..exceptions import QuorumLost, SessionSuperseded
 from ..models import Acknowledgement, Claims
 from .state import RequestState
+from .tracked_dict import TrackedDict
 
 
 def others(state: RequestState, node: Node) -> list[Claims]:
@@ -33,12 +37,25 @@ def ensure_newest(state: RequestState, node: Node) -> None:
         raise problem.with_traceback(None)  # the same error may be raised several times
 
 
-async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
+async def log_out(state: RequestState, node: Node, uncancelled: Uncancelled, *, limit_s: float = math.inf) -> Acknowledgement | None:
     """Revoke every session whose token came with the request; return how far that has got, or None if there was no session.
+
+    A cancellation leaves no log-out half done: it counts after the last.
+
+    Args:
+        state: of the request.
+        node: this node.
+        uncancelled: carries the log-outs out.
+        limit_s: how many seconds that may take.
 
     Raises:
         QuorumLost: a log-out could not be made durable. This node enforces all of them.
+        TimeoutError: it took longer than ``limit_s``.
     """
+    return await uncancelled.run(lambda: _log_out(state, node), limit_s=limit_s)
+
+
+async def _log_out(state: RequestState, node: Node) -> Acknowledgement | None:
     came = [state.verified.claims] if state.verified is not None else []
     revoked, lost = [], None
     for claims in (*came, *others(state, node)):
@@ -55,12 +72,25 @@ async def log_out(state: RequestState, node: Node) -> Acknowledgement | None:
     return Acknowledgement(mode=least.mode, waited_s=sum(one.waited_s for one in revoked))
 
 
-async def revoke_if_ended(state: RequestState, node: Node) -> Acknowledgement | None:
-    """Revoke the session that came in if the app cleared it.
+def begins_anew(session: TrackedDict, state: RequestState) -> bool:
+    """Whether the client gets another session in place of a cleared one, so that this is no log-out: if it fails, nothing has changed.
+
+    That is so for a log-in. Otherwise it is so for a visitor's session alone, in which nobody was logged in.
+    """
+    came_in = state.came_in
+    if not state.ended or state.acknowledgement is not None or came_in is None:
+        return False
+    return state.claims is not None or (came_in.subject is None and bool(session) and not state.presented)
+
+
+async def revoke_if_ended(
+    state: RequestState, node: Node, uncancelled: Uncancelled, *, limit_s: float = math.inf
+) -> Acknowledgement | None:
+    """Revoke the session that came in if the app cleared it; see :func:`log_out`.
 
     Returns:
         The acknowledgement, also of a log-out that ``Session.revoke`` made earlier; None if the session goes on.
     """
     if state.ended and state.acknowledgement is None:
-        state.acknowledgement = await log_out(state, node)
+        state.acknowledgement = await log_out(state, node, uncancelled, limit_s=limit_s)
     return state.acknowledgement

@@ -15,6 +15,7 @@ from .._core.names import require_name
 from .._core.token.cookies import Transport
 from .._core.token.data import decode
 from .._node.locks import LEASE_S, TIMEOUT_S
+from .._node.uncancelled import Uncancelled
 from .._settings.values import duration
 from ..exceptions import InsufficientUserAuthentication, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
 from ..manager import SessionManager, node_of
@@ -301,7 +302,8 @@ class Session(TrackedDict):
             self._drop_data()
         state.became = state.hands_over_by = None
         if state.acknowledgement is None and (state.verified is not None or state.presented):
-            state.acknowledgement = await log_out(state, self._node)
+            with Uncancelled() as uncancelled:
+                state.acknowledgement = await log_out(state, self._node, uncancelled)
         return state.acknowledgement or Acknowledgement(mode="fenced", waited_s=0.0)  # no token of this session exists
 
     def refuse(self, problem: ProblemError) -> None:

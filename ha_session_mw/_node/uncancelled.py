@@ -1,0 +1,88 @@
+"""Steps of a request that a cancellation cannot cut in two: it counts afterwards.
+
+Servers cancel the task of a request whose client has gone, and apps cancel what exceeds their time limit. A shielded scope holds back
+the cancellations of anyio and trio. It does not hold back asyncio's own ``Task.cancel()``, which servers and ``asyncio.timeout`` use.
+On asyncio, each step is therefore a task of its own, which nobody else can cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Self, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+LAST_S = 5.0
+"""How many seconds the last thing may take: as long as each clean-up may. A client that does not read must not hold a task."""
+
+
+class Uncancelled:
+    """Runs steps to their end. At the end of its ``with`` block, the caller is cancelled as often as it was meanwhile.
+
+    The caller must be one task, and its steps must have time limits of their own.
+    """
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._ran = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        task = asyncio.current_task() if self._held else None
+        if task is None:
+            return
+        # Each cancellation was counted when it was asked for, and is asked for anew: whoever did so finds the number that it left.
+        held, self._held = self._held, 0
+        for _ in range(held):
+            task.uncancel()
+        for _ in range(held):
+            task.cancel()
+
+    async def run(self, step: Callable[[], Awaitable[T]], *, limit_s: float = math.inf) -> T:
+        """Run a step and return its result.
+
+        Raises:
+            TimeoutError: it took longer than ``limit_s`` and was cancelled.
+        """
+        self._ran = True
+        with anyio.fail_after(limit_s, shield=True) as scope:
+            if not _is_in_asyncio():
+                return await step()
+            task = asyncio.ensure_future(step())
+            try:
+                while not task.done():
+                    try:
+                        await asyncio.wait((task,))
+                    except asyncio.CancelledError:
+                        if scope.cancel_called:  # the limit
+                            raise
+                        self._held += 1
+                return task.result()
+            finally:
+                if task.cancel():
+                    with anyio.CancelScope(shield=True):
+                        await asyncio.wait((task,))
+
+    async def finish(self, last: Callable[[], Awaitable[None]]) -> None:
+        """Do the last thing, which tells the client what the steps have done. If there were none, it is cancelled like anything else.
+
+        Raises:
+            TimeoutError: it took too long.
+        """
+        if self._ran:
+            await self.run(last, limit_s=LAST_S)
+        else:
+            await last()
+
+
+def _is_in_asyncio() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:  # trio
+        return False
