@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from . import drill, etcd, on_etcd, one_machine, three_nodes, users
+from . import balancer, drill, etcd, on_etcd, one_machine, rolling, three_nodes, users
 from .processes import Process, ServerError, running
 from .proxy import Proxy
 from .servers import Server, cluster, cluster_on_etcd, new_secret
@@ -54,11 +54,12 @@ def _one_machine(story: Story, directory: Path) -> int:
 
 
 def _three_nodes(story: Story, directory: Path) -> int:
-    nodes, hasty = Nodes(*cluster("abc", directory, _common())), _hasty(directory)
+    nodes, hasty = Nodes(*cluster("abc", directory, _common() | balancer.drain_settings())), _hasty(directory)
 
     def tell() -> None:
         _one_node(story, nodes, hasty)
         three_nodes.tell(story, nodes)
+        rolling.tell(story, nodes)
 
     return _run(story, "on three nodes", "HA_SESSION_CLUSTER=peers://", nodes, [hasty], tell)
 

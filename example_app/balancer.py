@@ -17,6 +17,7 @@ from .processes import Process
 
 HERE: tuple[Kind, ...] = ("haproxy", "nginx")
 """What is looked for on this machine, in this order. HAProxy asks the nodes whether they are ready, and nginx does not."""
+TITLES = {"haproxy": "HAProxy", "nginx": "nginx"}
 HOW_TO_INSTALL = "apt-get install -y --no-install-recommends haproxy"
 _SCRATCH = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 """The folders of nginx that only root may use by default."""
@@ -30,6 +31,17 @@ def program(kind: Kind) -> str | None:
 def installed() -> Kind | None:
     """Return the first balancer that is installed; None if there is none."""
     return next((kind for kind in HERE if program(kind)), None)
+
+
+def drain_settings() -> dict[str, str]:
+    """Return the settings of nodes behind the balancer that is installed, for restarts that nobody sees."""
+    match installed():
+        case None:
+            return {}
+        case "nginx":  # it does not ask, and learns by refusals
+            return {"DRAIN_DELAY": "2s", "DRAIN_REFUSE": "safe", "START_WAIT": "10s"}
+        case _:  # it asks twice a second, and two checks must fail
+            return {"DRAIN_DELAY": "2s"}
 
 
 class Balancer(Process):

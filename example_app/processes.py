@@ -81,13 +81,13 @@ class Process(ABC):
         self._signal(signal.SIGTERM)
         self.thaw()
 
-    def end(self) -> None:
-        """End the process: ask first, and kill after ``END_WITHIN_S``."""
+    def end(self, within_s: float = END_WITHIN_S) -> None:
+        """End the process: ask first, and kill if that takes longer."""
         if self._process is None:
             return
         self.terminate()
         try:
-            self._process.wait(END_WITHIN_S)
+            self._process.wait(within_s)
         except subprocess.TimeoutExpired:
             self.kill()
 

@@ -19,7 +19,7 @@ import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from example_app import app as example
-from example_app import etcd, users
+from example_app import balancer, etcd, rolling, users
 from example_app.drill import altered
 from example_app.processes import READY_WITHIN_S, ServerError, running
 from example_app.servers import Server, cluster, new_secret
@@ -326,6 +326,14 @@ def test_a_step_that_fails_is_reported_and_ends_the_story() -> None:
     assert story.steps == 1
 
 
+def test_without_a_balancer_the_story_says_how_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balancer, "program", lambda _kind: None)
+    out = io.StringIO()
+    rolling.tell(Story(out), [])
+    assert balancer.HOW_TO_INSTALL in out.getvalue()
+    assert balancer.drain_settings() == {}
+
+
 def run_demo(*command: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *(command or ("-m", "example_app"))],
@@ -385,6 +393,7 @@ def test_the_demo_tells_its_whole_story_and_ends_well() -> None:
             "503 state_stale → retry, other_node, after 250 ms",
             "by itself",
         ),
+        "0 failed, nobody logged out" if balancer.installed() else balancer.HOW_TO_INSTALL,
     ):
         assert told in story
     assert re.search(r"All \d\d steps went as told, in \d+\.\d s\.$", story.strip())

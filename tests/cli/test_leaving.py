@@ -42,7 +42,7 @@ def test_nginx_asks_no_node_and_learns_of_a_drain_by_refusals() -> None:
     assert leaving(settings(drain_delay="3s"), kind="haproxy").findings == ()
 
 
-@pytest.mark.parametrize(("delay_s", "longest_s", "least_s"), [(2.0, 0.0, 13.0), (20.0, 0.0, 28.0), (20.0, 60.0, 85.0)])
+@pytest.mark.parametrize(("delay_s", "longest_s", "least_s"), [(2.0, 0.0, 11.0), (20.0, 0.0, 28.0), (20.0, 60.0, 85.0)])
 def test_sigkill_comes_after_the_drain_the_last_requests_and_the_good_bye(delay_s: float, longest_s: float, least_s: float) -> None:
     well = leaving(settings(drain_delay=delay_s), grace_s=least_s, longest_request_s=longest_s)
     assert (well.grace_s, well.findings) == (least_s, ())
