@@ -16,8 +16,8 @@ HEADER_BYTES = 8 * MAX_TOKEN_BYTES
 """Room for the header of a request or an answer. An answer may carry the largest token, the removal of 16 planted cookies, and the
 app's own fields. By default, nginx gives an answer 4 kB and turns a larger one into 502."""
 KEEP_IDLE_S = 2
-"""How long the balancer keeps an idle connection to a node. uvicorn closes one after 5 s, or 3 s after a drain began, perhaps just as a
-POST arrives on it."""
+"""How long the balancer keeps an idle connection to a node. uvicorn closes one after 5 s, or 3 s after a drain began. A POST may arrive on
+it at that very moment."""
 
 
 @dataclass(frozen=True, slots=True)
