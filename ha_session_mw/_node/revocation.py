@@ -16,13 +16,13 @@ import anyio.to_thread
 from cachetools import LRUCache
 
 from .._core.cluster.entries import decode_entry, encode_entry
-from .._core.cluster.view import View, began_after, new_cut_id
+from .._core.cluster.view import FLOOR_MARGIN_MS, SUPERSEDED_MS, View, began_after, new_cut_id
 from .._core.names import require_name
 from .._core.token.keys import KeyRing
 from .._machine.file_trouble import FileTrouble
 from ..abc import Clock, ClusterLog
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
-from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId
+from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, SessionId
 
 if TYPE_CHECKING:
     from .._machine.journal import JournalFile
@@ -365,6 +365,14 @@ class Revoker:
         else:
             return "fenced" if fence else "durable"
         return "provisional"
+
+    def note_successor(self, sid: SessionId) -> None:
+        """Note that the client of a session that was logged out under this id gets another one now. Waits for nothing.
+
+        The family is denied by another entry. This one says for a while that the client knows better than to send the id.
+        """
+        now_ms = int(self._clock.wall_s() * 1000)
+        self._log.apply([Deny(sid, now_ms + SUPERSEDED_MS + FLOOR_MARGIN_MS, now_ms)])
 
     def take_back(self, claims: Claims) -> None:
         """Deny a session whose token was never sent to a client, so no request waits for the entry."""

@@ -327,6 +327,8 @@ class TokenValidator:
         """Return why a session is revoked with all its ids. None if it is not, or only under an id that it had once."""
         claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
         decision = self.revalidate(msgspec.structs.replace(verified, claims=claims))
+        if isinstance(decision, Refuse):
+            decision = self.revalidate(verified)  # the same, but for what is noted of this one id
         if isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked | SessionSuperseded):
             return decision.problem
         return None

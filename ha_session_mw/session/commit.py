@@ -21,7 +21,7 @@ from ..models import Acknowledgement, Claims, Deny
 from .catch_up import catch_up
 from .late_save import base_of, note_kept
 from .left_behind import LeftBehind, left_behind
-from .presented import begins_anew, ensure_newest, revoke_if_ended
+from .presented import begins_anew, ensure_newest, note_successor, revoke_if_ended
 from .session import Session, state_of
 from .stand_in import take_content
 from .state import RequestState
@@ -123,6 +123,7 @@ async def commit(
             await node.devices.take_new_id(node.issuer.as_signed(claims))
         acknowledgement = await left.leave(ended) or acknowledgement
     # Nothing may wait or fail from here on: the old token is of no use any more.
+    note_successor(state, node)
     _report_log_in(claims, came_in, node)
     _hand_out(state, claims, node)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None

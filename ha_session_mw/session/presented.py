@@ -6,7 +6,7 @@ import math
 
 from .._node.node import Node
 from .._node.uncancelled import Uncancelled
-from ..exceptions import QuorumLost, SessionSuperseded
+from ..exceptions import QuorumLost, SessionRevoked, SessionSuperseded
 from ..models import Acknowledgement, Claims
 from .state import RequestState
 from .tracked_dict import TrackedDict
@@ -25,9 +25,10 @@ def others(state: RequestState, node: Node) -> list[Claims]:
 
 
 def ensure_newest(state: RequestState, node: Node) -> None:
-    """Raise if a log-in has given the client a newer session than that of this request, so that no cookie may take its place.
+    """Raise if the client has got a newer session than that of this request, so that no cookie may take its place.
 
-    The log-out of a session under an older one of its ids passes: it ends the newer one, too.
+    A log-in gave it that session, or a log-out after which the app wrote. The log-out of a session under an older one of its ids
+    passes: it ends the newer one, too.
 
     Raises:
         SessionSuperseded: it has, or the client has a newer token of the same session, which this request did not carry.
@@ -35,6 +36,17 @@ def ensure_newest(state: RequestState, node: Node) -> None:
     problem = state.problem if state.verified is None else node.validator.why_revoked(state.verified)
     if isinstance(problem, SessionSuperseded):
         raise problem.with_traceback(None)  # the same error may be raised several times
+    if isinstance(problem, SessionRevoked) and problem.has_successor:
+        raise SessionSuperseded("logged out, and the client got another session with the answer", check="denied")
+
+
+def note_successor(state: RequestState, node: Node) -> None:
+    """Note that the client gets a new token with this answer, if the sessions of those that came were logged out."""
+    if state.acknowledgement is None:
+        return
+    verified = [node.validator.verify(token) for _, token in state.presented]
+    for sid in {one.claims.sid for one in (state.verified, *verified) if one is not None}:
+        node.revoker.note_successor(sid)
 
 
 async def log_out(state: RequestState, node: Node, uncancelled: Uncancelled, *, limit_s: float = math.inf) -> Acknowledgement | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from ha_session_mw import Session, get_session
 from ha_session_mw._core.cluster.view import SUPERSEDED_MS
-from ha_session_mw.exceptions import SessionSuperseded
+from ha_session_mw.exceptions import SessionReadOnly, SessionSuperseded
 from ha_session_mw.manager import node_of
 
 from ..asgi.driver import Act, Node, Visitor, call, look, scope_of, who, why
@@ -314,3 +315,130 @@ async def test_revoke_raises_it_before_anything_is_dropped(node: Node) -> None:
         return "kept"
 
     assert (await node.request(act, token=old)).result == "kept"
+
+
+# A log-out after which the app writes, so that the client gets a visitor's session
+
+
+async def revoke_and_write(session: Session) -> None:
+    await session.revoke()
+    session["anew"] = 1
+
+
+by_cookie_or_bearer = pytest.mark.parametrize("by", ["token", "bearer"])
+log_outs = pytest.mark.parametrize("log_out", [begin_anew, revoke_and_write], ids=["clear", "revoke"])
+lates = pytest.mark.parametrize(
+    "late", [put(cart=["pen"]), clear, begin_anew, lambda s: s.revoke(), revoke_and_write], ids=["write", "clear", "anew", "revoke", "both"]
+)
+
+
+async def goodbye(node: Node, log_out: Act) -> tuple[Visitor, str]:
+    """A browser that has just logged out and got the app's good-bye, and the token that it had before."""
+    visitor = await node.logged_in("bob", cart=["book"])
+    old = visitor.token
+    assert (await visitor.visit(log_out)).token
+    assert old
+    return visitor, old
+
+
+@log_outs
+@lates
+@by_cookie_or_bearer
+async def test_after_it_a_late_request_sets_no_cookie_over_that_session(node: Node, log_out: Act, late: Act, by: str) -> None:
+    visitor, old = await goodbye(node, log_out)
+    sent: dict[str, Any] = {by: old}
+    answer = await node.request(late, **sent)
+    assert (answer.status, answer.code, answer.cookies(), answer.header("session-token")) == (409, "session_superseded", [], None)
+    assert (await visitor.visit(look)).result == {"anew": 1}
+
+
+@log_outs
+@by_cookie_or_bearer
+async def test_it_is_a_log_out_all_the_same(node: Node, log_out: Act, by: str) -> None:
+    _, old = await goodbye(node, log_out)
+    sent: dict[str, Any] = {by: old}
+    answer = await node.request(path="/account", **sent)
+    assert (answer.status, answer.code) == (401, "session_revoked")
+    answer = await node.request(why, **sent)
+    assert (answer.status, answer.result, answer.cookies()) == (200, "session_revoked", [])
+    assert (await node.request(lambda s: s.login("eve"), **sent)).status == 200
+
+
+@log_outs
+@pytest.mark.parametrize("late", [clear, begin_anew, lambda s: s.revoke()], ids=["clear", "anew", "revoke"])
+async def test_a_log_out_that_had_begun_before_it_removes_no_cookie(node: Node, log_out: Act, late: Act) -> None:
+    visitor = await node.logged_in("bob")
+
+    async def slow(session: Session) -> None:
+        assert (await node.request(log_out, token=visitor.token)).token
+        ended = late(session)
+        if hasattr(ended, "__await__"):
+            await ended
+
+    answer = await node.request(slow, token=visitor.token)
+    assert (answer.status, answer.code, answer.cookies()) == (409, "session_superseded", [])
+
+
+@log_outs
+async def test_a_handshake_after_it_sets_no_cookie_either(node: Node, log_out: Act) -> None:
+    _, old = await goodbye(node, log_out)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        get_session(scope)["late"] = 1
+        await send({"type": "websocket.accept"})
+
+    node.app.app = app
+    answer = await call(node.app, scope_of("websocket", headers=[(b"cookie", f"session={old}".encode())]))
+    assert answer.messages == [{"type": "websocket.close", "code": 4409, "reason": "session_superseded"}]
+
+
+@log_outs
+async def test_a_stream_after_it_sets_no_cookie_either(node: Node, log_out: Act) -> None:
+    visitor, old = await goodbye(node, log_out)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+        with pytest.raises(SessionReadOnly):
+            get_session(scope)["late"] = 1
+        await send({"type": "http.response.body"})
+
+    inner, node.app.app = node.app.app, app
+    answer = await node.request(token=old)
+    node.app.app = inner
+    assert (answer.status, answer.cookies(), answer.body) == (200, [], b"1")
+    assert (await visitor.visit(look)).result == {"anew": 1}
+
+
+@log_outs
+async def test_it_is_forgotten_after_two_minutes(node: Node, log_out: Act) -> None:
+    _, old = await goodbye(node, log_out)
+    node.clock.advance(SUPERSEDED_MS / 1000)
+    assert (await node.request(put(form="sent"), token=old)).code == "session_superseded"
+    node.clock.advance(0.01)
+    assert (await node.request(put(form="sent"), token=old)).token
+    assert (await node.request(why, token=old)).result == "session_revoked"
+
+
+async def test_it_counts_for_each_of_several_tokens(node: Node) -> None:
+    one, other = await node.logged_in("ada"), await node.logged_in("eve")
+    both = [(b"cookie", f"session={one.token}; session={other.token}".encode())]
+    answer = await node.request(begin_anew, headers=both)
+    assert any("session=hs1." in line for line in answer.cookies())
+    for token in (one.token, other.token):
+        assert (await node.request(put(form="sent"), token=token)).code == "session_superseded"
+
+
+async def test_a_log_out_without_a_word_lets_a_later_visit_begin(node: Node) -> None:
+    """Its client may never have got the answer, and must get a form to log in with."""
+    visitor = await node.logged_in("bob")
+    old = visitor.token
+    await visitor.visit(clear)
+    assert (await node.request(put(form="shown"), token=old)).token
+
+
+async def test_it_is_known_to_the_other_workers_of_a_file(tmp_path: Path) -> None:
+    node, other = (Node(cluster=f"sqlite://{tmp_path}/sessions.db") for _ in range(2))
+    _, old = await goodbye(node, begin_anew)
+    await node_of(node.manager).log.confirm()  # as the node's own task does at once
+    assert (await other.request(put(cart=["pen"]), token=old)).code == "session_superseded"
