@@ -14,7 +14,8 @@
 #                        requests with canaries through the whole middleware (FUZZED=1000000), the
 #                        instances of costly tests that make test leaves out, properties with more examples, real
 #                        processes in trouble, for a quarter of an hour, with the times that log-outs took,
-#                        users at nodes that are killed, through the client library and a plain client,
+#                        rolling restarts behind nginx and HAProxy; users at nodes that are killed, through the client library,
+#                        a balancer, and the clients of other packages;
 #                        and the suites of other packages with our middleware in the place of Starlette's
 #   make lint, format    the checkers alone; format mends what can be mended
 #   make hooks           installs a git hook that runs the checkers before each commit

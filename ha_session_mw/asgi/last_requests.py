@@ -15,7 +15,7 @@ from typing import Protocol
 from .._machine.port_mates import is_inherited
 
 IDLE_S = 3.0
-"""How long after the beginning of a drain a connection may stay idle. A generated configuration closes one that is idle for 2 s, and one
+"""How long after the beginning of a drain a connection may stay idle. A generated configuration closes one that is idle for 1 s, and one
 that is used during a drain is closed after its answer."""
 MOST_LOOKS = 1_000
 """How often the listeners are looked at. A port to which clients connect without a pause has to be closed at some time, too."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import httpx2
 
+from .exchange import limits_of
 from .transport import AsyncNodesTransport, NodesTransport
 
 
@@ -39,4 +40,6 @@ def connect_async(
 
 def _of_transport(options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of the transport out of those of the client."""
-    return {name: options.pop(name) for name in ("verify", "cert", "trust_env", "http1", "http2", "limits") if name in options}
+    return {"limits": limits_of(httpx2)} | {
+        name: options.pop(name) for name in ("verify", "cert", "trust_env", "http1", "http2", "limits") if name in options
+    }

@@ -24,6 +24,9 @@ logger = logging.getLogger("ha_session_mw.client")
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 CONNECT_WITHIN_S = 2.0
 """Seconds in which a node must take a connection if there are others."""
+KEEP_IDLE_S = 1.5
+"""How long an idle connection is kept. gunicorn closes one after 2 s, uvicorn after 5 s. A POST on it at that moment is lost, and nobody
+knows whether it was executed."""
 LOG_INS_AT_ONCE = 3
 """How many log-ins in a row a client tries. A cluster that refuses each new session must not be flooded with log-ins."""
 LOG_IN_EVERY_S = 10.0
@@ -333,6 +336,11 @@ _ZLIB_WINDOWS = {"identity": 0, "": 0, "gzip": 31, "deflate": 15}
 
 def _seconds(text: str | None) -> float | None:
     return float(text) if text and text.isascii() and text.isdigit() and len(text) < 7 else None
+
+
+def limits_of(library: ModuleType) -> Any:
+    """Return the limits of a transport that uses no connection again which its server may be about to close."""
+    return library.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_IDLE_S)
 
 
 def library_of(request: object) -> ModuleType:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import anyio
 
-from .exchange import AfterLogIn, Cluster, Exchange, as_text, library_of, log_in_once, may_be_problem, read_problem
+from .exchange import AfterLogIn, Cluster, Exchange, as_text, library_of, limits_of, log_in_once, may_be_problem, read_problem
 from .problems import Problem
 from .streams import once, resumed
 
@@ -100,7 +100,7 @@ class NodesTransport(_Transport):
         """
         library = library_of(request)
         if self._inner is None:
-            self._inner = library.HTTPTransport()
+            self._inner = library.HTTPTransport(limits=limits_of(library))
         exchange = self._exchange(request)
         if exchange is None:
             return self._inner.handle_request(request)
@@ -175,7 +175,7 @@ class AsyncNodesTransport(_Transport):
         """
         library = library_of(request)
         if self._inner is None:
-            self._inner = library.AsyncHTTPTransport()
+            self._inner = library.AsyncHTTPTransport(limits=limits_of(library))
         exchange = self._exchange(request)
         if exchange is None:
             return await self._inner.handle_async_request(request)

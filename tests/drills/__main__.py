@@ -1,70 +1,125 @@
-"""``python -m tests.drills``: users at three nodes that are killed every few seconds, through this package's client and a plain one.
+"""``python -m tests.drills``: users of five ways at three nodes on etcd, while nodes are killed, etcd's leader is, and one node is cut off.
 
-Fails if a user of this package's client saw an error, had to log in again, or if a log-out did not hold.
+Fails if a user of this package's client saw an error, had to log in again, or if a log-out did not hold; and if plain requests behind
+the balancer failed for longer than a second after a kill.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
 
+from example_app.balancer import Balancer, program
+from example_app.etcd import Member, members
 from example_app.processes import running
-from example_app.servers import Server, cluster, new_secret
+from example_app.proxy import Proxy
+from example_app.servers import Server, cluster_on_etcd, new_secret
+from ha_session_mw import Settings
 
-from .users import Client, OneNode, Result, User, through_ours
+from ..engines import memory_folder
+from .trouble import Trouble
+from .users import Copies, Result, User
+from .ways import BALANCED, OURS, WAYS
 
-CLIENTS: Mapping[str, Client] = {"this package's": through_ours, "plain httpx2": OneNode}
 MOST_SENT = 1.2
 """The most requests that a client may send for each that its user wanted."""
+MOST_FAILING_S = 1.0
+"""How long plain requests may fail behind the balancer after a kill."""
+MENDED_WITHIN_S = 30.0
 
 
-async def drill(nodes: list[Server], *, users: int, seconds: float, every_s: float) -> dict[str, Result]:
-    """Let users work at the nodes while these are killed one after the other; return the results by client."""
-    results = {name: Result() for name in CLIENTS}
-    urls = [node.url for node in nodes]
+@dataclass(frozen=True)
+class Scene:
+    """What the users meet."""
+
+    nodes: Sequence[Server]
+    members: Sequence[Member]
+    way_of_last: Proxy
+    balancer: Balancer | None
+
+
+@contextmanager
+def scene(folder: Path) -> Iterator[Scene]:
+    """Three nodes on an etcd of three members, behind HAProxy if that is installed."""
+    with memory_folder() as disk:
+        engine = members(disk)
+        straight = [member.port for member in engine]
+        with Proxy(*straight) as way_of_c:
+            settings = {"SECRET_KEY": new_secret(), "START_WAIT": "2s", "LOGINS_PER_SUBJECT": "off", "LOGINS_PER_ADDRESS": "off"}
+            nodes = cluster_on_etcd({"a": straight, "b": straight, "c": way_of_c.ports}, folder, settings)
+            with running(*engine), running(*nodes):
+                if program("haproxy") is None:
+                    yield Scene(nodes, engine, way_of_c, None)
+                    return
+                front = Balancer("haproxy", Settings(secret_key=new_secret()), [node.url for node in nodes], folder)
+                with running(front):
+                    yield Scene(nodes, engine, way_of_c, front)
+
+
+async def drill(
+    at: Scene, trouble: Trouble, *, users: int, seconds: float, thinks_s: float, ways: Iterable[str] = WAYS
+) -> dict[str, Result]:
+    """Let users of each way work at the nodes while there is trouble; return the results by way."""
+    results = {name: Result() for name in ways if at.balancer is not None or not WAYS[name].is_balanced}
+    nodes = [node.url for node in at.nodes]
     is_over = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        for name, client in CLIENTS.items():
-            for number in range(users):
-                user = User(urls, client, results[name], random.Random(f"{name} {number}"))
-                tasks.start_soon(user.live, is_over)
-        with anyio.move_on_after(seconds):
-            for turn in range(10_000):
-                await anyio.sleep(every_s)
-                await to_thread.run_sync(_kill_and_start, nodes[turn % len(nodes)], abandon_on_cancel=False)
-        is_over.set()
+    async with Copies() as copies:
+        async with anyio.create_task_group() as tasks:
+            for name, result in results.items():
+                urls = [at.balancer.url] if WAYS[name].is_balanced and at.balancer is not None else nodes
+                for number in range(users):
+                    dice = random.Random(f"{name} {number}")
+                    user = User(urls, WAYS[name], nodes, result, dice, thinks_s=thinks_s, copies=copies)
+                    tasks.start_soon(user.live, is_over)
+            await trouble.make(seconds)
+            is_over.set()
+        for result in results.values():
+            await copies.look_again(result, nodes, MENDED_WITHIN_S)
     return results
 
 
-def _kill_and_start(node: Server) -> None:
-    node.kill()
-    node.start()
-    node.wait_until_ready()
+def faults(results: dict[str, Result], trouble: Trouble) -> list[str]:
+    """Return what is wrong; empty if all is well."""
+    ours = results[OURS]
+    found = [f"{name}: a log-out does not hold" for name, result in results.items() if result.let_in]
+    found += [f"{name}: a session was lost" for name, result in results.items() if result.log_ins]
+    if ours.errors:
+        found.append("this package's client let an error through")
+    if ours.sent > MOST_SENT * ours.wanted + 3:
+        found.append("this package's client sent too much")
+    if BALANCED in results and trouble.longest_s(results[BALANCED].failed_at_s) > MOST_FAILING_S:
+        found.append("plain requests behind the balancer failed for too long after a kill")
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.drills")
-    parser.add_argument("--users", type=int, default=30, help="of each client")
+    parser.add_argument("--users", type=int, default=200, help="of each way")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two kills")
+    parser.add_argument("--thinks", type=float, default=3.0, help="average seconds between two requests of a user")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        nodes = cluster("abc", Path(folder), {"SECRET_KEY": new_secret(), "FRESHNESS_LIMIT": "2s"})
-        with running(*nodes):
-            found = anyio.run(lambda: drill(nodes, users=given.users, seconds=given.seconds, every_s=given.every))
-    for name, result in found.items():
-        print(result.told(name), flush=True)
-    ours = found["this package's"]
-    well = not ours.errors and not ours.log_ins and not ours.let_in and ours.sent <= MOST_SENT * ours.wanted
-    print("well" if well else "WRONG")
-    return 0 if well else 1
+    logging.getLogger("ha_session_mw").setLevel(logging.ERROR)  # each try that failed is a warning
+    with tempfile.TemporaryDirectory() as folder, scene(Path(folder)) as at:
+        half = given.seconds / 2
+        trouble = Trouble(at.nodes, at.members, at.way_of_last, given.every, leader_at_s=half - 7.5, cut_at_s=half + 7.5)
+        results = anyio.run(lambda: drill(at, trouble, users=given.users, seconds=given.seconds, thinks_s=given.thinks))
+    cut = f"a node cut off for {trouble.cut_for_s:g} s"
+    print(f"{given.users} users of each way, {len(trouble.kills)} kills, etcd's leader killed once, {cut}")
+    for name, result in results.items():
+        print(f"{result.told(name)}\n{'':<22} failures up to {trouble.longest_s(result.failed_at_s):.2f} s after a kill", flush=True)
+    wrong = faults(results, trouble)
+    print("WRONG: " + "; ".join(wrong) if wrong else "well")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,126 +1,113 @@
-"""Simulated users of the example app: they log in, browse, change something, and log out, through one client or another."""
+"""Simulated users of the example app: they log in, browse, change something, and log out, by one way or another."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-import httpx2
+import httpx
 
 from example_app.users import USERS
-from ha_session_mw.client import AsyncNodesTransport, Problem, problem_of
+from ha_session_mw.client import Problem, problem_of
 
-Inner = httpx2.AsyncBaseTransport
-READ_WITHIN_S = 5.0
+from .ways import Way
+
+READ_WITHIN_S = 15.0
+"""A log-out may wait for the lease of a node that was killed, 5.15 s by default, and for etcd's next leader."""
+COPIES = 8
+"""How many copies of cookies are tried at once, of all users."""
 
 
 @dataclass
 class Result:
-    """The experience of all users of one client.
+    """The experience of all users of one way.
 
     Attributes:
         wanted, sent: the requests that the users made, and those that reached the network.
         errors: the failures that users saw, by kind.
         unknown: the unsafe requests in flight that failed with an outcome that nobody can know.
+        failed_at_s: when each of all these failures was seen, with its kind.
         log_ins: how often a user had to log in again although nobody had logged the session out.
-        kept_out: the log-outs that were acknowledged as fenced, with copies of the cookie that were refused.
-        let_in: those with a copy that some node accepted.
+        copies: the cookies of the acknowledged log-outs, with whether the log-out was fenced.
+        let_in: how often a node accepted one of those after the acknowledgement.
     """
 
     wanted: int = 0
     sent: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
+    failed_at_s: list[tuple[float, str]] = field(default_factory=list)
     log_ins: int = 0
-    kept_out: int = 0
-    let_in: int = 0
+    copies: list[tuple[str, bool]] = field(default_factory=list)
+    let_in: Counter[str] = field(default_factory=Counter)
+
+    def count_sent(self) -> None:
+        self.sent += 1
+
+    @property
+    def per_wanted(self) -> float:
+        return self.sent / max(1, self.wanted)
 
     def told(self, name: str) -> str:
         """Return the result as a line."""
-        failed = sum(self.errors.values())
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.errors.most_common(4))
+        fenced = sum(is_fenced for _, is_fenced in self.copies)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in (self.errors + self.let_in).most_common(5))
         return (
-            f"{name:<14} wanted {self.wanted:>6}, errors {failed:>5}, unknown {self.unknown:>3}, unexpected log-ins {self.log_ins:>3}, "
-            f"log-outs enforced {self.kept_out}, not {self.let_in}, sent ÷ wanted {self.sent / max(1, self.wanted):.3f}"
-            + (f"  ({kinds})" if kinds else "")
+            f"{name:<22} wanted {self.wanted:>6}, errors {self.errors.total():>5}, unknown {self.unknown:>3}, "
+            f"unexpected log-ins {self.log_ins:>3}, log-outs {len(self.copies):>4} ({fenced} fenced), not enforced {self.let_in.total()}, "
+            f"sent ÷ wanted {self.per_wanted:.3f}" + (f"\n{'':<22} {kinds}" if kinds else "")
         )
 
 
-class Counted(Inner):
-    """Counts the requests that reach the network."""
-
-    def __init__(self, result: Result) -> None:
-        self._result = result
-        self._inner = httpx2.AsyncHTTPTransport()
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        self._result.sent += 1
-        return await self._inner.handle_async_request(request)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-Client = Callable[[Sequence[str], Result], Inner]
-"""Makes the transport of one user."""
-
-
-def through_ours(urls: Sequence[str], result: Result) -> Any:
-    return AsyncNodesTransport(urls, Counted(result))
-
-
-class OneNode(Inner):
-    """A plain client: it knows all nodes, and goes on to the next one after a failure, without a second try."""
-
-    def __init__(self, urls: Sequence[str], result: Result) -> None:
-        self._inner = Counted(result)
-        self._urls = [httpx2.URL(url) for url in urls]
-        self._now = random.randrange(len(urls))
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        node = self._urls[self._now % len(self._urls)]
-        request.url = request.url.copy_with(host=node.host, port=node.port)
-        request.headers["host"] = node.netloc.decode()
-        try:
-            response = await self._inner.handle_async_request(request)
-        except httpx2.TransportError:
-            self._now += 1
-            raise
-        if response.status_code >= 500:
-            self._now += 1
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
 class User:
-    """One user: a story in a loop until the time is over."""
+    """One user: a story in a loop until the time is over.
 
-    def __init__(self, urls: Sequence[str], client: Client, result: Result, dice: random.Random) -> None:
-        self._urls = urls
+    Args:
+        urls: where the requests go.
+        way: how.
+        nodes: the URLs of the nodes, which are asked whether a log-out holds.
+        result: takes the experience.
+        dice: decides.
+        thinks_s: the average pause between two requests.
+        copies: tries copies of cookies.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], way: Way, nodes: Sequence[str], result: Result, dice: random.Random, *, thinks_s: float, copies: Copies
+    ) -> None:
+        self._nodes = nodes
+        self._way = way
         self._result = result
         self._dice = dice
+        self._thinks_s = thinks_s
+        self._copies = copies
         self._name = dice.choice([*USERS])
-        self._http = httpx2.AsyncClient(transport=client(urls, result), base_url=urls[0], timeout=READ_WITHIN_S, trust_env=False)
+        transport = way.transport(urls, result.count_sent)
+        self._http = httpx.AsyncClient(transport=transport, base_url=urls[0], timeout=READ_WITHIN_S, trust_env=False, verify=False)
         self._is_in = False
 
     async def live(self, is_over: anyio.Event) -> None:
         async with self._http:
+            await anyio.sleep(self._dice.uniform(0, self._thinks_s))
             while not is_over.is_set():
                 if not self._is_in:
                     await self._log_in()
                 for _ in range(self._dice.randint(5, 15)):
-                    await anyio.sleep(self._dice.uniform(0.05, 0.25))
+                    await self._think(is_over)
                     if not self._is_in or is_over.is_set():
                         break
                     await self._use()
                 else:
                     await self._log_out()
+
+    async def _think(self, is_over: anyio.Event) -> None:
+        with anyio.move_on_after(self._dice.uniform(0.2, 1.8) * self._thinks_s):
+            await is_over.wait()
 
     async def _log_in(self) -> None:
         form = {"username": self._name, "password": USERS[self._name].password}
@@ -141,40 +128,74 @@ class User:
         answer = await self._ask("POST", "/logout")
         self._is_in = False
         self._http.cookies.clear()  # after a log-out of unknown outcome, too
-        if answer is None or answer.status_code != 200 or answer.headers.get("session-revocation") != "fenced" or copy is None:
+        if answer is None or answer.status_code != 200 or copy is None:
             return
-        accepted = [await self._is_accepted(url, copy) for url in self._urls]
-        self._result.let_in += any(accepted)
-        self._result.kept_out += not any(accepted)
+        is_fenced = answer.headers.get("session-revocation") == "fenced"
+        self._result.copies.append((copy, is_fenced))
+        if is_fenced:
+            for url in self._nodes:
+                if await self._copies.status(url, copy) == 200:
+                    self._result.let_in[url] += 1
 
-    async def _is_accepted(self, url: str, copy: str) -> bool:
-        async with httpx2.AsyncClient(timeout=READ_WITHIN_S, trust_env=False) as thief:
-            try:
-                return (await thief.get(f"{url}/private/session", headers={"cookie": f"session={copy}"})).status_code == 200
-            except httpx2.TransportError:
-                return False  # the node is down
-
-    async def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response | None:
+    async def _ask(self, method: str, path: str, **options: Any) -> httpx.Response | None:
         self._result.wanted += 1
         try:
-            answer = await self._http.request(method, path, **options)
-        except httpx2.TransportError as error:
+            answer = await self._way.ask(self._http, method, path, **options)
+        except httpx.TransportError as error:
             # Only an error after the connection was made leaves the outcome open.
-            is_open = method == "POST" and not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-            self._fail(type(error).__name__, is_open=is_open)
+            is_open = method == "POST" and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            self._fail(f"{method} {type(error).__name__}", is_open=is_open)
             return None
         if answer.status_code >= 500:
             problem = problem_of(answer)
-            self._fail(problem.code if problem else str(answer.status_code), is_open=method == "POST" and not _was_refused(problem))
+            kind = f"{problem.code}, {problem.outcome}" if problem else f"{answer.status_code} by the balancer"
+            self._fail(f"{method} {kind}", is_open=method == "POST" and _is_open(problem))
             return None
         return answer
 
     def _fail(self, kind: str, *, is_open: bool) -> None:
+        self._result.failed_at_s.append((time.monotonic(), kind))
         if is_open:
             self._result.unknown += 1
         else:
             self._result.errors[kind] += 1
 
 
-def _was_refused(problem: Problem | None) -> bool:
-    return problem is not None and problem.outcome == "not_executed"
+def _is_open(problem: Problem | None) -> bool:
+    return problem is None or problem.outcome == "unknown"
+
+
+class Copies:
+    """Tries copies of cookies at nodes, as a thief would. A context."""
+
+    async def __aenter__(self) -> Copies:
+        self._limit = anyio.CapacityLimiter(COPIES)
+        self._http = httpx.AsyncClient(timeout=READ_WITHIN_S, trust_env=False, verify=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def status(self, url: str, copy: str) -> int:
+        """Return the status of the node's answer; 0 if it is down."""
+        async with self._limit:
+            try:
+                return (await self._http.get(f"{url}/private/session", headers={"cookie": f"session={copy}"})).status_code
+            except httpx.TransportError:
+                return 0
+
+    async def look_again(self, result: Result, nodes: Sequence[str], limit_s: float) -> None:
+        """Ask each node about each copy until it refuses it for good. All nodes are up."""
+        for url in nodes:
+            for copy, _ in result.copies:
+                if await self._last_status(url, copy, limit_s) != 401:
+                    result.let_in[f"{url}, in the end"] += 1
+
+    async def _last_status(self, url: str, copy: str, limit_s: float) -> int:
+        with anyio.move_on_after(limit_s):
+            while True:
+                status = await self.status(url, copy)
+                if status in (200, 401):
+                    return status
+                await anyio.sleep(0.1)
+        return 0

@@ -1,0 +1,76 @@
+"""A request goes out on no connection that the server may close at that moment: a POST would be lost, with an outcome that nobody knows."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import httpx
+import httpx2
+import pytest
+
+from ha_session_mw.client import NodesTransport, connect
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+
+
+class Server:
+    """Keeps each connection open, and counts them."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    @staticmethod
+    def _serve(connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(65536):
+                connection.sendall(ANSWER)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with closing(Server()) as server:
+        yield server
+
+
+CLIENTS: dict[str, Callable[[str], httpx.Client | httpx2.Client]] = {
+    "httpx2": lambda url: httpx2.Client(transport=NodesTransport([url]), base_url=url),  # type: ignore[arg-type]
+    "httpx": lambda url: httpx.Client(transport=NodesTransport([url]), base_url=url),  # type: ignore[arg-type]
+    "connect": lambda url: connect([url]),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_idle_connection_is_used_again_only_for_a_moment(client: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CLIENTS[client](server.url) as http:
+        for _ in range(2):
+            http.get("/")
+        assert server.connections == 1
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + 1.9)  # gunicorn closes them after 2 s, uvicorn after 5 s
+        http.post("/")
+        assert server.connections == 2
