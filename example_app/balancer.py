@@ -48,7 +48,7 @@ class Balancer(Process):
     """A balancer that listens on a port of loopback.
 
     Args:
-        kind: ``nginx`` or ``haproxy``.
+        kind: the kind. Only nginx and HAProxy can be started by this class itself.
         settings: of the nodes.
         nodes: their URLs.
         directory: for its configuration and its output.
@@ -59,16 +59,25 @@ class Balancer(Process):
         self.kind = kind
         port = reserve_port()
         self.url = url_of(port)
-        self._file = directory / f"{kind}.conf"
+        self.file = directory / f"{kind}.yaml"  # Envoy reads only files of such a name
         text = lb_config(kind, settings, listen=f"{LOOPBACK}:{port}", nodes=nodes)
-        self._file.write_text(text.replace("http {\n", "http {\n" + _scratch(directory), 1) if kind == "nginx" else text)
+        self.file.write_text(text.replace("http {\n", "http {\n" + _scratch(directory), 1) if kind == "nginx" else text)
 
     def start(self) -> None:
+        self._run(self.command(), {**os.environ})
+
+    def command(self) -> list[str]:
+        """Return the command that runs it in the foreground.
+
+        Raises:
+            FileNotFoundError: it is not installed.
+        """
         path = program(self.kind)
         if path is None:
             raise FileNotFoundError(f"{self.kind} is not installed")
-        own = ["-c", str(self._file), "-e", "stderr", "-g", f"daemon off; pid {self._file}.pid;"]
-        self._run([path, *(own if self.kind == "nginx" else ["-db", "-f", str(self._file)])], {**os.environ})
+        if self.kind == "nginx":
+            return [path, "-c", str(self.file), "-e", "stderr", "-g", f"daemon off; pid {self.file}.pid;"]
+        return [path, "-db", "-f", str(self.file)]
 
     def is_ready(self) -> bool:
         """Return whether the balancer passes requests on."""

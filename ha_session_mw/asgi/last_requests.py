@@ -19,6 +19,9 @@ IDLE_S = 3.0
 that is used during a drain is closed after its answer."""
 MOST_LOOKS = 1_000
 """How often the listeners are looked at. A port to which clients connect without a pause has to be closed at some time, too."""
+QUIET_LOOKS = 3
+"""How many looks in a row must find nobody. asyncio makes the transport of an accepted connection in the next iteration of its loop, and
+drops the connection if its server is closed by then."""
 
 
 class _Socket(Protocol):
@@ -54,17 +57,20 @@ async def close_listeners(server: UvicornServer) -> bool:
     Returns:
         Whether they are closed. Other processes may accept connections there, too. Then a closed listener would tell no balancer anything.
     """
-    files = [one.fileno() for listener in server.servers for one in listener.sockets]
+    listeners = getattr(server, "servers", ())  # there are none while the server starts
+    files = [one.fileno() for listener in listeners for one in listener.sockets]
     if not files or server.config.fd is not None or "gunicorn.arbiter" in sys.modules or any(map(is_inherited, files)):
         return False
     with selectors.DefaultSelector() as selector:
         for file in files:
             selector.register(file, selectors.EVENT_READ)
+        quiet = 0
         for _ in range(MOST_LOOKS):
-            if not selector.select(0):
+            quiet = 0 if selector.select(0) else quiet + 1
+            if quiet == QUIET_LOOKS:
                 break
             await asyncio.sleep(0)  # the loop accepts them
-        for listener in server.servers:  # at once: microseconds after the look
+        for listener in listeners:  # at once: microseconds after the look
             listener.close()
     return True
 

