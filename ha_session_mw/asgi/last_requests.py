@@ -20,8 +20,8 @@ that is used during a drain is closed after its answer."""
 MOST_LOOKS = 1_000
 """How often the listeners are looked at. A port to which clients connect without a pause has to be closed at some time, too."""
 QUIET_LOOKS = 3
-"""How many looks in a row must find nobody. asyncio makes the transport of an accepted connection in the next iteration of its loop, and
-drops the connection if its server is closed by then."""
+"""How many looks in a row must find nobody. A connection that asyncio has accepted gets its transport one iteration of the loop later. If
+the server is closed by then, asyncio drops the connection."""
 
 
 class _Socket(Protocol):
