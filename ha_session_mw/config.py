@@ -27,6 +27,7 @@ STARLETTE_MAX_AGE_S = 14 * 24 * 60 * 60
 SameSite = Literal["lax", "strict", "none"]
 Data = Literal["auto", "token", "store"]
 Switch = Literal["off", "on"]
+Routing = Literal["serve", "redirect", "forward"]
 Secrets = str | bytes | Sequence[str] | Sequence[bytes]
 
 # Each alias names the type that readers get, and the type that constructors accept.
@@ -238,6 +239,17 @@ class Settings:
     start_wait: Duration = Setting(
         values.delay, "0s", "How long a request waits for a node that is starting, before it gets 503 `node_starting`."
     )
+    owned: Texts = Setting(
+        values.patterns,
+        (),
+        "Paths whose handlers keep something in the memory of a node. There, `ROUTING` leads a session to the node that owns it.",
+    )
+    routing: Setting[Routing, str] = Setting(
+        values.one_of("serve", "redirect"),
+        "serve",
+        "A request for a path in `OWNED` whose session another node owns. `serve`: is answered here. `redirect`: the balancer, or our client, "
+        "is told to send it there. `forward`: this node sends it there and passes the answer on.",
+    )
     endpoints: Text = Setting(
         values.text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
         "/-/session",
@@ -338,6 +350,8 @@ class Settings:
         for old, new in DEPRECATED.items():
             if getattr(self, old) is not None:
                 found.append(f"{variable(old)} is deprecated and will be removed; set {variable(new)} instead")
+        if self.owned and self.routing == "serve":
+            found.append(f"{variable('owned')} has no effect while {variable('routing')}=serve; set redirect or forward")
         return found
 
     @classmethod

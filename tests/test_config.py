@@ -49,6 +49,8 @@ DEFAULTS = {
     "audience": None,
     "drain_delay": 0.0,
     "drain_refuse": "off",
+    "owned": (),
+    "routing": "serve",
     "start_wait": 0.0,
     "cluster": "memory://",
     "node_id": None,
@@ -107,6 +109,8 @@ def test_a_setting_that_is_not_given_has_its_default(name: str) -> None:
         ("DRAIN_DELAY", "0", 0.0),
         ("DRAIN_DELAY", "0ms", 0.0),
         ("DRAIN_REFUSE", "safe", "safe"),
+        ("OWNED", "/rooms/*, /jobs/*", ("/rooms/*", "/jobs/*")),
+        ("ROUTING", "Serve", "serve"),
         ("START_WAIT", "500ms", 0.5),
         ("NODE_ID", "pod-7.a_B", "pod-7.a_B"),
         ("NODE_ID", "", None),
@@ -314,6 +318,11 @@ def test_the_message_is_a_list_with_a_headline() -> None:
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_DOMAIN": "a.example"}, "HA_SESSION_COOKIE_DOMAIN"),
         ({"COOKIE_NAME": "__Host-id", "COOKIE_HTTPS_ONLY": "true", "COOKIE_PATH": "/app"}, "HA_SESSION_COOKIE_PATH"),
         ({"COOKIE_NAME": GOOD}, "HA_SESSION_COOKIE_NAME"),
+        ({"ROUTING": "redirect", "OWNED": "/rooms/*"}, "HA_SESSION_ROUTING='redirect': with HA_SESSION_CLUSTER='memory://' no node knows"),
+        (
+            {"ROUTING": "redirect", "OWNED": "/rooms/*", "CLUSTER": "sqlite:///s.db"},
+            "HA_SESSION_ROUTING='redirect': with HA_SESSION_CLUSTER='sqlite:///s.db' no node knows",
+        ),
         ({"LEGACY_UNTIL": "2027-01-01"}, "HA_SESSION_LEGACY_UNTIL"),
         ({"PROTECT": "/a,/b/*", "PUBLIC": "/b*"}, "HA_SESSION_PUBLIC=('/b*',): opens everything"),
         ({"PROTECT": "/a", "PUBLIC": "/a"}, "HA_SESSION_PUBLIC"),
@@ -618,6 +627,11 @@ def test_several_workers_where_there_can_be_but_one_are_told(cluster: str, worke
     advice = settings.advice({} if workers is None else {"WEB_CONCURRENCY": workers})
     assert len(advice) == (said is not None)
     assert (said or "") in "".join(advice)
+
+
+def test_owned_paths_that_nothing_routes_are_told() -> None:
+    [advice] = Settings(secret_key=GOOD, owned="/rooms/*").advice({})
+    assert advice == "HA_SESSION_OWNED has no effect while HA_SESSION_ROUTING=serve; set redirect or forward"
 
 
 def test_a_secret_that_was_put_in_the_place_of_its_file_is_not_shown() -> None:

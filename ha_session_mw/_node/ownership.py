@@ -28,6 +28,9 @@ class Ownership:
         backend: of this node.
         log: returns the log of this node.
         clock: the two clocks.
+
+    Attributes:
+        redirected: how many requests were redirected to the owner of their session.
     """
 
     def __init__(self, own: Heartbeat, backend: Backend, log: Callable[[], ClusterLog], clock: Clock) -> None:
@@ -38,6 +41,7 @@ class Ownership:
         self._boot_s = clock.boot_s
         self._look_at_s = -math.inf
         self._table: OwnerTable | None = None
+        self.redirected = 0
 
     def on_event(self, event: ClusterEvent) -> None:
         """Look at the members again before the next answer, if they have changed."""
@@ -58,6 +62,13 @@ class Ownership:
             self._look_at_s = now_s + LOOK_EVERY_S
             table = self._look()
         return NodeId(table.owner_of(session_id))
+
+    def elsewhere(self, session_id: str) -> Heartbeat | None:
+        """Return the member that owns a session; None if that is this node, or if the owner left a moment ago."""
+        owner = self.owner_of(session_id)
+        if owner == self._own.member:
+            return None
+        return next((one for one in self._log().members() if one.member == owner), None)
 
     def _look(self) -> OwnerTable:
         log = self._log()

@@ -29,6 +29,7 @@ def status_of(node: Node) -> dict[str, object]:
         "look_ups": dict(look_ups.results) if look_ups else {},
         "refused_peer_calls": peering.server.refused if peering else 0,
         "peers": peering.faults.told() if peering else {},
+        "redirected": node.ownership.redirected,
         "provisional_log_outs": len(node.revoker.provisional),
         "locks": node.locks.status(),
         "restarted_tasks": dict(node.supervisor.crashes),

@@ -79,6 +79,7 @@ class PeerServer:
     Attributes:
         refused: how many calls were refused.
         on_unsigned: is called for each call that no member signed.
+        added_root: the root path that the server adds in front of the path that came over the wire; None until a member has called.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class PeerServer:
         self._not_found = not_found
         self._handlers: dict[str, PeerHandler] = {}
         self._used: OrderedDict[str, _Counters] = OrderedDict()
+        self.added_root: bytes | None = None
         self.refused = 0
         self.on_unsigned: Callable[[], None] = ignore_call
 
@@ -118,7 +120,13 @@ class PeerServer:
             self.on_unsigned()
             await self._not_found(send)
             return
+        self._note_root(scope)
         await self._admit(handler, *found, receive, send)
+
+    def _note_root(self, scope: Scope) -> None:
+        """Note whether the server adds the root path: a member has sent this path without it."""
+        root = (scope.get("root_path") or "").encode()
+        self.added_root = root if (scope.get("raw_path") or b"").startswith(root + b"/") else b""
 
     async def _admit(self, handler: PeerHandler, envelope: Envelope, kid: str, signature: str, receive: Receive, send: Send) -> None:
         """Answer a call with a good signature, unless it is repeated, incomplete, or one of too many.

@@ -91,6 +91,11 @@ RULES = (
         "HA_SESSION_COOKIE_PATH={cookie_path!r}: must be / with a __Host- cookie",
     ),
     Rule(
+        ("routing", "owned"),
+        lambda routing, owned: routing != "serve" and not owned,
+        "HA_SESSION_ROUTING={routing!r}: there is no path to route; name those whose handlers keep something on a node in HA_SESSION_OWNED",
+    ),
+    Rule(
         ("peer_cert_file", "peer_key_file"),
         lambda cert, key: (cert is None) != (key is None),
         "HA_SESSION_PEER_CERT_FILE: goes with HA_SESSION_PEER_KEY_FILE; set both or neither",

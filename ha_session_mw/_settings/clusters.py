@@ -29,6 +29,17 @@ _NO_LISTS = Rule(
     lambda _, coming: coming,
     "HA_SESSION_PEERS_NEXT: is for peers://; HA_SESSION_CLUSTER={cluster!r} has no list of members that could change",
 )
+_NO_ROUTING = Rule(
+    ("cluster", "routing"),
+    lambda _, routing: routing != "serve",
+    "HA_SESSION_ROUTING={routing!r}: with HA_SESSION_CLUSTER={cluster!r} no node knows another one to which a request could go; "
+    "use peers:// or etcd://",
+)
+_ROUTING_NEEDS_URL = Rule(
+    ("routing", "advertise_url"),
+    lambda routing, url: routing != "serve" and url is None,
+    "HA_SESSION_ROUTING={routing!r}: the other nodes cannot reach this one; set HA_SESSION_ADVERTISE_URL, too",
+)
 _ALONE = Rule(("cluster", "peers", "advertise_url"), lambda _, peers, url: peers or url is not None, _NO_PEERS)
 _THREE_HEARTBEATS = Rule(
     ("freshness_limit", "heartbeat"),
@@ -74,6 +85,7 @@ _PEERS = (
 _SQLITE = (
     _ALONE,
     _NO_LISTS,
+    _NO_ROUTING,
     Rule(
         ("state_dir",),
         lambda folder: folder is not None,
@@ -83,6 +95,7 @@ _SQLITE = (
 )
 _ETCDS = (
     _NO_LISTS,
+    _ROUTING_NEEDS_URL,
     Rule(("peers",), bool, "HA_SESSION_PEERS: must not be set with etcd://, where the members find each other"),
     Rule(
         ("heartbeat",),
@@ -106,14 +119,14 @@ _ETCD = (
     ),
 )
 RULES: Mapping[str, Collection[Rule]] = {
-    "memory": (_ALONE, _NO_LISTS, *_NO_SERVER),
+    "memory": (_ALONE, _NO_LISTS, _NO_ROUTING, *_NO_SERVER),
     "sqlite": _SQLITE,
     "peers": _PEERS,
     "etcd": _ETCD,
     "etcds": _ETCDS,
 }
 """The rules of each scheme of this package."""
-_RULES_OF_OTHERS = (Rule(("cluster", "peers"), lambda _, peers: peers, _NO_PEERS), _NO_LISTS, *_SERVER)
+_RULES_OF_OTHERS = (Rule(("cluster", "peers"), lambda _, peers: peers, _NO_PEERS), _NO_LISTS, _ROUTING_NEEDS_URL, *_SERVER)
 
 _WORKERS = {
     "memory": "each worker knows only its own log-outs and its own store. "

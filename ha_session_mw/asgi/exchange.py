@@ -241,7 +241,7 @@ class Exchange(msgspec.Struct, eq=False):
             state.commit_failure = problem
             raise
         if came is not None and outcome.token is not None:
-            self.send = telling_of_transfer(self.send, self.edge.node, came.claims)
+            self.send = telling_of_transfer(self.send, self.edge.node, came.claims, state)
         if state.hold is not None:  # after a failure the lock stays until the request ends: the app may answer by itself
             await uncancelled.run(state.release_lock)
         return outcome
@@ -292,6 +292,7 @@ class Exchange(msgspec.Struct, eq=False):
         verified = self.state.verified
         if verified is None or self.state.claims is None:
             return
+        in_order = in_order or self.state.passes_events
         self.connection = Connection(verified, "http", self.receive, self.send, self._waits(), in_order=in_order)
         self.edge.connections.add(self.connection)
 

@@ -35,6 +35,7 @@ from .openapi import describe_refusals
 from .problems import SAFE_METHODS
 from .renew_route import path_of as renew_path_of
 from .renew_route import renew
+from .routing import OwnedApp
 from .step_up import StepUp
 from .transfer import telling_of_transfer
 from .websocket_exchange import WebSocketExchange
@@ -104,6 +105,8 @@ class SessionMiddleware(CookieAttributes):
         self._renew_path = renew_path_of(settings.endpoints)
         self._wrapped = self.app
         self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
+        if settings.routing != "serve":
+            self.app = OwnedApp(self.app, node)
         protect = settings.protect
         if self._devices is not None:
             self.app = DeviceRoutes(self.app, manager)
@@ -176,7 +179,7 @@ class SessionMiddleware(CookieAttributes):
                     state.path_kind = path_kind
                     session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
                     if state.arrives and state.verified is not None:
-                        send = telling_of_transfer(send, self._node, state.verified.claims)
+                        send = telling_of_transfer(send, self._node, state.verified.claims, state)
             except ClientFault as problem:
                 state = self._refused(problem, path_kind, field)
                 session = session_of(state)

@@ -8,25 +8,27 @@ from .._core.request_fields import Header
 from .._core.structured_fields import TRANSFER_HEADER
 from .._node.node import Node
 from ..models import Claims
+from ..session.state import RequestState
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 
 
-def telling_of_transfer(send: Send, node: Node, claims: Claims) -> Send:
+def telling_of_transfer(send: Send, node: Node, claims: Claims, state: RequestState) -> Send:
     """Return a ``send`` that adds ``Session-Transfer`` to the start of the answer if another node issued the token.
 
     Args:
         send: of the server.
         node: this node. One that does not name itself tells nothing.
         claims: of the token that came in.
+        state: of the request. If another node answers it, that node tells.
     """
     field = node.ownership.transfer_field(claims) if node.node_fields else None
-    return send if field is None else _adding(field, send)
+    return send if field is None else _adding(field, send, state)
 
 
-def _adding(field: Header, send: Send) -> Send:
+def _adding(field: Header, send: Send, state: RequestState) -> Send:
     async def send_with_field(message: Message) -> None:
-        if message["type"] in _STARTS:
+        if message["type"] in _STARTS and not state.passed_on:
             headers = [*(message.get("headers") or ())]
             if all(name != TRANSFER_HEADER for name, _ in headers):
                 message = {**message, "headers": [*headers, field]}

@@ -60,6 +60,7 @@ class Balanced:
         cookie: the name of the session cookie; None if cookies carry no tokens.
         bearer: whether bearer tokens are accepted.
         endpoints: the prefix of the probes.
+        redirects: whether the balancer carries out redirects to the owner of a session.
     """
 
     listen: Address
@@ -68,6 +69,22 @@ class Balanced:
     cookie: str | None
     bearer: bool
     endpoints: str
+    redirects: bool
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the nodes' URLs."""
+        return "http" if self.tls is None else "https"
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origin of each node, in the spelling in which nodes compare them."""
+        return tuple(f"{self.scheme}://{str(node).lower()}" for node in self.nodes)
+
+    @property
+    def follows(self) -> str:
+        """The value of ``Session-Follows``: the nodes to which the balancer carries a request."""
+        return ", ".join(self.origins)
 
     @property
     def cookie_pattern(self) -> str | None:

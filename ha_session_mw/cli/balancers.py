@@ -62,6 +62,7 @@ def lb_config(
             cookie=settings.cookie_name if "cookie" in settings.transports else None,
             bearer="bearer" in settings.transports,
             endpoints=settings.endpoints,
+            redirects=settings.routing == "redirect",
         )
     )
 

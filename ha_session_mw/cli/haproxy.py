@@ -34,7 +34,7 @@ frontend ha_session
     http-request return status 404 if {{ path,url_dec -m beg {endpoints}/peer/ {endpoints}/admin/ }}
     http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
     http-request set-header X-Forwarded-Proto http if !{{ ssl_fc }} !{{ req.hdr(x-forwarded-proto) -m found }}
-{sid}
+{follows}{sid}
     # While no node is ready, those that live answer: pages without a session work, and others get the reason.
     use_backend ha_session_alive if {{ nbsrv(ha_session_nodes) eq 0 }}
     default_backend ha_session_nodes
@@ -52,6 +52,10 @@ backend ha_session_alive
 {servers}
 """
 
+_NO_REDIRECTS = """\
+    # HAProxy carries out no redirects, and hides the client's nodes from ours. So each node answers by itself.
+    http-request del-header Session-Follows
+"""
 _BALANCE = """\
     # The id of the session decides. Requests without one go to each node in turn.
     balance hash var(txn.ha_session_id)
@@ -69,6 +73,7 @@ def haproxy(of: Balanced) -> str:
         idle_s=KEEP_IDLE_S,
         listen=of.listen,
         endpoints=of.endpoints,
+        follows=_NO_REDIRECTS if of.redirects else "",
         sid="\n".join(_sid(of)),
         balance=_BALANCE,
         tls="" if of.tls is None else _tls(of.tls),

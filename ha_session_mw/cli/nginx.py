@@ -52,7 +52,7 @@ http {{
         keepalive 32;
         keepalive_timeout {idle_s}s;
     }}
-
+{owners}
     server {{
         listen {listen};
         # A browser may send a token of {largest} bytes beside other cookies.
@@ -72,7 +72,7 @@ http {{
         proxy_set_header X-Forwarded-Proto $ha_session_proto;
         proxy_set_header Upgrade $http_upgrade;
         proxy_set_header Connection $ha_session_connection;
-        recursive_error_pages on;
+{follows}        recursive_error_pages on;
 {tls}
         # The calls between the nodes, and of operators, are no business of clients.
         location {endpoints}/peer/ {{
@@ -103,14 +103,39 @@ http {{
         location @ha_session_last {{
             proxy_pass {scheme}://ha_session_nodes;
         }}
-    }}
+{places}    }}
 }}
+"""
+
+
+_OWNER = """\
+    upstream ha_session_owner{number} {{
+        zone ha_session_owner{number} 128k;
+{servers}
+        keepalive 8;
+        keepalive_timeout {idle_s}s;
+    }}
+"""
+_FOLLOWS = """\
+        # The nodes learn to which of them nginx carries a request. What a client says about that does not arrive.
+        set $ha_session_follows "{follows}";
+        proxy_set_header Session-Follows $ha_session_follows;
+"""
+_PLACE = """\
+        location @{origin} {{
+            set $ha_session_follows "";
+            proxy_pass {scheme}://ha_session_owner{number};
+        }}
 """
 
 
 def nginx(of: Balanced) -> str:
     """Return the configuration for nginx."""
+    numbered = [*enumerate(of.origins, 1)] if of.redirects else []
     return _FILE.format(
+        owners=_owners(of, [number for number, _ in numbered]),
+        follows=_FOLLOWS.format(follows=of.follows) if of.redirects else "",
+        places=_places(of, numbered),
         headline=of.headline,
         maps=_maps(of),
         servers="\n".join(f"        server {node} max_fails=1 fail_timeout=3s;" for node in of.nodes),
@@ -120,7 +145,7 @@ def nginx(of: Balanced) -> str:
         header_k=HEADER_BYTES // 1024,
         largest=HEADER_BYTES // 8,
         tries=len(of.nodes),
-        scheme="http" if of.tls is None else "https",
+        scheme=of.scheme,
         tls="" if of.tls is None else _tls(of.tls),
     )
 

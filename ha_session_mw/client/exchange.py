@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
+from .._core.calls.origins import origin_of
 from .._core.calls.rate_limit import RateLimiter
 from .._core.calls.retry import Call, Failure, GiveUp, Nodes, Outcome, TryAgain, Where
 from .problems import LONGEST, MEDIA_TYPE, Problem, parse
@@ -32,6 +33,8 @@ LOG_INS_AT_ONCE = 3
 LOG_IN_EVERY_S = 10.0
 """After those, one log-in may be tried in so many seconds."""
 
+FOLLOWS_HEADER = "Session-Follows"
+"""Says to which nodes this client follows a redirect, so that a node may answer with one to the owner of the session."""
 NOT_SENT = ("ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTimeoutError")
 """Errors that say that no byte of the request has reached the node."""
 TOOK_TOO_LONG = ("ReadTimeout", "WriteTimeout", "ReadTimeoutError")
@@ -70,6 +73,7 @@ class Cluster:
         for url, origin in zip(urls, self.origins, strict=True):
             if origin is None:
                 raise ValueError(f"not the URL of a node: {redacted(url)}; it has a scheme (http or https), a host, and a port if need be")
+        self.follows = [origin for origin in self.origins if origin is not None]
         self.boot_s = boot_s
         self.nodes = Nodes(len(urls), roll)
         self.successors = Successors()
@@ -88,19 +92,6 @@ class Cluster:
         """Return the node that a URL belongs to; None if it belongs to none."""
         origin = origin_of(url, only=False)
         return self.origins.index(origin) if origin in self.origins else None
-
-
-def origin_of(url: str, *, only: bool = True) -> str | None:
-    """Return scheme, host and port of a URL; None if it has none of these, or more and must not."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except (ValueError, KeyError):
-        return None
-    if not parts.hostname or parts.username is not None or (only and (parts.path not in ("", "/") or parts.query or parts.fragment)):
-        return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port}"
 
 
 def redacted(url: str) -> str:
@@ -134,7 +125,7 @@ class Exchange:
     ) -> None:
         self._cluster = cluster
         self.path = path
-        self._original = [(name, value) for name, value in fields if name.lower() != "host"]
+        self._original = [(name, value) for name, value in fields if name.lower() not in ("host", "session-follows")]
         self._carried = carried_by(self._original)
         self._can_send_again = can_send_again
         is_keyed = any(name.lower() == "idempotency-key" for name, _ in self._original)
@@ -156,6 +147,12 @@ class Exchange:
     @property
     def fields(self) -> list[tuple[str, str]]:
         """The header fields of the next try, without ``Host``."""
+        fields = self._with_newest_token()
+        if len(self._cluster.origins) == 1 or self._was_redirected or not self._can_send_again():
+            return fields
+        return [*fields, (FOLLOWS_HEADER, ", ".join(self._cluster.follows))]
+
+    def _with_newest_token(self) -> list[tuple[str, str]]:
         old = self._carried
         if self._gained is not None:
             return with_token(self._original, old, self._gained)

@@ -29,7 +29,7 @@ COOKIE = "__Host-it's.a$#^*|~x"
 APP = """
 import os
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route, WebSocketRoute
 from ha_session_mw import SessionMiddleware, get_session
 
@@ -58,6 +58,17 @@ async def call(request):
 async def refused(request):
     return JSONResponse((await get_session(request).manager.status())["refused_peer_calls"])
 
+async def room(request):
+    session, body = get_session(request), await request.body()
+    if request.method != "GET":
+        session["visits"] = session.get("visits", 0) + 1
+    told = {"node": ME, "owner": session.manager.owner_of(session), "method": request.method, "host": request.headers["host"], "bytes": len(body)}
+    told["target"] = (request.scope["raw_path"] + b"?" + request.scope["query_string"]).decode()
+    return JSONResponse({**told, "subject": session.subject, "visits": session.get("visits"), "for": request.headers["x-forwarded-for"]})
+
+async def moved(request):
+    return RedirectResponse("/who", 307)
+
 async def live(websocket):
     await websocket.accept()
     await websocket.send_text(str(get_session(websocket).subject))
@@ -65,7 +76,8 @@ async def live(websocket):
 
 routes = [
     Route("/who", who), Route("/public", public), Route("/login/{name}", log_in, methods=["POST"]), Route("/call", call, methods=["POST"]),
-    Route("/refused", refused), WebSocketRoute("/live", live),
+    Route("/refused", refused), Route("/rooms/moved", moved, methods=["POST"]), Route("/rooms/{name}", room, methods=["GET", "POST", "PUT"]),
+    WebSocketRoute("/live", live),
 ]
 app = SessionMiddleware(Starlette(routes=routes))
 """
@@ -75,10 +87,20 @@ class Balancer:
     """A balancer as a process, ended by its id."""
 
     def __init__(self, kind: Kind, nodes: list[Served], folder: Path) -> None:
+        self.kind = kind
         self.url = f"http://{LOOPBACK}:{(port := reserve_port())}"
-        settings = Settings(secret_key=SECRET, cookie_name=COOKIE, cookie_https_only=True)
+        settings = Settings(
+            secret_key=SECRET,
+            cookie_name=COOKIE,
+            cookie_https_only=True,
+            cluster="peers://",
+            peers=[node.url for node in nodes],
+            advertise_url=nodes[0].url,
+            owned="/rooms/*",
+            routing="redirect",
+        )
         file = folder / f"{kind}.yaml"
-        text = lb_config(kind, settings, listen=f"{LOOPBACK}:{port}", nodes=[node.url for node in nodes])
+        text = lb_config(kind, settings, listen=f"{LOOPBACK}:{port}")
         file.write_text(text.replace("proxy_connect_timeout 1s;", "proxy_connect_timeout 1s; proxy_read_timeout 1s;"))
         self._log = (folder / f"{kind}.log").open("wb")
         self._process = subprocess.Popen(command_of(kind, file), stdout=self._log, stderr=self._log)
@@ -125,6 +147,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
         "FRESHNESS_LIMIT": "2s",
         "COOKIE_NAME": COOKIE,
         "COOKIE_HTTPS_ONLY": "true",
+        "OWNED": "/rooms/*",
+        "ROUTING": "redirect",
     }
     found = [Served(name, port, folder, settings) for name, port in zip("abc", ports, strict=True)]
     try:
@@ -161,13 +185,19 @@ class Client:
         self.patience_s = patience_s
         self._http = balancer.http  # its jar keeps nothing: the cookie is for https
 
-    def ask(self, method: str, path: str, *, by: str = "cookie", before: str = "") -> httpx2.Response:
+    def ask(
+        self, method: str, path: str, *, by: str = "cookie", before: str = "", more: dict[str, str] | None = None, body: bytes = b""
+    ) -> httpx2.Response:
         headers = (
             {"cookie": f"{before}{COOKIE}={self.token}"} if by == "cookie" else {"authorization": f"bearer {self.token}", "cookie": "a=b"}
         )
         try:
             answer = self._http.request(
-                method, self.url + path, headers=headers if self.token else {"cookie": "_ga=GA1.2"}, timeout=self.patience_s
+                method,
+                self.url + path,
+                headers={**(headers if self.token else {"cookie": "_ga=GA1.2"}), **(more or {})},
+                content=body,
+                timeout=self.patience_s,
             )
         except httpx2.TransportError as exc:
             return httpx2.Response(599, text=repr(exc))
@@ -259,6 +289,49 @@ def test_a_safe_method_is_tried_elsewhere_and_no_other(balancer: Balancer, nodes
     assert who(client) == node  # a 503 of one page does not move the session
 
 
+def test_an_owned_path_is_answered_by_the_owner_with_body_and_credentials(balancer: Balancer) -> None:
+    owners = set()
+    for number, client in enumerate(logged_in(balancer, 6)):
+        by = "bearer" if number % 2 else "cookie"
+        got = client.ask("GET", "/rooms/a%20b?c=%2F&d", by=by).json()
+        sent = client.ask("POST", "/rooms/x?y=1", by=by, body=b"x" * 200_000).json()
+        put = client.ask("PUT", "/rooms/x", by=by).json()
+
+        for told in (got, sent, put):
+            if balancer.kind != "haproxy":  # it can carry out no redirect, so the nodes answer by themselves
+                assert told["node"] == told["owner"]
+            assert told["subject"] == "ada"
+            assert "," not in told["for"]  # the second way adds no address
+            owners.add(told["owner"])
+            assert told["host"] == balancer.url.removeprefix("http://")
+        assert (got["method"], got["target"]) == ("GET", "/rooms/a%20b?c=%2F&d")
+        assert (sent["method"], sent["bytes"], sent["target"], sent["visits"]) == ("POST", 200_000, "/rooms/x?y=1", 1)
+        assert (put["method"], put["visits"]) == ("PUT", 2)
+    assert len(owners) > 1
+
+
+def test_no_header_of_a_client_chooses_the_node(balancer: Balancer, nodes: list[Served]) -> None:
+    (client,) = logged_in(balancer, 1)
+    node = client.ask("GET", "/rooms/x").json()["node"]
+    for other in nodes:
+        authority = other.url.removeprefix("http://")
+        for more in (
+            {"session-follows": other.url},
+            {"x-accel-redirect": f"@{other.url}", "session-follows": "http://192.0.2.1:1"},
+            {"x-envoy-original-url": f"{other.url}/rooms/x", "x-ha-session-host": authority, "host": authority},
+            {"x-forwarded-host": authority, "forwarded": f"host={authority}", "session-peer": "1 a b c d e 1 f g"},
+        ):
+            assert client.ask("GET", "/rooms/x", more=more).json()["node"] == node
+            assert client.ask("POST", "/rooms/x", more=more, body=b"x").json()["node"] == node
+
+
+def test_a_redirect_of_the_app_is_the_clients(balancer: Balancer) -> None:
+    (client,) = logged_in(balancer, 1)
+    answer = client.ask("POST", "/rooms/moved", body=b"x")
+
+    assert (answer.status_code, answer.headers["location"]) == (307, "/who")
+
+
 def test_websockets_pass(balancer: Balancer) -> None:
     (client,) = logged_in(balancer, 1)
     with connect(f"ws{balancer.url[4:]}/live", additional_headers={"cookie": f"{COOKIE}={client.token}"}, proxy=None) as live:
@@ -296,6 +369,7 @@ def test_a_killed_node_costs_no_safe_request_and_logs_nobody_out(balancer: Balan
     assert {who(client) for client in clients if at[client] == b.name} <= set("abc") - {b.name}
     assert [who(client) for client in clients if at[client] != b.name] == [at[client] for client in clients if at[client] != b.name]
     assert clients[0].ask("POST", "/call").status_code == 200
+    assert {client.ask("POST", "/rooms/x").status_code for client in clients} == {200}  # others stand in for the owner
     b.start()
     all_are_ready(nodes)
     until(lambda: [who(client) for client in clients] == [at[client] for client in clients], "each session is back on its node")

@@ -57,6 +57,10 @@ def test_endpoints_and_a_prefix_are_read(cluster: str, endpoints: tuple[str, ...
         ({"heartbeat": "1100ms"}, "HA_SESSION_HEARTBEAT: must be at most 1 s with etcd://"),
         ({"freshness_limit": "1s"}, "HA_SESSION_FRESHNESS_LIMIT: must be at least three times HA_SESSION_HEARTBEAT"),
         ({"cluster_password": PASSWORD}, "HA_SESSION_CLUSTER_USER: goes with HA_SESSION_CLUSTER_PASSWORD; set both or neither"),
+        (
+            {"routing": "redirect", "owned": "/rooms/*"},
+            "HA_SESSION_ROUTING='redirect': the other nodes cannot reach this one; set HA_SESSION_ADVERTISE_URL, too",
+        ),
         ({"cluster_user": "root"}, "HA_SESSION_CLUSTER_USER: goes with HA_SESSION_CLUSTER_PASSWORD; set both or neither"),
         ({"cluster_user": "ro ot", "cluster_password": PASSWORD}, "HA_SESSION_CLUSTER_USER='ro ot': must be a name"),
         ({"cluster_user": "root", "cluster_password": [PASSWORD]}, "HA_SESSION_CLUSTER_PASSWORD=(a secret): must be text, got list"),
