@@ -53,10 +53,8 @@ class OwnedApp:
             return
         node = self._node
         decision = decide(
-            "redirect",
             node.ownership.elsewhere(state.verified.claims.sid),
             own_url=self._own_url,
-            is_forwarded=False,
             follows=follows_of(scope["headers"]),
         )
         target = None if isinstance(decision, ServeHere) else target_of(scope, node)
@@ -91,7 +89,7 @@ def target_of(scope: Scope, node: Node) -> str | None:
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     if root := scope.get("app_root_path", scope.get("root_path")):
         # Some servers put it in front of the path that came, and others say what a proxy in front of them has cut off.
-        added = node.peering and node.peering.server.added_root
+        added = None if node.peering is None else node.peering.server.added_root
         if added is None:
             return None
         raw = raw.removeprefix(added) if raw.startswith(root.encode() + b"/") else raw

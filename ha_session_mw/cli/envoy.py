@@ -91,7 +91,7 @@ def _of_each_method(of: Balanced, header: dict[str, Any] | None, hash_policy: li
         action: dict[str, Any] = {"cluster": NODES, "timeout": "0s", "idle_timeout": "60s", "retry_policy": retry}
         if hash_policy:
             action["hash_policy"] = hash_policy
-        route = {"match": {"prefix": "/", "headers": [one for one in (header, method) if one is not None]}, "route": action}
+        route: dict[str, Any] = {"match": {"prefix": "/", "headers": [one for one in (header, method) if one is not None]}, "route": action}
         if of.redirects:
             action["internal_redirect_policy"] = _carrying_out(of)
             route["request_headers_to_add"] = [_set("session-follows", of.follows), _set(HOST, "%REQ(:AUTHORITY)%")]

@@ -162,6 +162,28 @@ def _tls(tls: Tls) -> str:
 """
 
 
+def _owners(of: Balanced, numbers: list[int]) -> str:
+    """An upstream for each node, in which the others stand in for it."""
+    if not numbers:
+        return ""
+    found = ["    # The owner of a session, and the other nodes in case that it is gone.\n"]
+    for number in numbers:
+        servers = "\n".join(
+            f"        server {node} max_fails=1 fail_timeout=3s{'' if place == number else ' backup'};"
+            for place, node in enumerate(of.nodes, 1)
+        )
+        found.append(_OWNER.format(number=number, servers=servers, idle_s=KEEP_IDLE_S))
+    return "".join(found)
+
+
+def _places(of: Balanced, numbered: list[tuple[int, str]]) -> str:
+    """A location for each node, by the name that ``X-Accel-Redirect`` carries."""
+    if not numbered:
+        return ""
+    told = "        # A node names the owner of the session by X-Accel-Redirect. Method, body and credentials stay.\n"
+    return told + "".join(_PLACE.format(number=number, origin=origin, scheme=of.scheme) for number, origin in numbered)
+
+
 def _maps(of: Balanced) -> str:
     """The variable ``$ha_session_id``: from the cookie, or else from the bearer token."""
     if of.cookie_pattern is None:

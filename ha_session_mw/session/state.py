@@ -69,7 +69,7 @@ class Rare:
         presented: the tokens of a request that carried several, as often as they came; see ``presented.py``.
         arrives: whether this node sees the token for the first time.
         renews_now: whether the client gets a renewed token although renewal may not be due yet.
-        passed_on: whether another node answers, or is told to, so that this node passes the answer on as it is.
+        passed_on: whether another node answers, or the sender must ask one. This node passes the answer on as it is.
         passes_events: whether that answer is an event stream.
     """
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -62,7 +63,8 @@ async def room(request):
     session, body = get_session(request), await request.body()
     if request.method != "GET":
         session["visits"] = session.get("visits", 0) + 1
-    told = {"node": ME, "owner": session.manager.owner_of(session), "method": request.method, "host": request.headers["host"], "bytes": len(body)}
+    told = {"node": ME, "owner": session.manager.owner_of(session), "method": request.method, "bytes": len(body)}
+    told["host"] = request.headers["host"]
     told["target"] = (request.scope["raw_path"] + b"?" + request.scope["query_string"]).decode()
     return JSONResponse({**told, "subject": session.subject, "visits": session.get("visits"), "for": request.headers["x-forwarded-for"]})
 
@@ -76,8 +78,8 @@ async def live(websocket):
 
 routes = [
     Route("/who", who), Route("/public", public), Route("/login/{name}", log_in, methods=["POST"]), Route("/call", call, methods=["POST"]),
-    Route("/refused", refused), Route("/rooms/moved", moved, methods=["POST"]), Route("/rooms/{name}", room, methods=["GET", "POST", "PUT"]),
-    WebSocketRoute("/live", live),
+    Route("/refused", refused), Route("/rooms/moved", moved, methods=["POST"]),
+    Route("/rooms/{name}", room, methods=["GET", "POST", "PUT"]), WebSocketRoute("/live", live),
 ]
 app = SessionMiddleware(Starlette(routes=routes))
 """
@@ -215,7 +217,7 @@ def _cookie_of(answer: httpx2.Response) -> str:
     return rest.partition(";")[0] if name == COOKIE else ""
 
 
-def who(client: Client, **how: str) -> str:
+def who(client: Client, **how: Any) -> str:
     answer = client.ask("GET", "/who", **how)
     return str(answer.json()["node"]) if answer.status_code == 200 else f"{answer.status_code} {answer.text}"
 
