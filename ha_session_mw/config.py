@@ -45,7 +45,7 @@ Flag = Setting[bool, bool | str]
 _INJECTED = re.compile(r"_(PORT|PORT_.*|SERVICE_(HOST|PORT.*))$")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)  # generated methods for so many fields take long to compile
 class Settings:
     """The settings of a node. Frozen, and parsed when constructed: a duration given as ``"30m"`` reads as 1800.0 seconds.
 
@@ -313,6 +313,12 @@ class Settings:
         except ConfigurationError as exc:
             return exc.faults
         return ()
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
 
     def __repr__(self) -> str:
         shown = (f"{row.name}={getattr(self, row.name)!r}" for row in fields(self) if row.name not in _NEVER_SHOWN)

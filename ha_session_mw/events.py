@@ -5,10 +5,9 @@ Each class is one kind of event. No event shows a session's id or a subject in i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
-from .models import FamilyId, KeyId, NodeId
+from .models import FamilyId, KeyId, NodeId, Reticent
 
 __all__ = [
     "ClockDoubted",
@@ -35,36 +34,16 @@ __all__ = [
     "ViewStale",
 ]
 
-# To generate the methods of a dataclass takes a millisecond of each import of this package. So events share their methods.
+
+class _Event(Reticent, frozen=True):
+    """An event is immutable and hashable, and equal to an event of the same kind with the same fields."""
 
 
-class _Event:
-    """Text, equality and hash of every event, by its fields."""
-
-    __slots__ = ()
-    __match_args__: ClassVar[tuple[str, ...]] = ()
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)  # type: ignore[arg-type]
-        return f"{type(self).__qualname__}({shown})"
-
-    def _values(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self.__match_args__)
-
-    def __eq__(self, other: object) -> bool:
-        return self._values() == other._values() if isinstance(other, _Event) and type(other) is type(self) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class _Plain(_Event):
+class _Plain(_Event, frozen=True):
     """An event without details."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class _OfMember(_Event):
+class _OfMember(_Event, frozen=True):
     """An event of one member."""
 
     member: NodeId
@@ -73,26 +52,19 @@ class _OfMember(_Event):
 # Members
 
 
-class MemberJoined(_OfMember):
+class MemberJoined(_OfMember, frozen=True):
     """A member was heard for the first time, or for the first time since it left or restarted."""
 
-    __slots__ = ()
 
-
-class MemberLeft(_OfMember):
+class MemberLeft(_OfMember, frozen=True):
     """A member left, or was silent for so long that its knowledge is too old to validate sessions."""
 
-    __slots__ = ()
 
-
-class MemberDraining(_OfMember):
+class MemberDraining(_OfMember, frozen=True):
     """A member is about to leave."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class MemberMismatched(_Event):
+class MemberMismatched(_Event, frozen=True):
     """This node cannot work with a member.
 
     Attributes:
@@ -107,83 +79,60 @@ class MemberMismatched(_Event):
 # The state of this node
 
 
-class LostQuorum(_Plain):
+class LostQuorum(_Plain, frozen=True):
     """Log-outs cannot be made durable: there is no majority or no leader, or the file cannot be read or written."""
 
-    __slots__ = ()
 
-
-class FoundQuorum(_Plain):
+class FoundQuorum(_Plain, frozen=True):
     """Log-outs can be made durable, for the first time or again."""
 
-    __slots__ = ()
 
-
-class ViewStale(_Plain):
+class ViewStale(_Plain, frozen=True):
     """This node's knowledge is older than the freshness limit. The node answers 503 ``state_stale``."""
 
-    __slots__ = ()
 
-
-class ViewFresh(_Plain):
+class ViewFresh(_Plain, frozen=True):
     """This node's knowledge is recent enough to validate sessions, for the first time or again."""
 
-    __slots__ = ()
 
-
-class ClockDoubted(_Plain):
+class ClockDoubted(_Plain, frozen=True):
     """This node's wall clock differs from the other members' by more than 30 s. Or it was set by as much, and there is no other member.
 
     The node answers 503 ``clock_untrusted``.
     """
 
-    __slots__ = ()
 
-
-class ClockTrusted(_Plain):
+class ClockTrusted(_Plain, frozen=True):
     """This node's wall clock agrees with the other members' again."""
 
-    __slots__ = ()
 
-
-class LimitDiffers(_Plain):
+class LimitDiffers(_Plain, frozen=True):
     """Most members announce another ``HA_SESSION_FRESHNESS_LIMIT`` than this node, so this node is not ready."""
 
-    __slots__ = ()
 
-
-class LimitAgrees(_Plain):
+class LimitAgrees(_Plain, frozen=True):
     """Most members announce the same ``HA_SESSION_FRESHNESS_LIMIT`` as this node again."""
-
-    __slots__ = ()
 
 
 # Possible losses
 
 
-class PossibleLoss(_Plain):
+class PossibleLoss(_Plain, frozen=True):
     """Acknowledged log-outs may be lost: a majority of the members forgot at once, or a file was lost or replaced by an older one."""
 
-    __slots__ = ()
 
-
-class StartedAnew(_Plain):
+class StartedAnew(_Plain, frozen=True):
     """This node's own file is older than the other members remember. The node learns everything again before it validates sessions."""
 
-    __slots__ = ()
 
-
-class Diverged(_OfMember):
+class Diverged(_OfMember, frozen=True):
     """Another member has another entry than this node at the same position. This node validates nothing until it has learned anew."""
-
-    __slots__ = ()
 
 
 Rollback = Literal["position", "log", "entries"]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RolledBack(_Event):
+class RolledBack(_Event, frozen=True):
     """The cluster's log is older than this node's view, or is another log.
 
     An operator must decide how to continue. Until then, the node answers 503 ``state_rollback``.
@@ -198,8 +147,7 @@ class RolledBack(_Event):
 # Log-outs
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class IdRevoked(_Event):
+class IdRevoked(_Event, frozen=True):
     """A session was logged out or replaced by a ``login``, or ``cycle`` revoked the id that the session had before.
 
     Attributes:
@@ -208,13 +156,13 @@ class IdRevoked(_Event):
         superseded: whether the client got another id in its place. False for a log-out.
     """
 
-    id: str = field(repr=False)
+    _unshown: ClassVar[frozenset[str]] = frozenset({"id"})
+    id: str
     until_ms: int
     superseded: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class SubjectRevoked(_Event):
+class SubjectRevoked(_Event, frozen=True):
     """All sessions of a subject were logged out.
 
     Attributes:
@@ -223,20 +171,19 @@ class SubjectRevoked(_Event):
         except_family: the family of the one session that stays valid; None if there is none.
     """
 
-    subject: str = field(repr=False)
+    _unshown: ClassVar[frozenset[str]] = frozenset({"subject", "except_family"})
+    subject: str
     until_ms: int
-    except_family: FamilyId | None = field(default=None, repr=False)
+    except_family: FamilyId | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class EverybodyRevoked(_Event):
+class EverybodyRevoked(_Event, frozen=True):
     """All sessions of all subjects were logged out. ``until_ms`` is the wall-clock time at which the last of their tokens expires."""
 
     until_ms: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class KeyRevoked(_Event):
+class KeyRevoked(_Event, frozen=True):
     """No token signed with this key is accepted any more. ``until_ms`` is the wall-clock time at which the last of them expires."""
 
     kid: KeyId
@@ -246,8 +193,7 @@ class KeyRevoked(_Event):
 # The listener itself
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Missed(_Event):
+class Missed(_Event, frozen=True):
     """This listener was too slow. At this point of the order, it lost ``count`` events."""
 
     count: int

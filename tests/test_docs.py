@@ -17,7 +17,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, get_args
@@ -457,7 +456,7 @@ def test_the_attributes_of_a_session_are_all_there() -> None:
 def test_each_event_has_its_row_with_its_attributes_and_there_are_no_others() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\| ", EVENTS, re.MULTILINE))
     kinds = {kind.__name__: kind for kind in get_args(events.ClusterEvent)}
-    attributes = {name: [field.name for field in fields(kind)] for name, kind in kinds.items()}
+    attributes = {name: list(kind.__struct_fields__) for name, kind in kinds.items()}
     assert {name: re.findall(r"`(\w+)`", cell) for name, cell in rows.items()} == attributes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
-from .._core.token import legacy, tokens
+from .._core.token import tokens
 from .._core.token.cache import VerifiedCache
 from .._core.token.tokens import Verified
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
@@ -227,7 +228,7 @@ class TokenValidator:
         self._refresh()
         try:
             if self._takes_over is not None and not token.startswith(tokens.PREFIX):
-                return legacy.take_over(token, self._keys.ring, self._takes_over, now_ms=wall_ms, issuer=self._node())
+                return self._takes_over(token, self._keys.ring, now_ms=wall_ms, issuer=self._node())
             return tokens.verify(token, self._keys.ring)
         except KeyNotReached as problem:
             if problem.check == "key" and self._nobody_has_key(token):
@@ -377,13 +378,17 @@ def _clock_untrusted() -> ClockUntrusted:
     return ClockUntrusted("the wall clock was set by more than 30 s, or differs from the other nodes' by more", check="fresh")
 
 
-def _take_over(settings: Settings, *, began_ms: float) -> legacy.TakeOver | None:
+def _take_over(settings: Settings, *, began_ms: float) -> Callable[..., Verified] | None:
+    """Return what verifies a cookie of Starlette's middleware; None unless such cookies are taken over."""
     if settings.legacy_cookies == "off":
         return None
+    from .._core.token.legacy import TakeOver, take_over  # only for a migration
+
     until = settings.legacy_until
-    return legacy.TakeOver(
+    rules = TakeOver(
         idle_ms=int(settings.idle_timeout * 1000),
         absolute_ms=int(settings.absolute_timeout * 1000),
         began_ms=began_ms,
         until_ms=math.inf if until is None else until.timestamp() * 1000,
     )
+    return partial(take_over, rules=rules)

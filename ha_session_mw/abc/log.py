@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .._core.cluster.members import Heartbeat, Sighting
 from ..events import ClusterEvent
@@ -23,8 +24,7 @@ It does not report facts that the node reads from the log itself: revoked sessio
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """The proof that a log has made entries durable.
 
     Attributes:

@@ -25,18 +25,15 @@ from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
-from .daphne import run_with_reactor
 from .device_routes import DeviceRoutes, path_of
 from .draining import DrainingApp
 from .endpoints import LONGEST_PAGE, Endpoints
 from .exchange import Edge, Exchange
 from .lifespan import refuse_lifespan, run_lifespan
-from .openapi import describe_refusals
 from .problems import SAFE_METHODS
 from .renew_route import path_of as renew_path_of
 from .renew_route import renew
 from .routing import OwnedApp
-from .step_up import StepUp
 from .transfer import telling_of_transfer
 from .websocket_exchange import WebSocketExchange
 
@@ -112,6 +109,8 @@ class SessionMiddleware(CookieAttributes):
             self.app = DeviceRoutes(self.app, manager)
             protect = (*protect, self._devices, self._devices + "/*")
         if settings.step_up:
+            from .step_up import StepUp  # only where it is set
+
             self.app = StepUp(self.app, settings.step_up, settings.step_up_max_age)
             protect = (*protect, *settings.step_up)
         public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
@@ -232,12 +231,16 @@ class SessionMiddleware(CookieAttributes):
 
     def _meet(self, scope: Scope) -> None:
         """Describe the refusals in the document of the app around which this was put, once. No server shows the app to a constructor."""
+        from .openapi import describe_refusals  # only once
+
         self._edge.has_met = True
         for app in (scope.get("app"), self._wrapped):
             describe_refusals(app)
 
     async def _meet_without_lifespan(self, scope: Scope) -> None:
         self._meet(scope)
+        from .daphne import run_with_reactor  # other servers have a lifespan
+
         await run_with_reactor(self._node)
 
     # Read and validate the token

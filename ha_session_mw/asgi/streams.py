@@ -24,7 +24,6 @@ from .._core.token.tokens import Verified
 from .._node.background import Background
 from ..exceptions import SessionExpired, SessionRevoked, SessionSuperseded
 from ..models import Cut, Deny, Entry
-from . import daphne
 from .deadlines import Deadlines
 
 T = TypeVar("T")
@@ -136,6 +135,8 @@ class Connection:
         if self.reason is None:
             return
         if not self.in_order:
+            from . import daphne  # rarely
+
             if daphne.drop(self._send):
                 return
             await self._tell(_cut(ENDED[self.reason]))  # servers refuse it, and the exception cuts the response

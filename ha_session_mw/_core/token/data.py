@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
@@ -25,7 +24,6 @@ _LARGE_INT = 1
 """An int of more than 64 bits: its two's complement, big-endian."""
 _LONE_SURROGATES = 2
 """Text with surrogates, which UTF-8 cannot encode: UTF-8 that lets them pass."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _from_extension(code: int, raw: memoryview) -> object:
@@ -166,10 +164,18 @@ def _plain(value: object, around: tuple[int, ...]) -> object:
 
 
 def _plain_text(text: str) -> object:
-    if not _SURROGATE.search(text):
+    if not _has_surrogates(text):
         return text
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # which makes a pair one character, as JSON does
-    return Ext(_LONE_SURROGATES, text.encode("utf-8", "surrogatepass")) if _SURROGATE.search(text) else text
+    return Ext(_LONE_SURROGATES, text.encode("utf-8", "surrogatepass")) if _has_surrogates(text) else text
+
+
+def _has_surrogates(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _lossy(value: object, where: str, depth: int) -> str | None:
