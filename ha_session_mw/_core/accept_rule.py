@@ -68,7 +68,7 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
         wall_ms: the wall clock, in milliseconds.
         freshness_limit_s: the age in seconds up to which the view may accept tokens.
     """
-    if not verified.begins_ms <= wall_ms < verified.ends_ms:
+    if not verified.begins_ms <= wall_ms < verified.ends_ms and not wall_ms < verified.begins_ms <= view.latest_ms:
         return Refuse(_out_of_time(verified.claims, wall_ms))
     claims = verified.claims
     if claims.absolute_end_ms <= view.floor_ms:

@@ -77,7 +77,9 @@ class Issuer:
 
     def _now_ms(self) -> float:
         """The time that tokens carry. A clock that is ahead, and still trusted, must not date tokens into the future of other nodes."""
-        return self._clock.wall_s() * 1000 - self._log.ahead_ms()
+        now_ms = self._clock.wall_s() * 1000 - self._log.ahead_ms()
+        self._view.latest_ms = max(self._view.latest_ms, now_ms)
+        return now_ms
 
     def leave_room(self, cookie: CookieWriter) -> None:
         """Make tokens only as large as fit into this cookie, too."""

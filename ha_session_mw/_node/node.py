@@ -113,6 +113,8 @@ class Node(Wiring):
         while True:
             self.refresh()
             wall_ms = self.validator.trusted_wall_ms()
+            if wall_ms is not None:
+                self.view.latest_ms = max(self.view.latest_ms, wall_ms)
             for callback in self._tick_callbacks:
                 callback(wall_ms)
             with self.clock.move_on_after(LOOK_EVERY_S):

@@ -198,7 +198,7 @@ class Revoker:
         """Log out the session that has this id, or the family of this id."""
         # Checked first: an id that the log cannot take would hold up all other log-outs.
         require_name(id, "id")
-        return await self.revoke_family(Deny(id, self._log.unknown_end_ms()))
+        return await self.revoke_family(Deny(id, self._unknown_end_ms()))
 
     async def revoke_family(self, denial: Deny) -> Acknowledgement:
         """Log out the session or family that an entry denies, and delete the record of that family."""
@@ -237,14 +237,14 @@ class Revoker:
         known = {*self._ring().kids, *(kid for kids in self._log.announced_kids() for kid in kids)}
         if kid not in known:
             raise ValueError(f"no live member has a key {kid!r}; there are {', '.join(sorted(known))}")
-        return await self.revoke(DenyKey(KeyId(kid), self._log.unknown_end_ms()))
+        return await self.revoke(DenyKey(KeyId(kid), self._unknown_end_ms()))
 
     async def _cut(self, subject: str | None, except_session: AnySession | str | None) -> Acknowledgement:
         kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
         withstood = getattr(except_session, "cuts", ())
-        until_ms = self._log.unknown_end_ms()
+        until_ms = self._unknown_end_ms()
         # By a wrong clock, sessions that began before the cut could seem to have begun after it.
-        wall_ms = int(self._clock.wall_s() * 1000)  # before the verdict: a clock that is set in between dates nothing
+        wall_ms = self._wall_ms()  # before the verdict: a clock that is set in between dates nothing
         made_ms = wall_ms if self._log.trusts_clock() else None
         if (same := self._in_force(subject, kept, wall_ms)) is not None:
             return await self.revoke(same)
@@ -273,6 +273,14 @@ class Revoker:
         """The known cuts that the new one may replace: those that do not deny the session which it excepts."""
         known = self._view.everybody if subject is None else self._view.by_subject.get(subject, {})
         return tuple(id for id, cut in sorted(known.items()) if kept is None or id in withstood or cut.except_family == kept)
+
+    def _wall_ms(self) -> int:
+        """The time that a log-out carries: not before that of any token, even if the wall clock was set back since."""
+        return int(max(self._clock.wall_s() * 1000, self._view.latest_ms))
+
+    def _unknown_end_ms(self) -> int:
+        """The end of an entry that may concern any token: the later ones of a clock that was set back since, too."""
+        return self._log.unknown_end_ms() + self._wall_ms() - int(self._clock.wall_s() * 1000)
 
     # Appending
 

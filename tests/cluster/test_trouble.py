@@ -380,6 +380,18 @@ async def test_a_clock_an_hour_off_ends_no_session(cluster: Cluster, seconds: fl
     assert (await browser.visit(b)).result == "ada"
 
 
+async def test_clocks_that_are_all_set_back_take_no_session_with_them(cluster: Cluster) -> None:
+    """As by a time server that was wrong, and is right again."""
+    browser = await logged_in(cluster, cluster.nodes[0])
+    for node in cluster.nodes:
+        node.clock.step_wall(-300)
+        await cluster.advance(1)
+        answers = [await browser.visit(node, path="/private") for node in cluster.nodes]
+        assert {answer.status if answer.status == 200 else answer.code for answer in answers} <= {200, "clock_untrusted"}
+    await cluster.advance(2)
+    assert [(await browser.visit(node, path="/private")).result for node in cluster.nodes] == ["ada"] * 3
+
+
 async def test_a_node_that_starts_with_a_wrong_clock_validates_no_session() -> None:
     cluster = Cluster(app=obliging)
     a, b, c = cluster.nodes

@@ -96,6 +96,8 @@ class View:
     Attributes:
         fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
         floor_ms: no token that ends at or before it is accepted, even if the clock goes back afterwards.
+        latest_ms: the latest time that this node's trusted wall clock has shown, or its tokens carry. A clock that is set back later takes
+            no session with it: a token up to that time is no token from the future.
         denied: the revoked session and family ids, with the end of each entry.
         superseded: those of them that were merely replaced by another id, and not logged out, with the time at which that happened.
             After :data:`SUPERSEDED_MS` by every clock, they count as logged out.
@@ -121,6 +123,7 @@ class View:
         "forgotten_cuts_end_ms",
         "fresh_at",
         "known_cuts",
+        "latest_ms",
         "listed",
         "on_news",
         "superseded",
@@ -129,10 +132,14 @@ class View:
     def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Entry], None] | None = None) -> None:
         self.on_news = on_news
         self.floor_ms = 0
+        self.latest_ms = 0.0
         self.start_anew(fresh_at=fresh_at)
 
     def start_anew(self, *, fresh_at: float = -math.inf) -> None:
-        """Forget everything except the floor. A reopened log needs this, because a log keeps only the entries that are news to its view."""
+        """Forget everything except the floor and the latest time. A reopened log needs this.
+
+        A log keeps only the entries that are news to its view.
+        """
         self.forgotten_cuts_end_ms = 0.0
         self.fresh_at = fresh_at
         self.denied: dict[str, int] = {}
