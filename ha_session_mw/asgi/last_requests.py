@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import sys
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -39,14 +38,9 @@ class _State(Protocol):
     connections: set[object]
 
 
-class _Config(Protocol):
-    fd: int | None
-
-
 class UvicornServer(Protocol):
     """The used part of ``uvicorn.Server``."""
 
-    config: _Config
     servers: list[_Listener]
     server_state: _State
 
@@ -55,11 +49,12 @@ async def close_listeners(server: UvicornServer) -> bool:
     """Close the listeners of a server at a moment at which nobody waits to be accepted.
 
     Returns:
-        Whether they are closed. Other processes may accept connections there, too. Then a closed listener would tell no balancer anything.
+        Whether they are closed. They are not if the parent of this process has them, too, as uvicorn does with ``--workers``. The system
+        would then take connections that nobody serves. gunicorn closes its own before it stops its workers.
     """
     listeners = getattr(server, "servers", ())  # there are none while the server starts
     files = [one.fileno() for listener in listeners for one in listener.sockets]
-    if not files or server.config.fd is not None or "gunicorn.arbiter" in sys.modules or any(map(is_inherited, files)):
+    if not files or any(map(is_inherited, files)):
         return False
     with selectors.DefaultSelector() as selector:
         for file in files:

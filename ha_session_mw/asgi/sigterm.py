@@ -61,8 +61,8 @@ class Sigterm:
         await self._node.draining.drain()
         closed_s = self._loop.time()
         server = getattr(self._theirs, "__self__", None)
-        # Without a delay there is no balancer.
-        if self._node.settings.drain_delay and server is not None and await close_listeners(server):
+        if self._node.settings.drain_delay and server is not None:  # without a delay there is no balancer
+            await close_listeners(server)
             # Connections that were used since the beginning are closed by now.
             await wait_for_idle(server, begun_s + IDLE_S - closed_s)
         self._pass_on()

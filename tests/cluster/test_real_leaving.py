@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
 from ..thinning import thinned
@@ -184,32 +185,36 @@ def test_an_operator_drains_a_node_under_any_server(nodes: list[Served], server:
 @pytest.mark.parametrize("server", thinned(["uvicorn --workers", "gunicorn"], kept=["gunicorn"]))
 def test_workers_drain_at_sigterm(server: str, tmp_path: Path) -> None:
     (tmp_path / "served.py").write_text(APP)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url, handle = "http://{}:{}".format(*listener.getsockname()), listener.fileno()
-        command = {
-            "uvicorn --workers": ["uvicorn", "served:app", "--fd", str(handle), "--workers", "2", "--log-level", "warning"],
-            "gunicorn": ["gunicorn", "served:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--bind", f"fd://{handle}"],
-        }[server]
-        outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
-        ours = {"SECRET_KEY": SECRET, "CLUSTER": f"sqlite://{tmp_path}/sessions.db", "DRAIN_DELAY": "1500ms"}
-        environ = {**outside, **{f"HA_SESSION_{name}": value for name, value in ours.items()}}
-        environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
-        process = subprocess.Popen([sys.executable, "-m", *command], env=environ, pass_fds=[handle], start_new_session=True, cwd=tmp_path)
+    url = url_of(port := reserve_port())
+    command = {
+        "uvicorn --workers": ["uvicorn", "served:app", "--port", str(port), "--workers", "2", "--log-level", "warning"],
+        "gunicorn": ["gunicorn", "served:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--bind", f"127.0.0.1:{port}"],
+    }[server]
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
+    ours = {"SECRET_KEY": SECRET, "CLUSTER": f"sqlite://{tmp_path}/sessions.db", "DRAIN_DELAY": "1500ms"}
+    environ = {**outside, **{f"HA_SESSION_{name}": value for name, value in ours.items()}}
+    environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
+    process = subprocess.Popen([sys.executable, "-m", *command], env=environ, start_new_session=True, cwd=tmp_path)
 
-        def readiness() -> int:
-            try:
-                return httpx2.get(url + "/-/session/readyz", timeout=1, trust_env=False, verify=False).status_code
-            except httpx2.TransportError:
-                return 0
-
+    def readiness() -> int:
         try:
-            until(lambda: readiness() == 200, "ready")
-            begun_s = time.monotonic()
-            process.terminate()
-            until(lambda: readiness() == 503, "it drains")
+            return httpx2.get(url + "/-/session/readyz", timeout=1, trust_env=False, verify=False).status_code
+        except httpx2.TransportError:
+            return 0
+
+    try:
+        until(lambda: readiness() == 200, "ready")
+        begun_s = time.monotonic()
+        process.terminate()
+        until(lambda: readiness() == 503, "it drains")
+        with socket.create_connection(("127.0.0.1", port), LIMIT_S) as idle:
+            until(lambda: readiness() == 0, "the port is closed")
+            if server == "gunicorn":  # uvicorn's port is closed by the process that started the workers, when they have ended
+                idle.sendall(b"POST /login/ada HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+                assert idle.recv(65536).startswith(b"HTTP/1.1 200")
+        process.wait(LIMIT_S)
+        assert time.monotonic() - begun_s >= 1.5
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(LIMIT_S)
-            assert time.monotonic() - begun_s >= 1.5
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(LIMIT_S)

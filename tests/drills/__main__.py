@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -87,6 +88,32 @@ async def drill(
     return results
 
 
+class Lag:
+    """Measures how long this process was not served by its machine, or was busy itself: no node is to blame for that.
+
+    Attributes:
+        longest_s: the longest time by which a short sleep was late.
+    """
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    async def measure(self) -> None:
+        while True:
+            begun_s = anyio.current_time()
+            await anyio.sleep(0.1)
+            self.longest_s = max(self.longest_s, anyio.current_time() - begun_s - 0.1)
+
+
+async def measured(at: Scene, trouble: Trouble, lag: Lag, **how: Any) -> dict[str, Result]:
+    """Do as :func:`drill`, and measure the lag meanwhile."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lag.measure)
+        results = await drill(at, trouble, **how)
+        tasks.cancel_scope.cancel()
+    return results
+
+
 def faults(results: dict[str, Result], trouble: Trouble) -> list[str]:
     """Return what is wrong; empty if all is well."""
     ours = results[OURS]
@@ -112,11 +139,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, scene(Path(folder)) as at:
         half = given.seconds / 2
         trouble = Trouble(at.nodes, at.members, at.way_of_last, given.every, leader_at_s=half - 7.5, cut_at_s=half + 7.5)
-        results = anyio.run(lambda: drill(at, trouble, users=given.users, seconds=given.seconds, thinks_s=given.thinks))
+        lag = Lag()
+        how = {"users": given.users, "seconds": given.seconds, "thinks_s": given.thinks}
+        results = anyio.run(lambda: measured(at, trouble, lag, **how))
     cut = f"a node cut off for {trouble.cut_for_s:g} s"
     print(f"{given.users} users of each way, {len(trouble.kills)} kills, etcd's leader killed once, {cut}")
     for name, result in results.items():
         print(f"{result.told(name)}\n{'':<22} failures up to {trouble.longest_s(result.failed_at_s):.2f} s after a kill", flush=True)
+    print(f"The users themselves stood still for up to {lag.longest_s:.2f} s, because the machine was busy.")
     wrong = faults(results, trouble)
     print("WRONG: " + "; ".join(wrong) if wrong else "well")
     return 1 if wrong else 0
