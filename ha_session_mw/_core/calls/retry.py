@@ -150,6 +150,11 @@ class Call:
         self.node = nodes.choose(now_s)
         self.tries = 1
 
+    @property
+    def is_last(self) -> bool:
+        """Whether no try follows this one."""
+        return self.tries >= TRIES
+
     def left_s(self, now_s: float) -> float:
         """Return the seconds in which another try may begin."""
         return self._began_s + DEADLINE_S - now_s
@@ -174,7 +179,7 @@ class Call:
             return GiveUp("the request may have been executed, and must not be executed twice")
         if not can_send_again:
             return GiveUp("the body of the request was a stream, which is consumed")
-        if self.tries >= TRIES:
+        if self.is_last:
             return GiveUp(f"{TRIES} tries failed")
         node = self._next_node(failure, now_s)
         wait_s = self._wait_s(failure, node)

@@ -1,4 +1,8 @@
-"""A request goes out on no connection that the server may close at that moment: a POST would be lost, with an outcome that nobody knows."""
+"""The connections of the client.
+
+A request goes out on none that the server may close at that moment: a POST would be lost, with an outcome that nobody knows. And a node
+has little time to take one if others can be asked, but no try fails because all machines are busy.
+"""
 
 from __future__ import annotations
 
@@ -74,3 +78,23 @@ def test_an_idle_connection_is_used_again_only_for_a_moment(client: str, server:
         monkeypatch.setattr(time, "monotonic", lambda: real() + 1.9)  # gunicorn closes them after 2 s, uvicorn after 5 s
         http.post("/")
         assert server.connections == 2
+
+
+class Busy(httpx2.BaseTransport):
+    """Takes longer than permitted for each connection."""
+
+    def __init__(self) -> None:
+        self.limits_s: list[float] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.limits_s.append(request.extensions["timeout"]["connect"])
+        raise httpx2.ConnectTimeout("busy", request=request)
+
+
+@pytest.mark.parametrize(("usual_s", "last_s"), [(1.0, 1.0), (5.0, 5.0), (60.0, 10.0)])
+def test_only_the_last_try_may_take_its_time_to_connect(usual_s: float, last_s: float) -> None:
+    busy = Busy()
+    transport = NodesTransport(["http://a.test", "http://b.test", "http://c.test"], busy, boot_s=lambda: 0.0, sleep=lambda _: None)
+    with httpx2.Client(transport=transport, timeout=usual_s) as http, pytest.raises(httpx2.ConnectTimeout):  # type: ignore[arg-type]
+        http.get("http://a.test/")
+    assert busy.limits_s == [min(2.0, usual_s)] * 2 + [last_s]
