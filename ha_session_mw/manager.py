@@ -28,8 +28,10 @@ logger = logging.getLogger("ha_session_mw")
 class SessionManager:
     """Logs sessions out, lists devices, gives locks, and reports events of the cluster.
 
-    The middleware makes one by itself; :func:`manager_of` finds it. With ``peers://`` and ``etcd://``, methods that need other nodes raise
-    ``UsageError`` unless the app has started, or the program is inside :meth:`running`.
+    The middleware makes one by itself; :func:`manager_of` finds it. Methods raise ``TypeError`` or ``ValueError`` for a name, an id
+    or a number that cannot be. Log-outs raise ``QuorumLost`` if they are not durable; this node enforces them all the same.
+    With ``peers://`` and ``etcd://``, methods that need other nodes raise ``UsageError`` unless the app has started, or the program is
+    inside :meth:`running`.
 
     Make one by hand to share it between middlewares, or to give it a clock or a backend.
 
@@ -59,9 +61,11 @@ class SessionManager:
         settings = settings or Settings.from_environ()
         for advice in settings.advice(os.environ):
             logger.warning("%s", advice)
-        self._node = Node(
-            settings, backend or _backend_of(settings), clock=clock or SystemClock(), random=random, peer_transport=peer_transport
-        )
+        if backend is None:
+            from .backends import open_backend  # loaded when it is needed
+
+            backend = open_backend(settings)
+        self._node = Node(settings, backend, clock=clock or SystemClock(), random=random, peer_transport=peer_transport)
 
     @property
     def settings(self) -> Settings:
@@ -81,15 +85,7 @@ class SessionManager:
     # Log-outs
 
     async def revoke_session(self, id: str) -> Acknowledgement:
-        """Log out one session.
-
-        Args:
-            id: the session's present ``id``, or its ``family``.
-
-        Raises:
-            TypeError, ValueError: no session can have this id.
-            QuorumLost: the log-out is not durable. This node enforces it all the same.
-        """
+        """Log out one session, named by its present ``id`` or its ``family``."""
         self._node.require_running()
         return await self._node.revoker.revoke_id(id)
 
@@ -99,28 +95,16 @@ class SessionManager:
         Args:
             subject: as given to ``login``.
             except_session: the one that stays logged in: a session, or the ``id`` or ``family`` of one.
-
-        Raises:
-            TypeError, ValueError: no subject can have this name.
-            QuorumLost: the log-out is not durable. This node enforces it all the same.
         """
         self._node.require_running()
         return await self._node.revoker.revoke_subject(subject, except_session)
 
     def pseudonym(self, subject: str) -> str:
-        """Return the name by which the security log refers to a subject: a keyed hash, which changes with the newest key.
-
-        Args:
-            subject: as given to ``login``.
-        """
+        """Return the name by which the security log refers to a subject: a keyed hash, which changes with the newest key."""
         return self._node.security.pseudonym(subject)
 
     async def revoke_everybody(self) -> Acknowledgement:
-        """Log out all sessions of all subjects and visitors, after a leak, say. Sessions that begin afterwards are not affected.
-
-        Raises:
-            QuorumLost: the log-out is not durable. This node enforces it all the same.
-        """
+        """Log out all sessions of all subjects and visitors, after a leak, say. Sessions that begin afterwards are not affected."""
         self._node.require_running()
         return await self._node.revoker.revoke_everybody()
 
@@ -134,7 +118,6 @@ class SessionManager:
 
         Raises:
             ValueError: no live member has a key of this id.
-            QuorumLost: the revocation is not durable. This node enforces it all the same.
         """
         self._node.require_running()
         return await self._node.revoker.revoke_key(kid)
@@ -146,7 +129,6 @@ class SessionManager:
 
         Raises:
             NotSupported: ``HA_SESSION_TRACK`` is off.
-            TypeError, ValueError: no subject can have this name.
             StoreUnavailable: the store cannot be reached.
         """
         require_name(subject, "subject")
@@ -163,9 +145,7 @@ class SessionManager:
         Raises:
             SessionUnknown: the subject has no such session.
             NotSupported: ``HA_SESSION_TRACK`` is off.
-            TypeError, ValueError: no subject can have this name; or the id is not a str.
             StoreUnavailable: the store cannot be reached.
-            QuorumLost: the log-out is not durable. This node enforces it all the same.
         """
         self._node.require_running()
         self._node.require_loop()
@@ -189,7 +169,6 @@ class SessionManager:
             lease: for how many seconds the lock stays held if this process dies.
 
         Raises:
-            TypeError, ValueError: this is no name; or a time is no number of seconds, or too small.
             SessionLocked: others held the lock all the time; becomes a 423 with a hint if the app lets it pass.
             LockLost: the lock could not be renewed in time, or this process was paused; the block was cancelled.
             StoreUnavailable: the holder of the lock cannot be known.
@@ -205,14 +184,12 @@ class SessionManager:
         """Return the name of the node that owns a session, or None for a visitor without a session. Every node gives the same answer.
 
         Compare it with ``node_id``. Each session has one owner among the nodes that are ready and not draining, by weighted
-        rendezvous hashing. If a node comes or goes, only its own sessions move. Right after such a change, nodes may
-        differ for a second. Any node can answer any request all the same.
+        rendezvous hashing. If a node comes or goes, only its own sessions move, and nodes may differ for a second.
 
         Args:
-            session: a session, or the ``id`` of one. The owner changes with the id, at ``login`` and ``cycle``.
+            session: a session, or the ``id`` of one. The owner changes with the id.
 
         Raises:
-            TypeError, ValueError: no session can have this id.
             NotSupported: with ``sqlite://``, nodes do not know each other.
         """
         id: Any = getattr(session, "id", session)  # a str has none
@@ -228,12 +205,7 @@ class SessionManager:
         """The events of the cluster from now on, as this node sees them: ``async for event in manager.events()``.
 
         Any number of listeners may listen, also before the node runs. A stream outlives the end of the node, which may be started again.
-
-        Args:
-            room: how many events a busy listener may leave unread. Later ones are counted, and reported in their place.
-
-        Raises:
-            ValueError: there is no room for a single event.
+        ``room`` is how many events a busy listener may leave unread. Later ones are counted, and reported in their place.
         """
         return self._node.listeners.open(room)
 
@@ -241,15 +213,7 @@ class SessionManager:
         """Call a function or coroutine function with each event, one at a time; return a function that ends this.
 
         A background task of the running node calls it in the event loop. Events from before wait until the node runs.
-        A callback that raises is logged and counted, and called with the next event.
-
-        Args:
-            callback: the function.
-            room: as for :meth:`events`.
-
-        Raises:
-            TypeError: the callback is not callable.
-            ValueError: there is no room for a single event.
+        A callback that raises is logged and counted, and called with the next event. ``room`` is as for :meth:`events`.
         """
         return self._node.listeners.call(callback, room)
 
@@ -284,9 +248,3 @@ class SessionManager:
 def node_of(manager: SessionManager) -> Node:
     """Return the node behind a manager, for the middleware, sessions and tests of this package. No part of the public face."""
     return manager._node  # noqa: SLF001 - the one way in
-
-
-def _backend_of(settings: Settings) -> Backend:
-    from .backends import open_backend
-
-    return open_backend(settings)

@@ -33,7 +33,6 @@ from .lifespan import refuse_lifespan, run_lifespan
 from .problems import SAFE_METHODS
 from .renew_route import path_of as renew_path_of
 from .renew_route import renew
-from .routing import OwnedApp
 from .transfer import telling_of_transfer
 from .websocket_exchange import WebSocketExchange
 
@@ -103,6 +102,8 @@ class SessionMiddleware(CookieAttributes):
         self._wrapped = self.app
         self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
         if settings.routing != "serve":
+            from .routing import OwnedApp  # only where it is set
+
             self.app = OwnedApp(self.app, node)
         protect = settings.protect
         if self._devices is not None:
