@@ -47,11 +47,11 @@ async def ask(wire: httpx2.AsyncBaseTransport, name: str, request: msgspec.Struc
     return await Operator(Settings(**{"secret_key": SECRET, **settings}), wire).ask("http://anywhere.test", name, request)
 
 
-def run(*arguments: str, environ: Mapping[str, str] | None = None, **settings: object) -> Result:
+def run(*arguments: str, environ: Mapping[str, str] | None = None, stdin: str | None = None, **settings: object) -> Result:
     """Run ``ha-session`` with these settings of its environment, and no others."""
     bare: dict[str, str | None] = {name: None for name in os.environ if name.startswith("HA_SESSION_")}
     ours = {f"HA_SESSION_{name.upper()}": str(value) for name, value in {"secret_key": SECRET, **settings}.items() if value is not None}
-    return CliRunner().invoke(ha_session, arguments, env={**bare, **ours, **(environ or {})}, prog_name="ha-session")
+    return CliRunner().invoke(ha_session, arguments, env={**bare, **ours, **(environ or {})}, input=stdin, prog_name="ha-session")
 
 
 def listeners(count: int) -> list[tuple[str, socket.socket]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import msgspec
@@ -69,7 +68,7 @@ class Administration:
     async def _sessions(self, asked: SessionsOf) -> object:
         require_name(asked.subject, "subject")
         devices = await self._node.require_devices().of_subject(asked.subject)
-        return [asdict(device) for device in devices]
+        return [msgspec.structs.asdict(device) for device in devices]
 
     async def _revoke(self, asked: Revoke) -> Any:
         self._node.require_running()

@@ -11,6 +11,8 @@ from ..version import __version__
 COMMANDS = {
     "completion": ("completing", "completion"),
     "drain": ("operating", "drain"),
+    "inspect": ("inspecting", "inspect"),
+    "keygen": ("inspecting", "keygen"),
     "lb-config": ("balancing", "lb_config_command"),
     "revoke": ("operating", "revoke"),
     "sessions": ("operating", "sessions"),

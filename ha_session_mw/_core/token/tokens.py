@@ -153,8 +153,24 @@ def verify(token: bytes, ring: KeyRing) -> Verified:
         key = ring.get(kid)
         # A signature that matches says that all other text is a member's, so nobody need look at its shape.
         if key is not None and same_text(key.signature(token[: -1 - len(signature)]), signature):
-            return _parse(sid, key, text)
+            return _read(sid, key.kid, text)
     raise _refusal(token, ring)
+
+
+def unverified(token: bytes) -> tuple[KeyId, Claims]:
+    """Return the key id and the claims that a token states, for people to look at. Nothing may be decided by them.
+
+    Raises:
+        TokenTooLarge, TokenMalformed: as :func:`verify`.
+        KeyNotReached: no release that this one knows issued the token, if any did.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        raise TokenTooLarge(f"more than {MAX_TOKEN_BYTES} bytes", check="size")
+    shape = _SHAPE.fullmatch(token)
+    if shape is None:
+        raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")
+    kid, text = shape[2], shape[3]
+    return KeyId(kid.decode()), _read(shape[1], KeyId(kid.decode()), text).claims
 
 
 def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | TokenInvalid:
@@ -167,13 +183,13 @@ def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | To
     return TokenInvalid("the signature does not match", check="signature")
 
 
-def _parse(sid: bytes, key: SigningKey, text: bytes) -> Verified:
+def _read(sid: bytes, kid: KeyId, text: bytes) -> Verified:
     try:
         # The signature covers the text, so no other base64 text of the same bytes gets here.
         payload = _decode_payload(a2b_base64(text.translate(_FROM_URL_SAFE) + b"=="))
         if payload.version != PAYLOAD_VERSION:
             raise msgspec.ValidationError(f"payload version {payload.version}")
-        return Verified.of(_claims(SessionId(sid.decode()), payload), key.kid)
+        return Verified.of(_claims(SessionId(sid.decode()), payload), kid)
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
         # The signature is good, so a holder of the key issued it: a member of a later release. The client has done nothing wrong.
         raise KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload") from exc
