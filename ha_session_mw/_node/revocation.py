@@ -144,8 +144,10 @@ def open_journal(settings: Settings) -> Journal:
     if folder is None or settings.no_quorum != "provisional":
         return Journal(None)
     from .._machine.journal import JournalFile  # a node without files needs no SQLite
+    from .._machine.sqlite_file import OPEN_S
 
-    return Journal(JournalFile(folder / "provisional.journal"))
+    # A worker drains while the one that replaces it starts.
+    return Journal(JournalFile(folder / "provisional.journal", open_s=OPEN_S + settings.drain_delay))
 
 
 class Revoker:

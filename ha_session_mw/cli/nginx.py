@@ -88,7 +88,7 @@ http {{
             }}
             proxy_pass {scheme}://ha_session_nodes;
         }}
-        # A safe method that got 503 is tried at the other nodes. If none helps within a second, the node of the session has the last word.
+        # A safe method that got 503 is tried at the other nodes. If none helps within 2 s each, the node of the session has the last word.
         location @ha_session_safe {{
             proxy_intercept_errors on;
             error_page 503 = @ha_session_others;
@@ -96,7 +96,7 @@ http {{
         }}
         location @ha_session_others {{
             proxy_next_upstream error timeout http_503;
-            proxy_read_timeout 1s;
+            proxy_read_timeout 2s;
             error_page 502 504 = @ha_session_last;
             proxy_pass {scheme}://ha_session_others;
         }}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..._core.cluster.members import Heartbeat
 from ..._core.cluster.view import View
 from ..._machine.journal import JournalFile
+from ..._machine.sqlite_file import OPEN_S
 from ...abc import HELLO, Backend, Clock, ClusterLog, OnEvent, PeerCalls
 from ...config import Settings
 from .batch_file import BatchFile
@@ -24,6 +25,7 @@ class PeersBackend(Backend):
 
     def __init__(self, settings: Settings) -> None:
         self._file = settings.cluster.file
+        self._open_s = OPEN_S + settings.drain_delay  # a worker drains while the one that replaces it starts
         self._members = settings.peers
         self._coming = settings.peers_next
         self._heartbeat_s = settings.heartbeat
@@ -39,7 +41,7 @@ class PeersBackend(Backend):
             call=peering.call,
             faults=peering.faults,
             coming=self._coming,
-            file=BatchFile(JournalFile(self._file)) if self._file is not None else None,
+            file=BatchFile(JournalFile(self._file, open_s=self._open_s)) if self._file is not None else None,
             on_event=on_event,
         )
         peering.handle("poll", log.on_poll)

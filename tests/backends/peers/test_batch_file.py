@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -127,3 +129,32 @@ async def test_a_log_out_waits_for_busy_disks_while_a_majority_is_heard(
         assert (answer.status_code, cluster.passed_s - begun_s < most_s) == (status, True)
         for node in others:
             node.thaw()
+
+
+def held_for_a_while(file: Path) -> subprocess.Popen[bytes]:
+    """Return a process that has a file now, and lets it go after a moment."""
+    script = (
+        "import pathlib, sys, time; from ha_session_mw._machine.journal import JournalFile;"
+        "file = JournalFile(pathlib.Path(sys.argv[1])); file.load(); file.append([]); file.hold();"
+        "print('held', flush=True); time.sleep(0.7); file.close()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+@pytest.mark.one_library
+@pytest.mark.parametrize(("setting", "value", "file"), [("cluster", "peers://{}/log", "log"), ("state_dir", "{}", "provisional.journal")])
+async def test_a_new_worker_waits_for_the_file_of_one_that_drains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, file: str
+) -> None:
+    """gunicorn starts it first, and stops as a whole if it does not start."""
+    monkeypatch.setattr("ha_session_mw._machine.sqlite_file.OPEN_S", 0.1)
+    monkeypatch.setattr("ha_session_mw.backends.peers.backend.OPEN_S", 0.1)
+    monkeypatch.setattr("ha_session_mw._machine.journal.WRITE_BUSY_S", 0.05)
+    cluster = Cluster("a", drain_delay=20.0)
+    cluster.nodes[0].settings[setting] = value.format(tmp_path)
+    with held_for_a_while(tmp_path / file):
+        async with cluster:
+            await cluster.ready()
