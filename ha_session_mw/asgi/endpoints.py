@@ -9,14 +9,12 @@ from starlette.types import Receive, Scope, Send
 
 from .._core.problems import PAGE_HEADERS, reference_page
 from .._node.node import Node
-from .._peering.signatures import HEADER
 from ..exceptions import problem_types
 
 SCRIPT = "/ha-session.js"
 SCRIPT_KEPT_S = 3600
 """For how many seconds a browser may keep the script. It holds no secret, and an old one goes on working."""
 _ADMIN = "/admin/"
-_SIGNED = HEADER.encode()
 LONGEST_PAGE = 128
 """How many characters of a path below the prefix are looked at. No page has so long a name."""
 
@@ -33,7 +31,7 @@ class Endpoints:
         if path.startswith("/peer/") and self._node.peering is not None:
             await self._node.peering.server(path.removeprefix("/peer/"), scope, receive, send)
             return
-        if path.startswith(_ADMIN) and scope["method"] == "POST" and any(name == _SIGNED for name, _ in scope["headers"]):
+        if path.startswith(_ADMIN) and scope["method"] == "POST" and _is_signed(scope):
             from .._node.administration import administration_of  # most processes never get such a call
 
             answering = administration_of(self._node, lambda send: self._serve(_ADMIN, "POST", send))
@@ -79,6 +77,13 @@ class Endpoints:
             exposed = self._node.log.exposure()
             return 200, "application/json", _json({"status": "pass", **({"warning": exposed} if exposed else {})})
         return 503, "application/json", _json({"status": "fail", "output": why})
+
+
+def _is_signed(scope: Scope) -> bool:
+    from .._peering.signatures import HEADER  # most processes never get such a call
+
+    signature = HEADER.encode()
+    return any(name == signature for name, _ in scope["headers"])
 
 
 def _json(value: object) -> bytes:

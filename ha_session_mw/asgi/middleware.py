@@ -26,10 +26,8 @@ from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
 from .device_routes import DeviceRoutes, path_of
-from .draining import DrainingApp
 from .endpoints import LONGEST_PAGE, Endpoints
 from .exchange import Edge, Exchange
-from .lifespan import refuse_lifespan, run_lifespan
 from .problems import SAFE_METHODS
 from .renew_route import path_of as renew_path_of
 from .renew_route import renew
@@ -129,6 +127,8 @@ class SessionMiddleware(CookieAttributes):
         """Have the app's clients go elsewhere: from now on, so that no request pays for it before."""
         if not self._is_within_drain:
             self._is_within_drain = True
+            from .draining import DrainingApp  # once in a process's life
+
             self.app = DrainingApp(self.app, self._node.draining, refuse_safe=self.manager.settings.drain_refuse == "safe")
 
     def require_manager(self) -> SessionManager:
@@ -354,6 +354,8 @@ class SessionMiddleware(CookieAttributes):
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
             return
+        from .lifespan import refuse_lifespan, run_lifespan  # once in a process's life
+
         litestar.watch()  # once more, for an app that loads it after the middleware was made
         if self._fault is not None:
             await refuse_lifespan(self._fault, receive, send)
