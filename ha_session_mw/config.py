@@ -185,6 +185,12 @@ class Settings:
         "Where session data is kept. `token`: with the client. `store`: on the nodes, under `CLUSTER`. "
         "`auto`: in the token while it fits, otherwise in the store. `peers://` has no store, so `auto` means `token` there.",
     )
+    when_lost: Setting[Literal["continue", "end"], str] = Setting(
+        values.one_of("continue", "end"),
+        "continue",
+        "A session whose data the store has certainly lost. `continue`: it goes on with empty data, and the answer is marked "
+        "`Session-Data-Lost`. `end`: it is logged out, with 401 `session_data_lost`.",
+    )
     track: Setting[Switch, str] = Setting(
         values.one_of("off", "on"),
         "off",

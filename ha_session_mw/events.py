@@ -28,6 +28,8 @@ __all__ = [
     "Missed",
     "PossibleLoss",
     "RolledBack",
+    "SessionDataLost",
+    "SessionRecovered",
     "StartedAnew",
     "SubjectRevoked",
     "ViewFresh",
@@ -144,6 +146,42 @@ class RolledBack(_Event, frozen=True):
     why: Rollback
 
 
+# Sessions that were rebuilt
+
+
+RecoveredFrom = Literal["token", "log", "peer", "copy", "store", "request"]
+
+
+class SessionRecovered(_Event, frozen=True):
+    """This node lacked something of a valid session, and rebuilt it. Its user noticed nothing.
+
+    Attributes:
+        family: the session with all its ids: compare it with ``session.family``.
+        source: the place of what was missing. ``token``: the session's token, which is older than this process. ``log``: the cluster's log,
+            for which a request waited. ``peer``: another node's answer about a token. ``copy``: another node's copy of the record.
+            ``store``: the record. ``request``: the data that a request had in its hands, when the store had lost the record.
+    """
+
+    _unshown: ClassVar[frozenset[str]] = frozenset({"family"})
+    family: str
+    source: RecoveredFrom
+
+
+class SessionDataLost(_Event, frozen=True):
+    """The store has certainly lost the data of a valid session, and no node that was asked has a copy.
+
+    Attributes:
+        family: the session with all its ids: compare it with ``session.family``.
+        subject: the subject that is logged in; None for a visitor.
+        ended: whether the session was logged out for it (``HA_SESSION_WHEN_LOST=end``). Otherwise it goes on with empty data.
+    """
+
+    _unshown: ClassVar[frozenset[str]] = frozenset({"family", "subject"})
+    family: str
+    subject: str | None
+    ended: bool
+
+
 # Log-outs
 
 
@@ -216,6 +254,8 @@ ClusterEvent = (
     | StartedAnew
     | Diverged
     | RolledBack
+    | SessionRecovered
+    | SessionDataLost
     | IdRevoked
     | SubjectRevoked
     | EverybodyRevoked

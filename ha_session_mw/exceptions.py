@@ -107,11 +107,11 @@ class ClientFault(ProblemError):
 
 
 class InfrastructureFault(ProblemError):
-    """A node or the infrastructure failed, and the session may be valid. Never a 401, and always worth a retry."""
+    """A node or the infrastructure failed, and the session may be valid. Never a 401, and worth a retry, unless this node has no store."""
 
     status = 503
     retryable = True
-    action = "retry"
+    action: ClassVar[Action] = "retry"
 
 
 class TokenMissing(ClientFault):
@@ -224,6 +224,17 @@ class SessionSuperseded(ClientFault):
     retryable, retry_where, default_retry_after_s = True, "any", 0.1
     title = "The session has a newer token"
     detail = "The session goes on under a newer token, which the client has got meanwhile. Reload the page, or send the newer token."
+
+
+class RecordLost(ClientFault):
+    """The store has lost the session's data for good, and ``HA_SESSION_WHEN_LOST=end`` ends such a session.
+
+    The store was set back to an earlier state, lost its file, or its process ended (``memory://``).
+    """
+
+    code, status, action, bearer_error = "session_data_lost", 401, "reauthenticate", "invalid_token"
+    title = "The session's data is lost"
+    detail = "This service has lost the session's data, and has ended the session. Log in again."
 
 
 class SessionLimitReached(ClientFault):
@@ -379,13 +390,18 @@ class QuorumLost(InfrastructureFault):
 class StoreUnavailable(InfrastructureFault):
     """The store of session data, or the lock service, did not answer in time or cannot be written. The session itself is not affected."""
 
-    code, retry_where, default_retry_after_s = "store_unavailable", "any", 3.0
+    code = "store_unavailable"
+    retry_where: ClassVar[RetryWhere] = "any"
+    default_retry_after_s: ClassVar[float | None] = 3.0
     title = "The session's data cannot be reached"
     detail = "The store of session data or of locks did not answer, or cannot be written. The session is not logged out. Try again shortly."
 
 
-class RecordLost(StoreUnavailable):
-    """The store lost a record that it had acknowledged: it was set back to an earlier state, or its process ended (``memory://``)."""
+class StoreMissing(StoreUnavailable):
+    """The session's data is in a store, and ``HA_SESSION_CLUSTER`` of this node names a cluster without one. No retry helps."""
+
+    retryable, retry_where, default_retry_after_s, action = False, "none", None, "contact"
+    detail = "This node has no store of session data, and the session's data is in one. The session is not logged out."
 
 
 def problem_types() -> dict[str, type[ProblemError]]:

@@ -259,12 +259,15 @@ async def test_no_record_contains_a_canary_in_any_outcome(manager: SessionManage
         cage.look_at("record", repr(record), repr(Stored.decode(record.version, record.content)), repr(records), repr(store))
         return record, bearer(new)
 
+    def look(session: Session) -> None:
+        dict(session)
+
     spoilers: list[Callable[[Record], Any]] = [
-        lambda record: store.put(replace(record, content=b"canary-of-a-later-release")),
+        lambda record: store.put(replace(record, content=b"\x93\x02canary-of-a-later-release")),
         lambda record: store.put(replace(record, content=record.content[:-5])),
         lambda record: store.delete(record.id),
     ]
-    acts: list[Callable[[Session], Any]] = [dict, change, strictly, lambda session: session.login(SUBJECT), lambda session: session.cycle()]
+    acts: list[Callable[[Session], Any]] = [look, change, strictly, lambda session: session.login(SUBJECT), lambda session: session.cycle()]
     for spoil in spoilers:
         record, token = await stored()
         assert await Client(manager, cage).ask(token) == 200  # by the copy

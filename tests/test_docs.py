@@ -395,6 +395,17 @@ def test_the_pages_give_the_majority_that_the_code_needs() -> None:
             assert text == told
 
 
+def test_each_row_of_what_is_rebuilt_names_a_test_and_each_test_has_its_row() -> None:
+    page = (DOCS / "explanation" / "recovery.md").read_text("utf-8")
+    rows = re.findall(r"^\| .* \| `(test_\w+)` \|$", section(page, "## What was lost, and what it is rebuilt from"), re.MULTILINE)
+    texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    of_rows = (ROOT / "tests" / "cluster" / "test_recovery.py").read_text("utf-8")
+    for name in rows:
+        assert any(f"def {name}(" in text for text in texts), name
+    assert set(re.findall(r"^async def (test_\w+)", of_rows, re.MULTILINE)) <= set(rows)
+    assert {source for row in page.splitlines() for source in re.findall(r"`(\w+)`", row)} >= set(get_args(events.RecoveredFrom))
+
+
 def test_the_headers_of_ours_are_documented() -> None:
     sent = {name for path in SOURCES for name in re.findall(r'b"(session-[a-z-]+)"', path.read_text("utf-8"))}
     assert {"session-index", "session-stale", "session-revocation", "session-token"} <= sent

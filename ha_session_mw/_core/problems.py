@@ -82,7 +82,7 @@ def document(
 def headers(problem: ProblemError) -> list[tuple[bytes, bytes]]:
     """Return the header fields of a problem, without those of its body."""
     found = [(b"cache-control", b"no-store"), *PAGE_HEADERS]
-    if problem.status in (429, 503):
+    if problem.status in (429, 503) and problem.retryable:
         found.append((b"retry-after", b"%d" % math.ceil(problem.retry_after_s or 0)))
     if problem.status == 401 or problem.bearer_error:
         found.append((b"www-authenticate", challenge(problem)))

@@ -1,4 +1,4 @@
-"""Write structured fields (RFC 9651): the two that say which node answered, and from which node a session came."""
+"""Write structured fields (RFC 9651): which node answered, from which node a session came, and whether its data is lost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ TransferReason = Literal["drain", "failover", "rebalance"]
 
 NODE_HEADER = b"session-node"
 TRANSFER_HEADER = b"session-transfer"
+LOST_HEADER = b"session-data-lost"
+LOST_FIELD: Header = (LOST_HEADER, b"?1")
+"""``Session-Data-Lost``: an item, which is a boolean."""
 
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
 

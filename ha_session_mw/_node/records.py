@@ -2,23 +2,27 @@
 
 A token names the version of the record that it needs, so a copy of that version or a later one is good enough. A node looks for it
 in its memory, then in the token, then at the peers, then in the store.
+
+A version that a token names was acknowledged. So its data is lost if the store answers that it has no such record, or an older one. An
+empty record takes its place, once: the first node whose write succeeds reports the loss, and all others find the new record.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import anyio
 import msgspec
 
-from .._core.records.session_data import ELSEWHERE, OVERHEAD_BYTES, Stored, UnreadableError, merge
+from .._core.records.session_data import ELSEWHERE, OVERHEAD_BYTES, DamagedError, Stored, UnreadableError, merge
 from .._core.token import data
 from ..abc import Clock, Conflict, Grant, PeerCalls, Record, SessionStore
-from ..exceptions import RecordLost, SessionConflict, SessionTooLarge, StoreUnavailable
+from ..exceptions import ProblemError, SessionConflict, SessionTooLarge, StoreUnavailable
 from ..models import Claims, Deny, Entry
 from .record_copies import RecordCopies
+from .recoveries import Recoveries
 from .single_flight import SingleFlight
 
 if TYPE_CHECKING:
@@ -33,6 +37,28 @@ a hundred requests under way."""
 LIST_LIMIT_S = 0.25
 """How long a log-out of a subject waits for the list of its records: as long as for a peer's answer."""
 DELETE_AGAIN_S = 1.0
+NOTHING = data.encode({})
+
+
+class Loaded(NamedTuple):
+    """A session's data, and whether it was found just now that earlier data is lost."""
+
+    stored: Stored
+    is_lost: bool = False
+
+
+class LostRecord(NamedTuple):
+    """The answer of a store that has no record of a session, or not in the version that was acknowledged.
+
+    Attributes:
+        version: of the record that the store has instead; 0 if it has none.
+    """
+
+    version: int
+
+
+GiveUp = Callable[[], Awaitable[None]]
+"""Called before an empty record takes the place of a lost one. Raises unless the session is certainly valid, and goes on without data."""
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
@@ -71,17 +97,21 @@ class Records:
         store: keeps them for all nodes.
         copies: this node's copies, to which the store reports changes.
         clock: bounds the waiting.
+        recoveries: counts what was rebuilt.
         asking: asks peers for their copies; None without peers.
     """
 
-    def __init__(self, store: SessionStore, copies: RecordCopies, clock: Clock, *, asking: Asking[Copy] | None = None) -> None:
+    def __init__(
+        self, store: SessionStore, copies: RecordCopies, clock: Clock, recoveries: Recoveries, *, asking: Asking[Copy] | None = None
+    ) -> None:
         self.max_data_bytes = store.max_bytes - OVERHEAD_BYTES
         self._store = store
         self._copies = copies
         self._poll_now = store.poll_now
         self._clock = clock
+        self._recoveries = recoveries
         self._asking = asking
-        self._flights: SingleFlight[Stored | StoreUnavailable] = SingleFlight()
+        self._flights: SingleFlight[Loaded | ProblemError] = SingleFlight()
         self._owed: set[str] = set()
         self._owes = anyio.Event()
         self._logged: set[str] = set()
@@ -89,92 +119,138 @@ class Records:
 
     # Reading
 
-    async def load(self, claims: Claims, peers: Callable[[], Sequence[str]]) -> Stored:
-        """Return a session's data, in the version that its token needs or a later one.
+    async def load(
+        self,
+        claims: Claims,
+        peers: Callable[[], Sequence[str]],
+        *,
+        give_up: GiveUp,
+        is_revoked: Callable[[], bool],
+    ) -> Loaded:
+        """Return a session's data, in the version that its token needs or a later one; empty data in place of lost data.
 
         Args:
             claims: of the token.
             peers: returns the URLs of the peers to ask for a copy, in order.
+            give_up: called if the data is lost.
+            is_revoked: whether the session was revoked; called after that.
 
         Raises:
             StoreUnavailable: the record cannot be reached or read.
+            ProblemError: the data is lost, and ``give_up`` has raised this.
         """
         known = self._known(claims)
         if known is not None:
-            return known
+            return Loaded(known)
         needed = max(claims.record, self._copies.version(claims.family))
         question = claims.family, needed
 
-        async def find() -> Stored | StoreUnavailable:
-            return await self._find(claims.family, needed, peers())
+        async def find() -> Loaded | ProblemError:
+            try:
+                return await self._find(claims, needed, peers()) or await self._replace_lost(claims, needed, give_up, is_revoked)
+            except ProblemError as problem:
+                return problem
 
         found = await self._flights.join(question, find) if self._flights.has_room() else await find()
-        if isinstance(found, Stored):
+        if isinstance(found, Loaded):
             return found
-        raise StoreUnavailable() if found is None else type(found)(found.reason)
+        raise StoreUnavailable() if found is None else type(found)(found.reason, check=found.check)
 
     def _known(self, claims: Claims) -> Stored | None:
         """Return the copy in this node's memory or in the token; None if neither is good enough."""
         if self._poll_now is not None:
             self._poll_now()
         known = self._copies.get(claims.family)
-        if known is not None and known.version >= claims.record:
+        if known is not None and known.reaches(claims.record):
             return known
         if claims.data == ELSEWHERE or self._copies.version(claims.family) > claims.record:
             return None
-        stored = self._decode(claims.record, claims.data)
+        try:
+            stored = self._decode(claims.record, claims.data)
+        except DamagedError:
+            return None
         self._copies.keep_read(claims.family, stored, self._copies.mark())
         return stored
 
-    async def _find(self, id: str, needed: int, peers: Sequence[str]) -> Stored | StoreUnavailable:
-        """Return the copy of a peer or of the store, or the problem, for all requests that wait for it."""
-        begun = self._copies.mark()
-        try:
-            found = await self._ask_peers(id, needed, peers) or await self._ask_store(id, needed)
-        except StoreUnavailable as problem:
-            return problem
+    async def _find(self, claims: Claims, needed: int, peers: Sequence[str]) -> Loaded | None:
+        """Return the copy of a peer, or the store's record, for all requests that wait for it; None if the store has lost the record."""
+        id = claims.family
+        begun, was_unknown = self._copies.mark(), not self._copies.version(id)
+        copy = await self._ask_peers(id, needed, peers)
+        found = copy or self._readable(await self._store.get(id), needed)
+        if isinstance(found, LostRecord):
+            return None
         self._copies.keep_read(id, found, begun)
-        return found
+        if was_unknown:
+            self._recoveries.recover(id, "store" if copy is None else "copy")
+        return Loaded(found)
+
+    async def _replace_lost(self, claims: Claims, needed: int, give_up: GiveUp, is_revoked: Callable[[], bool]) -> Loaded:
+        """Put an empty record in the place of a lost one, or return what another node has put there."""
+        await give_up()
+        for _ in range(TRIES):
+            begun = self._copies.mark()
+            found = self._readable(await self._store.get(claims.family), needed)
+            if not isinstance(found, LostRecord):
+                self._copies.keep_read(claims.family, found, begun)
+                return Loaded(found)
+            self._copies.drop(claims.family)  # its version may be one that the store gives again
+            try:
+                stored = await self._put(claims, Stored.in_token(NOTHING).in_place_of(needed, version=found.version), None)
+            except Conflict:
+                continue
+            self._copies.keep_written(claims.family, stored, begun)
+            if is_revoked():
+                await self.forget(claims.family)
+            else:
+                self._log_once("the store has lost the data of a session, which goes on with empty data")
+                self._recoveries.lose(claims, ended=False)
+            return Loaded(stored, is_lost=True)
+        raise StoreUnavailable("other requests change this session all the time")
 
     async def _ask_peers(self, id: str, needed: int, peers: Sequence[str]) -> Stored | None:
         if self._asking is None or not peers:
             return None
         copy = await self._asking.ask(_encode(Question(VERSION, id, needed)), peers)
-        if copy is None or copy.record < needed:
+        if copy is None:
             return None
         try:
-            return Stored.decode(copy.record, copy.content)
+            found = Stored.decode(copy.record, copy.content)
         except UnreadableError:
             return None
+        return found if found.reaches(needed) else None
 
     async def newest(self, claims: Claims) -> Stored | None:
-        """Return a session's data that the store has at this moment; None if there is no record, and the token needs none.
+        """Return a session's data that the store has at this moment; None if it has none, or has lost what the token needs.
 
         Raises:
             StoreUnavailable: the record cannot be reached or read.
         """
         begun = self._copies.mark()
-        record = await self._store.get(claims.family)
-        if record is None and claims.data != ELSEWHERE:
+        found = self._readable(await self._store.get(claims.family), claims.record)
+        if isinstance(found, LostRecord):
             return None
-        stored = self._require(record, claims.record)
-        self._copies.keep_read(claims.family, stored, begun)
-        return stored
+        self._copies.keep_read(claims.family, found, begun)
+        return found
 
-    async def _ask_store(self, id: str, needed: int) -> Stored:
-        return self._require(await self._store.get(id), needed)
-
-    def _require(self, record: Record | None, needed: int) -> Stored:
-        if record is None or record.version < needed:
-            what = "a record is not there, or is too old: its session was logged out just now, or the store has lost an acknowledged record"
-            raise RecordLost(self._log_once(what))
-        return self._decode(record.version, record.content)
+    def _readable(self, record: Record | None, needed: int) -> Stored | LostRecord:
+        """Return the data in the store's answer, unless what was acknowledged is lost."""
+        if record is None:
+            return LostRecord(0)
+        try:
+            found = self._decode(record.version, record.content)
+        except DamagedError:
+            return LostRecord(record.version)
+        return found if found.reaches(needed) else LostRecord(record.version)
 
     def _decode(self, version: int, content: bytes) -> Stored:
         try:
             return Stored.decode(version, content)
+        except DamagedError:
+            self._log_once("a record is damaged")
+            raise
         except UnreadableError as exc:
-            what = "a record was written by another release, or is damaged; it is left as it is"
+            what = "a record was written by another release; it is left as it is"
             raise StoreUnavailable(self._log_once(what)) from exc
 
     def _log_once(self, what: str) -> str:
@@ -195,7 +271,7 @@ class Records:
         except RecursionError as exc:
             raise ValueError("no question") from exc
         known = self._copies.get(question.id)
-        if question.version != VERSION or known is None or known.version < question.needed:
+        if question.version != VERSION or known is None or not known.reaches(question.needed):
             return _encode(Copy(VERSION, "unknown"))
         return _encode(Copy(VERSION, "yes", known.version, known.encode()))
 
@@ -231,7 +307,7 @@ class Records:
             SessionTooLarge: the merged data is larger than the store takes.
             StoreUnavailable: the data cannot be stored, or the stored record cannot be read.
         """
-        wanted = msgspec.structs.replace(base, data=raw)
+        wanted, has_lost = msgspec.structs.replace(base, data=raw), False
         for _ in range(TRIES):
             ensure_valid()
             begun = self._copies.mark()
@@ -239,14 +315,20 @@ class Records:
                 stored = await self._put(claims, wanted, guard)
             except Conflict as conflict:
                 self._copies.hear(claims.family, conflict.current.version if conflict.current else 0)
-                if conflict.current is None:  # the session is valid, so the store has lost the record; this request still has the data
-                    wanted = msgspec.structs.replace(base, version=0, data=raw)
+                theirs = self._readable(conflict.current, base.version)
+                # The session is valid, so the store has lost the record, and this request still has the data.
+                has_lost = isinstance(theirs, LostRecord)
+                if isinstance(theirs, LostRecord):
+                    self._copies.drop(claims.family)
+                    wanted = msgspec.structs.replace(base, data=raw).in_place_of(base.version, version=theirs.version)
                 elif strict and base.version:
                     raise SessionConflict("it has changed since this request read it") from None
                 else:
-                    wanted = self._merged(base, mine, conflict.current)
+                    wanted = msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))
                 continue
             self._copies.keep_written(claims.family, stored, begun)
+            if has_lost:
+                self._recoveries.recover(claims.family, "request")
             if is_revoked():
                 await self.forget(claims.family)
                 ensure_valid()
@@ -259,10 +341,6 @@ class Records:
             raise SessionTooLarge(f"with the changes of other requests, the session has {len(content)} bytes, too many for the store")
         record = Record(claims.family, content, claims.absolute_end_ms, claims.subject, wanted.version)
         return msgspec.structs.replace(wanted, version=(await self._store.put(record, guard=guard)).version)
-
-    def _merged(self, base: Stored, mine: Mapping[str, object], current: Record) -> Stored:
-        theirs = self._decode(current.version, current.content)
-        return msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))
 
     # Deleting
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from .._core.records.session_data import ELSEWHERE, Stored
 from ..abc import Grant
-from ..exceptions import ProblemError, StoreUnavailable
+from ..exceptions import ProblemError, StateNotReached, StoreMissing, StoreUnavailable
 from ..models import Claims
 from .issuing import Issuer
-from .records import Records
+from .records import Loaded, Records
 
 
 class SessionData:
@@ -21,6 +21,8 @@ class SessionData:
         records: the records in the store; None without a store.
         why_revoked: returns why a session is certainly revoked with all its ids; None if it may be valid.
         peers: returns the URLs of the peers to ask for a copy of a session's record, in order.
+        learn_all: returns once this node knows each log-out that was durable before the call; raises a problem if it cannot.
+        end: ends a session whose data is lost, and raises; None to let such sessions go on with empty data.
     """
 
     def __init__(
@@ -30,31 +32,59 @@ class SessionData:
         *,
         why_revoked: Callable[[Claims], ProblemError | None],
         peers: Callable[[Claims], Sequence[str]],
+        learn_all: Callable[[], Awaitable[None]],
+        end: Callable[[Claims], Awaitable[None]] | None,
     ) -> None:
         self._issuer = issuer
         self._records = records
         self._why_revoked = why_revoked
         self._peers = peers
+        self._learn_all = learn_all
+        self._end = end
 
     @property
     def has_store(self) -> bool:
         """Whether session data can be kept on the nodes."""
         return self._records is not None
 
-    async def load(self, claims: Claims) -> Stored:
+    async def load(self, claims: Claims) -> Loaded:
         """Return the data of a session that has a record, in the version that its token needs or a later one.
 
         Raises:
             StoreUnavailable: the record cannot be reached or read.
             SessionRevoked, SessionSuperseded: the session was logged out or replaced meanwhile, and its record deleted.
+            RecordLost: the data is lost, and the settings end such a session.
         """
         if self._records is None:
-            return _copy_in(claims)
+            return Loaded(_copy_in(claims))
         with self._revoked_if_gone(claims):
-            return await self._records.load(claims, lambda: self._peers(claims))
+            loaded = await self._records.load(
+                claims,
+                lambda: self._peers(claims),
+                give_up=lambda: self._give_up(claims),
+                is_revoked=lambda: self._why_revoked(claims) is not None,
+            )
+        if loaded.is_lost and (problem := self._why_revoked(claims)) is not None:
+            raise problem
+        return loaded
+
+    async def _give_up(self, claims: Claims) -> None:
+        """Return if the session of a lost record is certainly valid, and may go on without its data.
+
+        A log-out is durable before it deletes a record. So once this node knows what was durable when the record was gone, either it
+        knows of a log-out, or there was none.
+        """
+        try:
+            await self._learn_all()
+        except StateNotReached as behind:
+            raise StoreUnavailable(behind.reason, retry_after_s=behind.retry_after_s) from behind
+        if (problem := self._why_revoked(claims)) is not None:
+            raise problem
+        if self._end is not None:
+            await self._end(claims)
 
     async def newest(self, claims: Claims) -> Stored | None:
-        """Return the data of a session that the store has at this moment; None if the data is in the token.
+        """Return the data of a session that the store has at this moment; None if it is in the token, or in this request alone.
 
         Raises:
             StoreUnavailable, SessionRevoked, SessionSuperseded: as :meth:`load`.
@@ -62,7 +92,10 @@ class SessionData:
         if self._records is None:
             return None
         with self._revoked_if_gone(claims):
-            return await self._records.newest(claims)
+            found = await self._records.newest(claims)
+        if found is None and claims.record and (problem := self._why_revoked(claims)) is not None:
+            raise problem
+        return found
 
     @contextmanager
     def _revoked_if_gone(self, claims: Claims) -> Iterator[None]:
@@ -129,5 +162,5 @@ class SessionData:
 def _copy_in(claims: Claims) -> Stored:
     """Return the copy of a record in a token: there is no store any more."""
     if claims.data == ELSEWHERE:
-        raise StoreUnavailable("the session's data is in a store that HA_SESSION_CLUSTER does not name")
+        raise StoreMissing("the session's data is in a store that HA_SESSION_CLUSTER does not name")
     return Stored.decode(claims.record, claims.data)

@@ -23,6 +23,8 @@ def status_of(node: Node) -> dict[str, object]:
         "cached_tokens": len(node.cache),
         "cached_token_bytes": node.cache.bytes,
         "cached_records": len(node.copies),
+        "sessions_recovered": dict(node.recoveries.recovered),
+        "lost_session_data": node.recoveries.lost,
         "accepted": node.validator.accepted,
         "refused": dict(node.refused),
         "kids": list(node.keys.ring.kids),

@@ -39,11 +39,14 @@ from ..models import Deny, NodeId, SessionId
 from .key_source import KeySource
 
 if TYPE_CHECKING:
+    from ..events import RecoveredFrom
     from .devices import Devices
     from .lookups import Answer, LookUps
 
 IN_FLIGHT_S = 0.075
 """How long a request waits for news in flight before peers are asked: some round trips, and less than a person notices."""
+LEARN_HEARTBEATS = 3
+"""How many heartbeats a request waits until this node knows all log-outs of a moment. The next heartbeat proves that, if none is lost."""
 BY_THE_CLOCK = frozenset(("absolute_end", "idle_end", "not_before"))
 """The steps of the accept rule that a wrong wall clock lets fail."""
 RELAXED_LIMIT_S = 60.0
@@ -61,6 +64,7 @@ class TokenValidator:
         cache: keeps verified tokens. The decision is never cached.
         refresh: brings the keys up to date; called before each verification.
         node: returns the name of this node.
+        recover: receives the family of each session that was validated by others' knowledge, and whose.
 
     Attributes:
         accepted: how many tokens were accepted.
@@ -76,6 +80,7 @@ class TokenValidator:
         *,
         refresh: Callable[[], None],
         node: Callable[[], NodeId],
+        recover: Callable[[str, RecoveredFrom], None],
     ) -> None:
         self.accepted = 0
         self._clock = clock
@@ -87,6 +92,8 @@ class TokenValidator:
         self._refresh = refresh
         self._node = node
         self._own_url = settings.advertise_url or ""
+        self._learn_limit_s = LEARN_HEARTBEATS * settings.heartbeat
+        self._recover = recover
         self._takes_over = _take_over(settings, began_ms=clock.wall_s() * 1000)
 
     def follow(self, log: ClusterLog, *, hears_others: bool, look_ups: LookUps | None, devices: Devices | None) -> None:
@@ -265,6 +272,7 @@ class TokenValidator:
                 await self._log.wait_changed()
                 outcome = self.validate(token)
                 if isinstance(outcome, Verified):
+                    self._recover(outcome.claims.family, "log")
                     return outcome
         if self._look_ups is None:
             raise problem
@@ -272,6 +280,7 @@ class TokenValidator:
         # News that came while the question was under way outweigh a yes.
         outcome = self.validate(token)
         if isinstance(outcome, Verified):
+            self._recover(outcome.claims.family, "log")
             return outcome
         if answer is None:
             raise outcome.problem
@@ -308,6 +317,7 @@ class TokenValidator:
         if isinstance(decision, Refuse):
             raise decision.problem
         self.accepted += 1
+        self._recover(verified.claims.family, "peer")
         return verified
 
     # A session that was accepted before, or that goes on in a new token
@@ -360,6 +370,19 @@ class TokenValidator:
             raise _clock_untrusted()
         if not self._is_fresh():
             raise StateStale("out of contact for longer than the freshness limit", check="fresh")
+
+    async def learn_all(self) -> None:
+        """Return once this node knows each log-out that was durable before the call.
+
+        Raises:
+            StateNotReached: it does not learn of them in time.
+        """
+        begun_s = self._boot_s()
+        with self._clock.move_on_after(self._learn_limit_s):
+            while self._fresh_at() < begun_s:
+                await self._log.wait_changed()
+        if self._fresh_at() < begun_s:
+            raise StateNotReached("the store has lost a record, and a log-out may be on its way that has deleted it", check="fresh")
 
     async def catch_up(self, index: str) -> None:
         """Return once this node knows everything that the node of an index knew.

@@ -19,8 +19,8 @@ from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
 from ..events import ClusterEvent
-from ..exceptions import ConfigurationError
-from ..models import Entry, NodeId
+from ..exceptions import ConfigurationError, RecordLost
+from ..models import Claims, Entry, NodeId
 from ..version import __version__
 from . import records
 from .draining import Draining
@@ -34,6 +34,7 @@ from .ownership import Ownership, fields_naming
 from .pace import LogInPace
 from .record_copies import RecordCopies
 from .records import Records
+from .recoveries import Recoveries
 from .revocation import Revoker, open_journal
 from .security_log import SecurityLog
 from .session_data import SessionData
@@ -83,6 +84,7 @@ class Wiring(ABC):
         revoker: logs out.
         security: the security log.
         pace: the pace of log-ins.
+        recoveries: what the node lacked of sessions, and rebuilt or lost.
         growth: how many log-outs the node remembers.
         devices: recorded log-ins; None unless ``HA_SESSION_TRACK`` is on.
 
@@ -125,11 +127,19 @@ class Wiring(ABC):
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
         self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
+        self.recoveries = Recoveries(self.listeners.tell)
         self.growth = Growth(self.view, clock)
         self.pace = LogInPace(clock, per_subject=settings.logins_per_subject, per_address=settings.logins_per_address)
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
         self.validator = TokenValidator(
-            settings, clock, self.view, self.keys, self.cache, refresh=self._refresh_by_hand, node=lambda: self.node_id
+            settings,
+            clock,
+            self.view,
+            self.keys,
+            self.cache,
+            refresh=self._refresh_by_hand,
+            node=lambda: self.node_id,
+            recover=self.recoveries.recover,
         )
         self._refresh_at_s = -math.inf
         self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
@@ -181,6 +191,7 @@ class Wiring(ABC):
     def _open(self) -> None:
         self.supervisor = Supervisor(self.clock)
         self.records = None  # the log has news as soon as it opens
+        self.recoveries.begin(self.clock.wall_s() * 1000)
         life = self._random(16).hex()
         self._open_peering(life)
         self._open_log(life)
@@ -255,7 +266,7 @@ class Wiring(ABC):
         if store is None:
             return
         asking = records.asking(peering, self.clock, timeout_s=settings.peer_timeout) if peering is not None else None
-        self.records = Records(store, copies, self.clock, asking=asking)
+        self.records = Records(store, copies, self.clock, self.recoveries, asking=asking)
         if peering is not None:
             peering.handle("record", self.records.on_question)
         self.supervisor.add("records", self.records.run)
@@ -278,6 +289,8 @@ class Wiring(ABC):
             records,
             why_revoked=lambda claims: self.validator.why_revoked(issuer.as_signed(claims)),
             peers=lambda claims: nearest(claims.sid, self.log.members(), issuer=claims.issuer, but=settings.advertise_url or ""),
+            learn_all=self.validator.learn_all,
+            end=self._end_lost if settings.when_lost == "end" else None,
         )
         self.revoker = Revoker(
             self.log,
@@ -292,6 +305,17 @@ class Wiring(ABC):
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)
+
+    async def _end_lost(self, claims: Claims) -> None:
+        """Log out a session whose data is lost, as the settings want it.
+
+        Raises:
+            RecordLost: always, once it is logged out.
+            QuorumLost: the log-out could not be made durable.
+        """
+        self.recoveries.lose(claims, ended=True)  # in any case: this node enforces a log-out that is not durable, too
+        await self.revoker.revoke_session(claims)
+        raise RecordLost("the store has lost the session's record", check="record")
 
     def _open_devices(self, locks: LockService | None) -> None:
         settings = self.settings

@@ -31,7 +31,7 @@ from .exchange import Edge, Exchange
 from .problems import SAFE_METHODS
 from .renew_route import path_of as renew_path_of
 from .renew_route import renew
-from .transfer import telling_of_transfer
+from .transfer import telling_of_loss, telling_of_transfer
 from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
@@ -178,8 +178,12 @@ class SessionMiddleware(CookieAttributes):
                     state = await self._admit(scope, path, path_kind, field, known)
                     state.path_kind = path_kind
                     session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
-                    if state.arrives and state.verified is not None:
-                        send = telling_of_transfer(send, self._node, state.verified.claims, state)
+                    if state.verified is not None:
+                        if state.arrives:
+                            send = telling_of_transfer(send, self._node, state.verified.claims, state)
+                            self._node.recoveries.arrive(state.verified.claims)
+                        if state.data_lost:
+                            send = telling_of_loss(send, state)
             except ClientFault as problem:
                 state = self._refused(problem, path_kind, field)
                 session = session_of(state)
@@ -318,7 +322,7 @@ class SessionMiddleware(CookieAttributes):
         state = RequestState(self.manager, verified, transport)
         if verified.record:
             try:
-                state.stored = await self._node.data.load(verified.claims)
+                state.stored, state.data_lost = await self._node.data.load(verified.claims)
             except StoreUnavailable as problem:
                 state.out_of_reach = problem
         return state

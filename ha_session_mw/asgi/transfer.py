@@ -1,11 +1,11 @@
-"""Tell the client, once, that its session came from another node."""
+"""Tell the client, once, that its session came from another node, or that the session's data is lost."""
 
 from __future__ import annotations
 
 from starlette.types import Message, Send
 
 from .._core.request_fields import Header
-from .._core.structured_fields import TRANSFER_HEADER
+from .._core.structured_fields import LOST_FIELD
 from .._node.node import Node
 from ..models import Claims
 from ..session.state import RequestState
@@ -26,11 +26,16 @@ def telling_of_transfer(send: Send, node: Node, claims: Claims, state: RequestSt
     return send if field is None else _adding(field, send, state)
 
 
+def telling_of_loss(send: Send, state: RequestState) -> Send:
+    """Return a ``send`` that adds ``Session-Data-Lost`` to the start of the answer."""
+    return _adding(LOST_FIELD, send, state)
+
+
 def _adding(field: Header, send: Send, state: RequestState) -> Send:
     async def send_with_field(message: Message) -> None:
-        if message["type"] in _STARTS and not state.passed_on:
+        if message["type"] in _STARTS and (field is LOST_FIELD or not state.passed_on):
             headers = [*(message.get("headers") or ())]
-            if all(name != TRANSFER_HEADER for name, _ in headers):
+            if all(name != field[0] for name, _ in headers):
                 message = {**message, "headers": [*headers, field]}
         await send(message)
 

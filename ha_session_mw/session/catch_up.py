@@ -7,7 +7,7 @@ from typing import Any
 from .._core.records.session_data import Stored, merge
 from .._core.token.data import fingerprint
 from .._node.node import Node
-from ..exceptions import RecordLost, SessionConflict, SessionRevoked, SessionSuperseded
+from ..exceptions import SessionConflict, SessionRevoked, SessionSuperseded
 from .state import RequestState
 
 
@@ -22,8 +22,8 @@ async def catch_up(content: dict[str, Any], state: RequestState, node: Node) -> 
 
     Raises:
         SessionConflict: the session is strict, and both this request and another one have changed it.
-        SessionRevoked, SessionSuperseded, StoreUnavailable: as :meth:`SessionData.newest`. A session that begins ignores a revocation
-            and a lost record, because it does not continue the session that came in.
+        SessionRevoked, SessionSuperseded, StoreUnavailable: as :meth:`SessionData.newest`. A session that begins ignores a revocation,
+            because it does not continue the session that came in.
     """
     verified = state.verified
     if verified is None or state.out_of_reach is not None or (not state.continues and state.stored is None):
@@ -31,7 +31,7 @@ async def catch_up(content: dict[str, Any], state: RequestState, node: Node) -> 
     base = state.stored or Stored.in_token(verified.claims.data)
     try:
         newest = await node.data.newest(verified.claims)
-    except (RecordLost, SessionRevoked, SessionSuperseded):
+    except (SessionRevoked, SessionSuperseded):
         if state.continues:
             raise
         return False

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from .._core.records.session_data import Stored
 from .._core.token.data import decode, fingerprint, is_nested
 from .._node.issuing import NOTHING
@@ -110,4 +112,4 @@ def note_kept(state: RequestState, kept: Stored, mine: bytes) -> None:
     elif kept.data == mine:
         state.stored = kept
     else:  # no record has version 0, so the next save merges this request's changes onto the record
-        state.stored = Stored(0, mine, kept.origin)
+        state.stored = msgspec.structs.replace(kept, version=0, data=mine)

@@ -6,7 +6,7 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, NoReturn
 
 from .._core.token.cookies import Transport
-from ..exceptions import RecordLost
+from ..exceptions import StoreMissing
 from ..models import Acknowledgement
 from .session import Session
 
@@ -40,7 +40,7 @@ class SessionOutOfReach(Session):
         persistent: bool = True,
         transport: Transport | None = None,
     ) -> None:
-        if not isinstance(self._state.out_of_reach, RecordLost):
+        if not isinstance(self._state.out_of_reach, StoreMissing):
             self._refuse()
         self.mark_modified()
         self._give_up()

@@ -69,6 +69,14 @@ class Session(TrackedDict):
     def problem(self, value: ProblemError | None) -> None:
         self._state.problem = value
 
+    @property
+    def data_lost(self) -> bool:
+        """Whether the cluster's store has lost the data of this session, which goes on with empty data.
+
+        True in the request that finds it, and once only: the session's next request finds the empty data, or what was written since.
+        """
+        return self._state.data_lost
+
     # Identity and lifetime
 
     @property

@@ -66,6 +66,7 @@ class Rare:
         is_dropped: whether the response was a 5xx, so that nothing of this request is saved.
         is_websocket: whether the session belongs to a WebSocket.
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
+        data_lost: whether this request has found that the session's data is lost, and goes on without.
         presented: the tokens of a request that carried several, as often as they came; see ``presented.py``.
         arrives: whether this node sees the token for the first time.
         renews_now: whether the client gets a renewed token although renewal may not be due yet.
@@ -89,6 +90,7 @@ class Rare:
     is_dropped: bool = False
     is_websocket: bool = False
     out_of_reach: StoreUnavailable | None = None
+    data_lost: bool = False
     presented: Sequence[Presented] = ()
     arrives: bool = False
     renews_now: bool = False

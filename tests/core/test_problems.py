@@ -47,6 +47,7 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "session_idle_timeout": (401, "invalid_token", False, "none", None, "reauthenticate"),
     "session_expired": (401, "invalid_token", False, "none", None, "reauthenticate"),
     "session_revoked": (401, "invalid_token", False, "none", None, "reauthenticate"),
+    "session_data_lost": (401, "invalid_token", False, "none", None, "reauthenticate"),
     "session_limit_reached": (403, None, False, "none", None, "contact"),
     "session_superseded": (409, None, True, "any", 100, "retry"),
     "too_many_log_ins": (429, None, True, "same_node", 1000, "retry"),

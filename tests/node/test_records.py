@@ -11,15 +11,17 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from ha_session_mw import RecordLost, StoreUnavailable
+from ha_session_mw import StoreUnavailable
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.records.session_data import ELSEWHERE, Stored
 from ha_session_mw._core.token import data
 from ha_session_mw._node.record_copies import COPY_OVERHEAD_BYTES, RecordCopies
-from ha_session_mw._node.records import DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Records, decode_copy
+from ha_session_mw._node.records import DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Loaded, Records, decode_copy
+from ha_session_mw._node.recoveries import Recoveries
 from ha_session_mw._peering.asking import Asking
 from ha_session_mw.abc import Grant, OnNewer, Record
 from ha_session_mw.backends.memory.store import MemoryRecords, MemoryStore
+from ha_session_mw.events import ClusterEvent
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
@@ -57,7 +59,9 @@ class Rig:
         shared = MemoryRecords(clock)
         self.copies = RecordCopies(clock, **{"most": 10, "max_bytes": 1 << 20, "ttl_s": 300.0, **bounds})
         self.store, self.other = SlowStore(shared, on_newer=self.copies.hear), MemoryStore(shared)
-        self.records = Records(self.store, self.copies, clock, asking=asking)
+        self.told: list[ClusterEvent] = []
+        self.recoveries = Recoveries(self.told.append)
+        self.records = Records(self.store, self.copies, clock, self.recoveries, asking=asking)
 
     async def write(self, content: dict[str, object], family: str = "family") -> Claims:
         """Another node writes; returns the claims of its answer's token."""
@@ -67,7 +71,10 @@ class Rig:
         return msgspec.structs.replace(claims(family=family), record=record.version, data=ELSEWHERE)
 
     async def load(self, of: Claims, peers: Sequence[str] = ()) -> dict[str, object]:
-        return data.decode((await self.records.load(of, lambda: peers)).data)
+        return data.decode((await self.loaded(of, peers)).stored.data)
+
+    async def loaded(self, of: Claims, peers: Sequence[str] = ()) -> Loaded:
+        return await self.records.load(of, lambda: peers, give_up=anyio.lowlevel.checkpoint, is_revoked=lambda: False)
 
 
 @pytest.fixture
@@ -283,8 +290,7 @@ async def test_a_record_that_was_deleted_while_it_was_read_is_not_kept(rig: Rig)
         rig.store.let.set()
         await until_nothing_moves()
         assert len(rig.copies) == 0
-        with pytest.raises(RecordLost):
-            await rig.load(of)
+        assert await rig.loaded(of) == (Stored.in_token(data.encode({})).in_place_of(of.record, version=of.record + 1), True)
 
 
 async def test_a_record_that_was_read_before_a_node_hears_of_changes_is_not_kept(rig: Rig) -> None:
@@ -318,7 +324,7 @@ async def test_a_record_read_or_written_while_a_node_begins_to_hear_of_changes_i
 
     async def save() -> None:
         mine: dict[str, object] = {"n": "mine"}
-        base = await rig.records.load(of, list)
+        base = (await rig.loaded(of)).stored
         await rig.records.save(
             of,
             base,
@@ -465,7 +471,7 @@ async def test_a_store_that_looks_is_looked_into_before_a_copy_is_used(clock: Ma
             rig.copies.hear("family", version)
 
     rig.store.poll_now = poll_now
-    rig.records = Records(rig.store, rig.copies, clock)
+    rig.records = Records(rig.store, rig.copies, clock, rig.recoveries)
     of = await rig.write({"n": 1})
     await rig.load(of)
     later = await rig.write({"n": 2})
@@ -490,5 +496,4 @@ async def test_word_of_a_version_that_is_here_already_costs_no_copy(rig: Rig) ->
 async def test_a_record_without_content_is_not_taken_for_an_empty_one(rig: Rig) -> None:
     of = await rig.write({"n": 1})
     await rig.other.put(Record("family", b"", 1 << 50, version=of.record))
-    with pytest.raises(StoreUnavailable):
-        await rig.load(of)
+    assert (await rig.loaded(of)).is_lost

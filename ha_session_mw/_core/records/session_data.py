@@ -2,6 +2,9 @@
 
 Two requests that began with the same data each changed some keys. The later commit keeps the earlier one's changes and adds
 its own. A key that both changed has the later value as a whole. A key that one removed and the other left alone is gone.
+
+A record that the store has lost is replaced. A store that was set back gives lower versions than before, so the new record says which
+version it stands for.
 """
 
 from __future__ import annotations
@@ -28,13 +31,19 @@ class _Content(msgspec.Struct, frozen=True, array_like=True):
     format: int
     origin: bytes
     data: msgspec.Raw
+    # Only in a record that replaced a lost one. An earlier release reads such a record, and ignores this.
+    instead_of: int = 0
 
 
 _decode_content = msgspec.msgpack.Decoder(_Content).decode
 
 
 class UnreadableError(ValueError):
-    """The content was written by another release, or is damaged. It must not be overwritten."""
+    """The content was written by another release. It must not be overwritten."""
+
+
+class DamagedError(UnreadableError):
+    """No release has written this content, so its data is lost."""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -44,11 +53,13 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         version: the version; 0 if there is no record yet.
         data: the data in MessagePack.
         origin: a digest of the data in the token from which the record was made; see :func:`merge`.
+        instead_of: the version of the lost record that this one replaced; 0 if it replaced none.
     """
 
     version: int
     data: bytes
     origin: bytes
+    instead_of: int = 0
 
     def __repr__(self) -> str:
         return f"<Stored {self.version}: {len(self.data)} bytes>"
@@ -58,25 +69,47 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
         """Return the data of a session without a record."""
         return cls(0, data, blake2b(data, digest_size=_ORIGIN_BYTES).digest())
 
+    def reaches(self, needed: int) -> bool:
+        """Whether this is the record in a version, or in a later one, or what replaced it when it was lost."""
+        return max(self.version, self.instead_of) >= needed
+
+    def in_place_of(self, lost: int, *, version: int) -> Stored:
+        """Return this data as it is written in place of a lost record.
+
+        Args:
+            lost: the version that was lost.
+            version: of the record that the store has instead; 0 if it has none.
+        """
+        return msgspec.structs.replace(self, version=version, instead_of=max(self.version, self.instead_of, lost))
+
     @classmethod
     def decode(cls, version: int, content: bytes) -> Stored:
         """Return the data in a record's content.
 
         Raises:
-            UnreadableError: this release cannot read it.
+            UnreadableError: another release has written it.
+            DamagedError: no release has.
         """
         try:
             found = _decode_content(content)
-            if found.format != FORMAT:
-                raise UnreadableError(f"has format {found.format}")
             decode(found.data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-            raise UnreadableError("a record that this release cannot read") from exc
-        return cls(version, bytes(found.data), found.origin)
+            if _is_of_another_format(content):
+                raise UnreadableError("a record that another release has written") from exc
+            raise DamagedError("a damaged record") from exc
+        if found.format != FORMAT:
+            raise UnreadableError(f"has format {found.format}")
+        return cls(version, bytes(found.data), found.origin, found.instead_of)
 
     def encode(self) -> bytes:
         """Return the content of the record."""
-        return _encode(_Content(FORMAT, self.origin, msgspec.Raw(self.data)))
+        fields = (FORMAT, self.origin, msgspec.Raw(self.data))
+        return _encode((*fields, self.instead_of) if self.instead_of else fields)
+
+
+def _is_of_another_format(content: bytes) -> bool:
+    """Whether content begins as that of every format does, with an array whose first item is the format's number, but another number."""
+    return content[:1] > b"\x90" and content[:1] < b"\xa0" and content[1:2] < b"\x80" and content[1:2] not in (b"", bytes([FORMAT]))
 
 
 def merge(base: Stored, mine: Mapping[str, object], theirs: Stored) -> dict[str, object]:
@@ -88,8 +121,9 @@ def merge(base: Stored, mine: Mapping[str, object], theirs: Stored) -> dict[str,
         theirs: the data that other requests committed.
     """
     merged = decode(theirs.data)
-    # A request that began with another token than the record's origin has diverged: all its keys count as changed.
-    began = decode(base.data) if base.version or base.origin == theirs.origin else {}
+    # All keys of a request count as changed if it began with another token than the record's origin, or with the data that was lost.
+    same = theirs.instead_of == base.instead_of if base.version else base.origin == theirs.origin
+    began = decode(base.data) if same else {}
     for key, value in mine.items():
         if key not in began or _encode(began[key]) != _encode(value):
             merged[key] = value
