@@ -63,7 +63,7 @@ class Administration:
         self.server.handle(name, handler)
 
     async def _status(self, _: Nothing) -> object:
-        return {**status_of(self._node), "members": members_of(self._node)}
+        return {**status_of(self._node), "wall_ms": int(self._node.clock.wall_s() * 1000), "members": members_of(self._node)}
 
     async def _sessions(self, asked: SessionsOf) -> object:
         require_name(asked.subject, "subject")

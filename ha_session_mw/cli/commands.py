@@ -10,6 +10,7 @@ from ..version import __version__
 
 COMMANDS = {
     "completion": ("completing", "completion"),
+    "doctor": ("doctor", "doctor"),
     "drain": ("operating", "drain"),
     "inspect": ("inspecting", "inspect"),
     "keygen": ("inspecting", "keygen"),

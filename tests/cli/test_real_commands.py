@@ -140,7 +140,7 @@ def test_the_reference_shows_what_the_commands_print(nodes: Nodes) -> None:
         found = nodes.run(*arguments)
         pattern = re.escape(" ".join(prints.split())).replace("…", ".*").replace(r"\ ", r"\s+")
         assert re.fullmatch(pattern, " ".join(found.output.split()), re.DOTALL), f"{command}: {found.output}"
-        assert found.exit_code == 0, found.output
+        assert found.exit_code == (arguments[0] == "doctor"), found.output
     assert ran >= COMMANDS.keys() - {"drain", "completion"}
 
 

@@ -24,6 +24,7 @@ from ha_session_mw._core.cluster.view import new_cut_id
 from ha_session_mw._node.admin_messages import REVOKE, SESSIONS, STATUS, Nothing, Revoke, SessionsOf
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.log import EtcdLog
+from ha_session_mw.cli.checkup.of_etcd import check_etcd
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Cut, Deny
@@ -140,6 +141,13 @@ async def test_a_log_out_by_a_script_counts_on_all(cluster: str) -> None:
         assert await ask(wire, SESSIONS, SessionsOf("ada")) == []  # it never logged in by a request
         assert (await ask(wire, REVOKE, Revoke(session=token.split(".")[1])))["mode"] == "fenced"
         assert judged(b, token) == "session_revoked"
+
+
+async def test_the_doctor_reads_a_real_etcd_and_writes_nothing(one_etcd: Etcd, cluster: str) -> None:
+    findings = [*check_etcd(Settings(secret_key=SECRET, cluster=cluster))]
+    assert {one.level for one in findings} == {"advice"}
+    assert [one.text.partition(":")[0] for one in findings] == ["etcd asks for no user", "etcd has one member"]
+    assert keys(one_etcd, cluster) == []
 
 
 async def test_log_outs_survive_a_restart_of_all_nodes(cluster: str) -> None:
