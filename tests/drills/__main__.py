@@ -67,9 +67,19 @@ def scene(folder: Path) -> Iterator[Scene]:
 
 
 async def drill(
-    at: Scene, trouble: Trouble, *, users: int, seconds: float, thinks_s: float, ways: Iterable[str] = WAYS
+    at: Scene, trouble: Trouble, *, users: int, others: int = 0, seconds: float, thinks_s: float, ways: Iterable[str] = WAYS
 ) -> dict[str, Result]:
-    """Let users of each way work at the nodes while there is trouble; return the results by way."""
+    """Let users of each way work at the nodes while there is trouble; return the results by way.
+
+    Args:
+        at: the nodes.
+        trouble: their trouble.
+        users: of this package's client, and of the balancer.
+        others: of each other way.
+        seconds: how long.
+        thinks_s: how long a user waits between two requests, on average.
+        ways: their names.
+    """
     results = {name: Result() for name in ways if at.balancer is not None or not WAYS[name].is_balanced}
     nodes = [node.url for node in at.nodes]
     is_over = anyio.Event()
@@ -77,7 +87,7 @@ async def drill(
         async with anyio.create_task_group() as tasks:
             for name, result in results.items():
                 urls = [at.balancer.url] if WAYS[name].is_balanced and at.balancer is not None else nodes
-                for number in range(users):
+                for number in range(users if name in (OURS, BALANCED) else others):
                     dice = random.Random(f"{name} {number}")
                     user = User(urls, WAYS[name], nodes, result, dice, thinks_s=thinks_s, copies=copies)
                     tasks.start_soon(user.live, is_over)
@@ -130,7 +140,8 @@ def faults(results: dict[str, Result], trouble: Trouble) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.drills")
-    parser.add_argument("--users", type=int, default=200, help="of each way")
+    parser.add_argument("--users", type=int, default=200, help="of this package's client, and as many behind the balancer")
+    parser.add_argument("--others", type=int, default=60, help="of each client that it is compared with")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two kills")
     parser.add_argument("--thinks", type=float, default=3.0, help="average seconds between two requests of a user")
@@ -140,10 +151,10 @@ def main() -> int:
         half = given.seconds / 2
         trouble = Trouble(at.nodes, at.members, at.way_of_last, given.every, leader_at_s=half - 7.5, cut_at_s=half + 7.5)
         lag = Lag()
-        how = {"users": given.users, "seconds": given.seconds, "thinks_s": given.thinks}
+        how = {"users": given.users, "others": given.others, "seconds": given.seconds, "thinks_s": given.thinks}
         results = anyio.run(lambda: measured(at, trouble, lag, **how))
-    cut = f"a node cut off for {trouble.cut_for_s:g} s"
-    print(f"{given.users} users of each way, {len(trouble.kills)} kills, etcd's leader killed once, {cut}")
+    print(f"{given.users} users of the client, as many behind the balancer, {given.others} of each other way")
+    print(f"{len(trouble.kills)} kills, etcd's leader killed once, a node cut off for {trouble.cut_for_s:g} s")
     for name, result in results.items():
         print(f"{result.told(name)}\n{'':<22} failures up to {trouble.longest_s(result.failed_at_s):.2f} s after a kill", flush=True)
     print(f"The users themselves stood still for up to {lag.longest_s:.2f} s, because the machine was busy.")

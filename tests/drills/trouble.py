@@ -66,8 +66,8 @@ class Trouble:
         await anyio.sleep(max(0.0, begun_s + seconds - time.monotonic()))
 
     def _kill_and_start(self, node: Server) -> None:
+        self.kills.append(time.monotonic())  # before: users notice at once
         node.kill()
-        self.kills.append(time.monotonic())
         node.start()
         if not self._is_cut_off:
             node.wait_until_ready()

@@ -30,7 +30,7 @@ class Result:
     Attributes:
         wanted, sent: the requests that the users made, and those that reached the network.
         errors: the failures that users saw, by kind.
-        unknown: the unsafe requests in flight that failed with an outcome that nobody can know.
+        unknown: the unsafe requests in flight that failed with an outcome that nobody can know, by kind.
         failed_at_s: when each of all these failures was seen, with its kind.
         log_ins: how often a user had to log in again although nobody had logged the session out.
         copies: the cookies of the acknowledged log-outs, with whether the log-out was fenced.
@@ -40,7 +40,7 @@ class Result:
     wanted: int = 0
     sent: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    unknown: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
     failed_at_s: list[tuple[float, str]] = field(default_factory=list)
     log_ins: int = 0
     copies: list[tuple[str, bool]] = field(default_factory=list)
@@ -56,9 +56,9 @@ class Result:
     def told(self, name: str) -> str:
         """Return the result as a line."""
         fenced = sum(is_fenced for _, is_fenced in self.copies)
-        kinds = ", ".join(f"{count} {kind}" for kind, count in (self.errors + self.let_in).most_common(5))
+        kinds = ", ".join(f"{count} {kind}" for kind, count in (self.errors + self.unknown + self.let_in).most_common(6))
         return (
-            f"{name:<22} wanted {self.wanted:>6}, errors {self.errors.total():>5}, unknown {self.unknown:>3}, "
+            f"{name:<22} wanted {self.wanted:>6}, errors {self.errors.total():>5}, unknown {self.unknown.total():>3}, "
             f"unexpected log-ins {self.log_ins:>3}, log-outs {len(self.copies):>4} ({fenced} fenced), not enforced {self.let_in.total()}, "
             f"sent ÷ wanted {self.per_wanted:.3f}" + (f"\n{'':<22} {kinds}" if kinds else "")
         )
@@ -144,19 +144,19 @@ class User:
         except httpx.TransportError as error:
             # Only an error after the connection was made leaves the outcome open.
             is_open = method == "POST" and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            self._fail(f"{method} {type(error).__name__}", is_open=is_open)
+            self._fail(f"{method} {path} {type(error).__name__}", is_open=is_open)
             return None
         if answer.status_code >= 500:
             problem = problem_of(answer)
             kind = f"{problem.code}, {problem.outcome}" if problem else f"{answer.status_code} by the balancer"
-            self._fail(f"{method} {kind}", is_open=method == "POST" and _is_open(problem))
+            self._fail(f"{method} {path} {kind}", is_open=method == "POST" and _is_open(problem))
             return None
         return answer
 
     def _fail(self, kind: str, *, is_open: bool) -> None:
         self._result.failed_at_s.append((time.monotonic(), kind))
         if is_open:
-            self._result.unknown += 1
+            self._result.unknown[kind] += 1
         else:
             self._result.errors[kind] += 1
 
