@@ -140,7 +140,8 @@ class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         mode: ``fenced``: from now on no node accepts a new request of these sessions. ``provisional``: this node enforces the
-            log-out, has recorded it on disk, and completes it as soon as a majority can be reached.
+            log-out, has recorded it on disk, and completes it as soon as a majority can be reached. A completed log-out of all sessions of
+            a subject spares those that began more than 60 seconds after it, the tolerance of two trusted clocks.
         waited_s: the seconds that the acknowledgement took.
     """
 

@@ -127,7 +127,8 @@ class Issuer:
             authenticated: whether the subject has proven just now to be there.
         """
         at_ms = int(self._now_ms()) if authenticated else claims.authenticated_ms
-        return msgspec.structs.replace(claims, sid=self.new_id(), cuts=self._view.live_cuts(claims.subject), authenticated_ms=at_ms)
+        changed = msgspec.structs.replace(claims, sid=self.new_id(), authenticated_ms=at_ms)
+        return msgspec.structs.replace(changed, cuts=self._view.withstood_cuts(changed, self._log.may_lose))
 
     def change(self, claims: Claims, content: bytes, *, record: int = 0) -> Claims:
         """Return the claims of the same session with other data, used just now.

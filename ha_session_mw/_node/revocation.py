@@ -311,6 +311,23 @@ class Revoker:
         finally:
             self._report(entry, mode)
 
+    async def ensure_kept(self, claims: Claims) -> None:
+        """Return once no log-out that a token for these claims lists can be lost.
+
+        If one were lost, no node would ever hear of it, and each would take itself to be behind. None could accept or refuse the token.
+
+        Raises:
+            QuorumLost: one of them is not durable, and the log does not make it so now. No token must be issued.
+        """
+        if not claims.cuts:
+            return
+        known = self._view.cuts_of(claims.subject)
+        if unsure := [cut for id in claims.cuts if (cut := known.get(id)) is not None and self._log.may_lose(cut)]:
+            try:
+                await self._log.append(unsure)
+            except EntryRejected as exc:
+                raise QuorumLost("the log does not take a log-out that the token lists") from exc
+
     # The sessions that a client leaves behind with a new token
 
     async def will_be_durable(self) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from .._core.cluster.members import Heartbeat, Sighting
 from ..events import ClusterEvent
-from ..models import Entry, KeyId
+from ..models import Cut, Entry, KeyId
 
 CLOCK_SLACK_MS = 50.0
 """How far the wall clock may drift from the boot-time clock before a node asks the log again whether it is right: NTP slews less."""
@@ -83,6 +83,13 @@ class ClusterLog(ABC):
             QuorumLost: the entries could not be made durable in time. The view keeps them, and the log goes on trying.
             EntryRejected: the log will never take some of the entries. The view keeps those, and the others are durable.
         """
+
+    def may_lose(self, cut: Cut) -> bool:  # noqa: ARG002 - nothing is known of the log here
+        """Whether a cut that the view has may be lost: the log is not known to hold it durably. Asked before a token lists it.
+
+        By default True. The cut is appended again then, and the token waits for that.
+        """
+        return True
 
     @abstractmethod
     async def fence(self, receipt: Receipt) -> None:

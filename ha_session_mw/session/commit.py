@@ -93,7 +93,7 @@ async def commit(
         StoreUnavailable: the data could not be stored.
         StateStale, ClockUntrusted, NodeStarting: a session begins or gets a new id, and this node does not know all revoked sessions.
         QuorumLost: a log-out could not be made durable; this node enforces it all the same. Or the client cannot leave its old token
-            behind now; that token stays as good as it was, and nothing was saved.
+            behind now; that token stays as good as it was, and nothing was saved. Or the new token would list a log-out that may be lost.
         LockLost: the session was changed under its lock, which this request does not hold any more.
         TooManyLogIns: the subject or the address begins sessions too fast.
         SessionLimitReached: the subject already has as many sessions as it may have.
@@ -111,6 +111,8 @@ async def commit(
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
     if state.claims is None and not session:
         return Outcome(remove=came_in is not None or several, acknowledgement=acknowledgement, removes_variants=several)
+    if isinstance(state.became, Claims):
+        await node.revoker.ensure_kept(state.became)
     left = await left_behind(state, node, uncancelled, several=several)
     async with _recorded(state, node, left, client) as ended:
         claims = await _next_claims(session, state, node, renew=renew and not passive)
@@ -203,6 +205,7 @@ async def _next_claims(session: Session, state: RequestState, node: Node, *, ren
             ensure_newest(state, node)
         node.validator.ensure_fresh()
         claims = node.issuer.issue(None)
+        await node.revoker.ensure_kept(claims)
     elif verified is not None and (state.renews_now or (not session.modified and not _changed_inside(session, state))):
         return node.renew(verified, at_once=state.renews_now) if renew else None
 

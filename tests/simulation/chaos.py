@@ -133,6 +133,8 @@ class Chaos(ABC, Generic[N]):
     def _look_at_receipts(self) -> None:
         self.world.findings.never_healed += sum(len(node.receipts) for node in self.world.nodes)
         self.world.findings.never_healed += sum(not node.is_ready() for node in self.world.nodes)
+        if not self.world.findings.losses:  # otherwise tokens wait some minutes for log-outs that were lost with a majority
+            self.world.findings.never_healed += self.world.useless_tokens()
 
 
 class Client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ha_session_mw._core.accept_rule import Accept, CannotTell, Decision, Refuse, decide, denial
@@ -12,7 +13,7 @@ from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Members
 from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw.exceptions import ClockUntrusted, NodeStarting, SessionRevoked, SessionSuperseded, StateNotReached, StateStale
-from ha_session_mw.models import Cut, Deny, Entry, FamilyId
+from ha_session_mw.models import Cut, CutId, Deny, Entry, FamilyId
 
 if TYPE_CHECKING:
     from .world import Session, SubjectCut, World
@@ -123,6 +124,15 @@ class Node(Place, ABC):
     def deny(self, entries: list[Entry]) -> Callable[[], bool]:
         """Write entries. Return what tells whether they are durable."""
 
+    @abstractmethod
+    def may_lose(self, cut: Cut) -> bool:
+        """Whether a cut that it knows may still be lost."""
+
+    def _may_list(self, subject: str | None, cuts: tuple[CutId, ...]) -> bool:
+        """Whether a token may list these now. Otherwise its client is refused, or waits."""
+        known = self.view.cuts_of(subject)
+        return self.world.variant.lists_what_may_be_lost or not any(self.may_lose(known[id]) for id in cuts if id in known)
+
     def acknowledge(self, hit: list[Session | SubjectCut]) -> None:
         """Acknowledge the log-out of these as fenced."""
         self.world.findings.fenced += 1
@@ -172,6 +182,8 @@ class Node(Place, ABC):
         if not fresh or not self.members.clock_trusted(now):
             return None
         cuts = self.view.live_cuts(subject)
+        if not self._may_list(subject, cuts):
+            return None
         issued_ms = int(now.wall_ms - max(0.0, self.members.skew_ms(now)))
         return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=issued_ms, life_ms=self.session_ms)
 
@@ -188,17 +200,22 @@ class Node(Place, ABC):
             self._cycle(session)
 
     def _may_cycle(self, session: Session) -> bool:
-        return isinstance(self.verdict(session, self.view.fresh_at, self.now()), Accept)
+        if not isinstance(self.verdict(session, self.view.fresh_at, self.now()), Accept):
+            return False
+        return self._may_list(session.claims.subject, self._withstood(session))
+
+    def _withstood(self, session: Session) -> tuple[CutId, ...]:
+        return self.view.withstood_cuts(session.claims, self.may_lose)
 
     def _cycle(self, session: Session) -> None:
         session.replacing += 1
         claims = session.claims
         denial = Deny(claims.sid, claims.absolute_end_ms, int(self.wall_ms()))
-        self._await(self.deny([denial]), self._cycled, session)
+        self._await(self.deny([denial]), partial(self._cycled, self._withstood(session)), session)
 
-    def _cycled(self, session: Session, durable: bool) -> None:
+    def _cycled(self, cuts: tuple[CutId, ...], session: Session, durable: bool) -> None:
         if durable or not self.world.variant.denies_first:
-            self.world.new_id(session, cuts=self.view.live_cuts(session.claims.subject))
+            self.world.new_id(session, cuts=cuts)
         else:
             session.replacing -= 1
 

@@ -37,7 +37,7 @@ from ha_session_mw._core.ordered.ready import (
     StoredBeat,
 )
 from ha_session_mw.events import RolledBack
-from ha_session_mw.models import Entry, NodeId
+from ha_session_mw.models import Cut, Entry, NodeId
 
 from .engine import Change, Engine, Kept, Revision, Server, Write
 from .node import HEARTBEAT_S, LIMIT_S, LONGEST_MS, Node
@@ -357,6 +357,9 @@ class OrderedNode(Node):
             self.settle()
 
     # The world's questions.
+
+    def may_lose(self, cut: Cut) -> bool:
+        return entry_key(cut) in self.unwritten
 
     @property
     def members(self) -> Members:

@@ -41,6 +41,23 @@ def a_beat_that_comes_back_late(variant: OrderedVariant) -> Findings:
     return world.findings
 
 
+def a_log_out_that_is_lost_with_its_node(variant: OrderedVariant) -> OrderedWorld:
+    """Node 0 cannot reach the engine, logs a subject out that logs in there at once, and is killed: nobody has heard of that log-out."""
+    world = cluster(3, variant)
+    world.cut(*world.away(world.nodes[0]))
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(0.2)
+    for node in world.nodes:
+        node.log_in()
+        node.log_in("another")
+    world.nodes[0].crash()
+    world.mend(*world.away(world.nodes[0]))
+    world.nodes[0].start()
+    world.run(OVER_S + 2)
+    assert all(node.is_ready() for node in world.nodes)
+    return world
+
+
 def a_new_id_out_of_contact(variant: OrderedVariant) -> Findings:
     """Node 0 cannot reach the engine. A client wants a new id there, is refused, and goes on with the old one."""
     world = cluster(3, variant)

@@ -125,6 +125,8 @@ class ReadsWithoutLooking(Ordered):
 RIGHT = OrderedVariant("right")
 DENIED_FIRST = OrderedVariant("a new id denied before it is confirmed", denies_first=True)
 """Accepts no session wrongly, but ends sessions whose clients were told that nothing has changed."""
+LISTS_ANYTHING = OrderedVariant("a token may list what can be lost", lists_what_may_be_lost=True)
+"""Accepts no session wrongly, but hands out tokens of which no node can ever tell whether they are valid."""
 BROKEN = {
     variant.name: variant
     for variant in (

@@ -10,7 +10,7 @@ from ha_session_mw._core.quorum.log import OtherList, Quorum
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
 from ha_session_mw._core.quorum.ready import Hold, Ready, Receipt, Sent
 from ha_session_mw.events import PossibleLoss
-from ha_session_mw.models import Entry, NodeId
+from ha_session_mw.models import Cut, Entry, NodeId
 
 from .node import HEARTBEAT_S, LIMIT_S, LONGEST_MS, Node
 from .quorum_variants import RIGHT, QuorumVariant
@@ -203,6 +203,9 @@ class QuorumNode(Node):
 
     def apply(self, entries: list[Entry]) -> None:
         self.obey(self.quorum.append(entries, self.now())[1])
+
+    def may_lose(self, cut: Cut) -> bool:
+        return self.quorum.may_lose(cut)
 
     @property
     def members(self) -> Members:

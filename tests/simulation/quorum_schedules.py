@@ -346,6 +346,25 @@ def a_new_id_when_contact_is_lost_at_the_last_moment(variant: QuorumVariant) -> 
     return world.findings
 
 
+def a_log_out_that_is_lost_with_its_nodes(variant: QuorumVariant) -> QuorumWorld:
+    """Nodes 0 and 1 are cut off, log a subject out that logs in there at once, and are killed: nobody has heard of that log-out."""
+    world = cluster(5, variant)
+    world.cut(*between({0, 1}, {2, 3, 4}))
+    world.cut_subject(world.nodes[0], "somebody")
+    world.run(0.2)
+    for node in world.nodes:
+        node.log_in()
+        node.log_in("another")
+    for node in world.nodes[:2]:
+        node.crash()
+    world.mend(*between({0, 1}, {2, 3, 4}))
+    for node in world.nodes[:2]:
+        node.start()
+    world.run(4)
+    assert all(node.is_ready() for node in world.nodes)
+    return world
+
+
 def a_log_out_by_a_slow_clock(begin: Begin) -> Findings:
     """Node 0 is 25 s slow, which is trusted, and logs a subject out that has just logged in at node 1."""
     world = begin(3)

@@ -220,5 +220,7 @@ LAST_REASON = QuorumVariant("the last reason counts", quorum=LastReasonCounts)
 """Accepts no session wrongly, but tells a client that was logged out to try again."""
 DENIED_FIRST = QuorumVariant("a new id denied before it is confirmed", denies_first=True)
 """Accepts no session wrongly either, but ends sessions whose clients were told that nothing has changed."""
+LISTS_ANYTHING = QuorumVariant("a token may list what can be lost", lists_what_may_be_lost=True)
+"""Accepts no session wrongly, but hands out tokens of which no node can ever tell whether they are valid."""
 UNDATED_CUTS = QuorumVariant("cuts without a time", cut_dated_ms=None)
 """Accepts no session wrongly, but ends sessions that began after the log-out."""

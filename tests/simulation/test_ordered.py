@@ -12,8 +12,15 @@ from . import ordered_chaos
 from .directed import OVER_S, log_in
 from .node import LIMIT_S
 from .ordered_node import OrderedNode, OrderedWorld
-from .ordered_schedules import CAUGHT_BY, EVERY_SCHEDULE, Schedule, a_new_id_out_of_contact, cluster
-from .ordered_variants import BROKEN, DENIED_FIRST, RIGHT, OrderedVariant
+from .ordered_schedules import (
+    CAUGHT_BY,
+    EVERY_SCHEDULE,
+    Schedule,
+    a_log_out_that_is_lost_with_its_node,
+    a_new_id_out_of_contact,
+    cluster,
+)
+from .ordered_variants import BROKEN, DENIED_FIRST, LISTS_ANYTHING, RIGHT, OrderedVariant
 
 pytestmark = pytest.mark.long
 
@@ -68,6 +75,13 @@ def test_a_seed_replays_exactly(seed: int) -> None:
 @pytest.mark.parametrize("schedule", EVERY_SCHEDULE, ids=lambda schedule: schedule.__name__)
 def test_a_directed_schedule_breaks_no_rule(schedule: Schedule) -> None:
     assert schedule(RIGHT).faults == 0
+
+
+@pytest.mark.parametrize(("variant", "useless"), [(RIGHT, 0), (LISTS_ANYTHING, 1)], ids=["right", "broken"])
+def test_no_token_lists_a_log_out_that_can_be_lost(variant: OrderedVariant, useless: int) -> None:
+    world = a_log_out_that_is_lost_with_its_node(variant)
+    assert len(world.sessions) == 5 + useless
+    assert world.useless_tokens() == useless
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -19,12 +19,13 @@ from .quorum_schedules import (
     EVERY_SCHEDULE,
     Schedule,
     a_log_out_made_good_late,
+    a_log_out_that_is_lost_with_its_nodes,
     a_new_id_that_only_a_minority_hears_of,
     a_new_id_when_contact_is_lost_at_the_last_moment,
     cluster,
     simulated,
 )
-from .quorum_variants import BROKEN, DENIED_FIRST, LAST_REASON, RIGHT, UNDATED_CUTS, QuorumVariant
+from .quorum_variants import BROKEN, DENIED_FIRST, LAST_REASON, LISTS_ANYTHING, RIGHT, UNDATED_CUTS, QuorumVariant
 from .world import Findings
 
 pytestmark = pytest.mark.long
@@ -79,6 +80,13 @@ def test_a_seed_replays_exactly(seed: int) -> None:
 @pytest.mark.parametrize("schedule", [*EVERY_SCHEDULE, a_log_out_made_good_late], ids=lambda schedule: schedule.__name__)
 def test_a_directed_schedule_breaks_no_rule(schedule: Schedule) -> None:
     assert schedule(simulated(RIGHT)).faults == 0
+
+
+@pytest.mark.parametrize(("variant", "useless"), [(RIGHT, 0), (LISTS_ANYTHING, 2)], ids=["right", "broken"])
+def test_no_token_lists_a_log_out_that_can_be_lost(variant: QuorumVariant, useless: int) -> None:
+    world = a_log_out_that_is_lost_with_its_nodes(variant)
+    assert len(world.sessions) == 8 + useless
+    assert world.useless_tokens() == useless
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -14,6 +14,7 @@ class Variant:
         keeps_yes: a peer's yes is kept for as long as the peer's lease lasts.
         cut_dated_ms: offset at which a cut is dated; None if it is not dated at all.
         denies_first: a session that takes a new id is denied under its old one before the log was asked, and even if that is refused.
+        lists_what_may_be_lost: a token may list a cut that only its node knows.
         checks: each part's invariants are checked after each step. A broken rule is first caught by its schedule, without them.
     """
 
@@ -22,4 +23,5 @@ class Variant:
     keeps_yes: bool = False
     cut_dated_ms: int | None = 0
     denies_first: bool = False
+    lists_what_may_be_lost: bool = False
     checks: bool = False

@@ -11,9 +11,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from ha_session_mw._core.accept_rule import Accept, Decision, Refuse
+from ha_session_mw._core.accept_rule import Accept, CannotTell, Decision, Refuse
 from ha_session_mw._core.token.tokens import Verified
-from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, SessionSuperseded
+from ha_session_mw.exceptions import SessionExpired, SessionIdleTimeout, SessionSuperseded, StateNotReached
 from ha_session_mw.models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
 
 from .node import Node, Place
@@ -288,6 +288,15 @@ class World(Judge, Generic[N]):
         successor.maybe_cut |= session.maybe_cut or session.revoked
         self.findings.new_ids += 1
         return successor
+
+    def useless_tokens(self) -> int:
+        """How many tokens some node cannot tell about, although all is well: they list a log-out that was lost."""
+
+        def waits(node: Node, session: Session) -> bool:
+            decision = node.verdict(session, node.view.fresh_at, node.now())
+            return isinstance(decision, CannotTell) and isinstance(decision.problem, StateNotReached)
+
+        return sum(any(waits(node, session) for node in self.nodes) for session in self.sessions)
 
     def cut_subject(self, node: Node, subject: str, *, but: Session | None = None) -> None:
         """Log a subject out everywhere, but for one session."""

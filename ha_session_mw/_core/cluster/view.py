@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from itertools import islice
 from typing import assert_never
 
-from ...models import Cut, CutId, Deny, DenyKey, Entry
+from ...models import Claims, Cut, CutId, Deny, DenyKey, Entry
 from .invariants import ensure
 
 FLOOR_MARGIN_MS = 60_000
@@ -251,10 +251,31 @@ class View:
 
     def live_cuts(self, subject: str | None) -> tuple[CutId, ...]:
         """Return the cuts that a token issued now for this subject must list, in a fixed order."""
-        own = self.by_subject.get(subject, {}) if subject is not None else {}
-        live = {*self.everybody, *own}
+        live = self.cuts_of(subject).keys()
         self.listed |= live
         return tuple(sorted(live))
+
+    def withstood_cuts(self, claims: Claims, may_lose: Callable[[Cut], bool]) -> tuple[CutId, ...]:
+        """Return the cuts to list for a session that goes on under a new id, and has withstood all cuts that are known.
+
+        A cut that may be lost is not listed if the session withstands it without that. The cuts that it replaces may be live elsewhere,
+        so the session lists what it listed before, too.
+
+        Args:
+            claims: with the new id, and with the cuts that the session listed before.
+            may_lose: whether a cut may be lost.
+        """
+        live = self.cuts_of(claims.subject)
+        unsure = [id for id, cut in live.items() if may_lose(cut)]
+        if not unsure:
+            return self.live_cuts(claims.subject)
+        needless = {id for id in unsure if live[id].except_family == claims.family or began_after(claims.authenticated_ms, id)}
+        return tuple(sorted({*(live.keys() - needless), *claims.cuts}))
+
+    def cuts_of(self, subject: str | None) -> dict[CutId, Cut]:
+        """Return the live cuts that concern this subject."""
+        own = self.by_subject.get(subject, {}) if subject is not None else {}
+        return {**self.everybody, **own}
 
     def raise_floor(self, floor_ms: int) -> None:
         """Refuse tokens that end at or before ``floor_ms`` from now on, and only then drop the entries that deny them: some now."""

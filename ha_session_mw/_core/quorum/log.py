@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
-from ...models import Deny, Entry
+from ...models import Cut, Deny, Entry
 from ..cluster.freshness import Moment
 from ..cluster.invariants import ensure
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
@@ -178,6 +178,10 @@ class Quorum:
         if receipt.position <= self.fence.fenced:
             return "fenced"
         return "durable" if receipt.position <= self.fence.durable else "applied"
+
+    def may_lose(self, cut: Cut) -> bool:
+        """Return whether a cut that this node knows may be lost: it is not known that a majority holds it, wherever it came from."""
+        return self._sequence.cuts.get(cut.id, 0) > self.fence.durable
 
     def fenced_by(self, receipt: Receipt) -> float | None:
         """Return the boot time at which waiting alone fences it; None while it is not durable: waiting does not help then."""
@@ -392,6 +396,7 @@ class Quorum:
             peer.acknowledge_kept(self.durable.position)
         self._finish_recovery(now)
         self.fence.prove(self.durable.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
+        self._sequence.forget_cuts(self.fence.durable)
         self.view.fresh_at = self._fresh_at()
         if (has_quorum := self.has_quorum(now)) != self._had_quorum:
             self._had_quorum = has_quorum

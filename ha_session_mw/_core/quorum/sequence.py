@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_right
 from itertools import pairwise
 
-from ...models import Cut, Deny, DenyKey, Entry
+from ...models import Cut, CutId, Deny, DenyKey, Entry
 from ..cluster.invariants import ensure
 from ..cluster.view import View
 
@@ -26,11 +26,13 @@ class Sequence:
     denials cost 16 bytes each, not an object each.
     """
 
-    __slots__ = ("_items", "_next", "_positions", "_unseen", "_view", "last")
+    __slots__ = ("_items", "_next", "_positions", "_unseen", "_view", "cuts", "last")
 
     def __init__(self, view: View) -> None:
         self.last = 0
         """The newest position."""
+        self.cuts: dict[CutId, int] = {}
+        """The positions of the newest cuts, until :meth:`forget_cuts` drops them."""
         self._view = view
         self._positions = array("Q")
         self._items: list[str | Cut | DenyKey] = []
@@ -42,7 +44,14 @@ class Sequence:
         self.last = self.last + 1 if position is None else max(self.last, position)
         self._positions.append(self.last)
         self._items.append(entry.id if isinstance(entry, Deny) else entry)
+        if isinstance(entry, Cut):
+            self.cuts[entry.id] = self.last
         return self.last
+
+    def forget_cuts(self, upto: int) -> None:
+        """Drop the positions of cuts up to this one from :attr:`cuts`. The cuts themselves stay."""
+        while self.cuts and (oldest := next(iter(self.cuts.items())))[1] <= upto:
+            del self.cuts[oldest[0]]
 
     def page(self, since: int, upto: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
         """Return the living entries after ``since`` with their positions, at most ``limit``, and the position they reach."""

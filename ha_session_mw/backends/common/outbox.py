@@ -97,5 +97,8 @@ class Outbox:
         del self._values[key]
         return self._tickets.pop(key)
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._values
+
     def __len__(self) -> int:
         return len(self._values)

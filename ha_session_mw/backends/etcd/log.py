@@ -23,7 +23,7 @@ from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
 from ...abc import Clock, OnEvent, Receipt, ignore
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost
-from ...models import Entry
+from ...models import Cut, Entry
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.outbox import Ticket
 from .api import EtcdError, delete
@@ -144,6 +144,9 @@ class EtcdLog(MemberedLog):
                 f"{ticket.rejected} of {len(entries)} entries are too long for the log; this process enforces them all the same"
             )
         return Receipt(ticket.position, min(durable_s, self._clock.boot_s()))
+
+    def may_lose(self, cut: Cut) -> bool:
+        return any(key in self._outboxes for key in self._keys.records([cut]))
 
     def _why_not_written(self) -> str:
         if self.ordered.rolled_back is not None:

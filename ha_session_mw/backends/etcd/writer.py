@@ -40,6 +40,9 @@ class Outboxes:
                 _reject(box, key, "is not asked to take it")
         return ticket
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self.singles or key in self.jobs
+
     def __len__(self) -> int:
         return len(self.singles) + len(self.jobs)
 

@@ -13,7 +13,7 @@ from ..._core.cluster.view import FLOOR_MARGIN_MS, View
 from ..._machine.siblings import siblings
 from ...abc import Clock, ClusterLog, Receipt
 from ...exceptions import QuorumLost
-from ...models import Entry
+from ...models import Cut, Entry
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 
 logger = logging.getLogger("ha_session_mw")
@@ -70,6 +70,9 @@ class MemoryLog(ClusterLog):
         self.apply(entries)
         self._position += len(entries)
         return Receipt(self._position, self._clock.boot_s())
+
+    def may_lose(self, cut: Cut) -> bool:  # noqa: ARG002 - it is lost with the process alone, and the next one waits for no cut
+        return False
 
     async def fence(self, receipt: Receipt) -> None:  # noqa: ARG002 - all entries are in the one view
         """Return at once: there is no other node to confirm anything.

@@ -23,7 +23,7 @@ from ..._machine.sqlite_file import FileTrouble
 from ...abc import Clock, OnEvent, PeerFailure, Receipt
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
 from ...exceptions import ConfigurationError, QuorumLost
-from ...models import Entry
+from ...models import Cut, Entry
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.trouble import Troubles
 from .batch_file import BatchFile
@@ -209,6 +209,9 @@ class QuorumLog(MemberedLog):
                 with self._clock.move_on_after(look_s - now.boot_s):
                     await self.wait_changed()
         return True
+
+    def may_lose(self, cut: Cut) -> bool:
+        return self.quorum.may_lose(cut)
 
     async def fence(self, receipt: Receipt) -> None:
         with self.pushing.needed():

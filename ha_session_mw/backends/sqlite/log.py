@@ -26,7 +26,7 @@ from ..._machine.sqlite_file import OPEN_S, FileTrouble, trouble_of
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
-from ...models import Entry
+from ...models import Cut, Entry
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from .entry_file import SURE_S, EntryFile, Row
@@ -83,7 +83,8 @@ class SqliteLog(ClusterLog):
         self._thread: int | None = None
         self._troubles = Troubles(logger)
         self._lost = False
-        self._unwritten: list[Entry] = []
+        self._unwritten: dict[Entry, None] = {}
+        """In their order. An entry that is appended again and again while the disk is full is there once."""
         self._asked = self._written = self._failed = 0  # counts of entries and confirmations since the start
         self._disk = anyio.Lock()
         # A thread of its own: all threads of the app may be waiting for this very log.
@@ -192,7 +193,7 @@ class SqliteLog(ClusterLog):
             self._view.merge(entry)
 
     def _owe(self, entries: Sequence[Entry]) -> None:
-        self._unwritten += entries
+        self._unwritten.update(dict.fromkeys(entries))
         self._asked += len(entries)
 
     async def confirm(self) -> None:
@@ -228,7 +229,8 @@ class SqliteLog(ClusterLog):
                 self._report_quorum()
             return
         self._highest = max(self._highest, number)
-        del self._unwritten[: len(taken)]
+        for entry in taken:
+            self._unwritten.pop(entry, None)
         self._written = upto
         if self._troubles.end("writing", "the file of HA_SESSION_CLUSTER can be written again", level=logging.WARNING):
             self._report_quorum()
@@ -241,6 +243,9 @@ class SqliteLog(ClusterLog):
         if lost != self._lost:
             self._lost = lost
             self._on_event(LostQuorum() if lost else FoundQuorum())
+
+    def may_lose(self, cut: Cut) -> bool:
+        return cut in self._unwritten
 
     async def fence(self, receipt: Receipt) -> None:
         """Return at once: each process polls the file before it accepts anything."""

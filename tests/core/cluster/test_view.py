@@ -262,6 +262,22 @@ def test_live_cuts_are_everybodys_and_the_subjects_own_in_a_fixed_order() -> Non
         assert view.live_cuts("eve") == view.live_cuts(None) == (found[1].id,)
 
 
+def test_a_new_id_lists_no_cut_that_may_be_lost_if_it_withstands_that_without() -> None:
+    view = fresh_view()
+    first = cut("first")
+    excepting = cut("excepting", spare=claims().family, replaces=(first,))
+    unsure = cut("unsure")
+    for one in (first, excepting):
+        view.merge(one)
+    session = claims(cuts=(first.id,))
+
+    assert view.withstood_cuts(session, lambda _: False) == (excepting.id,)
+    assert view.withstood_cuts(session, lambda one: one is excepting) == (first.id,)  # it is live elsewhere if its successor is lost
+    view.merge(unsure)
+    listed = view.withstood_cuts(claims(cuts=(first.id, unsure.id)), lambda one: one in (excepting, unsure))
+    assert listed == tuple(sorted((first.id, unsure.id)))
+
+
 def test_a_token_that_lists_the_live_cuts_is_accepted() -> None:
     view = view_of([cut("a", subject=None), cut("b"), cut("d", subject="bob")])
 
