@@ -71,7 +71,7 @@ class Keys:
         try:
             return _deleted(kind, name) if event.is_deletion else _written(kind, name, event.kv)
         except ValueError as exc:
-            raise _unreadable(kind, exc) from exc
+            raise _unreadable(kind, event.kv, exc) from exc
 
     def split(self, pair: KeyValue) -> tuple[str, str]:
         """Return the kind of a key, and its name below the prefix."""
@@ -107,7 +107,7 @@ class Reading:
             try:
                 self._add(kind, name, pair)
             except ValueError as exc:
-                raise _unreadable(kind, exc) from exc
+                raise _unreadable(kind, pair, exc) from exc
             if pair.mod_revision > self.last.mod_revision:
                 self.last = pair
 
@@ -147,7 +147,9 @@ def _slot(name: str) -> str:
     return name.removeprefix(f"{BEATS}/")
 
 
-def _unreadable(kind: str, exc: ValueError) -> UnreadableKey:
+def _unreadable(kind: str, pair: KeyValue, exc: ValueError) -> UnreadableKey:
+    # The revision names the key for an operator. The key itself may hold the id of a session, which belongs in no log.
+    what = f"holds a key ({kind}, {len(pair.key)} bytes long, of mod revision {pair.mod_revision})"
     if isinstance(exc, UnknownVersion):
-        return UnreadableKey(f"holds an entry ({kind}) of an unknown {exc}: finish the roll-out, or go back to the release that wrote it")
-    return UnreadableKey(f"holds an entry ({kind}) that cannot be read: somebody else writes below the prefix of HA_SESSION_CLUSTER")
+        return UnreadableKey(f"{what} of an unknown {exc}: finish the roll-out, or go back to the release that wrote it")
+    return UnreadableKey(f"{what} that cannot be read: somebody else writes below the prefix of HA_SESSION_CLUSTER")

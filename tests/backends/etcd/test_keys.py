@@ -70,6 +70,7 @@ def test_an_unreadable_entry_is_reported_without_an_id(keys: Keys, name: bytes, 
         Reading(keys).take([event.kv])
     for unreadable in (followed, loaded):
         assert told in str(unreadable.value)
+        assert f"of mod revision {event.kv.mod_revision})" in str(unreadable.value)
         assert "secret" not in str(unreadable.value)
     if name.startswith(b"cut"):
         with pytest.raises(UnreadableKey):
