@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from .sqlite_file import OPEN_S, WRITE_BUSY_S, FileTrouble, Inode, Schema, SqliteFile, in_transaction
+from .sqlite_file import OPEN_S, WRITE_BUSY_S, FileTrouble, Inode, Schema, SqliteFile, in_transaction, inode_of
 
 _RECORDS = "CREATE TABLE records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)"
 _HAS_RECORDS = "SELECT count(*) FROM sqlite_master WHERE name = 'records'"
@@ -74,6 +74,29 @@ class JournalFile(SqliteFile):
         """Replace all records: after a crash there are either the old ones or the new."""
         self._require_loaded()
         self._write(lambda db: self._replace(db, records))
+
+    def is_another(self) -> bool:
+        """Whether the file of this name is not the one that this process has loaded: that one was deleted, or replaced."""
+        try:
+            inode = inode_of(self.path)
+        except FileTrouble:
+            return bool(self._known)
+        return bool(self._known) and all(inode != known for known, _ in self._known)
+
+    def rewrite(self, records: Sequence[bytes]) -> None:
+        """Write all records into the file that has the name by now; make it where it is missing.
+
+        Raises:
+            FileTrouble: that file has further records, or another process has it. It is left as it is.
+        """
+        self._require_loaded()
+        known = self._known
+        with self._writing:
+            self._close_writer()  # of the file that has lost its name
+        if not set(self.load()) <= set(records):
+            self._known = known
+            raise FileTrouble("was replaced by one with further records; start this process again")
+        self.replace(records)
 
     def _require_loaded(self) -> None:
         # Without opening the file: a child must not take it from its parent, not even for a moment.

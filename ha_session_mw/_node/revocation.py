@@ -91,11 +91,31 @@ class Journal:
             if self._closed:
                 raise lost
             try:
-                await anyio.to_thread.run_sync(self._file.append, [*map(encode_entry, entries)])
+                await anyio.to_thread.run_sync(self._write, self._file, entries)
             except FileTrouble as trouble:
                 logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 raise QuorumLost("no majority, and the journal cannot be written") from trouble
             self.entries += entries
+
+    def _write(self, file: JournalFile, entries: Sequence[Entry]) -> None:
+        records = [*map(encode_entry, entries)]
+        if not file.is_another():
+            file.append(records)
+            return
+        file.rewrite([*map(encode_entry, self.entries), *records])
+        logger.error("the journal in HA_SESSION_STATE_DIR was deleted or replaced; all provisional log-outs are written down anew")
+
+    async def restore(self) -> None:
+        """Write all entries down again if the file was deleted or replaced. They were acknowledged as written down."""
+        if self._file is None or not self.entries or not self._file.is_another():
+            return
+        async with self._disk:
+            if self._closed:
+                return
+            try:
+                await anyio.to_thread.run_sync(self._write, self._file, ())
+            except FileTrouble as trouble:
+                logger.error("the journal in HA_SESSION_STATE_DIR was deleted or replaced, and cannot be written anew: it %s", trouble)
 
     async def remove(self, entries: Sequence[Entry]) -> bool:
         """Remove entries that a majority holds; return whether the file was written."""
@@ -426,6 +446,7 @@ class Revoker:
         self._journal.hold()
         try:
             while True:
+                await self._journal.restore()
                 if self.provisional:
                     await self._make_good([*self.provisional])
                 with self._clock.move_on_after(MAKE_GOOD_EVERY_S):

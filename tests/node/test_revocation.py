@@ -155,6 +155,45 @@ async def test_a_log_out_that_could_not_be_fenced_is_not_called_so(log: Log, clo
     assert len(journal.load()) == 1
 
 
+async def test_a_journal_that_is_deleted_is_written_anew_with_all_that_it_had(
+    log: Log, clock: ManualClock, journal: JournalFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the next log-out, or without one."""
+    revocations = revoker(log, clock, journal)
+    log.has_majority = False
+    await revocations.revoke(ENTRIES[0])
+    journal.path.unlink()
+    assert (await revocations.revoke(ENTRIES[1])).mode == "provisional"
+    assert "was deleted or replaced" in caplog.text
+    assert len(reread(journal)) == 2
+    journal.path.unlink()
+    await ran(revocations)
+    assert len(reread(journal)) == 2
+
+
+async def test_a_journal_in_whose_place_another_one_was_put_is_left_as_it_is(log: Log, clock: ManualClock, journal: JournalFile) -> None:
+    revocations = revoker(log, clock, journal)
+    log.has_majority = False
+    await revocations.revoke(ENTRIES[0])
+    journal.path.unlink()
+    other = JournalFile(journal.path)
+    other.load()
+    other.append([b"of somebody else"])
+    other.close()
+    for _ in range(2):
+        with pytest.raises(QuorumLost, match="journal cannot be written"):
+            await revocations.revoke(ENTRIES[1])
+    assert reread(journal) == [b"of somebody else"]
+
+
+def reread(file: JournalFile) -> list[bytes]:
+    file.close()
+    again = JournalFile(file.path)
+    found = again.load()
+    again.close()
+    return found
+
+
 async def test_without_a_journal_it_is_refused_and_enforced_here(log: Log, clock: ManualClock) -> None:
     revocations = revoker(log, clock, None)
     log.has_majority = False
