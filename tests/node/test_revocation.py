@@ -256,8 +256,9 @@ async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, j
     for damage in (b"", b"\x92\xa1d\xa1\xff", b"\x93\xa1z\x01\x02", b"\x91" * 100_000):
         journal.load()
         journal.replace([damage])
-        with pytest.raises(ConfigurationError, match="HA_SESSION_STATE_DIR: the journal in it cannot be used"):
+        with pytest.raises(ConfigurationError, match="HA_SESSION_STATE_DIR: the journal in it cannot be used") as raised:
             revoker(log, clock, journal)
+        assert "restore provisional.journal, or move it away" in str(raised.value)
 
 
 async def test_a_journal_that_another_process_has_stops_the_start(log: Log, clock: ManualClock, journal: JournalFile) -> None:

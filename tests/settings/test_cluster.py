@@ -102,7 +102,10 @@ def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be used"):
         SessionManager(Settings(**{**GOOD, "cluster": f"peers://{tmp_path}/log"}))
     (tmp_path / "provisional.journal").write_bytes(b"no database, but long enough to be looked at as one" * 40)
-    with pytest.raises(ConfigurationError, match="HA_SESSION_STATE_DIR: the journal in it cannot be used"):
+    with pytest.raises(
+        ConfigurationError,
+        match="HA_SESSION_STATE_DIR: the journal in it cannot be used: it is damaged",
+    ):
         SessionManager(Settings(**{**GOOD, "state_dir": tmp_path}))
     with pytest.raises(ConfigurationError, match="HA_SESSION_CLUSTER: the file cannot be used"):
         SessionManager(Settings(**{**GOOD, "cluster": "peers:///proc/no/such/folder/log"}))
