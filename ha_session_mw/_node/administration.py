@@ -16,7 +16,8 @@ from .._peering.server import PeerServer
 from .._peering.signatures import ADMIN
 from ..exceptions import ProblemError, UsageError
 from ..models import Acknowledgement
-from .admin_messages import DRAIN, REVOKE, SESSIONS, STATUS, Answer, Drain, Failure, Nothing, Revoke, SessionsOf, encode
+from .admin_messages import DRAIN, KEYS, REVOKE, SESSIONS, STATUS, Answer, Drain, Failure, Nothing, Revoke, SessionsOf, encode
+from .keys_told import keys_of
 from .members_told import members_of
 from .node import Node
 from .status import status_of
@@ -46,6 +47,7 @@ class Administration:
         self._answer(STATUS, Nothing, self._status)
         self._answer(SESSIONS, SessionsOf, self._sessions)
         self._answer(REVOKE, Revoke, self._revoke)
+        self._answer(KEYS, Nothing, self._keys)
         self._answer(DRAIN, Drain, self._drain)
 
     def _answer(self, name: str, kind: type[R], act: Callable[[R], Awaitable[object]]) -> None:
@@ -83,6 +85,9 @@ class Administration:
         if asked.key is not None:
             return await revoker.revoke_key(asked.key)
         return await revoker.revoke_everybody()
+
+    async def _keys(self, _: Nothing) -> object:
+        return keys_of(self._node)
 
     async def _drain(self, asked: Drain) -> object:
         draining = self._node.draining

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._core.accept_rule import ACCEPT
+from .._core.cluster.key_use import KeyUse
 from .._core.token.tokens import Verified
 from ..exceptions import NotSupported, UsageError
-from ..models import Claims
+from ..models import Claims, KeyId
 from .draining import DRAINING
 from .key_source import LOOK_EVERY_S
 from .supervisor import Supervisor
@@ -52,6 +53,7 @@ class Node(Wiring):
         if in_child:
             self._take_name()
             self.administration = None
+            self.key_use = KeyUse(self.clock.boot_s())
             known, self.supervisor = self.supervisor.known, Supervisor(self.clock)
             self.supervisor.known += known
             if self.backend.hears_others:
@@ -115,10 +117,16 @@ class Node(Wiring):
             wall_ms = self.validator.trusted_wall_ms()
             if wall_ms is not None:
                 self.view.latest_ms = max(self.view.latest_ms, wall_ms)
+            self.key_use.look(self.kids_of_members(), self.view.denied_keys, self.clock.boot_s())
             for callback in self._tick_callbacks:
                 callback(wall_ms)
             with self.clock.move_on_after(LOOK_EVERY_S):
                 await anyio.sleep_forever()
+
+    def kids_of_members(self) -> dict[str, tuple[KeyId, ...]]:
+        """Return the key ids of each live member, this node first, and the newest key of each first."""
+        own = {str(self.node_id): self.keys.ring.kids}
+        return own | {member.member: member.kids for member in self.log.members()}
 
     def _refresh_by_hand(self) -> None:
         """Refresh if no background task does."""

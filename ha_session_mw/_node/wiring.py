@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._core.cluster.key_use import KeyUse
 from .._core.cluster.members import Heartbeat
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
@@ -126,6 +127,7 @@ class Wiring(ABC):
         self.draining = Draining(clock, settings.drain_delay, lambda: self.log)
         self.listeners = Listeners(self.view, clock, every_s=settings.heartbeat)
         self.keys = KeySource(settings, clock.boot_s())
+        self.key_use = KeyUse(clock.boot_s())
         self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
         self.recoveries = Recoveries(self.listeners.tell)
         self.growth = Growth(self.view, clock)

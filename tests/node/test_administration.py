@@ -15,7 +15,7 @@ from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._node.admin_call import Operator, Refused
-from ha_session_mw._node.admin_messages import DRAIN, REVOKE, SESSIONS, STATUS, Drain, Nothing, Revoke, SessionsOf, encode
+from ha_session_mw._node.admin_messages import DRAIN, KEYS, REVOKE, SESSIONS, STATUS, Drain, Nothing, Revoke, SessionsOf, encode
 from ha_session_mw._peering.client import PeerClient
 from ha_session_mw._peering.server import MAX_CALL_BYTES
 from ha_session_mw._peering.signatures import HEADER
@@ -142,6 +142,17 @@ async def test_each_log_out_is_enforced_once_it_is_acknowledged(app: SessionMidd
     done = await ask(Wiretap(app), REVOKE, requests[what])
     assert done["mode"] == "fenced"
     assert await subject_of(app, token) is None
+
+
+async def test_the_key_that_is_revoked_signs_no_call() -> None:
+    app = middleware(secret_key_fallbacks=OTHER_SECRET)
+    ours = Settings(secret_key=SECRET, secret_key_fallbacks=OTHER_SECRET)
+    leaked = mint_session(app.manager, "ada").split(".")[2]
+    operator = Operator(ours, Wiretap(app), but=leaked)
+    assert (await operator.ask("http://anywhere.test", REVOKE, Revoke(key=leaked)))["mode"] == "fenced"
+    rows = {row["kid"]: row for row in (await operator.ask("http://anywhere.test", KEYS, Nothing()))["keys"]}
+    assert (rows[leaked]["revoked"], rows[leaked]["signing_at"]) == (True, [])
+    assert [len(row["signing_at"]) for kid, row in rows.items() if kid != leaked] == [1]
 
 
 async def test_the_devices_of_a_subject_are_listed_and_one_is_logged_out(app: SessionMiddleware) -> None:
