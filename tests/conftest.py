@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -34,7 +38,8 @@ GARBAGE = (50_000, 20, 20)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Group the real servers of each file, and leave to ``make prove`` what it alone runs."""
     _keep_real_servers_together(items)
-    _leave_one_library(items)
+    if "not trio" not in config.option.keyword:  # else the keyword leaves it, of every test
+        _leave_one_library(items)
     if "prove" not in config.option.markexpr:
         left = [item for item in items if item.get_closest_marker("prove")]
         config.hook.pytest_deselected(items=left)
@@ -52,7 +57,7 @@ def _keep_real_servers_together(items: list[pytest.Item]) -> None:
 
 
 def _leave_one_library(items: list[pytest.Item]) -> None:
-    """Leave one of asyncio and trio to ``make prove``, where a test is marked as costly on both.
+    """Leave one of asyncio and trio to ``make prove``, where a test is marked so: it is costly, or one of many that do not wait.
 
     A test's name decides which, so that each library gets half of a file's tests.
     """
@@ -73,12 +78,29 @@ def pytest_collection() -> Iterator[None]:
     """
     gc.disable()
     try:
-        return (yield)
+        with _one_compiles_for_all():
+            return (yield)
     finally:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         gc.enable()
+
+
+@contextmanager
+def _one_compiles_for_all() -> Iterator[None]:
+    """In a fresh clone, let one process compile the tests, which takes as long as all else of their collection.
+
+    The other processes wait for that, and read what it has written.
+    """
+    this = Path(__file__)
+    with this.open("rb") as lock:
+        if not sys.dont_write_bytecode and not any(this.parent.glob("__pycache__/test_*.pyc")):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture(autouse=True)

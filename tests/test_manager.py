@@ -38,7 +38,7 @@ from ha_session_mw.testing import ManualClock
 from .backends.board import page
 from .waiting import LIMIT_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 SECRET = "2JxQ8vZ6nT4wLmYp0RkHcVbNsDfGqXeA"
 

@@ -13,7 +13,7 @@ from ha_session_mw import ConfigurationError, SessionMiddleware, SessionTooLarge
 
 from .driver import SECRET, Answer, call, lifespan, obliging, refused_start, respond, scope_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 async def log_in(app: SessionMiddleware, **scope: Any) -> Answer:

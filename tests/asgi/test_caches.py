@@ -11,7 +11,7 @@ from ha_session_mw.asgi.headers import forbid_storing, is_for_everybody, make_pr
 
 from .driver import Header, Node, look, obliging, respond
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 FOR_EVERYBODY: list[list[Header]] = [
     [(b"cache-control", b"public, max-age=31536000, immutable")],

@@ -22,7 +22,7 @@ from ha_session_mw.testing import ManualClock
 from ..waiting import LIMIT_S
 from .driver import OTHER_SECRET, SECRET, Act, Answer, Node, call, lifespan, look, obliging, refused_start, scope_of, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 async def ask(app: ASGIApp, act: Act = look, *, cookie: str | None = None, path: str = "/") -> Answer:

@@ -11,7 +11,7 @@ from ha_session_mw.manager import node_of
 
 from .driver import OTHER_SECRET, Act, Answer, Header, Node, look, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 HOST = "shop.example.com"
 

@@ -14,7 +14,7 @@ from ha_session_mw.manager import node_of
 
 from .driver import SECRET, Answer, Header, Node, call, look, obliging, scope_of, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 async def log_in(node: Node, **kwargs: Any) -> str:

@@ -45,7 +45,7 @@ from ..shared import Shared
 from ..waiting import eventually
 from .driver import SECRET, Answer, Node, Visitor, call, obliging, scope_of, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 FIREFOX = b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 PATH = "/-/session/devices"

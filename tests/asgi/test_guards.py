@@ -36,7 +36,7 @@ from ha_session_mw.testing import session_cookie
 from .driver import SECRET, Answer, Node, answered_in_full, call, scope_of
 from .test_frameworks import django_app
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 REACHED = b"the guarded handler ran"
 VARYING = {"instance"}
 

@@ -11,7 +11,7 @@ from ha_session_mw.manager import node_of
 
 from .driver import OTHER_SECRET, SECRET, Answer, Header, Node, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 ASKS = (b"session-transport", b"bearer")
 

@@ -18,7 +18,7 @@ from ha_session_mw.manager import node_of
 
 from .driver import Node, call, look, scope_of, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 async def unread(scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,7 +33,7 @@ from ha_session_mw.testing import ManualClock
 from ..core.test_problems import TABLE
 from .driver import OTHER_SECRET, SECRET, Answer, Node, call, respond, scope_of, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 CODES = sorted(problem_types())
 

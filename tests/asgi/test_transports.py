@@ -10,7 +10,7 @@ from ha_session_mw.manager import node_of
 
 from .driver import OTHER_SECRET, SECRET, Header, Node, Visitor, look, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 def both(cookie: str, bearer: str) -> list[Header]:

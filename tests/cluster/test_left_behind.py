@@ -19,7 +19,7 @@ from ha_session_mw.testing import Cluster, Node
 from ..backends.etcd.fake_cluster import EtcdCluster
 from .visits import Browser, logged_in, look, obliging, refused_for_infrastructure, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 Change = Callable[[Session], None]
 

@@ -17,7 +17,7 @@ from ha_session_mw.testing import Cluster, Node
 
 from .visits import Browser, log_out, logged_in, obliging, refused_for_infrastructure, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 Urls = tuple[str, ...]
 

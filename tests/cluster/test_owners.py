@@ -11,7 +11,7 @@ from ha_session_mw.testing import SECRET, Cluster, Node
 
 from .visits import logged_in
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 IDS = [f"session-{number:014}" for number in range(600)]
 

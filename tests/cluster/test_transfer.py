@@ -11,7 +11,7 @@ from ha_session_mw.testing import Cluster, mint_session
 
 from .visits import Browser, logged_in, look
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
 KEY = r"[a-z*][a-z0-9_.*-]*"

@@ -24,7 +24,7 @@ from ha_session_mw.testing import ManualClock
 from ..asgi.driver import SECRET, Act, Answer, Node, Visitor, call, look, respond, scope_of, why
 from .test_stored_sessions import LARGE, StoreNode, put
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 Step = Callable[[Session], Any]
 

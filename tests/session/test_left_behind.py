@@ -27,7 +27,7 @@ from ..asgi.driver import SECRET, Node, Visitor, look, obliging, scope_of, who, 
 from ..asgi.test_legacy_cookies import starlette_cookie
 from ..shared import Shared
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 def cycle(session: Session) -> None:

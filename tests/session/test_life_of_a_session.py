@@ -22,7 +22,7 @@ from ha_session_mw.testing import ManualClock
 
 from ..asgi.driver import Act, Answer, Node, call, look, respond, scope_of, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 def put(**data: Any) -> Act:

@@ -11,7 +11,7 @@ from ha_session_mw.manager import node_of
 
 from ..asgi.driver import SECRET, Answer, Node, Visitor, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 

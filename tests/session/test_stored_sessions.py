@@ -26,7 +26,7 @@ from ..asgi.driver import SECRET, Act, Answer, Node, Visitor, look, obliging, re
 from ..shared import Shared
 from ..waiting import LIMIT_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 LARGE = "x" * 5000
 

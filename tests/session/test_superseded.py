@@ -16,7 +16,7 @@ from ha_session_mw.manager import node_of
 from ..asgi.driver import Act, Node, Visitor, call, look, scope_of, who, why
 from .test_life_of_a_session import overtaken
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 @pytest.fixture(params=["token", "store"])

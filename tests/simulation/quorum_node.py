@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum.log import OtherList, Quorum
+from ha_session_mw._core.quorum.membership import APART
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
 from ha_session_mw._core.quorum.ready import Hold, Ready, Receipt, Sent
 from ha_session_mw.events import PossibleLoss
@@ -155,8 +156,9 @@ class QuorumNode(Node):
             return
         self.obey(self.quorum.answered(sent, answer, self.now()))
         peer = self.world.nodes[self.urls.index(sent.peer)]
-        # A late answer to a poll that was given up counts too; it does not start another poll.
-        if self.outstanding[peer.number] is sent:
+        # A late answer to a poll that was given up counts too; it does not start another poll. A node whose list does not
+        # stand waits for the time-out, as the driver does: it would only hear the same at once.
+        if self.outstanding[peer.number] is sent and self.quorum.membership.stage != APART:
             self.ask(peer)
 
     # Pushes and good-byes.
