@@ -6,8 +6,6 @@ import re
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "explanation" / "security.md").read_text()
 
@@ -44,9 +42,9 @@ def source(file: str) -> str:
     return (ROOT / file).read_text()
 
 
-@pytest.mark.parametrize(("file", "name"), TESTS, ids=[name for _, name in TESTS])
-def test_a_test_that_the_page_names_exists(file: str, name: str) -> None:
-    assert re.search(rf"^(async )?def {name}\(", source(file), re.MULTILINE)
+def test_a_test_that_the_page_names_exists() -> None:
+    assert len(TESTS) > 40
+    assert [(file, name) for file, name in TESTS if not re.search(rf"^(async )?def {name}\(", source(file), re.MULTILINE)] == []
 
 
 def test_each_requirement_of_the_four_chapters_has_one_row() -> None:
@@ -56,12 +54,11 @@ def test_each_requirement_of_the_four_chapters_has_one_row() -> None:
     assert sorted(listed) == sorted(required)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
-def test_each_row_has_a_test_or_a_reason(row: tuple[str, str, str, str]) -> None:
-    _, _, met, why = row
-    assert met in ("yes", "part", "app", "no")
-    named = re.sub(r"`tests/[^`]+`(, )?", "", why).strip(". ")
-    if met in ("yes", "part"):
-        assert "`tests/" in why
-    if met in ("part", "app", "no"):
-        assert named
+def test_each_row_has_a_test_or_a_reason() -> None:
+    for number, _, met, why in ROWS:
+        assert met in ("yes", "part", "app", "no"), number
+        named = re.sub(r"`tests/[^`]+`(, )?", "", why).strip(". ")
+        if met in ("yes", "part"):
+            assert "`tests/" in why, number
+        if met in ("part", "app", "no"):
+            assert named, number
