@@ -27,7 +27,7 @@ STARLETTE_MAX_AGE_S = 14 * 24 * 60 * 60
 SameSite = Literal["lax", "strict", "none"]
 Data = Literal["auto", "token", "store"]
 Switch = Literal["off", "on"]
-Routing = Literal["serve", "redirect"]
+Routing = Literal["serve", "redirect", "forward"]
 Secrets = str | bytes | Sequence[str] | Sequence[bytes]
 
 # Each alias names the type that readers get, and the type that constructors accept.
@@ -251,10 +251,10 @@ class Settings:
         "Paths whose handlers keep something in the memory of a node. There, `ROUTING` leads a session to the node that owns it.",
     )
     routing: Setting[Routing, str] = Setting(
-        values.one_of("serve", "redirect"),
+        values.one_of("serve", "redirect", "forward"),
         "serve",
         "A request for a path in `OWNED` whose session another node owns. `serve`: this node answers it. `redirect`: the balancer, or "
-        "our client, sends it there.",
+        "our client, sends it there. `forward`: this node sends it there and passes the answer on.",
     )
     endpoints: Text = Setting(
         values.text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
@@ -363,7 +363,7 @@ class Settings:
             if getattr(self, old) is not None:
                 found.append(f"{variable(old)} is deprecated and will be removed; set {variable(new)} instead")
         if self.owned and self.routing == "serve":
-            found.append(f"{variable('owned')} has no effect while {variable('routing')}=serve; set it to redirect")
+            found.append(f"{variable('owned')} has no effect while {variable('routing')}=serve; set redirect or forward")
         return found
 
     @classmethod

@@ -397,6 +397,30 @@ class StoreUnavailable(InfrastructureFault):
     detail = "The store of session data or of locks did not answer, or cannot be written. The session is not logged out. Try again shortly."
 
 
+class PeerUnreachable(InfrastructureFault):
+    """The node that owns the session did not take the request, and this node cannot handle it, because the body of the request has gone."""
+
+    code, retry_where, default_retry_after_s = "peer_unreachable", "any", 1.0
+    title = "The node of the session cannot be reached"
+    detail = "The node that keeps this session's state did not take the request. The session is not affected. Try again shortly."
+
+
+class ForwardOutcomeUnknown(InfrastructureFault):
+    """The node that owns the session took the request, and its answer did not come. It may have executed the request, or do so still."""
+
+    code, status, retry_where, default_retry_after_s = "forward_outcome_unknown", 504, "any", 1.0
+    title = "The outcome of the request is unknown"
+    detail = "The node that keeps this session's state took the request, and gave no answer."
+
+
+class ForwardLoop(InfrastructureFault):
+    """A forwarded request came back to the node that had forwarded it. A member announces a URL that leads to another node."""
+
+    code, status, retry_where, default_retry_after_s = "forward_loop", 508, "any", 1.0
+    title = "The request went in a circle"
+    detail = "The request was forwarded to the node that it came from. Nothing was executed. The session is not affected."
+
+
 class StoreMissing(StoreUnavailable):
     """The session's data is in a store, and ``HA_SESSION_CLUSTER`` of this node names a cluster without one. No retry helps."""
 

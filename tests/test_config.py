@@ -634,7 +634,7 @@ def test_several_workers_where_there_can_be_but_one_are_told(cluster: str, worke
 
 def test_owned_paths_that_nothing_routes_are_told() -> None:
     [advice] = Settings(secret_key=GOOD, owned="/rooms/*").advice({})
-    assert advice == "HA_SESSION_OWNED has no effect while HA_SESSION_ROUTING=serve; set it to redirect"
+    assert advice == "HA_SESSION_OWNED has no effect while HA_SESSION_ROUTING=serve; set redirect or forward"
 
 
 def test_a_secret_that_was_put_in_the_place_of_its_file_is_not_shown() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +18,10 @@ from ..events import ClusterEvent, MemberDraining, MemberJoined, MemberLeft
 from ..exceptions import NotSupported
 from ..models import Claims, NodeId
 
+logger = logging.getLogger("ha_session_mw")
+
+MOST_UNREACHABLE = 64
+"""How many members are remembered that cannot be sent requests. They may come and go under new names."""
 LOOK_EVERY_S = 1.0
 """Seconds after which the members are compared again. The log reports those that come and go at once, but not those that become ready."""
 
@@ -31,6 +37,9 @@ class Ownership:
 
     Attributes:
         redirected: how many requests were redirected to the owner of their session.
+        forwards: how many requests ended in which way: ``answered`` by the owner; ``fell_back``: answered here, because the owner did not
+            take them; ``refused``: neither; ``unknown``; ``cut_off`` in the middle of the answer; ``gone``: the client was.
+        unreachable_owners: why members cannot be sent requests, by their names.
     """
 
     def __init__(self, own: Heartbeat, backend: Backend, log: Callable[[], ClusterLog], clock: Clock) -> None:
@@ -42,6 +51,8 @@ class Ownership:
         self._look_at_s = -math.inf
         self._table: OwnerTable | None = None
         self.redirected = 0
+        self.forwards: Counter[str] = Counter()
+        self.unreachable_owners: dict[str, str] = {}
 
     def on_event(self, event: ClusterEvent) -> None:
         """Look at the members again before the next answer, if they have changed."""
@@ -69,6 +80,16 @@ class Ownership:
         if owner == self._own.member:
             return None
         return next((one for one in self._log().members() if one.member == owner), None)
+
+    def note(self, member: str, why: str | None) -> None:
+        """Note why a member cannot be sent requests; None if it can. Each reason is logged once."""
+        if why is None:
+            self.unreachable_owners.pop(member, None)
+        elif self.unreachable_owners.get(member) != why:
+            if len(self.unreachable_owners) >= MOST_UNREACHABLE:
+                self.unreachable_owners.clear()
+            self.unreachable_owners[member] = why
+            logger.warning("requests for sessions of node %s are answered here: %s. Is its HA_SESSION_ADVERTISE_URL right?", member, why)
 
     def _look(self) -> OwnerTable:
         log = self._log()

@@ -32,6 +32,8 @@ def status_of(node: Node) -> dict[str, object]:
         "refused_peer_calls": peering.server.refused if peering else 0,
         "peers": peering.faults.told() if peering else {},
         "redirected": node.ownership.redirected,
+        "forwards": dict(node.ownership.forwards),
+        "unreachable_owners": dict(node.ownership.unreachable_owners),
         "provisional_log_outs": len(node.revoker.provisional),
         "locks": node.locks.status(),
         "restarted_tasks": dict(node.supervisor.crashes),

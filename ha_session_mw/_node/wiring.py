@@ -213,6 +213,7 @@ class Wiring(ABC):
         self.peering = self.look_ups = None
         if settings.advertise_url is None:
             return
+        from .._peering.forward import WHO
         from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
         from .lookups import LookUps, answering
 
@@ -221,8 +222,14 @@ class Wiring(ABC):
         peering.server.on_unsigned = self.security.stranger_refused
         peering.faults.on_fault = self.security.peer_fault
         peering.handle("lookup", answering(self.validator.validate))
+        if peering.forwarded is not None:
+            peering.forwarded.may_answer = lambda: not self.draining.begun and self.log.why_not_ready() is None
+            peering.forwarded.handle(WHO, self._say_who)
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
+
+    async def _say_who(self, _: bytes) -> bytes:
+        return self.node_id.encode()
 
     def peer_keys(self) -> KeyRing:
         """Return the keys for calls between nodes, and of operators. A thief of a key acts as one until the key is revoked."""

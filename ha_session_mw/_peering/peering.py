@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import httpx2
@@ -15,7 +17,12 @@ from ..abc import Clock, PeerFailure, PeerHandler
 from ..config import Settings
 from ..exceptions import ConfigurationError
 from .client import PeerClient
+from .forward import ForwardClient
+from .forwarded import ForwardServer
 from .server import PeerServer
+
+KEEP_IDLE_S = 3.0
+"""Seconds for which an idle connection is kept. uvicorn closes one after 5 s, and a request must not be under way at that moment."""
 
 
 class Peering:
@@ -32,6 +39,8 @@ class Peering:
         me: the node's own URL.
         faults: counts the faults of the other members.
         server: answers the calls of other members.
+        forwarding: sends requests to other members; None unless ``HA_SESSION_ROUTING=forward``.
+        forwarded: answers such requests; None likewise.
 
     Raises:
         ConfigurationError: a certificate cannot be used.
@@ -48,11 +57,32 @@ class Peering:
         self.server = PeerServer(self.me, life, ring, clock, self.faults)
         self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, faults=self.faults, http=self._open)
         self._http: httpx2.AsyncBaseTransport | None = None
+        self._http_of_forwards: httpx2.AsyncBaseTransport | None = None
+        self.forwarding: ForwardClient | None = None
+        self.forwarded: ForwardServer | None = None
+        if settings.routing == "forward":
+            self._open_forwarding(life, ring, clock)
+
+    def _open_forwarding(self, life: str, ring: Callable[[], KeyRing], clock: Clock) -> None:
+        common: dict[str, Any] = {"prefix": self._settings.endpoints, "clock": clock, "faults": self.faults}
+        self.forwarding = ForwardClient(self.me, life, ring, **common, http=self._open_for_forwards)
+        self.forwarded = ForwardServer(self.me, life, ring, clock, self.faults)
+
+    def _open_for_forwards(self) -> httpx2.AsyncBaseTransport:
+        if self._http_of_forwards is None:
+            raise PeerFailure("this node has not been started")
+        return self._http_of_forwards
 
     def _open(self) -> httpx2.AsyncBaseTransport:
         if self._http is None:
             raise PeerFailure("this node has not been started")
         return self._http
+
+    def _transport_of_forwards(self) -> httpx2.AsyncBaseTransport:
+        """Return connections for requests, so that downloads leave room for the calls between nodes."""
+        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=64, keepalive_expiry=KEEP_IDLE_S)
+        dead_hosts = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        return httpx2.AsyncHTTPTransport(verify=self._tls, limits=limits, trust_env=False, socket_options=dead_hosts)
 
     def handle(self, name: str, handler: PeerHandler) -> None:
         """Have calls of this name answered by a handler."""
@@ -71,12 +101,16 @@ class Peering:
         limits = httpx2.Limits(max_connections=128, max_keepalive_connections=64)
         # No proxy from the environment: it would send the cluster's traffic away.
         self._http = self._transport or httpx2.AsyncHTTPTransport(verify=self._tls, limits=limits, trust_env=False)
+        if self.forwarding is not None:
+            self._http_of_forwards = self._transport or self._transport_of_forwards()
         try:
             await anyio.sleep_forever()
         finally:
-            http, self._http = self._http, None
+            opened, self._http, self._http_of_forwards = (self._http, self._http_of_forwards), None, None
             with anyio.move_on_after(5, shield=True):
-                await http.aclose()
+                for http in opened:
+                    if http is not None:
+                        await http.aclose()
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | bool:

@@ -47,6 +47,8 @@ PEER = Purpose("peer", b"ha_session_mw.peer.1", processes=1, under_way=16)
 """Calls between nodes. Each node has a URL of its own. A member has one poll at another, perhaps one that it gave up, and 8 look-ups."""
 ADMIN = Purpose("admin", b"ha_session_mw.admin.1", processes=32, under_way=64)
 """Calls of operators. They reach a process by any URL, and several workers may share it."""
+FORWARD = Purpose("peer/forward", b"ha_session_mw.forward.1", processes=1, under_way=64)
+"""Requests that a node forwards to the owner of their session."""
 
 
 def digest_of(body: bytes) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.problems import PAGE_HEADERS, reference_page
 from .._node.node import Node
 from ..exceptions import problem_types
 
+_FORWARD = "/peer/forward/"
+_FORWARDED = "/peer/forward/request"
 SCRIPT = "/ha-session.js"
 SCRIPT_KEPT_S = 3600
 """For how many seconds a browser may keep the script. It holds no secret, and an old one goes on working."""
@@ -20,14 +22,26 @@ LONGEST_PAGE = 128
 
 
 class Endpoints:
-    """Answers the paths below the prefix."""
+    """Answers the paths below the prefix.
 
-    def __init__(self, node: Node) -> None:
+    Args:
+        node: this node.
+        app: answers requests that other nodes forward: the middleware.
+    """
+
+    def __init__(self, node: Node, app: ASGIApp) -> None:
         self._node = node
+        self._app = app
         self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
 
     async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to ``path``, which is relative to the prefix."""
+        if path.startswith(_FORWARD) and self._node.peering is not None and (forwarded := self._node.peering.forwarded) is not None:
+            if path == _FORWARDED:
+                await forwarded.answer(self._app, scope, receive, send)
+            else:
+                await forwarded(path.removeprefix(_FORWARD), scope, receive, send)
+            return
         if path.startswith("/peer/") and self._node.peering is not None:
             await self._node.peering.server(path.removeprefix("/peer/"), scope, receive, send)
             return

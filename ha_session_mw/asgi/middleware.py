@@ -94,7 +94,7 @@ class SessionMiddleware(CookieAttributes):
         node.on_entry(edge.connections.on_news)
         node.on_tick(edge.connections.end_expired)
         node.add_task("connections", edge.connections.run)
-        self._endpoints = Endpoints(node)
+        self._endpoints = Endpoints(node, self)
         self._prefix = settings.endpoints + "/"
         self._renew_path = renew_path_of(settings.endpoints)
         self._wrapped = self.app

@@ -7,22 +7,25 @@ The rule is in ``_core/cluster/owned.py``.
 from __future__ import annotations
 
 import re
+from typing import Literal
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .._core.cluster.owned import Redirect, ServeHere, decide, follows_of
+from .._core.cluster.owned import FORWARDED, Decision, Forward, Redirect, ServeHere, decide, follows_of
 from .._core.paths import PathRules
 from .._core.request_fields import Header, values
 from .._node.node import Node
 from ..session.session import SCOPE_KEY, state_of
 from ..session.state import STARTED, RequestState
+from .forwarding import Forwarding
 from .problems import SAFE_METHODS
 
 LONGEST_REDIRECTED_BODY = 512 * 1024
 """Bytes of the longest body of a request that is redirected. It is sent twice, and balancers keep it meanwhile: Envoy 1 MiB at most.
 A request with a longer body, or one of unknown length, is answered here."""
 
+_NO_TARGET = ServeHere("no_target")
 _TARGET = re.compile(rb"/[!-\"$-~]*")
 """A request target in origin form (RFC 9112 section 3.2.1). With anything in front of its slash, it would change the host of a URL."""
 
@@ -42,6 +45,7 @@ class OwnedApp:
         # As the path is spelled: an odd spelling is answered here.
         self._kind_of = PathRules(protect=(), exempt=settings.owned).kind_of
         self._own_url = settings.advertise_url or ""
+        self._routing: Literal["redirect", "forward"] = "forward" if settings.routing == "forward" else "redirect"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._kind_of(scope["path"], scope.get("root_path") or "") != "exempt":
@@ -51,17 +55,24 @@ class OwnedApp:
         if state.verified is None:  # a visitor, or a path in HA_SESSION_EXEMPT
             await self.app(scope, receive, send)
             return
-        node = self._node
-        decision = decide(
-            node.ownership.elsewhere(state.verified.claims.sid),
-            own_url=self._own_url,
-            follows=follows_of(scope["headers"]),
-        )
-        target = None if isinstance(decision, ServeHere) else target_of(scope, node)
-        if isinstance(decision, Redirect) and target is not None and is_short(scope):
+        decision = self._decide(state.verified.claims.sid, scope)
+        if isinstance(decision, Forward):
+            again = await Forwarding(self._node, decision.owner, scope, receive, send, state).run()
+            if again is not None:
+                await self.app(scope, again, send)
+        elif isinstance(decision, Redirect) and is_short(scope) and (target := target_of(scope, self._node)) is not None:
             await self._redirect(f"{decision.origin}{target}", decision.origin, receive, send, state)
         else:
             await self.app(scope, receive, send)
+
+    def _decide(self, session_id: str, scope: Scope) -> Decision:
+        ownership = self._node.ownership
+        owner = ownership.elsewhere(session_id)
+        is_forwarded = FORWARDED in scope
+        decision = decide(self._routing, owner, own_url=self._own_url, is_forwarded=is_forwarded, follows=follows_of(scope["headers"]))
+        if owner is not None and decision == _NO_TARGET:
+            ownership.note(owner.member, "it announces no URL, or that of this node")
+        return decision
 
     async def _redirect(self, url: str, origin: str, receive: Receive, send: Send, state: RequestState) -> None:
         """Tell the sender to ask the owner. Nothing else is said: nginx would add other fields to those of the owner's answer."""

@@ -135,12 +135,8 @@ class Connection:
         if self.reason is None:
             return
         if not self.in_order:
-            from . import daphne  # rarely
-
-            if daphne.drop(self._send):
-                return
-            await self._tell(_cut(ENDED[self.reason]))  # servers refuse it, and the exception cuts the response
-            raise SessionEnded(ENDED[self.reason]) from None
+            await cut_off(self._send, SessionEnded(ENDED[self.reason]))
+            return
         await self.end()
 
     async def end(self) -> None:
@@ -153,14 +149,29 @@ class Connection:
             message: Message = {"type": "websocket.close", "code": code, "reason": self.reason}
         else:
             message = {"type": "http.response.body", "body": b"", "more_body": False}
-        await self._tell(message)
+        await _tell(self._send, message)
 
-    async def _tell(self, message: Message) -> None:
-        with anyio.move_on_after(END_WITHIN_S):
-            try:
-                await self._send(message)
-            except Exception as exc:  # noqa: BLE001 - servers raise various errors for a connection that is closing
-                logger.debug("%s was refused for a connection whose session has ended: %s", message["type"], type(exc).__name__)
+
+async def cut_off(send: Send, failure: ConnectionResetError) -> None:
+    """Have the server drop the connection of a response that has started, so that its client sees that something is missing.
+
+    Raises:
+        ConnectionResetError: the given one. The server drops the connection because of it; daphne has done so already.
+    """
+    from . import daphne  # rarely
+
+    if daphne.drop(send):
+        return
+    await _tell(send, _cut(str(failure)))  # servers refuse it, and the exception cuts the response
+    raise failure from None
+
+
+async def _tell(send: Send, message: Message) -> None:
+    with anyio.move_on_after(END_WITHIN_S):
+        try:
+            await send(message)
+        except Exception as exc:  # noqa: BLE001 - servers raise various errors for a connection that is closing
+            logger.debug("%s was refused for a connection that ends: %s", message["type"], type(exc).__name__)
 
 
 def _cut(reason: str) -> Message:

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from ha_session_mw import get_session
 from ha_session_mw.asgi.routing import LONGEST_REDIRECTED_BODY
 from ha_session_mw.client import AsyncNodesTransport
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, Node, mint_session
 
 from ..client.test_with_a_cluster import Doors
@@ -32,7 +33,12 @@ async def rooms(scope: Scope, receive: Receive, send: Send) -> None:
     elif request.method != "GET":
         session["visits"] = session.get("visits", 0) + 1
     told: dict[str, Any] = {"node": session.manager.node_id, "method": request.method, "target": scope["raw_path"].decode()}
-    told |= {"query": scope["query_string"].decode(), "body": (await request.body()).decode(), "headers": dict(request.headers)}
+    told |= {
+        "query": scope["query_string"].decode(),
+        "body": (await request.body()).decode(),
+        "headers": dict(request.headers),
+        "forwarded": request.headers.getlist("forwarded"),
+    }
     told |= {"subject": session.subject, "client": scope["client"], "scheme": scope["scheme"]}
     await JSONResponse(told)(scope, receive, send)
 
@@ -126,3 +132,139 @@ async def test_a_request_that_has_no_target_in_origin_form_is_answered_here(clus
         scope = {"type": "http", "method": "GET", "path": "/rooms/x", "raw_path": raw, "query_string": b"", "headers": headers}
         await cluster.run(a.middleware, {**scope, "scheme": "http", "client": None, "server": None}, receive, send)
         assert sent[0]["status"] == 200
+
+
+# Forward
+
+
+@pytest.fixture
+async def forwarding() -> AsyncIterator[Cluster]:
+    async with Cluster(app=rooms, owned="/rooms/*", routing="forward", protect="/rooms/private/*") as cluster:
+        await cluster.ready()
+        await cluster.advance(1)
+        yield cluster
+
+
+async def forwards(node: Node) -> dict[str, int]:
+    found: Any = (await node.manager.status())["forwards"]
+    return dict(found)
+
+
+async def test_the_owner_answers_as_if_the_client_had_asked_it(forwarding: Cluster) -> None:
+    a, _, token = foreign(forwarding)
+    headers = {"host": "shop.example", "connection": "x-one", "x-one": "1", "x-two": "2", "te": "trailers", "forwarded": "for=192.0.2.1"}
+    async with a.client() as client:
+        answer = await forwarding.run(
+            client.put, "/rooms/a%20b?c=%2F&d", content=b"hello", headers={**headers, "authorization": f"Bearer {token}"}
+        )
+    told = answer.json()
+
+    assert (told["node"], told["method"], told["target"], told["query"]) == ("b", "PUT", "/rooms/a%20b", "c=%2F&d")
+    assert (told["body"], told["subject"]) == ("hello", "ada")
+    assert (told["client"], told["scheme"]) == (["127.0.0.1", 123], "http")
+    seen = told["headers"]
+    assert (seen["host"], seen["x-two"], seen["via"], seen["content-length"]) == ("shop.example", "2", "1.1 ha-session", "5")
+    assert told["forwarded"] == ["for=192.0.2.1", 'for="127.0.0.1";host="shop.example";proto=http']
+    assert seen.keys().isdisjoint(("x-one", "te", "session-peer", "session-forwarded", "transfer-encoding"))
+    assert answer.headers["session-node"] == '"b"'
+    assert answer.headers["via"] == "1.1 ha-session"
+    assert "session-peer" not in answer.headers
+    assert len(answer.headers.get_list("session-token")) == 1  # of the owner, and no second one
+    assert answer.headers["session-transfer"].startswith('from="a", to="b"')
+    assert await forwards(a) == {"answered": 1}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "POST"])
+async def test_a_request_without_a_body_stays_one(forwarding: Cluster, method: str) -> None:
+    a, _, token = foreign(forwarding)
+    answer = await a.request(method, "/rooms/x", token=token)
+
+    assert answer.headers["session-node"] == '"b"'
+    assert (answer.content == b"") == (method == "HEAD")
+
+
+async def test_what_the_owner_refuses_the_client_gets(forwarding: Cluster) -> None:
+    a, b, token = foreign(forwarding)
+    await a.post("/rooms/x", token=token)
+    await forwarding.run(b.manager.revoke_session, token.split(".")[1])
+    answer = await a.get("/rooms/private/x", token=token)
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "session_revoked")
+
+
+async def test_an_owner_that_is_gone_costs_nothing_but_its_state(forwarding: Cluster) -> None:
+    a, b, token = foreign(forwarding)
+    await b.kill()
+    for _ in range(3):
+        assert (await a.post("/rooms/x", token=token)).json()["node"] == "a"
+    assert await forwards(a) == {"fell_back": 3}
+    assert (await a.manager.status())["unreachable_owners"] == {"b": "cannot be reached (ConnectError)"}
+
+
+async def test_an_owner_that_stalls_costs_a_bounded_wait_until_it_is_no_member(forwarding: Cluster) -> None:
+    a, b, token = foreign(forwarding)
+    await a.get("/rooms/x", token=token)
+    b.freeze()
+    begun_s = forwarding.passed_s
+    assert (await a.get("/rooms/x", token=token)).json()["node"] == "a"  # safe, so this node answers it
+    assert forwarding.passed_s - begun_s < 8
+    begun_s = forwarding.passed_s
+    assert (await a.post("/rooms/x", token=token)).json()["node"] in ("a", "c")  # whichever owns the session now
+    assert forwarding.passed_s - begun_s < 0.5
+    b.thaw()
+
+
+async def test_an_unsafe_request_that_an_owner_took_is_not_executed_twice(forwarding: Cluster) -> None:
+    a, b, token = foreign(forwarding)
+    await a.get("/rooms/x", token=token)
+    b.freeze()
+    answer = await a.post("/rooms/x", token=token)
+    problem = answer.json()
+
+    assert (answer.status_code, problem["code"], problem["outcome"], problem["retryable"]) == (
+        504,
+        "forward_outcome_unknown",
+        "unknown",
+        False,
+    )
+    assert await forwards(a) == {"answered": 1, "unknown": 1}
+    b.thaw()
+
+
+async def test_an_owner_that_drains_sends_nothing_on_and_takes_nothing(forwarding: Cluster) -> None:
+    a, b, token = foreign(forwarding)
+    await a.get("/rooms/x", token=token)
+    await forwarding.run(b.manager.drain)
+
+    for node in (a, b):
+        told = (await node.post("/rooms/x", token=token)).json()
+        assert told["node"] != "b" or node is b
+
+
+async def test_a_url_that_leads_to_another_node_is_named(forwarding: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    a, _, token = foreign(forwarding)
+    client = node_of(a.manager).peering.forwarding  # type: ignore[union-attr]
+
+    async def leads_to_c(url: str, *, timeout_s: float) -> str:
+        return "c"
+
+    client.owner_at = leads_to_c  # type: ignore[method-assign,union-attr]
+    for _ in range(2):
+        assert (await a.post("/rooms/x", token=token)).json()["node"] == "a"
+    told = [record.getMessage() for record in caplog.records if "ADVERTISE_URL right" in record.getMessage()]
+
+    assert told == ["requests for sessions of node b are answered here: its URL leads to c. Is its HA_SESSION_ADVERTISE_URL right?"]
+    assert (await a.manager.status())["unreachable_owners"] == {"b": "its URL leads to c"}
+
+
+async def test_a_header_that_is_too_large_to_send_on_is_answered_here(forwarding: Cluster) -> None:
+    a, _, token = foreign(forwarding)
+    assert (await a.post("/rooms/x", token=token, headers={"x-large": "x" * 33_000})).json()["node"] == "a"
+
+
+@pytest.mark.parametrize("path", ["/-/session/peer/forward/request", "/-/session/peer/forward/who", "/-/session/peer/forward/other"])
+async def test_nobody_but_a_member_can_forward(forwarding: Cluster, path: str) -> None:
+    a, _, token = foreign(forwarding)
+    for headers in ({}, {"session-peer": "1 k http://a.test n http://b.test n 1 d s", "session-forwarded": "eA=="}):
+        assert (await a.post(path, token=token, headers=headers)).status_code == 404
+        assert (await a.get(path, token=token, headers=headers)).status_code == 404

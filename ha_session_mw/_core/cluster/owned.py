@@ -17,6 +17,8 @@ from .members import Heartbeat
 FOLLOWS_HEADER = b"session-follows"
 """Request field: the origins to which the sender, a balancer or a client, carries this request on a redirect. A comma list."""
 
+FORWARDED = "ha_session_mw.forwarded"
+"""The key of the ASGI scope of a request that a member has forwarded to this node."""
 MAX_FOLLOWS_BYTES = 16 * 1024
 """The most bytes of that field: room for some 500 nodes. A longer one counts as none."""
 
@@ -26,11 +28,11 @@ class ServeHere:
     """Answer the request on this node, as every node can.
 
     Attributes:
-        why: ``owner``: this node owns the session. ``no_target``: the owner announces no
+        why: ``owner``: this node owns the session. ``forwarded``: the request has made its one hop. ``no_target``: the owner announces no
             URL, or this node's. ``not_followed``: the sender does not follow a redirect to the owner.
     """
 
-    why: Literal["owner", "no_target", "not_followed"]
+    why: Literal["owner", "forwarded", "no_target", "not_followed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +42,37 @@ class Redirect:
     origin: str
 
 
-Decision = ServeHere | Redirect
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send the request to this member, and pass its answer on."""
+
+    owner: Heartbeat
 
 
-def decide(owner: Heartbeat | None, *, own_url: str, follows: Collection[str]) -> Decision:
+Decision = ServeHere | Redirect | Forward
+
+
+def decide(
+    routing: Literal["redirect", "forward"], owner: Heartbeat | None, *, own_url: str, is_forwarded: bool, follows: Collection[str]
+) -> Decision:
     """Return where to answer a request of a session.
 
     Args:
+        routing: how a request gets to the owner.
         owner: the member that owns the session; None if that is this node.
         own_url: the URL that this node announces.
+        is_forwarded: whether another member has forwarded the request to this node.
         follows: the origins that the sender names.
     """
+    if is_forwarded:
+        return ServeHere("forwarded")
     if owner is None:
         return ServeHere("owner")
     origin = origin_of(owner.url)
     if origin is None or origin == origin_of(own_url):
         return ServeHere("no_target")
+    if routing == "forward":
+        return Forward(owner)
     return Redirect(origin) if origin in follows else ServeHere("not_followed")
 
 

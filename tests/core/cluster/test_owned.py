@@ -19,19 +19,19 @@ def member(url: str = "http://10.0.0.2:8000") -> Heartbeat:
 
 
 def test_the_owner_answers_by_itself() -> None:
-    assert decide(None, own_url=ME, follows=()) == ServeHere("owner")
+    assert decide("redirect", None, own_url=ME, is_forwarded=False, follows=()) == ServeHere("owner")
 
 
 @pytest.mark.parametrize(
     "url", ["", "http://10.0.0.1:8000", "HTTP://10.0.0.1:8000/", "ftp://10.0.0.2", "http://a@b", "//b", "http://b/path"]
 )
 def test_an_owner_without_a_url_of_its_own_is_no_target(url: str) -> None:
-    assert decide(member(url), own_url=ME, follows=["http://b:80"]) == ServeHere("no_target")
+    assert decide("redirect", member(url), own_url=ME, is_forwarded=False, follows=["http://b:80"]) == ServeHere("no_target")
 
 
 def test_only_a_sender_that_follows_there_is_redirected() -> None:
     def decided(field: bytes) -> object:
-        return decide(member("http://B"), own_url=ME, follows=follows_of([(b"session-follows", field)]))
+        return decide("redirect", member("http://B"), own_url=ME, is_forwarded=False, follows=follows_of([(b"session-follows", field)]))
 
     assert decided(b"http://a:80,http://b:80") == Redirect("http://b:80")
     assert decided(b"http://a:80") == decided(b"") == decided(b"*") == decided(b"http://b:80/") == ServeHere("not_followed")
@@ -49,7 +49,7 @@ MEMBER = st.sampled_from([b"http://10.0.0.2:8000", b"http://10.0.0.3:8000"])
     st.lists(st.tuples(st.sampled_from(NAMES), st.lists(EVIL | MEMBER | st.binary(max_size=40), max_size=4).map(b", ".join)), max_size=8)
 )
 def test_no_header_field_is_ever_a_target(headers: list[tuple[bytes, bytes]]) -> None:
-    decision = decide(member(), own_url=ME, follows=follows_of(headers))
+    decision = decide("redirect", member(), own_url=ME, is_forwarded=False, follows=follows_of(headers))
 
     assert decision in (Redirect("http://10.0.0.2:8000"), ServeHere("not_followed"))
 
