@@ -37,8 +37,8 @@ class Ownership:
 
     Attributes:
         redirected: how many requests were redirected to the owner of their session.
-        forwards: how many requests ended in which way: ``answered`` by the owner; ``fell_back``: answered here, because the owner did not
-            take them; ``refused``: neither; ``unknown``; ``cut_off`` in the middle of the answer; ``gone``: the client was.
+        forwards: the requests that were forwarded, by their end. ``answered``: by the owner. ``fell_back``: by this node, because the
+            owner did not take them. ``refused``: by neither. ``unknown``, ``cut_off`` in the answer, ``gone``: the client was.
         unreachable_owners: why members cannot be sent requests, by their names.
     """
 

@@ -15,12 +15,10 @@ from .._core.request_fields import Header
 from .._machine.tls import unreachable
 from ..abc import PeerFailure
 from .client import PeerClient
-from .signatures import FORWARD, HEADER, Envelope, answer_text, digest_of, parse_answer_field
+from .signatures import FACTS_HEADER, FORWARD, HEADER, Envelope, answer_text, digest_of, parse_answer_field
 
 WHO, REQUEST = "who", "request"
 """The names of the two calls: which member answers at a URL; and a request to answer."""
-FACTS_HEADER = "session-forwarded"
-"""The header field of a forwarded request that says what its own header cannot: see :class:`Facts`."""
 ANSWERED, REFUSED = b"answered", b"refused"
 """Signed with an answer: whether the middleware of the member has handled the request, or nothing has."""
 
@@ -73,10 +71,9 @@ class Body(httpx2.AsyncByteStream):
         self._chunks = chunks
         self.has_begun = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         self.has_begun = True
-        async for chunk in self._chunks:
-            yield chunk
+        return aiter(self._chunks)
 
 
 class ForwardClient(PeerClient):
@@ -113,18 +110,15 @@ class ForwardClient(PeerClient):
             facts, headers, chunks: of the request.
 
         Raises:
-            ForwardFailure: the member has not answered.
+            PeerFailure: the member has not answered; a ForwardFailure if the request may have left this node.
         """
         kid = self._kids.get(peer, "")
         packed = urlsafe_b64encode(msgspec.msgpack.encode(facts)).decode()
         envelope = Envelope(peer, self._nonces.get(peer, "-"), self.me, self._nonce, next(self._counter), digest_of(packed.encode()))
-        try:
-            call = self._signatures.sign(kid, envelope.text(REQUEST))
-            body = Body(chunks)
-            request = self._request(peer, headers, [(FACTS_HEADER, packed), (HEADER, envelope.field(kid, call))], body)
-            response = await self._sent(request, body)
-        except PeerFailure as failure:
-            raise failure if isinstance(failure, ForwardFailure) else ForwardFailure(str(failure), was_sent=False) from None
+        call = self._signatures.sign(kid, envelope.text(REQUEST))
+        body = Body(chunks)
+        request = self._request(peer, headers, [(FACTS_HEADER, packed), (HEADER, envelope.field(kid, call))], body)
+        response = await self._sent(request, body)
         parsed = parse_answer_field(response.headers.get(HEADER, ""))
         for outcome in (ANSWERED, REFUSED) if parsed is not None else ():
             nonce, signature = parsed  # type: ignore[misc]

@@ -17,9 +17,9 @@ from .._core.cluster.owned import FORWARDED
 from .._core.request_fields import Header, last_value
 from .._core.token.keys import KeyRing
 from ..abc import Clock, PeerFailure
-from .forward import ANSWERED, FACTS_HEADER, REFUSED, REQUEST, Facts
+from .forward import ANSWERED, REFUSED, REQUEST, Facts
 from .server import PeerServer
-from .signatures import FORWARD, HEADER, MAX_FIELD_LENGTH, answer_field, answer_text, digest_of
+from .signatures import FACTS_HEADER, FORWARD, HEADER, MAX_FIELD_LENGTH, answer_field, answer_text, digest_of
 
 MAX_FACTS_LENGTH = 64 * 1024
 """How many characters of the field with the facts are read. The path of a request is the most of them."""

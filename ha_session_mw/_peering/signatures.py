@@ -18,6 +18,9 @@ from ..abc import PeerFailure
 HEADER = "session-peer"
 """The header field of a call's and of an answer's signature."""
 
+FACTS_HEADER = "session-forwarded"
+"""The header field of a forwarded request that says what its other fields cannot, such as its path."""
+
 MAX_FIELD_LENGTH = 4096
 """How many characters of the field are read. It holds two URLs and some 250 characters more."""
 

@@ -5,9 +5,9 @@ A request whose bytes may have reached the owner is never executed a second time
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .._core.cluster.members import Heartbeat
 from .._core.request_fields import Header, values
 from .._node.node import Node
+from .._peering.signatures import FACTS_HEADER, HEADER
 from ..abc import PeerFailure
 from ..exceptions import ForwardLoop, ForwardOutcomeUnknown, PeerUnreachable
 from ..session.state import STARTED, RequestState
@@ -40,6 +41,9 @@ _OF_ONE_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-authenticate")
 )
 """Fields that concern one connection (RFC 9110 section 7.6.1). Trailers are not passed on."""
+_SIGNED = HEADER.encode()
+_OF_THE_CALL = (b"host", b"content-length", b"expect", _SIGNED, FACTS_HEADER.encode())
+"""Fields of a request that the call has in its own right, and ``Expect``, which a server has dealt with."""
 _OF_A_SERVER = (b"date", b"server")
 """Fields that each server adds to what its app says: the client gets those of this node."""
 _VIA = (b"via", b"1.1 ha-session")
@@ -55,14 +59,22 @@ class ClientGone(Exception):
     """The client has gone before its request was complete."""
 
 
+class BrokenBody(PeerFailure):
+    """The body of a request has another length than its header says."""
+
+    was_sent = True
+
+
 class Body:
     """The body of a request on its way to the owner. Keeps its beginning, so that this node can still handle the request.
 
     Attributes:
         ended: is set once the body is complete.
+        length: the length that the header of the request gives, if any.
     """
 
     def __init__(self, receive: Receive) -> None:
+        self.length: int | None = None
         self._receive = receive
         self._waiting: list[Message] = []
         self._kept: list[Message] | None = []
@@ -75,15 +87,24 @@ class Body:
         self._waiting.append(message)
         return bool(message.get("body") or message.get("more_body"))
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         while not self.ended.is_set():
             message = self._waiting.pop() if self._waiting else await self._next()
             if message["type"] != "http.request":
                 raise ClientGone
             if not message.get("more_body"):
                 self.ended.set()
+            self._check_length()
             if chunk := message.get("body"):
-                yield chunk
+                return bytes(chunk)
+        raise StopAsyncIteration
+
+    def _check_length(self) -> None:
+        if self.length is not None and (self._size > self.length or (self.ended.is_set() and self._size < self.length)):
+            raise BrokenBody("the body has another length than the header says")
 
     async def _next(self) -> Message:
         message = await self._receive()
@@ -169,15 +190,16 @@ class Forwarding:
         framing = await self._framing()
         facts = _facts_of(self._scope, has_length=bool(framing))
         forwarded = forwarded_field(self._scope)
-        fields = [field for field in end_to_end(headers) if field[0] not in (b"host", b"content-length", b"expect", b"session-peer")]
+        fields = [field for field in end_to_end(headers) if field[0] not in _OF_THE_CALL]
         return facts, [*fields, *(framing or [(b"content-length", b"0")]), forwarded, _VIA]
 
     async def _framing(self) -> list[Header]:
         headers = self._scope["headers"]
         lengths = values(headers, b"content-length")
-        if values(headers, b"transfer-encoding") or len(lengths) > 1 or any(not length.isdigit() for length in lengths):
+        if values(headers, b"transfer-encoding") or len(lengths) > 1 or any(not length.isdigit() or len(length) > 18 for length in lengths):
             return [(b"transfer-encoding", b"chunked")]
         if lengths:
+            self._body.length = int(lengths[0])
             return [(b"content-length", lengths[0])]
         return [(b"transfer-encoding", b"chunked")] if await self._body.look() else []
 
@@ -214,7 +236,7 @@ class Forwarding:
 
         self._answered.set()
         raw = [(name.lower(), value) for name, value in response.headers.raw]
-        headers = [field for field in end_to_end(raw) if field[0] not in (b"session-peer", *_OF_A_SERVER)]
+        headers = [field for field in end_to_end(raw) if field[0] not in (_SIGNED, *_OF_A_SERVER)]
         state = self._state
         state.read_only, state.passed_on, state.passes_events = STARTED, True, is_event_stream(headers)
         await self._send({"type": "http.response.start", "status": response.status_code, "headers": [*headers, _VIA]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from random import Random
 from typing import Any
 
 import httpx2
@@ -268,3 +269,48 @@ async def test_nobody_but_a_member_can_forward(forwarding: Cluster, path: str) -
     for headers in ({}, {"session-peer": "1 k http://a.test n http://b.test n 1 d s", "session-forwarded": "eA=="}):
         assert (await a.post(path, token=token, headers=headers)).status_code == 404
         assert (await a.get(path, token=token, headers=headers)).status_code == 404
+
+
+HOSTILE: tuple[str, ...] = (
+    "host",
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-for",
+    "x-forwarded-port",
+    "x-accel-redirect",
+    "session-follows",
+)
+HOSTILE += ("session-peer", "session-forwarded", "via", "x-original-url", "x-rewrite-url", "x-envoy-original-url", "x-ha-session-host")
+VALUES = (
+    "evil.test",
+    "http://evil.test",
+    "c.test",
+    "http://c.test:80",
+    "@http://c.test:80",
+    "for=c;host=c.test",
+    "1.1 ha-session",
+    "b",
+    "\t",
+    "",
+)
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.prove)])
+async def test_hostile_headers_never_change_the_target(forwarding: Cluster, count: int) -> None:
+    a, _, token = foreign(forwarding)
+    dice = Random(count)
+    asked = node_of(a.manager).peering.forwarding  # type: ignore[union-attr]
+    targets = set()
+
+    class Watched(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            targets.add((request.url.host, request.headers["host"]))
+            return await inner.handle_async_request(request)
+
+    inner = asked._http()  # type: ignore[union-attr]
+    asked._http = lambda: Watched()  # type: ignore[union-attr]
+    for _ in range(count):
+        headers = {dice.choice(HOSTILE): ", ".join(dice.choices(VALUES, k=dice.randrange(1, 4))) for _ in range(dice.randrange(1, 6))}
+        answer = await a.request(dice.choice(("GET", "POST")), "/rooms/x", token=token, headers=headers)
+        assert answer.headers["session-node"] == '"b"', (headers, await a.manager.status())
+    assert targets == {("b.test", "b.test")}

@@ -64,6 +64,8 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "quorum_lost": (503, None, True, "any", 3000, "retry"),
     "store_unavailable": (503, None, True, "any", 3000, "retry"),
     "clock_untrusted": (503, None, True, "other_node", 1000, "retry"),
+    "peer_unreachable": (503, None, True, "any", 1000, "retry"),
+    "forward_outcome_unknown": (504, None, True, "any", 1000, "retry"),
     "forward_loop": (508, None, True, "any", 1000, "retry"),
     # Of the ready-made routes, which the design leaves open.
     "session_unknown": (404, None, False, "none", None, "fix_request"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ha_session_mw._core.calls.origins import origin_of
 from ha_session_mw._core.cluster.members import Heartbeat
-from ha_session_mw._core.cluster.owned import MAX_FOLLOWS_BYTES, Redirect, ServeHere, decide, follows_of
+from ha_session_mw._core.cluster.owned import MAX_FOLLOWS_BYTES, Forward, Redirect, ServeHere, decide, follows_of
 from ha_session_mw.models import NodeId
 
 ME = "http://10.0.0.1:8000"
@@ -52,6 +52,7 @@ def test_no_header_field_is_ever_a_target(headers: list[tuple[bytes, bytes]]) ->
     decision = decide("redirect", member(), own_url=ME, is_forwarded=False, follows=follows_of(headers))
 
     assert decision in (Redirect("http://10.0.0.2:8000"), ServeHere("not_followed"))
+    assert decide("forward", member(), own_url=ME, is_forwarded=False, follows=follows_of(headers)) == Forward(member())
 
 
 @pytest.mark.parametrize(
