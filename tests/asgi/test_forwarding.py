@@ -236,7 +236,6 @@ async def nodes(app: Rooms) -> AsyncIterator[Pair]:
             owned="/rooms/*",
             routing="forward",
             peer_timeout="5s",
-            peer_timeout="5s",
         )
         owner.app = middleware = SessionMiddleware(app, manager=SessionManager(settings))
         made.append(middleware)
