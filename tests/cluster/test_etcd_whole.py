@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import anyio
 import pytest
 
 from ha_session_mw._core.ordered.log import REMOVE_AFTER_S, Ordered
 from ha_session_mw.abc import Receipt
+from ha_session_mw.backends.etcd.api import EtcdRejected
+from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.log import EtcdLog
+from ha_session_mw.backends.etcd.writer import REJECTIONS
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Node
 
 from ..backends.etcd.fake_cluster import EtcdCluster
@@ -213,3 +218,31 @@ async def test_the_beat_of_a_process_that_is_long_gone_is_deleted() -> None:
         await cluster.advance(REMOVE_AFTER_S - 1)
         assert len(beats()) == 2
         await cluster.wait_until(lambda: len(beats()) == 1)
+
+
+class GarblesLogOuts(EtcdGateway):
+    """The first requests that write a log-out are garbled on their way, so etcd rejects them."""
+
+    garbled = 0
+
+    async def transact(self, success: Sequence[Any], **kwargs: Any) -> Any:
+        if self.garbled and any(b"/deny/" in repr(operation).encode() for operation in success):
+            self.garbled -= 1
+            raise EtcdRejected("rejects the request (code 3)")
+        return await super().transact(success, **kwargs)
+
+
+@pytest.mark.parametrize("times", [1, REJECTIONS - 1])
+async def test_a_log_out_that_was_garbled_on_its_way_is_written_again(
+    times: int, cluster: EtcdCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, _ = cluster.nodes
+    token = await log_in(a)
+    log = node_of(a.manager).log
+    assert isinstance(log, EtcdLog)
+    gateway = log._gateway
+    assert isinstance(gateway, EtcdGateway)
+    monkeypatch.setattr(gateway, "__class__", GarblesLogOuts)
+    monkeypatch.setattr(GarblesLogOuts, "garbled", times)
+    assert await log_out(a, token) == "fenced"
+    assert await seen(b, token) == "session_revoked"

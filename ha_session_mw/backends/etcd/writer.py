@@ -13,6 +13,8 @@ from .process import AGAIN_S, Process, logger
 
 BATCH = 100
 """Entries in one transaction. etcd accepts up to 128 operations."""
+REJECTIONS = 3
+"""How often etcd must reject an entry, alone, before it is given up. A fault on the way may have garbled the first request."""
 SINGLE = 8
 """Largest log-out that is written ahead of larger ones: a person waits for a small one, a job for a large one."""
 MAX_RECORD_BYTES = 256 * 1024
@@ -60,6 +62,7 @@ class Writer:
         self._process = process
         self._outboxes = outboxes
         self._expect = expect
+        self._rejections: dict[bytes, int] = {}
 
     async def write_for_ever(self, box: Outbox) -> None:
         """Write what comes into one outbox; try again after each failure. Stop for good at a rollback."""
@@ -96,13 +99,23 @@ class Writer:
         except EtcdRejected as exc:
             if len(records) == 1:
                 [key] = records
-                _reject(box, key, str(exc))
+                self._count_rejection(box, key, str(exc))
                 return
             for half in _halves(records):
                 await self._write(box, half)
         else:
             box.written(records, done.header.revision)
             self._expect(done.header.revision)
+            if self._rejections:
+                self._rejections = {key: count for key, count in self._rejections.items() if key not in records}
+
+    def _count_rejection(self, box: Outbox, key: bytes, why: str) -> None:
+        """Give an entry up if etcd has rejected it often enough. Otherwise it stays in its outbox, and is written again."""
+        count = self._rejections.pop(key, 0) + 1
+        if count < REJECTIONS:
+            self._rejections[key] = count
+        else:
+            _reject(box, key, why)
 
 
 def _reject(box: Outbox, key: bytes, why: str) -> None:
