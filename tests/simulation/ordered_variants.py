@@ -63,8 +63,10 @@ class NoFence(Ordered):
 class ByNode(Leases):
     """Keeps one account for all workers of a node."""
 
-    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float, limit_s: float) -> None:
-        super().heard(slot.partition(".")[0], applied, position, first=first, now_s=now_s, alive_s=alive_s, limit_s=limit_s)
+    def heard(
+        self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float, limit_s: float, found: bool = False
+    ) -> None:
+        super().heard(slot.partition(".")[0], applied, position, first=first, now_s=now_s, alive_s=alive_s, limit_s=limit_s, found=found)
 
     def is_news(self, slot: str, position: int) -> bool:
         return super().is_news(slot.partition(".")[0], position)

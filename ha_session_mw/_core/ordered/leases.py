@@ -19,6 +19,7 @@ class _Process:
     heard_s: float
     heard_alive_s: float
     limit_s: float
+    is_found: bool  # only its heartbeat was found in the log, which it may have written at any time
 
 
 class Leases:
@@ -33,7 +34,9 @@ class Leases:
     def __init__(self) -> None:
         self.known: dict[str, _Process] = {}
 
-    def heard(self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float, limit_s: float) -> None:
+    def heard(
+        self, slot: str, applied: int, position: int, *, first: int, now_s: float, alive_s: float, limit_s: float, found: bool = False
+    ) -> None:
         """Take in a heartbeat of another process that was read in the log.
 
         Args:
@@ -44,8 +47,10 @@ class Leases:
             now_s: the boot-time clock.
             alive_s: for how long the log was seen to take writes, in all.
             limit_s: how old the knowledge of the process may be, by its own word.
+            found: whether it was part of a load. Its process may have ended long ago.
         """
-        known = self.known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s, limit_s))
+        known = self.known.setdefault(slot, _Process(first, 0, 0, now_s, alive_s, limit_s, is_found=found))
+        known.is_found = found
         known.position = max(known.position, position)
         known.heard_s, known.heard_alive_s = now_s, alive_s
         # A position that did not exist yet is one of an earlier log, which this one has replaced. It confirms nothing.
@@ -85,9 +90,18 @@ class Leases:
         lacking = [known.heard_s for known in self.known.values() if known.applied < position and known.first < position]
         return max(*lacking, lapsed_s) + wait_s if lacking else -math.inf
 
-    def voters(self, since_alive_s: float) -> int:
-        """Return how many processes were heard since a time, counted while the log was alive."""
-        return sum(known.heard_alive_s >= since_alive_s for known in self.known.values())
+    def voters(self, since_alive_s: float, found_since_alive_s: float) -> int:
+        """Return how many processes have a vote.
+
+        Args:
+            since_alive_s: a time counted while the log was alive. A process has a vote if it was heard since.
+            found_since_alive_s: the same for a process whose heartbeat was found in a load. A live one is heard again within a heartbeat.
+        """
+        return sum(known.heard_alive_s >= (found_since_alive_s if known.is_found else since_alive_s) for known in self.known.values())
+
+    def awaited(self, since_alive_s: float) -> bool:
+        """Return whether a process that was found in a load since a time, counted while the log was alive, has not been heard again."""
+        return any(known.is_found and known.heard_alive_s >= since_alive_s for known in self.known.values())
 
     def silent(self, since_s: float, since_alive_s: float) -> list[tuple[str, int]]:
         """Return the slots that were not heard since two times, each with the position of its last heartbeat.

@@ -27,7 +27,7 @@ from .digest import Digest
 from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, slot_of
 from .leases import Leases
 from .loading import Loading
-from .own_beats import OwnBeats
+from .own_beats import FOUND_BEATS, OwnBeats
 from .ready import (
     BeatDeleted,
     BeatPut,
@@ -280,7 +280,8 @@ class Ordered:
         self.standstill.write_seen()
         same_log = self.log is not None and beat.log == self.log.id
         applied, limit_s = beat.applied if same_log else 0, beat.heartbeat.freshness_limit_s
-        self.leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=self.own_beats.alive_s, limit_s=limit_s)
+        alive_s = self.own_beats.alive_s
+        self.leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=alive_s, limit_s=limit_s, found=late)
         self.speaker.hear(slot, beat.heartbeat, now, late=late)
         if same_log and beat.applied < position:
             self._compare(slot, beat)
@@ -305,10 +306,12 @@ class Ordered:
     def _count_voters(self, now: Moment) -> None:
         """Set the majority of clocks from the processes that are alive, according to the log while the log takes writes.
 
-        A process that hears no other one may be cut off, and must not take itself for the whole cluster.
+        A process that hears no other one may be cut off, and must not take itself for the whole cluster. Heartbeats that a load has
+        found are those of dead processes after a crash. A live process writes its next one while this process writes two.
         """
         self.own_beats.count_alive(now.boot_s)
-        living = 1 + self.leases.voters(self.own_beats.alive_s - self.members.fence_wait_s)
+        alive_s = self.own_beats.alive_s
+        living = 1 + self.leases.voters(alive_s - self.members.fence_wait_s, alive_s - FOUND_BEATS * self.own_beats.every_s)
         self.members.majority = living // 2 + 1
 
     def _stamp(self) -> None:
@@ -371,7 +374,8 @@ class Ordered:
         """Let time pass. The driver calls it every heartbeat at least."""
         floor = self.speaker.tick(now)
         # Only a fresh process knows the present number of members, and so what a majority says.
-        if floor is not None and self.is_fresh(now):
+        # The floor, which ends sessions for good, waits longer than a start for those that a load has found.
+        if floor is not None and self.is_fresh(now) and not self.leases.awaited(self.own_beats.alive_s - self.members.fence_wait_s):
             self._raise_floor(last_end_ms(floor))
             self._give_up_cuts(floor + FLOOR_MARGIN_MS)
         return self.ready(now)

@@ -14,6 +14,10 @@ LEAST_BEAT_S = 0.025
 """Least time between two heartbeats, when news brings the next one forward. All news of that time share one heartbeat. A log-out waits
 no longer than this for a confirmation."""
 
+FOUND_BEATS = 1.9
+"""After so many heartbeats' time, a process that a load has found is dead unless it was heard since. The log takes writes meanwhile, and a
+live process writes one. The start of a node waits for it. A tenth is for jitter."""
+
 _MOST_TRIES = 256
 """Most heartbeats that are remembered until they are read back. Older ones are minutes old, and prove no freshness."""
 
@@ -25,6 +29,7 @@ class OwnBeats:
         every_s: time between two heartbeats.
 
     Attributes:
+        every_s: time between two heartbeats.
         tries: when each heartbeat was sent that has not been read back, by its number.
         sent_s: when the newest one was sent.
         hurried: whether news brings the next one forward.
@@ -34,10 +39,10 @@ class OwnBeats:
         returned_s: when a heartbeat was last read back.
     """
 
-    __slots__ = ("_every_s", "alive_s", "fresh_s", "hurried", "returned_s", "sent_s", "tries")
+    __slots__ = ("alive_s", "every_s", "fresh_s", "hurried", "returned_s", "sent_s", "tries")
 
     def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
+        self.every_s = every_s
         self.tries: dict[int, float] = {}
         self.sent_s = -math.inf
         self.hurried = False
@@ -48,7 +53,7 @@ class OwnBeats:
     @property
     def due_s(self) -> float:
         """The boot time at which the next heartbeat is due."""
-        return self.sent_s + (min(LEAST_BEAT_S, self._every_s) if self.hurried else self._every_s)
+        return self.sent_s + (min(LEAST_BEAT_S, self.every_s) if self.hurried else self.every_s)
 
     def sent(self, number: int, now_s: float) -> None:
         """Note that the heartbeat of this number is sent now."""
@@ -74,7 +79,7 @@ class OwnBeats:
 
         It counts as two heartbeats at most, because nothing can be read while the log takes no writes.
         """
-        self.alive_s += max(0.0, min(now_s - self.returned_s, 2 * self._every_s))
+        self.alive_s += max(0.0, min(now_s - self.returned_s, 2 * self.every_s))
         self.returned_s = now_s
 
     def check(self) -> None:

@@ -998,6 +998,42 @@ def test_a_node_that_is_alone_in_the_log_has_no_clock_to_compare_with() -> None:
     assert one.members.clock_trusted(at(1, ahead_s=3600))
 
 
+def test_a_node_that_finds_beats_of_dead_processes_alone_starts_within_two_heartbeats() -> None:
+    log = Log()
+    log.ready("a", "b", "c")
+    later = log.member("a", "2", now=at(40))
+    for number in range(3):
+        assert CaughtUp() not in later.take_events()
+        log.beat(later, at(40 + number * HEARTBEAT_S))
+        log.deliver(at(40 + number * HEARTBEAT_S), later)
+    assert CaughtUp() in later.take_events()
+    assert later.is_ready(at(41))
+
+
+def test_all_nodes_of_a_crashed_cluster_start_together() -> None:
+    log = Log()
+    log.ready("a", "b", "c")
+    started = [log.member(name, "2", now=at(40)) for name in "abc"]
+    for number in range(3):
+        beats(log, at(40 + number * HEARTBEAT_S), *started)
+    assert [one.is_ready(at(41)) for one in started] == [True] * 3
+    assert not started[0].members.clock_trusted(at(41, ahead_s=31))
+
+
+def test_beats_that_were_found_hold_the_floor_for_as_long_as_a_lease_lasts() -> None:
+    log = Log()
+    log.ready("a", "b", "c")
+    later = log.member("a", "2", now=at(40))
+    floors = []
+    for number in range(13):
+        log.beat(later, at(40 + number * HEARTBEAT_S))
+        log.deliver(at(40 + number * HEARTBEAT_S), later)
+        later.tick(at(40 + number * HEARTBEAT_S))
+        floors.append(later.view.floor_ms)
+    raised = next(number for number, floor_ms in enumerate(floors) if floor_ms > floors[0])
+    assert (raised - 1) * HEARTBEAT_S <= OVER_S < raised * HEARTBEAT_S + HEARTBEAT_S
+
+
 def test_a_clock_that_most_others_disagree_with_is_not_trusted() -> None:
     log = Log()
     one, *others = log.ready("a", "b", "c")
@@ -1091,7 +1127,7 @@ def test_a_clock_is_assessed_anew_once_other_members_are_known() -> None:
     assert not one.is_ready(at(100, ahead_s=3600))
 
 
-def test_a_node_that_starts_after_all_others_have_died_trusts_its_clock_after_a_leases_length() -> None:
+def test_a_node_that_starts_after_all_others_have_died_trusts_its_clock_after_two_heartbeats() -> None:
     log = Log()
     log.ready("b", "c")
     one = log.member("a", now=at(100))
@@ -1103,8 +1139,8 @@ def test_a_node_that_starts_after_all_others_have_died_trusts_its_clock_after_a_
         one.tick(at(seconds))
         if one.members.clock_trusted(at(seconds)):
             trusted_s.append(seconds - 100)
-    assert OVER_S < trusted_s[0] < OVER_S + 0.6
-    assert len(trusted_s) == 9
+    assert trusted_s[0] == 2 * HEARTBEAT_S
+    assert len(trusted_s) == 18
 
 
 def test_a_node_reports_whether_it_has_reached_a_clients_position() -> None:
