@@ -8,6 +8,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.problems import PAGE_HEADERS, reference_page
+from .._core.request_fields import values
 from .._node.node import Node
 from ..exceptions import problem_types
 
@@ -96,8 +97,7 @@ class Endpoints:
 def _is_signed(scope: Scope) -> bool:
     from .._peering.signatures import HEADER  # most processes never get such a call
 
-    signature = HEADER.encode()
-    return any(name == signature for name, _ in scope["headers"])
+    return bool(values(scope["headers"], HEADER.encode()))
 
 
 def _json(value: object) -> bytes:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.cluster.owned import FORWARDED, Decision, Forward, Redirect, ServeHere, decide, follows_of
 from .._core.paths import PathRules
-from .._core.request_fields import Header, values
+from .._core.request_fields import values
 from .._node.node import Node
 from ..session.session import SCOPE_KEY, state_of
 from ..session.state import STARTED, RequestState
@@ -111,9 +111,8 @@ def target_of(scope: Scope, node: Node) -> str | None:
 
 def is_short(scope: Scope) -> bool:
     """Whether the body of a request is known to be short enough for a redirect."""
-    headers: list[Header] = scope["headers"]
-    lengths = values(headers, b"content-length")
-    if values(headers, b"transfer-encoding") or len(lengths) > 1:
+    lengths = values(scope["headers"], b"content-length")
+    if values(scope["headers"], b"transfer-encoding") or len(lengths) > 1:
         return False
     if not lengths:  # HTTP/2 has bodies without a length
         return scope.get("http_version", "1.1") < "2" or scope["method"] in SAFE_METHODS

@@ -35,7 +35,7 @@ LARGE = 1_000_000
 
 READ = (
     *("accept", "authorization", "cookie", "forwarded", "front-end-https", "host", "idempotency-key", "origin", "session-index"),
-    *("sec-fetch-mode", "sec-fetch-site", "session-passive", "session-transport"),
+    *("content-length", "transfer-encoding", "sec-fetch-mode", "sec-fetch-site", "session-follows", "session-passive", "session-transport"),
     *("session-peer", "user-agent", "x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-ssl", "x-scheme", "x-url-scheme"),
 )
 """Every header field that the package reads. ``test_the_list_of_fields_is_complete`` holds it to that."""
@@ -231,13 +231,13 @@ def test_the_list_of_fields_is_complete() -> None:
     files = [file for file in Path(ha_session_mw.__file__).parent.rglob("*.py") if "testing" not in file.parts]
     lines = [line.strip() for file in files for line in file.read_text().splitlines()]
     uses = [line for line in lines if 'scope["headers"]' in line and not line.endswith("= []")]
-    readers = re.compile(r"\b(_lone|_reader\.read|last_value|list_items|claims_https|goes_by)\(")
+    readers = re.compile(r"\b(_lone|_reader\.read|last_value|list_items|claims_https|goes_by|values|follows_of)\(")
     named = {name for line in uses for name in re.findall(r'b"([a-z-]+)"', line)}
 
     assert [line for line in uses if not readers.search(line)] == []
     assert named <= {*READ}
     assert {*READ} - named == {
         *("cookie", "authorization", "session-index", "session-passive", "session-peer", "forwarded", "front-end-https"),
-        *("session-transport", "origin", "sec-fetch-mode"),
+        *("session-transport", "origin", "sec-fetch-mode", "session-follows"),
         *("x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-ssl", "x-scheme", "x-url-scheme"),
     }

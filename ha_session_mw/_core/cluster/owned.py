@@ -78,7 +78,7 @@ def decide(
 
 def follows_of(headers: Iterable[Header]) -> frozenset[str]:
     """Return the origins that the sender of a request follows a redirect to, each as :func:`.origin_of` spells it."""
-    found = b",".join(values(headers, FOLLOWS_HEADER))
-    if not found or len(found) > MAX_FOLLOWS_BYTES:
+    found = values(headers, FOLLOWS_HEADER)
+    if not found or sum(map(len, found)) > MAX_FOLLOWS_BYTES:
         return frozenset()
-    return frozenset(item.strip() for item in found.decode("latin-1").split(","))
+    return frozenset(item.strip() for item in b",".join(found).decode("latin-1").split(","))
