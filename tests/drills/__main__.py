@@ -55,7 +55,7 @@ def scene(folder: Path) -> Iterator[Scene]:
         engine = members(disk)
         straight = [member.port for member in engine]
         with Proxy(*straight) as way_of_c:
-            settings = {"SECRET_KEY": new_secret(), "START_WAIT": "2s", "LOGINS_PER_SUBJECT": "off", "LOGINS_PER_ADDRESS": "off"}
+            settings = {"SECRET_KEY": new_secret(), "START_WAIT": "10s", "LOGINS_PER_SUBJECT": "off", "LOGINS_PER_ADDRESS": "off"}
             nodes = cluster_on_etcd({"a": straight, "b": straight, "c": way_of_c.ports}, folder, settings)
             with running(*engine), running(*nodes):
                 if program("haproxy") is None:

@@ -69,8 +69,7 @@ class Trouble:
         self.kills.append(time.monotonic())  # before: users notice at once
         node.kill()
         node.start()
-        if not self._is_cut_off:
-            node.wait_until_ready()
+        node.wait_until_ready()  # the next one is killed only then: a cluster whose nodes are all down serves nobody
 
     async def _kill_leader(self, at_s: float) -> None:
         await anyio.sleep(at_s)
