@@ -261,6 +261,12 @@ class Settings:
         "/-/session",
         "The prefix of probes and error pages.",
     )
+    metrics: Setting[Switch, str] = Setting(
+        values.one_of("off", "on"),
+        "off",
+        "Whether `metrics` below `ENDPOINTS` serves metrics for Prometheus. Needs the extra `prometheus`. Anybody who reaches the app "
+        "can read them.",
+    )
     error_detail: Setting[Literal["safe", "full"], str] = Setting(
         values.one_of("safe", "full"), "safe", "`full` adds the reason and the checks made to each refusal. For development."
     )

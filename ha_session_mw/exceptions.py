@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 RetryWhere = Literal["same_node", "other_node", "any", "none"]
 Action = Literal["retry", "renew", "reauthenticate", "fix_request", "contact"]
+Turn = Literal["client", "operator", "infrastructure"]
 
 
 class SessionError(Exception):
@@ -81,6 +82,7 @@ class ProblemError(SessionError):
         retry_where: the nodes on which a retry may succeed.
         default_retry_after_s: seconds after which to retry; None if no wait helps or the wait is unknown.
         action: what the client should do.
+        turn: who must act so that the problem ends: the client, an operator, or nobody, because the infrastructure recovers by itself.
         max_age_s: how many seconds ago the user may have logged in; None if it does not matter.
     """
 
@@ -93,6 +95,7 @@ class ProblemError(SessionError):
     retry_where: ClassVar[RetryWhere] = "none"
     default_retry_after_s: ClassVar[float | None] = None
     action: ClassVar[Action]
+    turn: ClassVar[Turn]
     max_age_s: int | None = None
 
     def __init__(self, reason: str = "", *, retry_after_s: float | None = None, check: str = "") -> None:
@@ -105,10 +108,13 @@ class ProblemError(SessionError):
 class ClientFault(ProblemError):
     """The client must act: correct the request, or log in again. All 4xx problems, and no others, are client faults."""
 
+    turn: ClassVar[Turn] = "client"
+
 
 class InfrastructureFault(ProblemError):
     """A node or the infrastructure failed, and the session may be valid. Never a 401, and worth a retry, unless this node has no store."""
 
+    turn: ClassVar[Turn] = "infrastructure"
     status = 503
     retryable = True
     action: ClassVar[Action] = "retry"
@@ -363,6 +369,7 @@ class ClockUntrusted(InfrastructureFault):
     The only node of a cluster answers so for a minute after its clock was set by more than 30 seconds.
     """
 
+    turn: ClassVar[Turn] = "operator"
     code, retry_where, default_retry_after_s = "clock_untrusted", "other_node", 1.0
     title = "The node's clock is wrong"
     detail = "This node's clock is wrong, or was set a moment ago. The session is not affected. Ask another node."
@@ -374,6 +381,7 @@ class StateRollback(InfrastructureFault):
     An operator must decide how to continue.
     """
 
+    turn: ClassVar[Turn] = "operator"
     code, retry_where, default_retry_after_s = "state_rollback", "other_node", 3.0
     title = "The cluster's log was set back"
     detail = "The cluster's log of log-outs went back to an earlier state. No session is affected, but this node validates none for now."

@@ -88,6 +88,7 @@ DEFAULTS = {
     "freshness_limit": 5.0,
     "endpoints": "/-/session",
     "error_detail": "safe",
+    "metrics": "off",
 }
 
 

@@ -24,6 +24,7 @@ class KeySource:
 
     Attributes:
         ring: the present key ring.
+        signing_since_s: since when this process has known the key that is the newest now (boot-time clock).
     """
 
     def __init__(self, settings: Settings, now_s: float) -> None:
@@ -31,6 +32,7 @@ class KeySource:
         self._files = [Path(file) for file in (settings.secret_key_file, settings.secret_key_fallbacks_file) if file is not None]
         self._seen = self._stamp()
         self._look_at_s = now_s + LOOK_EVERY_S
+        self.signing_since_s = now_s
         self.ring = KeyRing(*settings.read_keys(), audience=settings.audience)
 
     def _stamp(self) -> list[tuple[int, int, int] | None]:
@@ -53,9 +55,23 @@ class KeySource:
         self._seen = stamp
         changed = ring.kids != self.ring.kids
         if changed:
+            if next(iter(ring.kids)) != next(iter(self.ring.kids)):
+                self.signing_since_s = now_s
             logger.info("keys re-read: %s", ring)
             self.ring = ring
         return changed
+
+    def signing_age_s(self, now_s: float, wall_s: float) -> float:
+        """Return how long the newest key has been in use, at least: since this process, or its file if it is older, has it.
+
+        Args:
+            now_s: the boot-time clock.
+            wall_s: the wall clock.
+        """
+        file = self._settings.secret_key_file
+        stamp = self._seen[0] if file is not None and self._seen else None
+        written_ago_s = 0.0 if stamp is None else wall_s - stamp[0] / 1e9
+        return max(0.0, now_s - self.signing_since_s, written_ago_s)
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

@@ -7,13 +7,13 @@ in time, and cancels the work if the lease is lost.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 
 from .._core.names import require_name
+from .._core.tally import Tally
 from ..abc import Clock, Grant, LockService
 from ..exceptions import LockLost, NotSupported, SessionLocked, StoreUnavailable
 
@@ -63,8 +63,7 @@ class Locks:
 
     Attributes:
         held, waiting: how many locks this node holds, and waits for.
-        waits: how many waits ended, by :data:`WAIT_BOUNDS_S`, with or without the lock.
-        waited_s: the sum of all waits, in seconds.
+        waits: the seconds that each wait took, with or without the lock.
         timed_out, lost: how many locks were not acquired in time, and how many were lost while held.
     """
 
@@ -74,8 +73,7 @@ class Locks:
         self._clock = clock
         self._backend = backend
         self.held = self.waiting = self.timed_out = self.lost = 0
-        self.waits = [0] * (len(WAIT_BOUNDS_S) + 1)
-        self.waited_s = 0.0
+        self.waits = Tally(WAIT_BOUNDS_S)
 
     def require(self) -> LockService:
         """Return the lock service.
@@ -116,13 +114,9 @@ class Locks:
             raise SessionLocked(locked.reason, retry_after_s=HINT_S) from None
         finally:
             self.waiting -= 1
-            self._count_wait(self._clock.boot_s() - begun_s)
+            self.waits.observe(self._clock.boot_s() - begun_s)
         self.held += 1
         return Hold(grant, lease_s)
-
-    def _count_wait(self, seconds: float) -> None:
-        self.waits[bisect_left(WAIT_BOUNDS_S, seconds)] += 1
-        self.waited_s += seconds
 
     async def confirm(self, hold: Hold) -> None:
         """Renew a lock, so that it is held for a whole lease from now on.
@@ -235,12 +229,11 @@ class Locks:
 
     def status(self) -> dict[str, object]:
         """Return the counts for operators and metrics. Holds no names."""
-        waits = {f"{bound_s:g}": sum(self.waits[: number + 1]) for number, bound_s in enumerate(WAIT_BOUNDS_S)}
         return {
             "held": self.held,
             "waiting": self.waiting,
             "timed_out": self.timed_out,
             "lost": self.lost,
-            "wait_seconds": {**waits, "+Inf": sum(self.waits)},
-            "waited_s": self.waited_s,
+            "wait_seconds": dict(self.waits.cumulated()),
+            "waited_s": self.waits.sum,
         }

@@ -102,7 +102,7 @@ class LookUps:
         )
         self._flights: SingleFlight[Answer] = SingleFlight()
         self.run = self._flights.run
-        self.results = self._asking.results
+        self.results, self.durations = self._asking.results, self._asking.durations
 
     async def ask(self, token: bytes, peers: Sequence[str]) -> Answer | None:
         """Return the first answer that is not ``unknown``; None if there is none in time, or too many look-ups are under way.

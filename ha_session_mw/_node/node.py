@@ -20,6 +20,7 @@ from ..models import Claims, KeyId
 from .draining import DRAINING
 from .key_source import LOOK_EVERY_S
 from .supervisor import Supervisor
+from .validation import BY_THE_CLOCK
 from .wiring import Wiring
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class Node(Wiring):
         self.copies.drop_ended()
         self.view.drop_ended()
         self.growth.look()
+        self.security.tell_suppressed()
         self.log.tick()
 
     def why_not_ready(self) -> str | None:
@@ -157,6 +159,13 @@ class Node(Wiring):
         if why is None and self._port_mates is not None and not self._port_mates.are_ready(self.clock.boot_s()):
             return WORKERS_STARTING
         return NOT_STARTED if why is not None and self.backend.hears_others and not self.supervisor.is_running else why
+
+    def _is_certain(self, check: str) -> bool:
+        if check in BY_THE_CLOCK:
+            return self.validator.trusted_wall_ms() is not None
+        if check == "key":  # no member has the token's key, as far as a node in contact knows
+            return self.clock.boot_s() - self.view.fresh_at <= self.log.freshness_limit_s
+        return True
 
     # Tokens
 

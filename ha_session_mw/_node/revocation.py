@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import anyio
@@ -18,11 +18,13 @@ from cachetools import LRUCache
 from .._core.cluster.entries import decode_entry, encode_entry
 from .._core.cluster.view import FLOOR_MARGIN_MS, SUPERSEDED_MS, View, began_after, new_cut_id
 from .._core.names import require_name
+from .._core.tally import SPREAD_S, Tally
 from .._core.token.keys import KeyRing
 from .._machine.file_trouble import FileTrouble
 from ..abc import Clock, ClusterLog
 from ..exceptions import ConfigurationError, EntryRejected, QuorumLost
 from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, SessionId
+from .second_look import Fences
 
 if TYPE_CHECKING:
     from .._machine.journal import JournalFile
@@ -190,6 +192,11 @@ class Revoker:
         random: makes n random bytes.
         require_loop: raises UsageError in an event loop other than the node's.
         report: receives each log-out, with how it went: ``fenced``, ``provisional``, ``durable`` or ``failed``.
+        fences: remembers when log-outs were fenced.
+
+    Attributes:
+        took: the seconds that log-outs and replacements of ids took, by how they went.
+        under_way: how many have no answer yet.
     """
 
     def __init__(
@@ -204,6 +211,7 @@ class Revoker:
         random: Callable[[int], bytes],
         require_loop: Callable[[], None],
         report: Callable[[Entry, str], None],
+        fences: Fences,
     ) -> None:
         self._log = log
         self._view = view
@@ -214,6 +222,9 @@ class Revoker:
         self._random = random
         self._require_loop = require_loop
         self._report = report
+        self._fences = fences
+        self.took = {mode: Tally(SPREAD_S) for mode in ("fenced", "durable", "provisional", "failed")}
+        self.under_way = 0
         self._newest_cuts: LRUCache[str, Cut] = LRUCache(MOST_CUTS)
         """The newest log-out everywhere of each subject that this node has made."""
 
@@ -321,14 +332,30 @@ class Revoker:
         """
         self._require_loop()
         begun_s = self._clock.boot_s()
-        try:
-            receipt = await self._log.append([entry])
-            await self._log.fence(receipt)
-        except QuorumLost as lost:
-            await self._keep_provisional(entry, lost)
-            return Acknowledgement(mode="provisional", waited_s=self._clock.boot_s() - begun_s)
+        with self._counting() as went:
+            try:
+                receipt = await self._log.append([entry])
+                await self._log.fence(receipt)
+            except QuorumLost as lost:
+                await self._keep_provisional(entry, lost)
+                went.append("provisional")
+                return Acknowledgement(mode="provisional", waited_s=self._clock.boot_s() - begun_s)
+            went.append("fenced")
+            self._fences.note(entry)
         self._report(entry, "fenced")
         return Acknowledgement(mode="fenced", waited_s=self._clock.boot_s() - begun_s)
+
+    @contextmanager
+    def _counting(self) -> Iterator[list[str]]:
+        """Count how long the block takes. The block appends how it went to the list; otherwise it has failed."""
+        begun_s = self._clock.boot_s()
+        went: list[str] = []
+        self.under_way += 1
+        try:
+            yield went
+        finally:
+            self.under_way -= 1
+            self.took[went[0] if went else "failed"].observe(self._clock.boot_s() - begun_s)
 
     async def _keep_provisional(self, entry: Entry, lost: QuorumLost) -> None:
         mode = "failed"
@@ -395,12 +422,14 @@ class Revoker:
         """
         begun_s = self._clock.boot_s()
         mode: Literal["fenced", "durable", "provisional"] = "provisional"
-        if durable:
-            mode = await self._append_or_keep(entries, fence=fence)
-        else:
-            # Written down first: if that fails, the client keeps its old token.
-            await self._journal.add(entries, QuorumLost("no majority, and no journal"))
-            self._log.apply(entries)
+        with self._counting() as went:
+            if durable:
+                mode = await self._append_or_keep(entries, fence=fence)
+            else:
+                # Written down first: if that fails, the client keeps its old token.
+                await self._journal.add(entries, QuorumLost("no majority, and no journal"))
+                self._log.apply(entries)
+            went.append(mode)
         for entry in entries if report else ():
             self._report(entry, mode)
         return None if mode == "durable" else Acknowledgement(mode=mode, waited_s=self._clock.boot_s() - begun_s)
@@ -411,6 +440,8 @@ class Revoker:
             receipt = await self._log.append(entries)
             if fence:
                 await self._log.fence(receipt)
+                for entry in entries:
+                    self._fences.note(entry)
         except EntryRejected as exc:
             logger.error("sessions that their clients have left behind: %s", exc)
         except QuorumLost as lost:

@@ -21,6 +21,8 @@ PER_S, AT_ONCE = 10.0, 100.0
 """Records of one kind in the long run and in a burst, if a client or a peer can cause them without a session."""
 SESSIONS_PER_S, SESSIONS_AT_ONCE = 1000.0, 10_000.0
 """The same for log-ins and log-outs, of which an audit needs each one."""
+TELL_EVERY_S = 10.0
+"""How often records that were left out are counted in the log, so that a flood that has ended leaves its number."""
 PEER_FAULTS = frozenset({"unsigned", "garbage", "incomplete", "lied", "replayed", "turned_away"})
 """The faults of peers that may be attacks."""
 PSEUDONYM_LENGTH = 16
@@ -44,6 +46,7 @@ class SecurityLog:
         self._node = node
         self._limits: dict[str, RateLimiter] = {}
         self._suppressed: Counter[str] = Counter()
+        self._tell_at_s = clock.boot_s() + TELL_EVERY_S
 
     def pseudonym(self, name: str) -> str:
         """Return the keyed hash of a subject or of a session's family. Nodes with the same newest key return the same one."""
@@ -75,8 +78,8 @@ class SecurityLog:
 
     # Refusals
 
-    def refused(self, problem: ProblemError, instance: str | None) -> None:
-        """A request was refused.
+    def refused(self, problem: ProblemError, instance: str | None) -> bool:
+        """A request was refused. Return whether that was written: of a flood, only some are.
 
         Args:
             problem: the reason.
@@ -85,7 +88,7 @@ class SecurityLog:
         is_limit = problem.status in (429, 431) or problem.code in ("session_limit_reached", "token_too_large", "overloaded")
         level = logging.WARNING if is_limit or problem.status >= 500 else logging.INFO
         facts: dict[str, object] = {"code": problem.code, "status": problem.status, "check": problem.check, "instance": instance}
-        self._sampled(problem.code, "limit_hit" if is_limit else "refusal", level, facts)
+        return self._sampled(problem.code, "limit_hit" if is_limit else "refusal", level, facts)
 
     def peer_fault(self, peer: str, fault: str) -> None:
         """A peer made a call, or gave an answer, that was refused. Faults of the network are none of this log.
@@ -118,16 +121,27 @@ class SecurityLog:
         hashed: dict[str, object] = {f"{name}_hash": self.pseudonym(value) for name, value in names.items() if value is not None}
         self._sampled(event, event, level, hashed | facts, RateLimiter(SESSIONS_PER_S, SESSIONS_AT_ONCE))
 
-    def _sampled(self, kind: str, event: str, level: int, facts: dict[str, object], limit: RateLimiter | None = None) -> None:
+    def _sampled(self, kind: str, event: str, level: int, facts: dict[str, object], limit: RateLimiter | None = None) -> bool:
         if not logger.isEnabledFor(level):
-            return
+            return False
         limit = self._limits.setdefault(kind, limit or RateLimiter(PER_S, AT_ONCE))  # kinds come from closed sets
         if limit.spend(1, self._clock.boot_s(), patience_s=0) is None:
             self._suppressed[kind] += 1
-            return
+            return False
         if suppressed := self._suppressed.pop(kind, 0):
             facts["suppressed"] = suppressed
         self._write(event, level, **facts)
+        return True
+
+    def tell_suppressed(self) -> None:
+        """Write how many records of each kind were left out since the last time. Called about once a second; writes every ten."""
+        now_s = self._clock.boot_s()
+        if now_s < self._tell_at_s:
+            return
+        self._tell_at_s = now_s + TELL_EVERY_S
+        for kind, count in sorted(self._suppressed.items()):
+            self._write("suppressed", logging.WARNING, kind=kind, suppressed=count)
+        self._suppressed.clear()
 
     def _write(self, event: str, level: int, **facts: object) -> None:
         told = {"event": event, "node": self._node(), **{name: value for name, value in facts.items() if value not in (None, "")}}

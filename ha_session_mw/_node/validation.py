@@ -17,6 +17,7 @@ import msgspec
 from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
+from .._core.tally import FAST_S, Tally
 from .._core.token import tokens
 from .._core.token.cache import VerifiedCache
 from .._core.token.tokens import Verified
@@ -49,6 +50,9 @@ LEARN_HEARTBEATS = 3
 """How many heartbeats a request waits until this node knows all log-outs of a moment. The next heartbeat proves that, if none is lost."""
 BY_THE_CLOCK = frozenset(("absolute_end", "idle_end", "not_before"))
 """The steps of the accept rule that a wrong wall clock lets fail."""
+SAMPLE_EVERY = 64
+"""One of so many accepted tokens is a sample: often enough for a histogram, and no request pays for the others. A power of two."""
+_BETWEEN_SAMPLES = SAMPLE_EVERY - 1
 RELAXED_LIMIT_S = 60.0
 """How old the view may be for a request to a path in ``HA_SESSION_RELAXED``: such paths stay served through a short outage."""
 
@@ -68,6 +72,14 @@ class TokenValidator:
 
     Attributes:
         accepted: how many tokens were accepted.
+        relaxed: how many were accepted by an older view, on a path in ``HA_SESSION_RELAXED``.
+        for_peers: how many of those accepted answered a question of another node.
+        missed: how many were not in the cache.
+        missed_undecided: how many of those missed could not be verified, so that nothing was decided.
+        not_accepted: how many decisions were another one than to accept.
+        durations: the seconds that validations took, by their way: from the cache, by a signature, by asking peers, on the owner. Of the
+            first two, one in :data:`SAMPLE_EVERY` is measured.
+        on_sample: called with one of :data:`SAMPLE_EVERY` accepted tokens, and the moment of the decision (boot-time clock).
     """
 
     def __init__(
@@ -82,7 +94,9 @@ class TokenValidator:
         node: Callable[[], NodeId],
         recover: Callable[[str, RecoveredFrom], None],
     ) -> None:
-        self.accepted = 0
+        self.accepted = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
+        self.durations = {path: Tally(FAST_S) for path in ("cached", "verify", "peer", "forward")}
+        self.on_sample: Callable[[Verified, float], None] | None = None
         self._clock = clock
         self._boot_s, self._wall_s = clock.boot_s, clock.wall_s
         self._view = view
@@ -138,14 +152,34 @@ class TokenValidator:
         wall_ms = self._wall_s() * 1000
         return self._decide(verified, fresh_at, wall_ms) if wall_ms < until_ms else None
 
+    def validate_timed(self, key: bytes) -> Verified | CannotTell | None:
+        """Do as :meth:`validate_cached`, and note how long it takes."""
+        begun_s = self._boot_s()
+        outcome = self.validate_cached(key)
+        if outcome is not None:
+            self.durations["cached"].observe(self._boot_s() - begun_s)
+        return outcome
+
     def validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
         """Do as :meth:`validate` for a token that is not in the cache under this key."""
+        self.missed += 1
+        if self.missed & _BETWEEN_SAMPLES != 1:
+            return self._validate_new(token, key)
+        begun_s = self._boot_s()
+        try:
+            return self._validate_new(token, key)
+        finally:
+            self.durations["verify"].observe(self._boot_s() - begun_s)
+
+    def _validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
         fresh_at = self._fresh_at()  # first of all, see ``decide``
         wall_ms = self._wall_s() * 1000
+        self.missed_undecided += 1
         try:
             verified = self._verify(token, wall_ms)
         except KeyNotReached as problem:
             return CannotTell(problem)
+        self.missed_undecided -= 1
         self._cache.put(key, verified, wall_ms)
         outcome = self._decide(verified, fresh_at, wall_ms)
         if self._devices is not None and isinstance(outcome, Verified):
@@ -166,6 +200,7 @@ class TokenValidator:
             if decision.problem.check in BY_THE_CLOCK and self._trusted_clocks() is None:
                 raise self._not_serving() or _clock_untrusted()
             raise decision.problem
+        self.relaxed += 1
         return verified, boot_s - fresh_at
 
     def _decide(self, verified: Verified, fresh_at: float, wall_ms: float) -> Verified | CannotTell:
@@ -183,8 +218,11 @@ class TokenValidator:
                     fresh_at = self._view.fresh_at
         decision = decide(verified, self._view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
-            self.accepted += 1
+            self.accepted = accepted = self.accepted + 1
+            if not accepted & _BETWEEN_SAMPLES and self.on_sample is not None:
+                self._sample(verified, wall_ms)
             return verified
+        self.not_accepted += 1
         if isinstance(decision, Refuse):
             # The short way read no clock but the wall's. If that was set, it ends no session.
             if decision.problem.check in BY_THE_CLOCK and self._trusted_clocks() is None:
@@ -193,6 +231,18 @@ class TokenValidator:
         assert isinstance(decision, CannotTell)  # noqa: S101 - ACCEPT is the only Accept
         not_serving = self._not_serving()
         return CannotTell(not_serving) if not_serving else decision
+
+    def _sample(self, verified: Verified, wall_ms: float) -> None:
+        assert self.on_sample is not None  # noqa: S101 - the caller has looked
+        # The process may have been paused since the decision. Its wall clock was read before that.
+        paused_s = max(0.0, self._wall_s() - wall_ms / 1000)
+        self.on_sample(verified, self._boot_s() - paused_s)
+
+    def validate_for_peer(self, token: bytes) -> Verified | CannotTell:
+        """Do as :meth:`validate` for the question of another node."""
+        outcome = self.validate(token)
+        self.for_peers += isinstance(outcome, Verified)
+        return outcome
 
     def _fresh_at(self) -> float:
         if self._poll_now is not None:
@@ -276,7 +326,9 @@ class TokenValidator:
                     return outcome
         if self._look_ups is None:
             raise problem
+        begun_s = self._boot_s()
         answer = await self._look_ups.ask(token, self._whom_to_ask(token, problem))
+        self.durations["peer"].observe(self._boot_s() - begun_s)
         # News that came while the question was under way outweigh a yes.
         outcome = self.validate(token)
         if isinstance(outcome, Verified):

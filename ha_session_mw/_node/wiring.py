@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,13 @@ from .._machine.port_mates import PortMates
 from .._settings.setting import variable
 from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
-from ..events import ClusterEvent
+from ..events import ClusterEvent, Diverged
 from ..exceptions import ConfigurationError, RecordLost
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
-from . import records
+from . import census, records
 from .draining import Draining
+from .error_statistics import ErrorStatistics
 from .growth import Growth
 from .issuing import Issuer, cookie_writer
 from .key_source import KeySource
@@ -37,6 +37,8 @@ from .record_copies import RecordCopies
 from .records import Records
 from .recoveries import Recoveries
 from .revocation import Revoker, open_journal
+from .sampling import Sampling
+from .second_look import FENCED, Fences, SecondLook
 from .security_log import SecurityLog
 from .session_data import SessionData
 from .supervisor import Supervisor, Task
@@ -68,7 +70,9 @@ class Wiring(ABC):
         supervisor: runs the background tasks.
         draining: the way out of service.
         cookie: writes the session cookie.
-        refused: how many requests were refused, by problem code.
+        errors: counts the refusals.
+        sampling: looks closer at some of the requests.
+        divergences: how often two members read the log differently.
         listeners: all listeners to the cluster on this node.
         keys: the key ring, kept up to date.
         cache: verified tokens.
@@ -121,7 +125,6 @@ class Wiring(ABC):
         self._random = random
         self._peer_transport = peer_transport
         self._take_name()
-        self.refused: Counter[str] = Counter()
         self.view = View(on_news=self._hear)
         self.supervisor = Supervisor(clock)
         self.draining = Draining(clock, settings.drain_delay, lambda: self.log)
@@ -130,6 +133,7 @@ class Wiring(ABC):
         self.key_use = KeyUse(clock.boot_s())
         self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
         self.recoveries = Recoveries(self.listeners.tell)
+        self.errors = ErrorStatistics(clock, report=self.security.refused, is_certain=self._is_certain)
         self.growth = Growth(self.view, clock)
         self.pace = LogInPace(clock, per_subject=settings.logins_per_subject, per_address=settings.logins_per_address)
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
@@ -143,6 +147,8 @@ class Wiring(ABC):
             node=lambda: self.node_id,
             recover=self.recoveries.recover,
         )
+        self.sampling = Sampling(self.validator, lambda: self.second_look)
+        self.divergences = 0
         self._refresh_at_s = -math.inf
         self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
         self._tick_callbacks: list[Callable[[float | None], None]] = []
@@ -150,8 +156,10 @@ class Wiring(ABC):
         self._is_open = False
         self.administration: PeerServer | None = None
         """Answers operators; None until the first of them calls. A forked process gets another, or both could take the same call."""
+        self.second_look: SecondLook | None = None
         self.open()
         forks.watch(self)
+        census.add(self)
 
     def _take_name(self) -> None:
         self.node_id = self._new_node_id()
@@ -194,6 +202,7 @@ class Wiring(ABC):
         self.supervisor = Supervisor(self.clock)
         self.records = None  # the log has news as soon as it opens
         self.recoveries.begin(self.clock.wall_s() * 1000)
+        self.fences = Fences(self.clock)
         life = self._random(16).hex()
         self._open_peering(life)
         self._open_log(life)
@@ -204,6 +213,7 @@ class Wiring(ABC):
         self._open_sessions()
         self._open_devices(locks)
         self._open_once(locks)
+        self._open_second_look()
         self.validator.follow(self.log, hears_others=self.backend.hears_others, look_ups=self.look_ups, devices=self.devices)
         for name, task in self._added_tasks:
             self.supervisor.add(name, task)
@@ -221,10 +231,11 @@ class Wiring(ABC):
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
         peering.server.on_unsigned = self.security.stranger_refused
         peering.faults.on_fault = self.security.peer_fault
-        peering.handle("lookup", answering(self.validator.validate))
+        peering.handle("lookup", answering(self.validator.validate_for_peer))
         if peering.forwarded is not None:
             peering.forwarded.may_answer = lambda: not self.draining.begun and self.log.why_not_ready() is None
             peering.forwarded.handle(WHO, self._say_who)
+        peering.handle(FENCED, self.fences.answering())
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
 
@@ -262,7 +273,21 @@ class Wiring(ABC):
             self._port_mates = PortMates()
             self.supervisor.add("port mates", self._tell_port_mates)
 
+    def _open_second_look(self) -> None:
+        own_url = self.settings.advertise_url
+        counted = self.second_look.accepts_after_revocation if self.second_look is not None else 0
+        self.second_look = SecondLook(
+            self.view,
+            self.clock,
+            self.fences,
+            peers=lambda: [member.url for member in self.log.members() if member.url and member.url != own_url],
+            call=self.peering.call if self.peering is not None else None,
+        )
+        self.second_look.accepts_after_revocation = counted
+        self.supervisor.add("second look", self.second_look.run)
+
     def _on_event(self, event: ClusterEvent) -> None:
+        self.divergences += isinstance(event, Diverged)
         self.ownership.on_event(event)
         self.listeners.on_event(event)
 
@@ -311,6 +336,7 @@ class Wiring(ABC):
             random=self._random,
             require_loop=self.require_loop,
             report=self.security.logged_out,
+            fences=self.fences,
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)
@@ -366,6 +392,10 @@ class Wiring(ABC):
     @abstractmethod
     def _refresh_by_hand(self) -> None:
         """Bring the parts up to date if nothing else does."""
+
+    @abstractmethod
+    def _is_certain(self, check: str) -> bool:
+        """Whether the node can be sure of a refusal by this step of the accept rule."""
 
     @abstractmethod
     def before_fork(self) -> None:

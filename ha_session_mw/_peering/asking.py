@@ -10,6 +10,7 @@ import anyio
 
 from .._core.calls.breaker import Breaker
 from .._core.calls.faults import Fault, PeerFaults
+from .._core.tally import FAST_S, Tally
 from ..abc import Clock, PeerFailure
 
 MOST_AT_ONCE = 8
@@ -61,6 +62,7 @@ class Asking(Generic[A]):
 
     Attributes:
         results: how often each result came.
+        durations: the seconds that each call took.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Asking(Generic[A]):
         self._is_about = is_about
         self._peers: defaultdict[str, _Peer] = defaultdict(_Peer)
         self.results: Counter[str] = Counter()
+        self.durations = Tally(FAST_S)
 
     async def ask(self, question: bytes, peers: Sequence[str]) -> A | None:
         """Return the first answer that is not ``unknown``; None if there is none in time.
@@ -140,6 +143,7 @@ class Asking(Generic[A]):
             else:
                 result = answer.says if self._is_about(answer, question) else self._blame(peer, "lied")
         finally:
+            self.durations.observe(self._clock.boot_s() - begun_s)
             self._count(result, breaker)
         return answer if result not in ("failed", "garbage", "lied") else None
 

@@ -52,7 +52,16 @@ def _opens_all_of_one(public: Collection[str], protect: Collection[str]) -> bool
     return any(pattern == other or covers(pattern, other) for pattern in public for other in protect)
 
 
+def _lacks_prometheus(metrics: str) -> bool:
+    if metrics == "off":
+        return False
+    from importlib.util import find_spec
+
+    return find_spec("prometheus_client") is None
+
+
 RULES = (
+    Rule(("metrics",), _lacks_prometheus, "HA_SESSION_METRICS=on: needs prometheus_client: pip install 'ha-session-mw[prometheus]'"),
     Rule(
         ("idle_timeout", "absolute_timeout"),
         lambda idle_s, absolute_s: idle_s > absolute_s,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from .._core.cluster.members import Heartbeat, Sighting
+from .._core.tally import Tally
 from ..events import ClusterEvent
 from ..models import Cut, Entry, KeyId
 
@@ -195,6 +196,24 @@ class ClusterLog(ABC):
     async def run(self) -> None:
         """Run the log's background work until cancelled. The node serves meanwhile, from the start on."""
         return
+
+    # Figures for operators. None of them waits for anything, and none raises.
+
+    def sync_lag(self) -> Tally | None:
+        """Return how long entries took from where they were made to here, in seconds; None if each request reads the log itself."""
+        return None
+
+    def position(self) -> int:
+        """Return how far this node has applied the log; 0 if its entries have no positions."""
+        return 0
+
+    def quorum_size(self) -> int:
+        """Return how many members must take an entry to make it durable. 1 if one process, one file or an engine does that."""
+        return 1
+
+    def has_quorum(self) -> bool:
+        """Return whether entries that are appended now become durable soon, as far as this node knows."""
+        return True
 
     def index(self) -> str | None:
         """Return the log's position as text, which a client may carry to another node to read its own writes; None without other nodes."""

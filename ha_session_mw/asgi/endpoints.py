@@ -8,9 +8,10 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.problems import PAGE_HEADERS, reference_page
-from .._core.request_fields import values
+from .._core.request_fields import list_items, values
 from .._node.node import Node
 from ..exceptions import problem_types
+from ..ops.health import health_of
 
 _FORWARD = "/peer/forward/"
 _FORWARDED = "/peer/forward/request"
@@ -33,6 +34,9 @@ class Endpoints:
     def __init__(self, node: Node, app: ASGIApp) -> None:
         self._node = node
         self._app = app
+        self._has_metrics = node.settings.metrics == "on"
+        if self._has_metrics:
+            show_metrics(node)
         self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
 
     async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,10 +56,11 @@ class Endpoints:
             answering = administration_of(self._node, lambda send: self._serve(_ADMIN, "POST", send))
             await answering(path.removeprefix(_ADMIN), scope, receive, send)
             return
-        await self._serve(path, scope["method"], send)
+        accept = ", ".join(list_items(scope["headers"], b"accept"))
+        await self._serve(path, scope["method"], send, accept=accept)
 
-    async def _serve(self, path: str, method: str, send: Send) -> None:
-        status, media, body = self._answer(path)
+    async def _serve(self, path: str, method: str, send: Send, *, accept: str = "") -> None:
+        status, media, body = self._answer(path, accept)
         extra = []
         if method not in ("GET", "HEAD") and status != 404:  # a path that does not exist has no methods
             status, media, body, extra = 405, "application/json", _json({"error": "only GET and HEAD"}), [(b"allow", b"GET, HEAD")]
@@ -70,7 +75,7 @@ class Endpoints:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
-    def _answer(self, path: str) -> tuple[int, str, bytes]:
+    def _answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
         if path == "/livez":
             # Liveness says only that this process answers. A fault elsewhere must not make an orchestrator restart the fleet.
             crashes = self._node.supervisor.crashes
@@ -80,6 +85,13 @@ class Endpoints:
             return 200, "application/json", _json({"status": "pass"})
         if path == "/readyz":
             return self._readiness()
+        if path == "/health":
+            health, told = health_of(self._node)
+            return 503 if health == "fail" else 200, "application/health+json", _json(told)
+        if path == "/metrics" and self._has_metrics:
+            from ..ops.exposition import expose
+
+            return 200, *expose(self._node, accept)
         if path == SCRIPT:
             return 200, "text/javascript; charset=utf-8", Path(__file__).with_name(SCRIPT[1:]).read_bytes()
         if page := self._pages.get(path):
@@ -98,6 +110,13 @@ def _is_signed(scope: Scope) -> bool:
     from .._peering.signatures import HEADER  # most processes never get such a call
 
     return bool(values(scope["headers"], HEADER.encode()))
+
+
+def show_metrics(node: Node) -> None:
+    """Count what only metrics need, and share it with the other workers of the port, if they share their figures."""
+    from ..ops.exposition import show  # the package behind it is an extra
+
+    show(node)
 
 
 def _json(value: object) -> bytes:

@@ -114,16 +114,15 @@ class Edge:
             scope, receive, send: of the request.
             outcome: whether the app had handled the request.
         """
-        self.node.refused[problem.code] += 1
         if isinstance(problem, NodeStarting) and not self.node.supervisor.is_running and not self._told_not_started:
             self._told_not_started = True
             logger.error("%s", NOT_STARTED)
         if self._log_in_page is not None and (address := log_in_address(self._log_in_page, problem, scope)) is not None:
-            self.node.security.refused(problem, None)
+            self.node.errors.note(problem, None)
             await redirect(address, send, vary=self.vary[1])
             return
         instance = uuid4().urn
-        self.node.security.refused(problem, instance)
+        self.node.errors.note(problem, instance)
         await send_problem(
             problem,
             scope,

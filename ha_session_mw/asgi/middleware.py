@@ -122,6 +122,7 @@ class SessionMiddleware(CookieAttributes):
         self._refuse_overrides()
         self._validator = node.validator
         self._validate_cached = node.validator.validate_cached
+        node.sampling.on_sample(self._time_next)
 
     def _drain(self) -> None:
         """Have the app's clients go elsewhere: from now on, so that no request pays for it before."""
@@ -130,6 +131,14 @@ class SessionMiddleware(CookieAttributes):
             from .draining import DrainingApp  # once in a process's life
 
             self.app = DrainingApp(self.app, self._node.draining, refuse_safe=self.manager.settings.drain_refuse == "safe")
+
+    def _time_next(self) -> None:
+        """Measure the next validation from the cache. The requests between samples do not pay for that."""
+        self._validate_cached = self._validate_timed
+
+    def _validate_timed(self, key: bytes) -> Verified | CannotTell | None:
+        self._validate_cached = self._validator.validate_cached
+        return self._validator.validate_timed(key)
 
     def require_manager(self) -> SessionManager:
         """Return the session manager.
@@ -331,8 +340,7 @@ class SessionMiddleware(CookieAttributes):
         """Let a visitor in whose session says why the token was refused; on a protected path, raise the refusal."""
         if path_kind == "protected":
             raise problem
-        self._node.refused[problem.code] += 1
-        self._node.security.refused(problem, None)
+        self._node.errors.note(problem, None)
         # After a new log-in, the client gets its token by the transport of the old one, if a member issued that one. After a
         # made-up bearer token, the new token must not come where scripts can read it.
         proven = problem.check in CHECKS and problem.check not in BEFORE_A_SIGNATURE_COUNTS

@@ -122,7 +122,7 @@ async def test_each_refusal_is_counted() -> None:
     node = Node(protect="/private")
     await node.request(path="/private")
     await node.request(token="rubbish")
-    assert node_of(node.manager).refused == {"token_missing": 1, "token_malformed": 1}
+    assert node_of(node.manager).errors.counts == {"token_missing": 1, "token_malformed": 1}
 
 
 # The detail for each reader
@@ -251,7 +251,7 @@ async def test_an_app_may_refuse_a_request_despite_its_own_answer(node: Node) ->
     answer = await node.request()
     assert (answer.status, answer.code, answer.header("retry-after")) == (503, "state_stale", "1")
     assert answer.all("set-cookie") == []
-    assert node_of(node.manager).refused["state_stale"] == 1
+    assert node_of(node.manager).errors.counts["state_stale"] == 1
 
 
 async def test_an_app_may_refuse_a_request_without_an_answer_of_its_own(node: Node) -> None:

@@ -11,6 +11,7 @@ from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.ordered.keys import LogId
 from ha_session_mw._core.ordered.log import Ordered
 from ha_session_mw._core.ordered.ready import BeatPut, EntryPut, Item, Sent, Snapshot, StoredBeat
+from ha_session_mw._core.tally import Tally
 from ha_session_mw.models import NodeId
 
 from .terms import DURABLE, ENDS_MS, ENTRIES, FENCED, LIMIT_S, MADE, NOW, RATES, UNIT_S, accepts, aged, is_fresh, knows, units_since
@@ -183,6 +184,7 @@ class OrderedMember:
         del ordered.speaker.members
         beats = ordered.own_beats
         beats.sent_s, beats.hurried, beats.alive_s, beats.returned_s = -math.inf, False, 0.0, math.inf
+        beats.sync_lag = Tally(())
         ordered.speaker.take_events()
         ordered.view.forgotten_cuts_end_ms = 0.0
         for process in ordered.leases.known.values():

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
+from ha_session_mw._core.quorum.ages import Ages
 from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.messages import Answer, Batch
 from ha_session_mw._core.quorum.peer import Peer
 from ha_session_mw._core.quorum.ready import Receipt, Sent
 from ha_session_mw._core.quorum.recovery import Memory
+from ha_session_mw._core.tally import Tally
 from ha_session_mw.models import NodeId
 
 from .terms import DURABLE, ENDS_MS, ENTRIES, FENCED, LIMIT_S, LONG, MADE, NOW, RATES, accepts, aged, is_fresh, knows, units_since
@@ -236,6 +238,7 @@ class QuorumMember:
         del quorum.speaker.members
         quorum.speaker.spoken, quorum.serving, quorum.majority_forgot = 0, True, False
         quorum.speaker.take_events()
+        quorum._ages, quorum.sync_lag = Ages(0), Tally(())
         quorum.view.forgotten_cuts_end_ms = 0.0
         if quorum.recovery is not None:
             quorum.recovery.known_before = False

@@ -15,6 +15,7 @@ from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw._node.revocation import Journal, Revoker
+from ha_session_mw._node.second_look import Fences
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.memory.log import MemoryLog
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
@@ -90,6 +91,7 @@ def revoker(log: Log, clock: ManualClock, file: JournalFile | None, *, journal: 
         random=lambda size: b"r" * size,
         require_loop=lambda: None,
         report=lambda *_: None,
+        fences=Fences(clock),
     )
     made.load()
     return made
@@ -321,6 +323,7 @@ async def test_with_siblings_on_memory_a_log_out_stays_provisional(
         random=lambda size: b"r" * size,
         require_loop=lambda: None,
         report=lambda *_: None,
+        fences=Fences(clock),
     )
     made.load()
     assert (await made.revoke(ENTRIES[0])).mode == "provisional"

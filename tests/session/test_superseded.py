@@ -168,7 +168,7 @@ async def test_a_log_out_of_the_session_outranks_it(node: Node, act: Act) -> Non
 async def test_the_security_log_and_the_counters_name_it(node: Node) -> None:
     _, old = await browsing(node, log_in)
     await node.request(path="/account", token=old)
-    assert node_of(node.manager).refused["session_superseded"] == 1
+    assert node_of(node.manager).errors.counts["session_superseded"] == 1
 
 
 async def test_a_log_out_everywhere_outranks_it(node: Node) -> None:

@@ -295,7 +295,9 @@ class Ordered:
     def _returned(self, sent_s: float, now: Moment) -> None:
         """Take in that a heartbeat sent at this time was read back, together with everything that was logged before it."""
         self.standstill.read_back(sent_s, now.boot_s, self.leases.limits(self.members.own.freshness_limit_s)[0])
+        before_s = self.own_beats.fresh_s
         if self.own_beats.read_back(sent_s):
+            self.own_beats.measure_lag(sent_s, before_s, now.boot_s)
             self._count_voters(now)
         # A process that knows of others but has not heard them cannot judge its clock. It hears them soon.
         if self.catching_up and self.own_beats.fresh_s > -math.inf and not self.needs_load and self.members.can_judge_clock(now):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from ..cluster.invariants import ensure
+from ..tally import SPREAD_S, Tally
 
 LEAST_BEAT_S = 0.025
 """Least time between two heartbeats, when news brings the next one forward. All news of that time share one heartbeat. A log-out waits
@@ -17,6 +18,9 @@ no longer than this for a confirmation."""
 FOUND_BEATS = 1.9
 """After so many heartbeats' time, a process that a load has found is dead unless it was heard since. The log takes writes meanwhile, and a
 live process writes one. The start of a node waits for it. A tenth is for jitter."""
+
+LAPSED_BEATS = 3
+"""If none came back for so many heartbeats' time, the log was not read. Entries may then be as old as the last one that did."""
 
 _MOST_TRIES = 256
 """Most heartbeats that are remembered until they are read back. Older ones are minutes old, and prove no freshness."""
@@ -37,9 +41,11 @@ class OwnBeats:
             if there was neither.
         alive_s: total time for which the log was seen to take writes.
         returned_s: when a heartbeat was last read back.
+        sync_lag: for each heartbeat that was read back, the seconds since it was sent. So long the log takes from a write to here,
+            on one clock. If this process could not read the log in between, since it last knew everything.
     """
 
-    __slots__ = ("alive_s", "every_s", "fresh_s", "hurried", "returned_s", "sent_s", "tries")
+    __slots__ = ("alive_s", "every_s", "fresh_s", "hurried", "returned_s", "sent_s", "sync_lag", "tries")
 
     def __init__(self, every_s: float) -> None:
         self.every_s = every_s
@@ -49,6 +55,7 @@ class OwnBeats:
         self.fresh_s = -math.inf
         self.alive_s = 0.0
         self.returned_s = math.inf
+        self.sync_lag = Tally(SPREAD_S)
 
     @property
     def due_s(self) -> float:
@@ -73,6 +80,17 @@ class OwnBeats:
         self.fresh_s = sent_s
         self.tries = {number: tried_s for number, tried_s in self.tries.items() if tried_s > sent_s}
         return True
+
+    def measure_lag(self, sent_s: float, before_s: float, now_s: float) -> None:
+        """Count how old a heartbeat was when it was read back.
+
+        Args:
+            sent_s: when it was sent.
+            before_s: when the one was sent that was read back before it.
+            now_s: the present.
+        """
+        followed = sent_s - before_s <= LAPSED_BEATS * self.every_s or before_s == -math.inf
+        self.sync_lag.observe(now_s - (sent_s if followed else before_s))
 
     def count_alive(self, now_s: float) -> None:
         """Count the time since a heartbeat was last read back: the log took writes then.

@@ -59,7 +59,7 @@ class Holds:
     def _new(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
         limit_s = min(STARTING_HOLD_S, self.limit_s) if poll.recovering else self.limit_s
         until_s = now.boot_s + limit_s
-        return Hold(poll.sender, until_s, poll.incarnation, poll.callee, poll.position, recovering, poll.heartbeat.life)
+        return Hold(poll.sender, until_s, poll.incarnation, poll.callee, poll.position, recovering, poll.heartbeat.life, now.boot_s)
 
     def drop(self, hold: Hold) -> None:
         """Forget a held poll whose sender waits no longer."""

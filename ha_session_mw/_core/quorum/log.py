@@ -23,6 +23,8 @@ from ..cluster.invariants import ensure
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
+from ..tally import SPREAD_S, Tally
+from .ages import Ages, lag_s
 from .changing import Changing
 from .durability import DurablePrefix
 from .fence import Fence
@@ -83,6 +85,9 @@ class Quorum:
         self._changing = Changing(self.membership, now.boot_s)
         self._sequence = Sequence(view)
         self.durable = DurablePrefix(self._sequence, view, own.life, stored)
+        self._ages = Ages(self._sequence.last)
+        self.sync_lag = Tally(SPREAD_S)
+        """For each entry that came from another member: the seconds since it was made."""
         self._continue_lists(self.durable.lists)
         self.speaker: Speaker[QuorumEvent] = Speaker(view, own, majority=self.majority)
         self.neighbours = Neighbours(self.membership, self.speaker, now)
@@ -146,6 +151,7 @@ class Quorum:
         """Apply entries here and tell the others. :meth:`standing` of the receipt says how far they have got."""
         for entry in entries:
             self._merge(entry)
+        self._ages.note(self._sequence.last, now.boot_s)
         ready = self._conclude(now)
         # An entry that was known before has an earlier position. The receipt of the newest position covers all of them.
         return Receipt(self._sequence.last), ready
@@ -227,7 +233,7 @@ class Quorum:
         return self._conclude(now)
 
     def _learn(self, peer: Peer, sent: Sent, answer: Answer, now: Moment) -> None:
-        self._merge_answer(peer, answer, now)
+        self._merge_answer(peer, answer, now, lag_s(answer.age_s, sent_s=sent.sent_s, now_s=now.boot_s, held_s=answer.held_s))
         peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
         if sent.poll.incarnation == self.incarnation:
             if answer.known > self.durable.position:
@@ -235,14 +241,20 @@ class Quorum:
             elif answer.complete and self.neighbours.counts(peer, answer):
                 self._credit(peer, sent, answer)
 
-    def _merge_answer(self, peer: Peer, answer: Answer, now: Moment) -> None:
+    def _merge_answer(self, peer: Peer, answer: Answer, now: Moment, lag_s: float | None) -> None:
         self.speaker.hear(peer.url, answer.heartbeat, now)
         peer.speaks_as(answer.incarnation)
         peer.sequence = max(peer.sequence, answer.upto)
         # The floor first. Entries that the peer has dropped are missing from its answer, and no other message may carry them.
         self._raise_floor(answer.floor_ms)
+        before = self._sequence.last
         for entry in answer.entries:
             self._merge(entry)
+        if (news := self._sequence.last - before) > 0:
+            # Another member that reads it here learns its whole age. A node that learns all anew does not lag.
+            self._ages.note(self._sequence.last, now.boot_s - (lag_s or 0.0))
+            if lag_s is not None and not self.recovering:
+                self.sync_lag.observe(lag_s, news)
 
     def _credit(self, peer: Peer, sent: Sent, answer: Answer) -> None:
         """Count a complete answer: this node now knows all entries that the peer knew when this node polled it."""
@@ -306,7 +318,11 @@ class Quorum:
         header = msgspec.structs.replace(
             self._refusal(now), stamp=self.stamp, floor_ms=self.view.floor_ms, majority_forgot=self.majority_forgot
         )
-        return self.holds.answer(hold, header, self._sequence, self.durable.position, most)
+        answer = self.holds.answer(hold, header, self._sequence, self.durable.position, most)
+        if not answer.entries:
+            return answer
+        age_s, held_s = self._ages.oldest_s(answer.since, now.boot_s), max(0.0, now.boot_s - hold.since_s)
+        return msgspec.structs.replace(answer, age_s=age_s, held_s=held_s)
 
     def _refusal(self, now: Moment) -> Answer:
         """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
@@ -353,7 +369,7 @@ class Quorum:
         peer = self.peers.get(answer.sender)
         if peer is None or not self.neighbours.is_understood(peer, answer, now):
             return self.ready(now)
-        self._merge_answer(peer, answer, now)
+        self._merge_answer(peer, answer, now, lag_s(answer.age_s, sent_s=now.boot_s, now_s=now.boot_s, held_s=0.0))
         # It makes this node no fresher: this node sent nothing before which the peer must have known all this.
         peer.note_pushed(answer, now.boot_s, own_position=self._sequence.last)
         if push.leaves:

@@ -20,6 +20,10 @@ VERSION = 1
 """The version of all messages and batches. A node neither counts nor reads another one."""
 
 
+UNKNOWN_AGE_S = -1.0
+"""Stands for an age that is unknown, as in the answers of a release that does not measure it."""
+
+
 def list_digest(urls: Iterable[str]) -> str:
     """Return a short name for a member list. The order of the list does not matter."""
     return hashlib.sha256("\n".join(sorted(urls)).encode()).hexdigest()[:16]
@@ -70,6 +74,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
         known: the newest position of the asker's own sequence that the sender has heard of, in the incarnation that asked.
         known_before: whether the sender has known an earlier incarnation of the asker.
         majority_forgot: whether tokens may exist that list cuts which no member knows any more.
+        age_s: how many seconds ago the oldest of the entries was made; negative if that is unknown, or there are none.
+        held_s: for how many seconds the sender held the poll.
     """
 
     version: int
@@ -87,6 +93,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     known: int = 0
     known_before: bool = False
     majority_forgot: bool = False
+    age_s: float = UNKNOWN_AGE_S
+    held_s: float = 0.0
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -146,13 +154,15 @@ def encode(message: Poll | Answer | Push | Batch) -> bytes:
         case Batch(entries=placed):
             return _pack(msgspec.structs.replace(message, entries=tuple((position, as_written(entry)) for position, entry in placed)))
         case Answer():
-            return _pack(_as_sent(message))
+            return bytes(_as_sent(message))
         case Poll(heartbeat=heartbeat):
             return _pack(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
         case _:
             assert_never(message)
 
 
-def _as_sent(answer: Answer) -> Answer:
+def _as_sent(answer: Answer) -> msgspec.Raw:
+    """Return an answer as it is sent. Without an age, it is one of the release that measured none."""
     entries = tuple(map(as_written, answer.entries))
-    return msgspec.structs.replace(answer, entries=entries, heartbeat=packed(answer.heartbeat))
+    values = msgspec.structs.astuple(msgspec.structs.replace(answer, entries=entries, heartbeat=packed(answer.heartbeat)))
+    return msgspec.Raw(_pack(values[:-2] if answer.age_s < 0 else values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,8 @@ class Hold:
     since: int
     recovering: bool
     life: str
+    since_s: float = math.inf
+    """When it came (boot-time clock); infinity for an answer that nobody asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.view import View
 from ..._core.ordered.log import Ordered
 from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
+from ..._core.tally import Tally
 from ...abc import Clock, OnEvent, Receipt, ignore
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost
@@ -201,6 +202,15 @@ class EtcdLog(MemberedLog):
     def has_reached(self, index: str) -> bool:
         named = parse_index(index)
         return named is None or self.ordered.has_reached(*named)
+
+    def sync_lag(self) -> Tally:
+        return self.ordered.own_beats.sync_lag
+
+    def position(self) -> int:
+        return self.ordered.position
+
+    def has_quorum(self) -> bool:
+        return not self._lost and self.ordered.log is not None
 
     # Tasks.
 

@@ -117,6 +117,9 @@ class MemoryLog(ClusterLog):
     def members(self) -> Sequence[Heartbeat]:
         return ()
 
+    def position(self) -> int:
+        return self._position
+
     def unknown_end_ms(self) -> int:
         return self._wall_ms() + self._absolute_ms + UNKNOWN_END_MARGIN_MS
 

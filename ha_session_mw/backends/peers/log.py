@@ -19,6 +19,7 @@ from ..._core.quorum.membership import APART
 from ..._core.quorum.messages import Answer, Batch, decode_answer, decode_poll, encode
 from ..._core.quorum.ready import Contradiction, Hold, ListsChanged, OldFile, PeerMismatch, QuorumEvent, Ready, Recovered
 from ..._core.quorum.ready import Receipt as Appended
+from ..._core.tally import Tally
 from ..._machine.sqlite_file import FileTrouble
 from ...abc import Clock, OnEvent, PeerFailure, Receipt
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
@@ -281,6 +282,18 @@ class QuorumLog(MemberedLog):
     def has_reached(self, index: str) -> bool:
         named = parse_index(index)
         return named is None or self.quorum.has_reached(*named)
+
+    def sync_lag(self) -> Tally:
+        return self.quorum.sync_lag
+
+    def position(self) -> int:
+        return self.quorum.position
+
+    def quorum_size(self) -> int:
+        return self.quorum.majority
+
+    def has_quorum(self) -> bool:
+        return self.quorum.has_quorum(self._now())
 
     def member_lists(self) -> Mapping[str, str | None]:
         membership = self.quorum.membership

@@ -330,6 +330,12 @@ class SqliteLog(ClusterLog):
         except FileTrouble as trouble:
             logger.warning("the file of HA_SESSION_CLUSTER %s; ended entries are deleted from it later", trouble)
 
+    def position(self) -> int:
+        return self._position
+
+    def has_quorum(self) -> bool:
+        return not self._lost
+
     # Forks. The file closes itself.
 
     def before_fork(self) -> None:

@@ -1155,3 +1155,25 @@ def test_a_node_reports_whether_it_has_reached_a_clients_position() -> None:
 
 def test_nothing_that_may_be_logged_shows_an_id() -> None:
     assert "secret" not in repr([EntryPut(deny("secret"), created=True), EntryDeleted(entry_key(deny("secret")))])
+
+
+# The sync lag.
+
+
+def test_a_heartbeat_measures_how_long_the_log_takes_from_a_write_to_here() -> None:
+    log = Log()
+    (one,) = log.ready("a")
+    counted, before_s = one.own_beats.sync_lag.total, one.own_beats.sync_lag.sum
+    log.beat(one, at(0.5))
+    log.deliver(at(0.75), one)
+    assert one.own_beats.sync_lag.total == counted + 1
+    assert one.own_beats.sync_lag.sum - before_s == pytest.approx(0.25)
+
+
+def test_after_a_time_without_the_log_entries_may_be_as_old_as_that() -> None:
+    log = Log()
+    (one,) = log.ready("a")
+    before_s = one.own_beats.sync_lag.sum
+    log.beat(one, at(20))  # the ones in between did not reach the log
+    log.deliver(at(20.1), one)
+    assert one.own_beats.sync_lag.sum - before_s == pytest.approx(20.1)
