@@ -38,7 +38,6 @@ MAKE_GOOD_EVERY_S = 1.0
 """Interval between tries to make provisional log-outs durable. The log itself spreads them as soon as it reaches a peer."""
 
 
-_UNUSABLE = "HA_SESSION_STATE_DIR: the journal in it cannot be used: "
 _REMEDY = (
     "; it has log-outs that may not be in force on other nodes: restore provisional.journal, or move it away and log those users out again"
 )
@@ -73,9 +72,9 @@ class Journal:
             found = [decode_entry(record) for record in self._file.load()]
         except FileTrouble as trouble:
             remedy = "" if trouble.passing else _REMEDY
-            raise ConfigurationError([f"{_UNUSABLE}it {trouble}{remedy}"]) from trouble
+            raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: it {trouble}{remedy}"]) from trouble
         except (ValueError, RecursionError) as exc:
-            raise ConfigurationError([f"{_UNUSABLE}a record is damaged: {exc}{_REMEDY}"]) from exc
+            raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: a record is damaged{_REMEDY}"]) from exc
         self.entries += found
         return found
 
