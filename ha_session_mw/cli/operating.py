@@ -57,7 +57,15 @@ def _survey(settings: Settings, urls: Sequence[str]) -> dict[str, Any]:
     members = first.pop("members")
     others = {row["url"] for row in members if row["url"] and not row["here"] and row["state"] != "gone"}
     answers = ask_each(settings, sorted(others), STATUS, Nothing()) if others else {}
-    return {"asked": asked, "members": [_row(row, first if row["here"] else answers.get(row["url"])) for row in members]}
+    rows = [_row(row, first if row["here"] else answers.get(row["url"])) for row in members]
+    heard = {row["url"] for row in members if row["state"] != "gone"}
+    return {"asked": asked, "members": [*rows, *(_unheard(url) for url in settings.peers if url not in heard)]}
+
+
+def _unheard(url: str) -> dict[str, Any]:
+    """A member of the list that the asked node does not hear."""
+    unknown = dict.fromkeys(("heard_ago_s", "ahead_s", "freshness_limit_s", "release", "weight", "failure", "status"))
+    return {"member": None, "url": url, "state": "not heard", "here": False, "kids": [], "answers": False, **unknown}
 
 
 def _row(member: Mapping[str, Any], answer: Any) -> dict[str, Any]:
@@ -100,7 +108,7 @@ def _show(found: Mapping[str, Any], output: str) -> None:
     of: dict[str, list[str]] = {}
     for row in found["members"]:
         for remark in _remarks(row):
-            of.setdefault(remark, []).append(row["member"])
+            of.setdefault(remark, []).append(row["member"] or row["url"])
     for remark, names in of.items():
         click.echo(f"{', '.join(names)}: {remark}")
 

@@ -87,6 +87,13 @@ def test_the_status_names_what_is_wrong(nodes: Nodes) -> None:
     assert "knows none of our keys" in stranger.stderr
 
 
+def test_a_member_of_the_list_that_nobody_hears_is_a_finding(nodes: Nodes) -> None:
+    found = nodes.run("status", peers=",".join([*nodes.urls, "http://127.0.0.1:1"]))
+    assert found.exit_code == 1
+    [row] = [line for line in found.output.splitlines() if "not heard" in line]
+    assert row.endswith("http://127.0.0.1:1")
+
+
 @pytest.mark.parametrize("by", ["session", "subject", "everybody"])
 def test_a_log_out_by_a_script_is_in_force_on_every_node_when_it_returns(nodes: Nodes, by: str) -> None:
     token = mint_session(nodes.managers[0], "ada")
