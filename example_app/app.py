@@ -25,7 +25,7 @@ from starlette.websockets import WebSocket
 
 from ha_session_mw import Session, SessionMiddleware, SessionTooLarge, get_session
 
-from . import pages, users
+from . import pages, room, users
 from .origin import SameOrigin
 
 MAX_NOTE_LENGTH = 200
@@ -126,6 +126,25 @@ async def show_devices(request: Request) -> Response:
     return pages.devices(session) if wants_page(request) else as_json({"devices": pages.device_routes(session)})
 
 
+async def show_room(request: Request) -> Response:
+    session, _ = signed_in(request)
+    return pages.room(session, room.guests(session.family or "")) if wants_page(request) else as_json(describe_room(session))
+
+
+async def enter_room(request: Request) -> Response:
+    session, _ = signed_in(request)
+    fault = room.enter(session.family or "", (await fields(request)).get("name", "").strip())
+    if not fault:
+        return done(request, "/private/room", describe_room(session))
+    if wants_page(request):
+        return pages.room(session, room.guests(session.family or ""), fault=fault, status=422)
+    return as_json({"error": fault}, status=422)
+
+
+def describe_room(session: Session) -> dict[str, Any]:
+    return {"node": session.manager.node_id, "guests": room.guests(session.family or "")}
+
+
 async def events(request: Request) -> Response:
     _, subject = signed_in(request)
 
@@ -218,6 +237,8 @@ def make_app() -> Starlette:
             Route("/private/notes", add_note, methods=["POST"]),
             Route("/private/notes/{number:int}/{change}", change_note, methods=["POST"]),
             Route("/private/logout-everywhere", log_out_everywhere, methods=["POST"]),
+            Route("/private/room", show_room),
+            Route("/private/room", enter_room, methods=["POST"]),
             Route("/private/events", events),
             WebSocketRoute("/private/ws", echo),
             Route("/api/private/session", show_session),

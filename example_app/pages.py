@@ -171,6 +171,18 @@ _NOTE = """<li>
 </li>"""
 
 
+_ROOM = """<p class="lead">This room is in the memory of node {node}. Each session has one, on the node that owns it (HA_SESSION_OWNED).</p>
+{told}
+<section class="card" aria-labelledby="guests">
+  <h2 id="guests">Guests</h2>
+  <ul class="notes">{guests}</ul>
+  <form class="row" method="post" action="/private/room">
+    <label for="name">Name</label>
+    <input id="name" name="name" maxlength="40" autocomplete="off" required>
+    <button>Enter</button>
+  </form>
+</section>"""
+
 _DEVICES = """<p class="lead">Your log-ins on all devices. A session that you log out here is refused on every node from then on.</p>
 <p class="told" id="told" role="alert" hidden></p>
 <section class="card" aria-labelledby="logins">
@@ -239,6 +251,13 @@ def devices(session: Session) -> HTMLResponse:
     return _page("Your devices", html(_DEVICES, routes=routes) if routes else html(_NO_DEVICES), session, 200)
 
 
+def room(session: Session, guests: list[str], *, fault: str = "", status: int = 200) -> HTMLResponse:
+    """Return the page of the session's room, which lives in the memory of the node that answers."""
+    listed = joined(html("<li>{guest}</li>", guest=guest) for guest in guests) if guests else html('<li class="soft">Nobody is here.</li>')
+    body = html(_ROOM, told=_told(fault), node=session.manager.node_id, guests=listed)
+    return _page("Your room", body, session, status)
+
+
 def device_routes(session: Session) -> str | None:
     """Return the path of the device routes, or None if the middleware does not serve them."""
     settings = session.manager.settings
@@ -246,7 +265,8 @@ def device_routes(session: Session) -> str | None:
 
 
 def _page(title: str, body: Html, session: Session, status: int) -> HTMLResponse:
-    nav = html('<a href="/">Home</a> <a href="/private/session">Session</a> <a href="/private/devices">Devices</a>')
+    nav = html('<a href="/">Home</a> <a href="/private/session">Session</a>')
+    nav = html('{nav} <a href="/private/room">Room</a> <a href="/private/devices">Devices</a>', nav=nav)
     if session.subject is not None:
         nav = html('{nav} <span class="badge">{subject}</span>', nav=nav, subject=session.subject)
     nav = html('{nav} <span class="badge">{node}{name}</span>', nav=nav, **_node(session.manager.node_id))

@@ -66,6 +66,7 @@ def cluster(names: str, directory: Path, settings: Mapping[str, str]) -> list[Se
     """
     ports = {name: reserve_port() for name in names}
     common = {**settings, "CLUSTER": "peers://", "PEERS": ",".join(map(url_of, ports.values()))}
+    common |= {"OWNED": "/private/room", "ROUTING": "forward"}  # its handlers keep something in the memory of a node
     return [
         Server(name, directory, {**common, "ADVERTISE_URL": url_of(port), "STATE_DIR": str(directory / name)}, port=port)
         for name, port in ports.items()

@@ -35,6 +35,7 @@ class Nodes(NamedTuple):
 def tell(story: Story, nodes: Nodes) -> None:
     """Run the whole drill on a ``peers://`` cluster. All three nodes are up when it ends."""
     whatever_they_share(story, nodes)
+    state_on_a_node(story, nodes)
     two_nodes_freeze(story, nodes)
 
 
@@ -62,6 +63,19 @@ def one_session(story: Story, nodes: Nodes) -> None:
 
 _FACTS = ("subject", "issuer", "answered_by")
 """On ``etcd://`` each process has a name that begins with its node's name."""
+
+
+def state_on_a_node(story: Story, nodes: Nodes) -> None:
+    """A room lives in the memory of one node, and each node leads its session there (``HA_SESSION_ROUTING=forward``)."""
+    story.chapter("A room on one node")
+    with Visitor(nodes.a.url) as ada:
+        log_in(ada, "ada")
+        for number, node in enumerate(nodes, 1):
+            with Visitor(node.url, ada.token) as elsewhere, story.step(f"a guest enters ada's room by {node.name}") as step:
+                room = elsewhere.post("/private/room", name=f"guest {number}").json()
+                expect("the guests of before are there", len(room["guests"]) == number)
+                step.told = f"200, the room is on {room['node']}: {', '.join(room['guests'])}"
+        told(ada.post("/logout"), 200)
 
 
 def log_out(story: Story, nodes: Nodes) -> None:

@@ -67,6 +67,21 @@ def as_thief(client: Client, token: str) -> Any:
     return client.get("/private/session", headers={"Cookie": f"session={token}"})
 
 
+def test_a_room_lives_on_the_node_with_its_guests(client: Client) -> None:
+    client.log_in()
+    assert client.get("/private/room").json()["guests"] == []
+    assert client.post("/private/room", data={"name": "<b>Bea</b>"}).json()["guests"] == ["<b>Bea</b>"]
+    page = client.get("/private/room", headers=PAGE)
+    assert "&lt;b&gt;Bea&lt;/b&gt;" in page.text
+    assert client.post("/private/room", data={"name": "Cy"}, headers=PAGE).status_code == 303
+    assert client.post("/private/room", data={"name": "x" * 41}).status_code == 422
+    for number in range(2, 20):
+        client.post("/private/room", data={"name": f"guest {number}"})
+    assert client.post("/private/room", data={"name": "one more"}, headers=PAGE).status_code == 422
+    client.post("/logout")
+    assert client.get("/private/room").status_code == 401
+
+
 # The open part
 
 

@@ -220,6 +220,8 @@ class Wiring(ABC):
 
     def _open_peering(self, life: str) -> None:
         settings = self.settings
+        if settings.routing != "serve" and not self.backend.hears_others:
+            raise ConfigurationError([f"HA_SESSION_ROUTING={settings.routing!r}: nodes on {self.backend.scheme}:// do not know each other"])
         self.peering = self.look_ups = None
         if settings.advertise_url is None:
             return

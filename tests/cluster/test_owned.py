@@ -12,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from ha_session_mw import get_session
+from ha_session_mw import ConfigurationError, SessionManager, Settings, get_session
 from ha_session_mw.asgi.routing import LONGEST_REDIRECTED_BODY
+from ha_session_mw.backends.memory.backend import MemoryBackend
 from ha_session_mw.client import AsyncNodesTransport
 from ha_session_mw.manager import node_of
-from ha_session_mw.testing import Cluster, Node, mint_session
+from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
 
 from ..client.test_with_a_cluster import Doors
 
@@ -314,3 +315,10 @@ async def test_hostile_headers_never_change_the_target(forwarding: Cluster, coun
         answer = await a.request(dice.choice(("GET", "POST")), "/rooms/x", token=token, headers=headers)
         assert answer.headers["session-node"] == '"b"', (headers, await a.manager.status())
     assert targets == {("b.test", "b.test")}
+
+
+async def test_a_backend_whose_nodes_do_not_know_each_other_stops_the_start() -> None:
+    peers = ["http://a.test", "http://b.test"]
+    settings = Settings(secret_key=SECRET, cluster="peers://", peers=peers, advertise_url=peers[0], owned="/rooms/*", routing="forward")
+    with pytest.raises(ConfigurationError, match="HA_SESSION_ROUTING='forward': nodes on memory:// do not know each other"):
+        SessionManager(settings, backend=MemoryBackend(settings))
