@@ -88,6 +88,7 @@ def test_a_longer_secret_has_no_less_randomness(secret: bytes) -> None:
     assert 0.0 <= bits_of(secret) <= 8 * len(secret) + PATTERN_BITS
 
 
+@pytest.mark.long
 def test_random_secrets_of_few_different_characters_are_strong_enough() -> None:
     random = Random(17)
     for alphabet in ("0123456789", "abcdefgh", "0123456789abcdef", "ACGTXYZW-_"):
@@ -108,6 +109,7 @@ def test_a_passphrase_without_a_latin_letter_is_no_placeholder() -> None:
     assert weakness("долгая тайная фраза".encode()) is None
 
 
+@pytest.mark.long
 def test_real_secrets_are_never_refused() -> None:
     random = Random(48)
 

@@ -128,6 +128,7 @@ def tokens_of(content: Any) -> Generator[bytes]:
         yield sign(claims(f"sid-of-a-session-{number:05}", subject=f"u{number}", family=f"family-{number}", content=content), KEY)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_bound_on_bytes_bounds_memory_for_any_tokens(shape: str) -> None:
     cache = new_cache(10**6, max_bytes=MB // 2)
