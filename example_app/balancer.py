@@ -12,6 +12,7 @@ import httpx2
 from ha_session_mw import Settings
 from ha_session_mw.cli import Kind, lb_config
 
+from .no_tls import NO_TLS
 from .ports import LOOPBACK, reserve_port, url_of
 from .processes import Process
 
@@ -82,7 +83,7 @@ class Balancer(Process):
     def is_ready(self) -> bool:
         """Return whether the balancer passes requests on."""
         try:
-            return httpx2.get(f"{self.url}/-/session/livez", timeout=1, trust_env=False, verify=False).status_code == 200
+            return httpx2.get(f"{self.url}/-/session/livez", timeout=1, trust_env=False, verify=NO_TLS).status_code == 200
         except httpx2.TransportError:
             return False  # not listening yet
 

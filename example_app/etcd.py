@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 
+from .no_tls import NO_TLS
 from .ports import reserve_port, url_of
 from .processes import Process, ServerError
 
@@ -54,7 +55,7 @@ class Member(Process):
     def is_ready(self) -> bool:
         """Return whether the member can write, which takes a majority."""
         try:
-            answer = httpx2.get(f"{self.url}/health", timeout=1, trust_env=False, verify=False)
+            answer = httpx2.get(f"{self.url}/health", timeout=1, trust_env=False, verify=NO_TLS)
         except httpx2.TransportError:
             return False  # not listening yet
         return answer.status_code == 200 and answer.json().get("health") == "true"
@@ -62,7 +63,7 @@ class Member(Process):
     def leads(self) -> bool:
         """Return whether this member is the leader."""
         try:
-            answer = httpx2.post(f"{self.url}/v3/maintenance/status", json={}, timeout=1, trust_env=False, verify=False)
+            answer = httpx2.post(f"{self.url}/v3/maintenance/status", json={}, timeout=1, trust_env=False, verify=NO_TLS)
         except httpx2.TransportError:
             return False
         status = answer.json()

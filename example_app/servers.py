@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 
+from .no_tls import NO_TLS
 from .ports import reserve_port, url_of
 from .processes import Process
 
@@ -45,7 +46,7 @@ class Server(Process):
     def is_ready(self) -> bool:
         """Return whether the node's readiness probe answers 200."""
         try:
-            return httpx2.get(f"{self.url}/-/session/readyz", timeout=1, trust_env=False, verify=False).status_code == 200
+            return httpx2.get(f"{self.url}/-/session/readyz", timeout=1, trust_env=False, verify=NO_TLS).status_code == 200
         except httpx2.TransportError:
             return False  # not listening yet
 

@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 from websockets.sync.client import ClientConnection, connect
 
+from .no_tls import NO_TLS
+
 TIMEOUT_S = 10.0
 
 
@@ -29,7 +31,7 @@ class Visitor:
         self.url = url
         self.token = token
         self.token_changed = False
-        self._client = httpx2.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False, verify=False)
+        self._client = httpx2.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False, verify=NO_TLS)
 
     def __enter__(self) -> Visitor:
         return self

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from example_app import app as example
 from example_app import balancer, etcd, rolling, users
 from example_app.drill import altered
+from example_app.no_tls import NO_TLS
 from example_app.processes import READY_WITHIN_S, ServerError, running
 from example_app.servers import Server, cluster, new_secret
 from example_app.story import StepError, Story
@@ -375,7 +376,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 def listens(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/-/session/readyz", timeout=2, trust_env=False, verify=False).status_code == 200
+        return httpx2.get(f"{url}/-/session/readyz", timeout=2, trust_env=False, verify=NO_TLS).status_code == 200
     except httpx2.TransportError:
         return False
 

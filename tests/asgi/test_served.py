@@ -17,6 +17,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from example_app.no_tls import NO_TLS
+
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -82,7 +84,7 @@ def test_bad_settings_without_a_lifespan_serve_nothing_but_errors(tmp_path: Path
     with (tmp_path / "log").open("w+b") as log:
         with served(log, environment(tmp_path, **BAD), "--lifespan", "off") as address:
             for path in ("/", "/login", "/-/session/livez", "/-/session/readyz"):
-                response = httpx2.get(f"http://{address}{path}", timeout=15, trust_env=False, verify=False)
+                response = httpx2.get(f"http://{address}{path}", timeout=15, trust_env=False, verify=NO_TLS)
                 assert response.status_code == 500
                 assert response.headers.get("set-cookie") is None
                 assert response.text == "Internal Server Error"
@@ -94,7 +96,7 @@ def test_bad_settings_without_a_lifespan_serve_nothing_but_errors(tmp_path: Path
 
 def test_a_server_serves(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log, served(log, environment(tmp_path, SECRET_KEY=SECRET, PROTECT="/private*")) as address:
-        with httpx2.Client(base_url=f"http://{address}", timeout=15, trust_env=False, verify=False) as client:
+        with httpx2.Client(base_url=f"http://{address}", timeout=15, trust_env=False, verify=NO_TLS) as client:
             assert client.get("/").text == "nobody"
             refused = client.get("/private")
             assert (refused.status_code, refused.json()["code"]) == (401, "token_missing")

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.no_tls import NO_TLS
 from ha_session_mw._core.quorum.messages import decode_batch
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw.models import Deny
@@ -98,7 +99,7 @@ class Gunicorn:
     def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
         """Send one request over a connection of its own, so that any worker may get it."""
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        with httpx2.Client(verify=False, trust_env=False, timeout=LIMIT_S) as client:  # certificates would take most of the time
+        with httpx2.Client(verify=NO_TLS, trust_env=False, timeout=LIMIT_S) as client:  # certificates would take most of the time
             return client.request(method, self.url + path, headers=headers)
 
     def ready_worker(self) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.no_tls import NO_TLS
 from example_app.ports import reserve_port, url_of
 from ha_session_mw._machine.siblings import Siblings
 from ha_session_mw.testing import SECRET
@@ -57,7 +58,7 @@ class Server:
 
     def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        with httpx2.Client(verify=False, trust_env=False, timeout=LIMIT_S) as client:
+        with httpx2.Client(verify=NO_TLS, trust_env=False, timeout=LIMIT_S) as client:
             return client.request(method, self.url + path, headers=headers)
 
     def readiness(self) -> httpx2.Response | None:

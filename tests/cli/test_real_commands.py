@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from click.testing import Result
 
+from example_app.no_tls import NO_TLS
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw.cli.commands import COMMANDS
 from ha_session_mw.testing import SECRET, mint_session, who_is_there
@@ -41,7 +42,7 @@ class Nodes:
 
     def subjects(self, token: str) -> list[Any]:
         headers = {"authorization": f"Bearer {token}"}
-        return [httpx2.get(url, headers=headers, trust_env=False, verify=False).json()["subject"] for url in self.urls]
+        return [httpx2.get(url, headers=headers, trust_env=False, verify=NO_TLS).json()["subject"] for url in self.urls]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_the_reference_shows_what_the_commands_print(nodes: Nodes) -> None:
     shown = ("http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000", "http://127.0.0.1:8000")
     for example, url in zip(shown, [*nodes.urls, nodes.alone], strict=True):
         text = text.replace(example, url)
-    httpx2.post(nodes.alone + "/login/ada", headers={"user-agent": FIREFOX}, trust_env=False, verify=False)
+    httpx2.post(nodes.alone + "/login/ada", headers={"user-agent": FIREFOX}, trust_env=False, verify=NO_TLS)
     ran = set()
     for command, prints in re.findall(r"^\$ ha-session (.*)\n((?:(?!```|\$ ).*\n)*)", text, re.MULTILINE):
         arguments = shlex.split(command)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.no_tls import NO_TLS
 from example_app.ports import LOOPBACK, reserve_port, url_of
 from ha_session_mw.cli import KINDS, Kind, lb_config
 from ha_session_mw.config import Settings
@@ -58,7 +59,7 @@ class Started:
 
     def status(self) -> int:
         try:
-            return httpx2.get(self.url, timeout=5, trust_env=False, verify=False).status_code
+            return httpx2.get(self.url, timeout=5, trust_env=False, verify=NO_TLS).status_code
         except httpx2.TransportError:
             return 0
 

@@ -16,6 +16,7 @@ from signal import Signals
 import httpx2
 import pytest
 
+from example_app.no_tls import NO_TLS
 from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
@@ -90,7 +91,7 @@ class Served:
     def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         # To load certificates, and proxies from the environment, would take most of the time.
-        return httpx2.request(method, self.url + path, headers=headers, timeout=LIMIT_S, trust_env=False, verify=False)
+        return httpx2.request(method, self.url + path, headers=headers, timeout=LIMIT_S, trust_env=False, verify=NO_TLS)
 
     def log_in(self, subject: str = "ada") -> str:
         return str(self.request("POST", f"/login/{subject}").cookies["session"])
@@ -101,7 +102,7 @@ class Served:
     def readiness(self) -> str:
         """Why it is not ready; empty if it is."""
         try:
-            answer = httpx2.get(self.url + "/-/session/readyz", timeout=1, trust_env=False, verify=False)
+            answer = httpx2.get(self.url + "/-/session/readyz", timeout=1, trust_env=False, verify=NO_TLS)
         except httpx2.TransportError as exc:
             return type(exc).__name__
         return str(answer.json().get("output", ""))

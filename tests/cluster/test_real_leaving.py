@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.no_tls import NO_TLS
 from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
@@ -198,7 +199,7 @@ def test_workers_drain_at_sigterm(server: str, tmp_path: Path) -> None:
 
     def readiness() -> int:
         try:
-            return httpx2.get(url + "/-/session/readyz", timeout=1, trust_env=False, verify=False).status_code
+            return httpx2.get(url + "/-/session/readyz", timeout=1, trust_env=False, verify=NO_TLS).status_code
         except httpx2.TransportError:
             return 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from example_app.no_tls import NO_TLS
 from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
@@ -83,7 +84,7 @@ class Machine:
 
     def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        with httpx2.Client(verify=False, trust_env=False, timeout=LIMIT_S) as client:  # certificates would take most of the time
+        with httpx2.Client(verify=NO_TLS, trust_env=False, timeout=LIMIT_S) as client:  # certificates would take most of the time
             return client.request(method, self.url + path, headers=headers)
 
     def readiness(self) -> httpx2.Response:

@@ -13,6 +13,8 @@ from typing import Any
 import anyio
 import httpx2
 
+from example_app.no_tls import NO_TLS
+
 from ..cluster.test_real import Served
 from .checker import Judged
 from .history import NO_ANSWER, UNKNOWN_PROCESS, Act, History, What
@@ -57,7 +59,7 @@ class Load:
     async def __aenter__(self) -> Load:
         async with AsyncExitStack() as stack:
             for node in self._nodes:
-                client = httpx2.AsyncClient(base_url=node.url, timeout=VISIT_WITHIN_S, trust_env=False, verify=False)
+                client = httpx2.AsyncClient(base_url=node.url, timeout=VISIT_WITHIN_S, trust_env=False, verify=NO_TLS)
                 self._clients[node.name] = await stack.enter_async_context(client)
             self._left = stack.pop_all()
         return self
