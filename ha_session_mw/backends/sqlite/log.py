@@ -83,8 +83,8 @@ class SqliteLog(ClusterLog):
         self._thread: int | None = None
         self._troubles = Troubles(logger)
         self._lost = False
-        self._unwritten: dict[Entry, None] = {}
-        """In their order. An entry that is appended again and again while the disk is full is there once."""
+        self._unwritten: dict[Entry, int] = {}
+        """Each with the count at which it was last asked for. One that is appended again and again while the disk is full is there once."""
         self._asked = self._written = self._failed = 0  # counts of entries and confirmations since the start
         self._disk = anyio.Lock()
         # A thread of its own: all threads of the app may be waiting for this very log.
@@ -193,8 +193,8 @@ class SqliteLog(ClusterLog):
             self._view.merge(entry)
 
     def _owe(self, entries: Sequence[Entry]) -> None:
-        self._unwritten.update(dict.fromkeys(entries))
         self._asked += len(entries)
+        self._unwritten.update(dict.fromkeys(entries, self._asked))
 
     async def confirm(self) -> None:
         """Write to the file, which is the only way to learn of a full disk, a lock or a file that was made read-only."""
@@ -230,7 +230,8 @@ class SqliteLog(ClusterLog):
             return
         self._highest = max(self._highest, number)
         for entry in taken:
-            self._unwritten.pop(entry, None)
+            if self._unwritten[entry] <= upto:  # else it was asked for anew meanwhile, as after the loss of the file
+                del self._unwritten[entry]
         self._written = upto
         if self._troubles.end("writing", "the file of HA_SESSION_CLUSTER can be written again", level=logging.WARNING):
             self._report_quorum()

@@ -428,6 +428,26 @@ async def test_one_write_includes_all_entries_since_the_last(path: Path) -> None
     assert len(written) <= 2
 
 
+async def test_an_entry_that_is_asked_for_during_its_write_is_written_once_more(path: Path) -> None:
+    """The file may have lost it meanwhile. While it waits, it waits once."""
+    a = Worker(path)
+    entry = a.deny("of a session")
+    append = a.log._file.append
+
+    def asked_for_meanwhile(rows: list[object]) -> int:
+        number: int = append(rows)
+        a.log._file.append = append
+        for _ in range(3):
+            a.log.apply([entry])
+        return number
+
+    a.log._file.append = asked_for_meanwhile
+    await a.log.append([entry])
+    assert rows_in(path) == 1
+    await a.log.append([])
+    assert rows_in(path) == 2
+
+
 async def test_a_forked_worker_does_not_wait_for_a_write_of_the_one_that_it_was_forked_from(path: Path) -> None:
     a = Worker(path)
     async with a.log._disk:
