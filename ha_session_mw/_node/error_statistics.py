@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from .._core.event_rates import WINDOWS_S, EventRates
 from ..abc import Clock
 from ..exceptions import InfrastructureFault, KeyNotReached, ProblemError, problem_types
 
 
-@dataclass(frozen=True, slots=True)
-class LastProblem:
+class LastProblem(NamedTuple):
     """The newest refusal of one code that was written to the log.
 
     Attributes:

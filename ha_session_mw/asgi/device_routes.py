@@ -19,6 +19,7 @@ from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Device
 from ..session.of_request import get_session
 from ..session.session import Session, state_of
+from .endpoints import DEVICES
 
 MAX_KEY_LENGTH = 255
 """How many characters of an ``Idempotency-Key`` are read."""
@@ -38,7 +39,7 @@ class DeviceRoutes:
     def __init__(self, app: ASGIApp, manager: SessionManager) -> None:
         self._app = app
         self._manager = manager
-        self._path = path_of(manager.settings.endpoints)
+        self._path = manager.settings.endpoints + DEVICES
         self._keeps_answers = node_of(manager).data.has_store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,11 +92,6 @@ class DeviceRoutes:
         if below == f"/{session.family}":
             return await session.revoke()
         return await self._manager.revoke_session_of(subject, below[1:])
-
-
-def path_of(endpoints: str) -> str:
-    """Return the path of the device routes."""
-    return endpoints + "/devices"
 
 
 def require_same_site(scope: Scope) -> None:

@@ -11,10 +11,11 @@ from .._core.problems import PAGE_HEADERS, reference_page
 from .._core.request_fields import list_items, values
 from .._node.node import Node
 from ..exceptions import problem_types
-from ..ops.health import health_of
 
 _FORWARD = "/peer/forward/"
 _FORWARDED = "/peer/forward/request"
+DEVICES, RENEW = "/devices", "/renew"
+"""The routes that run behind the middleware, like an app: ``device_routes.py`` and ``renew_route.py``."""
 SCRIPT = "/ha-session.js"
 SCRIPT_KEPT_S = 3600
 """For how many seconds a browser may keep the script. It holds no secret, and an old one goes on working."""
@@ -86,6 +87,8 @@ class Endpoints:
         if path == "/readyz":
             return self._readiness()
         if path == "/health":
+            from ..ops.health import health_of  # most processes are asked for the other probes
+
             health, told = health_of(self._node)
             return 503 if health == "fail" else 200, "application/health+json", _json(told)
         if path == "/metrics" and self._has_metrics:

@@ -25,12 +25,9 @@ from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
-from .device_routes import DeviceRoutes, path_of
-from .endpoints import LONGEST_PAGE, Endpoints
+from .endpoints import DEVICES, LONGEST_PAGE, RENEW, Endpoints
 from .exchange import Edge, Exchange
 from .problems import SAFE_METHODS
-from .renew_route import path_of as renew_path_of
-from .renew_route import renew
 from .transfer import telling_of_loss, telling_of_transfer
 from .websocket_exchange import WebSocketExchange
 
@@ -96,15 +93,17 @@ class SessionMiddleware(CookieAttributes):
         node.add_task("connections", edge.connections.run)
         self._endpoints = Endpoints(node, self)
         self._prefix = settings.endpoints + "/"
-        self._renew_path = renew_path_of(settings.endpoints)
+        self._renew_path = settings.endpoints + RENEW
         self._wrapped = self.app
-        self._devices = path_of(settings.endpoints) if settings.devices == "on" else None
+        self._devices = settings.endpoints + DEVICES if settings.devices == "on" else None
         if settings.routing != "serve":
             from .routing import OwnedApp  # only where it is set
 
             self.app = OwnedApp(self.app, node)
         protect = settings.protect
         if self._devices is not None:
+            from .device_routes import DeviceRoutes
+
             self.app = DeviceRoutes(self.app, manager)
             protect = (*protect, self._devices, self._devices + "/*")
         if settings.step_up:
@@ -169,6 +168,8 @@ class SessionMiddleware(CookieAttributes):
         app = self.app
         if kind == "http" and path.startswith(self._prefix):
             if path == self._renew_path:
+                from .renew_route import renew
+
                 app = renew
             elif not self._is_of_devices(path):
                 if not self._edge.has_met:

@@ -46,8 +46,3 @@ def _ensure_may_renew(scope: Scope, session: Session) -> None:
 async def _answer(send: Send, status: int, *fields: tuple[bytes, bytes]) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"cache-control", b"no-store"), *fields]})
     await send({"type": "http.response.body"})
-
-
-def path_of(endpoints: str) -> str:
-    """Return the path of the route."""
-    return endpoints + "/renew"
