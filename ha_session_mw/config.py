@@ -256,6 +256,12 @@ class Settings:
         "A request for a path in `OWNED` whose session another node owns. `serve`: this node answers it. `redirect`: the balancer, or "
         "our client, sends it there. `forward`: this node sends it there and passes the answer on.",
     )
+    overload: Setting[Literal["off", "refuse"], str] = Setting(
+        values.one_of("off", "refuse"),
+        "off",
+        "A node whose event loop has been late for a second, because it has too many requests. `refuse` answers some of them with 503 "
+        "`overloaded`, those without a session first; see [Overload](../how-to/overload.md).",
+    )
     endpoints: Text = Setting(
         values.text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),
         "/-/session",

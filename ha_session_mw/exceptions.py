@@ -387,6 +387,17 @@ class StateRollback(InfrastructureFault):
     detail = "The cluster's log of log-outs went back to an earlier state. No session is affected, but this node validates none for now."
 
 
+class Overloaded(InfrastructureFault):
+    """The node has more requests than it can answer, and ``HA_SESSION_OVERLOAD=refuse`` has it refuse some. The app did not run.
+
+    Requests without a session are refused first.
+    """
+
+    code, retry_where, default_retry_after_s = "overloaded", "other_node", 1.0
+    title = "The node has too many requests"
+    detail = "This node has more requests than it can answer. The session is not affected. Ask another node after the time given."
+
+
 class QuorumLost(InfrastructureFault):
     """A log-out or another change could not be made durable: the cluster has no majority, or the file cannot be written."""
 

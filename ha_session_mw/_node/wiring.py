@@ -73,6 +73,7 @@ class Wiring(ABC):
         errors: counts the refusals.
         sampling: looks closer at some of the requests.
         divergences: how often two members read the log differently.
+        random: makes n random bytes.
         listeners: all listeners to the cluster on this node.
         keys: the key ring, kept up to date.
         cache: verified tokens.
@@ -122,7 +123,7 @@ class Wiring(ABC):
         self.settings = settings
         self.backend = backend
         self.clock = clock
-        self._random = random
+        self._random = self.random = random
         self._peer_transport = peer_transport
         self._take_name()
         self.view = View(on_news=self._hear)

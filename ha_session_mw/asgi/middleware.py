@@ -106,6 +106,11 @@ class SessionMiddleware(CookieAttributes):
 
             self.app = DeviceRoutes(self.app, manager)
             protect = (*protect, self._devices, self._devices + "/*")
+        if settings.overload == "refuse":
+            from .overload import GuardedApp  # only where it is set
+
+            self.app = guarded = GuardedApp(self.app, node.clock, node.random)
+            node.add_task("overload", guarded.run)
         if settings.step_up:
             from .step_up import StepUp  # only where it is set
 

@@ -55,6 +55,7 @@ TABLE: dict[str, tuple[int, str | None, bool, str, int | None, str]] = {
     "session_locked": (423, None, True, "any", None, "retry"),
     "request_in_flight": (409, None, True, "any", 1000, "retry"),
     "idempotency_key_reused": (422, None, False, "none", None, "fix_request"),
+    "overloaded": (503, None, True, "other_node", 1000, "retry"),
     "state_rollback": (503, None, True, "other_node", 3000, "retry"),
     "state_stale": (503, None, True, "other_node", 250, "retry"),
     "key_not_reached": (503, None, True, "other_node", 250, "retry"),
