@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
+from .._core.request_fields import last_value
 from ..exceptions import ProblemError, TokenMissing
+from ..manager import node_of
 from ..session.of_request import get_session
 from ..session.session import Session, state_of
-from .device_routes import require_same_site
+from .device_routes import MAX_KEY_LENGTH, require_same_site
 
 
 async def renew(scope: Scope, _receive: Receive, send: Send) -> None:
     """Answer ``POST`` with 204 and a renewed token, also if renewal is not due yet. It runs behind the middleware, like an app.
+
+    A repeat with the same ``Idempotency-Key`` gets the same answer. A key that stands for something else is refused.
 
     Raises:
         ProblemError: the request carries no token of a valid session, or a page of another site made it.
@@ -30,6 +34,10 @@ async def renew(scope: Scope, _receive: Receive, send: Send) -> None:
     except ProblemError as problem:
         state.turned_away = problem  # nothing has been done
         raise
+    key = last_value(scope["headers"], b"idempotency-key", MAX_KEY_LENGTH)
+    if key and node_of(session.manager).data.has_store:
+        async with session.once(key, request=scope["path"].encode()) as once:
+            once.answer = 204
     state.renews_now = True
     session.modified = True  # so that the response does not start without a commit
     await _answer(send, 204)

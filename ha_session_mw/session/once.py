@@ -40,7 +40,8 @@ async def executed_once(
     try:
         yield one
     except Exception:
-        await node.once.give_up(found)
+        # An answer means that the work is done, so a repeat must not do it again.
+        await (node.once.give_up(found) if one.answer is None else node.once.keep(found, one.answer))
         raise
     # A block that is cancelled keeps its claim: nobody knows how far it got. The lease ends that.
     if one.answer is None:

@@ -372,7 +372,7 @@ class Session(TrackedDict):
 
         The block looks at ``once.answer``. None: this is the first request with the key, so the block does the work and sets
         ``once.answer``. Otherwise, it is the answer that the first request has set. Answers are kept for 24 hours. If the block
-        raises or sets no answer, the next request is the first again.
+        ends without an answer, by an error or not, the next request is the first again. An answer that was set before an error is kept.
 
         Args:
             key: of the client: the ``Idempotency-Key`` of the request. Keys of other subjects, and of other visitors, are others.

@@ -121,6 +121,34 @@ async def test_after_a_block_that_failed_or_set_no_answer_the_next_request_is_th
     assert till.charged == 1
 
 
+async def test_an_answer_that_was_set_is_kept_although_the_block_raises_afterwards() -> None:
+    ada, till = await Node().logged_in(), Till()
+
+    async def pay_and_fail(session: Session) -> None:
+        async with session.once("k1", request=b"7 EUR") as once:
+            till.charged += 1
+            once.answer = {"receipt": till.charged}
+            raise KeyError("of the app's own")
+
+    with pytest.raises(KeyError):
+        await ada.visit(pay_and_fail)
+    assert (await ada.visit(till.pay)).status == 200
+    assert (till.charged, till.told) == (1, [{"receipt": 1}])
+
+
+async def test_renew_obeys_the_key(tmp_path: Path) -> None:
+    a, b = (Node(cluster=f"sqlite://{tmp_path}/sessions.db") for _ in range(2))
+    ada = await a.logged_in()
+    key = [(b"idempotency-key", b"k1")]
+    for node in (a, b, a):
+        answer = await node.request(path="/-/session/renew", method="POST", token=ada.token, headers=key)
+        assert (answer.status, answer.body) == (204, b"")
+        assert answer.token
+    await ada.visit(Till(key="k2").pay)
+    answer = await b.request(path="/-/session/renew", method="POST", token=ada.token, headers=[(b"idempotency-key", b"k2")])
+    assert (answer.status, answer.code) == (422, "idempotency_key_reused")
+
+
 async def test_a_block_that_was_cancelled_is_executed_again_only_after_its_lease() -> None:
     clock = ManualClock()
     node, till = Node(clock=clock), Till()
