@@ -119,6 +119,7 @@ class Node(Wiring):
             if wall_ms is not None:
                 self.view.latest_ms = max(self.view.latest_ms, wall_ms)
             self.key_use.look(self.kids_of_members(), self.view.denied_keys, self.clock.boot_s())
+            self.standing.look()
             for callback in self._tick_callbacks:
                 callback(wall_ms)
             with self.clock.move_on_after(LOOK_EVERY_S):
@@ -150,6 +151,14 @@ class Node(Wiring):
         self.growth.look()
         self.security.tell_suppressed()
         self.log.tick()
+
+    def _why_out_of_service(self) -> str | None:
+        """Return why this node refuses everybody, although it has served and is not about to stop; None otherwise."""
+        if self.draining.begun or self.log.is_draining() or self.log.has_left():
+            return None
+        why = self.log.why_not_ready()
+        self._has_served |= why is None
+        return why if self._has_served else None
 
     def why_not_ready(self) -> str | None:
         """Return why this node cannot validate sessions; None if it is ready."""

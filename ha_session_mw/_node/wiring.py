@@ -41,6 +41,7 @@ from .sampling import Sampling
 from .second_look import FENCED, Fences, SecondLook
 from .security_log import SecurityLog
 from .session_data import SessionData
+from .standing import StandingLog, farthest_skew_s
 from .supervisor import Supervisor, Task
 from .validation import TokenValidator
 
@@ -72,6 +73,7 @@ class Wiring(ABC):
         cookie: writes the session cookie.
         errors: counts the refusals.
         sampling: looks closer at some of the requests.
+        standing: tells an operator in the log whether the node serves.
         divergences: how often two members read the log differently.
         random: makes n random bytes.
         listeners: all listeners to the cluster on this node.
@@ -150,6 +152,8 @@ class Wiring(ABC):
         )
         self.sampling = Sampling(self.validator, lambda: self.second_look)
         self.divergences = 0
+        self.standing = StandingLog(clock, why_not=self._why_out_of_service, skew_s=lambda: farthest_skew_s(self.log))
+        self._has_served = False
         self._refresh_at_s = -math.inf
         self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
         self._tick_callbacks: list[Callable[[float | None], None]] = []
@@ -395,6 +399,10 @@ class Wiring(ABC):
     @abstractmethod
     def _refresh_by_hand(self) -> None:
         """Bring the parts up to date if nothing else does."""
+
+    @abstractmethod
+    def _why_out_of_service(self) -> str | None:
+        """Why the node refuses everybody, although it has served and is not about to stop; None otherwise."""
 
     @abstractmethod
     def _is_certain(self, check: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from .._core.tally import FAST_S, Tally
 from .._node.node import Node
+from .._node.standing import farthest_skew_s
 from ..exceptions import problem_types
 from ..version import __version__
 
@@ -115,8 +116,7 @@ def skews_of(node: Node) -> dict[str, float]:
     places = {url: place for place, url in enumerate(node.settings.peers[:MOST_PLACES], 1)}
     ahead = {seen.heartbeat.url: -seen.ahead_s for seen in node.log.sightings() if seen.is_live and seen.ahead_s is not None}
     known = {str(place): ahead[url] for url, place in places.items() if url in ahead}
-    others = [-seen.ahead_s for seen in node.log.sightings() if seen.is_live and seen.ahead_s is not None]
-    return {**known, "farthest": max(others, key=abs, default=0.0)}
+    return {**known, "farthest": farthest_skew_s(node.log)}
 
 
 def _skew(node: Node) -> Samples:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._node.node import Node
+from .._node.standing import WARN_SKEW_S
 from .figures import freshness_age_s, skews_of
 
 Status = Literal["pass", "warn", "fail"]
 
-WARN_SKEW_S = 2.0
-"""Skew from which a clock is wrong: NTP keeps clocks within some milliseconds."""
 UNTRUSTED_SKEW_S = 30.0
 """Skew from the median of the members at which a node neither issues nor validates tokens."""
 _ORDER: tuple[Status, ...] = ("pass", "warn", "fail")

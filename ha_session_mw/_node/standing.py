@@ -1,0 +1,63 @@
+"""One line in the log when this node begins to refuse everybody with 503, one each minute while it does, and one when it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..abc import Clock, ClusterLog
+
+logger = logging.getLogger("ha_session_mw")
+
+TELL_EVERY_S = 60.0
+WARN_SKEW_S = 2.0
+"""Skew from which a clock is wrong: NTP keeps clocks within some milliseconds."""
+
+
+def farthest_skew_s(log: ClusterLog) -> float:
+    """Return how many seconds this node's wall clock is ahead of the live member's that differs most; 0 if there is none."""
+    return max((-seen.ahead_s for seen in log.sightings() if seen.is_live and seen.ahead_s is not None), key=abs, default=0.0)
+
+
+class StandingLog:
+    """Tells an operator whether this node serves, and whether its clock is right.
+
+    Args:
+        clock: the boot-time clock.
+        why_not: returns why the node validates no sessions; None if it does, or never has since its start, or is about to stop.
+        skew_s: returns how far this node's clock is ahead of the member's clock that differs most.
+    """
+
+    def __init__(self, clock: Clock, *, why_not: Callable[[], str | None], skew_s: Callable[[], float]) -> None:
+        self._boot_s = clock.boot_s
+        self._why_not = why_not
+        self._skew_s = skew_s
+        self._since_s: float | None = None
+        self._tell_at_s = 0.0
+        self._is_skewed = False
+
+    def look(self) -> None:
+        """Look whether there is something to tell. Called about once a second."""
+        self._look_at_service()
+        skew_s = self._skew_s()
+        is_skewed = abs(skew_s) > (WARN_SKEW_S / 2 if self._is_skewed else WARN_SKEW_S)
+        if is_skewed != self._is_skewed:
+            self._is_skewed = is_skewed
+            if is_skewed:
+                logger.warning("this node's clock and another member's differ by %.1f s; from 30 s on it validates no sessions; run NTP",
+                               abs(skew_s))  # fmt: skip
+            else:
+                logger.warning("this node's clock and the other members' agree again")
+
+    def _look_at_service(self) -> None:
+        why, now_s = self._why_not(), self._boot_s()
+        if why is None:
+            if self._since_s is not None:
+                logger.warning("this node validates sessions again, after %.0f s", now_s - self._since_s)
+                self._since_s = None
+        elif self._since_s is None:
+            self._since_s, self._tell_at_s = now_s, now_s + TELL_EVERY_S
+            logger.error("this node validates no sessions and answers 503: %s", why)
+        elif now_s >= self._tell_at_s:
+            self._tell_at_s = now_s + TELL_EVERY_S
+            logger.error("this node has validated no sessions for %.0f s and answers 503: %s", now_s - self._since_s, why)

@@ -1,0 +1,64 @@
+"""What the log tells an operator of a node that refuses everybody, and of a clock that is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from ha_session_mw._node.standing import StandingLog
+from ha_session_mw.testing import Cluster, ManualClock
+
+
+class Told:
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self.clock = ManualClock()
+        self.why: str | None = None
+        self.skew_s = 0.0
+        self._caplog = caplog
+        self._log = StandingLog(self.clock, why_not=lambda: self.why, skew_s=lambda: self.skew_s)
+
+    def after(self, seconds: float) -> list[str]:
+        """The lines of so many seconds."""
+        self._caplog.clear()
+        for _ in range(int(seconds)):
+            self.clock.advance(1)
+            self._log.look()
+        return [record.getMessage() for record in self._caplog.records]
+
+
+def test_one_line_at_the_begin_one_each_minute_and_one_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(caplog)
+    assert told.after(100) == []
+    told.why = "out of contact"
+    assert told.after(59) == ["this node validates no sessions and answers 503: out of contact"]
+    assert told.after(60) == ["this node has validated no sessions for 60 s and answers 503: out of contact"]
+    told.why = None
+    assert told.after(100) == ["this node validates sessions again, after 119 s"]
+
+
+def test_a_clock_that_is_off_by_more_than_two_seconds_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(caplog)
+    told.skew_s = 1.9
+    assert told.after(10) == []
+    told.skew_s = -2.1
+    assert len(told.after(10)) == 1
+    told.skew_s = -1.5
+    assert told.after(10) == []
+    told.skew_s = 0.1
+    assert told.after(10) == ["this node's clock and the other members' agree again"]
+
+
+@pytest.mark.anyio
+async def test_a_node_that_is_cut_off_tells_it_and_neither_a_start_nor_a_drain_does(caplog: pytest.LogCaptureFixture) -> None:
+    async with Cluster() as cluster:
+        await cluster.ready()
+        await cluster.advance(5)
+        assert "answers 503" not in caplog.text
+        one, other, third = cluster.nodes
+        cluster.cut(one, other, third)
+        await cluster.advance(10)
+        assert caplog.text.count("this node validates no sessions and answers 503") == 1
+        cluster.heal(one, other, third)
+        await cluster.advance(5)
+        assert caplog.text.count("this node validates sessions again") == 1
+        await one.stop()
+        assert caplog.text.count("answers 503") == 1
