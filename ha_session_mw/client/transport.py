@@ -107,12 +107,13 @@ class NodesTransport(_Transport):
         while True:
             try:
                 response = self._inner.handle_request(self._wire_request(exchange, request))
+                problem = self._problem_of(exchange, response, library)  # one that breaks off says as little as no answer
             except library.TransportError as error:
                 step = exchange.failed(error)
                 if step is None:
                     raise
             else:
-                step = exchange.answered(response.status_code, response.headers, self._problem_of(exchange, response, library))
+                step = exchange.answered(response.status_code, response.headers, problem)
                 if step is None or (isinstance(step, AfterLogIn) and not self._log_in(exchange)):
                     return response
                 response.stream.close()
@@ -182,12 +183,13 @@ class AsyncNodesTransport(_Transport):
         while True:
             try:
                 response = await self._inner.handle_async_request(self._wire_request(exchange, request))
+                problem = await self._problem_of(exchange, response, library)
             except library.TransportError as error:
                 step = exchange.failed(error)
                 if step is None:
                     raise
             else:
-                step = exchange.answered(response.status_code, response.headers, await self._problem_of(exchange, response, library))
+                step = exchange.answered(response.status_code, response.headers, problem)
                 if step is None or (isinstance(step, AfterLogIn) and not await self._log_in(exchange)):
                     return response
                 await response.stream.aclose()

@@ -79,6 +79,27 @@ def test_a_request_whose_execution_is_unknown_is_repeated_only_if_it_is_safe(kin
         assert stage.nodes == [N1]
 
 
+def test_a_refusal_that_breaks_off_says_as_little_as_no_answer(kind: str) -> None:
+    def breaking(asked: Asked) -> Any:
+        class Breaking(asked.library.SyncByteStream, asked.library.AsyncByteStream):  # type: ignore[misc, name-defined]
+            def __iter__(self) -> Iterator[bytes]:
+                yield b'{"code": "state_stale", "outcome": "not_executed"'
+                raise asked.library.ReadError("played")
+
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                for chunk in iter(self):
+                    yield chunk
+
+        return 503, [("content-type", "application/problem+json")], Breaking()
+
+    assert User(kind, Stage(n1=[breaking])).get("/").text == N2
+    stage = Stage(n1=[breaking])
+    user = User(kind, stage)
+    with pytest.raises(user.errors("ReadError")):
+        user.ask("POST", "/", content=b"pay")
+    assert stage.nodes == [N1]
+
+
 def test_the_callers_idempotency_key_makes_it_safe(kind: str) -> None:
     stage = Stage(n1=[error("ReadError")])
     assert User(kind, stage).ask("POST", "/", content=b"pay", headers={"Idempotency-Key": "1"}).text == N2
