@@ -19,7 +19,7 @@ from .._core.token.keys import KeyRing
 from ..abc import Clock, PeerFailure
 from .forward import ANSWERED, REFUSED, REQUEST, Facts
 from .server import PeerServer
-from .signatures import FACTS_HEADER, FORWARD, HEADER, MAX_FIELD_LENGTH, answer_field, answer_text, digest_of
+from .signatures import FACTS_HEADER, FORWARD, HEADER, LENGTH_HEADER, MAX_FIELD_LENGTH, answer_field, answer_text, digest_of
 
 MAX_FACTS_LENGTH = 64 * 1024
 """How many characters of the field with the facts are read. The path of a request is the most of them."""
@@ -65,7 +65,7 @@ class ForwardServer(PeerServer):
         elif not self.may_answer():
             await self._decline(send, 503, kid, call)
         else:
-            await app(_scope(scope, facts), receive, self._signing(send, kid, call))
+            await app(_scope(scope, facts), receive, self._signing(_without_body(send) if facts.method == "HEAD" else send, kid, call))
 
     async def _decline(self, send: Send, status: int, kid: str, call: str) -> None:
         """Say that nothing was done."""
@@ -88,6 +88,21 @@ class ForwardServer(PeerServer):
         except PeerFailure:  # the key was removed meanwhile, so the caller cannot tell whose answer it is
             return []
         return [(HEADER.encode(), answer_field(self.nonce, signature).encode())]
+
+
+def _without_body(send: Send) -> Send:
+    """Return a ``send`` for the answer to a ``HEAD``, within the answer to a call, which is a ``POST``."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [
+                (LENGTH_HEADER.encode() if name == b"content-length" else name, value) for name, value in message.get("headers") or ()
+            ]
+            await send({**message, "headers": headers})
+        elif not message.get("more_body"):
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
 
 
 def _facts(packed: str) -> Facts | None:

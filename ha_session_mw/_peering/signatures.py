@@ -21,6 +21,9 @@ HEADER = "session-peer"
 FACTS_HEADER = "session-forwarded"
 """The header field of a forwarded request that says what its other fields cannot, such as its path."""
 
+LENGTH_HEADER = "session-length"
+"""The length in the answer to a forwarded ``HEAD``. The call is a ``POST``, so its server would demand so long a body."""
+
 MAX_FIELD_LENGTH = 4096
 """How many characters of the field are read. It holds two URLs and some 250 characters more."""
 

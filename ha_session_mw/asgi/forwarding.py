@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .._core.cluster.members import Heartbeat
 from .._core.request_fields import Header, values
 from .._node.node import Node
-from .._peering.signatures import FACTS_HEADER, HEADER
+from .._peering.signatures import FACTS_HEADER, HEADER, LENGTH_HEADER
 from ..abc import PeerFailure
 from ..exceptions import ForwardLoop, ForwardOutcomeUnknown, PeerUnreachable
 from ..session.state import STARTED, RequestState
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 KEPT_BODY = 64 * 1024
 """Bytes of a body that are kept until the owner answers, so that this node can answer if the owner has done nothing."""
+MESSAGE_BYTES = 256
+"""Bytes that a message takes besides its content. A client may send each byte in a message of its own."""
 LONGEST_HEADER = 32 * 1024
 """Bytes of the longest header that is forwarded. The call adds a path and signatures, and servers take 64 kB, if not less."""
 ANSWER_WITHIN_S = 60.0
@@ -38,7 +40,10 @@ LOOK_EVERY_S = 1.0
 """How often a request that waits looks whether the owner is still a member."""
 
 _OF_ONE_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-authenticate")
+    (
+        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+        *(b"proxy-authenticate", b"proxy-authorization"),
+    )
 )
 """Fields that concern one connection (RFC 9110 section 7.6.1). Trailers are not passed on."""
 _SIGNED = HEADER.encode()
@@ -110,7 +115,9 @@ class Body:
         message = await self._receive()
         self._size += len(message.get("body", b""))
         if self._kept is not None:
-            self._kept = [*self._kept, message] if self._size <= KEPT_BODY else None
+            self._kept.append(message)
+            if self._size + len(self._kept) * MESSAGE_BYTES > KEPT_BODY:
+                self._kept = None
         return message
 
     def again(self) -> Receive | None:
@@ -237,6 +244,8 @@ class Forwarding:
         self._answered.set()
         raw = [(name.lower(), value) for name, value in response.headers.raw]
         headers = [field for field in end_to_end(raw) if field[0] not in (_SIGNED, *_OF_A_SERVER)]
+        if self._scope["method"] == "HEAD":
+            headers = [(b"content-length", value) if name == LENGTH_HEADER.encode() else (name, value) for name, value in headers]
         state = self._state
         state.read_only, state.passed_on, state.passes_events = STARTED, True, is_event_stream(headers)
         await self._send({"type": "http.response.start", "status": response.status_code, "headers": [*headers, _VIA]})

@@ -14,7 +14,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
-from ha_session_mw.asgi.forwarding import KEPT_BODY, AnswerCutOff
+from ha_session_mw.asgi.forwarding import KEPT_BODY, AnswerCutOff, Body
 from ha_session_mw.testing import SECRET, mint_session
 
 from .driver import Answer, scope_of
@@ -201,6 +201,9 @@ class Rooms:
         if scope["path"] != "/rooms/chunked":
             headers.append((b"content-length", b"%d" % len(content)))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body"})
+            return
         await send({"type": "http.response.body", "body": content[:4], "more_body": True})
         await send({"type": "http.response.body", "body": content[4:]})
 
@@ -236,6 +239,7 @@ async def nodes(app: Rooms) -> AsyncIterator[Pair]:
             owned="/rooms/*",
             routing="forward",
             peer_timeout="5s",
+            freshness_limit="60s",
         )
         owner.app = middleware = SessionMiddleware(app, manager=SessionManager(settings))
         made.append(middleware)
@@ -412,3 +416,25 @@ async def test_a_body_that_has_gone_cannot_be_executed_here() -> None:
             answer = await pair.ask("GET", [b"x" * size])
             assert (answer.status == 200) == (size == 100)
         assert answer.code == "peer_unreachable"
+
+
+async def test_the_answer_to_a_head_says_how_long_the_body_would_be() -> None:
+    async with nodes(Rooms()) as pair:
+        answer = await pair.ask("HEAD", [b""])
+        assert (answer.status, answer.header("content-length"), answer.header("session-length"), answer.body) == (200, "12", None, b"")
+        assert answer.header("via") == "1.1 ha-session"
+
+
+async def test_a_body_of_single_bytes_is_not_kept_for_long() -> None:
+    waiting = 300
+
+    async def receive() -> Message:
+        nonlocal waiting
+        waiting -= 1
+        return {"type": "http.request", "body": b"x", "more_body": waiting > 0}
+
+    body = Body(receive)
+    assert [await anext(body) for _ in range(100)] == [b"x"] * 100
+    assert body.again() is not None
+    assert len([chunk async for chunk in body]) == 200
+    assert body.again() is None
