@@ -207,6 +207,7 @@ def as_cookie(token: bytes) -> Header:
 BARE = "bare app"
 STARLETTE = "Starlette's SessionMiddleware"
 WARM = "ours, warm"
+WARM_COUNTED = "ours, warm, metrics on"
 WARM_NESTED = "ours, warm, nested data"
 WARM_BEARER = "ours, warm, bearer"
 FIRST_SIGHT = "ours, first sight of a token"
@@ -228,6 +229,7 @@ async def field() -> list[Contender]:
         await _with_cookie("starsessions, in memory", starsessions_with(store), LoadingReader()),
         await _with_cookie("starsessions, in a cookie", starsessions_with(CookieStore(KEY)), LoadingReader()),
         await _with_cookie(WARM, ours_with(manager), Reader()),
+        await _with_cookie(WARM_COUNTED, ours_with(new_manager(metrics="on")), Reader()),
         await _with_cookie(WARM_NESTED, ours_with(manager), Reader(), NESTED),
         _with_bearer(manager),
         _first_sight(),
