@@ -42,6 +42,7 @@ class Served:
         settings: settings of its next start, without the prefix.
         environ: further variables of its environment.
         starts: how many processes it has had.
+        tree: the folder from which its next start imports the package.
     """
 
     def __init__(self, name: str, port: int, folder: Path, settings: dict[str, str]) -> None:
@@ -52,13 +53,14 @@ class Served:
         self.log = folder / f"{name}.log"
         self.environ: dict[str, str] = {}
         self.starts = 0
+        self.tree = ROOT
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *, server: str = "uvicorn", secret: str = SECRET, options: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
         ours = {f"HA_SESSION_{name}": value for name, value in {**self.settings, "SECRET_KEY": secret}.items()}
-        environ = {**outside, **ours, **self.environ, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
+        environ = {**outside, **ours, **self.environ, "PYTHONPATH": os.pathsep.join([str(self._folder), str(self.tree)])}
         self.starts += 1
         command = [sys.executable, "-m", server, "served:app", *(options or ("--port", str(self.port))), "--log-level", "warning"]
         with self.log.open("ab") as log:
