@@ -67,13 +67,15 @@ def log_in_address(page: str, problem: ProblemError, scope: Scope) -> str | None
     if below == page.partition("?")[0]:
         return None  # the page itself requires a log-in, and would redirect for ever
     root = _quoted(root_path.rstrip("/"))
+    address = root + page
+    if root and not is_on_this_site(root):  # a router can take the root path from the request
+        return None
     query: bytes = scope.get("query_string") or b""
     if len(below) + len(query) > LONGEST_NEXT:
-        return root + page
+        return address
     wanted = (root + _quoted(below)).encode("ascii")
     if query:
         wanted += b"?" + query
-    address = root + page
     if not is_on_this_site(wanted.decode("latin-1")):
         return address
     return f"{address}{'&' if '?' in page else '?'}next={quote_from_bytes(wanted, safe='/')}"

