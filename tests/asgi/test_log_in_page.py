@@ -154,7 +154,6 @@ def test_next_never_leads_to_another_site(begin: str, end: str, root_path: str) 
     [
         "https://evil.example",
         "//evil.example",
-       
         "\\\\evil.example",
         "javascript:alert(1)",
         "/\tx",

@@ -97,7 +97,11 @@ def test_a_log_out_at_one_of_two_workers_is_not_called_fenced(name: str, tmp_pat
             return answer is not None and answer.status_code == 503 and "sqlite://" in answer.text
 
         until(is_told, f"readiness names the remedy; the log says {server.told}", 30)
-        until(lambda: server.told.count("sqlite://") == 2, f"each worker names it once; the log says {server.told}", 30)
+        until(
+            lambda: server.told.count("HA_SESSION_CLUSTER: other worker processes") == 2,
+            f"each worker names it once; the log says {server.told}",
+            30,
+        )
         token = server.request("POST", "/login/ada").cookies["session"]
         answer = server.request("POST", "/logout", token)
         assert answer.headers.get("session-revocation") != "fenced"

@@ -49,6 +49,12 @@ class Prometheus:
         flags = [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
         self._process = subprocess.Popen(["prometheus", f"--config.file={folder / 'prometheus.yml'}", *flags], cwd=folder)
 
+    def is_ready(self) -> bool:
+        try:
+            return httpx2.get(self.url + "/-/ready", timeout=LIMIT_S, trust_env=False, verify=False).status_code == 200
+        except httpx2.TransportError:
+            return False
+
     def ask(self, query: str) -> list[Any]:
         answer = httpx2.get(self.url + "/api/v1/query", params={"query": query}, timeout=LIMIT_S, trust_env=False, verify=False)
         assert answer.status_code == 200, f"{query}: {answer.text}"
@@ -75,6 +81,7 @@ class Prometheus:
 def prometheus(nodes: list[Served], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     running = Prometheus(tmp_path_factory.mktemp("prometheus"), nodes)
     try:
+        until(running.is_ready, "Prometheus is ready")
         yield running
     finally:
         running.end()

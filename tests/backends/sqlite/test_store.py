@@ -202,15 +202,16 @@ async def test_a_node_that_gets_no_requests_hears_of_changes_by_itself(path: Pat
         tasks.cancel_scope.cancel()
 
 
-async def test_hand_written_content_is_reported_and_left(path: Path) -> None:
+async def test_hand_written_content_is_reported_and_replaced(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     a = Worker(path)
     token = await a.log_in(text=LARGE)
     db = sqlite3.connect(records_of(path))
     for by_hand in ("'text'", "7"):
         db.execute(f"UPDATE records SET version = version + 1, content = {by_hand}")
         db.commit()
-        assert [code(await a.visit(token, act)) for act in (look, put(a=1))] == ["store_unavailable"] * 2
-        assert db.execute(f"SELECT content = {by_hand} FROM records").fetchall() == [(1,)]
+        assert [code(await a.visit(token, act)) for act in (look, put(a=1))] == ["yes"] * 2
+        assert db.execute(f"SELECT content = {by_hand} FROM records").fetchall() == [(0,)]
+        assert "a record is damaged" in caplog.text
     db.close()
 
 
