@@ -66,7 +66,7 @@ _WHAT = {
     sqlite3.SQLITE_READONLY: "cannot be written: it is read-only, or its folder is",
     sqlite3.SQLITE_PERM: "cannot be opened: this user may not",
     sqlite3.SQLITE_AUTH: "cannot be opened: this user may not",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: its folder is missing, or this user may not write there",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: it is a folder, its folder is missing, or this user may not write there",
     sqlite3.SQLITE_CORRUPT: "is damaged",
     sqlite3.SQLITE_NOTADB: "is damaged, or is no database",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails",

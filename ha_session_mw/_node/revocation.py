@@ -71,7 +71,7 @@ class Journal:
         try:
             found = [decode_entry(record) for record in self._file.load()]
         except FileTrouble as trouble:
-            remedy = "" if trouble.passing else _REMEDY
+            remedy = _REMEDY if not trouble.passing and self._file.path.exists() else ""
             raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: it {trouble}{remedy}"]) from trouble
         except (ValueError, RecursionError) as exc:
             raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: a record is damaged{_REMEDY}"]) from exc

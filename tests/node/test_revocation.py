@@ -263,6 +263,13 @@ async def test_a_damaged_journal_stops_the_start(log: Log, clock: ManualClock, j
         assert "restore provisional.journal, or move it away" in str(raised.value)
 
 
+async def test_a_journal_that_never_was_is_not_said_to_hold_log_outs(log: Log, clock: ManualClock, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("no folder")
+    with pytest.raises(ConfigurationError, match="the journal in it cannot be used") as raised:
+        revoker(log, clock, JournalFile(tmp_path / "state" / "provisional.journal"))
+    assert "restore" not in str(raised.value)
+
+
 async def test_a_journal_that_another_process_has_stops_the_start(log: Log, clock: ManualClock, journal: JournalFile) -> None:
     journal.load()
     with pytest.raises(ConfigurationError, match="it is locked by another process"):
