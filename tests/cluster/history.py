@@ -108,8 +108,7 @@ class History(ABC):
             end_s = self.cluster.passed_s + self.trouble_s
             while self.cluster.passed_s < end_s:
                 if until_a_fault and self.faults:
-                    self._tasks.cancel_scope.cancel()
-                    return
+                    break
                 self._somebody_acts()
                 if self.dice.random() < 0.12:
                     await self._something_happens()
