@@ -64,8 +64,12 @@ class Started:
             return 0
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
+        self._process.terminate()  # a killed nginx would leave its workers behind
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
         self._log.close()
 
 
