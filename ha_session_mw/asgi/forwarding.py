@@ -228,11 +228,13 @@ class Forwarding:
 
         forwarding = None if self._node.peering is None else self._node.peering.forwarding
         assert forwarding is not None  # noqa: S101 - else nothing was prepared
+        begun_s = self._node.clock.boot_s()
         try:
             response = await forwarding.send(self._owner.url, facts, headers, self._body)
         except ClientGone:
             self._gone = True
             return
+        self._node.validator.durations["forward"].observe(self._node.clock.boot_s() - begun_s)
         try:
             await self._pass_on(response)
         finally:

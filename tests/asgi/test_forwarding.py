@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw.asgi.forwarding import KEPT_BODY, AnswerCutOff, Body
+from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, mint_session
 
 from .driver import Answer, scope_of
@@ -346,6 +347,7 @@ async def test_the_framing_of_a_request_arrives_as_it_was() -> None:
     async with nodes(Rooms()) as pair:
         assert told(await pair.ask("POST", [b"ab", b"cd"], content_length="4")) == {"bytes": 4}
         assert told(await pair.ask("POST", [b"ab", b"cd"], transfer_encoding="chunked")) == {"bytes": 4}
+        assert node_of(pair.first.manager).validator.durations["forward"].total == 2
         executed = pair.app.executed
         answer = await pair.ask("POST", [b"ab", b"cd"], content_length="3")  # longer than it says
         assert (answer.code, pair.app.executed) == ("forward_outcome_unknown", executed)
