@@ -27,6 +27,7 @@ from .draining import Draining
 from .error_statistics import ErrorStatistics
 from .growth import Growth
 from .issuing import Issuer, cookie_writer
+from .journal import open_journal
 from .key_source import KeySource
 from .listeners import Listeners
 from .locks import Locks
@@ -36,7 +37,7 @@ from .pace import LogInPace
 from .record_copies import RecordCopies
 from .records import Records
 from .recoveries import Recoveries
-from .revocation import Revoker, open_journal
+from .revocation import Revoker
 from .sampling import Sampling
 from .second_look import FENCED, Fences, SecondLook
 from .security_log import SecurityLog

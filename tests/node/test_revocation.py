@@ -14,7 +14,8 @@ from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
-from ha_session_mw._node.revocation import Journal, Revoker
+from ha_session_mw._node.journal import Journal
+from ha_session_mw._node.revocation import Revoker
 from ha_session_mw._node.second_look import Fences
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.memory.log import MemoryLog
