@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from ._settings import clusters, secrets, values
 from ._settings.checks import RULES, faults
 from ._settings.cluster_urls import ClusterUrl, cluster_url
-from ._settings.setting import ENV_PREFIX, Setting, variable
+from ._settings.setting import ENV_PREFIX, Setting, Table, variable
 from .exceptions import ConfigurationError
 
 STARLETTE_MAX_AGE_S = 14 * 24 * 60 * 60
@@ -45,8 +44,7 @@ Flag = Setting[bool, bool | str]
 _INJECTED = re.compile(r"_(PORT|PORT_.*|SERVICE_(HOST|PORT.*))$")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)  # generated methods for so many fields take long to compile
-class Settings:
+class Settings(Table):
     """The settings of a node. Frozen, and parsed when constructed: a duration given as ``"30m"`` reads as 1800.0 seconds.
 
     Raises:
@@ -286,8 +284,8 @@ class Settings:
     """Whether a weak secret on ``memory://`` is only logged: Starlette's callers pass ``secret_key="example"``. Has no variable."""
     loses_late_changes: bool = False
     """Whether a change that comes too late to be saved is only logged, as Starlette's callers may rely on. Has no variable."""
-    cookie_max_age: bool = field(default=True, init=False)
-    """Whether the cookie carries Max-Age; see :meth:`with_max_age`."""
+    cookie_max_age: bool = True
+    """Whether the cookie carries Max-Age; see :meth:`with_max_age`. Has no variable."""
 
     def __post_init__(self) -> None:
         untold = self._parse()
@@ -332,14 +330,8 @@ class Settings:
             return exc.faults
         return ()
 
-    def __eq__(self, other: object) -> bool:
-        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(tuple(vars(self).values()))
-
     def __repr__(self) -> str:
-        shown = (f"{row.name}={getattr(self, row.name)!r}" for row in fields(self) if row.name not in _NEVER_SHOWN)
+        shown = (f"{name}={value!r}" for name, value in vars(self).items() if name not in _NEVER_SHOWN)
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def read_keys(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
@@ -417,8 +409,7 @@ class Settings:
         other = copy(self)
         life_s = self.absolute_timeout if max_age_s is None else float(max_age_s)
         changed = {"cookie_max_age": max_age_s is not None, "idle_timeout": life_s, "absolute_timeout": life_s}
-        for name, value in changed.items():
-            object.__setattr__(other, name, value)
+        vars(other).update(changed)
         return other
 
 
