@@ -207,13 +207,8 @@ class SessionExpired(ClientFault):
 
 
 class SessionRevoked(ClientFault):
-    """The session was revoked by a log-out: on this node, on another node, or with all sessions of its subject.
+    """The session was revoked by a log-out: on this node, on another node, or with all sessions of its subject."""
 
-    Attributes:
-        has_successor: whether the client got another session with the answer to its log-out, a moment ago.
-    """
-
-    has_successor: bool = False
     code, status, action, bearer_error = "session_revoked", 401, "reauthenticate", "invalid_token"
     title = "The session was logged out"
     detail = "The session was ended by a log-out. Log in again."

@@ -116,9 +116,7 @@ def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRev
     """
     replaced_ms = [view.superseded.get(id, 0) for id in (claims.sid, claims.family) if id in view.denied]
     if 0 in replaced_ms:
-        revoked = SessionRevoked("the session or its family is revoked", check="denied")
-        revoked.has_successor = wall_ms is not None and abs(wall_ms - max(replaced_ms)) <= SUPERSEDED_MS
-        return revoked
+        return SessionRevoked("the session or its family is revoked", check="denied")
     if not _unknown_cut(claims, view) and (problem := _missing_cut(claims, view)):
         return problem
     if wall_ms is not None and abs(wall_ms - min(replaced_ms)) > SUPERSEDED_MS:

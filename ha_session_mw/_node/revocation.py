@@ -316,13 +316,11 @@ class Revoker:
             return "fenced" if fence else "durable"
         return "provisional"
 
-    def note_successor(self, sid: SessionId) -> None:
-        """Note that the client of a session that was logged out under this id gets another one now. Waits for nothing.
-
-        The family is denied by another entry. This one says for a while that the client knows better than to send the id.
-        """
+    def note_for_a_while(self, name: str, for_ms: int) -> None:
+        """Have each node know a name that is no id, for so many milliseconds: :data:`SUPERSEDED_MS` at most. Waits for nothing."""
         now_ms = int(self._clock.wall_s() * 1000)
-        self._log.apply([Deny(sid, now_ms + SUPERSEDED_MS + FLOOR_MARGIN_MS, now_ms)])
+        # As if it had happened earlier, because each node counts from the time in the entry.
+        self._log.apply([Deny(SessionId(name), now_ms + for_ms + FLOOR_MARGIN_MS, now_ms + for_ms - SUPERSEDED_MS)])
 
     def take_back(self, claims: Claims) -> None:
         """Deny a session whose token was never sent to a client, so no request waits for the entry."""

@@ -301,6 +301,7 @@ class SessionMiddleware(CookieAttributes):
             state = await self._find_out(presented, scope, path)
         except ClientFault as problem:
             state = self._refused(problem, path_kind, presented and presented[0])
+            state.refused = [token for _, token in found]
         if len(found) > 1:
             state.presented = found
         return state
@@ -352,6 +353,8 @@ class SessionMiddleware(CookieAttributes):
         proven = problem.check in CHECKS and problem.check not in BEFORE_A_SIGNATURE_COUNTS
         state = RequestState(self.manager, transport=transport if proven else None)
         state.problem = problem
+        if isinstance(transport, bytes) and (token := self._reader.token_of(transport)) is not None:
+            state.refused = (token,)
         return state
 
     # WebSockets and the lifespan

@@ -21,7 +21,7 @@ from ..models import Acknowledgement, Claims, Deny
 from .catch_up import catch_up
 from .late_save import base_of, note_kept
 from .left_behind import LeftBehind, left_behind
-from .presented import begins_anew, ensure_newest, note_successor, revoke_if_ended
+from .presented import begins_anew, ensure_newest, has_moved_on, note_log_out, note_successor, revoke_if_ended
 from .session import Session, state_of
 from .stand_in import take_content
 from .state import RequestState
@@ -105,12 +105,15 @@ async def commit(
     take_content(session, state)
     if state.became is None:
         ensure_newest(state, node)
+    moved_on = state.claims is None and has_moved_on(state, node)
     acknowledgement = None if begins_anew(session, state) else await revoke_if_ended(state, node, uncancelled)
     _keep_pace(session, state, node, client)
     came_in = state.came_in
     several = bool(state.presented) and state.became is not ... and not state.continues  # after login, clear and revoke
-    if state.claims is None and not session:
-        return Outcome(remove=came_in is not None or several, acknowledgement=acknowledgement, removes_variants=several)
+    if state.claims is None and (moved_on or not session):
+        note_log_out(state, node)
+        removes = (came_in is not None or several) and not moved_on
+        return Outcome(remove=removes, acknowledgement=acknowledgement, removes_variants=several and removes)
     if isinstance(state.became, Claims):
         await node.revoker.ensure_kept(state.became)
     left = await left_behind(state, node, uncancelled, several=several)
@@ -125,7 +128,7 @@ async def commit(
             await node.devices.take_new_id(node.issuer.as_signed(claims))
         acknowledgement = await left.leave(ended) or acknowledgement
     # Nothing may wait or fail from here on: the old token is of no use any more.
-    note_successor(state, node)
+    note_successor(state, node, claims)
     _report_log_in(claims, came_in, node)
     _hand_out(state, claims, node)
     max_age_s = math.ceil((claims.absolute_end_ms - claims.issued_ms) / 1000) if claims.persistent else None

@@ -1,15 +1,27 @@
-"""The sessions of a request that carried several tokens. A sibling host may have planted one, so a log-in or log-out ends them all."""
+"""The sessions of all tokens that came with a request.
+
+Of several tokens, a sibling host may have planted one, so a log-in or log-out ends all their sessions. A refused or logged-out token may be
+in other requests under way. They must set no cookie over a newer one.
+"""
 
 from __future__ import annotations
 
 import math
 
+from .._core.cluster.view import NO_SESSION, SUPERSEDED_MS
 from .._node.node import Node
 from .._node.uncancelled import Uncancelled
-from ..exceptions import QuorumLost, SessionRevoked, SessionSuperseded
-from ..models import Acknowledgement, Claims
+from ..exceptions import QuorumLost, SessionSuperseded
+from ..models import Acknowledgement, Claims, SessionId
 from .state import RequestState
 from .tracked_dict import TrackedDict
+
+HAS_SUCCESSOR, MOVED_ON = f"{NO_SESSION}newer.", f"{NO_SESSION}moved."
+"""Notes on an id. With the first, its client got another session, and a late write fails. With the second, its client logged out, or got a
+visitor's session. A late write then sets no cookie and does not fail, because the client may be a page that sends several at once."""
+
+UNDER_WAY_MS = 10_000
+"""How long the second note counts. The requests that a page sent before arrive in that time."""
 
 
 def others(state: RequestState, node: Node) -> list[Claims]:
@@ -27,8 +39,8 @@ def others(state: RequestState, node: Node) -> list[Claims]:
 def ensure_newest(state: RequestState, node: Node) -> None:
     """Raise if the client has got a newer session than that of this request, so that no cookie may take its place.
 
-    A log-in gave it that session, or a log-out after which the app wrote. The log-out of a session under an older one of its ids
-    passes: it ends the newer one, too.
+    A log-in gave it that session, or an answer to a token that was refused or logged out. The log-out of a session under an older one
+    of its ids passes: it ends the newer one, too.
 
     Raises:
         SessionSuperseded: it has, or the client has a newer token of the same session, which this request did not carry.
@@ -36,17 +48,45 @@ def ensure_newest(state: RequestState, node: Node) -> None:
     problem = state.problem if state.verified is None else node.validator.why_revoked(state.verified)
     if isinstance(problem, SessionSuperseded):
         raise problem.with_traceback(None)  # the same error may be raised several times
-    if isinstance(problem, SessionRevoked) and problem.has_successor:
-        raise SessionSuperseded("logged out, and the client got another session with the answer", check="denied")
+    # The problem may be older than an answer that another request has got meanwhile.
+    if _is_noted(state, node, HAS_SUCCESSOR):
+        raise SessionSuperseded("refused, and the client got another session a moment ago", check="superseded")
 
 
-def note_successor(state: RequestState, node: Node) -> None:
-    """Note that the client gets a new token with this answer, if the sessions of those that came were logged out."""
-    if state.acknowledgement is None:
-        return
-    verified = [node.validator.verify(token) for _, token in state.presented]
-    for sid in {one.claims.sid for one in (state.verified, *verified) if one is not None}:
-        node.revoker.note_successor(sid)
+def has_moved_on(state: RequestState, node: Node) -> bool:
+    """Whether the client got another cookie a moment ago, or lost it, with the answer to another request. This one leaves it alone then."""
+    return _is_noted(state, node, MOVED_ON)
+
+
+def note_successor(state: RequestState, node: Node, successor: Claims) -> None:
+    """Note that the client gets a new token with this answer, if those that came were refused, or their sessions were logged out."""
+    if state.acknowledgement is not None or (state.verified is None and successor.subject is not None):
+        _note(state, node, HAS_SUCCESSOR, for_ms=SUPERSEDED_MS)
+    elif state.verified is None:
+        _note(state, node, MOVED_ON, for_ms=UNDER_WAY_MS)
+
+
+def note_log_out(state: RequestState, node: Node) -> None:
+    """Note that the client loses its token with this answer, if its session was logged out."""
+    if state.acknowledgement is not None:
+        _note(state, node, MOVED_ON, for_ms=UNDER_WAY_MS)
+
+
+def _note(state: RequestState, node: Node, what: str, *, for_ms: int) -> None:
+    for sid in _sids(state, node):
+        node.revoker.note_for_a_while(what + sid, for_ms)
+
+
+def _is_noted(state: RequestState, node: Node, what: str) -> bool:
+    wall_ms = node.clock.wall_s() * 1000
+    return any(node.view.was_replaced_lately(what + sid, wall_ms) for sid in _sids(state, node))
+
+
+def _sids(state: RequestState, node: Node) -> set[SessionId]:
+    """Return the ids of all sessions whose token came with the request."""
+    tokens = {*state.refused, *(token for _, token in state.presented)}
+    found = {verified.claims.sid for token in tokens if (verified := node.validator.verify(token)) is not None}
+    return found if state.verified is None else {state.verified.claims.sid, *found}
 
 
 async def log_out(state: RequestState, node: Node, uncancelled: Uncancelled, *, limit_s: float = math.inf) -> Acknowledgement | None:

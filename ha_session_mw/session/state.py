@@ -68,6 +68,7 @@ class Rare:
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
         data_lost: whether this request has found that the session's data is lost, and goes on without.
         presented: the tokens of a request that carried several, as often as they came; see ``presented.py``.
+        refused: the tokens of a request, none of which was accepted.
         arrives: whether this node sees the token for the first time.
         renews_now: whether the client gets a renewed token although renewal may not be due yet.
         passed_on: whether another node answers, or the sender must ask one. This node passes the answer on as it is.
@@ -92,6 +93,7 @@ class Rare:
     out_of_reach: StoreUnavailable | None = None
     data_lost: bool = False
     presented: Sequence[Presented] = ()
+    refused: Sequence[bytes] = ()
     arrives: bool = False
     renews_now: bool = False
     passed_on: bool = False

@@ -429,14 +429,6 @@ async def test_it_counts_for_each_of_several_tokens(node: Node) -> None:
         assert (await node.request(put(form="sent"), token=token)).code == "session_superseded"
 
 
-async def test_a_log_out_without_a_word_lets_a_later_visit_begin(node: Node) -> None:
-    """Its client may never have got the answer, and must get a form to log in with."""
-    visitor = await node.logged_in("bob")
-    old = visitor.token
-    await visitor.visit(clear)
-    assert (await node.request(put(form="shown"), token=old)).token
-
-
 async def test_it_is_known_to_the_other_workers_of_a_file(tmp_path: Path) -> None:
     node, other = (Node(cluster=f"sqlite://{tmp_path}/sessions.db") for _ in range(2))
     _, old = await goodbye(node, begin_anew)
