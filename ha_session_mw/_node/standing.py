@@ -15,8 +15,13 @@ WARN_SKEW_S = 2.0
 
 
 def farthest_skew_s(log: ClusterLog) -> float:
-    """Return how many seconds this node's wall clock is ahead of the live member's that differs most; 0 if there is none."""
-    return max((-seen.ahead_s for seen in log.sightings() if seen.is_live and seen.ahead_s is not None), key=abs, default=0.0)
+    """Return how many seconds this node's wall clock is ahead of that which differs most, of the live members' and the cluster server's.
+
+    0 if there is none.
+    """
+    engine_s = log.engine_ahead_s()
+    engines = [] if engine_s is None else [-engine_s]
+    return max((*engines, *(-seen.ahead_s for seen in log.sightings() if seen.is_live and seen.ahead_s is not None)), key=abs, default=0.0)
 
 
 class StandingLog:
@@ -25,7 +30,7 @@ class StandingLog:
     Args:
         clock: the boot-time clock.
         why_not: returns why the node validates no sessions; None if it does, or never has since its start, or is about to stop.
-        skew_s: returns how far this node's clock is ahead of the member's clock that differs most.
+        skew_s: returns how far this node's clock is ahead of the other clock that differs most.
     """
 
     def __init__(self, clock: Clock, *, why_not: Callable[[], str | None], skew_s: Callable[[], float]) -> None:
@@ -44,10 +49,13 @@ class StandingLog:
         if is_skewed != self._is_skewed:
             self._is_skewed = is_skewed
             if is_skewed:
-                logger.warning("this node's clock and another member's differ by %.1f s; from 30 s on it validates no sessions; run NTP",
-                               abs(skew_s))  # fmt: skip
+                logger.warning(
+                    "this node's clock and another member's, or the cluster server's, differ by %.1f s; from 30 s on it validates no "
+                    "sessions; run NTP",
+                    abs(skew_s),
+                )
             else:
-                logger.warning("this node's clock and the other members' agree again")
+                logger.warning("this node's clock and the others agree again")
 
     def _look_at_service(self) -> None:
         why, now_s = self._why_not(), self._boot_s()

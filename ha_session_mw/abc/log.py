@@ -169,6 +169,10 @@ class ClusterLog(ABC):
         """Return each other member that this node has heard, also those that have just left; nothing if members do not hear each other."""
         return ()
 
+    def engine_ahead_s(self) -> float | None:
+        """Return how many seconds the cluster server's wall clock is ahead of this node's; None without a server, or if it is not known."""
+        return None
+
     def announced_kids(self) -> Sequence[Collection[KeyId]]:
         """Return the key ids of each other live member."""
         return [member.kids for member in self.members()]

@@ -111,11 +111,15 @@ def _members(node: Node) -> Samples:
 def skews_of(node: Node) -> dict[str, float]:
     """Return how many seconds this node's wall clock is ahead of others', by a closed set of names.
 
-    ``1`` and so on are the places of members in ``HA_SESSION_PEERS``, ``farthest`` is the member whose clock differs most.
+    ``1`` and so on are the places of members in ``HA_SESSION_PEERS``, ``engine`` is the cluster's server, and ``farthest`` the clock of
+    all that differs most.
     """
     places = {url: place for place, url in enumerate(node.settings.peers[:MOST_PLACES], 1)}
     ahead = {seen.heartbeat.url: -seen.ahead_s for seen in node.log.sightings() if seen.is_live and seen.ahead_s is not None}
     known = {str(place): ahead[url] for url, place in places.items() if url in ahead}
+    engine_s = node.log.engine_ahead_s()
+    if engine_s is not None:
+        known["engine"] = -engine_s
     return {**known, "farthest": farthest_skew_s(node.log)}
 
 
@@ -174,8 +178,8 @@ FIGURES: Sequence[Figure] = (
            read=_one(lambda node: node.log.quorum_size()), combine="max"),
     Figure("ha_session_quorum_available", "gauge", "1 if log-outs become durable now.",
            read=_one(lambda node: node.log.has_quorum()), combine="min"),
-    Figure("ha_session_clock_skew_seconds", "gauge", "How far this node's clock is ahead of a member's: by place in HA_SESSION_PEERS, "
-           "and of the member whose clock differs most.", ("peer",), _skew, combine="max"),
+    Figure("ha_session_clock_skew_seconds", "gauge", "How far this node's clock is ahead of a member's, by place in HA_SESSION_PEERS, "
+           "of the cluster server's, and of the clock that differs most.", ("peer",), _skew, combine="max"),
     Figure("ha_session_forwards_total", "counter", "Requests led to the owner of their session.", ("result",),
            _forwards),
     Figure("ha_session_lock_wait_seconds", "histogram", "Time that requests waited for locks.",

@@ -129,6 +129,7 @@ async def test_a_session_of_one_node_is_good_on_all_and_a_log_out_on_one_counts_
         assert acknowledged.mode == "fenced"
         assert acknowledged.waited_s < FENCE_WAIT_S
         assert judged(c, mint_session(c, "ada")) == "ok"
+        assert node_of(a).log.engine_ahead_s() == 0.0  # one machine has one clock
 
 
 async def test_a_log_out_by_a_script_counts_on_all(cluster: str) -> None:

@@ -44,7 +44,7 @@ def test_a_clock_that_is_off_by_more_than_two_seconds_is_told_once(caplog: pytes
     told.skew_s = -1.5
     assert told.after(10) == []
     told.skew_s = 0.1
-    assert told.after(10) == ["this node's clock and the other members' agree again"]
+    assert told.after(10) == ["this node's clock and the others agree again"]
 
 
 @pytest.mark.anyio

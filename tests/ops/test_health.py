@@ -10,9 +10,10 @@ import pytest
 
 from ha_session_mw.manager import node_of
 from ha_session_mw.ops.health import health_of
-from ha_session_mw.testing import Cluster
+from ha_session_mw.testing import Cluster, mint_session
 
 from ..asgi.driver import Node
+from ..backends.etcd.fake_cluster import EtcdCluster
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +59,33 @@ async def test_a_clock_is_compared_with_each_member_s(ahead_s: float, status: st
         assert [found[f"clock_skew:{place}"]["status"] for place in (2, 3)] == [status, status]
         assert found["clock_skew:farthest"]["observedValue"] == pytest.approx(ahead_s, abs=0.2)
         assert found["clock"]["status"] == ("fail" if status == "fail" else "pass")
+
+
+@pytest.mark.parametrize(("ahead_s", "status"), [(0.5, "pass"), (4.0, "warn"), (40.0, "fail")])
+async def test_a_clock_is_compared_with_etcd_s(ahead_s: float, status: str) -> None:
+    async with EtcdCluster() as cluster:
+        await cluster.ready()
+        cluster.etcd.ahead_s = ahead_s
+        await cluster.advance(10)
+        found = checks(node_of(cluster.nodes[0].manager))
+        assert found["clock_skew:engine"]["status"] == status
+        assert found["clock_skew:engine"]["observedValue"] == pytest.approx(-ahead_s, abs=1.1)
+        assert found["clock"]["status"] == "pass"  # three members agree
+
+
+async def test_a_node_alone_whose_clock_differs_from_etcd_s_by_30_s_validates_nothing_and_says_so() -> None:
+    async with EtcdCluster(["a"]) as cluster:
+        await cluster.ready()
+        [one] = cluster.nodes
+        token = mint_session(one.manager, "ada")
+        cluster.etcd.ahead_s = -40
+        await cluster.advance(10)
+        answer = await one.get("/", token=token)
+        assert (answer.status_code, answer.json()["code"]) == (503, "clock_untrusted")
+        assert (one.why_not_ready or "").startswith("its clock differs from etcd's by more than 30 s")
+        cluster.etcd.ahead_s = 0
+        await cluster.advance(10)
+        assert (await one.get("/", token=token)).status_code == 200
 
 
 async def test_probes_and_metrics_wait_for_nothing_while_the_others_are_frozen() -> None:

@@ -37,6 +37,7 @@ from .api import (
 )
 from .authentication import Authentication
 from .bodies import follow_lines, read
+from .engine_clock import EngineClock
 from .tries import Rotation, first_answer
 
 TRY_S = 0.6
@@ -67,6 +68,9 @@ class EtcdGateway:
         user: the user to authenticate; None if no user is configured.
         password: returns the user's current password.
         transport: makes the HTTP transport; by default one over the network.
+
+    Attributes:
+        engine_clock: how this machine's clock compares with etcd's.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class EtcdGateway:
         self._tls = tls
         self._transport = transport or self._network
         self._authentication = Authentication(clock, user, password)
+        self.engine_clock = EngineClock()
         self._http: httpx2.AsyncBaseTransport | None = None
         self._watch_http: httpx2.AsyncBaseTransport | None = None
 
@@ -197,7 +202,9 @@ class EtcdGateway:
     # Tries.
 
     async def _call(self, path: str, body: Mapping[str, object], kind: type[T]) -> T:
-        return await first_answer(self._clock, self._rotation, lambda turn: self._try(turn, path, body, kind), try_s=TRY_S, within_s=CALL_S)
+        return await first_answer(
+            self._clock, self._rotation, lambda turn: self._try(turn, path, body, kind, limit_s=TRY_S), try_s=TRY_S, within_s=CALL_S
+        )
 
     async def _call_once(self, path: str, body: Mapping[str, object], kind: type[T], *, limit_s: float = TRY_S) -> T:
         turn = self._rotation.turn
@@ -235,7 +242,9 @@ class EtcdGateway:
     # HTTP.
 
     async def _post(self, endpoint: str, path: str, body: Mapping[str, object], kind: type[T]) -> T:
+        sent_s = self._clock.boot_s()
         async with self._sent(self._http, endpoint + path, body, _JSON) as response:
+            self.engine_clock.read(response.headers, sent_s, self._clock.boot_s())
             content = await read(response)
         if response.status_code != 200 or content.startswith(b'{"error"'):
             raise error_of(response.status_code, content)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import anyio
 import msgspec
 
-from ..._core.cluster.members import Heartbeat, Members
+from ..._core.cluster.members import TRUSTED_SKEW_MS, Heartbeat, Members
 from ..._core.cluster.view import View
 from ..._core.ordered.log import Ordered
 from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
@@ -41,6 +41,7 @@ DURABLE_LIMIT_S = 5.0
 late acknowledgement is worth more than an early refusal."""
 DURABLE_LIMIT_ALONE_S = 0.5
 """How long a log-out waits for etcd while this node is out of contact, or etcd is full, when an answer is unlikely."""
+ALONE_AGAINST_ETCD = "its clock differs from etcd's by more than 30 s, and no other node can be heard to tell which is right"
 LEAVE_S = 5.0
 """Time limit for the last writes of a process that ends. Orchestrators kill a process some 10 s after they ask it to end."""
 
@@ -170,6 +171,19 @@ class EtcdLog(MemberedLog):
     def is_set_back(self) -> bool:
         return self.ordered.rolled_back is not None
 
+    def trusts_clock(self) -> bool:
+        """A process alone has no other member to compare its clock with, and so compares it with etcd's."""
+        if super().trusts_clock() and not self._is_alone_against_etcd():
+            return True
+        self.trusted_ahead_ms = math.nan
+        return False
+
+    def _is_alone_against_etcd(self) -> bool:
+        return self._members.majority == 1 and abs(self.engine_ahead_s() or 0.0) * 1000 > TRUSTED_SKEW_MS
+
+    def engine_ahead_s(self) -> float | None:
+        return self._gateway.engine_clock.ahead_s(self._now())
+
     @property
     def trouble(self) -> Mapping[str, str]:
         """The present failures and their reasons, in words that follow "etcd "."""
@@ -185,7 +199,7 @@ class EtcdLog(MemberedLog):
                 "the log in etcd is older than what this node has applied; restore the newer one or accept the loss, see the how-to on etcd"
             )
         if self.ordered.is_ready(now):
-            return None
+            return ALONE_AGAINST_ETCD if self._is_alone_against_etcd() else None
         if self.is_draining():
             return DRAINING
         if self.trouble:

@@ -10,6 +10,7 @@ from base64 import b64decode
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,8 @@ from ha_session_mw.testing import Cluster, Link, Node
 
 from .fake_state import Answer, EtcdState
 
+BEGUN_AT_S = 1_800_000_000.0
+"""The right time at the begin of a story."""
 COMMIT_S = 0.001
 """How long a member takes for a call."""
 NO_QUORUM_S = 7.0
@@ -86,6 +89,7 @@ class FakeEtcd3:
         members: with names ``e0``, ``e1`` and so on.
         url: the value for ``HA_SESSION_CLUSTER``.
         tasks: in which messages travel.
+        ahead_s: how far its clock is ahead of the right time.
         brought: for each node, how many messages its watches have brought.
     """
 
@@ -97,6 +101,7 @@ class FakeEtcd3:
         self.url = f"etcd://{','.join(f'{member.name}:1' for member in self.members)}/shop"
         self.leader = self.members[0]
         self.elected_at_s = 0.0
+        self.ahead_s = 0.0
         self.tasks = anyio.create_task_group()
         self._links: dict[tuple[str, str], Link] = {}
         self._plugs: list[_Plug] = []
@@ -120,6 +125,10 @@ class FakeEtcd3:
     @property
     def now_s(self) -> float:
         return self.cluster.passed_s
+
+    def date(self) -> str:
+        """What a member's own clock says, in whole seconds."""
+        return formatdate(BEGUN_AT_S + self.now_s + self.ahead_s, usegmt=True)
 
     async def sleep(self, seconds: float) -> None:
         if seconds > 0:
@@ -461,7 +470,7 @@ class _Call:
         if self._path == "/v3/watch":
             return await self._watched()
         status, answer = await self._member.serve(self._path, self._body)
-        return httpx2.Response(status, stream=httpx2.ByteStream(_encode(answer)))
+        return httpx2.Response(status, headers={"date": self._cable.etcd.date()}, stream=httpx2.ByteStream(_encode(answer)))
 
     async def _watched(self) -> httpx2.Response:
         if not self._member.running:
