@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Bounds for work on one node and calls between nodes, in seconds."""
@@ -39,6 +40,20 @@ class Tally:
     def total(self) -> int:
         """How many values were counted."""
         return sum(self.counts)
+
+    def at_most(self, share: float) -> float:
+        """Return the least bound that such a share of the values does not exceed; infinity beyond the last one, and 0 without values."""
+        needed, running = share * self.total, 0
+        for bound, count in zip((0.0, *self.bounds), (0, *self.counts), strict=False):
+            running += count
+            if running >= needed:
+                return bound
+        return math.inf
+
+    def told(self) -> Mapping[str, float]:
+        """Return the number of values, their mean, and bounds of most of them, for people."""
+        total = self.total
+        return {"count": total, "mean_s": self.sum / total if total else 0.0, "p50_s": self.at_most(0.5), "p99_s": self.at_most(0.99)}
 
     def cumulated(self) -> list[tuple[str, int]]:
         """Return for each bound, as text, how many values are at or below it; the last one is ``+Inf``."""

@@ -8,6 +8,7 @@ from .node import Node
 def status_of(node: Node) -> dict[str, object]:
     """Return the state and the counts of a node."""
     why_not_ready = node.why_not_ready()
+    sync_lag = node.log.sync_lag()
     devices, look_ups, peering, listeners = node.devices, node.look_ups, node.peering, node.listeners
     return {
         "node": node.node_id,
@@ -17,6 +18,7 @@ def status_of(node: Node) -> dict[str, object]:
         "exposed_because": node.log.exposure(),
         "member_lists": node.log.member_lists(),
         "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),
+        "sync_lag": sync_lag.told() if sync_lag is not None else None,
         "revocation_entries": len(node.view),
         "revocation_bytes": node.growth.bytes,
         "revocations_per_minute": node.growth.per_minute,

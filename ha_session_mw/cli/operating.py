@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -94,16 +95,18 @@ def _show(found: Mapping[str, Any], output: str) -> None:
                 row["member"],
                 row["state"],
                 fresh,
+                _lag(told.get("sync_lag")),
                 seconds(row["heard_ago_s"]),
                 seconds(row["ahead_s"]),
                 told.get("revocation_entries"),
                 told.get("provisional_log_outs"),
                 sum(told["refused"].values()) if told else None,
+                f"{sum(_rate(told, code) for code in told['refused']):.3g}" if told else None,
                 row["release"],
                 row["url"],
             )
         )
-    head = ("MEMBER", "STATE", "FRESH", "HEARD", "CLOCK", "LOG-OUTS", "PROVISIONAL", "REFUSALS", "RELEASE", "URL")
+    head = ("MEMBER", "STATE", "FRESH", "LAG", "HEARD", "CLOCK", "LOG-OUTS", "PROVISIONAL", "REFUSALS", "A MINUTE", "RELEASE", "URL")
     print_table(head, rows)
     of: dict[str, list[str]] = {}
     for row in found["members"]:
@@ -113,13 +116,29 @@ def _show(found: Mapping[str, Any], output: str) -> None:
         click.echo(f"{', '.join(names)}: {remark}")
 
 
+def _lag(lag: Mapping[str, float | None] | None) -> str | None:
+    """The bound of 99 % of what the node has measured. A bound beyond the largest that it counts by is null in JSON."""
+    if lag is None or not lag["count"]:
+        return None
+    bound_s = lag["p99_s"]
+    return f"≤ {seconds(bound_s)}" if bound_s is not None and math.isfinite(bound_s) else "> 1 min"
+
+
+def _rate(told: Mapping[str, Any], code: str) -> float:
+    """How many refusals with a code there were within the last minute."""
+    rate: float = told.get("errors", {}).get(code, {"per_minute": {"1m": 0.0}})["per_minute"]["1m"]
+    return rate
+
+
 def _remarks(row: Mapping[str, Any]) -> list[str]:
     told = row["status"] or {}
     found = [f"does not answer: it {row['failure']}"] if row["failure"] else []
     found += [f"not ready: {told['not_ready_because']}"] if told.get("not_ready_because") else []
     found += [f"exposed: {told['exposed_because']}"] if told.get("exposed_because") else []
     found += [f"task {name} was restarted {count} times" for name, count in told.get("restarted_tasks", {}).items()]
-    refused = ", ".join(f"{code} {count}" for code, count in sorted(told.get("refused", {}).items()) if count)
+    refused = ", ".join(
+        f"{code} {count} ({_rate(told, code):.3g} a minute)" for code, count in sorted(told.get("refused", {}).items()) if count
+    )
     return [*found, f"refused: {refused}"] if refused else found
 
 

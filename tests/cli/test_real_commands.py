@@ -70,11 +70,36 @@ def test_the_status_shows_each_member(nodes: Nodes) -> None:
     found = nodes.run("status")
     assert found.exit_code == 0, found.output
     head, *rows = found.output.splitlines()
-    assert head.split()[:4] == ["MEMBER", "STATE", "FRESH", "HEARD"]
+    assert head.split()[:4] == ["MEMBER", "STATE", "FRESH", "LAG"]
     assert [row.split()[:2] for row in rows[:3]] == [["a", "ready"], ["b", "ready"], ["c", "ready"]]
     told = json.loads(nodes.run("status", "-o", "json").stdout)
     assert told["asked"] == nodes.urls[0]
     assert all(row["status"]["freshness_age_s"] < 2 and row["answers"] for row in told["members"])
+
+
+def test_the_status_tells_the_measured_lag_and_the_rate_of_refusals(nodes: Nodes) -> None:
+    token = mint_session(nodes.managers[0], "bea")
+    assert nodes.run("revoke", "--subject", "bea").exit_code == 0
+    assert nodes.subjects(token) == [None] * 3
+    rows = json.loads(nodes.run("status", "-o", "json").stdout)["members"]
+    assert all(row["status"]["sync_lag"]["count"] >= 1 for row in rows[1:])
+    assert all(row["status"]["errors"]["session_revoked"]["per_minute"]["1m"] >= 1 for row in rows)
+    shown = nodes.run("status").output
+    assert re.search(r"≤ \d+ ms|> 1 min", shown)
+    assert re.search(r"refused: session_revoked \d+ \([\d.]+ a minute\)", shown)
+
+
+def test_the_status_is_shown_again_and_again_until_ctrl_c(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ha_session_mw.cli.operating.time.sleep", pause)
+    found = nodes.run("status", "--watch", "--every", "0.5")
+    assert (found.exit_code, found.output.count("MEMBER"), paused) == (0, 3, [0.5] * 3)
 
 
 def test_the_status_names_what_is_wrong(nodes: Nodes) -> None:

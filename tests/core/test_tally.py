@@ -22,6 +22,21 @@ def test_a_negative_value_counts_as_nothing() -> None:
     assert (tally.counts, tally.sum, tally.total) == ([2, 0], 0.0, 2)
 
 
+@given(st.lists(st.floats(0, 100), min_size=1), st.floats(0.01, 1))
+def test_the_bound_of_a_share_is_the_least_that_holds_so_many_values(values: list[float], share: float) -> None:
+    tally = Tally((0.1, 1.0, 10.0))
+    for value in values:
+        tally.observe(value)
+    bound = tally.at_most(share)
+    assert sum(value <= bound for value in values) >= share * len(values)
+    lower = max((other for other in (0.0, *tally.bounds) if other < bound), default=-1.0)
+    assert sum(value <= lower for value in values) < share * len(values) or bound == 0.1
+
+
+def test_without_values_there_is_nothing_to_tell() -> None:
+    assert Tally((1.0,)).told() == {"count": 0, "mean_s": 0.0, "p50_s": 0.0, "p99_s": 0.0}
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 5))))
 def test_the_last_bucket_has_every_value(values: list[tuple[float, int]]) -> None:
     tally = Tally((0.1, 1.0, 10.0))
