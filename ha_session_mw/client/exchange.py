@@ -8,7 +8,7 @@ import random
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
@@ -291,18 +291,6 @@ class Exchange:
     @property
     def _origin(self) -> str:
         return self._cluster.origins[self.call.node]  # type: ignore[return-value] # the constructor has checked each
-
-
-def log_in_once(exchange: Exchange, one_at_a_time: AbstractContextManager[Any], reauthenticate: Callable[[], Any]) -> bool:
-    """Log in unless another request has done so meanwhile; return whether there is a log-in to use."""
-    with one_at_a_time:
-        if exchange.uses_log_in():
-            return True
-        if not exchange.may_log_in():
-            return False
-        with exchange.log_in():
-            reauthenticate()
-        return True
 
 
 def may_be_problem(headers: Mapping[str, str]) -> bool:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 try:
     from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
+    from requests.exceptions import ConnectionError as RequestsConnectionError
     from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
 except ImportError as exc:
     raise ImportError("ha_session_mw.client.requests needs the package requests: pip install requests") from exc
 
-from .exchange import AfterLogIn, Cluster, Exchange, decoded, log_in_once, may_be_problem, read_problem
+from .exchange import Cluster, Exchange, decoded, may_be_problem, read_problem
 from .problems import LONGEST, Problem
+from .tries import Way, held, respond, run_blocking
 
 
 class NodesAdapter(HTTPAdapter):
@@ -78,28 +83,81 @@ class NodesAdapter(HTTPAdapter):
             can_send_again=lambda: body is None or isinstance(body, str | bytes),
             logs_in=self.reauthenticate is not None,
         )
-        while True:
-            wire = request.copy()
-            wire.url = exchange.url
-            wire.headers.clear()
-            wire.headers.update(exchange.fields)
-            try:
-                response = super().send(wire, stream, _connect_within(exchange, timeout), verify, cert, proxies)
-            except RequestException as error:
-                step = exchange.failed(_reason(error))
-                if step is None:
-                    raise
-            else:
-                response.request, response.url = request, url
-                step = exchange.answered(response.status_code, response.headers, _problem_of(response))
-                if step is None or (isinstance(step, AfterLogIn) and not self._log_in(exchange)):
-                    return response
-                response.close()
-            self._sleep(step.wait_s)
+        options = {"stream": stream, "verify": verify, "cert": cert, "proxies": proxies}
+        way = _RequestsWay(request, partial(super().send, **options), timeout, self._sleep, self._one_log_in, self.reauthenticate)
+        response: Response = run_blocking(respond(exchange, way))
+        return response
 
-    def _log_in(self, exchange: Exchange) -> bool:
-        assert self.reauthenticate is not None  # noqa: S101 - else no exchange asks for it
-        return log_in_once(exchange, self._one_log_in, self.reauthenticate)
+
+class _RequestsWay(Way):
+    """The way of one request.
+
+    Args:
+        request: the caller's.
+        send: sends once.
+        timeout: of the caller.
+        sleep: waits for so many seconds.
+        lock: is held by the request that logs in.
+        reauthenticate: logs in; None if the client cannot.
+    """
+
+    errors = RequestException
+
+    def __init__(
+        self,
+        request: PreparedRequest,
+        send: Callable[..., Response],
+        timeout: Any,
+        sleep: Callable[[float], object],
+        lock: threading.Lock,
+        reauthenticate: Callable[[], Any] | None,
+    ) -> None:
+        self._request = request
+        self._send = send
+        self._timeout = timeout
+        self._sleep = sleep
+        self._lock = lock
+        self._reauthenticate = reauthenticate
+
+    async def send(self, exchange: Exchange) -> Response:
+        wire = self._request.copy()
+        wire.url = exchange.url
+        wire.headers.clear()
+        wire.headers.update(exchange.fields)
+        response = self._send(wire, timeout=_connect_within(exchange, self._timeout))
+        response.request, response.url = self._request, self._request.url or ""
+        return response
+
+    async def read_problem(self, exchange: Exchange, response: Response) -> Problem | None:  # noqa: ARG002 - its length is known
+        # A part of a body cannot be put back, so only a body of known length is read.
+        length = response.headers.get("content-length", "")
+        if not may_be_problem(response.headers) or not length.isdigit() or int(length) > LONGEST:
+            return None
+        try:
+            body = response.raw.read(decode_content=False)
+        except HTTPError as error:
+            raise RequestsConnectionError(error, request=self._request) from error
+        text = decoded(response.headers, body)
+        response._content = body if text is None else text  # noqa: SLF001 - requests has no other way
+        return read_problem(response.headers, body)
+
+    async def close(self, response: Response) -> None:
+        response.close()
+
+    async def sleep(self, seconds: float) -> None:
+        self._sleep(seconds)
+
+    def one_log_in(self) -> AbstractAsyncContextManager[object]:
+        return held(self._lock)
+
+    async def reauthenticate(self) -> None:
+        assert self._reauthenticate is not None  # noqa: S101 - else no exchange asks for it
+        self._reauthenticate()
+
+    def reason(self, error: Exception) -> BaseException:
+        """Return the error of urllib3 that says how far a request came; the error itself if there is none."""
+        inner = error.args[0] if error.args else None
+        return getattr(inner, "reason", None) or error
 
 
 def as_text(value: str | bytes) -> str:
@@ -110,20 +168,3 @@ def as_text(value: str | bytes) -> str:
 def _connect_within(exchange: Exchange, timeout: Any) -> Any:
     connect_s, read_s = timeout if isinstance(timeout, tuple) else (timeout, timeout)
     return (exchange.connect_within_s(connect_s), read_s)
-
-
-def _reason(error: RequestException) -> BaseException:
-    """Return the error of urllib3 that says how far a request came; the error itself if there is none."""
-    inner = error.args[0] if error.args else None
-    return getattr(inner, "reason", None) or error
-
-
-def _problem_of(response: Response) -> Problem | None:
-    # A part of a body cannot be put back, so only a body of known length is read.
-    length = response.headers.get("content-length", "")
-    if not may_be_problem(response.headers) or not length.isdigit() or int(length) > LONGEST:
-        return None
-    body = response.raw.read(decode_content=False)
-    text = decoded(response.headers, body)
-    response._content = body if text is None else text  # noqa: SLF001 - requests has no other way
-    return read_problem(response.headers, body)

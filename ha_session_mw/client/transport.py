@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 
-from .exchange import AfterLogIn, Cluster, Exchange, as_text, library_of, limits_of, log_in_once, may_be_problem, read_problem
+from .exchange import Cluster, Exchange, as_text, library_of, limits_of, may_be_problem, read_problem
 from .problems import Problem
 from .streams import once, resumed
+from .tries import Way, held, respond, run_blocking
 
 
 class _Transport:
@@ -29,17 +32,11 @@ class _Transport:
         ValueError: no URL is given, or one has more than these parts.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        inner: Any = None,
-        *,
-        reauthenticate: Callable[[], Any] | None = None,
-        boot_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    reauthenticate: Callable[[], Any] | None
+
+    def __init__(self, urls: Sequence[str], inner: Any, boot_s: Callable[[], float]) -> None:
         self._cluster = Cluster(urls, boot_s)
         self._inner = inner
-        self.reauthenticate = reauthenticate
 
     def _exchange(self, request: Any) -> Exchange | None:
         """Return the exchange for a request; None if its URL is not one of a node."""
@@ -57,15 +54,70 @@ class _Transport:
             logs_in=self.reauthenticate is not None,
         )
 
-    @staticmethod
-    def _wire_request(exchange: Exchange, request: Any) -> Any:
+
+class _HttpxWay(Way):
+    """The way of one request of httpx or httpx2.
+
+    Args:
+        request: the caller's.
+        inner: the transport that sends.
+        sleep: waits for so many seconds.
+        lock: is held by the request that logs in.
+        reauthenticate: logs in; None if the client cannot.
+    """
+
+    def __init__(
+        self, request: Any, inner: Any, sleep: Callable[[float], Any], lock: Any, reauthenticate: Callable[[], Any] | None
+    ) -> None:
+        self._request = request
+        self._inner = inner
+        self._sleep = sleep
+        self._lock = lock
+        self._reauthenticate = reauthenticate
+        self._library = library_of(request)
+        self.errors = self._library.TransportError
+
+    @abstractmethod
+    def chunks(self, body: Any) -> Any:
+        """Return an iterator of a body's chunks."""
+
+    @abstractmethod
+    async def next_chunk(self, chunks: Any) -> bytes | None:
+        """Return the next chunk; None after the last."""
+
+    @abstractmethod
+    async def close_body(self, body: Any) -> None:
+        """Close a body, read or not."""
+
+    def reason(self, error: Exception) -> BaseException:
+        return error
+
+    async def close(self, response: Any) -> None:
+        await self.close_body(response.stream)
+
+    async def read_problem(self, exchange: Exchange, response: Any) -> Problem | None:
+        if not may_be_problem(response.headers):
+            return None
+        body, found, size = response.stream, list[bytes](), 0
+        rest = self.chunks(body)
+        while (chunk := await self.next_chunk(rest)) is not None:
+            found.append(chunk)
+            size += len(chunk)
+            if not exchange.reads_on(size):
+                response.stream = resumed(self._library)(found, rest, body)
+                return None
+        await self.close_body(body)
+        response.stream = self._library.ByteStream(b"".join(found))
+        return read_problem(response.headers, b"".join(found))
+
+    def wire_request(self, exchange: Exchange) -> Any:
         """Return a new request for one try. A changed URL in the caller's would lose the cookies of its jar."""
-        library = library_of(request)
+        request = self._request
         timeout = dict(request.extensions.get("timeout", {}))
         if "connect" in timeout:
             timeout["connect"] = exchange.connect_within_s(timeout["connect"])
         fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in exchange.fields]
-        url = library.URL(exchange.url)
+        url = self._library.URL(exchange.url)
         host = url.netloc  # bytes
         return type(request)(
             request.method,
@@ -88,7 +140,8 @@ class NodesTransport(_Transport):
         boot_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        super().__init__(urls, inner, reauthenticate=reauthenticate, boot_s=boot_s)
+        super().__init__(urls, inner, boot_s)
+        self.reauthenticate = reauthenticate
         self._sleep = sleep
         self._one_log_in = threading.Lock()
 
@@ -98,45 +151,13 @@ class NodesTransport(_Transport):
         Raises:
             TransportError: of the library: the last try failed.
         """
-        library = library_of(request)
         if self._inner is None:
+            library = library_of(request)
             self._inner = library.HTTPTransport(limits=limits_of(library))
         exchange = self._exchange(request)
         if exchange is None:
             return self._inner.handle_request(request)
-        while True:
-            try:
-                response = self._inner.handle_request(self._wire_request(exchange, request))
-                problem = self._problem_of(exchange, response, library)  # one that breaks off says as little as no answer
-            except library.TransportError as error:
-                step = exchange.failed(error)
-                if step is None:
-                    raise
-            else:
-                step = exchange.answered(response.status_code, response.headers, problem)
-                if step is None or (isinstance(step, AfterLogIn) and not self._log_in(exchange)):
-                    return response
-                response.stream.close()
-            self._sleep(step.wait_s)
-
-    def _problem_of(self, exchange: Exchange, response: Any, library: Any) -> Problem | None:
-        if not may_be_problem(response.headers):
-            return None
-        body, chunks, size = response.stream, [], 0
-        rest = iter(body)
-        for chunk in rest:
-            chunks.append(chunk)
-            size += len(chunk)
-            if not exchange.reads_on(size):
-                response.stream = resumed(library)(chunks, rest, body)
-                return None
-        body.close()
-        response.stream = library.ByteStream(b"".join(chunks))
-        return read_problem(response.headers, b"".join(chunks))
-
-    def _log_in(self, exchange: Exchange) -> bool:
-        assert self.reauthenticate is not None  # noqa: S101 - else no exchange asks for it
-        return log_in_once(exchange, self._one_log_in, self.reauthenticate)
+        return run_blocking(respond(exchange, _Blocking(request, self._inner, self._sleep, self._one_log_in, self.reauthenticate)))
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -152,6 +173,30 @@ class NodesTransport(_Transport):
         self.close()
 
 
+class _Blocking(_HttpxWay):
+    def chunks(self, body: Any) -> Any:
+        return iter(body)
+
+    async def next_chunk(self, chunks: Any) -> bytes | None:
+        return next(chunks, None)
+
+    async def close_body(self, body: Any) -> None:
+        body.close()
+
+    async def send(self, exchange: Exchange) -> Any:
+        return self._inner.handle_request(self.wire_request(exchange))
+
+    async def sleep(self, seconds: float) -> None:
+        self._sleep(seconds)
+
+    def one_log_in(self) -> AbstractAsyncContextManager[object]:
+        return held(self._lock)
+
+    async def reauthenticate(self) -> None:
+        assert self._reauthenticate is not None  # noqa: S101 - else no exchange asks for it
+        self._reauthenticate()
+
+
 class AsyncNodesTransport(_Transport):
     """The same for ``httpx.AsyncClient`` and ``httpx2.AsyncClient``, on asyncio and trio. ``reauthenticate`` is a coroutine function."""
 
@@ -164,7 +209,8 @@ class AsyncNodesTransport(_Transport):
         boot_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
     ) -> None:
-        super().__init__(urls, inner, reauthenticate=reauthenticate, boot_s=boot_s)
+        super().__init__(urls, inner, boot_s)
+        self.reauthenticate = reauthenticate
         self._sleep = sleep
         self._one_log_in: anyio.Lock | None = None  # made where an event loop runs
 
@@ -174,55 +220,15 @@ class AsyncNodesTransport(_Transport):
         Raises:
             TransportError: of the library: the last try failed.
         """
-        library = library_of(request)
         if self._inner is None:
+            library = library_of(request)
             self._inner = library.AsyncHTTPTransport(limits=limits_of(library))
         exchange = self._exchange(request)
         if exchange is None:
             return await self._inner.handle_async_request(request)
-        while True:
-            try:
-                response = await self._inner.handle_async_request(self._wire_request(exchange, request))
-                problem = await self._problem_of(exchange, response, library)
-            except library.TransportError as error:
-                step = exchange.failed(error)
-                if step is None:
-                    raise
-            else:
-                step = exchange.answered(response.status_code, response.headers, problem)
-                if step is None or (isinstance(step, AfterLogIn) and not await self._log_in(exchange)):
-                    return response
-                await response.stream.aclose()
-            await self._sleep(step.wait_s)
-
-    async def _problem_of(self, exchange: Exchange, response: Any, library: Any) -> Problem | None:
-        if not may_be_problem(response.headers):
-            return None
-        body, chunks, size = response.stream, [], 0
-        rest = aiter(body)
-        async for chunk in rest:
-            chunks.append(chunk)
-            size += len(chunk)
-            if not exchange.reads_on(size):
-                response.stream = resumed(library)(chunks, rest, body)
-                return None
-        await body.aclose()
-        response.stream = library.ByteStream(b"".join(chunks))
-        return read_problem(response.headers, b"".join(chunks))
-
-    async def _log_in(self, exchange: Exchange) -> bool:
-        """Log in unless another request has done so meanwhile; return whether there is a log-in to use."""
-        assert self.reauthenticate is not None  # noqa: S101 - else no exchange asks for it
         if self._one_log_in is None:
             self._one_log_in = anyio.Lock()
-        async with self._one_log_in:
-            if exchange.uses_log_in():
-                return True
-            if not exchange.may_log_in():
-                return False
-            with exchange.log_in():
-                await self.reauthenticate()
-            return True
+        return await respond(exchange, _Suspending(request, self._inner, self._sleep, self._one_log_in, self.reauthenticate))
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -236,3 +242,29 @@ class AsyncNodesTransport(_Transport):
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
+
+
+class _Suspending(_HttpxWay):
+    def chunks(self, body: Any) -> Any:
+        return aiter(body)
+
+    async def next_chunk(self, chunks: Any) -> bytes | None:
+        chunk: bytes | None = await anext(chunks, None)
+        return chunk
+
+    async def close_body(self, body: Any) -> None:
+        await body.aclose()
+
+    async def send(self, exchange: Exchange) -> Any:
+        return await self._inner.handle_async_request(self.wire_request(exchange))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._sleep(seconds)
+
+    def one_log_in(self) -> AbstractAsyncContextManager[object]:
+        lock: anyio.Lock = self._lock
+        return lock
+
+    async def reauthenticate(self) -> None:
+        assert self._reauthenticate is not None  # noqa: S101 - else no exchange asks for it
+        await self._reauthenticate()

@@ -147,6 +147,25 @@ def test_a_connection_that_breaks_off_is_repeated_for_a_safe_request_only(nodes:
     assert [method for method, *_ in second.asked] == ["GET"]
 
 
+def breaks_off_within_a_problem(handler: Handler) -> None:
+    handler.send_response(503)
+    handler.send_header("Content-Type", "application/problem+json")
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"code": "state_st')
+    handler.close_connection = True
+
+
+def test_a_refusal_that_breaks_off_says_as_little_as_no_answer(nodes: tuple[Server, Server]) -> None:
+    first, second = nodes
+    first.part = breaks_off_within_a_problem
+    with session_of(first, second) as (session, _, url):
+        assert session.get(f"{url}/", timeout=30).content == b"well"
+    with session_of(first, second) as (session, _, url), pytest.raises(requests.ConnectionError):
+        session.post(f"{url}/", data=b"pay", timeout=30)
+    assert [method for method, *_ in second.asked] == ["GET"]
+
+
 def test_the_last_refusal_is_the_callers(nodes: tuple[Server, Server]) -> None:
     for node in nodes:
         node.part = problem(STALE)
