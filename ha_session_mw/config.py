@@ -172,7 +172,10 @@ class Settings(Table):
         "The log-in page, which is always public. A browser that needs a log-in is redirected there (303), with the way back in `next`.",
     )
     passive: Texts = Setting(
-        values.patterns, (), "Paths of requests that nobody made by hand, such as polls. They do not keep an idle session alive."
+        values.patterns,
+        (),
+        "Paths of requests that nobody made by hand, such as polls. They do not keep an idle session alive, and how long they take is no "
+        "sign of an overload.",
     )
     relaxed: Texts = Setting(
         values.patterns, (), "Paths that a node out of contact may serve for 60 s, to safe methods. The answers are marked."
@@ -257,8 +260,8 @@ class Settings(Table):
     overload: Setting[Literal["off", "refuse"], str] = Setting(
         values.one_of("off", "refuse"),
         "off",
-        "A node whose event loop has been late for a second, because it has too many requests. `refuse` answers some of them with 503 "
-        "`overloaded`, those without a session first; see [Overload](../how-to/overload.md).",
+        "A node that gets more requests than it can answer. `refuse` answers some of them with 503 `overloaded`, those without a session "
+        "first; see [Overload](../how-to/overload.md).",
     )
     endpoints: Text = Setting(
         values.text(r"(/[A-Za-z0-9._~-]+)+", "a path such as /-/session, without a / at its end"),

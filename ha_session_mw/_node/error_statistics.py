@@ -59,7 +59,9 @@ class ErrorStatistics:
             instance: names the answer; None if the client got no problem document.
         """
         self.counts[problem.code] += 1
-        rates = self._rates.setdefault(problem.code, EventRates(self._began_s))
+        rates = self._rates.get(problem.code)
+        if rates is None:
+            rates = self._rates[problem.code] = EventRates(self._began_s)
         rates.add(self._clock.boot_s())
         if problem.status == 401 and self.is_by_infrastructure(problem):
             self.logouts_by_infrastructure += 1

@@ -109,7 +109,7 @@ class SessionMiddleware(CookieAttributes):
         if settings.overload == "refuse":
             from .overload import GuardedApp  # only where it is set
 
-            self.app = guarded = GuardedApp(self.app, node.clock, node.random)
+            self.app = guarded = GuardedApp(self.app, node.clock, node.random, edge.is_passive)
             node.add_task("overload", guarded.run)
         if settings.step_up:
             from .step_up import StepUp  # only where it is set

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Way(Protocol):
-    """What a library does for the tries of one request.
+    """The part of a library in the tries of one request.
 
     Attributes:
         errors: what a try that failed raises.

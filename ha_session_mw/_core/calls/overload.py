@@ -24,6 +24,8 @@ BUSY = 5
 """How many requests must begin in a round that counts. A single handler may block the loop for as long as it likes."""
 RETRY_S = (1.0, 3.0)
 """Bounds of the retry hint. It is spread, so that the refused clients do not come back together."""
+HINTS = 64
+"""How many hints there are. Answers with the same hint are alike, and rendered once."""
 
 
 class OverloadGuard:
@@ -33,7 +35,7 @@ class OverloadGuard:
         is_overloaded: whether it has.
     """
 
-    __slots__ = ("_begun", "_due_s", "_last_late_s", "_late_for_s", "_late_since_s", "is_overloaded")
+    __slots__ = ("_begun", "_due_s", "_last_late_s", "_late_for_s", "_late_since_s", "_room_at_s", "is_overloaded")
 
     def __init__(self) -> None:
         self.stop()
@@ -48,6 +50,8 @@ class OverloadGuard:
         self._begun = 0
         self._due_s = now_s + TICK_S
         self._late_since_s = self._last_late_s = math.inf
+        self._room_at_s = -math.inf
+        """When requests without a session have room again: none while some with a session are refused."""
         self._late_for_s = math.inf
         """How late the last tick was, after a round that counts; infinity if that round does not count."""
 
@@ -69,20 +73,24 @@ class OverloadGuard:
         """Count a request that begins now, and return whether to refuse it."""
         self._begun += 1
         late_s = now_s - self._due_s
-        if late_s <= LATE_S:
+        if late_s <= LATE_S and (has_session or now_s >= self._room_at_s):
             return False
         if not self.is_overloaded:
             # The delay stands if this round has lasted for longer than the last one, and both for a while.
             stands = late_s > self._late_for_s and now_s - self._late_since_s >= STANDS_S
             self.is_overloaded = stands and self._begun >= BUSY
-        return self.is_overloaded and (late_s > SESSIONS_LATE_S or not has_session)
+        if not self.is_overloaded or (has_session and late_s <= SESSIONS_LATE_S):
+            return False
+        if has_session:
+            self._room_at_s = now_s + STANDS_S
+        return True
 
 
-def retry_after_s(roll: float) -> float:
+def retry_after_s(roll: int) -> float:
     """Return the retry hint of one refusal.
 
     Args:
-        roll: random, from 0 to 1.
+        roll: a random number, not negative.
     """
     least_s, most_s = RETRY_S
-    return least_s + (most_s - least_s) * roll
+    return least_s + (most_s - least_s) * (roll % HINTS) / (HINTS - 1)

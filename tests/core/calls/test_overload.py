@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.calls.overload import BUSY, LATE_S, RETRY_S, SESSIONS_LATE_S, STANDS_S, TICK_S, OverloadGuard, retry_after_s
+from ha_session_mw._core.calls.overload import BUSY, HINTS, LATE_S, RETRY_S, SESSIONS_LATE_S, STANDS_S, TICK_S, OverloadGuard, retry_after_s
 
 Round = tuple[float, int]
 """How late its tick was, and how many requests began in time before that."""
@@ -43,9 +43,20 @@ def overloaded() -> tuple[OverloadGuard, float]:
 
 def test_rounds_that_get_longer_and_longer_have_their_rest_refused_visitors_first() -> None:
     guard, now_s = overloaded()
-    assert refused(guard, 0.0, now_s)[-1] == (False, False)
+    assert not guard.refuses(now_s, has_session=True)
     assert refused(guard, LATE_S + 0.01, now_s)[-1] == (True, False)
     assert refused(guard, SESSIONS_LATE_S + 0.01, now_s)[-1] == (True, True)
+
+
+def test_visitors_get_no_room_for_a_second_after_a_user_was_refused() -> None:
+    guard, now_s = overloaded()
+    assert refused(guard, SESSIONS_LATE_S + 0.01, now_s)[-1] == (True, True)
+    refused_s = now_s + TICK_S + SESSIONS_LATE_S + 0.01
+    for at_s in (refused_s, refused_s + STANDS_S * 0.9):
+        guard.tick(at_s)
+        assert (guard.refuses(at_s, has_session=False), guard.refuses(at_s, has_session=True)) == (True, False)
+    guard.tick(refused_s + STANDS_S)
+    assert not guard.refuses(refused_s + STANDS_S, has_session=False)
 
 
 def test_it_is_found_within_the_second_round() -> None:
@@ -98,6 +109,6 @@ def test_where_nobody_measures_nothing_is_refused(before: list[Round], next_s: f
     assert set(refused(guard, next_s, now_s)) == {(False, False)}
 
 
-@given(st.floats(0.0, 1.0))
-def test_the_hint_is_within_its_bounds(roll: float) -> None:
-    assert RETRY_S[0] <= retry_after_s(roll) <= RETRY_S[1]
+def test_the_hints_are_spread_over_their_bounds() -> None:
+    hints_s = {retry_after_s(roll) for roll in range(256)}
+    assert (min(hints_s), max(hints_s), len(hints_s)) == (*RETRY_S, HINTS)
