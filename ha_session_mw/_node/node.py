@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._core.accept_rule import ACCEPT
-from .._core.cluster.key_use import KeyUse
+from .._core.cluster.key_use import KeyFit, KeyUse, fit_of
 from .._core.token.tokens import Verified
 from ..exceptions import NotSupported, UsageError
 from ..models import Claims, KeyId
@@ -34,6 +34,9 @@ NOT_STARTED = (
     "nothing has started this node: SessionMiddleware has not seen a lifespan; "
     "put it around the whole app, and have the server run the lifespan"
 )
+
+TOLD_APART = "member {} and this node cannot validate each other's tokens"
+OTHER_KEYS = "most members have other keys than this node; give all nodes the same HA_SESSION_SECRET_KEY"
 
 WORKERS_STARTING = "other workers behind this port are still starting"
 
@@ -128,7 +131,11 @@ class Node(Wiring):
     def kids_of_members(self) -> dict[str, tuple[KeyId, ...]]:
         """Return the key ids of each live member, this node first, and the newest key of each first."""
         own = {str(self.node_id): self.keys.ring.kids}
-        return own | {member.member: member.kids for member in self.log.members()}
+        return {**own, **self.log.kids_of_others()}
+
+    def key_fit(self) -> KeyFit:
+        """Return how this node's keys go together with those of the other live members."""
+        return fit_of(str(self.node_id), self.kids_of_members(), self.view.denied_keys)
 
     def _refresh_by_hand(self) -> None:
         """Refresh if no background task does."""
@@ -167,7 +174,15 @@ class Node(Wiring):
         why = self.log.why_not_ready()
         if why is None and self._port_mates is not None and not self._port_mates.are_ready(self.clock.boot_s()):
             return WORKERS_STARTING
+        if why is None and self.key_fit().is_odd:
+            return OTHER_KEYS
         return NOT_STARTED if why is not None and self.backend.hears_others and not self.supervisor.is_running else why
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should mend although this node is ready."""
+        exposed, apart = self.log.exposure(), self.key_fit().apart
+        told = [f"{TOLD_APART.format(', '.join(apart))}; give all nodes the same HA_SESSION_SECRET_KEY"] if apart else []
+        return [*([exposed] if exposed else []), *told]
 
     def _is_certain(self, check: str) -> bool:
         if check in BY_THE_CLOCK:

@@ -1,10 +1,15 @@
-"""One line in the log when this node begins to refuse everybody with 503, one each minute while it does, and one when it ends."""
+"""One line in the log when this node begins to refuse everybody with 503, one each minute while it does, and one when it ends.
+
+The same for keys that do not go together.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
+from .._core.cluster.key_use import KeyFit
 from ..abc import Clock, ClusterLog
 
 logger = logging.getLogger("ha_session_mw")
@@ -31,19 +36,26 @@ class StandingLog:
         clock: the boot-time clock.
         why_not: returns why the node validates no sessions; None if it does, or never has since its start, or is about to stop.
         skew_s: returns how far this node's clock is ahead of the other clock that differs most.
+        key_fit: returns how this node's keys go together with the other members'.
     """
 
-    def __init__(self, clock: Clock, *, why_not: Callable[[], str | None], skew_s: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Clock, *, why_not: Callable[[], str | None], skew_s: Callable[[], float], key_fit: Callable[[], KeyFit]
+    ) -> None:
         self._boot_s = clock.boot_s
         self._why_not = why_not
         self._skew_s = skew_s
         self._since_s: float | None = None
         self._tell_at_s = 0.0
         self._is_skewed = False
+        self._key_fit = key_fit
+        self._told_fit = KeyFit()
+        self._tell_keys_at_s = -math.inf
 
     def look(self) -> None:
         """Look whether there is something to tell. Called about once a second."""
         self._look_at_service()
+        self._look_at_keys()
         skew_s = self._skew_s()
         is_skewed = abs(skew_s) > (WARN_SKEW_S / 2 if self._is_skewed else WARN_SKEW_S)
         if is_skewed != self._is_skewed:
@@ -69,3 +81,15 @@ class StandingLog:
         elif now_s >= self._tell_at_s:
             self._tell_at_s = now_s + TELL_EVERY_S
             logger.error("this node has validated no sessions for %.0f s and answers 503: %s", now_s - self._since_s, why)
+
+    def _look_at_keys(self) -> None:
+        fit, now_s = self._key_fit(), self._boot_s()
+        if fit == self._told_fit and (not fit.apart or now_s < self._tell_keys_at_s):
+            return
+        self._told_fit, self._tell_keys_at_s = fit, now_s + TELL_EVERY_S
+        if not fit.apart:
+            logger.warning("the keys of all members go together again")
+            return
+        line = "member %s and this node cannot validate each other's tokens%s; give all nodes the same HA_SESSION_SECRET_KEY"
+        odd = ": this node has other keys than most members, issues no tokens and is not ready" if fit.is_odd else ""
+        logger.error(line, ", ".join(fit.apart), odd)

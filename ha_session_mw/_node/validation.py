@@ -68,6 +68,8 @@ class TokenValidator:
         cache: keeps verified tokens. The decision is never cached.
         refresh: brings the keys up to date; called before each verification.
         node: returns the name of this node.
+        remembers_key: tells whether a member had a key that may be back soon.
+        has_odd_keys: tells whether most members have other keys than this node.
         recover: receives the family of each session that was validated by others' knowledge, and whose.
 
     Attributes:
@@ -92,6 +94,8 @@ class TokenValidator:
         *,
         refresh: Callable[[], None],
         node: Callable[[], NodeId],
+        remembers_key: Callable[[str], bool],
+        has_odd_keys: Callable[[], bool],
         recover: Callable[[str, RecoveredFrom], None],
     ) -> None:
         self.accepted = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
@@ -105,6 +109,8 @@ class TokenValidator:
         self._cached = cache.entries.get
         self._refresh = refresh
         self._node = node
+        self._remembers_key = remembers_key
+        self._has_odd_keys = has_odd_keys
         self._own_url = settings.advertise_url or ""
         self._learn_limit_s = LEARN_HEARTBEATS * settings.heartbeat
         self._recover = recover
@@ -294,9 +300,11 @@ class TokenValidator:
 
     def _nobody_has_key(self, token: bytes) -> bool:
         """Whether it is certain that no member could have signed a token."""
-        if not self._is_fresh():
-            return False  # a member that this node has not heard of may have the key
         kid = token.split(b".")[2].decode()
+        if kid in self._view.denied_keys:
+            return True  # nobody accepts it
+        if not self._is_fresh() or not self._log.hears_all_kids() or self._remembers_key(kid):
+            return False  # a member that this node has not heard of, or not lately, may have the key
         return all(kid not in kids for kids in self._log.announced_kids())
 
     def _is_fresh(self) -> bool:
@@ -411,10 +419,10 @@ class TokenValidator:
             raise decision.problem
 
     def ensure_fresh(self) -> None:
-        """Raise unless this node may issue tokens: a token that lists too few cuts would be refused once the node hears of them.
+        """Raise unless this node may issue tokens. One that lists too few cuts would be refused once the node hears of them.
 
         Raises:
-            NodeStarting, NodeDraining, StateRollback, ClockUntrusted, StateStale: why it may not.
+            NodeStarting, NodeDraining, StateRollback, ClockUntrusted, StateStale, KeyNotReached: why it may not.
         """
         if not_serving := self._not_serving():
             raise not_serving
@@ -422,6 +430,8 @@ class TokenValidator:
             raise _clock_untrusted()
         if not self._is_fresh():
             raise StateStale("out of contact for longer than the freshness limit", check="fresh")
+        if self._has_odd_keys():
+            raise KeyNotReached("most members could not validate a token of this node", check="key")
 
     async def learn_all(self) -> None:
         """Return once this node knows each log-out that was durable before the call.

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .._core.cluster.key_use import KeyUse
+from .._core.cluster.key_use import KeyFit, KeyUse
 from .._core.cluster.members import Heartbeat
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
@@ -149,11 +149,13 @@ class Wiring(ABC):
             self.cache,
             refresh=self._refresh_by_hand,
             node=lambda: self.node_id,
+            remembers_key=lambda kid: self.key_use.remembers(kid, clock.boot_s()),
+            has_odd_keys=lambda: self.key_fit().is_odd,
             recover=self.recoveries.recover,
         )
         self.sampling = Sampling(self.validator, lambda: self.second_look)
         self.divergences = 0
-        self.standing = StandingLog(clock, why_not=self._why_out_of_service, skew_s=lambda: farthest_skew_s(self.log))
+        self.standing = StandingLog(clock, why_not=self._why_out_of_service, skew_s=lambda: farthest_skew_s(self.log), key_fit=self.key_fit)
         self._has_served = False
         self._refresh_at_s = -math.inf
         self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
@@ -404,6 +406,10 @@ class Wiring(ABC):
     @abstractmethod
     def _why_out_of_service(self) -> str | None:
         """Why the node refuses everybody, although it has served and is not about to stop; None otherwise."""
+
+    @abstractmethod
+    def key_fit(self) -> KeyFit:
+        """How this node's keys go together with the other live members'."""
 
     @abstractmethod
     def _is_certain(self, check: str) -> bool:

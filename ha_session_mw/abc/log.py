@@ -173,9 +173,17 @@ class ClusterLog(ABC):
         """Return how many seconds the cluster server's wall clock is ahead of this node's; None without a server, or if it is not known."""
         return None
 
+    def kids_of_others(self) -> Mapping[str, tuple[KeyId, ...]]:
+        """Return the key ids of each other live member, the newest first."""
+        return {member.member: member.kids for member in self.members()}
+
     def announced_kids(self) -> Sequence[Collection[KeyId]]:
         """Return the key ids of each other live member."""
-        return [member.kids for member in self.members()]
+        return [*self.kids_of_others().values()]
+
+    def hears_all_kids(self) -> bool:
+        """Whether each process that may sign tokens of this service announces its keys here."""
+        return True
 
     def announce(self, kids: tuple[KeyId, ...]) -> None:  # noqa: ARG002 - there are no listeners
         """Announce the ids of this node's present keys to the members."""

@@ -104,8 +104,8 @@ class Endpoints:
     def _readiness(self) -> tuple[int, str, bytes]:
         why = self._node.why_not_ready()
         if why is None:
-            exposed = self._node.log.exposure()
-            return 200, "application/json", _json({"status": "pass", **({"warning": exposed} if exposed else {})})
+            warnings = self._node.warnings()
+            return 200, "application/json", _json({"status": "pass", **({"warning": "; ".join(warnings)} if warnings else {})})
         return 503, "application/json", _json({"status": "fail", "output": why})
 
 

@@ -76,7 +76,7 @@ def checks_of(node: Node) -> Iterator[Check]:
     yield _zero("accepts_after_revocation", node.second_look.accepts_after_revocation if node.second_look is not None else 0)
     yield _zero("logouts_by_infrastructure", node.errors.logouts_by_infrastructure)
     age_days = node.keys.signing_age_s(node.clock.boot_s(), node.clock.wall_s()) / 86400
-    yield Check("keys", "pass", len(node.keys.ring.kids), output="")
+    yield _keys(node)
     yield Check("signing_key_age", "pass", round(age_days, 2), unit="d")
 
 
@@ -152,6 +152,14 @@ def _tasks(node: Node) -> Check:
     crashes = sum(node.supervisor.crashes.values())
     return Check("tasks", "warn" if crashes else "pass", crashes, 0, output="background tasks have crashed" if crashes else "",
                  remedy="report the traceback in the log as a fault of this package" if crashes else "")  # fmt: skip
+
+
+def _keys(node: Node) -> Check:
+    fit = node.key_fit()
+    status: Status = "fail" if fit.is_odd else "warn" if fit.apart else "pass"
+    return Check("keys", status, len(node.keys.ring.kids),
+                 output=f"this node and {', '.join(fit.apart)} cannot validate each other's tokens" if fit.apart else "",
+                 remedy="give all nodes the same HA_SESSION_SECRET_KEY; see Rotate keys" if fit.apart else "")  # fmt: skip
 
 
 def _zero(name: str, count: int) -> Check:

@@ -19,7 +19,16 @@ import anyio.lowlevel
 import pytest
 
 from example_app.proxy import Proxy
-from ha_session_mw import EntryRejected, QuorumLost, SessionManager, SessionMiddleware, SessionRevoked, Settings, StateRollback
+from ha_session_mw import (
+    EntryRejected,
+    KeyNotReached,
+    QuorumLost,
+    SessionManager,
+    SessionMiddleware,
+    SessionRevoked,
+    Settings,
+    StateRollback,
+)
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.cluster.view import new_cut_id
 from ha_session_mw._node.admin_messages import REVOKE, SESSIONS, STATUS, Nothing, Revoke, SessionsOf
@@ -41,6 +50,7 @@ on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
 """Tests that take seconds run on one event loop only."""
 
+OTHER_SECRET = "Xy7Kd2LmQ9vRtB4nWpZ8sHcJ6gFe3UaT"
 HEARTBEAT_S = 0.1
 FRESHNESS_LIMIT_S = 1.5
 FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
@@ -60,8 +70,8 @@ class Clock(SystemClock):
 
 
 def node(cluster: str, *, clock: Clock | None = None, **settings: Any) -> SessionManager:
-    given = {"heartbeat": HEARTBEAT_S, "freshness_limit": FRESHNESS_LIMIT_S, **settings}
-    return SessionManager(Settings(secret_key=SECRET, cluster=cluster, **given), clock=clock)
+    given = {"secret_key": SECRET, "heartbeat": HEARTBEAT_S, "freshness_limit": FRESHNESS_LIMIT_S, **settings}
+    return SessionManager(Settings(cluster=cluster, **given), clock=clock)
 
 
 def log_of(manager: SessionManager) -> EtcdLog:
@@ -130,6 +140,20 @@ async def test_a_session_of_one_node_is_good_on_all_and_a_log_out_on_one_counts_
         assert acknowledged.waited_s < FENCE_WAIT_S
         assert judged(c, mint_session(c, "ada")) == "ok"
         assert node_of(a).log.engine_ahead_s() == 0.0  # one machine has one clock
+
+
+async def test_a_node_with_another_secret_is_told_everywhere_and_ends_no_session(cluster: str, caplog: pytest.LogCaptureFixture) -> None:
+    a, b, odd = node(cluster), node(cluster), node(cluster, secret_key=OTHER_SECRET)
+    async with running(a, b, odd):
+        await eventually(lambda: all(len(node_of(one).log.members()) == 2 for one in (a, b, odd)))
+        await eventually(lambda: "HA_SESSION_SECRET_KEY" in str(odd.why_not_ready()))
+        await eventually(lambda: (a.why_not_ready(), b.why_not_ready()) == (None, None))
+        token = mint_session(a, "ada")
+        assert [judged(one, token) for one in (a, b, odd)] == ["ok", "ok", "key_not_reached"]
+        with pytest.raises(KeyNotReached):
+            mint_session(odd, "ada")
+        assert [str(odd.node_id) in warning for one in (a, b) for warning in node_of(one).warnings()] == [True, True]
+        await eventually(lambda: caplog.text.count(f"member {odd.node_id} and this node cannot validate each other's tokens") == 2)
 
 
 async def test_a_log_out_by_a_script_counts_on_all(cluster: str) -> None:

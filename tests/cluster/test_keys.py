@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ha_session_mw import NodeStarting
 from ha_session_mw._core.token import tokens
 from ha_session_mw._core.token.keys import KeyRing, SigningKey
 from ha_session_mw._node.lookups import VERSION, Answer, encode
@@ -168,6 +169,43 @@ async def test_a_key_that_no_member_has_is_invalid_on_fresh_nodes(cluster: Clust
     for path in ("/", "/private"):
         assert refused_for_infrastructure(await Browser(cluster, token).visit(b, path=path), "key_not_reached", "other_node")
     assert not look_ups_of(b.manager).results
+
+
+async def test_a_node_with_another_secret_names_those_that_do_not_know_its_key(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    a, b, c = cluster.nodes
+    token = mint_session(a.manager, "ada")
+    await c.stop()
+    c.settings["secret_key"] = STRAY
+    await c.start()
+    await cluster.advance(3)
+    assert "member 1 of HA_SESSION_PEERS answers, but knows none of our keys" in str(c.why_not_ready)
+    assert "member 3 of HA_SESSION_PEERS: answers, but knows none of our keys" in caplog.text
+    with pytest.raises(NodeStarting):
+        mint_session(c.manager, "ada")
+    assert [(await Browser(cluster, token).visit(node, why)).result for node in (a, b)] == [None, None]
+    answer = await Browser(cluster, token).visit(c, path="/private")
+    assert answer.status == 503
+
+
+async def test_members_whose_signing_keys_differ_are_told_apart_though_they_can_call_each_other(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b, c = cluster.nodes
+    for node in (a, b):
+        await restart(cluster, node, secret_key=(SECRET, NEW))
+    await c.stop()
+    c.settings["secret_key"] = NEW
+    await c.start()
+    await cluster.advance(3)
+    assert [node.why_not_ready for node in cluster.nodes] == [None] * 3  # all sign with the key that they share
+    assert kid_of(mint_session(a.manager, "ada")) == kid(NEW)
+    await c.stop()
+    c.settings["secret_key"] = (STRAY, NEW)
+    c.settings["secret_key_fallbacks"] = ()
+    await c.start()
+    await cluster.advance(3)
+    assert kid_of(mint_session(c.manager, "ada")) == kid(NEW)
+    assert "cannot validate each other's tokens" not in caplog.text
 
 
 async def test_garbage_is_refused_without_asking_anybody() -> None:

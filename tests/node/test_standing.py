@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ha_session_mw._core.cluster.key_use import KeyFit
 from ha_session_mw._node.standing import StandingLog
 from ha_session_mw.testing import Cluster, ManualClock
 
@@ -13,8 +14,9 @@ class Told:
         self.clock = ManualClock()
         self.why: str | None = None
         self.skew_s = 0.0
+        self.fit = KeyFit()
         self._caplog = caplog
-        self._log = StandingLog(self.clock, why_not=lambda: self.why, skew_s=lambda: self.skew_s)
+        self._log = StandingLog(self.clock, why_not=lambda: self.why, skew_s=lambda: self.skew_s, key_fit=lambda: self.fit)
 
     def after(self, seconds: float) -> list[str]:
         """The lines of so many seconds."""
@@ -45,6 +47,19 @@ def test_a_clock_that_is_off_by_more_than_two_seconds_is_told_once(caplog: pytes
     assert told.after(10) == []
     told.skew_s = 0.1
     assert told.after(10) == ["this node's clock and the others agree again"]
+
+
+def test_keys_that_do_not_go_together_are_told_with_whose_each_minute_and_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(caplog)
+    assert told.after(100) == []
+    told.fit = KeyFit(("c",))
+    line = "member c and this node cannot validate each other's tokens; give all nodes the same HA_SESSION_SECRET_KEY"
+    assert told.after(60) == [line]
+    assert told.after(60) == [line]
+    told.fit = KeyFit(("b", "c"), is_odd=True)
+    assert [("member b, c" in line, "not ready" in line) for line in told.after(10)] == [(True, True)]
+    told.fit = KeyFit()
+    assert told.after(100) == ["the keys of all members go together again"]
 
 
 @pytest.mark.anyio

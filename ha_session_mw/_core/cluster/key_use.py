@@ -33,6 +33,22 @@ class KeyState(msgspec.Struct, frozen=True):
     not_retired_because: str | None
 
 
+REMEMBERED_S = 60.0
+"""How long the keys of a member count as known after it was last heard: as long as a restart takes."""
+
+
+class KeyFit(msgspec.Struct, frozen=True):
+    """How the keys of a node go together with those of the other live members.
+
+    Attributes:
+        apart: the members that cannot validate what this node signs, or sign what it cannot validate.
+        is_odd: whether most members are apart from this node. Then its keys are wrong, and the others go on.
+    """
+
+    apart: tuple[str, ...] = ()
+    is_odd: bool = False
+
+
 class KeyUse:
     """Remembers when each key was first announced, and when it last signed. Begins anew with each process.
 
@@ -44,6 +60,8 @@ class KeyUse:
         self._begun_s = boot_s
         self._first_s: dict[str, float] = {}
         self._signed_s: dict[str, float] = {}
+        self._heard: dict[str, tuple[Sequence[str], float]] = {}
+        """The newest keys of each member, and when it was last heard."""
 
     def look(self, members: Mapping[str, Sequence[str]], denied: Collection[str], boot_s: float) -> None:
         """Note the keys of all live members, the newest key of each first."""
@@ -52,6 +70,12 @@ class KeyUse:
                 self._first_s.setdefault(kid, boot_s)
         for kid in signing(members, denied).values():
             self._signed_s[kid] = boot_s
+        heard = {name: (kids, boot_s) for name, kids in members.items()}
+        self._heard = {name: seen for name, seen in self._heard.items() if boot_s - seen[1] <= REMEMBERED_S} | heard
+
+    def remembers(self, kid: str, boot_s: float) -> bool:
+        """Whether a member had this key when it was last heard, and may be back soon."""
+        return any(kid in kids for kids, heard_s in self._heard.values() if boot_s - heard_s <= REMEMBERED_S)
 
     def states(
         self, members: Mapping[str, Sequence[str]], denied: Collection[str], boot_s: float, *, life_s: float, expected: int
@@ -105,5 +129,13 @@ def signing(members: Mapping[str, Sequence[str]], denied: Collection[str]) -> di
         usable = [kid for kid in kids if kid not in denied] or [*kids]
         others = [other for member, other in members.items() if member != name]
         if usable:
-            found[name] = next((kid for kid in usable if all(kid in other for other in others)), usable[0])
+            found[name] = max(usable, key=lambda kid: sum(kid in other for other in others))
     return found
+
+
+def fit_of(own: str, members: Mapping[str, Sequence[str]], denied: Collection[str]) -> KeyFit:
+    """Return how one member's keys go together with those of all others."""
+    signs = signing(members, denied)
+    others = {name: kids for name, kids in members.items() if kids and name != own}
+    apart = tuple(name for name, kids in others.items() if signs.get(name) not in members[own] or signs.get(own) not in kids)
+    return KeyFit(apart, len(apart) * 2 > 1 + len(others))

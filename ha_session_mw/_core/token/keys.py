@@ -132,8 +132,8 @@ class KeyRing:
         for key in usable:
             if all(key.kid in kids for kids in announced):
                 return key
-        # No key is common to all. The newest is as good as any: members that lack it answer 503, never 401.
-        return usable[0]
+        # No key is common to all. One member's wrong keys must not make the others sign with a key that is only being staged.
+        return max(usable, key=lambda key: sum(key.kid in kids for kids in announced))
 
     def __repr__(self) -> str:
         return f"<KeyRing {' '.join(self.kids)}>"

@@ -117,6 +117,9 @@ class MemoryLog(ClusterLog):
     def members(self) -> Sequence[Heartbeat]:
         return ()
 
+    def hears_all_kids(self) -> bool:
+        return not self._has_siblings
+
     def position(self) -> int:
         return self._position
 

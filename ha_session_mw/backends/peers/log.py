@@ -273,8 +273,8 @@ class QuorumLog(MemberedLog):
             faults = ", ".join(f"{self._name(url)} ({why})" for url, why in quorum.mismatched.items())
             return f"cannot work with {faults}; HA_SESSION_PEERS and the release must be the same on all nodes"
         if quorum.recovering:
-            return "still learning the entries that it may have forgotten from the other members"
-        return self._own_fault(now) or "out of contact with a majority of the members"
+            return f"still learning the entries that it may have forgotten from the other members{self._peer_troubles()}"
+        return self._own_fault(now) or f"out of contact with a majority of the members{self._peer_troubles()}"
 
     def index(self) -> str | None:
         return f"{self.quorum.incarnation}-{self.quorum.position}"
@@ -426,6 +426,10 @@ class QuorumLog(MemberedLog):
         if url in self._urls:
             return f"member {self._urls.index(url) + 1} of HA_SESSION_PEERS"
         return f"member {self._coming.index(url) + 1} of HA_SESSION_PEERS_NEXT"
+
+    def _peer_troubles(self) -> str:
+        told = [f"{self._name(url)} {self._troubles.current[url]}" for url in self.quorum.peers if url in self._troubles.current]
+        return ": " + "; ".join(told) if told else ""
 
     def _tell_peer(self, peer: str, failure: str | None) -> None:
         if failure is None:

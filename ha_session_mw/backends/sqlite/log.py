@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import get_ident
 
@@ -26,10 +26,11 @@ from ..._machine.sqlite_file import OPEN_S, FileTrouble, trouble_of
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
-from ...models import Cut, Entry
+from ...models import Cut, Entry, KeyId
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from .entry_file import SURE_S, EntryFile, Row
+from .key_board import KeyBoard
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
@@ -73,6 +74,7 @@ class SqliteLog(ClusterLog):
         self.trusted_ahead_ms = math.nan
         self.poll_now = self._poll_now
         self._file = EntryFile(path)
+        self._keys = KeyBoard(path.with_name(f"{path.name}-keys"), own.life, own.member, own.kids, clock)
         self._file_id: tuple[str, int, int] | None = None
         self._position = 0
         self._highest = 0  # the highest number of a row that this process has read or written
@@ -134,6 +136,7 @@ class SqliteLog(ClusterLog):
             self._lose(trouble)
             return
         self._sure_until_s = now_s + SURE_S
+        self._keys.sign()
         self._view.fresh_at = math.inf
         self.trusts_clock()
         if self._troubles.end("reading", "the file of HA_SESSION_CLUSTER can be read again", level=logging.WARNING):
@@ -275,6 +278,12 @@ class SqliteLog(ClusterLog):
     def members(self) -> Sequence[Heartbeat]:
         return ()
 
+    def kids_of_others(self) -> Mapping[str, tuple[KeyId, ...]]:
+        return self._keys.others()
+
+    def announce(self, kids: tuple[KeyId, ...]) -> None:
+        self._keys.announce(kids)
+
     def unknown_end_ms(self) -> int:
         return self._wall_ms() + self._absolute_ms + UNKNOWN_END_MARGIN_MS
 
@@ -312,6 +321,7 @@ class SqliteLog(ClusterLog):
                     await self._write_what_is_left()
             self._let_go()
             self._file.close()
+            self._keys.leave()
 
     async def _write_what_is_left(self) -> None:
         self._failed = min(self._failed, self._asked - 1)  # so that _write tries again

@@ -62,3 +62,14 @@ async def test_siblings_are_looked_for_without_any_log_out(clock: ManualClock, c
     clock.advance(0.6)
     log.tick()
     assert len(caplog.messages) == 1
+
+
+async def test_a_process_among_others_does_not_know_all_keys(clock: ManualClock) -> None:
+    others = Siblings()
+    log = MemoryLog(View(), clock, OWN, has_siblings=others.found)
+    log.tick()
+    assert log.hears_all_kids()
+    others.serve = True
+    clock.advance(2)
+    log.tick()
+    assert not log.hears_all_kids()

@@ -45,7 +45,7 @@ class Worker:
 
     def __init__(self, path: Path, **settings: Any) -> None:
         self.clock: ManualClock | None = settings.pop("clock", None)
-        self.manager = SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{path}", **settings), clock=self.clock)
+        self.manager = SessionManager(Settings(**{"secret_key": SECRET, **settings}, cluster=f"sqlite://{path}"), clock=self.clock)
         self.middleware = SessionMiddleware(who_is_there, manager=self.manager)
         self.log: Any = node_of(self.manager).log
 
@@ -570,7 +570,10 @@ async def test_it_is_for_its_owner_alone_and_its_folder_is_made(tmp_path: Path) 
     path = tmp_path / "not" / "yet" / "sessions.db"
     a = Worker(path)
     await a.log_out(a.log_in())
-    files = [*path.parent.iterdir()]
+    keys = path.with_name("sessions.db-keys")
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(file.stat().st_mode) for file in keys.iterdir()] == [0o600]
+    files = [file for file in path.parent.iterdir() if file != keys]
     assert {file.name for file in files} == {f"sessions.db{what}{log}" for what in ("", "-records") for log in ("", "-wal", "-shm")}
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 

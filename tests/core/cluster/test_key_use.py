@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.cluster.key_use import KeyState, KeyUse, signing
+from ha_session_mw._core.cluster.key_use import REMEMBERED_S, KeyState, KeyUse, fit_of, signing
 from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw.models import KeyId
 
@@ -65,3 +67,37 @@ def test_a_member_that_is_not_heard_holds_each_step_up() -> None:
 def test_a_revoked_key_is_never_promoted_and_retired_at_any_time() -> None:
     found = state(KeyUse(0.0), "old", 1, denied=("old",), a=("old", "new"), b=("old", "new"))
     assert (found.revoked, found.not_promoted_because, found.not_retired_because) == (True, "the key is revoked", None)
+
+
+@given(clusters)
+def test_members_that_do_not_go_together_are_apart_from_each_other(members: dict[str, tuple[KeyId, ...]]) -> None:
+    apart = {name: fit_of(name, members, ()).apart for name in members}
+    assert all(name in apart[other] for name in members for other in apart[name])
+
+
+def test_a_member_with_another_secret_is_odd_and_changes_nothing_for_the_others() -> None:
+    members: dict[str, tuple[str, ...]] = {"a": ("new", "old"), "b": ("old",), "c": ("stray",)}
+    assert signing(members, ()) == {"a": "old", "b": "old", "c": "stray"}
+    assert fit_of("c", members, ()).is_odd
+    assert [(fit_of(name, members, ()).apart, fit_of(name, members, ()).is_odd) for name in "ab"] == [(("c",), False)] * 2
+
+
+def test_of_two_members_with_different_secrets_neither_is_odd() -> None:
+    members = {"a": ("one",), "b": ("two",)}
+    assert [(fit_of(name, members, ()).apart, fit_of(name, members, ()).is_odd) for name in "ab"] == [(("b",), False), (("a",), False)]
+
+
+def test_no_step_of_a_rotation_sets_members_apart() -> None:
+    steps: list[tuple[str, ...]] = [("old",), ("old", "new"), ("new", "old"), ("new",)]
+    for before, after in pairwise(steps):
+        for changed in range(4):
+            members = {name: after if number < changed else before for number, name in enumerate("abc")}
+            assert not any(fit_of(name, members, ()).apart for name in members)
+
+
+def test_a_silent_members_key_is_remembered_for_a_while_and_a_retired_one_is_not() -> None:
+    use = KeyUse(0.0)
+    use.look({"a": ("one",), "b": ("old",), "c": ("two",)}, (), 0.0)
+    use.look({"a": ("one",), "b": ("new",)}, (), 1.0)
+    assert [use.remembers(kid, 1.0) for kid in ("one", "old", "new", "two")] == [True, False, True, True]
+    assert not use.remembers("two", REMEMBERED_S + 0.1)

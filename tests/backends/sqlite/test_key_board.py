@@ -1,0 +1,134 @@
+"""Workers of one machine with another secret, or with another one than before: each worker knows whose keys are whose."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ha_session_mw import KeyNotReached
+from ha_session_mw._core.token.keys import SigningKey
+from ha_session_mw.manager import node_of
+from ha_session_mw.ops.health import checks_of
+from ha_session_mw.testing import SECRET, ManualClock
+
+from .test_log import Worker, path, running
+
+__all__ = ["path"]
+
+pytestmark = pytest.mark.anyio
+
+OTHER = "Xy7Kd2LmQ9vRtB4nWpZ8sHcJ6gFe3UaT"
+THIRD = "bT9xKw3VnQ7pLzR5YhD1sXjG8fCmUe4A"
+
+
+def forged(token: str) -> str:
+    """The token, as if a key that nobody has had signed it."""
+    parts = token.split(".")
+    return ".".join((*parts[:2], SigningKey(THIRD.encode()).kid, *parts[3:]))
+
+
+@asynccontextmanager
+async def three(path: Path, clock: ManualClock) -> AsyncIterator[tuple[Worker, Worker, Worker]]:
+    """Three workers, the last of which has another secret."""
+    a, b, odd = (Worker(path, clock=clock, secret_key=secret) for secret in (SECRET, SECRET, OTHER))
+    async with running(a, b, odd):
+        for worker in (a, b, odd):
+            worker.log.poll_now()
+        yield a, b, odd
+
+
+async def test_a_good_session_is_503_at_a_worker_with_another_secret_and_a_forged_one_stays_401(path: Path, clock: ManualClock) -> None:
+    async with three(path, clock) as (a, b, odd):
+        token = a.log_in()
+        assert [worker.says(token) for worker in (a, b, odd)] == ["yes", "yes", "key_not_reached"]
+        assert [worker.says(forged(token)) for worker in (a, b, odd)] == ["token_invalid"] * 3
+        refused = await odd.request("GET", "/private", token)
+        assert (refused.status_code, refused.json()["code"]) == (503, "key_not_reached")
+
+
+async def test_the_odd_worker_issues_nothing_and_is_not_ready_and_the_others_go_on(path: Path, clock: ManualClock) -> None:
+    async with three(path, clock) as (a, b, odd):
+        with pytest.raises(KeyNotReached):
+            odd.log_in()
+        assert "HA_SESSION_SECRET_KEY" in str(odd.manager.why_not_ready())
+        for worker in (a, b):
+            assert worker.manager.why_not_ready() is None
+            worker.log_in()
+            [keys] = [check for check in checks_of(node_of(worker.manager)) if check.name == "keys"]
+            assert keys.status == "warn"
+            assert str(node_of(odd.manager).node_id) in keys.output
+            assert "HA_SESSION_SECRET_KEY" in keys.remedy
+
+
+async def test_without_what_workers_tell_each_other_a_good_session_would_be_401(path: Path, clock: ManualClock) -> None:
+    async with three(path, clock) as (a, _, odd):
+        odd.log.kids_of_others = dict
+        assert odd.says(a.log_in()) == "token_invalid"
+
+
+async def test_the_log_names_the_member(path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    async with three(path, clock) as (a, _, odd):
+        node_of(a.manager).standing.look()
+        own = f"member {node_of(odd.manager).node_id} and this node cannot validate each other's tokens"
+        assert [record.levelno for record in caplog.records if record.getMessage().startswith(own)] == [logging.ERROR]
+
+
+async def test_a_worker_that_was_killed_is_forgotten_and_its_key_a_minute_later(path: Path, clock: ManualClock) -> None:
+    async with three(path, clock) as (a, _, odd):
+        use = node_of(a.manager).key_use
+        kid = SigningKey(OTHER.encode()).kid
+        use.look(node_of(a.manager).kids_of_members(), (), clock.boot_s())
+        odd.log._keys.sign = lambda: None  # it is killed here
+        for passed_s in (20, 30):
+            clock.advance(passed_s)
+            a.log.poll_now()
+            assert node_of(odd.manager).node_id not in a.log.kids_of_others()
+            assert use.remembers(kid, clock.boot_s())
+        clock.advance(11)
+        assert not use.remembers(kid, clock.boot_s())
+
+
+async def test_a_worker_alone_with_a_new_secret_knows_old_tokens_for_what_they_are(path: Path, clock: ManualClock) -> None:
+    before = Worker(path, clock=clock)
+    async with running(before):
+        token = before.log_in()
+    after = Worker(path, clock=clock, secret_key=OTHER)
+    async with running(after):
+        assert after.says(token) == "token_invalid"
+
+
+async def test_a_key_that_is_added_in_the_file_is_told_at_once(path: Path, clock: ManualClock, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    a, b = Worker(path, clock=clock, secret_key=(), secret_key_file=str(file)), Worker(path, clock=clock)
+    async with running(a, b):
+        for worker in (a, b):
+            worker.log.poll_now()
+        file.write_text(f"{OTHER}\n{SECRET}\n")
+        clock.advance(1.1)
+        node_of(a.manager).refresh()
+        assert [kid for kids in b.log.announced_kids() for kid in kids] == [SigningKey(key.encode()).kid for key in (OTHER, SECRET)]
+        assert b.says(a.log_in()) == "yes"  # it signs with the key that both have
+
+
+async def test_a_folder_that_cannot_be_made_is_told_once_and_stops_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.with_name("sessions.db-keys").write_text("in the way")
+    a = Worker(path)
+    async with running(a):
+        assert a.says(a.log_in()) == "yes"
+        a.log._keys.announce(a.log._keys._kids)
+    assert caplog.text.count("another secret at another process goes unnoticed") == 1
+
+
+async def test_half_written_and_foreign_files_in_the_folder_are_no_members(path: Path) -> None:
+    a = Worker(path)
+    async with running(a):
+        a.log_in()
+        folder = path.with_name("sessions.db-keys")
+        (folder / "half.new").write_text("b\nkid")
+        (folder / "bytes").write_bytes(b"\xff\xfe")
+        assert a.log.kids_of_others() == {}
