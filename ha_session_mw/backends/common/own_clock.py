@@ -21,15 +21,18 @@ class OwnClock:
 
     Args:
         clock: the two clocks.
+        seen_ms: a time that the wall clock of this machine has shown before, as far as is known.
 
     Attributes:
         ahead_ms: the lead of the wall clock over the boot-time clock, if it is trusted; else NaN.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, seen_ms: float = -math.inf) -> None:
         self._clock = clock
         self.ahead_ms = math.nan
         self._proven_ms = self._new_ms = self._lead_ms()
+        if seen_ms - clock.wall_s() * 1000 > TRUSTED_SKEW_MS:  # it was set back before this process began
+            self._proven_ms = seen_ms - clock.boot_s() * 1000
         self._new_since_s = clock.boot_s()
 
     def _lead_ms(self) -> float:

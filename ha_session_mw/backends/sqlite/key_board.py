@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...abc import Clock
 from ...models import KeyId
+from .file_dates import NAME
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
@@ -31,7 +32,7 @@ class KeyBoard:
     """Tells the other processes which keys this one has, and learns theirs.
 
     Args:
-        folder: of the small files. Made when it is needed, and removed with the last file.
+        folder: of the small files. Made when it is needed.
         life: names this process's file: random bits, new for each process.
         member: the process's name.
         kids: the ids of its keys, the newest first.
@@ -105,11 +106,13 @@ class KeyBoard:
         found = {}
         wall_s = self._clock.wall_s()
         for file in self._folder.iterdir():
+            if file in (self._own, self._folder / NAME):
+                continue
             with suppress(OSError, ValueError):  # it has just left
                 age_s = abs(wall_s - file.stat().st_mtime)
                 if age_s > REMOVE_S:
                     file.unlink()
-                elif age_s <= SILENT_S and file != self._own and file.suffix != NEW:
+                elif age_s <= SILENT_S and file.suffix != NEW:
                     member, *kids = file.read_text("utf-8").split("\n")
                     found[member] = tuple(map(KeyId, kids))
         return found
@@ -119,5 +122,3 @@ class KeyBoard:
         self._sign_at_s = -math.inf
         with suppress(OSError):
             self._own.unlink()
-        with suppress(OSError):
-            self._folder.rmdir()  # unless there are others

@@ -30,6 +30,7 @@ from ...models import Cut, Entry, KeyId
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from .entry_file import SURE_S, EntryFile, Row
+from .file_dates import FileDates
 from .key_board import KeyBoard
 
 logger = logging.getLogger("ha_session_mw.sqlite")
@@ -67,14 +68,18 @@ class SqliteLog(ClusterLog):
         self._view = view
         self._on_event = on_event
         self._clock = clock
-        self._own_clock = OwnClock(clock)
         self._boot_s = clock.boot_s
         self._absolute_ms = own.absolute_ms
         self.freshness_limit_s = own.freshness_limit_s
         self.trusted_ahead_ms = math.nan
         self.poll_now = self._poll_now
         self._file = EntryFile(path)
-        self._keys = KeyBoard(path.with_name(f"{path.name}-keys"), own.life, own.member, own.kids, clock)
+        folder = path.with_name(path.name + "-keys")
+        self._dates = FileDates(folder, clock)
+        self._own_clock = OwnClock(clock, seen_ms=self._dates.latest_ms)
+        # Tokens from before the clock was set back are good once the clock has proved itself.
+        view.latest_ms = max(view.latest_ms, min(self._dates.latest_ms, clock.wall_s() * 1000 + own.absolute_ms))
+        self._keys = KeyBoard(folder, own.life, own.member, own.kids, clock)
         self._file_id: tuple[str, int, int] | None = None
         self._position = 0
         self._highest = 0  # the highest number of a row that this process has read or written
@@ -138,7 +143,8 @@ class SqliteLog(ClusterLog):
         self._sure_until_s = now_s + SURE_S
         self._keys.sign()
         self._view.fresh_at = math.inf
-        self.trusts_clock()
+        if self.trusts_clock():
+            self._dates.touch()
         if self._troubles.end("reading", "the file of HA_SESSION_CLUSTER can be read again", level=logging.WARNING):
             self._report_quorum()
 

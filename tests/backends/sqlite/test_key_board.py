@@ -124,6 +124,56 @@ async def test_a_folder_that_cannot_be_made_is_told_once_and_stops_nothing(path:
     assert caplog.text.count("another secret at another process goes unnoticed") == 1
 
 
+async def restarted(path: Path, *, step_s: float) -> tuple[Worker, str, ManualClock]:
+    """A worker whose clock was set while none ran, and a token from before."""
+    clock = ManualClock()
+    before = Worker(path, clock=clock, idle_timeout="12h")
+    async with running(before):
+        clock.advance(6)
+        token = before.log_in()
+        before.log.poll_now()
+    clock.step_wall(step_s)
+    return Worker(path, clock=clock, idle_timeout="12h"), token, clock
+
+
+@pytest.mark.parametrize("back_s", [90, 600, 6 * 3600])
+async def test_a_clock_that_was_set_back_before_the_start_makes_no_good_session_401(path: Path, back_s: float) -> None:
+    after, token, clock = await restarted(path, step_s=-back_s)
+    async with running(after):
+        said = []
+        for _ in range(70):
+            clock.advance(1)
+            after.log.poll_now()
+            said.append(after.says(token))
+        assert set(said) == {"clock_untrusted", "yes"}
+        assert said[-1] == "yes"  # the clock has kept its new time for a minute
+
+
+async def test_a_clock_that_is_ahead_of_the_last_start_is_right(path: Path) -> None:
+    after, token, _ = await restarted(path, step_s=3600)
+    async with running(after):
+        assert after.says(token) == "yes"
+
+
+async def test_without_the_latest_time_a_good_session_would_be_401(path: Path) -> None:
+    after, token, _ = await restarted(path, step_s=-600)
+    path.with_name("sessions.db-keys").joinpath("latest").unlink()
+    unknowing = Worker(path, clock=after.clock, idle_timeout="12h")
+    async with running(unknowing):
+        assert unknowing.says(token) == "token_not_yet_valid"
+
+
+async def test_a_clock_that_was_far_ahead_for_a_while_costs_a_start_a_minute(path: Path) -> None:
+    after, _, clock = await restarted(path, step_s=-400 * 24 * 3600)
+    async with running(after):
+        assert after.manager.why_not_ready() is not None
+        clock.advance(61)
+        after.log.poll_now()
+        assert after.manager.why_not_ready() is None
+        assert after.says(after.log_in()) == "yes"
+        assert node_of(after.manager).view.latest_ms <= (clock.wall_s() + 13 * 3600) * 1000
+
+
 async def test_half_written_and_foreign_files_in_the_folder_are_no_members(path: Path) -> None:
     a = Worker(path)
     async with running(a):
