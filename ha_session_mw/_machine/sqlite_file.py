@@ -66,7 +66,7 @@ _WHAT = {
     sqlite3.SQLITE_READONLY: "cannot be written: it is read-only, or its folder is",
     sqlite3.SQLITE_PERM: "cannot be opened: this user may not",
     sqlite3.SQLITE_AUTH: "cannot be opened: this user may not",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: it is a folder, its folder is missing, or this user may not write there",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: its folder is missing, or this user may not write there",
     sqlite3.SQLITE_CORRUPT: "is damaged",
     sqlite3.SQLITE_NOTADB: "is damaged, or is no database",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails",
@@ -74,6 +74,17 @@ _WHAT = {
 _PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 # ENOENT passes: the folder was there just before.
 _PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
+
+_NAMED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN}
+_MAY_NOT = "; give this user the right to write there, or name another place"
+_NO_FOLDER = "; it must be a folder, and is a file"
+_REMEDIES = {
+    errno.EACCES: _MAY_NOT,
+    errno.EPERM: _MAY_NOT,
+    errno.EROFS: "; mount it for writing, or name another place",
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+}
 
 
 def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTrouble:
@@ -83,13 +94,16 @@ def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTr
         exc: the failure.
         path: of the file that cannot be opened or made. Of its folders, the one that cannot be made is named.
     """
+    if path is not None and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for some paths
+        return FileTrouble(f"cannot be opened: it is a folder: {str(path)!r}; name a file in it")
     if isinstance(exc, OSError):
         where = exc.filename if path is not None and isinstance(exc.filename, str) and Path(exc.filename) in path.parents else path
-        named = "" if where is None else f": {str(where)!r}"
+        named = "" if where is None else f": {str(where)!r}{_REMEDIES.get(exc.errno or 0, '')}"
         return FileTrouble(f"cannot be opened: {exc.strerror}{named}", passing=exc.errno in _PASSING_OS)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
+    named = f": {str(path)!r}" if path is not None and code in _NAMED else ""
     # A closed connection has no code: the process has just forked, or is ending.
-    return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}"), passing=code in _PASSING or not code)
+    return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}") + named, passing=code in _PASSING or not code)
 
 
 class SqliteFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ class Journal:
         try:
             found = [decode_entry(record) for record in self._file.load()]
         except FileTrouble as trouble:
-            remedy = _REMEDY if not trouble.passing and self._file.path.exists() else ""
+            # Path.is_file raises if this user may not look. A file that was never written holds no log-outs.
+            remedy = _REMEDY if not trouble.passing and os.path.isfile(self._file.path) else ""  # noqa: PTH113
             raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: it {trouble}{remedy}"]) from trouble
         except (ValueError, RecursionError) as exc:
             raise ConfigurationError([f"HA_SESSION_STATE_DIR: the journal in it cannot be used: a record is damaged{_REMEDY}"]) from exc

@@ -78,7 +78,10 @@ def log_in_address(page: str, problem: ProblemError, scope: Scope) -> str | None
         wanted += b"?" + query
     if not is_on_this_site(wanted.decode("latin-1")):
         return address
-    return f"{address}{'&' if '?' in page else '?'}next={quote_from_bytes(wanted, safe='/')}"
+    path, _, own = page.partition("?")
+    # A second ``next`` would make both ambiguous. The page's own one counts without a way back.
+    parts = [part for part in own.split("&") if part and "next" not in parse_qs(part, keep_blank_values=True)]
+    return f"{root}{path}?" + "&".join([*parts, "next=" + quote_from_bytes(wanted, safe="/")])
 
 
 def _quoted(path: str) -> str:

@@ -89,6 +89,30 @@ async def test_the_log_in_page_is_public_and_never_leads_to_itself() -> None:
     assert location(await node.request(path="/x", headers=[BROWSER])) == "/login?from=guard&next=/x"
 
 
+@pytest.mark.parametrize(
+    ("page", "kept"),
+    [
+        ("/login", "/login?"),
+        ("/login?", "/login?"),
+        ("/login?from=guard&next=/home", "/login?from=guard&"),
+        ("/login?next=/home&from=guard", "/login?from=guard&"),
+        ("/login?next=/home&n%65xt=/b&next", "/login?"),
+        ("/login?nextone=1&xnext=/a", "/login?nextone=1&xnext=/a&"),
+    ],
+)
+async def test_the_way_back_takes_the_place_of_a_next_of_the_pages_own(page: str, kept: str) -> None:
+    node = Node(protect="/account", login_url=page)
+    found = location(await node.request(path="/account?a=1", headers=[BROWSER])) or ""
+    assert found == kept + "next=/account%3Fa%3D1"
+    assert next_path(scope_of("http", found)) == "/account?a=1"
+
+
+async def test_without_a_way_back_the_pages_own_next_counts() -> None:
+    node = Node(protect="/account", login_url="/login?next=/home")
+    found = location(await node.request(path="/account?" + "x" * LONGEST_NEXT, headers=[BROWSER]))
+    assert found == "/login?next=/home"
+
+
 async def test_the_page_lies_below_the_root_path() -> None:
     node = Node(protect="/account", login_url="/login")
     for path in ("/shop/account", "/account"):

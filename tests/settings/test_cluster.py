@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,61 @@ def test_a_file_that_cannot_be_made_is_named_with_its_path(tmp_path: Path, given
     given = {name: value.format(below) for name, value in given.items()}
     with pytest.raises(ConfigurationError, match=f"cannot be opened: [A-Za-z ]+: '{tmp_path}/file"):
         SessionManager(Settings(**{**GOOD, **given}))
+
+
+PLACES = {"sqlite": "cluster=sqlite:///{}", "peers": "cluster=peers:///{}", "journal": "state_dir=/{}"}
+
+
+def told_of(kind: str, place: Path) -> str:
+    """Return the message of a start with a file or folder at this place."""
+    name, _, value = PLACES[kind].partition("=")
+    given = {**GOOD, name: value.format(str(place).lstrip("/"))}
+    if kind == "sqlite":
+        del given["peers"], given["advertise_url"]
+    with pytest.raises(ConfigurationError) as told:
+        SessionManager(Settings(**given))
+    return str(told.value)
+
+
+@pytest.fixture
+def stranger() -> Iterator[None]:
+    """A user who may not write into folders of the tests."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_folder_in_the_place_of_a_file_is_named_with_the_remedy(kind: str, tmp_path: Path) -> None:
+    place = tmp_path / "provisional.journal"
+    place.mkdir()
+    told = told_of(kind, tmp_path if kind == "journal" else place)
+    assert f"it is a folder: '{place}'; name a file in it" in told
+    assert "restore" not in told
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_file_in_the_place_of_a_folder_is_named_with_the_remedy(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert f"'{tmp_path}/file'; it must be a folder, and is a file" in told_of(kind, tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("below", ["x", "new/x"])
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_folder_without_the_right_to_write_is_named_with_the_remedy(kind: str, below: str, tmp_path: Path, stranger: None) -> None:
+    told = told_of(kind, tmp_path / below)
+    assert "cannot be opened: Permission denied: '" in told
+    assert "give this user the right to write there" in told
+    assert "restore" not in told
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_path_that_no_file_system_takes_is_told_like_any_other(kind: str, tmp_path: Path) -> None:
+    assert "cannot be opened: File name too long: '" in told_of(kind, tmp_path / ("x" * 300) / "y")
 
 
 def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
