@@ -29,6 +29,7 @@ from ..session.session import SCOPE_KEY, Session
 from ..session.state import STARTED, RequestState
 from .handing_over import came_by, goes_by
 from .headers import (
+    EVENT_STREAM,
     PASSIVE_HEADER,
     TOKEN_HEADER,
     forbid_storing,
@@ -46,6 +47,10 @@ from .transfer import telling_of_transfer
 
 logger = logging.getLogger("ha_session_mw")
 
+SHORTEST = len(EVENT_STREAM)
+"""No media type of events is shorter."""
+_LOOKED_AT = frozenset((b"vary", b"content-type", b"set-cookie", TOKEN_HEADER))
+"""The fields of a response that count even if there is nothing to commit."""
 GIVE_UP_S = 15.0
 """Seconds that a log-out may take after the app has failed. A log needs less to write and fence it, or to refuse it."""
 
@@ -86,11 +91,17 @@ class Edge:
         self.cookie_https_only = settings.cookie_https_only
         self.set_cookie = f"{settings.cookie_name}=".encode()
 
-    def warn_of_neighbour(self, headers: Iterable[Header], scope: Scope) -> None:
-        """Log once that another session further in sets a cookie of our name, so that each of the two replaces the other's."""
-        if self._told_neighbour or not hands_out_token(headers, self.set_cookie):
-            return
+    def warn_of_neighbour(self, headers: Iterable[Header], scope: Scope, session: Session) -> None:
+        """Log once that another session further in sets a cookie of our name, so that each of the two replaces the other's.
+
+        Args:
+            headers: of the response.
+            scope: of the request.
+            session: which the middleware gave the request.
+        """
         inner = scope.get("session")
+        if self._told_neighbour or inner is session or not hands_out_token(headers, self.set_cookie):
+            return
         if isinstance(inner, Session) and inner is scope[SCOPE_KEY] and node_of(inner.manager) is self.node:
             return  # a middleware of the same settings, for a part of the app
         self._told_neighbour = True
@@ -173,19 +184,19 @@ class Exchange(msgspec.Struct, eq=False):
     def pass_on(self, message: Message) -> Awaitable[None]:
         """Send a message of the app's; commit the session first if this message starts the response."""
         state = self.state
-        if message["type"] != "http.response.start" or state.read_only is STARTED:
-            if message.get("more_body") and self.connection is None:
-                self._note_stream(in_order=False)
+        if state.read_only is STARTED or message["type"] != "http.response.start":
             if self.connection is None:
-                return self.send(message)
+                if not message.get("more_body"):
+                    return self.send(message)
+                self._note_stream(in_order=False)
+                if self.connection is None:
+                    return self.send(message)
             return self._save_and_send(message) if state.is_late else self.connection.send(message)
         session, edge = self.session, self.edge
         headers = message.get("headers")
         if type(headers) is not list:  # an app may send any iterable, even one that can be read once only
             headers = [*(headers or ())]
             message = {**message, "headers": headers}
-        if self.scope.get("session") is not session:
-            edge.warn_of_neighbour(headers, self.scope)
         if session.modified or (
             (verified := state.verified) is not None
             and (wall_ms := edge.wall_s() * 1000) >= verified.quiet_until_ms
@@ -194,23 +205,30 @@ class Exchange(msgspec.Struct, eq=False):
             return self._commit_and_start(message)
         state.read_only = STARTED
         varies = False
-        for name, value in headers:  # once, for both: each pass costs a thirtieth of everything the middleware does
-            if name == b"vary":
-                varies = True
-            elif name == b"content-type" and is_of_events(value) and self.connection is None:
-                self._note_stream(in_order=True)
+        for name, value in headers:  # once, for all: each pass costs a thirtieth of everything the middleware does
+            if name in _LOOKED_AT:
+                if name == b"content-type":
+                    if len(value) >= SHORTEST and is_of_events(value) and self.connection is None:
+                        self._note_stream(in_order=True)
+                elif name == b"vary":
+                    varies = True
+                else:
+                    edge.warn_of_neighbour(headers, self.scope, session)
         if state.path_kind == "protected" or state.stale_s is not None:
             message = self._start(message, _stale_fields(state))
         elif session.accessed:
             if state.path_kind == "guarded":
                 return self._start_guarded(message)
-            message = {**message}
-            named = edge.node.node_fields
-            message["headers"] = [*with_vary(headers, edge.vary), *named] if varies else [*headers, edge.vary, *named]
+            if varies or edge.node.node_fields:
+                message = {**message, "headers": [*with_vary(headers, edge.vary), *edge.node.node_fields]}
+            else:
+                # Into the app's own list, as Starlette's middlewares do. If the app sends the list again, it has the field already.
+                headers.append(edge.vary)
         return self.send(message)
 
     async def _commit_and_start(self, message: Message) -> None:
         session, state = self.session, self.state
+        self.edge.warn_of_neighbour(message["headers"], self.scope, session)
         if state.turned_away is not None and message["status"] >= 500:
             state.refusal = state.turned_away
         if state.refusal is not None:

@@ -20,6 +20,7 @@ from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
 from ..session import litestar
+from ..session.late_save import has_late_changes
 from ..session.out_of_reach import SessionOutOfReach
 from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import EXEMPT, STARTED, CameBy, RequestState
@@ -168,20 +169,18 @@ class SessionMiddleware(CookieAttributes):
             scope["headers"] = []
         path: str = scope["path"]
         root_path: str = scope.get("root_path") or ""
-        if root_path:
-            path = below_root(path, root_path)
         app = self.app
-        if kind == "http" and path.startswith(self._prefix):
-            if path == self._renew_path:
+        if self._prefix in path and kind == "http" and (below := below_root(path, root_path)).startswith(self._prefix):
+            if below == self._renew_path:
                 from .renew_route import renew
 
                 app = renew
-            elif not self._is_of_devices(path):
+            elif not self._is_of_devices(below):
                 if not self._edge.has_met:
                     await self._meet_without_lifespan(scope)
-                await self._endpoints(path[len(self._prefix) - 1 : len(self._prefix) + LONGEST_PAGE], scope, receive, send)
+                await self._endpoints(below[len(self._prefix) - 1 : len(self._prefix) + LONGEST_PAGE], scope, receive, send)
                 return
-        path_kind = self._paths.kind_of(scope["path"], root_path) if self._has_paths else "open"
+        path_kind = self._paths.kind_of(path, root_path) if self._has_paths else "open"
         field = self._lone(scope["headers"])
         try:
             try:
@@ -190,7 +189,7 @@ class SessionMiddleware(CookieAttributes):
                     state = RequestState(self.manager, known, field, path_kind)
                     session = session_of(state)
                 else:
-                    state = await self._admit(scope, path, path_kind, field, known)
+                    state = await self._admit(scope, below_root(path, root_path), path_kind, field, known)
                     state.path_kind = path_kind
                     session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
                     if state.verified is not None:
@@ -218,7 +217,7 @@ class SessionMiddleware(CookieAttributes):
         else:
             if state.read_only is not STARTED:
                 await exchange.end_unanswered()
-            elif state.content_when_closed is not None or state.is_late:
+            elif (state.content_when_closed is not None or state.is_late) and has_late_changes(session, state):
                 await exchange.save()
             if exchange.connection is not None:
                 await exchange.connection.app_is_over()

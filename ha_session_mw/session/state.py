@@ -62,7 +62,6 @@ class Rare:
         problem: why the token that came in was not accepted, on a path that is open to visitors.
         stand_in: the object that Litestar has put in the session's place, if it did.
         stored: the content and version of the session's record, as last read.
-        is_late: whether changes wait to be saved that came after the session was handed out; see ``late.py``.
         is_dropped: whether the response was a 5xx, so that nothing of this request is saved.
         is_websocket: whether the session belongs to a WebSocket.
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
@@ -87,7 +86,6 @@ class Rare:
     problem: ProblemError | None = None
     stand_in: StandIn | None = None
     stored: Stored | None = None
-    is_late: bool = False
     is_dropped: bool = False
     is_websocket: bool = False
     out_of_reach: StoreUnavailable | None = None
@@ -120,6 +118,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
         stale_s: age in seconds of the knowledge by which the token was accepted, where that exceeds the freshness limit.
         read_only: why the session cannot be changed any more; None while it can.
         content_when_closed: fingerprint of nested content at the moment when the session became read-only.
+        is_late: whether changes wait to be saved that came after the session was handed out; see ``late.py``.
     """
 
     manager: SessionManager | None = None
@@ -129,6 +128,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
     stale_s: float | None = None
     read_only: str | None = None
     content_when_closed: bytes | None = None
+    is_late: bool = False
 
     __repr__ = object.__repr__  # the generated one would print the token
 

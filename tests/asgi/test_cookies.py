@@ -259,6 +259,27 @@ async def test_the_apps_own_vary_is_kept(node: Node, given: bytes, expected: str
     assert (await node.request(look, answer_headers=[(b"vary", given)])).header("vary") == expected
 
 
+async def test_an_app_may_send_the_same_list_of_fields_again_and_again() -> None:
+    """As a response that is made once and kept. The field is there once, and a response with a new cookie changes nothing for the next."""
+    kept = [(b"content-type", b"text/plain")]
+    start = {"type": "http.response.start", "status": 200, "headers": kept}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = get_session(scope)
+        session.mark_accessed()
+        if scope["path"] == "/write":
+            session["x"] = 1
+        await send(start)
+        await send({"type": "http.response.body", "body": b""})
+
+    node = Node(app=app)
+    for path in ("/", "/", "/write", "/", "/write", "/"):
+        answer = await node.request(path=path)
+        assert answer.header("vary") == "Cookie, Authorization"
+        assert len(answer.cookies()) == (path == "/write")
+    assert [name for name, _ in kept] == [b"content-type", b"vary"]
+
+
 @pytest.mark.parametrize("fields", [iter, tuple])
 @pytest.mark.parametrize("path", ["/", "/private/x"])
 @pytest.mark.parametrize("writes", [False, True])

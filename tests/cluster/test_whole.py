@@ -37,7 +37,9 @@ def test_a_directed_schedule_breaks_no_rule(schedule: Schedule, begin: Begin) ->
     assert schedule(begin).faults == 0
 
 
-@pytest.mark.parametrize("name", thinned(BROKEN, [*[*BROKEN][::2], "read after the look-up"]))  # all are tried on the rules alone
+@pytest.mark.parametrize(
+    "name", thinned(BROKEN, [*[*BROKEN][::2], "read after the look-up", "an entry that raises no generation"])
+)  # all are tried on the rules alone
 def test_a_broken_variant_is_caught(name: str, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     follow(BROKEN[name], monkeypatch)
     assert CAUGHT_BY[name](begin).accepted_after_fence > 0

@@ -34,6 +34,7 @@ from ha_session_mw.testing import Cluster, Node
 from ..inside import quorum_log_of
 from ..simulation.node import HEARTBEAT_S, LIMIT_S, LONGEST_MS
 from ..simulation.quorum_variants import QuorumVariant
+from ..simulation.variants import KeepsGeneration
 from ..simulation.world import Judge, Session, SubjectCut, Way
 from .steps import SteppedClock, check_with_pauses
 
@@ -222,6 +223,8 @@ def follow(variant: QuorumVariant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ha_session_mw.backends.peers.log.Quorum", variant.quorum)
     if dated_ms := variant.cut_dated_ms:
         monkeypatch.setattr(revocation, "new_cut_id", lambda text, until_ms, made_ms: new_cut_id(text, until_ms, made_ms + dated_ms))
+    if variant.keeps_generation:
+        monkeypatch.setattr("ha_session_mw._node.wiring.View", KeepsGeneration)
     if variant.reads_late:
         monkeypatch.setattr(TokenValidator, "_decide", decides_late)
     if variant.keeps_yes:

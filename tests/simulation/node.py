@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ha_session_mw._core.accept_rule import Accept, CannotTell, Decision, Refuse, decide, denial
+from ha_session_mw._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Members
 from ha_session_mw._core.cluster.view import View, new_cut_id
@@ -60,6 +60,8 @@ class Node(Place, ABC):
         self.wall_off_ms = self.true_off_ms = wall_off_ms
         self.session_ms = LONGEST_MS
         self.yes_until: dict[str, float] = {}
+        self.accepted_under: dict[str, object] = {}
+        """The view's generation under which each session was accepted last."""
 
     # Clocks.
 
@@ -278,14 +280,25 @@ class Node(Place, ABC):
             return CannotTell(NodeStarting())
         if not members.clock_trusted(now):
             return CannotTell(ClockUntrusted())
-        return decide(
-            session.verified,
+        generation, verified = self.view.generation, session.verified
+        if (  # the short way, as the validator goes it
+            self.accepted_under.get(verified.claims.sid) is generation
+            and verified.begins_ms <= now.wall_ms < verified.ends_ms
+            and now.wall_ms >= self.view.floor_ms
+            and now.boot_s - fresh_at <= members.acceptance_limit_s
+        ):
+            return ACCEPT
+        decision = decide(
+            verified,
             self.view,
             fresh_at=fresh_at,
             boot_s=now.boot_s,
             wall_ms=now.wall_ms,
             freshness_limit_s=members.acceptance_limit_s,
         )
+        if decision is ACCEPT:
+            self.accepted_under[verified.claims.sid] = generation
+        return decision
 
     # Look-ups.
 

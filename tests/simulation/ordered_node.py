@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ha_session_mw._core.cluster.members import Heartbeat, Members
-from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.ordered.keys import (
     BEATS,
     FLOOR,
@@ -101,7 +100,7 @@ class OrderedNode(Node):
         self.up = True
         self.life += 1
         own = Heartbeat(NodeId(self.name), f"{self.number}-{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
-        self.view = View()
+        self.view = self.world.variant.new_view()
         self.log = self.world.variant.ordered(self.view, own, heartbeat_s=HEARTBEAT_S)
         self.yes_until = {}
         self.receipts = []

@@ -102,6 +102,18 @@ def a_pause_after_the_look_up(variant: OrderedVariant) -> Findings:
     return world.findings
 
 
+def a_session_that_was_accepted_just_before(variant: OrderedVariant) -> Findings:
+    """Node 2 has accepted the session under the view that it had, and hears of the log-out then."""
+    world = cluster(3, variant)
+    session = log_in(world.nodes[0])
+    ask_for(world, world.nodes[2], session, 1)
+    world.nodes[0].revoke(session)
+    world.run(2)
+    assert session.fenced_at < world.time
+    ask_for(world, world.nodes[2], session, 1)
+    return world.findings
+
+
 def a_lease_on_a_slow_clock(variant: OrderedVariant) -> Findings:
     """Node 2 renews its lease, is cut off, and its clock is 1 % slow while the one that waits for it is 1 % fast."""
     world = cluster(3, variant, slow_clock=2)
@@ -348,6 +360,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "stamped on reply": a_beat_that_comes_back_late,
     "fresh when acknowledged": a_stream_that_is_silent,
     "read after the look-up": a_pause_after_the_look_up,
+    "an entry that raises no generation": a_session_that_was_accepted_just_before,
     "fence 10 % short": a_lease_on_a_slow_clock,
     "no fence": a_member_out_of_contact,
     "one worker for four": a_worker_whose_fellows_have_confirmed,

@@ -135,6 +135,7 @@ BROKEN = {
         OrderedVariant("stamped on reply", ordered=StampedOnReply),
         OrderedVariant("fresh when acknowledged", ordered=FreshWhenAcknowledged),
         OrderedVariant("read after the look-up", reads_late=True),
+        OrderedVariant("an entry that raises no generation", keeps_generation=True),
         OrderedVariant("fence 10 % short", ordered=ShortFence),
         OrderedVariant("no fence", ordered=NoFence),
         OrderedVariant("one worker for four", ordered=OneForAll),

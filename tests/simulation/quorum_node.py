@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ha_session_mw._core.cluster.members import Heartbeat, Members
-from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum.log import OtherList, Quorum
 from ha_session_mw._core.quorum.membership import APART
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
@@ -47,7 +46,7 @@ class QuorumNode(Node):
         self.started_at = self.world.time
         self.life += 1
         own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
-        self.view = View()
+        self.view = self.world.variant.new_view()
         current, coming = ([self.urls[number] for number in numbers] for numbers in (self.current, self.coming))
         try:
             self.quorum: Quorum = self.world.variant.quorum(

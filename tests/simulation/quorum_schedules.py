@@ -87,6 +87,18 @@ def a_pause_after_the_look_up(begin: Begin) -> Findings:
     return world.findings
 
 
+def a_session_that_was_accepted_just_before(begin: Begin) -> Findings:
+    """Node 2 has accepted the session under the view that it had, and hears of the log-out then."""
+    world = begin(3)
+    session = log_in(world.nodes[0])
+    ask_for(world, world.nodes[2], session, 1)
+    world.nodes[0].revoke(session)
+    world.run(1)
+    assert session.fenced_at < world.time
+    ask_for(world, world.nodes[2], session, 1)
+    return world.findings
+
+
 def a_lease_on_a_slow_clock(begin: Begin) -> Findings:
     """Node 2 renews its lease, is cut off, and its clock is 1 % slow while the one that waits for it is 1 % fast."""
     world = begin(3, slow_clock=2)
@@ -454,6 +466,7 @@ Schedule = Callable[[Begin], Findings]
 CAUGHT_BY: dict[str, Schedule] = {
     "stamped on reply": a_slow_answer_is_no_fresh_one,
     "read after the look-up": a_pause_after_the_look_up,
+    "an entry that raises no generation": a_session_that_was_accepted_just_before,
     "fence 10 % short": a_lease_on_a_slow_clock,
     "no fence": a_member_out_of_contact,
     "fresh after any one poll": two_alone_are_no_majority,

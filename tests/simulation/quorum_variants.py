@@ -213,6 +213,7 @@ BROKEN = {
         QuorumVariant("accepts after its good-bye", quorum=AcceptsAfterGoodBye),
         QuorumVariant("gone by one word", quorum=GoneByOneWord),
         QuorumVariant("gone for ever", quorum=GoneForEver),
+        QuorumVariant("an entry that raises no generation", keeps_generation=True),
         QuorumVariant("cuts without the tolerance of clocks", cut_dated_ms=-CUT_TOLERANCE_MS),
     )
 }

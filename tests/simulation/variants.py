@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ha_session_mw._core.cluster.view import View
+from ha_session_mw.models import Entry
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -15,6 +18,7 @@ class Variant:
         cut_dated_ms: offset at which a cut is dated; None if it is not dated at all.
         denies_first: a session that takes a new id is denied under its old one before the log was asked, and even if that is refused.
         lists_what_may_be_lost: a token may list a cut that only its node knows.
+        keeps_generation: an entry that is merged leaves the view's generation as it is.
         checks: each part's invariants are checked after each step. A broken rule is first caught by its schedule, without them.
     """
 
@@ -24,4 +28,20 @@ class Variant:
     cut_dated_ms: int | None = 0
     denies_first: bool = False
     lists_what_may_be_lost: bool = False
+    keeps_generation: bool = False
     checks: bool = False
+
+    def new_view(self) -> View:
+        return KeepsGeneration() if self.keeps_generation else View()
+
+
+class KeepsGeneration(View):
+    """Merges entries, and forgets to say so."""
+
+    __slots__ = ()
+
+    def merge(self, entry: Entry) -> bool:
+        generation = self.generation
+        is_news = super().merge(entry)
+        self.generation = generation
+        return is_news

@@ -106,7 +106,9 @@ class View:
         everybody: the live cuts that concern all subjects.
         by_subject: the live cuts of each subject.
         listed: the known cuts that a token may list which this node has issued.
-        forgotten_cuts_end_ms: all nodes have forgotten an unknown cut that ends before this. It is no sign of being behind.
+        generation: another object after each change that can turn an accepted token into one that is not. Such are each entry that was
+            news, and :meth:`start_anew`. A higher floor is none, because each request compares that. A dropped entry is none, because no
+            token that is still accepted depends on it. These are objects and not numbers: no two threads make the same one.
         on_news: called with each entry that was news, right after it was merged.
     """
 
@@ -114,14 +116,15 @@ class View:
         "_by_name",
         "_ended",
         "_ends",
+        "_forgotten_cuts_end_ms",
         "_leaving",
         "by_subject",
         "denied",
         "denied_keys",
         "everybody",
         "floor_ms",
-        "forgotten_cuts_end_ms",
         "fresh_at",
+        "generation",
         "known_cuts",
         "latest_ms",
         "listed",
@@ -140,7 +143,7 @@ class View:
 
         A log keeps only the entries that are news to its view.
         """
-        self.forgotten_cuts_end_ms = 0.0
+        self._forgotten_cuts_end_ms = 0.0
         self.fresh_at = fresh_at
         self.denied: dict[str, int] = {}
         self.superseded: dict[str, int] = {}
@@ -156,13 +159,37 @@ class View:
         """The entries that ended at or below the floor, and are still to be dropped. Until then they do no harm."""
         self._by_name: set[CutId] = set()
         """Cuts that were replaced before they arrived. The cuts that they replace themselves are not known yet."""
+        self.generation = object()
+
+    @property
+    def forgotten_cuts_end_ms(self) -> float:
+        """All nodes have forgotten an unknown cut that ends before this. It is no sign of being behind."""
+        return self._forgotten_cuts_end_ms
+
+    @forgotten_cuts_end_ms.setter
+    def forgotten_cuts_end_ms(self, value: float) -> None:
+        fell = value < self._forgotten_cuts_end_ms
+        self._forgotten_cuts_end_ms = value
+        if fell:  # with another file, for example
+            self.generation = object()
 
     def merge(self, entry: Entry) -> bool:
         """Merge an entry; return whether it was news. An entry that has ended can match no token and is no news."""
         end = entry_end_ms(entry.until_ms)
         if end <= self.floor_ms:
             return False
-        end, leaving = self._leaving_at(end)
+        is_news = True
+        try:
+            is_news = self._take_in(entry, *self._leaving_at(end))
+        finally:
+            # After the change: a thread that decides meanwhile notes the generation from before it. And also if the change breaks off.
+            if is_news:
+                self.generation = object()
+        if is_news and self.on_news is not None:
+            self.on_news(entry)
+        return is_news
+
+    def _take_in(self, entry: Entry, end: int, leaving: list[str | Cut | DenyKey]) -> bool:
         match entry:
             case Deny(id=id):
                 is_longer = self.denied.get(id, 0) < end
@@ -183,8 +210,6 @@ class View:
                 leaving.append(entry)
             case _:
                 assert_never(entry)
-        if self.on_news is not None:
-            self.on_news(entry)
         return True
 
     def _leaving_at(self, end: int) -> tuple[int, list[str | Cut | DenyKey]]:

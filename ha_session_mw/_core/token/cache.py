@@ -1,12 +1,14 @@
 """The node-local cache of verified tokens, bounded in entries, in bytes, in time, and in tokens of one session.
 
-It caches the *verification*, never the decision. Each request checks the view for revocations, so the cache needs no
-invalidation, and a stale entry costs only memory.
+It caches the *verification*, never the decision beyond a change of the view. An entry notes the generation of the view under which
+the accept rule accepted the token, and each request compares that. So the cache needs no invalidation, and a stale entry costs only memory.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+
+import msgspec
 
 from ...models import SessionId
 from .tokens import Verified
@@ -23,6 +25,24 @@ PER_PUT = 2
 """How many ended entries go with each new one. Then they go at least as fast as new ones come."""
 
 
+class Entry(msgspec.Struct, eq=False, gc=False):
+    """A verified token in the cache.
+
+    Attributes:
+        ends_ms: when the entry ends (wall clock).
+        verified: the verified token.
+        bytes: the memory that the entry takes, roughly.
+        until_ms: when the entry or the token ends, whichever is sooner.
+        generation: the view's generation under which the accept rule last accepted the token; None if it never did. The validator notes it.
+    """
+
+    ends_ms: float
+    verified: Verified
+    bytes: int
+    until_ms: float
+    generation: object = None
+
+
 class VerifiedCache:
     """Maps a token, or a header field that carries only that token, to the verified token.
 
@@ -35,21 +55,22 @@ class VerifiedCache:
         ttl_s: how long an entry lives.
 
     Attributes:
-        entries: token or field → (when the entry ends, the verification, its bytes), the oldest first. Read directly on the warm path.
+        entries: token or field → its entry, the oldest first. Read directly on the warm path.
         bytes: the memory that the entries take, roughly.
     """
 
     __slots__ = ("_max_bytes", "_of_session", "_size", "_ttl_ms", "bytes", "entries")
 
     def __init__(self, size: int, max_bytes: int, ttl_s: float) -> None:
-        self.entries: OrderedDict[bytes, tuple[float, Verified, int]] = OrderedDict()
+        self.entries: OrderedDict[bytes, Entry] = OrderedDict()
         self.bytes = 0
         self._of_session: dict[SessionId, bytes | tuple[bytes, ...]] = {}  # most sessions have one key, which is kept bare
         self._size = size
         self._max_bytes = max_bytes
         self._ttl_ms = ttl_s * 1000
 
-    def put(self, key: bytes, verified: Verified, now_ms: float) -> None:
+    def put(self, key: bytes, verified: Verified, now_ms: float) -> Entry:
+        """Keep a verified token, and return its entry."""
         entries = self.entries
         if key in entries:
             self._drop(key)  # so that the entry becomes the newest
@@ -59,18 +80,20 @@ class VerifiedCache:
             self._of_session[sid] = self._beside(others, key)
         taken = bytes_of(key, verified)
         self.bytes += taken
-        entries[key] = (now_ms + self._ttl_ms, verified, taken)
+        ends_ms, token_ends_ms = now_ms + self._ttl_ms, verified.ends_ms
+        entry = entries[key] = Entry(ends_ms, verified, taken, ends_ms if ends_ms < token_ends_ms else token_ends_ms)
         if len(entries) > self._size or self.bytes > self._max_bytes:
             self._make_room()
-        elif entries[next(iter(entries))][0] <= now_ms:
+        elif entries[next(iter(entries))].ends_ms <= now_ms:
             self.drop_ended(now_ms, most=PER_PUT)
+        return entry
 
     def _make_room(self) -> None:
         entries = self.entries
         while len(entries) > self._size or self.bytes > self._max_bytes:
-            key, (_, verified, taken) = entries.popitem(last=False)
-            self.bytes -= taken
-            self._forget(verified.claims.sid, key)
+            key, entry = entries.popitem(last=False)
+            self.bytes -= entry.bytes
+            self._forget(entry.verified.claims.sid, key)
 
     def _beside(self, others: bytes | tuple[bytes, ...], key: bytes) -> tuple[bytes, ...]:
         """Return the keys of a session with a new one. The session's oldest entry goes if there are too many."""
@@ -88,14 +111,14 @@ class VerifiedCache:
                 return
             oldest = next(iter(entries))
             # An entry that ends later than a new one would was made before the clock was set back, and holds up the others.
-            if now_ms < entries[oldest][0] <= now_ms + self._ttl_ms:
+            if now_ms < entries[oldest].ends_ms <= now_ms + self._ttl_ms:
                 return
             self._drop(oldest)
 
     def _drop(self, key: bytes) -> None:
-        _, verified, taken = self.entries.pop(key)
-        self.bytes -= taken
-        self._forget(verified.claims.sid, key)
+        entry = self.entries.pop(key)
+        self.bytes -= entry.bytes
+        self._forget(entry.verified.claims.sid, key)
 
     def _forget(self, sid: SessionId, key: bytes) -> None:
         keys = self._of_session.pop(sid)

@@ -76,19 +76,16 @@ class TokenReader:
         if len(headers) > MAX_FIELDS:
             return None
         lone = None
-        for field in headers:
-            if field[0] in _LOOKED_AT:
+        for name, value in headers:
+            if name in _LOOKED_AT:
                 if lone is not None:
                     return None
-                lone = field
-        if lone is None:
+                lone, of = value, name
+        if lone is None or len(lone) > self._longest:
             return None
-        name, value = lone
-        if len(value) > self._longest:
-            return None
-        if name == b"cookie":
-            return value if self._cookie and value.startswith(self._cookie_prefix) else None
-        return value if self._bearer and name == b"authorization" and value.startswith(b"Bearer ") else None
+        if of == b"cookie":
+            return lone if self._cookie and lone.startswith(self._cookie_prefix) else None
+        return lone if self._bearer and of == b"authorization" and lone.startswith(b"Bearer ") else None
 
     def token_of(self, lone: bytes) -> bytes | None:
         """Return the token of such a field; None if the field must be parsed after all."""

@@ -35,7 +35,14 @@ def test_an_entry_carries_the_moment_at_which_it_ends() -> None:
     cache = new_cache(ttl_s=2.5)
     cache.put(b"token", VERIFIED, NOW_MS)
 
-    assert cache.entries[b"token"] == (NOW_MS + 2_500, VERIFIED, bytes_of(b"token", VERIFIED))
+    entry = cache.entries[b"token"]
+    assert (entry.ends_ms, entry.verified, entry.bytes) == (NOW_MS + 2_500, VERIFIED, bytes_of(b"token", VERIFIED))
+
+
+def test_an_entry_is_good_until_it_or_its_token_ends() -> None:
+    cache = new_cache(ttl_s=10**6)
+    assert cache.put(b"token", VERIFIED, NOW_MS).until_ms == VERIFIED.ends_ms
+    assert new_cache(ttl_s=2.5).put(b"token", VERIFIED, NOW_MS).until_ms == NOW_MS + 2_500
 
 
 def test_when_it_is_full_the_oldest_goes() -> None:
@@ -53,7 +60,7 @@ def test_a_token_that_is_verified_again_counts_once() -> None:
         cache.put(b"token", VERIFIED, now_ms)
 
     assert len(cache) == 1
-    assert cache.entries[b"token"][0] == NOW_MS + 60_001
+    assert cache.entries[b"token"].ends_ms == NOW_MS + 60_001
     assert cache.bytes == bytes_of(b"token", VERIFIED)
 
 
@@ -169,6 +176,6 @@ def test_all_bounds_hold_and_the_newest_entry_is_there(puts: list[tuple[int, int
 
         assert b"%d/%d" % (whose, key) in cache.entries
         assert len(cache) <= size
-        assert cache.bytes == sum(taken for _, _, taken in cache.entries.values()) <= 8000
-        of_session = [entry for entry in cache.entries.values() if entry[1] is by_session[whose]]
+        assert cache.bytes == sum(entry.bytes for entry in cache.entries.values()) <= 8000
+        of_session = [entry for entry in cache.entries.values() if entry.verified is by_session[whose]]
         assert len(of_session) <= TOKENS_OF_A_SESSION
