@@ -8,7 +8,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from .sqlite_file import FileTrouble, Inode, SqliteFile, T, Work, in_transaction, require_inode, trouble_of
+from .group_commit import T
+from .sqlite_file import FileTrouble, Inode, SqliteFile, Work, in_transaction, require_inode, trouble_of
 
 READ_BUSY_S = 0.05
 """How long a read waits for a lock. Readers meet a lock only while an operator repairs or moves the file."""

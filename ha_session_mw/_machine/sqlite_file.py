@@ -11,23 +11,27 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any
 
 from . import forks
 from .file_trouble import FileTrouble as FileTrouble
+from .group_commit import Outcome, T, Write, fail, settle, tried
+from .group_commit import Work as Work
 
 WRITE_BUSY_S = 1.0
 """How long a write waits for the writes of other processes, each of which takes less than a millisecond on most disks."""
 OPEN_S = 5.0
 """How long a starting process waits for a file that another process is making, or has locked."""
 
-T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
+MOST_TOGETHER = 64
+"""Most writes in one transaction: the sync of the disk is shared by enough of them, and none waits for long records of many others."""
+
 Inode = tuple[int, int]
 
 
@@ -106,6 +110,12 @@ def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTr
     return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}") + named, passing=code in _PASSING or not code)
 
 
+def _may_be_one_writes_fault(trouble: FileTrouble) -> bool:
+    """Return whether others of the same transaction, which was rolled back, may be written without one of them."""
+    code = getattr(trouble.__cause__, "sqlite_errorcode", None)
+    return code is not None and (code & 0xFF == sqlite3.SQLITE_FULL or code & 0xFF not in _WHAT)
+
+
 class SqliteFile:
     """A file and this process's connection for writing to it, opened at its first use, and again after a fork or a fault.
 
@@ -119,20 +129,79 @@ class SqliteFile:
         self._writer: sqlite3.Connection | None = None
         self._writer_inode: Inode = (0, 0)
         self._writing = Lock()
+        self._waiting: deque[Write[Any]] = deque()
         self._is_let_go = False
         forks.watch(self)
 
     # Writing
 
     def _write(self, work: Work[T]) -> T:
-        """Change the file in one transaction, and return once the disk has it."""
+        """Change the file, all or nothing, and return once the disk has it. Writes of other threads that wait go along."""
+        write = self.submit(work)
+        try:
+            while not write.is_done:
+                self.commit()
+        finally:
+            write.is_given_up = True
+        return write.outcome()
+
+    def submit(self, work: Work[T]) -> Write[T]:
+        """Have a write wait for the next :meth:`commit`. Waits for nothing itself."""
+        write = Write(work)
+        self._waiting.append(write)
+        return write
+
+    def commit(self) -> None:
+        """Carry out the writes that wait, in one transaction; return once the disk has it, and each write its outcome.
+
+        Raises:
+            FileTrouble: the writes of another thread take too long. Those that wait here were not begun.
+        """
         if not self._writing.acquire(timeout=WRITE_BUSY_S):
             raise FileTrouble("cannot be written: the disk does not answer", passing=True)
+        try:
+            if writes := self._taken():
+                self._carry_out(writes)
+        finally:
+            if self._is_let_go:  # the caller was cancelled, and close() has run
+                self._close_writer()
+            self._writing.release()
+
+    def _taken(self) -> list[Write[Any]]:
+        """Return the next writes, without those whose callers have given up."""
+        taken: list[Write[Any]] = []
+        while self._waiting and len(taken) < MOST_TOGETHER:
+            write = self._waiting.popleft()
+            if not write.is_given_up:
+                taken.append(write)
+        return taken
+
+    def _carry_out(self, writes: Sequence[Write[Any]]) -> None:
+        try:
+            settle(writes, self._in_one_transaction(writes))
+        except FileTrouble as trouble:
+            if len(writes) == 1 or not _may_be_one_writes_fault(trouble):
+                fail(writes, trouble)
+            else:
+                self._carry_out_singly(deque(writes))
+        except BaseException as exc:
+            fail(writes, exc)
+            raise
+
+    def _carry_out_singly(self, writes: deque[Write[Any]]) -> None:
+        """Carry out writes one by one: of all together the disk has kept nothing, and one of them may have been too much for it."""
+        while writes:
+            self._carry_out([write := writes.popleft()])
+            if (trouble := write.trouble) is not None and not _may_be_one_writes_fault(trouble):
+                fail([*writes], trouble)
+                return
+
+    def _in_one_transaction(self, writes: Sequence[Write[Any]]) -> list[Outcome]:
         try:
             if self._writer is None or inode_of(self.path) != self._writer_inode:
                 self._close_writer()
                 self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, 0.0)
-            done = in_transaction("BEGIN IMMEDIATE", self._writer, work)
+            outcomes = in_transaction("BEGIN IMMEDIATE", self._writer, lambda db: [tried(db, write) for write in writes])
             require_inode(self.path, self._writer_inode)
         except sqlite3.Error as exc:
             self._close_writer()
@@ -140,11 +209,7 @@ class SqliteFile:
         except FileTrouble:
             self._close_writer()  # the next write opens the file that has the name by then, or makes it
             raise
-        finally:
-            if self._is_let_go:  # the caller was cancelled, and close() has run
-                self._close_writer()
-            self._writing.release()
-        return done
+        return outcomes
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
@@ -228,7 +293,9 @@ class SqliteFile:
         self._writing.acquire()
         self._close_writer()
 
-    def after_fork(self, *, in_child: bool) -> None:  # noqa: ARG002 - both processes begin anew
+    def after_fork(self, *, in_child: bool) -> None:
+        if in_child:
+            self._waiting.clear()  # the parent carries them out
         self._writing.release()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..._machine.shared_file import SharedFile
-from ..._machine.sqlite_file import Schema
+from ..._machine.sqlite_file import Schema, Work
 from ...abc import Conflict, Grant, Record
 from ...exceptions import LockLost
 
@@ -95,25 +95,29 @@ class RecordFile(SharedFile):
         version: int = self._read(lambda db: db.execute("SELECT version FROM state").fetchone())[0]
         return version
 
-    def put(self, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
-        """Replace the record of the same version; return the new version once the disk has it.
+    def put(self, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> Work[int]:
+        """Return the work that replaces the record of the same version, and returns the new version.
 
         Args:
             boot_s: the boot-time clock, for the lease of the guard.
 
-        Raises:
+        It raises:
             Conflict: another version is stored, or none.
             LockLost: the lock of the guard is no longer held.
         """
-        return self._write(lambda db: _put(db, kind, record, guard, boot_s))
+        return lambda db: _put(db, kind, record, guard, boot_s)
 
-    def delete(self, kind: str, id: str) -> int:
-        """Delete a record if there is one; return the version of the delete."""
-        return self._write(lambda db: _delete(db, kind, id))
+    def delete(self, kind: str, id: str) -> Work[int]:
+        """Return the work that deletes a record if there is one, and returns the version of the delete."""
+        return lambda db: _delete(db, kind, id)
 
-    def prune(self, ended_ms: int) -> int:
-        """Delete the records that ended at a moment or before; return how many."""
-        return self._write(lambda db: db.execute("DELETE FROM records WHERE until_ms <= ?", (ended_ms,)).rowcount)
+    def prune(self, ended_ms: int) -> Work[int]:
+        """Return the work that deletes the records that ended at a moment or before, and returns how many."""
+        return lambda db: db.execute("DELETE FROM records WHERE until_ms <= ?", (ended_ms,)).rowcount
+
+    def write(self, work: Work[int]) -> int:
+        """Do work in one transaction; return its result once the disk has it."""
+        return self._write(work)
 
 
 def _put(db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:

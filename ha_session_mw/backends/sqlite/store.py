@@ -10,14 +10,14 @@ from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
 from ..._machine import forks
-from ..._machine.sqlite_file import OPEN_S, FileTrouble
+from ..._machine.sqlite_file import OPEN_S, FileTrouble, Work
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
 from ..common.trouble import Troubles
 from .record_file import RecordFile
+from .shared_writes import SharedWrites
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
@@ -56,7 +56,7 @@ class SqliteStore(SessionStore):
         self._position = 0
         self._version: tuple[int] | None = None
         self._try_again_s = -math.inf
-        self._threads = anyio.CapacityLimiter(1)
+        self._writes = SharedWrites(file)
         self._troubles = Troubles(logger)
         self._begin()
         forks.watch(self)
@@ -125,16 +125,16 @@ class SqliteStore(SessionStore):
 
     async def put(self, record: Record, *, guard: Grant | None = None) -> Record:
         record.require_length(self.max_bytes)
-        version = await self._written(lambda: self._file.put(self._kind, record, guard, self._clock.boot_s))
+        version = await self._written(self._file.put(self._kind, record, guard, self._clock.boot_s))
         return replace(record, version=version)
 
     async def delete(self, id: str) -> None:
-        await self._written(lambda: self._file.delete(self._kind, id))
+        await self._written(self._file.delete(self._kind, id))
 
-    async def _written(self, write: Callable[[], int]) -> int:
+    async def _written(self, work: Work[int]) -> int:
         with self._clock.move_on_after(WRITE_LIMIT_S):
             try:
-                version = await anyio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._threads)
+                version = await self._writes.carry_out(work)
             except FileTrouble as trouble:
                 line = "the file of the records %s; session data in it cannot be changed until that is mended"
                 self._troubles.begin("writing", str(trouble), line, trouble, level=logging.ERROR)
@@ -158,7 +158,7 @@ class SqliteStore(SessionStore):
     async def _prune(self) -> None:
         ended_ms = int(self._clock.wall_s() * 1000)
         try:
-            await self._written(lambda: self._file.prune(ended_ms))
+            await self._written(self._file.prune(ended_ms))
         except StoreUnavailable:
             return  # logged already; ended records are deleted later
 
@@ -169,4 +169,4 @@ class SqliteStore(SessionStore):
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
-            self._threads = anyio.CapacityLimiter(1)
+            self._writes = SharedWrites(self._file)

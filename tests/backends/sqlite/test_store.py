@@ -227,7 +227,7 @@ async def test_ended_records_are_forgotten(path: Path, clock: ManualClock) -> No
         with anyio.fail_after(LIMIT_S):
             while rows(path) != ["later"]:
                 await anyio.sleep(0.001)
-                if not store._threads.borrowed_tokens:  # else time would run away from the disk
+                if not store._writes.is_committing:  # else time would run away from the disk
                     clock.advance(LOOK_EVERY_S * PRUNE_EVERY / 10)
         tasks.cancel_scope.cancel()
 
@@ -235,8 +235,8 @@ async def test_ended_records_are_forgotten(path: Path, clock: ManualClock) -> No
 def test_a_record_is_needed_until_its_end_and_no_longer(path: Path) -> None:
     file = RecordFile(path)
     for end_ms in (999, 1000, 1001):
-        file.put("session", Record(f"{end_ms}", b"", end_ms), None, SystemClock().boot_s)
-    file.prune(1000)
+        file.write(file.put("session", Record(f"{end_ms}", b"", end_ms), None, SystemClock().boot_s))
+    file.write(file.prune(1000))
     assert rows(path) == ["1001"]
 
 
@@ -302,7 +302,7 @@ async def test_a_disk_that_does_not_answer_costs_its_time_and_no_more(
     a = Worker(path, clock=clock)
     token = await a.log_in(text=LARGE)
     let_go = threading.Event()
-    monkeypatch.setattr(RecordFile, "put", lambda *_: let_go.wait(20))
+    monkeypatch.setattr(RecordFile, "commit", lambda _: let_go.wait(20))
     answers: list[Answer] = []
 
     async def change() -> None:
@@ -327,7 +327,8 @@ def test_a_write_that_begins_as_the_file_is_let_go_leaves_it_closed(path: Path) 
     file = RecordFile(path)
     version = file.last_version()
     file.close()
-    assert file.delete("session", "of a log-out that is over, while its record was still to be deleted") > version
+    of_a_log_out_that_is_over = file.delete("session", "whose record was still to be deleted")
+    assert file.write(of_a_log_out_that_is_over) > version
     assert [*path.parent.iterdir()] == [path]  # nothing of a write-ahead log
 
 

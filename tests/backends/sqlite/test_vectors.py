@@ -60,7 +60,7 @@ def test_records_of_an_earlier_release_are_read_and_versions_go_on(tmp_path: Pat
     assert file.get("device", "a-device") == Record("a-device", b"\x00\xff", END_MS, None, 102)
     assert file.get("session", "deleted") is None
     assert [(change.id, change.deleted) for change in file.since("session", 0)] == [("a-session", False), ("deleted", True)]
-    assert file.put("session", record, None, lambda: 0.0) == 106
+    assert file.write(file.put("session", record, None, lambda: 0.0)) == 106
     file.close()
 
 

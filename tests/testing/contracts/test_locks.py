@@ -93,8 +93,9 @@ class OneMachine(OneClock):
         self._intruder: sqlite3.Connection | None = None
 
     def is_busy(self) -> bool:
-        threads = [*(service._threads for service in self.services), *(store._threads for store in self.stores)]
-        return any(limiter.borrowed_tokens for limiter in threads)
+        return any(service._threads.borrowed_tokens for service in self.services) or any(
+            store._writes.is_committing for store in self.stores
+        )
 
     async def break_off(self, desk: LockNode) -> None:
         self._intruder = sqlite3.connect(desk.locks._file.path, isolation_level=None)  # type: ignore[attr-defined]
