@@ -38,7 +38,7 @@ GARBAGE = (50_000, 20, 20)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Group the real servers of each file, and leave to ``make prove`` what it alone runs."""
     _keep_real_servers_together(items)
-    _end_what_hangs_on_trio(items)
+    _end_what_hangs(items)
     if "not trio" not in config.option.keyword:  # else the keyword leaves it, of every test
         _leave_one_library(items)
     if "prove" not in config.option.markexpr:
@@ -57,15 +57,15 @@ def _keep_real_servers_together(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
-def _end_what_hangs_on_trio(items: list[pytest.Item]) -> None:
-    """End the process when a test on trio takes too long; pytest-xdist reports the test and starts another process.
+def _end_what_hangs(items: list[pytest.Item]) -> None:
+    """End the process when an async test takes too long; pytest-xdist reports the test and starts another process.
 
-    By default the time limit raises an exception in the test. On trio that stops anyio's event loop, and anyio then waits for ever
-    for a task that cannot be cancelled.
+    By default the time limit raises an exception in the test. The event loop then waits for ever for a task that cannot be cancelled:
+    a log-out, for example.
     """
     for item in items:
         callspec = getattr(item, "callspec", None)
-        if callspec is not None and "trio" in callspec.params.get("anyio_backend", ""):
+        if callspec is not None and "anyio_backend" in callspec.params:
             item.add_marker(pytest.mark.timeout(method="thread"))
 
 

@@ -27,6 +27,8 @@ from example_app.servers import Server, cluster, new_secret
 from example_app.story import StepError, Story
 from example_app.visitor import Visitor
 
+from . import warm
+
 ROOT = Path(__file__).parent.parent
 PAGE = {"Accept": "text/html"}
 DEMO_WITHIN_S = 180
@@ -350,6 +352,20 @@ def test_without_a_balancer_the_story_says_how_to_install_one(monkeypatch: pytes
     assert balancer.drain_settings() == {}
 
 
+WARM = """
+import subprocess, sys
+from example_app import __main__, drill, rolling, three_nodes
+from tests import warm
+subprocess.Popen = warm.popen
+"""
+"""Begins a demo whose servers start from a process that is warm. One demo in ``make test`` begins as a newcomer's does."""
+
+
+@pytest.fixture
+def warm_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", warm.popen)
+
+
 def run_demo(*command: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *(command or ("-m", "example_app"))],
@@ -461,7 +477,7 @@ def test_where_there_is_no_etcd_its_drill_says_how_to_install_it(tmp_path: Path)
 @pytest.mark.real
 @pytest.mark.skipif(not etcd.is_installed(), reason=f"needs etcd: {etcd.HOW_TO_INSTALL}")
 def test_the_demo_on_etcd_tells_its_story_and_ends_well() -> None:
-    demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="etcd")
+    demo = run_demo("-c", WARM + "sys.exit(__main__.main())", PYTHONUTF8="1", KEEP="", CLUSTER="etcd")
     try:
         story, _ = demo.communicate(timeout=DEMO_WITHIN_S)
     finally:
@@ -501,16 +517,14 @@ def test_keep_leaves_all_nodes_up_until_the_demo_is_stopped() -> None:
     assert not any(map(listens, urls))
 
 
-QUICK_DEMO = """
-import sys
-from example_app import __main__, drill, three_nodes
-drill.tell = three_nodes.tell = lambda *_: None
+QUICK_DEMO = f"""
+{WARM}
+drill.tell = three_nodes.tell = rolling.tell = lambda *_: None
 sys.exit(__main__.main())
 """
 
-FAILING_DEMO = """
-import sys
-from example_app import __main__, drill
+FAILING_DEMO = f"""
+{WARM}
 def freeze_and_fail(story, node, hasty):
     node.freeze()
     print(node.pid)
@@ -537,6 +551,7 @@ def test_a_demo_that_fails_says_so_and_leaves_no_process_behind_not_even_a_froze
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("warm_servers")
 def test_the_page_says_which_node_answers_and_which_signed_and_leads_to_the_others(tmp_path: Path) -> None:
     nodes = cluster("abc", tmp_path, {"SECRET_KEY": new_secret()})
     a, b, _ = nodes
@@ -552,6 +567,7 @@ def test_the_page_says_which_node_answers_and_which_signed_and_leads_to_the_othe
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("warm_servers")
 def test_a_server_that_cannot_start_says_why_and_is_not_left_behind(tmp_path: Path) -> None:
     good = Server("good", tmp_path, {"SECRET_KEY": new_secret()})
     bad = Server("bad", tmp_path, {"SECRET_KEY": "too-short", "IDLE_TIMEOUT": "soon"})
@@ -563,6 +579,7 @@ def test_a_server_that_cannot_start_says_why_and_is_not_left_behind(tmp_path: Pa
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("warm_servers")
 def test_a_frozen_server_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("example_app.processes.END_WITHIN_S", 0.2)
     server = Server("a", tmp_path, {"SECRET_KEY": new_secret()})

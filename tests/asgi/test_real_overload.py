@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +15,7 @@ from typing import IO, NamedTuple
 import httpx2
 import pytest
 
+from .. import warm
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -74,8 +73,8 @@ def node(tmp_path: Path, log: IO[bytes], *, overload: str, work: str = "loop") -
     outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
     ours = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "HA_SESSION_SECRET_KEY": SECRET, "HA_SESSION_OVERLOAD": overload}
     with closing(socket.create_server(("127.0.0.1", 0), backlog=2048)) as listening:
-        command = [sys.executable, "-m", "uvicorn", "loaded:app", "--fd", str(listening.fileno()), "--no-access-log", "--loop", "asyncio"]
-        process = subprocess.Popen(command, env=outside | ours, pass_fds=[listening.fileno()], stdout=log, stderr=log)
+        command = ["uvicorn", "loaded:app", "--fd", str(listening.fileno()), "--no-access-log", "--loop", "asyncio"]
+        process = warm.start(*command, env=outside | ours, pass_fds=[listening.fileno()], stdout=log)
         try:
             yield listening.getsockname()
         finally:

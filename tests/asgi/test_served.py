@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 
 from example_app.no_tls import NO_TLS
 
+from .. import warm
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -57,8 +58,8 @@ def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
 def served(log: IO[bytes], environ: dict[str, str], *options: str) -> Iterator[str]:
     """A server; its address. The socket listens before the process begins, so a client waits and the test does not sleep."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        command = [sys.executable, "-m", "uvicorn", "served:app", "--fd", str(listening.fileno()), *options]
-        process = subprocess.Popen(command, env=environ, pass_fds=[listening.fileno()], stdout=log, stderr=log)
+        command = ["uvicorn", "served:app", "--fd", str(listening.fileno()), *options]
+        process = warm.start(*command, env=environ, pass_fds=[listening.fileno()], stdout=log)
         try:
             yield f"127.0.0.1:{listening.getsockname()[1]}"
         finally:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
+from .. import warm
 from ..waiting import until
 from .driver import SECRET
 
@@ -97,7 +96,7 @@ def served(folder: Path, command: list[str], name: str = "s", **settings: str) -
     path = str(folder / name)
     with (folder / f"{name}.log").open("wb") as log:
         arguments = [part.format(path=path) for part in command]
-        process = subprocess.Popen([sys.executable, "-m", *arguments], env=environ, stdout=log, stderr=log)
+        process = warm.start(*arguments, env=environ, stdout=log)
         try:
             until(lambda: listens(path), "the server listens")
             yield path

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect, unix_connect
 
+from .. import warm
 from ..waiting import until
 from .driver import SECRET
 
@@ -60,7 +59,7 @@ def served(folder: Path, command: list[str]) -> Iterator[str]:
     with (folder / "log").open("wb") as log, closing(socket.create_server(("127.0.0.1", 0))) as listening:
         fd = listening.fileno()
         arguments = [part.format(fd=fd, path=folder / "s") for part in command]
-        process = subprocess.Popen([sys.executable, "-m", *arguments], env=environ, pass_fds=[fd], stdout=log, stderr=log)
+        process = warm.start(*arguments, env=environ, pass_fds=[fd], stdout=log)
         try:
             yield f"127.0.0.1:{listening.getsockname()[1]}"
         finally:

@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +19,7 @@ from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import SECRET
 
+from .. import warm
 from ..engines import Etcd
 from ..thinning import thinned
 from ..waiting import LIMIT_S, until
@@ -64,19 +63,17 @@ class Gunicorn:
         self.settings = settings
         self._options = options
         self._log = folder / f"{listener.getsockname()[1]}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: warm.Running | None = None
 
     def start(self) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
         ours = {f"HA_SESSION_{name}": value for name, value in self.settings.items()}
         environ = {**outside, **ours, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
         handle = self._listener.fileno()
-        command = [sys.executable, "-m", "gunicorn", "preloaded:app", "--worker-class", "uvicorn_worker.UvicornWorker"]
+        command = ["gunicorn", "preloaded:app", "--worker-class", "uvicorn_worker.UvicornWorker"]
         command += ["--bind", f"fd://{handle}", "--log-level", "warning", "--graceful-timeout", "5", "--no-control-socket", *self._options]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, env=environ, stdout=log, stderr=log, pass_fds=[handle], start_new_session=True, cwd=self._folder
-            )
+            self._process = warm.start(*command, env=environ, stdout=log, pass_fds=[handle], start_new_session=True, cwd=self._folder)
 
     def stop(self) -> None:
         """End it in good order."""

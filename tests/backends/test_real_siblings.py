@@ -19,6 +19,7 @@ from example_app.ports import reserve_port, url_of
 from ha_session_mw._machine.siblings import Siblings
 from ha_session_mw.testing import SECRET
 
+from .. import warm
 from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.real
@@ -78,9 +79,7 @@ def serving(folder: Path, name: str, *, workers: int) -> Iterator[Server]:
     command = [part.format(port=port, workers=workers) for part in SERVERS[name]]
     log = folder / f"{workers}.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environ, stdout=out, stderr=out, start_new_session=True, cwd=folder
-        )
+        process = warm.start(*command, env=environ, stdout=out, start_new_session=True, cwd=folder)
     try:
         yield Server(url_of(port), log)
     finally:

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import subprocess
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -116,8 +116,11 @@ def prefix_of(cluster: str) -> str:
 
 
 def keys(server: Etcd, cluster: str, below: str = "") -> list[str]:
-    found = server.ctl("get", "--prefix", "--keys-only", f"{prefix_of(cluster)}/{below}")
-    return [line.removeprefix(f"{prefix_of(cluster)}/") for line in found.splitlines() if line]
+    prefix = f"{prefix_of(cluster)}/"
+    first = (prefix + below).encode()
+    end = first[:-1] + bytes([first[-1] + 1])
+    answer = server.post("/v3/kv/range", {"key": b64encode(first).decode(), "range_end": b64encode(end).decode(), "keys_only": True})
+    return [b64decode(found["key"]).decode().removeprefix(prefix) for found in answer.get("kvs", [])]
 
 
 def store(server: Etcd, key: str, value: bytes) -> None:

@@ -20,6 +20,7 @@ from example_app.no_tls import NO_TLS
 from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
+from .. import warm
 from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.real
@@ -55,16 +56,20 @@ class Served:
         self.starts = 0
         self.tree = ROOT
         self._folder = folder
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[warm.Running] = []
 
     def start(self, *, server: str = "uvicorn", secret: str = SECRET, options: tuple[str, ...] = (), fds: tuple[int, ...] = ()) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
         ours = {f"HA_SESSION_{name}": value for name, value in {**self.settings, "SECRET_KEY": secret}.items()}
         environ = {**outside, **ours, **self.environ, "PYTHONPATH": os.pathsep.join([str(self._folder), str(self.tree)])}
         self.starts += 1
-        command = [sys.executable, "-m", server, "served:app", *(options or ("--port", str(self.port))), "--log-level", "warning"]
+        command = [server, "served:app", *(options or ("--port", str(self.port))), "--log-level", "warning"]
         with self.log.open("ab") as log:
-            self._processes.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log, pass_fds=fds))
+            if self.environ or self.tree != ROOT:  # that takes an interpreter of its own
+                cold = [sys.executable, "-m", *command]
+                self._processes.append(subprocess.Popen(cold, env=environ, stdout=log, stderr=log, pass_fds=fds))
+            else:
+                self._processes.append(warm.start(*command, env=environ, stdout=log, pass_fds=fds))
 
     def signal(self, number: Signals) -> None:
         for process in self._processes:

@@ -20,6 +20,7 @@ from example_app.no_tls import NO_TLS
 from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
+from .. import warm
 from ..thinning import thinned
 from ..waiting import LIMIT_S, until
 from .test_real import FENCE_WAIT_S, ROOT, Served, served
@@ -195,7 +196,7 @@ def test_workers_drain_at_sigterm(server: str, tmp_path: Path) -> None:
     ours = {"SECRET_KEY": SECRET, "CLUSTER": f"sqlite://{tmp_path}/sessions.db", "DRAIN_DELAY": "1500ms"}
     environ = {**outside, **{f"HA_SESSION_{name}": value for name, value in ours.items()}}
     environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
-    process = subprocess.Popen([sys.executable, "-m", *command], env=environ, start_new_session=True, cwd=tmp_path)
+    process = warm.start(*command, env=environ, start_new_session=True, cwd=tmp_path)
 
     def readiness() -> int:
         try:

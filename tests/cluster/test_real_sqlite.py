@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from example_app.no_tls import NO_TLS
 from example_app.ports import reserve_port, url_of
 from ha_session_mw.testing import SECRET
 
+from .. import warm
 from ..operators import run
 from ..waiting import LIMIT_S, until
 from .test_real import ROOT
@@ -56,18 +55,16 @@ class Machine:
         (folder / "several.py").write_text(APP)
         self._port = reserve_port()
         self.url = url_of(self._port)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: warm.Running | None = None
 
     def start(self) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
         ours = {"HA_SESSION_SECRET_KEY": SECRET, "HA_SESSION_PROTECT": "/private*"}
         ours["HA_SESSION_CLUSTER"] = f"sqlite://{self._folder}/sessions.db"
         environ = {**outside, **ours, "PYTHONPATH": os.pathsep.join([str(self._folder), str(ROOT)])}
-        command = [sys.executable, "-m", "uvicorn", "several:app", "--port", str(self._port), "--workers", str(WORKERS)]
+        command = ["uvicorn", "several:app", "--port", str(self._port), "--workers", str(WORKERS), "--log-level", "warning"]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "--log-level", "warning"], env=environ, stdout=log, stderr=log, start_new_session=True
-            )
+            self._process = warm.start(*command, env=environ, stdout=log, start_new_session=True)
         until(self._listens, "a worker listens", 30)
         until(lambda: len(self.asked_by_all(self.readiness)) == WORKERS, "all workers answer", 30)
 
