@@ -64,6 +64,20 @@ class OnceKeeper:
         except Conflict:
             raise RequestInFlight("another repeat has taken over") from None
 
+    async def find(self, owner: str, key: str, request: bytes) -> Once | None:
+        """Return the record of the first request with a key if that is answered; None if there is none that could be. Claims nothing.
+
+        Raises:
+            IdempotencyKeyReused, RequestInFlight: see :func:`~ha_session_mw._core.records.once.decide`.
+            StoreUnavailable: the store cannot be reached.
+            NotSupported: the cluster has no store.
+        """
+        record = await self._store().get(record_id(owner, key))
+        if record is None:
+            return None
+        found = decide(record.content, digest(request), self._clock.wall_s() * 1000)
+        return found if isinstance(found, Once) else None
+
     async def keep(self, begun: Begun, answer: object) -> None:
         """Keep the answer for repeats; durable on return.
 

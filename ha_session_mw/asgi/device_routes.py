@@ -6,6 +6,7 @@ their requests like all others: it validates the token, commits changes, and ref
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -13,8 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.paths import below_root
 from .._core.problems import PAGE_HEADERS
+from .._core.records.once import decode_answer
 from .._core.request_fields import last_value
-from ..exceptions import RequestCrossSite
+from .._node.node import Node
+from ..exceptions import ProblemError, RequestCrossSite
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Device
 from ..session.of_request import get_session
@@ -92,6 +95,31 @@ class DeviceRoutes:
         if below == f"/{session.family}":
             return await session.revoke()
         return await self._manager.revoke_session_of(subject, below[1:])
+
+
+async def answer_again(node: Node, scope: Scope, tokens: Sequence[bytes], send: Send) -> bool:
+    """Answer the repeat of a request that has ended its own session, as its first was answered. Return False for all others.
+
+    Args:
+        node: this node.
+        scope: of the request, whose token is refused because its session is logged out.
+        tokens: that came with it.
+        send: to the client.
+    """
+    key = last_value(scope["headers"], b"idempotency-key", MAX_KEY_LENGTH)
+    verified = node.validator.verify(tokens[0]) if len(tokens) == 1 else None
+    if scope.get("method") != "DELETE" or not key or not node.data.has_store or verified is None or verified.claims.subject is None:
+        return False
+    try:
+        require_same_site(scope)
+        found = await node.once.find(verified.claims.subject, key, below_root(scope["path"], scope.get("root_path", "")).encode())
+    except ProblemError:
+        return False  # the refusal of its token says more
+    if found is None:
+        return False
+    acknowledged = msgspec.convert(decode_answer(found), Acknowledgement)
+    await _answer(send, {"acknowledged": acknowledged.mode}, acknowledged=acknowledged, tell=True)
+    return True
 
 
 def require_same_site(scope: Scope) -> None:

@@ -17,7 +17,7 @@ from .._core.request_fields import last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
 from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, StateStale, StoreUnavailable, TokenMissing
+from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionRevoked, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
 from ..session import litestar
 from ..session.late_save import has_late_changes
@@ -202,6 +202,11 @@ class SessionMiddleware(CookieAttributes):
                 state = self._refused(problem, path_kind, field)
                 session = session_of(state)
         except ProblemError as refusal:
+            if isinstance(refusal, SessionRevoked) and self._is_of_devices(path):
+                from .device_routes import answer_again
+
+                if await answer_again(self._node, scope, [token for _, token in self._reader.read(scope["headers"])], send):
+                    return
             await self._edge.refuse(refusal, scope, receive, send)
             return
         scope["session"] = scope[SCOPE_KEY] = session

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from .._core.records.once import decode_answer
 from .._node.node import Node
 from .._node.once import Begun
-from ..exceptions import ClientFault
+from ..exceptions import ClientFault, SessionRevoked
+from ..models import Claims
 from .state import RequestState
 
 
@@ -48,3 +49,30 @@ async def executed_once(
         await node.once.give_up(found)
     else:
         await node.once.keep(found, one.answer)
+
+
+def logged_out(state: RequestState, node: Node) -> Claims | None:
+    """Return the claims of the session that came with a request and was logged out; None if there is none, or several."""
+    if not isinstance(state.problem, SessionRevoked) or len(state.refused) != 1:
+        return None
+    verified = node.validator.verify(state.refused[0])
+    return verified.claims if verified is not None else None
+
+
+@asynccontextmanager
+async def answered_before(state: RequestState, node: Node, ended: Claims, key: str, request: bytes) -> AsyncIterator[Answer]:
+    """Run the block with the answer of a request whose session is logged out by now, as by that very request.
+
+    Raises:
+        SessionRevoked: no request with this key was answered. Nothing may be executed for that session any more.
+        IdempotencyKeyReused, RequestInFlight, StoreUnavailable: as :meth:`OnceKeeper.find`.
+    """
+    assert state.problem is not None  # noqa: S101 - see logged_out
+    try:
+        found = await node.once.find(ended.subject or ended.family, key, request)
+        if found is None:
+            raise state.problem.with_traceback(None)
+    except ClientFault as problem:
+        state.turned_away = problem  # nothing has been done
+        raise
+    yield Answer(decode_answer(found))

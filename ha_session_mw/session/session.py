@@ -21,7 +21,7 @@ from ..exceptions import InsufficientUserAuthentication, NotSupported, ProblemEr
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
 from .locking import locked
-from .once import Answer, executed_once
+from .once import Answer, answered_before, executed_once, logged_out
 from .presented import ensure_newest, log_out
 from .state import EXEMPT, STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
@@ -373,6 +373,7 @@ class Session(TrackedDict):
         The block looks at ``once.answer``. None: this is the first request with the key, so the block does the work and sets
         ``once.answer``. Otherwise, it is the answer that the first request has set. Answers are kept for 24 hours. If the block
         ends without an answer, by an error or not, the next request is the first again. An answer that was set before an error is kept.
+        A repeat of a request that logged its session out gets the answer, too.
 
         Args:
             key: of the client: the ``Idempotency-Key`` of the request. Keys of other subjects, and of other visitors, are others.
@@ -381,6 +382,7 @@ class Session(TrackedDict):
 
         Raises:
             LookupError: there is no session yet.
+            SessionRevoked: the session was logged out, and no request with this key was answered before.
             ValueError: the key is empty, or the answer is longer than 64 KiB.
             TypeError: the answer has something that MessagePack cannot carry.
             RequestInFlight: an earlier request with this key is under way; becomes a 409 with a hint if the app does not catch it.
@@ -388,11 +390,13 @@ class Session(TrackedDict):
             StoreUnavailable: nothing was executed; or, at the end of the block, the answer could not be kept.
             NotSupported: the cluster has no store (``peers://``).
         """
-        owner = self.subject or self.family
-        if owner is None:
-            raise LookupError("there is no session yet whose key this could be")
         if not key:
             raise ValueError("an idempotency key must not be empty")
+        owner = self.subject or self.family
+        if owner is None:
+            if self._state.manager is not None and (ended := logged_out(self._state, self._node)) is not None:
+                return answered_before(self._state, self._node, ended, key, request or b"")
+            raise LookupError("there is no session yet whose key this could be")
         return executed_once(self._state, self._node, owner, self.subject, key, request or b"", lease_s=lease)
 
     def _drop_data(self) -> None:

@@ -928,6 +928,30 @@ async def test_a_repeat_with_its_key_ends_nothing_more_and_gets_the_same_answer(
     assert (reused.status, reused.code) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.parametrize("whose", ["all", "own"])
+@pytest.mark.parametrize("by", ["token", "bearer"])
+async def test_a_repeat_of_a_request_that_ended_its_own_session_gets_the_same_answer(node: DeviceNode, whose: str, by: str) -> None:
+    laptop = await node.from_device()
+    sent: dict[str, Any] = {by: laptop.token}
+    path = node.manager.settings.endpoints + "/devices" + ("" if whose == "all" else f"/{family(laptop)}")
+    key = [(b"idempotency-key", b"1")]
+    answers = [await node.request(path=path, method="DELETE", headers=key, **sent) for _ in range(3)]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b'{"acknowledged":"fenced"}')] * 3
+    assert [answer.header("session-revocation") for answer in answers] == ["fenced"] * 3
+    assert answers[1].cookies() == answers[2].cookies() == []
+
+    later = await node.from_device()
+    others = [
+        await node.request(path=path, method="DELETE", **sent),
+        await node.request(path=path, method="DELETE", headers=[(b"idempotency-key", b"2")], **sent),
+        await node.request(path=path + "/x", method="DELETE", headers=key, **sent),
+        await node.request(path=path, method="GET", headers=key, **sent),
+        await node.request(path=path, method="DELETE", headers=[*key, (b"sec-fetch-site", b"cross-site")], **sent),
+    ]
+    assert {(answer.status, answer.code) for answer in others} == {(401, "session_revoked")}
+    assert (await later.visit(who)).result == "ada"
+
+
 async def test_ending_all_others_again_adds_nothing_unless_a_session_has_begun_since(node: DeviceNode, clock: ManualClock) -> None:
     async def entries() -> int:
         return len(node_of(node.manager).view)

@@ -72,6 +72,34 @@ async def test_a_new_session_of_the_subject_has_the_same_keys() -> None:
     assert till.charged == 1
 
 
+@pytest.mark.parametrize("by", ["token", "bearer"])
+async def test_a_repeat_of_a_log_out_gets_the_answer_of_the_first_request(tmp_path: Path, by: str) -> None:
+    done: list[str] = []
+    told: list[Any] = []
+
+    async def log_out(session: Session) -> None:
+        async with session.once("k1", request=b"/logout") as once:
+            if once.answer is None:
+                done.append("logged out")
+                session.clear()
+                once.answer = "goodbye"
+        told.append(once.answer)
+
+    a, b = (Node(cluster=f"sqlite://{tmp_path}/sessions.db") for _ in range(2))
+    ada = await a.logged_in()
+    sent: dict[str, Any] = {by: ada.token}
+    for node in (a, a, b):
+        assert (await node.request(log_out, **sent)).status == 200
+    assert (done, told) == (["logged out"], ["goodbye"] * 3)
+
+    till = Till()
+    answer = await a.request(till.pay, **sent)
+    assert (answer.status, answer.code, answer.problem["outcome"], till.charged) == (422, "idempotency_key_reused", "not_executed", 0)
+    till.key = "k2"
+    answer = await a.request(till.pay, **sent)
+    assert (answer.status, answer.code, till.charged) == (401, "session_revoked", 0)
+
+
 async def test_a_key_for_something_else_is_refused() -> None:
     ada, till = await Node().logged_in(), Till()
     await ada.visit(till.pay)
