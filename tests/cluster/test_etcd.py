@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import httpx2
 import pytest
 
 from example_app.proxy import Proxy
@@ -653,6 +654,36 @@ async def test_a_frozen_member_of_etcd_is_left_for_another() -> None:
                 member.thaw()
                 assert {judged(one, stays) for one in nodes} == {"ok"}
                 await ready(*nodes)
+
+
+@on_asyncio
+async def test_probes_metrics_and_status_wait_for_nothing_while_etcd_stands_still() -> None:
+    """They answer within 100 ms on a machine that is not busy. The least of several tries says what they wait for."""
+    with etcd() as server:
+        [member] = server.members
+        one = node(server.cluster(), metrics="on")
+        app = SessionMiddleware(who_is_there, manager=one)
+        transport = httpx2.ASGITransport(app=app)
+        async with running(one), httpx2.AsyncClient(transport=transport, base_url="http://node") as client:
+            await ready(one)
+            member.freeze()
+            try:
+                await eventually(lambda: one.why_not_ready() is not None)
+                for path in ("livez", "readyz", "startupz", "health", "metrics"):
+                    assert await _fastest(lambda path=path: client.get(f"/-/session/{path}")) < 0.1, path  # type: ignore[misc]
+                assert await _fastest(one.status) < 0.1
+                assert await _fastest(lambda: ask(Wiretap(app), STATUS, Nothing())) < 0.1
+            finally:
+                member.thaw()
+
+
+async def _fastest(ask: Callable[[], Awaitable[object]]) -> float:
+    took_s = []
+    for _ in range(10):
+        begun_s = anyio.current_time()
+        await ask()
+        took_s.append(anyio.current_time() - begun_s)
+    return min(took_s)
 
 
 class DeafAtFirst(EtcdGateway):

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ import httpx2
 import pytest
 
 from example_app.ports import reserve_port, url_of
+from ha_session_mw.ops.figures import FIGURES
 from ha_session_mw.testing import SECRET
+from ha_session_mw.version import __version__
 
 from ..cluster.test_real import ROOT, Served, served
 from ..waiting import LIMIT_S, until
@@ -87,24 +91,27 @@ def prometheus(nodes: list[Served], tmp_path_factory: pytest.TempPathFactory) ->
         running.end()
 
 
-def test_its_figures_are_those_of_the_history(nodes: list[Served], prometheus: Prometheus) -> None:
+def test_under_load_its_figures_are_those_of_the_history(nodes: list[Served], prometheus: Prometheus) -> None:
     a, b, c = nodes
     tokens = [a.log_in(f"user-{number}") for number in range(6)]
-    seen = [node.status(token) for token in tokens for node in nodes for _ in range(3)]
+    with ThreadPoolExecutor(6) as users:
+        seen = list(users.map(lambda number: nodes[number % 3].status(tokens[number % 6]), range(216)))
     fenced = [node.request("POST", "/logout", token).headers["session-revocation"] for node, token in zip((a, b, c), tokens, strict=False)]
     refused = [node.status(token) for token in tokens[:3] for node in nodes]
     missing = [node.request("GET", "/private").status_code for node in nodes]
-    assert (seen, fenced, refused, missing) == ([200] * 54, ["fenced"] * 3, [401] * 9, [401] * 3)
+    assert (seen, fenced, refused, missing) == ([200] * 216, ["fenced"] * 3, [401] * 9, [401] * 3)
 
+    entries = 2 * len(fenced)  # besides its denial, each log-out leaves a note for requests that are under way
     expected = {
         "sum(up)": 3,
+        f'count(ha_session_build_info{{version="{__version__}",cluster="peers"}})': 3,
         'sum(ha_session_validations_total{result="accepted"})': len(seen) + len(fenced),
         'sum(ha_session_validations_total{result="refused"})': len(refused),
         'sum(ha_session_errors_total{code="session_revoked"})': len(refused),
         'sum(ha_session_errors_total{code="token_missing"})': len(missing),
         'sum(ha_session_errors_total{turn!="client"})': 0,
         'sum(ha_session_revocation_ack_seconds_count{mode="fenced"})': len(fenced),
-        "sum(ha_session_sync_lag_seconds_count)": 2 * len(fenced),
+        "sum(ha_session_sync_lag_seconds_count)": 2 * entries,
         'min(ha_session_revocation_entries{kind="session"})': len(fenced),
         'max(ha_session_revocation_entries{kind="session"})': len(fenced),
         "sum(ha_session_revocations_pending)": 0,
@@ -112,12 +119,34 @@ def test_its_figures_are_those_of_the_history(nodes: list[Served], prometheus: P
         "max(ha_session_quorum_size)": 2,
         "min(ha_session_quorum_available)": 1,
         "min(ha_session_ready)": 1,
+        "sum(ha_session_cache_requests_total)": len(seen) + len(fenced) + len(refused),
+        "max(ha_session_applied_position) - min(ha_session_applied_position)": 0,
+        "min(ha_session_applied_position)": entries,
+        "min(ha_session_freshness_limit_seconds)": 2,
+        "sum(ha_session_peer_requests_total)": 0,
+        "sum(ha_session_peer_request_duration_seconds_count)": 0,
+        "sum(ha_session_forwards_total)": 0,
+        "sum(ha_session_lock_wait_seconds_count)": 0,
+        "sum(ha_session_divergences_total)": 0,
+        "sum(ha_session_task_restarts_total)": 0,
+        # Of validations by cache and by signature, one in 64 is measured.
+        'sum(ha_session_validation_duration_seconds_count{path=~"peer|forward"})': 0,
         "sum(ha_session_accepts_after_revocation_total)": 0,
         "sum(ha_session_logouts_by_infrastructure_total)": 0,
     }
     for query, value in expected.items():
         until(lambda query=query, value=value: prometheus.value(query) == value, f"{query} is {value}, not {prometheus.value(query)}")  # type: ignore[misc]
-    assert 0 < prometheus.value("sum(ha_session_sync_lag_seconds_sum)") < 2 * len(fenced) * LIMIT_S
+    within = {
+        "sum(ha_session_sync_lag_seconds_sum)": (0, 2 * entries * LIMIT_S),
+        "max(ha_session_freshness_age_seconds)": (0, 2),
+        "max(abs(ha_session_clock_skew_seconds))": (0, 0.5),  # one machine has one clock
+        "max(ha_session_signing_key_age_seconds)": (0, time.monotonic()),
+        "sum(ha_session_validation_duration_seconds_count)": (0, len(seen) / 32),
+    }
+    for query, (least, most) in within.items():
+        assert least <= prometheus.value(query) <= most, query
+    compared = " ".join([*expected, *within])
+    assert [figure.name for figure in FIGURES if figure.name not in compared] == []
     assert prometheus.value("count({__name__=~'ha_session_.*'})") < 3 * 1500
 
 
