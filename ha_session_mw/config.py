@@ -274,6 +274,14 @@ class Settings(Table):
         "Whether `metrics` below `ENDPOINTS` serves metrics for Prometheus. Needs the extra `prometheus`. Anybody who reaches the app "
         "can read them.",
     )
+    ui: Setting[Switch, str] = Setting(
+        values.one_of("off", "on"),
+        "off",
+        "Whether `ui` below `ENDPOINTS` serves a page that shows the cluster at work. Needs `UI_PASSWORD`. "
+        "See [A page that shows the cluster](../how-to/see-the-cluster.md).",
+    )
+    ui_password: OptionalText = Setting(values.password, None, "The password of that page.", is_secret=True)
+    ui_password_file: File = Setting(values.path, None, "A file with that password. Read again when it is needed.")
     error_detail: Setting[Literal["safe", "full"], str] = Setting(
         values.one_of("safe", "full"), "safe", "`full` adds the reason and the checks made to each refusal. For development."
     )
@@ -299,6 +307,8 @@ class Settings(Table):
             found += clusters.cluster_faults(self.cluster, self, wrong)
         if wrong.isdisjoint(("cluster_password", "cluster_password_file")):
             found += secrets.password_faults(self.cluster_password, self.cluster_password_file)
+        if wrong.isdisjoint(("ui", "ui_password", "ui_password_file")):
+            found += secrets.ui_password_faults(self.ui_password, self.ui_password_file, is_on=self.ui == "on")
         if "secret_key" not in wrong:
             found += self._key_faults()
         if found:
@@ -357,6 +367,14 @@ class Settings(Table):
             OSError: the file cannot be read.
         """
         return secrets.read_password(self.cluster_password, self.cluster_password_file)
+
+    def read_ui_password(self) -> str:
+        """The password of the page ``ui``, from the settings or from the file as it is now.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return secrets.read_password(self.ui_password, self.ui_password_file)
 
     def weak_keys(self) -> list[str]:
         """A fault for each weak key that is used all the same, because Starlette's callers may do so."""
@@ -420,6 +438,7 @@ _AS_IN_A_FILE: Mapping[str, Callable[[str], object]] = {
     "secret_key": secrets.keys_in,
     "secret_key_fallbacks": partial(secrets.keys_in, separator=","),
     "cluster_password": secrets.trimmed,
+    "ui_password": secrets.trimmed,
     "etcd_password": secrets.trimmed,
 }
 """How the variable of a secret is read, so that the same text is the same secret in a variable and in a file."""

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import msgspec
@@ -61,9 +61,9 @@ def listeners(count: int) -> list[tuple[str, socket.socket]]:
 
 
 @contextmanager
-def served(apps: Mapping[socket.socket, Any]) -> Iterator[dict[socket.socket, uvicorn.Server]]:
+def served(apps: Mapping[socket.socket, Any], *, lifespan: Literal["on", "off"] = "on") -> Iterator[dict[socket.socket, uvicorn.Server]]:
     """Real servers in one thread of this process: as real as others for their clients, and started in no time."""
-    servers = {bound: uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning")) for bound, app in apps.items()}
+    servers = {bound: uvicorn.Server(uvicorn.Config(app, lifespan=lifespan, log_level="warning")) for bound, app in apps.items()}
 
     async def serve() -> None:
         await asyncio.gather(*(server.serve(sockets=[bound]) for bound, server in servers.items()))

@@ -90,6 +90,9 @@ DEFAULTS = {
     "endpoints": "/-/session",
     "error_detail": "safe",
     "metrics": "off",
+    "ui": "off",
+    "ui_password": None,
+    "ui_password_file": None,
 }
 
 
@@ -591,6 +594,45 @@ def test_an_empty_variable_is_a_setting_that_is_not_set(nothing: str) -> None:
     assert {name for name in names if from_environ(**{name: nothing}) != unset} == set()
     (fault,) = faults_of(from_environ, SECRET_KEY=nothing)
     assert fault.startswith("HA_SESSION_SECRET_KEY: is not set")
+
+
+UI_PASSWORD = "tea-and-7-biscuits"
+
+
+@pytest.mark.parametrize("around", AROUND, ids=ascii)
+def test_the_page_has_a_password_of_its_own(around: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(around.format(UI_PASSWORD).encode())
+    given = ({"UI_PASSWORD": around.format(UI_PASSWORD)}, {"UI_PASSWORD_FILE": str(file)})
+
+    assert [from_environ(UI="on", **one).read_ui_password() for one in given] == [UI_PASSWORD] * 2
+    assert UI_PASSWORD not in repr(from_environ(UI="on", **given[0]))
+
+
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [("short", "is 5 bytes long"), ("changemechangemechangeme", "placeholder"), ("aaaaaaaabbbbbbbb", "few characters")],
+)
+def test_a_password_that_can_be_guessed_opens_no_page(password: str, why: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(password)
+    for name, value in (("UI_PASSWORD", password), ("UI_PASSWORD_FILE", str(file))):
+        (fault,) = faults_of(from_environ, **{"UI": "on", name: value})
+        assert fault.startswith(f"HA_SESSION_{name}: ")
+        assert why in fault
+        assert password not in fault
+
+
+def test_a_page_without_its_password_is_reported_with_the_remedy(tmp_path: Path) -> None:
+    (fault,) = faults_of(from_environ, UI="on")
+    assert "set HA_SESSION_UI_PASSWORD or HA_SESSION_UI_PASSWORD_FILE" in fault
+    (fault,) = faults_of(from_environ, UI="on", UI_PASSWORD=UI_PASSWORD, UI_PASSWORD_FILE=str(tmp_path / "x"))
+    assert fault.endswith("set one of them")
+    (fault,) = faults_of(from_environ, UI="on", UI_PASSWORD_FILE=str(tmp_path / "x"))
+    assert "cannot be read" in fault
+    (tmp_path / "bytes").write_bytes(b"\xff" * 32)
+    (fault,) = faults_of(from_environ, UI="on", UI_PASSWORD_FILE=str(tmp_path / "bytes"))
+    assert fault == "HA_SESSION_UI_PASSWORD_FILE: is no text in UTF-8"
 
 
 def test_a_faulty_file_is_reported_with_the_reason(tmp_path: Path) -> None:

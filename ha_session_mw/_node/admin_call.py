@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,10 +13,11 @@ import httpx2
 import msgspec
 
 from .._core.calls.faults import PeerFaults
+from .._core.token.keys import KeyRing
 from .._machine.tls import tls_context
 from .._peering.client import PeerClient
 from .._peering.signatures import ADMIN
-from ..abc import PeerFailure
+from ..abc import Clock, PeerFailure
 from ..clocks import SystemClock
 from ..config import Settings
 from .admin_messages import Answer, Failure, decode_answer, encode
@@ -42,22 +44,34 @@ class Refused(Exception):
 
 
 class Operator:
-    """Calls the processes of a cluster as an operator.
+    """Calls the processes of a cluster as an operator, or as a node that shows an operator the others.
 
     Args:
         settings: with the secret and the audience of the nodes, the prefix of their endpoints, and the certificates of peers.
         http: carries the calls.
         but: the id of a key that is about to be revoked. It signs no call if there is another one: its answer could not be signed.
+        ring: returns the present key ring of a node that asks; by default the keys are those of the settings, as they are now.
+        clock: bounds each call.
     """
 
-    def __init__(self, settings: Settings, http: httpx2.AsyncBaseTransport, *, but: str | None = None) -> None:
-        self._clock = clock = SystemClock()
-        ring = KeySource(settings, clock.boot_s()).ring
-        usable = ring if but is None else ring.without({but})
+    def __init__(
+        self,
+        settings: Settings,
+        http: httpx2.AsyncBaseTransport,
+        *,
+        but: str | None = None,
+        ring: Callable[[], KeyRing] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock = clock or SystemClock()
+        if ring is None:
+            own = KeySource(settings, clock.boot_s()).ring
+            usable = own if but is None else own.without({but})
+            ring = partial(_same, usable)
         self._client = PeerClient(
             CALLER,
             os.urandom(16).hex(),
-            lambda: usable,
+            ring,
             prefix=settings.endpoints,
             clock=clock,
             faults=PeerFaults(),
@@ -96,6 +110,10 @@ class Operator:
                     raise Refused(answer.error)
                 return answer.result
         raise PeerFailure("no answer in time", "stalled")
+
+
+def _same(ring: KeyRing) -> KeyRing:
+    return ring
 
 
 @asynccontextmanager

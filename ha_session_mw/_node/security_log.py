@@ -104,6 +104,11 @@ class SecurityLog:
         """A call came that no member signed, so nobody knows its caller."""
         self.peer_fault("others", "unsigned")
 
+    def page_log_in(self, *, admitted: bool) -> None:
+        """A password for the page of operators was given, and was right or wrong."""
+        event = "page_log_in" if admitted else "page_refused"
+        self._sampled(event, event, logging.INFO if admitted else logging.WARNING, {})
+
     # Keys
 
     def keys_changed(self, ring: KeyRing) -> None:

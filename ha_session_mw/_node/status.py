@@ -5,10 +5,18 @@ from __future__ import annotations
 from .node import Node
 
 
+def cache_requests(node: Node) -> tuple[int, int]:
+    """Return how many requests found their token in the cache of verified tokens, and how many did not."""
+    validator = node.validator
+    decided_anew = validator.missed - validator.missed_undecided
+    return validator.accepted + validator.not_accepted - decided_anew, validator.missed
+
+
 def status_of(node: Node) -> dict[str, object]:
     """Return the state and the counts of a node."""
     why_not_ready = node.why_not_ready()
     sync_lag = node.log.sync_lag()
+    hits, misses = cache_requests(node)
     devices, look_ups, peering, listeners = node.devices, node.look_ups, node.peering, node.listeners
     return {
         "node": node.node_id,
@@ -22,6 +30,8 @@ def status_of(node: Node) -> dict[str, object]:
         "revocation_entries": len(node.view),
         "revocation_bytes": node.growth.bytes,
         "revocations_per_minute": node.growth.per_minute,
+        "cache_hits": hits,
+        "cache_misses": misses,
         "cached_tokens": len(node.cache),
         "cached_token_bytes": node.cache.bytes,
         "cached_records": len(node.copies),
@@ -47,4 +57,5 @@ def status_of(node: Node) -> dict[str, object]:
         "listeners": len(listeners),
         "missed_events": listeners.missed,
         "failed_callbacks": listeners.failures,
+        "recent_log_outs": node.recent_log_outs.told() if node.recent_log_outs is not None else None,
     }

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .._peering.server import PeerServer
     from .devices import Devices
     from .lookups import LookUps
+    from .recent_log_outs import RecentLogOuts
 
 
 class Wiring(ABC):
@@ -77,6 +78,8 @@ class Wiring(ABC):
         standing: tells an operator in the log whether the node serves.
         divergences: how often two members read the log differently.
         random: makes n random bytes.
+        peer_transport: carries the calls to other nodes; None for the network.
+        recent_log_outs: the newest log-outs, for the page of operators; None unless ``HA_SESSION_UI`` is on.
         listeners: all listeners to the cluster on this node.
         keys: the key ring, kept up to date.
         cache: verified tokens.
@@ -127,7 +130,7 @@ class Wiring(ABC):
         self.backend = backend
         self.clock = clock
         self._random = self.random = random
-        self._peer_transport = peer_transport
+        self.peer_transport = peer_transport
         self._take_name()
         self.view = View(on_news=self._hear)
         self.supervisor = Supervisor(clock)
@@ -162,6 +165,7 @@ class Wiring(ABC):
         self._tick_callbacks: list[Callable[[float | None], None]] = []
         self._added_tasks: list[tuple[str, Task]] = []
         self._is_open = False
+        self.recent_log_outs = self._remember_log_outs() if settings.ui == "on" else None
         self.administration: PeerServer | None = None
         """Answers operators; None until the first of them calls. A forked process gets another, or both could take the same call."""
         self.second_look: SecondLook | None = None
@@ -237,7 +241,7 @@ class Wiring(ABC):
         from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
         from .lookups import LookUps, answering
 
-        self.peering = peering = Peering(settings, life, self.peer_keys, self.clock, self._peer_transport)
+        self.peering = peering = Peering(settings, life, self.peer_keys, self.clock, self.peer_transport)
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
         peering.server.on_unsigned = self.security.stranger_refused
         peering.faults.on_fault = self.security.peer_fault
@@ -345,11 +349,25 @@ class Wiring(ABC):
             ring=lambda: self.keys.ring,
             random=self._random,
             require_loop=self.require_loop,
-            report=self.security.logged_out,
+            report=self._report_log_out,
             fences=self.fences,
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)
+
+    def _remember_log_outs(self) -> RecentLogOuts:
+        from .recent_log_outs import RecentLogOuts  # only for the page
+
+        recent = RecentLogOuts(
+            self.clock, pseudonym=self.security.pseudonym, is_starting=lambda: not self._is_open or self.log.is_starting()
+        )
+        self._entry_callbacks.append(recent.on_news)
+        return recent
+
+    def _report_log_out(self, entry: Entry, mode: str) -> None:
+        self.security.logged_out(entry, mode)
+        if self.recent_log_outs is not None:
+            self.recent_log_outs.acknowledged(entry, mode)
 
     async def _end_lost(self, claims: Claims) -> None:
         """Log out a session whose data is lost, as the settings want it.

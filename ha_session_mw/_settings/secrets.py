@@ -22,6 +22,9 @@ MIN_DIFFERENT_BYTES = 8
 MIN_BITS = 64
 """The least randomness, as estimated. 32 random digits have 106 bits by that estimate, and a repeated password about 50."""
 
+MIN_UI_PASSWORD_BYTES = 16
+"""The length of a password that nobody guesses at the pace of :mod:`ha_session_mw.ops.credential`, drawn from any alphabet."""
+
 _PLACEHOLDER = (
     r"(change|replace|insert|put|your|my|me|this|please|a|the|with|in|to|some|very|super|long|random|strong|secure|default|example|sample"
     r"|demo|test|dev|todo|fixme|secret|key|token|password|passphrase|session|string|value|here|django|starlette|flask|fastapi|256|bit|64"
@@ -146,11 +149,36 @@ def read_password(given: str | None, file: Path | None) -> str:
     return given or "" if file is None else trimmed(file.read_text("utf-8"))
 
 
-def password_faults(given: str | None, file: Path | None) -> Iterator[str]:
+def password_faults(given: str | None, file: Path | None, *, name: str = "cluster_password") -> Iterator[str]:
     """Return a fault if the password's file cannot be read."""
     try:
         read_password(given, file)
     except OSError as exc:
         # A password that was put here by mistake most likely contains no separator. It must not be shown.
         named = f": {str(file)!r}" if os.sep in str(file) else ""
-        yield f"{variable('cluster_password_file')}: cannot be read: {exc.strerror}{named}"
+        yield f"{variable(f'{name}_file')}: cannot be read: {exc.strerror}{named}"
+    except UnicodeDecodeError:
+        yield f"{variable(f'{name}_file')}: is no text in UTF-8"
+
+
+def ui_password_faults(given: str | None, file: Path | None, *, is_on: bool) -> Iterator[str]:
+    """Return a fault if the page for operators is on without a password, or with one that can be guessed."""
+    name = "ui_password"
+    if given is not None and file is not None:
+        yield f"{variable(name)}: {variable(name + '_file')} is set too; set one of them"
+    elif given is None and file is None:
+        if is_on:
+            yield f"{variable('ui')}='on': the page needs a password of its own; set {variable(name)} or {variable(name + '_file')}"
+    elif unreadable := [*password_faults(given, file, name=name)]:
+        yield from unreadable
+    elif why := _ui_password_weakness(read_password(given, file)):
+        yield f"{variable(name if file is None else name + '_file')}: {why}. {MAKE_ONE}"
+
+
+def _ui_password_weakness(password: str) -> str | None:
+    secret = password.encode("utf-8", "surrogatepass")
+    if len(secret) < MIN_UI_PASSWORD_BYTES:
+        return f"is {len(secret)} bytes long, and {MIN_UI_PASSWORD_BYTES} is the least" if secret else "is empty"
+    if re.fullmatch(_PLACEHOLDER, re.sub(r"[^a-z0-9]", "", password.lower())):
+        return "is a well-known placeholder"
+    return "repeats the same few characters" if len(set(secret)) < MIN_DIFFERENT_BYTES else None

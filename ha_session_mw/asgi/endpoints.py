@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,6 +13,9 @@ from .._core.request_fields import list_items, values
 from .._node.node import Node
 from ..exceptions import problem_types
 
+if TYPE_CHECKING:
+    from ..ops.page import Page
+
 _FORWARD = "/peer/forward/"
 _FORWARDED = "/peer/forward/request"
 DEVICES, RENEW = "/devices", "/renew"
@@ -20,6 +24,7 @@ SCRIPT = "/ha-session.js"
 SCRIPT_KEPT_S = 3600
 """For how many seconds a browser may keep the script. It holds no secret, and an old one goes on working."""
 _ADMIN = "/admin/"
+_UI = "/ui"
 LONGEST_PAGE = 128
 """How many characters of a path below the prefix are looked at. No page has so long a name."""
 
@@ -38,6 +43,7 @@ class Endpoints:
         self._has_metrics = node.settings.metrics == "on"
         if self._has_metrics:
             show_metrics(node)
+        self._ui = self._page_of_operators() if node.settings.ui == "on" else None
         self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
 
     async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,8 +63,16 @@ class Endpoints:
             answering = administration_of(self._node, lambda send: self._serve(_ADMIN, "POST", send))
             await answering(path.removeprefix(_ADMIN), scope, receive, send)
             return
+        if self._ui is not None and (path == _UI or path.startswith(_UI + "/")):
+            await self._ui(path.removeprefix(_UI), scope, receive, send)
+            return
         accept = ", ".join(list_items(scope["headers"], b"accept"))
         await self._serve(path, scope["method"], send, accept=accept)
+
+    def _page_of_operators(self) -> Page:
+        from ..ops.page import Page  # most processes never serve it
+
+        return Page(self._node, lambda send: self._serve(_UI, "GET", send))
 
     async def _serve(self, path: str, method: str, send: Send, *, accept: str = "") -> None:
         status, media, body = self._answer(path, accept)

@@ -13,6 +13,7 @@ from typing import Literal
 from .._core.tally import FAST_S, Tally
 from .._node.node import Node
 from .._node.standing import farthest_skew_s
+from .._node.status import cache_requests
 from ..exceptions import problem_types
 from ..version import __version__
 
@@ -91,9 +92,8 @@ def _entries(node: Node) -> Samples:
 
 
 def _cache(node: Node) -> Samples:
-    validator = node.validator
-    decided_anew = validator.missed - validator.missed_undecided
-    return [(("hit",), validator.accepted + validator.not_accepted - decided_anew), (("miss",), validator.missed)]
+    hits, misses = cache_requests(node)
+    return [(("hit",), hits), (("miss",), misses)]
 
 
 def _look_ups(node: Node) -> Samples:
