@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..asgi.last_requests import IDLE_S
 from ..asgi.sigterm import LEAVE_AFTER_S
@@ -19,6 +20,18 @@ GOOD_BYE_S = 5.0
 """How long a node may take to hand its entries over, twice, and to say good-bye."""
 
 
+class Lack(NamedTuple):
+    """A setting that does not suit a planned restart.
+
+    Attributes:
+        fact: what is wrong, as a sentence without its full stop.
+        remedy: what to do, in the same form.
+    """
+
+    fact: str
+    remedy: str
+
+
 @dataclass(frozen=True, slots=True)
 class Leaving:
     """The needs of a restart, in seconds.
@@ -26,12 +39,12 @@ class Leaving:
     Attributes:
         delay_s: the least ``HA_SESSION_DRAIN_DELAY``.
         grace_s: the least time between SIGTERM and SIGKILL, for requests that take ``longest_request_s``.
-        findings: what the settings lack; empty if all is well.
+        lacks: what the settings lack; empty if all is well.
     """
 
     delay_s: float
     grace_s: float
-    findings: tuple[str, ...]
+    lacks: tuple[Lack, ...]
 
 
 def leaving(
@@ -57,33 +70,33 @@ def leaving(
     # A listener that closes lets idle connections end; then the server ends its requests, and the node leaves.
     stop_s = max(settings.drain_delay, delay_s)
     needed_s = max(stop_s, IDLE_S) + max(longest_request_s, LEAVE_AFTER_S) + GOOD_BYE_S
-    return Leaving(delay_s, needed_s, tuple(_findings(settings, kind, delay_s, (check_every_s, fall), (grace_s, needed_s))))
+    return Leaving(delay_s, needed_s, tuple(_lacks(settings, kind, delay_s, (check_every_s, fall), (grace_s, needed_s))))
 
 
-def _findings(
+def _lacks(
     settings: Settings, kind: Kind | None, delay_s: float, checks: tuple[float, int], grace: tuple[float | None, float]
-) -> Iterator[str]:
+) -> Iterator[Lack]:
     every_s, fall = checks
     grace_s, needed_s = grace
     if settings.drain_delay < delay_s:
-        yield (
+        yield Lack(
             f"HA_SESSION_DRAIN_DELAY={settings.drain_delay:g}s is too short. A balancer that asks readyz every {every_s:g} s, and takes "
-            f"a node out after {fall} failed checks, needs {every_s * fall:g} s, and {UNDER_WAY_S:g} s more for what is under way. "
-            f"Set HA_SESSION_DRAIN_DELAY={delay_s:g}s or more, or check more often."
+            f"a node out after {fall} failed checks, needs {every_s * fall:g} s, and {UNDER_WAY_S:g} s more for what is under way",
+            f"set HA_SESSION_DRAIN_DELAY={delay_s:g}s or more, or check more often",
         )
     if kind == "nginx" and settings.drain_refuse != "safe":
-        yield (
-            "HA_SESSION_DRAIN_REFUSE=off does not suit nginx, which never asks readyz. It learns of a drain by refusals. "
-            "Set HA_SESSION_DRAIN_REFUSE=safe."
+        yield Lack(
+            "HA_SESSION_DRAIN_REFUSE=off does not suit nginx, which never asks readyz. It learns of a drain by refusals",
+            "set HA_SESSION_DRAIN_REFUSE=safe",
         )
     if kind == "nginx" and settings.start_wait < START_WAIT_S:
-        yield (
-            f"HA_SESSION_START_WAIT={settings.start_wait:g}s does not suit nginx, which sends requests to a node that is still starting. "
-            f"Set HA_SESSION_START_WAIT={START_WAIT_S:g}s."
+        yield Lack(
+            f"HA_SESSION_START_WAIT={settings.start_wait:g}s does not suit nginx, which sends requests to a node that is still starting",
+            f"set HA_SESSION_START_WAIT={START_WAIT_S:g}s",
         )
     if grace_s is not None and grace_s < needed_s:
-        yield (
+        yield Lack(
             f"SIGKILL comes {grace_s:g} s after SIGTERM, and a node may need {needed_s:g} s to leave: the drain, idle connections, "
-            "requests under way, and the good-bye. Raise what applies (terminationGracePeriodSeconds, TimeoutStopSec=, "
-            f"--graceful-timeout) to {needed_s:g} or more."
+            "requests under way, and the good-bye",
+            f"raise what applies (terminationGracePeriodSeconds, TimeoutStopSec=, --graceful-timeout) to {needed_s:g} or more",
         )

@@ -125,7 +125,5 @@ def check_drain(settings: Settings, kind: str | None, every_s: float | None, fal
         return
     given: dict[str, Any] = {"check_every_s": every_s, "fall": fall, "grace_s": grace_s}
     needs = leaving(settings, kind=cast("Any", kind), **{name: value for name, value in given.items() if value is not None})
-    for text in needs.findings:
-        fact, _, remedy = text.rpartition(". Set ") if ". Set " in text else text.rpartition(". Raise ")
-        verb = "set" if ". Set " in text else "raise"
-        yield Finding("error" if described else "advice", "drain", fact, f"{verb} {remedy.rstrip('.')}")
+    for fact, remedy in needs.lacks:
+        yield Finding("error" if described else "advice", "drain", fact, remedy)
