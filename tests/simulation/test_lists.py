@@ -15,7 +15,11 @@ from .quorum_variants import RIGHT
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.parametrize("name", CAUGHT_BY)
+LONGEST = {"a first start among others", "the new list before the move"}
+"""``make prove`` tells these with the right rules, too; ``make test`` with the broken ones, and shorter stories with both."""
+
+
+@pytest.mark.parametrize("name", thinned(CAUGHT_BY, [name for name in CAUGHT_BY if name not in LONGEST]))
 def test_no_rule_is_broken_in_the_story_behind_it(name: str) -> None:
     assert CAUGHT_BY[name](RIGHT).faults == 0
 
