@@ -24,6 +24,8 @@ HOST = "x-ha-session-host"
 NODES, READY, ALIVE = "ha_session", "ha_session_nodes", "ha_session_alive"
 ANY_HEALTHY = 1_000_000
 """In percent. By default, Envoy sends requests to the next cluster as soon as a third of the nodes fails its checks."""
+_BREAKERS = {"thresholds": [{"max_retries": 1024}]}
+"""By default, Envoy tries no more than three requests elsewhere at the same time. A node that drains refuses more than that."""
 
 
 def envoy(of: Balanced) -> str:
@@ -173,6 +175,7 @@ def _either() -> dict[str, Any]:
         "connect_timeout": "1s",
         "lb_policy": "CLUSTER_PROVIDED",
         "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": config},
+        "circuit_breakers": _BREAKERS,
     }
 
 
@@ -186,6 +189,7 @@ def _cluster(name: str, probe: str, of: Balanced) -> dict[str, Any]:
         # When one of three nodes goes, RING_HASH also moves every sixth session of the others.
         "lb_policy": "MAGLEV",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": _BREAKERS,
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _OPTIONS,

@@ -64,6 +64,15 @@ def test_no_secret_and_no_place_on_this_machine_gets_into_it(kind: Kind) -> None
     assert "/var/lib" not in text
 
 
+def test_envoy_tries_as_many_requests_elsewhere_as_a_node_that_drains_refuses() -> None:
+    document = json.loads("\n".join(line for line in lb_config("envoy", settings(), nodes=NODES).splitlines() if not line.startswith("#")))
+    clusters = document["static_resources"]["clusters"]
+    assert {cluster["name"]: cluster["circuit_breakers"]["thresholds"][0]["max_retries"] for cluster in clusters} == dict.fromkeys(
+        (cluster["name"] for cluster in clusters), 1024
+    )
+    assert len(clusters) >= 3
+
+
 def test_envoys_file_is_yaml_in_the_form_of_json() -> None:
     lines = lb_config("envoy", settings(), nodes=NODES).splitlines()
 
