@@ -81,6 +81,26 @@ async def test_each_code_matches_its_row_of_the_table(code: str) -> None:
     assert answer.header("retry-after") == (None if retry_after is None else str(retry_after))
 
 
+async def test_an_answer_that_was_rendered_before_serves_only_requests_that_would_get_the_same() -> None:
+    """The second of two equal refusals is not rendered anew, and has an instance of its own."""
+    node = Node(app=raising(StateStale))
+    html = [(b"accept", b"text/html")]
+    different: list[dict[str, Any]] = [
+        {},
+        {"method": "POST"},
+        {"root_path": "/app"},
+        {"headers": html},
+        {"headers": html, "method": "POST"},
+    ]
+    first, second = [[await call(node.app, scope_of("http", **each)) for each in different] for _ in range(2)]
+    without = [[re.sub(rb"urn:uuid:[-0-9a-f]{36}", b"", answer.body) for answer in answers] for answers in (first, second)]
+    assert without[0] == without[1]
+    assert len({answer.body for answer in (*first, *second)}) == 10
+    assert len(set(without[0])) == len(different)
+    assert [answer.start["headers"] for answer in first] == [answer.start["headers"] for answer in second]
+    assert [answer.header("content-type") for answer in second] == ["application/problem+json"] * 3 + ["text/html; charset=utf-8"] * 2
+
+
 @pytest.mark.parametrize("code", CODES)
 async def test_the_type_of_each_resolves(code: str) -> None:
     node = Node()
