@@ -182,6 +182,11 @@ class Node(Wiring):
         """Return what an operator should mend although this node is ready."""
         exposed, apart = self.log.exposure(), self.key_fit().apart
         told = [f"{TOLD_APART.format(', '.join(apart))}; give all nodes the same HA_SESSION_SECRET_KEY"] if apart else []
+        if self.settings.routing != "serve" and self.ownership.shares_its_url():
+            told.append(
+                "another process announces the HA_SESSION_ADVERTISE_URL of this one, so requests for paths in HA_SESSION_OWNED may get to "
+                "either; run one worker for each URL, with a port of its own"
+            )
         return [*([exposed] if exposed else []), *told]
 
     def _is_certain(self, check: str) -> bool:

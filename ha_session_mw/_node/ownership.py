@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from .._core.calls.origins import origin_of
 from .._core.cluster.members import Heartbeat
 from .._core.cluster.routing import OwnerTable, reason_of_transfer, share_out
 from .._core.request_fields import Header
@@ -80,6 +81,11 @@ class Ownership:
         if owner == self._own.member:
             return None
         return next((one for one in self._log().members() if one.member == owner), None)
+
+    def shares_its_url(self) -> bool:
+        """Whether another member announces the URL of this node, as workers behind one port do: a request there may get to either."""
+        own = origin_of(self._own.url)
+        return own is not None and any(origin_of(member.url) == own for member in self._log().members())
 
     def note(self, member: str, why: str | None) -> None:
         """Note why a member cannot be sent requests; None if it can. Each reason is logged once."""

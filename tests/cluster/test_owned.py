@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -243,20 +244,83 @@ async def test_an_owner_that_drains_sends_nothing_on_and_takes_nothing(forwardin
         assert told["node"] != "b" or node is b
 
 
-async def test_a_url_that_leads_to_another_node_is_named(forwarding: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("leads_to", ["c", "a"], ids=["another", "itself"])
+async def test_a_url_that_leads_to_another_node_is_named(forwarding: Cluster, caplog: pytest.LogCaptureFixture, leads_to: str) -> None:
     a, _, token = foreign(forwarding)
     client = node_of(a.manager).peering.forwarding  # type: ignore[union-attr]
 
-    async def leads_to_c(url: str, *, timeout_s: float) -> str:
-        return "c"
+    async def owner_at(url: str, *, timeout_s: float) -> str:
+        return leads_to
 
-    client.owner_at = leads_to_c  # type: ignore[method-assign,union-attr]
+    client.owner_at = owner_at  # type: ignore[method-assign,union-attr]
     for _ in range(2):
         assert (await a.post("/rooms/x", token=token)).json()["node"] == "a"
     told = [record.getMessage() for record in caplog.records if "ADVERTISE_URL right" in record.getMessage()]
 
-    assert told == ["requests for sessions of node b are answered here: its URL leads to c. Is its HA_SESSION_ADVERTISE_URL right?"]
-    assert (await a.manager.status())["unreachable_owners"] == {"b": "its URL leads to c"}
+    why = f"its URL leads to {leads_to}"
+    assert told == [f"requests for sessions of node b are answered here: {why}. Is its HA_SESSION_ADVERTISE_URL right?"]
+    assert (await a.manager.status())["unreachable_owners"] == {"b": why}
+
+
+async def test_the_url_of_a_balancer_leads_no_request_to_a_node_that_is_not_the_owner(
+    forwarding: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, _, token = foreign(forwarding)
+    client = node_of(a.manager).peering.forwarding  # type: ignore[union-attr]
+    inner, dice = client._http(), Random(7)  # type: ignore[union-attr]
+
+    class Balancer(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            request.url = request.url.copy_with(host=f"{dice.choice('abc')}.test")
+            return await inner.handle_async_request(request)
+
+    client._http = lambda: Balancer()  # type: ignore[union-attr]
+    answered = set()
+    for _ in range(40):
+        answer = await a.post("/rooms/x", token=token)
+        if answer.status_code == 200:
+            answered.add(answer.json()["node"])
+        else:  # the balancer changed its mind after the owner had proven itself, and the other node's refusal is not signed
+            assert (answer.status_code, answer.json()["outcome"]) == (504, "unknown")
+        await forwarding.advance(0.5)
+    assert answered <= {"a", "b"}
+    told = [record.getMessage() for record in caplog.records if "sessions of node b are answered here" in record.getMessage()]
+    assert told
+    assert all("Is its HA_SESSION_ADVERTISE_URL right?" in one for one in told)
+
+
+async def test_a_node_whose_url_another_one_announces_says_so_when_it_is_asked_whether_it_is_ready(
+    forwarding: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, *_ = forwarding.nodes
+    assert "HA_SESSION_OWNED" not in (await a.get("/-/session/readyz")).text
+    log = node_of(a.manager).log
+    workers = [msgspec.structs.replace(member, url=URLS["a"] + "/") for member in log.members()]
+    monkeypatch.setattr(log, "members", lambda: workers)
+    ready = (await a.get("/-/session/readyz")).json()
+    assert ready["status"] == "pass"
+    assert "another process announces the HA_SESSION_ADVERTISE_URL of this one" in ready["warning"]
+    assert "run one worker for each URL" in ready["warning"]
+
+
+@pytest.mark.parametrize(("size", "answered"), [(100, "here"), (300_000, "loop")])
+async def test_an_owner_that_takes_a_request_for_its_own_declines_it_and_a_loop_is_told(
+    forwarding: Cluster, size: int, answered: str
+) -> None:
+    a, b, token = foreign(forwarding)
+    await a.get("/rooms/x", token=token)  # the owner is proven for a second
+    client = node_of(a.manager).peering.forwarding  # type: ignore[union-attr]
+    client.me = b.url  # type: ignore[union-attr]
+    async with a.client() as sender:
+        answer = await forwarding.run(lambda: sender.post("/rooms/x", content=b"x" * size, headers={"authorization": f"Bearer {token}"}))
+    if answered == "here":
+        assert answer.json()["node"] == "a"
+        assert await forwards(a) == {"answered": 1, "fell_back": 1}
+        return
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["outcome"], problem["retryable"]) == (508, "forward_loop", "not_executed", True)
+    assert await forwards(a) == {"answered": 1, "refused": 1}
+    assert (await b.get("/rooms/x", token=token)).json()["node"] == "b"
 
 
 async def test_a_header_that_is_too_large_to_send_on_is_answered_here(forwarding: Cluster) -> None:
