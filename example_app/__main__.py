@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from . import balancer, drill, etcd, on_etcd, one_machine, rolling, three_nodes, users
+from .control import controlling
 from .processes import Process, ServerError, running
 from .proxy import Proxy
 from .servers import Server, cluster, cluster_on_etcd, new_secret
@@ -41,7 +42,7 @@ def main() -> int:
 
 
 def _one_machine(story: Story, directory: Path) -> int:
-    settings = {"SECRET_KEY": new_secret(), "CLUSTER": f"sqlite://{directory}/sessions.db", "TRACK": "on", "DEVICES": "on"}
+    settings = {**_page(), "SECRET_KEY": new_secret(), "CLUSTER": f"sqlite://{directory}/sessions.db", "TRACK": "on", "DEVICES": "on"}
     node = Server("node", directory, settings, workers=one_machine.WORKERS)
     return _run(
         story,
@@ -79,7 +80,11 @@ def _on_etcd(story: Story, directory: Path) -> int:
 
 
 def _common() -> dict[str, str]:
-    return {"SECRET_KEY": new_secret(), "FRESHNESS_LIMIT": f"{FRESHNESS_LIMIT_S}s"}
+    return {**_page(), "SECRET_KEY": new_secret(), "FRESHNESS_LIMIT": f"{FRESHNESS_LIMIT_S}s"}
+
+
+def _page() -> dict[str, str]:
+    return {"UI": "on", "UI_PASSWORD": new_secret()}
 
 
 def _hasty(directory: Path) -> Server:
@@ -161,9 +166,13 @@ def _stay(story: Story, nodes: Sequence[Server], engine: Sequence[Process]) -> N
         story.say(f"  {name}, process {node.pid}: {node.url}/-/session/livez   {node.url}/-/session/readyz")
     for member in engine:
         story.say(f"  etcd member {member.name}, process {member.pid}")
+    page_password = nodes[0].ui_password or ""
+    story.say(f"  the cluster      {a}/-/session/ui   password {page_password}")
     try:
-        while any(node.pid is not None for node in nodes):
-            time.sleep(0.5)
+        with controlling(nodes, page_password) as url:
+            story.say(f"                   {url}/   the same with buttons: kill, freeze, heal, drain", "title")
+            while True:
+                time.sleep(0.5)
     except KeyboardInterrupt:
         story.say("\nEnded.")
 

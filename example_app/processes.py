@@ -76,6 +76,12 @@ class Process(ABC):
         """Let a frozen process continue."""
         self._signal(signal.SIGCONT)
 
+    def heal(self) -> None:
+        """Let a frozen process continue, and start one that has ended."""
+        self.thaw()
+        if self.pid is None:
+            self.start()
+
     def terminate(self) -> None:
         """Ask the process to end, even if it is frozen, and return at once."""
         self._signal(signal.SIGTERM)

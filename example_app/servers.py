@@ -34,6 +34,11 @@ class Server(Process):
         self._settings = {"NODE_ID": name, "PROTECT": "/private/*,/api/private/*"} | dict(settings)
         self._workers = workers
 
+    @property
+    def ui_password(self) -> str | None:
+        """The password of the node's page for operators; None if it has none."""
+        return self._settings.get("UI_PASSWORD")
+
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
         environment |= {f"HA_SESSION_{name}": value for name, value in self._settings.items()}

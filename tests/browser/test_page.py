@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from example_app.control import Control
+from example_app.servers import Server
 from ha_session_mw import SessionManager, SessionMiddleware, Settings, get_session
 from ha_session_mw.ops.page import answer, document, event
 
@@ -139,6 +141,9 @@ def test_three_nodes_are_seen_at_work(page: Tab, tmp_path: Path) -> None:
         assert "✓" in text_of(page, "#verdict")
         assert "subject " not in page.ask("document.body.innerText")
         looks_well(page, tmp_path, "well")
+        the_demo_has_buttons(page, tmp_path, urls)
+        page.open(f"{urls[0]}/-/session/ui")
+        page.until("document.querySelectorAll('#log-outs tbody tr').length === 3")
         servers[bound[2][1]].should_exit = True
         page.until(
             "document.querySelector('#verdict').innerText.includes('▲') || document.querySelector('#verdict').innerText.includes('■')"
@@ -147,6 +152,46 @@ def test_three_nodes_are_seen_at_work(page: Tab, tmp_path: Path) -> None:
         looks_well(page, tmp_path, "ill")
         page.ask("document.querySelector('#log-out button').click()")
         page.until("document.querySelector('#password')")
+
+
+class Recorded(Server):
+    """A node of the demo that notes what is done to it."""
+
+    def __init__(self, name: str, folder: Path, url: str, done: list[str]) -> None:
+        super().__init__(name, folder, {}, port=int(url.rpartition(":")[2]))
+        self._done = done
+
+    def kill(self) -> None:
+        self._done.append(f"kill {self.name}")
+
+    def freeze(self) -> None:
+        self._done.append(f"freeze {self.name}")
+
+    def heal(self) -> None:
+        self._done.append(f"heal {self.name}")
+
+    def terminate(self) -> None:
+        self._done.append(f"drain {self.name}")
+
+
+def the_demo_has_buttons(page: Tab, folder: Path, urls: list[str]) -> None:
+    """The page of the demo's own process passes on the news of a node, and acts on the nodes. Another site's page cannot."""
+    done: list[str] = []
+    control = Control([Recorded(name, folder, url, done) for name, url in zip("abc", urls, strict=True)], PASSWORD)
+    [(url, bound)] = listeners(1)
+    with served({bound: control.app}):
+        page.open(f"{url}/")
+        page.until("document.querySelectorAll('.actions button').length === 12")
+        for act in ("Kill a", "Freeze b", "Heal b", "Drain c"):
+            page.ask(f"document.querySelector('[aria-label=\"{act}\"]').click()")
+            page.until("!document.querySelector('.actions button:disabled')")
+        assert done == ["kill a", "freeze b", "heal b", "drain c"]
+        looks_well(page, folder, "demo")
+        for headers in ({}, {"origin": "http://evil.test"}, {"sec-fetch-site": "cross-site"}):
+            assert httpx2.post(f"{url}/nodes/a/kill", headers=headers, trust_env=False).status_code == 403
+        assert httpx2.post(f"{url}/nodes/a/burn", headers={"origin": url}, trust_env=False).status_code == 404
+        assert len(done) == 4
+        page.open("about:blank")
 
 
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>\"'&\u202e" + "long" * 40
