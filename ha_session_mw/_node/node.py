@@ -35,6 +35,10 @@ NOT_STARTED = (
     "put it around the whole app, and have the server run the lifespan"
 )
 
+NO_QUORUM = "each log-out here is provisional or refused, because no majority takes it; see that the others can call this node"
+PROVISIONAL = "the last {} log-outs here were provisional: a majority takes them too late, because it is busy or far away"
+PROVISIONAL_IN_A_ROW = 3
+"""So many provisional log-outs are no chance."""
 TOLD_APART = "member {} and this node cannot validate each other's tokens"
 OTHER_KEYS = "most members have other keys than this node; give all nodes the same HA_SESSION_SECRET_KEY"
 
@@ -187,7 +191,13 @@ class Node(Wiring):
                 "another process announces the HA_SESSION_ADVERTISE_URL of this one, so requests for paths in HA_SESSION_OWNED may get to "
                 "either; run one worker for each URL, with a port of its own"
             )
-        return [*([exposed] if exposed else []), *told]
+        return [*([exposed] if exposed else []), *told, *self._why_provisional()]
+
+    def _why_provisional(self) -> list[str]:
+        if not self.log.has_quorum():
+            return [NO_QUORUM]
+        many = self.revoker.provisional_in_a_row
+        return [PROVISIONAL.format(many)] if many >= PROVISIONAL_IN_A_ROW else []
 
     def _is_certain(self, check: str) -> bool:
         if check in BY_THE_CLOCK:

@@ -62,6 +62,7 @@ class Revoker:
     Attributes:
         took: the seconds that log-outs and replacements of ids took, by how they went.
         under_way: how many have no answer yet.
+        provisional_in_a_row: how many of the newest ones were all provisional.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Revoker:
         self._fences = fences
         self.took = {mode: Tally(SPREAD_S) for mode in ("fenced", "durable", "provisional", "failed")}
         self.under_way = 0
+        self.provisional_in_a_row = 0
         self._newest_cuts: LRUCache[str, Cut] = LRUCache(MOST_CUTS)
         """The newest log-out everywhere of each subject that this node has made."""
 
@@ -220,7 +222,9 @@ class Revoker:
             yield went
         finally:
             self.under_way -= 1
-            self.took[went[0] if went else "failed"].observe(self._clock.boot_s() - begun_s)
+            mode = went[0] if went else "failed"
+            self.provisional_in_a_row = self.provisional_in_a_row + 1 if mode == "provisional" else 0
+            self.took[mode].observe(self._clock.boot_s() - begun_s)
 
     async def _keep_provisional(self, entry: Entry, lost: QuorumLost) -> None:
         mode = "failed"

@@ -79,7 +79,7 @@ class Follower:
         while True:
             while (written := self._written) <= self._ordered.position:
                 await self._process.wait_changed()
-            with self._process.clock.move_on_after(BEHIND_S) as limit:
+            with self._process.clock.move_on_after(max(BEHIND_S, self._gateway.try_limit_s)) as limit:
                 while self._ordered.position < written:
                     await self._process.wait_changed()
             if limit.cancelled_caught and self._watching is not None:

@@ -38,10 +38,12 @@ from .api import (
 from .authentication import Authentication
 from .bodies import follow_lines, read
 from .engine_clock import EngineClock
-from .tries import Rotation, first_answer
+from .tries import Patience, Rotation, first_answer
 
 TRY_S = 0.6
-"""Time limit of one try at one endpoint. A write takes milliseconds; an endpoint that needs longer is frozen or cut off."""
+"""Time limit of one try at one endpoint. A write takes milliseconds; an endpoint that needs longer is frozen, cut off or far away."""
+MOST_TRY_S = 2.4
+"""The longest such limit, for an etcd that is far away."""
 SCAN_S = 4.0
 """Time limit of a read for which etcd looks at all keys of the log. With 100,000 keys it took more than ``TRY_S`` on a busy machine."""
 CALL_S = 5.0
@@ -85,6 +87,7 @@ class EtcdGateway:
     ) -> None:
         self._rotation = Rotation(tuple(endpoints))
         self._watch_turn = 0
+        self._patience = Patience(MOST_TRY_S)
         self._clock = clock
         self._tls = tls
         self._transport = transport or self._network
@@ -116,6 +119,11 @@ class EtcdGateway:
     def endpoint(self) -> str:
         """The URL that the next call asks first."""
         return self._rotation.endpoint(self._rotation.turn)
+
+    @property
+    def try_limit_s(self) -> float:
+        """How long one try may take at present."""
+        return self._patience.limit_s(TRY_S)
 
     # Calls.
 
@@ -202,19 +210,22 @@ class EtcdGateway:
     # Tries.
 
     async def _call(self, path: str, body: Mapping[str, object], kind: type[T]) -> T:
-        return await first_answer(
-            self._clock, self._rotation, lambda turn: self._try(turn, path, body, kind, limit_s=TRY_S), try_s=TRY_S, within_s=CALL_S
-        )
+        limit_s = self.try_limit_s
 
-    async def _call_once(self, path: str, body: Mapping[str, object], kind: type[T], *, limit_s: float = TRY_S) -> T:
+        def ask(turn: int) -> Coroutine[Any, Any, T]:
+            return self._try(turn, path, body, kind, limit_s=limit_s)
+
+        return await first_answer(self._clock, self._rotation, ask, try_s=limit_s, within_s=CALL_S)
+
+    async def _call_once(self, path: str, body: Mapping[str, object], kind: type[T], *, limit_s: float | None = None) -> T:
         turn = self._rotation.turn
         try:
-            return await self._try(turn, path, body, kind, limit_s=limit_s)
+            return await self._try(turn, path, body, kind, limit_s=limit_s or self.try_limit_s)
         except EtcdUnavailable:
             self._rotation.move_on(turn)
             raise
 
-    async def _try(self, turn: int, path: str, body: Mapping[str, object], kind: type[T], *, limit_s: float = TRY_S) -> T:
+    async def _try(self, turn: int, path: str, body: Mapping[str, object], kind: type[T], *, limit_s: float) -> T:
         """Ask one endpoint, and authenticate if etcd asks for that. The endpoint that has answered is the first of the next call."""
         endpoint, used = self._rotation.endpoint(turn), self._authentication.token
         try:
@@ -235,8 +246,12 @@ class EtcdGateway:
         await self._within(LOG_IN_S, self._authentication.renew(used, why, request_token))
 
     async def _within(self, limit_s: float, answer: Coroutine[Any, Any, T]) -> T:
+        begun_s = self._clock.boot_s()
         with self._clock.move_on_after(limit_s):
-            return await answer
+            answered = await answer
+            self._patience.answered(self._clock.boot_s() - begun_s)
+            return answered
+        self._patience.too_late()
         raise EtcdUnavailable(TOO_LATE)
 
     # HTTP.
@@ -286,4 +301,4 @@ class EtcdGateway:
     async def _opened_watch(self, endpoint: str, body: Mapping[str, object]) -> AsyncIterator[httpx2.Response]:
         async with AsyncExitStack() as held:
             opening = held.enter_async_context(self._sent(self._watch_http, endpoint + "/v3/watch", body, _WATCH))
-            yield await self._within(TRY_S, opening)
+            yield await self._within(self.try_limit_s, opening)

@@ -28,6 +28,7 @@ from ...models import Cut, Entry
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.outbox import Ticket
 from .api import EtcdError, delete
+from .departures import Departures
 from .follower import Follower
 from .gateway import EtcdGateway
 from .heartbeats import beat_for_ever
@@ -90,6 +91,7 @@ class EtcdLog(MemberedLog):
         self._lives += 1
         life = self._own.life if self._lives == 1 else f"{self._own.life}-{self._lives}"
         self.ordered = Ordered(self._view, msgspec.structs.replace(self._own, life=life), heartbeat_s=self._heartbeat_s)
+        self._departures = Departures(self.ordered)
         self._process = Process(
             self.ordered, self._gateway, self._keys, self._clock, self._troubles, self._obey, self._wake, self.wait_changed
         )
@@ -205,7 +207,8 @@ class EtcdLog(MemberedLog):
         if self.trouble:
             return f"etcd {next(iter(self.trouble.values()))}"
         if self.ordered.catching_up and self.ordered.is_fresh(now):
-            return "waiting to hear of the other members, to know whether its clock is right"
+            unheard = ", ".join(seen.heartbeat.member for seen in self.sightings() if seen.is_live and seen.ahead_s is None)
+            return f"waiting to hear of the other members, to know whether its clock is right{': ' + unheard if unheard else ''}"
         if self.ordered.catching_up:
             return "still loading the log from etcd"
         return self._own_fault(now) or "out of contact with etcd"
@@ -296,7 +299,7 @@ class EtcdLog(MemberedLog):
         self._heed_members()
         if ready.floor_ms is not None or ready.remove:
             self._to_tidy = ready
-        for event in ready.events:
+        for event in self._departures.sifted(ready.events, self._now().boot_s):
             self._log_event(event)
             if not isinstance(event, CaughtUp):  # it is no public event
                 self._on_event(event)

@@ -16,6 +16,12 @@ import anyio
 from ...abc import Clock
 from .api import TOO_LATE, EtcdError, EtcdFull, EtcdUnavailable
 
+FAR = 4
+"""Time limit of a try, in typical answers."""
+AVERAGED = 8
+"""Over so many answers the typical time is averaged."""
+LATE_IN_A_ROW = 4
+"""Tries in a row without any answer in time, after which the time limit doubles: a frozen member alone is no reason."""
 ROUND_PAUSE_S = 0.05
 """Pause between two rounds through all endpoints, so that endpoints that fail at once are not flooded."""
 
@@ -47,6 +53,37 @@ class Rotation:
         """Ask the next endpoint from now on. Of several calls that fail in the same turn, only the first has this effect."""
         if self.turn == turn:
             self.turn = turn + 1
+
+
+class Patience:
+    """How long one try may take: longer where all answers take long, because etcd is far away.
+
+    Args:
+        most_s: the longest time limit.
+    """
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._typical_s = 0.0
+        self._late = 0
+
+    def limit_s(self, least_s: float) -> float:
+        """Return the time limit of a try that begins now.
+
+        Args:
+            least_s: the time limit for an etcd that is near.
+        """
+        # Each few tries in a row that all came too late double it: nothing shorter would ever get an answer.
+        return min(max(least_s, FAR * self._typical_s) * 2.0 ** (self._late // LATE_IN_A_ROW), self._most_s)
+
+    def answered(self, took_s: float) -> None:
+        """Take in how long an answer took."""
+        self._late = 0
+        self._typical_s += (took_s - self._typical_s) / AVERAGED
+
+    def too_late(self) -> None:
+        """Take in that there was no answer in time."""
+        self._late = min(self._late + 1, 8 * LATE_IN_A_ROW)
 
 
 class _Tries(Generic[T]):

@@ -36,7 +36,9 @@ from .pushing import GOOD_BYE_S, HAND_OVER_S, Pushing
 logger = logging.getLogger("ha_session_mw.quorum")
 
 POLL_SLACK_S = 0.5
-"""How much longer a poll may take than the peer may hold it: a slow link's round trip."""
+"""How much longer a poll may take than the peer may hold it: a link's round trip, three times."""
+MOST_SLACK_S = 2.0
+"""The longest such time. A far peer gets three of its round trips, as polls have measured them."""
 
 DURABLE_LIMIT_S = 1.0
 """How long an append waits for a majority that is silent. A majority that is well takes milliseconds."""
@@ -127,6 +129,7 @@ class QuorumLog(MemberedLog):
         self._heed_members()
         self._waiting: dict[Hold, _Waiting] = {}
         self._heard: dict[str, anyio.Event] = {}
+        self._slack_s: dict[str, float] = {}
         self._batch: Batch | None = None
         self._batch_is_due = anyio.Event()
         self._joins = JoinReports(logger)
@@ -199,7 +202,7 @@ class QuorumLog(MemberedLog):
         now = self._now()
         give_up_s = now.boot_s + DURABLE_LIMIT_BUSY_S
         look_s = now.boot_s + (DURABLE_LIMIT_S if self.quorum.has_quorum(now) else DURABLE_LIMIT_ALONE_S)
-        silent_s = max(DURABLE_LIMIT_S, self._heartbeat_s + POLL_SLACK_S)  # a poll is held for a heartbeat
+        silent_s = max(DURABLE_LIMIT_S, self._heartbeat_s + self._slack_of_majority_s())  # a poll is held for a heartbeat
         with self.pushing.needed():
             while not is_done():
                 now = self._now()
@@ -210,6 +213,10 @@ class QuorumLog(MemberedLog):
                 with self._clock.move_on_after(look_s - now.boot_s):
                     await self.wait_changed()
         return True
+
+    def _slack_of_majority_s(self) -> float:
+        nearest = sorted(self._slack_s.get(peer, POLL_SLACK_S) for peer in self.quorum.peers)
+        return nearest[min(self.quorum.majority, len(nearest)) - 1] if nearest else POLL_SLACK_S
 
     def may_lose(self, cut: Cut) -> bool:
         return self.quorum.may_lose(cut)
@@ -358,14 +365,19 @@ class QuorumLog(MemberedLog):
 
     async def _poll(self, peer: str, pace: PeerPace) -> tuple[str | None, float]:
         """Poll once; return why it failed, None if it did not, and the shortest time of the round."""
-        sent = self.quorum.poll(peer, self._now())
+        sent, slack_s = self.quorum.poll(peer, self._now()), self._slack_s.get(peer, POLL_SLACK_S)
         try:
-            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + POLL_SLACK_S))
+            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + slack_s))
         except PeerFailure as failure:
+            if failure.fault == "stalled":  # it may be far away, so the next poll has more time
+                self._slack_s[peer] = min(2 * slack_s, MOST_SLACK_S)
             return str(failure), LEAST_ROUND_S
         except (ValueError, RecursionError):
             self._faults.note(peer, "garbage")
             return "answers in a form that this release cannot read", LEAST_ROUND_S
+        round_trip_s = self._clock.boot_s() - sent.sent_s - self._heartbeat_s
+        if round_trip_s > 0:  # the peer has held the poll for as long as it may
+            self._slack_s[peer] = min(max(POLL_SLACK_S, 3 * round_trip_s), MOST_SLACK_S)
         if len(answer.entries) > PAGE_ENTRIES:
             self._faults.note(peer, "garbage")
             return "answers with more than a page", LEAST_ROUND_S

@@ -1,0 +1,92 @@
+"""Members that are far apart: log-outs are fenced in a few round trips, and no node is out of service for the distance alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from ha_session_mw import SessionManager, Settings
+from ha_session_mw.backends.peers import log as peers_log
+from ha_session_mw.manager import node_of
+from ha_session_mw.testing import SECRET, Cluster
+
+from ..engines import Etcd, etcd
+from ..waiting import eventually
+from .delays import far_away
+
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
+
+LOG_OUTS = 6
+
+
+async def acknowledged(cluster: Cluster, round_trip_s: float) -> list[tuple[str, float]]:
+    """How log-outs went, and how long they took, at all nodes of a cluster with this distance between any two."""
+    await cluster.ready()
+    for one in cluster.nodes:
+        for other in cluster.nodes:
+            if one is not other:
+                cluster.link(one, other).delay_s = round_trip_s / 2
+    await cluster.advance(10)
+    found: list[tuple[str, float]] = []
+    for number in range(LOG_OUTS):
+        answer = await cluster.run(cluster.nodes[number % 3].manager.revoke_session, f"id{number}")
+        found.append((answer.mode, answer.waited_s))
+        await cluster.advance(0.37)
+    return found
+
+
+@pytest.mark.parametrize("round_trip_s", [0.1, 0.3, 0.8])
+async def test_members_at_a_distance_fence_each_log_out(round_trip_s: float) -> None:
+    async with Cluster() as cluster:
+        found = await acknowledged(cluster, round_trip_s)
+        assert {mode for mode, _ in found} == {"fenced"}
+        assert max(took_s for _, took_s in found) < 5 * round_trip_s + 0.2
+        assert [node.why_not_ready for node in cluster.nodes] == [None] * 3
+
+
+async def test_with_a_limit_that_follows_no_distance_they_would_hear_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_log, "MOST_SLACK_S", peers_log.POLL_SLACK_S)
+    async with Cluster() as cluster:
+        await cluster.ready()
+        for one in cluster.nodes:
+            for other in cluster.nodes:
+                cluster.link(one, other).delay_s = 0.4 if one is not other else 0.0
+        await cluster.advance(10)
+        assert all(node.why_not_ready is not None for node in cluster.nodes)
+
+
+async def test_a_node_that_nobody_can_call_says_that_its_log_outs_are_provisional() -> None:
+    async with Cluster() as cluster:
+        await cluster.ready()
+        a, *others = cluster.nodes
+        assert node_of(a.manager).warnings() == [node_of(a.manager).log.exposure()]
+        for other in others:
+            cluster.link(other, a).cut = True
+        await cluster.advance(8)
+        # Others' polls carry nothing to it any more; whether it still reads theirs is another matter.
+        assert any("each log-out here is provisional" in warning for warning in node_of(a.manager).warnings())
+
+
+@pytest.fixture(scope="module")
+def one_etcd() -> Iterator[Etcd]:
+    with etcd() as server:
+        yield server
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nodes_far_from_etcd_fence_each_log_out(one_etcd: Etcd) -> None:
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for _ in range(2):
+            way = await stack.enter_async_context(far_away(lambda: one_etcd.members[0].client_port, round_trip_s=0.3))
+            nodes.append(SessionManager(Settings(secret_key=SECRET, cluster=f"etcd://127.0.0.1:{way}/far")))
+        for node in nodes:
+            await stack.enter_async_context(node.running())
+        await eventually(lambda: all(node.why_not_ready() is None and node_of(node).log.members() for node in nodes))
+        for node in (*nodes, *nodes):
+            answer = await node.revoke_subject("ada")
+            assert answer.mode == "fenced"
+        assert [node.why_not_ready() for node in nodes] == [None, None]
