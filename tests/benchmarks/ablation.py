@@ -1,0 +1,205 @@
+"""Where the time of a warm request goes: stages that are built up one by one, each with code objects of its own.
+
+``python -m tests.benchmarks.ablation`` prints what each stage adds. The stages are copies of what the middleware does on its shortest
+way, and the last row is the middleware itself. Code objects of their own, because the interpreter specializes each for what it sees.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import msgspec
+from starlette.types import ASGIApp
+
+from ha_session_mw import SessionMiddleware
+from ha_session_mw.asgi.headers import is_of_events
+from ha_session_mw.session.session import Session
+from ha_session_mw.session.state import STARTED, RequestState
+
+from .contenders import FLAT, App, Header, Reader, cookie_from, discard, headers_with, new_manager, ours_with, receive, scope_of, starlettes
+
+ROUNDS, REQUESTS = 400, 100
+"""Many short rounds: the best of them met no other process."""
+
+STAGES = (
+    "a coroutine around the app",
+    "the guards: kind, path, another session",
+    "the header is gone through",
+    "the cache is asked",
+    "the clock, the generation, times, floor and freshness; counted",
+    "the state of the request, and the session with its data",
+    "the session in the scope, and the app's look at it",
+    "the way back: the object, receive, and send for both messages",
+    "the fields of the response, and Vary",
+)
+SOURCE = """
+class Exchange(msgspec.Struct, eq=False):
+    edge: object; session: object; state: object; scope: object; receive: object; send: object; root_path: str
+    connection: object = None
+    waits: object = None
+    async def receive_next(self):
+        raise NotImplementedError
+    def pass_on(self, message):
+        state = self.state
+        if state.read_only is STARTED or message["type"] != "http.response.start":
+            if self.connection is None:
+                if not message.get("more_body"):
+                    return self.send(message)
+        session, edge = self.session, self.edge
+        headers = message.get("headers")
+        if type(headers) is not list:
+            raise NotImplementedError
+        if session.modified or ((verified := state.verified) is not None and edge.wall_s() * 1000 >= verified.quiet_until_ms):
+            raise NotImplementedError
+        state.read_only = STARTED
+        #8
+        varies = False
+        for name, value in headers:
+            if name in ANSWERED:
+                if name == b"content-type":
+                    if len(value) >= 17 and is_of_events(value):
+                        raise NotImplementedError
+                else:
+                    varies = True
+        if state.path_kind == "protected" or state.stale_s is not None:
+            raise NotImplementedError
+        elif session.accessed:
+            if state.path_kind == "guarded" or varies or edge.node.node_fields:
+                raise NotImplementedError
+            headers.append(edge.vary)
+        #0
+        return self.send(message)
+
+class Stage:
+    def __init__(self, app, real):
+        self.app, self.manager, self._edge, self._prefix, self._fault = app, real.manager, real._edge, real._prefix, None
+        self._view, self._get, self._cookie_prefix = real._node.view, real._node.cache.entries.get, b"session="
+        self._wall_s, self._has_paths, self._until_sample, self._poll_now = time.time, False, 64, None
+    async def __call__(self, scope, receive, send):
+        app = self.app
+        #1
+        kind = scope["type"]
+        if kind not in ("http", "websocket") or self._fault is not None or "session" in scope or "headers" not in scope:
+            raise NotImplementedError
+        path = scope["path"]
+        root_path = scope.get("root_path") or ""
+        if self._prefix in path or self._has_paths:
+            raise NotImplementedError
+        #2
+        field = self.lone(scope["headers"])
+        #3
+        entry = self._get(field)
+        if entry is None or self._poll_now is not None:
+            raise NotImplementedError
+        #4
+        verified = self.decide(entry)
+        #5
+        state = RequestState(self.manager, verified, field, "open")
+        session = self.session_of(state)
+        #6
+        scope["session"] = scope["ha_session_mw.session"] = session
+        #7
+        exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
+        receive, send = exchange.receive_next, exchange.pass_on
+        #0
+        try:
+            await app(scope, receive, send)
+        except BaseException:
+            raise
+        #7
+        else:
+            if state.read_only is not STARTED or state.content_when_closed is not None or state.is_late or exchange.connection is not None:
+                raise NotImplementedError
+        #0
+    def lone(self, headers):
+        if len(headers) > 512:
+            return None
+        lone = None
+        for name, value in headers:
+            if name in ASKED:
+                if lone is not None:
+                    return None
+                lone, of = value, name
+        if lone is None or len(lone) > 5000 or of != b"cookie" or not lone.startswith(self._cookie_prefix):
+            return None
+        return lone
+    def decide(self, entry):
+        view = self._view
+        fresh_at, generation, verified = view.fresh_at, view.generation, entry.verified
+        wall_ms = self._wall_s() * 1000
+        if not (entry.generation is generation and verified.begins_ms <= wall_ms < entry.until_ms and wall_ms >= view.floor_ms):
+            raise NotImplementedError
+        if fresh_at != FOREVER:
+            raise NotImplementedError
+        self._until_sample = self._until_sample - 1 or 64
+        return verified
+    def session_of(self, state):
+        session = dict.__new__(Session)
+        session._state = state
+        session.accessed = session.modified = False
+        dict.update(session, state.verified.data)
+        return session
+"""
+
+
+def stage(number: int) -> Callable[[ASGIApp, SessionMiddleware], ASGIApp]:
+    """A middleware that does the stages up to this one."""
+    lines, counts = [], True
+    for line in SOURCE.splitlines():
+        if line.strip().startswith("#"):
+            counts = int(line.strip()[1:]) <= number
+        elif counts:
+            lines.append(line)
+    names: dict[str, Any] = {
+        "msgspec": msgspec, "time": time, "Session": Session, "RequestState": RequestState, "STARTED": STARTED, "FOREVER": math.inf,
+        "is_of_events": is_of_events, "ASKED": frozenset((b"cookie", b"authorization", b"session-index")),
+        "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
+    }  # fmt: skip
+    exec(compile("\n".join(lines), f"stage {number}", "exec"), names)
+    made: Callable[[ASGIApp, SessionMiddleware], ASGIApp] = names["Stage"]
+    return made
+
+
+def drive(request: Coroutine[Any, Any, None]) -> None:
+    """Run a request that waits for nothing."""
+    try:
+        request.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("the request waits")
+
+
+async def contenders() -> dict[str, tuple[Any, Header | None]]:
+    wrap = ours_with(new_manager())
+    cookie, of_starlette = await cookie_from(wrap, FLAT), await cookie_from(starlettes, FLAT)
+    real = wrap(Reader())
+    assert isinstance(real, SessionMiddleware)
+    drive(real(scope_of(headers_with(cookie)), receive, discard))
+    built = {name: (stage(number)(Reader() if number >= 6 else App(), real), cookie) for number, name in enumerate(STAGES)}
+    return {"bare app": (App(), None), **built, "the middleware": (real, cookie), "Starlette's": (starlettes(Reader()), of_starlette)}
+
+
+def main() -> None:
+    found = anyio.run(contenders)
+    best = dict.fromkeys(found, math.inf)
+    for _ in range(ROUNDS):
+        for name, (app, credential) in found.items():
+            requests = [headers_with(credential) for _ in range(REQUESTS)]
+            begun_ns = time.perf_counter_ns()
+            for headers in requests:
+                drive(app(scope_of(headers), receive, discard))
+            best[name] = min(best[name], (time.perf_counter_ns() - begun_ns) / REQUESTS)
+    starlettes_ns, before_ns = best["Starlette's"] - best["bare app"], best["bare app"]
+    print("| stage | ns | of what Starlette's adds |\n| --- | ---: | ---: |")
+    for name, taken_ns in best.items():
+        added_ns = taken_ns - (before_ns if name in STAGES else best["bare app"])
+        print(f"| {name} | {taken_ns if name == 'bare app' else added_ns:.0f} | {added_ns / starlettes_ns:.4f} |")
+        before_ns = taken_ns
+
+
+if __name__ == "__main__":
+    main()
