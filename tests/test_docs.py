@@ -36,7 +36,8 @@ from ha_session_mw._core.accept_rule import CHECKS
 from ha_session_mw._core.cluster.freshness import fence_wait_s
 from ha_session_mw._core.quorum.majorities import Majorities
 from ha_session_mw._core.quorum.recovery import Memory, Recovery
-from ha_session_mw._node.validation import IN_FLIGHT_S, RELAXED_LIMIT_S
+from ha_session_mw._node.resolving import IN_FLIGHT_S
+from ha_session_mw._node.validation import RELAXED_LIMIT_S
 from ha_session_mw._settings.setting import variable
 from ha_session_mw.backends.etcd.gateway import CALL_S
 from ha_session_mw.backends.etcd.locks import LAST_LOOK_S, LEAST_S, LET_GO_S

@@ -1,7 +1,7 @@
-"""Validate tokens on one node: against the local view first, then by asking peers.
+"""Validate tokens on one node, against the local view. What a node does that cannot tell is in ``resolving.py``.
 
 The accept rule (``_core/accept_rule.py``) alone accepts a token. This file decides which verifications are cached, and which readings
-of the clocks and the view go into the rule. It decides how long to wait if the rule cannot tell, and how far a peer's answer counts.
+of the clocks and the view go into the rule, and when the rule need not be asked again.
 The edge (``asgi``) takes tokens in and forms refusals.
 """
 
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
-from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
 from .._core.token import tokens
@@ -31,23 +29,17 @@ from ..exceptions import (
     ProblemError,
     SessionRevoked,
     SessionSuperseded,
-    StateNotReached,
     StateRollback,
     StateStale,
     TokenInvalid,
 )
-from ..models import Deny, NodeId, SessionId
+from ..models import NodeId, SessionId
 from .key_source import KeySource
+from .taking_over import taking_over
 
 if TYPE_CHECKING:
-    from ..events import RecoveredFrom
     from .devices import Devices
-    from .lookups import Answer, LookUps
 
-IN_FLIGHT_S = 0.075
-"""How long a request waits for news in flight before peers are asked: some round trips, and less than a person notices."""
-LEARN_HEARTBEATS = 3
-"""How many heartbeats a request waits until this node knows all log-outs of a moment. The next heartbeat proves that, if none is lost."""
 BY_THE_CLOCK = frozenset(("absolute_end", "idle_end", "not_before"))
 """The steps of the accept rule that a wrong wall clock lets fail."""
 SAMPLE_EVERY = 64
@@ -72,9 +64,9 @@ class TokenValidator:
         node: returns the name of this node.
         remembers_key: tells whether a member had a key that may be back soon.
         has_odd_keys: tells whether most members have other keys than this node.
-        recover: receives the family of each session that was validated by others' knowledge, and whose.
 
     Attributes:
+        by_peers: how many tokens were accepted because a peer says that they are valid.
         relaxed: how many were accepted by an older view, on a path in ``HA_SESSION_RELAXED``.
         for_peers: how many of the accepted tokens answered a question of another node.
         missed: how many were not in the cache.
@@ -97,9 +89,8 @@ class TokenValidator:
         node: Callable[[], NodeId],
         remembers_key: Callable[[str], bool],
         has_odd_keys: Callable[[], bool],
-        recover: Callable[[str, RecoveredFrom], None],
     ) -> None:
-        self._accepted = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
+        self._accepted = self.by_peers = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
         self.durations = {path: Tally(FAST_S) for path in ("cached", "verify", "peer", "forward")}
         self.on_sample: Callable[[Verified, float], None] | None = None
         self._until_sample = SAMPLE_EVERY
@@ -113,24 +104,17 @@ class TokenValidator:
         self._node = node
         self._remembers_key = remembers_key
         self._has_odd_keys = has_odd_keys
-        self._own_url = settings.advertise_url or ""
-        self._learn_limit_s = LEARN_HEARTBEATS * settings.heartbeat
-        self._recover = recover
-        self._takes_over = _take_over(settings, began_ms=clock.wall_s() * 1000)
+        self._takes_over = taking_over(settings, began_ms=clock.wall_s() * 1000)
 
-    def follow(self, log: ClusterLog, *, hears_others: bool, look_ups: LookUps | None, devices: Devices | None) -> None:
+    def follow(self, log: ClusterLog, *, devices: Devices | None) -> None:
         """Validate by this log from now on.
 
         Args:
             log: brings the view up to date.
-            hears_others: whether a request that waits may learn from other nodes.
-            look_ups: asks peers; None without peers.
             devices: notes that a session was used; None if log-ins are not recorded.
         """
         self._log = log
         self._poll_now = log.poll_now
-        self._hears_others = hears_others
-        self._look_ups = look_ups
         self._devices = devices
 
     # A token that came with a request
@@ -201,7 +185,7 @@ class TokenValidator:
             self.durations["verify"].observe(self._boot_s() - begun_s)
 
     def _validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
-        fresh_at = self._fresh_at()  # first of all, see ``decide``
+        fresh_at = self.fresh_at()  # first of all, see ``decide``
         generation = self._view.generation
         wall_ms = self._wall_s() * 1000
         self.missed_undecided += 1
@@ -224,7 +208,7 @@ class TokenValidator:
         Raises:
             ProblemError: the session is not valid, or even this rule cannot tell.
         """
-        fresh_at = self._fresh_at()
+        fresh_at = self.fresh_at()
         verified = self._verify(token, self._wall_s() * 1000)
         boot_s = self._boot_s()
         decision = decide(verified, self._view, fresh_at, boot_s, self._wall_s() * 1000, RELAXED_LIMIT_S)
@@ -274,7 +258,7 @@ class TokenValidator:
     @property
     def accepted(self) -> int:
         """How many tokens were accepted."""
-        return self._accepted + SAMPLE_EVERY - self._until_sample
+        return self._accepted + self.by_peers + SAMPLE_EVERY - self._until_sample
 
     def _count(self, verified: Verified, wall_ms: float) -> None:
         """Count the accepted tokens since the last sample, of which this one is the next. Those between are counted down only."""
@@ -292,7 +276,8 @@ class TokenValidator:
         self.for_peers += isinstance(outcome, Verified)
         return outcome
 
-    def _fresh_at(self) -> float:
+    def fresh_at(self) -> float:
+        """Return how fresh the view is, after it has taken in what is known elsewhere by now."""
         if self._poll_now is not None:
             self._poll_now()
         return self._view.fresh_at
@@ -350,83 +335,13 @@ class TokenValidator:
         return all(kid not in kids for kids in self._log.announced_kids())
 
     def _is_fresh(self) -> bool:
-        return self._boot_s() - self._fresh_at() <= self._log.freshness_limit_s
-
-    # When this node alone cannot tell
-
-    async def resolve(self, token: bytes, undecided: CannotTell) -> Verified:
-        """Validate a token that this node could not validate at first: wait for news in flight, then ask peers.
-
-        Args:
-            token: the token.
-            undecided: the first outcome.
-
-        Raises:
-            ProblemError: the session is not valid, or its validity still cannot be known.
-        """
-        problem = undecided.problem
-        if not self._hears_others or isinstance(problem, NodeStarting | NodeDraining | StateRollback | ClockUntrusted):
-            raise problem
-        with self._clock.move_on_after(IN_FLIGHT_S):
-            while True:
-                await self._log.wait_changed()
-                outcome = self.validate(token)
-                if isinstance(outcome, Verified):
-                    self._recover(outcome.claims.family, "log")
-                    return outcome
-        if self._look_ups is None:
-            raise problem
-        begun_s = self._boot_s()
-        answer = await self._look_ups.ask(token, self._whom_to_ask(token, problem))
-        self.durations["peer"].observe(self._boot_s() - begun_s)
-        # News that came while the question was under way outweigh a yes.
-        outcome = self.validate(token)
-        if isinstance(outcome, Verified):
-            self._recover(outcome.claims.family, "log")
-            return outcome
-        if answer is None:
-            raise outcome.problem
-        return self._apply_answer(token, answer, outcome.problem)
-
-    def _whom_to_ask(self, token: bytes, problem: ProblemError) -> list[str]:
-        """Return the URLs of the issuing node and then of the session's owners; if the key is missing here, of those that announce it."""
-        _, sid, kid, *_ = token.decode("ascii").split(".")
-        verified = self.verify(token)
-        members = self._log.members()
-        if isinstance(problem, KeyNotReached):
-            members = [member for member in members if kid in member.kids]
-        return nearest(sid, members, issuer=verified.claims.issuer if verified else None, but=self._own_url)
-
-    def _apply_answer(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
-        verified = self.verify(token)
-        if answer.says == "revoked":
-            # Final, so the view takes it: the next peer asked may not have heard of the log-out, and say yes.
-            replaced_ms = int(self._wall_s() * 1000) if answer.superseded else 0
-            if verified is not None:
-                denied = Deny(verified.claims.sid, verified.claims.absolute_end_ms, replaced_ms)
-            else:
-                denied = Deny(token.split(b".")[1].decode(), self._log.unknown_end_ms(), replaced_ms)
-            self._log.apply([denied])
-            if answer.superseded:
-                raise SessionSuperseded("a peer says so", check="superseded")
-            raise SessionRevoked("a peer says so", check="denied")
-        if verified is None and answer.claims is not None and answer.kid is not None:
-            verified = Verified.of(answer.claims, answer.kid)
-        if answer.says != "yes" or verified is None:
-            raise problem
-        # A token that could not be verified here has not been checked against this node's view, either.
-        decision = self.revalidate(verified)
-        if isinstance(decision, Refuse):
-            raise decision.problem
-        self._accepted += 1
-        self._recover(verified.claims.family, "peer")
-        return verified
+        return self._boot_s() - self.fresh_at() <= self._log.freshness_limit_s
 
     # A session that was accepted before, or that goes on in a new token
 
     def revalidate(self, verified: Verified) -> Decision:
         """Return the accept rule's decision on a verified token, by the present clocks and view."""
-        fresh_at = self._fresh_at()
+        fresh_at = self.fresh_at()
         clocks = self._trusted_clocks()
         if clocks is None:
             return denial(verified, self._view) or CannotTell(_clock_untrusted())  # a known denial needs no clock
@@ -475,47 +390,6 @@ class TokenValidator:
         if self._has_odd_keys():
             raise KeyNotReached("most members could not validate a token of this node", check="key")
 
-    async def learn_all(self) -> None:
-        """Return once this node knows each log-out that was durable before the call.
-
-        Raises:
-            StateNotReached: it does not learn of them in time.
-        """
-        begun_s = self._boot_s()
-        with self._clock.move_on_after(self._learn_limit_s):
-            while self._fresh_at() < begun_s:
-                await self._log.wait_changed()
-        if self._fresh_at() < begun_s:
-            raise StateNotReached("the store has lost a record, and a log-out may be on its way that has deleted it", check="fresh")
-
-    async def catch_up(self, index: str) -> None:
-        """Return once this node knows everything that the node of an index knew.
-
-        Raises:
-            StateNotReached: this node does not know it within the time that a client should wait.
-        """
-        with self._clock.move_on_after(IN_FLIGHT_S):
-            while not self._log.has_reached(index):
-                await self._log.wait_changed()
-        if not self._log.has_reached(index):
-            raise StateNotReached("the client has seen a later state than this node", check="cuts_known")
-
 
 def _clock_untrusted() -> ClockUntrusted:
     return ClockUntrusted("the wall clock was set by more than 30 s, or differs from the other nodes' by more", check="fresh")
-
-
-def _take_over(settings: Settings, *, began_ms: float) -> Callable[..., Verified] | None:
-    """Return what verifies a cookie of Starlette's middleware; None unless such cookies are taken over."""
-    if settings.legacy_cookies == "off":
-        return None
-    from .._core.token.legacy import TakeOver, take_over  # only for a migration
-
-    until = settings.legacy_until
-    rules = TakeOver(
-        idle_ms=int(settings.idle_timeout * 1000),
-        absolute_ms=int(settings.absolute_timeout * 1000),
-        began_ms=began_ms,
-        until_ms=math.inf if until is None else until.timestamp() * 1000,
-    )
-    return partial(take_over, rules=rules)

@@ -37,6 +37,7 @@ from .pace import LogInPace
 from .record_copies import RecordCopies
 from .records import Records
 from .recoveries import Recoveries
+from .resolving import Resolver
 from .revocation import Revoker
 from .sampling import Sampling
 from .second_look import FENCED, Fences, SecondLook
@@ -154,8 +155,8 @@ class Wiring(ABC):
             node=lambda: self.node_id,
             remembers_key=lambda kid: self.key_use.remembers(kid, clock.boot_s()),
             has_odd_keys=lambda: self.key_fit().is_odd,
-            recover=self.recoveries.recover,
         )
+        self.resolver = Resolver(self.validator, settings, clock, recover=self.recoveries.recover)
         self.sampling = Sampling(self.validator, lambda: self.second_look)
         self.divergences = 0
         self.standing = StandingLog(clock, why_not=self._why_out_of_service, skew_s=lambda: farthest_skew_s(self.log), key_fit=self.key_fit)
@@ -226,7 +227,8 @@ class Wiring(ABC):
         self._open_devices(locks)
         self._open_once(locks)
         self._open_second_look()
-        self.validator.follow(self.log, hears_others=self.backend.hears_others, look_ups=self.look_ups, devices=self.devices)
+        self.validator.follow(self.log, devices=self.devices)
+        self.resolver.follow(self.log, hears_others=self.backend.hears_others, look_ups=self.look_ups)
         for name, task in self._added_tasks:
             self.supervisor.add(name, task)
 
@@ -337,7 +339,7 @@ class Wiring(ABC):
             records,
             why_revoked=lambda claims: self.validator.why_revoked(issuer.as_signed(claims)),
             peers=lambda claims: nearest(claims.sid, self.log.members(), issuer=claims.issuer, but=settings.advertise_url or ""),
-            learn_all=self.validator.learn_all,
+            learn_all=self.resolver.learn_all,
             end=self._end_lost if settings.when_lost == "end" else None,
         )
         self.revoker = Revoker(

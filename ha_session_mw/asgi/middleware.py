@@ -321,12 +321,12 @@ class SessionMiddleware(CookieAttributes):
         transport, token = presented
         try:
             if index := last_value(scope["headers"], INDEX_HEADER, MAX_INDEX_LENGTH):
-                await self._validator.catch_up(index)
+                await self._node.resolver.catch_up(index)
             key = self._reader.field(presented)
             known = self._validator.validate_cached(key)
             outcome = known or self._validator.validate_new(token, key)
             if isinstance(outcome, CannotTell):
-                outcome = await self._validator.resolve(token, outcome)
+                outcome = await self._node.resolver.resolve(token, outcome)
             state = await self._state_of(outcome, transport)
         except StateStale:
             if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):

@@ -266,7 +266,7 @@ class History(ABC):
         try:
             outcome = await check_with_pauses(process, token.encode(), pauses, self._pause)
             if isinstance(outcome, CannotTell):
-                await node_of(process).validator.resolve(token.encode(), outcome)
+                await node_of(process).resolver.resolve(token.encode(), outcome)
         except ProblemError as problem:
             code = problem.code
             if isinstance(problem, ClientFault):

@@ -239,7 +239,7 @@ async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(clust
         await a.revoke_subject("ada")
         index = node_of(a).log.index()
         assert index is not None
-        await node_of(b).validator.catch_up(index)
+        await node_of(b).resolver.catch_up(index)
         assert judged(b, mint_session(a, "ada")) == "ok"
 
 
@@ -253,7 +253,7 @@ async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(
         undecided = node_of(b).validator.validate(token)
         assert isinstance(undecided, CannotTell)
         assert undecided.problem.code == "state_not_reached"
-        assert (await node_of(b).validator.resolve(token, undecided)).claims.subject == "ada"
+        assert (await node_of(b).resolver.resolve(token, undecided)).claims.subject == "ada"
 
 
 async def test_workers_that_were_forked_are_members_of_their_own(cluster: str) -> None:
@@ -274,7 +274,7 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
     async with running(*nodes):
         await ready(*nodes)
         token = mint_session(nodes[1]).encode()
-        await eventually(lambda: node_of(nodes[0]).validator._whom_to_ask(token, StateRollback()) == ["http://b:1"])
+        await eventually(lambda: node_of(nodes[0]).resolver._whom_to_ask(token, StateRollback()) == ["http://b:1"])
 
 
 # Writing.

@@ -143,7 +143,7 @@ class WholeNode:
         try:
             outcome = await check_with_pauses(process, token, pauses, self.world.cluster.sleep)
             if isinstance(outcome, CannotTell):
-                await validator.resolve(token, outcome)
+                await node_of(process).resolver.resolve(token, outcome)
         except ClientFault as problem:
             return Refuse(problem)
         except InfrastructureFault as problem:
