@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from .._core.token.cookies import TokenReader
 from ..config import Settings
 from ..exceptions import ConfigurationError
-from .exchange import Edge
+from .edge import Edge
 
 _FLAGS = {"samesite": "cookie_same_site", "domain": "cookie_domain"}
 _SWITCHES = {"secure": "cookie_https_only", "partitioned": "cookie_partitioned"}

@@ -5,32 +5,26 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Iterable, Sequence
-from uuid import uuid4
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from .._core.paths import below_root, matcher
 from .._core.problems import Execution
 from .._core.records import user_agents
 from .._core.request_fields import Header, last_value
-from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, Transport, claims_https
+from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, claims_https
 from .._core.token.tokens import PREFIX
-from .._node.issuing import cookie_writer
-from .._node.node import NOT_STARTED, Node
 from .._node.uncancelled import Uncancelled
-from ..config import Settings
-from ..exceptions import NodeStarting, ProblemError
-from ..manager import node_of
+from ..exceptions import ProblemError
 from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit
 from ..session.late_save import save_late
 from ..session.presented import begins_anew, revoke_if_ended
-from ..session.session import SCOPE_KEY, Session
+from ..session.session import Session
 from ..session.state import STARTED, RequestState
+from .edge import Edge
 from .handing_over import came_by, goes_by
 from .headers import (
     EVENT_STREAM,
-    PASSIVE_HEADER,
     TOKEN_HEADER,
     forbid_storing,
     hands_out_token,
@@ -40,9 +34,7 @@ from .headers import (
     make_private,
     with_vary,
 )
-from .log_in_page import log_in_address, redirect
-from .problems import send_problem
-from .streams import Connection, Connections, Waits
+from .streams import Connection, Waits
 from .transfer import telling_of_transfer
 
 logger = logging.getLogger("ha_session_mw")
@@ -53,99 +45,6 @@ _LOOKED_AT = frozenset((b"vary", b"content-type", b"set-cookie", TOKEN_HEADER))
 """The fields of a response that count even if there is nothing to commit."""
 GIVE_UP_S = 15.0
 """Seconds that a log-out may take after the app has failed. A log needs less to write and fence it, or to refuse it."""
-
-
-class Edge:
-    """The values that all requests of one middleware share.
-
-    Attributes:
-        node: this node.
-        connections: the open connections, which end with their session.
-        cookie: writes the session's cookie.
-        cookie_https_only: whether the cookie is Secure.
-        set_cookie: the beginning of each field that sets the session's cookie.
-        vary: the header field that names what a response depends on.
-        wall_s: the wall clock.
-        has_met: whether the app around which the middleware was put has been seen.
-        default_transport: how a new token is handed to a client that sent none.
-    """
-
-    def __init__(self, node: Node) -> None:
-        settings = node.settings
-        cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
-        self.node = node
-        self.connections = Connections(node.view)
-        self.vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
-        self.wall_s = node.clock.wall_s
-        self.default_transport: Transport = "cookie" if cookie else "bearer"
-        self._log_in_page = settings.login_url
-        self._is_passive_path = matcher(settings.passive)
-        self._full = settings.error_detail == "full"
-        self.use_cookie(settings)
-        self._told_not_started = self._told_neighbour = self.has_met = False
-
-    def use_cookie(self, settings: Settings) -> None:
-        """Write the cookie as these settings say."""
-        self.cookie = cookie_writer(settings)
-        self.node.issuer.leave_room(self.cookie)
-        self.cookie_https_only = settings.cookie_https_only
-        self.set_cookie = f"{settings.cookie_name}=".encode()
-
-    def warn_of_neighbour(self, headers: Iterable[Header], scope: Scope, session: Session) -> None:
-        """Log once that another session further in sets a cookie of our name, so that each of the two replaces the other's.
-
-        Args:
-            headers: of the response.
-            scope: of the request.
-            session: which the middleware gave the request.
-        """
-        inner = scope.get("session")
-        if self._told_neighbour or inner is session or not hands_out_token(headers, self.set_cookie):
-            return
-        if isinstance(inner, Session) and inner is scope[SCOPE_KEY] and node_of(inner.manager) is self.node:
-            return  # a middleware of the same settings, for a part of the app
-        self._told_neighbour = True
-        logger.warning(
-            "another session middleware in this app sets a cookie of the same name, %r, so each of the two replaces the other's cookie "
-            "and its users lose their sessions. Give one of them another name: HA_SESSION_COOKIE_NAME, or session_cookie=…",
-            self.cookie.name,
-        )
-
-    def is_passive(self, scope: Scope, root_path: str) -> bool:
-        """Whether a request must not keep an idle session alive."""
-        return last_value(scope["headers"], PASSIVE_HEADER, 2) == "1" or self._is_passive_path(below_root(scope["path"], root_path))
-
-    async def refuse(
-        self, problem: ProblemError, scope: Scope, receive: Receive, send: Send, *, outcome: Execution = "not_executed"
-    ) -> None:
-        """Answer with a problem document or with the way to the log-in page, and count the problem.
-
-        Args:
-            problem: why the request is refused.
-            scope, receive, send: of the request.
-            outcome: whether the app had handled the request.
-        """
-        if isinstance(problem, NodeStarting) and not self.node.supervisor.is_running and not self._told_not_started:
-            self._told_not_started = True
-            logger.error("%s", NOT_STARTED)
-        if self._log_in_page is not None and (address := log_in_address(self._log_in_page, problem, scope)) is not None:
-            self.node.errors.note(problem, None)
-            await redirect(address, send, vary=self.vary[1])
-            return
-        instance = uuid4().urn
-        self.node.errors.note(problem, instance)
-        await send_problem(
-            problem,
-            scope,
-            receive,
-            send,
-            self.node.settings.endpoints,
-            instance=instance,
-            vary=self.vary[1],
-            full=self._full,
-            outcome=outcome,
-            more=self.node.node_fields,
-        )
 
 
 class Exchange(msgspec.Struct, eq=False):

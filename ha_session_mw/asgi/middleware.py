@@ -26,8 +26,9 @@ from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import EXEMPT, STARTED, CameBy, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
+from .edge import Edge
 from .endpoints import DEVICES, LONGEST_PAGE, RENEW, Endpoints
-from .exchange import Edge, Exchange
+from .exchange import Exchange
 from .problems import SAFE_METHODS
 from .transfer import telling_of_loss, telling_of_transfer
 from .websocket_exchange import WebSocketExchange
