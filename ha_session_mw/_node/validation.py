@@ -1,7 +1,7 @@
-"""Validate tokens on one node, against the local view. What a node does that cannot tell is in ``resolving.py``.
+"""Validate tokens on one node, against the local view. ``resolving.py`` waits and asks others where that does not suffice.
 
 The accept rule (``_core/accept_rule.py``) alone accepts a token. This file decides which verifications are cached, and which readings
-of the clocks and the view go into the rule, and when the rule need not be asked again.
+of the clocks and the view go into the rule. It decides when the rule need not be asked again.
 The edge (``asgi``) takes tokens in and forms refusals.
 """
 
