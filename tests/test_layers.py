@@ -34,7 +34,7 @@ LAYERS = [
     ["ops"],
     ["asgi"],
     ["testing.contracts"],
-    ["", "testing", "fastapi", "client", "cli", "metrics"],
+    ["", "testing", "fastapi", "client", "cli", "metrics", "otel"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
