@@ -37,6 +37,8 @@ FOLLOWS_HEADER = "Session-Follows"
 """Says to which nodes this client follows a redirect, so that a node may answer with one to the owner of the session."""
 NOT_SENT = ("ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTimeoutError")
 """Errors that say that no byte of the request has reached the node."""
+CLOSED = ("ConnectError", "NewConnectionError")
+"""Those that say so at once."""
 TOOK_TOO_LONG = ("ReadTimeout", "WriteTimeout", "ReadTimeoutError")
 BROKE_OFF = ("ReadError", "WriteError", "CloseError", "RemoteProtocolError", "ConnectionError", "ChunkedEncodingError", "ProtocolError")
 _OUTCOMES: dict[str, Outcome] = {"not_executed": "not_executed", "executed": "executed"}
@@ -176,7 +178,7 @@ class Exchange:
         names = [kind.__name__ for kind in type(error).__mro__]
         name = type(error).__name__
         if any(each in NOT_SENT for each in names):
-            return self._next(Failure(name, "not_executed"))
+            return self._next(Failure(name, "not_executed", is_closed=any(each in CLOSED for each in names)))
         if any(each in TOOK_TOO_LONG for each in names):
             return self._next(Failure(name, "unknown", was_work=True))
         if any(each in BROKE_OFF for each in names):

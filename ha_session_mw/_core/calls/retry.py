@@ -43,6 +43,7 @@ class Failure:
         where: ``other_node``: the node is unwell. ``any``: another node may do better. ``same_node``: no other will.
         after_s: the wait that the server asks for, in seconds; None without such a hint.
         was_work: whether the node has worked for the try. Only such tries count against the share that may be repeated.
+        is_closed: whether the node's port is closed, which is seen at once.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Failure:
     where: Where = "other_node"
     after_s: float | None = None
     was_work: bool = False
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,13 @@ class Nodes:
     Args:
         count: how many nodes there are.
         roll: returns a random number from 0 up to 1.
+
+    Attributes:
+        count: how many nodes there are.
     """
 
     def __init__(self, count: int, roll: Callable[[], float]) -> None:
+        self.count = count
         self._paused_until_s = [-math.inf] * count
         self._roll = roll
         self._preferred = self._one_of(range(count))  # clients spread over the nodes
@@ -137,22 +143,24 @@ class Call:
 
     Attributes:
         node: the node to ask now.
-        tries: how often the request has been sent, this try included.
+        tries: how often the request has been sent, this try included. A try that finds a closed port does not count, once for each node.
+            A cluster that restarts may close one port while the others are slow.
     """
 
-    __slots__ = ("_began_s", "_nodes", "_repeatable", "_tried", "node", "tries")
+    __slots__ = ("_began_s", "_closed", "_nodes", "_repeatable", "_tried", "node", "tries")
 
     def __init__(self, nodes: Nodes, now_s: float, *, repeatable: bool) -> None:
         self._nodes = nodes
         self._began_s = now_s
         self._repeatable = repeatable
         self._tried: frozenset[int] = frozenset()
+        self._closed = 0
         self.node = nodes.choose(now_s)
         self.tries = 1
 
     @property
     def is_last(self) -> bool:
-        """Whether no try follows this one."""
+        """Whether no try follows this one, unless it finds a closed port."""
         return self.tries >= TRIES
 
     def left_s(self, now_s: float) -> float:
@@ -179,7 +187,8 @@ class Call:
             return GiveUp("the request may have been executed, and must not be executed twice")
         if not can_send_again:
             return GiveUp("the body of the request was a stream, which is consumed")
-        if self.is_last:
+        counts = not failure.is_closed or self._closed >= self._nodes.count
+        if counts and self.is_last:
             return GiveUp(f"{TRIES} tries failed")
         node = self._next_node(failure, now_s)
         wait_s = self._wait_s(failure, node)
@@ -188,7 +197,8 @@ class Call:
         if failure.was_work and not self._nodes.may_repeat():
             return GiveUp("too many requests are repeated already")
         self.node = node
-        self.tries += 1
+        self.tries += counts
+        self._closed += not counts
         return TryAgain(wait_s)
 
     def go_to(self, node: int) -> None:
@@ -205,5 +215,5 @@ class Call:
         if failure.where == "other_node" and node not in self._tried:
             return 0.0  # the hint says when this node may be well again
         if failure.after_s is None:
-            return self._nodes.backoff(self.tries)
+            return self._nodes.backoff(self.tries + self._closed)
         return self._nodes.spread(failure.after_s)

@@ -23,7 +23,7 @@ from ha_session_mw._core.calls.retry import (
     TryAgain,
 )
 
-REFUSED = Failure("ConnectError", "not_executed")
+REFUSED = Failure("ConnectError", "not_executed", is_closed=True)
 STALE = Failure("state_stale", "not_executed", after_s=0.25, was_work=True)
 BROKE_OFF = Failure("ReadError", "unknown")
 NO_QUORUM = Failure("quorum_lost", "not_executed", where="any", after_s=1.5, was_work=True)
@@ -69,6 +69,27 @@ def test_a_node_that_failed_is_asked_again_if_no_other_is_left() -> None:
     step = fails(call, REFUSED)
     assert isinstance(step, TryAgain)
     assert call.node == 0
+
+
+def test_a_port_that_is_closed_uses_up_no_try_while_the_other_nodes_are_slow() -> None:
+    """All three nodes are in trouble at the same moment, and one of them is well again a moment later."""
+    call = begun(nodes(3, 0.5))
+    asked = [call.node]
+    for failure in (REFUSED, STALE, BROKE_OFF):
+        assert isinstance(fails(call, failure), TryAgain)
+        asked.append(call.node)
+    assert sorted(asked[:3]) == [0, 1, 2]
+    assert isinstance(fails(call, STALE), GiveUp)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_nodes_that_are_all_gone_are_asked_a_bounded_number_of_times_with_waits(count: int) -> None:
+    call, waits_s = begun(nodes(count, 0.5)), []
+    while isinstance(step := fails(call, REFUSED), TryAgain):
+        waits_s.append(step.wait_s)
+    assert len(waits_s) == TRIES - 1 + count
+    assert sum(wait_s > 0 for wait_s in waits_s) == TRIES
+    assert sum(waits_s) < DEADLINE_S
 
 
 def test_the_only_node_is_asked_again_after_the_wait_that_it_asks_for() -> None:
@@ -144,6 +165,7 @@ FAILURES = st.builds(
     where=st.sampled_from(["same_node", "other_node", "any"]),
     after_s=st.none() | st.floats(0, 1e9),
     was_work=st.booleans(),
+    is_closed=st.booleans(),
 )
 
 
