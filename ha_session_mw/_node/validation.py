@@ -153,7 +153,7 @@ class TokenValidator:
             and (fresh_at == _FOREVER or self._is_within_lease(fresh_at, wall_ms))
         ):
             left = self._until_sample - 1
-            if left:
+            if left > 0:  # another thread may have counted it down to nothing just now
                 self._until_sample = left
             else:
                 self._count(verified, wall_ms)
