@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 _WHAT_WIDTH = 47
+_ROW_WIDTH = 79
+"""The row of a step under way must not wrap, or it could not be cleared."""
+_ROW_ABOVE, _CLEAR_ROW = "\x1b[1A", "\r\x1b[2K"
 _COLOURS = {"good": "32", "bad": "31", "soft": "2", "title": "1"}
 
 
@@ -31,16 +34,24 @@ class Step:
 
 
 class Story:
-    """Prints chapters and steps, in colour on a terminal unless ``NO_COLOR`` is set."""
+    """Prints chapters and steps: plain lines, or on a terminal a table whose last row shows the step under way.
+
+    In colour on a terminal unless ``NO_COLOR`` is set.
+    """
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stdout
+        self._updates = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._coloured = self._out.isatty() and "NO_COLOR" not in os.environ
+        self._under_way = False
         unicode = "utf" in (self._out.encoding or "utf").lower()
         self._ticks = ("✓", "✗") if unicode else ("ok", "FAILED")
         self.steps = 0
 
     def say(self, text: str = "", style: str = "") -> None:
+        if self._under_way:
+            self._under_way = False
+            print(_CLEAR_ROW, end="", file=self._out)
         encoding = self._out.encoding or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding)
         print(self._in(style, text), file=self._out, flush=True)
@@ -48,6 +59,14 @@ class Story:
     def chapter(self, title: str) -> None:
         self.say()
         self.say(title, "title")
+        if self._updates:
+            self.say(f"    {'step':<{_WHAT_WIDTH}} {'time':>10}  outcome", "soft")
+
+    def _begin_row(self, what: str) -> None:
+        if self._updates:
+            self.say(f"  - {what}"[:_ROW_WIDTH])
+            print(_ROW_ABOVE, end="", file=self._out, flush=True)
+            self._under_way = True
 
     @contextmanager
     def step(self, what: str) -> Iterator[Step]:
@@ -57,6 +76,7 @@ class Story:
             StepError: the block raised an exception.
         """
         step = Step()
+        self._begin_row(what)
         began = time.perf_counter()
         try:
             yield step

@@ -344,6 +344,28 @@ def test_a_step_that_fails_is_reported_and_ends_the_story() -> None:
     assert story.steps == 1
 
 
+def test_on_a_terminal_the_row_of_a_step_is_updated_and_elsewhere_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, plain = Terminal(), io.StringIO()
+    for out in (terminal, plain):
+        story = Story(out)
+        story.chapter("A chapter")
+        with story.step("a step") as step:
+            under_way = out.getvalue()
+            step.told = "fine"
+    assert under_way == "\nA chapter\n"
+    assert "\x1b" not in plain.getvalue()
+    before, row = terminal.getvalue().split("\x1b[1A\r\x1b[2K")
+    assert before.splitlines()[2].split() == ["step", "time", "outcome"]
+    assert before.splitlines()[3] == "  - a step"
+    assert (row.split()[0], row.split()[-1]) == ("✓", "fine")
+
+
 def test_without_a_balancer_the_story_says_how_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(balancer, "program", lambda _kind: None)
     out = io.StringIO()
