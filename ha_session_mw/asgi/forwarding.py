@@ -344,7 +344,6 @@ def _is_text(path: str) -> bool:
 def _facts_of(scope: Scope, *, has_length: bool) -> Facts:
     from .._peering.forward import Facts
 
-    client = scope.get("client")
     return Facts(
         method=scope["method"],
         path=scope["path"],
@@ -352,7 +351,16 @@ def _facts_of(scope: Scope, *, has_length: bool) -> Facts:
         query_string=scope.get("query_string", b""),
         root_path=scope.get("root_path") or "",
         scheme=scope.get("scheme", "http"),
-        client=None if client is None else (client[0], client[1] or 0),
+        client=_client_of(scope),
         host=tuple(values(scope["headers"], b"host")),
         has_length=has_length,
     )
+
+
+def _client_of(scope: Scope) -> tuple[str, int] | None:
+    """Return the client's address and port. granian has the port as text, and a Unix socket has none."""
+    client = scope.get("client")
+    if client is None:
+        return None
+    port = str(client[1] or 0)
+    return client[0], int(port) if port.isdecimal() else 0

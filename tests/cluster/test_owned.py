@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
 
+import anyio
 import httpx2
 import msgspec
 import pytest
@@ -175,6 +177,34 @@ async def test_the_owner_answers_as_if_the_client_had_asked_it(forwarding: Clust
     assert len(answer.headers.get_list("session-token")) == 1  # of the owner, and no second one
     assert answer.headers["session-transfer"].startswith('from="a", to="b"')
     assert await forwards(a) == {"answered": 1}
+
+
+@pytest.mark.parametrize(
+    ("client", "told"),
+    [
+        (("192.0.2.1", "5555"), ["192.0.2.1", 5555]),  # granian
+        (["192.0.2.1", 5555], ["192.0.2.1", 5555]),
+        (("/run/app.sock", None), ["/run/app.sock", 0]),
+        (("192.0.2.1", ""), ["192.0.2.1", 0]),
+        (None, None),
+    ],
+)
+async def test_the_owner_learns_who_asked_however_a_server_says_so(forwarding: Cluster, client: Any, told: Any) -> None:
+    a, _, token = foreign(forwarding)
+    sent: list[Any] = []
+    waiting = [{"type": "http.request"}]
+
+    async def receive() -> Any:
+        return waiting.pop() if waiting else await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/rooms/x", "raw_path": b"/rooms/x", "query_string": b"", "scheme": "http"}
+    headers = [(b"host", b"a.test"), (b"authorization", f"Bearer {token}".encode())]
+    await forwarding.run(a.middleware, {**scope, "headers": headers, "client": client, "server": None}, receive, send)
+    answer = json.loads(b"".join(message.get("body", b"") for message in sent))
+    assert (answer["node"], answer["client"]) == ("b", told)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "POST"])

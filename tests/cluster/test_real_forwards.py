@@ -1,0 +1,79 @@
+"""Requests that get to the owner of their session over real connections: each server on the way, and certificates between the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from example_app.ports import reserve_port, url_of
+
+from ..waiting import until
+from .test_real import APP, Served
+from .test_real_tls import Authority, SecurelyServed
+
+pytestmark = pytest.mark.real
+
+SETTINGS = {"CLUSTER": "peers://", "OWNED": "/private*", "ROUTING": "forward", "PROTECT": "/private*", "HEARTBEAT": "300ms"}
+
+
+def ends_of(nodes: Sequence[Served], method: str) -> list[set[str]]:
+    """Return which nodes have answered each session, whose requests came to all of them."""
+    tokens = [nodes[number % len(nodes)].log_in(f"user-{number}") for number in range(8)]
+    answers = [[node.request(method, "/private", token) for node in nodes] for token in tokens]
+    assert {answer.status_code for of_one in answers for answer in of_one} == {200}
+    return [{answer.headers["session-node"] for answer in of_one} for of_one in answers]
+
+
+def all_ready(nodes: Sequence[Served]) -> None:
+    for node in nodes:
+        until(lambda node=node: not node.readiness(), "ready")  # type: ignore[misc]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Iterator[list[Served]]:
+    """Three nodes, each on another server."""
+    (tmp_path / "served.py").write_text(APP)
+    ports = [reserve_port() for _ in range(3)]
+    settings = SETTINGS | {"PEERS": ",".join(map(url_of, ports))}
+    nodes = [Served(name, port, tmp_path, settings) for name, port in zip("abc", ports, strict=True)]
+    try:
+        nodes[0].start()
+        nodes[1].start(server="hypercorn", options=("--bind", f"127.0.0.1:{ports[1]}"))
+        nodes[2].start(server="granian", options=("--interface", "asgi", "--port", str(ports[2])))
+        all_ready(nodes)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[list[SecurelyServed]]:
+    (tmp_path / "served.py").write_text(APP)
+    ports, authority = [reserve_port() for _ in range(2)], Authority(tmp_path, "ours")
+    settings = SETTINGS | {"PEERS": ",".join(f"https://127.0.0.1:{port}" for port in ports)}
+    nodes = [SecurelyServed(name, port, tmp_path, settings, authority) for name, port in zip("ab", ports, strict=True)]
+    try:
+        for node in nodes:
+            node.serve()
+        all_ready(nodes)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+@pytest.mark.prove
+def test_each_server_sends_on_and_takes_what_another_one_sends_on(mixed: list[Served]) -> None:
+    for method in ("GET", "POST"):
+        ends = ends_of(mixed, method)
+        assert all(len(one) == 1 for one in ends), ends
+        assert len(set().union(*ends)) > 1
+
+
+def test_between_nodes_with_certificates(secure: list[SecurelyServed]) -> None:
+    ends = ends_of(secure, "GET")
+    assert all(len(one) == 1 for one in ends), ends
+    assert len(set().union(*ends)) == 2
