@@ -54,7 +54,12 @@ def ensure_newest(state: RequestState, node: Node) -> None:
 
 
 def has_moved_on(state: RequestState, node: Node) -> bool:
-    """Whether the client got another cookie a moment ago, or lost it, with the answer to another request. This one leaves it alone then."""
+    """Whether the client got another cookie a moment ago, or lost it, with the answer to another request. This one leaves it alone then.
+
+    Where a session was valid, its token alone tells: a dead one beside it may have been planted.
+    """
+    if state.verified is not None:
+        return node.view.was_replaced_lately(MOVED_ON + state.verified.claims.sid, node.clock.wall_s() * 1000)
     return _is_noted(state, node, MOVED_ON)
 
 
