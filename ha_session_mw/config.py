@@ -373,7 +373,7 @@ class Settings(Table):
         """The password of the page ``ui``, from the settings or from the file as it is now.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError, UnicodeDecodeError: the file cannot be read.
         """
         return secrets.read_password(self.ui_password, self.ui_password_file)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from .._core.cluster.view import NO_SESSION
 from ..abc import Clock
 from ..models import Cut, Deny, DenyKey, Entry
 
@@ -45,7 +46,7 @@ class RecentLogOuts:
 
     def on_news(self, entry: Entry) -> None:
         """Note an entry that this node applies now."""
-        if not (isinstance(entry, Deny) and entry.replaced_ms):
+        if not (isinstance(entry, Deny) and (entry.replaced_ms or entry.id.startswith(NO_SESSION))):
             self._applied.append(_Applied(entry, self._boot_s(), at_start=self._is_starting()))
 
     def acknowledged(self, entry: Entry, mode: str) -> None:

@@ -86,7 +86,7 @@ class Table:
     @classmethod
     def fields(cls) -> dict[str, Any]:
         """The default of each field, before it is parsed."""
-        return {name: getattr(cls, name) for name in cls.__annotations__}
+        return {name: getattr(cls, name) for base in reversed(cls.__mro__) for name in getattr(base, "__annotations__", ())}
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be changed")

@@ -203,7 +203,7 @@ class SessionMiddleware(CookieAttributes):
                 state = self._refused(problem, path_kind, field)
                 session = session_of(state)
         except ProblemError as refusal:
-            if isinstance(refusal, SessionRevoked) and self._is_of_devices(path):
+            if isinstance(refusal, SessionRevoked) and self._is_of_devices(below_root(path, root_path)):
                 from .device_routes import answer_again
 
                 if await answer_again(self._node, scope, [token for _, token in self._reader.read(scope["headers"])], send):

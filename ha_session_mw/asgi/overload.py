@@ -52,7 +52,7 @@ class GuardedApp:
             try:
                 await self.app(scope, timed.receive_next, timed.pass_on)
             finally:
-                self._in_flight.forget(timed)
+                timed.end()
             return
         refusal = Overloaded(why, retry_after_s=retry_after_s(self._random(1)[0]))
         state.turned_away = refusal  # the app has done nothing
@@ -79,26 +79,31 @@ class GuardedApp:
 class _Timed:
     """One request, and the time that it takes until its response starts."""
 
-    __slots__ = ("_boot_s", "_in_flight", "_is_answered", "_receive", "_send")
+    __slots__ = ("_boot_s", "_in_flight", "_is_over", "_receive", "_send")
 
     def __init__(self, in_flight: InFlightLimit, boot_s: Callable[[], float], receive: Receive, send: Send) -> None:
         self._in_flight = in_flight
         self._boot_s = boot_s
         self._receive = receive
         self._send = send
-        self._is_answered = False
+        self._is_over = False
 
     async def receive_next(self) -> Message:
-        if self._is_answered:
+        if self._is_over:
             return await self._receive()
         took_s = self._in_flight.pause(self, self._boot_s())
         message = await self._receive()
-        if not self._is_answered:
+        if not self._is_over:
             self._in_flight.begin(self, self._boot_s(), took_s)
         return message
 
     def pass_on(self, message: Message) -> Awaitable[None]:
-        if not self._is_answered and message["type"] == "http.response.start":
-            self._is_answered = True
+        if not self._is_over and message["type"] == "http.response.start":
+            self._is_over = True
             self._in_flight.answered(self, self._boot_s())
         return self._send(message)
+
+    def end(self) -> None:
+        """Note that the app has returned. A task that it has left behind may still ask for a message."""
+        self._is_over = True
+        self._in_flight.forget(self)

@@ -192,12 +192,12 @@ const tilesOf = (told, seen) => {
   const ready = members.filter((member) => member.state === "ready").length;
   const rates = seen.map((one) => one.rates.rate).filter((rate) => rate !== null);
   const hits = total(members, (status) => status.cache_hits ?? 0), misses = total(members, (status) => status.cache_misses ?? 0);
-  const took = told.log_outs.flatMap((row) => Object.values(row.nodes).map((node) => node.after_s)).filter((s) => s !== null).sort((a, b) => a - b);
+  const took = told.log_outs.flatMap((row) => Object.entries(row.nodes).filter(([name, node]) => name !== row.by && node.after_s !== null).map(([, node]) => node.after_s)).sort((a, b) => a - b);
   const late = total(members, (status) => status.accepts_after_revocation), lost = total(members, (status) => status.logouts_by_infrastructure);
   const refusals = told.errors.reduce((sum, row) => sum + (row.per_minute["1m"] ?? 0), 0);
   return [
     ["Members ready", `${ready} of ${members.length}`, ready === members.length ? "all of them" : "see below"],
-    ["Log-out, slowest node", took.length ? time(took.at(-1)) : NONE, took.length ? `median ${time(took[took.length >> 1])}, of ${told.log_outs.length}` : "none yet"],
+    ["Log-out, slowest node", took.length ? time(took.at(-1)) : NONE, took.length ? `median ${time(took[took.length >> 1])}, of ${told.log_outs.length}` : told.log_outs.length ? "no other node yet" : "none yet"],
     ["Accepted requests", rates.length ? `${rounded(rates.reduce((a, b) => a + b, 0))} /s` : NONE, `${count(total(members, (status) => status.accepted))} since the start`],
     ["Cache hits", share(hits, hits + misses), `${count(total(members, (status) => status.cached_tokens))} tokens kept`],
     ["Refusals", `${rounded(refusals)} /min`, "within the last minute"],

@@ -71,7 +71,7 @@ class Page:
             else:
                 await answer(send, 303, b"", [(b"location", b"../ui"), self._set_cookie(scope, "", 0)])
         elif path == "/events" and method == "GET":
-            await self._tell(receive, send, left_s)
+            await self._tell(scope, receive, send)
         else:
             await self._not_found(send)
 
@@ -118,7 +118,7 @@ class Page:
 
     # The news
 
-    async def _tell(self, receive: Receive, send: Send, left_s: float) -> None:
+    async def _tell(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a survey a second, until the reader leaves, its log-in ends, or this node drains."""
         if self._readers >= MOST_READERS or self._node.draining.begun:
             await answer(send, 503, b"no more readers here", [(b"content-type", b"text/plain"), (b"retry-after", b"5")])
@@ -129,23 +129,23 @@ class Page:
             await send({"type": "http.response.start", "status": 200, "headers": fields})
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
-                with self._node.clock.move_on_after(left_s), suppress(OSError):  # servers raise it once the reader is gone
-                    await self._tell_on(send)
+                with suppress(OSError):  # servers raise it once the reader is gone
+                    await self._tell_on(scope, send)
                     await send({"type": "http.response.body", "body": b""})
                 tasks.cancel_scope.cancel()
         finally:
             self._readers -= 1
 
-    async def _tell_on(self, send: Send) -> None:
-        while not self._node.draining.begun:
+    async def _tell_on(self, scope: Scope, send: Send) -> None:
+        while self._left_s(scope):  # a new password ends it at once
+            is_last = self._node.draining.begun
             survey = await self._survey.newest()
-            with self._node.clock.move_on_after(STALL_S) as scope:
+            with self._node.clock.move_on_after(STALL_S) as sending:
                 await send(event(survey))
-            if scope.cancelled_caught:
+            if sending.cancelled_caught or is_last:
                 return
             with self._node.clock.move_on_after(EVERY_S):
                 await anyio.sleep_forever()
-        await send(event(await self._survey.newest()))  # that the node drains
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:

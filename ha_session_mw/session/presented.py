@@ -7,8 +7,10 @@ in other requests under way. They must set no cookie over a newer one.
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 from .._core.cluster.view import NO_SESSION, SUPERSEDED_MS
+from .._core.token.cookies import MAX_PRESENTED
 from .._node.node import Node
 from .._node.uncancelled import Uncancelled
 from ..exceptions import QuorumLost, SessionSuperseded
@@ -54,12 +56,7 @@ def ensure_newest(state: RequestState, node: Node) -> None:
 
 
 def has_moved_on(state: RequestState, node: Node) -> bool:
-    """Whether the client got another cookie a moment ago, or lost it, with the answer to another request. This one leaves it alone then.
-
-    Where a session was valid, its token alone tells: a dead one beside it may have been planted.
-    """
-    if state.verified is not None:
-        return node.view.was_replaced_lately(MOVED_ON + state.verified.claims.sid, node.clock.wall_s() * 1000)
+    """Whether the client got another cookie a moment ago, or lost it, with the answer to another request. This one leaves it alone then."""
     return _is_noted(state, node, MOVED_ON)
 
 
@@ -84,12 +81,14 @@ def _note(state: RequestState, node: Node, what: str, *, for_ms: int) -> None:
 
 def _is_noted(state: RequestState, node: Node, what: str) -> bool:
     wall_ms = node.clock.wall_s() * 1000
-    return any(node.view.was_replaced_lately(what + sid, wall_ms) for sid in _sids(state, node))
+    # A valid session speaks for itself: a dead token beside it may have been planted, or is a cookie of another path or domain.
+    sids = _sids(state, node) if state.verified is None else {state.verified.claims.sid}
+    return any(node.view.was_replaced_lately(what + sid, wall_ms) for sid in sids)
 
 
 def _sids(state: RequestState, node: Node) -> set[SessionId]:
-    """Return the ids of all sessions whose token came with the request."""
-    tokens = {*state.refused, *(token for _, token in state.presented)}
+    """Return the ids of the sessions whose token came with the request. Each costs a signature check, and a note in the log."""
+    tokens = islice(dict.fromkeys((*state.refused, *(token for _, token in state.presented))), MAX_PRESENTED)
     found = {verified.claims.sid for token in tokens if (verified := node.validator.verify(token)) is not None}
     return found if state.verified is None else {state.verified.claims.sid, *found}
 

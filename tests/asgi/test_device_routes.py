@@ -929,11 +929,13 @@ async def test_a_repeat_with_its_key_ends_nothing_more_and_gets_the_same_answer(
 
 
 @pytest.mark.parametrize("whose", ["all", "own"])
-@pytest.mark.parametrize("by", ["token", "bearer"])
-async def test_a_repeat_of_a_request_that_ended_its_own_session_gets_the_same_answer(node: DeviceNode, whose: str, by: str) -> None:
+@pytest.mark.parametrize(("by", "root_path"), [("token", ""), ("bearer", ""), ("token", "/shop")])
+async def test_a_repeat_of_a_request_that_ended_its_own_session_gets_the_same_answer(
+    node: DeviceNode, whose: str, by: str, root_path: str
+) -> None:
     laptop = await node.from_device()
-    sent: dict[str, Any] = {by: laptop.token}
-    path = node.manager.settings.endpoints + "/devices" + ("" if whose == "all" else f"/{family(laptop)}")
+    sent: dict[str, Any] = {by: laptop.token, "root_path": root_path}
+    path = root_path + node.manager.settings.endpoints + "/devices" + ("" if whose == "all" else f"/{family(laptop)}")
     key = [(b"idempotency-key", b"1")]
     answers = [await node.request(path=path, method="DELETE", headers=key, **sent) for _ in range(3)]
     assert [(answer.status, answer.body) for answer in answers] == [(200, b'{"acknowledged":"fenced"}')] * 3

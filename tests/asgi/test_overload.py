@@ -95,6 +95,23 @@ async def test_what_waits_for_the_node_counts_and_what_waits_for_a_client_or_an_
     assert await Node().is_limited_with(path) is is_limited
 
 
+async def test_a_task_that_the_app_has_left_behind_takes_no_room() -> None:
+    node = Node()
+
+    async def leaves(scope: Scope, receive: Receive, send: Send) -> None:
+        async def listen() -> None:
+            await receive()
+
+        tasks.start_soon(listen)
+        await node.settle()
+
+    node.guarded.app = leaves
+    async with anyio.create_task_group() as tasks:
+        await node.ask("/leaves")
+        node.end.set()
+    assert not node.guarded._in_flight._begun
+
+
 async def test_a_websocket_passes() -> None:
     node = Node()
     await node.ask("/quick", kind="websocket")

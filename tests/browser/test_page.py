@@ -231,7 +231,16 @@ def survey_of_hostile_names() -> dict[str, Any]:
         "cluster": HOSTILE,
         "draining": False,
         "members": members,
-        "log_outs": [{**log_out, "nodes": {HOSTILE: {"after_s": 0.0, "error_s": 0.0}, "b": {"after_s": 0.1, "error_s": 0.001}}}],
+        "log_outs": [
+            {
+                **log_out,
+                "nodes": {
+                    HOSTILE: {"after_s": 0.0, "error_s": 0.0},
+                    "b": {"after_s": 0.1, "error_s": 0.001},
+                    "c": {"after_s": 0.02, "error_s": 0.001},
+                },
+            }
+        ],
         "errors": [error],
     }
 
@@ -249,6 +258,7 @@ def test_hostile_texts_stay_texts(page: Tab, tmp_path: Path) -> None:
         page.open(f"{url}/ui")
         page.until("document.querySelectorAll('#errors tbody tr').length")
         assert page.ask("window.hacked") is None
+        assert "median 100 ms" in text_of(page, "#tiles")  # of b and c; the node that made the log-out took no time
         assert page.ask("document.querySelectorAll('img').length + document.querySelectorAll('script').length") == 2  # its own scripts
         assert page.ask("document.body.innerText").count("onerror") >= 10
         looks_well(page, tmp_path, "hostile")

@@ -14,12 +14,15 @@ import pytest
 from starlette.types import Message
 
 from ha_session_mw import Settings
+from ha_session_mw._core.quorum.membership import MARK
+from ha_session_mw._node.recent_log_outs import RecentLogOuts
 from ha_session_mw._node.status import status_of
 from ha_session_mw.manager import node_of
+from ha_session_mw.models import Deny, SessionId
 from ha_session_mw.ops.credential import COOKIE, LIFE_S, TRIES_AT_ONCE
-from ha_session_mw.ops.page import MOST_READERS, document, log_in_form
+from ha_session_mw.ops.page import EVERY_S, MOST_READERS, document, log_in_form
 from ha_session_mw.ops.survey import ASK_LIMIT_S
-from ha_session_mw.testing import Cluster
+from ha_session_mw.testing import Cluster, ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..asgi.driver import OTHER_SECRET, SECRET, Answer, Header, Node, call, scope_of
@@ -153,6 +156,13 @@ async def test_another_password_opens_nothing(password: str) -> None:
     answer = await ask(app, f"{UI}/log-in", "POST", [SAME], b"password=" + quote(password, errors="surrogatepass").encode())
     assert answer.status in (400, 403)
     assert answer.cookies(COOKIE) == []
+
+
+async def test_a_long_password_counts_whole() -> None:
+    password = PASSWORD * 100
+    app = Node(ui="on", ui_password=password).app
+    assert (await log_in(app, password)).status == 303
+    assert (await log_in(app, password[:-1])).status == 403
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"a=b", b"password", b"&".join([b"a=b"] * 9), b"\xff\x00", b"x" * 5000])
@@ -371,6 +381,23 @@ async def test_the_stream_ends_with_the_log_in() -> None:
     assert (await ask(node.app, f"{UI}/events", headers=[opened])).status == 404
 
 
+async def test_the_stream_ends_with_a_new_password(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD)
+    node = Node(ui="on", ui_password_file=file)
+    reader = Reader(node.app, await cookie(node.app))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reader.read)
+        await until_nothing_moves()
+        file.write_text("another-password-now")
+        node.clock.advance(EVERY_S)
+        await until_nothing_moves()
+        has_ended = reader.has_ended
+        reader.leave()
+    assert has_ended
+    assert len(reader.news) == 1
+
+
 async def test_readers_are_bounded_and_a_reader_that_left_makes_room() -> None:
     async with cluster() as found:
         app = found.nodes[0].middleware
@@ -404,6 +431,13 @@ async def test_hostile_names_are_text_in_the_news() -> None:
         raw = reader.answer.messages[1]["body"]
         assert b"onerror" not in raw
         assert raw.count(b"\n") == 2
+
+
+def test_marks_in_the_log_and_replaced_ids_are_no_log_outs() -> None:
+    recent = RecentLogOuts(ManualClock(), pseudonym=str, is_starting=lambda: False)
+    for entry in (Deny(SessionId(f"{MARK}4.open"), 10**13), Deny(SessionId("replaced"), 10**13, 5), Deny(SessionId("ended"), 10**13)):
+        recent.on_news(entry)
+    assert [row["name"] for row in recent.told()] == ["ended"]
 
 
 async def test_a_node_without_the_page_remembers_no_log_outs() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ha_session_mw import Session
 from ha_session_mw._core.cluster.view import SUPERSEDED_MS
+from ha_session_mw._core.token.cookies import MAX_PRESENTED
 from ha_session_mw.manager import node_of
 from ha_session_mw.session.presented import UNDER_WAY_MS
 from ha_session_mw.testing import Cluster, ManualClock
@@ -170,6 +171,28 @@ async def test_tokens_of_which_none_was_chosen_count_once_a_log_in_has_ended_the
     await node.request(log_in, headers=both)
     for token in (one.token, other.token):
         assert await tells(node, write, token=token)
+
+
+@ended
+@pytest.mark.parametrize("log_out", [clear, revoke, write_after_clear])
+async def test_a_dead_cookie_beside_the_newer_session_hinders_no_log_out(node: Node, end: Any, log_out: Act) -> None:
+    """A browser may keep a dead cookie of another path or domain for days, and a sibling host may plant one."""
+    old = await end(node)
+    newer = await node.request(log_in, token=old)
+    both = [(b"cookie", f"session={old}; session={newer.token}".encode())]
+    assert (await node.request(who, headers=both)).result == "ada"
+    answer = await node.request(log_out, headers=both)
+    assert (answer.status, answer.header("session-revocation")) == (200, "fenced")
+    assert (await node.request(why, token=newer.token)).result == "session_revoked"
+
+
+async def test_a_request_with_many_refused_tokens_leaves_few_notes(node: Node) -> None:
+    old = [(await node.logged_in(f"subject {number}")).token for number in range(2 * MAX_PRESENTED)]
+    node.clock.advance(node.manager.settings.absolute_timeout + 1)
+    known = len(node_of(node.manager).view)
+    answer = await node.request(log_in, headers=[(b"cookie", "; ".join(f"session={token}" for token in old).encode())])
+    assert (await node.request(who, token=answer.cookies()[-1].split(";")[0].partition("=")[2])).result == "ada"
+    assert len(node_of(node.manager).view) - known <= MAX_PRESENTED
 
 
 async def test_a_token_from_the_future_stays_what_it_is(node: Node) -> None:

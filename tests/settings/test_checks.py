@@ -80,6 +80,16 @@ def test_a_relative_file_stays_where_it_was_when_settings_are_replaced(tmp_path:
     assert replace(settings, cookie_name="sid").cluster.file == tmp_path / "s.db"
 
 
+def test_an_app_may_give_its_settings_a_class_of_their_own() -> None:
+    class ShopSettings(Settings):
+        """With a method of the shop's."""
+
+        def greeting(self) -> str:
+            return f"{self.cookie_name}, {self.idle_timeout:g}"
+
+    assert ShopSettings(secret_key=SECRET, idle_timeout="15m").greeting() == "session, 900"
+
+
 def test_settings_that_were_parsed_are_parsed_again_to_the_same() -> None:
     settings = Settings(secret_key=SECRET, cluster="sqlite:///s.db", idle_timeout="15m", protect="/a, /b", max_sessions="3", track="on")
 
