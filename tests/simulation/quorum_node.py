@@ -131,7 +131,7 @@ class QuorumNode(Node):
     def ask(self, peer: QuorumNode) -> None:
         sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
         self.world.send(self, peer, peer.on_poll, sent, self, self.life)
-        self.wait(max(HEARTBEAT_S, sent.poll.quiet_s) + POLL_SLACK_S, self._timed_out, peer, sent)
+        self.wait(HEARTBEAT_S + POLL_SLACK_S, self._timed_out, peer, sent)
 
     def _timed_out(self, peer: QuorumNode, sent: Sent) -> None:
         if self.outstanding[peer.number] is sent:

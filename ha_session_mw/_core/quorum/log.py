@@ -28,7 +28,7 @@ from .ages import Ages, lag_s
 from .changing import Changing
 from .durability import DurablePrefix
 from .fence import Fence
-from .holds import QUIET_DELAY_S, QUIET_HEARTBEATS, Holds
+from .holds import Holds
 from .membership import APART, MARK, Membership
 from .messages import VERSION, Answer, Batch, Mismatch, Poll, Push
 from .neighbours import Neighbours
@@ -222,22 +222,8 @@ class Quorum:
             callee_life=to.echo_life,
             echo=to.echo,
             silent=self._silent(now),
-            quiet_s=self.quiet_s if self._all_are_well(now) else 0.0,
         )
         return Sent(peer, message, now.boot_s, self.recovery.begin() if self.recovery is not None else 0)
-
-    def _all_are_well(self, now: Moment) -> bool:
-        """Return whether nothing but news is to be expected: this node serves, and has heard every member lately by its own polls."""
-        lately_s = now.boot_s - 2 * self.quiet_s - self.holds.limit_s
-        settled = not (self.is_starting or self.left or self.speaker.draining or self.membership.is_joint or self.neighbours.guests)
-        return settled and all(
-            peer.fresh_s >= lately_s and peer.delay_s <= QUIET_DELAY_S and peer.mismatch is None for peer in self.peers.values()
-        )
-
-    @property
-    def quiet_s(self) -> float:
-        """For how long a poll of this node may be held in a quiet time. A lost one leaves time for another before the lease ends."""
-        return min(QUIET_HEARTBEATS * self.holds.limit_s, self.members.acceptance_limit_s / 3)
 
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         """Take in the answer to a poll of this node."""
@@ -247,7 +233,6 @@ class Quorum:
         return self._conclude(now)
 
     def _learn(self, peer: Peer, sent: Sent, answer: Answer, now: Moment) -> None:
-        peer.delay_s = now.boot_s - sent.sent_s - max(self.holds.limit_s, sent.poll.quiet_s)
         self._merge_answer(peer, answer, now, lag_s(answer.age_s, sent_s=sent.sent_s, now_s=now.boot_s, held_s=answer.held_s))
         peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
         if sent.poll.incarnation == self.incarnation:
@@ -321,12 +306,11 @@ class Quorum:
         self.holds.drop(hold)
 
     def _release_holds(self, now: Moment) -> list[tuple[Hold, Answer]]:
-        position, last = self.durable.position, self._sequence.last
-        due = self.holds.release(now, self.fence, incarnation=self.incarnation, position=position, recovering=self.recovering, last=last)
+        due = self.holds.release(now, self.fence, incarnation=self.incarnation, position=self.durable.position, recovering=self.recovering)
         return [(hold, self._answer(hold, now)) for hold in due]
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:
-        self.neighbours.all[hold.peer].has_answered(hold.life, now.boot_s, asked_s=hold.since_s)
+        self.neighbours.all[hold.peer].has_answered(hold.life, now.boot_s)
         return self._answer_with_entries(hold, now, PAGE_ENTRIES)
 
     def _answer_with_entries(self, hold: Hold, now: Moment, most: int) -> Answer:
@@ -371,7 +355,6 @@ class Quorum:
     def leave(self, now: Moment) -> Ready:
         """Accept no session from now on. Only after that may a good-bye be sent, because no log-out waits for this node any more."""
         self.left = True
-        self.holds.stop()
         return self._conclude(now)
 
     def push(self, peer: str, now: Moment) -> Push:
@@ -544,9 +527,8 @@ class Quorum:
         return self.membership.majorities.reached(polled_since(self.peers, since_s))
 
     def drain(self) -> None:
-        """Say ``draining`` from the next message on, and send one soon."""
+        """Say ``draining`` from the next message on."""
         self.speaker.draining = True
-        self.holds.stop()
 
     def check(self, now: Moment) -> None:
         """Check the invariants that hold after each call.

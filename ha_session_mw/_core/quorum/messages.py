@@ -44,7 +44,6 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
         callee_life: the process of the callee that ``echo`` belongs to.
         echo: the newest stamp of the callee that the sender has seen.
         silent: the members that the sender has not answered for a lease's length.
-        quiet_s: for how long the sender lets its poll be held while there is no news; 0 for a heartbeat, as in an earlier release.
     """
 
     version: int
@@ -59,7 +58,6 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
     callee_life: str
     echo: int
     silent: tuple[str, ...]
-    quiet_s: float = 0.0
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -157,9 +155,8 @@ def encode(message: Poll | Answer | Push | Batch) -> bytes:
             return _pack(msgspec.structs.replace(message, entries=tuple((position, as_written(entry)) for position, entry in placed)))
         case Answer():
             return bytes(_as_sent(message))
-        case Poll(heartbeat=heartbeat, quiet_s=quiet_s):
-            values = msgspec.structs.astuple(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
-            return _pack(values if quiet_s else values[:-1])
+        case Poll(heartbeat=heartbeat):
+            return _pack(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
         case _:
             assert_never(message)
 

@@ -24,7 +24,7 @@ from ..._machine.sqlite_file import FileTrouble
 from ...abc import Clock, OnEvent, PeerFailure, Receipt
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
 from ...exceptions import ConfigurationError, QuorumLost
-from ...models import Cut, Entry, KeyId
+from ...models import Cut, Entry
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.trouble import Troubles
 from .batch_file import BatchFile
@@ -247,12 +247,6 @@ class QuorumLog(MemberedLog):
 
     def drain(self) -> None:
         self.quorum.drain()
-        self._obey(self.quorum.ready(self._now()))
-
-    def announce(self, kids: tuple[KeyId, ...]) -> None:
-        super().announce(kids)
-        self.quorum.holds.hurry()
-        self._obey(self.quorum.ready(self._now()))
 
     async def hand_over(self) -> None:
         with self._clock.move_on_after(HAND_OVER_S):
@@ -372,9 +366,8 @@ class QuorumLog(MemberedLog):
     async def _poll(self, peer: str, pace: PeerPace) -> tuple[str | None, float]:
         """Poll once; return why it failed, None if it did not, and the shortest time of the round."""
         sent, slack_s = self.quorum.poll(peer, self._now()), self._slack_s.get(peer, POLL_SLACK_S)
-        held_s = max(self._heartbeat_s, sent.poll.quiet_s)
         try:
-            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), held_s + slack_s))
+            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + slack_s))
         except PeerFailure as failure:
             if failure.fault == "stalled":  # it may be far away, so the next poll has more time
                 self._slack_s[peer] = min(2 * slack_s, MOST_SLACK_S)
@@ -382,7 +375,7 @@ class QuorumLog(MemberedLog):
         except (ValueError, RecursionError):
             self._faults.note(peer, "garbage")
             return "answers in a form that this release cannot read", LEAST_ROUND_S
-        round_trip_s = self._clock.boot_s() - sent.sent_s - held_s
+        round_trip_s = self._clock.boot_s() - sent.sent_s - self._heartbeat_s
         if round_trip_s > 0:  # the peer has held the poll for as long as it may
             self._slack_s[peer] = min(max(POLL_SLACK_S, 3 * round_trip_s), MOST_SLACK_S)
         if len(answer.entries) > PAGE_ENTRIES:
