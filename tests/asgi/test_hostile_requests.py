@@ -242,7 +242,7 @@ def test_the_list_of_fields_is_complete() -> None:
     assert [line for line in uses if not readers.search(line)] == []
     assert named <= {*READ}
     assert {*READ} - named == {
-        *("cookie", "authorization", "session-index", "session-passive", "session-peer", "forwarded", "front-end-https"),
-        *("session-transport", "origin", "sec-fetch-mode", "session-follows"),
+        *("authorization", "session-index", "session-passive", "session-peer", "forwarded", "front-end-https"),
+        *("session-transport", "sec-fetch-mode", "session-follows"),
         *("x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-ssl", "x-scheme", "x-url-scheme"),
     }
