@@ -42,7 +42,8 @@ class KeyFit(msgspec.Struct, frozen=True):
 
     Attributes:
         apart: the members that cannot validate what this node signs, or sign what it cannot validate.
-        is_odd: whether most members are apart from this node. Then its keys are wrong, and the others go on.
+        is_odd: whether most members are apart from this node. Then its keys are wrong, and the others go on. Members that have revoked
+            keys only do not count: no node accepts what they sign.
     """
 
     apart: tuple[str, ...] = ()
@@ -138,4 +139,5 @@ def fit_of(own: str, members: Mapping[str, Sequence[str]], denied: Collection[st
     signs = signing(members, denied)
     others = {name: kids for name, kids in members.items() if kids and name != own}
     apart = tuple(name for name, kids in others.items() if signs.get(name) not in members[own] or signs.get(own) not in kids)
-    return KeyFit(apart, len(apart) * 2 > 1 + len(others))
+    counted = {name for name, kids in others.items() if any(kid not in denied for kid in kids)}
+    return KeyFit(apart, len(counted.intersection(apart)) * 2 > 1 + len(counted))

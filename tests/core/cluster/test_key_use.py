@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,6 +81,14 @@ def test_a_member_with_another_secret_is_odd_and_changes_nothing_for_the_others(
     assert signing(members, ()) == {"a": "old", "b": "old", "c": "stray"}
     assert fit_of("c", members, ()).is_odd
     assert [(fit_of(name, members, ()).apart, fit_of(name, members, ()).is_odd) for name in "ab"] == [(("c",), False)] * 2
+
+
+@pytest.mark.parametrize("rotated", [("new",), ("new", "old")])
+def test_a_member_with_a_revoked_key_only_is_no_measure_for_the_others(rotated: tuple[str, ...]) -> None:
+    """A key has leaked and is revoked, and the nodes get the new one in turn. The first that has it is the only one that is well."""
+    members: dict[str, tuple[str, ...]] = {"a": rotated, "b": ("old",), "c": ("old",)}
+    fit = fit_of("a", members, ("old",))
+    assert (fit.apart, fit.is_odd) == (("b", "c"), False)
 
 
 def test_of_two_members_with_different_secrets_neither_is_odd() -> None:
