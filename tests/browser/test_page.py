@@ -118,6 +118,7 @@ def looks_well(page: Tab, folder: Path, name: str) -> None:
     assert page.faults == []
 
 
+@pytest.mark.prove
 def test_three_nodes_are_seen_at_work(page: Tab, tmp_path: Path) -> None:
     bound = listeners(3)
     urls = [url for url, _ in bound]
@@ -152,6 +153,7 @@ def test_three_nodes_are_seen_at_work(page: Tab, tmp_path: Path) -> None:
         looks_well(page, tmp_path, "ill")
         page.ask("document.querySelector('#log-out button').click()")
         page.until("document.querySelector('#password')")
+        page.open("about:blank")
 
 
 class Recorded(Server):
