@@ -30,7 +30,7 @@ class EngineClock:
         self._read_at_s = received_s
         try:
             date_ms = parsedate_to_datetime(headers["date"]).timestamp() * 1000
-        except ValueError:  # a proxy's own idea of a date tells nothing
+        except (ValueError, OverflowError):  # a proxy's own idea of a date tells nothing
             return
         self._over_boot_ms = (date_ms - received_s * 1000, date_ms + _RESOLUTION_MS - sent_s * 1000)
 
