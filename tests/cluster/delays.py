@@ -19,8 +19,8 @@ async def far_away(target: Callable[[], int], *, round_trip_s: float) -> AsyncIt
         sending, arriving = anyio.create_memory_object_stream[tuple[float, bytes]](10_000)
 
         async def read() -> None:
-            await anyio.sleep(more_s)  # the handshake of TCP
             with sending:
+                await anyio.sleep(more_s)  # the handshake of TCP
                 while True:
                     try:
                         data = await source.receive()
@@ -38,7 +38,7 @@ async def far_away(target: Callable[[], int], *, round_trip_s: float) -> AsyncIt
             await sink.aclose()
             await source.aclose()
 
-        async with arriving, anyio.create_task_group() as both:
+        async with sending, arriving, anyio.create_task_group() as both:
             both.start_soon(read)
             both.start_soon(write)
 
