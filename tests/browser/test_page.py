@@ -133,6 +133,7 @@ def test_three_nodes_are_seen_at_work(page: Tab, tmp_path: Path) -> None:
             log_out_by(urls[1 + number % 2], subject=f"subject {number}")
         page.until("document.querySelectorAll('#log-outs tbody tr').length === 3")
         page.until("!document.querySelector('#log-outs tbody').innerText.includes('not for')")
+        page.until("document.querySelector('#log-outs tbody').innerText.split('fenced after').length === 4")
         page.size(1600)
         table = text_of(page, "#log-outs tbody")
         assert table.count("fenced after") == 3
