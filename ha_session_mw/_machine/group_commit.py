@@ -24,14 +24,13 @@ class Write(Generic[T]):
 
     Attributes:
         is_done: whether the outcome is known.
-        is_given_up: whether the caller waits no longer. A write that has not begun by then is left out.
     """
 
-    __slots__ = ("_raised", "_value", "is_done", "is_given_up", "work")
+    __slots__ = ("_raised", "_value", "is_done", "work")
 
     def __init__(self, work: Work[T]) -> None:
         self.work = work
-        self.is_done = self.is_given_up = False
+        self.is_done = False
         self._value: T | None = None
         self._raised: BaseException | None = None
 

@@ -142,7 +142,7 @@ class SqliteFile:
             while not write.is_done:
                 self.commit()
         finally:
-            write.is_given_up = True
+            self.give_up(write)
         return write.outcome()
 
     def submit(self, work: Work[T]) -> Write[T]:
@@ -150,6 +150,12 @@ class SqliteFile:
         write = Write(work)
         self._waiting.append(write)
         return write
+
+    def give_up(self, write: Write[Any]) -> None:
+        """Wait for a write no longer. If it has not begun, it is left out, and takes no memory while the disk does not answer."""
+        if not write.is_done:
+            with suppress(ValueError):  # it has begun
+                self._waiting.remove(write)
 
     def commit(self) -> None:
         """Carry out the writes that wait, in one transaction; return once the disk has it, and each write its outcome.
@@ -168,12 +174,11 @@ class SqliteFile:
             self._writing.release()
 
     def _taken(self) -> list[Write[Any]]:
-        """Return the next writes, without those whose callers have given up."""
+        """Return the next writes."""
         taken: list[Write[Any]] = []
-        while self._waiting and len(taken) < MOST_TOGETHER:
-            write = self._waiting.popleft()
-            if not write.is_given_up:
-                taken.append(write)
+        with suppress(IndexError):  # another thread may give up the last one meanwhile
+            while len(taken) < MOST_TOGETHER:
+                taken.append(self._waiting.popleft())
         return taken
 
     def _carry_out(self, writes: Sequence[Write[Any]]) -> None:

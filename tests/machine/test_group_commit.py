@@ -136,9 +136,34 @@ def test_a_file_that_is_locked_fails_all_that_wait_after_one_wait(file: RecordFi
 
 def test_a_write_that_was_given_up_before_it_began_is_left_out(file: RecordFile) -> None:
     writes = [put(file, "a"), put(file, "b")]
-    writes[0].is_given_up = True
+    file.give_up(writes[0])
     file.commit()
     assert contents(file).keys() == {"b"}
+
+
+@pytest.mark.anyio
+async def test_writes_that_nobody_waits_for_any_more_take_no_memory_while_the_disk_hangs(
+    file: RecordFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write(lambda _: 0)
+    monkeypatch.setattr(sqlite_file, "WRITE_BUSY_S", 0.01)
+    writes = SharedWrites(file)
+    errors: list[FileTrouble] = []
+
+    async def write(number: int) -> None:
+        try:
+            await writes.carry_out(file.put("session", Record(f"{number}", b"", END_MS), None, lambda: 0.0))
+        except FileTrouble as trouble:
+            errors.append(trouble)
+
+    with file._writing:  # as by a thread whose disk does not answer
+        async with anyio.create_task_group() as tasks:
+            for number in range(3):
+                tasks.start_soon(write, number)
+        assert len(errors) == 3
+        assert not file._waiting
+    file.commit()
+    assert contents(file) == {}
 
 
 def test_a_forked_process_does_not_carry_out_what_waits_in_its_parent(file: RecordFile) -> None:

@@ -44,7 +44,7 @@ class SharedWrites:
                 await (self._over.wait() if self.is_committing else self._commit())
             return write.outcome()
         finally:
-            write.is_given_up = True
+            self._file.give_up(write)
 
     async def _commit(self) -> None:
         self.is_committing = True
