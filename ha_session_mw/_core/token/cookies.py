@@ -47,8 +47,14 @@ MAX_INDEX_LENGTH = 128
 """How many characters of that header are read. A node's index has less than 60."""
 
 _LOOKED_AT = frozenset((b"cookie", b"authorization", INDEX_HEADER))
-_ON_OR_OFF = frozenset((b"x-forwarded-ssl", b"front-end-https"))
-_FORWARDED = _ON_OR_OFF | {b"forwarded", b"x-forwarded-proto", b"x-forwarded-scheme", b"x-url-scheme", b"x-scheme"}
+_SCHEMES = frozenset(
+    (
+        *(b"x-forwarded-proto", b"x-forwarded-protocol", b"x-forwarded-scheme", b"x-url-scheme", b"x-scheme"),
+        *(b"cloudfront-forwarded-proto", b"cf-visitor"),  # of a CDN whose origin is reached by http
+    )
+)
+_SWITCHES = frozenset((b"x-forwarded-ssl", b"front-end-https", b"x-appengine-https", b"fastly-ssl"))
+_FORWARDED = _SCHEMES | _SWITCHES | {b"forwarded", b"x-arr-ssl"}
 _NO_TOKEN = (b"", b"null")  # a removed cookie is set to ``null``
 
 
@@ -194,8 +200,10 @@ def claims_https(scheme: str, headers: Iterable[Header]) -> bool:
 
 def _says_https(name: bytes, value: bytes) -> bool:
     if name == b"forwarded":
-        return b"proto=https" in value.replace(b'"', b"").replace(b" ", b"")
-    return value.strip() == b"on" if name in _ON_OR_OFF else b"https" in value
+        return any(proto in value.replace(b'"', b"").replace(b" ", b"") for proto in (b"proto=https", b"proto=wss"))
+    if name in _SWITCHES:
+        return value.strip() in (b"on", b"1")
+    return b"https" in value or b"wss" in value if name in _SCHEMES else bool(value.strip())  # x-arr-ssl describes the certificate
 
 
 def _attributes(domain: str | None, *, partitioned: bool) -> str:
