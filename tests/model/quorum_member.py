@@ -236,12 +236,12 @@ class QuorumMember:
         quorum = self.quorum
         quorum.durable.take_back()
         del quorum.speaker.members
-        quorum.speaker.spoken, quorum.serving, quorum.majority_forgot = 0, True, False
+        quorum.speaker.spoken, quorum.serving, quorum.amnesia.majority_forgot = 0, True, False
         quorum.speaker.take_events()
-        quorum._ages, quorum.sync_lag = Ages(0), Tally(())
+        quorum.composer.ages, quorum.sync_lag = Ages(0), Tally(())
         quorum.view.forgotten_cuts_end_ms = 0.0
-        if quorum.recovery is not None:
-            quorum.recovery.known_before = False
+        if quorum.amnesia.recovery is not None:
+            quorum.amnesia.recovery.known_before = False
         for peer in self.peers.values():
             peer.newest_hold, peer.polled_s, peer.changed = None, -math.inf, False
             # No member says good-bye here, so it does not matter which of its processes was answered.
@@ -256,7 +256,7 @@ class QuorumMember:
             self._renumber(dict(say.stamps))
         if not say.awaited[self.number]:
             quorum.fence = type(quorum.fence)(quorum.membership.majorities)
-            quorum.stamp = 0
+            quorum.composer.stamp = 0
             self.receipts = {}
         if say.steps is not None:
             self._renumber_steps(dict(say.steps))
@@ -268,14 +268,14 @@ class QuorumMember:
 
     def _renumber(self, stamps: Mapping[int, int]) -> None:
         quorum = self.quorum
-        quorum.stamp = stamps[quorum.stamp]
+        quorum.composer.stamp = stamps[quorum.composer.stamp]
         quorum.fence.awaited = stamps[quorum.fence.awaited]
         for known in quorum.fence.members.values():
             known.echo = stamps[known.echo]
             known.marks = [(stamps[stamp], position) for stamp, position in known.marks]
 
     def _renumber_steps(self, steps: Mapping[int, int]) -> None:
-        recovery = self.quorum.recovery
+        recovery = self.quorum.amnesia.recovery
         assert recovery is not None
         recovery.step = steps[recovery.step]
         for fellow in recovery.fellows.values():
@@ -329,11 +329,11 @@ class QuorumMember:
         fence = self.quorum.fence
         echoes = {known.echo for known in fence.members.values()}
         marks = {stamp for known in fence.members.values() for stamp, _ in known.marks}
-        return frozenset({0, self.quorum.stamp, fence.awaited, *echoes, *marks})
+        return frozenset({0, self.quorum.composer.stamp, fence.awaited, *echoes, *marks})
 
     @property
     def _steps(self) -> frozenset[int]:
-        recovery = self.quorum.recovery
+        recovery = self.quorum.amnesia.recovery
         if recovery is None:
             return frozenset()
         return frozenset({recovery.step, *(step for fellow in recovery.fellows.values() for step in (fellow.since, fellow.until))})

@@ -14,6 +14,7 @@ from ha_session_mw._core.quorum.fence import Fence
 from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.majorities import Majorities, majority_of
 from ha_session_mw._core.quorum.messages import Answer, Push
+from ha_session_mw._core.quorum.peer import Peer
 from ha_session_mw._core.quorum.ready import Ready, Sent
 from ha_session_mw._core.quorum.recovery import Recovery
 from ha_session_mw.models import Deny, Entry
@@ -76,15 +77,34 @@ class FreshAfterAnyPoll(Quorum):
 
 
 class Hasty(Recovery):
+    __slots__ = ()
+
     def needed(self, members: frozenset[str]) -> int:
         return majority_of(members) - 1
 
 
-class BackAfterMajority(Quorum):
+class RecoversOtherwise(Quorum):
+    """Comes back from amnesia by another rule."""
+
+    rule: ClassVar[type[Recovery]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._follow_rule()
+
+    def _follow_rule(self) -> None:
+        if self.amnesia.recovery is not None:
+            self.amnesia.recovery.__class__ = self.rule
+
+    def _start_anew(self, peer: Peer, now: Moment) -> None:
+        super()._start_anew(peer, now)
+        self._follow_rule()
+
+
+class BackAfterMajority(RecoversOtherwise):
     """Comes back from amnesia after it has learned from a mere majority, itself included."""
 
-    def _new_recovery(self) -> Recovery:
-        return Hasty(majorities=self.membership.majorities, memory="unchecked" if self.durable.unchecked else "lost")
+    rule = Hasty
 
 
 class EverAcknowledged(Fence):
@@ -133,15 +153,16 @@ class WitnessesWithoutTheEntry(FencedOtherwise):
 class OneByOne(Recovery):
     """Counts all others as heard, each at a time of its own."""
 
+    __slots__ = ()
+
     def _all_have_been_heard(self, members: frozenset[str]) -> bool:
         return members <= {self.majorities.me, *self._teachers, *self.fellows}
 
 
-class FirstStartOneByOne(Quorum):
+class FirstStartOneByOne(RecoversOtherwise):
     """Assumes a first start when each of the others has been recovering at some time."""
 
-    def _new_recovery(self) -> Recovery:
-        return OneByOne(majorities=self.membership.majorities, memory="unchecked" if self.durable.unchecked else "lost")
+    rule = OneByOne
 
 
 class AcceptsAfterGoodBye(Quorum):

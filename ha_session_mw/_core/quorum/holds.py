@@ -1,10 +1,8 @@
-"""The polls of other members that this node holds until it has news, and the answers to them."""
+"""The polls of other members that this node holds until it has news."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import msgspec
 
 from ..cluster.freshness import Moment
 from ..cluster.invariants import ensure
@@ -12,7 +10,6 @@ from .fence import Fence
 from .messages import Answer, Poll
 from .peer import Peer
 from .ready import Hold
-from .sequence import Sequence
 
 STARTING_HOLD_S = 0.05
 """How long a node holds the poll of a recovering member. That member learns in rounds, and the cluster waits for it."""
@@ -103,30 +100,6 @@ class Holds:
         """Return whether the sender has polled again. Two processes with one URL do not count: each would end the other's hold."""
         newest = self._peers[hold.peer].newest_hold
         return newest is not None and newest is not hold and newest.incarnation == hold.incarnation
-
-    def answer(self, hold: Hold, header: Answer, sequence: Sequence, position: int, limit: int) -> Answer:
-        """Return the answer to a released poll.
-
-        Args:
-            hold: the poll.
-            header: an answer with everything that does not depend on the poll.
-            sequence: the entries of this node.
-            position: the newest position that the answer may carry.
-            limit: most entries in it.
-        """
-        peer = self._peers[hold.peer]
-        # The poll's position refers to the sequence of the incarnation that gave it, and to no other.
-        since = hold.since if hold.callee == header.incarnation else 0
-        entries, reached = sequence.page(since, position, limit)
-        return msgspec.structs.replace(
-            header,
-            since=since,
-            upto=reached,
-            complete=reached == position,
-            entries=tuple(entry for _, entry in entries),
-            known=peer.sequence if hold.incarnation == peer.incarnation else 0,
-            known_before=peer.changed,
-        )
 
     def check(self, now: Moment) -> None:
         """Check the invariants that hold after each call.

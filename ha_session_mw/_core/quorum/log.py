@@ -14,8 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import msgspec
-
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...models import Cut, Deny, Entry
 from ..cluster.freshness import Moment
@@ -24,17 +22,19 @@ from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from ..tally import SPREAD_S, Tally
-from .ages import Ages, lag_s
+from .ages import lag_s
+from .amnesia import Amnesia
 from .changing import Changing
+from .composing import Composer
 from .durability import DurablePrefix
 from .fence import Fence
 from .holds import Holds
-from .membership import APART, MARK, Membership
-from .messages import VERSION, Answer, Batch, Mismatch, Poll, Push
+from .membership import MARK, Membership
+from .messages import Answer, Batch, Mismatch, Poll, Push
 from .neighbours import Neighbours
 from .peer import Peer, forget_freshness, majority_fresh_s, mismatched, not_answered_since, polled_since
 from .ready import Contradiction, Hold, ListsChanged, OldFile, QuorumEvent, Ready, Receipt, Recovered, Sent, Sought, Standing
-from .recovery import Memory, Recovery
+from .recovery import Memory
 from .sequence import Sequence
 
 PAGE_ENTRIES = 4096
@@ -85,7 +85,6 @@ class Quorum:
         self._changing = Changing(self.membership, now.boot_s)
         self._sequence = Sequence(view)
         self.durable = DurablePrefix(self._sequence, view, own.life, stored)
-        self._ages = Ages(self._sequence.last)
         self.sync_lag = Tally(SPREAD_S)
         """For each entry that came from another member: the seconds since it was made."""
         self._continue_lists(self.durable.lists)
@@ -93,19 +92,13 @@ class Quorum:
         self.neighbours = Neighbours(self.membership, self.speaker, now)
         self.peers = self.neighbours.members
         self.holds = Holds(self.neighbours.all, heartbeat_s)
-        self.stamp = 0
-        """The running number of the newest answer."""
         self.fence = Fence(self.membership.majorities)
-        self.recovery: Recovery | None = self._new_recovery()
+        self.amnesia = Amnesia(self.durable, self.membership)
+        self.composer = Composer(self.membership, view, self._sequence, self.durable, self.amnesia, self.neighbours.all)
         self.serving = False
         self.left = False
         """Whether this process has left: it accepts no session from then on, whatever it learns."""
         self._had_quorum = False
-        self.is_claimed = False
-        """Whether nodes of another list take this one for a member. Then a first start may be none."""
-        self._is_doubted = False
-        self.majority_forgot = False
-        """Whether a majority had forgotten at once, as at a first start, so that acknowledged entries may be unknown to all."""
         self._draw_conclusions(now)
 
     @property
@@ -129,7 +122,7 @@ class Quorum:
         return Ready(answers, self._next_batch(), tuple(self.speaker.take_events()))
 
     def _next_batch(self) -> Batch | None:
-        return self.durable.next_batch(PAGE_ENTRIES, recovered=self.recovery is None)
+        return self.durable.next_batch(PAGE_ENTRIES, recovered=self.amnesia.recovery is None)
 
     def kept(self, batch: Batch, now: Moment) -> Ready:
         """Count the batch as written and synced."""
@@ -143,7 +136,7 @@ class Quorum:
 
     def everything(self) -> Batch:
         """Return all that must be kept, as one batch: the new content of a file that has grown."""
-        return self.durable.everything(recovered=self.recovery is None)
+        return self.durable.everything(recovered=self.amnesia.recovery is None)
 
     # Entries.
 
@@ -151,14 +144,14 @@ class Quorum:
         """Apply entries here and tell the others. :meth:`standing` of the receipt says how far they have got."""
         for entry in entries:
             self._merge(entry)
-        self._ages.note(self._sequence.last, now.boot_s)
+        self.composer.ages.note(self._sequence.last, now.boot_s)
         ready = self._conclude(now)
         # An entry that was known before has an earlier position. The receipt of the newest position covers all of them.
         return Receipt(self._sequence.last), ready
 
     def seek_contact(self, now: Moment) -> tuple[Sought, Ready]:
         """Exchange a message with each peer soon; :meth:`is_found` of the first value says what that has shown."""
-        return self.fence.seek_contact(self._sequence.last, self.stamp), self.ready(now)
+        return self.fence.seek_contact(self._sequence.last, self.composer.stamp), self.ready(now)
 
     def is_found(self, sought: Sought) -> bool:
         """Return whether a majority has been in contact since then, and holds all entries from before."""
@@ -175,8 +168,7 @@ class Quorum:
         majorities = self.membership.majorities
         self.fence.go_by(majorities)
         self.speaker.members.majority = majorities.least
-        if self.recovery is not None:
-            self.recovery.majorities = majorities
+        self.amnesia.go_by_lists()
         self.speaker.note(ListsChanged(self.membership.phase))
 
     def standing(self, receipt: Receipt) -> Standing:
@@ -208,22 +200,8 @@ class Quorum:
 
     def poll(self, peer: str, now: Moment) -> Sent:
         """Return the poll to send to a peer now."""
-        to = self.peers[peer]
-        message = Poll(
-            version=VERSION,
-            digest=self.membership.standing.text,
-            sender=self.me,
-            heartbeat=self.heartbeat(now),
-            incarnation=self.incarnation,
-            sequence=self.durable.position,
-            recovering=self.recovering,
-            callee=to.callee,
-            position=to.position,
-            callee_life=to.echo_life,
-            echo=to.echo,
-            silent=self._silent(now),
-        )
-        return Sent(peer, message, now.boot_s, self.recovery.begin() if self.recovery is not None else 0)
+        message = self.composer.poll(self.peers[peer], self.heartbeat(now), self._silent(now))
+        return Sent(peer, message, now.boot_s, self.amnesia.begin_poll())
 
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         """Take in the answer to a poll of this node."""
@@ -252,7 +230,7 @@ class Quorum:
             self._merge(entry)
         if (news := self._sequence.last - before) > 0:
             # Another member that reads it here learns its whole age. A node that learns all anew does not lag.
-            self._ages.note(self._sequence.last, now.boot_s - (lag_s or 0.0))
+            self.composer.ages.note(self._sequence.last, now.boot_s - (lag_s or 0.0))
             if lag_s is not None and not self.recovering:
                 self.sync_lag.observe(lag_s, news)
 
@@ -261,9 +239,7 @@ class Quorum:
         if answer.memory == "whole":
             # The time of sending: what was acknowledged while the poll was under way may be missing from the answer.
             peer.fresh_s = max(peer.fresh_s, sent.sent_s)
-            self.majority_forgot |= answer.majority_forgot
-        if self.recovery is not None:
-            self.recovery.learned(peer.url, answer.incarnation, sent.step, answer.memory, known_before=answer.known_before)
+        self.amnesia.learned(peer.url, answer, sent.step)
 
     # Polls of others.
 
@@ -277,7 +253,7 @@ class Quorum:
             self._draw_conclusions(now)
             hold = self.holds.hold(poll, now, recovering=self.recovering)
         else:
-            hold = self.holds.refuse(poll, self._refusal(now), now, recovering=self.recovering)
+            hold = self.holds.refuse(poll, self.composer.refusal(self.heartbeat(now)), now, recovering=self.recovering)
         return hold, self.ready(now)
 
     def _hear_poll(self, peer: Peer, poll: Poll, now: Moment) -> None:
@@ -294,7 +270,7 @@ class Quorum:
             peer.fetched = poll.position if mine else 0
             self.fence.heard(poll.sender, poll.incarnation, poll.echo if poll.callee_life == self.life else 0)
             if mine:
-                self.fence.acknowledged(poll.sender, poll.position, poll.silent, self.stamp)
+                self.fence.acknowledged(poll.sender, poll.position, poll.silent, self.composer.stamp)
 
     @property
     def held(self) -> tuple[Hold, ...]:
@@ -311,29 +287,7 @@ class Quorum:
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:
         self.neighbours.all[hold.peer].has_answered(hold.life, now.boot_s)
-        return self._answer_with_entries(hold, now, PAGE_ENTRIES)
-
-    def _answer_with_entries(self, hold: Hold, now: Moment, most: int) -> Answer:
-        self.stamp += 1
-        header = msgspec.structs.replace(
-            self._refusal(now), stamp=self.stamp, floor_ms=self.view.floor_ms, majority_forgot=self.majority_forgot
-        )
-        answer = self.holds.answer(hold, header, self._sequence, self.durable.position, most)
-        if not answer.entries:
-            return answer
-        age_s, held_s = self._ages.oldest_s(answer.since, now.boot_s), max(0.0, now.boot_s - hold.since_s)
-        return msgspec.structs.replace(answer, age_s=age_s, held_s=held_s)
-
-    def _refusal(self, now: Moment) -> Answer:
-        """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
-        return Answer(
-            version=VERSION,
-            digest=self.membership.standing.text,
-            sender=self.me,
-            heartbeat=self.heartbeat(now),
-            incarnation=self.incarnation,
-            memory=self.memory,
-        )
+        return self.composer.answer(hold, self.heartbeat(now), now, limit=PAGE_ENTRIES)
 
     # Pushes: answers without a poll, from a node that the others do not poll, or that leaves.
 
@@ -361,7 +315,8 @@ class Quorum:
         """Return what to send to a peer that does not fetch it; a good-bye if this node has left."""
         to = self.peers[peer]
         asked = Hold(peer, now.boot_s, to.incarnation, self.incarnation, to.fetched, self.recovering, to.life)
-        return Push(answer=self._answer_with_entries(asked, now, PUSH_ENTRIES), callee_life=to.echo_life, leaves=self.left)
+        answer = self.composer.answer(asked, self.heartbeat(now), now, limit=PUSH_ENTRIES)
+        return Push(answer=answer, callee_life=to.echo_life, leaves=self.left)
 
     def pushed(self, push: Push, now: Moment) -> Ready:
         """Take in what a peer has pushed. :meth:`poll` then acknowledges it, once it is kept."""
@@ -391,7 +346,7 @@ class Quorum:
         floor = self.speaker.tick(now)
         if floor is not None and not self.recovering:
             self._raise_floor(last_end_ms(floor))
-            if self.majority_forgot:
+            if self.amnesia.majority_forgot:
                 # Tokens from before the loss may list lost cuts, and must not wait for these for ever. A cut ends a whole life after
                 # it was made, or later. So a cut that ends earlier than this was made minutes ago, and no cut travels that long.
                 self.speaker.give_up_cuts(floor + FLOOR_MARGIN_MS + UNKNOWN_END_MARGIN_MS - CUT_TRAVELS_MS)
@@ -410,7 +365,7 @@ class Quorum:
         self.durable.follow()
         for peer in self.peers.values():
             peer.acknowledge_kept(self.durable.position)
-        self._finish_recovery(now)
+        self._finish_learning(now)
         self.fence.prove(self.durable.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
         self._sequence.forget_cuts(self.fence.durable)
         self.view.fresh_at = self._fresh_at()
@@ -427,20 +382,10 @@ class Quorum:
             if act is not None:
                 self._merge(act)
 
-    def _finish_recovery(self, now: Moment) -> None:
-        recovery = self.recovery
-        self.is_claimed = self.neighbours.is_claimed(now.boot_s - self.members.fence_wait_s)
-        # The cluster began without entries, and others may have some. But a node that knows of a change has its list from there, and a
-        # node of another list has missed it.
-        self._is_doubted = self.majority_forgot and self.is_claimed and self.membership.latest is None
-        if recovery is not None and self.membership.stage != APART and recovery.is_complete(alone=not self.is_claimed):
-            self.recovery = None
-            self.durable.lists = self.membership.digests
-            self.majority_forgot |= recovery.majority_forgot
-            # At a first start no member has known this node before, and there was nothing to forget.
-            if recovery.majority_forgot and (recovery.known_before or len(self.view)):
-                self.speaker.note(PossibleLoss())
-            self.durable.confirm()
+    def _finish_learning(self, now: Moment) -> None:
+        is_claimed = self.neighbours.is_claimed(now.boot_s - self.members.fence_wait_s)
+        if self.amnesia.conclude(is_claimed=is_claimed, knows_entries=bool(len(self.view))):
+            self.speaker.note(PossibleLoss())
         if not self.serving and not self.is_starting:
             self.serving = True
             self.speaker.note(Recovered())
@@ -456,9 +401,6 @@ class Quorum:
 
     # Amnesia.
 
-    def _new_recovery(self) -> Recovery:
-        return Recovery(majorities=self.membership.majorities, memory="unchecked" if self.durable.unchecked else "lost")
-
     def _start_anew(self, peer: Peer, now: Moment) -> None:
         """Void all acknowledgements of this node: the peer knows of entries that this node has acknowledged and lost."""
         if self.incarnation == self.life:
@@ -466,9 +408,8 @@ class Quorum:
             self.speaker.note(Contradiction(peer.url))
             return
         self.speaker.note(OldFile(peer.url))
-        self.durable.start_anew()
+        self.amnesia.begin()
         self.serving = False
-        self.recovery = self._new_recovery()
         self.fence.start_anew()
         forget_freshness(self.peers, now.boot_s)
 
@@ -488,7 +429,7 @@ class Quorum:
     @property
     def recovering(self) -> bool:
         """Whether this node may have forgotten entries and not learned them again yet. It neither serves nor counts."""
-        return self.recovery is not None or not self.durable.learned or self._is_doubted
+        return self.amnesia.lasts
 
     @property
     def is_starting(self) -> bool:
@@ -503,9 +444,7 @@ class Quorum:
     @property
     def memory(self) -> Memory:
         """How much this node knows of all that it ever acknowledged."""
-        if not self.recovering:
-            return "whole"
-        return "unchecked" if self.durable.unchecked else "lost"
+        return self.amnesia.memory
 
     @property
     def mismatched(self) -> dict[str, Mismatch]:
@@ -540,7 +479,8 @@ class Quorum:
         self.members.check()
         self._sequence.check()
         self.durable.check()
-        self.fence.check(self._sequence.last, self.stamp)
+        self.amnesia.check()
+        self.fence.check(self._sequence.last, self.composer.stamp)
         fresh_s = self.view.fresh_at
         ensure(not (self.recovering or self.left) or fresh_s == -math.inf, "a node that is recovering, or has left, is not fresh")
         ensure(fresh_s == math.inf or fresh_s <= now.boot_s, "no node is fresh as of a time to come")

@@ -19,7 +19,7 @@ TOLD: dict[Stage, str] = {
 def why_not_serving(quorum: Quorum) -> str | None:
     """Return why this node may not validate sessions by its member lists; None if they are no reason."""
     membership = quorum.membership
-    if quorum.recovering and quorum.is_claimed and membership.phase == "steady" and not quorum.mismatched:
+    if quorum.recovering and quorum.amnesia.is_claimed and membership.phase == "steady" and not quorum.mismatched:
         return (
             "nodes with another HA_SESSION_PEERS take this node for a member, so they may know log-outs that this one does not; "
             "give all the same list, or stop those nodes"

@@ -163,9 +163,16 @@ def test_a_recovering_node_that_takes_itself_for_fresh_is_detected() -> None:
         one.check(START)
 
 
+def test_a_cluster_that_is_doubted_without_a_loss_is_detected() -> None:
+    one = quorum()
+    one.amnesia._is_doubted = True
+    with pytest.raises(InvariantBroken, match="only a cluster that began without entries is doubted"):
+        one.check(START)
+
+
 def test_a_node_that_is_fresh_as_of_the_future_is_detected() -> None:
     one = quorum()
-    one.recovery = None
+    one.amnesia.recovery = None
     one.view.fresh_at = math.nextafter(START.boot_s, math.inf)
     with pytest.raises(InvariantBroken, match="no node is fresh as of a time to come"):
         one.check(START)

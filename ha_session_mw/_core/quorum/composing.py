@@ -1,0 +1,121 @@
+"""Composes the messages of one node: its polls, and its answers with a page of its sequence. Changes no more than their running number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ..cluster.freshness import Moment
+from ..cluster.members import Heartbeat
+from ..cluster.view import View
+from .ages import Ages
+from .amnesia import Amnesia
+from .durability import DurablePrefix
+from .membership import Membership
+from .messages import VERSION, Answer, Poll
+from .peer import Peer
+from .ready import Hold
+from .sequence import Sequence
+
+
+class Composer:
+    """Writes what one node tells the others.
+
+    Args:
+        membership: the lists of the node.
+        view: what it knows.
+        sequence: its entries in the order in which the others read them.
+        durable: how far it keeps them. It tells of no others.
+        amnesia: says how much it may have forgotten.
+        peers: the nodes that it answers, by their URL.
+
+    Attributes:
+        stamp: the running number of the newest answer.
+        ages: how old the entries are.
+    """
+
+    __slots__ = ("_amnesia", "_durable", "_membership", "_peers", "_sequence", "_view", "ages", "stamp")
+
+    def __init__(
+        self,
+        membership: Membership,
+        view: View,
+        sequence: Sequence,
+        durable: DurablePrefix,
+        amnesia: Amnesia,
+        peers: Mapping[str, Peer],
+    ) -> None:
+        self._membership = membership
+        self._view = view
+        self._sequence = sequence
+        self._durable = durable
+        self._amnesia = amnesia
+        self._peers = peers
+        self.ages = Ages(sequence.last)
+        self.stamp = 0
+
+    def poll(self, peer: Peer, heartbeat: Heartbeat, silent: tuple[str, ...]) -> Poll:
+        """Return a poll.
+
+        Args:
+            peer: the member to send it to.
+            heartbeat: of this node.
+            silent: the members that this node has not answered for a lease's length.
+        """
+        return Poll(
+            version=VERSION,
+            digest=self._membership.standing.text,
+            sender=self._membership.me,
+            heartbeat=heartbeat,
+            incarnation=self._durable.incarnation,
+            sequence=self._durable.position,
+            recovering=self._amnesia.lasts,
+            callee=peer.callee,
+            position=peer.position,
+            callee_life=peer.echo_life,
+            echo=peer.echo,
+            silent=silent,
+        )
+
+    def answer(self, hold: Hold, heartbeat: Heartbeat, now: Moment, *, limit: int) -> Answer:
+        """Return the answer to a poll that was held, or to one that a push takes for granted.
+
+        Args:
+            hold: the poll.
+            heartbeat: of this node.
+            now: the present moment.
+            limit: most entries in it.
+        """
+        self.stamp += 1
+        peer = self._peers[hold.peer]
+        # The poll's position refers to the sequence of the incarnation that gave it, and to no other.
+        since = hold.since if hold.callee == self._durable.incarnation else 0
+        entries, reached = self._sequence.page(since, self._durable.position, limit)
+        answer = msgspec.structs.replace(
+            self.refusal(heartbeat),
+            stamp=self.stamp,
+            since=since,
+            upto=reached,
+            complete=reached == self._durable.position,
+            entries=tuple(entry for _, entry in entries),
+            floor_ms=self._view.floor_ms,
+            known=peer.sequence if hold.incarnation == peer.incarnation else 0,
+            known_before=peer.changed,
+            majority_forgot=self._amnesia.majority_forgot,
+        )
+        if not entries:
+            return answer
+        age_s, held_s = self.ages.oldest_s(since, now.boot_s), max(0.0, now.boot_s - hold.since_s)
+        return msgspec.structs.replace(answer, age_s=age_s, held_s=held_s)
+
+    def refusal(self, heartbeat: Heartbeat) -> Answer:
+        """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
+        return Answer(
+            version=VERSION,
+            digest=self._membership.standing.text,
+            sender=self._membership.me,
+            heartbeat=heartbeat,
+            incarnation=self._durable.incarnation,
+            memory=self._amnesia.memory,
+        )
