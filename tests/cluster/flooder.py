@@ -60,7 +60,7 @@ class Flooder:
 
     async def on_poll(self, body: bytes) -> bytes:
         if self.how not in ("pages", "heap"):
-            return await self.log.on_poll(body)
+            return await self.log.answering.on_poll(body)
         quorum, now, poll = self.log.quorum, self._now(), decode_poll(body)
         quorum.drop(quorum.arrived(poll, now)[0])
         self.sent += 1

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ha_session_mw import SessionManager, Settings
-from ha_session_mw.backends.peers import log as peers_log
+from ha_session_mw.backends.peers import polling
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, Cluster
 
@@ -47,7 +47,7 @@ async def test_members_at_a_distance_fence_each_log_out(round_trip_s: float) -> 
 
 
 async def test_with_a_limit_that_follows_no_distance_they_would_hear_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers_log, "MOST_SLACK_S", peers_log.POLL_SLACK_S)
+    monkeypatch.setattr(polling, "MOST_SLACK_S", polling.POLL_SLACK_S)
     async with Cluster() as cluster:
         await cluster.ready()
         for one in cluster.nodes:

@@ -154,7 +154,7 @@ async def test_a_question_that_is_none_gets_no_answer(cluster: Cluster) -> None:
     assert records is not None
     for body in (b"", b"garbage", b"\x93\x01\xa1x", b"\x91" * 100_000):
         with pytest.raises(ValueError):  # noqa: PT011 - any
-            await records.on_question(body)
+            await records.peer_copies.on_question(body)
 
 
 async def test_many_requests_for_one_record_ask_once(cluster: Cluster) -> None:

@@ -587,7 +587,7 @@ async def test_a_member_that_answers_nonsense_is_as_good_as_none_and_named(
 async def test_a_member_that_answers_at_once_over_and_over_does_not_keep_the_others_busy(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
     polls = 0
-    answer = quorum_log_of(a.manager).on_poll
+    answer = quorum_log_of(a.manager).answering.on_poll
 
     async def counted(body: bytes) -> bytes:
         nonlocal polls
@@ -670,7 +670,7 @@ async def test_a_member_that_answers_with_more_than_a_page_is_not_listened_to(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     a, b, c = cluster.nodes
-    monkeypatch.setattr("ha_session_mw.backends.peers.log.PAGE_ENTRIES", 9)
+    monkeypatch.setattr("ha_session_mw.backends.peers.polling.PAGE_ENTRIES", 9)
     node_of(a.manager).log.apply([Deny(f"flood {n}", node_of(a.manager).log.unknown_end_ms()) for n in range(10)])
     await cluster.advance(3)
     assert "member 1 of HA_SESSION_PEERS: answers with more than a page" in caplog.text
@@ -694,7 +694,7 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
         entries = tuple(Deny(f"flood {next(ids)}", log.unknown_end_ms()) for _ in range(4))
         return encode(msgspec.structs.replace(decode_answer(await on_poll(body)), entries=entries, complete=complete))
 
-    on_poll = quorum_log_of(a.manager).on_poll
+    on_poll = quorum_log_of(a.manager).answering.on_poll
     log.quorum.holds.limit_s = 0  # type: ignore[attr-defined]
     peering_of(a.manager).handle("poll", flood)
     await cluster.advance(10)

@@ -20,6 +20,11 @@ from ...models import KeyId
 DRAINING = "draining: it leaves the cluster"
 
 
+def moment_of(clock: Clock) -> Moment:
+    """Return the present moment on both clocks."""
+    return Moment(clock.boot_s(), clock.wall_s() * 1000)
+
+
 class MemberedLog(ClusterLog):
     """A log among members.
 
@@ -46,7 +51,7 @@ class MemberedLog(ClusterLog):
         """The other members, by their heartbeats."""
 
     def _now(self) -> Moment:
-        return Moment(self._clock.boot_s(), self._clock.wall_s() * 1000)
+        return moment_of(self._clock)
 
     async def _sleep(self, seconds: float) -> None:
         with self._clock.move_on_after(seconds):
@@ -108,14 +113,16 @@ class MemberedLog(ClusterLog):
             self._logger.error("this node is not ready: %s", fault)
         self._told_fault = fault
 
-    def _tell_member(self, event: MemberEvent) -> None:
-        match event:
-            case MemberJoined(member):
-                self._logger.info("member %s has joined", member)
-            case MemberLeft(member):
-                self._logger.warning("member %s has left, or is silent and counts as gone", member)
-            case MemberDraining(member):
-                self._logger.info("member %s is leaving", member)
+
+def tell_member(logger: logging.Logger, event: MemberEvent) -> None:
+    """Log that a member has joined, has left, or is leaving."""
+    match event:
+        case MemberJoined(member):
+            logger.info("member %s has joined", member)
+        case MemberLeft(member):
+            logger.warning("member %s has left, or is silent and counts as gone", member)
+        case MemberDraining(member):
+            logger.info("member %s is leaving", member)
 
 
 def parse_index(index: str) -> tuple[str, int] | None:

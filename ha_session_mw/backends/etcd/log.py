@@ -25,7 +25,7 @@ from ...abc import Clock, OnEvent, Receipt, ignore
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost
 from ...models import Cut, Entry
-from ..common.membered import DRAINING, MemberedLog, parse_index
+from ..common.membered import DRAINING, MemberedLog, parse_index, tell_member
 from ..common.outbox import Ticket
 from .api import EtcdError, delete
 from .departures import Departures
@@ -323,7 +323,7 @@ class EtcdLog(MemberedLog):
             case MemberLeft(member):
                 logger.warning("member %s has left, or is silent and counts as gone", member)
             case MemberJoined() | MemberDraining():
-                self._tell_member(event)
+                tell_member(logger, event)
 
 
 _SET_BACK: Mapping[Rollback, str] = {

@@ -44,7 +44,7 @@ class PeersBackend(Backend):
             file=BatchFile(JournalFile(self._file, open_s=self._open_s)) if self._file is not None else None,
             on_event=on_event,
         )
-        peering.handle("poll", log.on_poll)
+        peering.handle("poll", log.answering.on_poll)
         peering.handle("push", log.pushing.on_push)
         peering.handle(HELLO, log.own_url.on_hello)
         return log

@@ -11,6 +11,9 @@ from ..._machine.journal import JournalFile
 from ..._machine.sqlite_file import FileTrouble
 from ...exceptions import ConfigurationError
 
+FILE = "the file of HA_SESSION_CLUSTER"
+"""Its name in the lines for operators."""
+
 COMPACT_BYTES = 1024 * 1024
 """Smallest file that is rewritten: below a megabyte a start reads it in a moment."""
 COMPACT_FACTOR = 4

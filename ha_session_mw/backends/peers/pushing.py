@@ -15,11 +15,11 @@ import anyio
 
 from ..._core.calls.faults import PeerFaults
 from ..._core.calls.rate_limit import RateLimiter
-from ..._core.cluster.freshness import Moment
 from ..._core.quorum.log import PUSH_ENTRIES, Quorum
 from ..._core.quorum.messages import decode_poll, decode_push, encode
 from ..._core.quorum.ready import Ready
 from ...abc import Clock, PeerFailure
+from ..common.membered import moment_of
 from .own_url import Call
 from .pacing import NEWS_AT_ONCE, NEWS_PER_S
 
@@ -75,9 +75,6 @@ class Pushing:
         self._arriving: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._allowances: defaultdict[str, RateLimiter] = defaultdict(partial(RateLimiter, NEWS_PER_S, NEWS_AT_ONCE))
 
-    def _now(self) -> Moment:
-        return Moment(self._clock.boot_s(), self._clock.wall_s() * 1000)
-
     async def _sleep(self, seconds: float) -> None:
         with self._clock.move_on_after(seconds):
             await anyio.sleep_forever()
@@ -101,7 +98,7 @@ class Pushing:
         retry_s = RETRY_S
         while True:
             await self._needed.wait()
-            if not self._quorum.wants_push(peer, self._now(), after_s=PUSH_AFTER_S):
+            if not self._quorum.wants_push(peer, moment_of(self._clock), after_s=PUSH_AFTER_S):
                 await self._sleep(PUSH_AFTER_S)
             elif await self._push(peer):
                 retry_s = RETRY_S
@@ -111,7 +108,7 @@ class Pushing:
 
     async def _push(self, peer: str) -> bool:
         """Push to a member; return whether it has answered."""
-        push = encode(self._quorum.push(peer, self._now()))
+        push = encode(self._quorum.push(peer, moment_of(self._clock)))
         try:
             poll = decode_poll(await self._call(peer, "push", push, PUSH_LIMIT_S))
         except PeerFailure:
@@ -119,7 +116,7 @@ class Pushing:
         except (ValueError, RecursionError):
             self._faults.note(peer, "garbage")
             return False
-        self._obey(self._quorum.push_answered(peer, poll, self._now()))
+        self._obey(self._quorum.push_answered(peer, poll, moment_of(self._clock)))
         return True
 
     # Leaving.
@@ -134,7 +131,7 @@ class Pushing:
 
     async def _hand_over_to(self, peer: str) -> None:
         failures = 0
-        while failures < TRIES and self._quorum.wants_push(peer, self._now(), after_s=0.0):
+        while failures < TRIES and self._quorum.wants_push(peer, moment_of(self._clock), after_s=0.0):
             if not await self._push(peer):
                 failures += 1
                 await self._sleep(RETRY_S)
@@ -163,11 +160,11 @@ class Pushing:
         if sender not in self._quorum.peers or len(push.answer.entries) > PUSH_ENTRIES:
             raise ValueError("no push of a member")
         async with self._arriving[sender]:  # one after the other, so that a member that floods this node waits
-            wait_s = self._allowances[sender].spend(len(push.answer.entries), self._now().boot_s)
+            wait_s = self._allowances[sender].spend(len(push.answer.entries), moment_of(self._clock).boot_s)
             if wait_s:
                 await self._sleep(wait_s)
-            self._obey(self._quorum.pushed(push, self._now()))
+            self._obey(self._quorum.pushed(push, moment_of(self._clock)))
         with self._clock.move_on_after(KEEP_LIMIT_S):
             while not self._quorum.has_kept(sender):
                 await self._wait_changed()
-        return encode(self._quorum.poll(sender, self._now()).poll)
+        return encode(self._quorum.poll(sender, moment_of(self._clock)).poll)

@@ -1,0 +1,138 @@
+"""The polls of one node: keeps one under way to each other member, and adapts its time limit to the distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+
+from ..._core.calls.faults import PeerFaults
+from ..._core.quorum.log import PAGE_ENTRIES, Quorum
+from ..._core.quorum.membership import APART
+from ..._core.quorum.messages import Answer, decode_answer, encode
+from ..._core.quorum.ready import Ready, Sent
+from ...abc import Clock, PeerFailure
+from ..common.membered import moment_of
+from .own_url import Call
+from .pacing import LEAST_ROUND_S, PeerPace
+
+POLL_SLACK_S = 0.5
+"""How much longer a poll may take than the peer may hold it: a link's round trip, three times."""
+MOST_SLACK_S = 2.0
+"""The longest such time. A far peer gets three of its round trips, as polls have measured them."""
+
+RETRY_S = 0.1
+"""First pause before a peer that does not answer is polled again. Most faults of a link are over by then."""
+MAX_RETRY_S = 1.0
+"""Longest pause before a peer is polled again. Freshness depends on finding the peer soon after it is back."""
+
+
+class PollFailed(Exception):
+    """A poll brought nothing. The text tells operators why."""
+
+
+class Polling:
+    """Polls the other members for ever.
+
+    Args:
+        quorum: the state machine.
+        call: calls a member.
+        clock: the two clocks.
+        heartbeat_s: how long a peer holds a poll.
+        obey: does what the state machine asks for after news.
+        faults: counts the faults of the others.
+        tell: takes a peer and why its last poll failed; None if it did not.
+    """
+
+    def __init__(
+        self,
+        quorum: Quorum,
+        call: Call,
+        *,
+        clock: Clock,
+        heartbeat_s: float,
+        obey: Callable[[Ready], None],
+        faults: PeerFaults,
+        tell: Callable[[str, str | None], None],
+    ) -> None:
+        self._quorum = quorum
+        self._call = call
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._obey = obey
+        self._faults = faults
+        self._tell = tell
+        self._slack_s: dict[str, float] = {}
+        self._heard: dict[str, anyio.Event] = {}
+
+    def majority_limit_s(self) -> float:
+        """Return how long the polls of the nearest majority may take."""
+        nearest = sorted(self._slack_s.get(peer, POLL_SLACK_S) for peer in self._quorum.peers)
+        return self._heartbeat_s + (nearest[min(self._quorum.majority, len(nearest)) - 1] if nearest else POLL_SLACK_S)
+
+    def heard(self, peer: str) -> None:
+        """Poll a peer now that did not answer before: it has polled this node, so it is back."""
+        if peer in self._heard and peer not in self._quorum.mismatched:
+            self._heard[peer].set()
+
+    async def poll_for_ever(self, peer: str) -> None:
+        """Poll one member, again and again."""
+        retry_s = RETRY_S
+        pace = PeerPace(partial(self._faults.note, peer))
+        while True:
+            begun_s = self._clock.boot_s()
+            failure, round_s = await self._poll(peer, pace)
+            self._tell(peer, failure)
+            if failure is None and peer not in self._quorum.mismatched:
+                retry_s = RETRY_S
+                await self._sleep(round_s - (self._clock.boot_s() - begun_s))
+            else:
+                await self._pause(peer, retry_s)
+                retry_s = min(retry_s * 2, MAX_RETRY_S)
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            with self._clock.move_on_after(seconds):
+                await anyio.sleep_forever()
+
+    async def _pause(self, peer: str, seconds: float) -> None:
+        """Wait before the next try. A poll of the peer cuts the wait short: it is back, and its log-outs wait for this node's poll."""
+        heard = self._heard[peer] = anyio.Event()
+        await self._sleep(RETRY_S)
+        with self._clock.move_on_after(max(0.0, seconds - RETRY_S)):
+            await heard.wait()
+
+    async def _poll(self, peer: str, pace: PeerPace) -> tuple[str | None, float]:
+        """Poll once; return why it failed, None if it did not, and the shortest time of the round."""
+        sent = self._quorum.poll(peer, moment_of(self._clock))
+        try:
+            answer = await self._ask(peer, sent)
+        except PollFailed as failure:
+            return str(failure), LEAST_ROUND_S
+        known = self._quorum.position
+        self._obey(self._quorum.answered(sent, answer, moment_of(self._clock)))
+        now, news = moment_of(self._clock), self._quorum.position - known
+        fresh = self._quorum.speaker.is_fresh(now)
+        round_s = pace.least_round_s(answer, news, now.boot_s, recovering=self._quorum.recovering, fresh=fresh)
+        # A node whose list does not stand waits for an operator, or for the others.
+        return None, max(round_s, self._heartbeat_s) if self._quorum.membership.stage == APART else round_s
+
+    async def _ask(self, peer: str, sent: Sent) -> Answer:
+        slack_s = self._slack_s.get(peer, POLL_SLACK_S)
+        try:
+            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + slack_s))
+        except PeerFailure as failure:
+            if failure.fault == "stalled":  # it may be far away, so the next poll has more time
+                self._slack_s[peer] = min(2 * slack_s, MOST_SLACK_S)
+            raise PollFailed(str(failure)) from failure
+        except (ValueError, RecursionError) as exc:
+            self._faults.note(peer, "garbage")
+            raise PollFailed("answers in a form that this release cannot read") from exc
+        round_trip_s = self._clock.boot_s() - sent.sent_s - self._heartbeat_s
+        if round_trip_s > 0:  # the peer has held the poll for as long as it may
+            self._slack_s[peer] = min(max(POLL_SLACK_S, 3 * round_trip_s), MOST_SLACK_S)
+        if len(answer.entries) > PAGE_ENTRIES:
+            self._faults.note(peer, "garbage")
+            raise PollFailed("answers with more than a page")
+        return answer
