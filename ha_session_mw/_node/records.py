@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import msgspec
 
 from .._core.records.session_data import ELSEWHERE, OVERHEAD_BYTES, DamagedError, Stored, UnreadableError, merge
 from .._core.token import data
-from ..abc import Clock, Conflict, Grant, PeerCalls, Record, SessionStore
+from ..abc import Clock, Conflict, Grant, Record, SessionStore
 from ..exceptions import ProblemError, SessionConflict, SessionTooLarge, StoreUnavailable
-from ..models import Claims, Deny, Entry
+from ..models import Claims
+from .peer_copies import Copy, PeerCopies
 from .record_copies import RecordCopies
+from .record_deletions import RecordDeletions
 from .recoveries import Recoveries
 from .single_flight import SingleFlight
 
@@ -30,13 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ha_session_mw.records")
 
-VERSION = 1
 TRIES = 128
 """Tries to merge a change onto a newer version. Each failed try means that another request succeeded, and a browser has no more than
 a hundred requests under way."""
-LIST_LIMIT_S = 0.25
-"""How long a log-out of a subject waits for the list of its records: as long as for a peer's answer."""
-DELETE_AGAIN_S = 1.0
 NOTHING = data.encode({})
 
 
@@ -61,35 +59,6 @@ GiveUp = Callable[[], Awaitable[None]]
 """Called before an empty record takes the place of a lost one. Raises unless the session is certainly valid, and goes on without data."""
 
 
-class Question(msgspec.Struct, frozen=True, array_like=True):
-    """Does the peer have a copy of this record, in this version or a later one?"""
-
-    version: int
-    id: str
-    needed: int
-
-
-class Copy(msgspec.Struct, frozen=True, array_like=True):
-    """A node's answer. ``record`` (the version) and ``content`` come with ``yes``."""
-
-    version: int
-    says: Literal["yes", "unknown"]
-    record: int = 0
-    content: bytes = b""
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_question = msgspec.msgpack.Decoder(Question).decode
-decode_copy = msgspec.msgpack.Decoder(Copy).decode
-
-
-def asking(peering: PeerCalls, clock: Clock, *, timeout_s: float) -> Asking[Copy]:
-    """Return the object that asks peers for their copies of a record."""
-    from .._peering.asking import Asking  # a node alone asks nobody
-
-    return Asking(peering.call, clock, peering.faults, timeout_s=timeout_s, name="record", version=VERSION, decode=decode_copy)
-
-
 class Records:
     """The session records, as one node sees them.
 
@@ -99,6 +68,11 @@ class Records:
         clock: bounds the waiting.
         recoveries: counts what was rebuilt.
         asking: asks peers for their copies; None without peers.
+
+    Attributes:
+        max_data_bytes: the most bytes of data that a record takes.
+        peer_copies: the copies that other nodes have.
+        deletions: deletes the records of sessions that have ended.
     """
 
     def __init__(
@@ -108,14 +82,11 @@ class Records:
         self._store = store
         self._copies = copies
         self._poll_now = store.poll_now
-        self._clock = clock
         self._recoveries = recoveries
-        self._asking = asking
+        self.peer_copies = PeerCopies(copies, asking)
+        self.deletions = RecordDeletions(store, copies, clock)
         self._flights: SingleFlight[Loaded | ProblemError] = SingleFlight()
-        self._owed: set[str] = set()
-        self._owes = anyio.Event()
         self._logged: set[str] = set()
-        self._is_running = False
 
     # Reading
 
@@ -176,7 +147,7 @@ class Records:
         """Return the copy of a peer, or the store's record, for all requests that wait for it; None if the store has lost the record."""
         id = claims.family
         begun, was_unknown = self._copies.mark(), not self._copies.version(id)
-        copy = await self._ask_peers(id, needed, peers)
+        copy = await self.peer_copies.ask(id, needed, peers)
         found = copy or self._readable(await self._store.get(id), needed)
         if isinstance(found, LostRecord):
             return None
@@ -201,24 +172,12 @@ class Records:
                 continue
             self._copies.keep_written(claims.family, stored, begun)
             if is_revoked():
-                await self.forget(claims.family)
+                await self.deletions.forget(claims.family)
             else:
                 self._log_once("the store has lost the data of a session, which goes on with empty data")
                 self._recoveries.lose(claims, ended=False)
             return Loaded(stored, is_lost=True)
         raise StoreUnavailable("other requests change this session all the time")
-
-    async def _ask_peers(self, id: str, needed: int, peers: Sequence[str]) -> Stored | None:
-        if self._asking is None or not peers:
-            return None
-        copy = await self._asking.ask(_encode(Question(VERSION, id, needed)), peers)
-        if copy is None:
-            return None
-        try:
-            found = Stored.decode(copy.record, copy.content)
-        except UnreadableError:
-            return None
-        return found if found.reaches(needed) else None
 
     async def newest(self, claims: Claims) -> Stored | None:
         """Return a session's data that the store has at this moment; None if it has none, or has lost what the token needs.
@@ -259,21 +218,6 @@ class Records:
             self._logged.add(what)
             logger.error("%s; this line is not repeated", what)
         return what
-
-    async def on_question(self, body: bytes) -> bytes:
-        """Answer a peer's question by this node's own copies. Questions are not passed on.
-
-        Raises:
-            ValueError: the body is no question.
-        """
-        try:
-            question = _decode_question(body)
-        except RecursionError as exc:
-            raise ValueError("no question") from exc
-        known = self._copies.get(question.id)
-        if question.version != VERSION or known is None or not known.reaches(question.needed):
-            return _encode(Copy(VERSION, "unknown"))
-        return _encode(Copy(VERSION, "yes", known.version, known.encode()))
 
     # Changing
 
@@ -316,21 +260,15 @@ class Records:
             except Conflict as conflict:
                 self._copies.hear(claims.family, conflict.current.version if conflict.current else 0)
                 theirs = self._readable(conflict.current, base.version)
-                # The session is valid, so the store has lost the record, and this request still has the data.
-                has_lost = isinstance(theirs, LostRecord)
-                if isinstance(theirs, LostRecord):
+                if has_lost := isinstance(theirs, LostRecord):
                     self._copies.drop(claims.family)
-                    wanted = msgspec.structs.replace(base, data=raw).in_place_of(base.version, version=theirs.version)
-                elif strict and base.version:
-                    raise SessionConflict("it has changed since this request read it") from None
-                else:
-                    wanted = msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))
+                wanted = _onto(theirs, base, mine, raw, strict=strict)
                 continue
             self._copies.keep_written(claims.family, stored, begun)
             if has_lost:
                 self._recoveries.recover(claims.family, "request")
             if is_revoked():
-                await self.forget(claims.family)
+                await self.deletions.forget(claims.family)
                 ensure_valid()
             return stored
         raise StoreUnavailable("other requests change this session all the time")
@@ -342,71 +280,24 @@ class Records:
         record = Record(claims.family, content, claims.absolute_end_ms, claims.subject, wanted.version)
         return msgspec.structs.replace(wanted, version=(await self._store.put(record, guard=guard)).version)
 
-    # Deleting
-
-    async def forget(self, id: str) -> None:
-        """Delete the record of a session that has ended; later, if the store is unavailable now."""
-        self._copies.drop(id)
-        try:
-            await self._store.delete(id)
-        except StoreUnavailable:
-            self._owe(id)
-
-    async def forget_soon(self, id: str) -> None:
-        """Delete the record of a session that has ended, in the background: a log-out does not wait for the store."""
-        if self._is_running:
-            self._copies.drop(id)
-            self._owe(id)
-        else:
-            await self.forget(id)
-
-    async def of_subject(self, subject: str) -> list[str]:
-        """Return the ids of a subject's records, as far as the store lists them soon: a log-out waits for the list."""
-        found: list[str] = []
-        listed = False
-        with self._clock.move_on_after(LIST_LIMIT_S):
-            try:
-                while page := await self._store.of_subject(subject, after=found[-1] if found else ""):
-                    found += [record.id for record in page]
-                listed = True
-            except StoreUnavailable:
-                pass  # logged below
-        if not listed:
-            logger.warning("the records of a subject that is logged out cannot all be listed; the others are deleted when they have ended")
-        return found
-
-    def on_news(self, entry: Entry) -> None:
-        """Delete the record of a session that was logged out somewhere: a write under way here may have stored it again."""
-        if isinstance(entry, Deny) and self._copies.drop(entry.id):
-            self._owe(entry.id)
-
-    def _owe(self, id: str) -> None:
-        self._owed.add(id)
-        self._owes.set()
-
     async def run(self) -> None:
         """Run reads, deletions and the store's background work until cancelled."""
-        self._is_running = True
         self._copies.forget_all()
-        try:
-            async with anyio.create_task_group() as tasks:
-                for task in (self._store.run, self._flights.run, self._delete):
-                    tasks.start_soon(task)
-        finally:
-            self._is_running = False
+        async with anyio.create_task_group() as tasks:
+            for task in (self._store.run, self._flights.run, self.deletions.run):
+                tasks.start_soon(task)
 
-    async def _delete(self) -> None:
-        while True:
-            self._owes = anyio.Event()  # made here: an event of an earlier run belongs to that run's event loop
-            if not self._owed:
-                await self._owes.wait()
-            for id in [*self._owed]:
-                self._owed.discard(id)  # before the deletion: a second one may become due meanwhile
-                try:
-                    await self.forget(id)
-                except BaseException:
-                    self._owed.add(id)
-                    raise
-            if self._owed:
-                with self._clock.move_on_after(DELETE_AGAIN_S):
-                    await anyio.sleep_forever()
+
+def _onto(theirs: Stored | LostRecord, base: Stored, mine: Mapping[str, object], raw: bytes, *, strict: bool) -> Stored:
+    """Return what to store after another request has changed the record, or the store has lost it.
+
+    Args:
+        theirs: what the store has now.
+        base, mine, raw, strict: as in :meth:`Records.save`.
+    """
+    if isinstance(theirs, LostRecord):
+        # The session is valid, so the store has lost the record, and this request still has the data.
+        return msgspec.structs.replace(base, data=raw).in_place_of(base.version, version=theirs.version)
+    if strict and base.version:
+        raise SessionConflict("it has changed since this request read it") from None
+    return msgspec.structs.replace(theirs, data=data.encode(merge(base, mine, theirs)))

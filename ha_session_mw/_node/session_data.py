@@ -152,11 +152,11 @@ class SessionData:
     async def forget(self, family: str) -> None:
         """Delete the record of a session that has ended, now or later."""
         if self._records is not None:
-            await self._records.forget_soon(family)
+            await self._records.deletions.forget_soon(family)
 
     async def of_subject(self, subject: str) -> list[str]:
         """Return the families of a subject that have records, as far as they can be found now."""
-        return await self._records.of_subject(subject) if self._records is not None else []
+        return await self._records.deletions.of_subject(subject) if self._records is not None else []
 
 
 def _copy_in(claims: Claims) -> Stored:

@@ -22,7 +22,7 @@ from ..events import ClusterEvent, Diverged
 from ..exceptions import ConfigurationError, RecordLost
 from ..models import Claims, Entry, NodeId
 from ..version import __version__
-from . import census, records
+from . import census, peer_copies
 from .draining import Draining
 from .error_statistics import ErrorStatistics
 from .growth import Growth
@@ -315,10 +315,10 @@ class Wiring(ABC):
             store = self._required(store, by="data")
         if store is None:
             return
-        asking = records.asking(peering, self.clock, timeout_s=settings.peer_timeout) if peering is not None else None
+        asking = peer_copies.asking(peering, self.clock, timeout_s=settings.peer_timeout) if peering is not None else None
         self.records = Records(store, copies, self.clock, self.recoveries, asking=asking)
         if peering is not None:
-            peering.handle("record", self.records.on_question)
+            peering.handle("record", self.records.peer_copies.on_question)
         self.supervisor.add("records", self.records.run)
 
     def _open_sessions(self) -> None:
@@ -460,7 +460,7 @@ class Wiring(ABC):
 
     def _hear(self, entry: Entry) -> None:
         if self.records is not None:
-            self.records.on_news(entry)
+            self.records.deletions.on_news(entry)
         for callback in self._entry_callbacks:
             callback(entry)
 

@@ -15,8 +15,10 @@ from ha_session_mw import StoreUnavailable
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.records.session_data import ELSEWHERE, Stored
 from ha_session_mw._core.token import data
+from ha_session_mw._node.peer_copies import VERSION, Copy, decode_copy
 from ha_session_mw._node.record_copies import COPY_OVERHEAD_BYTES, RecordCopies
-from ha_session_mw._node.records import DELETE_AGAIN_S, LIST_LIMIT_S, VERSION, Copy, Loaded, Records, decode_copy
+from ha_session_mw._node.record_deletions import DELETE_AGAIN_S, LIST_LIMIT_S
+from ha_session_mw._node.records import Loaded, Records
 from ha_session_mw._node.recoveries import Recoveries
 from ha_session_mw._peering.asking import Asking
 from ha_session_mw.abc import Grant, OnNewer, Record
@@ -119,7 +121,7 @@ async def test_a_record_that_cannot_be_deleted_with_its_session_is_deleted_when_
 
     rig.store.delete = gone  # type: ignore[method-assign]
     async with running(rig):
-        await rig.records.forget_soon("family")
+        await rig.records.deletions.forget_soon("family")
         for expected in (1, 2):
             await until_nothing_moves()
             assert tries == expected
@@ -141,7 +143,7 @@ async def test_a_log_out_does_not_wait_for_a_store_that_hangs(rig: Rig) -> None:
     rig.store.delete = hang  # type: ignore[method-assign]
     async with running(rig):
         with anyio.fail_after(LIMIT_S):
-            await rig.records.forget_soon("family")
+            await rig.records.deletions.forget_soon("family")
         assert len(rig.copies) == 0
 
 
@@ -155,7 +157,7 @@ async def test_a_log_out_of_a_subject_learns_after_a_while_all_that_can_be_known
         return await hang() if after else records[:2]
 
     async def ask() -> None:
-        found.extend(await rig.records.of_subject("ada"))
+        found.extend(await rig.records.deletions.of_subject("ada"))
 
     rig.store.of_subject = first_page  # type: ignore[method-assign]
     async with anyio.create_task_group() as tasks:
@@ -358,8 +360,8 @@ async def test_a_record_that_is_being_deleted_when_the_node_ends_is_deleted_when
 
     rig.store.delete = hangs  # type: ignore[method-assign]
     async with running(rig):
-        await rig.records.forget_soon("family")
-        await rig.records.forget_soon("another")
+        await rig.records.deletions.forget_soon("family")
+        await rig.records.deletions.forget_soon("another")
         await until_nothing_moves()
     rig.store.delete = delete  # type: ignore[method-assign]
     async with running(rig):
@@ -397,7 +399,7 @@ def test_a_node_that_is_started_again_on_another_event_loop_goes_on(clock: Manua
         of = await rig.write({"n": 1})
         async with running(rig):
             assert await rig.load(of) == {"n": 1}
-            rig.records.on_news(Deny("family", 1 << 50))
+            rig.records.deletions.on_news(Deny("family", 1 << 50))
             await until_nothing_moves()
             assert rig.other._records.get("family") is None
 
@@ -451,7 +453,7 @@ async def test_a_peer_is_given_a_copy_that_is_good_enough_for_it_and_no_other(ri
     await rig.load(of)
 
     async def says(*question: object) -> str:
-        return decode_copy(await rig.records.on_question(msgspec.msgpack.encode(question))).says
+        return decode_copy(await rig.records.peer_copies.on_question(msgspec.msgpack.encode(question))).says
 
     assert [await says(VERSION, "family", of.record - number) for number in (0, 1)] == ["yes", "yes"]
     assert await says(VERSION, "family", of.record + 1) == "unknown"

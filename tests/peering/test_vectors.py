@@ -14,7 +14,7 @@ import pytest
 
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.token.keys import KeyRing
-from ha_session_mw._node import lookups, records
+from ha_session_mw._node import lookups, peer_copies
 from ha_session_mw._peering.client import PeerClient
 from ha_session_mw._peering.server import PeerServer
 from ha_session_mw._peering.signatures import Envelope, Signatures, answer_field, answer_text, parse_answer_field
@@ -136,8 +136,8 @@ async def test_a_server_answers_the_calls(vector: Mapping[str, Any], clock: Manu
 FORMS: dict[str, type[msgspec.Struct]] = {
     "question": lookups.Question,
     "answer": lookups.Answer,
-    "record question": records.Question,
-    "record copy": records.Copy,
+    "record question": peer_copies.Question,
+    "record copy": peer_copies.Copy,
 }
 
 
