@@ -1,7 +1,7 @@
 """The driver of ``peers://``: obeys the state machine of ``_core/quorum/log.py``, and waits for majorities.
 
-The state machine has the rules. Its polls go out in :mod:`.polling`, those of others come in in :mod:`.answering`, :mod:`.pushing` carries
-what nobody fetches, :mod:`.batch_writer` keeps the file, and :mod:`.reports` tells operators.
+The state machine has the rules. :mod:`.polling` carries its polls, and :mod:`.answering` those of the others. :mod:`.pushing` carries what
+nobody fetches, :mod:`.batch_writer` keeps the file, and :mod:`.reports` tells operators.
 """
 
 from __future__ import annotations
