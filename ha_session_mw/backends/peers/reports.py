@@ -1,4 +1,4 @@
-"""What operators and listeners learn of the other members: one line for each change, in words that show no address."""
+"""Reports the other members to operators and listeners: one line for each change, in words that show no address."""
 
 from __future__ import annotations
 
