@@ -407,6 +407,9 @@ class Settings(Table):
                 continue
             name = key.removeprefix(ENV_PREFIX).lower()
             if (name in SETTINGS or name in DEPRECATED) and key == variable(name):
+                if _QUOTED.fullmatch(value):
+                    found.append(f"{key}: {_UNQUOTE}")
+                    value = value.strip()[1:-1]  # noqa: PLW2901 - so that no other fault follows from the marks
                 if value.strip():  # Compose files and Helm charts write an empty value for a setting that is not set.
                     given[name] = _AS_IN_A_FILE.get(name, str)(value)
             elif not _INJECTED.search(key):
@@ -442,6 +445,9 @@ _AS_IN_A_FILE: Mapping[str, Callable[[str], object]] = {
     "etcd_password": secrets.trimmed,
 }
 """How the variable of a secret is read, so that the same text is the same secret in a variable and in a file."""
+
+_QUOTED = re.compile(r"""\s*(["']).*\1\s*""", re.DOTALL)
+_UNQUOTE = "has quotation marks around its value; remove them. docker run --env-file takes them for a part of the value"
 
 _ROWS: dict[str, Setting[Any, Any]] = {name: row for name, row in vars(Settings).items() if isinstance(row, Setting)}
 SETTINGS: Mapping[str, Setting[Any, Any]] = {name: row for name, row in _ROWS.items() if row.replaced_by is None}

@@ -585,6 +585,19 @@ def test_a_password_is_the_same_in_a_variable_and_in_a_file(around: str, tmp_pat
     assert from_environ(**on_etcd, CLUSTER_PASSWORD_FILE=str(file)).read_cluster_password() == "pass word"
 
 
+@pytest.mark.parametrize("mark", ['"', "'"])
+def test_quotation_marks_around_a_value_are_a_fault_of_their_own(mark: str) -> None:
+    variables = {"SECRET_KEY": GOOD, "IDLE_TIMEOUT": "10m", "PROTECT": "/account,/admin/*", "CLUSTER": "memory://", "NODE_ID": "n1"}
+    quoted = {ENV_PREFIX + name: f"{mark}{value}{mark} " for name, value in variables.items()}
+    assert faults_of(Settings.from_environ, quoted) == tuple(
+        f"{name}: has quotation marks around its value; remove them. docker run --env-file takes them for a part of the value" for name in quoted
+    )
+
+
+def test_a_quotation_mark_within_a_value_is_a_part_of_it() -> None:
+    assert from_environ(PROTECT="/it's,/\"a\"").protect == ("/it's", '/"a"')
+
+
 @pytest.mark.parametrize("nothing", ["", " ", "\n"], ids=ascii)
 def test_an_empty_variable_is_a_setting_that_is_not_set(nothing: str) -> None:
     """Compose files and Helm charts write one for a value that was left out."""
