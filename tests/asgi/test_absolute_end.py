@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from ha_session_mw import SessionMiddleware, get_session
+from ha_session_mw._core.cluster.proven_lead import PROVEN_AFTER_S
 from ha_session_mw.asgi.deadlines import SPARE, Deadlines
-from ha_session_mw.backends.common.own_clock import PROVEN_AFTER_S
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, mint_session
 

@@ -392,6 +392,34 @@ async def test_clocks_that_are_all_set_back_take_no_session_with_them(cluster: C
     assert [(await browser.visit(node, path="/private")).result for node in cluster.nodes] == ["ada"] * 3
 
 
+async def test_clocks_that_are_all_a_day_ahead_for_two_seconds_end_no_session(cluster: Cluster) -> None:
+    """As by a time server that was wrong for a moment. Each node's boot-time clock contradicts the others' wall clocks."""
+    browser = await logged_in(cluster, cluster.nodes[0])
+    for node in cluster.nodes:
+        node.clock.step_wall(24 * 3600)
+        await cluster.advance(0.5)
+        answers = [await browser.visit(node, path="/private") for node in cluster.nodes]
+        assert {answer.status if answer.status == 200 else answer.code for answer in answers} <= {200, "clock_untrusted"}
+    await cluster.advance(2)
+    assert [(await browser.visit(node, path="/private")).code for node in cluster.nodes] == ["clock_untrusted"] * 3
+    for node in cluster.nodes:
+        node.clock.step_wall(-24 * 3600)
+        await cluster.advance(0.5)
+    await cluster.advance(2)
+    assert [(await browser.visit(node, path="/private")).result for node in cluster.nodes] == ["ada"] * 3
+    assert (await (await logged_in(cluster, cluster.nodes[1])).visit(cluster.nodes[2], path="/private")).result == "ada"
+
+
+async def test_clocks_that_are_all_set_anew_are_trusted_after_a_minute(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        node.clock.step_wall(3600)
+    await cluster.advance(2)
+    assert all("clock" in (node.why_not_ready or "") for node in cluster.nodes)
+    await cluster.advance(60)
+    assert [node.why_not_ready for node in cluster.nodes] == [None] * 3
+    assert (await (await logged_in(cluster, cluster.nodes[1])).visit(cluster.nodes[2], path="/private")).result == "ada"
+
+
 async def test_a_node_that_starts_with_a_wrong_clock_validates_no_session() -> None:
     cluster = Cluster(app=obliging)
     a, b, c = cluster.nodes

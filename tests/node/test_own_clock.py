@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ha_session_mw.backends.common.own_clock import PROVEN_AFTER_S
+from ha_session_mw._core.cluster.proven_lead import PROVEN_AFTER_S
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves

@@ -371,7 +371,7 @@ class OrderedNode(Node):
     @property
     def knows_the_time(self) -> bool:
         """Whether it has ever heard several members agree on the time."""
-        return self.members.agreed_ms is not None
+        return self.members._agreed is not None
 
     def is_ready(self) -> bool:
         return self.log.is_ready(self.now())

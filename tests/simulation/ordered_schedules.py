@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ha_session_mw._core.cluster.proven_lead import PROVEN_AFTER_S
+
 from .directed import OVER_S, ask_for, log_in
 from .ordered_node import OrderedWorld
 from .ordered_variants import OrderedVariant
@@ -164,7 +166,7 @@ def a_stream_that_broke_before_it_brought_the_news(variant: OrderedVariant) -> F
 
 
 def ended_by_clocks_that_step_forth_and_back(variant: OrderedVariant) -> Findings:
-    """All clocks go ahead by an hour, log-outs end and leave the log, and a node that starts later knows of them by the floor only."""
+    """All clocks are an hour ahead for long. Log-outs end and leave the log, so a node that starts later knows them by the floor only."""
     world = cluster(3, variant)
     world.nodes[0].session_ms = HOUR_MS // 4
     session = log_in(world.nodes[0])
@@ -173,6 +175,8 @@ def ended_by_clocks_that_step_forth_and_back(variant: OrderedVariant) -> Finding
     for node in world.nodes:
         node.wall_off_ms += HOUR_MS
     world.run(2)
+    assert any(key.startswith("deny/") for key in world.engine.state)
+    world.run(PROVEN_AFTER_S)
     assert not any(key.startswith("deny/") for key in world.engine.state)
     for node in world.nodes:
         node.set_clock()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ha_session_mw._core.cluster.proven_lead import PROVEN_AFTER_S
 from ha_session_mw._core.quorum.log import Quorum
 
 from .directed import OVER_S, AnyNode, AnyWorld, ask_for, isolate, log_in
@@ -247,7 +248,7 @@ def a_clock_that_steps_forth_and_back(begin: Begin) -> Findings:
 
 
 def all_clocks_step_forth_and_back(begin: Begin) -> Findings:
-    """All clocks go ahead by an hour. No node can notice, so entries end; but the sessions they denied stay refused."""
+    """All clocks go ahead by an hour, for so long that they are trusted. So entries end; but the sessions they denied stay refused."""
     world = begin(3)
     world.nodes[0].session_ms = HOUR_MS // 4
     session = log_in(world.nodes[0])
@@ -256,6 +257,8 @@ def all_clocks_step_forth_and_back(begin: Begin) -> Findings:
     for node in world.nodes:
         node.step_wall(HOUR_MS)
     world.run(2)
+    assert all(node.view.denied for node in world.nodes)
+    world.run(PROVEN_AFTER_S)
     assert not any(node.view.denied for node in world.nodes)
     for node in world.nodes:
         node.set_clock()

@@ -16,10 +16,8 @@ from ...events import MemberDraining, MemberJoined, MemberLeft
 from ...models import KeyId, NodeId
 from .freshness import Moment, acceptance_limit_s, fence_wait_s, fencing_limit_s
 from .invariants import ensure
+from .proven_lead import TRUSTED_SKEW_MS, ProvenLead
 from .view import FLOOR_MARGIN_MS
-
-TRUSTED_SKEW_MS = 30_000
-"""Largest distance of a trusted clock from the median. It is half of the leeway of not-before, and half of the margin of the floor."""
 
 UNKNOWN_END_MARGIN_MS = 60_000
 """Added to an end that must be assumed: a trusted clock is ahead of all clocks that were heard by 60 s at most."""
@@ -111,13 +109,14 @@ class Members:
     """
 
     __slots__ = (
+        "_agreed",
+        "_alone",
         "_excused_s",
         "_latest_ms",
         "_majority",
         "_slots",
         "_verdict",
         "acceptance_limit_s",
-        "agreed_ms",
         "fence_wait_s",
         "limits_differ",
         "own",
@@ -127,8 +126,10 @@ class Members:
         self.own = own
         self._majority = majority
         self._slots: dict[str, _Slot] = {}
-        self.agreed_ms: float | None = None
-        """The wall time minus the boot-time clock when a majority, and not this node alone, last agreed on the time."""
+        self._agreed: ProvenLead | None = None
+        """The lead of the time on which a majority, and not this node alone, last agreed."""
+        self._alone: ProvenLead | None = None
+        """The lead of this node's clock while no other was ever heard."""
         self._latest_ms = -math.inf
         """The latest trusted clock minus the boot-time clock when a majority last agreed on the time."""
         self._verdict: tuple[float, bool] | None = None
@@ -268,27 +269,42 @@ class Members:
 
     def can_judge_clock(self, now: Moment) -> bool:
         """Return whether enough others are heard, or once were, to compare this node's wall clock with."""
-        return self.agreed_ms is not None or len(self._walls_ms(now)) >= self.majority
+        return self._agreed is not None or len(self._walls_ms(now)) >= self.majority
 
     def _judge_clock(self, ahead_ms: float, now: Moment) -> bool:
         walls_ms = self._walls_ms(now)
-        trusted = _trusted(walls_ms)
+        trusted = self._agreeing(walls_ms, now)
         if len(trusted) >= self.majority:
             self._latest_ms = max(trusted) - now.boot_s * 1000
         if len(walls_ms) > 1 and len(walls_ms) >= self.majority:
-            if len(trusted) >= self.majority:
-                self.agreed_ms = _median(trusted) - now.boot_s * 1000
             return now.wall_ms in trusted
-        if self.agreed_ms is None:
-            return self.majority == 1  # no other clock was ever heard
-        return abs(ahead_ms - self.agreed_ms) <= TRUSTED_SKEW_MS
+        if self._agreed is None:  # no other clock was ever heard
+            if self._alone is None:
+                self._alone = ProvenLead(ahead_ms, now.boot_s)
+            return self._alone.is_kept(ahead_ms, now.boot_s) and self.majority == 1
+        return abs(ahead_ms - self._agreed.proven_ms) <= TRUSTED_SKEW_MS
+
+    def _agreeing(self, walls_ms: list[float], now: Moment) -> list[float]:
+        """Return the clocks that agree; none of them while they were all set forward, and have not proved the new time yet.
+
+        Clocks that were all set back end no session, because the floor and the view's latest time stay.
+        """
+        trusted = _trusted(walls_ms)
+        if len(walls_ms) == 1 or len(trusted) < self.majority:
+            return trusted
+        lead_ms = _median(trusted) - now.boot_s * 1000
+        if self._agreed is None:
+            self._agreed = ProvenLead(lead_ms, now.boot_s)
+        is_kept = self._agreed.is_kept(lead_ms, now.boot_s)
+        return trusted if is_kept or lead_ms < self._agreed.proven_ms else []
 
     def floor_ms(self, now: Moment) -> int | None:
         """Return the time up to which tokens have ended on every trusted clock; None if too few clocks agree.
 
         A majority must agree. So a clock that steps, alone or in a pair, neither ends a session nor drops a log-out.
+        Nor do clocks that step forward together, until they have kept their new time.
         """
-        trusted = _trusted(self._walls_ms(now))
+        trusted = self._agreeing(self._walls_ms(now), now)
         if len(trusted) < self.majority or (len(trusted) == 1 and not self.clock_trusted(now)):
             return None
         return int(min(trusted)) - FLOOR_MARGIN_MS

@@ -104,7 +104,10 @@ class MemberedLog(ClusterLog):
         if self._members.limits_differ:
             return "HA_SESSION_FRESHNESS_LIMIT differs from another node's"
         if not self.is_starting() and not self._members.clock_trusted(now):
-            return "its clock differs from the other nodes' by more than 30 s, or too few nodes can be heard to tell"
+            return (
+                "its clock differs from the other nodes' by more than 30 s, all clocks were set forward, "
+                "or too few nodes can be heard to tell"
+            )
         return None
 
     def _tell_own_fault(self) -> None:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import math
 
-from ..._core.cluster.members import TRUSTED_SKEW_MS
+from ..._core.cluster.proven_lead import TRUSTED_SKEW_MS, ProvenLead
 from ...abc import Clock
 
 NOT_TRUSTED = "the wall clock was set by more than 30 s, and is not trusted yet"
 """Why a node whose clock was set is not ready."""
-PROVEN_AFTER_S = 60.0
-"""How long a clock that was set must keep its new time before it is trusted: a mistake of seconds must end no session."""
 
 
 class OwnClock:
-    """Tells whether the wall clock still shows the time that it has shown since the start.
-
-    A clock that moves by more than 30 s against the boot-time clock is not trusted. It is again once it is back, or has kept its new
-    time for ``PROVEN_AFTER_S``. Smaller steps are within the leeway of tokens.
+    """Tells whether the wall clock still shows the time that it has shown since the start; see :class:`.ProvenLead`.
 
     Args:
         clock: the two clocks.
@@ -30,22 +25,16 @@ class OwnClock:
     def __init__(self, clock: Clock, *, seen_ms: float = -math.inf) -> None:
         self._clock = clock
         self.ahead_ms = math.nan
-        self._proven_ms = self._new_ms = self._lead_ms()
+        self._lead = ProvenLead(self._lead_ms(), clock.boot_s())
         if seen_ms - clock.wall_s() * 1000 > TRUSTED_SKEW_MS:  # it was set back before this process began
-            self._proven_ms = seen_ms - clock.boot_s() * 1000
-        self._new_since_s = clock.boot_s()
+            self._lead.proven_ms = seen_ms - clock.boot_s() * 1000
 
     def _lead_ms(self) -> float:
         return (self._clock.wall_s() - self._clock.boot_s()) * 1000
 
     def is_trusted(self) -> bool:
         """Whether the wall clock is right, as far as this node can tell; sets ``ahead_ms``."""
-        lead_ms, now_s = self._lead_ms(), self._clock.boot_s()
-        if abs(lead_ms - self._new_ms) > TRUSTED_SKEW_MS:
-            self._new_ms, self._new_since_s = lead_ms, now_s
-        elif now_s - self._new_since_s >= PROVEN_AFTER_S:
-            self._proven_ms = self._new_ms = lead_ms
-            self._new_since_s = now_s
-        trusted = abs(lead_ms - self._proven_ms) <= TRUSTED_SKEW_MS
+        lead_ms = self._lead_ms()
+        trusted = self._lead.is_kept(lead_ms, self._clock.boot_s())
         self.ahead_ms = lead_ms if trusted else math.nan
         return trusted

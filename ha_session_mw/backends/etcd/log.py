@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 import anyio
 import msgspec
 
-from ..._core.cluster.members import TRUSTED_SKEW_MS, Heartbeat, Members
+from ..._core.cluster.members import Heartbeat, Members
+from ..._core.cluster.proven_lead import TRUSTED_SKEW_MS
 from ..._core.cluster.view import View
 from ..._core.ordered.log import Ordered
 from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready

@@ -192,6 +192,55 @@ def test_a_node_that_has_always_been_alone_has_no_clock_to_compare_with() -> Non
     assert members(1).clock_trusted(now())
 
 
+def together(seen: Members, boot_s: float, ahead_s: float) -> Moment:
+    """Let all three clocks be ahead by this much from now on; return this moment by the own one."""
+    for name in "bc":
+        seen.heard(name, heartbeat(name, sequence=int(boot_s) + 2, ahead_s=boot_s + ahead_s), boot_s)
+    return now(boot_s, ahead_s=ahead_s)
+
+
+@pytest.mark.parametrize("seconds", [31, 24 * 3600])
+def test_clocks_that_are_set_forward_together_must_prove_their_new_time(seconds: float) -> None:
+    seen = members(3, b=0, c=0)
+    assert seen.clock_trusted(now())
+    for boot_s in range(1, 61):
+        moment = together(seen, boot_s, seconds)
+        assert (seen.clock_trusted(moment), seen.floor_ms(moment)) == (False, None)
+    moment = together(seen, 61, seconds)
+    assert seen.clock_trusted(moment)
+    assert seen.floor_ms(moment) is not None
+
+
+@pytest.mark.parametrize("seconds", [-24 * 3600, -31, 29])
+def test_clocks_that_are_set_back_or_a_little_forward_together_are_trusted(seconds: float) -> None:
+    seen = members(3, b=0, c=0)
+    assert seen.clock_trusted(now())
+    assert seen.clock_trusted(together(seen, 1, seconds))
+
+
+def test_a_node_that_is_cut_off_while_all_clocks_are_wrong_keeps_to_the_time_of_before() -> None:
+    seen = members(3, b=0, c=0)
+    seen.tick(now(1))
+    seen.tick(together(seen, 2, 3600))
+    seen.tick(now(100, ahead_s=3600))
+    assert not seen.live(100)
+    assert not seen.clock_trusted(now(101, ahead_s=3600))
+    assert seen.clock_trusted(now(102))
+
+
+def test_a_node_that_is_the_whole_cluster_holds_its_clock_against_the_boot_time_clock() -> None:
+    seen = members(1)
+    assert seen.clock_trusted(now())
+    assert not seen.clock_trusted(now(1, ahead_s=3600))
+    assert seen.floor_ms(now(1, ahead_s=3600)) is None
+    assert seen.clock_trusted(now(2))
+    for boot_s in (3, 62.9):
+        seen.tick(now(boot_s, ahead_s=3600))
+        assert not seen.clock_trusted(now(boot_s, ahead_s=3600))
+    seen.tick(now(63, ahead_s=3600))
+    assert seen.clock_trusted(now(63, ahead_s=3600))
+
+
 # Expiry.
 
 
