@@ -409,7 +409,7 @@ class Settings(Table):
             if (name in SETTINGS or name in DEPRECATED) and key == variable(name):
                 if _QUOTED.fullmatch(value):
                     found.append(f"{key}: {_UNQUOTE}")
-                    value = value.strip()[1:-1]  # noqa: PLW2901 - so that no other fault follows from the marks
+                    value = value.strip()[1:-1]  # so that no other fault follows from the marks
                 if value.strip():  # Compose files and Helm charts write an empty value for a setting that is not set.
                     given[name] = _AS_IN_A_FILE.get(name, str)(value)
             elif not _INJECTED.search(key):

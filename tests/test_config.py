@@ -590,12 +590,13 @@ def test_quotation_marks_around_a_value_are_a_fault_of_their_own(mark: str) -> N
     variables = {"SECRET_KEY": GOOD, "IDLE_TIMEOUT": "10m", "PROTECT": "/account,/admin/*", "CLUSTER": "memory://", "NODE_ID": "n1"}
     quoted = {ENV_PREFIX + name: f"{mark}{value}{mark} " for name, value in variables.items()}
     assert faults_of(Settings.from_environ, quoted) == tuple(
-        f"{name}: has quotation marks around its value; remove them. docker run --env-file takes them for a part of the value" for name in quoted
+        f"{name}: has quotation marks around its value; remove them. docker run --env-file takes them for a part of the value"
+        for name in quoted
     )
 
 
 def test_a_quotation_mark_within_a_value_is_a_part_of_it() -> None:
-    assert from_environ(PROTECT="/it's,/\"a\"").protect == ("/it's", '/"a"')
+    assert from_environ(PROTECT='/it\'s,/"a"').protect == ("/it's", '/"a"')
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "\n"], ids=ascii)
