@@ -23,8 +23,8 @@ from ..cluster.invariants import ensure
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
-from .digest import Digest
-from .keys import LogHeartbeat, LogId, entry_key, key_end_ms, slot_of
+from .entries import LogEntries
+from .keys import LogHeartbeat, LogId, slot_of
 from .leases import Leases
 from .loading import Loading
 from .own_beats import FOUND_BEATS, OwnBeats
@@ -82,13 +82,7 @@ class Ordered:
         self.own_beats = OwnBeats(heartbeat_s)
         self.standstill = Standstill()
         self.leases = Leases()
-        self._digest = Digest()
-        self._suspects: set[str] = set()
-        """Slots whose digest has differed, and not agreed since."""
-        self._unseen: dict[str, Entry] = {}
-        """Entries that were appended here and not read in the log yet."""
-        self._deleted: set[str] = set()
-        """Keys of entries that were deleted before they ended. They stay in the view."""
+        self.entries = LogEntries()
         self._stored_floor_ms = 0
         self.left = False
         """Whether this process has left: it accepts no session from then on."""
@@ -104,7 +98,7 @@ class Ordered:
         """Apply entries to the view. The driver writes them into the log, and retries until they are written."""
         for entry in entries:
             if self.view.merge(entry):
-                self._unseen[entry_key(entry)] = entry
+                self.entries.append(entry)
 
     def fenced_by(self, position: int, durable_s: float) -> float:
         """Return the boot time from which every node refuses the requests that the entries up to this position deny.
@@ -140,7 +134,7 @@ class Ordered:
         heartbeat = self.speaker.heartbeat(now, starting=self.catching_up)
         self.own_beats.sent(heartbeat.sequence, now.boot_s)
         log = self.log.id if self.log is not None else ""
-        return Sent(self.slot, LogHeartbeat(heartbeat, log, self.position, self._digest.last), now.boot_s)
+        return Sent(self.slot, LogHeartbeat(heartbeat, log, self.position, self.entries.digest.last), now.boot_s)
 
     def answered(self, sent: Sent, position: int) -> Ready:
         """Take in that the engine has written a heartbeat at a position.
@@ -202,7 +196,7 @@ class Ordered:
         """
         loading = Loading(snapshot)
         yield from loading.count()
-        why = loading.rollback(self.log, self.position, self.view, explained=self._unseen.keys() | self._deleted)
+        why = loading.rollback(self.log, self.position, self.view, explained=self.entries.explained)
         if why is not None:
             self._roll_back(why)
         if not self._follows():
@@ -214,11 +208,9 @@ class Ordered:
             return
         self.log = snapshot.log
         self._give_up_cuts(-math.inf)
-        for key in self._unseen.keys() & loading.keys:
-            del self._unseen[key]
         self.position = snapshot.position
         self.standstill.write_seen()  # it is unknown what was written since the last position
-        self._digest.begin(snapshot.position, loading.total)
+        self.entries.begin(snapshot.position, loading)
         now = moment()
         self._load_beats(snapshot, now)
         self.needs_load = self.is_doubtful = False
@@ -247,7 +239,7 @@ class Ordered:
                 case EntryPut(entry, created):
                     self._put(entry, created=created)
                 case EntryDeleted(key):
-                    self._delete(key)
+                    self.entries.delete(key, self.view.floor_ms)
                 case BeatPut(slot, beat) if slot == self.slot:
                     own_s = max(own_s, self._try_of(slot, beat))
                 case BeatPut(slot, beat):
@@ -258,23 +250,14 @@ class Ordered:
                 case FloorRaised(floor_ms):
                     self._take_floor(floor_ms)
         self.position = position
-        self._digest.mark(position)
+        self.entries.digest.mark(position)
         self._returned(own_s, now)
 
     def _put(self, entry: Entry, *, created: bool) -> None:
         self.standstill.write_seen()
-        key = entry_key(entry)
-        if created:
-            self._digest.add(key)
-        self._deleted.discard(key)
         self.view.merge(entry)
-        if self._unseen.pop(key, None) is None:
+        if self.entries.put(entry, created=created):
             self.own_beats.hurried = True  # a log-out on another process waits for this one to confirm
-
-    def _delete(self, key: str) -> None:
-        self._digest.remove(key)
-        if key_end_ms(key) > self.view.floor_ms:
-            self._deleted.add(key)
 
     def _hear(self, slot: str, beat: LogHeartbeat, position: int, now: Moment, *, first: int, late: bool) -> None:
         self.standstill.write_seen()
@@ -283,8 +266,9 @@ class Ordered:
         alive_s = self.own_beats.alive_s
         self.leases.heard(slot, applied, position, first=first, now_s=now.boot_s, alive_s=alive_s, limit_s=limit_s, found=late)
         self.speaker.hear(slot, beat.heartbeat, now, late=late)
-        if same_log and beat.applied < position:
-            self._compare(slot, beat)
+        if same_log and beat.applied < position and self.entries.differ(slot, beat):
+            self.speaker.note(Diverged(beat.heartbeat.member))
+            self.quarantine()
 
     # Freshness.
 
@@ -340,22 +324,6 @@ class Ordered:
         """Require a new load: the engine has discarded changes that were not delivered. The present lease is no worse for that."""
         self.needs_load = True
 
-    def _compare(self, slot: str, beat: LogHeartbeat) -> None:
-        """Compare what another process had applied with what this one had at the same position.
-
-        A difference does not show which of the two is wrong, and two of three that agree may have missed the same change. So each process
-        loads the log again. After that it trusts its own state until the other one, by the same rule, agrees.
-        """
-        own = self._digest.at(beat.applied)
-        if own is None:
-            return
-        if own == beat.digest:
-            self._suspects.discard(slot)
-        elif slot not in self._suspects:
-            self._suspects.add(slot)
-            self.speaker.note(Diverged(beat.heartbeat.member))
-            self.quarantine()
-
     def _roll_back(self, why: Rollback) -> None:
         if self.rolled_back is None:
             self.rolled_back = why
@@ -400,8 +368,7 @@ class Ordered:
 
     def _raise_floor(self, floor_ms: int) -> None:
         if self.speaker.raise_floor(floor_ms):
-            self._unseen = {key: entry for key, entry in self._unseen.items() if key_end_ms(key) > floor_ms}
-            self._deleted = {key for key in self._deleted if key_end_ms(key) > floor_ms}
+            self.entries.raise_floor(floor_ms)
 
     def _floor_to_store(self, now: Moment) -> int | None:
         return self.view.floor_ms if self.is_fresh(now) and self.view.floor_ms > self._stored_floor_ms else None
@@ -450,11 +417,10 @@ class Ordered:
         self.members.check()
         self.leases.check(self.position, now.boot_s)
         self.own_beats.check()
-        self._digest.check(self.position)
+        self.entries.check(self.position, self.view.floor_ms)
         fresh_s = self.view.fresh_at
         ensure(fresh_s <= now.boot_s, "no node is fresh as of a time to come")
         is_over = self.is_doubtful or self.left or not self._follows()
         ensure(not is_over or fresh_s == -math.inf, "a node that doubts its view, or has left, is not fresh")
         ensure(self.needs_load or not self.is_doubtful, "a node that doubts its view must load")
         ensure(self.log is not None or self.position == 0, "nothing was applied of a log that was not loaded")
-        ensure(all(key_end_ms(key) > self.view.floor_ms for key in (*self._unseen, *self._deleted)), "nothing below the floor is kept")

@@ -53,7 +53,7 @@ SPOILERS: dict[str, Callable[[Member], object]] = {
     "doubts its view": lambda one: setattr(one, "is_doubtful", True),
     "was not loaded": lambda one: setattr(one, "log", None),
     "before the lease": lambda one: one.own_beats.tries.update({99: -math.inf}),
-    "below the floor": lambda one: one._deleted.add("deny/0000000000/x"),
+    "below the floor": lambda one: one.entries.deleted.add("deny/0000000000/x"),
 }
 
 
