@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from .._core.token.cookies import TokenReader
 from ..config import Settings
 from ..exceptions import ConfigurationError
 from .edge import Edge
@@ -30,9 +29,7 @@ class CookieAttributes:
         """Read and write the cookie as these settings say."""
         self._cookie_settings = settings
         self._edge.use_cookie(settings)
-        name = settings.cookie_name if "cookie" in settings.transports else None
-        self._reader = TokenReader(name, bearer="bearer" in settings.transports)
-        self._lone = self._reader.lone
+        self._lone = self._edge.reader.lone
 
     def _change_cookie(self, attribute: str, **changes: Any) -> None:
         if not hasattr(self, "_cookie_settings"):

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from .._core.paths import below_root, matcher
 from .._core.problems import Execution
 from .._core.request_fields import Header, last_value
-from .._core.token.cookies import Transport
+from .._core.token.cookies import TokenReader, Transport
 from .._node.issuing import cookie_writer
 from .._node.node import NOT_STARTED, Node
 from ..config import Settings
@@ -33,6 +33,7 @@ class Edge:
         node: this node.
         connections: the open connections, which end with their session.
         cookie: writes the session's cookie.
+        reader: reads tokens from requests.
         cookie_https_only: whether the cookie is Secure.
         set_cookie: the beginning of each field that sets the session's cookie.
         vary: the header field that names what a response depends on.
@@ -56,7 +57,8 @@ class Edge:
         self._told_not_started = self._told_neighbour = self.has_met = False
 
     def use_cookie(self, settings: Settings) -> None:
-        """Write the cookie as these settings say."""
+        """Read and write the cookie as these settings say."""
+        self.reader = TokenReader(settings.cookie_name if "cookie" in settings.transports else None, bearer="bearer" in settings.transports)
         self.cookie = cookie_writer(settings)
         self.node.issuer.leave_room(self.cookie)
         self.cookie_https_only = settings.cookie_https_only

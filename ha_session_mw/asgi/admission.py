@@ -1,0 +1,141 @@
+"""Find the session of a request whose token is not in the cache: read the tokens, validate them, and ask other nodes if necessary."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.types import Scope, Send
+
+from .._core.accept_rule import BEFORE_A_SIGNATURE_COUNTS, CHECKS, CannotTell
+from .._core.paths import PathKind, PathRules
+from .._core.request_fields import last_value
+from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
+from .._core.token.tokens import Verified
+from ..exceptions import ClientFault, StateStale, StoreUnavailable, TokenMissing
+from ..manager import SessionManager, node_of
+from ..session.state import EXEMPT, CameBy, RequestState
+from .edge import Edge
+from .problems import SAFE_METHODS
+from .transfer import telling_of_loss, telling_of_transfer
+
+
+class Admission:
+    """Finds the session of each request that needs more than the cache.
+
+    Args:
+        manager: of the sessions.
+        edge: what all requests share.
+        paths: the rules for paths.
+        meet: called first while the app has not been seen.
+    """
+
+    def __init__(self, manager: SessionManager, edge: Edge, paths: PathRules, *, meet: Callable[[Scope], Awaitable[None]]) -> None:
+        self._manager = manager
+        self._node = node_of(manager)
+        self._validator = self._node.validator
+        self._edge = edge
+        self._paths = paths
+        self._meet = meet
+        self._waits_for_start = manager.settings.start_wait > 0
+
+    async def admit(
+        self, scope: Scope, path: str, path_kind: PathKind, field: bytes | None, known: Verified | CannotTell | None
+    ) -> RequestState:
+        """Find the session of a request, and wait for other nodes if necessary.
+
+        Args:
+            scope, path, path_kind: of the request.
+            field: the header field that carries its one token and nothing else, if there is such a field.
+            known: the earlier result for that token.
+
+        Raises:
+            ProblemError: the request must be refused.
+        """
+        if not self._edge.has_met:
+            await self._meet(scope)
+        if path_kind == "exempt":
+            return RequestState(self._manager, read_only=EXEMPT)
+        arrives = False
+        if self._waits_for_start and self._node.log.is_starting():
+            await self._node.wait_started()
+        if known is None and field is not None and (token := self._edge.reader.token_of(field)) is not None:
+            known, arrives = self._validator.validate_new(token, field), True
+        if isinstance(known, Verified):
+            state = await self._state_of(known, field) if known.record else RequestState(self._manager, known, field)
+            if arrives:
+                state.arrives = True
+            return state
+        found = self._edge.reader.read(scope["headers"])
+        presented = None
+        try:
+            presented = self._choose(found, path_kind)
+            if presented is None:
+                return RequestState(self._manager)
+            state = await self._find_out(presented, scope, path)
+        except ClientFault as problem:
+            if path_kind == "protected":
+                raise
+            state = self.as_visitor(problem, presented and presented[0])
+            state.refused = [token for _, token in found]
+        if len(found) > 1:
+            state.presented = found
+        return state
+
+    def telling(self, send: Send, state: RequestState) -> Send:
+        """Return a ``send`` that tells the client if its session came from another node, or has lost its data."""
+        verified = state.verified
+        if verified is None:
+            return send
+        if state.arrives:
+            send = telling_of_transfer(send, self._node, verified.claims, state)
+            self._node.recoveries.arrive(verified.claims)
+        return telling_of_loss(send, state) if state.data_lost else send
+
+    def _choose(self, found: list[Presented], path_kind: PathKind) -> Presented | None:
+        if len(found) > 1:
+            return choose(found, self._validator.verify, self._validator.may_be_valid)
+        if not found and path_kind == "protected":
+            raise TokenMissing("neither a session cookie nor a bearer token of this package", check="presented")
+        return found[0] if found else None
+
+    async def _find_out(self, presented: Presented, scope: Scope, path: str) -> RequestState:
+        transport, token = presented
+        try:
+            if index := last_value(scope["headers"], INDEX_HEADER, MAX_INDEX_LENGTH):
+                await self._node.resolver.catch_up(index)
+            key = self._edge.reader.field(presented)
+            known = self._validator.validate_cached(key)
+            outcome = known or self._validator.validate_new(token, key)
+            if isinstance(outcome, CannotTell):
+                outcome = await self._node.resolver.resolve(token, outcome)
+            state = await self._state_of(outcome, transport)
+        except StateStale:
+            if scope.get("method") not in SAFE_METHODS or not self._paths.is_relaxed(path):
+                raise
+            verified, age_s = self._validator.validate_relaxed(token)
+            state = await self._state_of(verified, transport)
+            state.stale_s = age_s
+            return state
+        state.arrives = known is None
+        return state
+
+    async def _state_of(self, verified: Verified, transport: CameBy | None) -> RequestState:
+        state = RequestState(self._manager, verified, transport)
+        if verified.record:
+            try:
+                state.stored, state.data_lost = await self._node.data.load(verified.claims)
+            except StoreUnavailable as problem:
+                state.out_of_reach = problem
+        return state
+
+    def as_visitor(self, problem: ClientFault, transport: CameBy | None) -> RequestState:
+        """Return the state of a request that is let in without its session, in which the app finds why its token was refused."""
+        self._node.errors.note(problem, None)
+        # After a new log-in, the client gets its token by the transport of the old one, if a member issued that one. After a
+        # made-up bearer token, the new token must not come where scripts can read it.
+        proven = problem.check in CHECKS and problem.check not in BEFORE_A_SIGNATURE_COUNTS
+        state = RequestState(self._manager, transport=transport if proven else None)
+        state.problem = problem
+        if isinstance(transport, bytes) and (token := self._edge.reader.token_of(transport)) is not None:
+            state.refused = (token,)
+        return state
