@@ -8,7 +8,8 @@ Pure ASGI: nothing is buffered, streams pass unchanged, and the middleware keeps
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,7 +58,7 @@ class SessionMiddleware(CookieAttributes):
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Callable[..., Awaitable[None]],  # each framework has types of its own for what an ASGI app takes
         secret_key: str | bytes | Secret | Sequence[str | bytes | Secret] | None = None,
         session_cookie: str = UNSET,
         max_age: int | None = UNSET,
@@ -70,7 +71,7 @@ class SessionMiddleware(CookieAttributes):
         settings: Settings | None = None,
         manager: SessionManager | None = None,
     ) -> None:
-        self.app = app
+        self.app: ASGIApp = app
         self._fault: ConfigurationError | None = None
         self._told_fault = False
         try:
@@ -161,7 +162,7 @@ class SessionMiddleware(CookieAttributes):
             raise ConfigurationError(self._fault.faults)
         return self.manager
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             await self._other(scope, receive, send)

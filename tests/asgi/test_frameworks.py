@@ -163,11 +163,11 @@ HANDLERS: list[Any] = [litestar_login, litestar_logout, litestar_me, litestar_re
 
 
 def around_litestar() -> ASGIApp:
-    return SessionMiddleware(litestar.Litestar(HANDLERS), secret_key=SECRET)  # type: ignore[arg-type]
+    return SessionMiddleware(litestar.Litestar(HANDLERS), secret_key=SECRET)
 
 
 def inside_litestar() -> ASGIApp:
-    middleware = DefineMiddleware(SessionMiddleware, secret_key=SECRET)  # type: ignore[arg-type]
+    middleware = DefineMiddleware(SessionMiddleware, secret_key=SECRET)
     return litestar.Litestar(HANDLERS, middleware=[middleware])  # type: ignore[return-value]
 
 
@@ -206,7 +206,7 @@ async def logged_out_meanwhile(session: Session) -> None:
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_litestar_makes_no_500_of_a_refusal_at_the_commit(client_of: MakeClient, *, inside: bool) -> None:
-    each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []  # type: ignore[arg-type]
+    each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []
     app: Any = litestar.Litestar([litestar_login, litestar_late], middleware=each)
     client = client_of(app if inside else SessionMiddleware(app, secret_key=SECRET))
     client.post("/login")
@@ -235,7 +235,7 @@ def litestar_refuse(request: litestar.Request[Any, Any, Any], problem: ProblemEr
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_litestar_propagates_an_exception_of_a_handler_or_a_guard(client_of: MakeClient, *, inside: bool) -> None:
-    each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []  # type: ignore[arg-type]
+    each = [DefineMiddleware(SessionMiddleware, secret_key=SECRET)] if inside else []
     handlers = {ProblemError: litestar_refuse}
     app: Any = litestar.Litestar([litestar_stale, litestar_guarded], middleware=each, exception_handlers=handlers)  # type: ignore[arg-type]
     client = client_of(app if inside else SessionMiddleware(app, secret_key=SECRET))

@@ -69,7 +69,7 @@ def quart_app() -> Quart:
 
         return jsonify(get_session(request).subject)
 
-    app.asgi_app = SessionMiddleware(app.asgi_app, settings=SETTINGS)  # type: ignore[method-assign,arg-type,assignment]
+    app.asgi_app = SessionMiddleware(app.asgi_app, settings=SETTINGS)  # type: ignore[method-assign]
     return app
 
 
@@ -83,10 +83,10 @@ APPS: dict[str, Callable[[], Any]] = {
     ),
     "litestar": lambda: litestar.Litestar(
         [litestar_whoami],
-        middleware=[DefineMiddleware(SessionMiddleware, settings=SETTINGS)],  # type: ignore[arg-type]
+        middleware=[DefineMiddleware(SessionMiddleware, settings=SETTINGS)],
         openapi_config=None,
     ),
-    "around litestar": lambda: SessionMiddleware(litestar.Litestar([litestar_whoami]), settings=SETTINGS),  # type: ignore[arg-type]
+    "around litestar": lambda: SessionMiddleware(litestar.Litestar([litestar_whoami]), settings=SETTINGS),
     "quart": quart_app,
     "another around ours": lambda: CORSMiddleware(SessionMiddleware(Starlette(routes=ROUTES), settings=SETTINGS)),
 }
