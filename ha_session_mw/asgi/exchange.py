@@ -292,6 +292,8 @@ class Exchange(msgspec.Struct, eq=False):
         return True
 
     def _problem(self, failure: BaseException) -> ProblemError | None:
+        while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:  # of a task group
+            failure = failure.exceptions[0]
         # Starlette and Litestar take an error out of ``send`` for one after the start, and raise another because of it.
         cause = self.state.commit_failure
         problem = cause if cause and failure.__cause__ is cause else failure

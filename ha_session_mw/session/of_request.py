@@ -37,7 +37,10 @@ def get_session(conn: HasScope | MutableMapping[str, Any]) -> Session:
         ) from None
     session: Session | None = scope.get(SCOPE_KEY)
     if session is None:
-        raise LookupError("no session here: add ha_session_mw.SessionMiddleware to the app")
+        raise LookupError(
+            "no session here: add ha_session_mw.SessionMiddleware to the app, outside of the middleware that asks for the session. "
+            "In Starlette and FastAPI, the one that is added last is the outermost"
+        )
     session.mark_accessed()
     return session
 

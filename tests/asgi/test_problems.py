@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -252,6 +253,30 @@ async def test_an_app_may_raise_a_problem_before_it_answers() -> None:
     answer = await call(Node(app=raising(lambda: TokenMissing("no user is logged in"))).app, scope_of("http"))
     assert (answer.status, answer.code) == (401, "token_missing")
     assert b"nobody" not in answer.body
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_problem_that_a_task_of_the_app_raises_alone_reaches_the_client(kind: str) -> None:
+    """A task group raises it within a group, around which another task group puts another one."""
+
+    async def task() -> None:
+        raise TokenMissing("no user is logged in")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+            outer.start_soon(anyio.sleep_forever)
+            inner.start_soon(task)
+
+    answer = await (connect(Node(app=app), extensions=HANDSHAKE) if kind == "websocket" else call(Node(app=app).app, scope_of("http")))
+    assert (answer.status, answer.code) == (401, "token_missing")
+
+
+async def test_a_problem_beside_an_error_of_the_app_is_an_error_of_the_app() -> None:
+    def both() -> BaseException:
+        return ExceptionGroup("two tasks failed", [TokenMissing("no user is logged in"), ValueError("a bug")])
+
+    with pytest.raises(ExceptionGroup, match="two tasks failed"):
+        await call(Node(app=raising(both)).app, scope_of("http"))
 
 
 def answers_by_itself(problem: ProblemError) -> Any:
