@@ -71,7 +71,7 @@ async def test_a_session_made_by_hand_is_a_dict() -> None:
 
 
 async def test_there_is_no_session_where_no_middleware_is() -> None:
-    with pytest.raises(LookupError, match="add ha_session_mw.*, outside of the middleware that asks for the session"):
+    with pytest.raises(LookupError, match=r"add ha_session_mw.*, outside of the middleware that asks for the session"):
         get_session(scope_of("http"))
 
 
