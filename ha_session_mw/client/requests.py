@@ -14,7 +14,7 @@ try:
     from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
     from requests.exceptions import ConnectionError as RequestsConnectionError
-    from requests.exceptions import RequestException
+    from requests.exceptions import ReadTimeout, RequestException
     from urllib3.exceptions import HTTPError
 except ImportError as exc:
     raise ImportError("ha_session_mw.client.requests needs the package requests: pip install requests") from exc
@@ -128,13 +128,18 @@ class _RequestsWay(Way):
         response.request, response.url = self._request, self._request.url or ""
         return response
 
-    async def read_problem(self, exchange: Exchange, response: Response) -> Problem | None:  # noqa: ARG002 - its length is known
+    async def read_problem(self, exchange: Exchange, response: Response) -> Problem | None:
         # A part of a body cannot be put back, so only a body of known length is read.
         length = response.headers.get("content-length", "")
         if not may_be_problem(response.headers) or not length.isdigit() or int(length) > LONGEST:
             return None
+        read_some, body = getattr(response.raw, "read1", response.raw.read), b""  # urllib3 2 returns what has come so far
         try:
-            body = response.raw.read(decode_content=False)
+            while part := read_some(LONGEST, decode_content=False):
+                body += part
+                if not exchange.reads_on(len(body)):
+                    response.close()
+                    raise ReadTimeout("a refusal came too slowly", request=self._request)
         except HTTPError as error:
             raise RequestsConnectionError(error, request=self._request) from error
         text = decoded(response.headers, body)

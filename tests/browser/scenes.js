@@ -56,6 +56,21 @@ const scenes = {
   "a hint of days": async () => told(await session.fetch("/played/days")),
   "always stale": async () => (await session.fetch("/played/always")).status,
   "not JSON": async () => (await session.fetch("/played/nonsense")).status,
+  "a refusal without an end": async () => {
+    const { status, body } = await session.fetch("/played/endless");
+    await body.cancel();
+    return status;
+  },
+  "a bomb": async () => (await session.fetch("/played/bomb")).status,
+  "a refusal with the code of a success": async () => told(await session.fetch("/played/wrong-code")),
+  "a redirect in a circle": async () => session.fetch("/played/circle").catch(() => "a network error"),
+  "refused however often the user logs in": async () => {
+    let logIns = 0;
+    const page = haSession({ logIn: async () => ++logIns });
+    const statuses = [];
+    for (let turn = 0; turn < 6; turn++) statuses.push((await page.fetch("/played/storm")).status);
+    return [logIns, ...statuses];
+  },
   "a user who does not log in": async () => {
     const unwilling = haSession({ endpoints: "/-/session", logIn: async () => false });
     await fetch("/revoke", { method: "POST" });
@@ -66,6 +81,11 @@ const scenes = {
   "a WebSocket whose session is logged out": () =>
     got(2, (take) => session.webSocket("/ws", { message: ({ data }) => (take(data), fetch("/revoke", { method: "POST" })) })),
   "an event stream that is refused and ends": () => got(2, (take) => session.eventSource("/events", { tick: ({ data }) => take(data) })),
+  "an event stream that the page closes": async () => {
+    const kept = session.eventSource("/events", { tick: () => kept.close() });
+    await kept.over;
+    return kept.closed;
+  },
   "a WebSocket whose handshake logs in": async () => {
     await fetch("/revoke", { method: "POST" });
     const socket = new WebSocket("/ws-log-in");

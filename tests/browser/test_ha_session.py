@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import queue
 import shutil
 import socket
@@ -13,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -32,6 +34,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 WITHIN_S = 60
 SCENES = Path(__file__).with_name("scenes.js")
 STALE = {"code": "state_stale", "status": 503, "action": "retry", "retryable": True, "outcome": "not_executed", "retry_after_ms": 50}
+
+
+BOMB = gzip.compress(b" " * 30_000_000)
+
+
+async def endless() -> AsyncIterator[bytes]:
+    while True:
+        yield b" " * 10_000
+        await anyio.sleep(0)  # the server sees that the browser has gone
 
 
 class Site:
@@ -104,13 +115,23 @@ class Site:
             "executed": {**STALE, "outcome": "executed"},
             "days": {**STALE, "retry_after_ms": 10**9} if first else None,
             "always": STALE,
+            "wrong-code": {**STALE, "status": 200, "code": "new in a later release"} if first else None,
+            "storm": {**STALE, "status": 401, "action": "reauthenticate", "retryable": False},
         }
         if part == "gateway":
             return Response(status_code=502) if first else PlainTextResponse("well")
         if part == "nonsense":
             return Response(b"{", 503, media_type="application/problem+json") if first else Response(status_code=418)
+        if part == "endless":
+            return StreamingResponse(endless(), 409, media_type="application/problem+json")
+        if part == "bomb":
+            return Response(BOMB, 409, {"content-encoding": "gzip"}, "application/problem+json")
+        if part == "circle":
+            return RedirectResponse(request.url.path)
         problem = played[part]
-        return PlainTextResponse(f"well {body}") if problem is None else JSONResponse(problem, 503, media_type="application/problem+json")
+        if problem is None:
+            return PlainTextResponse(f"well {body}")
+        return JSONResponse(problem, problem["status"], media_type="application/problem+json")
 
     async def _result(self, request: Request) -> Response:
         self.results.put(await request.json())
@@ -170,9 +191,15 @@ def test_a_page_goes_on_whatever_its_node_answers(tmp_path: Path, scheme: str) -
         "a hint of days": "200 well ",
         "always stale": 503,
         "not JSON": 418,
+        "a refusal without an end": 409,
+        "a bomb": 409,
+        "a refusal with the code of a success": "200 well ",
+        "a redirect in a circle": "a network error",
+        "refused however often the user logs in": [3, *[401] * 6],
         "a user who does not log in": 401,
         "a WebSocket whose session is logged out": ["hello", "hello"],
         "an event stream that is refused and ends": ["2", "3"],  # the WebSocket's scene has logged the session out
+        "an event stream that the page closes": True,
         "a WebSocket whose handshake logs in": "200 ada",
     }
     # One log-in of the tabs together, one after the user who does not log in, one of the WebSocket, and one of the stream. Without
@@ -180,6 +207,9 @@ def test_a_page_goes_on_whatever_its_node_answers(tmp_path: Path, scheme: str) -
     assert site.asked["/log-in"] == 4 if options else site.asked["/log-in"] in (4, 5, 6)
     assert site.asked["/played/executed"] == 1
     assert site.asked["/played/always"] == 3
+    assert site.asked["/played/endless"] == site.asked["/played/bomb"] == 1
+    assert site.asked["/played/circle"] <= 3 * 21  # a browser follows twenty
+    assert site.asked["/played/storm"] == 9
     assert site.asked["/-/session/renew"] >= 2  # of the event stream that ended, and of the page that is used
 
 

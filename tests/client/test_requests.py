@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import requests
 
+from ha_session_mw._core.calls.retry import DEADLINE_S, LONGEST_WAIT_S
 from ha_session_mw.client import LogInAgain, raise_for_problem
+from ha_session_mw.client.exchange import LOG_INS_AT_ONCE
+from ha_session_mw.client.problems import LONGEST
 from ha_session_mw.client.requests import NodesAdapter
 
 STALE = {
@@ -111,7 +114,7 @@ def nodes() -> Iterator[tuple[Server, Server]]:
 @contextmanager
 def session_of(first: Server | str, second: Server | str, **options: Any) -> Iterator[tuple[requests.Session, NodesAdapter, str]]:
     urls = [each if isinstance(each, str) else each.url for each in (first, second)]
-    adapter = NodesAdapter(urls, sleep=lambda _: None, **options)
+    adapter = NodesAdapter(urls, **{"sleep": lambda _: None, **options})
     adapter._cluster.nodes._preferred = 0
     with requests.Session() as session:
         session.trust_env = False
@@ -205,3 +208,100 @@ def test_a_url_of_no_node_is_not_touched(nodes: tuple[Server, Server]) -> None:
         second.part = problem(STALE)
         assert session.get(f"{second.url}/", timeout=30).status_code == 503
     assert first.asked == []
+
+
+# Nodes that lie
+
+
+def refusal(status: int, body: bytes, **fields: str) -> Part:
+    return lambda handler: handler.answer(status, body, Content_Type="application/problem+json", **fields)
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b"not JSON", {}),
+        (b'"a text"', {}),
+        (b"[" * 50_000, {}),
+        (b'{"code": 7}', {}),
+        (b"\x00", {"Content_Encoding": "br"}),
+        (b" " * (LONGEST + 1), {}),
+        (gzip.compress(b" " * 30_000_000), {"Content_Encoding": "gzip"}),
+    ],
+    ids=["text", "string", "nested", "wrong type", "unknown coding", "too long", "bomb"],
+)
+def test_a_problem_that_is_none_is_the_callers(nodes: tuple[Server, Server], body: bytes, fields: dict[str, str]) -> None:
+    nodes[0].part = refusal(409, body, **fields)
+    with session_of(*nodes) as (session, _, url):
+        response = session.get(f"{url}/", timeout=30, stream=True)
+        assert response.status_code == 409
+        response.close()
+    assert [len(node.asked) for node in nodes] == [1, 0]
+
+
+def test_a_refusal_that_has_no_end_is_not_read(nodes: tuple[Server, Server]) -> None:
+    def endless(handler: Handler) -> None:
+        handler.send_response(409)
+        handler.send_header("Content-Type", "application/problem+json")
+        handler.end_headers()  # without a length: the body lasts until the connection is closed
+        handler.wfile.write(b"{")
+        handler.rfile.read(1)
+        handler.close_connection = True
+
+    nodes[0].part = endless
+    with session_of(*nodes) as (session, _, url), session.get(f"{url}/", timeout=30, stream=True) as response:
+        assert response.status_code == 409
+
+
+def test_a_refusal_that_comes_a_byte_now_and_then_is_given_up_after_the_deadline(nodes: tuple[Server, Server]) -> None:
+    now_s = 0.0
+
+    def dripping(handler: Handler) -> None:
+        nonlocal now_s
+        handler.send_response(503)
+        handler.send_header("Content-Type", "application/problem+json")
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        now_s += DEADLINE_S + 1
+        handler.wfile.write(b"{")
+        handler.rfile.read(1)  # until the client closes the connection
+        handler.close_connection = True
+
+    nodes[0].part = dripping
+    with session_of(*nodes, boot_s=lambda: now_s) as (session, _, url), pytest.raises(requests.ReadTimeout):
+        session.get(f"{url}/", timeout=30)
+    assert [len(node.asked) for node in nodes] == [1, 0]
+
+
+def test_a_hint_of_hours_is_obeyed_up_to_a_limit(nodes: tuple[Server, Server]) -> None:
+    waits_s: list[float] = []
+    nodes[0].part = nodes[1].part = problem({**STALE, "retry_where": "any", "retry_after_ms": 86_400_000})
+    with session_of(*nodes, sleep=waits_s.append) as (session, _, url):
+        assert session.get(f"{url}/", timeout=30).status_code == 503
+    assert waits_s == [LONGEST_WAIT_S] * 2
+
+
+@pytest.mark.parametrize("told", [{"status": 200}, {"status": 503, "code": "of a later release"}])
+def test_a_refusal_counts_whatever_its_status_and_code(nodes: tuple[Server, Server], told: dict[str, Any]) -> None:
+    nodes[0].part = problem({**STALE, **told})
+    with session_of(*nodes) as (session, _, url):
+        assert session.post(f"{url}/", data=b"tea", timeout=30).content == b"well"
+
+
+def test_nodes_that_redirect_to_each_other_end_at_the_limit_of_requests(nodes: tuple[Server, Server]) -> None:
+    first, second = nodes
+    first.part = lambda handler: handler.answer(307, b"", Location=f"{second.url}/")
+    second.part = lambda handler: handler.answer(307, b"", Location=f"{first.url}/")
+    with session_of(*nodes) as (session, _, url), pytest.raises(requests.TooManyRedirects):
+        session.get(f"{url}/", timeout=30)
+    assert sum(len(node.asked) for node in nodes) <= 2 * (session.max_redirects + 1)  # the adapter follows one each time
+
+
+def test_a_cluster_that_refuses_each_new_session_is_not_flooded_with_log_ins(nodes: tuple[Server, Server]) -> None:
+    nodes[0].part = nodes[1].part = problem(REVOKED)
+    log_ins: list[None] = []
+    with session_of(*nodes, reauthenticate=lambda: log_ins.append(None)) as (session, _, url):
+        for _ in range(10):
+            assert session.get(f"{url}/", timeout=30).status_code == 401
+    assert len(log_ins) == LOG_INS_AT_ONCE
+    assert sum(len(node.asked) for node in nodes) == 10 + LOG_INS_AT_ONCE

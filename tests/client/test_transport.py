@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ha_session_mw._core.calls.retry import LONGEST_WAIT_S
 from ha_session_mw.client import AsyncNodesTransport, LogInAgain, NodesTransport, RequestRefused, TryLater, problem_of, raise_for_problem
 from ha_session_mw.client.problems import LONGEST
 
@@ -227,6 +228,19 @@ def test_a_bomb_is_not_unpacked_and_an_endless_body_is_read_no_further_than_a_pr
     assert len(read) == LONGEST // 10_000 + 1
     _, body = User(kind, Stage(n1=[endless])).raw("/")
     assert len(body) == 10_000_000
+
+
+def test_a_hint_of_hours_is_obeyed_up_to_a_limit(kind: str) -> None:
+    hours = problem(503, "quorum_lost", retry_where="any", retry_after_ms=86_400_000)
+    user = User(kind, Stage(n1=[hours], n2=[hours], n3=[hours]))
+    assert user.get("/").status_code == 503
+    assert user.waits == [LONGEST_WAIT_S] * 2
+
+
+@pytest.mark.parametrize("told", [{"status": 200}, {"status": 503, "code": "of a later release"}])
+def test_a_refusal_counts_whatever_its_status_and_code(kind: str, told: dict[str, Any]) -> None:
+    document = {"code": "state_stale", "retry_where": "other_node", **told}
+    assert User(kind, Stage(n1=[problem(**document)])).ask("POST", "/", content=b"tea").text == N2
 
 
 def test_a_problem_that_comes_a_byte_now_and_then_is_the_callers_after_the_deadline(kind: str) -> None:
