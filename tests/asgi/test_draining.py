@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import anyio
 import httpx2
 import pytest
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
+from ha_session_mw.backends.peers.pushing import GOOD_BYE_S, HAND_OVER_S
 from ha_session_mw.events import MemberDraining, MemberLeft
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import NodeId
@@ -70,6 +72,23 @@ async def test_a_drain_takes_its_delay_and_the_others_hear_of_it(cluster: Cluste
     begun_s = cluster.passed_s
     await cluster.run(b.manager.drain)
     assert cluster.passed_s - begun_s < 0.1
+
+
+async def test_a_drain_that_the_others_do_not_let_finish_ends_at_its_limit(cluster: Cluster) -> None:
+    """A log-out of this node is known to nobody else, and nobody takes it."""
+    a, *_ = cluster.nodes
+    cluster.cut(a)
+    token = mint_session(a.manager, "ada")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(a.post, "/logout", token=token))
+        await cluster.settle()
+        begun_s = cluster.passed_s
+        await cluster.run(a.manager.drain)
+        assert 3.0 + HAND_OVER_S <= cluster.passed_s - begun_s < 3.2 + HAND_OVER_S
+        begun_s = cluster.passed_s
+        await cluster.run(node_of(a.manager).log.leave)
+        assert cluster.passed_s - begun_s < 0.2 + HAND_OVER_S + GOOD_BYE_S
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_node_that_has_left_answers_node_draining_and_costs_no_log_out_a_wait(cluster: Cluster) -> None:

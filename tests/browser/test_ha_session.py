@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
+import anyio.lowlevel
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -42,7 +42,7 @@ BOMB = gzip.compress(b" " * 30_000_000)
 async def endless() -> AsyncIterator[bytes]:
     while True:
         yield b" " * 10_000
-        await anyio.sleep(0)  # the server sees that the browser has gone
+        await anyio.lowlevel.checkpoint()  # the server sees that the browser has gone
 
 
 class Site:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from example_app.ports import reserve_port, url_of
 
+from ..thinning import thinned
 from ..waiting import until
 from .test_real import APP, Served
 from .test_real_tls import Authority, SecurelyServed
@@ -31,12 +33,12 @@ def all_ready(nodes: Sequence[Served]) -> None:
         until(lambda node=node: not node.readiness(), "ready")  # type: ignore[misc]
 
 
-@pytest.fixture
-def mixed(tmp_path: Path) -> Iterator[list[Served]]:
+@contextmanager
+def mixed(tmp_path: Path, more: Mapping[str, str]) -> Iterator[list[Served]]:
     """Three nodes, each on another server."""
     (tmp_path / "served.py").write_text(APP)
     ports = [reserve_port() for _ in range(3)]
-    settings = SETTINGS | {"PEERS": ",".join(map(url_of, ports))}
+    settings = SETTINGS | {"PEERS": ",".join(map(url_of, ports))} | {**more}
     nodes = [Served(name, port, tmp_path, settings) for name, port in zip("abc", ports, strict=True)]
     try:
         nodes[0].start()
@@ -49,15 +51,16 @@ def mixed(tmp_path: Path) -> Iterator[list[Served]]:
             node.kill()
 
 
-@pytest.fixture
-def secure(tmp_path: Path) -> Iterator[list[SecurelyServed]]:
+@contextmanager
+def secure(tmp_path: Path, *servers: str) -> Iterator[list[SecurelyServed]]:
+    """Nodes that show each other certificates, each on the server that is named."""
     (tmp_path / "served.py").write_text(APP)
-    ports, authority = [reserve_port() for _ in range(2)], Authority(tmp_path, "ours")
+    ports, authority = [reserve_port() for _ in servers], Authority(tmp_path, "ours")
     settings = SETTINGS | {"PEERS": ",".join(f"https://127.0.0.1:{port}" for port in ports)}
-    nodes = [SecurelyServed(name, port, tmp_path, settings, authority) for name, port in zip("ab", ports, strict=True)]
+    nodes = [SecurelyServed(name, port, tmp_path, settings, authority) for name, port in zip("abc", ports, strict=False)]
     try:
-        for node in nodes:
-            node.serve()
+        for node, server in zip(nodes, servers, strict=True):
+            node.serve(server)
         all_ready(nodes)
         yield nodes
     finally:
@@ -65,15 +68,22 @@ def secure(tmp_path: Path) -> Iterator[list[SecurelyServed]]:
             node.kill()
 
 
-@pytest.mark.prove
-def test_each_server_sends_on_and_takes_what_another_one_sends_on(mixed: list[Served]) -> None:
-    for method in ("GET", "POST"):
-        ends = ends_of(mixed, method)
-        assert all(len(one) == 1 for one in ends), ends
-        assert len(set().union(*ends)) > 1
-
-
-def test_between_nodes_with_certificates(secure: list[SecurelyServed]) -> None:
-    ends = ends_of(secure, "GET")
+def each_session_has_one_end(nodes: Sequence[Served]) -> None:
+    until(lambda: all(len(one) == 1 for one in ends_of(nodes, "GET")), "all have heard each other")
+    ends = ends_of(nodes, "POST")
     assert all(len(one) == 1 for one in ends), ends
-    assert len(set().union(*ends)) == 2
+    assert len(set().union(*ends)) > 1
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("cluster", ["peers://", "etcd://"])
+def test_each_server_sends_on_and_takes_what_another_one_sends_on(cluster: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    more = {} if cluster == "peers://" else {"CLUSTER": request.getfixturevalue("one_etcd").cluster("forwards"), "PEERS": ""}
+    with mixed(tmp_path, more) as nodes:
+        each_session_has_one_end(nodes)
+
+
+@pytest.mark.parametrize("servers", thinned([("uvicorn", "uvicorn"), ("uvicorn", "hypercorn", "granian")], kept=[("uvicorn", "uvicorn")]))
+def test_between_nodes_with_certificates(servers: Sequence[str], tmp_path: Path) -> None:
+    with secure(tmp_path, *servers) as nodes:
+        each_session_has_one_end(nodes)

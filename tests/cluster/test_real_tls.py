@@ -59,7 +59,13 @@ class SecurelyServed(Served):
         certificate, key = map(str, authority.sign(name))
         self.shows(certificate, key)
         self.settings |= {"ADVERTISE_URL": self.url, "PEER_CA_FILE": str(authority.certificate)}
-        self._options = ("--ssl-certfile", certificate, "--ssl-keyfile", key, "--ssl-ca-certs", str(authority.certificate))
+        ca, required = str(authority.certificate), str(int(ssl.CERT_REQUIRED))
+        self._options = {
+            "uvicorn": f"--port {port} --ssl-certfile {certificate} --ssl-keyfile {key} --ssl-ca-certs {ca} --ssl-cert-reqs {required}",
+            "hypercorn": f"--bind 127.0.0.1:{port} --certfile {certificate} --keyfile {key} --ca-certs {ca} --verify-mode CERT_REQUIRED",
+            "granian": f"--interface asgi --port {port} --ssl-certificate {certificate} --ssl-keyfile {key} --ssl-ca {ca} "
+            "--ssl-client-verify",
+        }
         self.context = ssl.create_default_context(cafile=str(authority.certificate))
         self.context.load_cert_chain(certificate, key)
 
@@ -67,8 +73,8 @@ class SecurelyServed(Served):
         """Set the certificate that it presents to its peers from its next start on."""
         self.settings |= {"PEER_CERT_FILE": certificate, "PEER_KEY_FILE": key}
 
-    def serve(self) -> None:
-        self.start(options=("--port", str(self.port), *self._options, "--ssl-cert-reqs", str(int(ssl.CERT_REQUIRED))))
+    def serve(self, server: str = "uvicorn") -> None:
+        self.start(server=server, options=tuple(self._options[server].split()))
 
     def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
