@@ -65,7 +65,11 @@ class Administration:
         self.server.handle(name, handler)
 
     async def _status(self, _: Nothing) -> object:
-        return {**status_of(self._node), "wall_ms": int(self._node.clock.wall_s() * 1000), "members": members_of(self._node)}
+        return {**status_of(self._node), **self._of_cluster()}
+
+    def _of_cluster(self) -> dict[str, object]:
+        node = self._node
+        return {"wall_ms": int(node.clock.wall_s() * 1000), "members": members_of(node), "kids_of_members": node.kids_of_members()}
 
     async def _sessions(self, asked: SessionsOf) -> object:
         require_name(asked.subject, "subject")

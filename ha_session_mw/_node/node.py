@@ -6,6 +6,7 @@ The middleware, the session and the manager work with a :class:`Node`; the manag
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._core.accept_rule import ACCEPT
-from .._core.cluster.key_use import KeyFit, KeyUse, fit_of
+from .._core.cluster.key_use import KeyFit, KeyUse, fit_of, told_apart
 from .._core.token.tokens import Verified
 from ..exceptions import NotSupported, UsageError
 from ..models import Claims, KeyId
@@ -40,6 +41,7 @@ PROVISIONAL = "the last {} log-outs here were provisional: a majority takes them
 PROVISIONAL_IN_A_ROW = 3
 """So many provisional log-outs are no chance."""
 TOLD_APART = "member {} and this node cannot validate each other's tokens"
+SHARED_NAME = "several members are named {}; give each node a HA_SESSION_NODE_ID of its own"
 OTHER_KEYS = "most members have other keys than this node; give all nodes the same HA_SESSION_SECRET_KEY"
 
 WORKERS_STARTING = "other workers behind this port are still starting"
@@ -134,8 +136,12 @@ class Node(Wiring):
 
     def kids_of_members(self) -> dict[str, tuple[KeyId, ...]]:
         """Return the key ids of each live member, this node first, and the newest key of each first."""
-        own = {str(self.node_id): self.keys.ring.kids}
-        return {**own, **self.log.kids_of_others()}
+        return told_apart([(str(self.node_id), self.keys.ring.kids), *self.log.kids_of_others().items()])
+
+    def shared_names(self) -> tuple[str, ...]:
+        """Return the names that several live members have, as far as this node knows."""
+        names = Counter([self.node_id, *(member.member for member in self.log.members())])
+        return tuple(name for name, count in names.items() if count > 1)
 
     def key_fit(self) -> KeyFit:
         """Return how this node's keys go together with those of the other live members."""
@@ -186,6 +192,7 @@ class Node(Wiring):
         """Return what an operator should mend although this node is ready."""
         exposed, apart = self.log.exposure(), self.key_fit().apart
         told = [f"{TOLD_APART.format(', '.join(apart))}; give all nodes the same HA_SESSION_SECRET_KEY"] if apart else []
+        told += [SHARED_NAME.format(name) for name in self.shared_names()]
         if self.settings.routing != "serve" and self.ownership.shares_its_url():
             told.append(
                 "another process announces the HA_SESSION_ADVERTISE_URL of this one, so requests for paths in HA_SESSION_OWNED may get to "

@@ -1,6 +1,6 @@
 """One line in the log when this node begins to refuse everybody with 503, one each minute while it does, and one when it ends.
 
-The same for keys that do not go together.
+The same for keys that do not go together. And one for a name that several members have.
 """
 
 from __future__ import annotations
@@ -37,10 +37,17 @@ class StandingLog:
         why_not: returns why the node validates no sessions; None if it does, or never has since its start, or is about to stop.
         skew_s: returns how far this node's clock is ahead of the other clock that differs most.
         key_fit: returns how this node's keys go together with the other members'.
+        shared_names: returns the names that several members have.
     """
 
     def __init__(
-        self, clock: Clock, *, why_not: Callable[[], str | None], skew_s: Callable[[], float], key_fit: Callable[[], KeyFit]
+        self,
+        clock: Clock,
+        *,
+        why_not: Callable[[], str | None],
+        skew_s: Callable[[], float],
+        key_fit: Callable[[], KeyFit],
+        shared_names: Callable[[], tuple[str, ...]],
     ) -> None:
         self._boot_s = clock.boot_s
         self._why_not = why_not
@@ -51,11 +58,14 @@ class StandingLog:
         self._key_fit = key_fit
         self._told_fit = KeyFit()
         self._tell_keys_at_s = -math.inf
+        self._shared_names = shared_names
+        self._told_names: tuple[str, ...] = ()
 
     def look(self) -> None:
         """Look whether there is something to tell. Called about once a second."""
         self._look_at_service()
         self._look_at_keys()
+        self._look_at_names()
         skew_s = self._skew_s()
         is_skewed = abs(skew_s) > (WARN_SKEW_S / 2 if self._is_skewed else WARN_SKEW_S)
         if is_skewed != self._is_skewed:
@@ -93,3 +103,10 @@ class StandingLog:
         line = "member %s and this node cannot validate each other's tokens%s; give all nodes the same HA_SESSION_SECRET_KEY"
         odd = ": this node has other keys than most members, issues no tokens and is not ready" if fit.is_odd else ""
         logger.error(line, ", ".join(fit.apart), odd)
+
+    def _look_at_names(self) -> None:
+        names = self._shared_names()
+        for name in names:
+            if name not in self._told_names:
+                logger.error("several members are named %s; give each node a HA_SESSION_NODE_ID of its own", name)
+        self._told_names = names

@@ -159,7 +159,13 @@ class Wiring(ABC):
         self.resolver = Resolver(self.validator, settings, clock, recover=self.recoveries.recover)
         self.sampling = Sampling(self.validator, lambda: self.second_look)
         self.divergences = 0
-        self.standing = StandingLog(clock, why_not=self._why_out_of_service, skew_s=lambda: farthest_skew_s(self.log), key_fit=self.key_fit)
+        self.standing = StandingLog(
+            clock,
+            why_not=self._why_out_of_service,
+            skew_s=lambda: farthest_skew_s(self.log),
+            key_fit=self.key_fit,
+            shared_names=self.shared_names,
+        )
         self._has_served = False
         self._refresh_at_s = -math.inf
         self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
@@ -430,6 +436,10 @@ class Wiring(ABC):
     @abstractmethod
     def key_fit(self) -> KeyFit:
         """How this node's keys go together with the other live members'."""
+
+    @abstractmethod
+    def shared_names(self) -> tuple[str, ...]:
+        """The names that several live members have."""
 
     @abstractmethod
     def _is_certain(self, check: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
+from .._core.cluster.key_use import told_apart
 from .._core.cluster.members import Heartbeat, Sighting
 from .._core.tally import Tally
 from ..events import ClusterEvent
@@ -174,8 +175,8 @@ class ClusterLog(ABC):
         return None
 
     def kids_of_others(self) -> Mapping[str, tuple[KeyId, ...]]:
-        """Return the key ids of each other live member, the newest first."""
-        return {member.member: member.kids for member in self.members()}
+        """Return the key ids of each other live member, the newest first. Members that share a name are told apart by a number."""
+        return told_apart((member.member, member.kids) for member in self.members())
 
     def announced_kids(self) -> Sequence[Collection[KeyId]]:
         """Return the key ids of each other live member."""

@@ -50,12 +50,13 @@ def _findings(balancer: str | None, check_every: float | None, fall: int | None,
         settings = Settings.from_environ()
     except ConfigurationError as exc:
         return [Finding("error", "settings", *_parted(fault)) for fault in exc.faults]
-    return [
+    findings = [
         *check_alone(settings, os.environ),
         *check_drain(settings, balancer, check_every, fall, grace),
         *check_nodes(settings, lambda urls: _ask(settings, urls)),
         *check_etcd(settings),
     ]
+    return [*dict.fromkeys(findings)]  # a node and etcd tell the same of a key
 
 
 def _parted(fault: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import httpx2
 import pytest
 
 from ha_session_mw import Settings
+from ha_session_mw._core.cluster.members import Heartbeat
+from ha_session_mw._core.ordered.keys import LogHeartbeat, encode_beat
+from ha_session_mw._core.token.keys import SigningKey
 from ha_session_mw.abc import PeerFailure
 from ha_session_mw.cli.checkup.alone import check_alone, check_drain
 from ha_session_mw.cli.checkup.among_nodes import check_nodes
 from ha_session_mw.cli.checkup.findings import Finding
 from ha_session_mw.cli.checkup.of_etcd import check_etcd
+from ha_session_mw.models import KeyId, NodeId
 from ha_session_mw.testing import SECRET
 
 from ..operators import run
@@ -119,8 +124,9 @@ def test_a_drain_that_is_too_short_for_the_balancer_is_found() -> None:
 # The nodes
 
 
-def answer(url: str, *, name: str = "a", limit_s: float = 5.0, ahead_s: float = 0.0, why: str | None = None) -> dict[str, Any]:
+def answer(url: str, *, name: str = "", limit_s: float = 5.0, ahead_s: float = 0.0, why: str | None = None) -> dict[str, Any]:
     here = {"here": True, "url": url, "freshness_limit_s": limit_s}
+    name = name or url.removeprefix("http://").partition(".")[0]
     return {"node": name, "wall_ms": int((NOW_S + ahead_s) * 1000), "not_ready_because": why, "members": [here]}
 
 
@@ -162,6 +168,18 @@ def test_nodes_that_are_well_give_no_finding() -> None:
 )
 def test_a_node_that_differs_is_found(differing: Any, text: str, level: str) -> None:
     assert found(among(Nodes(**{URLS[1]: differing})), text).level == level
+
+
+def test_two_nodes_with_one_name_are_found() -> None:
+    assert found(among(Nodes(**{URLS[2]: answer(URLS[2], name="b")})), "http://b.test and http://c.test are both named b").level == "error"
+
+
+def test_a_member_with_other_keys_is_found_whoever_tells_of_it() -> None:
+    mine = SigningKey(SECRET.encode()).kid
+    told = {**answer(URLS[1]), "kids_of_members": {"a": [mine], "b": ["odd", mine], "c": ["odd"]}}
+    assert found(among(Nodes(**{URLS[1]: told})), "member c and a node with this environment cannot").check == "keys"
+    rotating = {**answer(URLS[1]), "kids_of_members": {"a": ["new", mine], "b": ["new", mine]}}
+    assert among(Nodes(**{URLS[1]: rotating})) == []
 
 
 def test_other_processes_at_this_nodes_url_are_found() -> None:
@@ -242,6 +260,17 @@ def test_an_etcd_that_asks_for_users_is_told_from_one_that_does_not() -> None:
     etcd = FakeEtcd(**{"/v3/kv/range": {"error": "etcdserver: user name is empty"}})
     assert found(at_etcd(etcd, cluster_user=None, cluster_password=None), "one:2379 asks for a user").level == "error"
     assert found(at_etcd(FakeEtcd(), cluster_user=None, cluster_password=None), "asks for no user").level == "advice"
+
+
+def test_a_member_with_other_keys_is_found_in_etcd() -> None:
+    def heartbeat(member: str, kid: str) -> dict[str, str]:
+        own = Heartbeat(NodeId(member), "life", "", "ready", 1, 0, (KeyId(kid),), 5.0, 0)
+        return {"value": b64encode(encode_beat(LogHeartbeat(own, "log", 1, b""))).decode()}
+
+    good, unreadable = heartbeat("a", SigningKey(SECRET.encode()).kid), {"value": b64encode(b"?").decode()}
+    assert at_etcd(FakeEtcd(**{"/v3/kv/range": {"kvs": [good, unreadable]}})) == []
+    odd = at_etcd(FakeEtcd(**{"/v3/kv/range": {"kvs": [good, unreadable, heartbeat("b", "odd")]}}))
+    assert found(odd, "member b and a node with this environment cannot").level == "error"
 
 
 # The command

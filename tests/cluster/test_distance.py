@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,28 @@ async def test_a_node_that_nobody_can_call_says_that_its_log_outs_are_provisiona
         await cluster.advance(8)
         # Others' polls carry nothing to it any more; whether it still reads theirs is another matter.
         assert any("each log-out here is provisional" in warning for warning in node_of(a.manager).warnings())
+
+
+async def test_three_provisional_log_outs_in_a_row_are_no_chance_and_are_told(tmp_path: Path) -> None:
+    """The others poll, so a majority hears the node. But its answers come too late for them."""
+    async with Cluster() as cluster:
+        a, *others = cluster.nodes
+        await a.stop()
+        a.settings.update(state_dir=tmp_path)
+        await a.start()
+        await cluster.ready()
+        for other in others:
+            cluster.link(other, a).delay_s = 1.0
+            cluster.link(a, other).cut = True
+        told = []
+        for number in range(4):
+            if number == 3:
+                for other in others:
+                    cluster.link(other, a).delay_s, cluster.link(a, other).cut = 0.0, False
+                await cluster.advance(5)
+            mode = (await cluster.run(a.manager.revoke_session, f"id{number}")).mode
+            told.append((mode, any("log-outs here were provisional" in one for one in node_of(a.manager).warnings())))
+        assert told == [("provisional", False), ("provisional", False), ("provisional", True), ("fenced", False)]
 
 
 @pytest.fixture(scope="module")

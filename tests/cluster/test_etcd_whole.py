@@ -246,3 +246,16 @@ async def test_a_log_out_that_was_garbled_on_its_way_is_written_again(
     monkeypatch.setattr(GarblesLogOuts, "garbled", times)
     assert await log_out(a, token) == "fenced"
     assert await seen(b, token) == "session_revoked"
+
+
+async def test_a_node_that_waits_to_hear_of_others_names_them(cluster: EtcdCluster) -> None:
+    a, b, c = cluster.nodes
+    await cluster.kill(a)
+    cut(cluster, b)
+    cut(cluster, c)  # their leases last a while, so they may be alive
+    await a.start()
+    await cluster.advance(1)
+    names = {str(node_of(node.manager).node_id) for node in (b, c)}
+    waits = str(a.why_not_ready)
+    assert waits.startswith("waiting to hear of the other members, to know whether its clock is right: ")
+    assert names <= set(waits.partition(": ")[2].split(", "))

@@ -244,3 +244,14 @@ async def test_a_revoked_key_no_longer_makes_its_holder_a_node(cluster: Cluster)
     browser = await logged_in(cluster, a)  # the members talk on, under the other key
     for node in cluster.nodes:
         assert (await browser.visit(node)).result == "ada"
+
+
+async def test_a_node_with_the_name_of_another_hides_nobodys_keys_and_is_told(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    a, b, c = cluster.nodes
+    await restart(cluster, c, node_id="b", secret_key=STRAY, secret_key_fallbacks=SECRET)
+    assert [*node_of(a.manager).kids_of_members()] == ["a", "b", "b (2)"]
+    assert kid_of(mint_session(c.manager, "ada")) == kid(SECRET)  # it knows that a and b lack its newest key
+    for node in (a, b, c):
+        assert "several members are named b; give each node a HA_SESSION_NODE_ID of its own" in node_of(node.manager).warnings()
+    await cluster.advance(5)
+    assert caplog.text.count("several members are named b") == 3  # a line of each node

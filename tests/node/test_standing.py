@@ -15,8 +15,15 @@ class Told:
         self.why: str | None = None
         self.skew_s = 0.0
         self.fit = KeyFit()
+        self.names: tuple[str, ...] = ()
         self._caplog = caplog
-        self._log = StandingLog(self.clock, why_not=lambda: self.why, skew_s=lambda: self.skew_s, key_fit=lambda: self.fit)
+        self._log = StandingLog(
+            self.clock,
+            why_not=lambda: self.why,
+            skew_s=lambda: self.skew_s,
+            key_fit=lambda: self.fit,
+            shared_names=lambda: self.names,
+        )
 
     def after(self, seconds: float) -> list[str]:
         """The lines of so many seconds."""
@@ -60,6 +67,14 @@ def test_keys_that_do_not_go_together_are_told_with_whose_each_minute_and_at_the
     assert [("member b, c" in line, "not ready" in line) for line in told.after(10)] == [(True, True)]
     told.fit = KeyFit()
     assert told.after(100) == ["the keys of all members go together again"]
+
+
+def test_a_name_that_several_members_have_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(caplog)
+    told.names = ("a",)
+    assert told.after(100) == ["several members are named a; give each node a HA_SESSION_NODE_ID of its own"]
+    told.names = ()
+    assert told.after(100) == []
 
 
 @pytest.mark.anyio

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class KeyState(msgspec.Struct, frozen=True):
@@ -125,12 +129,12 @@ class KeyUse:
 
 def signing(members: Mapping[str, Sequence[str]], denied: Collection[str]) -> dict[str, str]:
     """Return the key that each member signs with: its newest that all others have, as :meth:`.KeyRing.signing_key` chooses it."""
+    having = Counter(kid for kids in members.values() for kid in set(kids))
     found = {}
     for name, kids in members.items():
         usable = [kid for kid in kids if kid not in denied] or [*kids]
-        others = [other for member, other in members.items() if member != name]
         if usable:
-            found[name] = max(usable, key=lambda kid: sum(kid in other for other in others))
+            found[name] = max(usable, key=having.__getitem__)  # each counts the member itself once, so that makes no difference
     return found
 
 
@@ -141,3 +145,15 @@ def fit_of(own: str, members: Mapping[str, Sequence[str]], denied: Collection[st
     apart = tuple(name for name, kids in others.items() if signs.get(name) not in members[own] or signs.get(own) not in kids)
     counted = {name for name, kids in others.items() if any(kid not in denied for kid in kids)}
     return KeyFit(apart, len(counted.intersection(apart)) * 2 > 1 + len(counted))
+
+
+def told_apart(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Return a mapping in which members that share a name have numbers: ``b``, ``b (2)``."""
+    found: dict[str, T] = {}
+    for name, value in named:
+        own, number = name, 1
+        while own in found:
+            number += 1
+            own = f"{name} ({number})"
+        found[own] = value
+    return found

@@ -1,6 +1,9 @@
 """The keys of the processes that share a file: a small file for each process, in a folder beside it.
 
 Apart from the log, because each write there has all processes read. Nothing is synced: after a crash of the machine no process runs.
+
+A process holds a lock on its file, and the kernel lets it go when the process ends, however it ends. So a file without its lock is that of
+a dead process. A process that is paused keeps its lock; its file gets old instead.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 
 from ...abc import Clock
@@ -22,6 +26,8 @@ SIGN_EVERY_S = 5.0
 """How often a process shows that it runs, by the time of its file."""
 SILENT_S = 15.0
 """How old the file of a process that runs may be."""
+HELD = ".held"
+"""The end of the name of a file that its process has locked. Earlier builds lock none, and read files of any name."""
 NEW = ".new"
 """The end of the name of a file that is being written."""
 REMOVE_S = 120.0
@@ -41,7 +47,8 @@ class KeyBoard:
 
     def __init__(self, folder: Path, life: str, member: str, kids: tuple[KeyId, ...], clock: Clock) -> None:
         self._folder = folder
-        self._own = folder / life
+        self._own = folder / (life + HELD)
+        self._held = -1
         self._member = member
         self._clock = clock
         self._kids = kids
@@ -85,10 +92,17 @@ class KeyBoard:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         new = self._own.with_suffix(NEW)
         # Renamed when it is whole: the time of the folder tells the others to read it.
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write("\n".join((self._member, *self._kids)))
-        os.utime(new, (self._clock.wall_s(),) * 2)
-        new.rename(self._own)
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+            os.write(file, "\n".join((self._member, *self._kids)).encode())
+            os.utime(new, (self._clock.wall_s(),) * 2)
+            new.rename(self._own)
+        except OSError:
+            os.close(file)
+            raise
+        self.let_go()
+        self._held = file
 
     def others(self) -> Mapping[str, tuple[KeyId, ...]]:
         """Return the key ids of each other process that runs, the newest first. Looks at the folder once; reads it if that has changed."""
@@ -112,7 +126,7 @@ class KeyBoard:
                 age_s = abs(wall_s - file.stat().st_mtime)
                 if age_s > REMOVE_S:
                     file.unlink()
-                elif age_s <= SILENT_S and file.suffix != NEW:
+                elif age_s <= SILENT_S and file.suffix != NEW and not _is_dead(file):
                     member, *kids = file.read_text("utf-8").split("\n")
                     found[member] = tuple(map(KeyId, kids))
         return found
@@ -122,3 +136,25 @@ class KeyBoard:
         self._sign_at_s = -math.inf
         with suppress(OSError):
             self._own.unlink()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file that has the lock. A newer one has it, or this process has left, or is a child."""
+        held, self._held = self._held, -1
+        if held >= 0:
+            os.close(held)
+
+    def __del__(self) -> None:
+        self.let_go()
+
+
+def _is_dead(file: Path) -> bool:
+    """Return whether the process of a file has ended."""
+    if file.suffix != HELD:
+        return False
+    with file.open("rb") as opened:
+        try:
+            flock(opened, LOCK_SH | LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

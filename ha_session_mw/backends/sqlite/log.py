@@ -361,5 +361,6 @@ class SqliteLog(ClusterLog):
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
+            self._keys.let_go()  # else it would hold the lock of its parent
             self._thread = None
             self._disk, self._threads, self._change = anyio.Lock(), anyio.CapacityLimiter(1), anyio.Event()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .findings import Finding, Level
+from .of_keys import check_keys
 
 if TYPE_CHECKING:
     from ...config import Settings
@@ -36,7 +38,13 @@ def check_nodes(settings: Settings, ask: Ask, wall_s: Callable[[], float] = time
             yield _silent(url, answer, is_own=url == own)
         else:
             yield from _stated(settings, url, answer, here_s, wall_s() - begun_s)
-    if own and not isinstance(answers[own], Exception):
+    told = {url: answer for url, answer in answers.items() if not isinstance(answer, Exception)}
+    yield from _names({url: answer["node"] for url, answer in told.items() if _here(answer)["url"] == url})
+    kids: dict[str, Sequence[str]] = {}
+    for answer in told.values():
+        kids.update(answer.get("kids_of_members", {}))  # which an earlier build leaves out
+    yield from check_keys(settings, kids)
+    if own in told:
         yield from _own_url(own, [answers[own], *(ask([own])[own] for _ in range(TIMES_ASKED - 1))])
 
 
@@ -50,7 +58,7 @@ def _silent(url: str, failure: Exception, *, is_own: bool) -> Finding:
 
 
 def _stated(settings: Settings, url: str, answer: Mapping[str, Any], here_s: float, took_s: float) -> Iterator[Finding]:
-    here = next(row for row in answer["members"] if row["here"])
+    here = _here(answer)
     if here["url"] and here["url"] != url:
         yield Finding(
             "error",
@@ -72,6 +80,19 @@ def _stated(settings: Settings, url: str, answer: Mapping[str, Any], here_s: flo
         )
     if answer["not_ready_because"]:
         yield Finding("error", "peers", f"{url} is not ready: {answer['not_ready_because']}", "see Troubleshoot a cluster for this reason")
+
+
+def _here(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the row of the node that has answered."""
+    found: Mapping[str, Any] = next(row for row in answer["members"] if row["here"])
+    return found
+
+
+def _names(names: Mapping[str, str]) -> Iterator[Finding]:
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            urls = " and ".join(url for url, one in names.items() if one == name)
+            yield Finding("error", "peers", f"{urls} are both named {name}", "give each node a HA_SESSION_NODE_ID of its own")
 
 
 def _own_url(url: str, answers: Sequence[Any]) -> Iterator[Finding]:

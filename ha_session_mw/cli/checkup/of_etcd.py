@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ssl
 import time
-from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from ..._core.cluster.key_use import told_apart
+from ..._core.ordered.keys import BEATS, decode_beat
 from ..._machine.tls import tls_context, unreachable
 from .among_nodes import NTP, SKEW_ADVICE_S, SKEW_ERROR_S
 from .findings import Finding, Level
+from .of_keys import check_keys
 
 if TYPE_CHECKING:
     import httpx2
@@ -83,6 +87,7 @@ class _Endpoint:
             *self._users(),
             *self._room(),
             *self._members(),
+            *self._keys(),
         ]
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +129,7 @@ class _Endpoint:
                 return
             self._headers = {"authorization": answer["token"]} if "token" in answer else {}
         # A read tells what releases before 3.5 do not state: whether users are asked for.
-        key = b64encode(f"{settings.cluster.prefix}/".encode()).decode()
+        key = _in_base64(f"{settings.cluster.prefix}/")
         refusal = str(self._post("/v3/kv/range", {"key": key, "keys_only": True}).get("error", ""))
         if "permission denied" in refusal:
             remedy = f"etcdctl role grant-permission ROLE --prefix=true readwrite {settings.cluster.prefix}/"
@@ -172,6 +177,20 @@ class _Endpoint:
                 f"HA_SESSION_CLUSTER names {len(self._settings.cluster.endpoints)} of etcd's {len(members)} members",
                 "name all of them, so that no single one is needed",
             )
+
+    def _keys(self) -> Iterator[Finding]:
+        found: list[tuple[str, Sequence[str]]] = []
+        below = f"{self._settings.cluster.prefix}/{BEATS}"
+        asked = {"key": _in_base64(f"{below}/"), "range_end": _in_base64(f"{below}0")}  # "0" follows "/"
+        for row in self._post("/v3/kv/range", asked).get("kvs", ()):
+            with suppress(ValueError):  # a build that cannot read it tells so in its log
+                heartbeat = decode_beat(b64decode(row["value"])).heartbeat
+                found.append((heartbeat.member, heartbeat.kids))
+        yield from check_keys(self._settings, told_apart(found))
+
+
+def _in_base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
 
 
 def _text(numbers: tuple[int, ...]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -90,6 +92,52 @@ async def test_a_worker_that_was_killed_is_forgotten_and_its_key_a_minute_later(
             assert use.remembers(kid, clock.boot_s())
         clock.advance(11)
         assert not use.remembers(kid, clock.boot_s())
+
+
+async def test_a_worker_that_starts_after_all_were_killed_and_the_secret_changed_serves_at_once(path: Path, clock: ManualClock) -> None:
+    before = [Worker(path, clock=clock) for _ in range(2)]
+    for worker in before:
+        worker.log.poll_now()
+        worker.log._keys.let_go()  # it is killed here
+    after = Worker(path, clock=clock, secret_key=OTHER)
+    async with running(after):
+        assert after.says(after.log_in()) == "yes"
+        assert after.manager.why_not_ready() is None
+
+
+async def test_without_the_locks_it_would_be_out_of_service_while_their_files_are_new(path: Path, clock: ManualClock) -> None:
+    before = [Worker(path, clock=clock) for _ in range(2)]
+    for worker in before:
+        worker.log.poll_now()
+        worker.log._keys.let_go()
+        worker.log._keys._own.rename(path.with_name("sessions.db-keys") / str(id(worker)))  # as of an earlier build
+    after = Worker(path, clock=clock, secret_key=OTHER)
+    async with running(after):
+        assert after.manager.why_not_ready() is not None
+        clock.advance(16)
+        after.log.poll_now()
+        assert after.manager.why_not_ready() is None
+
+
+def test_a_child_that_serves_nothing_does_not_speak_for_its_parent(path: Path, clock: ManualClock) -> None:
+    """gunicorn forks each worker from a parent, and programs fork from workers."""
+    one, other = Worker(path, clock=clock), Worker(path, clock=clock)
+    one.log.poll_now()
+    here, there = socket.socketpair()
+    if (child := os.fork()) == 0:
+        there.send(b"forked")
+        here.close()
+        there.recv(1)  # the end of the parent's side
+        os._exit(0)
+    try:
+        there.close()
+        here.recv(6)
+        one.log._keys.let_go()  # it is killed here
+        other.log.poll_now()
+        assert other.log.kids_of_others() == {}
+    finally:
+        here.close()
+        os.waitpid(child, 0)
 
 
 async def test_a_worker_alone_with_a_new_secret_knows_old_tokens_for_what_they_are(path: Path, clock: ManualClock) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.cluster.key_use import REMEMBERED_S, KeyState, KeyUse, fit_of, signing
+from ha_session_mw._core.cluster.key_use import REMEMBERED_S, KeyState, KeyUse, fit_of, signing, told_apart
 from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw.models import KeyId
 
@@ -110,3 +110,7 @@ def test_a_silent_members_key_is_remembered_for_a_while_and_a_retired_one_is_not
     use.look({"a": ("one",), "b": ("new",)}, (), 1.0)
     assert [use.remembers(kid, 1.0) for kid in ("one", "old", "new", "two")] == [True, False, True, True]
     assert not use.remembers("two", REMEMBERED_S + 0.1)
+
+
+def test_members_that_share_a_name_are_told_apart() -> None:
+    assert told_apart([("a", ("good",)), ("b", ("good",)), ("a", ("stray",))]) == {"a": ("good",), "b": ("good",), "a (2)": ("stray",)}
