@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from ._node import census
-from ._node.node import Node
-from .manager import SessionManager, node_of
+from .manager import SessionManager
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry
@@ -15,10 +12,7 @@ except ImportError as exc:
     raise ImportError("ha_session_mw.metrics needs prometheus_client: pip install 'ha-session-mw[prometheus]'") from exc
 
 from .ops.exposition import NodeCollector, is_shared, show
-from .ops.figures import as_nodes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from .ops.shown import nodes_shown
 
 __all__ = ["register"]
 
@@ -39,18 +33,6 @@ def register(registry: CollectorRegistry = REGISTRY, *, manager: SessionManager 
     if registry in _registered:
         return
     _registered.add(registry)
-    if manager is None:
-        census.watch(_show)
-    else:
-        _show(node_of(manager))
+    nodes = nodes_shown(manager, show)
     if not is_shared():
-        registry.register(NodeCollector(_all_nodes if manager is None else lambda: [node_of(manager)]))
-
-
-def _all_nodes() -> Sequence[Node]:
-    return as_nodes(census.all_nodes())
-
-
-def _show(node: object) -> None:
-    if isinstance(node, Node):
-        show(node)
+        registry.register(NodeCollector(nodes))

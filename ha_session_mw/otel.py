@@ -10,16 +10,16 @@ from functools import partial
 from weakref import WeakSet
 
 from ._core.tally import Tally
-from ._node import census
 from ._node.node import Node
-from .manager import SessionManager, node_of
+from .manager import SessionManager
 
 try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
 except ImportError as exc:
     raise ImportError("ha_session_mw.otel needs opentelemetry-api: pip install 'ha-session-mw[otel]'") from exc
 
-from .ops.figures import FIGURES, Figure, as_nodes, combined, combined_tallies
+from .ops.figures import FIGURES, Figure, combined, combined_tallies
+from .ops.shown import nodes_shown
 from .version import __version__
 
 __all__ = ["register"]
@@ -45,11 +45,7 @@ def register(provider: MeterProvider | None = None, *, manager: SessionManager |
     if provider in _registered:
         return
     _registered.add(provider)
-    if manager is None:
-        census.watch(_sample)
-    else:
-        _sample(node_of(manager))
-    nodes: Nodes = _all_nodes if manager is None else lambda: [node_of(manager)]
+    nodes = nodes_shown(manager, lambda node: node.sampling.start())
     meter = provider.get_meter("ha_session_mw", __version__)
     for figure in FIGURES:
         _add(meter, figure, nodes)
@@ -90,12 +86,3 @@ def _sum(tally: Tally) -> Iterator[tuple[dict[str, str], float]]:
 
 def _count(tally: Tally) -> Iterator[tuple[dict[str, str], float]]:
     yield {}, tally.total
-
-
-def _all_nodes() -> Sequence[Node]:
-    return as_nodes(census.all_nodes())
-
-
-def _sample(node: object) -> None:
-    if isinstance(node, Node):
-        node.sampling.start()

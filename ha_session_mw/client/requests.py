@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +18,10 @@ try:
 except ImportError as exc:
     raise ImportError("ha_session_mw.client.requests needs the package requests: pip install requests") from exc
 
+from .between_tries import Blocking
 from .exchange import Cluster, Exchange, decoded, may_be_problem, read_problem
 from .problems import LONGEST, Problem
-from .tries import Way, held, respond, run_blocking
+from .tries import Way, respond, run_blocking
 
 
 class NodesAdapter(HTTPAdapter):
@@ -84,8 +84,8 @@ class NodesAdapter(HTTPAdapter):
             logs_in=self.reauthenticate is not None,
         )
         options = {"stream": stream, "verify": verify, "cert": cert, "proxies": proxies}
-        way = _RequestsWay(request, partial(super().send, **options), timeout, self._sleep, self._one_log_in, self.reauthenticate)
-        response: Response = run_blocking(respond(exchange, way))
+        way = _RequestsWay(request, partial(super().send, **options), timeout)
+        response: Response = run_blocking(respond(exchange, way, Blocking(self._sleep, self._one_log_in, self.reauthenticate)))
         return response
 
 
@@ -96,28 +96,14 @@ class _RequestsWay(Way):
         request: the caller's.
         send: sends once.
         timeout: of the caller.
-        sleep: waits for so many seconds.
-        lock: is held by the request that logs in.
-        reauthenticate: logs in; None if the client cannot.
     """
 
     errors = RequestException
 
-    def __init__(
-        self,
-        request: PreparedRequest,
-        send: Callable[..., Response],
-        timeout: Any,
-        sleep: Callable[[float], object],
-        lock: threading.Lock,
-        reauthenticate: Callable[[], Any] | None,
-    ) -> None:
+    def __init__(self, request: PreparedRequest, send: Callable[..., Response], timeout: Any) -> None:
         self._request = request
         self._send = send
         self._timeout = timeout
-        self._sleep = sleep
-        self._lock = lock
-        self._reauthenticate = reauthenticate
 
     async def send(self, exchange: Exchange) -> Response:
         wire = self._request.copy()
@@ -148,16 +134,6 @@ class _RequestsWay(Way):
 
     async def close(self, response: Response) -> None:
         response.close()
-
-    async def sleep(self, seconds: float) -> None:
-        self._sleep(seconds)
-
-    def one_log_in(self) -> AbstractAsyncContextManager[object]:
-        return held(self._lock)
-
-    async def reauthenticate(self) -> None:
-        assert self._reauthenticate is not None  # noqa: S101 - else no exchange asks for it
-        self._reauthenticate()
 
     def reason(self, error: Exception) -> BaseException:
         """Return the error of urllib3 that says how far a request came; the error itself if there is none."""

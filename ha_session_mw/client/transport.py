@@ -6,16 +6,16 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 
+from .between_tries import Blocking, Suspending
 from .exchange import Cluster, Exchange, as_text, library_of, limits_of, may_be_problem, read_problem
 from .problems import Problem
 from .streams import once, resumed
-from .tries import Way, held, respond, run_blocking
+from .tries import Way, respond, run_blocking
 
 
 class _Transport:
@@ -61,19 +61,11 @@ class _HttpxWay(Way):
     Args:
         request: the caller's.
         inner: the transport that sends.
-        sleep: waits for so many seconds.
-        lock: is held by the request that logs in.
-        reauthenticate: logs in; None if the client cannot.
     """
 
-    def __init__(
-        self, request: Any, inner: Any, sleep: Callable[[float], Any], lock: Any, reauthenticate: Callable[[], Any] | None
-    ) -> None:
+    def __init__(self, request: Any, inner: Any) -> None:
         self._request = request
         self._inner = inner
-        self._sleep = sleep
-        self._lock = lock
-        self._reauthenticate = reauthenticate
         self._library = library_of(request)
         self.errors = self._library.TransportError
 
@@ -157,7 +149,8 @@ class NodesTransport(_Transport):
         exchange = self._exchange(request)
         if exchange is None:
             return self._inner.handle_request(request)
-        return run_blocking(respond(exchange, _Blocking(request, self._inner, self._sleep, self._one_log_in, self.reauthenticate)))
+        between = Blocking(self._sleep, self._one_log_in, self.reauthenticate)
+        return run_blocking(respond(exchange, _Blocking(request, self._inner), between))
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -185,16 +178,6 @@ class _Blocking(_HttpxWay):
 
     async def send(self, exchange: Exchange) -> Any:
         return self._inner.handle_request(self.wire_request(exchange))
-
-    async def sleep(self, seconds: float) -> None:
-        self._sleep(seconds)
-
-    def one_log_in(self) -> AbstractAsyncContextManager[object]:
-        return held(self._lock)
-
-    async def reauthenticate(self) -> None:
-        assert self._reauthenticate is not None  # noqa: S101 - else no exchange asks for it
-        self._reauthenticate()
 
 
 class AsyncNodesTransport(_Transport):
@@ -228,7 +211,8 @@ class AsyncNodesTransport(_Transport):
             return await self._inner.handle_async_request(request)
         if self._one_log_in is None:
             self._one_log_in = anyio.Lock()
-        return await respond(exchange, _Suspending(request, self._inner, self._sleep, self._one_log_in, self.reauthenticate))
+        between = Suspending(self._sleep, self._one_log_in, self.reauthenticate)
+        return await respond(exchange, _Suspending(request, self._inner), between)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -257,14 +241,3 @@ class _Suspending(_HttpxWay):
 
     async def send(self, exchange: Exchange) -> Any:
         return await self._inner.handle_async_request(self.wire_request(exchange))
-
-    async def sleep(self, seconds: float) -> None:
-        await self._sleep(seconds)
-
-    def one_log_in(self) -> AbstractAsyncContextManager[object]:
-        lock: anyio.Lock = self._lock
-        return lock
-
-    async def reauthenticate(self) -> None:
-        assert self._reauthenticate is not None  # noqa: S101 - else no exchange asks for it
-        await self._reauthenticate()

@@ -1,16 +1,15 @@
 """All tries of one request, written once for clients that block and for those that suspend.
 
-A library brings its own way to send, read, wait and log in, as coroutine functions. Those of a client that blocks never suspend, so
+A library brings its own way to send and read, as coroutine functions. Those of a client that blocks never suspend, so
 :func:`run_blocking` runs them without an event loop.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
+from .between_tries import BetweenTries
 from .exchange import AfterLogIn, Exchange
 from .problems import Problem
 
@@ -35,21 +34,17 @@ class Way(Protocol):
     async def close(self, response: Any) -> None:
         """Give up a response."""
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-
-    async def reauthenticate(self) -> None:
-        """Log in by requests of the same client."""
-
-    def one_log_in(self) -> AbstractAsyncContextManager[object]:
-        """Return a lock that all requests of the client share."""
-
     def reason(self, error: Exception) -> BaseException:
         """Return the error that says how far a request came, given the one that a try raised."""
 
 
-async def respond(exchange: Exchange, way: Way) -> Any:
+async def respond(exchange: Exchange, way: Way, between: BetweenTries) -> Any:
     """Return the response to a request, after as many tries as are right.
+
+    Args:
+        exchange: the request.
+        way: sends it.
+        between: waits and logs in between two tries.
 
     Raises:
         Exception: of the kind that the library raises: the last try failed.
@@ -64,21 +59,21 @@ async def respond(exchange: Exchange, way: Way) -> Any:
                 raise
         else:
             step = exchange.answered(response.status_code, response.headers, problem)
-            if step is None or (isinstance(step, AfterLogIn) and not await _log_in(exchange, way)):
+            if step is None or (isinstance(step, AfterLogIn) and not await _log_in(exchange, between)):
                 return response
             await way.close(response)
-        await way.sleep(step.wait_s)
+        await between.sleep(step.wait_s)
 
 
-async def _log_in(exchange: Exchange, way: Way) -> bool:
+async def _log_in(exchange: Exchange, between: BetweenTries) -> bool:
     """Log in unless another request has done so meanwhile; return whether there is a log-in to use."""
-    async with way.one_log_in():
+    async with between.one_log_in():
         if exchange.uses_log_in():
             return True
         if not exchange.may_log_in():
             return False
         with exchange.log_in():
-            await way.reauthenticate()
+            await between.reauthenticate()
         return True
 
 
@@ -95,10 +90,3 @@ def run_blocking(steps: Coroutine[Any, Any, Result]) -> Result:
         return result
     steps.close()
     raise RuntimeError("the way of a client that blocks has suspended")
-
-
-@asynccontextmanager
-async def held(lock: threading.Lock) -> AsyncIterator[None]:
-    """Hold the lock of a client that blocks, in the form that :class:`Way` asks for."""
-    with lock:
-        yield

@@ -200,11 +200,6 @@ FIGURES: Sequence[Figure] = (
 """All metrics. Series of counters exist from the start with all label values, because a rule never fires on one that is missing."""
 
 
-def as_nodes(found: Iterable[object]) -> list[Node]:
-    """Return the nodes that are open."""
-    return [node for node in found if isinstance(node, Node)]
-
-
 def combined(figure: Figure, nodes: Sequence[Node]) -> dict[Labels, float]:
     """Return the values of a counter or a gauge over several nodes."""
     found: dict[Labels, float] = {}
