@@ -23,6 +23,11 @@ FIRST_WAIT_S = 0.05
 """The wait before a node is asked again without a hint, in seconds. Doubled with each try."""
 PAUSE_S = 1.0
 """Seconds for which a node that failed is asked only if no other is left."""
+RETURN_S = 5.0
+"""Seconds after which a client asks the node that it has left again. Otherwise a node that was restarted would get no clients until the
+others fail, and the clients would be spread ever less. Doubled each time that the node fails again."""
+LONGEST_RETURN_S = 60.0
+"""The longest such time. A machine that hangs may cost a read one time-out in each."""
 REPEATED_SHARE = 0.2
 """How many requests may be repeated in the long run: one of five. More would keep an overloaded cluster overloaded."""
 REPEATED_AT_ONCE = 10
@@ -89,6 +94,10 @@ class Nodes:
         self._paused_until_s = [-math.inf] * count
         self._roll = roll
         self._preferred = self._one_of(range(count))  # clients spread over the nodes
+        self._left: int | None = None
+        """The node that this client left because it failed, and to which it will return."""
+        self._return_at_s = math.inf
+        self._return_s = RETURN_S
         self._requests = 0
         self._repeated = RateLimiter(REPEATED_SHARE, REPEATED_AT_ONCE)  # its time is the number of requests
 
@@ -100,10 +109,11 @@ class Nodes:
             repeatable: whether a second execution of the request does no harm.
         """
         self._requests += 1
-        return Call(self, now_s, repeatable=repeatable)
+        node = self._returns_to(now_s) if repeatable else None
+        return Call(self, self.choose(now_s) if node is None else node, now_s, repeatable=repeatable)
 
     def choose(self, now_s: float, tried: frozenset[int] = frozenset()) -> int:
-        """Return the node to ask: the one that answered last, unless it is paused or was tried for this request."""
+        """Return the node to ask: the preferred one, unless it is paused or was tried for this request."""
         well = [node for node, until_s in enumerate(self._paused_until_s) if until_s <= now_s]
         fresh = [node for node in well if node not in tried]
         if self._preferred in fresh:
@@ -113,14 +123,32 @@ class Nodes:
         untried = [node for node in range(len(self._paused_until_s)) if node not in tried]
         return min(untried or range(len(self._paused_until_s)), key=self._paused_until_s.__getitem__)
 
-    def answered(self, node: int) -> None:
-        """Note that a node is well; it is asked first from now on."""
+    def answered(self, node: int, *, has_moved: bool) -> None:
+        """Note that a node is well. It is preferred from now on if a request has moved to it, or if the preferred one has failed.
+
+        Args:
+            node: the node.
+            has_moved: whether another node was asked first. An answer that has long been under way is no reason to prefer its node.
+        """
         self._paused_until_s[node] = -math.inf
-        self._preferred = node
+        if has_moved or node == self._left or self._paused_until_s[self._preferred] > -math.inf:
+            self._preferred = node
+        if node == self._left:
+            self._left, self._return_s = None, RETURN_S
 
     def failed(self, node: int, now_s: float) -> None:
         """Note that a node is unwell."""
         self._paused_until_s[node] = now_s + PAUSE_S
+        if self._left is None and node == self._preferred:
+            self._left, self._return_at_s = node, now_s + self._return_s
+
+    def _returns_to(self, now_s: float) -> int | None:
+        """Return the node that was left if a request is due to try it; the next one is due after twice the time. Otherwise None."""
+        if self._left is None or now_s < self._return_at_s:
+            return None
+        self._return_s = min(2 * self._return_s, LONGEST_RETURN_S)
+        self._return_at_s = now_s + self._return_s
+        return self._left
 
     def may_repeat(self) -> bool:
         """Whether one more request may be repeated, and count it if so."""
@@ -147,15 +175,15 @@ class Call:
             A cluster that restarts may close one port while the others are slow.
     """
 
-    __slots__ = ("_began_s", "_closed", "_nodes", "_repeatable", "_tried", "node", "tries")
+    __slots__ = ("_began_s", "_closed", "_first", "_nodes", "_repeatable", "_tried", "node", "tries")
 
-    def __init__(self, nodes: Nodes, now_s: float, *, repeatable: bool) -> None:
+    def __init__(self, nodes: Nodes, node: int, now_s: float, *, repeatable: bool) -> None:
         self._nodes = nodes
         self._began_s = now_s
         self._repeatable = repeatable
         self._tried: frozenset[int] = frozenset()
         self._closed = 0
-        self.node = nodes.choose(now_s)
+        self.node = self._first = node
         self.tries = 1
 
     @property
@@ -169,7 +197,7 @@ class Call:
 
     def answered(self) -> None:
         """Note that the node gave an answer for the caller."""
-        self._nodes.answered(self.node)
+        self._nodes.answered(self.node, has_moved=self.node != self._first)
 
     def next(self, failure: Failure, now_s: float, *, can_send_again: bool) -> TryAgain | GiveUp:
         """Return how to go on after a try that failed; ``node`` is then the one to ask.

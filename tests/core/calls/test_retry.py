@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -11,10 +13,12 @@ from hypothesis import strategies as st
 
 from ha_session_mw._core.calls.retry import (
     DEADLINE_S,
+    LONGEST_RETURN_S,
     LONGEST_WAIT_S,
     PAUSE_S,
     REPEATED_AT_ONCE,
     REPEATED_SHARE,
+    RETURN_S,
     TRIES,
     Call,
     Failure,
@@ -60,6 +64,67 @@ def test_a_node_that_refuses_the_connection_costs_no_wait_and_is_left_alone_for_
     assert call.node == 1
     call.answered()
     assert [begun(pool, now_s).node for now_s in (0.1, PAUSE_S - 0.01, PAUSE_S + 1)] == [1, 1, 1]
+
+
+def test_a_client_returns_to_the_node_that_it_has_left() -> None:
+    pool = nodes()
+    call = begun(pool)
+    fails(call, REFUSED)
+    call.answered()
+    assert begun(pool, RETURN_S - 0.01).node == 1
+    assert begun(pool, RETURN_S, repeatable=False).node == 1  # nobody knows whether that node hangs
+    call = begun(pool, RETURN_S)
+    assert call.node == 0
+    assert begun(pool, RETURN_S).node == 1  # one request is enough
+    call.answered()
+    assert [begun(pool, RETURN_S, repeatable=False).node, begun(pool, 1e6).node] == [0, 0]
+
+
+def test_an_answer_that_was_under_way_does_not_lead_a_client_away_again() -> None:
+    pool = nodes()
+    call = begun(pool)
+    fails(call, REFUSED)
+    call.answered()
+    long, back = begun(pool, RETURN_S - 1), begun(pool, RETURN_S)
+    assert (long.node, back.node) == (1, 0)
+    back.answered()
+    long.answered()
+    assert begun(pool, RETURN_S).node == 0
+
+
+def test_a_client_leaves_a_node_at_which_an_unsafe_request_broke_off() -> None:
+    pool = nodes()
+    assert isinstance(fails(begun(pool, repeatable=False), BROKE_OFF), GiveUp)
+    call = begun(pool, repeatable=False)
+    assert call.node == 1
+    call.answered()
+    assert begun(pool, PAUSE_S + 1).node == 1
+
+
+def test_a_node_that_stays_away_is_tried_less_and_less() -> None:
+    pool, tried_at_s = nodes(), []
+    for now_s in range(400):
+        call = begun(pool, now_s)
+        if call.node == 0:
+            tried_at_s.append(now_s)
+            fails(call, REFUSED, now_s)
+        call.answered()
+    waits_s = [after_s - before_s for before_s, after_s in pairwise(tried_at_s)]
+    assert waits_s == [RETURN_S, *(min(2.0**n * RETURN_S, LONGEST_RETURN_S) for n in range(1, len(waits_s)))]
+
+
+def test_clients_are_spread_over_all_nodes_after_a_rolling_restart() -> None:
+    dice = Random(7)
+    clients = [Nodes(3, dice.random) for _ in range(300)]
+    down = {0: (10, 12), 1: (20, 22), 2: (30, 32)}
+    for now_s in range(60):
+        for client in clients:
+            call = begun(client, now_s)
+            while down[call.node][0] <= now_s < down[call.node][1]:
+                fails(call, REFUSED, now_s)
+            call.answered()
+    at = Counter(begun(client, 60.0).node for client in clients)
+    assert min(at[node] for node in range(3)) > 70
 
 
 def test_a_node_that_failed_is_asked_again_if_no_other_is_left() -> None:
