@@ -28,7 +28,7 @@ from ha_session_mw import Settings
 
 from ..engines import memory_folder
 from .trouble import Trouble
-from .users import Copies, Result, User
+from .users import Copies, Result, User, tries_noted
 from .ways import BALANCED, OURS, WAYS
 
 MOST_SENT = 1.2
@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--thinks", type=float, default=3.0, help="average seconds between two requests of a user")
     given = parser.parse_args()
     logging.getLogger("ha_session_mw").setLevel(logging.ERROR)  # each try that failed is a warning
-    with tempfile.TemporaryDirectory() as folder, scene(Path(folder)) as at:
+    with tempfile.TemporaryDirectory() as folder, scene(Path(folder)) as at, tries_noted():
         half = given.seconds / 2
         trouble = Trouble(at.nodes, at.members, at.way_of_last, given.every, leader_at_s=half - 7.5, cut_at_s=half + 7.5)
         lag = Lag()
@@ -158,6 +158,8 @@ def main() -> int:
     for name, result in results.items():
         print(f"{result.told(name)}\n{'':<22} failures up to {trouble.longest_s(result.failed_at_s):.2f} s after a kill", flush=True)
     print(f"The users themselves stood still for up to {lag.longest_s:.2f} s, because the machine was busy.")
+    moments = [*((at_s, "kill") for at_s in trouble.kills), *((at_s, "cut off, or mended") for at_s in trouble.stalls)]
+    print(*(f"{at_s:.3f} {what}" for at_s, what in sorted(moments)), *results[OURS].stories, sep="\n")
     wrong = faults(results, trouble)
     print("WRONG: " + "; ".join(wrong) if wrong else "well")
     return 1 if wrong else 0

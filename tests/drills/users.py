@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +26,31 @@ COPIES = 8
 """How many copies of cookies are tried at once, of all users."""
 
 
+_tries: ContextVar[list[str]] = ContextVar("tries")
+"""What this package's client logs about the request that is made in this context, each line with the moment."""
+
+
+class _Tries(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if (tries := _tries.get(None)) is not None:
+            tries.append(f"{time.monotonic():.3f} {record.getMessage()}")
+
+
+@contextmanager
+def tries_noted() -> Iterator[None]:
+    """Note each try of this package's client that failed, for the requests whose users see an error in the end."""
+    of_client, noting = logging.getLogger("ha_session_mw.client"), _Tries()
+    of_client.addHandler(noting)
+    level, of_client.propagate = of_client.level, False
+    of_client.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        of_client.removeHandler(noting)
+        of_client.propagate = True
+        of_client.setLevel(level)
+
+
 @dataclass
 class Result:
     """The experience of all users of one way.
@@ -35,6 +63,7 @@ class Result:
         log_ins: how often a user had to log in again although nobody had logged the session out.
         copies: the cookies of the acknowledged log-outs, with whether the log-out was fenced.
         let_in: how often a node accepted one of those after the acknowledgement.
+        stories: each error, with the tries before it that this package's client has logged.
     """
 
     wanted: int = 0
@@ -45,6 +74,7 @@ class Result:
     log_ins: int = 0
     copies: list[tuple[str, bool]] = field(default_factory=list)
     let_in: Counter[str] = field(default_factory=Counter)
+    stories: list[str] = field(default_factory=list)
 
     def count_sent(self) -> None:
         self.sent += 1
@@ -139,6 +169,7 @@ class User:
 
     async def _ask(self, method: str, path: str, **options: Any) -> httpx.Response | None:
         self._result.wanted += 1
+        _tries.set([f"{time.monotonic():.3f} begun"])
         try:
             answer = await self._way.ask(self._http, method, path, **options)
         except httpx.TransportError as error:
@@ -159,6 +190,7 @@ class User:
             self._result.unknown[kind] += 1
         else:
             self._result.errors[kind] += 1
+            self._result.stories.append("\n    ".join([kind, *_tries.get()]))
 
 
 def _is_open(problem: Problem | None) -> bool:
