@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Iterator
 from functools import partial
+from inspect import getclosurevars, isfunction
+from types import MethodType
 from typing import Any
 
 import anyio
@@ -20,6 +23,8 @@ logger = logging.getLogger("ha_session_mw")
 
 STOP_WITHIN_S = 5.0
 """Seconds that the node may take to leave the cluster: the limit that this package sets for every clean-up."""
+MOST_WRAPPERS = 32
+"""The most middlewares further out that may wrap ``send``."""
 
 
 async def run_with_reactor(node: Node) -> None:
@@ -68,15 +73,30 @@ def drop(send: Send) -> bool:
     """Drop the connection behind a ``send`` of daphne's. An error of the app would not, and would stop daphne's own clean-up.
 
     Returns:
-        Whether that was possible: not on another server, nor behind a middleware that replaces ``send``.
+        Whether that was possible: not on another server, nor behind a middleware whose ``send`` does not lead to daphne's.
     """
     if _reactor() is None:
         return False
-    request = send.args[0] if isinstance(send, partial) and send.args else None
-    channel = getattr(request, "channel", None)
-    end = getattr(channel, "abortConnection", None)  # of HTTP/2, where the other one would end the response in order
-    end = end or getattr(channel, "loseConnection", None)
-    if end is None:
-        return False
-    end()
-    return True
+    for sends in _inwards(send):
+        request = sends.args[0] if isinstance(sends, partial) and sends.args else None
+        channel = getattr(request, "channel", None)
+        end = getattr(channel, "abortConnection", None)  # of HTTP/2, where the other one would end the response in order
+        end = end or getattr(channel, "loseConnection", None)
+        if end is not None:
+            end()
+            return True
+    return False
+
+
+def _inwards(send: Any) -> Iterator[Any]:
+    """Yield a ``send``, then the one that it calls, and so on: middlewares further out keep theirs under that name."""
+    for _ in range(MOST_WRAPPERS):
+        yield send
+        if isinstance(send, partial):
+            send = send.keywords.get("send")
+        elif isinstance(send, MethodType):
+            send = getattr(send.__self__, "send", None)
+        else:
+            send = getclosurevars(send).nonlocals.get("send") if isfunction(send) else None
+        if send is None:
+            return

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 APP = """
 import anyio
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
@@ -71,9 +72,10 @@ inner = SessionMiddleware(Starlette(routes=[
     WebSocketRoute("/chat", chat),
 ]))
 further_out = BaseHTTPMiddleware(inner, dispatch=pass_on)
+added = Starlette(routes=[Route("/added", of("text/csv"))], middleware=[Middleware(SessionMiddleware, manager=inner.manager)])
 
 async def app(scope, receive, send):
-    await (further_out if scope.get("path") == "/further-out" else inner)(scope, receive, send)
+    await {"/further-out": further_out, "/added": added}.get(scope.get("path"), inner)(scope, receive, send)
 """
 
 SERVERS = {
@@ -147,7 +149,11 @@ def cut(path: str, target: str, log_out_at: str | None = None) -> bytes:
 
 
 CHUNK = b"c\r\ndata: half\n\n\r\n"
-TARGETS = {"/chunked": CHUNK, "/bare": CHUNK, "/further-out": CHUNK, "/length": b"data: half\n\n", "/events": CHUNK + b"0\r\n\r\n"}
+TARGETS = {
+    **dict.fromkeys(("/chunked", "/bare", "/added", "/further-out"), CHUNK),
+    "/length": b"data: half\n\n",
+    "/events": CHUNK + b"0\r\n\r\n",
+}
 """What comes over the wire for each path. The last chunk of a complete body is the empty one."""
 
 
