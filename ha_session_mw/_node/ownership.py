@@ -13,7 +13,7 @@ from .._core.calls.origins import origin_of
 from .._core.cluster.members import Heartbeat
 from .._core.cluster.routing import OwnerTable, reason_of_transfer, share_out
 from .._core.request_fields import Header
-from .._core.structured_fields import node_field, transfer_field
+from .._core.structured_fields import transfer_field
 from ..abc import Backend, Clock, ClusterLog
 from ..events import ClusterEvent, MemberDraining, MemberJoined, MemberLeft
 from ..exceptions import NotSupported
@@ -120,8 +120,3 @@ class Ownership:
 def knows_others(backend: Backend) -> bool:
     """Whether a node knows all other nodes: it hears of them, or there are none."""
     return backend.hears_others or not backend.takes_workers
-
-
-def fields_naming(node_id: NodeId, backend: Backend, *, is_given: bool) -> tuple[Header, ...]:
-    """Return the header field that names a node in its answers; none for a node alone that nobody has named."""
-    return (node_field(node_id),) if is_given or backend.hears_others or backend.takes_workers else ()

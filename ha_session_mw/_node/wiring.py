@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._core.cluster.key_use import KeyFit, KeyUse
-from .._core.cluster.members import Heartbeat
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
 from .._core.token.cache import VerifiedCache
@@ -20,19 +19,19 @@ from ..abc import Backend, Clock, ClusterLog, LockService, SessionStore, ignore
 from ..config import Settings
 from ..events import ClusterEvent, Diverged
 from ..exceptions import ConfigurationError, RecordLost
-from ..models import Claims, Entry, NodeId
-from ..version import __version__
+from ..models import Claims, Entry
 from . import census, peer_copies
 from .draining import Draining
 from .error_statistics import ErrorStatistics
 from .growth import Growth
+from .identity import fields_naming, new_node_id, own_heartbeat
 from .issuing import Issuer, cookie_writer
 from .journal import open_journal
 from .key_source import KeySource
 from .listeners import Listeners
 from .locks import Locks
 from .once import OnceKeeper
-from .ownership import Ownership, fields_naming
+from .ownership import Ownership
 from .pace import LogInPace
 from .record_copies import RecordCopies
 from .records import Records
@@ -130,7 +129,7 @@ class Wiring(ABC):
         self.settings = settings
         self.backend = backend
         self.clock = clock
-        self._random = self.random = random
+        self.random = random
         self.peer_transport = peer_transport
         self._take_name()
         self.view = View(on_news=self._hear)
@@ -181,15 +180,8 @@ class Wiring(ABC):
         census.add(self)
 
     def _take_name(self) -> None:
-        self.node_id = self._new_node_id()
+        self.node_id = new_node_id(self.settings, self.backend, self.random)
         self.node_fields = fields_naming(self.node_id, self.backend, is_given=self.settings.node_id is not None)
-
-    def _new_node_id(self) -> NodeId:
-        """The given name; with a random part where several processes share the settings, because each is a node."""
-        given = self.settings.node_id
-        if given is not None and not self.backend.takes_workers:
-            return NodeId(given)
-        return NodeId(f"{given or 'node'}-{self._random(4).hex()}")
 
     def _cache_ttl_s(self) -> float:
         """One minute at most where log-ins are recorded: a session is then validated anew and its use noted; other requests pay nothing."""
@@ -222,7 +214,7 @@ class Wiring(ABC):
         self.records = None  # the log has news as soon as it opens
         self.recoveries.begin(self.clock.wall_s() * 1000)
         self.fences = Fences(self.clock)
-        life = self._random(16).hex()
+        life = self.random(16).hex()
         self._open_peering(life)
         self._open_log(life)
         locks = self.backend.open_locks(self.clock)
@@ -270,20 +262,7 @@ class Wiring(ABC):
         return self.keys.ring.without(denied) if denied else self.keys.ring
 
     def _open_log(self, life: str) -> None:
-        settings = self.settings
-        own = Heartbeat(
-            member=self.node_id,
-            life=life,
-            url=settings.advertise_url or "",
-            state="starting",
-            sequence=0,
-            wall_ms=0,
-            kids=self.keys.ring.kids,
-            freshness_limit_s=settings.freshness_limit,
-            absolute_ms=int(settings.absolute_timeout * 1000),
-            release=__version__,
-            weight=settings.weight,
-        )
+        own = own_heartbeat(self.settings, self.node_id, life, self.keys.ring.kids)
         self.ownership = Ownership(own, self.backend, lambda: self.log, self.clock)
         self.log = self.backend.open_log(self.view, self.clock, own, self.peering, on_event=self._on_event)
         self.listeners.follow(self.log)
@@ -337,7 +316,7 @@ class Wiring(ABC):
             self.view,
             ring=lambda: self.keys.ring,
             node=lambda: self.node_id,
-            random=self._random,
+            random=self.random,
             max_stored_bytes=records.max_data_bytes if records is not None else None,
         )
         self.data = SessionData(
@@ -355,7 +334,7 @@ class Wiring(ABC):
             self.clock,
             open_journal(settings),
             ring=lambda: self.keys.ring,
-            random=self._random,
+            random=self.random,
             require_loop=self.require_loop,
             report=self._report_log_out,
             fences=self.fences,
