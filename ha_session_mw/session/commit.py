@@ -13,14 +13,12 @@ import msgspec
 
 from .._core.token import data
 from .._core.token.tokens import Verified
-from .._node.issuing import NOTHING
 from .._node.node import Node
 from .._node.uncancelled import Uncancelled
-from ..exceptions import RequestAmbiguous, SessionLimitReached, SessionRevoked, SessionSuperseded
+from ..exceptions import SessionLimitReached
 from ..models import Acknowledgement, Claims, Deny
-from .catch_up import catch_up
-from .late_save import base_of, note_kept
 from .left_behind import LeftBehind, left_behind
+from .next_claims import began_with, next_claims
 from .presented import begins_anew, ensure_newest, has_moved_on, note_log_out, note_successor, revoke_if_ended
 from .session import Session, state_of
 from .stand_in import take_content
@@ -56,10 +54,10 @@ def has_nothing_to_commit(session: Session, state: RequestState, verified: Verif
     if wall_ms >= verified.renew_at_ms:
         return False
     if verified.nested:
-        began_with = _began_with(state, verified)
-        if data.fingerprint(session) != began_with:
+        content = began_with(state, verified)
+        if data.fingerprint(session) != content:
             return False
-        state.content_when_closed = began_with
+        state.content_when_closed = content
     return True
 
 
@@ -118,7 +116,7 @@ async def commit(
         await node.revoker.ensure_kept(state.became)
     left = await left_behind(state, node, uncancelled, several=several)
     async with _recorded(state, node, left, client) as ended:
-        claims = await _next_claims(session, state, node, renew=renew and not passive)
+        claims = await next_claims(session, state, node, renew=renew and not passive)
         if claims is None:
             return Outcome(remove=state.claims is None and came_in is not None, acknowledgement=acknowledgement, removes_variants=several)
         if passive and came_in is not None and state.continues:
@@ -157,19 +155,6 @@ def _hand_out(state: RequestState, claims: Claims, node: Node) -> None:
     state.acknowledgement = None
 
 
-def _changed_inside(session: Session, state: RequestState) -> bool:
-    """Whether something inside a nested value was changed, which no method of the session sees."""
-    verified = state.verified
-    return verified is not None and verified.nested and data.fingerprint(session) != _began_with(state, verified)
-
-
-def _began_with(state: RequestState, verified: Verified) -> bytes:
-    """The data that came in, or that other requests have stored since."""
-    if state.stored is not None:
-        return state.stored.data
-    return NOTHING if verified.record else verified.claims.data
-
-
 @asynccontextmanager
 async def _recorded(state: RequestState, node: Node, left: LeftBehind, client: Callable[[], Client]) -> AsyncIterator[Sequence[Deny]]:
     """Record a log-in before its session exists, because a limit may refuse it. Take it back if the commit fails.
@@ -195,50 +180,3 @@ async def _recorded(state: RequestState, node: Node, left: LeftBehind, client: C
     except BaseException:
         node.revoker.take_back(claims)
         raise
-
-
-async def _next_claims(session: Session, state: RequestState, node: Node, *, renew: bool) -> Claims | None:
-    """Return the claims of the client's next token, with the data saved that belongs to them; None if it gets no new token."""
-    claims, verified = state.claims, state.verified
-    if claims is None:
-        # Of several valid sessions none was chosen: a new cookie would take the place of one of them.
-        if not session or (isinstance(state.problem, RequestAmbiguous) and state.became is ...):
-            return None
-        if state.became is ...:
-            ensure_newest(state, node)
-        node.validator.ensure_fresh()
-        claims = node.issuer.issue(None)
-        await node.revoker.ensure_kept(claims)
-    elif verified is not None and (state.renews_now or (not session.modified and not _changed_inside(session, state))):
-        return node.renew(verified, at_once=state.renews_now) if renew else None
-
-    def ensure_valid() -> None:
-        # The token of a revoked session would replace a good one that the browser was given meanwhile.
-        if verified is not None and state.continues:
-            node.validator.ensure_valid(verified, new_id=claims.sid != verified.claims.sid)
-
-    if state.out_of_reach is not None:  # cycle() was called, which needs no data
-        ensure_valid()
-        return node.issuer.change(claims, claims.data, record=claims.record)
-    if verified is not None and not state.continues:
-        await catch_up(session, state, node)
-    try:
-        with node.locks.guard(state.hold) as guard:
-            next_claims, kept = await node.data.keep(
-                claims, base_of(state), session, ensure_valid=ensure_valid, strict=state.strict, guard=guard
-            )
-    except (SessionRevoked, SessionSuperseded) as problem:
-        if claims.subject is not None:
-            raise
-        if not session and state.became is ...:
-            return None  # this visitor has nothing to lose
-        if problem.check != "denied":  # superseded, or logged out with everybody
-            raise
-        # Another request of this visitor has logged in, or has cleared the session. So the client has a newer cookie, or none.
-        raise SessionSuperseded(problem.reason, check="superseded") from problem
-    if kept.data == NOTHING and claims.subject is None and state.became is ...:
-        # Nothing is left to keep for this visitor. Its token stays good: a request under way with it may write, and gets a token then.
-        state.became = None
-        return None
-    note_kept(state, kept, data.fingerprint(session) or kept.data)
-    return next_claims
