@@ -6,7 +6,6 @@ Precedence, from strong to weak: the middleware's argument, a ``Settings`` passe
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime
@@ -14,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ._settings import clusters, secrets, values
+from ._settings import clusters, environment, secrets, values
 from ._settings.checks import RULES, faults
 from ._settings.cluster_urls import ClusterUrl, cluster_url
-from ._settings.setting import ENV_PREFIX, Setting, Table, variable
+from ._settings.setting import Setting, Table, variable
 from .exceptions import ConfigurationError
 
 STARLETTE_MAX_AGE_S = 14 * 24 * 60 * 60
@@ -39,9 +38,6 @@ Duration = Setting[float, float | str]
 Moment = Setting[datetime | None, datetime | str | None]
 Count = Setting[int, int | str]
 Flag = Setting[bool, bool | str]
-
-# Kubernetes injects such names into every pod of a namespace that has a service called "ha-session…".
-_INJECTED = re.compile(r"_(PORT|PORT_.*|SERVICE_(HOST|PORT.*))$")
 
 
 class Settings(Table):
@@ -400,20 +396,8 @@ class Settings(Table):
         Raises:
             ConfigurationError: with all faults, unknown ``HA_SESSION_*`` names among them.
         """
-        given: dict[str, Any] = dict(defaults or {})
-        found = []
-        for key, value in environ.items():
-            if not key.startswith(ENV_PREFIX):
-                continue
-            name = key.removeprefix(ENV_PREFIX).lower()
-            if (name in SETTINGS or name in DEPRECATED) and key == variable(name):
-                if _QUOTED.fullmatch(value):
-                    found.append(f"{key}: {_UNQUOTE}")
-                    value = value.strip()[1:-1]  # so that no other fault follows from the marks
-                if value.strip():  # Compose files and Helm charts write an empty value for a setting that is not set.
-                    given[name] = _AS_IN_A_FILE.get(name, str)(value)
-            elif not _INJECTED.search(key):
-                found.append(f"{key}: is not a setting of this release{_did_you_mean(name)}")
+        read, found = environment.read(environ, SETTINGS, DEPRECATED, _AS_IN_A_FILE)
+        given = {**(defaults or {}), **read}
         for old, new in DEPRECATED.items():
             if old in overrides or new in overrides:
                 given = {name: value for name, value in given.items() if name not in (old, new)}
@@ -446,9 +430,6 @@ _AS_IN_A_FILE: Mapping[str, Callable[[str], object]] = {
 }
 """How the variable of a secret is read, so that the same text is the same secret in a variable and in a file."""
 
-_QUOTED = re.compile(r"""\s*(["']).*\1\s*""", re.DOTALL)
-_UNQUOTE = "has quotation marks around its value; remove them. docker run --env-file takes them for a part of the value"
-
 _ROWS: dict[str, Setting[Any, Any]] = {name: row for name, row in vars(Settings).items() if isinstance(row, Setting)}
 SETTINGS: Mapping[str, Setting[Any, Any]] = {name: row for name, row in _ROWS.items() if row.replaced_by is None}
 """Each setting that has a variable."""
@@ -456,10 +437,3 @@ _DEPRECATED = {name: row for name, row in _ROWS.items() if row.replaced_by is no
 DEPRECATED: Mapping[str, str] = {name: row.replaced_by.name for name, row in _ROWS.items() if row.replaced_by is not None}
 """Old names that still work, each with its new name."""
 _NEVER_SHOWN = {name for name, row in _ROWS.items() if row.is_secret}
-
-
-def _did_you_mean(name: str) -> str:
-    from difflib import get_close_matches  # only for a message about a mistake
-
-    close = get_close_matches(name, SETTINGS, n=1)
-    return f". Did you mean {variable(close[0])}?" if close else ""

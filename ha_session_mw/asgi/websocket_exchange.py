@@ -12,7 +12,6 @@ from ..session.state import WEBSOCKET
 from .exchange import Exchange, drop
 from .streams import Connection
 
-FORBIDDEN = 403
 """The status of a handshake that the app closes without having accepted it, as the ASGI specification says."""
 SWITCHING_PROTOCOLS = 101
 _ANSWERS = frozenset(("websocket.accept", "websocket.close", "websocket.http.response.start"))
