@@ -1,6 +1,6 @@
-"""The way of a request: look its token up in the cache, else have it admitted, and give the app its session.
+"""The way of a request: look its token up in the cache, else have its session found, and give the app its session.
 
-``admission.py`` validates the tokens that the cache does not answer for. The way back stands in ``exchange.py``.
+``session_finder.py`` validates the tokens that the cache does not answer for. The way back stands in ``exchange.py``.
 
 Pure ASGI: nothing is buffered, streams pass unchanged, and the middleware keeps no state of a request.
 """
@@ -25,12 +25,12 @@ from ..session.late_save import has_late_changes
 from ..session.out_of_reach import SessionOutOfReach
 from ..session.session import SCOPE_KEY, Session, session_of
 from ..session.state import STARTED, RequestState
-from .admission import Admission
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
 from .edge import Edge
 from .endpoints import DEVICES, LONGEST_PAGE, RENEW, Endpoints
 from .exchange import Exchange
+from .session_finder import SessionFinder
 from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
@@ -102,8 +102,8 @@ class SessionMiddleware(CookieAttributes):
         public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
-        self._admission = Admission(manager, edge, self._paths, meet=self._meet_without_lifespan)
-        self._admit = self._admission.admit
+        self._finder = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan)
+        self._find = self._finder.find
         self._is_within_drain = False
         node.draining.on_begin(self._drain)
         self._use_cookie(settings)
@@ -193,16 +193,16 @@ class SessionMiddleware(CookieAttributes):
                 state = RequestState(self.manager, known, field, path_kind)
                 session = session_of(state)
             else:
-                state = await self._admit(scope, below_root(path, root_path), path_kind, field, known)
+                state = await self._find(scope, below_root(path, root_path), path_kind, field, known)
                 state.path_kind = path_kind
                 session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
                 if state.arrives or state.data_lost:
-                    send = self._admission.telling(send, state)
+                    send = self._finder.telling(send, state)
         except ProblemError as problem:
             if path_kind == "protected" or not isinstance(problem, ClientFault):
                 await self._refuse(problem, scope, receive, send)
                 return
-            state = self._admission.as_visitor(problem, field)
+            state = self._finder.as_visitor(problem, field)
             session = session_of(state)
         scope["session"] = scope[SCOPE_KEY] = session
         if kind == "websocket":

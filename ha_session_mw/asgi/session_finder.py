@@ -19,7 +19,7 @@ from .problems import SAFE_METHODS
 from .transfer import telling_of_loss, telling_of_transfer
 
 
-class Admission:
+class SessionFinder:
     """Finds the session of each request that needs more than the cache.
 
     Args:
@@ -38,7 +38,7 @@ class Admission:
         self._meet = meet
         self._waits_for_start = manager.settings.start_wait > 0
 
-    async def admit(
+    async def find(
         self, scope: Scope, path: str, path_kind: PathKind, field: bytes | None, known: Verified | CannotTell | None
     ) -> RequestState:
         """Find the session of a request, and wait for other nodes if necessary.
