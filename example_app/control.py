@@ -11,6 +11,8 @@ import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -43,7 +45,9 @@ class Control:
                 Route("/nodes", self._list),
                 Route("/ui/events", self._events),
                 Route("/nodes/{name}/{act}", self._act, methods=["POST"]),
-            ]
+            ],
+            # Without it, a page whose name suddenly leads to this address (DNS rebinding) would be of the same origin.
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)],
         )
 
     async def _page(self, _: Request) -> Response:

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from example_app import app as example
 from example_app import balancer, etcd, rolling, users
+from example_app.control import Control
 from example_app.drill import altered
 from example_app.no_tls import NO_TLS
 from example_app.processes import READY_WITHIN_S, ServerError, running
@@ -521,6 +522,17 @@ def test_the_demo_on_etcd_tells_its_story_and_ends_well() -> None:
     assert re.search(r"All \d\d steps went as told, in \d+\.\d s\.$", story.strip())
     assert not TOKEN.search(story)
     assert not any(listens(url) for url in re.findall(r"http://127\.0\.0\.1:\d+", story))
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "evil.example:80", "localhost.evil.example", ""])
+def test_the_page_with_buttons_answers_to_no_name_but_that_of_this_machine(host: str) -> None:
+    """A page of another site may have its name lead here, and is of the same origin then (DNS rebinding)."""
+    client = TestClient(Control([], "tea-and-7-biscuits").app, base_url="http://127.0.0.1:8000")
+    same_origin = {"Host": host, "Sec-Fetch-Site": "same-origin"}
+    assert [client.get(path, headers=same_origin).status_code for path in ("/", "/nodes", "/ui/events")] == [400] * 3
+    assert client.post("/nodes/a/kill", headers=same_origin).status_code == 400
+    for own in ("127.0.0.1:8000", "localhost:8000"):
+        assert client.get("/nodes", headers={"Host": own}).json() == []
 
 
 @pytest.mark.real
