@@ -44,6 +44,8 @@ BY_THE_CLOCK = frozenset(("absolute_end", "idle_end", "not_before"))
 """The steps of the accept rule that a wrong wall clock lets fail."""
 SAMPLE_EVERY = 64
 """One of so many accepted tokens is a sample: often enough for a histogram, and no request pays for the others. A power of two."""
+REFRESH_EVERY_MS = 1000.0
+"""How often the keys are looked at, at most, where no background task does so."""
 _BETWEEN_SAMPLES = SAMPLE_EVERY - 1
 _FOREVER = math.inf
 """The freshness of a view with no other node to lose contact with."""
@@ -60,7 +62,7 @@ class TokenValidator:
         view: this node's knowledge.
         keys: the key ring, which verifies signatures.
         cache: keeps verified tokens. The decision is never cached.
-        refresh: brings the keys up to date; called before each verification.
+        refresh: brings the keys up to date; called before a verification, once in :data:`REFRESH_EVERY_MS` at most.
         node: returns the name of this node.
         remembers_key: tells whether a member had a key that may be back soon.
         has_odd_keys: tells whether most members have other keys than this node.
@@ -101,6 +103,7 @@ class TokenValidator:
         self._cache = cache
         self._cached = cache.entries.get
         self._refresh = refresh
+        self._refreshed_ms = -math.inf
         self._node = node
         self._remembers_key = remembers_key
         self._has_odd_keys = has_odd_keys
@@ -175,32 +178,31 @@ class TokenValidator:
 
     def validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
         """Do as :meth:`validate` for a token that is not in the cache under this key."""
-        self.missed += 1
-        if self.missed & _BETWEEN_SAMPLES != 1:
-            return self._validate_new(token, key)
-        begun_s = self._boot_s()
+        self.missed = missed = self.missed + 1
+        begun_s = self._boot_s() if missed & _BETWEEN_SAMPLES == 1 else None
         try:
-            return self._validate_new(token, key)
+            if self._poll_now is not None:
+                self._poll_now()
+            view = self._view
+            fresh_at = view.fresh_at  # first of all, see ``decide``
+            generation = view.generation
+            wall_ms = self._wall_s() * 1000
+            self.missed_undecided += 1
+            try:
+                verified = self._verify(token, wall_ms)
+            except KeyNotReached as problem:
+                return CannotTell(problem)
+            self.missed_undecided -= 1
+            entry = self._cache.put(key, verified, wall_ms)
+            outcome = self._decide(verified, fresh_at, wall_ms)
+            if outcome is verified:
+                entry.generation = generation
+                if self._devices is not None:
+                    self._devices.note(verified)
+            return outcome
         finally:
-            self.durations["verify"].observe(self._boot_s() - begun_s)
-
-    def _validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
-        fresh_at = self.fresh_at()  # first of all, see ``decide``
-        generation = self._view.generation
-        wall_ms = self._wall_s() * 1000
-        self.missed_undecided += 1
-        try:
-            verified = self._verify(token, wall_ms)
-        except KeyNotReached as problem:
-            return CannotTell(problem)
-        self.missed_undecided -= 1
-        entry = self._cache.put(key, verified, wall_ms)
-        outcome = self._decide(verified, fresh_at, wall_ms)
-        if outcome is verified:
-            entry.generation = generation
-            if self._devices is not None:
-                self._devices.note(verified)
-        return outcome
+            if begun_s is not None:
+                self.durations["verify"].observe(self._boot_s() - begun_s)
 
     def validate_relaxed(self, token: bytes) -> tuple[Verified, float]:
         """Do as :meth:`validate` by a view that may be up to a minute old; return the age of the view in seconds, too.
@@ -315,7 +317,9 @@ class TokenValidator:
             return None
 
     def _verify(self, token: bytes, wall_ms: float) -> Verified:
-        self._refresh()
+        if not 0 <= wall_ms - self._refreshed_ms < REFRESH_EVERY_MS:
+            self._refreshed_ms = wall_ms
+            self._refresh()
         try:
             if self._takes_over is not None and not token.startswith(tokens.PREFIX):
                 return self._takes_over(token, self._keys.ring, now_ms=wall_ms, issuer=self._node())

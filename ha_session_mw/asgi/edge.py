@@ -31,6 +31,7 @@ class Edge:
 
     Attributes:
         node: this node.
+        node_fields: the header field that names it in its answers, if there is one.
         connections: the open connections, which end with their session.
         cookie: writes the session's cookie.
         reader: reads tokens from requests.
@@ -46,6 +47,7 @@ class Edge:
         settings = node.settings
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self.node = node
+        self.node_fields = node.node_fields
         self.connections = Connections(node.view)
         self.vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
         self.wall_s = node.clock.wall_s
@@ -117,5 +119,5 @@ class Edge:
             vary=self.vary[1],
             full=self._full,
             outcome=outcome,
-            more=self.node.node_fields,
+            more=self.node_fields,
         )

@@ -43,6 +43,8 @@ SHORTEST = len(EVENT_STREAM)
 """No media type of events is shorter."""
 _LOOKED_AT = frozenset((b"vary", b"content-type", b"set-cookie", TOKEN_HEADER))
 """The fields of a response that count even if there is nothing to commit."""
+_PRIVATE = frozenset(("protected", "guarded"))
+"""The kinds of paths whose responses no shared cache may keep."""
 GIVE_UP_S = 15.0
 """Seconds that a log-out may take after the app has failed. A log needs less to write and fence it, or to refuse it."""
 
@@ -113,17 +115,22 @@ class Exchange(msgspec.Struct, eq=False):
                     varies = True
                 else:
                     edge.warn_of_neighbour(headers, self.scope, session)
-        if state.path_kind == "protected" or state.stale_s is not None:
-            message = self._start(message, _stale_fields(state))
-        elif session.accessed:
-            if state.path_kind == "guarded":
-                return self._start_guarded(message)
-            if varies or edge.node.node_fields:
-                message = {**message, "headers": [*with_vary(headers, edge.vary), *edge.node.node_fields]}
+        if state.path_kind in _PRIVATE or state.stale_s is not None:
+            return self._start_private(message)
+        if session.accessed:
+            if varies or edge.node_fields:
+                message = {**message, "headers": [*with_vary(headers, edge.vary), *edge.node_fields]}
             else:
                 # Into the app's own list, as Starlette's middlewares do. If the app sends the list again, it has the field already.
                 headers.append(edge.vary)
         return self.send(message)
+
+    def _start_private(self, message: Message) -> Awaitable[None]:
+        """Start a response that no shared cache may keep, or that rests on old knowledge, and that nothing was committed for."""
+        state = self.state
+        if state.path_kind == "protected" or state.stale_s is not None:
+            return self.send(self._start(message, _stale_fields(state)))
+        return self._start_guarded(message) if self.session.accessed else self.send(message)
 
     async def _commit_and_start(self, message: Message) -> None:
         session, state = self.session, self.state
@@ -133,7 +140,7 @@ class Exchange(msgspec.Struct, eq=False):
         if state.refusal is not None:
             await self._refuse(state.refusal)
             return
-        for_everybody = state.path_kind not in ("protected", "guarded") and is_for_everybody(message["headers"])
+        for_everybody = state.path_kind not in _PRIVATE and is_for_everybody(message["headers"])
         was_used = session.accessed or session.modified
         with Uncancelled() as uncancelled:
             outcome = await self._commit(message["status"], message["headers"], uncancelled, renew=not for_everybody)
@@ -221,10 +228,10 @@ class Exchange(msgspec.Struct, eq=False):
             stored: whether a cache may store the response: not if it hands out or removes a token.
         """
         headers = with_vary(message["headers"], self.edge.vary)
-        headers += (*self.edge.node.node_fields, *fields)
+        headers += (*self.edge.node_fields, *fields)
         if not stored:
             forbid_storing(headers)
-        elif self.state.path_kind in ("protected", "guarded"):
+        elif self.state.path_kind in _PRIVATE:
             make_private(headers)
         return {**message, "headers": headers}
 

@@ -104,6 +104,7 @@ class SessionMiddleware(CookieAttributes):
         self._has_paths = bool(self._paths)
         self._finder = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan)
         self._find = self._finder.find
+        self._validate_new, self._arrive = self._finder.validate_new, self._finder.arrive
         self._is_within_drain = False
         node.draining.on_begin(self._drain)
         self._use_cookie(settings)
@@ -188,13 +189,21 @@ class SessionMiddleware(CookieAttributes):
         path_kind = self._paths.kind_of(path, root_path) if self._has_paths else "open"
         field = self._lone(scope["headers"])
         try:
-            known = self._validate_cached(field) if field is not None and path_kind != "exempt" else None
+            known, arrives = None, False
+            if field is not None and path_kind != "exempt":
+                known = self._validate_cached(field)
+                if known is None:
+                    known = self._validate_new(field)
+                    arrives = type(known) is Verified
             if type(known) is Verified and not known.record:  # as on most requests
                 state = RequestState(self.manager, known, field, path_kind)
                 session = session_of(state)
+                if arrives:
+                    send = self._arrive(known, send, state)
             else:
                 state = await self._find(scope, below_root(path, root_path), path_kind, field, known)
                 state.path_kind = path_kind
+                state.arrives |= arrives
                 session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
                 if state.arrives or state.data_lost:
                     send = self._finder.telling(send, state)

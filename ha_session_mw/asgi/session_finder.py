@@ -38,6 +38,20 @@ class SessionFinder:
         self._meet = meet
         self._waits_for_start = manager.settings.start_wait > 0
 
+    def validate_new(self, field: bytes) -> Verified | CannotTell | None:
+        """Validate a token that is not in the cache; return None if something must be waited for first, or the field must be parsed.
+
+        Args:
+            field: the header field that carries the token and nothing else.
+
+        Raises:
+            ClientFault: the session is not valid, or the token is not one of this service.
+        """
+        if not self._edge.has_met or (self._waits_for_start and self._node.log.is_starting()):
+            return None
+        token = self._edge.reader.token_of(field)
+        return None if token is None else self._validator.validate_new(token, field)
+
     async def find(
         self, scope: Scope, path: str, path_kind: PathKind, field: bytes | None, known: Verified | CannotTell | None
     ) -> RequestState:
@@ -87,9 +101,14 @@ class SessionFinder:
         if verified is None:
             return send
         if state.arrives:
-            send = telling_of_transfer(send, self._node, verified.claims, state)
-            self._node.recoveries.arrive(verified.claims)
+            send = self.arrive(verified, send, state)
         return telling_of_loss(send, state) if state.data_lost else send
+
+    def arrive(self, verified: Verified, send: Send, state: RequestState) -> Send:
+        """Note that this node sees a token for the first time. Return a ``send`` that tells the client if another node has issued it."""
+        node = self._node
+        node.recoveries.arrive(verified.claims)
+        return telling_of_transfer(send, node, verified.claims, state) if node.node_fields else send
 
     def _choose(self, found: list[Presented], path_kind: PathKind) -> Presented | None:
         if len(found) > 1:

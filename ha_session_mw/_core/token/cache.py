@@ -79,10 +79,10 @@ class VerifiedCache:
         if others is not key:
             self._of_session[sid] = self._beside(others, key)
         taken = bytes_of(key, verified)
-        self.bytes += taken
+        self.bytes = total = self.bytes + taken
         ends_ms, token_ends_ms = now_ms + self._ttl_ms, verified.ends_ms
         entry = entries[key] = Entry(ends_ms, verified, taken, ends_ms if ends_ms < token_ends_ms else token_ends_ms)
-        if len(entries) > self._size or self.bytes > self._max_bytes:
+        if total > self._max_bytes or len(entries) > self._size:
             self._make_room()
         elif entries[next(iter(entries))].ends_ms <= now_ms:
             self.drop_ended(now_ms, most=PER_PUT)

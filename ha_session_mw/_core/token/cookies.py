@@ -55,6 +55,7 @@ _SCHEMES = frozenset(
 )
 _SWITCHES = frozenset((b"x-forwarded-ssl", b"front-end-https", b"x-appengine-https", b"fastly-ssl"))
 _FORWARDED = _SCHEMES | _SWITCHES | {b"forwarded", b"x-arr-ssl"}
+_QUOTE = ord('"')
 _NO_TOKEN = (b"", b"null")  # a removed cookie is set to ``null``
 
 
@@ -95,9 +96,9 @@ class TokenReader:
 
     def token_of(self, lone: bytes) -> bytes | None:
         """Return the token of such a field; None if the field must be parsed after all."""
-        token = lone[7:] if lone[:7] == b"Bearer " else lone[self._cookie_prefix_length :]
+        token = lone[7:] if lone.startswith(b"Bearer ") else lone[self._cookie_prefix_length :]
         # No other cookies, and no quote or blank at the end: those sort before all characters of a token.
-        return token if token.startswith(PREFIX) and b";" not in token and token[-1] > ord('"') else None
+        return token if token.startswith(PREFIX) and b";" not in token and token[-1] > _QUOTE else None
 
     def field(self, presented: Presented) -> bytes:
         """Return the value of the field that carries this token and nothing else."""

@@ -82,7 +82,7 @@ def fingerprint(data: Mapping[str, object]) -> bytes | None:
 def is_nested(data: Mapping[str, object]) -> bool:
     """Return whether a value is a container, which an app may change in place."""
     for value in data.values():  # noqa: SIM110 - a generator costs more than all the rest
-        if isinstance(value, (dict, list)):
+        if type(value) not in _PLAIN and isinstance(value, (dict, list)):
             return True
     return False
 

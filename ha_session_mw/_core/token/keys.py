@@ -34,13 +34,13 @@ class _KeptHmac(SigningAlgorithm):
         if len(key) > _SHA256_BLOCK:
             raise ValueError("a derived key must not be longer than a block")
         padded = key.ljust(_SHA256_BLOCK, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+        self.inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+        self.outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
 
     def get_signature(self, key: bytes, value: bytes) -> bytes:  # noqa: ARG002 - hashed at the start
-        inner = self._inner.copy()
+        inner = self.inner.copy()
         inner.update(value)
-        outer = self._outer.copy()
+        outer = self.outer.copy()
         outer.update(inner.digest())
         return outer.digest()
 
@@ -54,17 +54,21 @@ class SigningKey:
             signatures. The key's name does not depend on it, so that app knows the key, and answers "invalid" at once.
     """
 
-    __slots__ = ("_audience", "_mac", "kid", "secret")
+    __slots__ = ("_audience", "_begin_inner", "_begin_outer", "kid", "secret")
 
     def __init__(self, secret: bytes, audience: str | None = None) -> None:
         self.secret = secret
         self._audience = b"" if audience is None else b"\n" + audience.encode()  # no salt contains a line feed
         self.kid = KeyId(base64_encode(_derive(secret, _NAME_SALT))[:KID_LENGTH].decode())
-        self._mac = _KeptHmac(_derive(secret, _TOKEN_SALT + self._audience))
+        mac = _KeptHmac(_derive(secret, _TOKEN_SALT + self._audience))
+        self._begin_inner, self._begin_outer = mac.inner.copy, mac.outer.copy
 
     def signature(self, signed: bytes) -> bytes:
-        """Return the signature of some bytes as canonical base64url text: the same as by ``signer_for``, in two thirds of the time."""
-        return b2a_base64(self._mac.get_signature(b"", signed), newline=False).translate(_TO_URL_SAFE, b"=")
+        """Return the signature of some bytes as canonical base64url text: the same as by ``signer_for``, in half of the time."""
+        inner, outer = self._begin_inner(), self._begin_outer()
+        inner.update(signed)
+        outer.update(inner.digest())
+        return b2a_base64(outer.digest(), newline=False).translate(_TO_URL_SAFE, b"=")
 
     def signer_for(self, salt: bytes) -> Signer:
         """Return a signer for one purpose. Its key is derived here, once."""
@@ -87,9 +91,12 @@ class KeyRing:
         fallbacks: the keys that only verify: old keys being retired, and new keys being staged. One of them signs only while
             some member of the cluster has none of ``secrets`` yet.
         audience: the app for which all keys sign; None for any app with these secrets.
+
+    Attributes:
+        get: returns the key of a name; None if the ring has none.
     """
 
-    __slots__ = ("_by_kid", "_in_order")
+    __slots__ = ("_in_order", "get")
 
     def __init__(self, secrets: Iterable[bytes], fallbacks: Iterable[bytes] = (), *, audience: str | None = None) -> None:
         self._hold(tuple(SigningKey(secret, audience) for secret in dict.fromkeys((*secrets, *fallbacks))))
@@ -98,7 +105,7 @@ class KeyRing:
         if not keys:
             raise ValueError("a key ring needs at least one key")
         self._in_order = keys
-        self._by_kid = {key.kid.encode(): key for key in keys}
+        self.get = {key.kid.encode(): key for key in keys}.get
 
     def __iter__(self) -> Iterator[SigningKey]:
         return iter(self._in_order)
@@ -107,10 +114,6 @@ class KeyRing:
     def kids(self) -> tuple[KeyId, ...]:
         """The names of all keys, the newest first."""
         return tuple(key.kid for key in self._in_order)
-
-    def get(self, kid: bytes) -> SigningKey | None:
-        """Return the key of this name; None if the ring has none."""
-        return self._by_kid.get(kid)
 
     def without(self, denied: Collection[str]) -> KeyRing:
         """Return the ring without revoked keys. A ring of revoked keys alone stays as it is: without a key, nodes could not talk."""
@@ -139,6 +142,5 @@ class KeyRing:
         return f"<KeyRing {' '.join(self.kids)}>"
 
 
-def same_text(one: bytes, other: bytes) -> bool:
-    """Return whether two signatures are the same *text*, in constant time. The same bytes have several base64 texts."""
-    return hmac.compare_digest(one, other)
+same_text = hmac.compare_digest
+"""Whether two signatures are the same *text*, compared in constant time. The same bytes have several base64 texts."""
