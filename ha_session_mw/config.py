@@ -99,7 +99,8 @@ class Settings(Table):
     heartbeat: Duration = Setting(
         values.duration,
         "500ms",
-        "`peers://`: the longest time a peer holds a poll open. `etcd://`: the interval at which a node writes its heartbeat.",
+        "`peers://`: the longest time a peer holds a poll open, or three times as long while all members are well and there is no news. "
+        "`etcd://`: the interval at which a node writes its heartbeat.",
     )
     peer_timeout: Duration = Setting(values.duration, "250ms", "The time limit of one look-up at the peers.")
     peer_ca_file: File = Setting(values.path, None, "The authorities (PEM) that must have signed the peers' https certificates.")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 IN_FLIGHT_S = 0.075
 """How long a request waits for news in flight before peers are asked: some round trips, and less than a person notices."""
 LEARN_HEARTBEATS = 3
-"""How many heartbeats a request waits until this node knows all log-outs of a moment. The next heartbeat proves that, if none is lost."""
+"""How many heartbeats a request waits until this node knows all log-outs of a moment. A round trip or the next heartbeat proves that."""
 
 
 class Resolver:
@@ -143,6 +143,7 @@ class Resolver:
         begun_s = self._boot_s()
         with self._clock.move_on_after(self._learn_limit_s):
             while self._validator.fresh_at() < begun_s:
+                self._log.seek_news()
                 await self._log.wait_changed()
         if self._validator.fresh_at() < begun_s:
             raise StateNotReached("the store has lost a record, and a log-out may be on its way that has deleted it", check="fresh")

@@ -162,6 +162,10 @@ class ClusterLog(ABC):
         """
         return
 
+    def seek_news(self) -> None:
+        """Learn soon what the other nodes know now, because a request waits for that. Called as often as requests wait; costs little."""
+        return
+
     @abstractmethod
     def members(self) -> Sequence[Heartbeat]:
         """Return the newest heartbeat of each other live member."""

@@ -53,7 +53,7 @@ async def test_with_a_limit_that_follows_no_distance_they_would_hear_nobody(monk
         await cluster.ready()
         for one in cluster.nodes:
             for other in cluster.nodes:
-                cluster.link(one, other).delay_s = 0.4 if one is not other else 0.0
+                cluster.link(one, other).delay_s = 0.6 if one is not other else 0.0
         await cluster.advance(10)
         assert all(node.why_not_ready is not None for node in cluster.nodes)
 

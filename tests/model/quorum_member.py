@@ -210,7 +210,7 @@ class QuorumMember:
         view, fence = self.quorum.view, self.quorum.fence
         view.fresh_at = aged(view.fresh_at, by_s)
         for peer in self.peers.values():
-            peer.fresh_s, peer.answered_s, peer.unheard_s = (aged(s, by_s) for s in (peer.fresh_s, peer.answered_s, peer.unheard_s))
+            peer.fresh_s, peer.asked_s, peer.unheard_s = (aged(s, by_s) for s in (peer.fresh_s, peer.asked_s, peer.unheard_s))
             peer.read_sent_s, peer.polled_s = aged(peer.read_sent_s, by_s), aged(peer.polled_s, by_s)
         fence.waits = type(fence.waits)((position, aged(known_s, by_s)) for position, known_s in fence.waits)
 
@@ -243,10 +243,10 @@ class QuorumMember:
         if quorum.amnesia.recovery is not None:
             quorum.amnesia.recovery.known_before = False
         for peer in self.peers.values():
-            peer.newest_hold, peer.polled_s, peer.changed = None, -math.inf, False
+            peer.newest_hold, peer.polled_s, peer.changed, peer.delay_s = None, -math.inf, False, 0.0
             # No member says good-bye here, so it does not matter which of its processes was answered.
-            peer.answered_s = peer.may_rely_since_s if self.question.silence else NOW.boot_s
-            peer.answered_life, peer.answered_before_s, peer.unheard_s = "", -math.inf, -math.inf
+            peer.asked_s = peer.may_rely_since_s if self.question.silence else NOW.boot_s
+            peer.answered_s, peer.answered_life, peer.answered_before_s, peer.unheard_s = -math.inf, "", -math.inf, -math.inf
             peer.standing, peer.heard_s = None, -math.inf
 
     def wipe(self, say: Say) -> None:
@@ -291,7 +291,7 @@ class QuorumMember:
         if not self.question.files:
             peer.incarnation, peer.life, peer.sequence = "", "", 0
         if self.question.silence and number not in say.silence:
-            peer.answered_s = peer.unheard_s = -math.inf
+            peer.asked_s = peer.unheard_s = -math.inf
 
     def _wipe_freshness(self, say: Say) -> None:
         """Keep the newer of two answers that each make a majority. Freshness older than a lease equals none."""

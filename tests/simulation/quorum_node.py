@@ -18,6 +18,8 @@ from .world import EPOCH_MS, Session, SubjectCut, World
 
 PUSH_EVERY_S = 0.1
 """How often a node that leaves tells those again that did not answer its good-bye."""
+SEEK_EVERY = 7
+"""After how many ticks a request waits for what the others know at that moment."""
 POLL_SLACK_S = 0.5
 """How much longer than a heartbeat a poll may take before it is sent anew."""
 
@@ -60,6 +62,7 @@ class QuorumNode(Node):
         self.asked: dict[Hold, tuple[Sent, QuorumNode, int]] = {}
         self.receipts = []
         self.told: dict[int, int] = {}
+        self.ticks = 0
         self.yes_until = {}
         for peer in self.world.nodes:
             if peer.url in self.quorum.peers:
@@ -89,7 +92,15 @@ class QuorumNode(Node):
 
     def tick(self) -> None:
         self.obey(self.quorum.tick(self.now()))
+        self.ticks += 1
+        if self.quorum.is_ageing(self.now()) or self.ticks % SEEK_EVERY == 0:
+            self.seek_news()
         self.wait(0.5, self.tick)
+
+    def seek_news(self) -> None:
+        for peer in self.world.nodes:
+            if peer.url in self.quorum.peers:
+                self.world.send(self, peer, peer.on_poll, self.quorum.poll(peer.url, self.now(), at_once=True), self, self.life)
 
     def obey(self, ready: Ready) -> None:
         """Do a driver's work after each call: send answers, write the batch, check events and receipts."""
@@ -131,7 +142,7 @@ class QuorumNode(Node):
     def ask(self, peer: QuorumNode) -> None:
         sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
         self.world.send(self, peer, peer.on_poll, sent, self, self.life)
-        self.wait(HEARTBEAT_S + POLL_SLACK_S, self._timed_out, peer, sent)
+        self.wait(self.quorum.held_s(sent) + POLL_SLACK_S, self._timed_out, peer, sent)
 
     def _timed_out(self, peer: QuorumNode, sent: Sent) -> None:
         if self.outstanding[peer.number] is sent:

@@ -13,6 +13,7 @@ from ha_session_mw._core.cluster.proven_lead import PROVEN_AFTER_S
 from ha_session_mw._core.quorum.log import Quorum
 
 from .directed import OVER_S, AnyNode, AnyWorld, ask_for, isolate, log_in
+from .node import LIMIT_S
 from .quorum_node import QuorumWorld
 from .quorum_variants import QuorumVariant
 from .world import CERTAINLY_AFTER_S, HOUR_MS, Findings, around, between
@@ -282,6 +283,24 @@ def a_witness_who_lacks_the_entry(begin: Begin) -> Findings:
     return world.findings
 
 
+def a_node_whose_polls_are_lost(begin: Begin) -> Findings:
+    """The polls of node 2, which are held for long in a quiet time, are answered once more. Then none arrives any more.
+
+    Its lease counts from when those polls were sent. One log-out after the other comes until it is certainly over.
+    """
+    world = begin(3)
+    sessions = [log_in(world.nodes[0]) for _ in range(16)]
+    world.run(4)
+    world.cut((2, 0), (2, 1))
+    world.run(LIMIT_S / 4)
+    for session in sessions:
+        world.nodes[0].revoke(session)
+        world.run(0.05)
+        ask_for(world, world.nodes[2], session, 0.15)
+    world.run(OVER_S)
+    return world.findings
+
+
 def a_cut_that_a_node_has_not_heard_of(begin: Begin) -> Findings:
     """Node 2 knows one cut, and is away when another replaces it. A session that lists the new one is no fault of the client's."""
     world = begin(3)
@@ -483,6 +502,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "a peer's yes kept": a_yes_from_before,
     "purged by the clock": a_clock_that_steps_forth_and_back,
     "witnesses without the entry": a_witness_who_lacks_the_entry,
+    "silent for a hold less": a_node_whose_polls_are_lost,
     "cuts without the tolerance of clocks": a_log_out_by_a_slow_clock,
 }
 """The schedule that catches each broken variant."""

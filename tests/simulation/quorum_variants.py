@@ -14,7 +14,7 @@ from ha_session_mw._core.quorum.fence import Fence
 from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.majorities import Majorities, majority_of
 from ha_session_mw._core.quorum.messages import Answer, Push
-from ha_session_mw._core.quorum.peer import Peer
+from ha_session_mw._core.quorum.peer import Peer, not_answered_since
 from ha_session_mw._core.quorum.ready import Ready, Sent
 from ha_session_mw._core.quorum.recovery import Recovery
 from ha_session_mw.models import Deny, Entry
@@ -150,6 +150,13 @@ class WitnessesWithoutTheEntry(FencedOtherwise):
     account = AnyWitness
 
 
+class SilentForLess(Quorum):
+    """Takes a lease for over as if it had counted from a poll before the one that was answered."""
+
+    def _silent(self, now: Moment) -> tuple[str, ...]:
+        return not_answered_since(self.peers, now.boot_s + self.quiet_s - self.members.fence_wait_s)
+
+
 class OneByOne(Recovery):
     """Counts all others as heard, each at a time of its own."""
 
@@ -230,6 +237,7 @@ BROKEN = {
         QuorumVariant("a peer's yes kept", keeps_yes=True),
         QuorumVariant("purged by the clock", quorum=PurgedByTheClock),
         QuorumVariant("witnesses without the entry", quorum=WitnessesWithoutTheEntry),
+        QuorumVariant("silent for a hold less", quorum=SilentForLess),
         QuorumVariant("first start one by one", quorum=FirstStartOneByOne),
         QuorumVariant("accepts after its good-bye", quorum=AcceptsAfterGoodBye),
         QuorumVariant("gone by one word", quorum=GoneByOneWord),

@@ -55,13 +55,14 @@ class Composer:
         self.ages = Ages(sequence.last)
         self.stamp = 0
 
-    def poll(self, peer: Peer, heartbeat: Heartbeat, silent: tuple[str, ...]) -> Poll:
+    def poll(self, peer: Peer, heartbeat: Heartbeat, silent: tuple[str, ...], hold_s: float | None) -> Poll:
         """Return a poll.
 
         Args:
             peer: the member to send it to.
             heartbeat: of this node.
             silent: the members that this node has not answered for a lease's length.
+            hold_s: for how long it may be held; None for a heartbeat.
         """
         return Poll(
             version=VERSION,
@@ -76,6 +77,7 @@ class Composer:
             callee_life=peer.echo_life,
             echo=peer.echo,
             silent=silent,
+            hold_s=hold_s,
         )
 
     def answer(self, hold: Hold, heartbeat: Heartbeat, now: Moment, *, limit: int) -> Answer:

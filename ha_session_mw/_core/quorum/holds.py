@@ -11,6 +11,12 @@ from .messages import Answer, Poll
 from .peer import Peer
 from .ready import Hold
 
+QUIET_HEARTBEATS = 3
+"""How many heartbeats a poll is held while all members are well and there is no news. Polls are most of the cost of an idle node."""
+
+QUIET_DELAY_S = 0.25
+"""How late the answer to a poll may come in a quiet time. A node that is busy, or far away, needs the rest of the lease for delays."""
+
 STARTING_HOLD_S = 0.05
 """How long a node holds the poll of a recovering member. That member learns in rounds, and the cluster waits for it."""
 
@@ -20,7 +26,7 @@ class Holds:
 
     Args:
         peers: the other members, by their URL.
-        limit_s: longest time for which a poll is held: a heartbeat.
+        limit_s: longest time for which a poll is held: a heartbeat, or several if its sender allows that.
     """
 
     def __init__(self, peers: Mapping[str, Peer], limit_s: float) -> None:
@@ -28,6 +34,8 @@ class Holds:
         self.limit_s = limit_s
         self._held: list[Hold] = []
         self._refused: list[tuple[Hold, Answer]] = []
+        self._hurries = False
+        self._is_stopping = False
 
     @property
     def held(self) -> tuple[Hold, ...]:
@@ -54,9 +62,23 @@ class Holds:
         return hold
 
     def _new(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
-        limit_s = min(STARTING_HOLD_S, self.limit_s) if poll.recovering else self.limit_s
+        limit_s = min(STARTING_HOLD_S, self.limit_s) if poll.recovering else self._allowed_s(poll)
         until_s = now.boot_s + limit_s
         return Hold(poll.sender, until_s, poll.incarnation, poll.callee, poll.position, recovering, poll.heartbeat.life, now.boot_s)
+
+    def _allowed_s(self, poll: Poll) -> float:
+        if poll.hold_s is None:
+            return self.limit_s
+        return max(0.0, min(poll.hold_s, self.limit_s * (1 if self._is_stopping else QUIET_HEARTBEATS)))
+
+    def hurry(self) -> None:
+        """Have all polls answered by the next :meth:`release`: this node has something to say about itself."""
+        self._hurries = True
+
+    def stop(self) -> None:
+        """Hold no poll for longer than a heartbeat from now on: this node stops, and its server waits for their answers."""
+        self._is_stopping = True
+        self.hurry()
 
     def drop(self, hold: Hold) -> None:
         """Forget a held poll whose sender waits no longer."""
@@ -68,7 +90,7 @@ class Holds:
         refused, self._refused = self._refused, []
         return refused
 
-    def release(self, now: Moment, fence: Fence, *, incarnation: str, position: int, recovering: bool) -> list[Hold]:
+    def release(self, now: Moment, fence: Fence, *, incarnation: str, position: int, recovering: bool, last: int = 0) -> list[Hold]:
         """Return the polls whose answer is due, each once.
 
         Args:
@@ -77,6 +99,7 @@ class Holds:
             incarnation: the incarnation of this node.
             position: the newest durable position of its sequence.
             recovering: whether this node is recovering.
+            last: the newest position. While some are not durable here, polls are held for a heartbeat: they show who is in contact.
         """
         due = [
             hold
@@ -84,10 +107,13 @@ class Holds:
             if hold.callee != incarnation  # the sender must learn this node's incarnation
             or position > hold.since  # news
             or now.boot_s >= hold.until_s
+            or self._hurries
+            or (last > position and now.boot_s >= hold.since_s + self.limit_s)
             or self._was_superseded(hold)
             or hold.recovering != recovering
             or (not self._is_gone(hold) and fence.is_waiting_for(hold.peer, position))
         ]
+        self._hurries = False
         if due:
             self._held = [hold for hold in self._held if hold not in due]
         return due
@@ -108,4 +134,5 @@ class Holds:
             InvariantBroken: an invariant does not hold.
         """
         for hold in self._held:
-            ensure(hold.until_s <= now.boot_s + self.limit_s, "no poll is held for longer than a heartbeat")
+            longest_s = QUIET_HEARTBEATS * self.limit_s
+            ensure(hold.until_s <= now.boot_s + longest_s, "no poll is held for longer than in a quiet time")

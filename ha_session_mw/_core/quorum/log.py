@@ -28,7 +28,7 @@ from .changing import Changing
 from .composing import Composer
 from .durability import DurablePrefix
 from .fence import Fence
-from .holds import Holds
+from .holds import QUIET_DELAY_S, QUIET_HEARTBEATS, Holds
 from .membership import MARK, Membership
 from .messages import Answer, Batch, Mismatch, Poll, Push
 from .neighbours import Neighbours
@@ -198,10 +198,38 @@ class Quorum:
 
     # Polls of this node.
 
-    def poll(self, peer: str, now: Moment) -> Sent:
-        """Return the poll to send to a peer now."""
-        message = self.composer.poll(self.peers[peer], self.heartbeat(now), self._silent(now))
+    def poll(self, peer: str, now: Moment, *, at_once: bool = False) -> Sent:
+        """Return the poll to send to a peer now.
+
+        Args:
+            peer: its URL.
+            now: the present moment.
+            at_once: whether the peer is to answer at once, because something waits for what it knows now.
+        """
+        hold_s = 0.0 if at_once else self.quiet_s if self._all_are_well(now) else None
+        message = self.composer.poll(self.peers[peer], self.heartbeat(now), self._silent(now), hold_s)
         return Sent(peer, message, now.boot_s, self.amnesia.begin_poll())
+
+    def _all_are_well(self, now: Moment) -> bool:
+        """Return whether nothing but news is to be expected: this node serves, and has heard every member lately by its own polls."""
+        lately_s = now.boot_s - 2 * self.quiet_s - self.holds.limit_s
+        settled = not (self.is_starting or self.left or self.speaker.draining or self.membership.is_joint or self.neighbours.guests)
+        return settled and all(
+            peer.fresh_s >= lately_s and peer.delay_s <= QUIET_DELAY_S and peer.mismatch is None for peer in self.peers.values()
+        )
+
+    @property
+    def quiet_s(self) -> float:
+        """For how long a poll of this node may be held in a quiet time. A lost one leaves time for another before the lease ends."""
+        return max(self.holds.limit_s, min(QUIET_HEARTBEATS * self.holds.limit_s, self.members.acceptance_limit_s / 3))
+
+    def is_ageing(self, now: Moment) -> bool:
+        """Return whether the view is older than in a quiet time, and not yet too old: a poll was lost, or a machine is busy."""
+        return 2 * self.quiet_s + self.holds.limit_s / 2 < now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
+
+    def held_s(self, sent: Sent) -> float:
+        """Return for how long a poll may have been held."""
+        return self.holds.limit_s if sent.poll.hold_s is None else sent.poll.hold_s
 
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         """Take in the answer to a poll of this node."""
@@ -211,6 +239,7 @@ class Quorum:
         return self._conclude(now)
 
     def _learn(self, peer: Peer, sent: Sent, answer: Answer, now: Moment) -> None:
+        peer.delay_s = now.boot_s - sent.sent_s - self.held_s(sent)
         self._merge_answer(peer, answer, now, lag_s(answer.age_s, sent_s=sent.sent_s, now_s=now.boot_s, held_s=answer.held_s))
         peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
         if sent.poll.incarnation == self.incarnation:
@@ -282,11 +311,12 @@ class Quorum:
         self.holds.drop(hold)
 
     def _release_holds(self, now: Moment) -> list[tuple[Hold, Answer]]:
-        due = self.holds.release(now, self.fence, incarnation=self.incarnation, position=self.durable.position, recovering=self.recovering)
+        position, last = self.durable.position, self._sequence.last
+        due = self.holds.release(now, self.fence, incarnation=self.incarnation, position=position, recovering=self.recovering, last=last)
         return [(hold, self._answer(hold, now)) for hold in due]
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:
-        self.neighbours.all[hold.peer].has_answered(hold.life, now.boot_s)
+        self.neighbours.all[hold.peer].has_answered(hold.life, now.boot_s, asked_s=hold.since_s)
         return self.composer.answer(hold, self.heartbeat(now), now, limit=PAGE_ENTRIES)
 
     # Pushes: answers without a poll, from a node that the others do not poll, or that leaves.
@@ -309,6 +339,7 @@ class Quorum:
     def leave(self, now: Moment) -> Ready:
         """Accept no session from now on. Only after that may a good-bye be sent, because no log-out waits for this node any more."""
         self.left = True
+        self.holds.stop()
         return self._conclude(now)
 
     def push(self, peer: str, now: Moment) -> Push:
@@ -466,8 +497,9 @@ class Quorum:
         return self.membership.majorities.reached(polled_since(self.peers, since_s))
 
     def drain(self) -> None:
-        """Say ``draining`` from the next message on."""
+        """Say ``draining`` from the next message on, and send one soon."""
         self.speaker.draining = True
+        self.holds.stop()
 
     def check(self, now: Moment) -> None:
         """Check the invariants that hold after each call.

@@ -44,6 +44,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
         callee_life: the process of the callee that ``echo`` belongs to.
         echo: the newest stamp of the callee that the sender has seen.
         silent: the members that the sender has not answered for a lease's length.
+        hold_s: for how long the sender lets its poll be held while there is no news; None for a heartbeat, as in an earlier release.
     """
 
     version: int
@@ -58,6 +59,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
     callee_life: str
     echo: int
     silent: tuple[str, ...]
+    hold_s: float | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -155,8 +157,9 @@ def encode(message: Poll | Answer | Push | Batch) -> bytes:
             return _pack(msgspec.structs.replace(message, entries=tuple((position, as_written(entry)) for position, entry in placed)))
         case Answer():
             return bytes(_as_sent(message))
-        case Poll(heartbeat=heartbeat):
-            return _pack(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
+        case Poll(heartbeat=heartbeat, hold_s=hold_s):
+            values = msgspec.structs.astuple(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
+            return _pack(values[:-1] if hold_s is None else values)
         case _:
             assert_never(message)
 

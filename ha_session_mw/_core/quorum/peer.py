@@ -15,7 +15,8 @@ class Peer:
     """One other member: its identity, its sequence as read here, and its polls."""
 
     __slots__ = (
-        *("answered_before_s", "answered_life", "answered_s", "callee", "changed", "echo", "echo_life", "fetched", "fresh_s", "gone"),
+        *("answered_before_s", "answered_life", "answered_s", "asked_s", "callee", "changed"),
+        *("delay_s", "echo", "echo_life", "fetched", "fresh_s", "gone"),
         *("heard_s", "incarnation", "life", "standing"),
         *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "unheard_s", "unkept", "url"),
     )
@@ -42,6 +43,8 @@ class Peer:
         self.read_sent_s = -math.inf
         self.echo = 0
         self.echo_life = ""
+        self.delay_s = 0.0
+        """How much later its newest answer came than it had to: the round trip, and the waits of two busy nodes."""
         self.fresh_s = -math.inf
         """When this node sent the newest poll that the peer answered completely, and not recovering itself."""
         # The sequence of this node, read by it.
@@ -54,8 +57,10 @@ class Peer:
         """Its process that this node answered last."""
         self.answered_s = -math.inf
         """When this node last answered that process."""
+        self.asked_s = -math.inf
+        """When the newest poll came that this node has answered to that process. A lease that rests on the answer began before."""
         self.answered_before_s = -math.inf
-        """When this node last answered any other process of it."""
+        """The same of any other process of it."""
         self.unheard_s = now_s
         """When an earlier process of this node may last have answered it: this process cannot know."""
         self.gone = ""
@@ -107,19 +112,26 @@ class Peer:
         if answer.since <= read <= answer.upto:
             self.note_read(answer, now_s, own_position=own_position)
 
-    def has_answered(self, life: str, now_s: float) -> None:
-        """Note that this node answers a poll of that process. A process that said good-bye holds no lease, whatever it asks."""
+    def has_answered(self, life: str, now_s: float, *, asked_s: float) -> None:
+        """Note that this node answers a poll of that process. A process that said good-bye holds no lease, whatever it asks.
+
+        Args:
+            life: the process.
+            now_s: the boot-time clock.
+            asked_s: when the poll came.
+        """
         if life == self.gone:
             return
         if life != self.answered_life:
-            self.answered_before_s = max(self.answered_before_s, self.answered_s)
-            self.answered_life = life
+            self.answered_before_s = max(self.answered_before_s, self.asked_s)
+            self.answered_life, self.asked_s = life, -math.inf
         self.answered_s = now_s
+        self.asked_s = max(self.asked_s, min(asked_s, now_s))
 
     @property
     def may_rely_since_s(self) -> float:
         """The time since which no answer of this node can be the ground of a lease that it still has."""
-        return max(self.answered_s, self.answered_before_s, self.unheard_s)
+        return max(self.asked_s, self.answered_before_s, self.unheard_s)
 
     def said_good_bye(self, life: str, *, to_me: bool) -> None:
         """Note that a process of this member accepts no session any more.
@@ -131,7 +143,7 @@ class Peer:
         self.gone = life
         self.polled_s = -math.inf
         if life == self.answered_life:
-            self.answered_s = -math.inf
+            self.answered_s = self.asked_s = -math.inf
         if to_me:
             # An earlier process of this node has answered this process at most, or earlier ones, which had ended. A later process of the
             # member began after this one had spoken to this very process of this node.
@@ -153,7 +165,7 @@ def majority_fresh_s(peers: Peers, majorities: Majorities) -> float:
 
 
 def not_answered_since(peers: Peers, boot_s: float) -> tuple[str, ...]:
-    """Return the peers that this node has not answered since then."""
+    """Return the peers with no lease that rests on an answer of this node to a poll from since then."""
     return tuple(url for url, peer in peers.items() if peer.may_rely_since_s < boot_s)
 
 

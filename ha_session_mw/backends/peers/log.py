@@ -21,7 +21,7 @@ from ..._core.quorum.ready import Receipt as Appended
 from ..._core.tally import Tally
 from ...abc import Clock, OnEvent, Receipt
 from ...exceptions import ConfigurationError, QuorumLost
-from ...models import Cut, Entry
+from ...models import Cut, Entry, KeyId
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from .answering import Answering
 from .batch_file import FILE, BatchFile
@@ -133,7 +133,13 @@ class QuorumLog(MemberedLog):
 
     def tick(self) -> None:
         # Wakes no request that waits for news: time alone brings none, and requests that it woke would wake each other.
-        self._obey(self.quorum.tick(self._now()))
+        now = self._now()
+        self._obey(self.quorum.tick(now))
+        if self.quorum.is_ageing(now):
+            self.seek_news()
+
+    def seek_news(self) -> None:
+        self.polling.seek_news()
 
     # The interface of the node.
 
@@ -171,8 +177,10 @@ class QuorumLog(MemberedLog):
                     if now.boot_s >= give_up_s or not self.quorum.has_quorum(now, within_s=silent_s):
                         return False
                     look_s = min(now.boot_s + DURABLE_LIMIT_S, give_up_s)
-                with self._clock.move_on_after(look_s - now.boot_s):
+                with self._clock.move_on_after(min(look_s - now.boot_s, self._heartbeat_s / 2)) as wait:
                     await self.wait_changed()
+                if wait.cancelled_caught:
+                    self._obey(self.quorum.ready(self._now()))  # while the own disk is busy, others' polls are held for less
         return True
 
     def may_lose(self, cut: Cut) -> bool:
@@ -204,6 +212,12 @@ class QuorumLog(MemberedLog):
 
     def drain(self) -> None:
         self.quorum.drain()
+        self._obey(self.quorum.ready(self._now()))
+
+    def announce(self, kids: tuple[KeyId, ...]) -> None:
+        super().announce(kids)
+        self.quorum.holds.hurry()
+        self._obey(self.quorum.ready(self._now()))
 
     async def hand_over(self) -> None:
         with self._clock.move_on_after(HAND_OVER_S):
@@ -289,6 +303,7 @@ class QuorumLog(MemberedLog):
         async with anyio.create_task_group() as tasks:
             for url in self.quorum.peers:
                 tasks.start_soon(self.polling.poll_for_ever, url)
+                tasks.start_soon(self.polling.ask_for_ever, url)
                 tasks.start_soon(self.pushing.push_for_ever, url)
             tasks.start_soon(self.own_url.watch, self._heartbeat_s)
             if self._file is not None:

@@ -17,7 +17,9 @@ Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
 """Calls a member: ``(url, name, body, time limit in seconds)`` returns its answer, or raises :class:`.PeerFailure`."""
 
 ASK_EVERY_S = 5.0
-"""How often a round begins. A second process appears with a deployment, so seconds are early enough."""
+"""How often a round begins at first. A second process appears with a deployment, so seconds are early enough."""
+SELDOM_S = 30.0
+"""How often a round begins while this process has been alone for long. A second one that starts asks often itself, and is found by that."""
 CALLS_PER_ROUND = 4
 """Calls in one round, at once, so that each takes a connection of its own and may reach another process."""
 ROUNDS_ALONE = 4
@@ -63,7 +65,7 @@ class OwnUrl:
         await self._sleep(first_after_s)
         while True:
             await self._ask_round()
-            await self._sleep(ASK_EVERY_S)
+            await self._sleep(SELDOM_S if self._rounds_alone >= ROUNDS_ALONE else ASK_EVERY_S)
 
     async def _ask_round(self) -> None:
         lives: list[bytes] = []

@@ -28,6 +28,10 @@ MAX_RETRY_S = 1.0
 """Longest pause before a peer is polled again. Freshness depends on finding the peer soon after it is back."""
 
 
+ASK_EVERY_S = 0.025
+"""Shortest time from one question that must be answered at once to the next. All requests that wait share one."""
+
+
 class PollFailed(Exception):
     """A poll brought nothing. The text tells operators why."""
 
@@ -65,6 +69,9 @@ class Polling:
         self._tell = tell
         self._slack_s: dict[str, float] = {}
         self._heard: dict[str, anyio.Event] = {}
+        self._paces = {peer: PeerPace(partial(faults.note, peer)) for peer in quorum.peers}
+        self._sought = 0
+        self._seek = anyio.Event()
 
     def majority_limit_s(self) -> float:
         """Return how long the polls of the nearest majority may take."""
@@ -79,10 +86,9 @@ class Polling:
     async def poll_for_ever(self, peer: str) -> None:
         """Poll one member, again and again."""
         retry_s = RETRY_S
-        pace = PeerPace(partial(self._faults.note, peer))
         while True:
             begun_s = self._clock.boot_s()
-            failure, round_s = await self._poll(peer, pace)
+            failure, round_s = await self._poll(peer)
             self._tell(peer, failure)
             if failure is None and peer not in self._quorum.mismatched:
                 retry_s = RETRY_S
@@ -90,6 +96,23 @@ class Polling:
             else:
                 await self._pause(peer, retry_s)
                 retry_s = min(retry_s * 2, MAX_RETRY_S)
+
+    def seek_news(self) -> None:
+        """Ask all members soon, and for an answer at once: something waits for what they know now."""
+        self._sought += 1
+        self._seek.set()
+        self._seek = anyio.Event()
+
+    async def ask_for_ever(self, peer: str) -> None:
+        """Ask one member whenever something waits for its word. The poll that it holds meanwhile comes back, too."""
+        answered = 0
+        while True:
+            while answered == self._sought:
+                await self._seek.wait()
+            answered = self._sought
+            failure, round_s = await self._poll(peer, at_once=True)
+            self._tell(peer, failure)
+            await self._sleep(max(round_s, ASK_EVERY_S) if failure is None else RETRY_S)
 
     async def _sleep(self, seconds: float) -> None:
         if seconds > 0:
@@ -103,9 +126,9 @@ class Polling:
         with self._clock.move_on_after(max(0.0, seconds - RETRY_S)):
             await heard.wait()
 
-    async def _poll(self, peer: str, pace: PeerPace) -> tuple[str | None, float]:
+    async def _poll(self, peer: str, *, at_once: bool = False) -> tuple[str | None, float]:
         """Poll once; return why it failed, None if it did not, and the shortest time of the round."""
-        sent = self._quorum.poll(peer, moment_of(self._clock))
+        sent = self._quorum.poll(peer, moment_of(self._clock), at_once=at_once)
         try:
             answer = await self._ask(peer, sent)
         except PollFailed as failure:
@@ -114,14 +137,14 @@ class Polling:
         self._obey(self._quorum.answered(sent, answer, moment_of(self._clock)))
         now, news = moment_of(self._clock), self._quorum.position - known
         fresh = self._quorum.speaker.is_fresh(now)
-        round_s = pace.least_round_s(answer, news, now.boot_s, recovering=self._quorum.recovering, fresh=fresh)
+        round_s = self._paces[peer].least_round_s(answer, news, now.boot_s, recovering=self._quorum.recovering, fresh=fresh)
         # A node whose list does not stand waits for an operator, or for the others.
         return None, max(round_s, self._heartbeat_s) if self._quorum.membership.stage == APART else round_s
 
     async def _ask(self, peer: str, sent: Sent) -> Answer:
-        slack_s = self._slack_s.get(peer, POLL_SLACK_S)
+        slack_s, held_s = self._slack_s.get(peer, POLL_SLACK_S), self._quorum.held_s(sent)
         try:
-            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), self._heartbeat_s + slack_s))
+            answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), held_s + slack_s))
         except PeerFailure as failure:
             if failure.fault == "stalled":  # it may be far away, so the next poll has more time
                 self._slack_s[peer] = min(2 * slack_s, MOST_SLACK_S)
@@ -129,7 +152,7 @@ class Polling:
         except (ValueError, RecursionError) as exc:
             self._faults.note(peer, "garbage")
             raise PollFailed("answers in a form that this release cannot read") from exc
-        round_trip_s = self._clock.boot_s() - sent.sent_s - self._heartbeat_s
+        round_trip_s = self._clock.boot_s() - sent.sent_s - held_s
         if round_trip_s > 0:  # the peer has held the poll for as long as it may
             self._slack_s[peer] = min(max(POLL_SLACK_S, 3 * round_trip_s), MOST_SLACK_S)
         if len(answer.entries) > PAGE_ENTRIES:

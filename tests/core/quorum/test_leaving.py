@@ -199,9 +199,9 @@ def test_a_poll_held_for_a_member_that_says_good_bye_grounds_no_lease() -> None:
     hold = one.arrived(last.poll(A, at(1)).poll, at(1))
     assert isinstance(hold, Hold)
     say_good_bye(last, one, two, seconds=1.0)
-    assert one.release(hold, at(1.6)) is not None
-    receipt = one.append([deny("x")], at(2))
-    talk(at(2), one, two)
+    assert one.release(hold, at(2.6)) is not None
+    receipt = one.append([deny("x")], at(3))
+    talk(at(3), one, two)
     assert one.standing(receipt) == "fenced"
 
 

@@ -358,13 +358,101 @@ def test_a_poll_is_held_until_there_is_news() -> None:
     assert answer.entries == (deny("x"),)
 
 
-def test_a_poll_without_news_is_answered_after_a_heartbeat() -> None:
+def test_a_poll_without_news_is_answered_after_a_heartbeat_if_it_allows_no_more() -> None:
     one, two = started(A, B)
-    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    hold = two.arrived(msgspec.structs.replace(one.poll(B, at(1)).poll, hold_s=None), at(1))  # as of an earlier release
     assert isinstance(hold, Hold)
     assert hold.until_s == at(1.5).boot_s
     assert two.release(hold, at(1.49)) is None
     assert two.release(hold, at(1.5)) is not None
+
+
+def test_a_poll_without_news_is_held_for_three_heartbeats_while_all_members_are_well() -> None:
+    one, two = started(A, B)
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert hold.until_s == at(2.5).boot_s
+    assert two.release(hold, at(2.49)) is None
+    assert two.release(hold, at(2.5)) is not None
+
+
+def test_a_poll_for_what_a_member_knows_now_is_answered_at_once_and_so_is_the_one_before() -> None:
+    one, two = started(A, B)
+    before = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(before, Hold)
+    sent = one.quorum.poll(B, at(1.2), at_once=True)
+    answer = two.arrived(sent.poll, at(1.2))
+    assert not isinstance(answer, Hold)
+    assert two.release(before, at(1.2)) is not None
+    one.answered(sent, answer, at(1.2))
+    assert one.quorum.view.fresh_at == at(1.2).boot_s
+
+
+def test_no_poll_is_held_for_more_than_three_heartbeats_whatever_it_allows() -> None:
+    one, two = started(A, B)
+    hold = two.arrived(msgspec.structs.replace(one.poll(B, at(1)).poll, hold_s=100.0), at(1))
+    assert isinstance(hold, Hold)
+    assert hold.until_s == at(2.5).boot_s
+
+
+def test_while_one_member_is_silent_no_poll_is_held_for_longer() -> None:
+    one, two, _ = started(A, B, C)
+    exchange(one, two, at(4.5))
+    assert one.poll(B, at(4.6)).poll.hold_s is None
+
+
+def test_while_the_answers_of_one_member_are_late_no_poll_is_held_for_longer() -> None:
+    """A busy node answers late. The lease has to last for its delays."""
+    one, two, three = started(A, B, C)
+    for delay_s, hold_s in ((0.2, 1.5), (0.3, None), (0.2, 1.5)):
+        sent = one.poll(B, at(1))
+        hold = two.arrived(sent.poll, at(1))
+        assert isinstance(hold, Hold)
+        answer = two.release(hold, at(1 + one.quorum.held_s(sent)))
+        assert answer is not None
+        one.answered(sent, answer, at(1 + one.quorum.held_s(sent) + delay_s))
+        assert one.poll(C, at(2)).poll.hold_s == hold_s
+    assert three.quorum.serving
+
+
+def test_a_lost_poll_of_a_quiet_time_leaves_room_for_another_within_the_lease() -> None:
+    one, _ = started(A, B)
+    assert 3 * one.quorum.quiet_s <= one.quorum.members.acceptance_limit_s
+
+
+def test_while_the_own_disk_is_busy_a_poll_is_held_for_a_heartbeat() -> None:
+    """A log-out that waits for the disk goes on waiting while a majority polls this node."""
+    one, two = member(A, A, B), member(B, A, B, stored=[])
+    for _ in range(3):
+        talk(at(0.9), one, two)
+        two.keep(at(0.9), [])
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert hold.until_s == at(2.5).boot_s
+    two.append([deny("x")], at(1.1))  # and no batch is kept
+    assert two.release(hold, at(1.4)) is None
+    assert two.release(hold, at(1.5)) is not None
+
+
+def test_a_member_that_drains_answers_the_polls_that_it_holds_at_once() -> None:
+    one, two = started(A, B)
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    two.quorum.drain()
+    answer = two.release(hold, at(1.1))
+    assert answer is not None
+    assert answer.heartbeat.state == "draining"
+
+
+def test_a_member_has_no_lease_by_an_answer_once_that_is_over_since_its_poll_came() -> None:
+    """The lease counts from when the poll was sent, so it makes no difference for how long the poll was held."""
+    one, two = started(A, B)
+    hold = two.arrived(one.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    assert two.release(hold, at(2.5)) is not None
+    wait_s = two.quorum.members.fence_wait_s
+    assert two.poll(A, at(1 + wait_s - 0.01)).poll.silent == ()
+    assert two.poll(A, at(1 + wait_s + 0.01)).poll.silent == (A,)
 
 
 def test_a_hold_without_a_waiter_ends() -> None:
