@@ -110,7 +110,7 @@ const showMember = (card, { member, rates, remarks, level }) => {
     state.dataset.told = told;
     state.replaceChildren(made("span", "mark", MARKS[level]), ` ${member.state}`);
   }
-  put(card.querySelector(".url"), member.member ? member.url || "has no URL, so it cannot be asked" : "");
+  put(card.querySelector(".url"), member.member ? member.url || (member.here ? "" : "has no URL, so it cannot be asked") : "");
   const age = member.status?.freshness_age_s, limit = member.freshness_limit_s, bar = card.querySelector(".bar");
   const used = age === undefined || !limit ? 0 : age === null ? 1 : Math.min(1, age / limit);
   bar.firstChild.style.width = `${100 * used}%`;
@@ -210,12 +210,14 @@ const say = (level, text) => {
   put(byId("said"), text);
   put(document.querySelector("title"), `${MARKS[level]} Sessions`);
 };
+// Workers that share a file do not know each other.
+const ALONE = "sqlite:// tells no worker of the others. This page shows one worker, the one that has answered";
 const judge = (told, seen) => {
   const ill = seen.filter(({ level, member }) => level !== "well" && member.state !== "gone");
   const broken = total(told.members, (status) => status.accepts_after_revocation + status.logouts_by_infrastructure);
   if (broken) return ["bad", "A promise was broken: one of the figures that must stay 0 is not 0. See the runbook."];
   if (told.draining) return ["warn", "This node is about to stop. Open the page of another one."];
-  if (!ill.length) return ["well", seen.length === 1 ? "The node is well." : "All members are well."];
+  if (!ill.length) return ["well", seen.length > 1 ? "All members are well." : `This ${told.cluster === "sqlite" ? "worker" : "node"} is well.`];
   const level = ill.some((one) => one.level === "bad") ? "bad" : "warn";
   return [level, ill.map(({ member, remarks }) => `${nameOf(member)}: ${remarks[0] ?? member.state}`).join(" · ")];
 };
@@ -238,6 +240,7 @@ const show = (told) => {
   });
   keyed(byId("members"), seen, ({ member }) => `${member.url} ${member.member ?? ""}`, newMember, showMember);
   const exposed = new Set(members.map((member) => member.status?.exposed_because).filter(Boolean));
+  if (told.cluster === "sqlite") exposed.add(ALONE);
   keyed(byId("exposed"), [...exposed], (text) => text, (text) => made("p", "", `Note: ${text}.`), () => {});
   showLogOuts(told.log_outs, members);
   table("errors", ERRORS, told.errors, (row) => row.code);

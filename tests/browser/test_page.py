@@ -157,6 +157,21 @@ def test_three_nodes_are_seen_at_work(page: Tab, tmp_path: Path) -> None:
         page.open("about:blank")
 
 
+def test_a_worker_that_hears_of_no_other_says_that_it_is_one_of_them(page: Tab, tmp_path: Path) -> None:
+    """Workers that share a file do not know each other, so its figures are not those of all."""
+    [(url, bound)] = listeners(1)
+    settings = Settings(secret_key=SECRET, cluster=f"sqlite://{tmp_path}/log.db", node_id="worker-1234abcd", ui="on", ui_password=PASSWORD)
+    with served({bound: SessionMiddleware(Starlette(), settings=settings)}):
+        enter(page, url)
+        page.until("document.querySelectorAll('.member').length === 1")
+        page.size(1600)
+        assert "one worker" in text_of(page, "#exposed")
+        assert "cannot be asked" not in text_of(page, "#members")
+        assert text_of(page, "#verdict").split() == ["✓", "This", "worker", "is", "well."]
+        looks_well(page, tmp_path, "worker")
+        page.open("about:blank")
+
+
 class Recorded(Server):
     """A node of the demo that notes what is done to it."""
 
