@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import anyio
@@ -155,6 +156,7 @@ def main() -> int:
         results = anyio.run(lambda: measured(at, trouble, lag, **how))
     print(f"{given.users} users of the client, as many behind the balancer, {given.others} of each other way")
     print(f"{len(trouble.kills)} kills, etcd's leader killed once, a node cut off for {trouble.cut_for_s:g} s")
+    print(f"A node that was killed was ready again after {median(trouble.away_s):.1f} s (median).")
     for name, result in results.items():
         print(f"{result.told(name)}\n{'':<22} failures up to {trouble.longest_s(result.failed_at_s):.2f} s after a kill", flush=True)
     print(f"The users themselves stood still for up to {lag.longest_s:.2f} s, because the machine was busy.")

@@ -26,6 +26,7 @@ class Trouble:
         leader_at_s, cut_at_s: when the leader is killed, and the last node is cut off; None for never.
         cut_for_s: how long.
         kills: when a node was killed.
+        away_s: how long each was away: until it was ready again.
         stalls: when the last node was cut off, and when it was no longer.
     """
 
@@ -37,6 +38,7 @@ class Trouble:
     cut_at_s: float | None = None
     cut_for_s: float = 10.0
     kills: list[float] = field(default_factory=list)
+    away_s: list[float] = field(default_factory=list)
     stalls: list[float] = field(default_factory=list)
 
     async def make(self, seconds: float) -> None:
@@ -70,6 +72,7 @@ class Trouble:
         node.kill()
         node.start()
         node.wait_until_ready()  # the next one is killed only then: a cluster whose nodes are all down serves nobody
+        self.away_s.append(time.monotonic() - self.kills[-1])
 
     async def _kill_leader(self, at_s: float) -> None:
         await anyio.sleep(at_s)
