@@ -24,7 +24,7 @@ from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
 
 from ..client.test_with_a_cluster import Doors
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 URLS = {name: f"http://{name}.test:80" for name in "abc"}
 FOLLOWS = {"session-follows": ", ".join(URLS.values())}

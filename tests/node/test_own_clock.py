@@ -15,7 +15,7 @@ from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..asgi.driver import Node
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 DAY_S = 24 * 3600
 

@@ -42,7 +42,7 @@ from ha_session_mw.testing.stillness import until_nothing_moves
 from ...engines import Etcd, etcd
 from ...waiting import LIMIT_S, eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 real = pytest.mark.real
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])

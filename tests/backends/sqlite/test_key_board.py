@@ -21,7 +21,7 @@ from .test_log import Worker, path, running
 
 __all__ = ["path"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 OTHER = "Xy7Kd2LmQ9vRtB4nWpZ8sHcJ6gFe3UaT"
 THIRD = "bT9xKw3VnQ7pLzR5YhD1sXjG8fCmUe4A"

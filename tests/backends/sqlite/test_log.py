@@ -32,7 +32,7 @@ from ha_session_mw.testing import SECRET, ManualClock, mint_session, who_is_ther
 
 from ...waiting import eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from ...asgi.driver import Answer, call, look, obliging, scope_of, who
 from ...inside import records_of as node_records
 from ...waiting import LIMIT_S, eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 LARGE = "x" * 5000
 

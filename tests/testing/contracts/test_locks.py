@@ -117,6 +117,7 @@ class OneMachine(OneClock):
             file.close()
 
 
+@pytest.mark.one_library
 class TestSqlite(LockServiceContract):
     @pytest.fixture(autouse=True)
     def _folder(self) -> Iterator[None]:

@@ -58,6 +58,7 @@ class OneMachine(Nodes):
         self._intruder.close()
 
 
+@pytest.mark.one_library
 class TestSqlite(ClusterLogContract):
     @pytest.fixture(autouse=True)
     def _folder(self) -> Iterator[None]:
@@ -102,6 +103,7 @@ class Peers(Nodes):
         return self.cluster.nodes[self.members.index(member)]
 
 
+@pytest.mark.one_library
 class TestPeers(ClusterLogContract):
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Nodes]:

@@ -88,6 +88,7 @@ class OneMachine(Stores):
         self._intruder.close()
 
 
+@pytest.mark.one_library
 class TestSqlite(SessionStoreContract):
     @pytest.fixture(autouse=True)
     def _folder(self) -> Iterator[None]:
