@@ -18,10 +18,12 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ha_session_mw import SessionMiddleware, Settings, get_session
+from ha_session_mw import SessionManager, SessionMiddleware, Settings, get_session
+from ha_session_mw.manager import node_of
+from ha_session_mw.models import Deny, Entry
 
 from .contenders import KEY, NotReadError
 
@@ -70,6 +72,22 @@ async def log_out(request: Request) -> Response:
     return PlainTextResponse(acknowledgement.mode)
 
 
+class Report:
+    """What a node did since the last report."""
+
+    def __init__(self) -> None:
+        self._heard_s: dict[str, float] = {}
+
+    def on_entry(self, entry: Entry) -> None:
+        if isinstance(entry, Deny):
+            self._heard_s[entry.id] = time.perf_counter()  # the clock of all processes of a machine
+
+    async def __call__(self, _: Request) -> Response:
+        """The node's processor time so far, and when it first enforced each denial."""
+        heard_s, self._heard_s = self._heard_s, {}
+        return JSONResponse([time.process_time(), heard_s])
+
+
 def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
     """Serve one member on a socket that listens already, until the process is ended."""
     logging.disable(logging.WARNING)  # at the end each tells that it misses the others
@@ -83,16 +101,19 @@ def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
         logins_per_subject="off",  # one user logs in all the time
         logins_per_address="off",
     )
+    manager, report = SessionManager(settings), Report()
+    node_of(manager).on_entry(report.on_entry)
     routes = [
+        Route("/report", report.__call__),
         Route("/log-in", log_in, methods=["POST"]),
         Route("/new-id", take_new_id, methods=["POST"]),
         Route("/account", account),
         Route("/log-out", log_out, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, settings=settings)])
+    app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, manager=manager)])
     # The protocol is named, because asyncio switches Nagle's algorithm off only then.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fileno) as listener:
-        config = uvicorn.Config(app, access_log=False, log_level="critical", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, access_log=False, log_level="critical", timeout_graceful_shutdown=1, timeout_keep_alive=60)
         uvicorn.Server(config).run(sockets=[listener])
 
 

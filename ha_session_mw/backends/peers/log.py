@@ -7,7 +7,7 @@ nobody fetches, :mod:`.batch_writer` keeps the file, and :mod:`.reports` tells o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -23,6 +23,7 @@ from ...abc import Clock, OnEvent, Receipt
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Entry, KeyId
 from ..common.membered import DRAINING, MemberedLog, parse_index
+from ..common.watermark import Watermark
 from .answering import Answering
 from .batch_file import FILE, BatchFile
 from .batch_writer import BatchWriter
@@ -101,6 +102,7 @@ class QuorumLog(MemberedLog):
         self._heed_members()
         self._has_two_members = 2 in (len(urls), len(coming))
         self._has_said_good_bye = False
+        self._durable, self._fenced = Watermark(), Watermark()
         self._reports = Reports(urls, coming, faults=faults, clock=clock, logger=logger, on_event=on_event)
         self._writer = BatchWriter(self.quorum, clock=clock, obey=self._obey, wake=self._wake, logger=logger)
         news = self._obey_news
@@ -125,6 +127,8 @@ class QuorumLog(MemberedLog):
         self._heed_members()
         for event in ready.events:
             self._reports.report(event)
+        self._durable.rise(self.quorum.fence.durable)
+        self._fenced.rise(self.quorum.fence.fenced)
 
     def _obey_news(self, ready: Ready) -> None:
         """Obey after a call that may have brought news: requests that wait for news look again."""
@@ -155,17 +159,23 @@ class QuorumLog(MemberedLog):
         """Exchange a message with a majority, the way that an entry goes."""
         sought, ready = self.quorum.seek_contact(self._now())
         self._obey(ready)
-        if not await self._is_done_in_time(lambda: self.quorum.is_found(sought)):
+        if not await self._is_done_in_time(lambda: self.quorum.is_found(sought), self.wait_changed):
             raise QuorumLost("no majority answers, or takes entries")
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         appended = self._append(entries)
-        if not await self._is_done_in_time(lambda: self.quorum.standing(appended) != "applied"):
+        durable = partial(self._durable.reached, appended.position)  # not the next news, which would wake all log-outs that wait
+        if not await self._is_done_in_time(lambda: self.quorum.standing(appended) != "applied", durable):
             raise QuorumLost("no majority holds the entry yet")
         return Receipt(appended.position, self._clock.boot_s())
 
-    async def _is_done_in_time(self, is_done: Callable[[], bool]) -> bool:
-        """Wait for a majority; return whether it has done its part within the limit."""
+    async def _is_done_in_time(self, is_done: Callable[[], bool], wait: Callable[[], Awaitable[None]]) -> bool:
+        """Wait for a majority; return whether it has done its part within the limit.
+
+        Args:
+            is_done: whether it has.
+            wait: returns when it may have.
+        """
         now = self._now()
         give_up_s = now.boot_s + DURABLE_LIMIT_BUSY_S
         look_s = now.boot_s + (DURABLE_LIMIT_S if self.quorum.has_quorum(now) else DURABLE_LIMIT_ALONE_S)
@@ -177,9 +187,9 @@ class QuorumLog(MemberedLog):
                     if now.boot_s >= give_up_s or not self.quorum.has_quorum(now, within_s=silent_s):
                         return False
                     look_s = min(now.boot_s + DURABLE_LIMIT_S, give_up_s)
-                with self._clock.move_on_after(min(look_s - now.boot_s, self._heartbeat_s / 2)) as wait:
-                    await self.wait_changed()
-                if wait.cancelled_caught:
+                with self._clock.move_on_after(min(look_s - now.boot_s, self._heartbeat_s / 2)) as limit:
+                    await wait()
+                if limit.cancelled_caught:
                     self._obey(self.quorum.ready(self._now()))  # while the own disk is busy, others' polls are held for less
         return True
 
@@ -200,7 +210,7 @@ class QuorumLog(MemberedLog):
                 # This happens only if the node finds that it has forgotten entries: its account of durable entries began anew.
                 raise QuorumLost("this node has forgotten which entries are durable")
             with self._clock.move_on_after(min(give_up_s if due_s is None else due_s, give_up_s) - now_s) as wait:
-                await self.wait_changed()
+                await self._fenced.reached(appended.position)
             if wait.cancelled_caught:
                 self.tick()
 
