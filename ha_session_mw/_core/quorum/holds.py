@@ -20,6 +20,9 @@ QUIET_DELAY_S = 0.25
 STARTING_HOLD_S = 0.05
 """How long a node holds the poll of a recovering member. That member learns in rounds, and the cluster waits for it."""
 
+SECOND_HAND_S = 0.1
+"""How long a poll is held although there is news, if all of it came from another member. The sender mostly has it from there by then."""
+
 
 class Holds:
     """Holds polls, and releases each when its answer is due.
@@ -90,7 +93,9 @@ class Holds:
         refused, self._refused = self._refused, []
         return refused
 
-    def release(self, now: Moment, fence: Fence, *, incarnation: str, position: int, recovering: bool, last: int = 0) -> list[Hold]:
+    def release(
+        self, now: Moment, fence: Fence, *, incarnation: str, position: int, first_hand: int, awaited: int, recovering: bool, last: int = 0
+    ) -> list[Hold]:
         """Return the polls whose answer is due, each once.
 
         Args:
@@ -98,6 +103,8 @@ class Holds:
             fence: knows the peers whose acknowledgement, or sign of contact, something waits for.
             incarnation: the incarnation of this node.
             position: the newest durable position of its sequence.
+            first_hand: the newest of them whose entry this node has made.
+            awaited: the newest of them that somebody waits for.
             recovering: whether this node is recovering.
             last: the newest position. While some are not durable here, polls are held for a heartbeat: they show who is in contact.
         """
@@ -105,13 +112,13 @@ class Holds:
             hold
             for hold in self._held
             if hold.callee != incarnation  # the sender must learn this node's incarnation
-            or position > hold.since  # news
+            or (first_hand if now.boot_s < hold.since_s + SECOND_HAND_S else position) > hold.since  # news
             or now.boot_s >= hold.until_s
             or self._hurries
             or (last > position and now.boot_s >= hold.since_s + self.limit_s)
             or self._was_superseded(hold)
             or hold.recovering != recovering
-            or (not self._is_gone(hold) and fence.is_waiting_for(hold.peer, position))
+            or (not self._is_gone(hold) and fence.is_waiting_for(hold.peer, awaited))
         ]
         self._hurries = False
         if due:

@@ -98,6 +98,10 @@ class Quorum:
         self.serving = False
         self.left = False
         """Whether this process has left: it accepts no session from then on, whatever it learns."""
+        self._first_hand = self._sequence.last
+        """The newest position of which the others are told at once. Later entries came from another member, which tells them, too."""
+        self._awaited = 0
+        """The newest position that somebody waits for."""
         self._had_quorum = False
         self._draw_conclusions(now)
 
@@ -140,10 +144,19 @@ class Quorum:
 
     # Entries.
 
-    def append(self, entries: Iterable[Entry], now: Moment) -> tuple[Receipt, Ready]:
-        """Apply entries here and tell the others. :meth:`standing` of the receipt says how far they have got."""
+    def append(self, entries: Iterable[Entry], now: Moment, *, awaited: bool = True) -> tuple[Receipt, Ready]:
+        """Apply entries here and tell the others. :meth:`standing` of the receipt says how far they have got.
+
+        Args:
+            entries: the entries.
+            now: the present moment.
+            awaited: whether somebody waits until they are durable, or fenced. Otherwise they get there with the next messages.
+        """
         for entry in entries:
             self._merge(entry)
+        self._first_hand = self._sequence.last
+        if awaited:
+            self._awaited = self._sequence.last
         self.composer.ages.note(self._sequence.last, now.boot_s)
         ready = self._conclude(now)
         # An entry that was known before has an earlier position. The receipt of the newest position covers all of them.
@@ -151,6 +164,7 @@ class Quorum:
 
     def seek_contact(self, now: Moment) -> tuple[Sought, Ready]:
         """Exchange a message with each peer soon; :meth:`is_found` of the first value says what that has shown."""
+        self._awaited = self._sequence.last
         return self.fence.seek_contact(self._sequence.last, self.composer.stamp), self.ready(now)
 
     def is_found(self, sought: Sought) -> bool:
@@ -311,8 +325,16 @@ class Quorum:
         self.holds.drop(hold)
 
     def _release_holds(self, now: Moment) -> list[tuple[Hold, Answer]]:
-        position, last = self.durable.position, self._sequence.last
-        due = self.holds.release(now, self.fence, incarnation=self.incarnation, position=position, recovering=self.recovering, last=last)
+        due = self.holds.release(
+            now,
+            self.fence,
+            incarnation=self.incarnation,
+            position=(kept := self.durable.position),
+            first_hand=min(kept, self._first_hand),
+            awaited=min(kept, self._awaited),
+            recovering=self.recovering,
+            last=self._sequence.last,
+        )
         return [(hold, self._answer(hold, now)) for hold in due]
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:

@@ -148,10 +148,10 @@ class QuorumLog(MemberedLog):
     # The interface of the node.
 
     def apply(self, entries: Sequence[Entry]) -> None:
-        self._append(entries)
+        self._append(entries, awaited=False)
 
-    def _append(self, entries: Sequence[Entry]) -> Appended:
-        appended, ready = self.quorum.append(entries, self._now())
+    def _append(self, entries: Sequence[Entry], *, awaited: bool) -> Appended:
+        appended, ready = self.quorum.append(entries, self._now(), awaited=awaited)
         self._obey_news(ready)
         return appended
 
@@ -163,7 +163,7 @@ class QuorumLog(MemberedLog):
             raise QuorumLost("no majority answers, or takes entries")
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
-        appended = self._append(entries)
+        appended = self._append(entries, awaited=True)
         durable = partial(self._durable.reached, appended.position)  # not the next news, which would wake all log-outs that wait
         if not await self._is_done_in_time(lambda: self.quorum.standing(appended) != "applied", durable):
             raise QuorumLost("no majority holds the entry yet")

@@ -13,6 +13,11 @@ from ..._core.quorum.messages import Answer
 LEAST_ROUND_S = 0.001
 """Shortest time from one poll of a peer to the next. A peer that answers faster, again and again, must not keep this node busy."""
 
+ROUNDS_PER_S = 50
+"""Polls of one peer per second in the long run. In a storm of log-outs, each then brings those of 20 ms together."""
+ROUNDS_AT_ONCE = 50
+"""Polls of one peer without a pause, after it was quiet: a single log-out waits for no turn."""
+
 LEAST_ENTRY_S = 1 / 80_000
 """Shortest time per entry of an answer, known or not: 10^5 entries may take this node 1.25 s."""
 
@@ -42,11 +47,12 @@ class PeerPace:
         note: counts a fault of the peer.
     """
 
-    __slots__ = ("_allowance", "_note")
+    __slots__ = ("_allowance", "_note", "_rounds")
 
     def __init__(self, note: Callable[[Fault], None]) -> None:
         self._note = note
         self._allowance = RateLimiter(NEWS_PER_S, NEWS_AT_ONCE)
+        self._rounds = RateLimiter(ROUNDS_PER_S, ROUNDS_AT_ONCE)
 
     def least_round_s(self, answer: Answer, news: int, now_s: float, *, recovering: bool, fresh: bool) -> float:
         """Return the shortest time of the round that brought this answer, in seconds.
@@ -66,6 +72,7 @@ class PeerPace:
         round_s = max(page_s if is_again or not answer.complete else LEAST_ROUND_S, len(answer.entries) * LEAST_ENTRY_S)
         if not fresh:
             return round_s
+        round_s = max(round_s, self._rounds.spend(1, now_s) or 0.0)
         owed_s = self._allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, now_s) or 0.0
         if owed_s > round_s:
             self._note("slowed")

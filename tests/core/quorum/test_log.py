@@ -57,8 +57,8 @@ class Member:
         if self.checked:
             self.quorum.check(now)
 
-    def append(self, entries: Iterable[Entry], now: Moment) -> Receipt:
-        receipt, ready = self.quorum.append(entries, now)
+    def append(self, entries: Iterable[Entry], now: Moment, *, awaited: bool = True) -> Receipt:
+        receipt, ready = self.quorum.append(entries, now, awaited=awaited)
         self._obey(ready, now)
         return receipt
 
@@ -356,6 +356,32 @@ def test_a_poll_is_held_until_there_is_news() -> None:
     answer = two.release(hold, at(1.2))
     assert answer is not None
     assert answer.entries == (deny("x"),)
+
+
+def test_news_of_another_member_leave_that_one_the_time_to_tell_them_itself() -> None:
+    one, two, three = started(A, B, C)
+    hold = two.arrived(three.poll(B, at(1)).poll, at(1))
+    assert isinstance(hold, Hold)
+    one.append([deny("x")], at(1))
+    exchange(two, one, at(1))
+    assert two.release(hold, at(1.09)) is None
+    answer = two.release(hold, at(1.1))
+    assert answer is not None
+    assert answer.entries == (deny("x"),)
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_what_nobody_waits_for_is_told_at_once_and_asks_for_no_further_poll(awaited: bool) -> None:
+    one, two, _ = started(A, B, C)
+    sent = two.poll(A, at(1))
+    hold = one.arrived(sent.poll, at(1))
+    assert isinstance(hold, Hold)
+    one.append([deny("x")], at(1), awaited=awaited)
+    answer = one.release(hold, at(1))
+    assert answer is not None
+    assert answer.entries == (deny("x"),)
+    two.answered(sent, answer, at(1))
+    assert isinstance(one.arrived(two.poll(A, at(1)).poll, at(1)), Answer) == awaited
 
 
 def test_a_poll_without_news_is_answered_after_a_heartbeat_if_it_allows_no_more() -> None:
