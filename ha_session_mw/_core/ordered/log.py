@@ -119,6 +119,11 @@ class Ordered:
             return latest_s
         return min(latest_s, self.leases.lack_until(position, wait_s, self.standstill.lapsed_s))
 
+    @property
+    def confirmed(self) -> int:
+        """The position up to which this process and all others that it knows of have confirmed the log."""
+        return int(min(self.position, self.leases.confirmed))
+
     # Beats.
 
     @property

@@ -28,6 +28,7 @@ from ...exceptions import EntryRejected, QuorumLost
 from ...models import Cut, Entry
 from ..common.membered import DRAINING, MemberedLog, parse_index, tell_member
 from ..common.outbox import Ticket
+from ..common.watermark import Watermark
 from .api import EtcdError, delete
 from .departures import Departures
 from .follower import Follower
@@ -82,6 +83,7 @@ class EtcdLog(MemberedLog):
         self._keys = Keys(prefix)
         self._heartbeat_s = heartbeat_s
         self._outboxes = Outboxes()
+        self._applied, self._confirmed = Watermark(), Watermark()
         self._lives = 0
         self._lost = False
         self._troubles = EtcdTroubles(self._report_turn)
@@ -140,8 +142,7 @@ class EtcdLog(MemberedLog):
         with self._clock.move_on_after(self._durable_limit_s()):
             await ticket.done.wait()
             durable_s = self._clock.boot_s()
-            while self.ordered.position < ticket.position:  # so that the client's index covers what it has written
-                await self.wait_changed()
+            await self._applied.reached(ticket.position)  # so that the client's index covers what it has written
         if ticket.left:
             raise QuorumLost(self._why_not_written())
         if ticket.rejected:
@@ -160,9 +161,14 @@ class EtcdLog(MemberedLog):
         return "etcd has not taken the entry yet" if why is None else f"etcd {why}"
 
     async def fence(self, receipt: Receipt) -> None:
-        while (left_s := self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()) > 0:
+        while (left_s := self._fence_left_s(receipt)) > 0:
             with self._clock.move_on_after(left_s):
-                await self.wait_changed()
+                await self._confirmed.reached(receipt.position)  # not the next news, which would wake all log-outs that wait
+                while self._fence_left_s(receipt) > 0:
+                    await self.wait_changed()
+
+    def _fence_left_s(self, receipt: Receipt) -> float:
+        return self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()
 
     def tick(self) -> None:
         # Nothing is woken: time alone brings no news, and the waiters would wake each other.
@@ -298,6 +304,8 @@ class EtcdLog(MemberedLog):
 
     def _obey(self, ready: Ready) -> None:
         self._heed_members()
+        self._applied.rise(self.ordered.position)
+        self._confirmed.rise(self.ordered.confirmed)
         if ready.floor_ms is not None or ready.remove:
             self._to_tidy = ready
         for event in self._departures.sifted(ready.events, self._now().boot_s):
