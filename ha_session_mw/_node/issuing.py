@@ -161,18 +161,19 @@ class Issuer:
 
     # Where data goes
 
-    def fit(self, claims: Claims | None, content: Mapping[str, object]) -> bytes:
+    def fit(self, claims: Claims | None, content: Mapping[str, object], *, raw: bytes | None = None) -> bytes:
         """Return session data as it travels, or is stored.
 
         Args:
             claims: of the session; None for one that has not begun.
             content: the data.
+            raw: the data as it travels, if the caller has encoded it.
 
         Raises:
             SessionNotSerializable: a value cannot travel.
             SessionTooLarge: browsers would drop the token, and there is no store; or the data is too large for the store.
         """
-        raw = data.encode(content)
+        raw = data.encode(content) if raw is None else raw
         if self._max_stored_bytes is not None and (self._data != "token" or (claims is not None and claims.record)):
             if len(raw) > self._max_stored_bytes:
                 raise SessionTooLarge(

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from .._core.records.session_data import ELSEWHERE, Stored
+from .._core.token.data import encode
 from ..abc import Grant
 from ..exceptions import ProblemError, StateNotReached, StoreMissing, StoreUnavailable
 from ..models import Claims
@@ -115,6 +116,7 @@ class SessionData:
         ensure_valid: Callable[[], None],
         strict: bool = False,
         guard: Grant | None = None,
+        known: bytes | None = None,
     ) -> tuple[Claims, Stored]:
         """Keep a session's changed data, in its token or in the store; return the session's new claims, and the data as it is kept.
 
@@ -125,6 +127,7 @@ class SessionData:
             ensure_valid: raises if the session is not valid.
             strict: whether a change by another request raises. Strict data is kept in the store.
             guard: a lock that must still be held. Data under a lock is kept in the store.
+            known: bytes of data that is known to travel.
 
         Raises:
             SessionNotSerializable: a value cannot travel.
@@ -133,7 +136,7 @@ class SessionData:
             LockLost: the guard is no longer held.
             StoreUnavailable: the data cannot be stored.
         """
-        raw = self._issuer.fit(claims, content)
+        raw = self._issuer.fit(claims, content, raw=encode(content, known=known))
         if self._records is None or not (strict or guard or self._issuer.belongs_in_store(claims, raw)):
             ensure_valid()
             return self._issuer.change(claims, raw), Stored.in_token(raw)

@@ -79,6 +79,7 @@ async def _keep(session: Session, state: RequestState, node: Node, claims: Claim
                 ensure_valid=partial(_ensure_valid, state, node, claims),
                 strict=state.strict,
                 guard=guard,
+                known=state.fitted,
             )
     except (SessionRevoked, SessionSuperseded) as problem:
         if claims.subject is not None:

@@ -62,6 +62,7 @@ class Rare:
         problem: why the token that came in was not accepted, on a path that is open to visitors.
         stand_in: the object that Litestar has put in the session's place, if it did.
         stored: the content and version of the session's record, as last read.
+        fitted: the session's data as it travels, after the app's last change by a method of the session.
         is_dropped: whether the response was a 5xx, so that nothing of this request is saved.
         is_websocket: whether the session belongs to a WebSocket.
         out_of_reach: why that record cannot be read; see ``out_of_reach.py``.
@@ -86,6 +87,7 @@ class Rare:
     problem: ProblemError | None = None
     stand_in: StandIn | None = None
     stored: Stored | None = None
+    fitted: bytes | None = None
     is_dropped: bool = False
     is_websocket: bool = False
     out_of_reach: StoreUnavailable | None = None
@@ -143,6 +145,13 @@ class RequestState(Rare, msgspec.Struct, eq=False):
     def came_in(self) -> Claims | None:
         """The claims of the session that came in."""
         return self.verified.claims if self.verified else None
+
+    @property
+    def came_in_data(self) -> bytes | None:
+        """The data that came in as it travels, or as other requests have stored it since; None if there is none to rely on."""
+        if self.stored is not None:
+            return self.stored.data
+        return None if self.verified is None or self.verified.record else self.verified.claims.data
 
     @property
     def continues(self) -> bool:

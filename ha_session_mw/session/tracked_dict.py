@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
+from .._core.token import data
 from ..manager import node_of
 from .late import admit
 from .state import RequestState
@@ -48,18 +49,24 @@ class TrackedDict(dict[str, Any]):
         self.accessed = True
         self.modified = True
 
-    def _apply(self, change: Callable[[dict[str, Any]], object]) -> None:
-        """Make a change, unless its result could not be saved."""
+    def _apply(self, change: Mapping[str, Any], *, anew: bool = False) -> None:
+        """Make a change, unless its result could not be saved.
+
+        Args:
+            change: the values to set.
+            anew: whether they take the place of the whole content.
+        """
         self.mark_modified()
-        candidate = dict(self)
-        change(candidate)
-        if (manager := self._state.manager) is not None:
-            node_of(manager).issuer.fit(self._state.claims, candidate)
+        candidate = dict(change) if anew else {**self, **change}
+        state = self._state
+        if (manager := state.manager) is not None:
+            raw = data.encode_changed(candidate, change, before=self, known=state.fitted or state.came_in_data)
+            state.fitted = node_of(manager).issuer.fit(state.claims, candidate, raw=raw)
         super().clear()
         super().update(candidate)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._apply(lambda data: data.__setitem__(key, value))
+        self._apply({key: value})
 
     def __delitem__(self, key: str) -> None:
         self.mark_modified()
@@ -67,12 +74,7 @@ class TrackedDict(dict[str, Any]):
 
     def replace(self, content: Mapping[str, Any]) -> None:
         """Replace the whole content. Unlike ``clear``, an empty content does not log a subject out."""
-
-        def change(data: dict[str, Any]) -> None:
-            data.clear()
-            data.update(content)
-
-        self._apply(change)
+        self._apply(content, anew=True)
 
     def pop(self, key: str, *default: Any) -> Any:
         if key in self:
@@ -89,7 +91,7 @@ class TrackedDict(dict[str, Any]):
         return self[key]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        self._apply(lambda data: data.update(*args, **kwargs))
+        self._apply(dict(*args, **kwargs))
 
     def __ior__(self, other: Any, /) -> Self:  # type: ignore[override,misc]
         self.update(other)

@@ -39,17 +39,23 @@ decode = msgspec.msgpack.Decoder(dict[str, object], ext_hook=_from_extension).de
 _decode_any = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
 
 
-def encode(data: Mapping[str, object]) -> bytes:
+def encode(data: Mapping[str, object], *, known: bytes | None = None) -> bytes:
     """Return the data's bytes, which are the same for equal data in the same order.
 
     Values that Starlette's JSON accepts are stored as JSON would read them back. A subclass of str, int, float, list or dict
     becomes the plain value, and a tuple becomes a list. A key that is a number, a bool or None becomes text.
+
+    Args:
+        data: of a session.
+        known: what this function has returned before. Data that has the same bytes comes back, so nothing else about it is looked at.
 
     Raises:
         SessionNotSerializable: a value would not come back. The message names its place, never the value.
     """
     try:
         raw = _encode(data)
+        if raw == known:
+            return raw
         if decode(raw) == data and not _is_too_deep(data, raw):
             return raw
     except _CANNOT_TRAVEL:
@@ -65,6 +71,23 @@ def encode(data: Mapping[str, object]) -> bytes:
         f"{culprit} cannot travel: a session holds None, bool, int, float, str, bytes, "
         f"datetime with a time zone, and lists and dicts of these, up to {MAX_DEPTH} deep, with str as the keys of the session itself"
     )
+
+
+def encode_changed(data: Mapping[str, object], change: Mapping[str, object], *, before: Mapping[str, object], known: bytes | None) -> bytes:
+    """Return the bytes of data in which some values have changed. Much faster than ``encode``, which raises and returns the same.
+
+    Args:
+        data: after the change.
+        change: the values that were changed.
+        before: the data before the change.
+        known: what ``encode`` has returned. If ``before`` does not have these bytes, all of ``data`` is looked at.
+    """
+    try:
+        if _encode(before) == known and encode(change) == _encode(change):
+            return _encode(data)
+    except _CANNOT_TRAVEL:
+        pass
+    return encode(data)
 
 
 def fingerprint(data: Mapping[str, object]) -> bytes | None:
@@ -108,12 +131,17 @@ def _is_too_deep(data: Mapping[str, object], raw: bytes) -> bool:
         return False  # fewer lists and dicts than that occur in it
     level: Iterable[object] = data.values()
     for _ in range(MAX_DEPTH + 1):
-        inner = [item for item in level if type(item) not in _PLAIN]
-        if not inner:
+        items = [*level]
+        kinds = {*map(type, items)}
+        if kinds <= _PLAIN:
             return False
-        level = chain.from_iterable(
-            [one.values() if isinstance(one, dict) else one for one in inner if isinstance(one, (dict, list, tuple))]
-        )
+        if kinds == {dict}:
+            level = chain.from_iterable(map(dict.values, items))  # type: ignore[arg-type]
+        else:
+            inner = [item for item in items if type(item) not in _PLAIN]
+            level = chain.from_iterable(
+                [one.values() if isinstance(one, dict) else one for one in inner if isinstance(one, (dict, list, tuple))]
+            )
     return True
 
 

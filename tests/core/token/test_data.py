@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.token.data import MAX_DEPTH, decode, encode, fingerprint, is_nested, keep_what_travels
+from ha_session_mw._core.token.data import MAX_DEPTH, decode, encode, encode_changed, fingerprint, is_nested, keep_what_travels
 from ha_session_mw.exceptions import SessionNotSerializable, UsageError
 from ha_session_mw.models import Claims
 
@@ -89,6 +89,35 @@ def test_allowed_data_comes_back_as_it_went_in(content: dict[str, Any]) -> None:
 @given(CONTENTS)
 def test_equal_data_in_the_same_order_has_the_same_bytes(content: dict[str, Any]) -> None:
     assert encode(content) == encode(decode(encode(content))) == fingerprint(content)
+
+
+@given(CONTENTS, CONTENTS, st.sampled_from([{}, {"a": (1,)}, {"a": Decimal(1)}, {1: "x"}, {"a": 2**70}, {"a": {"b": {3}}}]))
+def test_a_change_has_the_bytes_of_the_whole_or_is_refused_like_it(
+    before: dict[str, Any], new: dict[str, Any], odd: dict[Any, Any]
+) -> None:
+    change = {**new, **odd}
+    after = {**before, **change}
+    for known in (encode(before), None):
+        assert outcome(lambda known=known: encode_changed(after, change, before=before, known=known)) == outcome(lambda: encode(after))
+
+
+def outcome(act: Callable[[], bytes]) -> bytes | str:
+    try:
+        return act()
+    except SessionNotSerializable as refusal:
+        return str(refusal)
+
+
+def test_a_change_finds_what_was_changed_in_place_before_it() -> None:
+    before: dict[str, Any] = {"cart": []}
+    known = encode(before)
+    before["cart"].append(Plain.ONE)
+    with pytest.raises(SessionNotSerializable, match="cart"):
+        encode_changed({**before, "visits": 1}, {"visits": 1}, before=before, known=known)
+
+
+def test_data_with_the_bytes_of_data_that_travels_travels() -> None:
+    assert encode({"a": (1,)}, known=encode({"a": [1]})) == encode({"a": [1]})
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 2), timezones=st.sampled_from([UTC, timezone(timedelta(hours=-9, minutes=-30))])))  # noqa: DTZ001
