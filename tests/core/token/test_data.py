@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -98,7 +99,7 @@ def test_a_change_has_the_bytes_of_the_whole_or_is_refused_like_it(
     change = {**new, **odd}
     after = {**before, **change}
     for known in (encode(before), None):
-        assert outcome(lambda known=known: encode_changed(after, change, before=before, known=known)) == outcome(lambda: encode(after))
+        assert outcome(partial(encode_changed, after, change, before=before, known=known)) == outcome(partial(encode, after))
 
 
 def outcome(act: Callable[[], bytes]) -> bytes | str:
