@@ -99,7 +99,7 @@ class Quorum:
         self.left = False
         """Whether this process has left: it accepts no session from then on, whatever it learns."""
         self._first_hand = self._sequence.last
-        """The newest position of which the others are told at once. Later entries came from another member, which tells them, too."""
+        """The newest position that this node tells the others at once. Later entries came from another member, which tells them, too."""
         self._awaited = 0
         """The newest position that somebody waits for."""
         self._had_quorum = False
