@@ -75,8 +75,7 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
         return Refuse(SessionExpired("the session ends below the floor", check="floor"))
     if view.denied_keys and verified.kid in view.denied_keys:
         return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))
-    denied = view.denied
-    if denied and (claims.sid in denied or claims.family in denied):
+    if view.denied.has_any(claims.sid, claims.family):
         return Refuse(_why_denied(claims, view, wall_ms))
     # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
     if claims.cuts and (behind := _unknown_cut(claims, view)):

@@ -266,11 +266,11 @@ class World(Judge, Generic[N]):
     # The truth.
 
     def new_session(self, node: Node, *, subject: str, cuts: tuple[CutId, ...], now_ms: int, life_ms: int) -> Session:
-        name = f"{len(self.sessions):022d}"
+        sid = self._next_sid()
         claims = Claims(
-            sid=SessionId(name),
+            sid=sid,
             subject=subject,
-            family=FamilyId("f" + name[1:]),
+            family=FamilyId("f" + sid[1:]),
             cuts=cuts,
             issued_ms=now_ms,
             authenticated_ms=now_ms,
@@ -280,9 +280,13 @@ class World(Judge, Generic[N]):
         )
         return self.add_session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf))
 
+    def _next_sid(self) -> SessionId:
+        """Return an id of 22 characters. Its first ones differ from those of all others, as those of random ids do."""
+        return SessionId(f"s{len(self.sessions):04d}".ljust(22, "0"))
+
     def new_id(self, session: Session, *, cuts: tuple[CutId, ...]) -> Session:
         """Hand out the token of a session under a new id."""
-        claims = msgspec.structs.replace(session.claims, sid=SessionId(f"{len(self.sessions):022d}"), cuts=cuts)
+        claims = msgspec.structs.replace(session.claims, sid=self._next_sid(), cuts=cuts)
         successor = self.add_session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf))
         successor.revoked, successor.began = claims.family in self.revoked_families, session.began
         successor.maybe_cut |= session.maybe_cut or session.revoked

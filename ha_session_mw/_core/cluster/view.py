@@ -13,6 +13,7 @@ from itertools import islice
 from typing import assert_never
 
 from ...models import Claims, Cut, CutId, Deny, DenyKey, Entry
+from .denials import Denials
 from .invariants import ensure
 
 FLOOR_MARGIN_MS = 60_000
@@ -37,8 +38,11 @@ CUT_TOLERANCE_MS = 60_000
 
 
 DROPPED_AT_ONCE = 4000
-"""How many ended entries are dropped in one step, which takes some milliseconds. A node takes a step each second, so it drops as many
-as thousands of log-outs a second leave behind."""
+"""How many entries are looked at in one step, at least, which takes a millisecond or two. A node takes a step each second."""
+LOOKED_WITHIN = 100
+"""Within so many steps all packed denials are looked at."""
+WORTH_A_SWEEP = 16
+"""A part of the entries, one of so many, must have ended before all are looked at for them. So each costs a few microseconds, once."""
 
 
 class _Replaced(str):
@@ -98,7 +102,7 @@ class View:
         floor_ms: no token that ends at or before it is accepted, even if the clock goes back afterwards.
         latest_ms: the latest time that this node's trusted wall clock has shown, or its tokens carry. A clock that is set back later takes
             no session with it: a token up to that time is no token from the future.
-        denied: the revoked session and family ids, with the end of each entry.
+        denied: the revoked session and family ids, with the end of each entry. A part of those that have ended stays for some time.
         superseded: those of them that were merely replaced by another id, and not logged out, with the time at which that happened.
             After :data:`SUPERSEDED_MS` by every clock, they count as logged out.
         denied_keys: the ids of compromised keys, with the end of each entry.
@@ -110,6 +114,8 @@ class View:
             news, and :meth:`start_anew`. A higher floor is none, because each request compares that. A dropped entry is none, because no
             token that is still accepted depends on it. These are objects and not numbers: no two threads make the same one.
         on_news: called with each entry that was news, right after it was merged.
+        ended: how many entries the floor has passed, since the view began.
+        referred: whether a log refers to packed denials. Then the log begins the sweeps, once it has forgotten what they drop.
     """
 
     __slots__ = (
@@ -118,9 +124,12 @@ class View:
         "_ends",
         "_forgotten_cuts_end_ms",
         "_leaving",
+        "_packed_ends",
+        "_swept",
         "by_subject",
         "denied",
         "denied_keys",
+        "ended",
         "everybody",
         "floor_ms",
         "fresh_at",
@@ -129,6 +138,7 @@ class View:
         "latest_ms",
         "listed",
         "on_news",
+        "referred",
         "superseded",
     )
 
@@ -145,7 +155,7 @@ class View:
         """
         self._forgotten_cuts_end_ms = 0.0
         self.fresh_at = fresh_at
-        self.denied: dict[str, int] = {}
+        self.denied = Denials()
         self.superseded: dict[str, int] = {}
         self.denied_keys: dict[str, int] = {}
         self.known_cuts: dict[CutId, int] = {}
@@ -153,6 +163,10 @@ class View:
         self.everybody: dict[CutId, Cut] = {}
         self.by_subject: dict[str, dict[CutId, Cut]] = {}
         self._leaving: dict[int, tuple[int, list[str | Cut | DenyKey]]] = {}
+        self._packed_ends: dict[int, int] = {}
+        """How many packed denials came with each end in ``_leaving``."""
+        self.ended = self._swept = 0
+        self.referred = False
         self._ends: list[int] = []
         """A heap of the ends in ``_leaving``, so that a floor that passes none of them costs nothing."""
         self._ended: list[tuple[int, list[str | Cut | DenyKey]]] = []
@@ -192,12 +206,16 @@ class View:
     def _take_in(self, entry: Entry, end: int, leaving: list[str | Cut | DenyKey]) -> bool:
         match entry:
             case Deny(id=id):
-                is_longer = self.denied.get(id, 0) < end
-                if not self._add_reason(entry) and not is_longer:
+                held = self.denied.get(id, 0)
+                is_longer = held < end
+                if not self._add_reason(entry, is_held=held > 0) and not is_longer:
                     return False
                 if is_longer:
                     self.denied[id] = end
-                    leaving.append(id)
+                    if id in self.denied.others:
+                        leaving.append(id)
+                    else:
+                        self._packed_ends[end] = self._packed_ends.get(end, 0) + 1
             case Cut():
                 if self._has_arrived(entry):
                     return False
@@ -216,27 +234,25 @@ class View:
         """Return an end, and the list of what leaves then."""
         found = self._leaving.get(end)
         if found is None:
-            # All entries of one end share one int object: a new one for each would take a fifth of the memory.
+            # The entries of one end share one int object.
             found = self._leaving[end] = end, []
             heappush(self._ends, end)
         return found
 
-    def _add_reason(self, denial: Deny) -> bool:
+    def _add_reason(self, denial: Deny, *, is_held: bool) -> bool:
         """Take in why an id is denied: a log-out outranks a replacement, and the latest replacement counts. Return whether that was news.
 
         The reason outlives its own entry if another entry of the id ends later. Only holders of a token see it, and none is left by then.
         """
-        if self._has_reason(denial):
+        if is_held and self._has_reason(denial):
             return False
-        if denial.replaced_ms:
+        if denial.replaced_ms and denial.replaced_ms + SUPERSEDED_MS >= self.floor_ms:
             self.superseded[denial.id] = denial.replaced_ms
         else:
             self.superseded.pop(denial.id, None)
         return True
 
     def _has_reason(self, denial: Deny) -> bool:
-        if denial.id not in self.denied:
-            return False
         replaced_ms = self.superseded.get(denial.id, 0)
         return replaced_ms == 0 or 0 != denial.replaced_ms <= replaced_ms
 
@@ -309,7 +325,9 @@ class View:
         before_ms, self.floor_ms = self.floor_ms, floor_ms
         if floor_ms // END_STEP_MS > before_ms // END_STEP_MS:  # else nothing has ended: memory:// raises the floor with each append
             while self._ends and self._ends[0] <= floor_ms:
-                self._ended.append(self._leaving.pop(heappop(self._ends)))
+                end, leaving = self._leaving.pop(heappop(self._ends))
+                self._ended.append((end, leaving))
+                self.ended += len(leaving) + self._packed_ends.pop(end, 0)
             self.drop_ended()
 
     def drop_ended(self) -> None:
@@ -324,9 +342,20 @@ class View:
             left -= len(some)
             if not leaving:
                 del self._ended[0]
+        if not self.referred and (self.ended - self._swept) * WORTH_A_SWEEP >= len(self.denied) and self.ended > self._swept:
+            self.sweep(self.floor_ms)
+        if self.denied.is_sweeping:
+            for id in self.denied.sweep(max(left, len(self.denied) // LOOKED_WITHIN)):
+                self.superseded.pop(id, None)
         longest = islice(self.superseded.items(), DROPPED_AT_ONCE)
         for id in [id for id, replaced_ms in longest if replaced_ms + SUPERSEDED_MS < self.floor_ms]:
             del self.superseded[id]
+
+    def sweep(self, upto_ms: int) -> None:
+        """Begin to drop the packed denials that end at or before this time, at or below the floor. :meth:`drop_ended` goes on with it."""
+        if not self.denied.is_sweeping:
+            self._swept = self.ended
+            self.denied.begin_sweep(upto_ms)
 
     def was_replaced_lately(self, id: str, wall_ms: float) -> bool:
         """Whether an id was replaced, and requests with it may still be under way."""
@@ -358,7 +387,7 @@ class View:
 
     def entries(self) -> Iterator[Entry]:
         """Yield all entries that are still in force. A node that knows nothing must learn these."""
-        for id, end in self.denied.items():
+        for id, end in self.denied.ends():
             if end > self.floor_ms:
                 yield Deny(id, end, self.superseded.get(id, 0))
         for kid, end in self.denied_keys.items():
@@ -378,8 +407,11 @@ class View:
         ensure(all(end > self.floor_ms for end in self._leaving), "an entry that ended at the floor is gone, or about to be dropped")
         ensure(sorted(self._ends) == sorted(self._leaving), "the floor finds each end")
         ensure(set(self.known_cuts.items()) <= ends, "each known cut leaves at the end that it has")
-        for held in (self.denied, self.denied_keys):
+        for held in (self.denied.others, self.denied_keys):
             ensure(held.items() <= ends, "each denial leaves at the end that it has")
+        packed = {end for id, end in self.denied.ends() if id not in self.denied.others and end > self.floor_ms}
+        ensure(packed <= self._packed_ends.keys() <= self._leaving.keys(), "the floor finds the end of each packed denial")
+        self.denied.check()
         ensure(self.superseded.keys() <= self.denied.keys(), "an id that was replaced is denied")
         for subject, live in [(None, self.everybody), *self.by_subject.items()]:
             for cut in live.values():

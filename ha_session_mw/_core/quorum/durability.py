@@ -47,7 +47,7 @@ class DurablePrefix:
         self.lists: tuple[str, ...] = ()
         for batch in stored or ():
             self._restore(batch)
-        sequence.forget_ended()
+        sequence.forget_some()
         self.position = sequence.last
         self._kept_as = "" if self.incarnation == life else self.incarnation
         self._kept_under: tuple[str, ...] = self.lists

@@ -111,7 +111,7 @@ class Quorum:
         return self.speaker.members
 
     def _continue_lists(self, kept: tuple[str, ...]) -> None:
-        for id in [id for id in self.view.denied if id.startswith(MARK)]:
+        for id in [id for id in self.view.denied.others if id.startswith(MARK)]:
             self._changing.note(id, self._sequence.last)
         if not self.membership.follows(kept):
             raise OtherList(self.membership.why_not_after(kept))
@@ -407,7 +407,7 @@ class Quorum:
 
     def _raise_floor(self, floor_ms: int) -> None:
         if self.speaker.raise_floor(floor_ms):
-            self._sequence.forget_ended()
+            self._sequence.forget_some()
 
     def _conclude(self, now: Moment) -> Ready:
         self._draw_conclusions(now)

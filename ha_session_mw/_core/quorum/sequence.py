@@ -7,26 +7,34 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import pairwise
 
 from ...models import Cut, CutId, Deny, DenyKey, Entry
+from ..cluster.denials import REFERENCE_LENGTH
 from ..cluster.invariants import ensure
-from ..cluster.view import View
+from ..cluster.view import WORTH_A_SWEEP, View
 
 LOOKED_AT_ONCE = 4000
-"""How many entries are looked at in one step, at least, which takes a millisecond or two."""
-LOOKED_WITHIN = 100
-"""Within so many steps all of them are looked at: floors are a minute apart, and steps a heartbeat."""
+"""How many entries are looked at in one step, at least, which takes a few milliseconds. A sequence without more is looked at as a whole."""
+LOOKED_WITHIN = 200
+"""Within so many steps all of them are looked at. A step comes each heartbeat."""
+
+BLOCK = 128
+"""Positions in one block: as many as there are ASCII characters."""
+_PLACE = 1 + REFERENCE_LENGTH
+_NO_REFERENCE = "~" * REFERENCE_LENGTH
+"""Stands for an entry that is an object: ``~`` is in no reference."""
 
 
 class Sequence:
     """The entries of a view in the order in which this node learned them.
 
-    A denial is stored as its id, the same string object that the view holds, and its end is read from the view. So 10^5
-    denials cost 16 bytes each, not an object each.
+    A packed denial takes six bytes here: a character for its position in its block, and the reference by which the view finds the rest. So
+    the view must drop no denial that this sequence still refers to: it does so when :meth:`forget_some` has gone through all.
     """
 
-    __slots__ = ("_items", "_next", "_positions", "_unseen", "_view", "cuts", "last")
+    __slots__ = ("_blocks", "_count", "_ended", "_firsts", "_next", "_objects", "_unseen", "_upto_ms", "_view", "cuts", "last")
 
     def __init__(self, view: View) -> None:
         self.last = 0
@@ -34,16 +42,30 @@ class Sequence:
         self.cuts: dict[CutId, int] = {}
         """The positions of the newest cuts, until :meth:`forget_cuts` drops them."""
         self._view = view
-        self._positions = array("Q")
-        self._items: list[str | Cut | DenyKey] = []
+        view.referred = True
+        self._firsts = array("Q")
+        """The first position of each block."""
+        self._blocks: list[str] = []
+        """The entries of each block, as places of six characters."""
+        self._objects: dict[int, list[str | Cut | DenyKey]] = {}
+        """By position: cuts, keys, and the ids of denials that are not packed."""
+        self._count = 0
         self._next = self._unseen = 0
-        """Where to look for ended entries next, and how many entries are to be looked at from there."""
+        """Which block to look at next for ended entries, and how many blocks are to be looked at from there."""
+        self._ended = self._upto_ms = 0
+        """The values of ``view.ended`` and of the floor when the present look at all entries began."""
 
     def append(self, entry: Entry, position: int | None = None) -> int:
         """Add an entry that was news to the view; return its position, the next one if none is given."""
         self.last = self.last + 1 if position is None else max(self.last, position)
-        self._positions.append(self.last)
-        self._items.append(entry.id if isinstance(entry, Deny) else entry)
+        reference = self._view.denied.reference(entry.id) if isinstance(entry, Deny) else None
+        if reference is None:
+            self._objects.setdefault(self.last, []).append(entry.id if isinstance(entry, Deny) else entry)
+        if not self._firsts or self.last - self._firsts[-1] >= BLOCK:
+            self._firsts.append(self.last)
+            self._blocks.append("")
+        self._blocks[-1] += chr(self.last - self._firsts[-1]) + (reference or _NO_REFERENCE)
+        self._count += 1
         if isinstance(entry, Cut):
             self.cuts[entry.id] = self.last
         return self.last
@@ -54,51 +76,90 @@ class Sequence:
             del self.cuts[oldest[0]]
 
     def page(self, since: int, upto: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
-        """Return the living entries after ``since`` with their positions, at most ``limit``, and the position they reach."""
-        start, end = bisect_right(self._positions, since), bisect_right(self._positions, upto)
-        reached = upto if end - start <= limit else self._positions[start + limit - 1]
+        """Return the living entries after ``since`` with their positions, about ``limit`` at most, and the position they reach."""
         found: list[tuple[int, Entry]] = []
-        for index in range(start, min(end, start + limit)):
-            entry = self._entry(self._items[index])
-            if entry is not None:
-                found.append((self._positions[index], entry))
-        return found, reached
+        looked = reached = 0
+        for position, reference in self._places(since):
+            if position > upto:
+                break
+            if looked == limit:
+                return found, reached
+            looked, reached = looked + 1, position
+            found += [(position, entry) for entry in self._entries(position, reference)]
+        return found, upto
 
-    def _entry(self, item: str | Cut | DenyKey) -> Entry | None:
-        """Return the entry with its present end and reason, which another entry of the id may have changed; None if it ended."""
-        if isinstance(item, str):
-            end = self._view.denied.get(item)
-            return None if end is None else Deny(item, end, self._view.superseded.get(item, 0))
-        # Replaced cuts are sent, too: a node that has read up to here must know every acknowledged entry.
-        known: bool = item.id in self._view.known_cuts if isinstance(item, Cut) else item.kid in self._view.denied_keys
-        return item if known else None
+    def _places(self, since: int) -> Iterator[tuple[int, str]]:
+        """Yield the positions after this one that have entries, each with its reference."""
+        index = max(0, bisect_right(self._firsts, since) - 1)
+        for first, block in zip(self._firsts[index:], self._blocks[index:], strict=True):
+            begin = 0
+            if since >= first:
+                begin = bisect_right(range(len(block) // _PLACE), since - first, key=lambda place: ord(block[place * _PLACE]))
+            for at in range(begin * _PLACE, len(block), _PLACE):
+                yield first + ord(block[at]), block[at + 1 : at + _PLACE]
 
-    def _is_in_force(self, item: str | Cut | DenyKey) -> bool:
+    def _entries(self, position: int, reference: str) -> list[Entry]:
+        """Return what stands at a position, with the present ends and reasons, which other entries of an id may have changed."""
         view = self._view
-        ends = view.denied.get(item) if isinstance(item, str) else None
-        if isinstance(item, Cut):
-            ends = view.known_cuts.get(item.id)
-        elif isinstance(item, DenyKey):
-            ends = view.denied_keys.get(item.kid)
-        return ends is not None and ends > view.floor_ms
-
-    def forget_ended(self) -> None:
-        """Begin to drop the entries that have ended, because the floor has risen: some now, the others by :meth:`forget_some`."""
-        self._next, self._unseen = 0, len(self._items)
-        self.forget_some()
+        if reference != _NO_REFERENCE:
+            referred = view.denied.referred(reference)
+            return [] if referred is None else [Deny(*referred, view.superseded.get(referred[0], 0))]
+        found: list[Entry] = []
+        for item in self._objects[position]:
+            if isinstance(item, str):
+                if (end := view.denied.get(item)) is not None:
+                    found.append(Deny(item, end, view.superseded.get(item, 0)))
+            # Replaced cuts are sent, too: a node that has read up to here must know every acknowledged entry.
+            elif (item.id in view.known_cuts) if isinstance(item, Cut) else (item.kid in view.denied_keys):
+                found.append(item)
+        return found
 
     def forget_some(self) -> None:
-        """Drop ended entries among the next few: in a long sequence, to look at all of them would take too long at a time."""
+        """Drop ended entries, a few at a time, once it is worth it: in a long sequence, to look at all of them takes time."""
+        view = self._view
         if not self._unseen:
-            return
-        begin = self._next
-        end = begin + min(self._unseen, max(LOOKED_AT_ONCE, len(self._items) // LOOKED_WITHIN))
-        kept = [index for index in range(begin, end) if self._is_in_force(self._items[index])]
-        if len(kept) < end - begin:
-            self._positions[begin:end] = array("Q", [self._positions[index] for index in kept])
-            self._items[begin:end] = [self._items[index] for index in kept]
-        self._next = begin + len(kept)
-        self._unseen -= end - begin
+            ended = view.ended - self._ended
+            if not ended or self._count > max(LOOKED_AT_ONCE, ended * WORTH_A_SWEEP) or view.denied.is_sweeping:
+                return
+            self._next, self._unseen = 0, len(self._blocks)
+            self._ended, self._upto_ms = view.ended, view.floor_ms
+        for _ in range(min(self._unseen, max(LOOKED_AT_ONCE // BLOCK, len(self._blocks) // LOOKED_WITHIN))):
+            self._look_at_next()
+        if not self._unseen:
+            view.sweep(self._upto_ms)
+            view.drop_ended()
+
+    def _look_at_next(self) -> None:
+        first, block = self._firsts[self._next], self._blocks[self._next]
+        places = [block[at : at + _PLACE] for at in range(0, len(block), _PLACE)]
+        kept = [place for place in places if self._is_in_force(first + ord(place[0]), place[1:])]
+        self._count -= len(places) - len(kept)
+        self._unseen -= 1
+        if kept:
+            self._blocks[self._next] = "".join(kept)
+            self._next += 1
+        else:
+            del self._firsts[self._next], self._blocks[self._next]
+
+    def _is_in_force(self, position: int, reference: str) -> bool:
+        """Return whether anything at a position has not ended, and drop the objects there that have."""
+        if reference != _NO_REFERENCE:
+            referred = self._view.denied.referred(reference)
+            return referred is not None and referred[1] > self._view.floor_ms
+        kept = [item for item in self._objects[position] if self._has_not_ended(item)]
+        if kept:
+            self._objects[position] = kept
+        else:
+            del self._objects[position]
+        return bool(kept)
+
+    def _has_not_ended(self, item: str | Cut | DenyKey) -> bool:
+        view = self._view
+        if isinstance(item, str):
+            end = view.denied.get(item)
+        else:
+            end = view.known_cuts.get(item.id) if isinstance(item, Cut) else view.denied_keys.get(item.kid)
+        return end is not None and end > view.floor_ms
 
     def check(self) -> None:
         """Check what must hold after each change.
@@ -106,14 +167,19 @@ class Sequence:
         Raises:
             InvariantBroken: it does not hold.
         """
-        ensure(len(self._positions) == len(self._items), "each entry has a position")
-        ensure(all(one <= other for one, other in pairwise(self._positions)), "positions only grow")
-        ensure(not self._positions or self._positions[-1] <= self.last, "no entry stands after the newest position")
-        told = {item if isinstance(item, str) else item.id if isinstance(item, Cut) else item.kid for item in self._items}
+        places = [*self._places(-1)]
+        ensure(len(places) == self._count, "the entries are counted")
+        ensure(all(one[0] <= other[0] for one, other in pairwise(places)), "positions only grow")
+        ensure(not places or places[-1][0] <= self.last, "no entry stands after the newest position")
+        objects = [position for position, reference in places if reference == _NO_REFERENCE]
+        ensure(objects == sorted(self._objects), "an object stands at its position")
+        entries = [entry for place in places for entry in self._entries(*place)]
+        told = {entry.kid if isinstance(entry, DenyKey) else entry.id for entry in entries}
         known = {entry.kid if isinstance(entry, DenyKey) else entry.id for entry in self._view.entries()}
         ensure(known <= told, "every entry that this node enforces is in its sequence, for the others to read")
-        looked_at = self._items if not self._unseen else self._items[: self._next]
-        ensure(all(map(self._is_in_force, looked_at)), "no entry leaves the view before the floor has passed its end")
+        if self._view.ended == self._ended and not self._unseen:
+            items = sum(map(len, self._objects.values())) + len(places) - len(objects)
+            ensure(len(entries) == items, "no entry leaves the view before the floor has passed its end")
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._count

@@ -1,0 +1,232 @@
+"""Revoked ids with their ends, packed: one takes some 30 bytes, where a dict and its strings take 118.
+
+Ids lie in buckets of text, one after the other: 22 characters, and five more that say the end. The interpreter searches such a bucket in
+C, in about the time of a method's call. There is a new bucket for each :data:`FILL` ids, and each new bucket takes its ids from one other
+bucket (linear hashing). So no step ever moves more than one bucket. Ids come from signed tokens and no client can choose one, so
+none can make them meet in one bucket.
+
+Other threads may look ids up while the thread of the event loop adds and drops some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from functools import lru_cache
+from typing import Any
+
+from .invariants import ensure
+
+ID_LENGTH = 22
+"""Characters of an id with 128 bits in base64url. Every session has such an id."""
+REFERENCE_LENGTH = 5
+"""First characters of an id that choose its bucket, and refer to it. Of a million ids, some 460 share them with another one."""
+FILL = 40
+"""Mean number of ids in a bucket. More would be searched more slowly; with 16, each would take four bytes more."""
+
+_STEP_MS = 60_000
+_END_DIGITS = 5
+_RECORD = ID_LENGTH + _END_DIGITS
+_DIGITS = "".join(char for char in map(chr, range(128)) if not (char.isalnum() or char in "-_"))
+"""The digits of an end: 64 characters that no id has, so no id is ever found across the border of two records."""
+_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+
+
+@lru_cache(1024)
+def _end_text(end_ms: int) -> str | None:
+    """Return the text of an end; None if it is no whole minute between 1970 and 4011. A greater end has a greater text."""
+    minutes, rest = divmod(end_ms, _STEP_MS)
+    if rest or not 0 <= minutes < 64**_END_DIGITS:
+        return None
+    return "".join(_DIGITS[minutes >> shift & 63] for shift in range(6 * _END_DIGITS - 6, -1, -6))
+
+
+@lru_cache(1024)
+def _end_ms(text: str) -> int:
+    minutes = 0
+    for digit in text:
+        minutes = minutes * 64 + _VALUES[digit]
+    return minutes * _STEP_MS
+
+
+def _is_packable(id: str) -> bool:
+    return len(id) == ID_LENGTH and id.isascii() and id.replace("-", "0").replace("_", "0").isalnum()
+
+
+class Denials(MutableMapping[str, int]):
+    """The ends of revoked ids, in milliseconds.
+
+    Ids of another form, and ids that begin like a packed one, are in a dict: few in practice.
+    """
+
+    __slots__ = ("_buckets", "_mask", "_others", "_packed", "_sweep_at", "_sweep_upto")
+
+    def __init__(self) -> None:
+        self._others: dict[str, int] = {}
+        self._packed = 0
+        self._buckets = [""]
+        self._mask = 0
+        """One less than the least power of two that is not below the number of buckets."""
+        self._sweep_at: int | None = None
+        self._sweep_upto = ""
+
+    # Look-ups. Packed ids are looked at first: an id that moves to the others is there before it leaves its bucket.
+
+    def has_any(self, one: str, other: str) -> bool:
+        """Return whether one of two ids is revoked."""
+        if self._packed and (self._bucket_with(one) or (other != one and self._bucket_with(other))):
+            return True
+        others = self._others
+        return bool(others) and (one in others or other in others)
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, str) and self.has_any(id, id)
+
+    def _bucket_with(self, id: str) -> str:
+        """Return the bucket that holds an id; an empty text if none does."""
+        if len(id) != ID_LENGTH:
+            return ""
+        buckets = self._buckets
+        count = len(buckets)
+        index = hash(id[:REFERENCE_LENGTH]) & self._mask
+        bucket = buckets[index if index < count else index & self._mask >> 1]
+        if id in bucket:
+            # Text that is no id may be found across a border.
+            return bucket if bucket.find(id) % _RECORD == 0 else ""
+        # A bucket that was added meanwhile may have taken the id.
+        return "" if count == len(buckets) else self._bucket_with(id)
+
+    def __getitem__(self, id: str) -> int:
+        if not (bucket := self._bucket_with(id)):
+            return self._others[id]
+        at = bucket.find(id) + ID_LENGTH
+        return _end_ms(bucket[at : at + _END_DIGITS])
+
+    def get(self, id: str, default: Any = None) -> Any:
+        """Return the end of an id; the default if it is not revoked. It spares the look-up of an absent id an exception."""
+        return self[id] if self.has_any(id, id) else default
+
+    def reference(self, id: str) -> str | None:
+        """Return a short name of a packed id, which no other packed id has; None if the id is not packed."""
+        return id[:REFERENCE_LENGTH] if self._bucket_with(id) else None
+
+    def referred(self, reference: str) -> tuple[str, int] | None:
+        """Return the packed id that a reference names, with its end; None if it was dropped."""
+        bucket = self._buckets[self._index(reference)]
+        at = _found(bucket, reference)
+        return None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD]))
+
+    @property
+    def others(self) -> dict[str, int]:
+        """Those that are not packed: every id that no session has is there."""
+        return self._others
+
+    def __iter__(self) -> Iterator[str]:
+        return (id for id, _ in self.ends())
+
+    def ends(self) -> Iterator[tuple[str, int]]:
+        """Yield all ids with their ends."""
+        yield from self._others.items()
+        for bucket in self._buckets:
+            for at in range(0, len(bucket), _RECORD):
+                yield bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])
+
+    def __len__(self) -> int:
+        return self._packed + len(self._others)
+
+    # Changes
+
+    def __setitem__(self, id: str, end_ms: int) -> None:
+        index, text = self._index(id), _end_text(end_ms) if _is_packable(id) else None
+        bucket = self._buckets[index]
+        at = _found(bucket, id[:REFERENCE_LENGTH])
+        if text is not None and at < 0 and id not in self._others:
+            self._buckets[index] = bucket + id + text
+            self._packed += 1
+            if self._packed > FILL * len(self._buckets):
+                self._add_bucket()
+        elif text is not None and bucket.startswith(id, at):
+            self._buckets[index] = bucket[: at + ID_LENGTH] + text + bucket[at + _RECORD :]
+        else:
+            self._others[id] = end_ms
+            if self._bucket_with(id):
+                self._remove(index, at)
+
+    def __delitem__(self, id: str) -> None:
+        if bucket := self._bucket_with(id):
+            self._remove(self._index(id), bucket.find(id))
+        else:
+            del self._others[id]
+
+    def _remove(self, index: int, at: int) -> None:
+        bucket = self._buckets[index]
+        self._buckets[index] = bucket[:at] + bucket[at + _RECORD :]
+        self._packed -= 1
+
+    def _index(self, id: str) -> int:
+        index = hash(id[:REFERENCE_LENGTH]) & self._mask
+        return index if index < len(self._buckets) else index & self._mask >> 1
+
+    def _add_bucket(self) -> None:
+        buckets, new = self._buckets, len(self._buckets)
+        if new > self._mask:
+            self._mask = 2 * self._mask + 1
+        old = new & self._mask >> 1
+        stay: list[str] = []
+        go: list[str] = []
+        for record in _records(buckets[old]):
+            (go if hash(record[:REFERENCE_LENGTH]) & self._mask == new else stay).append(record)
+        buckets.append("".join(go))
+        buckets[old] = "".join(stay)
+
+    def begin_sweep(self, upto_ms: int) -> None:
+        """Begin to drop the packed ids that end at or before this; :meth:`sweep` does so. An earlier sweep is over then."""
+        self._sweep_at, self._sweep_upto = 0, _end_text(upto_ms - upto_ms % _STEP_MS) or ""
+
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether a sweep is under way."""
+        return self._sweep_at is not None
+
+    def sweep(self, most: int) -> list[str]:
+        """Look at so many more packed ids, or a few more; return those that were dropped."""
+        dropped: list[str] = []
+        while self._sweep_at is not None and most > 0:
+            # A bucket that is added meanwhile comes last, and is swept.
+            if self._sweep_at >= len(self._buckets):
+                self._sweep_at = None
+                break
+            bucket = self._buckets[self._sweep_at]
+            most -= max(1, len(bucket) // _RECORD)
+            records = _records(bucket)
+            kept = [record for record in records if record[ID_LENGTH:] > self._sweep_upto]
+            if len(kept) < len(records):
+                dropped += [record[:ID_LENGTH] for record in records if record[ID_LENGTH:] <= self._sweep_upto]
+                self._packed -= len(records) - len(kept)
+                self._buckets[self._sweep_at] = "".join(kept)
+            self._sweep_at += 1
+        return dropped
+
+    def check(self) -> None:
+        """Check what must hold after each change.
+
+        Raises:
+            InvariantBroken: it does not hold.
+        """
+        records = [(index, record) for index, bucket in enumerate(self._buckets) for record in _records(bucket)]
+        ensure(len(records) == self._packed, "the packed ids are counted")
+        ensure(all(self._index(record) == index for index, record in records), "each id is in its bucket")
+        ensure(len({record[:REFERENCE_LENGTH] for _, record in records}) == len(records), "a reference names one id")
+        ensure(all(record[:ID_LENGTH] not in self._others for _, record in records), "each id is in one place")
+        ensure(self._mask >> 1 < len(self._buckets) <= self._mask + 1, "the mask fits the number of buckets")
+
+
+def _records(bucket: str) -> list[str]:
+    return [bucket[at : at + _RECORD] for at in range(0, len(bucket), _RECORD)]
+
+
+def _found(bucket: str, reference: str) -> int:
+    """Return where the record of a reference begins; -1 if there is none."""
+    at = bucket.find(reference)
+    while at >= 0 and at % _RECORD:
+        at = bucket.find(reference, at + 1)
+    return at

@@ -1,0 +1,130 @@
+"""Packed denials behave as a dict, give each id room of some 31 bytes, and never lose one that another thread looks for."""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+from random import Random
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ha_session_mw._core.cluster.denials import FILL, ID_LENGTH, REFERENCE_LENGTH, Denials
+
+from ...asgi.meter import metered
+from ..builders import MINUTE_MS, NOW_MS, random_id
+
+END_MS = NOW_MS - NOW_MS % MINUTE_MS
+MANY = 40 * FILL
+
+IDS = [
+    *(f"{number}".ljust(ID_LENGTH, "-") for number in range(40)),
+    *(f"alike{number}".ljust(ID_LENGTH, "_") for number in range(3)),
+    *("", "x", "~mark", "é" * ID_LENGTH, "a" * (ID_LENGTH - 1), "a" * (ID_LENGTH + 1), "\0" * ID_LENGTH, "-" * (ID_LENGTH - 5) + "\0" * 5),
+]
+ENDS_MS = [*(END_MS + minutes * MINUTE_MS for minutes in (-1, 0, 1, 90_000)), 0, 1, END_MS + 1, 10**18, -MINUTE_MS]
+
+
+@given(st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(ENDS_MS) | st.none()), max_size=200))
+def test_they_behave_as_a_dict(steps: list[tuple[str, int | None]]) -> None:
+    expected: dict[str, int] = {}
+    denied = Denials()
+    for id, end_ms in steps:
+        if end_ms is not None:
+            expected[id] = denied[id] = end_ms
+        elif id in expected:
+            del expected[id], denied[id]
+    denied.check()
+    assert denied == expected
+    assert len(denied) == len(expected)
+    for id in IDS:
+        assert (id in denied, denied.get(id), denied.has_any("another", id)) == (id in expected, expected.get(id), id in expected)
+        if (reference := denied.reference(id)) is not None:
+            assert denied.referred(reference) == (id, expected[id])
+
+
+@given(st.dictionaries(st.sampled_from(IDS), st.sampled_from(ENDS_MS)), st.integers(1, 50))
+def test_a_sweep_drops_the_packed_ids_that_have_ended_and_nothing_else(expected: dict[str, int], most: int) -> None:
+    denied = Denials()
+    denied.update(expected)
+    denied.begin_sweep(END_MS + 1)
+    dropped: list[str] = []
+    while denied.is_sweeping:
+        dropped += denied.sweep(most)
+        denied.check()
+    assert not any(denied.reference(id) for id in denied if denied[id] <= END_MS)
+    assert {**denied, **{id: expected[id] for id in dropped}} == expected
+    assert all(expected[id] <= END_MS for id in dropped)
+
+
+def test_text_that_is_no_id_is_not_found_in_the_middle_of_others() -> None:
+    denied = Denials()
+    for number in range(5):
+        denied[f"{number}".ljust(ID_LENGTH, "-")] = END_MS
+    assert denied.others == {}
+    text = "".join(denied._buckets)
+    assert not any(text[at : at + length] in denied for at in range(1, 20) for length in (5, ID_LENGTH, ID_LENGTH + 5))
+
+
+def packed(many: int, seed: int = 1) -> Denials:
+    random, denied = Random(seed), Denials()
+    while len(denied) < many:
+        denied[random_id(random)] = END_MS
+    assert len(denied.others) < many / 100
+    return denied
+
+
+def test_one_more_id_costs_the_same_after_few_and_after_many_a_new_bucket_included() -> None:
+    most = []
+    for many in (MANY, 10 * MANY):
+        denied, random, lines = packed(many), Random(2), []
+        for _ in range(2 * FILL):
+            with metered() as cost:
+                denied[random_id(random)] = END_MS
+            lines.append(cost.lines)
+        most.append(max(lines))
+    assert most[1] <= 2 * most[0]
+
+
+def interrupted(denied: Denials, id: str, step: int, extra: str) -> bool:
+    """Look an id up, and add another one before the line of this number is run, as another thread may."""
+    lines = count()
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line" and next(lines) == step:
+            sys.settrace(None)
+            frame.f_trace = None
+            denied[extra] = END_MS
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return denied.has_any("another", id)
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("step", range(16))
+def test_an_id_is_found_while_another_thread_adds_a_bucket(step: int) -> None:
+    for buckets in (1, 2, 3, 7, 8):
+        ids = [*packed(buckets * FILL)]
+        for id in ids:
+            denied = Denials()
+            for other in ids:
+                denied[other] = END_MS
+            assert interrupted(denied, id, step, "another-one-that-comes")
+            assert id in denied
+
+
+def test_ids_that_begin_alike_are_held_and_only_one_of_them_is_referred_to() -> None:
+    denied = Denials()
+    one, other = ("alike" + letter * (ID_LENGTH - REFERENCE_LENGTH) for letter in "ab")
+    denied[one] = denied[other] = END_MS
+    assert (one in denied, other in denied, len(denied)) == (True, True, 2)
+    assert (denied.reference(one), denied.reference(other)) == ("alike", None)
+    del denied[one]
+    assert (one in denied, other in denied, denied.referred("alike")) == (False, True, None)
