@@ -44,7 +44,7 @@ class Endpoints:
         if self._has_metrics:
             show_metrics(node)
         self._ui = self._page_of_operators() if node.settings.ui == "on" else None
-        self._pages = {f"/problems/{code}": reference_page(kind) for code, kind in problem_types().items()}
+        self._problems = {f"/problems/{code}": kind for code, kind in problem_types().items()}
 
     async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to ``path``, which is relative to the prefix."""
@@ -111,8 +111,8 @@ class Endpoints:
             return 200, *expose(self._node, accept)
         if path == SCRIPT:
             return 200, "text/javascript; charset=utf-8", Path(__file__).with_name(SCRIPT[1:]).read_bytes()
-        if page := self._pages.get(path):
-            return 200, "text/html; charset=utf-8", page
+        if kind := self._problems.get(path):
+            return 200, "text/html; charset=utf-8", reference_page(kind)
         return 404, "application/json", _json({"error": "no such page"})
 
     def _readiness(self) -> tuple[int, str, bytes]:
