@@ -73,7 +73,7 @@ test-lowest:
 	@$(MAKE) --no-print-directory VENV=.venv-lowest LOWEST='--no-compile --constraint .venv-lowest/lowest.txt' lowest
 
 .PHONY: lowest
-lowest: $(VENV)/test.stamp
+lowest: $(VENV)/edge.stamp
 	@$(BIN)/python -m pytest -n auto -q -m 'not real and not long' -k 'not trio' --ignore tests/asgi/test_hostile_requests.py \
 		tests/core/token tests/asgi tests/session tests/peering
 
@@ -118,7 +118,7 @@ export PINS
 
 # One stamp for each dependency group of pyproject.toml.
 $(VENV)/%.stamp: pyproject.toml | $(BIN)/pip
-	@echo "Installing what 'make $*' needs ..."
+	@echo "Installing the group '$*' of pyproject.toml ..."
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # the first that knows --group
 	@$(BIN)/python -c "$$PINS" > $(VENV)/lowest.txt
 	@$(BIN)/python -m pip install --quiet --editable . --group $* $(LOWEST)
