@@ -8,7 +8,7 @@
 #   make test-fast       the rules and the edge, without real servers and on asyncio alone, in less than a minute
 #   make test-all        pytest with Python 3.11, 3.12 and 3.13, each that is on this machine: in the path or of pyenv
 #   make test-lowest     the edge, tokens and calls between nodes with the lowest versions that pyproject.toml permits
-#   make bench           the benchmarks
+#   make bench           the benchmarks, and the picture docs/speed.svg
 #   make prove           what takes longer than a test may: random schedules of the simulation (SEEDS=100000), all orders of few
 #                        events (STATES=500000 at most for each question), whole nodes with fewer seeds (HISTORIES=200), fuzzed
 #                        requests with canaries through the whole middleware (FUZZED=1000000), the
@@ -78,7 +78,7 @@ lowest: $(VENV)/edge.stamp
 		tests/core/token tests/asgi tests/session tests/peering
 
 bench: $(VENV)/bench.stamp
-	@$(BIN)/python -m tests.benchmarks
+	@$(BIN)/python -m tests.benchmarks --picture docs/speed.svg
 
 prove: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -6,84 +6,130 @@ import argparse
 import asyncio
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..engines import etcd
-from . import cluster, contenders, imports, learning, report, scale, served, stored
+from . import cluster, contenders, imports, learning, picture, report, scale, served, stored
 from .report import Table
-from .rounds import race
+from .rounds import Timing, race
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """How much is measured."""
 
-    requests: int = 2_000
-    rounds: int = 15
+    requests: int = 500
+    rounds: int = 60
+    server_rounds: int = 15
     sessions: tuple[int, ...] = (scale.FEW, 10_000, 100_000)
+    grown: int = 1_000_000
     denials: int = 100_000
+    tokens: int = 20_000
     served_rounds: int = 9
     served_seconds: int = 1
     log_outs: int = 500
 
 
-FULL = Effort(rounds=25, sessions=(scale.FEW, 10_000, 100_000, 1_000_000), served_rounds=15, served_seconds=2, log_outs=2_000)
+FULL = Effort(
+    rounds=200, server_rounds=25, sessions=(scale.FEW, 10_000, 100_000, 1_000_000), served_rounds=15, served_seconds=2, log_outs=2_000
+)
+Timings = dict[str, Timing]
 
 
-async def field(effort: Effort) -> Table:
-    return report.in_process(await race(await contenders.field(), requests=effort.requests, rounds=effort.rounds))
+class Measurement:
+    """The parts of one run. Each yields its tables, and a part whose program is missing says so on standard error.
 
+    Attributes:
+        shown: the timings that the picture shows, as far as they were taken.
+    """
 
-async def on_the_server(effort: Effort) -> Table:
-    # A change waits for the disk each time, so there are fewer.
-    return report.stored(await stored.measured(requests=max(3, effort.requests // 20), rounds=effort.rounds))
+    def __init__(self, effort: Effort) -> None:
+        self.effort = effort
+        self.shown: Timings = {}
 
+    def parts(self) -> dict[str, Callable[[], Iterator[Table]]]:
+        """The parts by their names, in their order."""
+        return {
+            "requests": self.requests,
+            "growth": self.growth,
+            "memory": self.memory,
+            "import": self.imports,
+            "stored": self.stored,
+            "served": self.served,
+            "cluster": self.cluster,
+        }
 
-async def many(effort: Effort) -> Table:
-    found = await scale.contenders(effort.sessions, effort.denials)
-    return report.scale(await race(found, requests=effort.requests, rounds=effort.rounds))
+    def requests(self) -> Iterator[Table]:
+        timings = asyncio.run(self._race(contenders.field))
+        self.shown |= timings
+        yield report.in_process(timings)
 
+    async def _race(self, field: Callable[[], object]) -> Timings:
+        return await race(await field(), requests=self.effort.requests, rounds=self.effort.rounds)  # type: ignore[misc]
 
-async def memory(effort: Effort) -> Table:
-    return report.memory(effort.denials, await scale.bytes_of_denials(effort.denials), budget_for=Effort.denials)
+    def growth(self) -> Iterator[Table]:
+        effort = self.effort
+        timings = asyncio.run(self._race(lambda: scale.contenders(effort.sessions, effort.denials)))
+        self.shown |= timings
+        yield report.growth(timings)
 
+    def memory(self) -> Iterator[Table]:
+        effort = self.effort
+        of_tokens, of_denials = asyncio.run(scale.bytes_of_tokens(effort.tokens)), asyncio.run(scale.bytes_of_denials(effort.denials))
+        yield report.memory(effort.denials, of_denials, effort.tokens, of_tokens)
+        yield report.grown(effort.grown, scale.growth(effort.grown))
 
-def tables(effort: Effort) -> Iterator[Table]:
-    """All that is measured inside this process."""
-    for measure in (field, many, memory):
-        yield asyncio.run(measure(effort))
+    def imports(self) -> Iterator[Table]:
+        yield report.imports(*imports.times_ms(self.effort.server_rounds))
+
+    def stored(self) -> Iterator[Table]:
+        # A change waits for the disk each time, so there are fewer.
+        requests = max(3, self.effort.requests // 5)
+        try:
+            yield report.stored(asyncio.run(stored.measured(requests=requests, rounds=self.effort.server_rounds)))
+        except stored.RedisMissingError as missing:
+            print(missing, file=sys.stderr)
+
+    def served(self) -> Iterator[Table]:
+        effort, servers = self.effort, served.installed()
+        for server in served.SERVERS.keys() - servers:
+            print(f"{server} is not installed. Install it:  pip install {' '.join(served.SERVERS[server])}", file=sys.stderr)
+        try:
+            yield report.served(served.requests_per_second(servers, rounds=effort.served_rounds, seconds=effort.served_seconds))
+        except served.WrkMissingError as missing:
+            print(missing, file=sys.stderr)
+
+    def cluster(self) -> Iterator[Table]:
+        effort = self.effort
+        yield report.log_outs(cluster.log_out_times(effort.log_outs), cluster.PEERS)
+        if shutil.which("etcd") is None:
+            print("etcd is missing: apt-get install -y --no-install-recommends etcd-server", file=sys.stderr)
+            return
+        with etcd(cluster.MEMBERS) as server:
+            yield report.log_outs(cluster.log_out_times(effort.log_outs, server.cluster("log-outs")), "etcd:// on three members")
+            yield report.new_node(effort.denials, *learning.new_node(server.cluster("denials"), effort.denials))
 
 
 def main() -> None:
+    names = [*Measurement(Effort()).parts()]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--markdown", action="store_true", help="tables for the documentation")
-    parser.add_argument("--full", action="store_true", help="up to 1,000,000 live sessions, and longer; takes some minutes")
+    parser.add_argument("parts", nargs="*", choices=[*names, []], metavar="part", help=f"only these of: {', '.join(names)}")
+    parser.add_argument("--markdown", action="store_true", help="tables for docs/reference/benchmarks.md")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the parts requests and growth, as SVG")
+    parser.add_argument("--full", action="store_true", help="up to 1,000,000 live sessions, and longer; takes some minutes more")
     options = parser.parse_args()
-    effort = FULL if options.full else Effort()
-
-    def show(table: Table) -> None:
-        print((table.markdown() if options.markdown else table.text()) + "\n", flush=True)
-
+    if options.picture and options.parts and not {"requests", "growth"} <= {*options.parts}:
+        parser.error("--picture shows the parts requests and growth")
+    measurement = Measurement(FULL if options.full else Effort())
     print(report.environment() + "\n", flush=True)
-    for table in tables(effort):
-        show(table)
-    show(report.imports(*imports.times_ms(effort.rounds)))
-    try:
-        show(asyncio.run(on_the_server(effort)))
-    except stored.RedisMissingError as missing:
-        print(missing, file=sys.stderr)
-    try:
-        show(report.served(served.requests_per_second(rounds=effort.served_rounds, seconds=effort.served_seconds)))
-    except served.WrkMissingError as missing:
-        print(missing, file=sys.stderr)
-    show(report.log_outs(cluster.log_out_times(effort.log_outs), cluster.PEERS))
-    if shutil.which("etcd") is None:
-        print("etcd is missing: apt-get install -y --no-install-recommends etcd-server", file=sys.stderr)
-        return
-    with etcd(cluster.MEMBERS) as server:
-        show(report.log_outs(cluster.log_out_times(effort.log_outs, server.cluster("log-outs")), "etcd:// on three members"))
-        show(report.new_node(effort.denials, *learning.new_node(server.cluster("denials"), effort.denials)))
+    for name, part in measurement.parts().items():
+        if name in (options.parts or names):
+            for table in part():
+                print((table.markdown() if options.markdown else table.text()) + "\n", flush=True)
+    if options.picture:
+        options.picture.write_text(picture.drawn(measurement.shown))
 
 
 if __name__ == "__main__":

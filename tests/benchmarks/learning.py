@@ -55,16 +55,17 @@ async def _fill(cluster: str, denials: int) -> None:
 
 async def _learn(cluster: str, denials: int) -> tuple[float, int]:
     manager = _manager(cluster)
-    before, begun_s = _resident_bytes(), time.perf_counter()
+    before, begun_s = resident_bytes(), time.perf_counter()
     async with manager.running():
         await _until(lambda: manager.why_not_ready() is None)
         ready_s = time.perf_counter() - begun_s
         if len(node_of(manager).view) != denials:
             raise NotReadError(f"{len(node_of(manager).view)} of {denials} denials are known to the new node")
-        return ready_s, _resident_bytes() - before
+        return ready_s, resident_bytes() - before
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """The memory that this process has at the moment."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize()
 

@@ -1,10 +1,19 @@
-"""The cost of many live sessions and many denials: a request's time, and memory."""
+"""The cost of many live sessions and many denials: a request's time, and memory.
+
+As a program, ``python -m tests.benchmarks.scale 1000000`` prints by how many bytes a process grows that sees so many sessions.
+"""
 
 from __future__ import annotations
 
+import gc
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import anyio
 
 from ha_session_mw import SessionManager
 from ha_session_mw.manager import node_of
@@ -23,36 +32,78 @@ from .contenders import (
     requests,
     scope_of,
 )
+from .learning import resident_bytes
 
 FEW = 100
 """Live sessions that the others are compared with."""
 PER_SESSION_BYTES = 4096
 """Room in the cache for each session, so that all of them are warm."""
+BY_ZIPF, ALIKE = "as users come", "all alike"
+"""How the next session is drawn: by Zipf's law, in which the n-th most active user comes 1/n as often as the first, or uniformly."""
+AT_ONCE = 1000
+"""Tokens that are made and seen before the next ones."""
 
 
 async def contenders(sizes: Sequence[int], denials: int) -> list[Contender]:
     """Ours with so many live sessions, all of them warm, and with few of them and many denials."""
-    found = [
-        await _with_sessions(f"{size:,} live sessions", new_manager(cache_size=size, cache_bytes=size * PER_SESSION_BYTES), size)
-        for size in sizes
-    ]
+    found: list[Contender] = []
+    for size in sizes:
+        manager = new_manager(cache_size=size, cache_bytes=size * PER_SESSION_BYTES)
+        found += await _with_sessions(f"{size:,} live sessions", manager, size)
     manager = new_manager()
     await deny(manager, denials)
-    return [*found, await _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW)]
+    return [*found, *await _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW)]
 
 
-async def _with_sessions(name: str, manager: SessionManager, size: int) -> Contender:
+async def _with_sessions(name: str, manager: SessionManager, size: int) -> list[Contender]:
     tokens = mint(manager, size)
     reader = Reader()
     app = ours_with(manager)(reader)
     for token in tokens:
         await app(scope_of(headers_with(as_cookie(token))), receive, discard)
     chance = random.Random(size)
+    chance.shuffle(tokens)  # who comes most often says nothing about who came first
+    weights = [*accumulate(1 / rank for rank in range(1, size + 1))]
 
-    def visitors(count: int) -> Iterable[Header]:
+    def by_zipf(count: int) -> Iterable[Header]:
+        return map(as_cookie, chance.choices(tokens, cum_weights=weights, k=count))
+
+    def alike(count: int) -> Iterable[Header]:
         return map(as_cookie, chance.choices(tokens, k=count))
 
-    return requests(name, app, reader, visitors)
+    return [requests(f"{name}, {draw}", app, reader, visitors) for draw, visitors in ((BY_ZIPF, by_zipf), (ALIKE, alike))]
+
+
+async def bytes_of_tokens(count: int) -> int:
+    """The memory that the tokens of so many sessions take in the cache, with the header fields under which they are found."""
+    manager = new_manager(cache_size=count, cache_bytes=count * PER_SESSION_BYTES)
+    tokens = mint(manager, count)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for token in tokens:
+            field = as_cookie(token)[1]
+            node_of(manager).validator.validate(field.partition(b"=")[2], field)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def growth(sessions: int) -> int:
+    """By how many bytes a process of its own grows that has seen so many sessions, with the settings' own cache."""
+    command = [sys.executable, "-m", __name__, str(sessions)]
+    return int(subprocess.run(command, check=True, capture_output=True, timeout=600).stdout)
+
+
+async def _grow(sessions: int) -> int:
+    manager = new_manager()
+    app = ours_with(manager)(Reader())
+    before = resident_bytes()
+    for begun in range(0, sessions, AT_ONCE):
+        for token in mint(manager, min(AT_ONCE, sessions - begun)):
+            await app(scope_of(headers_with(as_cookie(token))), receive, discard)
+    return resident_bytes() - before
 
 
 async def deny(manager: SessionManager, count: int) -> None:
@@ -69,3 +120,7 @@ async def bytes_of_denials(count: int) -> int:
         return tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
+
+
+if __name__ == "__main__":
+    print(anyio.run(_grow, int(sys.argv[1])))

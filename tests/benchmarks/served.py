@@ -1,34 +1,49 @@
-"""Requests per second of real servers: uvicorn processes on loopback, under wrk.
+"""Requests per second of real servers: processes on loopback, under wrk.
 
-As a program, ``python -m tests.benchmarks.served bare`` serves one contender and prints its port.
+As a program, ``python -m tests.benchmarks.served h11 "bare app"`` serves one contender and prints its port.
 """
 
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from example_app.ports import reserve_port
+
 from . import contenders
-from .contenders import App, NotReadError, Reader, Writer
+from .contenders import NotReadError, Reader, Writer
 
 LOG_IN_PATH = "/log-in"
 CONNECTIONS = 16
 """Enough to keep one process busy all the time."""
 MAX_WAIT_S = 20
+CONTENDER = "BENCHMARKS_CONTENDER"
+"""The variable that names the contender to granian's process."""
 WRAPS: Mapping[str, contenders.Wrap] = {
     contenders.BARE: contenders.bare,
     contenders.STARLETTE: contenders.starlettes,
     contenders.WARM: lambda app: contenders.ours_with(contenders.new_manager())(app),
 }
+SERVERS: Mapping[str, tuple[str, ...]] = {
+    "uvicorn on h11": ("uvicorn", "h11"),
+    "uvicorn on httptools and uvloop": ("uvicorn", "httptools", "uvloop"),
+    "granian": ("granian",),
+}
+"""Each server, and the packages that it needs."""
+Rates = Mapping[tuple[str, str], Sequence[float]]
+"""The requests per second in each round, by server and contender."""
 
 
 class WrkMissingError(Exception):
@@ -36,35 +51,64 @@ class WrkMissingError(Exception):
 
 
 class Served:
-    """Hands out a session at one path and reads it at all others. A value that differs from the written one is a 500."""
+    """Hands out a session at one path and reads it at all others. A value that differs from the written one is a 500.
+
+    The bare app sends the ``Vary`` that the middleware adds, because an answer that depends on a cookie must have it anyway.
+    """
 
     def __init__(self, name: str) -> None:
         self._log_in = Writer(contenders.FLAT)
-        self._account: ASGIApp = App() if name == contenders.BARE else Reader()
+        self._account: ASGIApp = _vary if name == contenders.BARE else Reader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._log_in if scope["path"] == LOG_IN_PATH else self._account)(scope, receive, send)
 
 
-def serve(name: str) -> None:
-    """Serve a contender on a free port, which is printed, until the process is ended."""
+async def _vary(scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"vary", b"Cookie, Authorization")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def app() -> ASGIApp:
+    """The contender that granian serves."""
+    name = os.environ[CONTENDER]
+    return WRAPS[name](Served(name))
+
+
+def serve(protocol: str, name: str) -> None:
+    """Serve a contender by uvicorn on a free port, which is printed, until the process is ended."""
     # The protocol is named, because asyncio switches Nagle's algorithm off only then. Otherwise each answer waits 40 ms for an ACK.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(2 * CONNECTIONS)  # before the port is published: an early client waits
         print(listener.getsockname()[1], flush=True)
-        config = uvicorn.Config(WRAPS[name](Served(name)), lifespan="off", access_log=False, log_level="critical")
+        config = uvicorn.Config(
+            WRAPS[name](Served(name)),
+            http="h11" if protocol == "h11" else "httptools",
+            loop="asyncio" if protocol == "h11" else "uvloop",
+            lifespan="off",
+            access_log=False,
+            log_level="critical",
+        )
         uvicorn.Server(config).run(sockets=[listener])
 
 
 @contextmanager
-def running(name: str) -> Iterator[int]:
+def running(server: str, name: str) -> Iterator[int]:
     """A server of its own process; gives its port."""
-    command = [sys.executable, "-m", f"{__package__}.served", name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environ = os.environ | {CONTENDER: name}
+    if server == "granian":
+        port = reserve_port()
+        options = f"--interface asginl --factory --host 127.0.0.1 --port {port} --log-level error".split()
+        command = [sys.executable, "-m", "granian", *options, f"{__package__}.served:app"]
+    else:
+        port = 0
+        command = [sys.executable, "-m", f"{__package__}.served", SERVERS[server][1], name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
         try:
             assert process.stdout is not None
-            yield int(process.stdout.readline())
+            yield _listening(port) if port else int(process.stdout.readline())
         finally:
             process.terminate()
             try:
@@ -73,8 +117,27 @@ def running(name: str) -> Iterator[int]:
                 process.kill()
 
 
-def requests_per_second(*, rounds: int, seconds: int) -> dict[str, tuple[float, ...]]:
-    """The requests per second of each contender in each of the interleaved rounds, by name.
+def _listening(port: int) -> int:
+    """Return a port once its server listens."""
+    gives_up_s = time.monotonic() + MAX_WAIT_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=MAX_WAIT_S).close()
+        except OSError:
+            if time.monotonic() > gives_up_s:
+                raise
+            time.sleep(0.05)
+        else:
+            return port
+
+
+def installed() -> list[str]:
+    """The servers whose packages are installed. The group ``bench`` has them all."""
+    return [server for server, packages in SERVERS.items() if all(map(find_spec, packages))]
+
+
+def requests_per_second(servers: Sequence[str], *, rounds: int, seconds: int) -> Rates:
+    """The requests per second of each contender on each server, in each of the interleaved rounds.
 
     Raises:
         WrkMissingError: wrk is not installed.
@@ -82,17 +145,18 @@ def requests_per_second(*, rounds: int, seconds: int) -> dict[str, tuple[float, 
     wrk = shutil.which("wrk")
     if wrk is None:
         raise WrkMissingError("wrk is not installed, so nothing was measured under a server. Install it:  apt-get install -y wrk")
-    found: dict[str, list[float]] = {name: [] for name in WRAPS}
-    with ExitStack() as servers:
-        ports = {name: servers.enter_context(running(name)) for name in WRAPS}
-        cookies = {name: _log_in(port) for name, port in ports.items() if name != contenders.BARE}
-        cookies[contenders.BARE] = cookies[contenders.WARM]  # the server parses it in any case
-        for number in range(rounds + 1):
-            for name, port in ports.items():
-                rate = _under_wrk(wrk, port, cookies[name], seconds)
-                if number:  # the first round warms up
-                    found[name].append(rate)
-    return {name: tuple(rates) for name, rates in found.items()}
+    found: dict[tuple[str, str], list[float]] = {(server, name): [] for server in servers for name in WRAPS}
+    for server in servers:
+        with ExitStack() as processes:
+            ports = {name: processes.enter_context(running(server, name)) for name in WRAPS}
+            cookies = {name: _log_in(port) for name, port in ports.items() if name != contenders.BARE}
+            cookies[contenders.BARE] = cookies[contenders.WARM]  # the server parses it in any case
+            for number in range(rounds + 1):
+                for name in sorted(ports, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
+                    rate = _under_wrk(wrk, ports[name], cookies[name], seconds)
+                    if number:  # the first round warms up
+                        found[server, name].append(rate)
+    return found
 
 
 def _log_in(port: int) -> str:
@@ -128,4 +192,4 @@ def _under_wrk(wrk: str, port: int, cookie: str, seconds: int) -> float:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2])
