@@ -15,44 +15,56 @@ from .sigterm import drains_on_sigterm
 logger = logging.getLogger("ha_session_mw")
 
 
+class _LastWords:
+    """The messages of an app's lifespan, the last of which waits: servers end the event loop with it, and the node must leave before.
+
+    Attributes:
+        kept: that message, once the app has sent it.
+        told: the type of the last message that the app sent.
+        whole: the scope of the app, which ends when the app has nothing more to say.
+    """
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self.kept: list[Message] = []
+        self.told = ""
+        self.whole = anyio.CancelScope()
+
+    async def send(self, message: Message) -> None:
+        self.told = message["type"]
+        if self.told.startswith("lifespan.shutdown."):
+            self.kept.append(message)
+        else:
+            await self._send(message)
+
+    async def receive(self) -> Message:
+        if self.kept:
+            self.whole.cancel()  # no message follows, and an app that waited for one would delay the last message for ever
+        return await self._receive()
+
+
 async def run_lifespan(app: ASGIApp, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
     """Run the node for as long as the app's lifespan lasts. For an app without a lifespan (Django), the server's alone counts."""
-    last_words: list[Message] = []
-    last_sent = ""
-    whole = anyio.CancelScope()
-
-    async def send_or_keep(message: Message) -> None:
-        nonlocal last_sent
-        last_sent = message["type"]
-        # Servers end the event loop as soon as they get this message, and the node must first tell the cluster that it leaves.
-        if message["type"].startswith("lifespan.shutdown."):
-            last_words.append(message)
-        else:
-            await send(message)
-
-    async def receive_or_end() -> Message:
-        if last_words:
-            whole.cancel()  # no message follows, and an app that waited for one would delay the last message for ever
-        return await receive()
-
     try:
         node.open()
     except ConfigurationError as fault:
         await refuse_lifespan(fault, receive, send)
         return
-    conversation = Conversation(receive_or_end, send_or_keep)
+    last_words = _LastWords(receive, send)
+    conversation = Conversation(last_words.receive, last_words.send)
     failure: Exception | None = None
     async with node.running(), drains_on_sigterm(node):
         try:
-            with whole:
+            with last_words.whole:
                 await app(scope, conversation.receive, conversation.send)
         except Exception as exc:  # noqa: BLE001 - raised below, outside the task group, which would wrap it
             # An app that raises before it receives anything supports no lifespan. That is no failure, and the start is answered here.
             failure = exc if conversation.first or conversation.answered else None
-            _log(exc, took_part=failure is not None, told=last_sent)
+            _log(exc, took_part=failure is not None, told=last_words.told)
         if failure is None and not conversation.answered:
             await _own_lifespan(conversation)
-    for message in last_words:
+    for message in last_words.kept:
         await send(message)
     if failure is not None:
         raise failure
