@@ -103,7 +103,6 @@ class SessionMiddleware(CookieAttributes):
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
         self._finder = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan)
-        self._find = self._finder.find
         self._validate_new, self._arrive = self._finder.validate_new, self._finder.arrive
         self._is_within_drain = False
         node.draining.on_begin(self._drain)
@@ -201,7 +200,7 @@ class SessionMiddleware(CookieAttributes):
                 if arrives:
                     send = self._arrive(known, send, state)
             else:
-                state = await self._find(scope, below_root(path, root_path), path_kind, field, known)
+                state = await self._finder.find(scope, below_root(path, root_path), path_kind, field, known)
                 state.path_kind = path_kind
                 state.arrives |= arrives
                 session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
