@@ -24,7 +24,8 @@ logger = logging.getLogger("ha_session_mw.client")
 
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 CONNECT_WITHIN_S = 2.0
-"""Seconds in which a node must take a connection if there are others to be asked after it."""
+"""Seconds in which a node must take a connection if there are others to be asked after it. Twice as long after each one that did not:
+the client's own machine may be the slow one."""
 KEEP_IDLE_S = 1.5
 """How long an idle connection is kept. gunicorn closes one after 2 s, uvicorn after 5 s. A POST on it at that moment is lost, and nobody
 knows whether it was executed."""
@@ -137,6 +138,7 @@ class Exchange:
         self._gained: Carried | None = None
         self._was_redirected = False
         self._is_superseded = False
+        self._connect_within_s = CONNECT_WITHIN_S
         self.call: Call = cluster.nodes.call(cluster.boot_s(), repeatable=self._repeatable)
 
     # The next try
@@ -169,7 +171,7 @@ class Exchange:
             return usual_s
         # A machine that is busy takes its time at each node. So the last try may take what is left.
         left_s = self.call.left_s(self._cluster.boot_s()) if self.call.is_last else 0.0
-        return min(math.inf if usual_s is None else usual_s, max(CONNECT_WITHIN_S, left_s))
+        return min(math.inf if usual_s is None else usual_s, max(self._connect_within_s, left_s))
 
     # After a try
 
@@ -178,7 +180,9 @@ class Exchange:
         names = [kind.__name__ for kind in type(error).__mro__]
         name = type(error).__name__
         if any(each in NOT_SENT for each in names):
-            return self._next(Failure(name, "not_executed", is_closed=any(each in CLOSED for each in names)))
+            is_closed = any(each in CLOSED for each in names)
+            self._connect_within_s *= 1 if is_closed else 2
+            return self._next(Failure(name, "not_executed", is_closed=is_closed))
         if any(each in TOOK_TOO_LONG for each in names):
             return self._next(Failure(name, "unknown", was_work=True))
         if any(each in BROKE_OFF for each in names):

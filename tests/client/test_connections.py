@@ -92,9 +92,9 @@ class Busy(httpx2.BaseTransport):
 
 
 @pytest.mark.parametrize(("usual_s", "last_s"), [(1.0, 1.0), (5.0, 5.0), (60.0, 10.0)])
-def test_only_the_last_try_may_take_its_time_to_connect(usual_s: float, last_s: float) -> None:
+def test_each_try_may_take_longer_to_connect_than_the_one_before_and_the_last_one_all_that_is_left(usual_s: float, last_s: float) -> None:
     busy = Busy()
     transport = NodesTransport(["http://a.test", "http://b.test", "http://c.test"], busy, boot_s=lambda: 0.0, sleep=lambda _: None)
     with httpx2.Client(transport=transport, timeout=usual_s) as http, pytest.raises(httpx2.ConnectTimeout):  # type: ignore[arg-type]
         http.get("http://a.test/")
-    assert busy.limits_s == [min(2.0, usual_s)] * 2 + [last_s]
+    assert busy.limits_s == [min(2.0, usual_s), min(4.0, usual_s), last_s]
