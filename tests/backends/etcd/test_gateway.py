@@ -8,6 +8,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import product
 from typing import Any
 
 import anyio
@@ -183,8 +184,8 @@ async def test_a_watch_tells_of_each_change_in_order_from_its_revision_on(one_et
 async def test_long_messages_of_a_watch_arrive_whole(one_etcd: Etcd, prefix: bytes) -> None:
     async with opened(gateway_to(one_etcd)) as gateway, anyio.create_task_group() as tasks:
         before = await gateway.transact([put(prefix + b"a", b"")])
-        for letter in b"xyz":
-            await gateway.transact([put(prefix + b"%d" % number, bytes([letter]) * 10_000) for number in range(100)])
+        for letter, quarter in product(b"xyz", range(4)):
+            await gateway.transact([put(prefix + b"%d" % number, bytes([letter]) * 10_000) for number in range(quarter, 100, 4)])
         watching = Watching(gateway, prefix, before.header.revision + 1)
         tasks.start_soon(watching.for_ever)
         await eventually(lambda: len(watching.events) == 300)
