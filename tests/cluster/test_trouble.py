@@ -15,6 +15,7 @@ import pytest
 
 from ha_session_mw._core.quorum.messages import decode_answer, encode
 from ha_session_mw.abc import PeerFailure
+from ha_session_mw.backends.peers.pacing import ROUNDS_PER_S
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import Cluster, Node, mint_session
@@ -624,10 +625,10 @@ async def test_a_member_that_answers_at_once_over_and_over_does_not_keep_the_oth
 
     peering_of(a.manager).handle("poll", counted)
     quorum_log_of(a.manager).quorum.holds.limit_s = 0
-    await cluster.advance(0.5)  # until those that are held are answered
+    await cluster.advance(2)  # until those that are held are answered, and the first of each member's polls are spent
     polls = 0
-    await cluster.advance(0.1)
-    assert 10 < polls <= 2 * 101
+    await cluster.advance(1)
+    assert 10 < polls <= 2 * (ROUNDS_PER_S + 1)
     assert b.why_not_ready is None
 
 
