@@ -51,7 +51,7 @@ async def next_claims(session: Session, state: RequestState, node: Node, *, rene
         # Nothing is left to keep for this visitor. Its token stays good: a request under way with it may write, and gets a token then.
         state.became = None
         return None
-    note_kept(state, kept, data.fingerprint(session) or kept.data)
+    note_kept(state, kept, kept.data if kept.data == state.fitted else data.fingerprint(session) or kept.data)
     return changed
 
 

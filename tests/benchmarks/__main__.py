@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines import etcd
-from . import cluster, contenders, imports, learning, picture, report, scale, served, stored
+from . import cluster, contenders, imports, learning, picture, report, scale, served, stored, storms
 from .report import Table
 from .rounds import Timing, race
 
@@ -30,6 +30,8 @@ class Effort:
     served_rounds: int = 9
     served_seconds: int = 1
     log_outs: int = 500
+    storm_per_s: int = 1000
+    storm_seconds: float = 4.0
 
 
 FULL = Effort(
@@ -89,6 +91,8 @@ class Measurement:
         requests = max(3, self.effort.requests // 5)
         try:
             yield report.stored(asyncio.run(stored.measured(requests=requests, rounds=self.effort.server_rounds)))
+            together = stored.measured_together(requests=stored.WRITERS * requests // 5, rounds=self.effort.server_rounds)
+            yield report.written(asyncio.run(together))
         except stored.RedisMissingError as missing:
             print(missing, file=sys.stderr)
 
@@ -104,11 +108,13 @@ class Measurement:
     def cluster(self) -> Iterator[Table]:
         effort = self.effort
         yield report.log_outs(cluster.log_out_times(effort.log_outs), cluster.PEERS)
+        yield report.storm(storms.storm(cluster.PEERS, effort.storm_per_s, effort.storm_seconds), cluster.PEERS)
         if shutil.which("etcd") is None:
             print("etcd is missing: apt-get install -y --no-install-recommends etcd-server", file=sys.stderr)
             return
         with etcd(cluster.MEMBERS) as server:
             yield report.log_outs(cluster.log_out_times(effort.log_outs, server.cluster("log-outs")), "etcd:// on three members")
+            yield report.storm(storms.storm(server.cluster("storm"), effort.storm_per_s, effort.storm_seconds), "etcd:// on three members")
             yield report.new_node(effort.denials, *learning.new_node(server.cluster("denials"), effort.denials))
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -15,6 +15,7 @@ from . import stored as in_redis
 from .cluster import LogOutTimes
 from .rounds import Timing
 from .served import Rates
+from .storms import StormTimes
 
 MEGABYTE = 1e6
 
@@ -54,6 +55,9 @@ CACHED_TOKEN = Budget(725, " each", unit=" bytes")
 GROWTH = Budget(400, "", unit=" MB")
 PROPAGATION = Budget(50, "", unit=" ms")
 ACKNOWLEDGEMENT = Budget(150, "", unit=" ms")
+STORM_PROPAGATION = Budget(100, "", unit=" ms")
+IN_A_STORM = Budget(2, " times that of quiet")
+CHANGED = Budget(1.0, " of starsessions in Redis")
 IMPORT = Budget(1.3, " of the second row")
 NEW_NODE = Budget(5, "", unit=" s")
 _NO_BUDGET = ["", "", ""]
@@ -131,6 +135,18 @@ def stored(timings: Mapping[str, Timing]) -> Table:
     return Table("A session of 4 kB on the server, the ratio to starsessions in Redis", columns, [row(*item) for item in timings.items()])
 
 
+def written(timings: Mapping[str, Timing]) -> Table:
+    """Writers at the same time. The medians are compared: a write to a disk is as slow as the disk is."""
+    theirs_us = timings[in_redis.REDIS_CHANGE].median_us
+
+    def row(name: str, timing: Timing) -> list[str]:
+        verdict = CHANGED.judge(timing.median_us / theirs_us) if name.endswith(in_redis.IN_FILE) else _NO_BUDGET
+        return [name, f"{timing.best_us:.2f}", f"{timing.median_us:.2f}", *verdict]
+
+    columns = (f"{in_redis.WRITERS} writers in process, µs a change", "best", "median", "ratio", "budget", "")
+    return Table("Sessions of 4 kB on the server, changed at the same time", columns, [row(*item) for item in timings.items()])
+
+
 def growth(timings: Mapping[str, Timing]) -> Table:
     """Each row against the first one with the same draw."""
     first: dict[str, Timing] = {}
@@ -188,6 +204,28 @@ def log_outs(times: LogOutTimes, cluster: str) -> Table:
     ]
     columns = ("from sending a log-out, ms", "p50", "worst", "p99", "budget", "")
     return Table(f"{len(times.acknowledged_s)} log-outs, three nodes on loopback, {cluster}", columns, rows)
+
+
+def storm(times: StormTimes, cluster: str) -> Table:
+    quiet_ms = percentile(sorted(times.quiet_s), 99) * 1000
+
+    def row(name: str, times_s: Sequence[float], judge: Callable[[float], list[str]]) -> list[str]:
+        times_ms = sorted(time_s * 1000 for time_s in times_s)
+        p99_ms = percentile(times_ms, 99)
+        return [name, f"{percentile(times_ms, 50):.1f}", f"{p99_ms:.1f}", *judge(p99_ms)]
+
+    rows = [
+        row("until each other node enforces a log-out", times.propagated_s, STORM_PROPAGATION.judge),
+        row("until it is acknowledged as fenced", times.acknowledged_s, lambda _: _NO_BUDGET),
+        row("a warm request before the storm", times.quiet_s, lambda _: _NO_BUDGET),
+        row("a warm request in the storm", times.storm_s, lambda p99_ms: IN_A_STORM.judge(p99_ms / quiet_ms)),
+    ]
+    title = (
+        f"A storm of {times.per_s} log-outs a second, three nodes on loopback, {cluster}. "
+        f"{times.fenced / times.seconds:.0f} acknowledged a second; {times.node_ms:.2f} ms of processor a node and log-out, "
+        f"and {times.generator:.2f} processors for the generator"
+    )
+    return Table(title, ("in ms", "p50", "p99", "", "budget", ""), rows)
 
 
 def new_node(denials: int, ready_s: float, taken: int) -> Table:

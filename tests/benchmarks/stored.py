@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -33,6 +34,7 @@ from .rounds import Timing, race
 CONTENT: dict[str, Any] = {"user": USER, "cart": [{"article": number, "pieces": 2} for number in range(200)]}
 """Some four kilobytes: more than a cookie takes."""
 MAX_WAIT_S = 20.0
+WRITERS = 16
 
 REDIS = "starsessions, in Redis"
 WARM = "ours, in the store, warm"
@@ -103,6 +105,25 @@ async def measured(*, requests: int, rounds: int) -> dict[str, Timing]:
             return await race(await _field(connection, Path(folder)), requests=requests, rounds=rounds)
 
 
+async def measured_together(*, requests: int, rounds: int) -> dict[str, Timing]:
+    """The time of each contender for a change, while so many requests change a session each.
+
+    Raises:
+        RedisMissingError: there is nothing to compare with.
+    """
+    with redis_server() as port, tempfile.TemporaryDirectory() as folder:
+        async with Redis(host="127.0.0.1", port=port) as connection:
+            theirs = contenders.starsessions_with(RedisStore(connection=connection))
+            memory, file = new_manager(), new_manager(cluster=f"sqlite://{Path(folder) / 'sessions.db'}")
+            field = [
+                contenders.bare_app(),
+                await _changing_together(REDIS_CHANGE, theirs, loads=True),
+                await _changing_together(f"{CHANGE}, {IN_MEMORY}", ours_with(memory), loads=False),
+                await _changing_together(f"{CHANGE}, {IN_FILE}", ours_with(file), loads=False),
+            ]
+            return await race(field, requests=requests, rounds=rounds)
+
+
 async def _field(connection: Redis, folder: Path) -> list[Contender]:
     """Everybody, with sessions of the same content, each read, and then each changed."""
     theirs = contenders.starsessions_with(RedisStore(connection=connection))
@@ -141,3 +162,18 @@ async def _changing(name: str, wrap: Wrap, *, loads: bool) -> Contender:
     changer = Changer(loads=loads)
     cookie = await cookie_from(wrap, CONTENT)
     return contenders.requests(name, wrap(changer), changer, lambda count: repeat(cookie, count))
+
+
+async def _changing_together(name: str, wrap: Wrap, *, loads: bool) -> Contender:
+    """Writers with a session each, which change it over and over."""
+    writers = [await _changing(name, wrap, loads=loads) for _ in range(WRITERS)]
+
+    def batch(count: int) -> Awaitable[None]:
+        batches = [writer.batch(count // WRITERS) for writer in writers]
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*batches)
+
+        return all_of_them()
+
+    return Contender(name, batch)

@@ -38,6 +38,7 @@ class StormTimes:
         seconds: for how long.
         fenced: how many were acknowledged as fenced while the storm lasted.
         refused: how many were answered otherwise, or not at all.
+        unread: how many warm requests were refused.
         acknowledged_s: seconds from the sending of each to its acknowledgement.
         propagated_s: seconds from the sending of each until each other node enforced it.
         quiet_s, storm_s: seconds that warm requests took before the storm, and in it.
@@ -50,6 +51,7 @@ class StormTimes:
     seconds: float
     fenced: int = 0
     refused: int = 0
+    unread: int = 0
     acknowledged_s: list[float] = field(default_factory=list)
     propagated_s: list[float] = field(default_factory=list)
     quiet_s: list[float] = field(default_factory=list)
@@ -168,20 +170,19 @@ async def _storm(ports: Sequence[int], times: StormTimes) -> StormTimes:
     async def read(number: int, taken_s: list[float]) -> None:
         begun_s = time.perf_counter()
         answer = await nodes[number % MEMBERS].ask("GET", "/account", readers[number % READERS][1])
-        taken_s.append(time.perf_counter() - begun_s)
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise NotReadError(f"a warm request got {answer[:300]!r}")
+        if answer.startswith(b"HTTP/1.1 200"):
+            taken_s.append(time.perf_counter() - begun_s)
+        else:
+            times.unread += 1
 
     async def log_out(number: int, due_s: float, of: Sequence[tuple[str, bytes]]) -> None:
         family, token = of[number]
         begun_s = sent_s[family] = time.perf_counter()
         times.late_s.append(begun_s - due_s)
         answer = await nodes[number % MEMBERS].ask("POST", "/log-out", token)
-        ended_s = time.perf_counter()
-        if not answer.endswith(b"fenced"):
-            raise NotReadError(f"a log-out got {answer[:300]!r}")
-        times.acknowledged_s.append(ended_s - begun_s)
-        times.fenced += ended_s <= end_s
+        if answer.endswith(b"fenced"):
+            times.acknowledged_s.append((ended_s := time.perf_counter()) - begun_s)
+            times.fenced += ended_s <= end_s
 
     gc.collect()
     gc.freeze()
@@ -222,7 +223,8 @@ def told(times: StormTimes) -> str:
         return f"{_percentile_ms(values_s, 50):.1f} / {_percentile_ms(values_s, 99):.1f}"
 
     return (
-        f"{times.per_s}/s for {times.seconds:g} s: acknowledged {times.fenced / times.seconds:.0f}/s, not fenced {times.refused}; "
+        f"{times.per_s}/s for {times.seconds:g} s: acknowledged {times.fenced / times.seconds:.0f}/s, "
+        f"not fenced {times.refused}, unread {times.unread}; "
         f"ms p50 / p99: ack {both(times.acknowledged_s)}, propagation {both(times.propagated_s)} ({len(times.propagated_s)}), "
         f"warm quiet {both(times.quiet_s)}, in the storm {both(times.storm_s)}, generator late {both(times.late_s)}; "
         f"{times.node_ms:.3f} ms a node and log-out; generator {times.generator:.2f} processors"

@@ -36,6 +36,11 @@ _FIND = "SELECT id, CAST(content AS BLOB), until_ms, subject, version FROM recor
 _OF_ID = _FIND + "AND id = ?"
 _OF_SUBJECT = _FIND + "AND subject = ? AND id > ? ORDER BY id LIMIT ?"
 _PUT = "INSERT OR REPLACE INTO records (kind, id, version, subject, until_ms, content) VALUES (?, ?, ?, ?, ?, ?)"
+# The usual change writes the fewest pages: of the indexes, that of the versions alone.
+_CHANGE = (
+    "UPDATE records SET version = ?, content = ? "
+    "WHERE kind = ? AND id = ? AND version = ? AND until_ms = ? AND subject IS ? AND content IS NOT NULL"
+)
 _DELETE = "UPDATE records SET version = ?, content = NULL, subject = NULL WHERE kind = ? AND id = ? AND content IS NOT NULL"
 _SINCE = "SELECT version, id, content IS NULL FROM records WHERE kind = ? AND version > ? ORDER BY version"
 _HELD = "SELECT number FROM locks WHERE number = ? AND name = ? AND granted AND since_s <= ? AND ? < until_s"
@@ -123,11 +128,14 @@ class RecordFile(SharedFile):
 def _put(db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
     if guard is not None:
         require_held(db, guard, boot_s())
+    version: int = db.execute(_NEXT_VERSION).fetchone()[0]
+    place = kind, record.id, record.version, record.until_ms, record.subject
+    if record.version and db.execute(_CHANGE, (version, record.content, *place)).rowcount:
+        return version
     row = db.execute(_OF_ID, (kind, record.id)).fetchone()
     current = row and Record(*row)
     if (current.version if current else 0) != record.version:
         raise Conflict(current)
-    version: int = db.execute(_NEXT_VERSION).fetchone()[0]
     db.execute(_PUT, (kind, record.id, version, record.subject, record.until_ms, record.content))
     return version
 

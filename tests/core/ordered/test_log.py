@@ -462,9 +462,11 @@ def test_a_fence_ends_once_all_have_confirmed() -> None:
     log.beat(two, at(1))
     log.deliver(at(1), one)
     assert not one.is_fenced(*receipt, at(1))
+    assert one.confirmed < receipt[0]
     log.beat(three, at(1))
     log.deliver(at(1), one)
     assert one.is_fenced(*receipt, at(1))
+    assert one.confirmed >= receipt[0]
 
 
 def test_a_beat_made_before_the_entry_was_read_confirms_nothing_wherever_it_stands() -> None:
