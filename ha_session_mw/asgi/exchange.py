@@ -22,7 +22,7 @@ from ..session.presented import begins_anew, revoke_if_ended
 from ..session.session import Session
 from ..session.state import STARTED, RequestState
 from .edge import Edge
-from .handing_over import came_by, goes_by
+from .handing_over import goes_by
 from .headers import (
     EVENT_STREAM,
     TOKEN_HEADER,
@@ -238,7 +238,7 @@ class Exchange(msgspec.Struct, eq=False):
     def _fields(self, outcome: Outcome) -> list[Header]:
         node = self.edge.node
         found: list[Header] = []
-        came = came_by(self.state)
+        came = self.state.came_by
         goes = goes_by(self.state, self.scope["headers"], self.edge.default_transport, node.settings.transports)
         if outcome.token is not None and goes != "cookie":
             found.append((TOKEN_HEADER, outcome.token))

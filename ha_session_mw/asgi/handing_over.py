@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
 
 from .._core.request_fields import MAX_FIELDS, Header
 from .._core.token.cookies import Transport
-from ..session.state import RequestState
+from ..session.state import RequestState, Ways
 
 TRANSPORT_HEADER = b"session-transport"
 """Request field of a client that keeps its token itself, and has none yet. Its value is ``bearer``."""
 
 _SIGNS_OF_A_BROWSER = frozenset((b"cookie", b"origin", b"sec-fetch-site", b"sec-fetch-mode"))
 """Fields that browsers send. Scripts can neither set nor remove them."""
-
-Ways = Transport | Literal["both"]
-
-
-def came_by(state: RequestState) -> Ways | None:
-    """Return how the request's token came; None if there was none that proves anything."""
-    transport = state.transport
-    if isinstance(transport, bytes):  # the one field that carried it
-        return "bearer" if transport.startswith(b"Bearer ") else "cookie"
-    return transport
 
 
 def goes_by(state: RequestState, headers: Collection[Header], default: Transport, transports: Collection[str]) -> Ways:
@@ -35,7 +24,7 @@ def goes_by(state: RequestState, headers: Collection[Header], default: Transport
         default: for clients that say nothing.
         transports: the transports that are on.
     """
-    found = state.hands_over_by or came_by(state)
+    found = state.hands_over_by or state.came_by
     if found is None and "bearer" in transports and _asks_for_bearer(headers):
         return "bearer"
     return found or default

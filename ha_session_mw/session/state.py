@@ -28,7 +28,8 @@ EXEMPT = "HA_SESSION_EXEMPT lists this path, so it has no session; where visitor
 """Reasons for which a session is read-only. ``STARTED`` also means that the response has started."""
 
 
-CameBy = Transport | Literal["both"] | bytes
+Ways = Transport | Literal["both"]
+CameBy = Ways | bytes
 """How a token came: by its transport, or as the one header field that carried it, whose value begins differently for each."""
 
 
@@ -152,6 +153,14 @@ class RequestState(Rare, msgspec.Struct, eq=False):
         if self.stored is not None:
             return self.stored.data
         return None if self.verified is None or self.verified.record else self.verified.claims.data
+
+    @property
+    def came_by(self) -> Ways | None:
+        """How the request's token came; None if there was none that proves anything."""
+        transport = self.transport
+        if isinstance(transport, bytes):  # the one field that carried it
+            return "bearer" if transport.startswith(b"Bearer ") else "cookie"
+        return transport
 
     @property
     def continues(self) -> bool:

@@ -64,6 +64,17 @@ async def test_a_bearer_client_logs_in_again_with_its_dead_token_and_gets_a_head
     assert answer.header("session-token")
 
 
+async def test_a_bearer_client_whose_visitors_session_is_emptied_gets_a_token_without_the_data(node: Node) -> None:
+    """Nothing can remove its token. The one with the data would show a flash message again and again."""
+    visit = await node.request(lambda s: s.update(flash="hello"), headers=[(b"session-transport", b"bearer")])
+    before = visit.header("session-token")
+    for headers, cookies in (([], []), (both(str(before), str(before)), [True])):
+        answer = await node.request(lambda s: s.pop("flash"), bearer=None if headers else before, headers=headers)
+        assert (await node.request(look, bearer=answer.header("session-token"))).result == {}
+        assert [bool(answer.token)] * len(cookies) == cookies
+        assert answer.header("session-revocation") is None
+
+
 async def test_a_bearer_client_that_logs_out_gets_the_headers_and_no_cookie(node: Node) -> None:
     answer = await node.request(lambda s: s.clear(), bearer=await token_of(node))
     assert answer.header("session-revocation") == "fenced"
