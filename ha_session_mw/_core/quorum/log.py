@@ -158,7 +158,9 @@ class Quorum:
         if awaited:
             self._awaited = self._sequence.last
         self.composer.ages.note(self._sequence.last, now.boot_s)
-        ready = self._conclude(now)
+        # An own entry proves nothing that was not proven before, unless there is nobody else.
+        self.durable.follow()
+        ready = self.ready(now) if self.peers else self._conclude(now)
         # An entry that was known before has an earlier position. The receipt of the newest position covers all of them.
         return Receipt(self._sequence.last), ready
 
