@@ -32,7 +32,8 @@ def may_be_repeated(problem: ProblemError, outcome: Execution, *, safe: bool) ->
     Args:
         problem: the refusal.
         outcome: whether the app had handled the request.
-        safe: whether the request's method is safe (RFC 9110 section 9.2.1), so that a repetition does no harm.
+        safe: whether a repetition does no harm: the request's method is safe (RFC 9110 section 9.2.1), or its client has given it an
+            ``Idempotency-Key``.
     """
     return problem.retryable and (safe or outcome == "not_executed")
 
@@ -54,7 +55,7 @@ def document(
         instance: a URI that names this occurrence.
         full: whether to add the reason and the checks made, which help a developer and an attacker alike.
         outcome: whether the app had handled the request.
-        safe: whether the request's method is safe.
+        safe: as for :func:`may_be_repeated`.
     """
     withdrawn = problem.retryable and not may_be_repeated(problem, outcome, safe=safe)
     after_s = None if withdrawn else problem.retry_after_s

@@ -54,7 +54,7 @@ def response(
     """
     root_path: str = scope.get("root_path") or ""
     base = root_path.encode("utf-8", "replace").decode() + endpoints  # a lone surrogate cannot be sent
-    safe = scope.get("method", "GET") in SAFE_METHODS
+    safe = scope.get("method", "GET") in SAFE_METHODS or bool(values(scope["headers"], b"idempotency-key"))
     html = _prefers_html(values(scope["headers"], b"accept"))
     facts = (type(problem), problem.retry_after_s, problem.max_age_s, base, vary, outcome, safe, html)
     prepared = None if full else _prepared.get(facts)

@@ -501,6 +501,15 @@ async def test_a_request_that_the_app_had_begun_is_repeated_only_if_that_does_no
     assert ("Find out what it did" in answer.problem["detail"]) == (method not in ("GET", "OPTIONS"))
 
 
+async def test_a_request_whose_client_says_that_a_repetition_does_no_harm_may_be_repeated(node: Node) -> None:
+    def charge(_: Session) -> None:
+        raise QuorumLost("lost")
+
+    answer = await node.request(charge, method="POST", headers=[(b"idempotency-key", b"5c1f")])
+    assert (answer.status, answer.problem["outcome"]) == (503, "unknown")
+    assert told_to_repeat(answer)
+
+
 async def test_a_log_out_without_a_majority_after_a_charge_says_that_the_app_had_run(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     ada = await node.logged_in()
     charged = []
