@@ -142,7 +142,7 @@ def faults(results: dict[str, Result], trouble: Trouble) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.drills")
     parser.add_argument("--users", type=int, default=200, help="of this package's client, and as many behind the balancer")
-    parser.add_argument("--others", type=int, default=60, help="of each client that it is compared with")
+    parser.add_argument("--others", type=int, default=20, help="of each client that it is compared with; all users share one process")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two kills")
     parser.add_argument("--thinks", type=float, default=3.0, help="average seconds between two requests of a user")
