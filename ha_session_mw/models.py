@@ -36,7 +36,7 @@ class OwnLives(msgspec.Struct, frozen=True, array_like=True):
     persistent: bool
 
 
-class Claims(msgspec.Struct, frozen=True, kw_only=True):
+class Claims(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The claims of a verified token.
 
     Attributes:

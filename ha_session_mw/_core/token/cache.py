@@ -15,7 +15,7 @@ from .tokens import Verified
 
 TOKENS_OF_A_SESSION = 4
 """How many tokens of one session are kept. A browser needs the newest one, and for a moment the one before; each may come two ways."""
-OVERHEAD_BYTES = 1050
+OVERHEAD_BYTES = 850
 """Memory that an entry takes besides its key and its data: claims, floats, and the places in the dicts. Measured, rounded up."""
 LITTLE_DATA_BYTES = 256
 """Up to this size of the data, its memory is bounded by the number of values alone. Measuring each takes longer than all else here."""

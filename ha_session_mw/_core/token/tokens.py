@@ -33,6 +33,8 @@ SIGNATURE_LENGTH = 43
 
 _ALWAYS = -math.inf
 _CONTAINERS = frozenset((dict, list))
+_EMPTY: dict[str, object] = {}
+"""Of all tokens without decoded data."""
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _PADDED = (b'"', b'"', b'=="', b'="')
 """The end of a text in base64, as a JSON string, by the length of the text modulo 4."""
@@ -89,11 +91,11 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """Return the verified token, with all values that the warm path needs. Times are floats, which compare faster with a clock's."""
         record, idle_end_ms, absolute_end_ms = claims.record, claims.idle_end_ms, claims.absolute_end_ms
-        content: dict[str, object] = {} if record else decode(claims.data)
+        content = _EMPTY if record else decode(claims.data) or _EMPTY
         nested = record != 0
         for value in content.values():
             if type(value) in _CONTAINERS:
-                nested, content = True, {}
+                nested, content = True, _EMPTY
                 break
         if renew_at_ms is None:
             renew_at_ms = due_ms(claims)
