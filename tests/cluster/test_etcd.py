@@ -216,10 +216,10 @@ async def test_an_orderly_end_is_announced_and_no_log_out_waits_for_that_process
 
 @on_asyncio
 async def test_a_process_that_dies_costs_its_wait_once(cluster: str) -> None:
-    a, b = node(cluster), node(cluster)
-    async with running(a):
+    a, b, c = (node(cluster) for _ in range(3))
+    async with running(a, c):
         async with cut_off(b):
-            await ready(a, b)
+            await ready(a, b, c)
         begun_s = anyio.current_time()
         await a.revoke_subject("ada")
         await a.revoke_subject("ada")

@@ -90,10 +90,9 @@ class Leases:
         lacking = [known.heard_s for known in self.known.values() if known.applied < position and known.first < position]
         return max(*lacking, lapsed_s) + wait_s if lacking else -math.inf
 
-    @property
-    def confirmed(self) -> float:
-        """The position up to which no process lacks the log, as :meth:`lack_until` says it; infinity if there is no other process."""
-        return min((max(known.applied, known.first) for known in self.known.values()), default=math.inf)
+    def confirmed(self, since_s: float) -> float:
+        """The position up to which no process that was heard since a boot time lacks the log; infinity if there is no such process."""
+        return min((max(known.applied, known.first) for known in self.known.values() if known.heard_s > since_s), default=math.inf)
 
     def voters(self, since_alive_s: float, found_since_alive_s: float) -> int:
         """Return how many processes have a vote.

@@ -112,17 +112,27 @@ class Ordered:
         Every lease that began before the entries were durable is over after a lease's length. The fence may come sooner. A node that has
         read the log up to the position knows all processes that may hold a lease. It waits only for those that have not confirmed.
         """
-        least_s, longest_s = self.leases.limits(self.members.own.freshness_limit_s)
-        wait_s = max(self.members.fence_wait_s, fence_wait_s(longest_s))
+        least_s, _ = self.leases.limits(self.members.own.freshness_limit_s)
+        wait_s = self._wait_s
         latest_s = durable_s + wait_s
         if self.position < position or not self._can_be_relied_on or self.standstill.may_stand(durable_s, least_s):
             return latest_s
         return min(latest_s, self.leases.lack_until(position, wait_s, self.standstill.lapsed_s))
 
+    def confirmed(self, now_s: float) -> int:
+        """The position up to which this process and all others that may hold a lease have confirmed the log.
+
+        Args:
+            now_s: the boot-time clock.
+        """
+        until_s = now_s - self._wait_s
+        return int(min(self.position, self.leases.confirmed(-math.inf if self.standstill.lapsed_s > until_s else until_s)))
+
     @property
-    def confirmed(self) -> int:
-        """The position up to which this process and all others that it knows of have confirmed the log."""
-        return int(min(self.position, self.leases.confirmed))
+    def _wait_s(self) -> float:
+        """The length of the longest lease, with a margin."""
+        _, longest_s = self.leases.limits(self.members.own.freshness_limit_s)
+        return max(self.members.fence_wait_s, fence_wait_s(longest_s))
 
     # Beats.
 

@@ -305,7 +305,7 @@ class EtcdLog(MemberedLog):
     def _obey(self, ready: Ready) -> None:
         self._heed_members()
         self._applied.rise(self.ordered.position)
-        self._confirmed.rise(self.ordered.confirmed)
+        self._confirmed.rise(self.ordered.confirmed(self._now().boot_s))
         if ready.floor_ms is not None or ready.remove:
             self._to_tidy = ready
         for event in self._departures.sifted(ready.events, self._now().boot_s):
