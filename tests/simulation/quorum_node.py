@@ -93,7 +93,7 @@ class QuorumNode(Node):
     def tick(self) -> None:
         self.obey(self.quorum.tick(self.now()))
         self.ticks += 1
-        if self.quorum.is_ageing(self.now()) or self.ticks % SEEK_EVERY == 0:
+        if self.quorum.quiet_time.is_ageing(self.now()) or self.ticks % SEEK_EVERY == 0:
             self.seek_news()
         self.wait(0.5, self.tick)
 
@@ -142,7 +142,7 @@ class QuorumNode(Node):
     def ask(self, peer: QuorumNode) -> None:
         sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
         self.world.send(self, peer, peer.on_poll, sent, self, self.life)
-        self.wait(self.quorum.held_s(sent) + POLL_SLACK_S, self._timed_out, peer, sent)
+        self.wait(self.quorum.quiet_time.held_s(sent.poll) + POLL_SLACK_S, self._timed_out, peer, sent)
 
     def _timed_out(self, peer: QuorumNode, sent: Sent) -> None:
         if self.outstanding[peer.number] is sent:

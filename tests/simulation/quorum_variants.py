@@ -154,7 +154,7 @@ class SilentForLess(Quorum):
     """Takes a lease for over as if it had counted from a poll before the one that was answered."""
 
     def _silent(self, now: Moment) -> tuple[str, ...]:
-        return not_answered_since(self.peers, now.boot_s + self.quiet_s - self.members.fence_wait_s)
+        return not_answered_since(self.peers, now.boot_s + self.quiet_time.hold_s - self.members.fence_wait_s)
 
 
 class OneByOne(Recovery):

@@ -9,13 +9,8 @@ from ..cluster.invariants import ensure
 from .fence import Fence
 from .messages import Answer, Poll
 from .peer import Peer
+from .quiet_time import QUIET_HEARTBEATS
 from .ready import Hold
-
-QUIET_HEARTBEATS = 3
-"""How many heartbeats a poll is held while all members are well and there is no news. Polls are most of the cost of an idle node."""
-
-QUIET_DELAY_S = 0.25
-"""How late the answer to a poll may come in a quiet time. A node that is busy, or far away, needs the rest of the lease for delays."""
 
 STARTING_HOLD_S = 0.05
 """How long a node holds the poll of a recovering member. That member learns in rounds, and the cluster waits for it."""

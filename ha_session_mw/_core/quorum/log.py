@@ -28,11 +28,12 @@ from .changing import Changing
 from .composing import Composer
 from .durability import DurablePrefix
 from .fence import Fence
-from .holds import QUIET_DELAY_S, QUIET_HEARTBEATS, Holds
+from .holds import Holds
 from .membership import MARK, Membership
 from .messages import Answer, Batch, Mismatch, Poll, Push
 from .neighbours import Neighbours
 from .peer import Peer, forget_freshness, majority_fresh_s, mismatched, not_answered_since, polled_since
+from .quiet_time import QuietTime
 from .ready import Contradiction, Hold, ListsChanged, OldFile, QuorumEvent, Ready, Receipt, Recovered, Sent, Sought, Standing
 from .recovery import Memory
 from .sequence import Sequence
@@ -92,6 +93,7 @@ class Quorum:
         self.neighbours = Neighbours(self.membership, self.speaker, now)
         self.peers = self.neighbours.members
         self.holds = Holds(self.neighbours.all, heartbeat_s)
+        self.quiet_time = QuietTime(self.speaker, self.peers, heartbeat_s)
         self.fence = Fence(self.membership.majorities)
         self.amnesia = Amnesia(self.durable, self.membership)
         self.composer = Composer(self.membership, view, self._sequence, self.durable, self.amnesia, self.neighbours.all)
@@ -222,30 +224,13 @@ class Quorum:
             now: the present moment.
             at_once: whether the peer is to answer at once, because something waits for what it knows now.
         """
-        hold_s = 0.0 if at_once else self.quiet_s if self._all_are_well(now) else None
+        hold_s = 0.0 if at_once else self.quiet_time.hold_s if self._is_settled() and self.quiet_time.all_are_well(now) else None
         message = self.composer.poll(self.peers[peer], self.heartbeat(now), self._silent(now), hold_s)
         return Sent(peer, message, now.boot_s, self.amnesia.begin_poll())
 
-    def _all_are_well(self, now: Moment) -> bool:
-        """Return whether nothing but news is to be expected: this node serves, and has heard every member lately by its own polls."""
-        lately_s = now.boot_s - 2 * self.quiet_s - self.holds.limit_s
-        settled = not (self.is_starting or self.left or self.speaker.draining or self.membership.is_joint or self.neighbours.guests)
-        return settled and all(
-            peer.fresh_s >= lately_s and peer.delay_s <= QUIET_DELAY_S and peer.mismatch is None for peer in self.peers.values()
-        )
-
-    @property
-    def quiet_s(self) -> float:
-        """For how long a poll of this node may be held in a quiet time. A lost one leaves time for another before the lease ends."""
-        return max(self.holds.limit_s, min(QUIET_HEARTBEATS * self.holds.limit_s, self.members.acceptance_limit_s / 3))
-
-    def is_ageing(self, now: Moment) -> bool:
-        """Return whether the view is older than in a quiet time, and not yet too old: a poll was lost, or a machine is busy."""
-        return 2 * self.quiet_s + self.holds.limit_s / 2 < now.boot_s - self.view.fresh_at <= self.members.acceptance_limit_s
-
-    def held_s(self, sent: Sent) -> float:
-        """Return for how long a poll may have been held."""
-        return self.holds.limit_s if sent.poll.hold_s is None else sent.poll.hold_s
+    def _is_settled(self) -> bool:
+        """Return whether nothing but news is to be expected of this node itself."""
+        return not (self.is_starting or self.left or self.speaker.draining or self.membership.is_joint or self.neighbours.guests)
 
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         """Take in the answer to a poll of this node."""
@@ -255,7 +240,7 @@ class Quorum:
         return self._conclude(now)
 
     def _learn(self, peer: Peer, sent: Sent, answer: Answer, now: Moment) -> None:
-        peer.delay_s = now.boot_s - sent.sent_s - self.held_s(sent)
+        peer.delay_s = now.boot_s - sent.sent_s - self.quiet_time.held_s(sent.poll)
         self._merge_answer(peer, answer, now, lag_s(answer.age_s, sent_s=sent.sent_s, now_s=now.boot_s, held_s=answer.held_s))
         peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
         if sent.poll.incarnation == self.incarnation:

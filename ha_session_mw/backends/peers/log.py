@@ -139,7 +139,7 @@ class QuorumLog(MemberedLog):
         # Wakes no request that waits for news: time alone brings none, and requests that it woke would wake each other.
         now = self._now()
         self._obey(self.quorum.tick(now))
-        if self.quorum.is_ageing(now):
+        if self.quorum.quiet_time.is_ageing(now):
             self.seek_news()
 
     def seek_news(self) -> None:

@@ -142,7 +142,7 @@ class Polling:
         return None, max(round_s, self._heartbeat_s) if self._quorum.membership.stage == APART else round_s
 
     async def _ask(self, peer: str, sent: Sent) -> Answer:
-        slack_s, held_s = self._slack_s.get(peer, POLL_SLACK_S), self._quorum.held_s(sent)
+        slack_s, held_s = self._slack_s.get(peer, POLL_SLACK_S), self._quorum.quiet_time.held_s(sent.poll)
         try:
             answer = decode_answer(await self._call(peer, "poll", encode(sent.poll), held_s + slack_s))
         except PeerFailure as failure:

@@ -435,16 +435,16 @@ def test_while_the_answers_of_one_member_are_late_no_poll_is_held_for_longer() -
         sent = one.poll(B, at(1))
         hold = two.arrived(sent.poll, at(1))
         assert isinstance(hold, Hold)
-        answer = two.release(hold, at(1 + one.quorum.held_s(sent)))
+        answer = two.release(hold, at(1 + one.quorum.quiet_time.held_s(sent.poll)))
         assert answer is not None
-        one.answered(sent, answer, at(1 + one.quorum.held_s(sent) + delay_s))
+        one.answered(sent, answer, at(1 + one.quorum.quiet_time.held_s(sent.poll) + delay_s))
         assert one.poll(C, at(2)).poll.hold_s == hold_s
     assert three.quorum.serving
 
 
 def test_a_lost_poll_of_a_quiet_time_leaves_room_for_another_within_the_lease() -> None:
     one, _ = started(A, B)
-    assert 3 * one.quorum.quiet_s <= one.quorum.members.acceptance_limit_s
+    assert 3 * one.quorum.quiet_time.hold_s <= one.quorum.members.acceptance_limit_s
 
 
 def test_while_the_own_disk_is_busy_a_poll_is_held_for_a_heartbeat() -> None:
