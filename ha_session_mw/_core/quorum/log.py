@@ -180,6 +180,7 @@ class Quorum:
             position = self._sequence.append(entry)
             if isinstance(entry, Deny) and entry.id.startswith(MARK) and self._changing.note(entry.id, position):
                 self._change_lists()
+                self._first_hand = self._awaited = position  # each node waits until it is fenced, whoever has made it
 
     def _change_lists(self) -> None:
         """Go by the majorities that are needed from now on."""
