@@ -22,8 +22,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 LOG_OUTS = 6
 
 
-async def acknowledged(cluster: Cluster, round_trip_s: float) -> list[tuple[str, float]]:
+async def acknowledged(cluster: Cluster, round_trip_s: float, folder: Path | None = None) -> list[tuple[str, float]]:
     """How log-outs went, and how long they took, at all nodes of a cluster with this distance between any two."""
+    for node in cluster.nodes if folder is not None else []:
+        await node.stop()
+        node.settings.update(cluster=f"peers://{folder}/{node.name}.db")
+        await node.start()
     await cluster.ready()
     for one in cluster.nodes:
         for other in cluster.nodes:
@@ -43,8 +47,24 @@ async def test_members_at_a_distance_fence_each_log_out(round_trip_s: float) -> 
     async with Cluster() as cluster:
         found = await acknowledged(cluster, round_trip_s)
         assert {mode for mode, _ in found} == {"fenced"}
-        assert max(took_s for _, took_s in found) < 5 * round_trip_s + 0.2
+        assert max(took_s for _, took_s in found) < 1.5 * round_trip_s + 0.01
         assert [node.why_not_ready for node in cluster.nodes] == [None] * 3
+
+
+@pytest.mark.parametrize("round_trip_s", [0.1, 0.3])
+async def test_members_with_files_at_a_distance_fence_each_log_out(round_trip_s: float, tmp_path: Path) -> None:
+    async with Cluster() as cluster:
+        found = await acknowledged(cluster, round_trip_s, tmp_path)
+        assert {mode for mode, _ in found} == {"fenced"}
+        assert max(took_s for _, took_s in found) < 3 * round_trip_s + 0.2  # the disk is a real one
+        assert [node.why_not_ready for node in cluster.nodes] == [None] * 3
+
+
+async def test_five_members_need_three_round_trips() -> None:
+    async with Cluster("abcde") as cluster:
+        found = await acknowledged(cluster, 0.1)
+        assert {mode for mode, _ in found} == {"fenced"}
+        assert max(took_s for _, took_s in found) < 3.5 * 0.1
 
 
 async def test_with_a_limit_that_follows_no_distance_they_would_hear_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,9 +104,10 @@ def a_session_that_was_accepted_just_before(begin: Begin) -> Findings:
 def a_lease_on_a_slow_clock(begin: Begin) -> Findings:
     """Node 2 renews its lease, is cut off, and its clock is 1 % slow while the one that waits for it is 1 % fast."""
     world = begin(3, slow_clock=2)
-    other, session = log_in(world.nodes[0]), log_in(world.nodes[0])
-    world.nodes[1].revoke(other)  # news, so that every poll is answered just now
-    world.run(0.009)
+    *others, session = [log_in(world.nodes[0]) for _ in range(3)]
+    for other in others:
+        world.nodes[1].revoke(other)  # news, so that every poll is answered just now; at the second time those that were just sent
+        world.run(0.009)
     isolate(world, 2)
     world.nodes[1].revoke(session)
     ask_for(world, world.nodes[2], session, 4)
@@ -495,6 +496,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "back after a mere majority": back_from_one_who_never_knew,
     "summed over incarnations": taking_turns_in_forgetting,
     "not heard again": taking_turns_in_forgetting_unheard,
+    "each for itself": taking_turns_in_forgetting_unheard,
     "first start one by one": taking_turns_before_a_newcomer,
     "accepts after its good-bye": a_good_bye,
     "gone by one word": back_by_the_word_of_another,

@@ -138,6 +138,17 @@ class NotHeardAgain(FencedOtherwise):
     account = CountedAtOnce
 
 
+class EachSuffices(Fence):
+    def _suffices(self, member: str) -> bool:
+        return True
+
+
+class EachForItself(FencedOtherwise):
+    """Counts members together that acknowledged each at a time of its own, though no two of the nodes are a majority."""
+
+    account = EachSuffices
+
+
 class AnyWitness(Fence):
     def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
         witnesses = [known.member for known in self.members.values() if member in known.silent]
@@ -234,6 +245,7 @@ BROKEN = {
         QuorumVariant("back after a mere majority", quorum=BackAfterMajority),
         QuorumVariant("summed over incarnations", quorum=SummedOverIncarnations),
         QuorumVariant("not heard again", quorum=NotHeardAgain),
+        QuorumVariant("each for itself", quorum=EachForItself),
         QuorumVariant("a peer's yes kept", keeps_yes=True),
         QuorumVariant("purged by the clock", quorum=PurgedByTheClock),
         QuorumVariant("witnesses without the entry", quorum=WitnessesWithoutTheEntry),

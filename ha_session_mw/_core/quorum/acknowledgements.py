@@ -26,14 +26,16 @@ class Acknowledgements:
         incarnation: the incarnation to which its acknowledgements belong. Another incarnation has forgotten them.
         position: up to where it has acknowledged.
         echo: the newest stamp of this node that it has seen, as this incarnation.
+        before: up to where it had acknowledged when the member lists last changed. Then other majorities were in force.
     """
 
-    __slots__ = ("_reported_at", "echo", "incarnation", "marks", "member", "position", "silent")
+    __slots__ = ("_reported_at", "before", "echo", "incarnation", "marks", "member", "position", "silent")
 
     def __init__(self, member: str, incarnation: str = "") -> None:
         self.member = member
         self.incarnation = incarnation
         self.position = 0
+        self.before = 0
         self.echo = 0
         self.silent: tuple[str, ...] = ()
         self._reported_at = 0

@@ -94,11 +94,30 @@ class Fence:
         """Go by other majorities from now on. Positions that are durable or fenced stay so."""
         self.majorities = majorities
         self.members = {member: self.members.get(member) or Acknowledgements(member) for member in majorities.others}
+        for known in self.members.values():
+            known.before = known.position
 
     def is_waiting_for(self, member: str, kept: int) -> bool:
         """Return whether to answer this member's poll at once, because its next poll can prove a position, or a contact."""
         known = self.members.get(member)
-        return known is not None and (known.echo <= self.sought or (self.fenced < kept and known.echo <= self.awaited))
+        if known is None:
+            return False
+        return known.echo <= self.sought or (self.fenced < kept and known.echo <= self.awaited and not self._suffices(member))
+
+    def _suffices(self, member: str) -> bool:
+        """Return whether that member and this node are a majority."""
+        return self.majorities.reached([member])
+
+    def _each_for_itself(self) -> list[tuple[int, Acknowledgements]]:
+        """Return the members that suffice, each with the prefix that it held when it acknowledged that, longest first.
+
+        They count together, though each at a time of its own. The first of them to acknowledge makes the prefix durable at that instant.
+        The others acknowledged later: those that have forgotten since learn what was durable before they serve again.
+        """
+        members = self.members.values()
+        held = [(known.position, known) for known in members if known.position > known.before and self._suffices(known.member)]
+        held.sort(key=lambda pair: pair[0], reverse=True)
+        return held
 
     def prove(self, kept: int, silent: Collection[str], *, now_s: float, wait_s: float) -> None:
         """Bring :attr:`durable` and :attr:`fenced` up to date.
@@ -121,7 +140,7 @@ class Fence:
     def _fence_by_confirmations(self, silent: Collection[str]) -> int:
         """Fence the positions that all members have confirmed or cannot miss; return up to where a majority holds the sequence."""
         durable = self.durable
-        for held in common_instants(self.members.values()):
+        for held in (self._each_for_itself(), *common_instants(self.members.values())):
             for count in range(max(1, self.majorities.least - 1), len(held) + 1):
                 confirmed, position = [known for _, known in held[:count]], held[count - 1][0]
                 if not self.majorities.reached([known.member for known in confirmed]):

@@ -107,7 +107,14 @@ class QuorumLog(MemberedLog):
         self._writer = BatchWriter(self.quorum, clock=clock, obey=self._obey, wake=self._wake, logger=logger)
         news = self._obey_news
         self.polling = Polling(
-            self.quorum, call, clock=clock, heartbeat_s=heartbeat_s, obey=news, faults=faults, tell=self._reports.poll_ended
+            self.quorum,
+            call,
+            clock=clock,
+            heartbeat_s=heartbeat_s,
+            obey=news,
+            wait_changed=self.wait_changed,
+            faults=faults,
+            tell=self._reports.poll_ended,
         )
         self.answering = Answering(self.quorum, clock=clock, obey=self._obey, wake=self._wake, heard=self.polling.heard)
         self.pushing = Pushing(self.quorum, call, clock=clock, obey=news, wait_changed=self.wait_changed, faults=faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -32,6 +32,10 @@ ASK_EVERY_S = 0.025
 """Shortest time from one question that must be answered at once to the next. All requests that wait share one."""
 
 
+KEEP_S = 0.1
+"""How long the next poll waits for the own disk, so that it acknowledges what the last answer brought. A disk takes some milliseconds."""
+
+
 class PollFailed(Exception):
     """A poll brought nothing. The text tells operators why."""
 
@@ -45,6 +49,7 @@ class Polling:
         clock: the two clocks.
         heartbeat_s: how long a peer holds a poll.
         obey: does what the state machine asks for after news.
+        wait_changed: returns after the next news.
         faults: counts the faults of the others.
         tell: takes a peer and why its last poll failed; None if it did not.
     """
@@ -57,6 +62,7 @@ class Polling:
         clock: Clock,
         heartbeat_s: float,
         obey: Callable[[Ready], None],
+        wait_changed: Callable[[], Awaitable[None]],
         faults: PeerFaults,
         tell: Callable[[str, str | None], None],
     ) -> None:
@@ -65,6 +71,7 @@ class Polling:
         self._clock = clock
         self._heartbeat_s = heartbeat_s
         self._obey = obey
+        self._wait_changed = wait_changed
         self._faults = faults
         self._tell = tell
         self._slack_s: dict[str, float] = {}
@@ -93,9 +100,17 @@ class Polling:
             if failure is None and peer not in self._quorum.mismatched:
                 retry_s = RETRY_S
                 await self._sleep(round_s - (self._clock.boot_s() - begun_s))
+                await self._wait_kept(peer)
             else:
                 await self._pause(peer, retry_s)
                 retry_s = min(retry_s * 2, MAX_RETRY_S)
+
+    async def _wait_kept(self, peer: str) -> None:
+        if self._quorum.recovering:
+            return  # it writes nothing to a file that no member has confirmed
+        with self._clock.move_on_after(KEEP_S):
+            while not self._quorum.has_kept(peer):
+                await self._wait_changed()
 
     def seek_news(self) -> None:
         """Ask all members soon, and for an answer at once: something waits for what they know now."""

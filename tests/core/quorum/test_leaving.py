@@ -31,10 +31,11 @@ def say_good_bye(one: Member, *others: Member, seconds: float) -> None:
         push(one, other, seconds)
 
 
-def test_a_log_out_that_nobody_fetches_is_pushed_and_fenced() -> None:
-    one, *others = started(A, B, C)
+@pytest.mark.parametrize(("members", "rounds"), [((A, B, C), 1), ((A, B, C, D, E), 2)], ids=["three", "five"])
+def test_a_log_out_that_nobody_fetches_is_pushed_and_fenced(members: tuple[str, ...], rounds: int) -> None:
+    one, *others = started(*members)
     receipt = one.append([deny("x")], at(1))
-    for _ in range(2):
+    for _ in range(rounds):
         assert one.standing(receipt) != "fenced"
         for other in others:
             push(one, other, 1.0)

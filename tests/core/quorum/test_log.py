@@ -16,6 +16,7 @@ from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum import log as module
 from ha_session_mw._core.quorum.log import Quorum
+from ha_session_mw._core.quorum.majorities import Majorities
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, decode_answer, decode_batch, decode_poll, encode
 from ha_session_mw._core.quorum.ready import Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent
 from ha_session_mw.events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, PossibleLoss
@@ -373,7 +374,7 @@ def test_news_of_another_member_leave_that_one_the_time_to_tell_them_itself() ->
 
 @pytest.mark.parametrize("awaited", [True, False])
 def test_what_nobody_waits_for_is_told_at_once_and_asks_for_no_further_poll(awaited: bool) -> None:
-    one, two, _ = started(A, B, C)
+    one, two, *_ = started(A, B, C, D, E)  # of three, none is asked to poll again
     sent = two.poll(A, at(1))
     hold = one.arrived(sent.poll, at(1))
     assert isinstance(hold, Hold)
@@ -577,17 +578,53 @@ def test_a_refusal_is_due_at_once_and_holds_nothing() -> None:
 # Durable and fenced.
 
 
-def test_an_entry_is_durable_once_a_majority_has_been_heard_again_with_it() -> None:
+def test_of_three_members_an_entry_is_durable_once_one_other_says_that_it_has_it() -> None:
     one, two, _ = started(A, B, C)
     receipt = one.append([deny("x")], at(1))
     assert one.standing(receipt) == "applied"
     assert one.fenced_by(receipt) is None
     exchange(two, one, at(1))  # has it
-    exchange(two, one, at(1))  # says so
     assert one.standing(receipt) == "applied"
-    exchange(two, one, at(2))  # says so again, after we heard it say so
+    exchange(two, one, at(2))  # says so
     assert one.standing(receipt) == "durable"
     assert one.fenced_by(receipt) == pytest.approx(at(2 + OVER_S).boot_s)
+
+
+def test_of_three_members_an_entry_is_fenced_once_both_others_say_that_they_have_it() -> None:
+    one, two, three = started(A, B, C)
+    receipt = one.append([deny("x")], at(1))
+    for other in (two, three, two):
+        exchange(other, one, at(1))
+        assert one.standing(receipt) != "fenced"
+    exchange(three, one, at(1))
+    assert one.standing(receipt) == "fenced"
+
+
+def test_of_five_members_an_entry_is_durable_once_a_majority_has_been_heard_again_with_it() -> None:
+    """Two others that each have it at a time of its own are no majority: the first may have forgotten before the second had it."""
+    one, two, three, *_ = started(A, B, C, D, E)
+    receipt = one.append([deny("x")], at(1))
+    for _ in ("has it", "says so"):
+        exchange(two, one, at(1))
+        exchange(three, one, at(1))
+    exchange(two, one, at(1))
+    exchange(two, one, at(1))
+    assert one.standing(receipt) == "applied"
+    exchange(three, one, at(2))  # now both have said so again, after we heard both say so
+    assert one.standing(receipt) == "durable"
+    assert one.fenced_by(receipt) == pytest.approx(at(2 + OVER_S).boot_s)
+
+
+def test_acknowledgements_from_before_the_members_changed_suffice_no_more() -> None:
+    """Other members were needed at that time, and a member that forgot meanwhile may have learned from those."""
+    one, two, three = started(A, B, C)
+    receipt = one.append([deny("x")], at(1))
+    exchange(two, one, at(1))
+    one.quorum.fence.majorities = Majorities(A, [(A, B, C, D, E)])
+    exchange(two, one, at(1))
+    one.quorum.fence.go_by(Majorities(A, [(A, B, C)]))
+    exchange(three, one, at(1))
+    assert one.standing(receipt) == "applied"
 
 
 def test_a_fence_ends_by_waiting() -> None:
@@ -617,8 +654,9 @@ def test_another_incarnation_has_confirmed_nothing() -> None:
     exchange(two, one, at(1))
     back = member(B, A, B, C, life="second", now=at(2))
     one.arrived(back.poll(A, at(2)).poll, at(2))
-    exchange(three, one, at(2))
-    assert one.standing(receipt) == "applied"
+    for _ in range(3):
+        exchange(three, one, at(2))
+    assert one.standing(receipt) == "durable"
 
 
 def test_the_fence_does_not_wait_for_a_member_out_of_contact_once_the_others_say_so() -> None:
