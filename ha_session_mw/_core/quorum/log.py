@@ -422,6 +422,7 @@ class Quorum:
             )
             if act is not None:
                 self._merge(act)
+                self._first_hand = self._awaited = self._sequence.last  # the next act waits until it is fenced
 
     def _finish_learning(self, now: Moment) -> None:
         is_claimed = self.neighbours.is_claimed(now.boot_s - self.members.fence_wait_s)
