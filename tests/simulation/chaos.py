@@ -150,8 +150,8 @@ class Client:
         self.node.request(self.session, then=self._told)
 
     def _told(self, decision: Decision) -> None:
-        if isinstance(decision, Accept):
-            return
+        if isinstance(decision, Accept) or not self.session.untouched:
+            return  # served; or the session has a new id now, which it asked for before all was mended
         if not isinstance(decision, CannotTell) or self.world.time > self.deadline:
             self.world.findings.never_healed += 1
             return
