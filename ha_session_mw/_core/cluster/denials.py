@@ -106,8 +106,8 @@ class Denials(MutableMapping[str, int]):
         return self[id] if self.has_any(id, id) else default
 
     def reference(self, id: str) -> str | None:
-        """Return a short name of a packed id, which no other packed id has; None if the id is not packed."""
-        return id[:REFERENCE_LENGTH] if self._bucket_with(id) else None
+        """Return a short name of a revoked id, which no other packed id has; None if the id is not packed."""
+        return None if id in self._others else id[:REFERENCE_LENGTH]
 
     def referred(self, reference: str) -> tuple[str, int] | None:
         """Return the packed id that a reference names, with its end; None if it was dropped."""
@@ -136,20 +136,42 @@ class Denials(MutableMapping[str, int]):
     # Changes
 
     def __setitem__(self, id: str, end_ms: int) -> None:
-        index, text = self._index(id), _end_text(end_ms) if _is_packable(id) else None
-        bucket = self._buckets[index]
-        at = _found(bucket, id[:REFERENCE_LENGTH])
-        if text is not None and at < 0 and id not in self._others:
-            self._buckets[index] = bucket + id + text
-            self._packed += 1
-            if self._packed > FILL * len(self._buckets):
-                self._add_bucket()
-        elif text is not None and bucket.startswith(id, at):
-            self._buckets[index] = bucket[: at + ID_LENGTH] + text + bucket[at + _RECORD :]
-        else:
+        self.pop(id, None)
+        self.extend(id, end_ms)
+
+    def extend(self, id: str, end_ms: int) -> int:
+        """Hold an id until this end, or until its present end if that is later; return the present end, 0 if it was not revoked."""
+        buckets, index, reference = self._buckets, self._index(id), id[:REFERENCE_LENGTH]
+        bucket = buckets[index]
+        at = bucket.find(reference)
+        if at > 0 and at % _RECORD:
+            at = _found(bucket, reference)
+        if at >= 0 and bucket.startswith(id, at) and len(id) == ID_LENGTH:
+            return self._extend_packed(index, at, id, end_ms)
+        if id in self._others:
+            held_ms = self._others[id]
+            self._others[id] = max(held_ms, end_ms)
+            return held_ms
+        text = _end_text(end_ms)
+        if at >= 0 or text is None or not _is_packable(id):
             self._others[id] = end_ms
-            if self._bucket_with(id):
+            return 0
+        buckets[index] = bucket + id + text
+        self._packed += 1
+        if self._packed > FILL * len(buckets):
+            self._add_bucket()
+        return 0
+
+    def _extend_packed(self, index: int, at: int, id: str, end_ms: int) -> int:
+        bucket = self._buckets[index]
+        held_ms = _end_ms(bucket[at + ID_LENGTH : at + _RECORD])
+        if end_ms > held_ms:
+            if (text := _end_text(end_ms)) is not None:
+                self._buckets[index] = bucket[: at + ID_LENGTH] + text + bucket[at + _RECORD :]
+            else:
+                self._others[id] = end_ms
                 self._remove(index, at)
+        return held_ms
 
     def __delitem__(self, id: str) -> None:
         if bucket := self._bucket_with(id):

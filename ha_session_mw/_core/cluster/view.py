@@ -206,16 +206,13 @@ class View:
     def _take_in(self, entry: Entry, end: int, leaving: list[str | Cut | DenyKey]) -> bool:
         match entry:
             case Deny(id=id):
-                held = self.denied.get(id, 0)
-                is_longer = held < end
-                if not self._add_reason(entry, is_held=held > 0) and not is_longer:
-                    return False
-                if is_longer:
-                    self.denied[id] = end
-                    if id in self.denied.others:
-                        leaving.append(id)
-                    else:
-                        self._packed_ends[end] = self._packed_ends.get(end, 0) + 1
+                is_new_reason = self._add_reason(entry)
+                if self.denied.extend(id, end) >= end:
+                    return is_new_reason
+                if id in self.denied.others:
+                    leaving.append(id)
+                else:
+                    self._packed_ends[end] = self._packed_ends.get(end, 0) + 1
             case Cut():
                 if self._has_arrived(entry):
                     return False
@@ -239,17 +236,19 @@ class View:
             heappush(self._ends, end)
         return found
 
-    def _add_reason(self, denial: Deny, *, is_held: bool) -> bool:
+    def _add_reason(self, denial: Deny) -> bool:
         """Take in why an id is denied: a log-out outranks a replacement, and the latest replacement counts. Return whether that was news.
 
         The reason outlives its own entry if another entry of the id ends later. Only holders of a token see it, and none is left by then.
         """
-        if is_held and self._has_reason(denial):
+        known_ms, replaced_ms = self.superseded.get(denial.id), denial.replaced_ms
+        if not replaced_ms:
+            return self.superseded.pop(denial.id, None) is not None
+        if known_ms is None and (replaced_ms + SUPERSEDED_MS < self.floor_ms or denial.id in self.denied):
+            return False  # it counts as a log-out by now, or is one
+        if known_ms is not None and replaced_ms <= known_ms:
             return False
-        if denial.replaced_ms and denial.replaced_ms + SUPERSEDED_MS >= self.floor_ms:
-            self.superseded[denial.id] = denial.replaced_ms
-        else:
-            self.superseded.pop(denial.id, None)
+        self.superseded[denial.id] = replaced_ms
         return True
 
     def _has_reason(self, denial: Deny) -> bool:

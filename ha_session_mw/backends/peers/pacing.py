@@ -21,8 +21,11 @@ ROUNDS_AT_ONCE = 50
 LEAST_ENTRY_S = 1 / 80_000
 """Shortest time per entry of an answer, known or not: 10^5 entries may take this node 1.25 s."""
 
-LEAST_PAGE_S = 0.05
-"""Shortest time per page, of an answer after which there is more, while this node does not serve and has to learn."""
+LEAST_ENTRY_WHILE_LEARNING_S = 1 / 250_000
+"""The same while this node has to learn, and serves nobody: a million entries may take 4 s."""
+
+LEAST_PAGE_AGAIN_S = 0.05
+"""Shortest time per page that this node has read before, while it has to learn."""
 LEAST_PAGE_WHILE_SERVING_S = 0.25
 """Shortest time per page while this node serves: the pages of one peer must leave time for the others."""
 
@@ -47,12 +50,14 @@ class PeerPace:
         note: counts a fault of the peer.
     """
 
-    __slots__ = ("_allowance", "_note", "_rounds")
+    __slots__ = ("_allowance", "_note", "_reached", "_rounds")
 
     def __init__(self, note: Callable[[Fault], None]) -> None:
         self._note = note
         self._allowance = RateLimiter(NEWS_PER_S, NEWS_AT_ONCE)
         self._rounds = RateLimiter(ROUNDS_PER_S, ROUNDS_AT_ONCE)
+        self._reached = ("", 0)
+        """How far the last answer went in the peer's sequence, and in which incarnation of it."""
 
     def least_round_s(self, answer: Answer, news: int, now_s: float, *, recovering: bool, fresh: bool) -> float:
         """Return the shortest time of the round that brought this answer, in seconds.
@@ -66,10 +71,15 @@ class PeerPace:
         """
         if not answer.complete:
             self._note("pages")
-        page_s = LEAST_PAGE_S if recovering else LEAST_PAGE_WHILE_SERVING_S
-        # A file that no member has confirmed is not written, so a node that cannot finish its recovery reads the same entries again.
-        is_again = recovering and bool(answer.entries) and not news
-        round_s = max(page_s if is_again or not answer.complete else LEAST_ROUND_S, len(answer.entries) * LEAST_ENTRY_S)
+        if recovering:
+            # A file that no member has confirmed is not written, so a node that cannot finish its recovery reads the same entries again.
+            is_again = bool(answer.entries) and not news and self._reached == (answer.incarnation, answer.upto)
+            page_s = LEAST_PAGE_AGAIN_S if is_again else LEAST_ROUND_S
+            round_s = max(page_s, len(answer.entries) * LEAST_ENTRY_WHILE_LEARNING_S)
+        else:
+            page_s = LEAST_ROUND_S if answer.complete else LEAST_PAGE_WHILE_SERVING_S
+            round_s = max(page_s, len(answer.entries) * LEAST_ENTRY_S)
+        self._reached = answer.incarnation, answer.upto
         if not fresh:
             return round_s
         round_s = max(round_s, self._rounds.spend(1, now_s) or 0.0)

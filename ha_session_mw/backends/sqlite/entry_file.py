@@ -17,6 +17,9 @@ NEW_FILE_S = 0.15
 """How long a new file stays locked: until no process relies on an older file of the same name. Half as long again as ``SURE_S``,
 because clocks drift."""
 
+PAGE_ROWS = 10_000
+"""Most rows that are read at a time: some megabytes, where a million rows would take hundreds."""
+
 TRIED_BYTES = 256
 """Size of the row that a trial writes: as large as any denial."""
 
@@ -46,7 +49,7 @@ class News(NamedTuple):
         made_ms: when the file was made (wall clock).
         floor_ms: the highest end of any deleted row.
         last: the number of the last row that was ever appended.
-        rows: the rows in their order.
+        rows: the first of the rows, :data:`PAGE_ROWS` at most, in their order.
     """
 
     file: tuple[str, int, int]
@@ -69,7 +72,7 @@ class EntryFile(SharedFile):
     schema = Schema(application_id=0x68735F31, format=1, make=_make_tables)  # ``hs_1``
 
     def read(self, since: int) -> News:
-        """Return the rows after a number."""
+        """Return the first rows after a number."""
         state, rows = self._read(lambda db: (db.execute(_STATE).fetchone(), _rows(db, since)))
         if state is None:
             raise FileTrouble("is damaged")
@@ -93,7 +96,7 @@ class EntryFile(SharedFile):
 
 
 def _rows(db: sqlite3.Connection, since: int) -> list[Row]:
-    found = db.execute("SELECT number, version, until_ms, body FROM entries WHERE number > ? ORDER BY number", (since,))
+    found = db.execute("SELECT number, version, until_ms, body FROM entries WHERE number > ? ORDER BY number LIMIT ?", (since, PAGE_ROWS))
     return [Row(*row) for row in found]
 
 

@@ -29,7 +29,7 @@ from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Entry, KeyId
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
-from .entry_file import SURE_S, EntryFile, Row
+from .entry_file import PAGE_ROWS, SURE_S, EntryFile, Row
 from .file_dates import FileDates
 from .key_board import KeyBoard
 
@@ -149,6 +149,10 @@ class SqliteLog(ClusterLog):
             self._report_quorum()
 
     def _read(self) -> None:
+        while len(self._read_page()) == PAGE_ROWS:
+            pass
+
+    def _read_page(self) -> Sequence[Row]:
         news = self._file.read(self._position)
         if self._file_id is not None and (news.file != self._file_id or news.last < self._highest):
             # This process's entries must outlive the loss of a file, and the entries of the other file count as well.
@@ -160,13 +164,16 @@ class SqliteLog(ClusterLog):
         for row in news.rows:
             self._view.merge(self._entry_of(row))
             self._position = row.number
-        self._position = self._highest = news.last
+        if len(news.rows) < PAGE_ROWS:
+            self._position = news.last
+        self._highest = news.last
         self._view.raise_floor(news.floor_ms)
         # A cut from before the file was made, on another log or in a lost file, cannot be in it.
         self._view.forgotten_cuts_end_ms = news.made_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS + 1000
         if news.rows:
             self._change.set()
             self._change = anyio.Event()
+        return news.rows
 
     def _entry_of(self, row: Row) -> Entry:
         if row.version == VERSION:

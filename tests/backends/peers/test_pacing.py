@@ -1,29 +1,45 @@
-"""The pace of polls: a few follow on each other at once, and in a storm each brings what came meanwhile."""
+"""A node that has to learn reads on as fast as it can, and does not read the same page over and over."""
 
 from __future__ import annotations
 
+import pytest
+
 from ha_session_mw._core.cluster.members import Heartbeat
-from ha_session_mw._core.quorum.messages import VERSION, Answer
-from ha_session_mw.backends.peers.pacing import LEAST_ROUND_S, ROUNDS_AT_ONCE, ROUNDS_PER_S, PeerPace
-from ha_session_mw.models import NodeId
+from ha_session_mw._core.quorum.log import PAGE_ENTRIES
+from ha_session_mw._core.quorum.messages import Answer
+from ha_session_mw.backends.peers.pacing import LEAST_PAGE_AGAIN_S, LEAST_PAGE_WHILE_SERVING_S, LEAST_ROUND_S, PeerPace
+from ha_session_mw.models import Deny, NodeId
 
-OTHER = Heartbeat(NodeId("b"), "life", "http://b.example", "ready", 1, 0, (), 5.0, 0)
-ANSWER = Answer(version=VERSION, digest="", sender=OTHER.url, heartbeat=OTHER, incarnation="life", memory="whole", complete=True)
+from ...core.builders import HOUR_MS, NOW_MS
 
-
-def polled(pace: PeerPace, count: int, begun_s: float) -> float:
-    """The time after so many polls, each of which is answered at once."""
-    now_s = begun_s
-    for _ in range(count):
-        now_s += pace.least_round_s(ANSWER, 0, now_s, recovering=False, fresh=True)
-    return now_s
+HEARTBEAT = Heartbeat(NodeId("b"), "life-of-b", "https://b.example", "ready", 0, 0, (), 5.0, HOUR_MS)
 
 
-def test_the_polls_of_a_few_log_outs_wait_for_no_turn() -> None:
-    assert polled(PeerPace(lambda _: None), ROUNDS_AT_ONCE // 2, 0.0) < ROUNDS_AT_ONCE * LEAST_ROUND_S
+def answer(upto: int, entries: int = 1) -> Answer:
+    denials = tuple(Deny(f"{upto}-{number}", NOW_MS) for number in range(entries))
+    return Answer(
+        version=1, digest="", sender="b", heartbeat=HEARTBEAT, incarnation="life-of-b", memory="whole", upto=upto, entries=denials
+    )
 
 
-def test_in_a_storm_polls_are_made_at_an_even_pace() -> None:
+def pauses(*answers: Answer, recovering: bool, news: int = 0) -> list[float]:
     pace = PeerPace(lambda _: None)
-    begun_s = polled(pace, 2 * ROUNDS_AT_ONCE, 0.0)
-    assert polled(pace, ROUNDS_PER_S, begun_s) - begun_s > 0.99
+    return [pace.least_round_s(one, news, 0.0, recovering=recovering, fresh=False) for one in answers]
+
+
+@pytest.mark.parametrize("news", [0, 1])
+def test_a_page_that_leads_further_is_followed_by_the_next_at_once_whether_or_not_another_member_has_told_the_same(news: int) -> None:
+    assert pauses(answer(1), answer(2), answer(3), recovering=True, news=news) == [LEAST_ROUND_S] * 3
+
+
+def test_the_same_page_again_is_worth_a_pause() -> None:
+    assert pauses(answer(1), answer(1), answer(1), recovering=True) == [LEAST_ROUND_S, LEAST_PAGE_AGAIN_S, LEAST_PAGE_AGAIN_S]
+
+
+def test_a_million_entries_are_paced_to_four_seconds() -> None:
+    pages = 1_000_000 / PAGE_ENTRIES
+    assert pages * pauses(answer(PAGE_ENTRIES, PAGE_ENTRIES), recovering=True)[0] == pytest.approx(4.0)
+
+
+def test_a_node_that_serves_leaves_time_for_the_others() -> None:
+    assert pauses(answer(1), answer(2), recovering=False) == [LEAST_PAGE_WHILE_SERVING_S] * 2

@@ -23,7 +23,7 @@ from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware,
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._machine.sqlite_file import FileTrouble
-from ha_session_mw.backends.sqlite.entry_file import EntryFile
+from ha_session_mw.backends.sqlite.entry_file import PAGE_ROWS, EntryFile
 from ha_session_mw.backends.sqlite.log import WATCH_S
 from ha_session_mw.exceptions import ClientFault, QuorumLost
 from ha_session_mw.manager import node_of
@@ -99,6 +99,16 @@ async def test_a_log_out_everywhere_counts_at_all_workers_and_spares_later_log_i
     after = b.log_in()  # made by a worker that was told nothing
     assert [worker.says(before) for worker in (a, b)] == ["session_revoked"] * 2
     assert [worker.says(after) for worker in (a, b)] == ["yes"] * 2
+
+
+async def test_a_worker_reads_a_long_file_page_by_page(path: Path) -> None:
+    a, b = Worker(path), Worker(path)
+    await node_of(a.manager).log.append([a.deny(f"{number}") for number in range(2 * PAGE_ROWS)])
+    await node_of(a.manager).log.append([a.deny("the last one")])
+    for worker in (b, Worker(path)):
+        assert worker.says(worker.log_in()) == "yes"  # which reads the file first
+        assert len(node_of(worker.manager).view) == 2 * PAGE_ROWS + 1
+        assert node_of(worker.manager).log.position() == 2 * PAGE_ROWS + 1
 
 
 async def test_log_outs_survive_a_restart_of_all_workers(path: Path) -> None:

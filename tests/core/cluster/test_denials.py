@@ -42,7 +42,7 @@ def test_they_behave_as_a_dict(steps: list[tuple[str, int | None]]) -> None:
     assert len(denied) == len(expected)
     for id in IDS:
         assert (id in denied, denied.get(id), denied.has_any("another", id)) == (id in expected, expected.get(id), id in expected)
-        if (reference := denied.reference(id)) is not None:
+        if id in denied and (reference := denied.reference(id)) is not None:
             assert denied.referred(reference) == (id, expected[id])
 
 
