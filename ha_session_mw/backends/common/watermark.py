@@ -6,9 +6,9 @@ from heapq import heappop, heappush
 
 import anyio
 
-AWAKE = 8
-"""How many tasks may be awake that have not run yet. A fence can release hundreds of log-outs at once, and each has its answer to send:
-other requests get their turn in between."""
+AWAKE, AWAKE_SHARE = 8, 8
+"""How many tasks may be awake that have not run yet: so many, or such a part of those that are due. A fence can release hundreds of log-outs
+at once, and each has its answer to send. Other requests get their turn in between, and a busy event loop still catches up."""
 
 
 class Watermark:
@@ -55,7 +55,7 @@ class Watermark:
             self._wake_some()
 
     def _wake_some(self) -> None:
-        while self._due and self._awake < AWAKE:
+        while self._due and self._awake < max(AWAKE, len(self._due) // AWAKE_SHARE):
             turn = next(iter(self._due))
             del self._due[turn]
             self._awake += 1
