@@ -7,8 +7,10 @@ from heapq import heappop, heappush
 import anyio
 
 AWAKE, AWAKE_SHARE = 8, 8
-"""How many tasks may be awake that have not run yet: so many, or such a part of those that are due. A fence can release hundreds of log-outs
-at once, and each has its answer to send. Other requests get their turn in between, and a busy event loop still catches up."""
+"""How many tasks may be awake that have not run yet: so many, or such a part of those that are due.
+
+A fence can release hundreds of log-outs at once, and each has its answer to send. Other requests get their turn in between, and a busy
+event loop still catches up."""
 
 
 class Watermark:
