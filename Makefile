@@ -4,7 +4,7 @@
 #   make demo            serves the example app and tells a drill against it as a story; KEEP=1 leaves it up;
 #                        CLUSTER=etcd: beside an etcd of three members, which is started for it
 #                        CLUSTER=sqlite: on one node with four workers instead of three nodes
-#   make test            ruff, mypy, and the whole of pytest, in JOBS=4 processes side by side
+#   make test            ruff, mypy, and the whole of pytest, in JOBS=6 processes side by side
 #   make test-fast       the rules and the edge, without real servers and on asyncio alone, in less than a minute
 #   make test-all        pytest with Python 3.11, 3.12 and 3.13, each that is on this machine: in the path or of pyenv
 #   make test-lowest     the edge, tokens and calls between nodes with the lowest versions that pyproject.toml permits
@@ -24,7 +24,7 @@
 # PYTHON=python3.12 takes another Python.
 
 PYTHON ?= python3
-JOBS ?= 4
+JOBS ?= 6
 SEEDS ?= 100000
 STATES ?= 500000
 HISTORIES ?= 200
@@ -37,7 +37,7 @@ BIN := $(VENV)/bin
 # The tests start many servers, and each of them would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Tests of real servers mostly wait, so there are more processes than cores. Each file's real servers stay in one process.
+# Tests of real servers mostly wait: with four processes two cores are half idle meanwhile. Each file's real servers stay in one process.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: demo test test-fast test-all test-lowest bench prove lint format hooks clean
