@@ -79,7 +79,7 @@ def test_a_missing_load_generator_is_named_with_the_line_that_installs_it(monkey
 @pytest.mark.real
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server: apt-get install -y redis-server")
 def test_a_session_on_the_server_is_read_and_changed_by_each_and_has_its_row() -> None:
-    (table,) = Measurement(TINY).stored()
+    table, together = Measurement(TINY).stored()
     assert [row[0] for row in table.rows] == [
         contenders.BARE,
         stored.REDIS,
@@ -88,6 +88,8 @@ def test_a_session_on_the_server_is_read_and_changed_by_each_and_has_its_row() -
         *(f"{stored.CHANGE}, {stored.IN_MEMORY}", f"{stored.CHANGE}, {stored.IN_FILE}"),
     ]
     assert [row[4] for row in table.rows if row[0] in (stored.REDIS, stored.REDIS_CHANGE)] == ["1.000", "1.000"]
+    changed = [stored.REDIS_CHANGE, f"{stored.CHANGE}, {stored.IN_MEMORY}", f"{stored.CHANGE}, {stored.IN_FILE}"]
+    assert [row[0] for row in together.rows] == [contenders.BARE, *changed]
 
 
 def test_a_missing_redis_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
