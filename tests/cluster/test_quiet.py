@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from ha_session_mw.abc import HELLO
 from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.exceptions import StateNotReached
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, Node
 
-from ..inside import quorum_log_of
+from ..inside import peering_of, quorum_log_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
@@ -23,6 +24,32 @@ async def test_each_node_polls_each_other_every_three_heartbeats(cluster: Cluste
     await cluster.advance(30)
     for one, other in zip(before, answered(), strict=True):
         assert 38 <= other - one <= 42
+
+
+async def test_a_node_that_has_long_been_alone_at_its_url_asks_there_seldom_until_it_cannot_be_reached(cluster: Cluster) -> None:
+    a, *_ = cluster.nodes
+    asked = 0
+    answer = quorum_log_of(a.manager).own_url.on_hello
+
+    async def counted(body: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        return await answer(body)
+
+    peering_of(a.manager).handle(HELLO, counted)
+    found = []
+    for seconds in (30, 240):
+        asked = 0
+        await cluster.advance(seconds)
+        found.append(asked)
+    cluster.link(a, a).cut = True
+    await cluster.advance(130)
+    cluster.link(a, a).cut = False
+    asked = 0
+    await cluster.advance(30)
+    assert found[0] >= 12
+    assert found[1] == 8
+    assert asked >= 12
 
 
 async def learns_all(cluster: Cluster, node: Node, *, times: int = 1) -> float:

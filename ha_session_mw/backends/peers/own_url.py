@@ -18,7 +18,7 @@ Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
 
 ASK_EVERY_S = 5.0
 """How often a round begins at first. A second process appears with a deployment, so seconds are early enough."""
-SELDOM_S = 30.0
+SELDOM_S = 120.0
 """How often a round begins while this process has been alone for long. A second one that starts asks often itself, and is found by that."""
 CALLS_PER_ROUND = 4
 """Calls in one round, at once, so that each takes a connection of its own and may reach another process."""
@@ -78,6 +78,8 @@ class OwnUrl:
             self._rounds_alone += 1
             if self._rounds_alone >= ROUNDS_ALONE:
                 self.shared = False  # the other process was a predecessor, about to end
+        else:
+            self._rounds_alone = 0  # unreachable: ask often, so that its log says soon when that has ended
 
     async def _ask(self, lives: list[bytes]) -> None:
         try:
