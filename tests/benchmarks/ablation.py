@@ -65,10 +65,10 @@ class Exchange(msgspec.Struct, eq=False):
                         raise NotImplementedError
                 else:
                     varies = True
-        if state.path_kind == "protected" or state.stale_s is not None:
+        if state.path_kind in PRIVATE or state.stale_s is not None:
             raise NotImplementedError
-        elif session.accessed:
-            if state.path_kind == "guarded" or varies or edge.node.node_fields:
+        if session.accessed:
+            if varies or edge.node_fields:
                 raise NotImplementedError
             headers.append(edge.vary)
         #0
@@ -157,7 +157,7 @@ def stage(number: int) -> Callable[[ASGIApp, SessionMiddleware], ASGIApp]:
     names: dict[str, Any] = {
         "msgspec": msgspec, "time": time, "Session": Session, "RequestState": RequestState, "STARTED": STARTED, "FOREVER": math.inf,
         "is_of_events": is_of_events, "ASKED": frozenset((b"cookie", b"authorization", b"session-index")),
-        "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
+        "PRIVATE": frozenset(("protected", "guarded")), "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
     }  # fmt: skip
     exec(compile("\n".join(lines), f"stage {number}", "exec"), names)
     made: Callable[[ASGIApp, SessionMiddleware], ASGIApp] = names["Stage"]
