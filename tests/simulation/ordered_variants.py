@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.ordered.leases import Leases
+from ha_session_mw._core.ordered.loading import Loading
 from ha_session_mw._core.ordered.log import Ordered
 from ha_session_mw._core.ordered.ready import Look, Ready, Sent, Snapshot
 from ha_session_mw._core.ordered.standstill import Standstill
@@ -83,8 +84,8 @@ class OneForAll(Ordered):
 class WithoutTheFloor(Ordered):
     """Loads the entries, and not the floor below which some are missing."""
 
-    def load(self, snapshot: Snapshot, moment: Callable[[], Moment]) -> Iterator[None]:
-        return super().load(replace(snapshot, floor_ms=0), moment)
+    def load(self, snapshot: Snapshot, moment: Callable[[], Moment], loading: Loading | None = None) -> Iterator[None]:
+        return super().load(replace(snapshot, floor_ms=0), moment, loading)
 
 
 class SilenceEndsLeases(Leases):

@@ -1,13 +1,13 @@
-"""Take in a snapshot of the whole log piece by piece, because a log may be long and other tasks must run meanwhile."""
+"""Take in a whole log piece by piece, because a log may be long and other tasks must run meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from ...events import Rollback
-from ...models import Entry
-from ..cluster.view import View
+from ...models import Deny, Entry
+from ..cluster.view import SUPERSEDED_MS, View
 from .digest import sum_of
 from .keys import LogId, entry_key, key_end_ms
 from .ready import Snapshot
@@ -17,55 +17,65 @@ PIECE = 1000
 
 
 class Loading:
-    """One snapshot on its way into a view.
+    """One log, read at one position, on its way into a view.
+
+    Denials go into the view at once, so that a long log is in memory only once. The view enforces them even if the load breaks off, or if
+    the log turns out to be an older one.
 
     Args:
-        snapshot: the whole log at one position.
+        view: what this process knows.
+        wanted: returns the keys for which the process will ask whether the log has them; None for all, which takes more memory.
+        floor_ms: the log's floor, or less.
 
     Attributes:
-        keys: the keys of the entries that were counted.
-        total: their sum, for the digest.
+        keys: the wanted keys that the log has.
+        total: the sum over all keys, for the digest.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, view: View, wanted: Callable[[], AbstractSet[str]] | None, floor_ms: int) -> None:
         self.keys: set[str] = set()
         self.total = 0
-        self._snapshot = snapshot
+        self._floor_ms = floor_ms
+        self._view = view
+        self._wanted = wanted
+        self._others: list[Entry] = []
 
-    def count(self) -> Iterator[None]:
-        """Sum up the entries in pieces."""
-        for piece in self._pieces():
-            keys = [entry_key(entry) for entry in piece]
-            self.keys.update(keys)
-            self.total += sum_of(keys)
-            yield
+    def take(self, entries: Iterable[tuple[str, Entry]]) -> None:
+        """Take in the next entries, with their keys."""
+        keys: list[str] = []
+        for key, entry in entries:
+            keys.append(key)
+            if not isinstance(entry, Deny):
+                self._others.append(entry)
+            elif entry.until_ms > self._floor_ms:
+                # After that time a replacement counts as a log-out, and takes less memory.
+                is_old = 0 < entry.replaced_ms < self._floor_ms - SUPERSEDED_MS
+                self._view.merge(Deny(entry.id, entry.until_ms) if is_old else entry)
+        self.keys.update(keys if self._wanted is None else self._wanted() & {*keys})
+        self.total += sum_of(keys)
 
-    def rollback(self, log: LogId | None, position: int, view: View, *, explained: AbstractSet[str]) -> Rollback | None:
-        """Return how the snapshot is older than what this process has applied; None if it is not.
+    def rollback(self, snapshot: Snapshot, log: LogId | None, position: int, *, explained: AbstractSet[str]) -> Rollback | None:
+        """Return how the log is older than what this process has applied; None if it is not.
 
         Args:
+            snapshot: the log.
             log: the log that this process has read; None if it has read none.
             position: the position up to which it has applied that log.
-            view: what it knows.
             explained: keys of known entries that the log may lack: those not written yet, and those that were deleted early.
         """
         if log is None:
             return None
-        if self._snapshot.log.id != log.id:
+        if snapshot.log.id != log.id:
             return "log"
-        if self._snapshot.position < position:
+        if snapshot.position < position:
             return "position"
         explained = explained | self.keys
-        known = (entry_key(entry) for entry in view.entries())
-        return "entries" if any(key not in explained and key_end_ms(key) > self._snapshot.floor_ms for key in known) else None
+        known = (entry_key(entry) for entry in self._view.entries())
+        return "entries" if any(key not in explained and key_end_ms(key) > snapshot.floor_ms for key in known) else None
 
-    def merge_into(self, view: View) -> Iterator[None]:
-        """Merge the entries into the view, in pieces."""
-        for piece in self._pieces():
-            for entry in piece:
-                view.merge(entry)
+    def merge_others(self) -> Iterator[None]:
+        """Merge the cuts and the keys into the view, in pieces."""
+        for begin in range(0, len(self._others), PIECE):
+            for entry in self._others[begin : begin + PIECE]:
+                self._view.merge(entry)
             yield
-
-    def _pieces(self) -> Iterator[Sequence[Entry]]:
-        entries = self._snapshot.entries
-        return (entries[begin : begin + PIECE] for begin in range(0, len(entries), PIECE))

@@ -24,9 +24,9 @@ from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .entries import LogEntries
-from .keys import LogHeartbeat, LogId, slot_of
+from .keys import LogHeartbeat, LogId, entry_key, slot_of
 from .leases import Leases
-from .loading import Loading
+from .loading import PIECE, Loading
 from .own_beats import FOUND_BEATS, OwnBeats
 from .ready import (
     BeatDeleted,
@@ -199,26 +199,34 @@ class Ordered:
 
     # Loading and following.
 
-    def load(self, snapshot: Snapshot, moment: Callable[[], Moment]) -> Iterator[None]:
+    def begin_load(self, floor_ms: int) -> Loading:
+        """Return what takes in the entries of a log with this floor, before :meth:`load` takes in the rest. All are as of one position."""
+        return Loading(self.view, (lambda: self.entries.unseen.keys()) if self.log is None else None, floor_ms)
+
+    def load(self, snapshot: Snapshot, moment: Callable[[], Moment], loading: Loading | None = None) -> Iterator[None]:
         """Take in the whole log as of one position, in pieces: a log may be long, and other tasks must run meanwhile.
 
         At the end the driver asks for :meth:`ready`. In between, entries may be appended, and this process may put heartbeats, or leave.
         Before the end, which comes in one step, only denials and the floor are known of the log, and :attr:`needs_load` holds.
 
         Args:
-            snapshot: the whole log.
+            snapshot: the whole log, except the entries that were taken in before.
             moment: returns the present moment at the end.
+            loading: has taken in these.
         """
-        loading = Loading(snapshot)
-        yield from loading.count()
-        why = loading.rollback(self.log, self.position, self.view, explained=self.entries.explained)
+        if loading is None:
+            loading = self.begin_load(snapshot.floor_ms)
+        for begin in range(0, len(snapshot.entries), PIECE):
+            loading.take((entry_key(entry), entry) for entry in snapshot.entries[begin : begin + PIECE])
+            yield
+        why = loading.rollback(snapshot, self.log, self.position, explained=self.entries.explained)
         if why is not None:
             self._roll_back(why)
         if not self._follows():
             return
         # The floor first: entries below it may be missing, and no other message reports them.
         self._take_floor(snapshot.floor_ms)
-        yield from loading.merge_into(self.view)
+        yield from loading.merge_others()
         if not self._follows():  # the driver may have learned so meanwhile
             return
         self.log = snapshot.log

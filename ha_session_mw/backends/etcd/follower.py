@@ -8,6 +8,7 @@ import anyio
 import anyio.lowlevel
 
 from ..._core.ordered.keys import LogId, encode_floor, encode_log
+from ..._core.ordered.loading import PIECE
 from ..._core.ordered.ready import EntryPut, Snapshot
 from .api import EtcdCompacted, EtcdError, EtcdRejected, EtcdSilent, Event, KeyValue, Watched, put, unchanged_since
 from .keys import Reading, UnreadableKey
@@ -110,27 +111,37 @@ class Follower:
             EtcdError: etcd did not answer, or refused.
             UnreadableKey: a key or a value cannot be decoded.
         """
-        reading = Reading(self._keys)
-        position = await self._read(reading)
+        # A first load may bring many old replacements, which take less memory below the floor. A later one must be fast.
+        floor_ms, revision = await self._read_floor() if self._ordered.log is None else (0, 0)
+        loading = self._ordered.begin_load(floor_ms)
+        reading = Reading(self._keys, loading.take)
+        position = await self._read(reading, revision)
         snapshot = reading.snapshot(position)
         if snapshot is None and self._ordered.log is None:
             await self._make_log()
             raise _LoadAgain
         # A log that this node has read and that is gone counts as replaced by another one.
-        for _ in self._ordered.load(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._process.now):
+        for _ in self._ordered.load(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._process.now, loading):
             await anyio.lowlevel.checkpoint()
         self._last, self.newest = reading.last, reading.newest
         self._process.troubles.works("following")
         self._process.obey(self._ordered.ready(self._process.now()))
         self._process.wake()
 
-    async def _read(self, reading: Reading) -> int:
-        """Read all keys as of one revision, and return that revision."""
-        start, revision = self._keys.start, 0
+    async def _read_floor(self) -> tuple[int, int]:
+        """Return the log's floor, and the revision as of which all is to be read."""
+        page = await self._gateway.page(self._keys.floor, self._keys.floor + b"\0")
+        return next((self._keys.floor_of(pair) for pair in page.kvs if pair.key == self._keys.floor), 0), page.header.revision
+
+    async def _read(self, reading: Reading, revision: int) -> int:
+        """Read all keys as of one revision, 0 for the current one, and return that revision. Other tasks have their turns."""
+        start = self._keys.start
         while True:
             page = await self._gateway.page(start, self._keys.end, revision=revision)
             revision = revision or page.header.revision
-            reading.take(page.kvs)
+            for begin in range(0, len(page.kvs), PIECE):
+                reading.take(page.kvs[begin : begin + PIECE])
+                await anyio.lowlevel.checkpoint()
             if not page.more:
                 return revision
             start = page.kvs[-1].key + b"\0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..._core.ordered.keys import (
     BEATS,
@@ -73,6 +73,17 @@ class Keys:
         except ValueError as exc:
             raise _unreadable(kind, event.kv, exc) from exc
 
+    def floor_of(self, pair: KeyValue) -> int:
+        """Return the floor that stands under its key.
+
+        Raises:
+            UnreadableKey: it cannot be decoded.
+        """
+        try:
+            return decode_floor(pair.value)
+        except ValueError as exc:
+            raise _unreadable("log", pair, exc) from exc
+
     def split(self, pair: KeyValue) -> tuple[str, str]:
         """Return the kind of a key, and its name below the prefix."""
         name = pair.key[len(self.start) :].decode(errors="replace")
@@ -82,40 +93,47 @@ class Keys:
 class Reading:
     """The whole log, read page by page.
 
+    Args:
+        keys: of the log.
+        take_entries: takes in entries with their names, in their order.
+
     Attributes:
         last: the key with the highest revision.
         newest: the revision of the newest entry.
     """
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, take_entries: Callable[[list[tuple[str, Entry]]], None]) -> None:
         self._keys = keys
-        self._log: LogId | None = None
-        self._entries: list[Entry] = []
-        self._beats: list[StoredBeat] = []
+        self._take_entries = take_entries
         self._floor_ms = 0
+        self._log: LogId | None = None
+        self._beats: list[StoredBeat] = []
         self.last = KeyValue()
         self.newest = 0
 
     def take(self, pairs: Iterable[KeyValue]) -> None:
-        """Take in a page.
+        """Take in a part of a page.
 
         Raises:
             UnreadableKey: this release cannot read one of the values.
         """
+        entries: list[tuple[str, Entry]] = []
         for pair in pairs:
             kind, name = self._keys.split(pair)
             try:
-                self._add(kind, name, pair)
+                if kind in ENTRIES:
+                    entries.append((name, decode_entry(name, pair.value)))
+                    self.newest = max(self.newest, pair.mod_revision)
+                else:
+                    self._add(kind, name, pair)
             except ValueError as exc:
                 raise _unreadable(kind, pair, exc) from exc
             if pair.mod_revision > self.last.mod_revision:
                 self.last = pair
+        self._take_entries(entries)
 
     def _add(self, kind: str, name: str, pair: KeyValue) -> None:
         match _written(kind, name, pair):
-            case EntryPut(entry, _):
-                self._entries.append(entry)
-                self.newest = max(self.newest, pair.mod_revision)
             case BeatPut(slot, beat):
                 self._beats.append(StoredBeat(slot, beat, pair.mod_revision))
             case FloorRaised(floor_ms):
@@ -124,8 +142,8 @@ class Reading:
                 self._log = decode_log(pair.value)
 
     def snapshot(self, position: int) -> Snapshot | None:
-        """Return the whole log at a position; None if there is no log yet."""
-        return None if self._log is None else Snapshot(position, self._log, self._entries, self._beats, self._floor_ms)
+        """Return the whole log at a position, without its entries; None if there is no log yet."""
+        return None if self._log is None else Snapshot(position, self._log, (), self._beats, self._floor_ms)
 
 
 def _written(kind: str, name: str, pair: KeyValue) -> Item | None:

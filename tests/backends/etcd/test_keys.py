@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ha_session_mw._core.cluster.members import Heartbeat
-from ha_session_mw._core.ordered.keys import LogHeartbeat, LogId, encode_beat, encode_floor, encode_log
+from ha_session_mw._core.ordered.keys import LogHeartbeat, LogId, encode_beat, encode_floor, encode_log, entry_key
 from ha_session_mw._core.ordered.ready import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised
 from ha_session_mw.backends.etcd.api import Event, KeyValue
 from ha_session_mw.backends.etcd.keys import Keys, Reading, UnreadableKey
@@ -67,7 +67,7 @@ def test_an_unreadable_entry_is_reported_without_an_id(keys: Keys, name: bytes, 
     with pytest.raises(UnreadableKey) as followed:
         keys.item(event)
     with pytest.raises(UnreadableKey) as loaded:
-        Reading(keys).take([event.kv])
+        Reading(keys, lambda _: None).take([event.kv])
     for unreadable in (followed, loaded):
         assert told in str(unreadable.value)
         assert f"of mod revision {event.kv.mod_revision})" in str(unreadable.value)
@@ -85,7 +85,8 @@ def test_an_entry_under_the_key_of_another_is_not_believed(keys: Keys) -> None:
 
 
 def test_a_reading_collects_the_content_of_all_pages(keys: Keys) -> None:
-    reading = Reading(keys)
+    read: list[tuple[str, Entry]] = []
+    reading = Reading(keys, read.extend)
     records = [KeyValue(key, value, 4 + number, 4 + number) for number, (key, value) in enumerate(keys.records(ENTRIES).items())]
     reading.take(records[:2])
     assert reading.snapshot(9) is None
@@ -94,7 +95,8 @@ def test_a_reading_collects_the_content_of_all_pages(keys: Keys) -> None:
     reading.take([*records[2:], KeyValue(keys.log, encode_log(log), 1, 1), KeyValue(keys.floor, encode_floor(60_000), 2, 3), beat])
     snapshot = reading.snapshot(9)
     assert snapshot is not None
-    assert (snapshot.position, snapshot.log, snapshot.floor_ms, [*snapshot.entries]) == (9, log, 60_000, ENTRIES)
+    assert (snapshot.position, snapshot.log, snapshot.floor_ms, [*snapshot.entries]) == (9, log, 60_000, [])
+    assert read == [(entry_key(entry), entry) for entry in ENTRIES]
     assert [(stored.slot, stored.beat, stored.position) for stored in snapshot.beats] == [("web/ab12", BEAT, 8)]
     assert (reading.newest, reading.last) == (6, beat)
 
