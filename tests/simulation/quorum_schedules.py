@@ -458,7 +458,7 @@ def back_by_the_word_of_another(begin: Begin) -> Findings:
     isolate(world, 2)
     world.run(OVER_S + 1)  # the answers of node 0 to the new process ground no lease any more
     world.mend((1, 2), (2, 1))
-    world.run(1)
+    world.run(3)
     world.cut((1, 2), (2, 1))
     world.nodes[0].revoke(session)
     ask_for(world, world.nodes[2], session, 4)
