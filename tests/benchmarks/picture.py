@@ -88,7 +88,8 @@ def _lines(parts: list[str], y: int, timings: Mapping[str, Timing]) -> int:
         at = [(40 + step * index, bottom - height * value / highest) for index, (_, value) in enumerate(line)]
         path = " ".join(f"{x:.1f},{v:.1f}" for x, v in at)
         parts.append(f'<polyline points="{path}" class="line{" dashed" if draw == scale.ALIKE else ""}"/>')
-        parts.append(_text(at[-1][0] + 8, at[-1][1] + 4, f"{line[-1][1]:.1f}  {draw}"))
+        beside = 8 if draw == scale.BY_ZIPF else -8  # the ends of the two lines may be close to each other
+        parts.append(_text(at[-1][0] + 8, at[-1][1] + 4 + beside, f"{line[-1][1]:.1f}  {draw}"))
     return bottom + 30
 
 
