@@ -15,12 +15,12 @@ from tests.benchmarks.contenders import Contender, NotReadError, Reader
 from tests.benchmarks.rounds import race
 from tests.engines import Etcd
 
-TINY = Effort(requests=3, rounds=1, server_rounds=1, sessions=(2, 5), grown=4, denials=7, tokens=6)
+TINY = Effort(requests=3, rounds=1, server_rounds=1, sessions=(2, 5), grown=4, denials=7, log_ins=4, tokens=6)
 
 
 def test_every_contender_reads_its_session_has_its_row_and_is_in_the_picture() -> None:
     measurement = Measurement(TINY)
-    (of_all,), (of_sizes,), (of_memory, of_growth) = measurement.requests(), measurement.growth(), measurement.memory()
+    (of_all,), (of_sizes,), (of_memory, of_growth, of_day) = measurement.requests(), measurement.growth(), measurement.memory()
     first_cells = [row[0] for row in of_all.rows]
     assert {contenders.BARE, contenders.STARLETTE, contenders.WARM, contenders.WARM_COUNTED, contenders.FIRST_SIGHT, contenders.PYJWT} <= {
         *first_cells
@@ -29,9 +29,10 @@ def test_every_contender_reads_its_session_has_its_row_and_is_in_the_picture() -
         f"{name}, {draw}"
         for name in ("2 live sessions", "5 live sessions", "100 live sessions, 7 denials")
         for draw in (scale.BY_ZIPF, scale.ALIKE)
-    ]
+    ] + [f"no denials, {scale.UNSEEN}", f"7 denials, {scale.UNSEEN}"]
+    assert 4 <= int(of_day.rows[0][1]) <= 8
     assert [row[0] for row in of_memory.rows] == ["6 tokens in the cache", "7 denials"]
-    for table in (of_all, of_sizes, of_memory, of_growth):
+    for table in (of_all, of_sizes, of_memory, of_growth, of_day):
         assert table.title in table.text()
         assert table.markdown().count("\n") == len(table.rows) + 3
 
@@ -109,11 +110,15 @@ def test_each_log_out_is_seen_to_be_enforced_on_both_other_nodes() -> None:
 
 @pytest.mark.real
 def test_a_new_node_on_etcd_is_seen_to_learn_everything(one_etcd: Etcd) -> None:
-    ready_s, taken = learning.new_node(one_etcd.cluster("bench"), 150)
-    assert ready_s > 0
-    assert taken > 0
-    table = report.new_node(150, ready_s, taken)
+    learned = {"etcd://": learning.new_node(one_etcd.cluster("bench"), 150)}
+    table = report.new_node(150, learned)
+    assert [row[0] for row in table.rows] == [*learned]
     assert table.title in table.markdown()
+
+
+@pytest.mark.real
+def test_a_new_member_and_a_new_worker_are_seen_to_learn_everything() -> None:
+    assert all(ready_s > 0 for ready_s, _ in (learning.new_member(150), learning.new_worker(150)))
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 2), (99, 4), (100, 4), (1, 1)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines import etcd
-from . import cluster, contenders, imports, learning, picture, report, scale, served, stored, storms
+from . import cluster, contenders, day, imports, learning, picture, report, scale, served, stored, storms
 from .report import Table
 from .rounds import Timing, race
 
@@ -25,7 +25,8 @@ class Effort:
     server_rounds: int = 15
     sessions: tuple[int, ...] = (scale.FEW, 10_000, 100_000)
     grown: int = 1_000_000
-    denials: int = 100_000
+    denials: int = 1_000_000
+    log_ins: int = 1_000_000
     tokens: int = 20_000
     served_rounds: int = 9
     served_seconds: int = 1
@@ -79,9 +80,10 @@ class Measurement:
 
     def memory(self) -> Iterator[Table]:
         effort = self.effort
-        of_tokens, of_denials = asyncio.run(scale.bytes_of_tokens(effort.tokens)), asyncio.run(scale.bytes_of_denials(effort.denials))
+        of_tokens, of_denials = asyncio.run(scale.bytes_of_tokens(effort.tokens)), scale.bytes_of_denials(effort.denials)
         yield report.memory(effort.denials, of_denials, effort.tokens, of_tokens)
         yield report.grown(effort.grown, scale.growth(effort.grown))
+        yield report.day(effort.log_ins, *day.measured(effort.log_ins))
 
     def imports(self) -> Iterator[Table]:
         yield report.imports(*imports.times_ms(self.effort.server_rounds))
@@ -109,13 +111,16 @@ class Measurement:
         effort = self.effort
         yield report.log_outs(cluster.log_out_times(effort.log_outs), cluster.PEERS)
         yield report.storm(storms.storm(cluster.PEERS, effort.storm_per_s, effort.storm_seconds), cluster.PEERS)
+        learned = {cluster.PEERS: learning.new_member(effort.denials), "sqlite://": learning.new_worker(effort.denials)}
         if shutil.which("etcd") is None:
+            yield report.new_node(effort.denials, learned)
             print("etcd is missing: apt-get install -y --no-install-recommends etcd-server", file=sys.stderr)
             return
         with etcd(cluster.MEMBERS) as server:
             yield report.log_outs(cluster.log_out_times(effort.log_outs, server.cluster("log-outs")), "etcd:// on three members")
             yield report.storm(storms.storm(server.cluster("storm"), effort.storm_per_s, effort.storm_seconds), "etcd:// on three members")
-            yield report.new_node(effort.denials, *learning.new_node(server.cluster("denials"), effort.denials))
+            learned["etcd://"] = learning.new_node(server.cluster("denials"), effort.denials)
+        yield report.new_node(effort.denials, learned)
 
 
 def main() -> None:

@@ -232,7 +232,7 @@ async def field() -> list[Contender]:
         await _with_cookie(WARM_COUNTED, ours_with(new_manager(metrics="on")), Reader()),
         await _with_cookie(WARM_NESTED, ours_with(manager), Reader(), NESTED),
         _with_bearer(manager),
-        _first_sight(),
+        first_sight(),
         _pyjwt(),
     ]
 
@@ -248,13 +248,13 @@ def _with_bearer(manager: SessionManager) -> Contender:
     return requests(WARM_BEARER, ours_with(manager)(reader), reader, lambda count: repeat(credential, count))
 
 
-def _first_sight() -> Contender:
-    # As on a node that has run for a while: the cache is full, and each new token displaces an old one.
-    manager = new_manager(cache_size=100)
+def first_sight(name: str = FIRST_SIGHT, manager: SessionManager | None = None) -> Contender:
+    """As on a node that has run for a while: the cache is full, and each new token displaces an old one."""
+    manager = manager or new_manager(cache_size=100)
     for token in mint(manager, 100):
         node_of(manager).validator.validate(token)
     reader = Reader()
-    return requests(FIRST_SIGHT, ours_with(manager)(reader), reader, lambda count: map(as_cookie, mint(manager, count)))
+    return requests(name, ours_with(manager)(reader), reader, lambda count: map(as_cookie, mint(manager, count)))
 
 
 def _pyjwt() -> Contender:

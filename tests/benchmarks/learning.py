@@ -1,49 +1,98 @@
-"""The time and memory that a new node needs to learn all log-outs: on etcd, where it loads the whole log."""
+"""The time and memory that a new node needs to learn all log-outs: from a file, from etcd, or from the other members."""
 
 from __future__ import annotations
 
 import json
+import logging
 import resource
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
+import uvicorn
 
-from ha_session_mw import SessionManager, Settings
+from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 
-from .cluster import MAX_WAIT_S
+from .cluster import MAX_WAIT_S, MEMBERS, PEERS
 from .contenders import KEY, NotReadError
 
 JOB = 5_000
 """Log-outs in one call."""
+MAX_LEARNING_S = 30 * MAX_WAIT_S
 
 
 def new_node(cluster: str, denials: int) -> tuple[float, int]:
     """Log out so many sessions, and start a process; the seconds until it is ready, and by how many bytes it grew."""
-    anyio.run(_fill, cluster, denials)
+    anyio.run(_fill, SessionManager(_settings(cluster)), denials)
     command = [sys.executable, "-m", __name__, cluster, str(denials)]
-    done = subprocess.run(command, check=True, capture_output=True, timeout=10 * MAX_WAIT_S)
-    ready_s, taken = json.loads(done.stdout)
+    done = subprocess.run(command, check=True, capture_output=True, timeout=MAX_LEARNING_S)
+    return _figures(done.stdout)
+
+
+def new_worker(denials: int) -> tuple[float, int]:
+    """The same with a file of ``sqlite://``."""
+    with TemporaryDirectory() as folder:
+        return new_node(f"sqlite:///{folder}/log-outs", denials)
+
+
+def new_member(denials: int) -> tuple[float, int]:
+    """The same with ``peers://``: three members start, the first of which knows all log-outs, and then the last one starts again."""
+    with ExitStack() as held:
+        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(MEMBERS)]
+        urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
+        members = [held.enter_context(_member(listener, urls, number, denials)) for number, listener in enumerate(listeners)]
+        for member in members:
+            _figures(_line(member))
+        members[-1].kill()
+        members[-1].wait()
+        return _figures(_line(held.enter_context(_member(listeners[-1], urls, MEMBERS - 1, denials))))
+
+
+@contextmanager
+def _member(listener: socket.socket, urls: Sequence[str], number: int, denials: int) -> Iterator[subprocess.Popen[bytes]]:
+    fileno = listener.fileno()
+    command = [sys.executable, "-m", __name__, PEERS, str(denials), str(fileno), ",".join(urls), str(number)]
+    with subprocess.Popen(command, pass_fds=[fileno], stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _line(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def _figures(line: bytes) -> tuple[float, int]:
+    if not line:
+        raise NotReadError("a node ended before it was ready")
+    ready_s, taken = json.loads(line)
     return ready_s, taken
 
 
-def _manager(cluster: str) -> SessionManager:
-    return SessionManager(Settings(secret_key=KEY, cluster=cluster))
+# The processes.
+
+
+def _settings(cluster: str, urls: Sequence[str] = (), number: int = 0) -> Settings:
+    return Settings(secret_key=KEY, cluster=cluster, peers=urls, advertise_url=urls[number] if urls else None)
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(MAX_WAIT_S):
+    with anyio.fail_after(MAX_LEARNING_S):
         while not condition():  # noqa: ASYNC110 - the measured condition has no event
             await anyio.sleep(0.001)
 
 
-async def _fill(cluster: str, denials: int) -> None:
-    manager = _manager(cluster)
+async def _fill(manager: SessionManager, denials: int) -> None:
     async with manager.running():
         await _until(lambda: manager.why_not_ready() is None)
         end_ms = node_of(manager).log.unknown_end_ms()
@@ -53,22 +102,57 @@ async def _fill(cluster: str, denials: int) -> None:
             )
 
 
-async def _learn(cluster: str, denials: int) -> tuple[float, int]:
-    manager = _manager(cluster)
-    before, begun_s = resident_bytes(), time.perf_counter()
+async def _learn(cluster: str, denials: int) -> None:
+    start = Start()
+    manager = SessionManager(_settings(cluster))
     async with manager.running():
+        await start.tell_when_ready(manager, denials)
+
+
+async def _serve(denials: int, fileno: int, urls: Sequence[str], number: int) -> None:
+    logging.disable(logging.WARNING)  # each tells that it misses the others
+    start = Start()
+    manager = SessionManager(_settings(PEERS, urls, number))
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fileno) as listener:
+        app = SessionMiddleware(_nothing, manager=manager)
+        server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="critical"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener])
+            await _until(lambda: server.started)
+            if number == 0:
+                end_ms = node_of(manager).log.unknown_end_ms()
+                for _ in range(denials):
+                    node_of(manager).log.apply([Deny(node_of(manager).issuer.new_id(), end_ms)])
+            await start.tell_when_ready(manager, denials)
+
+
+async def _nothing(scope: object, receive: object, send: object) -> None:
+    """No app: the members are asked for their log-outs alone."""
+
+
+class Start:
+    """The start of a process, from before it has a manager."""
+
+    def __init__(self) -> None:
+        self._before, self._begun_s = resident_bytes(), time.perf_counter()
+
+    async def tell_when_ready(self, manager: SessionManager, denials: int) -> None:
         await _until(lambda: manager.why_not_ready() is None)
-        ready_s = time.perf_counter() - begun_s
+        ready_s = time.perf_counter() - self._begun_s
         if len(node_of(manager).view) != denials:
             raise NotReadError(f"{len(node_of(manager).view)} of {denials} denials are known to the new node")
-        return ready_s, resident_bytes() - before
+        print(json.dumps((ready_s, resident_bytes() - self._before)), flush=True)
 
 
 def resident_bytes() -> int:
-    """The memory that this process has at the moment."""
+    """How much memory this process has."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize()
 
 
 if __name__ == "__main__":
-    print(json.dumps(anyio.run(_learn, sys.argv[1], int(sys.argv[2]))))
+    given, count, *member = sys.argv[1:]
+    if member:
+        anyio.run(_serve, int(count), int(member[0]), member[1].split(","), int(member[2]))
+    else:
+        anyio.run(_learn, given, int(count))

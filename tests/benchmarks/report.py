@@ -50,6 +50,7 @@ FIRST_SIGHT = Budget(0.25, " of PyJWT's decode")
 SERVED = Budget(0.97, " of the bare app's", at_least=True)
 FLAT = {scale.BY_ZIPF: Budget(1.15, " of the first row"), scale.ALIKE: Budget(1.3, " of the first row")}
 WITH_DENIALS = Budget(1.1, " of the first row")
+DAY = Budget(64, "", unit=" MB")
 DENIAL = Budget(40, " each", unit=" bytes")
 CACHED_TOKEN = Budget(725, " each", unit=" bytes")
 GROWTH = Budget(400, "", unit=" MB")
@@ -228,10 +229,21 @@ def storm(times: StormTimes, cluster: str) -> Table:
     return Table(title, ("in ms", "p50", "p99", "", "budget", ""), rows)
 
 
-def new_node(denials: int, ready_s: float, taken: int) -> Table:
-    cells = [f"{denials:,} denials", f"{taken / MEGABYTE:.1f} MB", f"{taken / denials:.0f}", *NEW_NODE.judge(ready_s)]
-    columns = ("a new node on etcd", "grows by", "each", "ready after", "budget", "")
-    return Table("A node that has everything to learn", columns, [cells])
+def new_node(denials: int, learned: Mapping[str, tuple[float, int]]) -> Table:
+    """The seconds and the bytes that a new node needs on each cluster."""
+    rows = [
+        [cluster, f"{taken / MEGABYTE:.1f} MB", f"{taken / denials:.0f}", *NEW_NODE.judge(ready_s)]
+        for cluster, (ready_s, taken) in learned.items()
+    ]
+    columns = ("a new node", "grows by", "each", "ready after", "budget", "")
+    return Table(f"A node that has {denials:,} denials to learn", columns, rows)
+
+
+def day(log_ins: int, entries: int, taken: int) -> Table:
+    """The memory at the end of a day."""
+    cells = [f"{log_ins:,} log-ins", f"{entries:,}", f"{taken / entries:.0f}", *DAY.judge(taken / MEGABYTE)]
+    columns = ("a day with the default lives", "entries", "bytes each", "grows by", "budget", "")
+    return Table("The ids that log-ins leave behind", columns, [cells])
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:

@@ -1,6 +1,7 @@
 """The cost of many live sessions and many denials: a request's time, and memory.
 
-As a program, ``python -m tests.benchmarks.scale 1000000`` prints by how many bytes a process grows that sees so many sessions.
+As a program, ``python -m tests.benchmarks.scale sessions 1000000`` prints by how many bytes a process grows that sees so many sessions.
+With ``denials``, it is one that learns of so many log-outs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import anyio
 
 from ha_session_mw import SessionManager
 from ha_session_mw.manager import node_of
+from ha_session_mw.models import Deny
 
 from .contenders import (
     Contender,
@@ -24,6 +26,7 @@ from .contenders import (
     Reader,
     as_cookie,
     discard,
+    first_sight,
     headers_with,
     mint,
     new_manager,
@@ -40,6 +43,8 @@ PER_SESSION_BYTES = 4096
 """Room in the cache for each session, so that all of them are warm."""
 BY_ZIPF, ALIKE = "as users come", "all alike"
 """How the next session is drawn: by Zipf's law, in which the n-th most active user comes 1/n as often as the first, or uniformly."""
+UNSEEN = "first sight"
+"""Of a token that is in no cache."""
 AT_ONCE = 1000
 """Tokens that are made and seen before the next ones."""
 
@@ -50,9 +55,15 @@ async def contenders(sizes: Sequence[int], denials: int) -> list[Contender]:
     for size in sizes:
         manager = new_manager(cache_size=size, cache_bytes=size * PER_SESSION_BYTES)
         found += await _with_sessions(f"{size:,} live sessions", manager, size)
-    manager = new_manager()
-    await deny(manager, denials)
-    return [*found, *await _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW)]
+    manager, sees_new_ones = new_manager(), new_manager(cache_size=FEW)
+    for one in (manager, sees_new_ones):
+        deny(one, denials)
+    return [
+        *found,
+        *await _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW),
+        first_sight(f"no denials, {UNSEEN}"),
+        first_sight(f"{denials:,} denials, {UNSEEN}", sees_new_ones),
+    ]
 
 
 async def _with_sessions(name: str, manager: SessionManager, size: int) -> list[Contender]:
@@ -92,8 +103,25 @@ async def bytes_of_tokens(count: int) -> int:
 
 def growth(sessions: int) -> int:
     """By how many bytes a process of its own grows that has seen so many sessions, with the settings' own cache."""
-    command = [sys.executable, "-m", __name__, str(sessions)]
+    return _grown_by("sessions", sessions)
+
+
+def bytes_of_denials(count: int) -> int:
+    """By how many bytes a process of its own grows that learns of so many log-outs."""
+    return _grown_by("denials", count)
+
+
+def _grown_by(what: str, count: int) -> int:
+    command = [sys.executable, "-m", __name__, what, str(count)]
     return int(subprocess.run(command, check=True, capture_output=True, timeout=600).stdout)
+
+
+async def _learn(denials: int) -> int:
+    manager = new_manager()
+    deny(manager, 1)
+    before = resident_bytes()
+    deny(manager, denials)
+    return resident_bytes() - before
 
 
 async def _grow(sessions: int) -> int:
@@ -106,21 +134,13 @@ async def _grow(sessions: int) -> int:
     return resident_bytes() - before
 
 
-async def deny(manager: SessionManager, count: int) -> None:
+def deny(manager: SessionManager, count: int) -> None:
+    """Log out so many sessions that nobody has."""
+    node = node_of(manager)
+    end_ms = node.log.unknown_end_ms()
     for _ in range(count):
-        await manager.revoke_session(node_of(manager).issuer.new_id())
-
-
-async def bytes_of_denials(count: int) -> int:
-    """The memory that so many denials take, the ids that they name included."""
-    manager = new_manager()
-    tracemalloc.start()
-    try:
-        await deny(manager, count)
-        return tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
+        node.log.apply([Deny(node.issuer.new_id(), end_ms)])
 
 
 if __name__ == "__main__":
-    print(anyio.run(_grow, int(sys.argv[1])))
+    print(anyio.run({"sessions": _grow, "denials": _learn}[sys.argv[1]], int(sys.argv[2])))
