@@ -28,6 +28,8 @@ WRITE_BUSY_S = 1.0
 """How long a write waits for the writes of other processes, each of which takes less than a millisecond on most disks."""
 OPEN_S = 5.0
 """How long a starting process waits for a file that another process is making, or has locked."""
+MOMENT_S = 0.25
+"""How long it waits for a folder that is being replaced, or a disk that is full. The node can serve meanwhile, and tries again."""
 
 MOST_TOGETHER = 64
 """Most writes in one transaction: the sync of the disk is shared by enough of them, and none waits for long records of many others."""
@@ -62,6 +64,7 @@ class Schema:
 
 
 _LOCKED = "is locked by another process, or by a program that copies it"
+_REPLACED = "was deleted or replaced while it was in use"
 _WHAT = {
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
@@ -237,12 +240,15 @@ class SqliteFile:
 
         Several processes may be about to make the file. SQLite does not always wait for the first one, so this method does.
         """
-        end_s = time.monotonic() + within_s
+        failed_s: float | None = None
         while True:
             try:
                 return self._connect(busy_s)
             except FileTrouble as trouble:
-                if not trouble.passing or time.monotonic() >= end_s:
+                now_s = time.monotonic()
+                failed_s = now_s if failed_s is None else failed_s
+                limit_s = within_s if str(trouble) in (_LOCKED, _REPLACED) else min(within_s, MOMENT_S)
+                if not trouble.passing or now_s - failed_s >= limit_s:
                     raise
             time.sleep(0.01)
 
@@ -322,7 +328,7 @@ def require_inode(path: Path, inode: Inode) -> None:
 
 
 def _replaced() -> FileTrouble:
-    return FileTrouble("was deleted or replaced while it was in use", passing=True)
+    return FileTrouble(_REPLACED, passing=True)
 
 
 @contextmanager

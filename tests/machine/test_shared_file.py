@@ -211,6 +211,22 @@ def test_a_file_is_its_owners_alone_even_if_it_is_deleted_while_it_is_made(tmp_p
         file.close()
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EMFILE, errno.EIO])
+def test_a_start_does_not_wait_for_a_disk_that_is_full_or_fails(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node serves, and says what is wrong. It tries again while it runs."""
+
+    def fail(path: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    now = count(0.0, 0.1)
+    monkeypatch.setattr(sqlite_file, "_make_private", fail)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(time, "sleep", lambda s: None)
+    with pytest.raises(FileTrouble):
+        EntryFile(tmp_path / "shared.db").open(within_s=60)
+    assert next(now) < 1
+
+
 def test_folders_that_are_made_are_for_their_owner_alone(tmp_path: Path) -> None:
     """Their mode does not depend on the umask, and folders that were there stay as they are."""
     there = tmp_path / "there"
