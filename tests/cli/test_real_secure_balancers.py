@@ -90,6 +90,7 @@ def test_a_node_with_https_is_called_only_if_its_certificate_is_right(
         of_another_authority = held.enter_context(closing(started(kind, node, tmp_path, "localhost", stranger)))
         right = held.enter_context(closing(started(kind, node, tmp_path, "localhost", certificates.ca)))
         until(lambda: right.status() == 200, "the node is called")
+        until(lambda: of_another_name.status() and of_another_authority.status(), "the others listen, too")
         for _ in range(3):
             assert right.status() == 200
             assert of_another_name.status() in (502, 503)
