@@ -7,7 +7,7 @@ import signal
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx2
@@ -87,7 +87,8 @@ class Gunicorn:
         """End it with all its workers."""
         process, self._process = self._process, None
         if process is not None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # one that was refused has ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(LIMIT_S)
 
     @property
