@@ -233,9 +233,12 @@ class ClusterLog(ABC):
         return True
 
     def index(self) -> str | None:
-        """Return the log's position as text, which a client may carry to another node to read its own writes; None without other nodes."""
+        """Return the log's position after this node's newest entry as text; None without other nodes.
+
+        A client may carry it to another node to read its own writes.
+        """
         return None
 
     def has_reached(self, index: str) -> bool:  # noqa: ARG002 - there is nothing to reach here
-        """Whether this node knows everything that the node of an index knew at that time. True for text that is no index."""
+        """Whether this node knows everything that the node of an index knew with its newest entry. True for text that is no index."""
         return True

@@ -209,6 +209,11 @@ class Quorum:
         """The newest position of this node's own sequence."""
         return self._sequence.last
 
+    @property
+    def first_hand(self) -> int:
+        """The position of the newest entry that this node has made. The node tells the others of it, and of all before, at once."""
+        return self._first_hand
+
     def has_reached(self, incarnation: str, position: int) -> bool:
         """Return whether this node has applied that sequence up to there. The sequence of a past incarnation counts as reached."""
         if incarnation == self.incarnation:
@@ -225,9 +230,15 @@ class Quorum:
             now: the present moment.
             at_once: whether the peer is to answer at once, because something waits for what it knows now.
         """
-        hold_s = 0.0 if at_once else self.quiet_time.hold_s if self._is_settled() and self.quiet_time.all_are_well(now) else None
+        hold_s = self._hold_s(self.peers[peer], now, at_once=at_once)
         message = self.composer.poll(self.peers[peer], self.heartbeat(now), self._silent(now), hold_s)
         return Sent(peer, message, now.boot_s, self.amnesia.begin_poll())
+
+    def _hold_s(self, peer: Peer, now: Moment, *, at_once: bool) -> float | None:
+        # A peer that was silent for longer than a lease is back, or this node is: it serves again by the first answer.
+        if at_once or peer.fresh_s < now.boot_s - self.members.acceptance_limit_s:
+            return 0.0
+        return self.quiet_time.hold_s if self._is_settled() and self.quiet_time.all_are_well(now) else None
 
     def _is_settled(self) -> bool:
         """Return whether nothing but news is to be expected of this node itself."""

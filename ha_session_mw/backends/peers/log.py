@@ -273,7 +273,8 @@ class QuorumLog(MemberedLog):
         return self._own_fault(now) or f"out of contact with a majority of the members{silent}"
 
     def index(self) -> str | None:
-        return f"{self.quorum.incarnation}-{self.quorum.position}"
+        # Later entries came from another member, and may reach the others from there before they do from this node.
+        return f"{self.quorum.incarnation}-{self.quorum.first_hand}"
 
     def has_reached(self, index: str) -> bool:
         named = parse_index(index)

@@ -443,6 +443,20 @@ def test_while_the_answers_of_one_member_are_late_no_poll_is_held_for_longer() -
     assert three.quorum.serving
 
 
+def test_a_member_that_was_silent_for_longer_than_a_lease_is_to_answer_at_once() -> None:
+    """After a pause or a partition, the first answer makes the node fresh."""
+    one, two = started(A, B)
+    limit_s = one.quorum.members.acceptance_limit_s
+    exchange(one, two, at(1))
+    assert one.poll(B, at(1 + limit_s)).poll.hold_s is None
+    sent = one.poll(B, at(1.1 + limit_s))
+    assert sent.poll.hold_s == 0.0
+    answer = two.arrived(sent.poll, at(1.1 + limit_s))
+    assert isinstance(answer, Answer)
+    one.answered(sent, answer, at(1.1 + limit_s))
+    assert one.poll(B, at(1.2 + limit_s)).poll.hold_s != 0.0
+
+
 def test_a_lost_poll_of_a_quiet_time_leaves_room_for_another_within_the_lease() -> None:
     one, _ = started(A, B)
     assert 3 * one.quorum.quiet_time.hold_s <= one.quorum.members.acceptance_limit_s
