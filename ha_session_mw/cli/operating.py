@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .asking import ASK_LIMIT_S, ask_each, ask_first, node_option, settings_of_environment, urls_of
+from .ids import IdCommand
 from .tables import output, print_json, print_table, seconds
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _minute(time: Any) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
-@click.command()
+@click.command(cls=IdCommand)
 @click.argument("session", required=False)
 @click.option("--subject", help="Log out all sessions of a subject.")
 @click.option("--everybody", is_flag=True, help="Log out all sessions of all subjects and visitors.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .asking import ask_first, node_option, settings_of_environment, urls_of
+from .ids import IdCommand
 from .inspecting import KEY_BYTES
 from .operating import LOG_OUT_LIMIT_S, show_acknowledgement
 from .tables import output, print_json, print_table, seconds
@@ -79,7 +80,7 @@ def stage(nodes: tuple[str, ...]) -> None:
     _print_variables(settings, signing, [*fallbacks, secrets.token_urlsafe(KEY_BYTES).encode()])
 
 
-@keys.command()
+@keys.command(cls=IdCommand)
 @click.argument("kid")
 @node_option
 def promote(kid: str, nodes: tuple[str, ...]) -> None:
@@ -96,7 +97,7 @@ def promote(kid: str, nodes: tuple[str, ...]) -> None:
     _print_variables(settings, [secret], [*signing, *(other for other in fallbacks if other != secret)])
 
 
-@keys.command()
+@keys.command(cls=IdCommand)
 @click.argument("kid")
 @node_option
 def retire(kid: str, nodes: tuple[str, ...]) -> None:
@@ -113,7 +114,7 @@ def retire(kid: str, nodes: tuple[str, ...]) -> None:
     _print_variables(settings, signing, [other for other in fallbacks if other != secret])
 
 
-@keys.command("revoke")
+@keys.command("revoke", cls=IdCommand)
 @click.argument("kid")
 @node_option
 @output

@@ -75,6 +75,13 @@ def test_a_rotation_by_the_commands_alone(cluster: Members) -> None:
     assert (shown.exit_code, new in shown.output, kid in shown.output) == (0, False, True)
 
 
+@pytest.mark.parametrize("command", ["promote", "retire"])
+def test_a_key_id_that_begins_with_a_hyphen_is_no_option(cluster: Members, command: str) -> None:
+    answer = run("keys", command, "-oXb7_4-")
+    assert "-oXb7_4-" in answer.stderr
+    assert "no such option" not in answer.stderr.lower()
+
+
 def test_keys_in_files_are_shown_as_the_lines_of_the_files(cluster: Members, tmp_path: Path) -> None:
     file, others = tmp_path / "key", tmp_path / "others"
     file.write_text(SECRET)

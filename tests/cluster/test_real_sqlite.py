@@ -138,7 +138,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def test_a_log_out_at_one_worker_is_enforced_at_each_from_the_next_request_on(machine: Machine) -> None:
     stays = machine.log_in()
     ended = machine.log_in()
-    by_script = run("revoke", "--node", machine.url, "--", ended.split(".")[1])  # an id may begin with a hyphen
+    by_script = run("revoke", ended.split(".")[1], "--node", machine.url)
     assert (by_script.exit_code, by_script.output.partition(":")[0]) == (0, "fenced")
     assert set.union(*machine.statuses(ended).values()) == {401}
     for _ in range(3):

@@ -1,0 +1,21 @@
+"""Commands whose argument is an id: one of 64 begins with a hyphen, and is no option all the same."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_ID = re.compile(r"-[\w-]{21}|-\w[\w-]{6}", re.ASCII)
+"""A session, a family, or a key. A word of eight characters that begins with two hyphens is taken for an option."""
+
+
+class IdCommand(click.Command):
+    """A command that takes an id as its argument, whatever character the id begins with."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        options = {name for param in self.params for name in param.opts}
+        ids = [arg for arg in args[:end] if _ID.fullmatch(arg) and arg not in options]
+        rest = [arg for arg in args[:end] if arg not in ids]
+        return super().parse_args(ctx, [*rest, "--", *ids, *args[end + 1 :]] if ids else args)
