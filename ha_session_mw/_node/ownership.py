@@ -24,7 +24,9 @@ logger = logging.getLogger("ha_session_mw")
 MOST_UNREACHABLE = 64
 """How many members are remembered that cannot be sent requests. They may come and go under new names."""
 LOOK_EVERY_S = 1.0
-"""Seconds after which the members are compared again. The log reports those that come and go at once, but not those that become ready."""
+"""Seconds after which the members are compared again. The log reports those that come and go at once."""
+LOOK_SOON_S = 0.05
+"""The same while one of them is starting: the log does not report when it becomes ready, and owns sessions."""
 
 
 class Ownership:
@@ -71,8 +73,7 @@ class Ownership:
         now_s = self._boot_s()
         table = self._table
         if table is None or now_s >= self._look_at_s:
-            self._look_at_s = now_s + LOOK_EVERY_S
-            table = self._look()
+            table = self._look(now_s)
         return NodeId(table.owner_of(session_id))
 
     def elsewhere(self, session_id: str) -> Heartbeat | None:
@@ -97,11 +98,13 @@ class Ownership:
             self.unreachable_owners[member] = why
             logger.warning("requests for sessions of node %s are answered here: %s. Is its HA_SESSION_ADVERTISE_URL right?", member, why)
 
-    def _look(self) -> OwnerTable:
+    def _look(self, now_s: float) -> OwnerTable:
         log = self._log()
         state = "draining" if log.is_draining() else "starting" if log.is_starting() else "ready"
         own = msgspec.structs.replace(self._own, state=state)
-        weights = share_out((own, *log.members())) or {own.member: own.weight}
+        members = (own, *log.members())
+        self._look_at_s = now_s + (LOOK_SOON_S if any(one.state == "starting" for one in members) else LOOK_EVERY_S)
+        weights = share_out(members) or {own.member: own.weight}
         if self._table is None or self._table.weights != weights:
             self._table = OwnerTable(weights)
         return self._table

@@ -30,6 +30,16 @@ async def test_all_nodes_name_the_same_owner_and_each_owns_its_share(cluster: Cl
     assert max(Counter(found.values()).values()) < 260  # five deviations above a third
 
 
+async def test_a_member_that_becomes_ready_owns_its_share_soon(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    await b.stop()
+    await cluster.wait_until(lambda: "b" not in owners(a).values(), within_s=10)
+    await b.start()
+    await cluster.wait_until(lambda: bool(owners(a) and owners(c)) and b.why_not_ready is None)
+    await cluster.advance(0.1)
+    assert owners(a) == owners(b) == owners(c)
+
+
 async def test_a_member_that_dies_or_leaves_moves_its_sessions_and_no_others(cluster: Cluster) -> None:
     a, b, c = cluster.nodes
     await cluster.advance(1)
