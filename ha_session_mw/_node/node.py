@@ -36,6 +36,8 @@ NOT_STARTED = (
     "put it around the whole app, and have the server run the lifespan"
 )
 
+NO_QUORUM_AFTER_S = 2.0
+"""How long it is no news that no majority takes log-outs: a node that has just started is ready before the others have called it."""
 NO_QUORUM = "each log-out here is provisional or refused, because no majority takes it; see that the others can call this node"
 PROVISIONAL = "the last {} log-outs here were provisional: a majority takes them too late, because it is busy or far away"
 PROVISIONAL_IN_A_ROW = 3
@@ -166,6 +168,8 @@ class Node(Wiring):
         self.copies.drop_ended()
         self.view.drop_ended()
         self.growth.look()
+        if self.log.is_starting() or self.log.has_quorum():
+            self._had_quorum_s = now_s
         self.security.tell_suppressed()
         self.log.tick()
 
@@ -201,7 +205,7 @@ class Node(Wiring):
         return [*([exposed] if exposed else []), *told, *self._why_provisional()]
 
     def _why_provisional(self) -> list[str]:
-        if not self.log.has_quorum():
+        if not self.log.has_quorum() and self.clock.boot_s() - self._had_quorum_s > NO_QUORUM_AFTER_S:
             return [NO_QUORUM]
         many = self.revoker.provisional_in_a_row
         return [PROVISIONAL.format(many)] if many >= PROVISIONAL_IN_A_ROW else []

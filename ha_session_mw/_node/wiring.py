@@ -167,6 +167,7 @@ class Wiring(ABC):
         )
         self._has_served = False
         self._refresh_at_s = -math.inf
+        self._had_quorum_s = -math.inf
         self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
         self._tick_callbacks: list[Callable[[float | None], None]] = []
         self._added_tasks: list[tuple[str, Task]] = []

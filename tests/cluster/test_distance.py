@@ -10,6 +10,7 @@ import pytest
 
 from ha_session_mw import SessionManager, Settings
 from ha_session_mw.backends.peers import polling
+from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, Cluster
 
@@ -88,6 +89,18 @@ async def test_a_node_that_nobody_can_call_says_that_its_log_outs_are_provisiona
         await cluster.advance(8)
         # Others' polls carry nothing to it any more; whether it still reads theirs is another matter.
         assert any("each log-out here is provisional" in warning for warning in node_of(a.manager).warnings())
+
+
+async def test_before_the_others_have_had_time_to_call_it_a_node_says_no_such_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster() as cluster:
+        await cluster.ready()
+        told = []
+        with monkeypatch.context() as patched:
+            patched.setattr(QuorumLog, "has_quorum", lambda _: False)
+            for _ in range(4):
+                told.append(any("each log-out here is provisional" in one for one in node_of(cluster.nodes[0].manager).warnings()))
+                await cluster.advance(0.9)
+        assert told in ([False, False, True, True], [False, False, False, True])
 
 
 async def test_three_provisional_log_outs_in_a_row_are_no_chance_and_are_told(tmp_path: Path) -> None:

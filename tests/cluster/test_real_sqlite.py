@@ -112,6 +112,17 @@ class Machine:
                     found.setdefault(int(answer.headers["x-worker"]), set()).add(answer.status_code)
         return found
 
+    def workers(self) -> set[int]:
+        """The process ids of all workers."""
+        found: set[int] = set()
+
+        def all_are_known() -> bool:
+            found.update(self.asked_by_all(self.readiness))
+            return len(found) >= WORKERS
+
+        until(all_are_known, "all workers answer")
+        return found
+
     def statuses(self, token: str) -> dict[int, set[int]]:
         """As :meth:`asked_by_all`, until all have answered."""
         found: dict[int, set[int]] = {}
@@ -173,7 +184,7 @@ def test_no_acknowledged_log_out_is_lost_when_a_worker_is_killed_in_a_storm_nor_
 
     with ThreadPoolExecutor(8) as threads:
         storm = [threads.submit(log_in_and_out_again) for _ in range(8)]
-        before = set(machine.asked_by_all(machine.readiness))
+        before = machine.workers()
         for _ in range(2):
             time.sleep(STORM_S / 4)
             os.kill(before.pop(), signal.SIGKILL)
