@@ -8,7 +8,7 @@ from .quorum_variants import RIGHT, QuorumVariant
 from .world import HOUR_MS, Findings, around, between
 
 HEALED_WITHIN_S = 4.0
-"""A poll on a dead link is given up after 1 s, a recovery takes two rounds of polls, and a client's hint up to 3 s."""
+"""A poll on a dead link is given up after 2 s, a recovery takes two rounds of polls, and a client's hint up to 3 s."""
 
 
 def run(seed: int, *, nodes: int | None = None, variant: QuorumVariant = RIGHT, leaving: bool = False, cycles: float = 0.0) -> Findings:
