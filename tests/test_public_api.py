@@ -77,7 +77,7 @@ def test_importing_the_package_imports_no_test_tools_and_no_servers() -> None:
     assert not loaded & {"pytest", "hypothesis", "uvicorn", "trio", "fastapi", "litestar", "django", "ha_session_mw.testing"}
 
 
-NEEDED_BY_ALL = "starlette.applications, starlette.responses, anyio, anyio.lowlevel, cachetools, itsdangerous, msgspec, pathlib"
+NEEDED_BY_ALL = "asyncio, starlette.applications, starlette.responses, anyio, anyio.lowlevel, cachetools, itsdangerous, msgspec, pathlib"
 NOT_NEEDED_ALONE = {
     *("httpx2", "sqlite3", "importlib.metadata", "statistics", "difflib", "http.cookiejar", "urllib.request", "zipfile"),
     *("ha_session_mw._node.devices", "ha_session_mw._node.lookups", "ha_session_mw._peering.asking"),

@@ -10,7 +10,6 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from .._core.problems import Execution
-from .._core.records import user_agents
 from .._core.request_fields import Header, last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, claims_https
 from .._core.token.tokens import PREFIX
@@ -204,7 +203,9 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _client(self) -> Client:
         client = self.scope.get("client")
-        return last_value(self.scope["headers"], b"user-agent", user_agents.LONGEST), client[0] if client else None
+        from .._core.records.user_agents import LONGEST  # only where log-ins are recorded
+
+        return last_value(self.scope["headers"], b"user-agent", LONGEST), client[0] if client else None
 
     def _note_stream(self, *, in_order: bool) -> None:
         """Let the stream end with the session that the client has now, which this very response may have begun.
