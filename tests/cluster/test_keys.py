@@ -155,7 +155,7 @@ async def test_a_session_that_this_node_denies_stays_denied_despite_a_peers_yes(
     assert look_ups_of(b.manager).results["yes"] == 2
 
 
-async def test_a_key_that_no_member_has_is_invalid_on_fresh_nodes(cluster: Cluster) -> None:
+async def test_a_key_that_no_member_has_is_invalid_on_fresh_nodes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, _ = cluster.nodes
     token, _ = signed(a, STRAY)
 
@@ -166,9 +166,12 @@ async def test_a_key_that_no_member_has_is_invalid_on_fresh_nodes(cluster: Clust
 
     cluster.cut(b)
     await cluster.advance(6)
+    sought: list[None] = []
+    monkeypatch.setattr(node_of(b.manager).log, "seek_news", lambda: sought.append(None))
     for path in ("/", "/private"):
         assert refused_for_infrastructure(await Browser(cluster, token).visit(b, path=path), "key_not_reached", "other_node")
     assert not look_ups_of(b.manager).results
+    assert not sought
 
 
 async def test_a_node_with_another_secret_names_those_that_do_not_know_its_key(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
