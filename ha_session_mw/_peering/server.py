@@ -5,7 +5,7 @@ A caller that cannot sign gets the plain 404 of a path that does not exist. A me
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
@@ -39,7 +39,7 @@ PATIENCE_S = 1.0
 _WINDOW = 4096
 """How many of a caller's newest counters are remembered one by one: more calls than a member has under way, in any order."""
 _MOST_CALLERS = 256
-"""How many callers' counters are remembered: many times the members of a cluster, restarts included."""
+"""How many callers' counters are remembered: many times the members of a cluster. Each command of an operator is a caller."""
 
 
 def ignore_call() -> None:
@@ -77,6 +77,7 @@ class PeerServer:
         not_found: answers a call as a path that does not exist is answered.
 
     Attributes:
+        nonce: which calls are for this server. Another one whenever it forgets the callers that it had: their calls would be good again.
         refused: how many calls were refused.
         on_unsigned: is called for each call that no member signed.
         added_root: the root path that the server adds in front of the path that came over the wire; None until a member has called.
@@ -94,14 +95,15 @@ class PeerServer:
         not_found: Callable[[Send], Awaitable[None]] = empty_404,
     ) -> None:
         self.me = me
-        self.nonce = nonce
+        self.nonce = self._life = nonce
         self._clock = clock
         self._faults = faults
         self._callers: defaultdict[str, _Caller] = defaultdict(lambda: _Caller(purpose))
         self._signatures = Signatures(ring, purpose)
         self._not_found = not_found
         self._handlers: dict[str, PeerHandler] = {}
-        self._used: OrderedDict[str, _Counters] = OrderedDict()
+        self._used: dict[str, _Counters] = {}
+        self._nonces = 0
         self.added_root: bytes | None = None
         self.refused = 0
         self.on_unsigned: Callable[[], None] = ignore_call
@@ -135,8 +137,7 @@ class PeerServer:
         when it is complete and its counter was new.
         """
         if envelope.callee_nonce != self.nonce:
-            # Signed for an earlier process of this node, or for none yet: the caller learns the nonce to use.
-            await self._answer(send, 409, self.nonce.encode(), kid, signature)
+            await self._teach_nonce(send, kid, signature)
             return
         caller = self._callers[self._faults.name(envelope.caller)]
         if caller.rate.wait_s(1, self._clock.boot_s()) > PATIENCE_S:
@@ -144,6 +145,9 @@ class PeerServer:
             await self._turn_away(envelope, kid, signature, send)
             return
         body = b"" if self._was_used(envelope) else await self._arrived(caller, envelope, receive)
+        if envelope.callee_nonce != self.nonce:
+            await self._teach_nonce(send, kid, signature)
+            return
         if body is None or digest_of(body) != envelope.digest or not self._first_use(envelope):
             fault: Fault = "replayed" if self._was_used(envelope) else "incomplete" if body is None else "garbage"
             await self._refuse(send, envelope, fault)
@@ -156,6 +160,10 @@ class PeerServer:
             await self._carry_out(handler, body, envelope, kid, signature, send)
         finally:
             caller.under_way.release()
+
+    async def _teach_nonce(self, send: Send, kid: str, signature: str) -> None:
+        """Answer a call that was signed for an earlier nonce, or for none yet: the caller learns the one to use."""
+        await self._answer(send, 409, self._life.encode(), kid, signature)
 
     async def _turn_away(self, envelope: Envelope, kid: str, signature: str, send: Send) -> None:
         """Let a member that floods this node wait, then refuse its call unread."""
@@ -236,11 +244,11 @@ class PeerServer:
     def _first_use(self, envelope: Envelope) -> bool:
         counters = self._used.get(envelope.caller_nonce)
         if counters is None:
+            if len(self._used) >= _MOST_CALLERS:
+                self._used.clear()
+                self._nonces += 1
+                self.nonce = f"{self._life}.{self._nonces}"
             counters = self._used[envelope.caller_nonce] = _Counters()
-            if len(self._used) > _MOST_CALLERS:
-                # The caller has long gone. A poll of it that is sent again is recognised by its content.
-                self._used.popitem(last=False)
-        self._used.move_to_end(envelope.caller_nonce)
         return counters.first_use(envelope.counter)
 
     async def _answer(self, send: Send, status: int, body: bytes, kid: str, call: str) -> None:

@@ -25,6 +25,7 @@ from .handing_over import goes_by
 from .headers import (
     EVENT_STREAM,
     TOKEN_HEADER,
+    changes_token,
     forbid_storing,
     hands_out_token,
     is_event_stream,
@@ -148,7 +149,7 @@ class Exchange(msgspec.Struct, eq=False):
                 self._note_stream(in_order=True)
             fields = self._fields(outcome)
             if fields or was_used or not for_everybody:
-                message = self._start(message, fields, stored=outcome.token is None and not outcome.remove)
+                message = self._start(message, fields)
             await uncancelled.finish(lambda: self.send(message))
 
     async def _commit(self, status: int, headers: Iterable[Header], uncancelled: Uncancelled, *, renew: bool = True) -> Outcome:
@@ -220,17 +221,11 @@ class Exchange(msgspec.Struct, eq=False):
         self.connection = Connection(verified, "http", self.receive, self.send, self._waits(), in_order=in_order)
         self.edge.connections.add(self.connection)
 
-    def _start(self, message: Message, fields: Sequence[Header], *, stored: bool = True) -> Message:
-        """The start of the response with fields added. It is a copy, because an app may send the same message again.
-
-        Args:
-            message: of the app.
-            fields: to add.
-            stored: whether a cache may store the response: not if it hands out or removes a token.
-        """
+    def _start(self, message: Message, fields: Sequence[Header]) -> Message:
+        """The start of the response with fields added. It is a copy, because an app may send the same message again."""
         headers = with_vary(message["headers"], self.edge.vary)
         headers += (*self.edge.node_fields, *fields)
-        if not stored:
+        if changes_token(fields):
             forbid_storing(headers)
         elif self.state.path_kind in _PRIVATE:
             make_private(headers)

@@ -36,6 +36,11 @@ def hands_out_token(headers: Iterable[Header], cookie: bytes) -> bool:
     return any(name == TOKEN_HEADER or (name == b"set-cookie" and value.startswith(cookie)) for name, value in headers)
 
 
+def changes_token(fields: Iterable[Header]) -> bool:
+    """Whether fields of this package hand out or remove a token, or a cookie beside it. No cache may store a response with them."""
+    return any(name in (b"set-cookie", TOKEN_HEADER) for name, _ in fields)
+
+
 def with_vary(headers: Iterable[Header], vary: Header) -> list[Header]:
     """Return the fields with ``Vary`` extended by the fields that select the response (RFC 9110 section 12.5.5)."""
     for header in headers:

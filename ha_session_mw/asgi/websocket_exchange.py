@@ -10,6 +10,7 @@ from ..session.commit import close, has_nothing_to_commit
 from ..session.late_save import has_late_changes
 from ..session.state import WEBSOCKET
 from .exchange import Exchange, drop
+from .headers import changes_token, forbid_storing
 from .streams import Connection
 
 """The status of a handshake that the app closes without having accepted it, as the ASGI specification says."""
@@ -123,7 +124,10 @@ class WebSocketExchange(Exchange, eq=False):
         outcome = await self._commit(message.get("status", SWITCHING_PROTOCOLS), headers, uncancelled)
         close(session, WEBSOCKET)
         self._connect()
-        return {**message, "headers": headers + self._fields(outcome)}
+        fields = self._fields(outcome)
+        if changes_token(fields):  # a handshake that the app refuses has an answer like any other
+            forbid_storing(headers)
+        return {**message, "headers": headers + fields}
 
     def _has_changes(self) -> bool:
         verified, wall_ms = self.state.verified, self.edge.wall_s() * 1000

@@ -18,9 +18,10 @@ import anyio
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from .._core.request_fields import last_value, values
-from .._core.token.cookies import claims_https
+from .._core.request_fields import last_value
+from .._core.token.cookies import TokenReader, claims_https
 from .._node.node import Node
+from ..exceptions import ClientFault
 from .credential import COOKIE, LIFE_S, Credential
 from .survey import Survey
 
@@ -51,6 +52,7 @@ class Page:
         self._node = node
         self._not_found = not_found
         self._credential = Credential(node.settings.read_ui_password, node.peer_keys, node.clock)
+        self._reader = TokenReader(COOKIE, bearer=False)
         self._survey = Survey(node)
         self._readers = 0
         node.add_task("page", self._survey.run)
@@ -79,12 +81,11 @@ class Page:
 
     def _left_s(self, scope: Scope) -> float:
         """Return for how long the reader may read; 0 without a good cookie. Of several cookies of the name, one that is good counts."""
-        given = (pair.strip().partition("=") for line in values(scope["headers"], b"cookie") for pair in line.decode("latin-1").split(";"))
-        cookies = [value for name, _, value in given if name == COOKIE][:4]
         try:
+            cookies = [value.decode("latin-1") for _, value in self._reader.read(scope["headers"])[:4]]
             return max((self._credential.left_s(cookie) for cookie in cookies), default=0.0)
-        except (OSError, UnicodeDecodeError):
-            return 0.0  # nobody can log in either, and the answer to a log-in says why
+        except (ClientFault, OSError, UnicodeDecodeError):
+            return 0.0  # too many cookies; or nobody can log in either, and the answer to a log-in says why
 
     async def _log_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_same_origin(scope):

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from ha_session_mw import get_session
 from ha_session_mw.asgi.headers import forbid_storing, is_for_everybody, make_private
 
-from .driver import Header, Node, look, obliging, respond
+from .driver import Header, Node, call, look, obliging, respond, scope_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
@@ -97,6 +98,24 @@ async def test_no_cache_stores_an_answer_that_removes_the_cookie(node: Node, hea
     assert answer.token == ""
     assert "no-store" in str(answer.header("cache-control"))
     assert not may_be_shared(answer.start["headers"])
+
+
+async def no_visitor(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that logs in whom a handshake comes from, and refuses the handshake."""
+    get_session(scope).login("ada")
+    await receive()
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": scope["answer_headers"]})
+    await send({"type": "websocket.http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("headers", FOR_ONE + FOR_EVERYBODY)
+async def test_no_cache_stores_a_refused_handshake_that_hands_out_a_token(headers: list[Header]) -> None:
+    node = Node(app=no_visitor)
+    answer = await call(node.app, scope_of("websocket", extensions={"websocket.http.response": {}}, answer_headers=headers))
+    given = answer.start["headers"]
+    assert names(given) & set(TOKEN_FIELDS)
+    assert b"no-store" in dict(given)[b"cache-control"]
+    assert not may_be_shared(given)
 
 
 @pytest.mark.parametrize("headers", FOR_ONE)

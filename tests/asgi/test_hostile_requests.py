@@ -74,7 +74,7 @@ def node_of(*, legacy: bool = False) -> Node:
     rules = {"login_url": "/log-in", "protect": "/private/*", "exempt": "/static/*", "relaxed": "/relaxed/*"}
     devices = {"devices": "on", "track": "on"}
     settings = devices | rules | {"legacy_cookies": "starlette"} if legacy else cluster | rules
-    return Node(secret_key=SECRETS, **settings)
+    return Node(secret_key=SECRETS, ui="on", ui_password="tea-and-7-biscuits", **settings)
 
 
 async def spend(node: Node, headers: Sequence[Header], path: str = "/", method: str = "GET", act: Any = why, **extra: Any) -> None:
@@ -105,7 +105,10 @@ async def test_no_header_field_makes_a_request_expensive(hardened: Node, name: s
         await spend(hardened, headers, ("/", "/private/x")[turn % 2])
 
 
-@pytest.mark.parametrize("path", ["/-/session/livez", "/-/session/peer/poll", "/-/session/devices/x", "/relaxed/x", "/static/x"])
+OWN_PATHS = [*("/-/session/livez", "/-/session/peer/poll", "/-/session/devices/x", "/-/session/ui", "/-/session/ui/events")]
+
+
+@pytest.mark.parametrize("path", [*OWN_PATHS, "/relaxed/x", "/static/x"])
 async def test_our_own_endpoints_read_no_more_than_others(hardened: Node, path: str) -> None:
     for name, method in product(READ, ("GET", "POST", "DELETE")):
         for headers in ([(name.encode(), Octets(shape * (LARGE // len(shape))))] for shape in SHAPES[::8]):
@@ -236,13 +239,13 @@ def test_the_list_of_fields_is_complete() -> None:
     files = [file for file in everywhere if "testing" not in file.parts and file.name not in PASS_A_REQUEST_ON]
     lines = [line.strip() for file in files for line in file.read_text().splitlines()]
     uses = [line for line in lines if 'scope["headers"]' in line and not line.endswith("= []")]
-    readers = re.compile(r"\b(_lone|reader\.read|last_value|list_items|claims_https|goes_by|values|follows_of)\(")
+    readers = re.compile(r"\b(_lone|_?reader\.read|last_value|list_items|claims_https|goes_by|values|follows_of)\(")
     named = {name for line in uses for name in re.findall(r'b"([a-z-]+)"', line)}
 
     assert [line for line in uses if not readers.search(line)] == []
     assert named <= {*READ}
     assert {*READ} - named == {
-        *("authorization", "session-index", "session-passive", "session-peer", "forwarded", "front-end-https"),
+        *("authorization", "cookie", "session-index", "session-passive", "session-peer", "forwarded", "front-end-https"),
         *("session-transport", "sec-fetch-mode", "session-follows"),
         *("x-forwarded-proto", "x-forwarded-scheme", "x-forwarded-ssl", "x-scheme", "x-url-scheme"),
     }

@@ -288,6 +288,49 @@ async def test_the_memory_of_callers_is_bounded(pair: Pair) -> None:
     assert len(pair.server._used) <= 256
 
 
+async def test_a_call_is_used_once_however_many_callers_come_after_it(pair: Pair) -> None:
+    await pair.say(b"log ada out")
+    seen = pair.requests[-1]
+    for number in range(600):
+        pair.client = pair.started_client(f"life-of-{number}")
+        assert await pair.say() == b"you said hello"
+        pair.clock.advance(0.01)
+        assert (await pair.deliver(seen)).status_code in (404, 409)
+
+
+async def test_a_call_whose_body_arrives_after_the_callers_were_forgotten_is_sent_again(pair: Pair) -> None:
+    async def meanwhile_others_call(request: httpx2.Request) -> httpx2.Response:
+        pair.on_the_way = pair.deliver
+        body, waits, goes_on = request.content, anyio.Event(), anyio.Event()
+        answers: list[Answer] = []
+
+        async def receive() -> Message:
+            waits.set()
+            await goes_on.wait()
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def slow() -> None:
+            answer = Answer()
+            headers = [(k.lower(), v) for k, v in request.headers.raw]
+            await pair.server("echo", scope_of("http", request.url.path, method="POST", headers=headers), receive, answer.send)
+            answers.append(answer)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(slow)
+            await waits.wait()
+            for number in range(300):
+                await pair.started_client(f"life-of-{number}").call(THERE, "echo", b"", timeout_s=1.0)
+                pair.clock.advance(0.001)
+            goes_on.set()
+        [answer] = answers
+        return httpx2.Response(answer.status, headers=answer.start["headers"], stream=httpx2.ByteStream(answer.body))
+
+    await pair.say()
+    pair.on_the_way = meanwhile_others_call
+    assert await pair.say() == b"you said hello"
+    assert pair.faults.told() == {}
+
+
 async def test_calls_that_are_too_many_wait_for_their_turn_and_are_turned_away_in_the_end(pair: Pair) -> None:
     await pair.say()
     for _ in range(CALLS_AT_ONCE):
