@@ -108,16 +108,65 @@ def interrupted(denied: Denials, id: str, step: int, extra: str) -> bool:
         sys.settrace(before)
 
 
-@pytest.mark.parametrize("step", range(16))
+@pytest.mark.parametrize("step", range(30))
 def test_an_id_is_found_while_another_thread_adds_a_bucket(step: int) -> None:
     for buckets in (1, 2, 3, 7, 8):
         ids = [*packed(buckets * FILL)]
-        for id in ids:
+        for id in ids[::5]:
             denied = Denials()
             for other in ids:
                 denied[other] = END_MS
             assert interrupted(denied, id, step, "another-one-that-comes")
             assert id in denied
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 3, 7, 8])
+def test_each_id_is_found_at_each_moment_in_which_another_one_is_added_or_dropped(buckets: int) -> None:
+    denied = packed(buckets * FILL)
+    *ids, extra = [*denied, "another-one-that-comes"]
+    looked = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal looked
+        if event == "line":
+            sys.settrace(None)
+            looked += 1
+            assert all(denied.has_any("another", id) for id in ids)
+            sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        denied[extra] = END_MS
+        del denied[extra]
+    finally:
+        sys.settrace(before)
+    assert looked > FILL
+    denied.check()
+
+
+class Counted(Denials):
+    """Counts its searches."""
+
+    searches = 0
+
+    def _bucket_with(self, id: str) -> str:
+        self.searches += 1
+        return super()._bucket_with(id)
+
+
+def test_few_ids_that_are_not_there_are_searched_for_also_after_many_have_left() -> None:
+    random, denied = Random(1), Counted()
+    for number in range(2 * MANY):
+        denied[random_id(random)] = END_MS + number % 2 * MINUTE_MS
+    denied.begin_sweep(END_MS)
+    while denied.is_sweeping:
+        denied.sweep(FILL)
+    assert len(denied) == MANY
+    denied.searches = 0
+    assert not any(denied.has_any(random_id(random), random_id(random)) for _ in range(1000))
+    assert 0 < denied.searches < 100
 
 
 def test_ids_that_begin_alike_are_held_and_only_one_of_them_is_referred_to() -> None:
