@@ -219,12 +219,19 @@ class SessionSuperseded(ClientFault):
 
     That is so for requests that were under way at that moment. Two minutes later an older token counts as logged out, because its
     holder never got the newer one.
+
+    Attributes:
+        ago_s: how many seconds ago the client got the newer token.
     """
 
     code, status, action = "session_superseded", 409, "retry"
     retryable, retry_where, default_retry_after_s = True, "any", 0.1
     title = "The session has a newer token"
-    detail = "The session goes on under a newer token, which the client has got meanwhile. Reload the page, or send the newer token."
+    detail = (
+        "The session goes on under a newer token, which the client has got meanwhile. Reload the page, or send the newer token. "
+        "If that does not help, log in again."
+    )
+    ago_s: float = 0.0
 
 
 class RecordLost(ClientFault):

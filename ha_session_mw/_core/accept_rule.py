@@ -118,9 +118,12 @@ def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRev
         return SessionRevoked("the session or its family is revoked", check="denied")
     if not _unknown_cut(claims, view) and (problem := _missing_cut(claims, view)):
         return problem
-    if wall_ms is not None and abs(wall_ms - min(replaced_ms)) > SUPERSEDED_MS:
+    ago_ms = 0.0 if wall_ms is None else abs(wall_ms - min(replaced_ms))
+    if ago_ms > SUPERSEDED_MS:
         return SessionRevoked("the session was replaced long ago, and this client never got the newer token", check="superseded")
-    return SessionSuperseded("a log-in or a new id has replaced the session", check="superseded")
+    problem = SessionSuperseded("a log-in or a new id has replaced the session", check="superseded")
+    problem.ago_s = ago_ms / 1000
+    return problem
 
 
 def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:

@@ -12,7 +12,7 @@ from starlette.types import Scope, Send
 from .._core.paths import below_root
 from .._core.problems import prefers_html
 from .._core.request_fields import list_items
-from ..exceptions import ClientFault, ProblemError
+from ..exceptions import ClientFault, ProblemError, SessionSuperseded
 from ..session.of_request import HasScope
 
 LONGEST_NEXT = 2048
@@ -20,6 +20,9 @@ LONGEST_NEXT = 2048
 
 LONGEST_QUERY = 8192
 """Bytes of the longest query that is searched for ``next``: it is quoted there, and so up to three times as long."""
+
+UNDER_WAY_S = 10.0
+"""Seconds after a new token in which an older one may come with a GET that was under way. It has no body that a proxy waits for."""
 
 # A browser takes // and /\ for the beginning of another host's name. It drops tabs and line ends before it looks.
 _ON_THIS_SITE = re.compile(r"/(?![/\\])[!-\[\]-~]*")
@@ -89,7 +92,9 @@ def _quoted(path: str) -> str:
 
 
 def _helps(problem: ProblemError) -> bool:
-    """Whether a log-in helps: the session has ended or never began, or the cookie cannot be used, and a log-in replaces it."""
+    """Whether a log-in helps: the session has ended or never began, or the browser's cookie cannot be used, and a log-in replaces it."""
+    if isinstance(problem, SessionSuperseded):
+        return problem.ago_s > UNDER_WAY_S  # this browser has not got the newer cookie, or another answer has replaced it
     return isinstance(problem, ClientFault) and (problem.action == "reauthenticate" or problem.bearer_error == "invalid_request")
 
 

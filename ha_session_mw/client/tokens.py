@@ -75,7 +75,12 @@ class Successors:
 
     def note(self, old: str, new: str) -> None:
         """Note that a node handed out ``new`` in answer to ``old``."""
-        if old != new:
+        if old == new:
+            return
+        newest = self.newest(old, under_any_id=True)
+        if _sid(newest) != _sid(old) == _sid(new):
+            self._of[new] = newest  # a late answer, of a node that has not heard of the new id yet
+        else:
             self._of.pop(new, None)  # the newest one has no successor, so there is no circle
             self._of[old] = new
 

@@ -326,6 +326,24 @@ def test_a_request_becomes_one_of_a_new_id_only_once_a_node_says_that_its_own_is
     assert [asked.headers["authorization"] for asked in stage.asked] == [f"Bearer {each}" for each in (OLD, OLD, OTHER)]
 
 
+@pytest.mark.parametrize("by", ["bearer", "cookie"])
+def test_a_late_answer_under_the_old_id_costs_a_client_no_new_id(kind: str, by: str) -> None:
+    """A node that has not heard of the new id yet renews the old one, and a cookie jar takes that for the newest."""
+
+    def hands_out(token: str) -> Any:
+        fields = {"bearer": ("session-token", token), "cookie": ("set-cookie", f"session={token}; Path=/")}
+        return lambda _: (200, [fields[by]], b"")
+
+    superseded = problem(409, "session_superseded", retry_where="any", retry_after_ms=50)
+    stage = Stage(n1=[hands_out(OTHER), hands_out(NEW), superseded, well])
+    old = {"Authorization": f"Bearer {OLD}"} if by == "bearer" else {"Cookie": f"session={OLD}"}
+    user = User(kind, stage)
+    user.get("/log-in", headers=old)
+    user.get("/late", headers=old)
+    assert user.get("/", headers=old if by == "bearer" else {"Cookie": f"session={NEW}"}).status_code == 200
+    assert OTHER in stage.asked[-1].headers["authorization" if by == "bearer" else "cookie"]
+
+
 # Logging in again
 
 

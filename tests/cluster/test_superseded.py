@@ -16,7 +16,7 @@ from ha_session_mw.testing import Cluster, mint_session
 from ..asgi import driver
 from ..asgi.driver import Act
 from ..backends.etcd.fake_cluster import EtcdCluster
-from .visits import Browser, look, obliging, why
+from .visits import Browser, Node, look, obliging, who, why
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +35,16 @@ def write(session: Session) -> None:
 
 def write_first(session: Session) -> None:
     session["cart"] = ["book"]
+
+
+def hold_back_news(cluster: Cluster, node: Node) -> None:
+    """Let everything that a node hears take a second."""
+    if isinstance(cluster, EtcdCluster):
+        links = [cluster.etcd.link(member.name, node.name) for member in cluster.etcd.members]
+    else:
+        links = [cluster.link(other, node) for other in cluster.nodes if other is not node]
+    for link in links:
+        link.delay_s = 1.0
 
 
 @asynccontextmanager
@@ -60,6 +70,53 @@ async def test_among_nodes_it_is_told_and_sets_no_cookie(kind: type[Cluster], ac
                 late = await Browser(cluster, old).visit(node, write, path)
                 assert (late.status, late.code, late.cookies()) == (409, "session_superseded", [])
         assert (await browser.visit(c, look)).result == {"cart": ["book"]}
+
+
+@pytest.mark.one_library
+@pytest.mark.parametrize("act", [log_in, cycle])
+@pytest.mark.parametrize("kind", [Cluster, EtcdCluster], ids=["peers", "etcd"])
+async def test_a_late_write_on_a_node_without_the_news_costs_the_client_its_newer_cookie_and_nothing_else(
+    kind: type[Cluster], act: Act
+) -> None:
+    """The story of the page on session data, step by step: the browser that lost the race logs in again, and nobody gets its session."""
+    async with opened(kind) as cluster:
+        a, b, c = cluster.nodes
+        browser = Browser(cluster)
+        await browser.visit(a, write_first)
+        late = Browser(cluster, browser.token)
+        hold_back_news(cluster, b)
+        await browser.visit(a, act)
+        newer = browser.token
+        browser.token = (await late.visit(b, write)).token  # comes last, and so takes the place of the newer cookie
+        assert browser.token
+
+        with_news = [c]
+        for passed_s in (0, 3):
+            await cluster.advance(passed_s)
+            for node in with_news:
+                assert (await browser.visit(node, lambda s: (s.subject, dict(s), why(s)))).result == (None, {}, "session_superseded")
+                for path in ("/", "/private"):
+                    assert (await browser.visit(node, write, path)).code == "session_superseded"
+            with_news = [b, c]
+        assert (await Browser(cluster, newer).visit(c, look)).result == {"cart": ["book"]}
+
+        again = await browser.visit(c, log_in)
+        assert (again.status, (await browser.visit(c, who)).result) == (200, "ada")
+
+
+@pytest.mark.one_library
+async def test_where_a_store_keeps_the_data_such_a_write_beside_a_log_in_is_told() -> None:
+    """The log-in has moved the record, so the store itself knows better than a node without the news."""
+    async with EtcdCluster(app=obliging, data="store") as cluster:
+        await cluster.ready()
+        a, b, _ = cluster.nodes
+        browser = Browser(cluster)
+        await browser.visit(a, write_first)
+        late = Browser(cluster, browser.token)
+        hold_back_news(cluster, b)
+        await browser.visit(a, log_in)
+        answer = await late.visit(b, write)
+        assert (answer.status, answer.code, answer.cookies()) == (409, "session_superseded", [])
 
 
 @pytest.mark.one_library

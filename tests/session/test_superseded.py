@@ -118,10 +118,18 @@ async def test_the_page_of_a_browser_says_that_a_reload_helps(node: Node, act: A
 
 
 @new_id
-async def test_a_browser_is_not_sent_to_the_log_in_page(act: Act) -> None:
+async def test_a_browser_is_sent_to_the_log_in_page_only_once_its_request_cannot_have_been_under_way(act: Act) -> None:
+    """After ten seconds, it never got the newer cookie, or a late answer of another node has replaced it: no reload would help."""
     node = Node(protect="/account", login_url="/login")
     _, old = await browsing(node, act)
-    assert (await node.request(path="/account", token=old, headers=[(b"accept", b"text/html")])).status == 409
+    html = [(b"accept", b"text/html")]
+    node.clock.advance(10)
+    assert (await node.request(path="/account", token=old, headers=html)).status == 409
+    node.clock.advance(0.01)
+    answer = await node.request(path="/account", token=old, headers=html)
+    assert (answer.status, answer.header("location"), answer.cookies()) == (303, "/login?next=/account", [])
+    for kept in ({"headers": html, "method": "POST"}, {"headers": []}):
+        assert (await node.request(path="/account", token=old, **kept)).status == 409
 
 
 @new_id
