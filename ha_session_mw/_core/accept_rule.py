@@ -121,9 +121,9 @@ def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRev
     ago_ms = 0.0 if wall_ms is None else abs(wall_ms - min(replaced_ms))
     if ago_ms > SUPERSEDED_MS:
         return SessionRevoked("the session was replaced long ago, and this client never got the newer token", check="superseded")
-    problem = SessionSuperseded("a log-in or a new id has replaced the session", check="superseded")
-    problem.ago_s = ago_ms / 1000
-    return problem
+    superseded = SessionSuperseded("a log-in or a new id has replaced the session", check="superseded")
+    superseded.ago_s = ago_ms / 1000
+    return superseded
 
 
 def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:
