@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
-from anyio import move_on_after
+import anyio
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
 
 
 class SystemClock:
@@ -13,4 +17,8 @@ class SystemClock:
 
     boot_s = staticmethod(partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic)
     wall_s = staticmethod(time.time)
-    move_on_after = staticmethod(move_on_after)
+
+    @staticmethod
+    def move_on_after(seconds: float) -> CancelScope:
+        """Return a cancel scope that ends its block after so many seconds."""
+        return anyio.move_on_after(seconds)  # anyio loads its tasks at this first use

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ._core.names import require_name
 from ._node.listeners import ROOM, Callback, EventStream
 from ._node.locks import LEASE_S, TIMEOUT_S
-from ._node.node import Node
 from ._node.status import status_of
 from .abc import Backend, Clock, Grant
 from .clocks import SystemClock
@@ -21,6 +20,8 @@ from .models import Acknowledgement, AnySession, Device, Identified, NodeId
 
 if TYPE_CHECKING:
     import httpx2
+
+    from ._node.node import Node
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -65,6 +66,8 @@ class SessionManager:
             from .backends import open_backend  # loaded when it is needed
 
             backend = open_backend(settings)
+        from ._node.node import Node  # a program that makes no manager needs no node
+
         self._node = Node(settings, backend, clock=clock or SystemClock(), random=random, peer_transport=peer_transport)
 
     @property

@@ -7,7 +7,6 @@ import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 from itsdangerous import TimestampSigner
 from itsdangerous.encoding import base64_encode
+from msgspec.structs import replace
 from starlette.types import Message, Receive, Scope, Send
 
 from ha_session_mw import ConfigurationError, Session, SessionError, SessionManager, SessionMiddleware, Settings, get_session

@@ -78,14 +78,17 @@ def test_importing_the_package_imports_no_test_tools_and_no_servers() -> None:
 
 
 NEEDED_BY_ALL = "asyncio, starlette.applications, starlette.responses, anyio, anyio.lowlevel, cachetools, itsdangerous, msgspec, pathlib"
+NOT_NEEDED_TO_IMPORT = {"ha_session_mw._node.node", "ha_session_mw._node.wiring", "ha_session_mw.backends", "ha_session_mw._machine"}
 NOT_NEEDED_ALONE = {
     *("httpx2", "sqlite3", "importlib.metadata", "statistics", "difflib", "http.cookiejar", "urllib.request", "zipfile"),
     *("ha_session_mw._node.devices", "ha_session_mw._node.lookups", "ha_session_mw._peering.asking"),
+    *("ha_session_mw.session.once", "ha_session_mw.session.locking"),
 }
 
 
 def test_a_node_alone_loads_nothing_that_only_clusters_and_files_need() -> None:
-    """Starlette and our own light dependencies are loaded anyway; beyond them the package brings itself alone."""
+    """Starlette and our own light dependencies are loaded anyway. Beyond them the package brings itself alone, and the node comes with
+    the first manager."""
     code = f"""
 import sys
 import {NEEDED_BY_ALL}
@@ -100,6 +103,8 @@ print(" ".join(set(sys.modules) - before))
     imported, used = (set(line.split()) for line in ran.stdout.splitlines())
 
     assert {name.partition(".")[0] for name in imported} <= {"ha_session_mw", "anyio", "starlette", "ntpath"}
+    assert not imported & NOT_NEEDED_TO_IMPORT
+    assert used >= NOT_NEEDED_TO_IMPORT
     assert not used & NOT_NEEDED_ALONE
 
 

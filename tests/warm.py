@@ -29,7 +29,7 @@ from typing import IO, Any, Protocol
 ROOT = Path(__file__).parent.parent
 IMPORTED = [
     *("uvicorn.main", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"),
-    *("gunicorn.app.wsgiapp", "uvicorn_worker", "starlette.applications", "ha_session_mw.testing", "ha_session_mw.asgi.middleware"),
+    *("gunicorn.app.wsgiapp", "uvicorn_worker", "starlette.applications", "ha_session_mw.testing", "ha_session_mw._node.node"),
     *("ha_session_mw.backends.memory.log", "ha_session_mw.backends.peers.log", "ha_session_mw.backends.sqlite.log"),
     *("ha_session_mw.backends.etcd.log", "ha_session_mw.backends.etcd.store", "ha_session_mw.backends.etcd.locks"),
 ]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from .._core.names import require_name
 from .._core.records.log_ins import (

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+
+import msgspec
 
 from .._core.event_rates import WINDOWS_S, EventRates
 from ..abc import Clock
 from ..exceptions import InfrastructureFault, KeyNotReached, ProblemError, problem_types
 
 
-class LastProblem(NamedTuple):
+class LastProblem(msgspec.Struct, frozen=True):
     """The newest refusal of one code that was written to the log.
 
     Attributes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
+import msgspec
 from cachetools import TTLCache
 
 from .._core.records.session_data import Stored
@@ -45,7 +45,7 @@ def _size_of(known: Stored | int) -> int:
     return COPY_OVERHEAD_BYTES + (0 if isinstance(known, int) else len(known.data))
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True):
     """The moment before a record is read or written. It decides whether the answer is kept."""
 
     generation: _Generation

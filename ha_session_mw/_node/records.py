@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
     is_lost: bool = False
 
 
-class LostRecord(NamedTuple):
+class LostRecord(msgspec.Struct, frozen=True):
     """The answer of a store that has no record of a session, or not in the version that was acknowledged.
 
     Attributes:

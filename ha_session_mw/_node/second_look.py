@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -88,7 +87,7 @@ class Fences:
         return handle
 
 
-class Sample(NamedTuple):
+class Sample(msgspec.Struct, frozen=True):
     """An accepted session, and the moment of the decision (boot-time clock)."""
 
     verified: Verified

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .node import Node
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .node import Node
 
 
 def cache_requests(node: Node) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..models import Reticent
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Reticent, frozen=True):
     """The proof that a lock is held.
 
     Attributes:
@@ -17,10 +18,11 @@ class Grant:
         holder: the random name of this one grant. It is not the name of a node.
     """
 
-    name: str = field(repr=False)
+    _unshown: ClassVar[frozenset[str]] = frozenset({"name", "holder"})
+    name: str
     fence: int
     until_s: float
-    holder: str = field(repr=False)
+    holder: str
 
 
 class LockService(ABC):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import ClassVar
 
+from ..models import Reticent
 from .locks import Grant
 
 MAX_RECORD_BYTES = 1 << 20
@@ -28,8 +29,7 @@ def ignore(*_: object) -> None:
     """Take a callback's arguments and do nothing. This suffices for a store whose records are not copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Reticent, frozen=True):
     """One record in a store.
 
     Attributes:
@@ -40,10 +40,11 @@ class Record:
         version: grows with each put, and is never used again for this id, not even after a delete. 0: not stored yet.
     """
 
-    id: str = field(repr=False)
-    content: bytes = field(repr=False)
+    _unshown: ClassVar[frozenset[str]] = frozenset({"id", "content", "subject"})
+    id: str
+    content: bytes
     until_ms: int
-    subject: str | None = field(default=None, repr=False)
+    subject: str | None = None
     version: int = 0
 
     def require_length(self, max_bytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from starlette.types import Receive, Scope, Send
@@ -13,7 +14,6 @@ from .._core.problems import Execution
 from .._core.request_fields import Header, last_value
 from .._core.token.cookies import TokenReader, Transport
 from .._node.issuing import cookie_writer
-from .._node.node import NOT_STARTED, Node
 from ..config import Settings
 from ..exceptions import NodeStarting, ProblemError
 from ..manager import node_of
@@ -22,6 +22,9 @@ from .headers import PASSIVE_HEADER, hands_out_token
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
 from .streams import Connections
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -102,6 +105,8 @@ class Edge:
         """
         if isinstance(problem, NodeStarting) and not self.node.supervisor.is_running and not self._told_not_started:
             self._told_not_started = True
+            from .._node.node import NOT_STARTED  # loaded with the node
+
             logger.error("%s", NOT_STARTED)
         if self._log_in_page is not None and (address := log_in_address(self._log_in_page, problem, scope)) is not None:
             self.node.errors.note(problem, None)

@@ -10,10 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core.problems import PAGE_HEADERS, reference_page
 from .._core.request_fields import list_items, values
-from .._node.node import Node
 from ..exceptions import problem_types
 
 if TYPE_CHECKING:
+    from .._node.node import Node
     from ..ops.page import Page
 
 _FORWARD = "/peer/forward/"

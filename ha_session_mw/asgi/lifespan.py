@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._node.node import Node
 from ..exceptions import ConfigurationError
 from .conversation import Conversation
 from .sigterm import drains_on_sigterm
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 logger = logging.getLogger("ha_session_mw")
 

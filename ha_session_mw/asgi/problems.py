@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -22,7 +21,7 @@ SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 """The methods that change nothing (RFC 9110 section 9.2.1). A WebSocket's handshake is a GET."""
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True):
     """An answer without its instance.
 
     Attributes:

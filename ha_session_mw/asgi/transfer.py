@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from starlette.types import Message, Send
 
 from .._core.request_fields import Header
 from .._core.structured_fields import LOST_FIELD
-from .._node.node import Node
 from ..models import Claims
 from ..session.state import RequestState
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._core.records.session_data import Stored, merge
 from .._core.token.data import fingerprint
-from .._node.node import Node
 from ..exceptions import SessionConflict, SessionRevoked, SessionSuperseded
 from .state import RequestState
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 
 async def catch_up(content: dict[str, Any], state: RequestState, node: Node) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from .._core.token import data
 from .._core.token.tokens import Verified
-from .._node.node import Node
 from .._node.uncancelled import Uncancelled
 from ..exceptions import SessionLimitReached
 from ..models import Acknowledgement, Claims, Deny
@@ -23,6 +23,9 @@ from .presented import begins_anew, ensure_newest, has_moved_on, note_log_out, n
 from .session import Session, state_of
 from .stand_in import take_content
 from .state import RequestState
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 Client = tuple[str, str | None]
 """The user agent and the address of a client."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .._core.records.session_data import Stored
 from .._core.token.data import decode, fingerprint, is_nested
 from .._node.issuing import NOTHING
-from .._node.node import Node
 from .._node.uncancelled import Uncancelled
 from ..exceptions import ProblemError, SessionRevoked, SessionSuperseded
 from .late import handler_of, is_saved_late, lose, report
@@ -19,6 +18,9 @@ from .presented import revoke_if_ended
 from .stand_in import take_content
 from .state import RequestState
 from .tracked_dict import TrackedDict
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 logger = logging.getLogger("ha_session_mw")
 

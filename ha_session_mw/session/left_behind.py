@@ -8,14 +8,17 @@ fail, and denies the sessions last (:meth:`LeftBehind.leave`): nothing between t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import anyio.lowlevel
 
-from .._node.node import Node
 from .._node.uncancelled import Uncancelled
 from ..models import Acknowledgement, Claims, Deny
 from .presented import others
 from .state import RequestState
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 
 class LeftBehind:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from .._core.token.data import fingerprint
-from .._node.node import Node
 from ..abc import Grant
 from ..exceptions import LockLost
 from .catch_up import catch_up
 from .late_save import save_late
 from .state import RequestState
 from .tracked_dict import TrackedDict
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 
 @asynccontextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .._core.records.session_data import Stored
 from .._core.token import data
 from .._core.token.tokens import Verified
 from .._node.issuing import NOTHING
-from .._node.node import Node
 from ..exceptions import RequestAmbiguous, SessionRevoked, SessionSuperseded
 from ..models import Claims
 from .catch_up import catch_up
@@ -16,6 +16,9 @@ from .late_save import base_of, note_kept
 from .presented import ensure_newest
 from .session import Session
 from .state import RequestState
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 
 async def next_claims(session: Session, state: RequestState, node: Node, *, renew: bool) -> Claims | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from .._core.records.once import decode_answer
-from .._node.node import Node
 from .._node.once import Begun
 from ..exceptions import ClientFault, SessionRevoked
 from ..models import Claims
 from .state import RequestState
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 
 class Answer:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from .._core.cluster.view import NO_SESSION, SUPERSEDED_MS
 from .._core.token.cookies import MAX_PRESENTED
-from .._node.node import Node
 from .._node.uncancelled import Uncancelled
 from ..exceptions import QuorumLost, SessionSuperseded
 from ..models import Acknowledgement, Claims, SessionId
 from .state import RequestState
 from .tracked_dict import TrackedDict
+
+if TYPE_CHECKING:
+    from .._node.node import Node
 
 HAS_SUCCESSOR, MOVED_ON = f"{NO_SESSION}newer.", f"{NO_SESSION}moved."
 """Notes on an id. With the first, its client got another session, and a late write fails. With the second, its client logged out, or got a

@@ -20,8 +20,6 @@ from .._settings.values import duration
 from ..exceptions import InsufficientUserAuthentication, NotSupported, ProblemError, SessionReadOnly, TokenMissing, UsageError
 from ..manager import SessionManager, node_of
 from ..models import Acknowledgement, Claims, CutId
-from .locking import locked
-from .once import Answer, answered_before, executed_once, logged_out
 from .presented import ensure_newest, log_out
 from .state import EXEMPT, STARTED, WEBSOCKET, RequestState
 from .tracked_dict import TrackedDict
@@ -29,6 +27,7 @@ from .tracked_dict import TrackedDict
 if TYPE_CHECKING:
     from .._node.node import Node
     from ..abc import Grant
+    from .once import Answer
 
 ONCE_LEASE_S = 60.0
 """How long a request with an idempotency key may be under way, in seconds, unless the app says otherwise: servers give up before."""
@@ -365,6 +364,8 @@ class Session(TrackedDict):
         self._node.locks.require()
         if not self._node.data.has_store:
             raise NotSupported("HA_SESSION_CLUSTER has no store, so nothing would check the session's lock before a change is saved")
+        from .locking import locked  # only where an app takes locks
+
         return locked(self, self._state, self._node, f"session/{self.family}", timeout_s=timeout, lease_s=lease)
 
     def once(self, key: str, *, request: bytes | None = None, lease: float = ONCE_LEASE_S) -> AbstractAsyncContextManager[Answer]:
@@ -392,6 +393,8 @@ class Session(TrackedDict):
         """
         if not key:
             raise ValueError("an idempotency key must not be empty")
+        from .once import answered_before, executed_once, logged_out  # only where an app asks for it
+
         owner = self.subject or self.family
         if owner is None:
             if self._state.manager is not None and (ended := logged_out(self._state, self._node)) is not None:

@@ -7,7 +7,6 @@ the changes of each commit, made one after the other in the order of their commi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -17,6 +16,7 @@ import anyio.lowlevel
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ha_session_mw import Session, SessionManager, SessionMiddleware, Settings
 from ha_session_mw.abc import Grant, Record

@@ -6,7 +6,8 @@ Reads no clock. A lease runs on the clock of the node that holds it, and another
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
 
 DRIFT = 1.02
 """A fence waits this many times the length of a lease. Clocks that drift by 1 % stretch a lease to 1.01/0.99 of its length."""
@@ -16,7 +17,7 @@ FENCE_MARGIN_S = 0.05
 timers."""
 
 
-class Moment(NamedTuple):
+class Moment(msgspec.Struct, frozen=True):
     """The present, on both clocks of a node.
 
     Attributes:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import random
 from abc import abstractmethod
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import anyio
+import msgspec
+from msgspec.structs import replace
 
 from ...abc import Clock, Grant, LockService
 from ...exceptions import SessionLocked
@@ -31,8 +32,7 @@ class Admission(NamedTuple):
     number: int
 
 
-@dataclass(eq=False, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """One request for a lock, and its place in the queue.
 
     Attributes:

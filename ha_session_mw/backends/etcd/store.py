@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import TypeVar
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, OnGap, OnNewer, Record, SessionStore, ignore
 from ...exceptions import LockLost, StoreUnavailable

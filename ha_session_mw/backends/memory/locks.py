@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from itertools import count
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from ...abc import Clock, Grant
 from ...exceptions import LockLost
 from ..common.queued_locks import Admission, QueuedLocks, Ticket
 
 
-@dataclass(eq=False, slots=True)
-class _Ticket(Ticket):
+class _Ticket(Ticket, eq=False):
     """A ticket that waits has no end: it is there for as long as its task is."""
 
     number: int = 0
     until_s: float = math.inf
-    gone: anyio.Event = field(default_factory=anyio.Event)
+    gone: anyio.Event = msgspec.field(default_factory=anyio.Event)
 
 
 class MemoryLocks(QueuedLocks):

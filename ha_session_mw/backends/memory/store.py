@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from heapq import heappop, heappush
 from weakref import WeakSet
 
 import anyio
 import anyio.lowlevel
+from msgspec.structs import replace
 
 from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import LockLost, StoreUnavailable

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
+from msgspec.structs import replace
 
 from ..._machine import forks
 from ..._machine.sqlite_file import OPEN_S, FileTrouble, Work

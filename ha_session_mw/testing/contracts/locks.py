@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import anyio
+from msgspec.structs import replace
 
 from ...abc import Clock, Grant, LockService, Record, SessionStore
 from ...exceptions import LockLost, SessionLocked, StoreUnavailable

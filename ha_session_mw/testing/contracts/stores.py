@@ -6,9 +6,9 @@ The contract of locks tests the effect of a guard.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import anyio
+from msgspec.structs import replace
 
 from ...abc import Clock, Conflict, Record, SessionStore
 from ...exceptions import StoreUnavailable

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import count
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from ha_session_mw import StoreUnavailable
 from ha_session_mw.abc import Record, SessionStore

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from ha_session_mw import SessionLocked
 from ha_session_mw._core.ordered.keys import LogHeartbeat, LogId, encode_beat, encode_floor, encode_log

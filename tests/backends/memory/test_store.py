@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from ha_session_mw.abc import Record
 from ha_session_mw.backends.memory.locks import MemoryLocks

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec.structs import replace
 
 from ha_session_mw import ConfigurationError, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
 from ha_session_mw._machine.sqlite_file import FileTrouble

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import TypeVar
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from ha_session_mw import LockLost
 from ha_session_mw.abc import Grant, Record, SessionStore

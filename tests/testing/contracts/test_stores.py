@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -13,6 +12,7 @@ from secrets import token_hex
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec.structs import replace
 
 from ha_session_mw import Settings
 from ha_session_mw.abc import Grant, Record
