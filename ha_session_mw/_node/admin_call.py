@@ -109,7 +109,7 @@ class Operator:
                 if answer.error is not None:
                     raise Refused(answer.error)
                 return answer.result
-        raise PeerFailure("no answer in time", "stalled")
+        raise PeerFailure("gives no answer in time", "stalled")
 
 
 def _same(ring: KeyRing) -> KeyRing:

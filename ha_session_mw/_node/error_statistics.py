@@ -14,11 +14,11 @@ from ..exceptions import InfrastructureFault, KeyNotReached, ProblemError, probl
 
 
 class LastProblem(msgspec.Struct, frozen=True):
-    """The newest refusal of one code that was written to the log.
+    """The newest refusal of one code.
 
     Attributes:
         at_s: when (wall clock).
-        instance: names the answer, in its problem document and in the log; None if the client got no document.
+        instance: names the newest answer that is in the log, as in its problem document; None if there is none.
         check: the step of the accept rule that failed; empty if none did.
     """
 
@@ -38,7 +38,7 @@ class ErrorStatistics:
 
     Attributes:
         counts: how many requests were refused, by code.
-        last: the newest refusal of each code that is in the log.
+        last: the newest refusal of each code.
         logouts_by_infrastructure: how many refusals told a client to log in again because of a fault of the infrastructure. Stays 0.
     """
 
@@ -66,8 +66,9 @@ class ErrorStatistics:
         rates.add(self._clock.boot_s())
         if problem.status == 401 and self.is_by_infrastructure(problem):
             self.logouts_by_infrastructure += 1
-        if self._report(problem, instance):
-            self.last[problem.code] = LastProblem(self._clock.wall_s(), instance, problem.check)
+        if not self._report(problem, instance):
+            instance = last.instance if (last := self.last.get(problem.code)) is not None else None
+        self.last[problem.code] = LastProblem(self._clock.wall_s(), instance, problem.check)
 
     def is_by_infrastructure(self, problem: ProblemError) -> bool:
         """Whether a refusal that ends a session rests on a fault of the infrastructure, or on knowledge that the node cannot be sure of.

@@ -94,7 +94,7 @@ class PeerClient:
                 if status != 409 or name == HELLO:
                     break
             return status, content
-        raise PeerFailure("no answer in time", "stalled")
+        raise PeerFailure("gives no answer in time", "stalled")
 
     def _candidates(self, peer: str) -> list[str]:
         kids = list(self._signatures.kids())

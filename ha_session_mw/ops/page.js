@@ -56,7 +56,7 @@ const between = (member) => {
 const remarksOf = (member) => {
   const status = member.status ?? {};
   const found = [];
-  if (member.state === "not heard") found.push("nothing is heard of it");
+  if (member.state === "not heard") found.push(member.heard_ago_s === null ? "nothing is heard of it" : `nothing was heard of it for ${time(Math.round(member.heard_ago_s))}`);
   if (member.failure) found.push(member.failure);
   if (status.not_ready_because && member.state !== "draining") found.push(`not ready: ${status.not_ready_because}`);
   if (status.provisional_log_outs) found.push(`${status.provisional_log_outs} log-outs are in force on this node only`);
@@ -160,7 +160,12 @@ const reached = (row, name, member) => {
   if (!member?.status.told_log_outs) return [NONE];
   return row.ago_s < 60 ? [`▲ not for ${time(row.ago_s)}`] : [NONE];
 };
-const showLogOuts = (rows, members) => {
+// A node learns the log-outs before its start together. It knows no moment for them.
+const isTimed = (row) => row.mode !== null || Object.values(row.nodes).some((node) => node.after_s !== null);
+const HOW = byId("how").textContent;
+const showLogOuts = (all, members) => {
+  const rows = all.filter(isTimed), older = all.length - rows.length;
+  put(byId("how"), older ? `${HOW} ${older} more are older: each node has read them at its start.` : HOW);
   const named = new Map(members.filter((member) => member.status).map((member) => [member.member, member]));
   const names = [...new Set([...named.keys(), ...rows.flatMap((row) => Object.keys(row.nodes))])].sort().slice(0, MOST_NODES);
   const columns = [
@@ -192,12 +197,13 @@ const tilesOf = (told, seen) => {
   const ready = members.filter((member) => member.state === "ready").length;
   const rates = seen.map((one) => one.rates.rate).filter((rate) => rate !== null);
   const hits = total(members, (status) => status.cache_hits ?? 0), misses = total(members, (status) => status.cache_misses ?? 0);
-  const took = told.log_outs.flatMap((row) => Object.entries(row.nodes).filter(([name, node]) => name !== row.by && node.after_s !== null).map(([, node]) => node.after_s)).sort((a, b) => a - b);
+  const took = told.log_outs.flatMap((row) => Object.entries(row.nodes).filter(([, node]) => node.after_s !== null && node.error_s > 0).map(([, node]) => node.after_s)).sort((a, b) => a - b);
   const late = total(members, (status) => status.accepts_after_revocation), lost = total(members, (status) => status.logouts_by_infrastructure);
+  const timed = told.log_outs.filter(isTimed).length;
   const refusals = told.errors.reduce((sum, row) => sum + (row.per_minute["1m"] ?? 0), 0);
   return [
-    ["Members ready", `${ready} of ${members.length}`, ready === members.length ? "all of them" : "see below"],
-    ["Log-out, slowest node", took.length ? time(took.at(-1)) : NONE, took.length ? `median ${time(took[took.length >> 1])}, of ${told.log_outs.length}` : told.log_outs.length ? "no other node yet" : "none yet"],
+    ["Members ready", `${ready} of ${members.length}`, told.cluster === "sqlite" ? "no other worker is seen from here" : ready === members.length ? "all of them" : "see below"],
+    ["Log-out, slowest node", took.length ? time(took.at(-1)) : NONE, took.length ? `median ${time(took[took.length >> 1])}, of ${timed}` : timed ? "no other node yet" : "none yet"],
     ["Accepted requests", rates.length ? `${rounded(rates.reduce((a, b) => a + b, 0))} /s` : NONE, `${count(total(members, (status) => status.accepted))} since the start`],
     ["Cache hits", share(hits, hits + misses), `${count(total(members, (status) => status.cached_tokens))} tokens kept`],
     ["Refusals", `${rounded(refusals)} /min`, "within the last minute"],

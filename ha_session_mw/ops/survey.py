@@ -18,6 +18,7 @@ from .._node.members_told import members_of
 from .._node.node import Node
 from .._node.status import status_of
 from ..abc import PeerFailure
+from .lost_members import LostMembers
 from .propagation import Propagation, ToldLogOut
 
 ASK_LIMIT_S = 0.4
@@ -81,6 +82,8 @@ class Survey:
         self._http: httpx2.AsyncBaseTransport | None = None
         self._operator: Operator | None = None
         self._propagation = Propagation()
+        self._lost = LostMembers()
+        node.on_tick(lambda _: self._lost.look(members_of(node), node.clock.boot_s()))  # also while nobody reads the page
         self._lock = anyio.Lock()
         self._newest: dict[str, Any] = {}
         self._newest_s = -math.inf
@@ -113,8 +116,9 @@ class Survey:
         rows = members_of(node)
         own = self._learn(status_of(node), node.clock.boot_s())
         answers = await self._ask({row["url"] for row in rows if not row["here"] and row["state"] != "gone" and row["url"]})
-        heard = {row["url"] for row in rows}
-        unheard = [_unheard(url) for url in dict.fromkeys((*node.settings.peers, *node.settings.peers_next)) if url not in heard]
+        lost = self._lost.told(rows, node.clock.boot_s())
+        heard = {row["url"] for row in (*rows, *lost)}
+        unheard = [*lost, *(_unheard(url) for url in dict.fromkeys((*node.settings.peers, *node.settings.peers_next)) if url not in heard)]
         members = [_member(row, own if row["here"] else _answer_for(row, answers)) for row in (*rows, *unheard)]
         return {
             "node": node.node_id,

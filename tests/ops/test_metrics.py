@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,16 @@ async def test_the_statistics_tell_rates_and_the_last_problem_which_is_in_the_lo
     assert error["per_minute"] == {"1m": 1.0, "5m": 3.5, "15m": 3.5}
     assert error["last"]["instance"] == json.loads(answer.body)["instance"]
     assert [record for record in caplog.records if getattr(record, "instance", None) == error["last"]["instance"]]
+
+
+async def test_the_last_problem_has_its_time_though_the_log_leaves_it_out() -> None:
+    node = Node(protect=("/account",))
+    await node.request(path="/account")
+    told = (await node.manager.status())["errors"]
+    assert isinstance(told, dict)
+    last = told["token_missing"]["last"]
+    assert abs(datetime.fromisoformat(last["at"]).timestamp() - node.clock.wall_s()) < 0.001
+    assert last["instance"] is None
 
 
 async def test_in_a_flood_the_log_has_the_first_records_and_then_counts(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,12 +20,14 @@ from ha_session_mw._node.status import status_of
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny, SessionId
 from ha_session_mw.ops.credential import COOKIE, LIFE_S, TRIES_AT_ONCE
+from ha_session_mw.ops.lost_members import LostMembers
 from ha_session_mw.ops.page import EVERY_S, MOST_READERS, document, log_in_form
 from ha_session_mw.ops.survey import ASK_LIMIT_S
 from ha_session_mw.testing import Cluster, ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..asgi.driver import OTHER_SECRET, SECRET, Answer, Header, Node, call, scope_of
+from ..backends.etcd.fake_cluster import EtcdCluster
 
 pytestmark = pytest.mark.anyio
 
@@ -322,7 +324,56 @@ async def test_a_member_that_is_silent_costs_its_time_and_no_more() -> None:
         told = await news(found, one.middleware)
         assert found.passed_s - began_s <= ASK_LIMIT_S + 0.5
         [silent] = [member for member in told["members"] if member["member"] == "c"]
-        assert (silent["status"], silent["failure"]) == (None, "no answer in time")
+        assert (silent["status"], silent["failure"]) == (None, "gives no answer in time")
+
+
+async def states(found: Cluster, app: Any) -> dict[str, str]:
+    """The state of each member on the page, by its name without the random part."""
+    return {(member["member"] or member["url"])[0]: member["state"] for member in (await news(found, app))["members"]}
+
+
+async def test_a_member_that_died_is_shown_by_its_name_where_a_list_says_who_belongs_there() -> None:
+    async with cluster() as found:
+        one, _, third = found.nodes
+        await found.run(third.kill)
+        await found.advance(30)
+        assert await states(found, one.middleware) == {"a": "ready", "b": "ready", "c": "not heard"}
+
+
+async def test_where_members_come_and_go_one_that_died_is_shown_until_it_is_back() -> None:
+    """The log itself forgets it within seconds, and the page said that all were well."""
+    async with EtcdCluster(**ON) as found:
+        await found.ready()
+        one, _, third = found.nodes
+        await found.kill(third)
+        await found.advance(30)
+        told = await news(found, one.middleware)
+        [lost] = [member for member in told["members"] if member["state"] == "not heard"]
+        assert 25 < lost["heard_ago_s"] < 35
+        await found.run(third.start)
+        await found.ready()
+        await found.advance(2)
+        assert await states(found, one.middleware) == dict.fromkeys("abc", "ready")
+
+
+async def test_where_members_come_and_go_one_that_died_is_forgotten_after_ten_minutes() -> None:
+    lost = LostMembers()
+    row = {"member": "c-1", "url": "", "state": "ready", "here": False, "heard_ago_s": 0.0, "freshness_limit_s": 5.0}
+    lost.look([row], 0.0)
+    lost.look([], 6.0)
+    assert [(one["member"], one["state"], one["heard_ago_s"]) for one in lost.told([], 8.0)] == [("c-1", "not heard", 8.0)]
+    assert lost.told([{**row, "member": "c-2"}], 8.0) == []
+    lost.look([], 601.0)
+    assert lost.told([], 601.0) == []
+
+
+async def test_a_member_that_left_in_order_is_not_missed() -> None:
+    async with EtcdCluster(**ON) as found:
+        await found.ready()
+        one, _, third = found.nodes
+        await found.stop(third)
+        await found.advance(30)
+        assert await states(found, one.middleware) == {"a": "ready", "b": "ready"}
 
 
 async def test_refusals_of_all_members_are_added_up(caplog: pytest.LogCaptureFixture) -> None:

@@ -558,7 +558,7 @@ async def test_a_peer_that_stalls_costs_the_time_limit_and_no_more(pair: Pair, c
         assert failures == []
         clock.advance(0.01)
 
-    assert failures == ["no answer in time"]
+    assert failures == ["gives no answer in time"]
     assert stream.closed
 
 
