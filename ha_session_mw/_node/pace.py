@@ -59,6 +59,12 @@ class LogInPace:
         for limiter in self._limiters_of(subject, None):
             limiter.spend(1, self._clock.boot_s(), patience_s=WITHIN_S / (self._per_subject or 1))
 
+    def wait_to_cut_s(self, subject: str) -> float:
+        """Count a log-out everywhere; return the seconds to wait for its turn. It is never refused, and uses up no log-in."""
+        if self._per_subject is None:
+            return 0.0
+        return self._limiter(b"c" + subject.encode(), self._per_subject).spend(1, self._clock.boot_s()) or 0.0
+
     def _limiters_of(self, subject: str | None, address: str | None) -> list[RateLimiter]:
         found = []
         if subject is not None and self._per_subject is not None:

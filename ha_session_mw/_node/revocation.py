@@ -9,6 +9,7 @@ import logging
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Literal, Protocol
 
 import anyio
@@ -23,6 +24,7 @@ from ..exceptions import EntryRejected, QuorumLost
 from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, SessionId
 from .journal import Journal
 from .second_look import Fences
+from .shared_cuts import SharedCuts
 
 logger = logging.getLogger("ha_session_mw.revocations")
 
@@ -58,6 +60,7 @@ class Revoker:
         require_loop: raises UsageError in an event loop other than the node's.
         report: receives each log-out, with how it went: ``fenced``, ``provisional``, ``durable`` or ``failed``.
         fences: remembers when log-outs were fenced.
+        shared_cuts: gives each log-out everywhere its turn.
 
     Attributes:
         took: the seconds that log-outs and replacements of ids took, by how they went.
@@ -78,6 +81,7 @@ class Revoker:
         require_loop: Callable[[], None],
         report: Callable[[Entry, str], None],
         fences: Fences,
+        shared_cuts: SharedCuts,
     ) -> None:
         self._log = log
         self._view = view
@@ -89,6 +93,7 @@ class Revoker:
         self._require_loop = require_loop
         self._report = report
         self._fences = fences
+        self._shared_cuts = shared_cuts
         self.took = {mode: Tally(SPREAD_S) for mode in ("fenced", "durable", "provisional", "failed")}
         self.under_way = 0
         self.provisional_in_a_row = 0
@@ -149,12 +154,17 @@ class Revoker:
     async def _cut(self, subject: str | None, except_session: AnySession | str | None) -> Acknowledgement:
         kept = except_session if isinstance(except_session, str) or except_session is None else except_session.family
         withstood = getattr(except_session, "cuts", ())
+        if subject is None:
+            return await self.revoke(self._new_cut(subject, kept, withstood))
+        if (same := self._in_force(subject, kept)) is not None:
+            return await self.revoke(same)
+        return await self._shared_cuts.take_turn(subject, kept, partial(self._new_cut, subject, kept, withstood), self.revoke)
+
+    def _new_cut(self, subject: str | None, kept: str | None, withstood: tuple[CutId, ...]) -> Cut:
         until_ms = self._unknown_end_ms()
         # By a wrong clock, sessions that began before the cut could seem to have begun after it.
         wall_ms = self._wall_ms()  # before the verdict: a clock that is set in between dates nothing
         made_ms = wall_ms if self._log.trusts_clock() else None
-        if (same := self._in_force(subject, kept, wall_ms)) is not None:
-            return await self.revoke(same)
         cut = Cut(
             id=new_cut_id(urlsafe_b64encode(self._random(9)).decode(), until_ms, made_ms),
             subject=subject,
@@ -164,17 +174,17 @@ class Revoker:
         )
         if subject is not None:
             self._newest_cuts[subject] = cut
-        return await self.revoke(cut)
+        return cut
 
-    def _in_force(self, subject: str | None, kept: str | None, wall_ms: int) -> Cut | None:
+    def _in_force(self, subject: str, kept: str | None) -> Cut | None:
         """Return a log-out that this one would only repeat, because no session of the subject has begun since; None if there is none.
 
         A session that has begun since lists it. With other nodes, this node would not know of such a session.
         """
-        cut = self._newest_cuts.get(subject) if subject is not None and self._log.is_alone else None
-        if cut is None or cut.except_family != kept or cut.id in self._view.listed or began_after(wall_ms, cut.id):
+        cut = self._newest_cuts.get(subject) if self._log.is_alone else None
+        if cut is None or cut.except_family != kept or cut.id in self._view.listed or began_after(self._wall_ms(), cut.id):
             return None
-        return cut if cut.id in self._view.by_subject.get(cut.subject or "", {}) else None
+        return cut if cut.id in self._view.by_subject.get(subject, {}) else None
 
     def _replaceable(self, subject: str | None, kept: str | None, withstood: tuple[CutId, ...]) -> tuple[CutId, ...]:
         """The known cuts that the new one may replace: those that do not deny the session which it excepts."""

@@ -42,6 +42,7 @@ from .sampling import Sampling
 from .second_look import FENCED, Fences, SecondLook
 from .security_log import SecurityLog
 from .session_data import SessionData
+from .shared_cuts import SharedCuts
 from .standing import StandingLog, farthest_skew_s
 from .supervisor import Supervisor, Task
 from .validation import TokenValidator
@@ -339,6 +340,7 @@ class Wiring(ABC):
             require_loop=self.require_loop,
             report=self._report_log_out,
             fences=self.fences,
+            shared_cuts=SharedCuts(self.clock, self.pace),
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)

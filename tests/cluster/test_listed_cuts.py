@@ -13,7 +13,8 @@ from ha_session_mw import Session
 from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw.backends.etcd.log import EtcdLog
 from ha_session_mw.backends.peers.log import QuorumLog
-from ha_session_mw.testing import Cluster, Node
+from ha_session_mw.manager import node_of
+from ha_session_mw.testing import Cluster, Node, mint_session
 
 from ..backends.etcd.fake_cluster import EtcdCluster
 from ..thinning import thinned
@@ -172,3 +173,19 @@ async def test_a_node_that_lists_what_may_be_lost_leaves_users_with_a_token_of_n
         await cluster.advance(5)
         for node in cluster.nodes:
             assert refused_for_infrastructure(await browser.visit(node, who, "/private"), "state_not_reached", "any")
+
+
+async def test_one_user_who_repeats_a_log_out_everywhere_makes_few_entries() -> None:
+    async with Cluster(logins_per_subject=30) as cluster:
+        await cluster.ready()
+        a, b, _ = cluster.nodes
+        token = mint_session(b.manager, "ada")
+
+        async def repeat() -> None:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(200):
+                    tasks.start_soon(a.manager.revoke_subject, "ada")
+
+        await cluster.run(repeat)
+        assert [len(node_of(node.manager).view.known_cuts) for node in cluster.nodes] == [31] * 3
+        assert (await b.get("/", token=token)).json()["subject"] is None

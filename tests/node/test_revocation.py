@@ -15,8 +15,10 @@ from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw._node.journal import Journal
+from ha_session_mw._node.pace import LogInPace
 from ha_session_mw._node.revocation import Revoker
 from ha_session_mw._node.second_look import Fences
+from ha_session_mw._node.shared_cuts import SharedCuts
 from ha_session_mw.abc import Receipt
 from ha_session_mw.backends.memory.log import MemoryLog
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
@@ -93,6 +95,7 @@ def revoker(log: Log, clock: ManualClock, file: JournalFile | None, *, journal: 
         require_loop=lambda: None,
         report=lambda *_: None,
         fences=Fences(clock),
+        shared_cuts=SharedCuts(clock, LogInPace(clock, per_subject=None, per_address=None)),
     )
     made.load()
     return made
@@ -332,6 +335,7 @@ async def test_with_siblings_on_memory_a_log_out_stays_provisional(
         require_loop=lambda: None,
         report=lambda *_: None,
         fences=Fences(clock),
+        shared_cuts=SharedCuts(clock, LogInPace(clock, per_subject=None, per_address=None)),
     )
     made.load()
     assert (await made.revoke(ENTRIES[0])).mode == "provisional"
