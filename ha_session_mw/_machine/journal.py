@@ -38,7 +38,7 @@ class JournalFile(SqliteFile):
         open_s: how long :meth:`load` waits for a process that has the file: a worker is replaced before it has ended.
     """
 
-    schema = Schema(application_id=0x68735F33, format=1, make=_make_tables, adopts=_RECORDS)  # ``hs_3``
+    schema = Schema(application_id=0x68735F33, make=_make_tables, adopts=_RECORDS)  # ``hs_3``
 
     def __init__(self, path: Path, *, open_s: float = OPEN_S) -> None:
         super().__init__(path)

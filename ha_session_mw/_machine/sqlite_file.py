@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from ..version import TABLES
 from . import forks
 from .file_trouble import FileTrouble as FileTrouble
 from .group_commit import Outcome, T, Write, fail, settle, tried
@@ -51,14 +52,12 @@ class Schema:
 
     Attributes:
         application_id: marks the file as one of this package, not of another program.
-        format: the version of the tables. The rows have versions of their own.
         make: makes the tables in an empty file, or adds what is missing in an adopted one.
         adopts: the SQL of the one table in a file that an earlier release made without an application id. Such a file is adopted with all
             its rows.
     """
 
     application_id: int
-    format: int
     make: Callable[[sqlite3.Connection], None]
     adopts: str | None = None
 
@@ -284,7 +283,7 @@ class SqliteFile:
             return False
         if application != self.schema.application_id:
             raise FileTrouble("is the database of another program")
-        if format != self.schema.format:
+        if format not in TABLES.reads:
             raise FileTrouble("was written by another release, in a form that this one cannot read")
         return True
 
@@ -295,7 +294,7 @@ class SqliteFile:
             with suppress(PermissionError):  # it belongs to another user
                 self.path.chmod(0o600)  # the build that made it left it readable for all users
         db.execute(f"PRAGMA application_id = {self.schema.application_id}")
-        db.execute(f"PRAGMA user_version = {self.schema.format}")
+        db.execute(f"PRAGMA user_version = {TABLES.writes}")
         self.schema.make(db)
 
     # Forks. A connection that is open during a fork is of no use to either process, and SQLite cannot tell.

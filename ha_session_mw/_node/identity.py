@@ -10,7 +10,7 @@ from .._core.structured_fields import node_field
 from ..abc import Backend
 from ..config import Settings
 from ..models import KeyId, NodeId
-from ..version import __version__
+from ..version import PROTOCOL, __version__
 
 
 def new_node_id(settings: Settings, backend: Backend, random: Callable[[int], bytes]) -> NodeId:
@@ -47,4 +47,5 @@ def own_heartbeat(settings: Settings, node_id: NodeId, life: str, kids: tuple[Ke
         absolute_ms=int(settings.absolute_timeout * 1000),
         release=__version__,
         weight=settings.weight,
+        protocol=PROTOCOL,
     )

@@ -18,14 +18,12 @@ from .._peering.asking import Asking, Call
 from ..abc import Clock, PeerHandler
 from ..exceptions import ClientFault, SessionRevoked, SessionSuperseded
 from ..models import Claims, KeyId
+from ..version import PROTOCOL
 from .single_flight import SingleFlight
-
-VERSION = 1
-"""Version of the question's and the answer's form. A node that reads another one answers ``unknown``."""
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
-    """Is the session of this token valid?"""
+    """Is the session of this token valid? The answer is of the same version, or ``unknown`` if the node does not read it."""
 
     version: int
     token: bytes
@@ -64,22 +62,25 @@ def _is_about(answer: Answer, question: bytes) -> bool:
 def answering(validate: Callable[[bytes], Verified | CannotTell]) -> PeerHandler:
     """Return the handler that answers peers' questions by this node's knowledge alone. It passes no question on."""
 
-    def answer(token: bytes) -> Answer:
+    def answer(question: Question) -> Answer:
+        version = question.version
+        if version not in PROTOCOL:
+            return Answer(PROTOCOL.lowest, "unknown")
         try:
-            outcome = validate(token)
+            outcome = validate(question.token)
         except SessionRevoked:
-            return Answer(VERSION, "revoked")
+            return Answer(version, "revoked")
         except SessionSuperseded:
-            return Answer(VERSION, "revoked", superseded=True)
+            return Answer(version, "revoked", superseded=True)
         except ClientFault:
-            return Answer(VERSION, "unknown")
+            return Answer(version, "unknown")
         if isinstance(outcome, CannotTell):
-            return Answer(VERSION, "unknown")
-        return Answer(VERSION, "yes", outcome.claims, outcome.kid)
+            return Answer(version, "unknown")
+        return Answer(version, "yes", outcome.claims, outcome.kid)
 
     async def handle(body: bytes) -> bytes:
         try:
-            return encode(answer(decode_question(body).token))
+            return encode(answer(decode_question(body)))
         except (ValueError, RecursionError) as exc:
             raise ValueError("no question") from exc
 
@@ -94,11 +95,12 @@ class LookUps:
         clock: bounds the waiting.
         faults: counts the faults of peers.
         timeout_s: the limit for one look-up.
+        version_for: returns the version of the protocol in which to ask a peer.
     """
 
-    def __init__(self, call: Call, clock: Clock, faults: PeerFaults, *, timeout_s: float) -> None:
+    def __init__(self, call: Call, clock: Clock, faults: PeerFaults, *, timeout_s: float, version_for: Callable[[str], int]) -> None:
         self._asking = Asking(
-            call, clock, faults, timeout_s=timeout_s, name="lookup", version=VERSION, decode=decode_answer, is_about=_is_about
+            call, clock, faults, timeout_s=timeout_s, name="lookup", version_for=version_for, decode=decode_answer, is_about=_is_about
         )
         self._flights: SingleFlight[Answer] = SingleFlight()
         self.run = self._flights.run
@@ -113,4 +115,4 @@ class LookUps:
         """
         if not peers:
             return None
-        return await self._flights.join(token, lambda: self._asking.ask(encode(Question(VERSION, token)), peers))
+        return await self._flights.join(token, lambda: self._asking.ask(lambda version: encode(Question(version, token)), peers))

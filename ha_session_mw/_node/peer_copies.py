@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from .._core.records.session_data import Stored, UnreadableError
 from ..abc import Clock, PeerCalls
+from ..version import PROTOCOL
 from .record_copies import RecordCopies
 
 if TYPE_CHECKING:
     from .._peering.asking import Asking
-
-VERSION = 1
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True):
@@ -39,11 +38,11 @@ _decode_question = msgspec.msgpack.Decoder(Question).decode
 decode_copy = msgspec.msgpack.Decoder(Copy).decode
 
 
-def asking(peering: PeerCalls, clock: Clock, *, timeout_s: float) -> Asking[Copy]:
+def asking(peering: PeerCalls, clock: Clock, *, timeout_s: float, version_for: Callable[[str], int]) -> Asking[Copy]:
     """Return the object that asks peers for their copies of a record."""
     from .._peering.asking import Asking  # a node alone asks nobody
 
-    return Asking(peering.call, clock, peering.faults, timeout_s=timeout_s, name="record", version=VERSION, decode=decode_copy)
+    return Asking(peering.call, clock, peering.faults, timeout_s=timeout_s, name="record", version_for=version_for, decode=decode_copy)
 
 
 class PeerCopies:
@@ -68,7 +67,7 @@ class PeerCopies:
         """
         if self._asking is None or not peers:
             return None
-        copy = await self._asking.ask(_encode(Question(VERSION, id, needed)), peers)
+        copy = await self._asking.ask(lambda version: _encode(Question(version, id, needed)), peers)
         if copy is None:
             return None
         try:
@@ -87,7 +86,9 @@ class PeerCopies:
             question = _decode_question(body)
         except RecursionError as exc:
             raise ValueError("no question") from exc
+        if question.version not in PROTOCOL:
+            return _encode(Copy(PROTOCOL.lowest, "unknown"))
         known = self._copies.get(question.id)
-        if question.version != VERSION or known is None or not known.reaches(question.needed):
-            return _encode(Copy(VERSION, "unknown"))
-        return _encode(Copy(VERSION, "yes", known.version, known.encode()))
+        if known is None or not known.reaches(question.needed):
+            return _encode(Copy(question.version, "unknown"))
+        return _encode(Copy(question.version, "yes", known.version, known.encode()))

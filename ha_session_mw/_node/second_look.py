@@ -8,7 +8,7 @@ clocks are compared. Only a fence that was certainly over before the decision co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import anyio
 import msgspec
@@ -19,11 +19,10 @@ from .._core.cluster.view import View
 from .._core.token.tokens import Verified
 from ..abc import Clock, PeerFailure, PeerHandler
 from ..models import Claims, Cut, Deny, Entry
+from ..version import PROTOCOL
 
 FENCED = "fenced"
 """The name of the question when log-outs were fenced."""
-VERSION = 1
-"""Version of the question's and the answer's form."""
 LOOK_EVERY_S = 1.0
 LOOKED_FOR_S = 15.0
 """How long a sample is looked at: a fence, and news of it, take some five seconds with the default settings."""
@@ -79,10 +78,12 @@ class Fences:
 
         async def handle(body: bytes) -> bytes:
             try:
-                names = _decode_question(body).names
+                question = _decode_question(body)
             except (ValueError, RecursionError) as exc:
                 raise ValueError("no question") from exc
-            return _encode(Ages(VERSION, self.oldest_s(names)))
+            if question.version not in PROTOCOL:
+                return _encode(Ages(PROTOCOL.lowest, -1.0))
+            return _encode(Ages(question.version, self.oldest_s(question.names)))
 
         return handle
 
@@ -101,7 +102,7 @@ class SecondLook:
         view: this node's knowledge.
         clock: the boot-time clock.
         fences: the log-outs that this node has acknowledged.
-        peers: returns the URLs of the other members.
+        peers: returns the URLs of the other members, each with the version of the protocol in which to ask it.
         call: calls another member; None without calls between nodes.
 
     Attributes:
@@ -114,7 +115,7 @@ class SecondLook:
         clock: Clock,
         fences: Fences,
         *,
-        peers: Callable[[], Sequence[str]],
+        peers: Callable[[], Mapping[str, int]],
         call: Callable[[str, str, bytes, float], Awaitable[bytes]] | None,
     ) -> None:
         self._view = view
@@ -175,17 +176,17 @@ class SecondLook:
             return self._clock.boot_s() - age_s < decided_s
         if self._call is None:
             return False
-        for peer in self._peers():
-            age_s = await self._ask(peer, names)
+        for peer, version in self._peers().items():
+            age_s = await self._ask(peer, names, version)
             # The age was true at some moment until now, so the fence was over by now less the age.
             if age_s >= 0:
                 return self._clock.boot_s() - age_s < decided_s
         return False
 
-    async def _ask(self, peer: str, names: Sequence[str]) -> float:
+    async def _ask(self, peer: str, names: Sequence[str], version: int) -> float:
         assert self._call is not None  # noqa: S101 - the caller has looked
         try:
-            ages = _decode_ages(await self._call(peer, FENCED, _encode(Question(VERSION, tuple(names))), ASK_WITHIN_S))
+            ages = _decode_ages(await self._call(peer, FENCED, _encode(Question(version, tuple(names))), ASK_WITHIN_S))
         except (PeerFailure, ValueError, RecursionError):
             return -1.0
-        return ages.oldest_s if ages.version == VERSION else -1.0
+        return ages.oldest_s if ages.version == version else -1.0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .._core.cluster.key_use import KeyFit, KeyUse
+from .._core.cluster.members import version_for
 from .._core.cluster.routing import nearest
 from .._core.cluster.view import View
 from .._core.token.cache import VerifiedCache
@@ -20,6 +21,7 @@ from ..config import Settings
 from ..events import ClusterEvent, Diverged
 from ..exceptions import ConfigurationError, RecordLost
 from ..models import Claims, Entry
+from ..version import PROTOCOL
 from . import census, peer_copies
 from .draining import Draining
 from .error_statistics import ErrorStatistics
@@ -244,7 +246,7 @@ class Wiring(ABC):
         from .lookups import LookUps, answering
 
         self.peering = peering = Peering(settings, life, self.peer_keys, self.clock, self.peer_transport)
-        self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout)
+        self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout, version_for=self._version_for)
         peering.server.on_unsigned = self.security.stranger_refused
         peering.faults.on_fault = self.security.peer_fault
         peering.handle("lookup", answering(self.validator.validate_for_peer))
@@ -254,6 +256,10 @@ class Wiring(ABC):
         peering.handle(FENCED, self.fences.answering())
         self.supervisor.add("peering", peering.run)
         self.supervisor.add("lookups", self.look_ups.run)
+
+    def _version_for(self, url: str) -> int:
+        """Return the version of the protocol in which to ask a member."""
+        return next((version_for(PROTOCOL, member) for member in self.log.members() if member.url == url), PROTOCOL.lowest)
 
     async def _say_who(self, _: bytes) -> bytes:
         return self.node_id.encode()
@@ -283,7 +289,7 @@ class Wiring(ABC):
             self.view,
             self.clock,
             self.fences,
-            peers=lambda: [member.url for member in self.log.members() if member.url and member.url != own_url],
+            peers=lambda: {one.url: version_for(PROTOCOL, one) for one in self.log.members() if one.url not in ("", own_url)},
             call=self.peering.call if self.peering is not None else None,
         )
         self.second_look.accepts_after_revocation = counted
@@ -302,7 +308,9 @@ class Wiring(ABC):
             store = self._required(store, by="data")
         if store is None:
             return
-        asking = peer_copies.asking(peering, self.clock, timeout_s=settings.peer_timeout) if peering is not None else None
+        asking = None
+        if peering is not None:
+            asking = peer_copies.asking(peering, self.clock, timeout_s=settings.peer_timeout, version_for=self._version_for)
         self.records = Records(store, copies, self.clock, self.recoveries, asking=asking)
         if peering is not None:
             peering.handle("record", self.records.peer_copies.on_question)

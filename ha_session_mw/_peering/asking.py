@@ -17,6 +17,7 @@ MOST_AT_ONCE = 8
 """Calls under way to one peer. More would only queue up at the peer; and calls to a stalled peer must not take all connections."""
 
 Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
+Question = Callable[[int], bytes]
 
 
 class _Peer:
@@ -56,7 +57,7 @@ class Asking(Generic[A]):
         faults: counts wrong answers; the calls themselves count their failures.
         timeout_s: the time limit of one question, for all peers together.
         name: of the call.
-        version: of an answer's form; any other counts as garbage.
+        version_for: returns the version of the protocol in which to ask a peer. An answer in another one counts as garbage.
         decode: reads an answer, or raises ValueError.
         is_about: whether an answer can belong to that question.
 
@@ -73,7 +74,7 @@ class Asking(Generic[A]):
         *,
         timeout_s: float,
         name: str,
-        version: int,
+        version_for: Callable[[str], int],
         decode: Callable[[bytes], A],
         is_about: Callable[[A, bytes], bool] = lambda *_: True,
     ) -> None:
@@ -82,20 +83,20 @@ class Asking(Generic[A]):
         self._faults = faults
         self._timeout_s = timeout_s
         self._name = name
-        self._version = version
+        self._version_for = version_for
         self._decode = decode
         self._is_about = is_about
         self._peers: defaultdict[str, _Peer] = defaultdict(_Peer)
         self.results: Counter[str] = Counter()
         self.durations = Tally(FAST_S)
 
-    async def ask(self, question: bytes, peers: Sequence[str]) -> A | None:
+    async def ask(self, question: Question, peers: Sequence[str]) -> A | None:
         """Return the first answer that is not ``unknown``; None if there is none in time.
 
         The next peer is asked when the last one has answered ``unknown`` or failed, or its share of the time is over.
 
         Args:
-            question: the body of the call.
+            question: returns the body of the call in a version.
             peers: their URLs, in the order in which they are asked.
         """
         found: list[A] = []
@@ -109,7 +110,7 @@ class Asking(Generic[A]):
                         await done.wait()
         return found[0] if found else None
 
-    async def _ask_one(self, peer: str, question: bytes, found: list[A], scope: anyio.CancelScope, done: anyio.Event) -> None:
+    async def _ask_one(self, peer: str, question: Question, found: list[A], scope: anyio.CancelScope, done: anyio.Event) -> None:
         about = self._peers[peer]
         async with about.limit:
             answer = await self._answer_of(peer, question, about.breaker)
@@ -118,14 +119,16 @@ class Asking(Generic[A]):
             scope.cancel()
         done.set()
 
-    async def _answer_of(self, peer: str, question: bytes, breaker: Breaker) -> A | None:
+    async def _answer_of(self, peer: str, question: Question, breaker: Breaker) -> A | None:
         begun_s = self._clock.boot_s()
         if not breaker.allows(begun_s):
             self.results["breaker_open"] += 1
             return None
         answer, result = None, "failed"
+        version = self._version_for(peer)
+        body = question(version)
         try:
-            answer = self._decode(await self._call(peer, self._name, question, self._timeout_s))
+            answer = self._decode(await self._call(peer, self._name, body, self._timeout_s))
         except PeerFailure:
             pass
         except (ValueError, RecursionError):
@@ -138,10 +141,10 @@ class Asking(Generic[A]):
             result = "failed" if stalled else "outrun"
             raise
         else:
-            if answer.version != self._version:
+            if answer.version != version and answer.says != "unknown":  # which a peer says that could not read the question
                 result = self._blame(peer, "garbage")
             else:
-                result = answer.says if self._is_about(answer, question) else self._blame(peer, "lied")
+                result = answer.says if self._is_about(answer, body) else self._blame(peer, "lied")
         finally:
             self.durations.observe(self._clock.boot_s() - begun_s)
             self._count(result, breaker)

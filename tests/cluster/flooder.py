@@ -27,6 +27,7 @@ from ha_session_mw.abc import PeerFailure
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import mint_session, who_is_there
+from ha_session_mw.version import PROTOCOL
 
 from ..inside import peering_of, quorum_log_of
 
@@ -109,7 +110,7 @@ class Flooder:
 
     def _question(self, peer: str) -> bytes:
         if self.how == "lookup":
-            return lookups.encode(Question(lookups.VERSION, mint_session(self.manager, "mallory").encode()))
+            return lookups.encode(Question(PROTOCOL.highest, mint_session(self.manager, "mallory").encode()))
         return encode(self.log.quorum.poll(peer, self._now()).poll) if self.how == "poll" else b"nobody"
 
 

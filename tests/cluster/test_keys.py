@@ -10,11 +10,12 @@ import pytest
 from ha_session_mw import NodeStarting
 from ha_session_mw._core.token import tokens
 from ha_session_mw._core.token.keys import KeyRing, SigningKey
-from ha_session_mw._node.lookups import VERSION, Answer, encode
+from ha_session_mw._node.lookups import Answer, encode
 from ha_session_mw._peering.signatures import HEADER, Envelope, Signatures, digest_of
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny, KeyId
 from ha_session_mw.testing import SECRET, Cluster, Node, mint_session
+from ha_session_mw.version import PROTOCOL
 
 from ..inside import look_ups_of, peering_of
 from .visits import Browser, logged_in, obliging, refused_for_infrastructure, why
@@ -144,7 +145,7 @@ async def test_a_session_that_this_node_denies_stays_denied_despite_a_peers_yes(
     token, claims = signed(a, NEW)
 
     async def has_not_heard(*_: object) -> bytes:
-        return encode(Answer(VERSION, "yes", claims, KeyId(kid(NEW))))
+        return encode(Answer(PROTOCOL.highest, "yes", claims, KeyId(kid(NEW))))
 
     look_ups_of(b.manager)._asking._call = has_not_heard
     assert (await Browser(cluster, token).visit(b)).result == "ada"

@@ -20,6 +20,7 @@ from ha_session_mw._peering.client import PeerClient
 from ha_session_mw.abc import PeerFailure
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import SECRET
+from ha_session_mw.version import PROTOCOL
 
 from ..waiting import until
 from .test_real import APP, Served
@@ -80,7 +81,7 @@ async def test_connections_with_seen_headers_and_no_body_stop_no_member(node: Se
     network = Overheard()
     ring, clock = KeyRing([SECRET.encode()]), SystemClock()
     client = PeerClient(ANOTHER, "life", lambda: ring, prefix="/-/session", clock=clock, faults=PeerFaults(), http=lambda: network)
-    question = lookups.encode(Question(lookups.VERSION, b"hs1.none"))
+    question = lookups.encode(Question(PROTOCOL.highest, b"hs1.none"))
 
     async def ask() -> float:
         begun_s = time.monotonic()

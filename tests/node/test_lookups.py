@@ -14,7 +14,7 @@ import pytest
 from ha_session_mw._core.calls.breaker import FAILURES, PAUSE_S
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._node import single_flight as flights
-from ha_session_mw._node.lookups import VERSION, Answer, LookUps, Question, answering, decode_answer, decode_question, encode
+from ha_session_mw._node.lookups import Answer, LookUps, Question, answering, decode_answer, decode_question, encode
 from ha_session_mw._node.single_flight import MOST_FLIGHTS
 from ha_session_mw._peering.asking import MOST_AT_ONCE
 from ha_session_mw.abc import PeerFailure, PeerHandler
@@ -22,13 +22,14 @@ from ha_session_mw.exceptions import ClientFault, SessionExpired, SessionRevoked
 from ha_session_mw.models import Claims, KeyId
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
+from ha_session_mw.version import PROTOCOL
 
 from ..core import builders
 from ..waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
-YES, REVOKED, UNKNOWN = (encode(Answer(VERSION, says)) for says in ("yes", "revoked", "unknown"))
+YES, REVOKED, UNKNOWN = (encode(Answer(PROTOCOL.highest, says)) for says in ("yes", "revoked", "unknown"))
 TIMEOUT_S = 0.25
 
 
@@ -68,7 +69,7 @@ def peers(clock: ManualClock) -> Peers:
 
 @asynccontextmanager
 async def running(peers: Peers) -> AsyncIterator[tuple[LookUps, anyio.abc.TaskGroup]]:
-    look_ups = LookUps(peers.call, peers.clock, peers.faults, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, peers.clock, peers.faults, timeout_s=TIMEOUT_S, version_for=lambda _: PROTOCOL.highest)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_ups.run)
         await until_nothing_moves()
@@ -118,10 +119,10 @@ def refusing(problem: ClientFault) -> PeerHandler:
 async def test_a_session_that_took_a_new_id_is_answered_as_one_that_an_earlier_release_takes_for_revoked(
     problem: ClientFault, says: str, superseded: bool
 ) -> None:
-    told = await refusing(problem)(encode(Question(VERSION, b"token")))
-    assert decode_answer(told) == Answer(VERSION, says, superseded=superseded)  # type: ignore[arg-type]
-    assert msgspec.msgpack.decode(told, type=EarlierAnswer) == EarlierAnswer(VERSION, says)  # type: ignore[arg-type]
-    assert decode_answer(encode(EarlierAnswer(VERSION, says))) == Answer(VERSION, says)  # type: ignore[arg-type]
+    told = await refusing(problem)(encode(Question(PROTOCOL.highest, b"token")))
+    assert decode_answer(told) == Answer(PROTOCOL.highest, says, superseded=superseded)  # type: ignore[arg-type]
+    assert msgspec.msgpack.decode(told, type=EarlierAnswer) == EarlierAnswer(PROTOCOL.highest, says)  # type: ignore[arg-type]
+    assert decode_answer(encode(EarlierAnswer(PROTOCOL.highest, says))) == Answer(PROTOCOL.highest, says)  # type: ignore[arg-type]
 
 
 async def test_the_first_is_asked_first_and_its_answer_is_enough(peers: Peers) -> None:
@@ -292,7 +293,7 @@ async def test_questions_are_bounded(peers: Peers, clock: ManualClock, monkeypat
 async def test_a_waiter_gets_an_answer_when_the_node_stops(peers: Peers, clock: ManualClock) -> None:
     peers.behaves = {"issuer": (99, YES)}
     asker = Asker()
-    look_ups = LookUps(peers.call, clock, peers.faults, timeout_s=TIMEOUT_S)
+    look_ups = LookUps(peers.call, clock, peers.faults, timeout_s=TIMEOUT_S, version_for=lambda _: PROTOCOL.highest)
     async with anyio.create_task_group() as tasks:
         scope = anyio.CancelScope()
 
@@ -314,7 +315,7 @@ async def test_a_waiter_gets_an_answer_when_the_node_stops(peers: Peers, clock: 
 
 
 async def test_answers_of_a_later_release_are_none(peers: Peers) -> None:
-    peers.behaves = {"issuer": (0, encode(Answer(VERSION + 1, "yes"))), "owner": (0, YES)}
+    peers.behaves = {"issuer": (0, encode(Answer(PROTOCOL.highest + 1, "yes"))), "owner": (0, YES)}
     async with running(peers) as (look_ups, _):
         assert await look_ups.ask(b"token", ["issuer"]) is None
         assert look_ups.results == {"garbage": 1}
@@ -323,7 +324,7 @@ async def test_answers_of_a_later_release_are_none(peers: Peers) -> None:
 
 async def test_an_answer_about_another_session_is_a_lie_and_is_counted(peers: Peers) -> None:
     claims = builders.claims()
-    foreign = encode(Answer(VERSION, "yes", claims, KeyId("key")))
+    foreign = encode(Answer(PROTOCOL.highest, "yes", claims, KeyId("key")))
     peers.behaves = {"issuer": (0, foreign), "owner": (0, b"\xc1")}
     async with running(peers) as (look_ups, _):
         assert await look_ups.ask(b"hs1.another.key.payload.signature", ["issuer", "owner"]) is None

@@ -15,7 +15,7 @@ from ha_session_mw import StoreUnavailable
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.records.session_data import ELSEWHERE, Stored
 from ha_session_mw._core.token import data
-from ha_session_mw._node.peer_copies import VERSION, Copy, decode_copy
+from ha_session_mw._node.peer_copies import Copy, decode_copy
 from ha_session_mw._node.record_copies import COPY_OVERHEAD_BYTES, RecordCopies
 from ha_session_mw._node.record_deletions import DELETE_AGAIN_S, LIST_LIMIT_S
 from ha_session_mw._node.records import Loaded, Records
@@ -27,6 +27,7 @@ from ha_session_mw.events import ClusterEvent
 from ha_session_mw.models import Claims, Deny
 from ha_session_mw.testing import ManualClock
 from ha_session_mw.testing.stillness import until_nothing_moves
+from ha_session_mw.version import PROTOCOL
 
 from ..core.builders import claims
 from ..waiting import LIMIT_S
@@ -419,17 +420,20 @@ async def test_a_copy_from_before_a_time_without_news_is_not_used(rig: Rig) -> N
 @pytest.mark.parametrize(
     "answer",
     [
-        Copy(VERSION, "yes", 1, Stored(0, data.encode({"n": "older"}), b"").encode()),
-        Copy(VERSION, "yes", 1 << 60, b"garbage"),
-        Copy(VERSION + 1, "yes", 1 << 60, Stored(0, data.encode({"n": "foreign"}), b"").encode()),
-        Copy(VERSION, "unknown"),
+        Copy(PROTOCOL.highest, "yes", 1, Stored(0, data.encode({"n": "older"}), b"").encode()),
+        Copy(PROTOCOL.highest, "yes", 1 << 60, b"garbage"),
+        Copy(PROTOCOL.highest + 1, "yes", 1 << 60, Stored(0, data.encode({"n": "foreign"}), b"").encode()),
+        Copy(PROTOCOL.highest, "unknown"),
     ],
 )
 async def test_a_peers_copy_counts_only_if_it_is_of_the_needed_version(clock: ManualClock, answer: Copy) -> None:
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         return msgspec.msgpack.encode(answer)
 
-    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", version=VERSION, decode=decode_copy))
+    rig = Rig(
+        clock,
+        asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", version_for=lambda _: PROTOCOL.highest, decode=decode_copy),
+    )
     of = await rig.write({"n": 1})
     assert await rig.load(of, ["peer"]) == {"n": 1}
     assert rig.store.reads == 1
@@ -439,9 +443,12 @@ async def test_a_peers_copy_older_than_the_newest_known_version_does_not_count(c
     first = 0
 
     async def call(peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
-        return msgspec.msgpack.encode(Copy(VERSION, "yes", first, Stored(0, data.encode({"n": 1}), b"").encode()))
+        return msgspec.msgpack.encode(Copy(PROTOCOL.highest, "yes", first, Stored(0, data.encode({"n": 1}), b"").encode()))
 
-    rig = Rig(clock, asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", version=VERSION, decode=decode_copy))
+    rig = Rig(
+        clock,
+        asking=Asking(call, clock, PeerFaults(), timeout_s=0.25, name="record", version_for=lambda _: PROTOCOL.highest, decode=decode_copy),
+    )
     of = await rig.write({"n": 1})
     first = of.record
     await rig.write({"n": 2})
@@ -455,10 +462,10 @@ async def test_a_peer_is_given_a_copy_that_is_good_enough_for_it_and_no_other(ri
     async def says(*question: object) -> str:
         return decode_copy(await rig.records.peer_copies.on_question(msgspec.msgpack.encode(question))).says
 
-    assert [await says(VERSION, "family", of.record - number) for number in (0, 1)] == ["yes", "yes"]
-    assert await says(VERSION, "family", of.record + 1) == "unknown"
-    assert await says(VERSION, "another", of.record) == "unknown"
-    assert await says(VERSION + 1, "family", of.record) == "unknown"
+    assert [await says(PROTOCOL.highest, "family", of.record - number) for number in (0, 1)] == ["yes", "yes"]
+    assert await says(PROTOCOL.highest, "family", of.record + 1) == "unknown"
+    assert await says(PROTOCOL.highest, "another", of.record) == "unknown"
+    assert await says(PROTOCOL.highest + 1, "family", of.record) == "unknown"
     with pytest.raises(ValueError, match="Expected"):
         await says("family")
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from ha_session_mw import ConfigurationError, SessionManager, Settings
-from ha_session_mw._core.quorum.messages import VERSION, Batch, encode
+from ha_session_mw._core.quorum.messages import Batch, encode
 from ha_session_mw._machine.journal import JournalFile
+from ha_session_mw.version import BATCH
 
 SECRET = "9hQ2vX7mRk4TzLwB8sNpYd3JfGcVuA6E"
 URLS = ("http://a:1", "http://b:1", "http://c:1")
@@ -179,7 +180,7 @@ def test_a_path_that_no_file_system_takes_is_told_like_any_other(kind: str, tmp_
 def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = JournalFile(path)
-    later = Batch(version=VERSION + 1, incarnation="one", learned=True, floor_ms=0, upto=0, entries=())
+    later = Batch(version=BATCH.writes + 1, incarnation="one", learned=True, floor_ms=0, upto=0, entries=())
     file.load()
     file.append([encode(later)])
     file.close()

@@ -21,6 +21,7 @@ from . import (
     quorum_chaos,
     quorum_schedules,
     quorum_variants,
+    version_chaos,
 )
 from .variants import Variant
 from .world import Findings
@@ -57,6 +58,14 @@ KINDS = {
         lambda variant: variant,
         tuple(list_schedules.CAUGHT_BY.values()),
         list_schedules.CAUGHT_BY,
+    ),
+    "versions": Kind(
+        version_chaos.run,
+        quorum_variants.RIGHT,
+        version_chaos.BROKEN_VERSIONS,
+        quorum_schedules.simulated,
+        (),
+        {},
     ),
     "ordered": Kind(
         ordered_chaos.run,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.quorum.log import OtherList, Quorum
 from ha_session_mw._core.quorum.membership import APART
@@ -11,6 +13,7 @@ from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
 from ha_session_mw._core.quorum.ready import Hold, Ready, Receipt, Sent
 from ha_session_mw.events import PossibleLoss
 from ha_session_mw.models import Cut, Entry, NodeId
+from ha_session_mw.version import PROTOCOL
 
 from .node import HEARTBEAT_S, LIMIT_S, LONGEST_MS, Node
 from .quorum_variants import RIGHT, QuorumVariant
@@ -40,6 +43,8 @@ class QuorumNode(Node):
         """Whether the process did not start, because its file belongs to another list."""
         self.file: list[Batch] | None = [] if keeps_file else None
         self.write_s = 0.0
+        self.protocol = PROTOCOL
+        """The versions that its release reads, from its next start on."""
 
     # The process.
 
@@ -48,6 +53,7 @@ class QuorumNode(Node):
         self.started_at = self.world.time
         self.life += 1
         own = Heartbeat(NodeId(self.url), f"{self.number}.{self.life}", self.url, "starting", 0, 0, (), LIMIT_S, LONGEST_MS)
+        own = replace(own, protocol=self.protocol)
         self.view = self.world.variant.new_view()
         current, coming = ([self.urls[number] for number in numbers] for numbers in (self.current, self.coming))
         try:

@@ -14,6 +14,7 @@ import msgspec
 
 from ...events import MemberDraining, MemberJoined, MemberLeft
 from ...models import KeyId, NodeId
+from ...version import UNTOLD, Versions
 from .freshness import Moment, acceptance_limit_s, fence_wait_s, fencing_limit_s
 from .invariants import ensure
 from .proven_lead import TRUSTED_SKEW_MS, ProvenLead
@@ -43,6 +44,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
         absolute_ms: the longest absolute life of the tokens it issues.
         release: its version of this package.
         weight: how many sessions it owns, relative to the others.
+        protocol: the versions of the protocol that it reads.
     """
 
     member: NodeId
@@ -56,15 +58,26 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     absolute_ms: int
     release: str = ""
     weight: int = 1
+    protocol: Versions = UNTOLD
 
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
 def packed(heartbeat: Heartbeat) -> msgspec.Raw:
-    """Return the heartbeat as it is sent. The usual weight is left out, as members of an earlier release leave out every weight."""
+    """Return the heartbeat as it is sent: without the last fields, as long as these say what a reader assumes of their absence."""
     values = msgspec.structs.astuple(heartbeat)
-    return msgspec.Raw(_pack(values[:-1] if heartbeat.weight == 1 else values))
+    if heartbeat.protocol == UNTOLD:
+        values = values[:-2] if heartbeat.weight == 1 else values[:-1]
+    return msgspec.Raw(_pack(values))
+
+
+def version_for(own: Versions, member: Heartbeat) -> int:
+    """Return the version of the protocol to write in to a member: the highest that both read.
+
+    If they read none in common, the member can still read in the opening of each message which ones this node reads.
+    """
+    return own.common(member.protocol) or own.lowest
 
 
 MemberEvent = MemberJoined | MemberLeft | MemberDraining

@@ -60,6 +60,7 @@ class Speaker(Generic[E]):
             own.absolute_ms,
             own.release,
             own.weight,
+            own.protocol,
         )
 
     # The others' heartbeats.

@@ -6,7 +6,7 @@ writes the same value, and a retry changes nothing. The key begins with the entr
 A log-out has the key of a replacement of the same id, and outranks it. So a log-out is written over a replacement, and a replacement over
 nothing.
 
-Values are ``[version, body]``. Fields are only ever added at the end; a change of meaning raises ``VERSION``.
+Values are ``[version, body]``. Fields are only ever added at the end; a change of meaning takes another version.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Final
 import msgspec
 
 from ...models import Cut, Deny, DenyKey, Entry
+from ...version import ENTRY
 from ..cluster.entries import as_written
 from ..cluster.entries import decode_entry as entry_of
 from ..cluster.members import Heartbeat, packed
 from ..cluster.view import END_STEP_MS, entry_end_ms
 
-VERSION = 1
+_LOWEST, _HIGHEST = ENTRY.reads.lowest, ENTRY.reads.highest  # a load reads a million entries
 
 ENTRIES: Final = ("deny", "cut", "key")
 """Prefixes of entries. A key is ``prefix/end/id``, with the end in hexadecimal minutes."""
@@ -108,7 +109,7 @@ def slot_of(own: Heartbeat) -> str:
 
 def encode_entry(entry: Entry) -> bytes:
     """Return the value of an entry."""
-    return _pack((VERSION, as_written(entry)))
+    return _pack((ENTRY.writes, as_written(entry)))
 
 
 def gives_way(body: bytes) -> bool:
@@ -132,7 +133,7 @@ def decode_entry(key: str, body: bytes) -> Entry:
 
 def encode_beat(beat: LogHeartbeat) -> bytes:
     """Return the value of a heartbeat."""
-    return _pack((VERSION, (packed(beat.heartbeat), beat.log, beat.applied, beat.digest)))
+    return _pack((ENTRY.writes, (packed(beat.heartbeat), beat.log, beat.applied, beat.digest)))
 
 
 def decode_beat(body: bytes) -> LogHeartbeat:
@@ -142,7 +143,7 @@ def decode_beat(body: bytes) -> LogHeartbeat:
 
 def encode_log(log: LogId) -> bytes:
     """Return the value of a log's identity."""
-    return _pack((VERSION, log))
+    return _pack((ENTRY.writes, log))
 
 
 def decode_log(body: bytes) -> LogId:
@@ -162,6 +163,6 @@ def decode_floor(body: bytes) -> int:
 
 def _body(record: bytes) -> msgspec.Raw:
     found = _unpack(record)
-    if found.version != VERSION:
-        raise UnknownVersion(f"version {found.version}, where this release reads {VERSION}")
+    if not _LOWEST <= found.version <= _HIGHEST:
+        raise UnknownVersion(f"version {found.version}, where this release reads {ENTRY.reads}")
     return found.body

@@ -13,7 +13,7 @@ from .ages import Ages
 from .amnesia import Amnesia
 from .durability import DurablePrefix
 from .membership import Membership
-from .messages import VERSION, Answer, Poll
+from .messages import Answer, Poll
 from .peer import Peer
 from .ready import Hold
 from .sequence import Sequence
@@ -65,7 +65,7 @@ class Composer:
             hold_s: for how long it may be held; None for a heartbeat.
         """
         return Poll(
-            version=VERSION,
+            version=peer.spoken.version,
             digest=self._membership.standing.text,
             sender=self._membership.me,
             heartbeat=heartbeat,
@@ -95,7 +95,7 @@ class Composer:
         since = hold.since if hold.callee == self._durable.incarnation else 0
         entries, reached = self._sequence.page(since, self._durable.position, limit)
         answer = msgspec.structs.replace(
-            self.refusal(heartbeat),
+            self.refusal(heartbeat, peer.spoken.version),
             stamp=self.stamp,
             since=since,
             upto=reached,
@@ -111,10 +111,10 @@ class Composer:
         age_s, held_s = self.ages.oldest_s(since, now.boot_s), max(0.0, now.boot_s - hold.since_s)
         return msgspec.structs.replace(answer, age_s=age_s, held_s=held_s)
 
-    def refusal(self, heartbeat: Heartbeat) -> Answer:
+    def refusal(self, heartbeat: Heartbeat, version: int) -> Answer:
         """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""
         return Answer(
-            version=VERSION,
+            version=version,
             digest=self._membership.standing.text,
             sender=self._membership.me,
             heartbeat=heartbeat,

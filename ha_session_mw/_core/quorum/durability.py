@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ...version import BATCH
 from ..cluster.invariants import ensure
 from ..cluster.view import View
-from .messages import VERSION, Batch
+from .messages import Batch
 from .sequence import Sequence
 
 
@@ -92,7 +93,7 @@ class DurablePrefix:
     def _batch(self, since: int, limit: int, *, recovered: bool) -> Batch:
         entries, reached = self._sequence.page(since, self._sequence.last, limit)
         return Batch(
-            version=VERSION,
+            version=BATCH.writes,
             incarnation=self.incarnation,
             # Only with all that was learned: a file that claims more than it holds would hide an amnesia at the next start.
             learned=self.learned or (recovered and reached == self._sequence.last),

@@ -18,7 +18,7 @@ from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...models import Cut, Deny, Entry
 from ..cluster.freshness import Moment
 from ..cluster.invariants import ensure
-from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
+from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members, version_for
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from ..tally import SPREAD_S, Tally
@@ -295,7 +295,9 @@ class Quorum:
             self._draw_conclusions(now)
             hold = self.holds.hold(poll, now, recovering=self.recovering)
         else:
-            hold = self.holds.refuse(poll, self.composer.refusal(self.heartbeat(now)), now, recovering=self.recovering)
+            version = version_for(self.members.own.protocol, poll.heartbeat)
+            refusal = self.composer.refusal(self.heartbeat(now), version)
+            hold = self.holds.refuse(poll, refusal, now, recovering=self.recovering)
         return hold, self.ready(now)
 
     def _hear_poll(self, peer: Peer, poll: Poll, now: Moment) -> None:

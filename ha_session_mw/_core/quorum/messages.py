@@ -1,24 +1,22 @@
 """The messages and the stored batches of ``peers://``, as MessagePack arrays.
 
-A release adds fields at the end only, and a reader ignores fields that it does not know. A change of meaning raises ``VERSION``.
+A release adds fields at the end only, and a reader ignores fields that it does not know. A change of meaning takes another version, in
+which the release writes to the nodes that read it. The messages of every version begin as :class:`Opening` does.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import msgspec
 
 from ...models import Entry
+from ...version import PROTOCOL
 from ..cluster.entries import as_written
 from ..cluster.members import Heartbeat, packed
 from .recovery import Memory
-
-VERSION = 1
-"""The version of all messages and batches. A node neither counts nor reads another one."""
-
 
 UNKNOWN_AGE_S = -1.0
 """Stands for an age that is unknown, as in the answers of a release that does not measure it."""
@@ -27,6 +25,15 @@ UNKNOWN_AGE_S = -1.0
 def list_digest(urls: Iterable[str]) -> str:
     """Return a short name for a member list. The order of the list does not matter."""
     return hashlib.sha256("\n".join(sorted(urls)).encode()).hexdigest()[:16]
+
+
+class Opening(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The first fields of each poll and each answer, in every version: who speaks, in which version, and which ones it reads."""
+
+    version: int
+    digest: str
+    sender: str
+    heartbeat: Heartbeat
 
 
 class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -141,11 +148,54 @@ Mismatch = Literal["list", "version", "identity", "change"]
 belong to one change, and one node is too far ahead."""
 
 
+class _PushOpening(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    answer: Opening
+
+
 _pack = msgspec.msgpack.Encoder().encode
-decode_poll = msgspec.msgpack.Decoder(Poll).decode
-decode_answer = msgspec.msgpack.Decoder(Answer).decode
-decode_push = msgspec.msgpack.Decoder(Push).decode
+_poll_of = msgspec.msgpack.Decoder(Poll).decode
+_answer_of = msgspec.msgpack.Decoder(Answer).decode
+_push_of = msgspec.msgpack.Decoder(Push).decode
+_opening_of = msgspec.msgpack.Decoder(Opening).decode
+_push_opening_of = msgspec.msgpack.Decoder(_PushOpening).decode
 decode_batch = msgspec.msgpack.Decoder(Batch).decode
+
+
+def decode_poll(body: bytes) -> Poll:
+    """Return a poll. Of a poll in the form of another version, only the opening is read.
+
+    Raises:
+        msgspec.MsgspecError, ValueError, RecursionError: this is no poll.
+    """
+    try:
+        return _poll_of(body)
+    except msgspec.ValidationError as exc:
+        nothing: dict[str, Any] = {"sequence": 0, "recovering": True, "callee": "", "position": 0, "callee_life": "", "echo": 0}
+        return Poll(**_foreign(_opening_of(body), exc), **nothing, incarnation="", silent=())
+
+
+def decode_answer(body: bytes) -> Answer:
+    """Return an answer, as :func:`decode_poll` does a poll."""
+    try:
+        return _answer_of(body)
+    except msgspec.ValidationError as exc:
+        return Answer(**_foreign(_opening_of(body), exc), incarnation="", memory="lost")
+
+
+def decode_push(body: bytes) -> Push:
+    """Return a push, as :func:`decode_poll` does a poll."""
+    try:
+        return _push_of(body)
+    except msgspec.ValidationError as exc:
+        answer = Answer(**_foreign(_push_opening_of(body).answer, exc), incarnation="", memory="lost")
+        return Push(answer=answer, callee_life="", leaves=False)
+
+
+def _foreign(opening: Opening, exc: msgspec.ValidationError) -> dict[str, Any]:
+    """Return the fields of an opening of another version. One of this release's versions with other fields than it has is damaged."""
+    if opening.version in PROTOCOL:
+        raise exc
+    return msgspec.structs.asdict(opening)
 
 
 def encode(message: Poll | Answer | Push | Batch) -> bytes:

@@ -7,7 +7,7 @@ from collections import ChainMap
 from ..cluster.freshness import Moment
 from ..cluster.speaker import Speaker
 from .membership import Membership, Standing
-from .messages import VERSION, Answer, Mismatch, Poll
+from .messages import Answer, Mismatch, Poll
 from .peer import Peer, Peers
 from .ready import PeerMismatch, QuorumEvent
 
@@ -34,7 +34,8 @@ class Neighbours:
     def __init__(self, membership: Membership, speaker: Speaker[QuorumEvent], now: Moment) -> None:
         self._membership = membership
         self._speaker = speaker
-        self.members: Peers = {url: Peer(url, now.boot_s) for url in membership.everybody if url != membership.me}
+        self._protocol = speaker.members.own.protocol
+        self.members: Peers = {url: Peer(url, now.boot_s, self._protocol) for url in membership.everybody if url != membership.me}
         self.guests: Peers = {}
         self.all: ChainMap[str, Peer] = ChainMap(self.members, self.guests)
         self._outsiders: dict[str, tuple[float, str]] = {}
@@ -44,6 +45,10 @@ class Neighbours:
 
         Entries are facts, so this node learns them from members with which it does not count, as long as they share a list.
         """
+        if message.sender == message.heartbeat.url == peer.url:
+            peer.spoken.hear(message.heartbeat)
+        if self._is_premature(message):
+            return False
         fault = self._fault(message, peer.url)
         if fault is not None and fault != peer.mismatch and peer.url in self.members:
             self._speaker.note(PeerMismatch(peer.url, fault))
@@ -53,8 +58,16 @@ class Neighbours:
         peer.standing, peer.heard_s = Standing.parse(message.digest), now.boot_s
         return fault != "list"
 
+    def _is_premature(self, message: Poll | Answer) -> bool:
+        """Return whether a message is in a version that this node does not read, although its sender knows one that both read.
+
+        The sender has not heard this process yet, but perhaps an earlier one. It writes in the common version from then on.
+        """
+        own, its = self._protocol, message.heartbeat.protocol
+        return message.version not in own and message.version in its and own.common(its) is not None
+
     def _fault(self, message: Poll | Answer, url: str) -> Mismatch | None:
-        if message.version != VERSION:
+        if message.version not in self._protocol:
             return "version"
         mine, its = self._membership.standing, Standing.parse(message.digest)
         if not mine.is_related(its):
@@ -74,14 +87,16 @@ class Neighbours:
         understood = peer is not None and self.is_understood(peer, poll, now)
         if understood:
             self._outsiders.pop(poll.sender, None)
-        elif not poll.recovering and (len(self._outsiders) < MOST_OUTSIDERS or poll.sender in self._outsiders):
+        elif not (poll.recovering or self._is_premature(poll)) and (
+            len(self._outsiders) < MOST_OUTSIDERS or poll.sender in self._outsiders
+        ):
             self._outsiders[poll.sender] = now.boot_s, poll.digest
         return peer if understood else None
 
     def _guest(self, poll: Poll, now: Moment) -> Peer | None:
         guest = self.guests.get(poll.sender)
         if guest is None and self._fault(poll, poll.sender) in (None, "change") and len(self.guests) < MOST_GUESTS:
-            guest = self.guests[poll.sender] = Peer(poll.sender, now.boot_s)
+            guest = self.guests[poll.sender] = Peer(poll.sender, now.boot_s, self._protocol)
         return guest
 
     def is_claimed(self, since_s: float) -> bool:

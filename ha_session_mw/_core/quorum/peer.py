@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from ...version import Versions
 from .majorities import Majorities
 from .membership import Standing
 from .messages import Answer, Mismatch, Poll
 from .ready import Hold
+from .spoken import Spoken
 
 
 class Peer:
@@ -18,11 +20,12 @@ class Peer:
         *("answered_before_s", "answered_life", "answered_s", "asked_s", "callee", "changed"),
         *("delay_s", "echo", "echo_life", "fetched", "fresh_s", "gone"),
         *("heard_s", "incarnation", "life", "standing"),
-        *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "unheard_s", "unkept", "url"),
+        *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "spoken", "unheard_s", "unkept", "url"),
     )
 
-    def __init__(self, url: str, now_s: float) -> None:
+    def __init__(self, url: str, now_s: float, protocol: Versions) -> None:
         self.url = url
+        self.spoken = Spoken(protocol)
         self.mismatch: Mismatch | None = None
         self.standing: Standing | None = None
         """Its lists, as its newest message named them."""

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import msgspec
 
 from ...models import Claims, CutId, FamilyId, KeyId, NodeId, SessionId
+from ...version import LOG_IN
 from ..token.tokens import Verified
 from .user_agents import UNKNOWN
 
-VERSION = 1
-"""The first byte of each content. A release reads no other version."""
 MINUTE_MS = 60_000
 
 
@@ -102,14 +101,14 @@ _decode_roster = msgspec.msgpack.Decoder(dict[FamilyId, LogIn]).decode
 
 
 def _body(content: bytes) -> bytes:
-    if content[:1] != bytes([VERSION]):
+    if not content or content[0] not in LOG_IN.reads:
         raise ValueError("recorded by another release, in a format that this release cannot read")
     return content[1:]
 
 
 def encode(log_in: LogIn) -> bytes:
     """Return the content of a log-in's record."""
-    return bytes([VERSION]) + _encode(log_in)
+    return bytes([LOG_IN.writes]) + _encode(log_in)
 
 
 def decode(content: bytes) -> LogIn:
@@ -131,7 +130,7 @@ def roster_id(subject: str) -> str:
 
 def encode_roster(valid: Mapping[FamilyId, LogIn]) -> bytes:
     """Return the content of a roster's record."""
-    return bytes([VERSION]) + _encode(valid)
+    return bytes([LOG_IN.writes]) + _encode(valid)
 
 
 def decode_roster(content: bytes) -> dict[FamilyId, LogIn]:

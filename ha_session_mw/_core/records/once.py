@@ -13,13 +13,12 @@ from typing import Literal
 import msgspec
 
 from ...exceptions import IdempotencyKeyReused, RequestInFlight
+from ...version import ONCE
 
 KEPT_MS = 24 * 60 * 60 * 1000
 """How long an answer is kept. Clients repeat within seconds, and queues within hours."""
 MOST_ANSWER_BYTES = 65_536
 """The longest answer, encoded."""
-VERSION = 1
-"""The first byte of each content."""
 
 
 class Once(msgspec.Struct, frozen=True, array_like=True):
@@ -51,7 +50,7 @@ def digest(request: bytes) -> bytes:
 
 
 def encode(once: Once) -> bytes:
-    return bytes([VERSION]) + _encoder.encode(once)
+    return bytes([ONCE.writes]) + _encoder.encode(once)
 
 
 def encode_answer(answer: object) -> msgspec.Raw:
@@ -82,7 +81,7 @@ def decide(content: bytes, request: bytes, now_ms: float) -> Once | Literal["tak
         IdempotencyKeyReused: the first request asked for something else.
         RequestInFlight: it is under way; or a later release wrote the record.
     """
-    if content[:1] != bytes([VERSION]):
+    if not content or content[0] not in ONCE.reads:
         raise RequestInFlight("a later release wrote the record of this key")
     once = _decode(content[1:])
     if once.request != request:

@@ -14,10 +14,9 @@ from hashlib import blake2b
 
 import msgspec
 
+from ...version import RECORD
 from ..token.data import decode
 
-FORMAT = 1
-"""The format of a record's content. A record of another format is neither read nor overwritten."""
 OVERHEAD_BYTES = 32
 """The most bytes that a record has besides its data."""
 ELSEWHERE = b"\xc0"
@@ -97,19 +96,25 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
             if _is_of_another_format(content):
                 raise UnreadableError("a record that another release has written") from exc
             raise DamagedError("a damaged record") from exc
-        if found.format != FORMAT:
+        if found.format not in RECORD.reads:  # neither read nor overwritten
             raise UnreadableError(f"has format {found.format}")
         return cls(version, bytes(found.data), found.origin, found.instead_of)
 
     def encode(self) -> bytes:
         """Return the content of the record."""
-        fields = (FORMAT, self.origin, msgspec.Raw(self.data))
+        fields = (RECORD.writes, self.origin, msgspec.Raw(self.data))
         return _encode((*fields, self.instead_of) if self.instead_of else fields)
 
 
 def _is_of_another_format(content: bytes) -> bool:
     """Whether content begins as that of every format does, with an array whose first item is the format's number, but another number."""
-    return content[:1] > b"\x90" and content[:1] < b"\xa0" and content[1:2] < b"\x80" and content[1:2] not in (b"", bytes([FORMAT]))
+    return (
+        content[:1] > b"\x90"
+        and content[:1] < b"\xa0"
+        and content[1:2] < b"\x80"
+        and content[1:2] != b""
+        and content[1] not in RECORD.reads
+    )
 
 
 def merge(base: Stored, mine: Mapping[str, object], theirs: Stored) -> dict[str, object]:

@@ -14,15 +14,16 @@ from itsdangerous.encoding import base64_encode
 
 from ...exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooLarge
 from ...models import Claims, CutId, FamilyId, KeyId, NodeId, OwnLives
+from ...version import TOKEN
 from .data import decode
 from .keys import KID_LENGTH, KeyRing, SigningKey, same_text
 from .renewal import due_ms
 
+_LOWEST, _HIGHEST = TOKEN.reads.lowest, TOKEN.reads.highest
+
 PREFIX = b"hs1."
 MAX_TOKEN_BYTES = 4096
 """The longest token. Browsers keep cookies of 4096 bytes, name and attributes included (RFC 6265 section 6.1)."""
-PAYLOAD_VERSION = 1
-"""The first item of the payload. A node answers 503 to other versions: a later release wrote them."""
 SID_LENGTH = 22
 """The length of a session id: 128 bits in base64url without padding."""
 NOT_BEFORE_LEEWAY_MS = 60_000.0
@@ -124,7 +125,7 @@ _decode_base64 = msgspec.json.Decoder(bytes).decode
 
 def _payload(claims: Claims) -> bytes:
     fields = (
-        PAYLOAD_VERSION,
+        TOKEN.writes,
         claims.subject,
         claims.family,
         claims.cuts,
@@ -201,7 +202,7 @@ def _read(sid: bytes, kid: KeyId, text: bytes) -> Verified:
     try:
         # The signature covers the text, so no other base64 text of the same bytes gets here.
         payload = _decode_payload(_decode_base64(b'"%b%b' % (text.translate(_FROM_URL_SAFE), _PADDED[len(text) & 3])))
-        if payload.version != PAYLOAD_VERSION:
+        if not _LOWEST <= payload.version <= _HIGHEST:  # a later release wrote it
             raise msgspec.ValidationError(f"payload version {payload.version}")
         issuer = payload.issuer
         if len(_issuers) >= MOST_ISSUERS:

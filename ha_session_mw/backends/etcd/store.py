@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from ...abc import MAX_RECORD_BYTES, Clock, Conflict, Grant, OnGap, OnNewer, Record, SessionStore, ignore
 from ...exceptions import LockLost, StoreUnavailable
+from ...version import ETCD_RECORD
 from ..common.trouble import Troubles
 from .api import (
     EtcdCompacted,
@@ -39,7 +40,6 @@ from .locks import guard_of
 
 logger = logging.getLogger("ha_session_mw.etcd")
 
-FORMAT = 1
 LIMIT_S = 3.0
 """How long a request waits while etcd works. An election after a killed leader took 2.3 s, and a request should outlast one."""
 LIMIT_IN_TROUBLE_S = 1.0
@@ -132,7 +132,7 @@ class EtcdStore(SessionStore):
     def _record_of(self, id: str, pair: KeyValue) -> tuple[Record, bytes]:
         try:
             value = _decode(pair.value)
-            if value.format != FORMAT:
+            if value.format not in ETCD_RECORD.reads:
                 raise msgspec.ValidationError("another format")
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise StoreUnavailable("etcd holds a record of another release, or somebody else's, below the prefix") from exc
@@ -182,7 +182,7 @@ class EtcdStore(SessionStore):
 
     async def _put(self, record: Record, held: Sequence[Mapping[str, object]]) -> Record:
         nonce = self._random(12)
-        value = _encode(_Value(FORMAT, record.until_ms, record.subject, nonce, record.content))
+        value = _encode(_Value(ETCD_RECORD.writes, record.until_ms, record.subject, nonce, record.content))
         compare = [unchanged_since(self._content_key(record.id), record.version), *held]
         done = await self._transact(record, value, compare)
         if done.succeeded:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import anyio.to_thread
 
-from ..._core.quorum.messages import VERSION, Batch, decode_batch, encode
+from ..._core.quorum.messages import Batch, decode_batch, encode
 from ..._machine.journal import JournalFile
 from ..._machine.sqlite_file import FileTrouble
 from ...exceptions import ConfigurationError
+from ...version import BATCH
 
 FILE = "the file of HA_SESSION_CLUSTER"
 """Its name in the lines for operators."""
@@ -46,7 +47,7 @@ class BatchFile:
             raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: it {trouble}"]) from trouble
         except (ValueError, RecursionError) as exc:
             raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged: {exc}"]) from exc
-        if any(batch.version != VERSION for batch in batches):
+        if any(batch.version not in BATCH.reads for batch in batches):
             # A node that skipped unreadable batches would forget log-outs.
             raise ConfigurationError(["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"])
         return batches

@@ -69,7 +69,7 @@ def _make_tables(db: sqlite3.Connection) -> None:
 class EntryFile(SharedFile):
     """One process's access to the file of entries."""
 
-    schema = Schema(application_id=0x68735F31, format=1, make=_make_tables)  # ``hs_1``
+    schema = Schema(application_id=0x68735F31, make=_make_tables)  # ``hs_1``
 
     def read(self, since: int) -> News:
         """Return the first rows after a number."""

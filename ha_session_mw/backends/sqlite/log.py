@@ -27,6 +27,7 @@ from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Entry, KeyId
+from ...version import ENTRY
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from .entry_file import PAGE_ROWS, SURE_S, EntryFile, Row
@@ -34,9 +35,6 @@ from .file_dates import FileDates
 from .key_board import KeyBoard
 
 logger = logging.getLogger("ha_session_mw.sqlite")
-
-VERSION = 1
-"""The version of the entries' form. An entry that cannot be read is never skipped: it may be a log-out."""
 
 WATCH_S = 0.2
 """How often a process without requests polls the file: its open connections must end within a second of a log-out."""
@@ -176,7 +174,8 @@ class SqliteLog(ClusterLog):
         return news.rows
 
     def _entry_of(self, row: Row) -> Entry:
-        if row.version == VERSION:
+        # An entry that cannot be read is never skipped: it may be a log-out.
+        if row.version in ENTRY.reads:
             try:
                 return decode_entry(row.body)
             except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -235,7 +234,7 @@ class SqliteLog(ClusterLog):
 
     async def _write_all(self) -> None:
         taken, upto = [*self._unwritten], self._asked
-        rows = [(VERSION, entry.until_ms, encode_entry(entry)) for entry in taken]
+        rows = [(ENTRY.writes, entry.until_ms, encode_entry(entry)) for entry in taken]
         try:
             number = await anyio.to_thread.run_sync(self._append, rows, abandon_on_cancel=True, limiter=self._threads)
         except FileTrouble as trouble:

@@ -63,7 +63,7 @@ def _make_tables(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO sqlite_sequence VALUES ('locks', ?)", (first,))
 
 
-SCHEMA = Schema(application_id=0x68735F32, format=1, make=_make_tables)  # ``hs_2``
+SCHEMA = Schema(application_id=0x68735F32, make=_make_tables)  # ``hs_2``
 
 
 def beside(path: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ha_session_mw._core.quorum.messages import VERSION, Batch, encode
+from ha_session_mw._core.quorum.messages import Batch, encode
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw.backends.peers import batch_file as module
@@ -19,13 +19,14 @@ from ha_session_mw.backends.peers.batch_file import BatchFile
 from ha_session_mw.exceptions import ConfigurationError
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import Cluster, mint_session
+from ha_session_mw.version import BATCH
 
 from ...inside import quorum_log_of
 
 pytestmark = pytest.mark.anyio
 
 
-def batch(upto: int, *, version: int = VERSION) -> Batch:
+def batch(upto: int, *, version: int = BATCH.writes) -> Batch:
     return Batch(version=version, incarnation="i", learned=True, floor_ms=0, upto=upto, entries=((upto, Deny(f"x{upto}", 60_000)),))
 
 

@@ -21,6 +21,7 @@ from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, decode_answ
 from ha_session_mw._core.quorum.ready import Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent
 from ha_session_mw.events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, PossibleLoss
 from ha_session_mw.models import Cut, CutId, Deny, DenyKey, Entry, KeyId, NodeId
+from ha_session_mw.version import PROTOCOL, Versions
 
 from ..builders import HOUR_MS, NOW_MS, random_id
 
@@ -97,8 +98,11 @@ class Member:
         return events
 
 
-def member(url: str, *urls: str, life: str = "", now: Moment = START, stored: Iterable[Batch] | None = None) -> Member:
+def member(
+    url: str, *urls: str, life: str = "", now: Moment = START, stored: Iterable[Batch] | None = None, protocol: Versions = PROTOCOL
+) -> Member:
     own = Heartbeat(NodeId(url), life or f"life of {url}", url, "starting", 0, 0, (KeyId("key"),), LIMIT_S, 12 * HOUR_MS)
+    own = msgspec.structs.replace(own, protocol=protocol)
     return Member(Quorum(View(), own, urls, now=now, heartbeat_s=0.5, stored=stored), now)
 
 
