@@ -1,7 +1,7 @@
 """The release, and the versions of all that it writes: the one place where they are known.
 
-Two processes that talk agree on a version: each says in its heartbeats which ones it reads, and each message is written in the highest
-version that its receiver reads, too. Nobody can agree with the reader of what stays, such as a file: it may be a node of the last release.
+Two processes that talk agree on a version. Each says in its heartbeats which ones it reads, and writes in the highest one that the other
+reads, too. Nobody can agree with the reader of what stays, such as a file: it may be a node of the last release.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ PROTOCOL = Versions(1, 1)
 class Stored(msgspec.Struct, frozen=True, gc=False):
     """The versions of a form in which something stays.
 
-    A release writes only what the release before it reads, so that each may follow the other on the same data. A new version is therefore
-    read by one release, and written from the next one on.
+    A release writes only what the release before it reads, so that each may follow the other on the same data. So one release reads a new
+    version, and the next one writes it.
 
     Attributes:
         reads: the versions that this release reads.
