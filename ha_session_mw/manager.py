@@ -32,9 +32,7 @@ class SessionManager:
     The middleware makes one by itself; :func:`manager_of` finds it. Methods raise ``TypeError`` or ``ValueError`` for a name, an id
     or a number that cannot be. Log-outs raise ``QuorumLost`` if they are not durable; this node enforces them all the same.
     With ``peers://`` and ``etcd://``, methods that need other nodes raise ``UsageError`` unless the app has started, or the program is
-    inside :meth:`running`.
-
-    Make one by hand to share it between middlewares, or to give it a clock or a backend.
+    inside :meth:`running`. Make one by hand to share it between middlewares, or to give it a clock or a backend.
 
     Args:
         settings: by default the environment's.
@@ -62,12 +60,10 @@ class SessionManager:
         settings = settings or Settings.from_environ()
         for advice in settings.advice(os.environ):
             logger.warning("%s", advice)
-        if backend is None:
-            from .backends import open_backend  # loaded when it is needed
-
-            backend = open_backend(settings)
         from ._node.node import Node  # a program that makes no manager needs no node
+        from .backends import open_backend
 
+        backend = backend if backend is not None else open_backend(settings)
         self._node = Node(settings, backend, clock=clock or SystemClock(), random=random, peer_transport=peer_transport)
 
     @property

@@ -121,6 +121,13 @@ def test_the_manager_has_the_public_names_of_its_page_and_no_others() -> None:
     assert len(public) <= 18
 
 
+def test_the_managers_file_holds_the_public_face_alone() -> None:
+    """The wiring is the node's."""
+    source = Path(inspect.getfile(ha_session_mw.SessionManager)).read_text("utf-8")
+
+    assert len(source.splitlines()) <= 250
+
+
 def test_a_manager_carries_no_public_names_of_its_own() -> None:
     manager = ha_session_mw.SessionManager(ha_session_mw.Settings(secret_key="N3vcRw8ZpTq5YhK1sXjG7bLd0FmUe2Ay"))
 

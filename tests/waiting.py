@@ -8,8 +8,6 @@ from pathlib import Path
 
 import anyio
 
-from example_app.ports import reserve_port
-
 LIMIT_S = 30.0
 """Time limit for steps that take a second on an idle machine."""
 
@@ -33,8 +31,3 @@ async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) 
 def stands_still(pid: int) -> bool:
     """Whether a process that was sent SIGSTOP has stopped: each of its threads does so when it gets its turn."""
     return all(thread.read_text().rpartition(")")[2].split()[0] in "Tt" for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback, reserved for the servers of this process; all different."""
-    return [reserve_port() for _ in range(count)]

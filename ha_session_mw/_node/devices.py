@@ -121,7 +121,7 @@ class Devices:
         try:
             await self._store.put(self._record(verified, log_in))
         except (Conflict, StoreUnavailable):
-            self._note(verified, log_in)  # written later
+            self._note_use(verified, log_in)  # written later
         return ended
 
     def _record(self, verified: Verified, log_in: LogIn, version: int = 0) -> Record:
@@ -217,7 +217,7 @@ class Devices:
     def note(self, verified: Verified) -> None:
         """Note that a session was used, or has a new token. Waits for nothing."""
         if verified.claims.subject is not None:
-            self._note(verified, log_in_of(verified, minute(self._wall_ms())))
+            self._note_use(verified, log_in_of(verified, minute(self._wall_ms())))
 
     async def take_new_id(self, verified: Verified) -> None:
         """Record at once, if possible, that a session takes a new id: its record names the id by which it is validated."""
@@ -225,7 +225,7 @@ class Devices:
         with suppress(StoreUnavailable):
             await self._write_note(verified.claims.family)
 
-    def _note(self, verified: Verified, log_in: LogIn) -> None:
+    def _note_use(self, verified: Verified, log_in: LogIn) -> None:
         family = verified.claims.family
         if family in self._notes:
             older, recorded = self._notes[family]

@@ -28,9 +28,9 @@ class Sampling:
 
     def start(self) -> None:
         """Take samples from now on."""
-        self._validator.on_sample = self._take
+        self._validator.on_sample = self._sample
 
-    def _take(self, verified: Verified, decided_s: float) -> None:
+    def _sample(self, verified: Verified, decided_s: float) -> None:
         if (second_look := self._second_look()) is not None:
             second_look.note(verified, decided_s)
         for callback in self._callbacks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -83,6 +84,12 @@ _PEERS = (
     *_NO_SERVER,
 )
 _SQLITE = (
+    Rule(
+        ("cluster",),
+        lambda _: sys.platform == "win32",
+        "HA_SESSION_CLUSTER={cluster!r}: needs a POSIX system, such as Linux, whose file locks end with their process; "
+        "on Windows use memory:// with one worker, peers:// or etcd://",
+    ),
     _ALONE,
     _NO_LISTS,
     _NO_ROUTING,

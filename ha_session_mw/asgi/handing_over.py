@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from .._core.request_fields import MAX_FIELDS, Header
 from .._core.token.cookies import Transport
-from ..session.state import RequestState, Ways
+from ..session.state import RequestState, Transports
 
 TRANSPORT_HEADER = b"session-transport"
 """Request field of a client that keeps its token itself, and has none yet. Its value is ``bearer``."""
@@ -15,7 +15,7 @@ _SIGNS_OF_A_BROWSER = frozenset((b"cookie", b"origin", b"sec-fetch-site", b"sec-
 """Fields that browsers send. Scripts can neither set nor remove them."""
 
 
-def goes_by(state: RequestState, headers: Collection[Header], default: Transport, transports: Collection[str]) -> Ways:
+def goes_by(state: RequestState, headers: Collection[Header], default: Transport, transports: Collection[str]) -> Transports:
     """Return how a new token goes to the client: as the app says, as the client's token came, as it asks, or by default.
 
     Args:

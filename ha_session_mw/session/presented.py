@@ -66,18 +66,18 @@ def has_moved_on(state: RequestState, node: Node) -> bool:
 def note_successor(state: RequestState, node: Node, successor: Claims) -> None:
     """Note that the client gets a new token with this answer, if those that came were refused, or their sessions were logged out."""
     if state.acknowledgement is not None or (state.verified is None and successor.subject is not None):
-        _note(state, node, HAS_SUCCESSOR, for_ms=SUPERSEDED_MS)
+        _remember(state, node, HAS_SUCCESSOR, for_ms=SUPERSEDED_MS)
     elif state.verified is None:
-        _note(state, node, MOVED_ON, for_ms=UNDER_WAY_MS)
+        _remember(state, node, MOVED_ON, for_ms=UNDER_WAY_MS)
 
 
 def note_log_out(state: RequestState, node: Node) -> None:
     """Note that the client loses its token with this answer, if its session was logged out."""
     if state.acknowledgement is not None:
-        _note(state, node, MOVED_ON, for_ms=UNDER_WAY_MS)
+        _remember(state, node, MOVED_ON, for_ms=UNDER_WAY_MS)
 
 
-def _note(state: RequestState, node: Node, what: str, *, for_ms: int) -> None:
+def _remember(state: RequestState, node: Node, what: str, *, for_ms: int) -> None:
     for sid in _sids(state, node):
         node.revoker.note_for_a_while(what + sid, for_ms)
 

@@ -28,8 +28,8 @@ EXEMPT = "HA_SESSION_EXEMPT lists this path, so it has no session; where visitor
 """Reasons for which a session is read-only. ``STARTED`` also means that the response has started."""
 
 
-Ways = Transport | Literal["both"]
-CameBy = Ways | bytes
+Transports = Transport | Literal["both"]
+CameBy = Transports | bytes
 """How a token came: by its transport, or as the one header field that carried it, whose value begins differently for each."""
 
 
@@ -155,7 +155,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
         return None if self.verified is None or self.verified.record else self.verified.claims.data
 
     @property
-    def came_by(self) -> Ways | None:
+    def came_by(self) -> Transports | None:
         """How the request's token came; None if there was none that proves anything."""
         transport = self.transport
         if isinstance(transport, bytes):  # the one field that carried it

@@ -1,4 +1,4 @@
-"""Vectors of calls between nodes and of look-ups: this release writes them byte for byte, and reads those of an earlier release."""
+"""Vectors of the calls of nodes and operators: this release writes them byte for byte, and reads those of an earlier release."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 
 from ha_session_mw._core.calls.faults import PeerFaults
 from ha_session_mw._core.token.keys import KeyRing
-from ha_session_mw._node import lookups, peer_copies
+from ha_session_mw._node import admin_messages, lookups, peer_copies, second_look
 from ha_session_mw._peering.client import PeerClient
+from ha_session_mw._peering.forward import Facts
 from ha_session_mw._peering.server import PeerServer
 from ha_session_mw._peering.signatures import Envelope, Signatures, answer_field, answer_text, parse_answer_field
 from ha_session_mw.models import Claims, KeyId
@@ -131,13 +132,21 @@ async def test_a_server_answers_the_calls(vector: Mapping[str, Any], clock: Manu
         assert (got.status, got.header("session-peer"), got.body.hex()) == (answer["status"], answer["session-peer"], answer["body"])
 
 
-# Look-ups of tokens and of records.
+# What the calls carry.
 
 FORMS: dict[str, type[msgspec.Struct]] = {
     "question": lookups.Question,
     "answer": lookups.Answer,
     "record question": peer_copies.Question,
     "record copy": peer_copies.Copy,
+    "fence question": second_look.Question,
+    "fence ages": second_look.Ages,
+    "forwarded facts": Facts,
+    "operator's nothing": admin_messages.Nothing,
+    "operator's sessions": admin_messages.SessionsOf,
+    "operator's revoke": admin_messages.Revoke,
+    "operator's drain": admin_messages.Drain,
+    "operator's answer": admin_messages.Answer,
 }
 
 
@@ -154,9 +163,16 @@ def test_a_body_of_an_earlier_release(vector: Mapping[str, Any]) -> None:
 
 def form_of(vector: Mapping[str, Any]) -> msgspec.Struct:
     form, given = FORMS[vector["form"]], dict(vector["is"])
-    for name in ("token", "content"):
+    for name in ("token", "content", "raw_path", "query_string"):
         if name in given:
             given[name] = bytes.fromhex(given[name])
+    for name in ("names", "client"):
+        if name in given:
+            given[name] = tuple(given[name])
+    if "host" in given:
+        given["host"] = tuple(map(bytes.fromhex, given["host"]))
+    if "error" in given:
+        given["error"] = admin_messages.Failure(**given["error"])
     if "claims" in given:
         given["claims"] = msgspec.msgpack.decode(bytes.fromhex(given["claims"]), type=Claims)
         given["kid"] = KeyId(given["kid"])

@@ -33,6 +33,13 @@ def test_the_settings_of_a_cluster_are_read() -> None:
     assert settings.no_quorum == "provisional"
 
 
+def test_sqlite_says_at_the_start_that_it_needs_a_posix_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+
+    with pytest.raises(ConfigurationError, match=r"HA_SESSION_CLUSTER='sqlite:///s\.db': needs a POSIX system, such as Linux"):
+        Settings(secret_key=SECRET, cluster="sqlite:///s.db")
+
+
 def test_a_slash_at_the_end_of_a_url_does_not_make_another_url() -> None:
     settings = Settings(**{**GOOD, "peers": "http://a:1/, http://b:1 ,http://c:1/", "advertise_url": "http://a:1/"})
     assert settings.peers == URLS

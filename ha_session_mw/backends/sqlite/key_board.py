@@ -110,13 +110,13 @@ class KeyBoard:
         try:
             changed_ns = self._folder.stat().st_mtime_ns
             if changed_ns != self._seen_ns or now_s >= self._read_at_s:
-                self._others = self._read()
+                self._others = self._read_keys()
                 self._seen_ns, self._read_at_s = changed_ns, now_s + SIGN_EVERY_S
         except OSError:
             self._others, self._seen_ns = {}, -1
         return self._others
 
-    def _read(self) -> dict[str, tuple[KeyId, ...]]:
+    def _read_keys(self) -> dict[str, tuple[KeyId, ...]]:
         found = {}
         wall_s = self._clock.wall_s()
         for file in self._folder.iterdir():

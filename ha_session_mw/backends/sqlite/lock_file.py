@@ -61,7 +61,7 @@ class LockFile(SharedFile):
         Raises:
             SessionLocked: others come first and the ticket is not kept, or it was given up.
         """
-        return self._write(lambda db: _take(db, ticket, good_s, self._boot_s()))
+        return self._write(lambda db: _take_ticket(db, ticket, good_s, self._boot_s()))
 
     def ahead(self, name: str, number: int) -> int:
         """Return how many tickets come before one."""
@@ -84,7 +84,7 @@ class LockFile(SharedFile):
         self._write(lambda db: db.execute(_FORGET, (self._boot_s(),) * 2))
 
 
-def _take(db: sqlite3.Connection, ticket: Ticket, good_s: float, now_s: float) -> Admission:
+def _take_ticket(db: sqlite3.Connection, ticket: Ticket, good_s: float, now_s: float) -> Admission:
     if ticket.is_given_up:
         raise SessionLocked("the request was given up")
     db.execute(_PRUNE_QUEUE, (ticket.name, now_s, now_s))

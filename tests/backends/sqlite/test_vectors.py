@@ -14,6 +14,7 @@ from ha_session_mw.abc import Grant, Record
 from ha_session_mw.backends.common.queued_locks import Ticket
 from ha_session_mw.backends.sqlite.backend import SqliteBackend
 from ha_session_mw.backends.sqlite.entry_file import EntryFile
+from ha_session_mw.backends.sqlite.key_board import HELD, KeyBoard
 from ha_session_mw.backends.sqlite.lock_file import LockFile
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.exceptions import LockLost
@@ -89,6 +90,18 @@ def test_this_release_makes_the_same_tables(kind: Callable[[Path], SharedFile], 
     file.open()
     file.close()
     assert schema_of(file.path) == schema_of(restored(name, tmp_path / "old"))
+
+
+def test_a_process_tells_its_keys_as_one_of_an_earlier_release_did(tmp_path: Path, clock: ManualClock) -> None:
+    kids = (KeyId("u9uKTUqs"), KeyId("abcdefgh"))
+    boards = [KeyBoard(tmp_path, life, member, kids, clock) for life, member in (("life-a", "node-a"), ("life-b", "node-b"))]
+    for board in boards:
+        board.sign()
+
+    assert (tmp_path / f"life-a{HELD}").read_bytes() == (VECTORS / "sqlite-keys-1").read_bytes()
+    assert boards[1].others() == {"node-a": kids}
+    for board in boards:
+        board.leave()
 
 
 def schema_of(path: Path) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ha_session_mw._core.records import once
 from ha_session_mw._core.records.log_ins import LogIn, decode, decode_roster, encode, encode_roster, roster_id
 from ha_session_mw._core.records.session_data import Stored
 from ha_session_mw._core.token import data
@@ -77,3 +78,15 @@ def test_a_roster_is_read_and_written_byte_for_byte(vector: Mapping[str, Any]) -
     assert decode_roster(content) == sessions
     assert encode_roster(sessions) == content
     assert roster_id(vector["subject"]) == vector["id"]
+
+
+@pytest.mark.parametrize("vector", vectors("once"))
+def test_the_record_of_an_idempotency_key_is_read_and_written_byte_for_byte(vector: Mapping[str, Any]) -> None:
+    content, request = b64decode(vector["content"]), once.digest(b64decode(vector["request"]))
+    record = once.Once(request, vector["lease_ms"], once.encode_answer(vector["answer"]))
+
+    assert once.encode(record) == content
+    assert once.record_id(vector["owner"], vector["key"]) == vector["id"]
+    found = once.decide(content, request, now_ms=1_800_000_060_000)
+    assert found == ("take over" if vector["lease_ms"] else record)
+    assert isinstance(found, str) or once.decode_answer(found) == vector["answer"]
