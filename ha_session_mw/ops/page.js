@@ -32,7 +32,7 @@ const count = (value) => value.toLocaleString("en");
 const time = (s) =>
   s < 0.001 ? "< 1 ms" : s < 1 ? `${rounded(s * 1000)} ms` : s < 90 ? `${rounded(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3600)} h`;
 const ago = (s) => (s < 1 ? "now" : `${time(Math.round(s))} ago`);
-const ahead = (s) => (Math.abs(s) < 0.0005 ? "0 ms" : `${s > 0 ? "+" : "−"}${time(Math.abs(s))}`);
+const ahead = (s) => (Math.abs(s) < 0.001 ? "< 1 ms" : `${s > 0 ? "+" : "−"}${time(Math.abs(s))}`);
 const share = (hits, all) => (all ? `${rounded((100 * hits) / all)} %` : NONE);
 const nameOf = (member) => member.member ?? member.url;
 

@@ -95,6 +95,14 @@ async def test_a_log_out_before_the_accept_holds_and_the_websocket_goes_on(node:
     assert (await node.request(why, token=visitor.token)).result == "session_revoked"
 
 
+async def test_revoke_before_the_accept_acts_at_once_and_so_ends_the_handshake(node: Node) -> None:
+    """As the page on frameworks says. To log out and go on, an app calls clear()."""
+    visitor = await node.logged_in("ada")
+    answer = await socket(node, visitor.token, lambda s: s.revoke(), ACCEPT, TEXT)
+    assert {(message["type"], message.get("code")) for message in answer.messages} <= {("websocket.close", 4401)}
+    assert (await node.request(why, token=visitor.token)).result == "session_revoked"
+
+
 async def test_a_token_is_renewed_with_the_handshake(node: Node) -> None:
     visitor = await node.logged_in("ada")
     node.clock.advance(16 * 60)
