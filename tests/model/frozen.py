@@ -58,6 +58,8 @@ def freeze(thing: object) -> Frozen:
             return (cls, *((key, walk(value)) for key, value in sorted(it.items())))
         if cls is set:
             return (cls, *sorted(it))
+        if cls is bytearray:
+            return (cls, bytes(it))
         if id(it) in met:
             return (_Again, met[id(it)])
         met[id(it)] = len(met)
@@ -97,5 +99,6 @@ _COLLECTIONS: dict[type, Callable[[list[Frozen], Callable[[Frozen], Any]], Any]]
     deque: lambda parts, walk: deque(map(walk, parts)),
     array: lambda parts, walk: array("Q", parts),
     set: lambda parts, walk: set(parts),
+    bytearray: lambda parts, walk: bytearray(parts[0]),
     dict: lambda parts, walk: {key: walk(value) for key, value in parts},
 }
