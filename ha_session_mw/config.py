@@ -137,7 +137,11 @@ class Settings(Table):
         values.duration, "30m", "The time after which an unused session expires. Called Starlette's way: `max_age`, by default 14 days."
     )
     absolute_timeout: Duration = Setting(
-        values.duration, "12h", "The time after the log-in at which every session expires. Called Starlette's way: as `IDLE_TIMEOUT`."
+        values.duration,
+        "12h",
+        "The time after the log-in at which every session expires. A token from before it was "
+        "[shortened](../explanation/accept-rule.md#why-a-token-counts-for-the-absolute-timeout-of-now) ends so long after its own issue. "
+        "Called Starlette's way: as `IDLE_TIMEOUT`.",
     )
     legacy_cookies: Setting[Literal["off", "starlette"], str] = Setting(
         values.one_of("off", "starlette"),

@@ -57,7 +57,7 @@ class TokenValidator:
     """Validates the tokens that come to one node. Call :meth:`follow` first.
 
     Args:
-        settings: whether cookies of Starlette's middleware are taken over, and at which URL peers reach this node.
+        settings: whether cookies of Starlette's middleware are taken over, and the absolute timeout.
         clock: measures the age of tokens and of the view.
         view: this node's knowledge.
         keys: the key ring, which verifies signatures.
@@ -107,6 +107,7 @@ class TokenValidator:
         self._node = node
         self._remembers_key = remembers_key
         self._has_odd_keys = has_odd_keys
+        self._absolute_ms = int(settings.absolute_timeout * 1000)
         self._takes_over = taking_over(settings, began_ms=clock.wall_s() * 1000)
 
     def follow(self, log: ClusterLog, *, devices: Devices | None) -> None:
@@ -323,11 +324,16 @@ class TokenValidator:
         try:
             if self._takes_over is not None and not token.startswith(tokens.PREFIX):
                 return self._takes_over(token, self._keys.ring, now_ms=wall_ms, issuer=self._node())
-            return tokens.verify(token, self._keys.ring)
+            verified = tokens.verify(token, self._keys.ring)
         except KeyNotReached as problem:
             if problem.check == "key" and self._nobody_has_key(token):
                 raise TokenInvalid(problem.reason, check=problem.check) from problem
             raise
+        claims = verified.claims
+        if claims.idle_end_ms - claims.issued_ms > self._absolute_ms:
+            # Issued under a longer timeout. Log-outs of sessions that nobody can name are held for the one of now.
+            return Verified.of(msgspec.structs.replace(claims, idle_end_ms=claims.issued_ms + self._absolute_ms), verified.kid)
+        return verified
 
     def _nobody_has_key(self, token: bytes) -> bool:
         """Whether it is certain that no member could have signed a token."""
