@@ -274,7 +274,11 @@ def told(answer: Answer) -> dict[str, Any]:
 
 
 async def cut_at_offsets(pair: Pair, parts: int, side: str, method: str, path: str, body: list[bytes]) -> set[str]:
-    """Check that a request is executed at most once, and that the client learns the truth. Return the kinds of ends."""
+    """Check that a request is executed at most once, and that the client learns the truth. Return the kinds of ends.
+
+    A slow machine may add a 200: a second after the owner proved who it is, it is asked again. That question is cut off, too, so the
+    request is executed here.
+    """
     await pair.ask(method, body, path=path)
     length = pair.owner.length[0 if side == "request" else 1]
     ends = set()
@@ -307,9 +311,9 @@ async def cut_at_offsets(pair: Pair, parts: int, side: str, method: str, path: s
 async def test_a_request_that_is_cut_at_any_byte_is_executed_once_at_most_and_its_outcome_is_told(parts: int) -> None:
     async with nodes(Rooms()) as pair:
         body = [b"x" * 500] * 3
-        assert await cut_at_offsets(pair, parts, "request", "POST", "/rooms/x", body) == {"unknown"}
-        assert await cut_at_offsets(pair, parts, "answer", "POST", "/rooms/x", body) == {"unknown", "cut off"}
-        assert await cut_at_offsets(pair, parts, "answer", "DELETE", "/rooms/chunked", [b""]) == {"unknown", "cut off"}
+        assert await cut_at_offsets(pair, parts, "request", "POST", "/rooms/x", body) - {"200"} == {"unknown"}
+        assert await cut_at_offsets(pair, parts, "answer", "POST", "/rooms/x", body) - {"200"} == {"unknown", "cut off"}
+        assert await cut_at_offsets(pair, parts, "answer", "DELETE", "/rooms/chunked", [b""]) - {"200"} == {"unknown", "cut off"}
         assert await cut_at_offsets(pair, parts, "request", "GET", "/rooms/x", [b""]) == {"200"}
         assert await cut_at_offsets(pair, parts, "answer", "GET", "/rooms/chunked", [b""]) == {"200", "cut off"}
 

@@ -320,6 +320,18 @@ async def history(kind: Callable[[int, Path], H], seed: int, folder: Path, *, un
     return found
 
 
+async def comes_to_light(fault: str, kind: Callable[[int, Path], H], seed: int, folder: Path, *, tries: int = 12) -> bool:
+    """Return whether a fault that begins so is seen in the history of a seed, or of one of those after it.
+
+    Which seed shows it depends on the moments of all that the nodes do, so it may change with them.
+    """
+    for at in range(seed, seed + tries):
+        found = await history(kind, at, folder / str(at), until_a_fault=True)
+        if any(one.startswith(fault) for one in found.faults):
+            return True
+    return False
+
+
 def replay(kind: Callable[[int, Path], H], seed: int, folder: Path) -> tuple[list[str], list[str]]:
     """Return the events of two histories of one seed, on asyncio.
 

@@ -17,7 +17,7 @@ from ha_session_mw.testing import Link, Node
 
 from ..backends.etcd.fake_cluster import EtcdCluster
 from ..histories.app import app
-from .history import IDLE_S, History, history, replay, seeds
+from .history import IDLE_S, History, comes_to_light, history, replay, seeds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.long, pytest.mark.usefixtures("one_order_for_a_seed")]
 
@@ -173,5 +173,4 @@ async def no_fence(log: EtcdLog, receipt: Receipt) -> None: ...
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_without_the_fence_it_comes_to_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EtcdLog, "fence", no_fence)
-    found = await history(EtcdHistory, NEEDS_THE_FENCE, tmp_path, until_a_fault=True)
-    assert any(fault.startswith("accepted after a fenced acknowledgement") for fault in found.faults)
+    assert await comes_to_light("accepted after a fenced acknowledgement", EtcdHistory, NEEDS_THE_FENCE, tmp_path)

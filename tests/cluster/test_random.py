@@ -21,7 +21,7 @@ from ha_session_mw.testing import Cluster, Link, Node
 
 from ..histories.app import app
 from ..inside import quorum_log_of
-from .history import IDLE_S, History, guesses, history, replay, seeds
+from .history import IDLE_S, History, comes_to_light, guesses, history, replay, seeds
 from .whole import decides_late
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.long, pytest.mark.usefixtures("one_order_for_a_seed")]
@@ -163,21 +163,18 @@ async def test_without_the_fence_it_comes_to_light(tmp_path: Path, monkeypatch: 
     async def no_fence(log: QuorumLog, receipt: Receipt) -> None: ...
 
     monkeypatch.setattr(QuorumLog, "fence", no_fence)
-    found = await history(PeersHistory, NEEDS_THE_FENCE, tmp_path, until_a_fault=True)
-    assert any(fault.startswith("accepted after a fenced acknowledgement") for fault in found.faults)
+    assert await comes_to_light("accepted after a fenced acknowledgement", PeersHistory, NEEDS_THE_FENCE, tmp_path)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_node_that_guesses_comes_to_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a node that cannot tell said that the session is over."""
     monkeypatch.setattr("ha_session_mw._node.validation.decide", guesses)
-    found = await history(PeersHistory, NEEDS_AN_HONEST_NODE, tmp_path, until_a_fault=True)
-    assert any(fault.startswith("refused without a cause") for fault in found.faults)
+    assert await comes_to_light("refused without a cause", PeersHistory, NEEDS_AN_HONEST_NODE, tmp_path)
 
 
 @pytest.mark.prove  # in make test a directed schedule catches this, on the same nodes
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_freshness_that_is_read_after_the_look_up_comes_to_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TokenValidator, "_decide", decides_late)
-    found = await history(PeersHistory, NEEDS_THE_RIGHT_ORDER, tmp_path, until_a_fault=True)
-    assert any(fault.startswith("accepted after a fenced acknowledgement") for fault in found.faults)
+    assert await comes_to_light("accepted after a fenced acknowledgement", PeersHistory, NEEDS_THE_RIGHT_ORDER, tmp_path)
