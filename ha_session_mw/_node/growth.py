@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from .._core.cluster.view import View
 from ..abc import Clock
@@ -44,9 +45,9 @@ class Growth:
         """About how much memory the entries take."""
         return len(self._view) * ENTRY_BYTES
 
-    def on_news(self, entry: Entry) -> None:  # noqa: ARG002 - each counts as one
-        """Count an entry that is news to this node."""
-        self._news += 1
+    def on_news(self, entries: Sequence[Entry]) -> None:
+        """Count entries that are news to this node."""
+        self._news += len(entries)
 
     def look(self) -> None:
         """Warn if there are many entries, or many new ones. Called about once a second."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from threading import get_ident
 from types import TracebackType
 from typing import Self, assert_never
@@ -218,10 +218,12 @@ class Listeners:
         if self._follows:  # else the log is just being opened
             self.look()
 
-    def on_news(self, entry: Entry) -> None:
-        """Publish a log-out that is news to the view."""
-        if self._streams and not (isinstance(entry, Deny) and entry.id.startswith(NO_SESSION)):
-            self.tell(_event_of(entry))
+    def on_news(self, entries: Sequence[Entry]) -> None:
+        """Publish log-outs that are news to the view."""
+        if self._streams:
+            for entry in entries:
+                if not (isinstance(entry, Deny) and entry.id.startswith(NO_SESSION)):
+                    self.tell(_event_of(entry))
 
     def look(self) -> None:
         """Publish whether freshness or the trust in the clock has changed since the last look."""

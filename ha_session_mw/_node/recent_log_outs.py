@@ -6,7 +6,7 @@ A node tells how long ago that was. Such an interval is on one clock, so a reade
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .._core.cluster.view import NO_SESSION
 from ..abc import Clock
@@ -44,10 +44,12 @@ class RecentLogOuts:
         self._is_starting = is_starting
         self._applied: deque[_Applied] = deque(maxlen=KEPT)
 
-    def on_news(self, entry: Entry) -> None:
-        """Note an entry that this node applies now."""
-        if not (isinstance(entry, Deny) and (entry.replaced_ms or entry.id.startswith(NO_SESSION))):
-            self._applied.append(_Applied(entry, self._boot_s(), at_start=self._is_starting()))
+    def on_news(self, entries: Sequence[Entry]) -> None:
+        """Note entries that this node applies now."""
+        now_s, at_start = self._boot_s(), self._is_starting()
+        for entry in entries:
+            if not (isinstance(entry, Deny) and (entry.replaced_ms or entry.id.startswith(NO_SESSION))):
+                self._applied.append(_Applied(entry, now_s, at_start=at_start))
 
     def acknowledged(self, entry: Entry, mode: str) -> None:
         """Note that a log-out of this node was acknowledged now, and how."""

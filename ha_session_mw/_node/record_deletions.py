@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import anyio
 
@@ -52,10 +53,11 @@ class RecordDeletions:
         else:
             await self.forget(id)
 
-    def on_news(self, entry: Entry) -> None:
-        """Delete the record of a session that was logged out somewhere: a write under way here may have stored it again."""
-        if isinstance(entry, Deny) and self._copies.drop(entry.id):
-            self._owe(entry.id)
+    def on_news(self, entries: Sequence[Entry]) -> None:
+        """Delete the records of sessions that were logged out somewhere: a write under way here may have stored one again."""
+        for entry in entries:
+            if isinstance(entry, Deny) and self._copies.drop(entry.id):
+                self._owe(entry.id)
 
     async def of_subject(self, subject: str) -> list[str]:
         """Return the ids of a subject's records, as far as the store lists them soon: a log-out waits for the list."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .._core.cluster.key_use import KeyFit, KeyUse
@@ -171,7 +171,7 @@ class Wiring(ABC):
         self._has_served = False
         self._refresh_at_s = -math.inf
         self._had_quorum_s = -math.inf
-        self._entry_callbacks: list[Callable[[Entry], None]] = [self.listeners.on_news, self.growth.on_news]
+        self._entry_callbacks: list[Callable[[Sequence[Entry]], None]] = [self.listeners.on_news, self.growth.on_news]
         self._tick_callbacks: list[Callable[[float | None], None]] = []
         self._added_tasks: list[tuple[str, Task]] = []
         self._is_open = False
@@ -450,19 +450,19 @@ class Wiring(ABC):
         self._added_tasks.append((name, task))
         self.supervisor.add(name, task)
 
-    def on_entry(self, callback: Callable[[Entry], None]) -> None:
-        """Call a function with each entry of the log that is news to this node."""
+    def on_entries(self, callback: Callable[[Sequence[Entry]], None]) -> None:
+        """Call a function with the entries of the log that are news to this node: with one, or with a part of many."""
         self._entry_callbacks.append(callback)
 
     def on_tick(self, callback: Callable[[float | None], None]) -> None:
         """Call a function once a second while the node runs, with the wall clock in milliseconds, or None if it is not trusted."""
         self._tick_callbacks.append(callback)
 
-    def _hear(self, entry: Entry) -> None:
+    def _hear(self, entries: Sequence[Entry]) -> None:
         if self.records is not None:
-            self.records.deletions.on_news(entry)
+            self.records.deletions.on_news(entries)
         for callback in self._entry_callbacks:
-            callback(entry)
+            callback(entries)
 
     def require_loop(self) -> None:
         """Raise UsageError in an event loop other than the node's, if callers would wait there for other nodes."""

@@ -90,7 +90,7 @@ class SessionMiddleware(CookieAttributes):
         self._node = node = node_of(manager)
         self._edge = edge = Edge(node)
         self._connections = edge.connections
-        node.on_entry(edge.connections.on_news)
+        node.on_entries(edge.connections.on_news)
         node.on_tick(edge.connections.end_expired)
         node.add_task("connections", edge.connections.run)
         self._endpoints = Endpoints(node, self)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import anyio
@@ -212,8 +212,13 @@ class Connections:
                 if not connections:
                     del self._by_id[id]
 
-    def on_news(self, entry: Entry) -> None:
-        """End the connections whose session an entry revokes. Called with each entry that is new to this node."""
+    def on_news(self, entries: Sequence[Entry]) -> None:
+        """End the connections whose sessions entries revoke. Called with the entries that are new to this node."""
+        if self._by_id:
+            for entry in entries:
+                self._end_those_of(entry)
+
+    def _end_those_of(self, entry: Entry) -> None:
         reason = SessionRevoked.code
         if isinstance(entry, Deny):
             hit = [*self._by_id.get(entry.id, ())]

@@ -78,9 +78,9 @@ class Report:
     def __init__(self) -> None:
         self._heard_s: dict[str, float] = {}
 
-    def on_entry(self, entry: Entry) -> None:
-        if isinstance(entry, Deny):
-            self._heard_s[entry.id] = time.perf_counter()  # the clock of all processes of a machine
+    def on_entries(self, entries: Sequence[Entry]) -> None:
+        now_s = time.perf_counter()  # the clock of all processes of a machine
+        self._heard_s.update((entry.id, now_s) for entry in entries if isinstance(entry, Deny))
 
     async def __call__(self, _: Request) -> Response:
         """The node's processor time so far, and when it first enforced each denial."""
@@ -102,7 +102,7 @@ def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
         logins_per_address="off",
     )
     manager, report = SessionManager(settings), Report()
-    node_of(manager).on_entry(report.on_entry)
+    node_of(manager).on_entries(report.on_entries)
     routes = [
         Route("/report", report.__call__),
         Route("/log-in", log_in, methods=["POST"]),

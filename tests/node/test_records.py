@@ -400,7 +400,7 @@ def test_a_node_that_is_started_again_on_another_event_loop_goes_on(clock: Manua
         of = await rig.write({"n": 1})
         async with running(rig):
             assert await rig.load(of) == {"n": 1}
-            rig.records.deletions.on_news(Deny("family", 1 << 50))
+            rig.records.deletions.on_news([Deny("family", 1 << 50)])
             await until_nothing_moves()
             assert rig.other._records.get("family") is None
 

@@ -487,7 +487,7 @@ async def test_hostile_names_are_text_in_the_news() -> None:
 def test_marks_in_the_log_and_replaced_ids_are_no_log_outs() -> None:
     recent = RecentLogOuts(ManualClock(), pseudonym=str, is_starting=lambda: False)
     for entry in (Deny(SessionId(f"{MARK}4.open"), 10**13), Deny(SessionId("replaced"), 10**13, 5), Deny(SessionId("ended"), 10**13)):
-        recent.on_news(entry)
+        recent.on_news([entry])
     assert [row["name"] for row in recent.told()] == ["ended"]
 
 

@@ -232,6 +232,10 @@ class LastReasonCounts(Quorum):
         if isinstance(entry, Deny) and entry.replaced_ms:
             self.view.superseded[entry.id] = entry.replaced_ms
 
+    def _merge_all(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self._merge(entry)
+
 
 RIGHT = QuorumVariant("right", checks=True)
 BROKEN = {

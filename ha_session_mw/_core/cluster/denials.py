@@ -13,10 +13,11 @@ Other threads may look ids up while the thread of the event loop adds and drops 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from ...models import Deny
 from .invariants import ensure
 
 ID_LENGTH = 22
@@ -57,7 +58,12 @@ def _end_ms(text: str) -> int:
 
 
 def _is_packable(id: str) -> bool:
-    return len(id) == ID_LENGTH and id.isascii() and id.replace("-", "0").replace("_", "0").isalnum()
+    return len(id) == ID_LENGTH and _is_of_ids(id)
+
+
+def _is_of_ids(text: str) -> bool:
+    """Return whether a text has no other characters than ids have."""
+    return text.isascii() and text.replace("-", "0").replace("_", "0").isalnum()
 
 
 class Denials(MutableMapping[str, int]):
@@ -135,6 +141,19 @@ class Denials(MutableMapping[str, int]):
         at = _found(bucket, reference)
         return None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD]))
 
+    def referred_all(self, references: Iterable[str]) -> list[tuple[str, int] | None]:
+        """Return what :meth:`referred` returns for each of many references, in half of the time."""
+        found: list[tuple[str, int] | None] = []
+        buckets, mask, count = self._buckets, self._mask, len(self._buckets)
+        for reference in references:
+            index = hash(reference) & mask
+            bucket = buckets[index if index < count else index & mask >> 1]
+            at = bucket.find(reference)
+            if at > 0 and at % _RECORD:
+                at = _found(bucket, reference)
+            found.append(None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])))
+        return found
+
     @property
     def others(self) -> dict[str, int]:
         """Those that are not packed: every id that no session has is there."""
@@ -183,6 +202,54 @@ class Denials(MutableMapping[str, int]):
         if self._packed > FILL * len(buckets):
             self._add_bucket()
         return 0
+
+    def add_all(self, denials: Sequence[Deny], counts: dict[int, int]) -> tuple[list[Deny], list[Deny]]:
+        """Add many ids, each until its end, rounded up to a whole minute, at a fraction of the cost of :meth:`extend`.
+
+        Args:
+            denials: the ids with their ends.
+            counts: takes, by end, how many ids were added.
+
+        Returns:
+            those that were added, and those that :meth:`extend` must look at. An id that is held until the same end is neither.
+        """
+        ids = [denial.id for denial in denials]
+        if {*map(len, ids)} != {ID_LENGTH} or not _is_of_ids("".join(ids)):
+            return [], [*denials]
+        added: list[Deny] = []
+        left: list[Deny] = []
+        buckets, others, texts = self._buckets, self._others, dict[int, str | None]()
+        count, mask = len(buckets), self._mask
+        room = FILL * count - self._packed
+        for denial, id in zip(denials, ids, strict=True):
+            end_ms = -(-denial.until_ms // _STEP_MS) * _STEP_MS
+            if end_ms not in texts:
+                texts[end_ms] = _end_text(end_ms)
+            text = texts[end_ms]
+            reference = id[:REFERENCE_LENGTH]
+            index = hash(reference) & mask
+            if index >= count:
+                index &= mask >> 1
+            bucket = buckets[index]
+            if text is None:
+                left.append(denial)
+            elif reference in bucket:
+                if id + text not in bucket:
+                    left.append(denial)
+            elif id in others:
+                left.append(denial)
+            else:
+                buckets[index] = f"{bucket}{id}{text}"
+                counts[end_ms] = counts.get(end_ms, 0) + 1
+                added.append(denial)
+                room -= 1
+                if room < 0:
+                    self._packed = FILL * count - room
+                    self._add_bucket()
+                    count, mask = len(buckets), self._mask
+                    room = FILL * count - self._packed
+        self._packed = FILL * count - room
+        return added, left
 
     def _extend_packed(self, index: int, at: int, id: str, end_ms: int) -> int:
         bucket = self._buckets[index]

@@ -5,6 +5,8 @@ A release adds fields at the end only, and a reader ignores fields that it does 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ...models import Cut, Deny, DenyKey, Entry
@@ -19,6 +21,7 @@ class _LogOut(msgspec.Struct, frozen=True, array_like=True, tag="d", gc=False):
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Deny | Cut | DenyKey).decode
+_unpack_all = msgspec.msgpack.Decoder(list[Deny | Cut | DenyKey]).decode
 
 
 def as_written(entry: Entry) -> msgspec.Struct:
@@ -39,3 +42,9 @@ def decode_entry(body: bytes | msgspec.Raw) -> Entry:
     """
     entry: Entry = _unpack(body)
     return entry
+
+
+def decode_entries(bodies: Sequence[bytes]) -> list[Entry]:
+    """Return the entries that these bytes stand for; raises as :func:`decode_entry` does. It takes a fraction of the time."""
+    found: list[Entry] = _unpack_all(b"\xdd" + len(bodies).to_bytes(4) + b"".join(bodies))
+    return found

@@ -7,7 +7,7 @@ an entry carries its own end, and only the floor, which never falls, drops entri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from typing import assert_never
@@ -95,7 +95,7 @@ def last_end_ms(time_ms: int) -> int:
 
 
 class View:
-    """A node's knowledge. Only :meth:`merge`, :meth:`raise_floor` and :meth:`start_anew` change the entries.
+    """A node's knowledge. Only :meth:`merge`, :meth:`merge_all`, :meth:`raise_floor` and :meth:`start_anew` change the entries.
 
     Attributes:
         fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
@@ -113,7 +113,7 @@ class View:
         generation: another object after each change that can turn an accepted token into one that is not. Such are each entry that was
             news, and :meth:`start_anew`. A higher floor is none, because each request compares that. A dropped entry is none, because no
             token that is still accepted depends on it. These are objects and not numbers: no two threads make the same one.
-        on_news: called with each entry that was news, right after it was merged.
+        on_news: called with the entries that were news, right after they were merged: with one, or with a part of many.
         ended: how many entries the floor has passed, since the view began.
         referred: whether a log refers to packed denials. Then the log begins the sweeps, once it has forgotten what they drop.
     """
@@ -142,7 +142,7 @@ class View:
         "superseded",
     )
 
-    def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Entry], None] | None = None) -> None:
+    def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Sequence[Entry]], None] | None = None) -> None:
         self.on_news = on_news
         self.floor_ms = 0
         self.latest_ms = 0.0
@@ -200,8 +200,30 @@ class View:
             if is_news:
                 self.generation = object()
         if is_news and self.on_news is not None:
-            self.on_news(entry)
+            self.on_news((entry,))
         return is_news
+
+    def merge_all(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Merge many entries; return those that were news. A log-out of a session costs a fraction of what :meth:`merge` takes for it."""
+        entries, ended_ms = [*entries], last_end_ms(self.floor_ms)
+        simple = [entry for entry in entries if isinstance(entry, Deny) and not entry.replaced_ms and entry.until_ms > ended_ms]
+        if self.superseded:
+            simple = [entry for entry in simple if entry.id not in self.superseded]
+        left: list[Entry] = []
+        if len(simple) < len(entries):
+            seen = {*map(id, simple)}
+            left = [entry for entry in entries if id(entry) not in seen]
+        counts: dict[int, int] = {}
+        try:
+            added, one_by_one = self.denied.add_all(simple, counts)
+        finally:
+            self.generation = object()
+        for end, count in counts.items():
+            self._leaving_at(end)
+            self._packed_ends[end] = self._packed_ends.get(end, 0) + count
+        if added and self.on_news is not None:
+            self.on_news(added)
+        return [*added, *(entry for entry in (*one_by_one, *left) if self.merge(entry))]
 
     def _take_in(self, entry: Entry, end: int, leaving: list[str | Cut | DenyKey]) -> bool:
         match entry:

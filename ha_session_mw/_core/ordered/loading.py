@@ -43,6 +43,7 @@ class Loading:
     def take(self, entries: Iterable[tuple[str, Entry]]) -> None:
         """Take in the next entries, with their keys."""
         keys: list[str] = []
+        denials: list[Deny] = []
         for key, entry in entries:
             keys.append(key)
             if not isinstance(entry, Deny):
@@ -50,7 +51,8 @@ class Loading:
             elif entry.until_ms > self._floor_ms:
                 # After that time a replacement counts as a log-out, and takes less memory.
                 is_old = 0 < entry.replaced_ms < self._floor_ms - SUPERSEDED_MS
-                self._view.merge(Deny(entry.id, entry.until_ms) if is_old else entry)
+                denials.append(Deny(entry.id, entry.until_ms) if is_old else entry)
+        self._view.merge_all(denials)
         self.keys.update(keys if self._wanted is None else self._wanted() & {*keys})
         self.total += sum_of(keys)
 
@@ -76,6 +78,5 @@ class Loading:
     def merge_others(self) -> Iterator[None]:
         """Merge the cuts and the keys into the view, in pieces."""
         for begin in range(0, len(self._others), PIECE):
-            for entry in self._others[begin : begin + PIECE]:
-                self._view.merge(entry)
+            self._view.merge_all(self._others[begin : begin + PIECE])
             yield

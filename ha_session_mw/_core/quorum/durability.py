@@ -60,9 +60,10 @@ class DurablePrefix:
         self.learned |= batch.learned
         self.lists = batch.lists
         self._view.raise_floor(batch.floor_ms)
-        for position, entry in batch.entries:
-            if self._view.merge(entry):
-                self._sequence.append(entry, position)
+        positions = {id(entry): position for position, entry in batch.entries}
+        news = self._view.merge_all(entry for _, entry in batch.entries)
+        for entry in sorted(news, key=lambda entry: positions[id(entry)]):
+            self._sequence.append(entry, positions[id(entry)])
         self._sequence.last = max(self._sequence.last, batch.upto)
 
     def follow(self) -> None:

@@ -175,6 +175,15 @@ class Quorum:
         """Return whether a majority has been in contact since then, and holds all entries from before."""
         return self.fence.is_found(sought)
 
+    def _merge_all(self, entries: Iterable[Entry]) -> None:
+        facts: list[Entry] = []
+        others: list[Entry] = []
+        for entry in entries:
+            (facts if isinstance(entry, Deny) and entry.id.startswith(MARK) else others).append(entry)
+        self._sequence.append_all(self.view.merge_all(others))
+        for fact in facts:
+            self._merge(fact)
+
     def _merge(self, entry: Entry) -> None:
         if self.view.merge(entry):
             position = self._sequence.append(entry)
@@ -268,8 +277,7 @@ class Quorum:
         # The floor first. Entries that the peer has dropped are missing from its answer, and no other message may carry them.
         self._raise_floor(answer.floor_ms)
         before = self._sequence.last
-        for entry in answer.entries:
-            self._merge(entry)
+        self._merge_all(answer.entries)
         if (news := self._sequence.last - before) > 0:
             # Another member that reads it here learns its whole age. A node that learns all anew does not lag.
             self.composer.ages.note(self._sequence.last, now.boot_s - (lag_s or 0.0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 from itertools import pairwise
 
 from ...models import Cut, CutId, Deny, DenyKey, Entry
@@ -70,6 +71,29 @@ class Sequence:
             self.cuts[entry.id] = self.last
         return self.last
 
+    def append_all(self, entries: SequenceOf[Entry]) -> None:
+        """Add entries that were news to the view, at the next positions."""
+        others, begun = self._view.denied.others, 0
+        while begun < len(entries):
+            if not self._firsts or self.last + 1 - self._firsts[-1] >= BLOCK:
+                self._firsts.append(self.last + 1)
+                self._blocks.append("")
+            first, last = self._firsts[-1], self.last
+            some = entries[begun : begun + BLOCK - (last + 1 - first)]
+            places: list[str] = []
+            for position, entry in enumerate(some, last + 1):
+                if isinstance(entry, Deny) and entry.id not in others:
+                    places.append(chr(position - first) + entry.id[:REFERENCE_LENGTH])
+                    continue
+                places.append(chr(position - first) + _NO_REFERENCE)
+                self._objects[position] = [entry.id if isinstance(entry, Deny) else entry]
+                if isinstance(entry, Cut):
+                    self.cuts[entry.id] = position
+            self._blocks[-1] += "".join(places)
+            self._count += len(some)
+            self.last += len(some)
+            begun += len(some)
+
     def forget_cuts(self, upto: int) -> None:
         """Drop the positions of cuts up to this one from :attr:`cuts`. The cuts themselves stay."""
         while self.cuts and (oldest := next(iter(self.cuts.items())))[1] <= upto:
@@ -77,16 +101,24 @@ class Sequence:
 
     def page(self, since: int, upto: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
         """Return the living entries after ``since`` with their positions, about ``limit`` at most, and the position they reach."""
-        found: list[tuple[int, Entry]] = []
-        looked = reached = 0
-        for position, reference in self._places(since):
-            if position > upto:
+        places: list[tuple[int, str]] = []
+        reached = upto
+        for place in self._places(since):
+            if place[0] > upto:
                 break
-            if looked == limit:
-                return found, reached
-            looked, reached = looked + 1, position
-            found += [(position, entry) for entry in self._entries(position, reference)]
-        return found, upto
+            if len(places) == limit:
+                reached = places[-1][0]
+                break
+            places.append(place)
+        found: list[tuple[int, Entry]] = []
+        superseded = self._view.superseded
+        referred = iter(self._view.denied.referred_all(reference for _, reference in places if reference != _NO_REFERENCE))
+        for position, reference in places:
+            if reference == _NO_REFERENCE:
+                found += [(position, entry) for entry in self._entries(position, reference)]
+            elif (one := next(referred)) is not None:
+                found.append((position, Deny(*one, superseded.get(one[0], 0))))
+        return found, reached
 
     def _places(self, since: int) -> Iterator[tuple[int, str]]:
         """Yield the positions after this one that have entries, each with its reference."""

@@ -21,8 +21,8 @@ ROUNDS_AT_ONCE = 50
 LEAST_ENTRY_S = 1 / 80_000
 """Shortest time per entry of an answer, known or not: 10^5 entries may take this node 1.25 s."""
 
-LEAST_ENTRY_WHILE_LEARNING_S = 1 / 250_000
-"""The same while this node has to learn, and serves nobody: a million entries may take 4 s."""
+LEAST_ENTRY_WHILE_LEARNING_S = 1 / 1_000_000
+"""The same while this node has to learn, and serves nobody: a million entries may take a second."""
 
 LEAST_PAGE_AGAIN_S = 0.05
 """Shortest time per page that this node has read before, while it has to learn."""

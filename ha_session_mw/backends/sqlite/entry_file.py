@@ -17,8 +17,8 @@ NEW_FILE_S = 0.15
 """How long a new file stays locked: until no process relies on an older file of the same name. Half as long again as ``SURE_S``,
 because clocks drift."""
 
-PAGE_ROWS = 10_000
-"""Most rows that are read at a time: some megabytes, where a million rows would take hundreds."""
+PAGE_ROWS = 2000
+"""Most rows that are read at a time: some hundred kilobytes, where a million rows would take hundreds of megabytes."""
 
 TRIED_BYTES = 256
 """Size of the row that a trial writes: as large as any denial."""

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ..._core.cluster.entries import decode_entry, encode_entry
+from ..._core.cluster.entries import decode_entries, encode_entry
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
@@ -159,9 +159,9 @@ class SqliteLog(ClusterLog):
             self._on_event(PossibleLoss())
             news = self._file.read(0)
         self._file_id = news.file
-        for row in news.rows:
-            self._view.merge(self._entry_of(row))
-            self._position = row.number
+        if news.rows:
+            self._view.merge_all(self._entries_of(news.rows))
+            self._position = news.rows[-1].number
         if len(news.rows) < PAGE_ROWS:
             self._position = news.last
         self._highest = news.last
@@ -173,14 +173,14 @@ class SqliteLog(ClusterLog):
             self._change = anyio.Event()
         return news.rows
 
-    def _entry_of(self, row: Row) -> Entry:
+    def _entries_of(self, rows: Sequence[Row]) -> list[Entry]:
         # An entry that cannot be read is never skipped: it may be a log-out.
-        if row.version in ENTRY.reads:
-            try:
-                return decode_entry(row.body)
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                raise FileTrouble("is damaged") from None
-        raise FileTrouble("has entries of another release, in a form that this one cannot read; finish the roll-out")
+        if any(row.version not in ENTRY.reads for row in rows):
+            raise FileTrouble("has entries of another release, in a form that this one cannot read; finish the roll-out")
+        try:
+            return decode_entries([row.body for row in rows])
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+            raise FileTrouble("is damaged") from None
 
     def _lose(self, trouble: FileTrouble) -> None:
         """Accept no session until the file can be read. Log-outs that are known stay enforced."""

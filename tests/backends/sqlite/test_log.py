@@ -125,7 +125,7 @@ async def test_log_outs_survive_a_restart_of_all_workers(path: Path) -> None:
 async def test_a_worker_that_gets_no_requests_learns_within_a_second_for_its_open_connections(path: Path) -> None:
     a, b = Worker(path), Worker(path)
     told: list[object] = []
-    node_of(b.manager).on_entry(told.append)
+    node_of(b.manager).on_entries(told.extend)
     async with running(a, b):
         await a.log_out(a.log_in())
         await eventually(lambda: told)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_session_mw._core.cluster.denials import FILL, ID_LENGTH, REFERENCE_LENGTH, Denials
+from ha_session_mw.models import Deny
 
 from ...asgi.meter import metered
 from ..builders import MINUTE_MS, NOW_MS, random_id
@@ -177,3 +178,19 @@ def test_ids_that_begin_alike_are_held_and_only_one_of_them_is_referred_to() -> 
     assert (denied.reference(one), denied.reference(other)) == ("alike", None)
     del denied[one]
     assert (one in denied, other in denied, denied.referred("alike")) == (False, True, None)
+
+
+@given(st.lists(st.lists(st.builds(Deny, st.sampled_from(IDS), st.sampled_from(ENDS_MS)), max_size=60), max_size=4))
+def test_many_at_once_are_added_or_handed_back(pages: list[list[Deny]]) -> None:
+    denied, expected, counts = Denials(), dict[str, int](), dict[int, int]()
+    for page in pages:
+        added, left = denied.add_all(page, counts)
+        for denial in added:
+            assert denial.id not in expected
+            expected[denial.id] = -(-denial.until_ms // MINUTE_MS) * MINUTE_MS
+        for denial in left:
+            denied.extend(denial.id, denial.until_ms)
+            expected[denial.id] = max(denial.until_ms, expected.get(denial.id, denial.until_ms))
+        denied.check()
+        assert denied == expected
+    assert sum(counts.values()) <= len(expected)

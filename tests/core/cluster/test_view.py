@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ha_session_mw._core.accept_rule import Decision, Refuse
-from ha_session_mw._core.cluster.denials import Denials
+from ha_session_mw._core.cluster.denials import ID_LENGTH, Denials
 from ha_session_mw._core.cluster.view import DROPPED_AT_ONCE, END_STEP_MS, View, cut_end_ms, new_cut_id
 from ha_session_mw._core.token.keys import SigningKey
 from ha_session_mw._core.token.tokens import Verified
@@ -132,7 +132,7 @@ def test_a_further_entry_never_turns_a_revoked_session_into_an_accepted_one(foun
 def test_merge_returns_whether_it_was_news_and_reports_news_once(found: list[Entry], entry: Entry) -> None:
     told: list[Entry] = []
     view = view_of(found)
-    view.on_news = told.append
+    view.on_news = told.extend
 
     knew = view.knows(entry)
     assert not (knew and view.merge(entry))
@@ -140,6 +140,37 @@ def test_merge_returns_whether_it_was_news_and_reports_news_once(found: list[Ent
     assert not view.merge(entry)
     assert view.knows(entry)
     assert len(told) <= 1
+
+
+PACKABLE = [f"{number}".ljust(ID_LENGTH, "-") for number in range(6)] + ["alike-".ljust(ID_LENGTH, end) for end in "01"]
+packable = st.builds(Deny, st.sampled_from(PACKABLE), st.sampled_from(ENDS_MS), st.sampled_from([0, 0, NOW_MS]))
+
+
+@given(st.lists(st.lists(entries | packable, max_size=8), max_size=4), st.sampled_from([0, *ENDS_MS]))
+def test_many_entries_at_once_come_to_the_same_as_one_by_one(pages: list[list[Entry]], floor_ms: int) -> None:
+    told: list[Entry] = []
+    many, single = View(on_news=told.extend), View()
+    for view in (many, single):
+        view.raise_floor(floor_ms)
+
+    for page in pages:
+        before, unknown = len(told), [entry for entry in page if not many.knows(entry)]
+        generation = many.generation
+        news = many.merge_all(page)
+        assert told[before:] == news
+        assert bool(news) == bool(unknown)
+        assert not news or many.generation is not generation
+        many.check()
+        for entry in page:
+            single.merge(entry)
+
+    assert (many.denied, many.superseded, many.denied_keys, many.known_cuts) == (
+        single.denied,
+        single.superseded,
+        single.denied_keys,
+        single.known_cuts,
+    )
+    assert verdicts(many) == verdicts(single)
 
 
 # Denials
@@ -181,7 +212,7 @@ def test_no_further_denial_turns_a_log_out_into_a_replacement(found: list[Entry]
 def test_a_reason_that_is_news_is_reported_though_the_end_is_known(first: int) -> None:
     told: list[Entry] = []
     view = fresh_view()
-    view.on_news = told.append
+    view.on_news = told.extend
     both = [Deny("a", NOW_MS + HOUR_MS, first), Deny("a", NOW_MS + HOUR_MS, NOW_MS - first)]
     for entry in both:
         view.merge(entry)

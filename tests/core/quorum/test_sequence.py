@@ -14,6 +14,9 @@ from ..builders import HOUR_MS, MINUTE_MS, NOW_MS, random_id
 
 
 def add(view: View, sequence: Sequence, *entries: Entry) -> None:
+    if len(entries) % 2:  # as a page, and else one by one
+        sequence.append_all(view.merge_all(entries))
+        return
     for entry in entries:
         if view.merge(entry):
             sequence.append(entry)
