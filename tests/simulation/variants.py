@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ha_session_mw._core.cluster.view import View
@@ -45,3 +46,9 @@ class KeepsGeneration(View):
         is_news = super().merge(entry)
         self.generation = generation
         return is_news
+
+    def merge_all(self, entries: Iterable[Entry]) -> list[Entry]:
+        generation = self.generation
+        news = super().merge_all(entries)
+        self.generation = generation
+        return news

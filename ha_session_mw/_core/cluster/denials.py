@@ -218,7 +218,7 @@ class Denials(MutableMapping[str, int]):
             return [], [*denials]
         added: list[Deny] = []
         left: list[Deny] = []
-        buckets, others, texts = self._buckets, self._others, dict[int, str | None]()
+        buckets, filter, others, texts = self._buckets, self._filter, self._others, dict[int, str | None]()
         count, mask = len(buckets), self._mask
         room = FILL * count - self._packed
         for denial, id in zip(denials, ids, strict=True):
@@ -227,18 +227,19 @@ class Denials(MutableMapping[str, int]):
                 texts[end_ms] = _end_text(end_ms)
             text = texts[end_ms]
             reference = id[:REFERENCE_LENGTH]
-            index = hash(reference) & mask
+            code = hash(reference)
+            index = code & mask
             if index >= count:
                 index &= mask >> 1
+            byte, bits = index * _PART + (code >> 37 & 63), _BITS[code >> 32 & 31]
             bucket = buckets[index]
-            if text is None:
+            if text is None or id in others:
                 left.append(denial)
-            elif reference in bucket:
+            elif filter[byte] & bits == bits and reference in bucket:
                 if id + text not in bucket:
                     left.append(denial)
-            elif id in others:
-                left.append(denial)
             else:
+                filter[byte] |= bits  # before the id is there
                 buckets[index] = f"{bucket}{id}{text}"
                 counts[end_ms] = counts.get(end_ms, 0) + 1
                 added.append(denial)
