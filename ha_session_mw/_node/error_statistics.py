@@ -52,13 +52,21 @@ class ErrorStatistics:
         self.last: dict[str, LastProblem] = {}
         self.logouts_by_infrastructure = 0
 
-    def note(self, problem: ProblemError, instance: str | None) -> None:
+    def note(self, problem: ProblemError, instance: str | None, *, is_counted: bool = False) -> None:
         """Count a refusal, and log it.
 
         Args:
             problem: the reason.
             instance: names the answer; None if the client got no problem document.
+            is_counted: whether the request has been counted already, when its token was refused. Then only the instance is news.
         """
+        if not is_counted:
+            self._count(problem)
+        if not self._report(problem, instance):
+            instance = last.instance if (last := self.last.get(problem.code)) is not None else None
+        self.last[problem.code] = LastProblem(self._clock.wall_s(), instance, problem.check)
+
+    def _count(self, problem: ProblemError) -> None:
         self.counts[problem.code] += 1
         rates = self._rates.get(problem.code)
         if rates is None:
@@ -66,9 +74,6 @@ class ErrorStatistics:
         rates.add(self._clock.boot_s())
         if problem.status == 401 and self.is_by_infrastructure(problem):
             self.logouts_by_infrastructure += 1
-        if not self._report(problem, instance):
-            instance = last.instance if (last := self.last.get(problem.code)) is not None else None
-        self.last[problem.code] = LastProblem(self._clock.wall_s(), instance, problem.check)
 
     def is_by_infrastructure(self, problem: ProblemError) -> bool:
         """Whether a refusal that ends a session rests on a fault of the infrastructure, or on knowledge that the node cannot be sure of.

@@ -94,7 +94,14 @@ class Edge:
         return last_value(scope["headers"], PASSIVE_HEADER, 2) == "1" or self._is_passive_path(below_root(scope["path"], root_path))
 
     async def refuse(
-        self, problem: ProblemError, scope: Scope, receive: Receive, send: Send, *, outcome: Execution = "not_executed"
+        self,
+        problem: ProblemError,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        outcome: Execution = "not_executed",
+        is_counted: bool = False,
     ) -> None:
         """Answer with a problem document or with the way to the log-in page, and count the problem.
 
@@ -102,6 +109,7 @@ class Edge:
             problem: why the request is refused.
             scope, receive, send: of the request.
             outcome: whether the app had handled the request.
+            is_counted: whether the problem was counted when the request was let in as a visitor's.
         """
         if isinstance(problem, NodeStarting) and not self.node.supervisor.is_running and not self._told_not_started:
             self._told_not_started = True
@@ -109,11 +117,12 @@ class Edge:
 
             logger.error("%s", NOT_STARTED)
         if self._log_in_page is not None and (address := log_in_address(self._log_in_page, problem, scope)) is not None:
-            self.node.errors.note(problem, None)
+            if not is_counted:
+                self.node.errors.note(problem, None)
             await redirect(address, send, vary=self.vary[1])
             return
         instance = uuid4().urn
-        self.node.errors.note(problem, instance)
+        self.node.errors.note(problem, instance, is_counted=is_counted)
         await send_problem(
             problem,
             scope,

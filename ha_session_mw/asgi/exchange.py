@@ -194,7 +194,8 @@ class Exchange(msgspec.Struct, eq=False):
 
     async def _send_problem(self, problem: ProblemError) -> None:
         scope = {**self.scope, "root_path": self.root_path}  # a router inside may have changed it, and our pages are not below a mount
-        await self.edge.refuse(problem, scope, self.receive, self.send, outcome=self._outcome(problem))
+        is_counted = problem is self.state.problem
+        await self.edge.refuse(problem, scope, self.receive, self.send, outcome=self._outcome(problem), is_counted=is_counted)
 
     def _outcome(self, problem: ProblemError) -> Execution:
         """Whether the app had handled the request: to its end if the commit failed, and not at all if a guard raised the problem."""

@@ -165,4 +165,5 @@ class WebSocketExchange(Exchange, eq=False):
         self.forget()
         send, self.send = self.send, drop
         scope = {**self.scope, "root_path": self.root_path}
-        await self.edge.refuse(problem, scope, self.opening, send, outcome=self._outcome(problem))
+        is_counted = problem is self.state.problem
+        await self.edge.refuse(problem, scope, self.opening, send, outcome=self._outcome(problem), is_counted=is_counted)

@@ -248,7 +248,25 @@ async def test_the_statistics_tell_rates_and_the_last_problem_which_is_in_the_lo
     assert [record for record in caplog.records if getattr(record, "instance", None) == error["last"]["instance"]]
 
 
-async def test_the_last_problem_has_its_time_though_the_log_leaves_it_out() -> None:
+async def test_a_request_that_a_guard_refuses_counts_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Its token is refused first, and it goes on as a visitor's; then the guard of the handler refuses it for the same reason."""
+    caplog.set_level(logging.INFO, "ha_session_mw.security")
+    node = Node()
+    visitor = await node.logged_in("ada")
+    old = visitor.token
+    await visitor.visit(lambda session: session.clear())
+    answer = await node.request(lambda session: session.require(), token=old)
+    assert (answer.status, answer.code) == (401, "session_revoked")
+    errors = node_of(node.manager).errors
+    assert errors.counts["session_revoked"] == 1
+    told = errors.told()["session_revoked"]
+    assert isinstance(told, dict)
+    assert (told["total"], told["last"]["instance"]) == (1, answer.problem["instance"])
+    assert [record for record in caplog.records if getattr(record, "instance", None) == answer.problem["instance"]]
+
+
+async def test_the_last_problem_has_its_time_though_the_log_leaves_it_out(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "ha_session_mw.security")
     node = Node(protect=("/account",))
     await node.request(path="/account")
     told = (await node.manager.status())["errors"]
