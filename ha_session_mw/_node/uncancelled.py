@@ -7,12 +7,16 @@ On asyncio, each step is therefore a task of its own, which nobody else can canc
 
 from __future__ import annotations
 
-import asyncio
 import math
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Self, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 T = TypeVar("T")
 
@@ -34,9 +38,10 @@ class Uncancelled:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        task = asyncio.current_task() if self._held else None
-        if task is None:
+        asyncio = _asyncio() if self._held else None
+        if asyncio is None:
             return
+        task = asyncio.current_task()
         # Each cancellation was counted when it was asked for, and is asked for anew: whoever did so finds the number that it left.
         held, self._held = self._held, 0
         for _ in range(held):
@@ -52,9 +57,10 @@ class Uncancelled:
         """
         self._ran = True
         with anyio.fail_after(limit_s, shield=True) as scope:
-            if not _is_in_asyncio():
+            asyncio = _asyncio()
+            if asyncio is None:
                 return await step()
-            task = asyncio.ensure_future(step())
+            task: Future[T] = asyncio.ensure_future(step())
             try:
                 while not task.done():
                     try:
@@ -81,8 +87,10 @@ class Uncancelled:
             await last()
 
 
-def _is_in_asyncio() -> bool:
+def _asyncio() -> ModuleType | None:
+    """Return asyncio if it runs the caller. A program on trio may never load it."""
+    asyncio = sys.modules.get("asyncio")
     try:
-        return asyncio.current_task() is not None
+        return asyncio if asyncio is not None and asyncio.current_task() is not None else None
     except RuntimeError:  # trio
-        return False
+        return None
