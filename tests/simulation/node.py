@@ -59,6 +59,7 @@ class Node(Place, ABC):
         self.boot_off_s = world.random.uniform(0, 1e5)
         self.wall_off_ms = self.true_off_ms = wall_off_ms
         self.session_ms = LONGEST_MS
+        self.idle_ms = LONGEST_MS
         self.yes_until: dict[str, float] = {}
         self.accepted_under: dict[str, object] = {}
         """The view's generation under which each session was accepted last."""
@@ -161,7 +162,9 @@ class Node(Place, ABC):
         if family:
             self.world.revoked_families.add(claims.family)
             hit = [one for one in self.world.sessions if one.claims.family == claims.family]
-        self.append([Deny(claims.family if family else claims.sid, claims.absolute_end_ms, replaced_ms)], [*hit])
+        denial_ms = self.world.variant.denial_ms
+        until_ms = claims.absolute_end_ms if denial_ms is None else min(claims.absolute_end_ms, int(self.wall_ms()) + denial_ms)
+        self.append([Deny(claims.family if family else claims.sid, until_ms, replaced_ms)], [*hit])
 
     def revoke_subject(self, told: SubjectCut, *, but: Session | None = None) -> None:
         subject = told.subject
@@ -169,13 +172,25 @@ class Node(Place, ABC):
         # A cut replaces those that its writer knew. Were a session excepted that one of those has ended, it would live again.
         if but is not None and not isinstance(self.verdict(but, self.view.fresh_at, now), Accept):
             but = None
+        hit: list[Session | SubjectCut] = [*self.world.hit_by(subject, but=but), told]
+        if self._changes_nothing(subject):
+            self.asked_to_revoke(hit)
+            self.acknowledge(hit)
+            return
         until = self.members.unknown_end_ms(now)
         dated_ms = self.world.variant.cut_dated_ms
         made_ms = int(now.wall_ms) + dated_ms if dated_ms is not None and self.members.clock_trusted(now) else None
         id = new_cut_id(f"{self.number}-{self.life}-{self.world.time:.9f}", until, made_ms)
         keep = FamilyId(but.claims.family) if but is not None else None
         cut = Cut(id, subject, until, keep, self.view.live_cuts(subject))
-        self.append([cut], [*self.world.hit_by(subject, but=but), told])
+        self.append([cut], hit)
+
+    def _changes_nothing(self, subject: str) -> bool:
+        """Whether a broken rule says that another log-out of a subject would end no session: no node knows that it has issued one."""
+        drops = self.world.variant.drops_repeated_cuts
+        asked = {"never": [], "this": [self], "each": self.world.nodes}[drops]
+        cuts = self.view.by_subject.get(subject, {}).keys()
+        return bool(asked and cuts) and not any(cuts & node.view.listed for node in asked)
 
     def log_in(self, subject: str = "somebody") -> Session | None:
         """A new session, if this node may mint now."""
@@ -187,7 +202,13 @@ class Node(Place, ABC):
         if not self._may_list(subject, cuts):
             return None
         issued_ms = int(now.wall_ms - max(0.0, self.members.skew_ms(now)))
-        return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=issued_ms, life_ms=self.session_ms)
+        return self.world.new_session(self, subject=subject, cuts=cuts, now_ms=issued_ms, life_ms=self.session_ms, idle_ms=self.idle_ms)
+
+    def renew(self, session: Session) -> Session:
+        """The session's next token, dated now: the request that brought the present one was accepted, however long ago."""
+        now_ms = int(self.wall_ms())
+        idle_end_ms = min(now_ms + self.idle_ms, session.claims.absolute_end_ms)
+        return self.world.renewed(session, issued_ms=now_ms, idle_end_ms=idle_end_ms)
 
     def cycle(self, session: Session) -> None:
         """Have a session take a new id, as a client asks that follows the hints: a refusal means that its old one is good."""

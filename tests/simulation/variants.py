@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw.models import Entry
@@ -20,6 +21,8 @@ class Variant:
         denies_first: a session that takes a new id is denied under its old one before the log was asked, and even if that is refused.
         lists_what_may_be_lost: a token may list a cut that only its node knows.
         keeps_generation: an entry that is merged leaves the view's generation as it is.
+        denial_ms: how long after a log-out its denial ends; None for the absolute end of its session.
+        drops_repeated_cuts: what ends no session, as far as ``this`` node knows, or ``each`` node says, is no second log-out everywhere.
         checks: each part's invariants are checked after each step. A broken rule is first caught by its schedule, without them.
     """
 
@@ -30,6 +33,8 @@ class Variant:
     denies_first: bool = False
     lists_what_may_be_lost: bool = False
     keeps_generation: bool = False
+    denial_ms: int | None = None
+    drops_repeated_cuts: Literal["never", "this", "each"] = "never"
     checks: bool = False
 
     def new_view(self) -> View:

@@ -265,7 +265,9 @@ class World(Judge, Generic[N]):
 
     # The truth.
 
-    def new_session(self, node: Node, *, subject: str, cuts: tuple[CutId, ...], now_ms: int, life_ms: int) -> Session:
+    def new_session(
+        self, node: Node, *, subject: str, cuts: tuple[CutId, ...], now_ms: int, life_ms: int, idle_ms: int | None = None
+    ) -> Session:
         sid = self._next_sid()
         claims = Claims(
             sid=sid,
@@ -274,11 +276,18 @@ class World(Judge, Generic[N]):
             cuts=cuts,
             issued_ms=now_ms,
             authenticated_ms=now_ms,
-            idle_end_ms=now_ms + life_ms,
+            idle_end_ms=now_ms + min(life_ms, life_ms if idle_ms is None else idle_ms),
             absolute_end_ms=now_ms + life_ms,
             issuer=NodeId(node.url),
         )
         return self.add_session(Verified.of(claims, KeyId("key"), renew_at_ms=math.inf))
+
+    def renewed(self, session: Session, **times_ms: int) -> Session:
+        """Hand out another token of a session, under the same id. What has become of the session counts for it, too."""
+        successor = self.add_session(Verified.of(msgspec.structs.replace(session.claims, **times_ms), KeyId("key"), renew_at_ms=math.inf))
+        successor.began, successor.revoked, successor.fenced_at = session.began, session.revoked, session.fenced_at
+        successor.maybe_cut = session.maybe_cut
+        return successor
 
     def _next_sid(self) -> SessionId:
         """Return an id of 22 characters. Its first ones differ from those of all others, as those of random ids do."""
