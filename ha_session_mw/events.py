@@ -71,7 +71,8 @@ class MemberMismatched(_Event, frozen=True):
 
     Attributes:
         place: the member's position in ``HA_SESSION_PEERS``, counted from 1. Members that only ``HA_SESSION_PEERS_NEXT`` names follow.
-        why: the member has another ``list`` of members, speaks another ``version``, or has another ``identity`` than expected.
+        why: the member has another ``list`` of members, reads no ``version`` of the protocol that this node reads, or has another
+            ``identity`` than expected.
     """
 
     place: int

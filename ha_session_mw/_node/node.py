@@ -202,7 +202,7 @@ class Node(Wiring):
                 "another process announces the HA_SESSION_ADVERTISE_URL of this one, so requests for paths in HA_SESSION_OWNED may get to "
                 "either; run one worker for each URL, with a port of its own"
             )
-        return [*([exposed] if exposed else []), *told, *self._why_provisional()]
+        return [*([exposed] if exposed else []), *self.log.mismatches(), *told, *self._why_provisional()]
 
     def _why_provisional(self) -> list[str]:
         if not self.log.has_quorum() and self.clock.boot_s() - self._had_quorum_s > NO_QUORUM_AFTER_S:

@@ -26,6 +26,7 @@ def status_of(node: Node) -> dict[str, object]:
         "cluster": node.backend.scheme,
         "ready": why_not_ready is None,
         "not_ready_because": why_not_ready,
+        "mismatches": list(node.log.mismatches()),
         "exposed_because": node.log.exposure(),
         "member_lists": node.log.member_lists(),
         "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),

@@ -202,6 +202,10 @@ class ClusterLog(ABC):
     def why_not_ready(self) -> str | None:
         """Return why this node cannot validate sessions, in a few words for an operator; None if it is ready."""
 
+    def mismatches(self) -> Sequence[str]:
+        """Return why this node and another member cannot work together, in a sentence with the remedy for each of them."""
+        return ()
+
     def exposure(self) -> str | None:
         """Return how acknowledged log-outs may be lost as the cluster is set up, in a sentence for an operator; None if they are kept."""
         return None

@@ -135,6 +135,7 @@ def _remarks(row: Mapping[str, Any]) -> list[str]:
     told = row["status"] or {}
     found = [f"does not answer: it {row['failure']}"] if row["failure"] else []
     found += [f"not ready: {told['not_ready_because']}"] if told.get("not_ready_because") else []
+    found += [f"not one cluster: {why}" for why in told.get("mismatches", ()) if why not in (told.get("not_ready_because") or "")]
     found += [f"exposed: {told['exposed_because']}"] if told.get("exposed_because") else []
     found += [f"task {name} was restarted {count} times" for name, count in told.get("restarted_tasks", {}).items()]
     refused = ", ".join(

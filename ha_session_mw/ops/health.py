@@ -68,6 +68,7 @@ def checks_of(node: Node) -> Iterator[Check]:
     yield _freshness(node)
     yield from _clocks(node)
     yield _quorum(node)
+    yield _mismatches(node)
     yield _pending(node)
     exposed = node.log.exposure()
     yield Check("durability", "warn" if exposed else "pass", exposed is None, output=exposed or "",
@@ -133,6 +134,12 @@ def _quorum(node: Node) -> Check:
         "" if available else "log-outs do not become durable: they are provisional, or refused with 503",
         "" if available else "bring members back until a majority hears this node, or the cluster's server",
     )
+
+
+def _mismatches(node: Node) -> Check:
+    told = node.log.mismatches()
+    return Check("mismatched_members", "warn" if told else "pass", len(told), 0, output="; ".join(told),
+                 remedy="do what the sentence says; see Troubleshoot a cluster" if told else "")  # fmt: skip
 
 
 def _pending(node: Node) -> Check:

@@ -50,7 +50,7 @@ class Served:
         self.url = url_of(port)
         self.name = name
         self.port = port
-        self.settings = {**settings, "NODE_ID": name, "ADVERTISE_URL": self.url}
+        self.settings = {"NODE_ID": name, "ADVERTISE_URL": self.url, **settings}
         self.log = folder / f"{name}.log"
         self.environ: dict[str, str] = {}
         self.starts = 0
@@ -67,7 +67,8 @@ class Served:
         with self.log.open("ab") as log:
             if self.environ or self.tree != ROOT:  # that takes an interpreter of its own
                 cold = [sys.executable, "-m", *command]
-                self._processes.append(subprocess.Popen(cold, env=environ, stdout=log, stderr=log, pass_fds=fds))
+                # uvicorn looks for the package in the working directory first, and would find this tree in that of the tests.
+                self._processes.append(subprocess.Popen(cold, cwd=self._folder, env=environ, stdout=log, stderr=log, pass_fds=fds))
             else:
                 self._processes.append(warm.start(*command, env=environ, stdout=log, pass_fds=fds))
 
@@ -124,13 +125,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
     yield from served(tmp_path_factory.mktemp("served"), APP)
 
 
-def served(folder: Path, app: str, more: Mapping[str, str] | None = None) -> Iterator[list[Served]]:
+def served(folder: Path, app: str, more: Mapping[str, str] | None = None, *, tree: Path = ROOT) -> Iterator[list[Served]]:
     """Three nodes that judge sessions, until asked again.
 
     Args:
         folder: for their files.
         app: its code.
         more: more settings, in which {name} stands for the name of a node. An empty one is not set.
+        tree: the folder from which they import the package.
     """
     (folder / "served.py").write_text(app)
     ports = [reserve_port() for _ in range(3)]
@@ -148,6 +150,7 @@ def served(folder: Path, app: str, more: Mapping[str, str] | None = None) -> Ite
     ]
     try:
         for node in nodes:
+            node.tree = tree
             node.start()
         for node in nodes:
             until(lambda node=node: not node.readiness(), "ready")  # type: ignore[misc]

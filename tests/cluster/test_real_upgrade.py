@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-import io
-import os
 import signal
 import subprocess
-import sys
-import tarfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from ..engines import etcd
+from ..operators import run
 from ..waiting import until
-from .test_real import APP, ROOT, Served, served
+from .releases import AFTER_NEXT, NEXT, ROOT, former, last_release, later
+from .test_real import Served, served
 
 pytestmark = [pytest.mark.real, pytest.mark.prove]
 
-BEFORE_A_RELEASE = "938fc80"
-"""The build to compare with until there is a tag: the last one that was finished before this one. ``PREVIOUS`` names another."""
+APP = """
+from pathlib import Path
 
+import ha_session_mw
+from ha_session_mw import SessionMiddleware
+from ha_session_mw.testing import who_is_there
 
-def git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
+print("imported from", Path(ha_session_mw.__file__).parents[1], flush=True)
+app = SessionMiddleware(who_is_there)
+"""
+CLUSTERS = ("peers", "peers with files", "etcd", "sqlite")
 
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree of the last release."""
     try:
-        tags = git("tag", "--list", "v*", "--sort=-version:refname", "--merged", "HEAD").decode().split()
-        commit = os.environ.get("PREVIOUS") or (tags[0] if tags else BEFORE_A_RELEASE)
-        archive = git("archive", "--format=tar", commit, "ha_session_mw")
+        return former(tmp_path_factory.mktemp("previous"), last_release())
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this copy of the repository has no history")
-    folder = tmp_path_factory.mktemp("previous")
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
-        tree.extractall(folder, filter="data")
-    return folder
 
 
-def test_the_tree_of_the_last_release_is_really_imported(previous: Path) -> None:
-    command = [sys.executable, "-c", "import ha_session_mw; print(ha_session_mw.__file__)"]
-    told = subprocess.run(command, env={"PYTHONPATH": str(previous)}, cwd=previous, check=True, capture_output=True, text=True)
-    assert Path(told.stdout.strip()).is_relative_to(previous)
+@pytest.fixture(scope="module")
+def next_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of the next release."""
+    return later(tmp_path_factory.mktemp("next"), protocol=NEXT[0], stored=NEXT[1])
+
+
+@pytest.fixture(scope="module")
+def after_next(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of the release after the next one."""
+    return later(tmp_path_factory.mktemp("after_next"), protocol=AFTER_NEXT[0], stored=AFTER_NEXT[1])
 
 
 def all_agree(nodes: list[Served]) -> None:
@@ -59,25 +63,76 @@ def all_agree(nodes: list[Served]) -> None:
         assert [node.status(stays) for node in nodes] == [200] * 3, issuer.name
 
 
-@pytest.mark.parametrize("cluster", ["peers", "peers with files", "etcd"])
-def test_two_releases_serve_side_by_side_in_both_directions(cluster: str, previous: Path, tmp_path: Path) -> None:
+@contextmanager
+def three_nodes(cluster: str, folder: Path, tree: Path = ROOT) -> Iterator[list[Served]]:
     with ExitStack() as held:
         more = {"CLUSTER": "peers://"}
         if cluster == "etcd":
             more = {"CLUSTER": held.enter_context(etcd()).cluster("shop"), "PEERS": ""}
+        elif cluster == "sqlite":
+            more = {"CLUSTER": f"sqlite:///{folder}/log.db", "PEERS": "", "ADVERTISE_URL": ""}
         elif cluster == "peers with files":
-            more = {"CLUSTER": f"peers://{tmp_path}/{{name}}.db"}
-        running = served(tmp_path, APP, more)
+            more = {"CLUSTER": f"peers://{folder}/{{name}}.db"}
+        running = served(folder, APP, more, tree=tree)
         nodes = next(running)
         held.callback(running.close)  # type: ignore[attr-defined]
+        yield nodes
+
+
+def restarted(node: Served, tree: Path) -> None:
+    node.end(signal.SIGTERM)
+    node.tree = tree
+    node.start()
+    until(lambda: not node.readiness(), "ready again")
+    assert [line for line in node.told.splitlines() if "imported from" in line][-1] == f"imported from {tree}"
+
+
+def there_and_back(cluster: str, folder: Path, before: Path, after: Path) -> None:
+    """Roll three nodes from one release to another, and back again: no session and no log-out is lost, at no moment."""
+    with three_nodes(cluster, folder, before) as nodes:
         token, ended = nodes[0].log_in("carol"), nodes[0].log_in("dan")
         assert nodes[1].request("POST", "/logout", ended).headers["session-revocation"] == "fenced"
-        for tree in (previous, ROOT):
+        for tree in (after, before):
             for node in nodes:
-                node.end(signal.SIGTERM)
-                node.tree = tree
-                node.start()
-                until(lambda node=node: not node.readiness(), "ready again")  # type: ignore[misc]
+                restarted(node, tree)
                 all_agree(nodes)
                 assert [one.status(token) for one in nodes] == [200] * 3
                 assert [one.status(ended) for one in nodes] == [401] * 3
+        assert not [line for node in nodes for line in node.told.splitlines() if "of the protocol" in line or "another release" in line]
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_the_last_release_and_this_one_serve_side_by_side_in_both_directions(cluster: str, previous: Path, tmp_path: Path) -> None:
+    there_and_back(cluster, tmp_path, ROOT, previous)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_this_release_and_one_with_another_version_of_the_protocol_serve_side_by_side(cluster: str, next_one: Path, tmp_path: Path) -> None:
+    there_and_back(cluster, tmp_path, ROOT, next_one)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_release_that_writes_what_the_one_before_it_reads_can_be_left_again(
+    cluster: str, next_one: Path, after_next: Path, tmp_path: Path
+) -> None:
+    there_and_back(cluster, tmp_path, next_one, after_next)
+
+
+def test_a_skipped_release_is_told_and_no_session_is_accepted_there(after_next: Path, tmp_path: Path) -> None:
+    with three_nodes("peers", tmp_path) as nodes:
+        token = nodes[0].log_in("carol")
+        skipped = nodes[2]
+        skipped.end(signal.SIGTERM)
+        skipped.tree = after_next
+        skipped.start()
+        told = "the upgrade has skipped a release"
+        until(lambda: told in skipped.readiness(), "told by readyz")
+        assert "take this node back to one that reads version 1, too" in skipped.readiness()
+        assert skipped.status(token) == 503
+        for node in nodes[:2]:
+            assert node.status(token) == 200
+            assert not node.readiness()
+            assert told in node.told
+        assert told in skipped.told
+        assert told in run("status", "--node", nodes[0].url).output
+        assert told in run("doctor", peers=nodes[0].settings["PEERS"], cluster="peers://", advertise_url=nodes[0].url).output

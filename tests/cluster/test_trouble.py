@@ -484,8 +484,13 @@ async def test_differing_lists_are_named_once_and_by_readiness(caplog: pytest.Lo
             await cluster.ready()
             await restarted(c, peers=(*c.settings["peers"], "http://d.test"))
             await cluster.advance(10)
-            assert "member 1 of HA_SESSION_PEERS (list)" in (c.why_not_ready or "")
+            assert "member 1 of HA_SESSION_PEERS has another HA_SESSION_PEERS" in (c.why_not_ready or "")
             assert a.why_not_ready is b.why_not_ready is None  # the odd one must not take them out of service too
+            named = "member 3 of HA_SESSION_PEERS has another HA_SESSION_PEERS; they must name the same members everywhere"
+            assert (await cluster.run(a.manager.status))["mismatches"] == [named]
+            readiness = await cluster.run(call, a.middleware, scope_of("http", "/-/session/readyz"))
+            assert readiness.status == 200
+            assert named.encode() in readiness.body
             browser = await logged_in(cluster, a)  # two of three agree, and go on
             assert (await browser.visit(b)).result == "ada"
             assert refused_for_infrastructure(await browser.visit(c), "node_starting", "other_node")

@@ -103,7 +103,7 @@ class QuorumLog(MemberedLog):
         self._has_two_members = 2 in (len(urls), len(coming))
         self._has_said_good_bye = False
         self._durable, self._fenced = Watermark(), Watermark()
-        self._reports = Reports(urls, coming, faults=faults, clock=clock, logger=logger, on_event=on_event)
+        self._reports = Reports(urls, coming, self.quorum, faults=faults, clock=clock, logger=logger, on_event=on_event)
         self._writer = BatchWriter(self.quorum, clock=clock, obey=self._obey, wake=self._wake, logger=logger)
         news = self._obey_news
         self.polling = Polling(
@@ -265,8 +265,7 @@ class QuorumLog(MemberedLog):
             return DRAINING
         # A single mismatched member is no reason to take the majority without it out of service.
         if quorum.mismatched and (quorum.recovering or not self._is_fresh(now)):
-            faults = ", ".join(f"{self._reports.name(url)} ({why})" for url, why in quorum.mismatched.items())
-            return f"cannot work with {faults}; HA_SESSION_PEERS and the release must be the same on all nodes"
+            return "; ".join(self.mismatches())
         silent = self._reports.troubles_of(tuple(quorum.peers))
         if quorum.recovering:
             return f"still learning the entries that it may have forgotten from the other members{silent}"
@@ -296,6 +295,9 @@ class QuorumLog(MemberedLog):
         membership = self.quorum.membership
         current, coming = (*membership.digests, None)[:2]
         return {"current": current, "next": coming, "phase": membership.phase}
+
+    def mismatches(self) -> Sequence[str]:
+        return self._reports.mismatches()
 
     def exposure(self) -> str | None:
         return EXPOSED if self._file is None else None

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from ..._core.calls.faults import PeerFaults
+from ..._core.quorum.log import Quorum
+from ..._core.quorum.messages import Mismatch
 from ..._core.quorum.ready import Contradiction, ListsChanged, OldFile, PeerMismatch, QuorumEvent, Recovered
 from ...abc import Clock, OnEvent
 from ...events import FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, MemberMismatched, PossibleLoss, StartedAnew
@@ -13,6 +15,7 @@ from ..common.membered import tell_member
 from ..common.trouble import Troubles
 from .batch_file import FILE
 from .list_texts import TOLD
+from .mismatch_texts import why_apart
 from .pacing import JoinReports
 
 
@@ -22,6 +25,7 @@ class Reports:
     Args:
         urls: the members, in the order of ``HA_SESSION_PEERS``.
         coming: the members of the next list, in the order of ``HA_SESSION_PEERS_NEXT``.
+        quorum: the state machine.
         faults: counts the faults of the others.
         clock: dates the joins.
         logger: takes the lines.
@@ -32,6 +36,7 @@ class Reports:
         self,
         urls: Sequence[str],
         coming: Sequence[str],
+        quorum: Quorum,
         *,
         faults: PeerFaults,
         clock: Clock,
@@ -41,6 +46,7 @@ class Reports:
         self._urls = list(urls)
         self._coming = list(coming)
         self._everybody = list(dict.fromkeys([*urls, *coming]))
+        self._quorum = quorum
         self._faults = faults
         self._clock = clock
         self._logger = logger
@@ -68,6 +74,15 @@ class Reports:
         told = [f"{self.name(url)} {self._troubles.current[url]}" for url in peers if url in self._troubles.current]
         return ": " + "; ".join(told) if told else ""
 
+    # Members that this node cannot work with.
+
+    def mismatches(self) -> tuple[str, ...]:
+        """Return a sentence for each of them."""
+        return tuple(self._why_apart(url, why) for url, why in self._quorum.mismatched.items())
+
+    def _why_apart(self, url: str, why: Mismatch) -> str:
+        return why_apart(self.name(url), why, self._quorum.peers[url].spoken.heard, self._quorum.members.own)
+
     # Events.
 
     def report(self, event: QuorumEvent) -> None:
@@ -83,16 +98,10 @@ class Reports:
                 self._logger.error("a majority of the members forgot their entries at once; acknowledged log-outs may be lost")
             case OldFile(peer):
                 self._logger.error("%s is older than what %s remembers of it; learning anew", FILE, self.name(peer))
-            case PeerMismatch(peer, "list"):
-                self._logger.error("%s has another HA_SESSION_PEERS; they must name the same members everywhere", self.name(peer))
-            case PeerMismatch(peer, "change"):
-                self._logger.info("%s is ahead or behind in the change of the list of members, and does not count for now", self.name(peer))
+            case PeerMismatch(peer, why):
+                self._logger.log(logging.INFO if why == "change" else logging.ERROR, "%s", self._why_apart(peer, why))
             case ListsChanged(phase):
                 self._logger.log(logging.ERROR if phase == "retired" else logging.WARNING, "%s", TOLD[phase])
-            case PeerMismatch(peer, "version"):
-                self._logger.error("%s speaks another version of the protocol; finish the roll-out", self.name(peer))
-            case PeerMismatch(peer, "identity"):
-                self._logger.error("%s claims to be another member; each node's HA_SESSION_ADVERTISE_URL must be its own", self.name(peer))
             case Recovered():
                 self._logger.info("this node has learned all that it may have forgotten, and validates sessions now")
             case MemberJoined(member):

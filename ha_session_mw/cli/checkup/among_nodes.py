@@ -78,6 +78,8 @@ def _stated(settings: Settings, url: str, answer: Mapping[str, Any], here_s: flo
             f"HA_SESSION_FRESHNESS_LIMIT is {settings.freshness_limit:g} s here and {here['freshness_limit_s']:g} s at {url}",
             "set the same value on all nodes",
         )
+    for why in answer.get("mismatches", ()):  # which an earlier build leaves out
+        yield Finding("error", "peers", f"{url} cannot work with another member: {why}", "see Troubleshoot a cluster for this reason")
     if answer["not_ready_because"]:
         yield Finding("error", "peers", f"{url} is not ready: {answer['not_ready_because']}", "see Troubleshoot a cluster for this reason")
 
