@@ -88,7 +88,7 @@ async def test_a_node_alone_whose_clock_differs_from_etcd_s_by_30_s_validates_no
         assert (await one.get("/", token=token)).status_code == 200
 
 
-async def test_probes_and_metrics_wait_for_nothing_while_the_others_are_frozen() -> None:
+async def test_probes_metrics_and_status_wait_for_nothing_while_the_others_are_frozen() -> None:
     async with Cluster(metrics="on") as cluster:
         await cluster.ready()
         one, *others = cluster.nodes
@@ -101,5 +101,7 @@ async def test_probes_and_metrics_wait_for_nothing_while_the_others_are_frozen()
             assert answer.status_code in (200, 503)
             assert cluster.passed_s == passed_s
             assert time.perf_counter() - begun_s < 2  # it computes; how busy the machine is is no matter
+        assert (await cluster.run(one.manager.status))["ready"] is False
+        assert cluster.passed_s == passed_s
         for other in others:
             other.thaw()
