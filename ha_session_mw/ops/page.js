@@ -253,16 +253,23 @@ const show = (told) => {
   document.dispatchEvent(new CustomEvent("survey", { detail: told }));
 };
 
+const sayOld = (text) => {
+  say("bad", text);
+  document.body.dataset.old = "";
+};
 let newest = performance.now();
 const source = new EventSource("ui/events");
 source.onmessage = ({ data }) => {
   newest = performance.now();
+  delete document.body.dataset.old;
   show(JSON.parse(data));
 };
 source.onerror = () => {
-  if (source.readyState === EventSource.CLOSED) say("bad", "This log-in has ended, or the node has no room for a reader. Load the page again.");
+  if (source.readyState === EventSource.CLOSED) sayOld("This log-in has ended, or the node has no room for a reader. Load the page again.");
 };
 setInterval(() => {
   const quiet = performance.now() - newest;
-  if (quiet > 4000 && source.readyState !== EventSource.CLOSED) say("bad", `No news from this node for ${Math.round(quiet / 1000)} s. What is below is old.`);
+  if (quiet > 4000 && source.readyState !== EventSource.CLOSED) {
+    sayOld(`No news from this node for ${Math.round(quiet / 1000)} s. What is below is old. Another member's page may have news.`);
+  }
 }, 1000);

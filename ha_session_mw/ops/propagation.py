@@ -64,7 +64,7 @@ class Propagation:
         Args:
             member: its name.
             told: the log-outs, and how long ago it applied them.
-            sent_s, received_s: the present before it made the answer, and after (the clock of the asking node). The same for that node.
+            sent_s, received_s: the present before it made the answer, and after (the clock of the asking node).
         """
         error_s = (received_s - sent_s) / 2
         for one in told:

@@ -113,8 +113,8 @@ class Survey:
 
     async def _survey(self) -> dict[str, Any]:
         node = self._node
-        rows = members_of(node)
-        own = self._learn(status_of(node), node.clock.boot_s())
+        rows, began_s = members_of(node), node.clock.boot_s()
+        own = self._learn(status_of(node), began_s)
         answers = await self._ask({row["url"] for row in rows if not row["here"] and row["state"] != "gone" and row["url"]})
         lost = self._lost.told(rows, node.clock.boot_s())
         heard = {row["url"] for row in (*rows, *lost)}
@@ -151,8 +151,7 @@ class Survey:
 
     def _learn(self, answer: object, sent_s: float) -> ToldStatus:
         told = msgspec.convert(answer, ToldStatus)
-        received_s = self._node.clock.boot_s() if told.node != self._node.node_id else sent_s
-        self._propagation.learn(told.node, told.recent_log_outs or (), sent_s=sent_s, received_s=received_s)
+        self._propagation.learn(told.node, told.recent_log_outs or (), sent_s=sent_s, received_s=self._node.clock.boot_s())
         return told
 
 

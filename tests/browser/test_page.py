@@ -281,3 +281,16 @@ def test_hostile_texts_stay_texts(page: Tab, tmp_path: Path) -> None:
         assert page.ask("document.body.innerText").count("onerror") >= 10
         looks_well(page, tmp_path, "hostile")
         page.open("about:blank")
+
+
+def test_news_that_are_old_look_so_and_the_page_says_where_to_look(page: Tab) -> None:
+    page.size(1600)
+    with serving_hostile_names() as url:
+        page.open(f"{url}/-/session/ui")
+        page.until("document.querySelectorAll('.member').length === 2")
+        assert "old" not in page.ask("({...document.body.dataset})")
+    page.ask("performance.now = () => 1e9")  # as if time had passed since
+    page.until("'old' in document.body.dataset")
+    assert "Another member's page" in text_of(page, "#said")
+    assert page.ask("Number(getComputedStyle(document.querySelector('#members').parentElement).opacity)") < 1
+    assert page.ask("getComputedStyle(document.querySelector('#verdict')).opacity") == "1"

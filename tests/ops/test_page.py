@@ -19,6 +19,7 @@ from ha_session_mw._node.recent_log_outs import RecentLogOuts
 from ha_session_mw._node.status import status_of
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny, SessionId
+from ha_session_mw.ops import survey
 from ha_session_mw.ops.credential import COOKIE, LIFE_S, TRIES_AT_ONCE
 from ha_session_mw.ops.lost_members import LostMembers
 from ha_session_mw.ops.page import EVERY_S, MOST_READERS, document, log_in_form
@@ -313,6 +314,28 @@ async def test_it_shows_each_member_and_the_way_of_a_log_out() -> None:
         assert log_out["nodes"]["a"]["after_s"] == 0
         assert {*log_out["nodes"]} == {*"abc"}
         assert "ada" not in json.dumps(told)
+
+
+async def test_the_times_of_a_busy_node_are_as_uncertain_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood still for 0.2 s while it told its own state. That made its log-outs as late, and was taken for exact."""
+
+    def stands_still(node: Any) -> dict[str, object]:
+        told = status_of(node)
+        node.clock.advance(0.2)
+        return told
+
+    async with cluster() as found:
+        one, other, _ = found.nodes
+        await found.run(one.manager.revoke_subject, "ada")
+        monkeypatch.setattr(survey, "status_of", stands_still)
+        [log_out] = (await news(found, other.middleware))["log_outs"]
+        took = log_out["nodes"]["b"]
+        assert took["error_s"] >= 0.1
+        assert took["after_s"] - took["error_s"] < 0.01
+        monkeypatch.undo()
+        await found.advance(2)
+        [log_out] = (await news(found, other.middleware))["log_outs"]
+        assert log_out["nodes"]["b"]["after_s"] < 0.01
 
 
 async def test_a_member_that_is_silent_costs_its_time_and_no_more() -> None:
