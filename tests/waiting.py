@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
+
+if TYPE_CHECKING:
+    from .warm import Running
 
 LIMIT_S = 30.0
 """Time limit for steps that take a second on an idle machine."""
@@ -26,6 +32,20 @@ async def eventually(condition: Callable[[], object], limit_s: float = LIMIT_S) 
     with anyio.fail_after(limit_s):
         while not condition():  # noqa: ASYNC110 - the condition has no event
             await anyio.sleep(0.01)
+
+
+def end(process: Running, within_s: float = 10.0, *, with_group: bool = False) -> None:
+    """End a process in good order. Kill one that does not end in time, with its process group if the caller says so, and raise."""
+    process.terminate()
+    try:
+        process.wait(within_s)
+    finally:
+        if process.poll() is None:
+            if with_group:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.wait(within_s)
 
 
 def stands_still(pid: int) -> bool:

@@ -223,6 +223,24 @@ def why(session: Session) -> str | None:
     return session.problem.code if session.problem else None
 
 
+def cycle(session: Session) -> None:
+    """An act that changes the data and the id."""
+    session["role"] = "admin"
+    session.cycle()
+
+
+def log_in_again(session: Session) -> None:
+    """An act that changes the data and logs the subject in anew."""
+    session["role"] = "admin"
+    session.login("ada")
+
+
+def prove_again(session: Session) -> None:
+    """An act that changes the data and notes a proof of presence."""
+    session["role"] = "admin"
+    session.reauthenticate()
+
+
 class Node:
     """One node: the middleware around an app that runs each request's action."""
 

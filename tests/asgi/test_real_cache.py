@@ -18,7 +18,7 @@ import pytest
 from ha_session_mw import SessionManager, Settings
 from ha_session_mw.testing import ManualClock, mint_session
 
-from ..waiting import until
+from ..waiting import end, until
 from .driver import SECRET
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("nginx")]
@@ -89,8 +89,7 @@ def process(log: Path, command: list[str], path: Path, environ: dict[str, str] |
             until(lambda: listens(path), "the server listens")
             yield
         finally:
-            running.terminate()
-            running.wait(10)
+            end(running)
 
 
 @pytest.fixture(scope="module")

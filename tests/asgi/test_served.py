@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 from example_app.no_tls import NO_TLS
 
 from .. import warm
+from ..waiting import end
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -63,8 +64,7 @@ def served(log: IO[bytes], environ: dict[str, str], *options: str) -> Iterator[s
         try:
             yield f"127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            process.terminate()
-            process.wait(10)
+            end(process)
 
 
 BAD = {"SECRET_KEY": "short", "IDLE_TIMEOUT": "soon", "COKIE_NAME": "x"}

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
 from .. import warm
-from ..waiting import until
+from ..waiting import end, until
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -103,8 +103,7 @@ def served(folder: Path, command: list[str], name: str = "s", **settings: str) -
             until(lambda: listens(path), "the server listens")
             yield path
         finally:
-            process.terminate()
-            process.wait(10)
+            end(process)
 
 
 def listens(path: str) -> bool:

@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect, unix_connect
 
 from .. import warm
-from ..waiting import until
+from ..waiting import end, until
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -63,8 +63,7 @@ def served(folder: Path, command: list[str]) -> Iterator[str]:
         try:
             yield f"127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            process.terminate()
-            process.wait(10)
+            end(process)
 
 
 @pytest.mark.parametrize("server", SERVERS)

@@ -23,7 +23,7 @@ from ha_session_mw.testing import SECRET
 from .. import warm
 from ..engines import Etcd
 from ..thinning import thinned
-from ..waiting import LIMIT_S, until
+from ..waiting import LIMIT_S, end, until
 
 pytestmark = pytest.mark.real
 
@@ -80,8 +80,7 @@ class Gunicorn:
         """End it in good order."""
         process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            process.wait(LIMIT_S)
+            end(process, LIMIT_S)
 
     def kill(self) -> None:
         """End it with all its workers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from ha_session_mw.testing import SECRET
 
 from ..engines import Etcd
-from ..waiting import LIMIT_S, until
+from ..waiting import LIMIT_S, end, until
 from .test_real_gunicorn import APP, ROOT, url_of
 
 pytestmark = pytest.mark.real
@@ -45,10 +44,4 @@ def test_readyz_speaks_for_all_workers_behind_a_port(tmp_path: Path, one_etcd: E
             assert {answer.status_code for answer in answers} == {200}
             assert len({answer.headers["x-worker"] for answer in answers}) > 1
         finally:
-            process.terminate()
-            try:
-                process.wait(LIMIT_S)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(LIMIT_S)
+            end(process, LIMIT_S, with_group=True)

@@ -25,6 +25,7 @@ from ha_session_mw import SessionManager, SessionMiddleware, Settings, get_sessi
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny, Entry
 
+from ..waiting import end
 from .contenders import KEY, NotReadError
 
 PEERS = "peers://"
@@ -142,12 +143,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(MAX_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, MAX_WAIT_S)
 
 
 def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -27,6 +27,7 @@ from example_app.ports import reserve_port
 from ha_session_mw import SessionManager
 from ha_session_mw.manager import node_of
 
+from ..waiting import end
 from . import contenders
 from .contenders import USER, App, Contender, LoadingReader, NotReadError, Reader, Wrap, cookie_from, new_manager, ours_with
 from .rounds import Timing, race
@@ -62,8 +63,7 @@ def redis_server() -> Iterator[int]:
             _wait_until_it_listens(port, process)
             yield port
         finally:
-            process.terminate()
-            process.wait(MAX_WAIT_S)
+            end(process, MAX_WAIT_S)
 
 
 def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:

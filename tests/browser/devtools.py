@@ -15,6 +15,8 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
+from ..waiting import end
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WITHIN_S = 60.0
 
@@ -105,8 +107,7 @@ def tab(folder: Path) -> Iterator[Tab]:
             with connect(_socket_of(port), max_size=None, proxy=None) as socket:
                 yield Tab(socket)
         finally:
-            process.terminate()
-            process.wait(WITHIN_S)
+            end(process, WITHIN_S)
 
 
 def _port(file: Path) -> int:

@@ -27,6 +27,7 @@ from ha_session_mw import SessionManager, SessionMiddleware, Settings, get_sessi
 from ha_session_mw.asgi import endpoints
 
 from ..asgi.driver import SECRET
+from ..waiting import end
 
 pytestmark = pytest.mark.real
 
@@ -162,8 +163,7 @@ def browser(folder: Path, url: str) -> Iterator[None]:
         try:
             yield
         finally:
-            process.terminate()
-            process.wait(WITHIN_S)
+            end(process, WITHIN_S)
 
 
 def certificate(folder: Path) -> dict[str, str]:

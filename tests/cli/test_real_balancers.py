@@ -21,7 +21,7 @@ from ha_session_mw.config import Settings
 from ha_session_mw.testing import SECRET
 
 from ..cluster.test_real import Served
-from ..waiting import LIMIT_S, until
+from ..waiting import LIMIT_S, end, until
 
 pytestmark = pytest.mark.real
 
@@ -110,12 +110,7 @@ class Balancer:
 
     def close(self) -> None:
         self.http.close()
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
+        end(self._process)
         self._log.close()
 
 

@@ -19,7 +19,7 @@ from ha_session_mw.testing import SECRET
 from ..cluster.test_real import APP, Served
 from ..engines import Certificates
 from ..thinning import thinned
-from ..waiting import until
+from ..waiting import end, until
 from .test_real_balancers import command_of
 
 pytestmark = pytest.mark.real
@@ -64,12 +64,7 @@ class Started:
             return 0
 
     def close(self) -> None:
-        self._process.terminate()  # a killed nginx would leave its workers behind
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
+        end(self._process)  # a killed nginx would leave its workers behind
         self._log.close()
 
 

@@ -14,29 +14,15 @@ from ha_session_mw import Session
 from ha_session_mw._machine.file_trouble import FileTrouble
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw.manager import node_of
-from ha_session_mw.testing import Cluster, Node
+from ha_session_mw.testing import Cluster
 
-from ..backends.etcd.fake_cluster import EtcdCluster
+from ..asgi.driver import cycle, log_in_again, prove_again
+from ..backends.etcd.fake_cluster import EtcdCluster, cut_off, reconnect
 from .visits import Browser, logged_in, look, obliging, refused_for_infrastructure, who, why
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 Change = Callable[[Session], None]
-
-
-def cycle(session: Session) -> None:
-    session["role"] = "admin"
-    session.cycle()
-
-
-def log_in_again(session: Session) -> None:
-    session["role"] = "admin"
-    session.login("ada")
-
-
-def prove_again(session: Session) -> None:
-    session["role"] = "admin"
-    session.reauthenticate()
 
 
 CHANGES = [cycle, log_in_again, prove_again]
@@ -65,18 +51,6 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-def cut(cluster: Cluster, node: Node) -> None:
-    cluster.cut(node)
-    for link in cluster.etcd.links_of(node) if isinstance(cluster, EtcdCluster) else ():
-        link.cut = True
-
-
-def heal(cluster: Cluster, node: Node) -> None:
-    cluster.heal(node)
-    for link in cluster.etcd.links_of(node) if isinstance(cluster, EtcdCluster) else ():
-        link.cut = False
-
-
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("kind", CLUSTERS)
 async def test_a_change_of_the_id_that_is_refused_leaves_the_session_as_it_was(kind: str, change: Change, tmp_path: Path) -> None:
@@ -85,13 +59,13 @@ async def test_a_change_of_the_id_that_is_refused_leaves_the_session_as_it_was(k
         browser = await logged_in(cluster, a)
         await browser.visit(a, lambda session: session.update(cart=[1]))
         before = browser.token
-        cut(cluster, a)
+        cut_off(cluster, a)
 
         assert refused_for_infrastructure(await browser.visit(a, change), "quorum_lost", "any")
 
         assert browser.token == before
         await cluster.advance(3)
-        heal(cluster, a)
+        reconnect(cluster, a)
         await cluster.ready()
         await cluster.advance(3)
         for node in cluster.nodes:
@@ -122,9 +96,9 @@ async def test_a_visitor_who_cannot_log_in_keeps_its_session(tmp_path: Path) -> 
         a, *_ = cluster.nodes
         browser = Browser(cluster)
         await browser.visit(a, lambda session: session.update(cart=[1]))
-        cut(cluster, a)
+        cut_off(cluster, a)
         assert refused_for_infrastructure(await browser.visit(a, lambda session: session.login("ada")), "quorum_lost", "any")
-        heal(cluster, a)
+        reconnect(cluster, a)
         await cluster.advance(3)
         assert [(await browser.visit(node, look)).result for node in cluster.nodes] == [{"cart": [1]}] * 3
 
@@ -143,7 +117,7 @@ async def test_contact_that_is_lost_once_the_change_was_confirmed_costs_no_sessi
         append = log.append
 
         async def append_out_of_contact(*args: Any) -> Any:
-            cut(cluster, a)
+            cut_off(cluster, a)
             return await append(*args)
 
         monkeypatch.setattr(log, "append", append_out_of_contact)
@@ -151,7 +125,7 @@ async def test_contact_that_is_lost_once_the_change_was_confirmed_costs_no_sessi
         answer = await browser.visit(a, change)
 
         assert (answer.status, answer.header("session-revocation")) == (200, "provisional")
-        heal(cluster, a)
+        reconnect(cluster, a)
         await cluster.ready()
         await cluster.advance(3)
         assert [(await browser.visit(node, look)).result for node in cluster.nodes] == [{"role": "admin"}] * 3
@@ -178,12 +152,12 @@ async def test_a_provisional_change_that_cannot_be_written_down_leaves_the_sessi
         await a.start()
         await cluster.ready()
         browser = await logged_in(cluster, a)
-        cut(cluster, a)
+        cut_off(cluster, a)
         monkeypatch.setattr(FullDisk, "full", True)
 
         assert refused_for_infrastructure(await browser.visit(a, cycle), "quorum_lost", "any")
 
-        heal(cluster, a)
+        reconnect(cluster, a)
         await cluster.advance(3)
         assert [(await browser.visit(node, who)).result for node in cluster.nodes] == ["ada"] * 3
         assert [(await browser.visit(node, look)).result for node in cluster.nodes] == [{}] * 3

@@ -16,7 +16,7 @@ from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import Cluster, Node, mint_session
 
-from ..backends.etcd.fake_cluster import EtcdCluster
+from ..backends.etcd.fake_cluster import EtcdCluster, cut_off, reconnect
 from ..thinning import thinned
 from .visits import Browser, logged_in, obliging, refused_for_infrastructure, who, why
 
@@ -72,18 +72,10 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-def cut(cluster: Cluster, node: Node) -> None:
-    cluster.cut(node)
-    for link in cluster.etcd.links_of(node) if isinstance(cluster, EtcdCluster) else ():
-        link.cut = True
-
-
 async def restart(cluster: Cluster, node: Node, folder: Path) -> None:
     """Kill a node that is cut off, and start it where it finds no journal of its own."""
     await (cluster.kill(node) if isinstance(cluster, EtcdCluster) else node.kill())
-    cluster.heal(node)
-    for link in cluster.etcd.links_of(node) if isinstance(cluster, EtcdCluster) else ():
-        link.cut = False
+    reconnect(cluster, node)
     if "state_dir" in node.settings:
         node.settings["state_dir"] = str(folder / "another")
     await node.start()
@@ -99,7 +91,7 @@ async def test_no_token_lists_a_log_out_that_only_this_node_knows(way: tuple[str
     kind, log_out = way
     async with opened(kind, tmp_path) as cluster, anyio.create_task_group() as tasks:
         a, *others = cluster.nodes
-        cut(cluster, a)
+        cut_off(cluster, a)
         tasks.start_soon(Browser(cluster).visit, a, log_out)  # it waits for a majority
         await cluster.advance(0.2)
         browser, bob = Browser(cluster), Browser(cluster)
@@ -126,7 +118,7 @@ async def test_a_new_id_lists_no_log_out_that_may_be_lost(kind: str, tmp_path: P
         await before.visit(a, everywhere)
         browser = await logged_in(cluster, a)
         assert (await browser.visit(a, others)).result == "fenced"
-        cut(cluster, a)
+        cut_off(cluster, a)
         await browser.visit(a, others)
         answer = await browser.visit(a, Session.cycle)
         assert answer.status == (200 if kind == "peers with a folder" else 503)
@@ -165,7 +157,7 @@ async def test_a_node_that_lists_what_may_be_lost_leaves_users_with_a_token_of_n
     monkeypatch.setattr(Quorum, "may_lose", lambda _log, _cut: False)
     async with opened(kind, tmp_path) as cluster, anyio.create_task_group() as tasks:
         a, *_ = cluster.nodes
-        cut(cluster, a)
+        cut_off(cluster, a)
         tasks.start_soon(Browser(cluster).visit, a, everywhere)
         await cluster.advance(0.2)
         browser = await logged_in(cluster, a)

@@ -23,7 +23,7 @@ from ha_session_mw.testing import SECRET
 from ha_session_mw.version import __version__
 
 from ..cluster.test_real import ROOT, Served, served
-from ..waiting import LIMIT_S, until
+from ..waiting import LIMIT_S, end, until
 from .test_alerts import QUERIES
 
 pytestmark = pytest.mark.real
@@ -191,10 +191,4 @@ def test_several_workers_on_one_port_show_the_whole_node(tmp_path: Path) -> None
             assert figure("ha_session_ready") == 1
             assert figure("ha_session_accepts_after_revocation_total") == 0
         finally:
-            process.terminate()
-            try:
-                process.wait(LIMIT_S)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(LIMIT_S)
+            end(process, LIMIT_S, with_group=True)

@@ -23,8 +23,8 @@ from ha_session_mw.abc import Receipt
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Entry
 
-from ..asgi.driver import Act, Visitor, scope_of, who
-from .test_left_behind import Alone, Log, clear_and_log_in, cycle, is_as_before, log_in_again, prove_again
+from ..asgi.driver import Act, Visitor, cycle, log_in_again, prove_again, scope_of, who
+from .test_left_behind import Alone, Log, clear_and_log_in, is_as_before
 
 pytestmark = pytest.mark.anyio
 

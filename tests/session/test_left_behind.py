@@ -23,26 +23,11 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.models import Entry
 from ha_session_mw.testing import ManualClock
 
-from ..asgi.driver import SECRET, Node, Visitor, look, obliging, scope_of, who, why
+from ..asgi.driver import SECRET, Node, Visitor, cycle, log_in_again, look, obliging, prove_again, scope_of, who, why
 from ..asgi.test_legacy_cookies import starlette_cookie
 from ..shared import Shared
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
-
-
-def cycle(session: Session) -> None:
-    session["role"] = "admin"
-    session.cycle()
-
-
-def log_in_again(session: Session) -> None:
-    session["role"] = "admin"
-    session.login("ada")
-
-
-def prove_again(session: Session) -> None:
-    session["role"] = "admin"
-    session.reauthenticate()
 
 
 def clear_and_log_in(session: Session) -> None:

@@ -76,6 +76,20 @@ class EtcdCluster(Cluster):
         await self.run(node.stop)
 
 
+def cut_off(cluster: Cluster, node: Node) -> None:
+    """Cut a node off from the other nodes, and from etcd if the cluster has one."""
+    cluster.cut(node)
+    for link in cluster.etcd.links_of(node) if isinstance(cluster, EtcdCluster) else ():
+        link.cut = True
+
+
+def reconnect(cluster: Cluster, node: Node) -> None:
+    """Undo :func:`cut_off`."""
+    cluster.heal(node)
+    for link in cluster.etcd.links_of(node) if isinstance(cluster, EtcdCluster) else ():
+        link.cut = False
+
+
 class FakeEtcd3:
     """An etcd.
 
