@@ -110,7 +110,7 @@ const showMember = (card, { member, rates, remarks, level }) => {
     state.dataset.told = told;
     state.replaceChildren(made("span", "mark", MARKS[level]), ` ${member.state}`);
   }
-  put(card.querySelector(".url"), member.member ? member.url || (member.here ? "" : "has no URL, so it cannot be asked") : "");
+  put(card.querySelector(".url"), member.member ? member.url || (member.here ? "" : "has no HA_SESSION_ADVERTISE_URL, so it cannot be asked") : "");
   const age = member.status?.freshness_age_s, limit = member.freshness_limit_s, bar = card.querySelector(".bar");
   const used = age === undefined || !limit ? 0 : age === null ? 1 : Math.min(1, age / limit);
   bar.firstChild.style.width = `${100 * used}%`;
