@@ -37,7 +37,7 @@ NEEDS_THE_FENCE = 1
 """A history in which a session is used elsewhere right after a log-out of it was acknowledged, while links are cut."""
 NEEDS_AN_HONEST_NODE = 1
 """A history in which a session is used on a node that is out of contact."""
-NEEDS_THE_RIGHT_ORDER = 3
+NEEDS_THE_RIGHT_ORDER = 17
 """A history in which a node is back in contact while a request is paused between the steps of the accept rule."""
 
 

@@ -68,18 +68,25 @@ class Served:
             if self.environ or self.tree != ROOT:  # that takes an interpreter of its own
                 cold = [sys.executable, "-m", *command]
                 # uvicorn looks for the package in the working directory first, and would find this tree in that of the tests.
-                self._processes.append(subprocess.Popen(cold, cwd=self._folder, env=environ, stdout=log, stderr=log, pass_fds=fds))
+                process: warm.Running = subprocess.Popen(
+                    cold, cwd=self._folder, env=environ, stdout=log, stderr=log, pass_fds=fds, start_new_session=True
+                )
             else:
-                self._processes.append(warm.start(*command, env=environ, stdout=log, pass_fds=fds))
+                process = warm.start(*command, env=environ, stdout=log, pass_fds=fds, start_new_session=True)
+            self._processes.append(process)
 
     def signal(self, number: Signals) -> None:
         for process in self._processes:
             process.send_signal(number)
 
     def kill(self) -> None:
+        """Kill it, and the workers of a server that has some."""
         while self._processes:
             process = self._processes.pop()
-            process.kill()
+            try:
+                os.killpg(process.pid, Signals.SIGKILL)
+            except ProcessLookupError:  # it has ended, or has not become the leader of its group yet
+                process.kill()
             process.wait(10)
 
     def end(self, how: Signals) -> None:
