@@ -297,7 +297,7 @@ async def test_no_repr_sings(manager: SessionManager, cage: Cage) -> None:
     claims, token = log_in(manager, cage)
     verified = node_of(manager).validator.validate(token)
     assert isinstance(verified, Verified)
-    state = RequestState(manager, verified, b"session=" + token)
+    state = RequestState(manager, verified, "cookie")
     session = session_of(RequestState(manager))
     state_of(session).became = claims
     acknowledgement = await manager.revoke_subject(SUBJECT, except_session=claims.family)

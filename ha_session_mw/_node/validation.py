@@ -17,7 +17,8 @@ from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, de
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
 from .._core.token import tokens
-from .._core.token.cache import VerifiedCache
+from .._core.token.cache import Entry, VerifiedCache
+from .._core.token.cookies import Transport
 from .._core.token.tokens import Verified
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
 from ..config import Settings
@@ -76,6 +77,8 @@ class TokenValidator:
         not_accepted: how many decisions were another one than to accept.
         durations: the seconds that validations took, by their way: from the cache, by a signature, by asking peers, on the owner. Of the
             first two, one in :data:`SAMPLE_EVERY` is measured.
+        recall: returns the claims of a token in the cache that the accept rule has accepted under the present view, by the header field
+            that carries it alone, and its transport. None if :meth:`validate_cached` or :meth:`validate_new` must say more.
         on_sample: called with one of :data:`SAMPLE_EVERY` accepted tokens, and the moment of the decision (boot-time clock).
     """
 
@@ -101,7 +104,7 @@ class TokenValidator:
         self._view = view
         self._keys = keys
         self._cache = cache
-        self._cached = cache.entries.get
+        self._cached: Callable[[bytes | None], Entry | None] = cache.entries.get  # type: ignore[assignment] # no entry has the key None
         self._refresh = refresh
         self._refreshed_ms = -math.inf
         self._node = node
@@ -120,65 +123,90 @@ class TokenValidator:
         self._log = log
         self._poll_now = log.poll_now
         self._devices = devices
+        self.recall = self._short_way()
 
     # A token that came with a request
 
-    def validate(self, token: bytes, field: bytes | None = None) -> Verified | CannotTell:
+    def validate(self, token: bytes) -> Verified | CannotTell:
         """Return the claims of a token if its session is valid, or a :class:`CannotTell` if this node cannot tell at this moment.
 
         Args:
-            token: the token.
-            field: the header field that carries the token and nothing else: the key under which it is cached.
+            token: the token, which is the key under which it is cached, too.
 
         Raises:
             ClientFault: the session is not valid, or the token is not one of this service.
         """
-        key = field or token
-        return self.validate_cached(key) or self.validate_new(token, key)
+        return self.validate_cached(token) or self.validate_new(token, token)
 
     def validate_cached(self, key: bytes) -> Verified | CannotTell | None:
-        """Do as :meth:`validate` for a token or field in the cache; return None for any other. Most requests need no more."""
+        """Do as :meth:`validate` for a token or field in the cache; return None for any other."""
+        entry = self._cached(key)
+        if entry is None:
+            return None
+        verified = self.recall(key, entry.transport)
+        if verified is not None:
+            return verified
         if self._poll_now is not None:
             self._poll_now()
         view = self._view
         fresh_at = view.fresh_at  # first of all, see ``decide``
         generation = view.generation
-        entry = self._cached(key)
-        if entry is None:
-            return None
-        verified = entry.verified
         wall_ms = self._wall_s() * 1000
-        # The short way, whose argument is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that
-        # may have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness.
-        if (
-            entry.generation is generation
-            and verified.begins_ms <= wall_ms < entry.until_ms
-            and wall_ms >= view.floor_ms
-            and (fresh_at == _FOREVER or self._is_within_lease(fresh_at, wall_ms))
-        ):
-            left = self._until_sample - 1
-            if left > 0:  # another thread may have counted it down to nothing just now
-                self._until_sample = left
-            else:
-                self._count(verified, wall_ms)
-            return verified
         if wall_ms >= entry.ends_ms:
             return None
+        verified = entry.verified
         outcome = self._decide(verified, fresh_at, wall_ms)
         if outcome is verified:
             entry.generation = generation
         return outcome
 
-    def validate_timed(self, key: bytes) -> Verified | CannotTell | None:
-        """Do as :meth:`validate_cached`, and note how long it takes."""
-        begun_s = self._boot_s()
-        outcome = self.validate_cached(key)
-        if outcome is not None:
-            self.durations["cached"].observe(self._boot_s() - begun_s)
-        return outcome
+    def _short_way(self) -> Callable[[bytes | None, Transport | None], Verified | None]:
+        """Return :attr:`recall`. A function with cells reads them in half the time that a method takes for its attributes."""
+        view, cached, wall_s, poll_now, is_within_lease = self._view, self._cached, self._wall_s, self._poll_now, self._is_within_lease
 
-    def validate_new(self, token: bytes, key: bytes) -> Verified | CannotTell:
-        """Do as :meth:`validate` for a token that is not in the cache under this key."""
+        def recall(key: bytes | None, transport: Transport | None) -> Verified | None:
+            if poll_now is not None:
+                poll_now()
+            entry = cached(key)
+            if entry is None:
+                return None
+            verified = entry.verified
+            wall_ms = wall_s() * 1000.0
+            # The argument for this is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that may
+            # have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness, which is
+            # read before the generation, see ``decide``.
+            if (
+                (view.fresh_at == _FOREVER or is_within_lease(view.fresh_at, wall_ms))
+                and entry.generation is view.generation
+                and entry.transport is transport
+                and verified.begins_ms <= wall_ms
+                and wall_ms < entry.until_ms
+                and wall_ms >= view.floor_clock_ms
+            ):
+                self._until_sample = left = self._until_sample - 1
+                if left <= 0:
+                    self._count(verified, wall_ms)
+                return verified
+            return None
+
+        return recall
+
+    def recall_timed(self, key: bytes | None, transport: Transport | None) -> Verified | None:
+        """Do as :attr:`recall`, and note how long it takes."""
+        begun_s = self._boot_s()
+        verified = self.recall(key, transport)
+        if verified is not None:
+            self.durations["cached"].observe(self._boot_s() - begun_s)
+        return verified
+
+    def validate_new(self, token: bytes, key: bytes, transport: Transport | None = None) -> Verified | CannotTell:
+        """Do as :meth:`validate` for a token that is not in the cache under this key.
+
+        Args:
+            token: the token.
+            key: the token, or the header field that carries it and nothing else.
+            transport: of that field.
+        """
         self.missed = missed = self.missed + 1
         begun_s = self._boot_s() if missed & _BETWEEN_SAMPLES == 1 else None
         try:
@@ -194,7 +222,7 @@ class TokenValidator:
             except KeyNotReached as problem:
                 return CannotTell(problem)
             self.missed_undecided -= 1
-            entry = self._cache.put(key, verified, wall_ms)
+            entry = self._cache.put(key, verified, wall_ms, transport)
             outcome = self._decide(verified, fresh_at, wall_ms)
             if outcome is verified:
                 entry.generation = generation

@@ -22,6 +22,7 @@ class CookieAttributes:
     """
 
     _fault: ConfigurationError | None
+    _prefix: str
     _edge: Edge
     _cookie_settings: Settings
 
@@ -29,7 +30,7 @@ class CookieAttributes:
         """Read and write the cookie as these settings say."""
         self._cookie_settings = settings
         self._edge.use_cookie(settings)
-        self._lone = self._edge.reader.lone
+        self._transports, self._alone = self._edge.reader.transports, self._edge.reader.alone
 
     def _change_cookie(self, attribute: str, **changes: Any) -> None:
         if not hasattr(self, "_cookie_settings"):
@@ -45,6 +46,7 @@ class CookieAttributes:
         known = self._fault.faults if self._fault is not None else ()
         if fault not in known:
             self._fault = ConfigurationError([*known, fault])
+            self._prefix = ""  # see the middleware's constructor
 
     def _refuse_overrides(self) -> None:
         for name in _NAMES:

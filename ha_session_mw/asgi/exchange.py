@@ -66,8 +66,11 @@ class Exchange(msgspec.Struct, eq=False):
 
     # From the server to the app
 
-    async def receive_next(self) -> Message:
-        """Return the next message from the server. Once the session of a stream has ended, that is a client that has gone."""
+    async def __call__(self) -> Message:
+        """Return the next message from the server: the exchange itself is the app's ``receive``, which saves each request a bound method.
+
+        Once the session of a stream has ended, that is a client that has gone.
+        """
         if self.waits is not None:
             return await self.waits.wait(self.receive) or {"type": "http.disconnect"}
         message = await self.receive()
@@ -86,22 +89,23 @@ class Exchange(msgspec.Struct, eq=False):
         """Send a message of the app's; commit the session first if this message starts the response."""
         state = self.state
         if state.read_only is STARTED or message["type"] != "http.response.start":
-            if self.connection is None:
-                if not message.get("more_body"):
-                    return self.send(message)
-                self._note_stream(in_order=False)
-                if self.connection is None:
-                    return self.send(message)
-            return self._save_and_send(message) if state.is_late else self.connection.send(message)
+            if "more_body" in message or self.connection is not None:
+                return self._pass_more(message)
+            send = self.send
+            return send(message)
         session, edge = self.session, self.edge
-        headers = message.get("headers")
+        try:
+            headers = message["headers"]
+        except KeyError:
+            headers = None
         if type(headers) is not list:  # an app may send any iterable, even one that can be read once only
             headers = [*(headers or ())]
             message = {**message, "headers": headers}
+        verified, wall_s = state.verified, edge.wall_s
         if session.modified or (
-            (verified := state.verified) is not None
-            and (wall_ms := edge.wall_s() * 1000) >= verified.quiet_until_ms
-            and not has_nothing_to_commit(session, state, verified, wall_ms)
+            verified is not None
+            and wall_s() * 1000.0 >= verified.quiet_until_ms
+            and not has_nothing_to_commit(session, state, verified, wall_s() * 1000.0)
         ):
             return self._commit_and_start(message)
         state.read_only = STARTED
@@ -123,7 +127,17 @@ class Exchange(msgspec.Struct, eq=False):
             else:
                 # Into the app's own list, as Starlette's middlewares do. If the app sends the list again, it has the field already.
                 headers.append(edge.vary)
-        return self.send(message)
+        send = self.send
+        return send(message)
+
+    def _pass_more(self, message: Message) -> Awaitable[None]:
+        """Send a message of a stream, or of a response that consists of several."""
+        if self.connection is None:
+            if message.get("more_body"):
+                self._note_stream(in_order=False)
+            if self.connection is None:
+                return self.send(message)
+        return self._save_and_send(message) if self.state.is_late else self.connection.send(message)
 
     def _start_private(self, message: Message) -> Awaitable[None]:
         """Start a response that no shared cache may keep, or that rests on old knowledge, and that nothing was committed for."""
@@ -235,7 +249,7 @@ class Exchange(msgspec.Struct, eq=False):
     def _fields(self, outcome: Outcome) -> list[Header]:
         node = self.edge.node
         found: list[Header] = []
-        came = self.state.came_by
+        came = self.state.transport
         goes = goes_by(self.state, self.scope["headers"], self.edge.default_transport, node.settings.transports)
         if outcome.token is not None and goes != "cookie":
             found.append((TOKEN_HEADER, outcome.token))
@@ -268,11 +282,28 @@ class Exchange(msgspec.Struct, eq=False):
 
     # The app returns or fails
 
-    async def end_unanswered(self) -> None:
-        """The app has returned without a response. It gets none from here, unless the app has refused the request."""
-        await self._abandon()
-        if self.state.refusal is not None:
-            await self._send_problem(self.state.refusal)
+    async def end(self) -> None:
+        """The app has returned. A response that it did not begin is not begun here either, unless the app has refused the request.
+
+        Raises:
+            SessionEnded: the response is cut off.
+        """
+        try:
+            if self.state.read_only is not STARTED:
+                await self._abandon()
+                if self.state.refusal is not None:
+                    await self._send_problem(self.state.refusal)
+            else:
+                await self.save()
+            if self.connection is not None:
+                await self.connection.app_is_over()
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Let the connection no longer end with its session."""
+        if self.connection is not None:
+            self.edge.connections.remove(self.connection)
 
     async def handles(self, failure: BaseException) -> bool:
         """The app has raised. Return whether that is dealt with: the connection had ended, or the client got a problem document.
@@ -280,10 +311,16 @@ class Exchange(msgspec.Struct, eq=False):
         Raises:
             SessionEnded: the response is cut off.
         """
+        try:
+            if self.connection is not None and self.connection.ended and isinstance(failure, Exception):
+                await self.connection.app_is_over()  # the app saw a client that has gone
+                return True
+            return await self._handles(failure)
+        finally:
+            self.forget()
+
+    async def _handles(self, failure: BaseException) -> bool:
         state = self.state
-        if self.connection is not None and self.connection.ended and isinstance(failure, Exception):
-            await self.connection.app_is_over()  # the app saw a client that has gone
-            return True
         if state.read_only is STARTED:
             if state.is_late:
                 await self._abandon()

@@ -24,7 +24,7 @@ def goes_by(state: RequestState, headers: Collection[Header], default: Transport
         default: for clients that say nothing.
         transports: the transports that are on.
     """
-    found = state.hands_over_by or state.came_by
+    found = state.hands_over_by or state.transport
     if found is None and "bearer" in transports and _asks_for_bearer(headers):
         return "bearer"
     return found or default

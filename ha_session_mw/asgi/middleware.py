@@ -15,7 +15,9 @@ from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._core.accept_rule import CannotTell
-from .._core.paths import PathRules, below_root, literally
+from .._core.paths import PathKind, PathRules, below_root, literally
+from .._core.request_fields import MAX_FIELDS
+from .._core.token.cookies import LONGEST_FIELD, Transport
 from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionRevoked
@@ -23,7 +25,7 @@ from ..manager import SessionManager, node_of
 from ..session import litestar
 from ..session.late_save import has_late_changes
 from ..session.out_of_reach import SessionOutOfReach
-from ..session.session import SCOPE_KEY, Session, session_of
+from ..session.session import SCOPE_KEY, Session, SessionOfRequest, session_of
 from ..session.state import STARTED, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
@@ -73,6 +75,7 @@ class SessionMiddleware(CookieAttributes):
     ) -> None:
         self.app: ASGIApp = app
         self._fault: ConfigurationError | None = None
+        self._prefix = ""  # of each path, so that each request finds the fault, if there is one
         self._told_fault = False
         try:
             manager = manager_of_arguments(
@@ -109,6 +112,7 @@ class SessionMiddleware(CookieAttributes):
         self._use_cookie(settings)
         self._refuse_overrides()
         self._validate_cached = node.validator.validate_cached
+        self._recall = node.validator.recall
         node.sampling.on_sample(self._time_next)
 
     def _wrap_app(self, settings: Settings) -> tuple[str, ...]:
@@ -145,12 +149,12 @@ class SessionMiddleware(CookieAttributes):
 
     def _time_next(self) -> None:
         """Measure the next validation from the cache. The requests between samples do not pay for that."""
-        self._validate_cached = self._validate_timed
+        self._recall = self._recall_timed
 
-    def _validate_timed(self, key: bytes) -> Verified | CannotTell | None:
+    def _recall_timed(self, key: bytes | None, transport: Transport | None) -> Verified | None:
         validator = self._node.validator
-        self._validate_cached = validator.validate_cached
-        return validator.validate_timed(key)
+        self._recall = validator.recall
+        return validator.recall_timed(key, transport)
 
     def require_manager(self) -> SessionManager:
         """Return the session manager.
@@ -163,79 +167,126 @@ class SessionMiddleware(CookieAttributes):
         return self.manager
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        kind = scope["type"]
-        if kind not in ("http", "websocket"):
-            await self._other(scope, receive, send)
-            return
-        if self._fault is not None:
-            raise self._told(self._fault)
-        if "session" in scope:
-            await self._within_another(scope, receive, send)
-            return
-        if "headers" not in scope:  # the specification demands it; test harnesses leave it out
-            scope["headers"] = []
-        path: str = scope["path"]
-        root_path: str = scope.get("root_path") or ""
-        app = self.app
-        if self._prefix in path and kind == "http" and (below := below_root(path, root_path)).startswith(self._prefix):
-            if below == self._renew_path:
-                from .renew_route import renew
-
-                app = renew
-            elif not self._is_of_devices(below):
-                await self._answer_endpoint(below, scope, receive, send)
-                return
-        path_kind = self._paths.kind_of(path, root_path) if self._has_paths else "open"
-        field = self._lone(scope["headers"])
+        # Each step counts here, see docs/explanation/speed.md. A function that is an attribute gets a local name before it is called:
+        # the interpreter would look for a method first.
         try:
-            known, arrives = None, False
-            if field is not None and path_kind != "exempt":
-                known = self._validate_cached(field)
-                if known is None:
-                    known = self._validate_new(field)
-                    arrives = type(known) is Verified
-            if type(known) is Verified and not known.record:  # as on most requests
-                state = RequestState(self.manager, known, field, path_kind)
-                session = session_of(state)
-                if arrives:
-                    send = self._arrive(known, send, state)
-            else:
-                state = await self._finder.find(scope, below_root(path, root_path), path_kind, field, known)
-                state.path_kind = path_kind
-                state.arrives |= arrives
-                session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
-                if state.arrives or state.data_lost:
-                    send = self._finder.telling(send, state)
-        except ProblemError as problem:
-            if path_kind == "protected" or not isinstance(problem, ClientFault):
-                await self._refuse(problem, scope, receive, send)
+            path = scope["path"]
+            root_path = scope["root_path"]
+            headers = scope["headers"]
+        except KeyError:
+            await self._incomplete(scope, receive, send)
+            return
+        app: ASGIApp | None = self.app
+        if self._prefix in path or scope["type"] != "http" or "session" in scope:
+            app, has_session = self._app_for(scope)
+            if app is not None and not has_session:
+                await app(scope, receive, send)
                 return
-            state = self._finder.as_visitor(problem, field)
-            session = session_of(state)
+        path_kind: PathKind = "open"
+        if self._has_paths:
+            path_kind = self._paths.kind_of(path, root_path)
+            if path_kind == "exempt":
+                headers = ()
+        # The one field that can carry a token is the key of the cache, as it came. If there are several, they must be parsed.
+        field = transport = None
+        if len(headers) <= MAX_FIELDS:
+            transports = self._transports
+            for name, value in headers:
+                if name in transports:
+                    if field is not None or len(value) > LONGEST_FIELD:
+                        field = None
+                        break
+                    field = value
+                    transport = transports[name]
+        recall = self._recall
+        verified = recall(field, transport)
+        if verified is not None and not verified.nested:  # as on most requests
+            state = RequestState(self.manager, verified, transport, path_kind)
+            session = SessionOfRequest(verified.data)
+            session._state = state  # noqa: SLF001 - a call takes a fiftieth of everything that the middleware does
+            session.accessed = session.modified = False
+        else:
+            try:
+                known: Verified | CannotTell | None = verified
+                arrives = False
+                if known is None and (field := self._alone(field, transport)) is not None:
+                    known = self._validate_cached(field)
+                    if known is None:
+                        known = self._validate_new(field, transport)
+                        arrives = type(known) is Verified
+                if type(known) is Verified and not known.record:
+                    state = RequestState(self.manager, known, transport, path_kind)
+                    session = session_of(state)
+                    if arrives:
+                        send = self._arrive(known, send, state)
+                else:
+                    state = await self._finder.find(scope, below_root(path, root_path), path_kind, field, transport, known)
+                    state.path_kind = path_kind
+                    state.arrives |= arrives
+                    session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
+                    if state.arrives or state.data_lost:
+                        send = self._finder.telling(send, state)
+            except ProblemError as problem:
+                if path_kind == "protected" or not isinstance(problem, ClientFault):
+                    await self._refuse(problem, scope, receive, send)
+                    return
+                state = self._finder.as_visitor(problem, transport if field is not None else None, field)
+                session = session_of(state)
         scope["session"] = scope[SCOPE_KEY] = session
-        if kind == "websocket":
+        if app is None:
             await self._websocket(WebSocketExchange(self._edge, session, state, scope, receive, send, root_path))
             return
         exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
         try:
-            await app(scope, exchange.receive_next, exchange.pass_on)
+            await app(scope, exchange, exchange.pass_on)
         except BaseException as failure:
             if not await exchange.handles(failure):
                 raise
         else:
-            if state.read_only is not STARTED:
-                await exchange.end_unanswered()
-            elif (state.content_when_closed is not None or state.is_late) and has_late_changes(session, state):
-                await exchange.save()
-            if exchange.connection is not None:
-                await exchange.connection.app_is_over()
-        finally:
-            if exchange.connection is not None:
-                self._connections.remove(exchange.connection)
+            if (
+                state.read_only is not STARTED
+                or exchange.connection is not None
+                or state.is_late
+                or (state.content_when_closed is not None and has_late_changes(session, state))
+            ):
+                await exchange.end()
 
-    async def _answer_endpoint(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _incomplete(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what is no request, or a request without something that servers give and test harnesses leave out."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._other(scope, receive, send)
+            return
+        if "path" not in scope:
+            raise KeyError("path")
+        scope.setdefault("root_path", "")
+        scope.setdefault("headers", [])
+        await self(scope, receive, send)
+
+    def _app_for(self, scope: Scope) -> tuple[ASGIApp | None, bool]:
+        """Return the app for a request that is not like most, None for a WebSocket; and whether it gets a session from here."""
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            return self._other, False
+        if self._fault is not None:
+            raise self._told(self._fault)
+        if "session" in scope:
+            return self._within_another, False
+        if kind == "websocket":
+            return None, True
+        below = below_root(scope["path"], scope["root_path"])
+        if below.startswith(self._prefix):
+            if below == self._renew_path:
+                from .renew_route import renew
+
+                return renew, True
+            if not self._is_of_devices(below):
+                return self._answer_endpoint, False
+        return self.app, True
+
+    async def _answer_endpoint(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._edge.has_met:
             await self._meet_without_lifespan(scope)
+        path = below_root(scope["path"], scope["root_path"])
         await self._endpoints(path[len(self._prefix) - 1 : len(self._prefix) + LONGEST_PAGE], scope, receive, send)
 
     async def _refuse(self, problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -288,7 +339,7 @@ class SessionMiddleware(CookieAttributes):
     async def _websocket(self, exchange: WebSocketExchange) -> None:
         exchange.open()
         try:
-            await self.app(exchange.scope, exchange.receive_next, exchange.pass_on)
+            await self.app(exchange.scope, exchange, exchange.pass_on)
         except BaseException as failure:
             if not await exchange.handles(failure):
                 raise
@@ -316,3 +367,7 @@ class SessionMiddleware(CookieAttributes):
             self._told_fault = True
             logger.error("%s", fault)
         return ConfigurationError(fault.faults)
+
+
+def _none(headers: object) -> None:
+    """Find no token, on a path that has no session."""

@@ -9,11 +9,11 @@ from starlette.types import Scope, Send
 from .._core.accept_rule import BEFORE_A_SIGNATURE_COUNTS, CHECKS, CannotTell
 from .._core.paths import PathKind, PathRules
 from .._core.request_fields import last_value
-from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
+from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, Transport, choose
 from .._core.token.tokens import Verified
 from ..exceptions import ClientFault, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
-from ..session.state import EXEMPT, CameBy, RequestState
+from ..session.state import EXEMPT, RequestState, Transports
 from .edge import Edge
 from .problems import SAFE_METHODS
 from .transfer import telling_of_loss, telling_of_transfer
@@ -38,11 +38,12 @@ class SessionFinder:
         self._meet = meet
         self._waits_for_start = manager.settings.start_wait > 0
 
-    def validate_new(self, field: bytes) -> Verified | CannotTell | None:
+    def validate_new(self, field: bytes, transport: Transport | None) -> Verified | CannotTell | None:
         """Validate a token that is not in the cache; return None if something must be waited for first, or the field must be parsed.
 
         Args:
             field: the header field that carries the token and nothing else.
+            transport: how it came.
 
         Raises:
             ClientFault: the session is not valid, or the token is not one of this service.
@@ -50,16 +51,23 @@ class SessionFinder:
         if not self._edge.has_met or (self._waits_for_start and self._node.log.is_starting()):
             return None
         token = self._edge.reader.token_of(field)
-        return None if token is None else self._validator.validate_new(token, field)
+        return None if token is None else self._validator.validate_new(token, field, transport)
 
     async def find(
-        self, scope: Scope, path: str, path_kind: PathKind, field: bytes | None, known: Verified | CannotTell | None
+        self,
+        scope: Scope,
+        path: str,
+        path_kind: PathKind,
+        field: bytes | None,
+        transport: Transport | None,
+        known: Verified | CannotTell | None,
     ) -> RequestState:
         """Find the session of a request, and wait for other nodes if necessary.
 
         Args:
             scope, path, path_kind: of the request.
             field: the header field that carries its one token and nothing else, if there is such a field.
+            transport: how that token came.
             known: the earlier result for that token.
 
         Raises:
@@ -73,9 +81,9 @@ class SessionFinder:
         if self._waits_for_start and self._node.log.is_starting():
             await self._node.wait_started()
         if known is None and field is not None and (token := self._edge.reader.token_of(field)) is not None:
-            known, arrives = self._validator.validate_new(token, field), True
+            known, arrives = self._validator.validate_new(token, field, transport), True
         if isinstance(known, Verified):
-            state = await self._state_of(known, field) if known.record else RequestState(self._manager, known, field)
+            state = await self._state_of(known, transport) if known.record else RequestState(self._manager, known, transport)
             if arrives:
                 state.arrives = True
             return state
@@ -124,7 +132,7 @@ class SessionFinder:
                 await self._node.resolver.catch_up(index)
             key = self._edge.reader.field(presented)
             known = self._validator.validate_cached(key)
-            outcome = known or self._validator.validate_new(token, key)
+            outcome = known or self._validator.validate_new(token, key, "bearer" if transport == "bearer" else "cookie")
             if isinstance(outcome, CannotTell):
                 outcome = await self._node.resolver.resolve(token, outcome)
             state = await self._state_of(outcome, transport)
@@ -138,7 +146,7 @@ class SessionFinder:
         state.arrives = known is None
         return state
 
-    async def _state_of(self, verified: Verified, transport: CameBy | None) -> RequestState:
+    async def _state_of(self, verified: Verified, transport: Transports | None) -> RequestState:
         state = RequestState(self._manager, verified, transport)
         if verified.record:
             try:
@@ -147,14 +155,20 @@ class SessionFinder:
                 state.out_of_reach = problem
         return state
 
-    def as_visitor(self, problem: ClientFault, transport: CameBy | None) -> RequestState:
-        """Return the state of a request that is let in without its session, in which the app finds why its token was refused."""
+    def as_visitor(self, problem: ClientFault, transport: Transports | None, field: bytes | None = None) -> RequestState:
+        """Return the state of a request that is let in without its session, in which the app finds why its token was refused.
+
+        Args:
+            problem: why.
+            transport: how the token came, if it is certain which one it was.
+            field: the header field that carried it and nothing else, if there was such a field.
+        """
         self._node.errors.note(problem, None)
         # After a new log-in, the client gets its token by the transport of the old one, if a member issued that one. After a
         # made-up bearer token, the new token must not come where scripts can read it.
         proven = problem.check in CHECKS and problem.check not in BEFORE_A_SIGNATURE_COUNTS
         state = RequestState(self._manager, transport=transport if proven else None)
         state.problem = problem
-        if isinstance(transport, bytes) and (token := self._edge.reader.token_of(transport)) is not None:
+        if field is not None and (token := self._edge.reader.token_of(field)) is not None:
             state.refused = (token,)
         return state

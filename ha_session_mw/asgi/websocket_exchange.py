@@ -66,7 +66,7 @@ class WebSocketExchange(Exchange, eq=False):
 
     # From the server to the app
 
-    async def receive_next(self) -> Message:
+    async def __call__(self) -> Message:
         if self.answered and has_late_changes(self.session, self.state):
             await self.save()
         if self.first is None:

@@ -50,7 +50,7 @@ async def next_claims(session: Session, state: RequestState, node: Node, *, rene
     if found is None:
         return None
     changed, kept = found
-    if kept.data == NOTHING and claims.subject is None and state.became is ... and state.came_by == "cookie":
+    if kept.data == NOTHING and claims.subject is None and state.became is ... and state.transport == "cookie":
         # Nothing is left to keep for this visitor, whose cookie goes. The token stays good: a request under way with it may write, and
         # gets a token then. A bearer client keeps its token until it gets another one, so it gets one without the data.
         state.became = None

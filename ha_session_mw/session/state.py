@@ -29,8 +29,7 @@ EXEMPT = "HA_SESSION_EXEMPT lists this path, so it has no session; where visitor
 
 
 Transports = Transport | Literal["both"]
-CameBy = Transports | bytes
-"""How a token came: by its transport, or as the one header field that carried it, whose value begins differently for each."""
+"""How a token came."""
 
 
 class StandIn(msgspec.Struct, frozen=True):
@@ -116,7 +115,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
     Attributes:
         manager: the node's session manager; None for a session made by hand.
         verified: the token that came in, if its session is valid.
-        transport: how a token came.
+        transport: how the request's token came; None if there was none that proves anything.
         path_kind: the kind of the request's path; a guard of the handler changes it.
         stale_s: age in seconds of the knowledge by which the token was accepted, where that exceeds the freshness limit.
         read_only: why the session cannot be changed any more; None while it can.
@@ -126,7 +125,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
 
     manager: SessionManager | None = None
     verified: Verified | None = None
-    transport: CameBy | None = None
+    transport: Transports | None = None
     path_kind: PathKind = "open"
     stale_s: float | None = None
     read_only: str | None = None
@@ -153,14 +152,6 @@ class RequestState(Rare, msgspec.Struct, eq=False):
         if self.stored is not None:
             return self.stored.data
         return None if self.verified is None or self.verified.record else self.verified.claims.data
-
-    @property
-    def came_by(self) -> Transports | None:
-        """How the request's token came; None if there was none that proves anything."""
-        transport = self.transport
-        if isinstance(transport, bytes):  # the one field that carried it
-            return "bearer" if transport.startswith(b"Bearer ") else "cookie"
-        return transport
 
     @property
     def continues(self) -> bool:

@@ -28,11 +28,10 @@ class TrackedDict(dict[str, Any]):
     accessed: bool
     modified: bool
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are the content, for dict.__init__
-        self = dict.__new__(cls)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._state = RequestState()
         self.accessed = self.modified = False
-        return self
 
     def mark_accessed(self) -> None:
         """Note that the app asked for the session."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from itertools import permutations
 
 import pytest
 
+from ha_session_mw import Session
 from ha_session_mw.manager import node_of
+from ha_session_mw.session.session import state_of
 
 from .driver import OTHER_SECRET, SECRET, Header, Node, Visitor, look, who, why
 
@@ -17,11 +20,33 @@ def both(cookie: str, bearer: str) -> list[Header]:
     return [(b"cookie", f"session={cookie}".encode()), (b"authorization", f"Bearer {bearer}".encode())]
 
 
+def all_of_it(session: Session) -> tuple[str | None, str | None, str | None]:
+    return session.subject, why(session), state_of(session).transport
+
+
 async def token_of(node: Node, subject: str = "ada") -> str:
     return str((await node.logged_in(subject)).token)
 
 
 # The matrix
+
+
+@pytest.mark.parametrize("transports", ["cookie", "bearer", "cookie,bearer"])
+async def test_a_token_in_the_cache_is_found_where_parsing_finds_it(transports: str) -> None:
+    node = Node(transports=transports)
+    ada, bob = (await token_of(Node())).encode(), (await token_of(Node(), "bob")).encode()
+    named = [(b"cookie", b"session=" + ada), (b"authorization", b"Bearer " + ada), (b"cookie", b"session=" + bob)]
+    cookies = (b"Bearer " + ada, ada, b"a=b", b"session=null", b"a=b; session=" + ada, b"session=" + b"a" * 9000)
+    credentials = (b"session=" + ada, b"bearer " + ada, b"Basic eA==", ada)
+    odd = [(b"cookie", value) for value in cookies] + [(b"authorization", value) for value in credentials]
+    odd += [(b"session-index", b"session=" + ada), (b"host", b"session=" + ada)]
+    for headers in [*([one] for one in named + odd), *map(list, permutations(named + odd, 2))]:
+        for field in named:
+            await node.request(who, headers=[field])
+        warm = await node.request(all_of_it, headers=headers)
+        node_of(node.manager).cache.clear()
+        parsed = await node.request(all_of_it, headers=headers)
+        assert (warm.status, warm.result) == (parsed.status, parsed.result), headers
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from ha_session_mw import SessionMiddleware
 from ha_session_mw.asgi.headers import is_of_events
-from ha_session_mw.session.session import Session
+from ha_session_mw.session.session import SessionOfRequest
 from ha_session_mw.session.state import STARTED, RequestState
 
 from .contenders import FLAT, App, Header, Reader, cookie_from, discard, headers_with, new_manager, ours_with, receive, scope_of, starlettes
@@ -28,32 +28,34 @@ ROUNDS, REQUESTS = 400, 100
 STAGES = (
     "a coroutine around the app",
     "the guards: kind, path, another session",
-    "the header is gone through",
+    "the header is gone through: four fields",
     "the cache is asked",
     "the clock, the generation, times, floor and freshness; counted",
     "the state of the request, and the session with its data",
     "the session in the scope, and the app's look at it",
-    "the way back: the object, receive, and send for both messages",
-    "the fields of the response, and Vary",
+    "the way back: the object, which is `receive`, and `send` for both messages",
+    "the fields of the response, and `Vary`",
 )
 SOURCE = """
 class Exchange(msgspec.Struct, eq=False):
     edge: object; session: object; state: object; scope: object; receive: object; send: object; root_path: str
     connection: object = None
     waits: object = None
-    async def receive_next(self):
+    async def __call__(self):
         raise NotImplementedError
     def pass_on(self, message):
         state = self.state
         if state.read_only is STARTED or message["type"] != "http.response.start":
-            if self.connection is None:
-                if not message.get("more_body"):
-                    return self.send(message)
+            if "more_body" in message or self.connection is not None:
+                raise NotImplementedError
+            send = self.send
+            return send(message)
         session, edge = self.session, self.edge
-        headers = message.get("headers")
+        headers = message["headers"]
         if type(headers) is not list:
             raise NotImplementedError
-        if session.modified or ((verified := state.verified) is not None and edge.wall_s() * 1000 >= verified.quiet_until_ms):
+        verified, wall_s = state.verified, edge.wall_s
+        if session.modified or (verified is not None and wall_s() * 1000.0 >= verified.quiet_until_ms):
             raise NotImplementedError
         state.read_only = STARTED
         #8
@@ -72,39 +74,46 @@ class Exchange(msgspec.Struct, eq=False):
                 raise NotImplementedError
             headers.append(edge.vary)
         #0
-        return self.send(message)
+        send = self.send
+        return send(message)
 
 class Stage:
     def __init__(self, app, real):
-        self.app, self.manager, self._edge, self._prefix, self._fault = app, real.manager, real._edge, real._prefix, None
-        self._view, self._get, self._cookie_prefix = real._node.view, real._node.cache.entries.get, b"session="
-        self._wall_s, self._has_paths, self._until_sample, self._poll_now = time.time, False, 64, None
+        self.app, self.manager, self._edge, self._prefix, self._has_paths = app, real.manager, real._edge, real._prefix, False
+        self._transports, self._recall = real._transports, recaller(real._node.view, real._node.cache.entries.get)
     async def __call__(self, scope, receive, send):
         app = self.app
         #1
-        kind = scope["type"]
-        if kind not in ("http", "websocket") or self._fault is not None or "session" in scope or "headers" not in scope:
-            raise NotImplementedError
         path = scope["path"]
-        root_path = scope.get("root_path") or ""
-        if self._prefix in path or self._has_paths:
+        root_path = scope["root_path"]
+        headers = scope["headers"]
+        if self._prefix in path or scope["type"] != "http" or "session" in scope or self._has_paths:
             raise NotImplementedError
         #2
-        field = self.lone(scope["headers"])
+        field = transport = None
+        if len(headers) <= 512:
+            transports = self._transports
+            for name, value in headers:
+                if name in transports:
+                    if field is not None or len(value) > 8192:
+                        raise NotImplementedError
+                    field = value
+                    transport = transports[name]
         #3
-        entry = self._get(field)
-        if entry is None or self._poll_now is not None:
+        recall = self._recall
+        verified = recall(field, transport)
+        if verified is None or verified.nested:
             raise NotImplementedError
-        #4
-        verified = self.decide(entry)
         #5
-        state = RequestState(self.manager, verified, field, "open")
-        session = self.session_of(state)
+        state = RequestState(self.manager, verified, transport, "open")
+        session = SessionOfRequest(verified.data)
+        session._state = state
+        session.accessed = session.modified = False
         #6
         scope["session"] = scope["ha_session_mw.session"] = session
         #7
         exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
-        receive, send = exchange.receive_next, exchange.pass_on
+        receive, send = exchange, exchange.pass_on
         #0
         try:
             await app(scope, receive, send)
@@ -112,37 +121,35 @@ class Stage:
             raise
         #7
         else:
-            if state.read_only is not STARTED or state.content_when_closed is not None or state.is_late or exchange.connection is not None:
+            if state.read_only is not STARTED or exchange.connection is not None or state.is_late or state.content_when_closed is not None:
                 raise NotImplementedError
         #0
-    def lone(self, headers):
-        if len(headers) > 512:
-            return None
-        lone = None
-        for name, value in headers:
-            if name in ASKED:
-                if lone is not None:
-                    return None
-                lone, of = value, name
-        if lone is None or len(lone) > 5000 or of != b"cookie" or not lone.startswith(self._cookie_prefix):
-            return None
-        return lone
-    def decide(self, entry):
-        view = self._view
-        fresh_at, generation, verified = view.fresh_at, view.generation, entry.verified
-        wall_ms = self._wall_s() * 1000
-        if not (entry.generation is generation and verified.begins_ms <= wall_ms < entry.until_ms and wall_ms >= view.floor_ms):
+
+class Count:
+    until_sample = 64
+
+def recaller(view, cached):
+    wall_s, poll_now, count = time.time, None, Count()
+    def recall(key, transport):
+        if poll_now is not None:
             raise NotImplementedError
-        if fresh_at != FOREVER:
+        entry = cached(key)
+        if entry is None:
+            return None
+        verified = entry.verified
+        #4
+        wall_ms = wall_s() * 1000.0
+        if not (
+            view.fresh_at == FOREVER and entry.generation is view.generation and entry.transport is transport
+            and verified.begins_ms <= wall_ms and wall_ms < entry.until_ms and wall_ms >= view.floor_clock_ms
+        ):
             raise NotImplementedError
-        self._until_sample = self._until_sample - 1 or 64
+        count.until_sample = left = count.until_sample - 1
+        if left <= 0:
+            count.until_sample = 64
+        #0
         return verified
-    def session_of(self, state):
-        session = dict.__new__(Session)
-        session._state = state
-        session.accessed = session.modified = False
-        dict.update(session, state.verified.data)
-        return session
+    return recall
 """
 
 
@@ -155,8 +162,8 @@ def stage(number: int) -> Callable[[ASGIApp, SessionMiddleware], ASGIApp]:
         elif counts:
             lines.append(line)
     names: dict[str, Any] = {
-        "msgspec": msgspec, "time": time, "Session": Session, "RequestState": RequestState, "STARTED": STARTED, "FOREVER": math.inf,
-        "is_of_events": is_of_events, "ASKED": frozenset((b"cookie", b"authorization", b"session-index")),
+        "msgspec": msgspec, "time": time, "SessionOfRequest": SessionOfRequest, "RequestState": RequestState, "STARTED": STARTED,
+        "FOREVER": math.inf, "is_of_events": is_of_events,
         "PRIVATE": frozenset(("protected", "guarded")), "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
     }  # fmt: skip
     exec(compile("\n".join(lines), f"stage {number}", "exec"), names)

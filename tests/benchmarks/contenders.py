@@ -176,6 +176,18 @@ def bare(app: ASGIApp) -> ASGIApp:
     return app
 
 
+def empty(app: ASGIApp) -> ASGIApp:
+    """The least that a middleware can be which looks at the response: a coroutine, and a ``send`` of its own."""
+
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_on(message: Message) -> None:
+            await send(message)
+
+        await app(scope, receive, send_on)
+
+    return middleware
+
+
 def starlettes(app: ASGIApp) -> ASGIApp:
     return StarlettesMiddleware(app, KEY)
 
@@ -205,6 +217,7 @@ def as_cookie(token: bytes) -> Header:
 # The contenders
 
 BARE = "bare app"
+EMPTY = "an empty middleware"
 STARLETTE = "Starlette's SessionMiddleware"
 WARM = "ours, warm"
 WARM_COUNTED = "ours, warm, metrics on"
@@ -214,9 +227,9 @@ FIRST_SIGHT = "ours, first sight of a token"
 PYJWT = "PyJWT HS256 decode alone"
 
 
-def bare_app() -> Contender:
+def bare_app(name: str = BARE, wrap: Wrap = bare) -> Contender:
     app = App()
-    return requests(BARE, app, app, lambda count: repeat(None, count))
+    return requests(name, wrap(app), app, lambda count: repeat(None, count))
 
 
 async def field() -> list[Contender]:
@@ -225,6 +238,7 @@ async def field() -> list[Contender]:
     store = InMemoryStore()
     return [
         bare_app(),
+        bare_app(EMPTY, empty),
         await _with_cookie(STARLETTE, starlettes, Reader()),
         await _with_cookie("starsessions, in memory", starsessions_with(store), LoadingReader()),
         await _with_cookie("starsessions, in a cookie", starsessions_with(CookieStore(KEY)), LoadingReader()),

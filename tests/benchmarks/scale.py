@@ -94,7 +94,7 @@ async def bytes_of_tokens(count: int) -> int:
     try:
         for token in tokens:
             field = as_cookie(token)[1]
-            node_of(manager).validator.validate(field.partition(b"=")[2], field)
+            node_of(manager).validator.validate_new(field.partition(b"=")[2], field, "cookie")
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
     finally:

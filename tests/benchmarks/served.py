@@ -33,6 +33,7 @@ CONTENDER = "BENCHMARKS_CONTENDER"
 """The variable that names the contender to granian's process."""
 WRAPS: Mapping[str, contenders.Wrap] = {
     contenders.BARE: contenders.bare,
+    contenders.EMPTY: contenders.empty,
     contenders.STARLETTE: contenders.starlettes,
     contenders.WARM: lambda app: contenders.ours_with(contenders.new_manager())(app),
 }
@@ -42,6 +43,7 @@ SERVERS: Mapping[str, tuple[str, ...]] = {
     "granian": ("granian",),
 }
 """Each server, and the packages that it needs."""
+WITHOUT_SESSION = frozenset((contenders.BARE, contenders.EMPTY))
 Rates = Mapping[tuple[str, str], Sequence[float]]
 """The requests per second in each round, by server and contender."""
 
@@ -53,12 +55,12 @@ class WrkMissingError(Exception):
 class Served:
     """Hands out a session at one path and reads it at all others. A value that differs from the written one is a 500.
 
-    The bare app sends the ``Vary`` that the middleware adds, because an answer that depends on a cookie must have it anyway.
+    Without a session, the app sends the ``Vary`` that the middleware adds, because an answer that depends on a cookie must have it anyway.
     """
 
     def __init__(self, name: str) -> None:
         self._log_in = Writer(contenders.FLAT)
-        self._account: ASGIApp = _vary if name == contenders.BARE else Reader()
+        self._account: ASGIApp = _vary if name in WITHOUT_SESSION else Reader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._log_in if scope["path"] == LOG_IN_PATH else self._account)(scope, receive, send)
@@ -149,8 +151,8 @@ def requests_per_second(servers: Sequence[str], *, rounds: int, seconds: int) ->
     for server in servers:
         with ExitStack() as processes:
             ports = {name: processes.enter_context(running(server, name)) for name in WRAPS}
-            cookies = {name: _log_in(port) for name, port in ports.items() if name != contenders.BARE}
-            cookies[contenders.BARE] = cookies[contenders.WARM]  # the server parses it in any case
+            cookies = {name: _log_in(port) for name, port in ports.items() if name not in WITHOUT_SESSION}
+            cookies |= dict.fromkeys(WITHOUT_SESSION, cookies[contenders.WARM])  # the server parses it in any case
             for number in range(rounds + 1):
                 for name in sorted(ports, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
                     rate = _under_wrk(wrk, ports[name], cookies[name], seconds)

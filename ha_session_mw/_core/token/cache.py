@@ -11,6 +11,7 @@ from collections import OrderedDict
 import msgspec
 
 from ...models import SessionId
+from .cookies import Transport
 from .tokens import Verified
 
 TOKENS_OF_A_SESSION = 4
@@ -33,6 +34,7 @@ class Entry(msgspec.Struct, eq=False, gc=False):
         verified: the verified token.
         bytes: the memory that the entry takes, roughly.
         until_ms: when the entry or the token ends, whichever is sooner.
+        transport: how the token comes if the key is a header field: no field of another name stands for it. None for a bare token.
         generation: the view's generation under which the accept rule last accepted the token; None if it never did. The validator notes it.
     """
 
@@ -40,6 +42,7 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     verified: Verified
     bytes: int
     until_ms: float
+    transport: Transport | None = None
     generation: object = None
 
 
@@ -69,8 +72,15 @@ class VerifiedCache:
         self._max_bytes = max_bytes
         self._ttl_ms = ttl_s * 1000
 
-    def put(self, key: bytes, verified: Verified, now_ms: float) -> Entry:
-        """Keep a verified token, and return its entry."""
+    def put(self, key: bytes, verified: Verified, now_ms: float, transport: Transport | None = None) -> Entry:
+        """Keep a verified token, and return its entry.
+
+        Args:
+            key: the token, or the header field that carries only that.
+            verified: the token.
+            now_ms: the time.
+            transport: of that field.
+        """
         entries = self.entries
         if key in entries:
             self._drop(key)  # so that the entry becomes the newest
@@ -81,7 +91,7 @@ class VerifiedCache:
         taken = bytes_of(key, verified)
         self.bytes = total = self.bytes + taken
         ends_ms, token_ends_ms = now_ms + self._ttl_ms, verified.ends_ms
-        entry = entries[key] = Entry(ends_ms, verified, taken, ends_ms if ends_ms < token_ends_ms else token_ends_ms)
+        entry = entries[key] = Entry(ends_ms, verified, taken, ends_ms if ends_ms < token_ends_ms else token_ends_ms, transport)
         if total > self._max_bytes or len(entries) > self._size:
             self._make_room()
         elif entries[next(iter(entries))].ends_ms <= now_ms:

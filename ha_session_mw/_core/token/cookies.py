@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import Literal
 from urllib.parse import quote
@@ -20,6 +20,9 @@ MAX_COOKIE_BYTES = 4096
 """The largest cookie that every browser keeps: name, value and attributes together (RFC 6265 section 6.1)."""
 MAX_PRESENTED = 8
 """The most different tokens in one request. A request with more is refused, because each would cost a signature check."""
+
+LONGEST_FIELD = 2 * MAX_COOKIE_BYTES
+"""The longest header field that is looked for in the cache: a cookie with any name, or a bearer token. Others must be parsed."""
 
 MAX_CANDIDATES = 128
 """The most cookies of one request whose name ends in the session cookie's name. A browser has that one, and some of other apps."""
@@ -46,7 +49,8 @@ INDEX_HEADER = b"session-index"
 MAX_INDEX_LENGTH = 128
 """How many characters of that header are read. A node's index has less than 60."""
 
-_LOOKED_AT = frozenset((b"cookie", b"authorization", INDEX_HEADER))
+_LOOKED_AT: Mapping[bytes, Transport | None] = {b"cookie": "cookie", b"authorization": "bearer", INDEX_HEADER: None}
+"""The fields of a request that tell which session it has, and the transport of each."""
 _SCHEMES = frozenset(
     (
         *(b"x-forwarded-proto", b"x-forwarded-protocol", b"x-forwarded-scheme", b"x-url-scheme", b"x-scheme"),
@@ -65,7 +69,12 @@ class TokenReader:
     Args:
         cookie_name: the cookie's name; None if cookies are ignored.
         bearer: whether ``Authorization: Bearer`` is read. A bearer token of another service is ignored.
+
+    Attributes:
+        transports: the fields that tell which session a request has, and the transport of each.
     """
+
+    transports = _LOOKED_AT
 
     def __init__(self, cookie_name: str | None, *, bearer: bool) -> None:
         self._cookie = cookie_name is not None
@@ -74,25 +83,13 @@ class TokenReader:
         self._cookie_prefix_length = len(self._cookie_prefix)
         self._longest = max(self._cookie_prefix_length, len(b"Bearer ")) + MAX_TOKEN_BYTES
 
-    def lone(self, headers: Collection[Header]) -> bytes | None:
-        """Return the value of the only field that can carry a token, if the field carries nothing else; most clients send that.
-
-        The value equals :meth:`field` of that token, so a cache can look it up without parsing it. None if the request is too large
-        to be looked at; :meth:`read` says why.
-        """
-        if len(headers) > MAX_FIELDS:
+    def alone(self, field: bytes | None, transport: Transport | None) -> bytes | None:
+        """Return the only field that can carry a token, if it begins as one that carries nothing else does; None for any other."""
+        if field is None or len(field) > self._longest:
             return None
-        lone = None
-        for name, value in headers:
-            if name in _LOOKED_AT:
-                if lone is not None:
-                    return None
-                lone, of = value, name
-        if lone is None or len(lone) > self._longest:
-            return None
-        if of == b"cookie":
-            return lone if self._cookie and lone.startswith(self._cookie_prefix) else None
-        return lone if self._bearer and of == b"authorization" and lone.startswith(b"Bearer ") else None
+        if transport == "cookie":
+            return field if self._cookie and field.startswith(self._cookie_prefix) else None
+        return field if transport == "bearer" and self._bearer and field.startswith(b"Bearer ") else None
 
     def token_of(self, lone: bytes) -> bytes | None:
         """Return the token of such a field; None if the field must be parsed after all."""

@@ -20,6 +20,7 @@ from ha_session_mw._core.token.cookies import (
     CookieWriter,
     Presented,
     TokenReader,
+    Transport,
     choose,
     claims_https,
 )
@@ -120,38 +121,22 @@ def test_no_field_makes_an_error(value: bytes, name: bytes) -> None:
     assert isinstance(read((name, value)), list)
 
 
-FIELDS = [
-    *((b"cookie", value) for value in (b"session=" + ADA, b"session=" + BOB, b"session=" + ADA + b"; a=b", b"a=b; session=" + ADA, b"a=b")),
-    *((b"cookie", value) for value in (b"session=null", b"session=session=" + ADA, b"")),
-    *((b"authorization", value) for value in (b"Bearer " + ADA, b"bearer " + ADA, b"Bearer " + BOB, b"Basic eA==", b"session=" + ADA)),
-    *((b"accept", b"*/*"), (b"host", b"session=" + ADA)),
-]
-
-
-@given(st.lists(st.sampled_from(FIELDS), max_size=4), st.sampled_from([("session", True), ("session", False), (None, True)]))
-def test_a_lone_field_that_is_known_by_its_token_carries_that_token_alone(headers: list[Header], how: tuple[str | None, bool]) -> None:
+@pytest.mark.parametrize("transport", ["cookie", "bearer", None])
+@pytest.mark.parametrize("how", [("session", True), ("session", False), (None, True)])
+def test_a_field_that_stands_alone_begins_with_its_token(transport: Transport | None, how: tuple[str | None, bool]) -> None:
     one = reader(cookie=how[0], bearer=how[1])
-    lone = one.lone(headers)
-    known = {one.field(("cookie", token)): ("cookie", token) for token in (ADA, BOB)}
-    known |= {one.field(("bearer", token)): ("bearer", token) for token in (ADA, BOB)}
-
-    if lone in known:
-        assert one.read(headers) == [known[lone]]
-
-
-@pytest.mark.parametrize("headers", [[(b"cookie", b"session=" + ADA)], [(b"accept", b"*/*"), (b"authorization", b"Bearer " + ADA)]])
-def test_the_usual_cookie_header_is_recognised_without_parsing(headers: list[Header]) -> None:
-    one = reader()
-
-    assert one.lone(headers) == one.field(one.read(headers)[0])
+    for field in (b"session=" + ADA, b"Bearer " + ADA, b"bearer " + ADA, b"a=b; session=" + ADA, b"Basic eA==", ADA, b""):
+        alone = one.alone(field, transport)
+        assert alone in (None, field)
+        name = {"cookie": b"cookie", "bearer": b"authorization", None: INDEX_HEADER}[transport]
+        if alone is not None:
+            assert one.read([(name, field)]) == [(transport, ADA)]
+            assert one.token_of(field) == ADA
 
 
-@pytest.mark.parametrize("index", [b"17", b"session=17"])
-def test_a_request_that_names_a_state_to_wait_for_is_no_plain_one(index: bytes) -> None:
-    headers = (INDEX_HEADER, index), (b"cookie", b"session=" + ADA)
-
-    assert reader().lone(headers) is None
-    assert reader().lone(headers[::-1]) is None
+def test_a_long_field_does_not_stand_alone() -> None:
+    assert reader().alone(b"session=" + b"a" * 5000, "cookie") is None
+    assert reader().alone(None, None) is None
 
 
 # Choosing
