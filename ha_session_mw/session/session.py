@@ -425,21 +425,19 @@ state_of: Callable[[Session], RequestState] = attrgetter("_state")
 
 def session_of(state: RequestState, kind: type[Session] = SessionOfRequest) -> Session:
     """Return the session with this state, and with the data from the record or token that came in."""
-    session = kind(_data_of(state))
+    verified = state.verified
+    content: dict[str, Any] = {}
+    if verified is not None:
+        if not verified.nested:
+            content = verified.data
+        elif not verified.record:
+            content = decode(verified.claims.data)  # containers belong to one request, so each decodes its own
+        elif state.stored is not None:
+            content = decode(state.stored.data)
+    session = kind(content)
     session._state = state  # noqa: SLF001 - this module's own class
     session.accessed = session.modified = False
     return session
-
-
-def _data_of(state: RequestState) -> dict[str, Any]:
-    verified = state.verified
-    if verified is None:
-        return {}
-    if not verified.nested:
-        return verified.data
-    if not verified.record:
-        return decode(verified.claims.data)  # containers belong to one request, so each decodes its own
-    return decode(state.stored.data) if state.stored is not None else {}
 
 
 def _utc(ms: int) -> datetime:
