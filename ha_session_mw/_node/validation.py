@@ -77,8 +77,8 @@ class TokenValidator:
         not_accepted: how many decisions were another one than to accept.
         durations: the seconds that validations took, by their way: from the cache, by a signature, by asking peers, on the owner. Of the
             first two, one in :data:`SAMPLE_EVERY` is measured.
-        recall: returns the claims of a token in the cache that the accept rule has accepted under the present view, by the header field
-            that carries it alone, and its transport. None if :meth:`validate_cached` or :meth:`validate_new` must say more.
+        recall: returns the claims of a token in the cache that the accept rule has accepted under the present view. It is called with the
+            header field that carries the token alone, and its transport. If it returns None, the other methods must say more.
         on_sample: called with one of :data:`SAMPLE_EVERY` accepted tokens, and the moment of the decision (boot-time clock).
     """
 
@@ -173,7 +173,7 @@ class TokenValidator:
             verified = entry.verified
             wall_ms = wall_s() * 1000.0
             # The argument for this is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that may
-            # have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness, which is
+            # have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness. That is
             # read before the generation, see ``decide``.
             if (
                 (view.fresh_at == _FOREVER or is_within_lease(view.fresh_at, wall_ms))
