@@ -106,6 +106,8 @@ def later(folder: Path, *, protocol: Versions, stored: Stored) -> Path:
     return folder
 
 
+FIRST = Stored(Versions(1, 1), writes=1)
+"""The versions in which the first release keeps what stays."""
 NEXT = (Versions(PROTOCOL.lowest, PROTOCOL.highest + 1), Stored(Versions(1, 2), writes=1))
 """The versions of the next release, which reads and writes another version of the protocol, and reads another one of all that stays."""
 AFTER_NEXT = (Versions(PROTOCOL.highest + 1, PROTOCOL.highest + 2), Stored(Versions(1, 2), writes=2))

@@ -10,10 +10,7 @@ import pytest
 from ha_session_mw import version
 from ha_session_mw.version import PROTOCOL, Stored, Versions
 
-from ..cluster.releases import git, last_release
-
-FIRST = Stored(Versions(1, 1), writes=1)
-"""What the releases read and wrote that had no such table."""
+from ..cluster.releases import FIRST, git, last_release
 
 
 def stored() -> dict[str, Stored]:

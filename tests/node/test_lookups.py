@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NoReturn
 
@@ -41,6 +41,7 @@ class Peers:
         self.behaves: dict[str, Any] = {}
         self.asked: Counter[str] = Counter()
         self.questions: list[bytes] = []
+        self.versions: list[int] = []
         self.under_way: Counter[str] = Counter()
         self.most_under_way: Counter[str] = Counter()
         self.faults = PeerFaults(("issuer", "owner"))
@@ -48,7 +49,9 @@ class Peers:
     async def call(self, peer: str, name: str, body: bytes, timeout_s: float) -> bytes:
         assert name == "lookup"
         self.asked[peer] += 1
-        self.questions.append(decode_question(body).token)
+        question = decode_question(body)
+        self.questions.append(question.token)
+        self.versions.append(question.version)
         self.under_way[peer] += 1
         self.most_under_way[peer] = max(self.most_under_way[peer], self.under_way[peer])
         try:
@@ -67,9 +70,12 @@ def peers(clock: ManualClock) -> Peers:
     return Peers(clock)
 
 
+Running = tuple[LookUps, anyio.abc.TaskGroup]
+
+
 @asynccontextmanager
-async def running(peers: Peers) -> AsyncIterator[tuple[LookUps, anyio.abc.TaskGroup]]:
-    look_ups = LookUps(peers.call, peers.clock, peers.faults, timeout_s=TIMEOUT_S, version_for=lambda _: PROTOCOL.highest)
+async def running(peers: Peers, version_for: Callable[[str], int] = lambda _: PROTOCOL.highest) -> AsyncIterator[Running]:
+    look_ups = LookUps(peers.call, peers.clock, peers.faults, timeout_s=TIMEOUT_S, version_for=version_for)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look_ups.run)
         await until_nothing_moves()
@@ -320,6 +326,30 @@ async def test_answers_of_a_later_release_are_none(peers: Peers) -> None:
         assert await look_ups.ask(b"token", ["issuer"]) is None
         assert look_ups.results == {"garbage": 1}
         assert await look_ups.ask(b"token", ["issuer", "owner"]) is not None
+
+
+async def test_each_peer_is_asked_in_the_version_that_it_reads_and_answers_in_that_one(peers: Peers) -> None:
+    peers.behaves = {"issuer": (0, encode(Answer(2, "unknown"))), "owner": (0, encode(Answer(1, "yes")))}
+    async with running(peers, {"issuer": 2, "owner": 1}.__getitem__) as (look_ups, _):
+        assert await look_ups.ask(b"token", ["issuer", "owner"]) == Answer(1, "yes")
+        assert peers.versions == [2, 1]
+        assert look_ups.results == {"unknown": 1, "yes": 1}
+
+
+async def test_a_peer_that_came_back_with_an_earlier_release_says_unknown_and_that_is_no_fault(peers: Peers) -> None:
+    peers.behaves = {"issuer": (0, encode(Answer(1, "unknown")))}
+    async with running(peers, lambda _: 2) as (look_ups, _):
+        assert await look_ups.ask(b"token", ["issuer"]) is None
+        assert look_ups.results == {"unknown": 1}
+    assert not peers.faults.told()
+
+
+async def test_a_question_of_a_version_that_is_not_read_is_answered_with_unknown() -> None:
+    def validate(token: bytes) -> NoReturn:
+        raise AssertionError(token)
+
+    answer = decode_answer(await answering(validate)(encode(Question(PROTOCOL.highest + 1, b"token"))))
+    assert answer == Answer(PROTOCOL.lowest, "unknown")
 
 
 async def test_an_answer_about_another_session_is_a_lie_and_is_counted(peers: Peers) -> None:

@@ -110,11 +110,32 @@ class MemberedLog(ClusterLog):
             )
         return None
 
+    def mismatches(self) -> Sequence[str]:
+        own = self._members.own
+        strange = (one for one in self.members() if one.protocol.common(own.protocol) is None)
+        return tuple(why_skipped(f"member {one.member}", one, own) for one in strange)
+
     def _tell_own_fault(self) -> None:
         fault = self._own_fault(self._now())
         if fault is not None and fault != self._told_fault:
             self._logger.error("this node is not ready: %s", fault)
         self._told_fault = fault
+
+
+def why_skipped(name: str, its: Heartbeat, own: Heartbeat) -> str:
+    """Return which step of an upgrade was skipped, because two nodes read no version of the protocol in common, and the remedy.
+
+    Args:
+        name: of the other node.
+        its: its heartbeat.
+        own: this node's.
+    """
+    newer, older = ("that member", own) if its.protocol.lowest > own.protocol.highest else ("this node", its)
+    mine, theirs = (f"(release {one.release or 'unknown'}) reads {one.protocol} of the protocol" for one in (own, its))
+    return (
+        f"{name} {theirs}, this node {mine}: the upgrade has skipped a release; "
+        f"take {newer} back to one that reads version {older.protocol.highest}, too"
+    )
 
 
 def tell_member(logger: logging.Logger, event: MemberEvent) -> None:

@@ -333,6 +333,9 @@ class EtcdLog(MemberedLog):
                 logger.warning("member %s has left, or is silent and counts as gone", member)
             case MemberJoined() | MemberDraining():
                 tell_member(logger, event)
+                if isinstance(event, MemberJoined):
+                    for mismatch in self.mismatches():
+                        logger.error("%s", mismatch)
 
 
 _SET_BACK: Mapping[Rollback, str] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..._core.cluster.members import Heartbeat
 from ..._core.quorum.messages import Mismatch
+from ..common.membered import why_skipped
 
 
 def why_apart(name: str, why: Mismatch, its: Heartbeat | None, own: Heartbeat) -> str:
@@ -29,9 +30,4 @@ def why_apart(name: str, why: Mismatch, its: Heartbeat | None, own: Heartbeat) -
 def _of_versions(name: str, its: Heartbeat | None, own: Heartbeat) -> str:
     if its is None or its.protocol.common(own.protocol) is not None:
         return f"{name} writes in a version of the protocol that this node does not read; run one release on both"
-    newer, older = ("that member", own) if its.protocol.lowest > own.protocol.highest else ("this node", its)
-    mine, theirs = (f"(release {one.release or 'unknown'}) reads {one.protocol} of the protocol" for one in (own, its))
-    return (
-        f"{name} {theirs}, this node {mine}: the upgrade has skipped a release; "
-        f"take {newer} back to one that reads version {older.protocol.highest}, too"
-    )
+    return why_skipped(name, its, own)
