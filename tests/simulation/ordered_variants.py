@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.ordered.fence import Fence
 from ha_session_mw._core.ordered.leases import Leases
 from ha_session_mw._core.ordered.loading import Loading
 from ha_session_mw._core.ordered.log import Ordered
@@ -73,12 +74,22 @@ class ByNode(Leases):
         return super().is_news(slot.partition(".")[0], position)
 
 
-class OneForAll(Ordered):
-    """One worker confirms for all workers of its node."""
+class WithBrokenPart(Ordered):
+    """Has a broken part in the place of a right one."""
+
+    leases_kind: type[Leases] = Leases
+    standstill_kind: type[Standstill] = Standstill
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.leases = ByNode()
+        self.leases, self.standstill = self.leases_kind(), self.standstill_kind()
+        self.fence = Fence(self.members, self.leases, self.standstill)
+
+
+class OneForAll(WithBrokenPart):
+    """One worker confirms for all workers of its node."""
+
+    leases_kind = ByNode
 
 
 class WithoutTheFloor(Ordered):
@@ -95,12 +106,10 @@ class SilenceEndsLeases(Leases):
         return super().lack_until(position, wait_s, -math.inf)
 
 
-class SilenceIsAbsence(Ordered):
+class SilenceIsAbsence(WithBrokenPart):
     """Knows nothing of leases that began while the log stood still."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.leases = SilenceEndsLeases()
+    leases_kind = SilenceEndsLeases
 
 
 class ReadsAlwaysCount(Standstill):
@@ -110,12 +119,10 @@ class ReadsAlwaysCount(Standstill):
         return super().looked(sent_s, now_s, own_limit_s) or True
 
 
-class ReadsAtOnce(Ordered):
+class ReadsAtOnce(WithBrokenPart):
     """Fresh by a read whenever its own heartbeat is refused."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.standstill = ReadsAlwaysCount()
+    standstill_kind = ReadsAlwaysCount
 
 
 class ReadsWithoutLooking(Ordered):

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ...events import Diverged, Rollback, RolledBack
 from ...models import Entry
-from ..cluster.freshness import Moment, fence_wait_s
+from ..cluster.freshness import Moment
 from ..cluster.invariants import ensure
 from ..cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat, Members
 from ..cluster.speaker import Speaker
 from ..cluster.view import CUT_TRAVELS_MS, FLOOR_MARGIN_MS, View, last_end_ms
 from .entries import LogEntries
+from .fence import Fence
 from .keys import LogHeartbeat, LogId, entry_key, slot_of
 from .leases import Leases
 from .loading import PIECE, Loading
@@ -82,6 +83,7 @@ class Ordered:
         self.own_beats = OwnBeats(heartbeat_s)
         self.standstill = Standstill()
         self.leases = Leases()
+        self.fence = Fence(self.members, self.leases, self.standstill)
         self.entries = LogEntries()
         self._stored_floor_ms = 0
         self.left = False
@@ -101,23 +103,8 @@ class Ordered:
                 self.entries.append(entry)
 
     def fenced_by(self, position: int, durable_s: float) -> float:
-        """Return the boot time from which every node refuses the requests that the entries up to this position deny.
-
-        The time is in the past if that holds already.
-
-        Args:
-            position: where the entries were written, as the engine said.
-            durable_s: the boot time at which this node knew that.
-
-        Every lease that began before the entries were durable is over after a lease's length. The fence may come sooner. A node that has
-        read the log up to the position knows all processes that may hold a lease. It waits only for those that have not confirmed.
-        """
-        least_s, _ = self.leases.limits(self.members.own.freshness_limit_s)
-        wait_s = self._wait_s
-        latest_s = durable_s + wait_s
-        if self.position < position or not self._can_be_relied_on or self.standstill.may_stand(durable_s, least_s):
-            return latest_s
-        return min(latest_s, self.leases.lack_until(position, wait_s, self.standstill.lapsed_s))
+        """Return the boot time from which every node refuses the requests that entries up to this position deny; see :class:`.Fence`."""
+        return self.fence.by(position, durable_s, has_read=self.position >= position and self._can_be_relied_on)
 
     def confirmed(self, now_s: float) -> int:
         """The position up to which this process and all others that may hold a lease have confirmed the log.
@@ -125,14 +112,7 @@ class Ordered:
         Args:
             now_s: the boot-time clock.
         """
-        until_s = now_s - self._wait_s
-        return int(min(self.position, self.leases.confirmed(-math.inf if self.standstill.lapsed_s > until_s else until_s)))
-
-    @property
-    def _wait_s(self) -> float:
-        """The length of the longest lease, with a margin."""
-        _, longest_s = self.leases.limits(self.members.own.freshness_limit_s)
-        return max(self.members.fence_wait_s, fence_wait_s(longest_s))
+        return int(min(self.position, self.fence.confirmed(now_s)))
 
     # Beats.
 
