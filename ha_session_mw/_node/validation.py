@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -344,6 +345,11 @@ class TokenValidator:
             return self._verify(token, self._wall_s() * 1000)
         except ProblemError:
             return None
+
+    def ensure_genuine(self, token: bytes) -> None:
+        """Raise :class:`ClientFault` if no member can have issued a token. The session itself may be invalid."""
+        with suppress(KeyNotReached):
+            self._verify(token, self._wall_s() * 1000)
 
     def _verify(self, token: bytes, wall_ms: float) -> Verified:
         if not 0 <= wall_ms - self._refreshed_ms < REFRESH_EVERY_MS:

@@ -129,6 +129,7 @@ class SessionFinder:
         transport, token = presented
         try:
             if index := last_value(scope["headers"], INDEX_HEADER, MAX_INDEX_LENGTH):
+                self._validator.ensure_genuine(token)  # nothing waits for a made-up one
                 await self._node.resolver.catch_up(index)
             key = self._edge.reader.field(presented)
             known = self._validator.validate_cached(key)

@@ -173,6 +173,19 @@ async def test_a_node_that_does_not_get_as_far_says_so(cluster: Cluster) -> None
     assert cluster.passed_s - begun_s == pytest.approx(0.075)
 
 
+async def test_nobody_waits_for_an_index_that_comes_with_a_made_up_token(cluster: Cluster) -> None:
+    a, b, c = cluster.nodes
+    browser = await logged_in(cluster, a)
+    token = browser.token or ""
+    cluster.cut(c)
+    index = (await browser.visit(b, log_out)).header("session-index")
+    begun_s = cluster.passed_s
+
+    forged = Browser(cluster, f"{token[:-1]}{'A' if token[-1] != 'A' else 'E'}")
+    assert (await forged.visit(c, why, headers=[(b"session-index", str(index).encode())])).result == "token_invalid"
+    assert cluster.passed_s == begun_s
+
+
 NO_INDEX = ["", "-", "-5", "5", "a-b", "0123456789abcdef0123456789abcdef-99", "x-1" * 2000, "é-1", "-" * 50, "x-²", "x-" + "9" * 5000]
 
 
