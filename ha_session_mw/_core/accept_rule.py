@@ -70,17 +70,18 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
     """
     if not verified.begins_ms <= wall_ms < verified.ends_ms and not wall_ms < verified.begins_ms <= view.latest_ms:
         return Refuse(_out_of_time(verified.claims, wall_ms))
-    claims = verified.claims
-    if claims.absolute_end_ms <= view.floor_ms:
+    # A token ends no later than its session. So the session's end is read only where the floor has passed that of the token.
+    if verified.ends_ms <= view.floor_ms and verified.claims.absolute_end_ms <= view.floor_ms:
         return Refuse(SessionExpired("the session ends below the floor", check="floor"))
     if view.denied_keys and verified.kid in view.denied_keys:
         return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))
-    if view.denied.has_any(claims.sid, claims.family):
-        return Refuse(_why_denied(claims, view, wall_ms))
+    denied = view.denied
+    if (denied.packed or denied.others) and denied.has_any(verified.sid, verified.family):
+        return Refuse(_why_denied(verified, view, wall_ms))
     # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
-    if claims.cuts and (behind := _unknown_cut(claims, view)):
+    if verified.cuts and (behind := _unknown_cut(verified, view)):
         return behind
-    if (view.everybody or view.by_subject) and (problem := _missing_cut(claims, view)):
+    if (view.everybody or view.by_subject) and (problem := _missing_cut(verified, view)):
         return Refuse(problem)
     if boot_s - fresh_at > freshness_limit_s:
         return CannotTell(StateStale("out of contact for longer than the freshness limit", check="fresh"))
@@ -92,7 +93,7 @@ def denial(verified: Verified, view: View) -> Refuse | None:
     decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
     if not isinstance(decision, Refuse):
         return None
-    return Refuse(_why_denied(verified.claims, view, None)) if decision.problem.check == "superseded" else decision
+    return Refuse(_why_denied(verified, view, None)) if decision.problem.check == "superseded" else decision
 
 
 def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
@@ -105,18 +106,18 @@ def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
     return TokenNotYetValid(f"issued {wait_s:.3f} s too far ahead", retry_after_s=wait_s, check="not_before")
 
 
-def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRevoked | SessionSuperseded:
+def _why_denied(verified: Verified, view: View, wall_ms: float | None) -> SessionRevoked | SessionSuperseded:
     """Return why a denied session is refused: a log-out outranks a replacement.
 
     Args:
-        claims: of the session.
+        verified: the token of the session.
         view: this node's view, which denies the session's id or family.
         wall_ms: the wall clock; None if it is unknown how long ago the session was replaced.
     """
-    replaced_ms = [view.superseded.get(id, 0) for id in (claims.sid, claims.family) if id in view.denied]
+    replaced_ms = [view.superseded.get(id, 0) for id in (verified.sid, verified.family) if id in view.denied]
     if 0 in replaced_ms:
         return SessionRevoked("the session or its family is revoked", check="denied")
-    if not _unknown_cut(claims, view) and (problem := _missing_cut(claims, view)):
+    if not _unknown_cut(verified, view) and (problem := _missing_cut(verified, view)):
         return problem
     ago_ms = 0.0 if wall_ms is None else abs(wall_ms - min(replaced_ms))
     if ago_ms > SUPERSEDED_MS:
@@ -126,22 +127,22 @@ def _why_denied(claims: Claims, view: View, wall_ms: float | None) -> SessionRev
     return superseded
 
 
-def _unknown_cut(claims: Claims, view: View) -> CannotTell | None:
-    for cut in claims.cuts:
+def _unknown_cut(verified: Verified, view: View) -> CannotTell | None:
+    for cut in verified.cuts:
         # A node may have dropped a cut that ends at or below the floor. No live token can still depend on such a cut.
         if cut not in view.known_cuts and cut_end_ms(cut) > max(view.floor_ms, view.forgotten_cuts_end_ms):
             return CannotTell(StateNotReached("the token lists a cut this node has not heard of", check="cuts_known"))
     return None
 
 
-def _missing_cut(claims: Claims, view: View) -> SessionRevoked | None:
-    own = view.by_subject.get(claims.subject) if claims.subject is not None else None
+def _missing_cut(verified: Verified, view: View) -> SessionRevoked | None:
+    own = view.by_subject.get(verified.subject) if verified.subject is not None else None
     for cuts in (view.everybody, own or {}):
         for id, cut in cuts.items():
-            if id in claims.cuts or cut.except_family in (claims.family, claims.sid):
+            if id in verified.cuts or (cut.except_family is not None and cut.except_family in (verified.family, verified.sid)):
                 continue
             # A cut that was made without a majority arrives late. Sessions that began meanwhile could not list it.
-            if not began_after(claims.authenticated_ms, id):
+            if not began_after(verified.claims.authenticated_ms, id):
                 return SessionRevoked("revoked with all sessions of the subject", check="cut")
     return None
 

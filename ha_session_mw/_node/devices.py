@@ -132,7 +132,7 @@ class Devices:
         self, verified: Verified, log_in: LogIn, replaces: FamilyId | None, most: int, before_ending: Callable[[], Awaitable[object]]
     ) -> Sequence[Deny]:
         """Admit a log-in only within the limit: one record, the roster, names the sessions, and it changes in one step."""
-        subject, family = verified.claims.subject or "", verified.claims.family
+        subject, family = verified.subject or "", verified.family
         for _ in range(ROUNDS):
             roster = await self._store.get(roster_id(subject)) or Record(roster_id(subject), b"", 0)
             valid = await self._all_valid(subject, roster)
@@ -216,21 +216,21 @@ class Devices:
 
     def note(self, verified: Verified) -> None:
         """Note that a session was used, or has a new token. Waits for nothing."""
-        if verified.claims.subject is not None:
+        if verified.subject is not None:
             self._note_use(verified, log_in_of(verified, minute(self._wall_ms())))
 
     async def take_new_id(self, verified: Verified) -> None:
         """Record at once, if possible, that a session takes a new id: its record names the id by which it is validated."""
         self.note(verified)
         with suppress(StoreUnavailable):
-            await self._write_note(verified.claims.family)
+            await self._write_note(verified.family)
 
     def _note_use(self, verified: Verified, log_in: LogIn) -> None:
-        family = verified.claims.family
+        family = verified.family
         if family in self._notes:
             older, recorded = self._notes[family]
             newest = refreshed(recorded, log_in)
-            self._notes[family] = (verified if newest.sid == verified.claims.sid else older), newest
+            self._notes[family] = (verified if newest.sid == verified.sid else older), newest
         elif len(self._notes) < MOST_NOTES:
             self._notes[family] = verified, log_in
         else:
@@ -286,7 +286,7 @@ class Devices:
 
     async def _write(self, verified: Verified, log_in: LogIn) -> bool:
         """Write one note; return whether it needs no other try."""
-        family = verified.claims.family
+        family = verified.family
         record = await self._store.get(family)
         try:
             recorded = decode(record.content) if record is not None else None

@@ -17,7 +17,7 @@ from .._core.structured_fields import transfer_field
 from ..abc import Backend, Clock, ClusterLog
 from ..events import ClusterEvent, MemberDraining, MemberJoined, MemberLeft
 from ..exceptions import NotSupported
-from ..models import Claims, NodeId
+from ..models import NodeId
 
 logger = logging.getLogger("ha_session_mw")
 
@@ -109,15 +109,15 @@ class Ownership:
             self._table = OwnerTable(weights)
         return self._table
 
-    def transfer_field(self, claims: Claims) -> Header | None:
+    def transfer_field(self, issuer: NodeId) -> Header | None:
         """Return the header field that says from which node a session came; None if this node issued its token.
 
         The reason is left out where nodes do not hear of each other.
         """
         node = self._own.member
-        if claims.issuer == node:
+        if issuer == node:
             return None
-        return transfer_field(claims.issuer, node, reason_of_transfer(claims.issuer, self._log().members()) if self._knows_others else None)
+        return transfer_field(issuer, node, reason_of_transfer(issuer, self._log().members()) if self._knows_others else None)
 
 
 def knows_others(backend: Backend) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import get_args
 
+from .._core.token.tokens import NOT_BEFORE_LEEWAY_MS, Verified
 from ..events import ClusterEvent, RecoveredFrom, SessionDataLost, SessionRecovered
 from ..models import Claims
 
@@ -36,10 +37,10 @@ class Recoveries:
         self.recovered[source] += 1
         self._tell(SessionRecovered(family, source))
 
-    def arrive(self, claims: Claims) -> None:
+    def arrive(self, verified: Verified) -> None:
         """Note that this node has verified a token that was not in its memory. It recovers a session that is older than that memory."""
-        if claims.issued_ms < self._began_ms:
-            self.recover(claims.family, "token")
+        if verified.begins_ms + NOT_BEFORE_LEEWAY_MS < self._began_ms:
+            self.recover(verified.family, "token")
 
     def lose(self, claims: Claims, *, ended: bool) -> None:
         """Note that the data of a session is lost.

@@ -86,7 +86,7 @@ class Resolver:
                 await self._log.wait_changed()
                 outcome = self._validator.validate(token)
                 if isinstance(outcome, Verified):
-                    self._recover(outcome.claims.family, "log")
+                    self._recover(outcome.family, "log")
                     return outcome
         if self._look_ups is None:
             raise problem
@@ -96,7 +96,7 @@ class Resolver:
         # News that came while the question was under way outweigh a yes.
         outcome = self._validator.validate(token)
         if isinstance(outcome, Verified):
-            self._recover(outcome.claims.family, "log")
+            self._recover(outcome.family, "log")
             return outcome
         if answer is None:
             raise outcome.problem
@@ -109,7 +109,7 @@ class Resolver:
         members = self._log.members()
         if isinstance(problem, KeyNotReached):
             members = [member for member in members if kid in member.kids]
-        return nearest(sid, members, issuer=verified.claims.issuer if verified else None, but=self._own_url)
+        return nearest(sid, members, issuer=verified.issuer if verified else None, but=self._own_url)
 
     def _apply_answer(self, token: bytes, answer: Answer, problem: ProblemError) -> Verified:
         verified = self._validator.verify(token)
@@ -117,7 +117,7 @@ class Resolver:
             # Final, so the view takes it: the next peer asked may not have heard of the log-out, and say yes.
             replaced_ms = int(self._wall_s() * 1000) if answer.superseded else 0
             if verified is not None:
-                denied = Deny(verified.claims.sid, verified.claims.absolute_end_ms, replaced_ms)
+                denied = Deny(verified.sid, verified.claims.absolute_end_ms, replaced_ms)
             else:
                 denied = Deny(token.split(b".")[1].decode(), self._log.unknown_end_ms(), replaced_ms)
             self._log.apply([denied])
@@ -133,7 +133,7 @@ class Resolver:
         if isinstance(decision, Refuse):
             raise decision.problem
         self._validator.by_peers += 1
-        self._recover(verified.claims.family, "peer")
+        self._recover(verified.family, "peer")
         return verified
 
     async def learn_all(self) -> None:

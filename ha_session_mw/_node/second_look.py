@@ -152,9 +152,9 @@ class SecondLook:
     def _denying(self, verified: Verified) -> tuple[str, ...]:
         """Return the names of the log-outs that deny a session; nothing if none does. An id that was merely replaced has no fence."""
         refusal = denial(verified, self._view)
-        claims, view = verified.claims, self._view
         if refusal is None or refusal.problem.check == "superseded":
             return ()
+        claims, view = verified.claims, self._view
         match refusal.problem.check:
             case "denied":
                 return tuple(id for id in (claims.sid, claims.family) if id in view.denied and id not in view.superseded)

@@ -18,9 +18,8 @@ from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, de
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
 from .._core.token import tokens
-from .._core.token.cache import Entry, VerifiedCache
-from .._core.token.cookies import Transport
-from .._core.token.tokens import Verified
+from .._core.token.cache import VerifiedCache
+from .._core.token.tokens import NOT_BEFORE_LEEWAY_MS, Transport, Verified
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
 from ..config import Settings
 from ..exceptions import (
@@ -105,7 +104,7 @@ class TokenValidator:
         self._view = view
         self._keys = keys
         self._cache = cache
-        self._cached: Callable[[bytes | None], Entry | None] = cache.entries.get  # type: ignore[assignment] # no entry has the key None
+        self._cached: Callable[[bytes | None], Verified | None] = cache.entries.get  # type: ignore[assignment] # no entry has the key None
         self._refresh = refresh
         self._refreshed_ms = -math.inf
         self._node = node
@@ -141,11 +140,10 @@ class TokenValidator:
 
     def validate_cached(self, key: bytes) -> Verified | CannotTell | None:
         """Do as :meth:`validate` for a token or field in the cache; return None for any other."""
-        entry = self._cached(key)
-        if entry is None:
+        verified = self._cached(key)
+        if verified is None:
             return None
-        verified = self.recall(key, entry.transport)
-        if verified is not None:
+        if self.recall(key, verified.transport) is not None:
             return verified
         if self._poll_now is not None:
             self._poll_now()
@@ -153,12 +151,11 @@ class TokenValidator:
         fresh_at = view.fresh_at  # first of all, see ``decide``
         generation = view.generation
         wall_ms = self._wall_s() * 1000
-        if wall_ms >= entry.ends_ms:
+        if wall_ms >= verified.until_ms:
             return None
-        verified = entry.verified
         outcome = self._decide(verified, fresh_at, wall_ms)
         if outcome is verified:
-            entry.generation = generation
+            verified.generation = generation
         return outcome
 
     def _short_way(self) -> Callable[[bytes | None, Transport | None], Verified | None]:
@@ -168,20 +165,19 @@ class TokenValidator:
         def recall(key: bytes | None, transport: Transport | None) -> Verified | None:
             if poll_now is not None:
                 poll_now()
-            entry = cached(key)
-            if entry is None:
+            verified = cached(key)
+            if verified is None:
                 return None
-            verified = entry.verified
             wall_ms = wall_s() * 1000.0
             # The argument for this is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that may
             # have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness. That is
             # read before the generation, see ``decide``.
             if (
                 (view.fresh_at == _FOREVER or is_within_lease(view.fresh_at, wall_ms))
-                and entry.generation is view.generation
-                and entry.transport is transport
-                and verified.begins_ms <= wall_ms
-                and wall_ms < entry.until_ms
+                and verified.generation is view.generation
+                and verified.transport is transport
+                and verified.from_ms <= wall_ms
+                and wall_ms < verified.until_ms
                 and wall_ms >= view.floor_clock_ms
             ):
                 self._until_sample = left = self._until_sample - 1
@@ -217,16 +213,17 @@ class TokenValidator:
             fresh_at = view.fresh_at  # first of all, see ``decide``
             generation = view.generation
             wall_ms = self._wall_s() * 1000
-            self.missed_undecided += 1
             try:
                 verified = self._verify(token, wall_ms)
-            except KeyNotReached as problem:
-                return CannotTell(problem)
-            self.missed_undecided -= 1
-            entry = self._cache.put(key, verified, wall_ms, transport)
+            except ProblemError as problem:
+                self.missed_undecided += 1
+                if isinstance(problem, KeyNotReached):
+                    return CannotTell(problem)
+                raise
+            self._cache.put(key, verified, wall_ms, transport)
             outcome = self._decide(verified, fresh_at, wall_ms)
             if outcome is verified:
-                entry.generation = generation
+                verified.generation = generation
                 if self._devices is not None:
                     self._devices.note(verified)
             return outcome
@@ -363,8 +360,8 @@ class TokenValidator:
             if problem.check == "key" and self._nobody_has_key(token):
                 raise TokenInvalid(problem.reason, check=problem.check) from problem
             raise
-        claims = verified.claims
-        if claims.idle_end_ms - claims.issued_ms > self._absolute_ms:
+        if verified.ends_ms - verified.begins_ms > self._absolute_ms + NOT_BEFORE_LEEWAY_MS:
+            claims = verified.claims
             # Issued under a longer timeout. Log-outs of sessions that nobody can name are held for the one of now.
             return Verified.of(msgspec.structs.replace(claims, idle_end_ms=claims.issued_ms + self._absolute_ms), verified.kid)
         return verified
@@ -397,8 +394,8 @@ class TokenValidator:
 
     def why_revoked(self, verified: Verified) -> SessionRevoked | SessionSuperseded | None:
         """Return why a session is revoked with all its ids. None if it is not, or only under an id that it had once."""
-        claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.claims.family))
-        decision = self.revalidate(msgspec.structs.replace(verified, claims=claims))
+        claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.family))
+        decision = self.revalidate(Verified.of(claims, verified.kid))
         if isinstance(decision, Refuse):
             decision = self.revalidate(verified)  # the same, but for what is noted of this one id
         if isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked | SessionSuperseded):

@@ -108,11 +108,11 @@ async def answer_again(node: Node, scope: Scope, tokens: Sequence[bytes], send: 
     """
     key = last_value(scope["headers"], b"idempotency-key", MAX_KEY_LENGTH)
     verified = node.validator.verify(tokens[0]) if len(tokens) == 1 else None
-    if scope.get("method") != "DELETE" or not key or not node.data.has_store or verified is None or verified.claims.subject is None:
+    if scope.get("method") != "DELETE" or not key or not node.data.has_store or verified is None or verified.subject is None:
         return False
     try:
         require_same_site(scope)
-        found = await node.once.find(verified.claims.subject, key, below_root(scope["path"], scope.get("root_path", "")).encode())
+        found = await node.once.find(verified.subject, key, below_root(scope["path"], scope.get("root_path", "")).encode())
     except ProblemError:
         return False  # the refusal of its token says more
     if found is None:

@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 from .._core.paths import below_root, matcher
 from .._core.problems import Execution
 from .._core.request_fields import Header, last_value
-from .._core.token.cookies import TokenReader, Transport
+from .._core.token.cookies import TokenReader
+from .._core.token.tokens import Transport
 from .._node.issuing import cookie_writer
 from ..config import Settings
 from ..exceptions import NodeStarting, ProblemError

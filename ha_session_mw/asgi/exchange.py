@@ -178,7 +178,7 @@ class Exchange(msgspec.Struct, eq=False):
             state.commit_failure = problem
             raise
         if came is not None and outcome.token is not None:
-            self.send = telling_of_transfer(self.send, self.edge.node, came.claims, state)
+            self.send = telling_of_transfer(self.send, self.edge.node, came.issuer, state)
         if state.hold is not None:  # after a failure the lock stays until the request ends: the app may answer by itself
             await uncancelled.run(state.release_lock)
         return outcome

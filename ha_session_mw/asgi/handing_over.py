@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .._core.request_fields import MAX_FIELDS, Header
-from .._core.token.cookies import Transport
+from .._core.token.tokens import Transport
 from ..session.state import RequestState, Transports
 
 TRANSPORT_HEADER = b"session-transport"

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.request_fields import MAX_FIELDS
-from .._core.token.cookies import LONGEST_FIELD, Transport
-from .._core.token.tokens import Verified
+from .._core.token.cookies import LONGEST_FIELD
+from .._core.token.tokens import Transport, Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionRevoked
 from ..manager import SessionManager, node_of

@@ -55,7 +55,7 @@ class OwnedApp:
         if state.verified is None:  # a visitor, or a path in HA_SESSION_EXEMPT
             await self.app(scope, receive, send)
             return
-        decision = self._decide(state.verified.claims.sid, scope)
+        decision = self._decide(state.verified.sid, scope)
         if isinstance(decision, Forward):
             again = await Forwarding(self._node, decision.owner, scope, receive, send, state).run()
             if again is not None:

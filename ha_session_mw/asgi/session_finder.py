@@ -9,8 +9,8 @@ from starlette.types import Scope, Send
 from .._core.accept_rule import BEFORE_A_SIGNATURE_COUNTS, CHECKS, CannotTell
 from .._core.paths import PathKind, PathRules
 from .._core.request_fields import last_value
-from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, Transport, choose
-from .._core.token.tokens import Verified
+from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
+from .._core.token.tokens import Transport, Verified
 from ..exceptions import ClientFault, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
 from ..session.state import EXEMPT, RequestState, Transports
@@ -115,8 +115,8 @@ class SessionFinder:
     def arrive(self, verified: Verified, send: Send, state: RequestState) -> Send:
         """Note that this node sees a token for the first time. Return a ``send`` that tells the client if another node has issued it."""
         node = self._node
-        node.recoveries.arrive(verified.claims)
-        return telling_of_transfer(send, node, verified.claims, state) if node.node_fields else send
+        node.recoveries.arrive(verified)
+        return telling_of_transfer(send, node, verified.issuer, state) if node.node_fields else send
 
     def _choose(self, found: list[Presented], path_kind: PathKind) -> Presented | None:
         if len(found) > 1:

@@ -204,8 +204,7 @@ class Connections:
 
     def remove(self, connection: Connection) -> None:
         self._by_end.discard(connection)
-        claims = connection.verified.claims
-        for id in (claims.sid, claims.family):
+        for id in (connection.verified.sid, connection.verified.family):
             connections = self._by_id.get(id)
             if connections is not None:
                 connections.discard(connection)
@@ -226,7 +225,7 @@ class Connections:
                 reason = SessionSuperseded.code
         else:
             subject = entry.subject if isinstance(entry, Cut) else None
-            hit = [one for one in self._all() if subject in (None, one.verified.claims.subject) and denial(one.verified, self._view)]
+            hit = [one for one in self._all() if subject in (None, one.verified.subject) and denial(one.verified, self._view)]
         for connection in hit:
             self._end(connection, reason)
 

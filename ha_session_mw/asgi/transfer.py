@@ -8,7 +8,7 @@ from starlette.types import Message, Send
 
 from .._core.request_fields import Header
 from .._core.structured_fields import LOST_FIELD
-from ..models import Claims
+from ..models import NodeId
 from ..session.state import RequestState
 
 if TYPE_CHECKING:
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 _STARTS = frozenset(("http.response.start", "websocket.accept", "websocket.http.response.start"))
 
 
-def telling_of_transfer(send: Send, node: Node, claims: Claims, state: RequestState) -> Send:
+def telling_of_transfer(send: Send, node: Node, issuer: NodeId, state: RequestState) -> Send:
     """Return a ``send`` that adds ``Session-Transfer`` to the start of the answer if another node issued the token.
 
     Args:
         send: of the server.
         node: this node. One that does not name itself tells nothing.
-        claims: of the token that came in.
+        issuer: the node that issued the token that came in.
         state: of the request. If another node answers it, that node tells.
     """
-    field = node.ownership.transfer_field(claims) if node.node_fields else None
+    field = node.ownership.transfer_field(issuer) if node.node_fields else None
     return send if field is None else _adding(field, send, state)
 
 

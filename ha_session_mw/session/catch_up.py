@@ -30,7 +30,7 @@ async def catch_up(content: dict[str, Any], state: RequestState, node: Node) -> 
     verified = state.verified
     if verified is None or state.out_of_reach is not None or (not state.continues and state.stored is None):
         return False
-    base = state.stored or Stored.in_token(verified.claims.data)
+    base = state.stored or Stored.in_token(verified.raw)
     try:
         newest = await node.data.newest(verified.claims)
     except (SessionRevoked, SessionSuperseded):

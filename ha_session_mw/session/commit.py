@@ -152,7 +152,7 @@ def _report_log_in(claims: Claims, came_in: Claims | None, node: Node) -> None:
 
 def _hand_out(state: RequestState, claims: Claims, node: Node) -> None:
     """Make the state that of a request that came with the new token: what the app does from now on concerns the new session."""
-    state.verified = node.issuer.as_signed(claims)
+    state.verified, state.read_claims = node.issuer.as_signed(claims), claims
     state.became = ...
     state.ended = False
     state.acknowledgement = None

@@ -98,7 +98,7 @@ def base_of(state: RequestState) -> Stored:
     verified = state.verified
     if verified is None or not state.continues:
         return Stored.in_token(NOTHING)
-    return state.stored or Stored.in_token(verified.claims.data)
+    return state.stored or Stored.in_token(verified.raw)
 
 
 def note_kept(state: RequestState, kept: Stored, mine: bytes) -> None:

@@ -100,7 +100,7 @@ def _ensure_valid(state: RequestState, node: Node, claims: Claims) -> None:
     """Raise unless the session that came in goes on and is valid: its token would replace a good one that the browser has meanwhile."""
     verified = state.verified
     if verified is not None and state.continues:
-        node.validator.ensure_valid(verified, new_id=claims.sid != verified.claims.sid)
+        node.validator.ensure_valid(verified, new_id=claims.sid != verified.sid)
 
 
 def _is_changed_inside(session: Session, state: RequestState, verified: Verified) -> bool:
@@ -112,4 +112,4 @@ def began_with(state: RequestState, verified: Verified) -> bytes:
     """Return the data that came in, or that other requests have stored since."""
     if state.stored is not None:
         return state.stored.data
-    return NOTHING if verified.record else verified.claims.data
+    return NOTHING if verified.record else verified.raw

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, NoReturn
 
-from .._core.token.cookies import Transport
+from .._core.token.tokens import Transport
 from ..exceptions import StoreMissing
 from ..models import Acknowledgement
 from .session import Session

@@ -31,12 +31,12 @@ UNDER_WAY_MS = 10_000
 
 def others(state: RequestState, node: Node) -> list[Claims]:
     """Return the claims of the sessions that came beside the accepted one and may be valid, each session once."""
-    known = {state.verified.claims.family} if state.verified is not None else set()
+    known = {state.verified.family} if state.verified is not None else set()
     found = []
     for token in dict.fromkeys(token for _, token in state.presented):
         verified = node.validator.verify(token)
-        if verified is not None and verified.claims.family not in known and node.validator.may_be_valid(verified):
-            known.add(verified.claims.family)
+        if verified is not None and verified.family not in known and node.validator.may_be_valid(verified):
+            known.add(verified.family)
             found.append(verified.claims)
     return found
 
@@ -85,15 +85,15 @@ def _remember(state: RequestState, node: Node, what: str, *, for_ms: int) -> Non
 def _is_noted(state: RequestState, node: Node, what: str) -> bool:
     wall_ms = node.clock.wall_s() * 1000
     # A valid session speaks for itself: a dead token beside it may have been planted, or is a cookie of another path or domain.
-    sids = _sids(state, node) if state.verified is None else {state.verified.claims.sid}
+    sids = _sids(state, node) if state.verified is None else {state.verified.sid}
     return any(node.view.was_replaced_lately(what + sid, wall_ms) for sid in sids)
 
 
 def _sids(state: RequestState, node: Node) -> set[SessionId]:
     """Return the ids of the sessions whose token came with the request. Each costs a signature check, and a note in the log."""
     tokens = islice(dict.fromkeys((*state.refused, *(token for _, token in state.presented))), MAX_PRESENTED)
-    found = {verified.claims.sid for token in tokens if (verified := node.validator.verify(token)) is not None}
-    return found if state.verified is None else {state.verified.claims.sid, *found}
+    found = {verified.sid for token in tokens if (verified := node.validator.verify(token)) is not None}
+    return found if state.verified is None else {state.verified.sid, *found}
 
 
 async def log_out(state: RequestState, node: Node, uncancelled: Uncancelled, *, limit_s: float = math.inf) -> Acknowledgement | None:

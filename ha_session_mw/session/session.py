@@ -12,8 +12,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from .._core.names import require_name
-from .._core.token.cookies import Transport
 from .._core.token.data import decode
+from .._core.token.tokens import Transport
 from .._node.locks import LEASE_S, TIMEOUT_S
 from .._node.uncancelled import Uncancelled
 from .._settings.values import duration
@@ -81,22 +81,26 @@ class Session(TrackedDict):
     @property
     def id(self) -> str | None:
         """The session's id; None for a visitor without a session. ``login`` and ``cycle`` change it."""
-        return self._claims.sid if self._claims else None
+        present = self._state.present
+        return present.sid if present else None
 
     @property
     def family(self) -> str | None:
         """The id that stays when ``cycle`` changes the other one; None for a visitor without a session."""
-        return self._claims.family if self._claims else None
+        present = self._state.present
+        return present.family if present else None
 
     @property
     def subject(self) -> str | None:
         """The subject that is logged in; None for a visitor."""
-        return self._claims.subject if self._claims else None
+        present = self._state.present
+        return present.subject if present else None
 
     @property
     def cuts(self) -> tuple[CutId, ...]:
         """The log-outs of all the subject's sessions that were known when this session began, and so do not end it."""
-        return self._claims.cuts if self._claims else ()
+        present = self._state.present
+        return present.cuts if present else ()
 
     @property
     def issued_at(self) -> datetime | None:
@@ -431,7 +435,7 @@ def session_of(state: RequestState, kind: type[Session] = SessionOfRequest) -> S
         if not verified.nested:
             content = verified.data
         elif not verified.record:
-            content = decode(verified.claims.data)  # containers belong to one request, so each decodes its own
+            content = decode(verified.nested_data)  # containers belong to one request, so each decodes its own
         elif state.stored is not None:
             content = decode(state.stored.data)
     session = kind(content)

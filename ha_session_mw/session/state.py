@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from .._core.token.cookies import Presented, Transport
+from .._core.token.cookies import Presented
+from .._core.token.tokens import Transport
 from ..manager import SessionManager, node_of
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Rare:
         renews_now: whether the client gets a renewed token although renewal may not be due yet.
         passed_on: whether another node answers, or the sender must ask one. This node passes the answer on as it is.
         passes_events: whether that answer is an event stream.
+        read_claims: the claims of the session that came in, once they were read.
     """
 
     became: Claims | EllipsisType | None = ...
@@ -98,6 +100,7 @@ class Rare:
     renews_now: bool = False
     passed_on: bool = False
     passes_events: bool = False
+    read_claims: Claims | None = None
 
 
 class RequestState(Rare, msgspec.Struct, eq=False):
@@ -137,27 +140,32 @@ class RequestState(Rare, msgspec.Struct, eq=False):
     @property
     def claims(self) -> Claims | None:
         """The claims of the session as it is now; None for a visitor without a session."""
-        if self.became is not ...:
-            return self.became
-        return self.verified.claims if self.verified else None
+        return self.came_in if self.became is ... else self.became
+
+    @property
+    def present(self) -> Claims | Verified | None:
+        """The source of the session's present id, family, subject and cuts; None for a visitor without a session."""
+        return self.verified if self.became is ... else self.became
 
     @property
     def came_in(self) -> Claims | None:
         """The claims of the session that came in."""
-        return self.verified.claims if self.verified else None
+        if self.read_claims is None and self.verified is not None:
+            self.read_claims = self.verified.claims
+        return self.read_claims
 
     @property
     def came_in_data(self) -> bytes | None:
         """The data that came in as it travels, or as other requests have stored it since; None if there is none to rely on."""
         if self.stored is not None:
             return self.stored.data
-        return None if self.verified is None or self.verified.record else self.verified.claims.data
+        return None if self.verified is None or self.verified.record else self.verified.raw
 
     @property
     def continues(self) -> bool:
         """Whether the session is still the one that came in, under whichever id; False after ``login`` and ``clear``."""
-        claims, verified = self.claims, self.verified
-        return claims is not None and verified is not None and claims.family == verified.claims.family
+        present, verified = self.present, self.verified
+        return present is not None and verified is not None and present.family == verified.family
 
     async def release_lock(self) -> None:
         """Release the session's lock, unless this request does not hold it or a block still runs under it."""

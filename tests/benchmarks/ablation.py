@@ -133,15 +133,14 @@ def recaller(view, cached):
     def recall(key, transport):
         if poll_now is not None:
             raise NotImplementedError
-        entry = cached(key)
-        if entry is None:
+        verified = cached(key)
+        if verified is None:
             return None
-        verified = entry.verified
         #4
         wall_ms = wall_s() * 1000.0
         if not (
-            view.fresh_at == FOREVER and entry.generation is view.generation and entry.transport is transport
-            and verified.begins_ms <= wall_ms and wall_ms < entry.until_ms and wall_ms >= view.floor_clock_ms
+            view.fresh_at == FOREVER and verified.generation is view.generation and verified.transport is transport
+            and verified.from_ms <= wall_ms and wall_ms < verified.until_ms and wall_ms >= view.floor_clock_ms
         ):
             raise NotImplementedError
         count.until_sample = left = count.until_sample - 1

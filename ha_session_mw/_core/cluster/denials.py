@@ -70,13 +70,17 @@ class Denials(MutableMapping[str, int]):
     """The ends of revoked ids, in milliseconds.
 
     Ids of another form, and ids that begin like a packed one, are in a dict: few in practice.
+
+    Attributes:
+        packed: how many ids are packed.
+        others: those that are not: every id that no session has is there.
     """
 
-    __slots__ = ("_buckets", "_filter", "_mask", "_others", "_packed", "_sweep_at", "_sweep_upto")
+    __slots__ = ("_buckets", "_filter", "_mask", "_sweep_at", "_sweep_upto", "others", "packed")
 
     def __init__(self) -> None:
-        self._others: dict[str, int] = {}
-        self._packed = 0
+        self.others: dict[str, int] = {}
+        self.packed = 0
         self._buckets = [""]
         self._filter = bytearray(_PART)
         """A part for each bucket. It never lacks the bits of an id that is in the bucket."""
@@ -89,7 +93,7 @@ class Denials(MutableMapping[str, int]):
 
     def has_any(self, one: str, other: str) -> bool:
         """Return whether one of two ids is revoked."""
-        if self._packed:
+        if self.packed:
             count, mask, filter = len(self._buckets), self._mask, self._filter
             for id in (one, other):
                 code = hash(id[:REFERENCE_LENGTH])
@@ -101,7 +105,7 @@ class Denials(MutableMapping[str, int]):
                     return True
             if count != len(self._buckets):  # a bucket that was added meanwhile may have taken an id
                 return self.has_any(one, other)
-        others = self._others
+        others = self.others
         return bool(others) and (one in others or other in others)
 
     def __contains__(self, id: object) -> bool:
@@ -123,7 +127,7 @@ class Denials(MutableMapping[str, int]):
 
     def __getitem__(self, id: str) -> int:
         if not (bucket := self._bucket_with(id)):
-            return self._others[id]
+            return self.others[id]
         at = bucket.find(id) + ID_LENGTH
         return _end_ms(bucket[at : at + _END_DIGITS])
 
@@ -133,7 +137,7 @@ class Denials(MutableMapping[str, int]):
 
     def reference(self, id: str) -> str | None:
         """Return a short name of a revoked id, which no other packed id has; None if the id is not packed."""
-        return None if id in self._others else id[:REFERENCE_LENGTH]
+        return None if id in self.others else id[:REFERENCE_LENGTH]
 
     def referred(self, reference: str) -> tuple[str, int] | None:
         """Return the packed id that a reference names, with its end; None if it was dropped."""
@@ -154,23 +158,18 @@ class Denials(MutableMapping[str, int]):
             found.append(None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])))
         return found
 
-    @property
-    def others(self) -> dict[str, int]:
-        """Those that are not packed: every id that no session has is there."""
-        return self._others
-
     def __iter__(self) -> Iterator[str]:
         return (id for id, _ in self.ends())
 
     def ends(self) -> Iterator[tuple[str, int]]:
         """Yield all ids with their ends."""
-        yield from self._others.items()
+        yield from self.others.items()
         for bucket in self._buckets:
             for at in range(0, len(bucket), _RECORD):
                 yield bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])
 
     def __len__(self) -> int:
-        return self._packed + len(self._others)
+        return self.packed + len(self.others)
 
     # Changes
 
@@ -188,18 +187,18 @@ class Denials(MutableMapping[str, int]):
         at = _found(bucket, reference) if self._filter[byte] & bits == bits else -1
         if at >= 0 and bucket.startswith(id, at) and len(id) == ID_LENGTH:
             return self._extend_packed(index, at, id, end_ms)
-        if id in self._others:
-            held_ms = self._others[id]
-            self._others[id] = max(held_ms, end_ms)
+        if id in self.others:
+            held_ms = self.others[id]
+            self.others[id] = max(held_ms, end_ms)
             return held_ms
         text = _end_text(end_ms)
         if at >= 0 or text is None or not _is_packable(id):
-            self._others[id] = end_ms
+            self.others[id] = end_ms
             return 0
         self._filter[byte] |= bits  # before the id is there
         buckets[index] = bucket + id + text
-        self._packed += 1
-        if self._packed > FILL * len(buckets):
+        self.packed += 1
+        if self.packed > FILL * len(buckets):
             self._add_bucket()
         return 0
 
@@ -218,9 +217,9 @@ class Denials(MutableMapping[str, int]):
             return [], [*denials]
         added: list[Deny] = []
         left: list[Deny] = []
-        buckets, filter, others, texts = self._buckets, self._filter, self._others, dict[int, str | None]()
+        buckets, filter, others, texts = self._buckets, self._filter, self.others, dict[int, str | None]()
         count, mask = len(buckets), self._mask
-        room = FILL * count - self._packed
+        room = FILL * count - self.packed
         for denial, id in zip(denials, ids, strict=True):
             end_ms = -(-denial.until_ms // _STEP_MS) * _STEP_MS
             if end_ms not in texts:
@@ -245,11 +244,11 @@ class Denials(MutableMapping[str, int]):
                 added.append(denial)
                 room -= 1
                 if room < 0:
-                    self._packed = FILL * count - room
+                    self.packed = FILL * count - room
                     self._add_bucket()
                     count, mask = len(buckets), self._mask
-                    room = FILL * count - self._packed
-        self._packed = FILL * count - room
+                    room = FILL * count - self.packed
+        self.packed = FILL * count - room
         return added, left
 
     def _extend_packed(self, index: int, at: int, id: str, end_ms: int) -> int:
@@ -259,7 +258,7 @@ class Denials(MutableMapping[str, int]):
             if (text := _end_text(end_ms)) is not None:
                 self._buckets[index] = bucket[: at + ID_LENGTH] + text + bucket[at + _RECORD :]
             else:
-                self._others[id] = end_ms
+                self.others[id] = end_ms
                 self._remove(index, at)
         return held_ms
 
@@ -267,12 +266,12 @@ class Denials(MutableMapping[str, int]):
         if bucket := self._bucket_with(id):
             self._remove(self._index(id), bucket.find(id))
         else:
-            del self._others[id]
+            del self.others[id]
 
     def _remove(self, index: int, at: int) -> None:
         bucket = self._buckets[index]
         self._hold(index, _records(bucket[:at] + bucket[at + _RECORD :]))
-        self._packed -= 1
+        self.packed -= 1
 
     def _hold(self, index: int, records: list[str]) -> None:
         """Have a bucket hold these of its records, and no others."""
@@ -320,7 +319,7 @@ class Denials(MutableMapping[str, int]):
             kept = [record for record in records if record[ID_LENGTH:] > self._sweep_upto]
             if len(kept) < len(records):
                 dropped += [record[:ID_LENGTH] for record in records if record[ID_LENGTH:] <= self._sweep_upto]
-                self._packed -= len(records) - len(kept)
+                self.packed -= len(records) - len(kept)
                 self._hold(self._sweep_at, kept)
             self._sweep_at += 1
         return dropped
@@ -332,11 +331,11 @@ class Denials(MutableMapping[str, int]):
             InvariantBroken: it does not hold.
         """
         records = [(index, record) for index, bucket in enumerate(self._buckets) for record in _records(bucket)]
-        ensure(len(records) == self._packed, "the packed ids are counted")
+        ensure(len(records) == self.packed, "the packed ids are counted")
         ensure(all(self._index(record) == index for index, record in records), "each id is in its bucket")
         ensure(all(record[:ID_LENGTH] in self for _, record in records), "the filter lets each id be found")
         ensure(len({record[:REFERENCE_LENGTH] for _, record in records}) == len(records), "a reference names one id")
-        ensure(all(record[:ID_LENGTH] not in self._others for _, record in records), "each id is in one place")
+        ensure(all(record[:ID_LENGTH] not in self.others for _, record in records), "each id is in one place")
         ensure(self._mask >> 1 < len(self._buckets) <= self._mask + 1, "the mask fits the number of buckets")
 
 

@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 from ...exceptions import RequestAmbiguous
 from ..request_fields import MAX_FIELDS, Header, credentials
-from .tokens import MAX_TOKEN_BYTES, PREFIX, Verified
+from .tokens import MAX_TOKEN_BYTES, PREFIX, Transport, Verified
 
-Transport = Literal["cookie", "bearer"]
 Presented = tuple[Transport | Literal["both"], bytes]
 """The transport of a token, and the token."""
 
@@ -176,7 +175,7 @@ def _of_doubled(cookies: list[bytes], verify: Callable[[bytes], Verified | None]
         return cookies[0]
     good = [(verified, cookie) for cookie in cookies if (verified := verify(cookie))]
     live = [pair for pair in good if may_be_valid(pair[0])]
-    if len({verified.claims.sid for verified, _ in live}) > 1:
+    if len({verified.sid for verified, _ in live}) > 1:
         raise RequestAmbiguous("several session cookies of different sessions", check="presented")
     if good:
         return max(live or good, key=lambda pair: pair[0].claims.issued_ms)[1]

@@ -68,7 +68,7 @@ class SigningKey:
         inner, outer = self._begin_inner(), self._begin_outer()
         inner.update(signed)
         outer.update(inner.digest())
-        return b2a_base64(outer.digest(), newline=False).translate(_TO_URL_SAFE, b"=")
+        return b2a_base64(outer.digest()).translate(_TO_URL_SAFE, b"=\n")
 
     def signer_for(self, salt: bytes) -> Signer:
         """Return a signer for one purpose. Its key is derived here, once."""

@@ -7,6 +7,7 @@ the same token, and neither logs the other out.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import msgspec
 
@@ -16,7 +17,18 @@ STEPS = 16
 """The number of steps in an idle timeout. A renewed token is dated back to its step, so it lives for at least 15/16 of that time."""
 
 
-def due_ms(claims: Claims) -> float:
+class Terms(Protocol):
+    """The times of a token; see :class:`Claims`."""
+
+    @property
+    def issued_ms(self) -> int: ...
+    @property
+    def idle_end_ms(self) -> int: ...
+    @property
+    def absolute_end_ms(self) -> int: ...
+
+
+def due_ms(claims: Terms) -> float:
     """Return the time from which to renew a token: half of its idle timeout. Infinite if the absolute end comes first."""
     if claims.idle_end_ms >= claims.absolute_end_ms:
         return math.inf

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Literal
 
 import msgspec
 from itsdangerous.encoding import base64_encode
 
 from ...exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooLarge
-from ...models import Claims, CutId, FamilyId, KeyId, NodeId, OwnLives
+from ...models import Claims, CutId, FamilyId, KeyId, NodeId, OwnLives, SessionId
 from ...version import TOKEN
 from .data import decode
 from .keys import KID_LENGTH, KeyRing, SigningKey, same_text
 from .renewal import due_ms
 
 _LOWEST, _HIGHEST = TOKEN.reads.lowest, TOKEN.reads.highest
+
+Transport = Literal["cookie", "bearer"]
+"""How a token comes with a request."""
 
 PREFIX = b"hs1."
 MAX_TOKEN_BYTES = 4096
@@ -33,6 +37,7 @@ SIGNATURE_LENGTH = 43
 """The length of a signature: SHA-256's 32 bytes in base64url without padding."""
 
 _ALWAYS = -math.inf
+_NEVER = math.inf
 _CONTAINERS = frozenset((dict, list))
 _EMPTY: dict[str, object] = {}
 """Of all tokens without decoded data."""
@@ -42,7 +47,7 @@ _PADDED = (b'"', b'"', b'=="', b'="')
 _SHAPE = re.compile(rb"hs1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 
 
-class _Payload(msgspec.Struct, frozen=True, array_like=True):
+class _Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: int
     subject: str | None
     family: FamilyId
@@ -58,59 +63,85 @@ class _Payload(msgspec.Struct, frozen=True, array_like=True):
     own: OwnLives | msgspec.UnsetType = msgspec.UNSET
 
 
-class Verified(msgspec.Struct, frozen=True, gc=False):
+class Verified(msgspec.Struct, eq=False, gc=False):
     """A token with a good signature. The session may be revoked or expired nevertheless.
 
+    The cache keeps it, so it holds what the accept rule and a request need, and no more. Its claims are read from its text again.
+
     Attributes:
-        claims: the claims of the token.
+        generation: the view's generation under which the accept rule last accepted the token; None if it never did. The validator notes it.
+        from_ms: in the cache: the time at which it was put there, or up to a second before. Many tokens share one such number.
+        until_ms: in the cache: the time at which the cache forgets it, or the session expires, whichever is sooner.
+        transport: how the token comes if ``text`` is a header field: no field of another name stands for it. None for a bare token.
+        text: the token; or the header field that carries it and nothing else, under which the cache keeps it.
+        given: the claims, if they are not read from the text.
         kid: the name of the key that signed the token.
+        family: the session with all its ids.
+        subject: the user or account that is logged in; None for a visitor's session.
+        cuts: the cuts that the token lists.
+        issuer: the node that issued the token.
         record: the version of the session's record that the token needs; 0 if all data is in the token.
         data: the decoded data of a token, without a record, whose values contain no containers. Shared by all requests with this
             token: copy before use. Empty for other tokens, because each request decodes containers of its own. A decoded copy
             would take twenty times the memory of the token.
         nested: whether the data may contain containers, which an app can change in place. True for a token with a record.
+        nested_data: such data of a token without a record, as it travels.
         begins_ms: the time from which the session may be used, with the leeway for clocks.
         ends_ms: the time from which the session has expired, by the idle or the absolute end.
         renew_at_ms: the time from which the token is due for renewal.
         quiet_until_ms: the time until which a request without changes certainly has nothing to commit.
+        units: in the cache: the memory that this takes, roughly, in units of the cache.
     """
 
-    claims: Claims
-    kid: KeyId
-    record: int
+    # Each request looks at the first ones, so that they lie in few lines of the processor's cache.
+    generation: object
+    from_ms: float
+    until_ms: float
+    transport: Transport | None
     data: dict[str, object]
     nested: bool
+    record: int
+    quiet_until_ms: float
+    text: bytes
+    given: Claims | None
+    kid: KeyId
+    family: FamilyId
+    subject: str | None
+    cuts: tuple[CutId, ...]
+    issuer: NodeId
+    nested_data: bytes
     begins_ms: float
     ends_ms: float
     renew_at_ms: float
-    quiet_until_ms: float
+    units: int = 0
 
     def __repr__(self) -> str:
         return f"<Verified under {self.kid}: {self.claims!r}>"
 
+    @property
+    def sid(self) -> SessionId:
+        """The session's id."""
+        if self.given is not None:
+            return self.given.sid
+        return self.text.rsplit(b".", PARTS - 1)[1].decode()  # type: ignore[return-value]  # a call of ``SessionId`` takes time
+
+    @property
+    def claims(self) -> Claims:
+        """The claims of the token. They are decoded each time, which takes a microsecond or two."""
+        if self.given is not None:
+            return self.given
+        _, sid, _, payload, _ = self.text.rsplit(b".", PARTS - 1)
+        return _claims(sid, _decoded(payload))
+
+    @property
+    def raw(self) -> bytes:
+        """The data as it travels; see :class:`Claims`."""
+        return self.nested_data or self.claims.data
+
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
-        """Return the verified token, with all values that the warm path needs. Times are floats, which compare faster with a clock's."""
-        record, idle_end_ms, absolute_end_ms = claims.record, claims.idle_end_ms, claims.absolute_end_ms
-        content = _EMPTY if record else decode(claims.data) or _EMPTY
-        nested = record != 0
-        for value in content.values():
-            if type(value) in _CONTAINERS:
-                nested, content = True, _EMPTY
-                break
-        if renew_at_ms is None:
-            renew_at_ms = due_ms(claims)
-        return cls(
-            claims,
-            kid,
-            record,
-            content,
-            nested,
-            claims.issued_ms - NOT_BEFORE_LEEWAY_MS,
-            float(idle_end_ms if idle_end_ms < absolute_end_ms else absolute_end_ms),
-            renew_at_ms,
-            _ALWAYS if nested else renew_at_ms,
-        )
+        """Return a token with these claims as a verified one."""
+        return _verified(b"", claims, kid, claims, renew_at_ms)
 
 
 _issuers: dict[NodeId, NodeId] = {}
@@ -168,7 +199,7 @@ def verify(token: bytes, ring: KeyRing) -> Verified:
         key = ring.get(kid)
         # A signature that matches says that all other text is a member's, so nobody need look at its shape.
         if key is not None and same_text(key.signature(token[: -1 - len(signature)]), signature):
-            return _read(sid, key.kid, text)
+            return _read(token, sid, key.kid, text)
     raise _refusal(token, ring)
 
 
@@ -184,8 +215,8 @@ def unverified(token: bytes) -> tuple[KeyId, Claims]:
     shape = _SHAPE.fullmatch(token)
     if shape is None:
         raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")
-    kid, text = shape[2], shape[3]
-    return KeyId(kid.decode()), _read(shape[1], KeyId(kid.decode()), text).claims
+    kid = KeyId(shape[2].decode())
+    return kid, _read(token, shape[1], kid, shape[3]).claims
 
 
 def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | TokenInvalid:
@@ -198,30 +229,75 @@ def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | To
     return TokenInvalid("the signature does not match", check="signature")
 
 
-def _read(sid: bytes, kid: KeyId, text: bytes) -> Verified:
+def _read(token: bytes, sid: bytes, kid: KeyId, text: bytes) -> Verified:
     try:
-        # The signature covers the text, so no other base64 text of the same bytes gets here.
-        payload = _decode_payload(_decode_base64(b'"%b%b' % (text.translate(_FROM_URL_SAFE), _PADDED[len(text) & 3])))
-        if not _LOWEST <= payload.version <= _HIGHEST:  # a later release wrote it
+        payload = _decoded(text)
+        if not _LOWEST <= payload.version <= _HIGHEST or not sid.isascii():  # a later release wrote it
             raise msgspec.ValidationError(f"payload version {payload.version}")
-        issuer = payload.issuer
-        if len(_issuers) >= MOST_ISSUERS:
-            _issuers.clear()
-        claims = Claims(
-            sid=sid.decode(),  # type: ignore[arg-type]  # a call of ``SessionId`` costs as much as three fields
-            subject=payload.subject,
-            family=payload.family,
-            cuts=payload.cuts,
-            issued_ms=payload.issued_ms,
-            authenticated_ms=payload.authenticated_ms,
-            idle_end_ms=payload.idle_end_ms,
-            absolute_end_ms=payload.absolute_end_ms,
-            issuer=_issuers.setdefault(issuer, issuer),
-            record=payload.record,
-            data=bytes(payload.data),
-            own=payload.own,
-        )
-        return Verified.of(claims, kid)
+        return _verified(token, None, kid, payload)
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
         # The signature is good, so a holder of the key issued it: a member of a later release. The client has done nothing wrong.
         raise KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload") from exc
+
+
+def _decoded(text: bytes) -> _Payload:
+    # The signature covers the text, so no other base64 text of the same bytes gets here.
+    return _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))
+
+
+def _claims(sid: bytes, payload: _Payload) -> Claims:
+    return Claims(
+        sid=SessionId(sid.decode()),
+        subject=payload.subject,
+        family=payload.family,
+        cuts=payload.cuts,
+        issued_ms=payload.issued_ms,
+        authenticated_ms=payload.authenticated_ms,
+        idle_end_ms=payload.idle_end_ms,
+        absolute_end_ms=payload.absolute_end_ms,
+        issuer=payload.issuer,
+        record=payload.record,
+        data=bytes(payload.data),
+        own=payload.own,
+    )
+
+
+def _verified(text: bytes, given: Claims | None, kid: KeyId, terms: Claims | _Payload, renew_at_ms: float | None = None) -> Verified:
+    """Return a verified token. Times are floats, which compare faster with a clock's."""
+    record, issued_ms, ends_ms = terms.record, terms.issued_ms, float(terms.idle_end_ms)
+    if renew_at_ms is None:
+        renew_at_ms = due_ms(terms)
+    if ends_ms > terms.absolute_end_ms:
+        ends_ms = float(terms.absolute_end_ms)
+    if record:
+        content, nested, nested_data = _EMPTY, True, b""
+    else:
+        content, nested, nested_data = decode(terms.data), False, b""
+        for value in content.values():
+            if type(value) in _CONTAINERS:
+                content, nested, nested_data = _EMPTY, True, bytes(terms.data)
+                break
+    issuer = terms.issuer
+    if len(_issuers) >= MOST_ISSUERS:
+        _issuers.clear()
+    return Verified(
+        None,
+        _NEVER,
+        _ALWAYS,
+        None,
+        content or _EMPTY,
+        nested,
+        record,
+        _ALWAYS if nested else renew_at_ms,
+        text,
+        given,
+        kid,
+        terms.family,
+        terms.subject,
+        terms.cuts,
+        _issuers.setdefault(issuer, issuer),
+        nested_data,
+        issued_ms - NOT_BEFORE_LEEWAY_MS,
+        ends_ms,
+        renew_at_ms,
+    )

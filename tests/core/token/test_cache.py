@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Generator
+from itertools import chain, islice
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.token.cache import TOKENS_OF_A_SESSION, VerifiedCache, bytes_of
+from ha_session_mw._core.token.cache import RECENT_SESSIONS, TOKENS_OF_A_SESSION, UNIT_BYTES, VerifiedCache, units_of
 from ha_session_mw._core.token.keys import KeyRing
 from ha_session_mw._core.token.tokens import Verified, sign, verify
 
@@ -25,25 +26,41 @@ def session(number: int, *, content: Any = None, issued_ms: int = NOW_MS) -> Ver
     return seen(claims(f"sid-of-a-session-{number:05}", family=f"family-{number}", content=content, issued_ms=issued_ms))
 
 
-VERIFIED = session(0)
-
-
 def new_cache(size: int = 100, *, max_bytes: int = 64 * MB, ttl_s: float = 60) -> VerifiedCache:
     return VerifiedCache(size, max_bytes, ttl_s)
 
 
-def test_an_entry_carries_the_moment_at_which_it_ends() -> None:
-    cache = new_cache(ttl_s=2.5)
-    cache.put(b"token", VERIFIED, NOW_MS)
-
-    entry = cache.entries[b"token"]
-    assert (entry.ends_ms, entry.verified, entry.bytes) == (NOW_MS + 2_500, VERIFIED, bytes_of(b"token", VERIFIED))
+def kept(cache: VerifiedCache, key: bytes, verified: Verified, now_ms: float = NOW_MS) -> Verified:
+    cache.put(key, verified, now_ms)
+    return cache.entries[key]
 
 
-def test_an_entry_is_good_until_it_or_its_token_ends() -> None:
-    cache = new_cache(ttl_s=10**6)
-    assert cache.put(b"token", VERIFIED, NOW_MS).until_ms == VERIFIED.ends_ms
-    assert new_cache(ttl_s=2.5).put(b"token", VERIFIED, NOW_MS).until_ms == NOW_MS + 2_500
+@pytest.mark.parametrize("before", [b"session=", b"Bearer ", b"", b"a.b=", b"hs1.=", b"....="])
+def test_a_token_has_the_same_claims_in_the_field_under_which_it_is_kept(before: bytes) -> None:
+    cache, given = new_cache(), claims(cuts=("a-cut",), content={"number": 1})
+    verified = seen(given)
+    field = before + verified.text
+
+    assert kept(cache, field, verified) is verified
+    assert verified.text is field
+    assert (verified.claims, verified.sid, verified.raw) == (given, given.sid, given.data)
+    assert cache.bytes == units_of(verified) * UNIT_BYTES
+
+
+def test_a_token_is_good_until_the_cache_forgets_it_or_it_ends() -> None:
+    one = session(0)
+    assert kept(new_cache(ttl_s=10**6), b"token", one).until_ms == one.ends_ms
+    assert kept(new_cache(ttl_s=2.5), b"token", session(0)).until_ms == NOW_MS + 2_500
+
+
+def test_no_token_is_kept_for_longer_than_is_set_and_none_for_a_second_less() -> None:
+    cache, ends_ms = new_cache(ttl_s=2.5), []
+    for number in range(40):
+        now_ms = NOW_MS + 100.0 * number
+        ends_ms.append(kept(cache, b"%d" % number, session(number), now_ms).until_ms)
+        assert now_ms + 1_500 < ends_ms[-1] <= now_ms + 2_500
+    assert len({id(end_ms) for end_ms in ends_ms}) <= 4  # these share few objects
+    assert kept(cache, b"set back", session(41), NOW_MS - 5.0).until_ms == NOW_MS + 2_495
 
 
 def test_when_it_is_full_the_oldest_goes() -> None:
@@ -57,30 +74,30 @@ def test_when_it_is_full_the_oldest_goes() -> None:
 
 def test_a_token_that_is_verified_again_counts_once() -> None:
     cache = new_cache(3)
-    for now_ms in (NOW_MS, NOW_MS + 1):
-        cache.put(b"token", VERIFIED, now_ms)
+    for now_ms in (NOW_MS, NOW_MS + 2_000):
+        cache.put(b"token", session(0), now_ms)
 
     assert len(cache) == 1
-    assert cache.entries[b"token"].ends_ms == NOW_MS + 60_001
-    assert cache.bytes == bytes_of(b"token", VERIFIED)
+    assert cache.entries[b"token"].until_ms == NOW_MS + 62_000
+    assert cache.bytes == cache.entries[b"token"].units * UNIT_BYTES
 
 
 def test_a_token_that_is_verified_again_is_the_newest_again() -> None:
     cache = new_cache(2)
     for key in (b"one", b"two", b"one", b"three"):
-        cache.put(key, VERIFIED, NOW_MS)
+        cache.put(key, session(0), NOW_MS)
 
     assert [*cache.entries] == [b"one", b"three"]
 
 
 def test_all_is_forgotten_when_the_keys_change() -> None:
     cache = new_cache(3)
-    cache.put(b"token", VERIFIED, NOW_MS)
+    cache.put(b"token", session(0), NOW_MS)
     cache.clear()
 
     assert len(cache) == cache.bytes == 0
     assert b"token" not in cache.entries
-    cache.put(b"token", VERIFIED, NOW_MS)
+    cache.put(b"token", session(0), NOW_MS)
     assert len(cache) == 1
 
 
@@ -91,6 +108,17 @@ def test_a_session_that_changes_all_the_time_keeps_its_newest_tokens_only() -> N
         cache.put(b"token-%d" % number, session(0, issued_ms=NOW_MS + number), NOW_MS)
 
     assert [*cache.entries] == [b"of another", *(b"token-%d" % number for number in range(50 - TOKENS_OF_A_SESSION, 50))]
+
+
+def test_a_session_that_changes_among_many_others_takes_little() -> None:
+    cache, others = new_cache(10**5), iter(range(1, 10**5))
+    for number in range(20):
+        cache.put(b"token-%d" % number, session(0, issued_ms=NOW_MS + number), NOW_MS)
+        for other in islice(others, RECENT_SESSIONS // 3):
+            cache.put(b"%d" % other, session(other), NOW_MS)
+
+    assert sum(key.startswith(b"token-") for key in cache.entries) <= TOKENS_OF_A_SESSION
+    assert len(cache._recent) + len(cache._before) <= 3 * RECENT_SESSIONS
 
 
 def test_ended_entries_are_dropped_as_new_ones_come_and_on_request() -> None:
@@ -122,6 +150,7 @@ SHAPES: dict[str, Any] = {
     "little": {"user": "ada", "visits": 3, "csrf": "x" * 32},
     "few numbers": {f"{n}": n for n in range(60)},
     "short words": {f"é{n}": f"ü{n}" for n in range(25)},
+    "few short words": {f"é{n}": f"ü{n}" for n in range(12)},
     "numbers": {f"key-{n}": n for n in range(250)},
     "text": {"a": "x" * 2500},
     "wide text": {"a": "x" * 2500 + "\U0001f600"},
@@ -160,23 +189,24 @@ def test_the_bound_on_bytes_bounds_memory_for_any_tokens(shape: str) -> None:
 
 
 def test_a_token_that_is_larger_than_the_whole_cache_is_not_kept() -> None:
-    cache = new_cache(max_bytes=1000)
-    cache.put(b"token", VERIFIED, NOW_MS)
+    cache = new_cache(max_bytes=100)
+    cache.put(b"token", session(0), NOW_MS)
 
     assert (len(cache), cache.bytes) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.integers(0, 90_000)), max_size=60), st.integers(1, 8))
 def test_all_bounds_hold_and_the_newest_entry_is_there(puts: list[tuple[int, int, int]], size: int) -> None:
-    by_session = [session(number, content={"a": "x" * number * 100}) for number in range(4)]
     cache = new_cache(size, max_bytes=8000)
     now_ms = float(NOW_MS)
     for key, whose, passed_ms in puts:
         now_ms += passed_ms
-        cache.put(b"%d/%d" % (whose, key), by_session[whose], now_ms)
+        cache.put(b"%d/%d" % (whose, key), session(whose, content={"a": "x" * whose * 100}), now_ms)
 
         assert b"%d/%d" % (whose, key) in cache.entries
         assert len(cache) <= size
-        assert cache.bytes == sum(entry.bytes for entry in cache.entries.values()) <= 8000
-        of_session = [entry for entry in cache.entries.values() if entry.verified is by_session[whose]]
+        assert cache.bytes == sum(verified.units for verified in cache.entries.values()) * UNIT_BYTES <= 8000
+        noted = [keys if isinstance(keys, tuple) else (keys,) for keys in cache._recent.values()]
+        assert sorted(chain(*noted)) == sorted(cache.entries)
+        of_session = [key for key in cache.entries if key.startswith(b"%d/" % whose)]
         assert len(of_session) <= TOKENS_OF_A_SESSION

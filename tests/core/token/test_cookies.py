@@ -20,11 +20,10 @@ from ha_session_mw._core.token.cookies import (
     CookieWriter,
     Presented,
     TokenReader,
-    Transport,
     choose,
     claims_https,
 )
-from ha_session_mw._core.token.tokens import Verified, sign, verify
+from ha_session_mw._core.token.tokens import Transport, Verified, sign, verify
 from ha_session_mw.exceptions import ProblemError, RequestAmbiguous
 
 from ..builders import KEY, NOW_MS, RING, claims
