@@ -84,6 +84,7 @@ class Connection:
         receive, send: of the server.
         waits: where the app waits for its client; of a response only.
         in_order: whether a client takes the end for one of many, and not for the end of a whole. So it is for event streams.
+        has_left: whether the connection goes on without its session, which the app itself has logged out in time.
 
     Attributes:
         reason: the problem code that says why the session has ended; None while it lasts.
@@ -91,9 +92,18 @@ class Connection:
     """
 
     def __init__(
-        self, verified: Verified, kind: str, receive: Receive, send: Send, waits: Waits | None = None, *, in_order: bool = True
+        self,
+        verified: Verified,
+        kind: str,
+        receive: Receive,
+        send: Send,
+        waits: Waits | None = None,
+        *,
+        in_order: bool = True,
+        has_left: Callable[[], bool] = lambda: False,
     ) -> None:
         self.verified = verified
+        self.has_left = has_left
         self.reason: str | None = None
         self.in_order = in_order
         self.waits = waits
@@ -240,7 +250,7 @@ class Connections:
             self._end(connection, SessionExpired.code)
 
     def _end(self, connection: Connection, reason: str) -> None:
-        if connection.done or connection.ended:
+        if connection.done or connection.ended or connection.has_left():
             return
         connection.reason = reason if reason in ENDED else SessionRevoked.code
         if connection.in_order:

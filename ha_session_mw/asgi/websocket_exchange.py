@@ -55,8 +55,12 @@ class WebSocketExchange(Exchange, eq=False):
             return
         self.forget()
         if verified is not None and self.state.claims is not None:
-            self.connection = Connection(verified, "websocket", self.receive, self.send)
+            self.connection = Connection(verified, "websocket", self.receive, self.send, has_left=self._has_left)
             self.edge.connections.add(self.connection)
+
+    def _has_left(self) -> bool:
+        """Whether the app has logged its session out in time for the handshake to say so. The connection goes on as a visitor's."""
+        return not self.answered and self.state.read_only is None and self.state.claims is None
 
     def forget(self) -> None:
         """Let the connection no longer end with its session."""

@@ -86,20 +86,32 @@ async def test_a_bearer_gets_its_token_with_the_handshake(node: Node) -> None:
     assert (await node.request(look, bearer=token)).result == {"a": 1}
 
 
-async def test_a_log_out_before_the_accept_holds_and_the_websocket_goes_on(node: Node) -> None:
+@pytest.mark.parametrize("act", [lambda s: s.clear(), lambda s: s.revoke()], ids=["clear", "revoke"])
+async def test_a_log_out_before_the_accept_holds_and_the_websocket_goes_on(node: Node, act: Step) -> None:
     visitor = await node.logged_in("ada")
-    answer = await socket(node, visitor.token, lambda s: s.clear(), ACCEPT, TEXT)
+    answer = await socket(node, visitor.token, act, ACCEPT, TEXT)
     assert [message["type"] for message in answer.messages] == ["websocket.accept", "websocket.send"]
     assert token_in(answer.messages[0]) == "null"
     assert fields(answer.messages[0], b"session-revocation") == ["fenced"]
     assert (await node.request(why, token=visitor.token)).result == "session_revoked"
 
 
-async def test_revoke_before_the_accept_acts_at_once_and_so_ends_the_handshake(node: Node) -> None:
-    """As the page on frameworks says. To log out and go on, an app calls clear()."""
+async def test_a_log_out_by_revoke_and_a_write_before_the_accept_begin_a_session(node: Node) -> None:
     visitor = await node.logged_in("ada")
-    answer = await socket(node, visitor.token, lambda s: s.revoke(), ACCEPT, TEXT)
-    assert {(message["type"], message.get("code")) for message in answer.messages} <= {("websocket.close", 4401)}
+    answer = await socket(node, visitor.token, lambda s: s.revoke(), put(a=1), ACCEPT)
+    assert (await node.request(lambda s: (s.subject, dict(s)), token=token_in(answer.messages[0]))).result == (None, {"a": 1})
+
+
+async def test_a_log_out_elsewhere_before_the_accept_ends_the_handshake(node: Node) -> None:
+    visitor = await node.logged_in("ada")
+    answer = await socket(node, visitor.token, lambda s: s.manager.revoke_subject("ada"), ACCEPT, TEXT)
+    assert not [message for message in answer.messages if message["type"] == "websocket.accept"]
+
+
+async def test_revoke_before_the_accept_ends_the_handshake_where_it_cannot_remove_the_cookie(node: Node) -> None:
+    visitor = await node.logged_in("ada")
+    answer = await socket(node, visitor.token, lambda s: s.revoke(), ACCEPT, TEXT, asgi={"version": "3.0"}, extensions={})
+    assert not [message for message in answer.messages if message["type"] == "websocket.accept"]
     assert (await node.request(why, token=visitor.token)).result == "session_revoked"
 
 
