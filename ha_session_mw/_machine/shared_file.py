@@ -6,6 +6,7 @@ Each process has two connections: a read on the way of a request must not wait f
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from .group_commit import T
@@ -25,6 +26,8 @@ class SharedFile(SqliteFile):
         self._reader: sqlite3.Connection | None = None
         self.inode: Inode = (0, 0)
         """Which file the reading connection has open."""
+        self.seen: tuple[int] | None = None
+        """The version whose rows have been read; None if the reading connection has read none yet."""
 
     def open(self, *, within_s: float = 0.0) -> sqlite3.Connection:
         """Return the reading connection. Makes the file where it is missing."""
@@ -52,6 +55,14 @@ class SharedFile(SqliteFile):
             raise trouble_of(exc) from exc
         return found
 
+    def read_news(self, read: Callable[[], None]) -> None:
+        """Make sure that the open file is the one of that name, and have its rows read if another connection has written since."""
+        self.require_same()
+        version = self.version()  # before the rows: more may come meanwhile
+        if version != self.seen:
+            read()
+            self.seen = version
+
     def _read(self, work: Work[T]) -> T:
         """Return the result of any number of statements, all read in one state of the file."""
         try:
@@ -61,7 +72,7 @@ class SharedFile(SqliteFile):
 
     def close_reader(self) -> None:
         """Let the reading connection go; the next read opens one."""
-        reader, self._reader = self._reader, None
+        reader, self._reader, self.seen = self._reader, None, None
         if reader is not None:
             reader.close()
 

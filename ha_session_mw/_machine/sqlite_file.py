@@ -27,6 +27,8 @@ from .group_commit import Work as Work
 
 WRITE_BUSY_S = 1.0
 """How long a write waits for the writes of other processes, each of which takes less than a millisecond on most disks."""
+WRITE_LIMIT_S = 2 * WRITE_BUSY_S
+"""How long a caller waits for a write: for those of other processes, and for the disk."""
 OPEN_S = 5.0
 """How long a starting process waits for a file that another process is making, or has locked."""
 MOMENT_S = 0.25

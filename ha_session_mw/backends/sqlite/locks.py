@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from ..._machine import forks
-from ..._machine.sqlite_file import FileTrouble
+from ..._machine.sqlite_file import WRITE_LIMIT_S, FileTrouble
 from ...abc import Clock, Grant
 from ...exceptions import StoreUnavailable
 from ..common.queued_locks import Admission, QueuedLocks, Ticket
@@ -22,8 +22,6 @@ from .lock_file import LockFile
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
-WRITE_LIMIT_S = 2.0
-"""How long to wait for the disk: twice as long as one write waits for other workers."""
 LET_GO_S = 1.0
 """How long to try to leave a queue. A lock that cannot be released is free at the end of its lease."""
 TICKET_S = 3.0

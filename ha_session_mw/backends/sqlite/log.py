@@ -22,7 +22,7 @@ from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.shared_file import DATA_VERSION
-from ..._machine.sqlite_file import OPEN_S, FileTrouble, trouble_of
+from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble, trouble_of
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
@@ -42,8 +42,6 @@ TRY_AGAIN_S = 0.1
 """How often a file that cannot be read is tried. Each try may wait for a lock, and blocks the process meanwhile."""
 WRITE_AGAIN_S = 1.0
 """How often entries that could not be written are tried again."""
-WRITE_LIMIT_S = 2.0
-"""How long a log-out waits for the disk: twice as long as one write waits for other workers."""
 PRUNE_EVERY_S = 60.0
 """How often ended entries are deleted: ends are whole minutes."""
 
@@ -81,7 +79,6 @@ class SqliteLog(ClusterLog):
         self._file_id: tuple[str, int, int] | None = None
         self._position = 0
         self._highest = 0  # the highest number of a row that this process has read or written
-        self._version: tuple[int] | None = None
         self._reader: sqlite3.Connection | None = None
         self._sure_until_s = -math.inf
         self._try_again_s = -math.inf
@@ -115,7 +112,7 @@ class SqliteLog(ClusterLog):
     def _poll_now(self) -> None:
         if self._reader is not None and self._boot_s() < self._sure_until_s:
             try:
-                if self._reader.execute(DATA_VERSION).fetchone() == self._version:
+                if self._reader.execute(DATA_VERSION).fetchone() == self._file.seen:
                     return
             except sqlite3.Error as exc:
                 self._lose(trouble_of(exc))
@@ -129,12 +126,8 @@ class SqliteLog(ClusterLog):
         if now_s < self._try_again_s:
             return
         try:
-            self._file.require_same()
+            self._file.read_news(self._read)
             self._reader = self._file.open()
-            version = self._file.version()  # before the rows: more may come meanwhile
-            if version != self._version:
-                self._read()
-                self._version = version
         except FileTrouble as trouble:
             self._lose(trouble)
             return
@@ -193,7 +186,7 @@ class SqliteLog(ClusterLog):
 
     def _let_go(self) -> None:
         self._sure_until_s = -math.inf
-        self._version = self._reader = None
+        self._reader = None
         self._file.close_reader()
 
     # Writing
@@ -363,7 +356,7 @@ class SqliteLog(ClusterLog):
 
     def before_fork(self) -> None:
         self._sure_until_s = -math.inf
-        self._version = self._reader = None
+        self._reader = None
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:

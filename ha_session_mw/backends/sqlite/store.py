@@ -12,7 +12,7 @@ import anyio.lowlevel
 from msgspec.structs import replace
 
 from ..._machine import forks
-from ..._machine.sqlite_file import OPEN_S, FileTrouble, Work
+from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble, Work
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
 from ..common.trouble import Troubles
@@ -21,8 +21,6 @@ from .shared_writes import SharedWrites
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
-WRITE_LIMIT_S = 2.0
-"""How long a change waits for the disk: twice as long as one write waits for other workers."""
 TRY_AGAIN_S = 0.1
 """How often a file that cannot be read is tried. Each try may wait for a lock, and blocks the process meanwhile."""
 LOOK_EVERY_S = 1.0
@@ -54,7 +52,6 @@ class SqliteStore(SessionStore):
         self._kind = kind
         self._on_newer = on_newer
         self._position = 0
-        self._version: tuple[int] | None = None
         self._try_again_s = -math.inf
         self._writes = SharedWrites(file)
         self._troubles = Troubles(logger)
@@ -70,7 +67,7 @@ class SqliteStore(SessionStore):
                 raise ConfigurationError([f"HA_SESSION_CLUSTER: the file of the records {trouble}"]) from trouble
             self._lose(trouble)
         finally:
-            self._let_go()  # opened again when this process serves
+            self._file.close_reader()  # opened again when this process serves
 
     # Reading
 
@@ -78,11 +75,7 @@ class SqliteStore(SessionStore):
         if self._clock.boot_s() < self._try_again_s:
             return
         try:
-            self._file.require_same()
-            version = self._file.version()  # before the rows: more may come meanwhile
-            if version != self._version:
-                self._hear()
-                self._version = version
+            self._file.read_news(self._hear)
         except FileTrouble as trouble:
             self._lose(trouble)
 
@@ -113,13 +106,9 @@ class SqliteStore(SessionStore):
 
     def _lose(self, trouble: FileTrouble) -> None:
         self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
-        self._let_go()
+        self._file.close_reader()
         line = "the file of the records %s; session data in it cannot be reached until that is mended"
         self._troubles.begin("reading", str(trouble), line, trouble, level=logging.ERROR)
-
-    def _let_go(self) -> None:
-        self._version = None
-        self._file.close_reader()
 
     # Writing
 
@@ -152,7 +141,7 @@ class SqliteStore(SessionStore):
                     self._poll_now()  # so that a request never has much to catch up with
                 await self._prune()
         finally:
-            self._let_go()
+            self._file.close_reader()
             self._file.close()
 
     async def _prune(self) -> None:
@@ -165,7 +154,7 @@ class SqliteStore(SessionStore):
     # Forks. The file closes itself.
 
     def before_fork(self) -> None:
-        self._version = None
+        """Do nothing."""
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:

@@ -19,10 +19,11 @@ import anyio.to_thread
 import pytest
 
 from ha_session_mw import LockLost, SessionLocked, StoreUnavailable
+from ha_session_mw._machine.sqlite_file import WRITE_LIMIT_S
 from ha_session_mw.abc import Grant
 from ha_session_mw.backends.common.queued_locks import Admission, Ticket
 from ha_session_mw.backends.sqlite.lock_file import LockFile
-from ha_session_mw.backends.sqlite.locks import TICKET_S, WRITE_LIMIT_S, SqliteLocks
+from ha_session_mw.backends.sqlite.locks import TICKET_S, SqliteLocks
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import LockNode, ManualClock
 from ha_session_mw.testing.contracts.locks import wait

@@ -20,10 +20,10 @@ import pytest
 from msgspec.structs import replace
 
 from ha_session_mw import ConfigurationError, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
-from ha_session_mw._machine.sqlite_file import FileTrouble
+from ha_session_mw._machine.sqlite_file import WRITE_LIMIT_S, FileTrouble
 from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.backends.sqlite.record_file import RecordFile
-from ha_session_mw.backends.sqlite.store import LOOK_EVERY_S, PRUNE_EVERY, TRY_AGAIN_S, WRITE_LIMIT_S, SqliteStore
+from ha_session_mw.backends.sqlite.store import LOOK_EVERY_S, PRUNE_EVERY, TRY_AGAIN_S, SqliteStore
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, ManualClock
