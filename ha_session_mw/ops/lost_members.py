@@ -31,7 +31,8 @@ class LostMembers:
             if name not in heard and row["state"] != "draining" and now_s - heard_s > row["freshness_limit_s"]:
                 self._lost[name] = (row, heard_s)
         self._heard = heard
-        self._lost = dict([(name, found) for name, found in self._lost.items() if now_s - found[1] <= KEPT_S][-MOST:])
+        kept = [(name, found) for name, found in self._lost.items() if name not in heard and now_s - found[1] <= KEPT_S]
+        self._lost = dict(kept[-MOST:])
 
     def told(self, rows: Iterable[Row], now_s: float) -> list[dict[str, Any]]:
         """Return a row for each lost member in whose place there is none of the present ones."""

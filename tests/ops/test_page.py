@@ -390,6 +390,15 @@ async def test_where_members_come_and_go_one_that_died_is_forgotten_after_ten_mi
     assert lost.told([], 601.0) == []
 
 
+async def test_a_member_that_came_back_and_then_left_in_order_is_not_missed() -> None:
+    """It was frozen for a while, so it is the same process as before."""
+    lost = LostMembers()
+    row = {"member": "c-1", "url": "", "state": "ready", "here": False, "heard_ago_s": 0.0, "freshness_limit_s": 5.0}
+    for rows, at_s in (([row], 0.0), ([], 6.0), ([row], 20.0), ([], 21.0)):
+        lost.look(rows, at_s)
+    assert lost.told([], 22.0) == []
+
+
 async def test_a_member_that_left_in_order_is_not_missed() -> None:
     async with EtcdCluster(**ON) as found:
         await found.ready()
