@@ -1,4 +1,4 @@
-"""The pace of log-ins, log-outs and visitors' sessions, by subject and by address. Each of them leaves an entry or a record behind.
+"""The pace of what leaves an entry or a record behind: log-ins, log-outs and visitors' sessions, by subject and by address.
 
 A log-out is never refused, because a session that its user wanted to end must not go on. It counts, though. So a loop of log-ins and
 log-outs stops at a log-in. The counters are those of one node, and are lost with its process.
@@ -64,6 +64,12 @@ class LogInPace:
         if self._per_subject is None:
             return 0.0
         return self._limiter(b"c" + subject.encode(), self._per_subject).spend(1, self._clock.boot_s()) or 0.0
+
+    def may_keep_answer(self, subject: str) -> bool:
+        """Count an answer of a ready-made route that is kept for repeats; return whether the subject may have one more."""
+        if self._per_subject is None:
+            return True
+        return self._limiter(b"o" + subject.encode(), self._per_subject).spend(1, self._clock.boot_s(), patience_s=0) is not None
 
     def _limiters_of(self, subject: str | None, address: str | None) -> list[RateLimiter]:
         found = []

@@ -43,7 +43,9 @@ class DeviceRoutes:
         self._app = app
         self._manager = manager
         self._path = manager.settings.endpoints + DEVICES
-        self._keeps_answers = node_of(manager).data.has_store
+        node = node_of(manager)
+        self._keeps_answers = node.data.has_store
+        self._pace = node.pace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         below = self._below(scope) if scope["type"] == "http" else None
@@ -75,7 +77,8 @@ class DeviceRoutes:
     async def _end_once(self, scope: Scope, session: Session, subject: str, below: str) -> Acknowledgement:
         """End sessions, or return the acknowledgement of the first request with this idempotency key."""
         key = last_value(scope["headers"], b"idempotency-key", MAX_KEY_LENGTH)
-        if not key or not self._keeps_answers:
+        # Beyond the pace a repeat ends the same sessions once more, which does no harm: a record for a day would.
+        if not key or not self._keeps_answers or not self._pace.may_keep_answer(subject):
             return await self._end(session, subject, below)
         async with session.once(key, request=f"{self._path}{below}".encode()) as once:
             if once.answer is None:

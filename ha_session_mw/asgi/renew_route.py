@@ -8,7 +8,7 @@ from __future__ import annotations
 from starlette.types import Receive, Scope, Send
 
 from .._core.request_fields import last_value
-from ..exceptions import ProblemError, TokenMissing
+from ..exceptions import ClientFault, ProblemError, TokenMissing
 from ..manager import node_of
 from ..session.of_request import get_session
 from ..session.session import Session, state_of
@@ -18,7 +18,8 @@ from .device_routes import MAX_KEY_LENGTH, require_same_site
 async def renew(scope: Scope, _receive: Receive, send: Send) -> None:
     """Answer ``POST`` with 204 and a renewed token, also if renewal is not due yet. It runs behind the middleware, like an app.
 
-    A repeat with the same ``Idempotency-Key`` gets the same answer. A key that stands for something else is refused.
+    A repeat with the same ``Idempotency-Key`` gets the same answer, without a record of the first: to renew twice does no harm.
+    A key that stands for something else is refused.
 
     Raises:
         ProblemError: the request carries no token of a valid session, or a page of another site made it.
@@ -35,9 +36,13 @@ async def renew(scope: Scope, _receive: Receive, send: Send) -> None:
         state.turned_away = problem  # nothing has been done
         raise
     key = last_value(scope["headers"], b"idempotency-key", MAX_KEY_LENGTH)
-    if key and node_of(session.manager).data.has_store:
-        async with session.once(key, request=scope["path"].encode()) as once:
-            once.answer = 204
+    node = node_of(session.manager)
+    if key and node.data.has_store:
+        try:
+            await node.once.find(session.subject or session.family or "", key, scope["path"].encode())
+        except ClientFault as problem:
+            state.turned_away = problem
+            raise
     state.renews_now = True
     session.modified = True  # so that the response does not start without a commit
     await _answer(send, 204)

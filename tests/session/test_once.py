@@ -164,6 +164,24 @@ async def test_an_answer_that_was_set_is_kept_although_the_block_raises_afterwar
     assert (till.charged, till.told) == (1, [{"receipt": 1}])
 
 
+async def test_no_number_of_keys_of_one_user_fills_the_store_by_the_ready_made_routes() -> None:
+    node = Node(devices="on", track="on", logins_per_subject=5)
+    ada = await node.logged_in()
+    store = node_of(node.manager).once._store()
+    assert isinstance(store, MemoryStore)
+    records = store._records._records
+    before = len(records)
+
+    async def send(method: str, path: str, number: int) -> int:
+        key = [(b"idempotency-key", b"k%d" % number)]
+        return (await ada.visit(path=f"/-/session/{path}", method=method, headers=key)).status
+
+    assert {await send("POST", "renew", number) for number in range(50)} == {204}
+    assert len(records) == before
+    assert {await send("DELETE", "devices/others", number) for number in range(50)} == {200}
+    assert len(records) == before + 5
+
+
 async def test_renew_obeys_the_key(tmp_path: Path) -> None:
     a, b = (Node(cluster=f"sqlite://{tmp_path}/sessions.db") for _ in range(2))
     ada = await a.logged_in()
