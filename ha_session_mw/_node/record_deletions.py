@@ -55,7 +55,7 @@ class RecordDeletions:
 
     def on_news(self, entries: Sequence[Entry]) -> None:
         """Delete the records of sessions that were logged out somewhere: a write under way here may have stored one again."""
-        for entry in entries:
+        for entry in entries if len(self._copies) else ():
             if isinstance(entry, Deny) and self._copies.drop(entry.id):
                 self._owe(entry.id)
 

@@ -12,6 +12,7 @@ from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.ordered.keys import LogId
+from ha_session_mw._core.ordered.loading import PIECE
 from ha_session_mw._core.ordered.log import Ordered
 from ha_session_mw._core.ordered.ready import EntryPut, Snapshot
 from ha_session_mw._core.quorum.log import Quorum
@@ -77,6 +78,22 @@ def test_one_more_log_out_costs_the_same_after_few_and_after_many(
             step(last)
         lines.append(cost.lines)
     assert lines[0] == lines[1] > 0
+
+
+@pytest.mark.parametrize("entries", [denials, cuts], ids=lambda entries: entries.__name__)
+def test_no_step_of_a_second_load_looks_at_more_than_a_piece_of_the_log(entries: Callable[[int], list[Entry]]) -> None:
+    known = entries(MANY)
+    log = Ordered(View(), OWN, heartbeat_s=0.5)
+    for _ in log.load(Snapshot(10, LogId("log", NOW_MS), known, [], 0), lambda: NOW):
+        pass
+    log.quarantine()
+    looked = 0
+    for _ in log.load(Snapshot(11, LogId("log", NOW_MS), known, [], 0), lambda: NOW):
+        looked += 1
+        log.append([Deny(f"meanwhile-{looked}", NOW_MS + HOUR_MS)])  # known here, and not in the log yet
+    assert looked >= 2 * MANY / PIECE
+    assert log.rolled_back is None
+    assert not log.needs_load
 
 
 @pytest.mark.parametrize("entries", [denials, cuts], ids=lambda entries: entries.__name__)

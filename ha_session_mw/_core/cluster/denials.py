@@ -163,7 +163,7 @@ class Denials(MutableMapping[str, int]):
 
     def ends(self) -> Iterator[tuple[str, int]]:
         """Yield all ids with their ends."""
-        yield from self.others.items()
+        yield from [*self.others.items()]
         for bucket in self._buckets:
             for at in range(0, len(bucket), _RECORD):
                 yield bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])

@@ -411,15 +411,18 @@ class View:
             self.listed.discard(cut)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield all entries that are still in force. A node that knows nothing must learn these."""
+        """Yield all entries that are still in force. A node that knows nothing must learn these.
+
+        Entries may be merged, and dropped, meanwhile. Those that come meanwhile may be missing, or come twice.
+        """
         for id, end in self.denied.ends():
             if end > self.floor_ms:
                 yield Deny(id, end, self.superseded.get(id, 0))
-        for kid, end in self.denied_keys.items():
+        for kid, end in [*self.denied_keys.items()]:
             if end > self.floor_ms:
                 yield DenyKey(kid, end)  # type: ignore[arg-type]
         for live in (self.everybody, *self.by_subject.values()):
-            yield from (cut for cut in live.values() if entry_end_ms(cut.until_ms) > self.floor_ms)
+            yield from (cut for cut in [*live.values()] if entry_end_ms(cut.until_ms) > self.floor_ms)
 
     def check(self) -> None:
         """Check what must hold after each change.

@@ -5,8 +5,6 @@ The view has the entries themselves, and enforces those that the log lacks, too.
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
-
 from ...models import Entry
 from ..cluster.invariants import ensure
 from .digest import Digest
@@ -32,10 +30,9 @@ class LogEntries:
         self._suspects: set[str] = set()
         """Slots whose digest has differed, and not agreed since."""
 
-    @property
-    def explained(self) -> AbstractSet[str]:
-        """The keys of known entries that the log may lack."""
-        return self.unseen.keys() | self.deleted
+    def is_explained(self, key: str) -> bool:
+        """Return whether the log may lack a known entry with this key."""
+        return key in self.unseen or key in self.deleted
 
     def append(self, entry: Entry) -> None:
         """Note that an entry is on its way into the log."""
@@ -98,4 +95,4 @@ class LogEntries:
             InvariantBroken: it does not hold.
         """
         self.digest.check(position)
-        ensure(all(key_end_ms(key) > floor_ms for key in self.explained), "nothing below the floor is kept")
+        ensure(all(key_end_ms(key) > floor_ms for key in (*self.unseen, *self.deleted)), "nothing below the floor is kept")

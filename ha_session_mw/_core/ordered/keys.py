@@ -11,6 +11,7 @@ Values are ``[version, body]``. Fields are only ever added at the end; a change 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -69,8 +70,14 @@ class _Record(msgspec.Struct, array_like=True):
     body: msgspec.Raw
 
 
+class _Denial(msgspec.Struct, array_like=True, gc=False):
+    version: int
+    body: Deny
+
+
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Record).decode
+_denials_of = msgspec.msgpack.Decoder(list[_Denial]).decode
 _beat_of = msgspec.msgpack.Decoder(LogHeartbeat).decode
 _log_of = msgspec.msgpack.Decoder(LogId).decode
 
@@ -129,6 +136,24 @@ def decode_entry(key: str, body: bytes) -> Entry:
     if entry_key(entry) != key:
         raise ValueError("an entry stands under the key of another one")
     return entry
+
+
+def decode_denials(keys: Sequence[str], bodies: Sequence[bytes]) -> list[Deny]:
+    """Return the denials of many keys and their values, in a fraction of the time that :func:`decode_entry` takes.
+
+    Raises:
+        ValueError, msgspec.MsgspecError: one of them is no denial that :func:`decode_entry` returns.
+    """
+    denials: list[Deny] = []
+    prefixes: dict[int, str] = {}
+    for key, found in zip(keys, _denials_of(b"\xdd" + len(bodies).to_bytes(4) + b"".join(bodies)), strict=True):
+        denial = found.body
+        end = -(-denial.until_ms // END_STEP_MS)
+        prefix = prefixes.get(end) or prefixes.setdefault(end, f"deny/{end:010x}/")
+        if key != prefix + denial.id or not _LOWEST <= found.version <= _HIGHEST:
+            raise ValueError("a key has another entry, or one of another release")
+        denials.append(denial)
+    return denials
 
 
 def encode_beat(beat: LogHeartbeat) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 from ...events import Rollback
@@ -56,14 +56,16 @@ class Loading:
         self.keys.update(keys if self._wanted is None else self._wanted() & {*keys})
         self.total += sum_of(keys)
 
-    def rollback(self, snapshot: Snapshot, log: LogId | None, position: int, *, explained: AbstractSet[str]) -> Rollback | None:
-        """Return how the log is older than what this process has applied; None if it is not.
+    def rollback(
+        self, snapshot: Snapshot, log: LogId | None, position: int, *, is_explained: Callable[[str], bool]
+    ) -> Generator[None, None, Rollback | None]:
+        """Return how the log is older than what this process has applied, in pieces; None if it is not.
 
         Args:
             snapshot: the log.
             log: the log that this process has read; None if it has read none.
             position: the position up to which it has applied that log.
-            explained: keys of known entries that the log may lack: those not written yet, and those that were deleted early.
+            is_explained: whether the log may lack a known entry with this key: one not written yet, or one that was deleted early.
         """
         if log is None:
             return None
@@ -71,9 +73,13 @@ class Loading:
             return "log"
         if snapshot.position < position:
             return "position"
-        explained = explained | self.keys
-        known = (entry_key(entry) for entry in self._view.entries())
-        return "entries" if any(key not in explained and key_end_ms(key) > snapshot.floor_ms for key in known) else None
+        for number, entry in enumerate(self._view.entries(), 1):
+            key = entry_key(entry)
+            if key not in self.keys and not is_explained(key) and key_end_ms(key) > snapshot.floor_ms:
+                return "entries"
+            if number % PIECE == 0:
+                yield
+        return None
 
     def merge_others(self) -> Iterator[None]:
         """Merge the cuts and the keys into the view, in pieces."""

@@ -199,7 +199,7 @@ class Ordered:
         for begin in range(0, len(snapshot.entries), PIECE):
             loading.take((entry_key(entry), entry) for entry in snapshot.entries[begin : begin + PIECE])
             yield
-        why = loading.rollback(snapshot, self.log, self.position, explained=self.entries.explained)
+        why = yield from loading.rollback(snapshot, self.log, self.position, is_explained=self.entries.is_explained)
         if why is not None:
             self._roll_back(why)
         if not self._follows():

@@ -11,8 +11,10 @@ from ..._core.ordered.keys import LogId, encode_floor, encode_log
 from ..._core.ordered.loading import PIECE
 from ..._core.ordered.ready import EntryPut, Snapshot
 from .api import EtcdCompacted, EtcdError, EtcdRejected, EtcdSilent, Event, KeyValue, Watched, put, unchanged_since
+from .gateway import PAGE_KEYS, SCAN_S
 from .keys import Reading, UnreadableKey
 from .process import AGAIN_S, Process, logger
+from .ranges import Ranges
 
 BEHIND_S = 0.6
 """Time within which the watch must deliver a change that etcd has written. Delivery takes milliseconds. A member of etcd that needs
@@ -135,16 +137,15 @@ class Follower:
 
     async def _read(self, reading: Reading, revision: int) -> int:
         """Read all keys as of one revision, 0 for the current one, and return that revision. Other tasks have their turns."""
-        start = self._keys.start
-        while True:
-            page = await self._gateway.page(start, self._keys.end, revision=revision)
+        ranges = Ranges(self._keys.start, self._keys.end)
+        while not ranges.done:
+            page = await self._gateway.page(ranges.start, ranges.end, revision=revision, least_s=SCAN_S)
             revision = revision or page.header.revision
+            ranges.read(page, PAGE_KEYS)
             for begin in range(0, len(page.kvs), PIECE):
                 reading.take(page.kvs[begin : begin + PIECE])
                 await anyio.lowlevel.checkpoint()
-            if not page.more:
-                return revision
-            start = page.kvs[-1].key + b"\0"
+        return revision
 
     async def _make_log(self) -> None:
         """Create the log's identity, unless another process is faster. A floor may exist already, and must not fall."""

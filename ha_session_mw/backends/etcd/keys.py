@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+
+import msgspec
 
 from ..._core.ordered.keys import (
     BEATS,
@@ -12,6 +15,7 @@ from ..._core.ordered.keys import (
     LogId,
     UnknownVersion,
     decode_beat,
+    decode_denials,
     decode_entry,
     decode_floor,
     decode_log,
@@ -102,21 +106,42 @@ class Reading:
         newest: the revision of the newest entry.
     """
 
-    def __init__(self, keys: Keys, take_entries: Callable[[list[tuple[str, Entry]]], None]) -> None:
+    def __init__(self, keys: Keys, take_entries: Callable[[Iterable[tuple[str, Entry]]], None]) -> None:
         self._keys = keys
         self._take_entries = take_entries
         self._floor_ms = 0
         self._log: LogId | None = None
         self._beats: list[StoredBeat] = []
+        self._denials = keys.start + b"deny/"
         self.last = KeyValue()
         self.newest = 0
 
-    def take(self, pairs: Iterable[KeyValue]) -> None:
+    def take(self, pairs: Sequence[KeyValue]) -> None:
         """Take in a part of a page.
 
         Raises:
             UnreadableKey: this release cannot read one of the values.
         """
+        if not self._take_denials(pairs):
+            self._take_each(pairs)
+
+    def _take_denials(self, pairs: Sequence[KeyValue]) -> bool:
+        """Take in pairs that are all of denials, as nearly all in a long log; return whether they are."""
+        start = self._keys.start
+        if not all(pair.key.startswith(self._denials) for pair in pairs):
+            return False
+        try:
+            names = [pair.key[len(start) :].decode() for pair in pairs]
+            denials = decode_denials(names, [pair.value for pair in pairs])
+        except (msgspec.MsgspecError, ValueError):
+            return False  # one by one, it is known which of them cannot be read
+        newest = max(pairs, key=attrgetter("mod_revision"), default=self.last)
+        self.newest = max(self.newest, newest.mod_revision)
+        self.last = max(self.last, newest, key=attrgetter("mod_revision"))
+        self._take_entries([*zip(names, denials, strict=True)])
+        return True
+
+    def _take_each(self, pairs: Sequence[KeyValue]) -> None:
         entries: list[tuple[str, Entry]] = []
         for pair in pairs:
             kind, name = self._keys.split(pair)

@@ -84,6 +84,24 @@ def test_an_entry_under_the_key_of_another_is_not_believed(keys: Keys) -> None:
         keys.item(written(key, value))
 
 
+def test_a_piece_of_denials_is_read_as_each_of_them_is_and_one_that_cannot_be_read_is_found_among_them(keys: Keys) -> None:
+    denials: list[Entry] = [Deny(f"session {number}", END_MS + number * 7, number % 3) for number in range(30)]
+    pairs = [KeyValue(key, value, 4, 40 - number) for number, (key, value) in enumerate(keys.records(denials).items())]
+    read: list[tuple[str, Entry]] = []
+    reading = Reading(keys, read.extend)
+    reading.take(pairs)
+    assert read == [(entry_key(denial), denial) for denial in denials]
+    assert (reading.newest, reading.last) == (40, pairs[0])
+
+    for damaged in (
+        KeyValue(pairs[7].key, b"junk", 4, 7),
+        KeyValue(pairs[7].key, pairs[8].value, 4, 7),
+        KeyValue(b"shop/deny/\xff", b"", 4, 7),
+    ):
+        with pytest.raises(UnreadableKey, match="of mod revision 7"):
+            reading.take([*pairs[:7], damaged, *pairs[8:]])
+
+
 def test_a_reading_collects_the_content_of_all_pages(keys: Keys) -> None:
     read: list[tuple[str, Entry]] = []
     reading = Reading(keys, read.extend)

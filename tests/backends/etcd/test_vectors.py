@@ -80,7 +80,7 @@ def test_the_id_of_a_log(vector: Mapping[str, Any]) -> None:
     log = msgspec.convert(vector["is"], LogId)
     assert {KEYS.log: encode_log(log)} == stored(vector)
     reading = Reading(KEYS, lambda _: None)
-    reading.take(KeyValue(*pair) for pair in stored(vector).items())
+    reading.take([KeyValue(*pair) for pair in stored(vector).items()])
     snapshot = reading.snapshot(7)
     assert snapshot is not None
     assert snapshot.log == log
@@ -89,7 +89,7 @@ def test_the_id_of_a_log(vector: Mapping[str, Any]) -> None:
 def test_a_whole_log_is_loaded() -> None:
     read: list[tuple[str, Entry]] = []
     reading = Reading(KEYS, read.extend)
-    reading.take(KeyValue(key, value, mod_revision=number) for number, (key, value) in enumerate(written()))
+    reading.take([KeyValue(key, value, mod_revision=number) for number, (key, value) in enumerate(written())])
     snapshot = reading.snapshot(100)
     assert snapshot is not None
     entries: list[Entry] = [msgspec.convert(vector["is"], Deny | Cut | DenyKey) for vector in VECTORS["entries"]]
