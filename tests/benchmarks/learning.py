@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,26 +13,45 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import randrange
 from tempfile import TemporaryDirectory
 
 import anyio
 import uvicorn
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
+from ha_session_mw.backends.etcd.api import put
+from ha_session_mw.backends.etcd.gateway import EtcdGateway
+from ha_session_mw.backends.etcd.keys import Keys
+from ha_session_mw.backends.etcd.writer import BATCH
+from ha_session_mw.clocks import SystemClock
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 
 from .cluster import MAX_WAIT_S, MEMBERS, PEERS
 from .contenders import KEY, NotReadError
 
+HOUR_MS = 3_600_000
 JOB = 5_000
 """Log-outs in one call."""
-MAX_LEARNING_S = 30 * MAX_WAIT_S
+WRITERS = 8
+"""Transactions under way at a time while etcd is filled."""
+MAX_LEARNING_S = 6 * MAX_WAIT_S
 
 
 def new_node(cluster: str, denials: int) -> tuple[float, int]:
-    """Log out so many sessions, and start a process; the seconds until it is ready, and by how many bytes it grew."""
-    anyio.run(_fill, SessionManager(_settings(cluster)), denials)
+    """Log out so many sessions, and start a process.
+
+    Returns:
+        the seconds until it is ready, and by how many bytes more it grew than one that started when there were no log-outs.
+    """
+    _, without = _learned(cluster, 0)
+    anyio.run(_fill, cluster, denials)
+    ready_s, taken = _learned(cluster, denials)
+    return ready_s, taken - without
+
+
+def _learned(cluster: str, denials: int) -> tuple[float, int]:
     command = [sys.executable, "-m", __name__, cluster, str(denials)]
     done = subprocess.run(command, check=True, capture_output=True, timeout=MAX_LEARNING_S)
     return _figures(done.stdout)
@@ -45,6 +65,12 @@ def new_worker(denials: int) -> tuple[float, int]:
 
 def new_member(denials: int) -> tuple[float, int]:
     """The same with ``peers://``: three members start, the first of which knows all log-outs, and then the last one starts again."""
+    _, without = _restarted(0)
+    ready_s, taken = _restarted(denials)
+    return ready_s, taken - without
+
+
+def _restarted(denials: int) -> tuple[float, int]:
     with ExitStack() as held:
         listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(MEMBERS)]
         urls = [f"http://127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
@@ -92,14 +118,38 @@ async def _until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.001)
 
 
-async def _fill(manager: SessionManager, denials: int) -> None:
+def _pages(denials: int, size: int) -> Iterator[list[Deny]]:
+    """As many log-outs, whose sessions would have ended at any time of the next twelve hours."""
+    now_ms = time.time_ns() // 1_000_000
+    for begun in range(0, denials, size):
+        yield [
+            Deny(secrets.token_urlsafe(16), now_ms + HOUR_MS + randrange(11 * HOUR_MS)) for _ in range(begun, min(begun + size, denials))
+        ]
+
+
+async def _fill(cluster: str, denials: int) -> None:
+    settings = _settings(cluster)
+    if settings.cluster.scheme == "etcd":
+        await _fill_etcd(settings, denials)
+        return
+    manager = SessionManager(settings)
     async with manager.running():
-        await _until(lambda: manager.why_not_ready() is None)
-        end_ms = node_of(manager).log.unknown_end_ms()
-        for begun in range(0, denials, JOB):
-            await node_of(manager).log.append(
-                [Deny(node_of(manager).issuer.new_id(), end_ms) for _ in range(begun, min(begun + JOB, denials))]
-            )
+        for page in _pages(denials, JOB):
+            await node_of(manager).log.append(page)
+
+
+async def _fill_etcd(settings: Settings, denials: int) -> None:
+    """Write the keys of log-outs, as nodes do, in several transactions at a time: a single node writes one after the other."""
+    gateway, keys = EtcdGateway(settings.cluster.endpoints, SystemClock()), Keys(settings.cluster.prefix)
+    pages = _pages(denials, BATCH)
+
+    async def write() -> None:
+        for page in pages:
+            await gateway.transact([put(key, value) for key, value in keys.records(page).items()])
+
+    async with gateway.opened(), anyio.create_task_group() as tasks:
+        for _ in range(WRITERS):
+            tasks.start_soon(write)
 
 
 async def _learn(cluster: str, denials: int) -> None:
@@ -120,9 +170,8 @@ async def _serve(denials: int, fileno: int, urls: Sequence[str], number: int) ->
             tasks.start_soon(server.serve, [listener])
             await _until(lambda: server.started)
             if number == 0:
-                end_ms = node_of(manager).log.unknown_end_ms()
-                for _ in range(denials):
-                    node_of(manager).log.apply([Deny(node_of(manager).issuer.new_id(), end_ms)])
+                for page in _pages(denials, JOB):
+                    node_of(manager).log.apply(page)
             await start.tell_when_ready(manager, denials)
 
 
