@@ -35,6 +35,7 @@ class Neighbours:
         self._membership = membership
         self._speaker = speaker
         self._protocol = speaker.members.own.protocol
+        self._readable = range(self._protocol.lowest, self._protocol.highest + 1)
         self.members: Peers = {url: Peer(url, now.boot_s, self._protocol) for url in membership.everybody if url != membership.me}
         self.guests: Peers = {}
         self.all: ChainMap[str, Peer] = ChainMap(self.members, self.guests)
@@ -47,7 +48,7 @@ class Neighbours:
         """
         if message.sender == message.heartbeat.url == peer.url:
             peer.spoken.hear(message.heartbeat)
-        if self._is_premature(message):
+        if message.version not in self._readable and self._is_premature(message):
             return False
         fault = self._fault(message, peer.url)
         if fault is not None and fault != peer.mismatch and peer.url in self.members:
@@ -63,11 +64,11 @@ class Neighbours:
 
         The sender has not heard this process yet, but perhaps an earlier one. It writes in the common version from then on.
         """
-        own, its = self._protocol, message.heartbeat.protocol
-        return message.version not in own and message.version in its and own.common(its) is not None
+        its = message.heartbeat.protocol
+        return message.version not in self._readable and message.version in its and self._protocol.common(its) is not None
 
     def _fault(self, message: Poll | Answer, url: str) -> Mismatch | None:
-        if message.version not in self._protocol:
+        if message.version not in self._readable:
             return "version"
         mine, its = self._membership.standing, Standing.parse(message.digest)
         if not mine.is_related(its):

@@ -19,19 +19,19 @@ class Spoken:
         heard: the newest heartbeat of the process that it belongs to; None before the first one.
     """
 
-    __slots__ = ("_earlier", "_own", "heard", "version")
+    __slots__ = ("_lives", "_own", "heard", "version")
 
     def __init__(self, own: Versions) -> None:
         self._own = own
-        self._earlier = ""
+        self._lives = ("", "")
+        """Its process, and the one before."""
         self.heard: Heartbeat | None = None
         self.version = own.lowest
 
     def hear(self, heartbeat: Heartbeat) -> None:
         """Take in a heartbeat of the other. One of a process that has another one in its place is late, and says nothing."""
-        if self.heard is not None:
-            if heartbeat.life in (self.heard.life, self._earlier):
-                return
-            self._earlier = self.heard.life
+        if heartbeat.life in self._lives:
+            return
+        self._lives = heartbeat.life, self._lives[0]
         self.heard = heartbeat
         self.version = version_for(self._own, heartbeat)
