@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .group_commit import T
-from .sqlite_file import FileTrouble, Inode, SqliteFile, Work, in_transaction, require_inode, trouble_of
+from .sqlite_file import FileTrouble, Inode, SqliteFile, Work, in_transaction, require_inode
+from .sqlite_trouble import trouble_of
 
 READ_BUSY_S = 0.05
 """How long a read waits for a lock. Readers meet a lock only while an operator repairs or moves the file."""

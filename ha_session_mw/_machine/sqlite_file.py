@@ -6,7 +6,6 @@ refused and left as it is. The tables belong to the subclasses of :class:`Sqlite
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import tempfile
@@ -24,6 +23,7 @@ from . import forks
 from .file_trouble import FileTrouble as FileTrouble
 from .group_commit import Outcome, T, Write, fail, settle, tried
 from .group_commit import Work as Work
+from .sqlite_trouble import LOCKED, REPLACED, may_be_one_writes_fault, trouble_of
 
 WRITE_BUSY_S = 1.0
 """How long a write waits for the writes of other processes, each of which takes less than a millisecond on most disks."""
@@ -62,62 +62,6 @@ class Schema:
     application_id: int
     make: Callable[[sqlite3.Connection], None]
     adopts: str | None = None
-
-
-_LOCKED = "is locked by another process, or by a program that copies it"
-_REPLACED = "was deleted or replaced while it was in use"
-_WHAT = {
-    sqlite3.SQLITE_BUSY: _LOCKED,
-    sqlite3.SQLITE_LOCKED: _LOCKED,
-    sqlite3.SQLITE_PROTOCOL: _LOCKED,
-    sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
-    sqlite3.SQLITE_READONLY: "cannot be written: it is read-only, or its folder is",
-    sqlite3.SQLITE_PERM: "cannot be opened: this user may not",
-    sqlite3.SQLITE_AUTH: "cannot be opened: this user may not",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: its folder is missing, or this user may not write there",
-    sqlite3.SQLITE_CORRUPT: "is damaged",
-    sqlite3.SQLITE_NOTADB: "is damaged, or is no database",
-    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails",
-}
-_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
-# ENOENT passes: the folder was there just before.
-_PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
-
-_NAMED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN}
-_MAY_NOT = "; give this user the right to write there, or name another place"
-_NO_FOLDER = "; it must be a folder, and is a file"
-_REMEDIES = {
-    errno.EACCES: _MAY_NOT,
-    errno.EPERM: _MAY_NOT,
-    errno.EROFS: "; mount it for writing, or name another place",
-    errno.EEXIST: _NO_FOLDER,
-    errno.ENOTDIR: _NO_FOLDER,
-}
-
-
-def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTrouble:
-    """Return the meaning of a failure of the file, for operators.
-
-    Args:
-        exc: the failure.
-        path: of the file that cannot be opened or made. Of its folders, the one that cannot be made is named.
-    """
-    if path is not None and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for some paths
-        return FileTrouble(f"cannot be opened: it is a folder: {str(path)!r}; name a file in it")
-    if isinstance(exc, OSError):
-        where = exc.filename if path is not None and isinstance(exc.filename, str) and Path(exc.filename) in path.parents else path
-        named = "" if where is None else f": {str(where)!r}{_REMEDIES.get(exc.errno or 0, '')}"
-        return FileTrouble(f"cannot be opened: {exc.strerror}{named}", passing=exc.errno in _PASSING_OS)
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
-    named = f": {str(path)!r}" if path is not None and code in _NAMED else ""
-    # A closed connection has no code: the process has just forked, or is ending.
-    return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}") + named, passing=code in _PASSING or not code)
-
-
-def _may_be_one_writes_fault(trouble: FileTrouble) -> bool:
-    """Return whether others of the same transaction, which was rolled back, may be written without one of them."""
-    code = getattr(trouble.__cause__, "sqlite_errorcode", None)
-    return code is not None and (code & 0xFF == sqlite3.SQLITE_FULL or code & 0xFF not in _WHAT)
 
 
 class SqliteFile:
@@ -189,7 +133,7 @@ class SqliteFile:
         try:
             settle(writes, self._in_one_transaction(writes))
         except FileTrouble as trouble:
-            if len(writes) == 1 or not _may_be_one_writes_fault(trouble):
+            if len(writes) == 1 or not may_be_one_writes_fault(trouble):
                 fail(writes, trouble)
             else:
                 self._carry_out_singly(deque(writes))
@@ -201,7 +145,7 @@ class SqliteFile:
         """Carry out writes one by one: of all together the disk has kept nothing, and one of them may have been too much for it."""
         while writes:
             self._carry_out([write := writes.popleft()])
-            if (trouble := write.trouble) is not None and not _may_be_one_writes_fault(trouble):
+            if (trouble := write.trouble) is not None and not may_be_one_writes_fault(trouble):
                 fail([*writes], trouble)
                 return
 
@@ -248,7 +192,7 @@ class SqliteFile:
             except FileTrouble as trouble:
                 now_s = time.monotonic()
                 failed_s = now_s if failed_s is None else failed_s
-                limit_s = within_s if str(trouble) in (_LOCKED, _REPLACED) else min(within_s, MOMENT_S)
+                limit_s = within_s if str(trouble) in (LOCKED, REPLACED) else min(within_s, MOMENT_S)
                 if not trouble.passing or now_s - failed_s >= limit_s:
                     raise
             time.sleep(0.01)
@@ -329,7 +273,7 @@ def require_inode(path: Path, inode: Inode) -> None:
 
 
 def _replaced() -> FileTrouble:
-    return FileTrouble(_REPLACED, passing=True)
+    return FileTrouble(REPLACED, passing=True)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ import pytest
 from ha_session_mw._machine import sqlite_file
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.shared_file import SharedFile
-from ha_session_mw._machine.sqlite_file import FileTrouble, SelfClosing, trouble_of
+from ha_session_mw._machine.sqlite_file import FileTrouble, SelfClosing
+from ha_session_mw._machine.sqlite_trouble import trouble_of
 from ha_session_mw.backends.sqlite import entry_file
 from ha_session_mw.backends.sqlite.entry_file import EntryFile
 from ha_session_mw.backends.sqlite.lock_file import LockFile

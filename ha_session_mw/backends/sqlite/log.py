@@ -22,7 +22,8 @@ from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.shared_file import DATA_VERSION
-from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble, trouble_of
+from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble
+from ..._machine.sqlite_trouble import trouble_of
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
