@@ -19,8 +19,7 @@ const problemOf = async (response, limitMs) => {
   }
 };
 
-// One at a time in all tabs. Without locks (plain http), a tab claims it, unless one objects that holds it or claims it
-// with a smaller number.
+// One at a time in all tabs. Without locks (plain http), a tab claims it. One that holds it, or has a smaller number, objects.
 const exclusive = (name) => {
   if (navigator.locks) return (work) => navigator.locks.request(name, work);
   const channel = new BroadcastChannel(name);
@@ -73,7 +72,8 @@ export const haSession = ({ endpoints = "/-/session", logIn } = {}) => {
       const problem = response && (await problemOf(response, began + DEADLINE_MS - Date.now()));
       if (response && !problem && !/50[234]/.test(response.status)) return response;
       const harmless = repeatable || problem?.outcome === "not_executed";
-      if (problem?.action === "reauthenticate" && mayLogIn && harmless) {
+      const lost = tries === TRIES && problem?.code === "session_superseded";
+      if ((lost || problem?.action === "reauthenticate") && mayLogIn && harmless) {
         mayLogIn = false;
         if (await logInOnce(problem, began)) continue;
         return response;
@@ -89,7 +89,6 @@ export const haSession = ({ endpoints = "/-/session", logIn } = {}) => {
 
   const renew = () => ask(`${endpoints}/renew`, { method: "POST" });
 
-  // Opens a connection again and again.
   const persist = (connect) => {
     const kept = {};
     kept.over = (async () => {
@@ -131,7 +130,6 @@ export const haSession = ({ endpoints = "/-/session", logIn } = {}) => {
       source.onerror = () => (source.close(), ended("refused"));
     });
 
-  // Returns a stop function.
   const keepAlive = (everyMs = 60_000) => {
     let used;
     for (const sign of ["pointerdown", "keydown"]) addEventListener(sign, () => (used = true));

@@ -240,9 +240,11 @@ class Exchange:
             self._cluster.successors.note(self._carried.token, self._gained.token)
 
     def _after_problem(self, problem: Problem) -> TryAgain | None:
-        if problem.action == "reauthenticate" and self._logs_in:
+        is_superseded = problem.code == "session_superseded"
+        # The second time, the request had the newest token that this client has. A late answer has cost it the newer one.
+        if (problem.action == "reauthenticate" or (is_superseded and self._is_superseded)) and self._logs_in:
             return self._after_log_in(problem)
-        self._is_superseded |= problem.code == "session_superseded"
+        self._is_superseded |= is_superseded
         if not problem.retryable and problem.retry_where != "other_node":
             self.call.answered()  # the node is well, and its answer is the caller's
             return None

@@ -63,6 +63,11 @@ const scenes = {
   },
   "a bomb": async () => (await session.fetch("/played/bomb")).status,
   "a refusal with the code of a success": async () => told(await session.fetch("/played/wrong-code")),
+  "a cookie that a late answer has replaced": async () => {
+    let logIns = 0;
+    const page = haSession({ logIn: async () => ++logIns });
+    return [await told(await page.fetch("/played/superseded")), logIns];
+  },
   "a redirect in a circle": async () => session.fetch("/played/circle").catch(() => "a network error"),
   "refused however often the user logs in": async () => {
     let logIns = 0;

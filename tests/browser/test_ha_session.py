@@ -117,6 +117,7 @@ class Site:
             "days": {**STALE, "retry_after_ms": 10**9} if first else None,
             "always": STALE,
             "wrong-code": {**STALE, "status": 200, "code": "new in a later release"} if first else None,
+            "superseded": {**STALE, "status": 409, "code": "session_superseded"} if self.asked[request.url.path] <= 3 else None,
             "storm": {**STALE, "status": 401, "action": "reauthenticate", "retryable": False},
         }
         if part == "gateway":
@@ -194,6 +195,7 @@ def test_a_page_goes_on_whatever_its_node_answers(tmp_path: Path, scheme: str) -
         "a refusal without an end": 409,
         "a bomb": 409,
         "a refusal with the code of a success": "200 well ",
+        "a cookie that a late answer has replaced": ["200 well ", 1],
         "a redirect in a circle": "a network error",
         "refused however often the user logs in": [3, *[401] * 6],
         "a user who does not log in": 401,

@@ -366,6 +366,16 @@ def test_a_session_that_has_ended_is_begun_anew_and_the_request_goes_on(kind: st
     assert stage.asked[-1].headers["cookie"] == f"session={OTHER}"
 
 
+def test_a_client_that_never_got_the_newer_token_logs_in(kind: str) -> None:
+    superseded = problem(409, "session_superseded", retry_where="any", retry_after_ms=50)
+    stage = Stage(n1=[hands_out(OLD), superseded, superseded, hands_out(OTHER), well])
+    user = User(kind, stage, reauthenticate=log_in_by("/log-in"))
+    user.get("/")
+    assert user.get("/cart").text == N1
+    assert [asked.path for asked in stage.asked] == ["/", "/cart", "/cart", "/log-in", "/cart"]
+    assert stage.asked[-1].headers["cookie"] == f"session={OTHER}"
+
+
 def test_a_client_without_a_session_gets_one(kind: str) -> None:
     missing = problem(401, "token_missing", action="reauthenticate", retryable=False, retry_where="none")
     stage = Stage(n1=[missing, hands_out(OTHER), well])
