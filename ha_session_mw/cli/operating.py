@@ -209,7 +209,8 @@ def show_acknowledgement(url: str, done: Mapping[str, Any], output: str) -> None
 @click.command()
 @click.argument("url")
 @click.option("--wait", is_flag=True, help="Return once the server may stop, after HA_SESSION_DRAIN_DELAY.")
-def drain(url: str, wait: bool) -> None:  # noqa: FBT001 - click's way to hand a flag over
+@output
+def drain(url: str, wait: bool, output: str) -> None:  # noqa: FBT001 - click's way to hand a flag over
     """Take the node at URL out of service, before its server stops.
 
     The environment must hold the secret of the nodes. Any URL that reaches the process will do. Exits with 1 if it does not answer.
@@ -219,4 +220,8 @@ def drain(url: str, wait: bool) -> None:  # noqa: FBT001 - click's way to hand a
     from .._node.admin_messages import DRAIN, Drain
 
     settings = settings_of_environment()
-    ask_first(settings, urls_of(settings, [url]), DRAIN, Drain(wait=wait), limit_s=DRAIN_LIMIT_S + settings.drain_delay * wait)
+    asked, done = ask_first(
+        settings, urls_of(settings, [url]), DRAIN, Drain(wait=wait), limit_s=DRAIN_LIMIT_S + settings.drain_delay * wait
+    )
+    if output == "json":
+        print_json({**done, "node": asked})

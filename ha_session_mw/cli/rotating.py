@@ -66,7 +66,8 @@ def list_keys(nodes: tuple[str, ...], output: str) -> None:
 
 @keys.command()
 @node_option
-def stage(nodes: tuple[str, ...]) -> None:
+@output
+def stage(nodes: tuple[str, ...], output: str) -> None:
     """Make a new key, and print the variables by which every node can verify it. The old key goes on signing.
 
     Exits with 1 if a rotation is under way: some member lacks a key of another one.
@@ -77,13 +78,14 @@ def stage(nodes: tuple[str, ...]) -> None:
     there = [key for key in _ask(settings, nodes)["keys"] if not key["revoked"]]
     _require(there, "missing_at", "a rotation is under way: {kid} is missing at {why}")
     signing, fallbacks = settings.read_keys()
-    _print_variables(settings, signing, [*fallbacks, secrets.token_urlsafe(KEY_BYTES).encode()])
+    _print_variables(settings, signing, [*fallbacks, secrets.token_urlsafe(KEY_BYTES).encode()], output)
 
 
 @keys.command(cls=IdCommand)
 @click.argument("kid")
 @node_option
-def promote(kid: str, nodes: tuple[str, ...]) -> None:
+@output
+def promote(kid: str, nodes: tuple[str, ...], output: str) -> None:
     """Print the variables by which the staged key KID signs, and the keys before it only verify.
 
     Exits with 1 unless every member has the key already.
@@ -94,13 +96,14 @@ def promote(kid: str, nodes: tuple[str, ...]) -> None:
     signing, fallbacks = settings.read_keys()
     secret = _secret_of(settings, kid, fallbacks, "HA_SESSION_SECRET_KEY_FALLBACKS: stage it first")
     _require(_of(_ask(settings, nodes), kid), "not_promoted_because", "{kid} must not sign yet: {why}")
-    _print_variables(settings, [secret], [*signing, *(other for other in fallbacks if other != secret)])
+    _print_variables(settings, [secret], [*signing, *(other for other in fallbacks if other != secret)], output)
 
 
 @keys.command(cls=IdCommand)
 @click.argument("kid")
 @node_option
-def retire(kid: str, nodes: tuple[str, ...]) -> None:
+@output
+def retire(kid: str, nodes: tuple[str, ...], output: str) -> None:
     """Print the variables without the old key KID. Its tokens are refused then.
 
     Exits with 1 while a member signs with it, or a token of it may live.
@@ -111,7 +114,7 @@ def retire(kid: str, nodes: tuple[str, ...]) -> None:
     signing, fallbacks = settings.read_keys()
     secret = _secret_of(settings, kid, fallbacks, "HA_SESSION_SECRET_KEY_FALLBACKS: promote another one first")
     _require(_of(_ask(settings, nodes), kid), "not_retired_because", "{kid} is still needed: {why}")
-    _print_variables(settings, signing, [other for other in fallbacks if other != secret])
+    _print_variables(settings, signing, [other for other in fallbacks if other != secret], output)
 
 
 @keys.command("revoke", cls=IdCommand)
@@ -160,15 +163,23 @@ def _secret_of(settings: Settings, kid: str, among: Secrets, place: str) -> byte
     raise click.UsageError(f"{kid} is not one of {place}")
 
 
-def _print_variables(settings: Settings, signing: Secrets, fallbacks: Secrets) -> None:
+def _print_variables(settings: Settings, signing: Secrets, fallbacks: Secrets, output: str) -> None:
+    shown: dict[str, Any] = {}
     for name, values, separator in (("SECRET_KEY", signing, "\n"), ("SECRET_KEY_FALLBACKS", fallbacks, ",")):
         variable = f"HA_SESSION_{name}"
         texts = [value.decode("utf-8", "surrogateescape") for value in values]
         file = getattr(settings, f"{name.lower()}_file")
         if file is not None:
-            click.echo(f"# the lines of {file}, the file in {variable}_FILE:")
-            click.echo("\n".join(texts))
+            shown[f"{variable}_FILE"] = {"path": str(file), "lines": texts}
         elif any(separator in text for text in texts):
             raise click.ClickException(f"a key contains {separator!r}, so {variable} cannot hold it: put the keys into {variable}_FILE")
         else:
-            click.echo(f"{variable}={shlex.quote(separator.join(texts))}")
+            shown[variable] = separator.join(texts)
+    if output == "json":
+        print_json(shown)
+        return
+    for variable, value in shown.items():
+        if isinstance(value, str):
+            click.echo(f"{variable}={shlex.quote(value)}")
+        else:
+            click.echo("\n".join([f"# the lines of {value['path']}, the file in {variable}:", *value["lines"]]))

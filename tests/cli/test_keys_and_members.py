@@ -90,6 +90,20 @@ def test_keys_in_files_are_shown_as_the_lines_of_the_files(cluster: Members, tmp
     found = run("keys", "promote", NEW, secret_key=None, secret_key_file=file, secret_key_fallbacks_file=others)
     assert found.stdout.splitlines()[1::2] == [OTHER, SECRET]
     assert str(file) in found.stdout.splitlines()[0]
+    found = run("keys", "promote", NEW, "-o", "json", secret_key=None, secret_key_file=file, secret_key_fallbacks_file=others)
+    assert json.loads(found.stdout) == {
+        "HA_SESSION_SECRET_KEY_FILE": {"path": str(file), "lines": [OTHER]},
+        "HA_SESSION_SECRET_KEY_FALLBACKS_FILE": {"path": str(others), "lines": [SECRET]},
+    }
+
+
+def test_the_variables_are_json_for_programs(cluster: Members) -> None:
+    staged = json.loads(run("keys", "stage", "-o", "json").stdout)
+    assert staged.keys() == {"HA_SESSION_SECRET_KEY", "HA_SESSION_SECRET_KEY_FALLBACKS"}
+    assert staged["HA_SESSION_SECRET_KEY"] == SECRET
+    cluster.kids = {"a": (OLD, NEW), "b": (OLD, NEW)}
+    promoted = json.loads(run("keys", "promote", NEW, "-ojson", secret_key_fallbacks=OTHER).stdout)
+    assert promoted == {"HA_SESSION_SECRET_KEY": OTHER, "HA_SESSION_SECRET_KEY_FALLBACKS": SECRET}
 
 
 @pytest.mark.usefixtures("cluster")

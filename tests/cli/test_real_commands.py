@@ -198,7 +198,8 @@ def test_a_shell_gets_its_completion() -> None:
 
 
 def test_a_node_is_drained_by_a_call(nodes: Nodes) -> None:
-    assert nodes.run("drain", nodes.urls[2], "--wait").exit_code == 0
+    assert nodes.run("drain", nodes.urls[2], "--wait").output == ""
+    assert json.loads(nodes.run("drain", nodes.urls[2], "-o", "json").output) == {"draining": True, "node": nodes.urls[2]}
     assert "draining" in str(nodes.managers[2].why_not_ready())
     until(lambda: "draining" in nodes.run("status").output, "the others hear of it")
     assert nodes.run("status").exit_code == 1
