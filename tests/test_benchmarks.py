@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks import cluster, contenders, imports, learning, picture, report, scale, served, stored
+from tests.benchmarks import cluster, contenders, idle, imports, learning, picture, report, scale, served, stored
 from tests.benchmarks.__main__ import Effort, Measurement
 from tests.benchmarks.contenders import Contender, NotReadError, Reader
 from tests.benchmarks.rounds import race
@@ -105,6 +105,15 @@ def test_each_log_out_is_seen_to_be_enforced_on_both_other_nodes() -> None:
     assert (len(times.refused_s), len(times.acknowledged_s), len(times.cycled_s)) == (6, 3, 3)
     table = report.log_outs(times, cluster.PEERS)
     assert [row[4] for row in table.rows] == ["≤ 50 ms", "≤ 150 ms", ""]
+    assert table.title in table.markdown()
+
+
+@pytest.mark.real
+def test_a_cluster_that_nobody_uses_takes_some_time_all_the_same() -> None:
+    percent = idle.percent_of_a_core(3, 1.0, settled_s=0.0)
+    assert 0 < percent < 100
+    table = report.idle({3: percent, 9: 1.6})
+    assert [row[-1] for row in table.rows][1] == "✗"
     assert table.title in table.markdown()
 
 

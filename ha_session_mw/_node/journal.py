@@ -41,6 +41,7 @@ class Journal:
         self._disk = anyio.Lock()
         self._closed = False
         """Whether another process may use the file by now. A write that is still under way must not open it again."""
+        self._filled = anyio.Event()
         self.entries: list[Entry] = []
 
     def load(self) -> Sequence[Entry]:
@@ -88,6 +89,13 @@ class Journal:
                 logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 raise QuorumLost("no majority, and the journal cannot be written") from trouble
             self.entries += entries
+            self._filled.set()
+
+    async def wait_filled(self) -> None:
+        """Return once there are entries."""
+        while not self.entries:
+            self._filled = anyio.Event()
+            await self._filled.wait()
 
     def _write(self, file: JournalFile, entries: Sequence[Entry]) -> None:
         records = [*map(encode_entry, entries)]

@@ -20,6 +20,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from .._core.cluster.view import NO_SESSION, View
+from .._core.ticks import until_tick_s
 from ..abc import Clock, ClusterLog
 from ..events import (
     ClockDoubted,
@@ -39,6 +40,9 @@ logger = logging.getLogger("ha_session_mw")
 
 ROOM = 1000
 """Default number of events kept for a busy listener: more than happen in a second, and some 100 kB."""
+
+UNHEARD_S = 2.0
+"""Interval between looks at the view's freshness and the clock while nobody listens."""
 
 Callback = Callable[[ClusterEvent], Awaitable[None] | None]
 """The callback of :meth:`SessionManager.on_event`: a function or a coroutine function."""
@@ -155,6 +159,8 @@ class Listeners:
         self._log: ClusterLog
         self._follows = False
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._thread = 0
+        self._opened = anyio.Event()
         self.missed = 0
         self.failures = 0
 
@@ -168,8 +174,12 @@ class Listeners:
 
     def open(self, room: int) -> EventStream:
         """Return a stream of the events from now on."""
+        if self._follows and not self._streams:
+            self.look()  # while nobody listened, it was seldom time to
         stream = EventStream(room)
         self._streams.add(stream)
+        if self._thread == get_ident():  # in another one, the task finds the stream a little later
+            self._opened.set()
         return stream
 
     def call(self, callback: Callback, room: int) -> Callable[[], None]:
@@ -240,6 +250,7 @@ class Listeners:
 
     async def run(self) -> None:
         """Look regularly, and call the callbacks, until cancelled."""
+        self._thread = get_ident()
         async with anyio.create_task_group() as self._tasks:
             try:
                 for stream, callback in self._calls.items():
@@ -248,11 +259,19 @@ class Listeners:
                     self.look()
                     for stream in self._streams:
                         stream.wake()  # another thread may have put an event into it
-                    with self._clock.move_on_after(self._every_s):
-                        # A view becomes stale by time alone, and fresh by news.
-                        await (anyio.sleep_forever() if self._fresh else self._log.wait_changed())
+                    await self._wait()
             finally:
-                self._tasks = None
+                self._tasks, self._thread = None, 0
+
+    async def _wait(self) -> None:
+        self._opened = anyio.Event()
+        with self._clock.move_on_after(until_tick_s(self._clock.boot_s(), self._every_s if self._streams else UNHEARD_S)):
+            if not self._streams:
+                await self._opened.wait()
+            elif self._fresh:  # a view becomes stale by time alone, and fresh by news
+                await anyio.sleep_forever()
+            else:
+                await self._log.wait_changed()
 
 
 def _event_of(entry: Entry) -> ClusterEvent:

@@ -15,6 +15,7 @@ import anyio
 
 from .._core.accept_rule import ACCEPT
 from .._core.cluster.key_use import KeyFit, KeyUse, fit_of, told_apart
+from .._core.ticks import until_tick_s
 from .._core.token.tokens import Verified
 from ..exceptions import NotSupported, UsageError
 from ..models import Claims, KeyId
@@ -133,7 +134,7 @@ class Node(Wiring):
             self.standing.look()
             for callback in self._tick_callbacks:
                 callback(wall_ms)
-            with self.clock.move_on_after(LOOK_EVERY_S):
+            with self.clock.move_on_after(until_tick_s(self.clock.boot_s(), LOOK_EVERY_S)):
                 await anyio.sleep_forever()
 
     def kids_of_members(self) -> dict[str, tuple[KeyId, ...]]:

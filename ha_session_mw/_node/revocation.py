@@ -361,9 +361,9 @@ class Revoker:
         self._journal.hold()
         try:
             while True:
+                await self._journal.wait_filled()
                 await self._journal.restore()
-                if self.provisional:
-                    await self._make_good([*self.provisional])
+                await self._make_good([*self.provisional])
                 with self._clock.move_on_after(MAKE_GOOD_EVERY_S):
                     await anyio.sleep_forever()
         finally:

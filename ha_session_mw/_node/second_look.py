@@ -16,6 +16,7 @@ from cachetools import LRUCache
 
 from .._core.accept_rule import denial
 from .._core.cluster.view import View
+from .._core.ticks import until_tick_s
 from .._core.token.tokens import Verified
 from ..abc import Clock, PeerFailure, PeerHandler
 from ..models import Claims, Cut, Deny, Entry
@@ -24,6 +25,8 @@ from ..version import PROTOCOL
 FENCED = "fenced"
 """The name of the question when log-outs were fenced."""
 LOOK_EVERY_S = 1.0
+LOOK_SELDOM_S = 5.0
+"""The same without samples: the next one is looked at in time all the same."""
 LOOKED_FOR_S = 15.0
 """How long a sample is looked at: a fence, and news of it, take some five seconds with the default settings."""
 MOST_SAMPLES = 1000
@@ -133,7 +136,7 @@ class SecondLook:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            with self._clock.move_on_after(LOOK_EVERY_S):
+            with self._clock.move_on_after(until_tick_s(self._clock.boot_s(), LOOK_EVERY_S if self._samples else LOOK_SELDOM_S)):
                 await anyio.sleep_forever()
             await self.look()
 

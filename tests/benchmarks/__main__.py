@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines import etcd
-from . import cluster, contenders, day, imports, learning, picture, report, scale, served, stored, storms
+from . import cluster, contenders, day, idle, imports, learning, picture, report, scale, served, stored, storms
 from .report import Table
 from .rounds import Timing, race
 
@@ -33,6 +33,7 @@ class Effort:
     log_outs: int = 500
     storm_per_s: int = 1000
     storm_seconds: float = 4.0
+    idle_seconds: float = 30.0
 
 
 FULL = Effort(
@@ -61,6 +62,7 @@ class Measurement:
             "import": self.imports,
             "stored": self.stored,
             "served": self.served,
+            "idle": self.idle,
             "cluster": self.cluster,
         }
 
@@ -106,6 +108,9 @@ class Measurement:
             yield report.served(served.requests_per_second(servers, rounds=effort.served_rounds, seconds=effort.served_seconds))
         except served.WrkMissingError as missing:
             print(missing, file=sys.stderr)
+
+    def idle(self) -> Iterator[Table]:
+        yield report.idle({members: idle.percent_of_a_core(members, self.effort.idle_seconds) for members in report.IDLE})
 
     def cluster(self) -> Iterator[Table]:
         effort = self.effort

@@ -119,10 +119,10 @@ def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
 
 
 @contextmanager
-def running(cluster: str) -> Iterator[list[int]]:
+def running(cluster: str, members: int = MEMBERS) -> Iterator[list[int]]:
     """The members of a cluster, ready; gives their ports."""
     with ExitStack() as held:
-        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(MEMBERS)]
+        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(members)]
         ports = [listener.getsockname()[1] for listener in listeners]
         urls = [f"http://127.0.0.1:{port}" for port in ports]
         processes = [

@@ -61,6 +61,7 @@ IN_A_STORM = Budget(2, " times that of quiet")
 CHANGED = Budget(1.0, " of starsessions in Redis")
 IMPORT = Budget(1.3, " of the second row")
 NEW_NODE = Budget(5, "", unit=" s")
+IDLE = {3: Budget(0.5, " of a core", unit=" %"), 9: Budget(1.5, " of a core", unit=" %")}
 _NO_BUDGET = ["", "", ""]
 
 
@@ -227,6 +228,12 @@ def storm(times: StormTimes, cluster: str) -> Table:
         f"and {times.generator:.2f} processors for the generator"
     )
     return Table(title, ("in ms", "p50", "p99", "", "budget", ""), rows)
+
+
+def idle(percents: Mapping[int, float]) -> Table:
+    """The processor time of a node that nobody uses, by the number of nodes."""
+    rows = [[f"a node of {members}", *IDLE[members].judge(percent)] for members, percent in percents.items()]
+    return Table("A cluster that nobody uses, peers://, each node with its uvicorn", ("a process", "processor", "budget", ""), rows)
 
 
 def new_node(denials: int, learned: Mapping[str, tuple[float, int]]) -> Table:

@@ -676,7 +676,7 @@ async def test_the_faults_of_each_peer_are_counted_under_its_place_in_the_list(c
     assert faults(a)["member 2"]["refused"] == 1
     assert faults(b)["member 1"] == {"garbage": 1}
     cluster.link(c, b).replays = True
-    await cluster.advance(2)
+    await cluster.advance(4)
     assert faults(b)["member 3"]["replayed"] >= 2
     cluster.link(b, c).garbles = True
     cluster.cut(a, b)

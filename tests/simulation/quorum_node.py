@@ -65,6 +65,7 @@ class QuorumNode(Node):
             return
         self.refused = False
         self.outstanding: dict[int, Sent] = {}
+        self.questions: dict[int, Sent] = {}
         self.asked: dict[Hold, tuple[Sent, QuorumNode, int]] = {}
         self.receipts = []
         self.told: dict[int, int] = {}
@@ -99,14 +100,22 @@ class QuorumNode(Node):
     def tick(self) -> None:
         self.obey(self.quorum.tick(self.now()))
         self.ticks += 1
-        if self.quorum.quiet_time.is_ageing(self.now()) or self.ticks % SEEK_EVERY == 0:
-            self.seek_news()
+        due = self.quorum.quiet_time.due(self.now())
+        for peer in self.world.nodes:
+            if peer.url in due or (self.ticks % SEEK_EVERY == 0 and peer.url in self.quorum.peers):
+                self.question(peer)
         self.wait(0.5, self.tick)
 
-    def seek_news(self) -> None:
-        for peer in self.world.nodes:
-            if peer.url in self.quorum.peers:
-                self.world.send(self, peer, peer.on_poll, self.quorum.poll(peer.url, self.now(), at_once=True), self, self.life)
+    def question(self, peer: QuorumNode) -> None:
+        """Ask for an answer at once. If none comes, the poll that waits for news will not be answered either."""
+        sent, held = self.quorum.poll(peer.url, self.now(), at_once=True), self.outstanding[peer.number]
+        self.questions[peer.number] = sent
+        self.world.send(self, peer, peer.on_poll, sent, self, self.life)
+        self.wait(POLL_SLACK_S, self._question_timed_out, peer, sent, held)
+
+    def _question_timed_out(self, peer: QuorumNode, sent: Sent, held: Sent) -> None:
+        if self.questions.get(peer.number) is sent:
+            self._timed_out(peer, held)
 
     def obey(self, ready: Ready) -> None:
         """Do a driver's work after each call: send answers, write the batch, check events and receipts."""
@@ -145,14 +154,14 @@ class QuorumNode(Node):
 
     # Polls.
 
-    def ask(self, peer: QuorumNode) -> None:
-        sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now())
+    def ask(self, peer: QuorumNode, *, at_once: bool = False) -> None:
+        sent = self.outstanding[peer.number] = self.quorum.poll(peer.url, self.now(), at_once=at_once)
         self.world.send(self, peer, peer.on_poll, sent, self, self.life)
         self.wait(self.quorum.quiet_time.held_s(sent.poll) + POLL_SLACK_S, self._timed_out, peer, sent)
 
     def _timed_out(self, peer: QuorumNode, sent: Sent) -> None:
         if self.outstanding[peer.number] is sent:
-            self.ask(peer)
+            self.ask(peer, at_once=True)
 
     def on_poll(self, sent: Sent, peer: QuorumNode, life: int) -> None:
         hold, ready = self.quorum.arrived(sent.poll, self.now())
@@ -172,6 +181,8 @@ class QuorumNode(Node):
             return
         self.obey(self.quorum.answered(sent, answer, self.now()))
         peer = self.world.nodes[self.urls.index(sent.peer)]
+        if self.questions.get(peer.number) is sent:
+            del self.questions[peer.number]
         # A late answer to a poll that was given up counts too; it does not start another poll. A node whose list does not
         # stand waits for the time-out, as the driver does: it would only hear the same at once.
         if self.outstanding[peer.number] is sent and self.quorum.membership.stage != APART:

@@ -9,7 +9,7 @@ from ..cluster.invariants import ensure
 from .fence import Fence
 from .messages import Answer, Poll
 from .peer import Peer
-from .quiet_time import QUIET_HEARTBEATS
+from .quiet_time import LONG_QUIET_HEARTBEATS
 from .ready import Hold
 
 STARTING_HOLD_S = 0.05
@@ -49,7 +49,8 @@ class Holds:
             recovering: whether this node is recovering.
         """
         hold = self._new(poll, now, recovering=recovering)
-        self._peers[poll.sender].newest_hold = hold
+        if poll.hold_s != 0:  # the answer to a question is no reason to stop waiting for news
+            self._peers[poll.sender].newest_hold = hold
         self._held.append(hold)
         return hold
 
@@ -67,7 +68,7 @@ class Holds:
     def _allowed_s(self, poll: Poll) -> float:
         if poll.hold_s is None:
             return self.limit_s
-        return max(0.0, min(poll.hold_s, self.limit_s * (1 if self._is_stopping else QUIET_HEARTBEATS)))
+        return max(0.0, min(poll.hold_s, self.limit_s * (1 if self._is_stopping else LONG_QUIET_HEARTBEATS)))
 
     def hurry(self) -> None:
         """Have all polls answered by the next :meth:`release`: this node has something to say about itself."""
@@ -89,7 +90,17 @@ class Holds:
         return refused
 
     def release(
-        self, now: Moment, fence: Fence, *, incarnation: str, position: int, first_hand: int, awaited: int, recovering: bool, last: int = 0
+        self,
+        now: Moment,
+        fence: Fence,
+        *,
+        incarnation: str,
+        position: int,
+        first_hand: int,
+        awaited: int,
+        recovering: bool,
+        last: int = 0,
+        hears_few: bool = False,
     ) -> list[Hold]:
         """Return the polls whose answer is due, each once.
 
@@ -102,7 +113,9 @@ class Holds:
             awaited: the newest of them that somebody waits for.
             recovering: whether this node is recovering.
             last: the newest position. While some are not durable here, polls are held for a heartbeat: they show who is in contact.
+            hears_few: whether no majority has polled this node lately. Then polls are held for a heartbeat, too.
         """
+        heartbeat_only = last > position or hears_few
         due = [
             hold
             for hold in self._held
@@ -110,7 +123,7 @@ class Holds:
             or (first_hand if now.boot_s < hold.since_s + SECOND_HAND_S else position) > hold.since  # news
             or now.boot_s >= hold.until_s
             or self._hurries
-            or (last > position and now.boot_s >= hold.since_s + self.limit_s)
+            or (heartbeat_only and now.boot_s >= hold.since_s + self.limit_s)
             or self._was_superseded(hold)
             or hold.recovering != recovering
             or (not self._is_gone(hold) and fence.is_waiting_for(hold.peer, awaited))
@@ -136,5 +149,5 @@ class Holds:
             InvariantBroken: an invariant does not hold.
         """
         for hold in self._held:
-            longest_s = QUIET_HEARTBEATS * self.limit_s
+            longest_s = LONG_QUIET_HEARTBEATS * self.limit_s
             ensure(hold.until_s <= now.boot_s + longest_s, "no poll is held for longer than in a quiet time")

@@ -93,7 +93,7 @@ class Quorum:
         self.neighbours = Neighbours(self.membership, self.speaker, now)
         self.peers = self.neighbours.members
         self.holds = Holds(self.neighbours.all, heartbeat_s)
-        self.quiet_time = QuietTime(self.speaker, self.peers, heartbeat_s)
+        self.quiet_time = QuietTime(self.me, self.speaker, self.peers, heartbeat_s)
         self.fence = Fence(self.membership.majorities)
         self.amnesia = Amnesia(self.durable, self.membership)
         self.composer = Composer(self.membership, view, self._sequence, self.durable, self.amnesia, self.neighbours.all)
@@ -245,9 +245,10 @@ class Quorum:
 
     def _hold_s(self, peer: Peer, now: Moment, *, at_once: bool) -> float | None:
         # A peer that was silent for longer than a lease is back, or this node is: it serves again by the first answer.
-        if at_once or peer.fresh_s < now.boot_s - self.members.acceptance_limit_s:
+        lease_s = now.boot_s - self.members.acceptance_limit_s
+        if at_once or (peer.fresh_s < lease_s and min(peer.heard_s, majority_fresh_s(self.peers, self.membership.majorities)) < lease_s):
             return 0.0
-        return self.quiet_time.hold_s if self._is_settled() and self.quiet_time.all_are_well(now) else None
+        return self.quiet_time.hold_now_s(self.position, now) if self._is_settled() else None
 
     def _is_settled(self) -> bool:
         """Return whether nothing but news is to be expected of this node itself."""
@@ -343,6 +344,7 @@ class Quorum:
             awaited=min(kept, self._awaited),
             recovering=self.recovering,
             last=self._sequence.last,
+            hears_few=not self.has_quorum(now, within_s=self.quiet_time.ageing_s),
         )
         return [(hold, self._answer(hold, now)) for hold in due]
 

@@ -85,20 +85,21 @@ class Peer:
         return self.unkept[-1][1] if self.unkept else self.position
 
     def note_read(self, answer: Answer, sent_s: float, *, own_position: int) -> None:
-        """Note how far its sequence has been read. Answers may overtake each other; the latest poll's decides.
+        """Note how far its sequence has been read. Answers may overtake each other: of its processes, the latest poll's answer decides.
 
         Args:
             answer: its answer, whose entries have been applied.
             sent_s: when the poll was sent.
             own_position: the position of the own sequence that holds all of these entries.
         """
-        if sent_s < self.read_sent_s:
+        if sent_s < self.read_sent_s and (answer.incarnation, answer.heartbeat.life) != (self.callee, self.echo_life):
             return
-        self.read_sent_s = sent_s
+        self.read_sent_s = max(self.read_sent_s, sent_s)
         if answer.incarnation != self.callee:
             self.callee, self.position = answer.incarnation, 0
             self.unkept.clear()
-        self.unkept.append((own_position, answer.upto))
+        if answer.upto > self.read:
+            self.unkept.append((own_position, answer.upto))
         if answer.heartbeat.life != self.echo_life:
             self.echo_life, self.echo = answer.heartbeat.life, 0
         self.echo = max(self.echo, answer.stamp)

@@ -32,7 +32,7 @@ class Answering:
         clock: the two clocks.
         obey: does what the state machine asks for.
         wake: lets requests that wait for news look again.
-        heard: takes each member that has polled this node.
+        heard: takes each member that has polled this node, and its process.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Answering:
         clock: Clock,
         obey: Callable[[Ready], None],
         wake: Callable[[], None],
-        heard: Callable[[str], None],
+        heard: Callable[[str, str], None],
     ) -> None:
         self._quorum = quorum
         self._clock = clock
@@ -72,7 +72,7 @@ class Answering:
         waiting = self._waiting[hold] = _Waiting()
         self._obey(ready)
         self._wake()
-        self._heard(poll.sender)
+        self._heard(poll.sender, poll.heartbeat.life)
         return encode(await self._answer(hold, waiting))
 
     async def _answer(self, hold: Hold, waiting: _Waiting) -> Answer:

@@ -19,6 +19,7 @@ from ..._core.quorum.log import Quorum
 from ..._core.quorum.ready import Ready
 from ..._core.quorum.ready import Receipt as Appended
 from ..._core.tally import Tally
+from ..._core.ticks import until_tick_s
 from ...abc import Clock, OnEvent, Receipt
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Entry, KeyId
@@ -146,11 +147,10 @@ class QuorumLog(MemberedLog):
         # Wakes no request that waits for news: time alone brings none, and requests that it woke would wake each other.
         now = self._now()
         self._obey(self.quorum.tick(now))
-        if self.quorum.quiet_time.is_ageing(now):
-            self.seek_news()
+        self.polling.ask(self.quorum.quiet_time.due(now))
 
     def seek_news(self) -> None:
-        self.polling.seek_news()
+        self.polling.ask(self.quorum.peers)
 
     # The interface of the node.
 
@@ -331,4 +331,4 @@ class QuorumLog(MemberedLog):
             while True:
                 self.tick()
                 self._tell_own_fault()
-                await self._sleep(self._heartbeat_s)
+                await self._sleep(until_tick_s(self._clock.boot_s(), self.quorum.quiet_time.tick_s(self._now())))

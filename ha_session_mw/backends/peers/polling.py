@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 import anyio
@@ -15,7 +15,7 @@ from ..._core.quorum.ready import Ready, Sent
 from ...abc import Clock, PeerFailure
 from ..common.membered import moment_of
 from .own_url import Call
-from .pacing import LEAST_ROUND_S, PeerPace
+from .pacing import PeerPace
 
 POLL_SLACK_S = 0.5
 """How much longer a poll may take than the peer may hold it: a link's round trip, three times."""
@@ -77,33 +77,42 @@ class Polling:
         self._slack_s: dict[str, float] = {}
         self._heard: dict[str, anyio.Event] = {}
         self._paces = {peer: PeerPace(partial(faults.note, peer)) for peer in quorum.peers}
-        self._sought = 0
-        self._seek = anyio.Event()
+        self._asked = {peer: anyio.Event() for peer in quorum.peers}
+        self._held: dict[str, anyio.CancelScope] = {}
+        self._lives: dict[str, str] = {}
 
     def majority_limit_s(self) -> float:
         """Return how long the polls of the nearest majority may take."""
         nearest = sorted(self._slack_s.get(peer, POLL_SLACK_S) for peer in self._quorum.peers)
         return self._heartbeat_s + (nearest[min(self._quorum.majority, len(nearest)) - 1] if nearest else POLL_SLACK_S)
 
-    def heard(self, peer: str) -> None:
-        """Poll a peer now that did not answer before: it has polled this node, so it is back."""
+    def heard(self, peer: str, life: str) -> None:
+        """Poll a peer now that did not answer before: it has polled this node, so it is back. So is one whose process is another."""
         if peer in self._heard and peer not in self._quorum.mismatched:
             self._heard[peer].set()
+        if self._lives.get(peer, life) != life:
+            self._give_up(peer)
+        self._lives[peer] = life
+
+    def _give_up(self, peer: str) -> None:
+        """Poll a peer anew, because it will not answer the poll under way."""
+        if peer in self._held:
+            self._held[peer].cancel()
 
     async def poll_for_ever(self, peer: str) -> None:
-        """Poll one member, again and again."""
-        retry_s = RETRY_S
+        """Poll one member, again and again. The first poll after one that failed is to be answered at once."""
+        retry_s = 0.0
         while True:
-            begun_s = self._clock.boot_s()
-            failure, round_s = await self._poll(peer)
-            self._tell(peer, failure)
-            if failure is None and peer not in self._quorum.mismatched:
-                retry_s = RETRY_S
+            begun_s, round_s = self._clock.boot_s(), None
+            with anyio.CancelScope() as self._held[peer]:
+                round_s = await self._poll(peer, at_once=retry_s > 0)
+            if round_s is not None and peer not in self._quorum.mismatched:
+                retry_s = 0.0
                 await self._sleep(round_s - (self._clock.boot_s() - begun_s))
                 await self._wait_kept(peer)
             else:
+                retry_s = min(max(RETRY_S, retry_s * 2), MAX_RETRY_S)
                 await self._pause(peer, retry_s)
-                retry_s = min(retry_s * 2, MAX_RETRY_S)
 
     async def _wait_kept(self, peer: str) -> None:
         if self._quorum.recovering:
@@ -112,22 +121,20 @@ class Polling:
             while not self._quorum.has_kept(peer):
                 await self._wait_changed()
 
-    def seek_news(self) -> None:
-        """Ask all members soon, and for an answer at once: something waits for what they know now."""
-        self._sought += 1
-        self._seek.set()
-        self._seek = anyio.Event()
+    def ask(self, peers: Iterable[str]) -> None:
+        """Ask members soon, and for an answer at once: something waits for what they know now."""
+        for peer in peers:
+            self._asked[peer].set()
 
     async def ask_for_ever(self, peer: str) -> None:
-        """Ask one member whenever something waits for its word. The poll that it holds meanwhile comes back, too."""
-        answered = 0
+        """Ask one member whenever it is to be asked. The poll that it holds meanwhile goes on waiting for news, unless this one fails."""
         while True:
-            while answered == self._sought:
-                await self._seek.wait()
-            answered = self._sought
-            failure, round_s = await self._poll(peer, at_once=True)
-            self._tell(peer, failure)
-            await self._sleep(max(round_s, ASK_EVERY_S) if failure is None else RETRY_S)
+            await self._asked[peer].wait()
+            self._asked[peer] = anyio.Event()
+            round_s = await self._poll(peer, at_once=True)
+            if round_s is None:
+                self._give_up(peer)
+            await self._sleep(RETRY_S if round_s is None else max(round_s, ASK_EVERY_S))
 
     async def _sleep(self, seconds: float) -> None:
         if seconds > 0:
@@ -141,20 +148,22 @@ class Polling:
         with self._clock.move_on_after(max(0.0, seconds - RETRY_S)):
             await heard.wait()
 
-    async def _poll(self, peer: str, *, at_once: bool = False) -> tuple[str | None, float]:
-        """Poll once; return why it failed, None if it did not, and the shortest time of the round."""
+    async def _poll(self, peer: str, *, at_once: bool) -> float | None:
+        """Poll once; return the shortest time of the round, None if it failed."""
         sent = self._quorum.poll(peer, moment_of(self._clock), at_once=at_once)
         try:
             answer = await self._ask(peer, sent)
         except PollFailed as failure:
-            return str(failure), LEAST_ROUND_S
+            self._tell(peer, str(failure))
+            return None
         known = self._quorum.position
         self._obey(self._quorum.answered(sent, answer, moment_of(self._clock)))
         now, news = moment_of(self._clock), self._quorum.position - known
         fresh = self._quorum.speaker.is_fresh(now)
         round_s = self._paces[peer].least_round_s(answer, news, now.boot_s, recovering=self._quorum.recovering, fresh=fresh)
+        self._tell(peer, None)
         # A node whose list does not stand waits for an operator, or for the others.
-        return None, max(round_s, self._heartbeat_s) if self._quorum.membership.stage == APART else round_s
+        return max(round_s, self._heartbeat_s) if self._quorum.membership.stage == APART else round_s
 
     async def _ask(self, peer: str, sent: Sent) -> Answer:
         slack_s, held_s = self._slack_s.get(peer, POLL_SLACK_S), self._quorum.quiet_time.held_s(sent.poll)

@@ -55,11 +55,11 @@ def test_a_push_makes_its_callee_no_fresher() -> None:
 def test_a_peer_that_polls_gets_no_push() -> None:
     one, two, _ = started(A, B, C)
     assert not one.wants_push(B, at(0), after_s=0.0)  # it has everything
-    one.append([deny("x")], at(1))
-    assert not one.wants_push(B, at(1), after_s=1.5)  # it has polled lately
-    assert one.wants_push(B, at(1), after_s=0.5)
-    exchange(two, one, at(1))
-    assert not one.wants_push(B, at(1), after_s=0.5)
+    one.append([deny("x")], at(3))
+    assert not one.wants_push(B, at(3), after_s=3.5)  # it has polled lately
+    assert one.wants_push(B, at(3), after_s=0.5)
+    exchange(two, one, at(3))
+    assert not one.wants_push(B, at(3), after_s=0.5)
 
 
 def test_a_push_that_begins_after_what_the_callee_holds_is_not_acknowledged() -> None:
