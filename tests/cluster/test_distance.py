@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ha_session_mw import SessionManager, Settings
+from ha_session_mw._core.quorum import holds
 from ha_session_mw.backends.peers import polling
 from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.manager import node_of
@@ -61,11 +62,18 @@ async def test_members_with_files_at_a_distance_fence_each_log_out(round_trip_s:
         assert [node.why_not_ready for node in cluster.nodes] == [None] * 3
 
 
-async def test_five_members_need_three_round_trips() -> None:
+@pytest.mark.parametrize("round_trip_s", [0.1, 0.3])
+async def test_five_members_need_two_round_trips(round_trip_s: float) -> None:
     async with Cluster("abcde") as cluster:
-        found = await acknowledged(cluster, 0.1)
+        found = await acknowledged(cluster, round_trip_s)
         assert {mode for mode, _ in found} == {"fenced"}
-        assert max(took_s for _, took_s in found) < 3.5 * 0.1
+        assert max(took_s for _, took_s in found) < 2 * round_trip_s + 0.21  # a member whose poll is on its way is sent a push
+
+
+async def test_if_each_acknowledgement_were_answered_at_once_five_members_would_need_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "TOGETHER_S", 0.0)
+    async with Cluster("abcde") as cluster:
+        assert max(took_s for _, took_s in await acknowledged(cluster, 0.1)) > 2.9 * 0.1
 
 
 async def test_with_a_limit_that_follows_no_distance_they_would_hear_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from ha_session_mw._core.cluster.members import Heartbeat, Members
+from ha_session_mw._core.quorum.holds import SECOND_HAND_S, TOGETHER_S
 from ha_session_mw._core.quorum.log import OtherList, Quorum
 from ha_session_mw._core.quorum.membership import APART
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
@@ -168,7 +169,8 @@ class QuorumNode(Node):
         self.asked[hold] = sent, peer, life
         self.obey(ready)
         if hold in self.asked:
-            self.at_boot(hold.until_s, self._hold_has_ended)
+            for due_s in (hold.since_s + SECOND_HAND_S, hold.since_s + TOGETHER_S, hold.until_s):
+                self.at_boot(due_s, self._hold_has_ended)
 
     def _hold_has_ended(self) -> None:
         self.obey(self.quorum.ready(self.now()))

@@ -102,7 +102,16 @@ class Fence:
         known = self.members.get(member)
         if known is None:
             return False
-        return known.echo <= self.sought or (self.fenced < kept and known.echo <= self.awaited and not self._suffices(member))
+        return self.seeks(member) or (self.fenced < kept and known.echo <= self.awaited and not self._suffices(member))
+
+    def seeks(self, member: str) -> bool:
+        """Return whether this member is to be heard again as a sign of contact."""
+        known = self.members.get(member)
+        return known is not None and known.echo <= self.sought
+
+    def have_acknowledged(self, members: Collection[str], position: int) -> bool:
+        """Return whether all of these members have acknowledged the sequence up to there."""
+        return all(known.position >= position for member, known in self.members.items() if member in members)
 
     def _suffices(self, member: str) -> bool:
         """Return whether that member and this node are a majority."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ..cluster.freshness import Moment
 from ..cluster.invariants import ensure
@@ -17,6 +17,10 @@ STARTING_HOLD_S = 0.05
 
 SECOND_HAND_S = 0.1
 """How long a poll is held although there is news, if all of it came from another member. The sender mostly has it from there by then."""
+
+
+TOGETHER_S = 0.1
+"""How long a poll that acknowledges an entry waits for the acknowledgements of the others. In a healthy cluster they come within that."""
 
 
 class Holds:
@@ -101,6 +105,7 @@ class Holds:
         recovering: bool,
         last: int = 0,
         hears_few: bool = False,
+        expected: Collection[str] = (),
     ) -> list[Hold]:
         """Return the polls whose answer is due, each once.
 
@@ -114,6 +119,7 @@ class Holds:
             recovering: whether this node is recovering.
             last: the newest position. While some are not durable here, polls are held for a heartbeat: they show who is in contact.
             hears_few: whether no majority has polled this node lately. Then polls are held for a heartbeat, too.
+            expected: the peers that will acknowledge ``awaited`` soon, if they have not yet.
         """
         heartbeat_only = last > position or hears_few
         due = [
@@ -126,12 +132,23 @@ class Holds:
             or (heartbeat_only and now.boot_s >= hold.since_s + self.limit_s)
             or self._was_superseded(hold)
             or hold.recovering != recovering
-            or (not self._is_gone(hold) and fence.is_waiting_for(hold.peer, awaited))
+            or (not self._is_gone(hold) and self._proves(hold, now, fence, awaited, expected))
         ]
         self._hurries = False
         if due:
             self._held = [hold for hold in self._held if hold not in due]
         return due
+
+    def _proves(self, hold: Hold, now: Moment, fence: Fence, awaited: int, expected: Collection[str]) -> bool:
+        """Return whether to answer a poll because the sender's next one can prove a position, or a contact.
+
+        An answer that comes before an acknowledgement cannot prove that the two senders hold the entry at one instant.
+        So it waits until all have acknowledged: one more round trip then proves them all.
+        """
+        if fence.seeks(hold.peer):
+            return True
+        is_late = now.boot_s >= hold.since_s + TOGETHER_S
+        return fence.is_waiting_for(hold.peer, awaited) and (is_late or fence.have_acknowledged(expected, awaited))
 
     def _is_gone(self, hold: Hold) -> bool:
         """Return whether the sender has said good-bye since, or before: no log-out waits for its poll."""

@@ -345,6 +345,7 @@ class Quorum:
             recovering=self.recovering,
             last=self._sequence.last,
             hears_few=not self.has_quorum(now, within_s=self.quiet_time.ageing_s),
+            expected=polled_since(self.peers, now.boot_s - self.members.acceptance_limit_s),
         )
         return [(hold, self._answer(hold, now)) for hold in due]
 

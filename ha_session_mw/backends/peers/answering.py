@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import anyio
 
-from ..._core.quorum.holds import SECOND_HAND_S
+from ..._core.quorum.holds import SECOND_HAND_S, TOGETHER_S
 from ..._core.quorum.log import Quorum
 from ..._core.quorum.messages import Answer, decode_poll, encode
 from ..._core.quorum.ready import Hold, Ready
@@ -76,7 +76,7 @@ class Answering:
         return encode(await self._answer(hold, waiting))
 
     async def _answer(self, hold: Hold, waiting: _Waiting) -> Answer:
-        look_s = min(hold.since_s + SECOND_HAND_S, hold.until_s)
+        look_s = min(hold.since_s + max(SECOND_HAND_S, TOGETHER_S), hold.until_s)
         try:
             while waiting.answer is None:
                 with self._clock.move_on_after(max(0.0, look_s - self._clock.boot_s())):

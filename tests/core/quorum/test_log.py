@@ -387,7 +387,32 @@ def test_what_nobody_waits_for_is_told_at_once_and_asks_for_no_further_poll(awai
     assert answer is not None
     assert answer.entries == (deny("x"),)
     two.answered(sent, answer, at(1))
-    assert isinstance(one.arrived(two.poll(A, at(1)).poll, at(1)), Answer) == awaited
+    again = one.arrived(two.poll(A, at(1)).poll, at(1))
+    assert isinstance(again, Hold)
+    assert (one.release(again, at(1.1)) is not None) == awaited
+
+
+def test_polls_that_acknowledge_an_entry_are_answered_together_so_that_one_more_proves_it() -> None:
+    one, *others = started(A, B, C, D, E)
+    sent = [(other, other.poll(A, at(1))) for other in others]
+    holds = [one.arrived(poll.poll, at(1)) for _, poll in sent]
+    receipt = one.append([deny("x")], at(1))
+    for (other, poll), hold in zip(sent, holds, strict=True):
+        assert isinstance(hold, Hold)
+        answer = one.release(hold, at(1))
+        assert answer is not None
+        other.answered(poll, answer, at(1))
+    acknowledging = [(other, other.poll(A, at(1.01))) for other in others]
+    *early, last = [one.arrived(poll.poll, at(1.01)) for _, poll in acknowledging]
+    assert isinstance(last, Answer)
+    answers = [one.release(hold, at(1.02)) if isinstance(hold, Hold) else None for hold in early] + [last]
+    for (other, poll), answer in zip(acknowledging, answers, strict=True):
+        assert answer is not None
+        other.answered(poll, answer, at(1.02))
+        assert one.standing(receipt) == "applied"
+    for other in others:
+        one.arrived(other.poll(A, at(1.03)).poll, at(1.03))
+    assert one.standing(receipt) == "fenced"
 
 
 def test_a_poll_without_news_is_answered_after_a_heartbeat_if_it_allows_no_more() -> None:
