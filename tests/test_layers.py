@@ -17,7 +17,7 @@ PACKAGE = "ha_session_mw"
 # row do not know each other. A room is the longest name here that a module's name begins with.
 LAYERS = [
     ["exceptions", "models", "version", "clocks"],
-    ["_core.request_fields", "_core.tally", "_core.event_rates"],
+    ["_core.request_fields", "_core.tally", "_core.ticks", "_core.event_rates"],
     ["_core.structured_fields"],
     ["events", "_core.names", "_core.paths", "_core.token", "_core.calls"],
     ["_core.cluster", "_core.records"],

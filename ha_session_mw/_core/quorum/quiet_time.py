@@ -107,7 +107,7 @@ class QuietTime:
         ]
 
     def _is_between(self, age_s: float, since_s: float, now: Moment) -> bool:
-        # Whoever was silent for longer than a lease is polled again and again.
+        # A member that was silent for longer than a lease is polled again and again.
         return age_s < now.boot_s - since_s <= self._speaker.members.acceptance_limit_s
 
     def _following(self) -> list[str]:

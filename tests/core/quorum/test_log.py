@@ -533,7 +533,7 @@ def test_a_node_whose_knowledge_is_older_than_in_a_quiet_time_asks_all() -> None
     one, two, three = started(A, B, C)
     quiet(12, one, two, three)
     assert one.quorum.quiet_time.due(at(15.8)) == [B, C]
-    assert one.quorum.quiet_time.due(at(17.1)) == []  # whoever was silent for longer than a lease is polled again and again
+    assert one.quorum.quiet_time.due(at(17.1)) == []  # a silent member is polled again and again
 
 
 def test_a_node_that_few_have_polled_lately_answers_the_polls_that_it_holds() -> None:
