@@ -5,7 +5,7 @@ A node neither serves nor acknowledges an entry that it does not keep. A node wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ...version import BATCH
 from ..cluster.invariants import ensure
@@ -87,9 +87,14 @@ class DurablePrefix:
         self._writing = True
         return self._batch(self.position, limit, recovered=recovered)
 
-    def everything(self, *, recovered: bool) -> Batch:
-        """Return all there is, as one batch."""
-        return self._batch(0, self._sequence.last, recovered=recovered)
+    def everything(self, limit: int, *, recovered: Callable[[], bool]) -> Iterator[Batch]:
+        """Yield all there is, in batches of ``limit`` entries: what comes in between, too."""
+        reached, is_all = 0, False
+        while not is_all:
+            batch = self._batch(reached, limit, recovered=recovered())
+            reached = batch.upto
+            is_all = reached == self._sequence.last
+            yield batch
 
     def _batch(self, since: int, limit: int, *, recovered: bool) -> Batch:
         entries, reached = self._sequence.page(since, self._sequence.last, limit)

@@ -12,7 +12,7 @@ time of a hold ends, the driver asks for :meth:`Quorum.ready`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...models import Cut, Deny, Entry
@@ -140,9 +140,9 @@ class Quorum:
         self.durable.take_back()
         return self._conclude(now)
 
-    def everything(self) -> Batch:
-        """Return all that must be kept, as one batch: the new content of a file that has grown."""
-        return self.durable.everything(recovered=self.amnesia.recovery is None)
+    def everything(self) -> Iterator[Batch]:
+        """Yield all that must be kept, in batches: the new content of a file that has grown. Entries may come in between."""
+        return self.durable.everything(PAGE_ENTRIES, recovered=lambda: self.amnesia.recovery is None)
 
     # Entries.
 
@@ -154,8 +154,7 @@ class Quorum:
             now: the present moment.
             awaited: whether somebody waits until they are durable, or fenced. Otherwise they get there with the next messages.
         """
-        for entry in entries:
-            self._merge(entry)
+        self._merge_all(entries)
         self._first_hand = self._sequence.last
         if awaited:
             self._awaited = self._sequence.last

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import anyio.lowlevel
 import anyio.to_thread
 
 from ..._core.quorum.messages import Batch, decode_batch, encode
@@ -52,12 +53,12 @@ class BatchFile:
             raise ConfigurationError(["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"])
         return batches
 
-    async def write(self, batch: Batch, everything: Callable[[], Batch]) -> Batch:
-        """Write and sync a batch, or all entries if the file has grown; return the batch that was written.
+    async def write(self, batch: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
+        """Write and sync a batch, or all entries if the file has grown; return the last batch that was written.
 
         Args:
             batch: the next batch.
-            everything: returns all entries as one batch.
+            everything: returns all entries, in batches. Other tasks run after each, because there may be many.
 
         Raises:
             FileTrouble: nothing was written.
@@ -67,11 +68,13 @@ class BatchFile:
             await anyio.to_thread.run_sync(self._file.append, [record])
             self._bytes += len(record)
             return batch
-        batch = everything()
-        record = encode(batch)
-        await anyio.to_thread.run_sync(self._file.replace, [record])
-        self._bytes = len(record)
-        self._compact_at_bytes = max(COMPACT_BYTES, COMPACT_FACTOR * len(record))
+        records: list[bytes] = []
+        for batch in everything():
+            records.append(encode(batch))
+            await anyio.lowlevel.checkpoint()
+        await anyio.to_thread.run_sync(self._file.replace, records)
+        self._bytes = sum(map(len, records))
+        self._compact_at_bytes = max(COMPACT_BYTES, COMPACT_FACTOR * self._bytes)
         return batch
 
     def hold(self) -> None:

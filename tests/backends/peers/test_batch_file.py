@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from ha_session_mw._core.quorum.messages import Batch, encode
@@ -34,7 +35,7 @@ async def test_written_batches_are_read_again_in_their_order(tmp_path: Path) -> 
     file = BatchFile(JournalFile(tmp_path / "log"))
     assert file.load() == []
     for upto in (1, 2):
-        assert await file.write(batch(upto), everything=lambda: batch(9)) == batch(upto)
+        assert await file.write(batch(upto), everything=lambda: iter([batch(9)])) == batch(upto)
     file.close()
     again = BatchFile(JournalFile(tmp_path / "log"))
     assert again.load() == [batch(1), batch(2)]
@@ -45,9 +46,34 @@ async def test_a_file_that_has_grown_is_replaced_with_all_there_is(tmp_path: Pat
     monkeypatch.setattr(module, "COMPACT_BYTES", len(encode(batch(1))))
     file = BatchFile(JournalFile(tmp_path / "log"))
     file.load()
-    written = [await file.write(batch(upto), everything=lambda: batch(9)) for upto in (1, 2, 3)]
+    written = [await file.write(batch(upto), everything=lambda: iter([batch(8), batch(9)])) for upto in (1, 2, 3)]
     assert written == [batch(1), batch(2), batch(9)]
-    assert file.load() == [batch(9)]
+    assert file.load() == [batch(8), batch(9)]
+    file.close()
+
+
+async def test_other_tasks_run_between_the_batches_of_a_file_that_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPACT_BYTES", -1)
+    file = BatchFile(JournalFile(tmp_path / "log"))
+    file.load()
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    def batches() -> Iterator[Batch]:
+        for number in range(1, 20):
+            assert turns >= number - 2
+            yield batch(number)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        await file.write(batch(1), batches)
+        tasks.cancel_scope.cancel()
+    assert len(file.load()) == 19
     file.close()
 
 
@@ -110,7 +136,7 @@ async def test_a_log_out_waits_for_busy_disks_while_a_majority_is_heard(
     cluster = Cluster()
     a, *others = cluster.nodes
 
-    async def write_when_the_others_let_it(file: BatchFile, one: Batch, everything: Callable[[], Batch]) -> Batch:
+    async def write_when_the_others_let_it(file: BatchFile, one: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
         with a.clock.move_on_after(busy_s[0]):
             await anyio.sleep_forever()
         return await write(file, one, everything)

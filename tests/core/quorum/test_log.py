@@ -15,7 +15,7 @@ from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.quorum import log as module
-from ha_session_mw._core.quorum.log import Quorum
+from ha_session_mw._core.quorum.log import PAGE_ENTRIES, Quorum
 from ha_session_mw._core.quorum.majorities import Majorities
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, decode_answer, decode_batch, decode_poll, encode
 from ha_session_mw._core.quorum.ready import Hold, OldFile, PeerMismatch, QuorumEvent, Ready, Receipt, Recovered, Sent
@@ -993,12 +993,20 @@ def test_a_poll_held_while_the_callee_finds_its_file_old_is_answered_from_the_be
     assert (late.incarnation, late.since) == ("second", 0)
 
 
-def test_a_file_may_be_replaced_by_one_batch() -> None:
+def test_a_file_may_be_replaced_by_batches_and_has_what_comes_in_between() -> None:
     (one, *_), (disk, *_) = with_files(A, B, C)
-    one.append([deny(f"x{number}") for number in range(100)], at(1))
+    one.append([deny(f"x{number}") for number in range(PAGE_ENTRIES + 100)], at(1))
     one.keep(at(1), disk)
+    batches, rewritten = one.everything(), list[Batch]()
+    for batch in batches:
+        assert len(batch.entries) <= PAGE_ENTRIES
+        if not rewritten:
+            one.append([deny("in between")], at(1))
+            one.keep(at(1), disk)
+        rewritten.append(batch)
     whole = member(A, A, B, C, life="second", now=at(2), stored=disk)
-    short = member(A, A, B, C, life="second", now=at(2), stored=[one.everything()])
+    short = member(A, A, B, C, life="second", now=at(2), stored=rewritten)
+    assert len(rewritten) == 2
     assert (whole.incarnation, whole.position, whole.view.denied) == (short.incarnation, short.position, short.view.denied)
 
 
