@@ -196,6 +196,18 @@ class TokenValidator:
             self.durations["cached"].observe(self._boot_s() - begun_s)
         return verified
 
+    def recall_from(self, field: bytes, key: bytes, transport: Transport) -> None:
+        """Let :attr:`recall` find an accepted token by a header field that carries other cookies besides.
+
+        Args:
+            field: the only field of its request that can carry a token. It carries one.
+            key: the key under which that token was validated.
+            transport: of the field.
+        """
+        verified = self._cached(key)
+        if verified is not None:
+            self._cache.put_beside(field, verified, self._wall_s() * 1000, transport)
+
     def validate_new(self, token: bytes, key: bytes, transport: Transport | None = None) -> Verified | CannotTell:
         """Do as :meth:`validate` for a token that is not in the cache under this key.
 

@@ -209,10 +209,10 @@ class SessionMiddleware(CookieAttributes):
             try:
                 known: Verified | CannotTell | None = verified
                 arrives = False
-                if known is None and (field := self._alone(field, transport)) is not None:
-                    known = self._validate_cached(field)
+                if known is None and (alone := self._alone(field, transport)) is not None:
+                    known = self._validate_cached(alone)
                     if known is None:
-                        known = self._validate_new(field, transport)
+                        known = self._validate_new(alone, transport)
                         arrives = type(known) is Verified
                 if type(known) is Verified and not known.record:
                     state = RequestState(self.manager, known, transport, path_kind)
@@ -230,7 +230,8 @@ class SessionMiddleware(CookieAttributes):
                 if path_kind == "protected" or not isinstance(problem, ClientFault):
                     await self._refuse(problem, scope, receive, send)
                     return
-                state = self._finder.as_visitor(problem, transport if field is not None else None, field)
+                alone = self._alone(field, transport)
+                state = self._finder.as_visitor(problem, None if alone is None else transport, alone)
                 session = session_of(state)
         scope["session"] = scope[SCOPE_KEY] = session
         if app is None:

@@ -66,8 +66,8 @@ class SessionFinder:
 
         Args:
             scope, path, path_kind: of the request.
-            field: the header field that carries its one token and nothing else, if there is such a field.
-            transport: how that token came.
+            field: the only header field that can carry a token; None if there are several.
+            transport: of that field.
             known: the earlier result for that token.
 
         Raises:
@@ -80,20 +80,24 @@ class SessionFinder:
         arrives = False
         if self._waits_for_start and self._node.log.is_starting():
             await self._node.wait_started()
-        if known is None and field is not None and (token := self._edge.reader.token_of(field)) is not None:
-            known, arrives = self._validator.validate_new(token, field, transport), True
+        reader = self._edge.reader
+        alone = reader.alone(field, transport)
+        if known is None and alone is not None and (token := reader.token_of(alone)) is not None:
+            known, arrives = self._validator.validate_new(token, alone, transport), True
         if isinstance(known, Verified):
             state = await self._state_of(known, transport) if known.record else RequestState(self._manager, known, transport)
             if arrives:
                 state.arrives = True
             return state
-        found = self._edge.reader.read(scope["headers"])
+        found = reader.read(scope["headers"])
         presented = None
         try:
             presented = self._choose(found, path_kind)
             if presented is None:
                 return RequestState(self._manager)
             state = await self._find_out(presented, scope, path)
+            if field is not None and transport == "cookie" and alone is None and len(found) == 1:
+                self._validator.recall_from(field, reader.field(presented), transport)
         except ClientFault as problem:
             if path_kind == "protected":
                 raise
@@ -133,7 +137,8 @@ class SessionFinder:
                 await self._node.resolver.catch_up(index)
             key = self._edge.reader.field(presented)
             known = self._validator.validate_cached(key)
-            outcome = known or self._validator.validate_new(token, key, "bearer" if transport == "bearer" else "cookie")
+            name = b"authorization" if transport == "bearer" else b"cookie"
+            outcome = known or self._validator.validate_new(token, key, self._edge.reader.transports[name])
             if isinstance(outcome, CannotTell):
                 outcome = await self._node.resolver.resolve(token, outcome)
             state = await self._state_of(outcome, transport)

@@ -31,6 +31,42 @@ async def token_of(node: Node, subject: str = "ada") -> str:
 # The matrix
 
 
+async def test_a_cookie_under_an_earlier_name_is_not_found_in_the_cache_either(node: Node) -> None:
+    token = await token_of(node)
+    assert (await node.request(who, token=token)).result == "ada"
+    node.app.session_cookie = "mine"
+    assert (await node.request(who, token=token)).result is None
+    node.app.session_cookie = "session"
+    assert (await node.request(who, token=token)).result == "ada"
+
+
+async def test_a_field_with_other_cookies_that_comes_again_is_parsed_no_more(node: Node) -> None:
+    token = (await token_of(node)).encode()
+    field, entries = b"theme=dark; session=" + token, node_of(node.manager).cache.entries
+    for kept in (False, True, True):
+        assert (await node.request(who, headers=[(b"cookie", field)])).result == "ada"
+        assert (field in entries) is kept
+
+    for number in range(10):
+        await node.request(who, headers=[(b"cookie", b"hits=%d; session=" % number + token)])
+    assert len(entries) == 2, "a field that does not come again is not kept"
+
+    await node.request(lambda session: session.revoke(), headers=[(b"cookie", field)])
+    assert (await node.request(why, headers=[(b"cookie", field)])).result == "session_revoked"
+
+
+async def test_a_field_with_other_cookies_is_known_after_a_log_out_of_somebody_else(node: Node) -> None:
+    token, bob = (await token_of(node)).encode(), await token_of(node, "bob")
+    field, entries = b"theme=dark; session=" + token, node_of(node.manager).cache.entries
+    for _ in range(3):
+        await node.request(who, headers=[(b"cookie", field)])
+    await node.request(lambda session: session.revoke(), token=bob)
+    view = node_of(node.manager).view
+    assert entries[field].generation is not view.generation
+    assert (await node.request(who, headers=[(b"cookie", field)])).result == "ada"
+    assert entries[field].generation is view.generation
+
+
 @pytest.mark.parametrize("transports", ["cookie", "bearer", "cookie,bearer"])
 async def test_a_token_in_the_cache_is_found_where_parsing_finds_it(transports: str) -> None:
     node = Node(transports=transports)
@@ -41,7 +77,7 @@ async def test_a_token_in_the_cache_is_found_where_parsing_finds_it(transports: 
     odd = [(b"cookie", value) for value in cookies] + [(b"authorization", value) for value in credentials]
     odd += [(b"session-index", b"session=" + ada), (b"host", b"session=" + ada)]
     for headers in [*([one] for one in named + odd), *map(list, permutations(named + odd, 2))]:
-        for field in named:
+        for field in [*named, odd[4], odd[4]]:
             await node.request(who, headers=[field])
         warm = await node.request(all_of_it, headers=headers)
         node_of(node.manager).cache.clear()

@@ -222,6 +222,7 @@ STARLETTE = "Starlette's SessionMiddleware"
 WARM = "ours, warm"
 WARM_COUNTED = "ours, warm, metrics on"
 WARM_NESTED = "ours, warm, nested data"
+WARM_AMONG_OTHERS = "ours, warm, among other cookies"
 WARM_BEARER = "ours, warm, bearer"
 FIRST_SIGHT = "ours, first sight of a token"
 PYJWT = "PyJWT HS256 decode alone"
@@ -245,6 +246,7 @@ async def field() -> list[Contender]:
         await _with_cookie(WARM, ours_with(manager), Reader()),
         await _with_cookie(WARM_COUNTED, ours_with(new_manager(metrics="on")), Reader()),
         await _with_cookie(WARM_NESTED, ours_with(manager), Reader(), NESTED),
+        await _among_other_cookies(manager),
         _with_bearer(manager),
         first_sight(),
         _pyjwt(),
@@ -254,6 +256,14 @@ async def field() -> list[Contender]:
 async def _with_cookie(name: str, wrap: Wrap, reader: App, content: dict[str, Any] = FLAT) -> Contender:
     cookie = await cookie_from(wrap, content)
     return requests(name, wrap(reader), reader, lambda count: repeat(cookie, count))
+
+
+async def _among_other_cookies(manager: SessionManager) -> Contender:
+    """As most browsers send it, to a site that counts its visitors."""
+    reader = Reader()
+    name, value = await cookie_from(ours_with(manager), FLAT)
+    credential = (name, b"_ga=GA1.1.1234567890.1700000000; theme=dark; " + value)
+    return requests(WARM_AMONG_OTHERS, ours_with(manager)(reader), reader, lambda count: repeat(credential, count))
 
 
 def _with_bearer(manager: SessionManager) -> Contender:

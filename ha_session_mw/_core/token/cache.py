@@ -7,6 +7,7 @@ the accept rule accepted it, and each request compares that. So the cache needs 
 from __future__ import annotations
 
 from collections import OrderedDict
+from copy import copy
 
 from ...models import FamilyId
 from .tokens import Transport, Verified
@@ -96,6 +97,22 @@ class VerifiedCache:
             self._make_room()
         elif entries[next(iter(entries))].until_ms <= now_ms:
             self.drop_ended(now_ms, most=PER_PUT)
+
+    def put_beside(self, field: bytes, verified: Verified, now_ms: float, transport: Transport) -> None:
+        """Keep a token that is in the cache under a header field with other cookies besides, for as long.
+
+        Such a field is kept only once it has come twice in a row: the cookies of some sites change with each request.
+        """
+        known = self.entries.get(field)
+        if known is None or known.until_ms < verified.until_ms:
+            mark = hash(field)
+            if verified.beside != mark:
+                verified.beside = mark
+                return
+            known = copy(verified)
+            self.put(field, known, now_ms, transport)
+            known.text, known.until_ms, known.quiet_until_ms = verified.text, verified.until_ms, verified.quiet_until_ms
+        known.generation = verified.generation
 
     def _make_room(self) -> None:
         entries = self.entries

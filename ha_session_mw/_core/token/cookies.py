@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from itertools import islice
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import quote
 
 from ...exceptions import RequestAmbiguous
@@ -48,8 +49,7 @@ INDEX_HEADER = b"session-index"
 MAX_INDEX_LENGTH = 128
 """How many characters of that header are read. A node's index has less than 60."""
 
-_LOOKED_AT: Mapping[bytes, Transport | None] = {b"cookie": "cookie", b"authorization": "bearer", INDEX_HEADER: None}
-"""The fields of a request that tell which session it has, and the transport of each."""
+_LOOKED_AT = frozenset((b"cookie", b"authorization", INDEX_HEADER))
 _SCHEMES = frozenset(
     (
         *(b"x-forwarded-proto", b"x-forwarded-protocol", b"x-forwarded-scheme", b"x-url-scheme", b"x-scheme"),
@@ -62,6 +62,12 @@ _QUOTE = ord('"')
 _NO_TOKEN = (b"", b"null")  # a removed cookie is set to ``null``
 
 
+@cache
+def _cookie_named(name: str | None) -> Transport:  # noqa: ARG001 - the key of the results
+    """Return the transport of cookies with a name. It is an object of its own, so that no token is found in a cookie of another name."""
+    return cast(Transport, str(b"cookie", "ascii"))
+
+
 class TokenReader:
     """Finds the session tokens in a request's header fields.
 
@@ -70,16 +76,19 @@ class TokenReader:
         bearer: whether ``Authorization: Bearer`` is read. A bearer token of another service is ignored.
 
     Attributes:
-        transports: the fields that tell which session a request has, and the transport of each.
+        transports: the fields that tell which session a request has, and the transport of each. The cache compares that by identity.
     """
-
-    transports = _LOOKED_AT
 
     def __init__(self, cookie_name: str | None, *, bearer: bool) -> None:
         self._cookie = cookie_name is not None
         self._bearer = bearer
         self._cookie_prefix = f"{cookie_name}=".encode()
         self._cookie_prefix_length = len(self._cookie_prefix)
+        self.transports: Mapping[bytes, Transport | None] = {
+            b"cookie": _cookie_named(cookie_name),
+            b"authorization": "bearer",
+            INDEX_HEADER: None,
+        }
         self._longest = max(self._cookie_prefix_length, len(b"Bearer ")) + MAX_TOKEN_BYTES
 
     def alone(self, field: bytes | None, transport: Transport | None) -> bytes | None:

@@ -91,6 +91,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         renew_at_ms: the time from which the token is due for renewal.
         quiet_until_ms: the time until which a request without changes certainly has nothing to commit.
         units: in the cache: the memory that this takes, roughly, in units of the cache.
+        beside: the hash of the field with other cookies that carried the token last, which is a key of the cache, too, if it comes again.
     """
 
     # Each request looks at the first ones, so that they lie in few lines of the processor's cache.
@@ -114,6 +115,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     ends_ms: float
     renew_at_ms: float
     units: int = 0
+    beside: int = 0
 
     def __repr__(self) -> str:
         return f"<Verified under {self.kid}: {self.claims!r}>"
