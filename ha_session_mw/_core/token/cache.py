@@ -7,7 +7,8 @@ the accept rule accepted it, and each request compares that. So the cache needs 
 from __future__ import annotations
 
 from collections import OrderedDict
-from copy import copy
+
+from msgspec import structs
 
 from ...models import FamilyId
 from .tokens import Transport, Verified
@@ -109,7 +110,7 @@ class VerifiedCache:
             if verified.beside != mark:
                 verified.beside = mark
                 return
-            known = copy(verified)
+            known = structs.replace(verified)
             self.put(field, known, now_ms, transport)
             known.text, known.until_ms, known.quiet_until_ms = verified.text, verified.until_ms, verified.quiet_until_ms
         known.generation = verified.generation

@@ -91,7 +91,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         renew_at_ms: the time from which the token is due for renewal.
         quiet_until_ms: the time until which a request without changes certainly has nothing to commit.
         units: in the cache: the memory that this takes, roughly, in units of the cache.
-        beside: the hash of the field with other cookies that carried the token last, which is a key of the cache, too, if it comes again.
+        beside: the hash of the field with other cookies that carried the token last. If it comes again, it becomes a key of the cache.
     """
 
     # Each request looks at the first ones, so that they lie in few lines of the processor's cache.
