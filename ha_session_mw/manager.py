@@ -61,9 +61,11 @@ class SessionManager:
         for advice in settings.advice(os.environ):
             logger.warning("%s", advice)
         from ._node.node import Node  # a program that makes no manager needs no node
-        from .backends import open_backend
 
-        backend = backend if backend is not None else open_backend(settings)
+        if backend is None:
+            from .backends import open_backend
+
+            backend = open_backend(settings)
         self._node = Node(settings, backend, clock=clock or SystemClock(), random=random, peer_transport=peer_transport)
 
     @property
