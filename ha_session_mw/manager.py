@@ -231,9 +231,8 @@ class SessionManager:
     async def drain(self) -> None:
         """Take this node out of service; return once its server may stop.
 
-        ``readyz`` answers 503 from now on, and the heartbeats say so. Requests and streams go on. The call returns after
-        ``HA_SESSION_DRAIN_DELAY``, and once the other nodes have fetched what this node alone had, 2 s later at most.
-        The node leaves the cluster when its server stops.
+        ``readyz`` answers 503, and the heartbeats say so. Requests and streams go on. The call returns after ``HA_SESSION_DRAIN_DELAY``,
+        and once the others have fetched what this node alone had, 2 s later at most. It leaves the cluster when its server stops.
         """
         await self._node.draining.drain()
 
