@@ -62,7 +62,7 @@ class VerifiedCache:
         self._size = size
         self._max_units = max_bytes // UNIT_BYTES
         self._ttl_ms = ttl_s * 1000
-        self._put_ms = self._forgets_at_ms = 0.0
+        self._put_ms, self._forgets_at_ms = 0.0, 0.0
 
     def put(self, key: bytes, verified: Verified, now_ms: float, transport: Transport | None = None) -> None:
         """Keep a verified token, which no other cache may keep.

@@ -143,7 +143,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """Return a token with these claims as a verified one."""
-        return _verified(b"", claims, kid, claims, renew_at_ms)
+        return _verified(b"", claims, kid, claims, claims.issuer, renew_at_ms)
 
 
 _issuers: dict[NodeId, NodeId] = {}
@@ -236,7 +236,9 @@ def _read(token: bytes, sid: bytes, kid: KeyId, text: bytes) -> Verified:
         payload = _decoded(text)
         if not _LOWEST <= payload.version <= _HIGHEST or not sid.isascii():  # a later release wrote it
             raise msgspec.ValidationError(f"payload version {payload.version}")
-        return _verified(token, None, kid, payload)
+        if len(_issuers) >= MOST_ISSUERS:
+            _issuers.clear()
+        return _verified(token, None, kid, payload, _issuers.setdefault(payload.issuer, payload.issuer))
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
         # The signature is good, so a holder of the key issued it: a member of a later release. The client has done nothing wrong.
         raise KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload") from exc
@@ -264,13 +266,13 @@ def _claims(sid: bytes, payload: _Payload) -> Claims:
     )
 
 
-def _verified(text: bytes, given: Claims | None, kid: KeyId, terms: Claims | _Payload, renew_at_ms: float | None = None) -> Verified:
+def _verified(
+    text: bytes, given: Claims | None, kid: KeyId, terms: Claims | _Payload, issuer: NodeId, renew_at_ms: float | None = None
+) -> Verified:
     """Return a verified token. Times are floats, which compare faster with a clock's."""
-    record, issued_ms, ends_ms = terms.record, terms.issued_ms, float(terms.idle_end_ms)
+    record, idle_end_ms, absolute_end_ms = terms.record, terms.idle_end_ms, terms.absolute_end_ms
     if renew_at_ms is None:
         renew_at_ms = due_ms(terms)
-    if ends_ms > terms.absolute_end_ms:
-        ends_ms = float(terms.absolute_end_ms)
     if record:
         content, nested, nested_data = _EMPTY, True, b""
     else:
@@ -279,9 +281,6 @@ def _verified(text: bytes, given: Claims | None, kid: KeyId, terms: Claims | _Pa
             if type(value) in _CONTAINERS:
                 content, nested, nested_data = _EMPTY, True, bytes(terms.data)
                 break
-    issuer = terms.issuer
-    if len(_issuers) >= MOST_ISSUERS:
-        _issuers.clear()
     return Verified(
         None,
         _NEVER,
@@ -297,9 +296,9 @@ def _verified(text: bytes, given: Claims | None, kid: KeyId, terms: Claims | _Pa
         terms.family,
         terms.subject,
         terms.cuts,
-        _issuers.setdefault(issuer, issuer),
+        issuer,
         nested_data,
-        issued_ms - NOT_BEFORE_LEEWAY_MS,
-        ends_ms,
+        terms.issued_ms - NOT_BEFORE_LEEWAY_MS,
+        float(idle_end_ms if idle_end_ms < absolute_end_ms else absolute_end_ms),
         renew_at_ms,
     )
