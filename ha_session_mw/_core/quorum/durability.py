@@ -30,11 +30,12 @@ class DurablePrefix:
         unchecked: whether the other members have yet to confirm that the file is not an old one.
         stores: whether there is a file.
         lists: the digests of the member lists to keep it under; at first those of the file.
+        was_unlisted: whether a release wrote the file that did not note the lists.
     """
 
     __slots__ = (
         *("_kept_as", "_kept_under", "_life", "_sequence", "_view", "_writing"),
-        *("incarnation", "learned", "lists", "position", "stores", "unchecked"),
+        *("incarnation", "learned", "lists", "position", "stores", "unchecked", "was_unlisted"),
     )
 
     def __init__(self, sequence: Sequence, view: View, life: str, stored: Iterable[Batch] | None) -> None:
@@ -46,6 +47,7 @@ class DurablePrefix:
         self.incarnation = life
         self.learned = not self.stores
         self.lists: tuple[str, ...] = ()
+        self.was_unlisted = False
         for batch in stored or ():
             self._restore(batch)
         sequence.forget_some()
@@ -59,6 +61,7 @@ class DurablePrefix:
             self.incarnation, self.learned = batch.incarnation, False
         self.learned |= batch.learned
         self.lists = batch.lists
+        self.was_unlisted = not batch.lists
         self._view.raise_floor(batch.floor_ms)
         positions = {id(entry): position for position, entry in batch.entries}
         news = self._view.merge_all(entry for _, entry in batch.entries)

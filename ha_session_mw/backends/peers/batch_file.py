@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import anyio.lowlevel
@@ -34,24 +35,32 @@ class BatchFile:
         self._bytes = 0
         self._compact_at_bytes = COMPACT_BYTES
 
-    def load(self) -> list[Batch]:
-        """Return all batches, the oldest first.
+    def load(self) -> Iterator[Batch]:
+        """Open the file, and return all batches, the oldest first. Each is decoded once it is asked for: all would take much memory.
 
         Raises:
-            ConfigurationError: the file cannot be used, or was written by another release.
+            ConfigurationError: the file cannot be used; from the iterator: it was written by another release, or is damaged.
         """
         try:
-            records = self._file.load()
-            self._bytes = sum(map(len, records))
-            batches = [decode_batch(record) for record in records]
+            records = deque(self._file.load())
         except FileTrouble as trouble:
             raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: it {trouble}"]) from trouble
-        except (ValueError, RecursionError) as exc:
-            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged: {exc}"]) from exc
-        if any(batch.version not in BATCH.reads for batch in batches):
-            # A node that skipped unreadable batches would forget log-outs.
-            raise ConfigurationError(["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"])
-        return batches
+        self._bytes = sum(map(len, records))
+        return self._decoded(records)
+
+    @staticmethod
+    def _decoded(records: deque[bytes]) -> Iterator[Batch]:
+        while records:
+            try:
+                batch = decode_batch(records.popleft())
+            except (ValueError, RecursionError) as exc:
+                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged: {exc}"]) from exc
+            if batch.version not in BATCH.reads:
+                # A node that skipped unreadable batches would forget log-outs.
+                raise ConfigurationError(
+                    ["HA_SESSION_CLUSTER: the file was written by another release, in a form that this one cannot read"]
+                )
+            yield batch
 
     async def write(self, batch: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
         """Write and sync a batch, or all entries if the file has grown; return the last batch that was written.

@@ -99,7 +99,7 @@ class QuorumLog(MemberedLog):
             if file is not None:
                 file.close()
             raise ConfigurationError([f"HA_SESSION_PEERS: {exc}"]) from exc
-        self._is_unlisted = stored is not None and any(not batch.lists for batch in stored[-1:])
+        self._is_unlisted = self.quorum.durable.was_unlisted
         self._heed_members()
         self._has_two_members = 2 in (len(urls), len(coming))
         self._has_said_good_bye = False
