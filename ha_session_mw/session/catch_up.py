@@ -27,12 +27,12 @@ async def catch_up(content: dict[str, Any], state: RequestState, node: Node) -> 
         SessionRevoked, SessionSuperseded, StoreUnavailable: as :meth:`SessionData.newest`. A session that begins ignores a revocation,
             because it does not continue the session that came in.
     """
-    verified = state.verified
-    if verified is None or state.out_of_reach is not None or (not state.continues and state.stored is None):
+    came_in = state.came_in
+    if came_in is None or state.out_of_reach is not None or (not state.continues and state.stored is None):
         return False
-    base = state.stored or Stored.in_token(verified.raw)
+    base = state.stored or Stored.in_token(came_in.data)
     try:
-        newest = await node.data.newest(verified.claims)
+        newest = await node.data.newest(came_in)
     except (SessionRevoked, SessionSuperseded):
         if state.continues:
             raise
@@ -46,6 +46,6 @@ async def catch_up(content: dict[str, Any], state: RequestState, node: Node) -> 
     dict.clear(content)
     dict.update(content, merged)
     if state.read_only is None:
-        return not verified.record
+        return not came_in.record
     state.content_when_closed = fingerprint(content)
     return False

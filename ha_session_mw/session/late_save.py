@@ -95,10 +95,10 @@ async def _save(session: TrackedDict, state: RequestState, node: Node) -> None:
 
 def base_of(state: RequestState) -> Stored:
     """The data that changes are relative to. A session that begins has no earlier data, even if it takes over content."""
-    verified = state.verified
-    if verified is None or not state.continues:
+    came_in = state.came_in
+    if came_in is None or not state.continues:
         return Stored.in_token(NOTHING)
-    return state.stored or Stored.in_token(verified.raw)
+    return state.stored or Stored.in_token(came_in.data)
 
 
 def note_kept(state: RequestState, kept: Stored, mine: bytes) -> None:

@@ -112,4 +112,4 @@ def began_with(state: RequestState, verified: Verified) -> bytes:
     """Return the data that came in, or that other requests have stored since."""
     if state.stored is not None:
         return state.stored.data
-    return NOTHING if verified.record else verified.raw
+    return NOTHING if verified.record else verified.nested_data or verified.claims.data

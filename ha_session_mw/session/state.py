@@ -159,7 +159,8 @@ class RequestState(Rare, msgspec.Struct, eq=False):
         """The data that came in as it travels, or as other requests have stored it since; None if there is none to rely on."""
         if self.stored is not None:
             return self.stored.data
-        return None if self.verified is None or self.verified.record else self.verified.raw
+        came_in = self.came_in
+        return None if came_in is None or came_in.record else came_in.data
 
     @property
     def continues(self) -> bool:

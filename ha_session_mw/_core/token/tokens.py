@@ -135,11 +135,6 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         _, sid, _, payload, _ = self.text.rsplit(b".", PARTS - 1)
         return _claims(sid, _decoded(payload))
 
-    @property
-    def raw(self) -> bytes:
-        """The data as it travels; see :class:`Claims`."""
-        return self.nested_data or self.claims.data
-
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """Return a token with these claims as a verified one."""
