@@ -108,6 +108,13 @@ def test_the_last_release_and_this_one_serve_side_by_side_in_both_directions(clu
     there_and_back(cluster, tmp_path, ROOT, previous)
 
 
+@pytest.mark.parametrize("cluster", ["peers", "etcd"])
+def test_the_last_release_reads_the_heartbeats_of_one_that_says_which_versions_it_reads(
+    cluster: str, previous: Path, next_one: Path, tmp_path: Path
+) -> None:
+    there_and_back(cluster, tmp_path, next_one, previous)
+
+
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_this_release_and_one_with_another_version_of_the_protocol_serve_side_by_side(cluster: str, next_one: Path, tmp_path: Path) -> None:
     there_and_back(cluster, tmp_path, ROOT, next_one, **(FORWARDED if cluster == "peers" else {}))
