@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import logging
 import socket
@@ -114,6 +115,8 @@ def serve(fileno: int, cluster: str, urls: Sequence[str], number: int) -> None:
     app = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, manager=manager)])
     # The protocol is named, because asyncio switches Nagle's algorithm off only then.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fileno) as listener:
+        gc.collect()
+        gc.freeze()  # as the page on capacity advises
         config = uvicorn.Config(app, access_log=False, log_level="critical", timeout_graceful_shutdown=1, timeout_keep_alive=60)
         uvicorn.Server(config).run(sockets=[listener])
 
