@@ -125,7 +125,8 @@ class Chaos(ABC, Generic[N]):
             node.set_clock()
             self._restart(node)
         for node in world.nodes:
-            session = next((session for session in reversed(world.sessions) if session.untouched), None)
+            # A client that has asked for a new id before may get it at any time, and is then refused with the old one.
+            session = next((session for session in reversed(world.sessions) if session.untouched and not session.asked), None)
             if session is not None:
                 Client(world, node, session, world.time + self.healed_within_s).ask()
         world.after(self.healed_within_s + 3, None, self._look_at_receipts)
@@ -150,8 +151,8 @@ class Client:
         self.node.request(self.session, then=self._told)
 
     def _told(self, decision: Decision) -> None:
-        if isinstance(decision, Accept) or not self.session.untouched:
-            return  # served; or the session has a new id now, which it asked for before all was mended
+        if isinstance(decision, Accept):
+            return
         if not isinstance(decision, CannotTell) or self.world.time > self.deadline:
             self.world.findings.never_healed += 1
             return

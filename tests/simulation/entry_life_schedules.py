@@ -58,9 +58,10 @@ def clocks_that_go_back(variant: QuorumVariant) -> QuorumWorld:
     world.run(1)
     for node in world.nodes:
         node.step_wall(HOUR_MS)
-    world.run(2 + PROVEN_AFTER_S)
+    world.run(5 + PROVEN_AFTER_S)
     for node in world.nodes:
         node.set_clock()
+    world.run(5)  # they hear each other's clocks
     _present(world, session)
     return world
 

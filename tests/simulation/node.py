@@ -212,6 +212,7 @@ class Node(Place, ABC):
 
     def cycle(self, session: Session) -> None:
         """Have a session take a new id, as a client asks that follows the hints: a refusal means that its old one is good."""
+        session.asked = True
         if self.world.variant.denies_first:
             if self._may_cycle(session):
                 self._cycle(session)

@@ -39,6 +39,8 @@ class Session:
     """When its revocation was acknowledged: to accept a request that starts later is wrong."""
     replacing: int = 0
     """How many clients wait for a new id of it, or have got one: to refuse the old one is right then."""
+    asked: bool = False
+    """A client has asked for a new id of it, and may wait until a majority can be reached."""
     maybe_cut: bool = False
     """It began while a log-out of its subject was under way: to refuse it may be right or not."""
     refused_by: set[tuple[int, int]] = field(default_factory=set)
