@@ -132,7 +132,7 @@ def running(cluster: str, members: int = MEMBERS) -> Iterator[list[int]]:
             held.enter_context(_ended(_start(listener.fileno(), cluster, urls, number))) for number, listener in enumerate(listeners)
         ]
         for port, process in zip(ports, processes, strict=True):
-            _wait_until_ready(port, process)
+            _wait_until_ready(port, process, MAX_WAIT_S * members / MEMBERS)
         yield ports
 
 
@@ -149,8 +149,8 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
         end(process, MAX_WAIT_S)
 
 
-def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline_s = time.monotonic() + MAX_WAIT_S
+def _wait_until_ready(port: int, process: subprocess.Popen[bytes], within_s: float) -> None:
+    deadline_s = time.monotonic() + within_s
     with closing(Client(port)) as node:
         while time.monotonic() < deadline_s:
             if process.poll() is not None:
@@ -158,7 +158,7 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
             if node.ask("GET", "/-/session/readyz") == 200:
                 return
             time.sleep(10 * POLL_PAUSE_S)
-    raise NotReadError(f"a node was not ready within {MAX_WAIT_S:g} s")
+    raise NotReadError(f"a node was not ready within {within_s:g} s")
 
 
 # Clients.
