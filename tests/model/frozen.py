@@ -18,7 +18,7 @@ import msgspec
 Frozen = Any
 """A number, a text or None; an immutable structure; or a tuple of a class and the parts of its object."""
 
-_ATOMS = frozenset({type(None), bool, int, float, str, frozenset})
+_ATOMS = frozenset({type(None), bool, int, float, str, range, frozenset})
 
 
 class _Again:
