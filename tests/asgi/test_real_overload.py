@@ -183,16 +183,21 @@ def log_in(address: tuple[str, int]) -> str:
 
 
 SECONDS = 6.0
+TRIES = 3
+"""Other tests may take so much of the processors that the load is none."""
 
 
 def test_a_node_with_too_many_requests_refuses_some_with_hints_and_is_normal_again_by_itself(tmp_path: Path) -> None:
     """How soon the others are answered is compared in ``make prove``: here, other tests take a part of the processors."""
     with (tmp_path / "log").open("wb") as log, node(tmp_path, log, overload="refuse") as address:
         cookie = log_in(address)
-        found = asyncio.run(load(address, cookie, SECONDS))
+        for _ in range(TRIES):
+            found = asyncio.run(load(address, cookie, SECONDS))
+            refusals = [seen.problem for seen in (*found.users, *found.visitors) if seen.status == 503]
+            if refusals:
+                break
         after_s = asyncio.run(normal_again(address))
     assert any(seen.status == 200 for seen in found.users)
-    refusals = [seen.problem for seen in (*found.users, *found.visitors) if seen.status == 503]
     assert {(problem["code"], problem["retry_where"], problem["outcome"]) for problem in refusals} == {
         ("overloaded", "other_node", "not_executed")
     }
