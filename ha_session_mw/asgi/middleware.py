@@ -174,6 +174,8 @@ class SessionMiddleware(CookieAttributes):
             root_path = scope["root_path"]
             headers = scope["headers"]
         except KeyError:
+            path = None  # left at once: what the app raises has nothing to do with this
+        if path is None:
             await self._incomplete(scope, receive, send)
             return
         app: ASGIApp | None = self.app

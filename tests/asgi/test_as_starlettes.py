@@ -204,6 +204,7 @@ async def test_a_middleware_that_raises_before_the_lifespan_began_is_logged(capl
     assert "before it took part in the lifespan" in record.message
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], KeyError)
+    assert record.exc_info[1].__context__ is None  # it shows nothing of this package's
 
 
 async def test_an_app_that_says_it_has_no_lifespan_is_no_reason_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
