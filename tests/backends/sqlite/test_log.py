@@ -206,7 +206,7 @@ async def test_a_locked_file_refuses_log_outs_with_503_which_count_here_and_ever
         intruder.execute("ROLLBACK")
         await eventually(lambda: b.says(token) == "session_revoked")
         await eventually(lambda: a.manager.why_not_ready() is None)
-    said = [record.message for record in caplog.records]
+    said = [record.message for record in caplog.records if record.name == "ha_session_mw.sqlite"]  # the node may say it at a tick, too
     assert sum("is locked by another process" in text for text in said) == 1
     assert "the file of HA_SESSION_CLUSTER can be written again" in said
 
