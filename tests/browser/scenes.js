@@ -83,9 +83,15 @@ const scenes = {
     await logIn();
     return status;
   },
-  "a WebSocket whose session is logged out": () =>
-    got(2, (take) => session.webSocket("/ws", { message: ({ data }) => (take(data), fetch("/revoke", { method: "POST" })) })),
-  "an event stream that is refused and ends": () => got(2, (take) => session.eventSource("/events", { tick: ({ data }) => take(data) })),
+  "a WebSocket whose session is logged out": () => {
+    let revoked;
+    const message = (take) => ({ data }) => (take(data), (revoked ??= fetch("/revoke", { method: "POST" })));
+    return got(2, (take) => session.webSocket("/ws", { message: message(take) }));
+  },
+  "an event stream that is refused and ends": async () => {
+    await fetch("/revoke", { method: "POST" });
+    return got(2, (take) => session.eventSource("/events", { tick: ({ data }) => take(data) }));
+  },
   "an event stream that the page closes": async () => {
     const kept = session.eventSource("/events", { tick: () => kept.close() });
     await kept.over;

@@ -200,7 +200,7 @@ def test_a_page_goes_on_whatever_its_node_answers(tmp_path: Path, scheme: str) -
         "refused however often the user logs in": [3, *[401] * 6],
         "a user who does not log in": 401,
         "a WebSocket whose session is logged out": ["hello", "hello"],
-        "an event stream that is refused and ends": ["2", "3"],  # the WebSocket's scene has logged the session out
+        "an event stream that is refused and ends": ["2", "3"],
         "an event stream that the page closes": True,
         "a WebSocket whose handshake logs in": "200 ada",
     }
