@@ -39,6 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Group the real servers of each file, and leave to ``make prove`` what it alone runs."""
     _keep_real_servers_together(items)
     _end_what_hangs(items)
+    _try_real_servers_again(items)
     if "not trio" not in config.option.keyword:  # else the keyword leaves it, of every test
         _leave_one_library(items)
     if "prove" not in config.option.markexpr:
@@ -67,6 +68,16 @@ def _end_what_hangs(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         if callspec is not None and "anyio_backend" in callspec.params:
             item.add_marker(pytest.mark.timeout(method="thread"))
+
+
+def _try_real_servers_again(items: list[pytest.Item]) -> None:
+    """Give a test with real processes a second try: the machine may have kept one of them waiting. The closing lines count it as rerun.
+
+    A test without them has no such excuse.
+    """
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def _leave_one_library(items: list[pytest.Item]) -> None:
