@@ -40,10 +40,16 @@ class Administration:
 
     def __init__(self, node: Node, not_found: Callable[[Send], Awaitable[None]]) -> None:
         self._node = node
-        faults = PeerFaults()
-        faults.on_fault = node.security.peer_fault
-        self.server = PeerServer(None, os.urandom(16).hex(), node.peer_keys, node.clock, faults, purpose=ADMIN, not_found=not_found)
-        self.server.on_unsigned = node.security.stranger_refused
+        self.server = PeerServer(
+            None,
+            os.urandom(16).hex(),
+            node.peer_keys,
+            node.clock,
+            PeerFaults(on_fault=node.security.peer_fault),
+            purpose=ADMIN,
+            on_unsigned=node.security.stranger_refused,
+            not_found=not_found,
+        )
         self._answer(STATUS, Nothing, self._status)
         self._answer(SESSIONS, SessionsOf, self._sessions)
         self._answer(REVOKE, Revoke, self._revoke)

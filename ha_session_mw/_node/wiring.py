@@ -245,13 +245,19 @@ class Wiring(ABC):
         from .._peering.peering import Peering  # a node alone needs neither HTTP nor TLS
         from .lookups import LookUps, answering
 
-        self.peering = peering = Peering(settings, life, self.peer_keys, self.clock, self.peer_transport)
+        self.peering = peering = Peering(
+            settings,
+            life,
+            self.peer_keys,
+            self.clock,
+            on_fault=self.security.peer_fault,
+            on_unsigned=self.security.stranger_refused,
+            may_answer=lambda: not self.draining.begun and self.log.why_not_ready() is None,
+            transport=self.peer_transport,
+        )
         self.look_ups = LookUps(peering.call, self.clock, peering.faults, timeout_s=settings.peer_timeout, version_for=self._version_for)
-        peering.server.on_unsigned = self.security.stranger_refused
-        peering.faults.on_fault = self.security.peer_fault
         peering.handle("lookup", answering(self.validator.validate_for_peer))
         if peering.forwarded is not None:
-            peering.forwarded.may_answer = lambda: not self.draining.begun and self.log.why_not_ready() is None
             peering.forwarded.handle(WHO, self._say_who)
         peering.handle(FENCED, self.fences.answering())
         self.supervisor.add("peering", peering.run)

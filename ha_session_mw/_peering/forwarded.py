@@ -34,21 +34,30 @@ class ForwardServer(PeerServer):
         ring: returns the present key ring.
         clock: measures the waiting of calls that are too many.
         faults: counts the faults of callers.
-
-    Attributes:
+        on_unsigned: is called for each call that no member signed.
         may_answer: returns whether this node is ready, and goes on.
     """
 
-    def __init__(self, me: str, nonce: str, ring: Callable[[], KeyRing], clock: Clock, faults: PeerFaults) -> None:
-        super().__init__(me, nonce, ring, clock, faults, purpose=FORWARD)
-        self.may_answer: Callable[[], bool] = lambda: True
+    def __init__(
+        self,
+        me: str,
+        nonce: str,
+        ring: Callable[[], KeyRing],
+        clock: Clock,
+        faults: PeerFaults,
+        *,
+        on_unsigned: Callable[[], None],
+        may_answer: Callable[[], bool],
+    ) -> None:
+        super().__init__(me, nonce, ring, clock, faults, purpose=FORWARD, on_unsigned=on_unsigned)
+        self._may_answer = may_answer
 
     async def answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Have an app answer the request that a call carries."""
         found = self._verified(REQUEST, last_value(scope["headers"], HEADER.encode(), MAX_FIELD_LENGTH))
         if found is None or scope["method"] != "POST":
             self.refused += 1
-            self.on_unsigned()
+            self._on_unsigned()
             await self._not_found(send)
             return
         envelope, kid, call = found
@@ -62,7 +71,7 @@ class ForwardServer(PeerServer):
             await self._decline(send, 400, kid, call)
         elif envelope.caller == self.me:
             await self._decline(send, 508, kid, call)
-        elif not self.may_answer():
+        elif not self._may_answer():
             await self._decline(send, 503, kid, call)
         else:
             await app(_scope(scope, facts), receive, self._signing(_without_body(send) if facts.method == "HEAD" else send, kid, call))

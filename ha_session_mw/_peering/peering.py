@@ -5,12 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 import httpx2
 
-from .._core.calls.faults import PeerFaults
+from .._core.calls.faults import Fault, PeerFaults
 from .._core.token.keys import KeyRing
 from .._machine.tls import tls_context
 from ..abc import Clock, PeerFailure, PeerHandler
@@ -33,6 +32,9 @@ class Peering:
         life: the node's nonce: random, new for each process.
         ring: returns the present key ring.
         clock: bounds each call.
+        on_fault: is called with the name of a member, and each of its faults.
+        on_unsigned: is called for each call that no member signed.
+        may_answer: returns whether this node answers requests that others send on.
         transport: carries the calls; by default the network.
 
     Attributes:
@@ -47,26 +49,33 @@ class Peering:
     """
 
     def __init__(
-        self, settings: Settings, life: str, ring: Callable[[], KeyRing], clock: Clock, transport: httpx2.AsyncBaseTransport | None = None
+        self,
+        settings: Settings,
+        life: str,
+        ring: Callable[[], KeyRing],
+        clock: Clock,
+        *,
+        on_fault: Callable[[str, Fault], None],
+        on_unsigned: Callable[[], None],
+        may_answer: Callable[[], bool],
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.me = settings.advertise_url or ""
         self._settings = settings
         self._transport = transport
         self._tls = _tls(settings)
-        self.faults = PeerFaults(tuple(dict.fromkeys((*settings.peers, *settings.peers_next))))
-        self.server = PeerServer(self.me, life, ring, clock, self.faults)
+        self.faults = PeerFaults(tuple(dict.fromkeys((*settings.peers, *settings.peers_next))), on_fault=on_fault)
+        self.server = PeerServer(self.me, life, ring, clock, self.faults, on_unsigned=on_unsigned)
         self._client = PeerClient(self.me, life, ring, prefix=settings.endpoints, clock=clock, faults=self.faults, http=self._open)
         self._http: httpx2.AsyncBaseTransport | None = None
         self._http_of_forwards: httpx2.AsyncBaseTransport | None = None
         self.forwarding: ForwardClient | None = None
         self.forwarded: ForwardServer | None = None
         if settings.routing == "forward":
-            self._open_forwarding(life, ring, clock)
-
-    def _open_forwarding(self, life: str, ring: Callable[[], KeyRing], clock: Clock) -> None:
-        common: dict[str, Any] = {"prefix": self._settings.endpoints, "clock": clock, "faults": self.faults}
-        self.forwarding = ForwardClient(self.me, life, ring, **common, http=self._open_for_forwards)
-        self.forwarded = ForwardServer(self.me, life, ring, clock, self.faults)
+            self.forwarding = ForwardClient(
+                self.me, life, ring, prefix=settings.endpoints, clock=clock, faults=self.faults, http=self._open_for_forwards
+            )
+            self.forwarded = ForwardServer(self.me, life, ring, clock, self.faults, on_unsigned=on_unsigned, may_answer=may_answer)
 
     def _open_for_forwards(self) -> httpx2.AsyncBaseTransport:
         if self._http_of_forwards is None:

@@ -74,12 +74,12 @@ class PeerServer:
         clock: measures the waiting of calls that are too many.
         faults: counts the faults of callers.
         purpose: of the calls.
+        on_unsigned: is called for each call that no member signed.
         not_found: answers a call as a path that does not exist is answered.
 
     Attributes:
         nonce: which calls are for this server. Another one whenever it forgets the callers that it had: their calls would be good again.
         refused: how many calls were refused.
-        on_unsigned: is called for each call that no member signed.
         added_root: the root path that the server adds in front of the path that came over the wire; None until a member has called.
     """
 
@@ -92,6 +92,7 @@ class PeerServer:
         faults: PeerFaults,
         *,
         purpose: Purpose = PEER,
+        on_unsigned: Callable[[], None] = ignore_call,
         not_found: Callable[[Send], Awaitable[None]] = empty_404,
     ) -> None:
         self.me = me
@@ -100,13 +101,13 @@ class PeerServer:
         self._faults = faults
         self._callers: defaultdict[str, _Caller] = defaultdict(lambda: _Caller(purpose))
         self._signatures = Signatures(ring, purpose)
+        self._on_unsigned = on_unsigned
         self._not_found = not_found
         self._handlers: dict[str, PeerHandler] = {}
         self._used: dict[str, _Counters] = {}
         self._nonces = 0
         self.added_root: bytes | None = None
         self.refused = 0
-        self.on_unsigned: Callable[[], None] = ignore_call
 
     def handle(self, name: str, handler: PeerHandler) -> None:
         """Have calls of this name answered by a handler."""
@@ -119,7 +120,7 @@ class PeerServer:
         found = self._verified(name, field) if handler and scope["method"] == "POST" else None
         if found is None or handler is None:
             self.refused += 1
-            self.on_unsigned()
+            self._on_unsigned()
             await self._not_found(send)
             return
         self._note_root(scope)

@@ -141,9 +141,10 @@ async def test_changed_and_revoked_keys_are_told_by_their_ids(told: Any, tmp_pat
     assert (facts["event"], facts["key_id"], facts["mode"]) == ("key_revoked", kids[1], "fenced")
 
 
-async def test_a_refused_call_of_a_node_is_told(told: Any) -> None:
+@pytest.mark.parametrize("call", ["poll", "forward/request", "forward/who"])
+async def test_a_refused_call_of_a_node_is_told(call: str, told: Any) -> None:
     cluster: dict[str, Any] = {"cluster": "peers://", "advertise_url": "http://a:1", "peers": "http://a:1,http://b:1,http://c:1"}
-    await Node(**cluster).request(path="/-/session/peer/poll", method="POST")
+    await Node(**cluster, routing="forward", owned="/game/*").request(path=f"/-/session/peer/{call}", method="POST")
     [facts] = told()
 
     assert (facts["event"], facts["peer"], facts["fault"]) == ("peer_refused", "others", "unsigned")

@@ -35,21 +35,19 @@ class PeerFaults:
 
     Args:
         members: the URLs of the members, in the order of ``HA_SESSION_PEERS``; then those that only ``HA_SESSION_PEERS_NEXT`` names.
-
-    Attributes:
-        on_fault: is called with each fault, and the name of the peer.
+        on_fault: is called with the name of the peer, and each fault.
     """
 
-    def __init__(self, members: Sequence[str] = ()) -> None:
+    def __init__(self, members: Sequence[str] = (), *, on_fault: Callable[[str, Fault], None] = ignore) -> None:
         self._names = {url: f"member {place}" for place, url in enumerate(members, 1)}
         self._counts: dict[str, Counter[str]] = {}
-        self.on_fault: Callable[[str, Fault], None] = ignore
+        self._on_fault = on_fault
 
     def note(self, url: str, fault: Fault) -> None:
         """Count one more fault of a peer."""
         name = self.name(url)
         self._counts.setdefault(name, Counter())[fault] += 1
-        self.on_fault(name, fault)
+        self._on_fault(name, fault)
 
     def name(self, url: str) -> str:
         """Return a member's name for logs: its place in the list instead of its address."""
