@@ -196,7 +196,7 @@ def verify(token: bytes, ring: KeyRing) -> Verified:
         key = ring.get(kid)
         # A signature that matches says that all other text is a member's, so nobody need look at its shape.
         if key is not None and same_text(key.signature(token[: -1 - len(signature)]), signature):
-            return _read(token, sid, key.kid, text)
+            return _decode_verified(token, sid, key.kid, text)
     raise _refusal(token, ring)
 
 
@@ -213,7 +213,7 @@ def unverified(token: bytes) -> tuple[KeyId, Claims]:
     if shape is None:
         raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")
     kid = KeyId(shape[2].decode())
-    return kid, _read(token, shape[1], kid, shape[3]).claims
+    return kid, _decode_verified(token, shape[1], kid, shape[3]).claims
 
 
 def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | TokenInvalid:
@@ -226,7 +226,7 @@ def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | To
     return TokenInvalid("the signature does not match", check="signature")
 
 
-def _read(token: bytes, sid: bytes, kid: KeyId, text: bytes) -> Verified:
+def _decode_verified(token: bytes, sid: bytes, kid: KeyId, text: bytes) -> Verified:
     try:
         payload = _decoded(text)
         if not _LOWEST <= payload.version <= _HIGHEST or not sid.isascii():  # a later release wrote it

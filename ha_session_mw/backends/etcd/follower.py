@@ -50,7 +50,7 @@ class Follower:
             try:
                 await (self.load() if self._ordered.needs_load else self._compare())
                 with anyio.CancelScope() as self._watching:
-                    await self._gateway.watch(self._keys.start, self._keys.end, self._ordered.position + 1, self._take)
+                    await self._gateway.watch(self._keys.start, self._keys.end, self._ordered.position + 1, self._deliver_all)
                 self._gateway.leave_watched()
                 troubles.failed("following", "has fallen behind")
                 continue
@@ -88,7 +88,7 @@ class Follower:
             if limit.cancelled_caught and self._watching is not None:
                 self._watching.cancel()
 
-    def _take(self, message: Watched) -> None:
+    def _deliver_all(self, message: Watched) -> None:
         """Take in one message of the watch: the changes of some revisions, complete and in order."""
         for revision, events in groupby(message.events, key=lambda event: event.kv.mod_revision):
             self._deliver(revision, [*events])
@@ -117,7 +117,7 @@ class Follower:
         floor_ms, revision = await self._read_floor() if self._ordered.log is None else (0, 0)
         loading = self._ordered.begin_load(floor_ms)
         reading = Reading(self._keys, loading.take)
-        position = await self._read(reading, revision)
+        position = await self._read_all(reading, revision)
         snapshot = reading.snapshot(position)
         if snapshot is None and self._ordered.log is None:
             await self._make_log()
@@ -135,7 +135,7 @@ class Follower:
         page = await self._gateway.page(self._keys.floor, self._keys.floor + b"\0")
         return next((self._keys.floor_of(pair) for pair in page.kvs if pair.key == self._keys.floor), 0), page.header.revision
 
-    async def _read(self, reading: Reading, revision: int) -> int:
+    async def _read_all(self, reading: Reading, revision: int) -> int:
         """Read all keys as of one revision, 0 for the current one, and return that revision. Other tasks have their turns."""
         ranges = Ranges(self._keys.start, self._keys.end)
         while not ranges.done:

@@ -120,10 +120,10 @@ class EtcdStore(SessionStore):
         return await self._asked(self._get(id))
 
     async def _get(self, id: str) -> Record | None:
-        found = await self._read(id)
+        found = await self._read_record(id)
         return found and found[0]
 
-    async def _read(self, id: str) -> tuple[Record, bytes] | None:
+    async def _read_record(self, id: str) -> tuple[Record, bytes] | None:
         """Return a record, and the nonce of its writer."""
         key = self._content_key(id)
         page = await self._gateway.page(key, key + b"\0", limit=1)
@@ -188,7 +188,7 @@ class EtcdStore(SessionStore):
         if done.succeeded:
             return replace(record, version=done.header.revision)
         # An earlier try of this transaction may have been applied, and its answer lost. The nonce tells.
-        found = await self._read(record.id)
+        found = await self._read_record(record.id)
         if found is not None and found[1] == nonce:
             return replace(record, version=found[0].version)
         current = found[0] if found is not None else None
@@ -265,9 +265,9 @@ class EtcdStore(SessionStore):
         if not self._position:
             self._position = (await self._gateway.page(self._versions, end, limit=1)).header.revision
             self._on_gap()  # reads from here on are no older than the position
-        await self._gateway.watch(self._versions, end, self._position + 1, self._take)
+        await self._gateway.watch(self._versions, end, self._position + 1, self._tell_all)
 
-    def _take(self, message: Watched) -> None:
+    def _tell_all(self, message: Watched) -> None:
         for event in message.events:
             self._tell(event.kv, 0 if event.is_deletion else event.kv.mod_revision)
         if message.events:

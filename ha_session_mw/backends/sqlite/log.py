@@ -99,7 +99,7 @@ class SqliteLog(ClusterLog):
     def _begin(self) -> None:
         try:
             self._file.open(within_s=OPEN_S)
-            self._read()
+            self._read_news()
         except FileTrouble as trouble:
             if not trouble.passing:
                 raise ConfigurationError([f"HA_SESSION_CLUSTER: the file {trouble}"]) from trouble
@@ -127,7 +127,7 @@ class SqliteLog(ClusterLog):
         if now_s < self._try_again_s:
             return
         try:
-            self._file.read_news(self._read)
+            self._file.read_news(self._read_news)
             self._reader = self._file.open()
         except FileTrouble as trouble:
             self._lose(trouble)
@@ -140,7 +140,7 @@ class SqliteLog(ClusterLog):
         if self._troubles.end("reading", "the file of HA_SESSION_CLUSTER can be read again", level=logging.WARNING):
             self._report_quorum()
 
-    def _read(self) -> None:
+    def _read_news(self) -> None:
         while len(self._read_page()) == PAGE_ROWS:
             pass
 
