@@ -13,6 +13,7 @@ Other threads may look ids up while the thread of the event loop adds and drops 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,8 @@ REFERENCE_LENGTH = 5
 """First characters of an id that choose its bucket, and refer to it. Of a million ids, some 460 share them with another one."""
 FILL = 40
 """Mean number of ids in a bucket. More would be searched more slowly; with 16, each would take four bytes more."""
+MOST_RESERVED = 1 << 20
+"""Most ids that room is made for in advance: less than two megabytes, because fewer may come than were expected."""
 _PART = 64
 """Bytes of the filter for each bucket."""
 _PAIRS = tuple(1 << one | 1 << other for one in range(8) for other in range(one))
@@ -173,6 +176,16 @@ class Denials(MutableMapping[str, int]):
 
     # Changes
 
+    def reserve(self, count: int) -> None:
+        """Make room for about so many packed ids, if there are none yet: while they come, none is moved from bucket to bucket."""
+        if self.packed:
+            return
+        more = max(0, min(count, MOST_RESERVED) // FILL + 1 - len(self._buckets))
+        # In this order, and in place: another thread takes the number of buckets first, and the mask last.
+        self._filter += bytes(_PART * more)
+        self._buckets += [""] * more
+        self._mask = max(self._mask, (1 << (len(self._buckets) - 1).bit_length()) - 1)
+
     def __setitem__(self, id: str, end_ms: int) -> None:
         self.pop(id, None)
         self.extend(id, end_ms)
@@ -215,33 +228,32 @@ class Denials(MutableMapping[str, int]):
         ids = [denial.id for denial in denials]
         if {*map(len, ids)} != {ID_LENGTH} or not _is_of_ids("".join(ids)):
             return [], [*denials]
+        ends = [-(-denial.until_ms // _STEP_MS) * _STEP_MS for denial in denials]
+        texts = {end_ms: _end_text(end_ms) for end_ms in {*ends}}
+        references = [id[:REFERENCE_LENGTH] for id in ids]
         added: list[Deny] = []
+        added_ends: list[int] = []
         left: list[Deny] = []
-        buckets, filter, others, texts = self._buckets, self._filter, self.others, dict[int, str | None]()
+        buckets, filter, others = self._buckets, self._filter, self.others
         count, mask = len(buckets), self._mask
         room = FILL * count - self.packed
-        for denial, id in zip(denials, ids, strict=True):
-            end_ms = -(-denial.until_ms // _STEP_MS) * _STEP_MS
-            if end_ms not in texts:
-                texts[end_ms] = _end_text(end_ms)
-            text = texts[end_ms]
-            reference = id[:REFERENCE_LENGTH]
-            code = hash(reference)
+        # Most of the time goes into this loop where a node learns a million ids, so it does nothing that can be done for all of them at once.
+        for denial, id, end_ms, reference, code in zip(denials, ids, ends, references, map(hash, references), strict=True):
             index = code & mask
             if index >= count:
                 index &= mask >> 1
             byte, bits = index * _PART + (code >> 37 & 63), _BITS[code >> 32 & 31]
-            bucket = buckets[index]
-            if text is None or id in others:
+            present, bucket, text = filter[byte], buckets[index], texts[end_ms]
+            if text is None or (others and id in others):
                 left.append(denial)
-            elif filter[byte] & bits == bits and reference in bucket:
+            elif present & bits == bits and reference in bucket:
                 if id + text not in bucket:
                     left.append(denial)
             else:
-                filter[byte] |= bits  # before the id is there
+                filter[byte] = present | bits  # before the id is there
                 buckets[index] = f"{bucket}{id}{text}"
-                counts[end_ms] = counts.get(end_ms, 0) + 1
                 added.append(denial)
+                added_ends.append(end_ms)
                 room -= 1
                 if room < 0:
                     self.packed = FILL * count - room
@@ -249,6 +261,8 @@ class Denials(MutableMapping[str, int]):
                     count, mask = len(buckets), self._mask
                     room = FILL * count - self.packed
         self.packed = FILL * count - room
+        for end_ms, number in Counter(added_ends).items():
+            counts[end_ms] = counts.get(end_ms, 0) + number
         return added, left
 
     def _extend_packed(self, index: int, at: int, id: str, end_ms: int) -> int:
@@ -286,15 +300,24 @@ class Denials(MutableMapping[str, int]):
         buckets, new = self._buckets, len(self._buckets)
         if new > self._mask:
             self._mask = 2 * self._mask + 1
-        old = new & self._mask >> 1
+        old, half = new & self._mask >> 1, self._mask + 1 >> 1
+        bucket = buckets[old]
         stay: list[str] = []
         go: list[str] = []
-        for record in _records(buckets[old]):
-            (go if hash(record[:REFERENCE_LENGTH]) & self._mask == new else stay).append(record)
+        stays, goes = bytearray(_PART), bytearray(_PART)
+        for at in range(0, len(bucket), _RECORD):
+            code = hash(bucket[at : at + REFERENCE_LENGTH])
+            if code & half:
+                go.append(bucket[at : at + _RECORD])
+                goes[code >> 37 & 63] |= _BITS[code >> 32 & 31]
+            else:
+                stay.append(bucket[at : at + _RECORD])
+                stays[code >> 37 & 63] |= _BITS[code >> 32 & 31]
         # A thread that looks for an id in the old bucket looks again once there is a new one. So the new one comes first, after its filter.
-        self._filter += _part(go)
+        self._filter += goes
         buckets.append("".join(go))
-        self._hold(old, stay)
+        self._buckets[old] = "".join(stay)
+        self._filter[old * _PART : (old + 1) * _PART] = stays
 
     def begin_sweep(self, upto_ms: int) -> None:
         """Begin to drop the packed ids that end at or before this; :meth:`sweep` does so. An earlier sweep is over then."""
