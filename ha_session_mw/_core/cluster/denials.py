@@ -237,7 +237,7 @@ class Denials(MutableMapping[str, int]):
         buckets, filter, others = self._buckets, self._filter, self.others
         count, mask = len(buckets), self._mask
         room = FILL * count - self.packed
-        # A node that learns a million ids spends most of the time in this loop. What can be done for all at once was done above.
+        # A node that learns a million ids spends most of the time in this loop. All that can be done at once stands above.
         for denial, id, end_ms, reference, code in zip(denials, ids, ends, references, map(hash, references), strict=True):
             index = code & mask
             if index >= count:
