@@ -13,8 +13,8 @@ from ..._core.quorum.messages import Answer
 LEAST_ROUND_S = 0.001
 """Shortest time from one poll of a peer to the next. A peer that answers faster, again and again, must not keep this node busy."""
 
-ROUNDS_PER_S = 50
-"""Polls of one peer per second in the long run. In a storm of log-outs, each then brings those of 20 ms together."""
+ROUNDS_PER_S = 25
+"""Polls of one peer per second in the long run. In a storm of log-outs, each then brings those of 40 ms together."""
 ROUNDS_AT_ONCE = 50
 """Polls of one peer without a pause, after it was quiet: a single log-out waits for no turn."""
 

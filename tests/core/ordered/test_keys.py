@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_session_mw._core.cluster.members import Heartbeat
-from ha_session_mw._core.cluster.view import View, new_cut_id
+from ha_session_mw._core.cluster.view import NO_SESSION, View, new_cut_id
 from ha_session_mw._core.ordered.keys import (
     LogHeartbeat,
     LogId,
@@ -23,6 +23,7 @@ from ha_session_mw._core.ordered.keys import (
     encode_log,
     ended_ranges,
     entry_key,
+    gives_way,
     key_end_ms,
     slot_of,
 )
@@ -50,6 +51,12 @@ def test_a_beat_and_a_log_are_read_as_written() -> None:
     assert decode_beat(encode_beat(BEAT)) == BEAT
     assert decode_log(encode_log(LogId("id", NOW_MS))) == LogId("id", NOW_MS)
     assert slot_of(BEAT.heartbeat) == "a/life"
+
+
+def test_a_replacement_gives_way_to_a_log_out_and_a_note_to_nothing() -> None:
+    assert gives_way(encode_entry(Deny("id", NOW_MS, NOW_MS)))
+    assert not gives_way(encode_entry(Deny("id", NOW_MS)))
+    assert not gives_way(encode_entry(Deny(f"{NO_SESSION}note", NOW_MS, NOW_MS)))
 
 
 @given(ENTRIES, ENTRIES)

@@ -15,7 +15,7 @@ from ha_session_mw._core.cluster.view import FLOOR_MARGIN_MS, View, new_cut_id
 from ha_session_mw._core.ordered.keys import LogId, entry_key, key_end_ms
 from ha_session_mw._core.ordered.loading import PIECE
 from ha_session_mw._core.ordered.log import REMOVE_AFTER_S, Ordered
-from ha_session_mw._core.ordered.own_beats import LEAST_BEAT_S
+from ha_session_mw._core.ordered.own_beats import HURRIED_AT_ONCE, HURRIED_PER_S, LEAST_BEAT_S
 from ha_session_mw._core.ordered.ready import (
     BeatDeleted,
     BeatPut,
@@ -402,6 +402,25 @@ def test_a_beat_is_due_after_a_heartbeat_and_sooner_where_others_wait_for_it() -
     log.put(deny("own"))
     log.deliver(at(1.2), two)
     assert two.due_s == at(1.2 + LEAST_BEAT_S).boot_s  # for x, which is another's
+
+
+def test_in_a_storm_of_log_outs_beats_come_at_an_even_pace() -> None:
+    log = Log()
+    (one,) = log.ready("a")
+    beats = 0
+    for number in range(3000):  # milliseconds
+        now = at(1 + number / 1000)
+        log.put(deny(f"id {number}"))
+        log.deliver(now, one)
+        if one.due_s <= now.boot_s:
+            log.beat(one, now)
+            beats += 1
+    assert HURRIED_AT_ONCE <= beats <= HURRIED_AT_ONCE + 3 * HURRIED_PER_S + 1
+    log.deliver(at(10), one)
+    log.beat(one, at(10))
+    log.put(deny("a single one"))
+    log.deliver(at(10), one)
+    assert one.due_s == at(10 + LEAST_BEAT_S).boot_s
 
 
 def test_the_fence_does_not_wait_for_the_writers_own_confirmation() -> None:
