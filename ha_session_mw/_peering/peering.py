@@ -11,6 +11,7 @@ import httpx2
 
 from .._core.calls.faults import Fault, PeerFaults
 from .._core.token.keys import KeyRing
+from .._machine.call_transport import CallTransport
 from .._machine.tls import tls_context
 from ..abc import Clock, PeerFailure, PeerHandler
 from ..config import Settings
@@ -20,8 +21,10 @@ from .forward import ForwardClient
 from .forwarded import ForwardServer
 from .server import PeerServer
 
+MOST_CALLS = 128
+"""Calls of this node to the others at once."""
 KEEP_IDLE_S = 3.0
-"""Seconds for which an idle connection is kept. uvicorn closes one after 5 s, and a request must not be under way at that moment."""
+"""Seconds for which an idle connection of a forward is kept. uvicorn closes one after 5 s, and a request must not be under way then."""
 
 
 class Peering:
@@ -91,7 +94,7 @@ class Peering:
         """Return connections for requests, so that downloads leave room for the calls between nodes."""
         limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=64, keepalive_expiry=KEEP_IDLE_S)
         dead_hosts = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-        return httpx2.AsyncHTTPTransport(verify=self._tls, limits=limits, trust_env=False, socket_options=dead_hosts)
+        return httpx2.AsyncHTTPTransport(verify=self._tls or False, limits=limits, trust_env=False, socket_options=dead_hosts)
 
     def handle(self, name: str, handler: PeerHandler) -> None:
         """Have calls of this name answered by a handler."""
@@ -107,9 +110,7 @@ class Peering:
 
     async def run(self) -> None:
         """Keep the connections open until cancelled."""
-        limits = httpx2.Limits(max_connections=128, max_keepalive_connections=64)
-        # No proxy from the environment: it would send the cluster's traffic away.
-        self._http = self._transport or httpx2.AsyncHTTPTransport(verify=self._tls, limits=limits, trust_env=False)
+        self._http = self._transport or CallTransport(self._tls, most=MOST_CALLS)
         if self.forwarding is not None:
             self._http_of_forwards = self._transport or self._transport_of_forwards()
         try:
@@ -122,9 +123,9 @@ class Peering:
                         await http.aclose()
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | bool:
+def _tls(settings: Settings) -> ssl.SSLContext | None:
     if not any(url.startswith("https://") for url in (*settings.peers, *settings.peers_next, settings.advertise_url or "")):
-        return False  # there is no certificate to check
+        return None  # there is no certificate to check
     try:
         return tls_context(settings.peer_ca_file, settings.peer_cert_file, settings.peer_key_file)
     except OSError as exc:

@@ -20,15 +20,16 @@ MAX_BYTES = 64 * 1024 * 1024
 
 @asynccontextmanager
 async def _chunks_of(response: httpx2.Response) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Provide the body in chunks. On exit, the transport's generators are cancelled, since they would otherwise outlive the body."""
+    """Provide the body in chunks. If it is left before its end, its generators are cancelled, since they would otherwise outlive it."""
     chunks = response.aiter_raw()
     try:
         yield chunks
-    finally:
+    except BaseException:
         with anyio.CancelScope() as scope, suppress(httpx2.HTTPError, httpx2.StreamError):
             scope.cancel()
             async for _ in chunks:
                 pass
+        raise
 
 
 async def read(response: httpx2.Response) -> bytes:

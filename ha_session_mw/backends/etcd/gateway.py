@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import anyio
 import httpx2
 
+from ..._machine.call_transport import CallTransport
 from ..._machine.tls import unreachable
 from ...abc import Clock
 from .api import (
@@ -50,6 +51,8 @@ CALL_S = 5.0
 """Time limit of all tries of one call. An election after a leader was killed took up to 2.3 s, and a drawn vote doubles that."""
 LOG_IN_S = 2.0
 """Time limit of an authentication. etcd's password hash takes a tenth of a second by design, and longer on a busy machine."""
+MOST_CALLS = 32
+"""Calls at once, those of the watch apart."""
 PAGE_KEYS = 5000
 """Keys in one page of a load: with short entries a megabyte, which a node decodes in a few milliseconds."""
 
@@ -93,13 +96,12 @@ class EtcdGateway:
         self._transport = transport or self._network
         self._authentication = Authentication(clock, user, password)
         self.engine_clock = EngineClock()
+        self._urls: dict[str, httpx2.URL] = {}  # of the calls made so far: parsing one takes a tenth of a call
         self._http: httpx2.AsyncBaseTransport | None = None
         self._watch_http: httpx2.AsyncBaseTransport | None = None
 
     def _network(self) -> httpx2.AsyncBaseTransport:
-        limits = httpx2.Limits(max_connections=32, max_keepalive_connections=32)
-        # A proxy from the environment would send the cluster's traffic outside.
-        return httpx2.AsyncHTTPTransport(verify=self._tls or False, limits=limits, trust_env=False)
+        return CallTransport(self._tls, most=MOST_CALLS)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -279,7 +281,8 @@ class EtcdGateway:
             headers = {**headers, "authorization": token}
         try:
             # Not a client above the transport: it would write the address of each call to the app's log.
-            response = await http.handle_async_request(httpx2.Request("POST", url, content=encode(body), headers=headers))
+            parsed = self._urls.get(url) or self._urls.setdefault(url, httpx2.URL(url))
+            response = await http.handle_async_request(httpx2.Request("POST", parsed, content=encode(body), headers=headers))
             try:
                 yield response
             finally:
