@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -68,7 +69,7 @@ async def serving(*answers: bytes | Sequence[bytes], tls: ssl.SSLContext | None 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
     server.port = listener.extra(anyio.abc.SocketAttribute.local_port)
     async with listener, anyio.create_task_group() as tasks:
-        listens = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
+        listens: anyio.abc.Listener[Any] = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
         tasks.start_soon(listens.serve, server.handle)
         with anyio.fail_after(20):
             yield server
