@@ -24,7 +24,7 @@ from .server import PeerServer
 MOST_CALLS = 128
 """Calls of this node to the others at once."""
 KEEP_IDLE_S = 3.0
-"""Seconds for which an idle connection of a forward is kept. uvicorn closes one after 5 s, and a request must not be under way then."""
+"""Seconds to keep an idle connection of forwards: uvicorn closes one after 5 s, and no request may be under way then."""
 
 
 class Peering:
