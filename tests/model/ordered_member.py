@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ha_session_mw._core.calls.rate_limit import RateLimiter
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw._core.ordered.keys import LogId
@@ -185,7 +184,7 @@ class OrderedMember:
         del ordered.speaker.members
         beats = ordered.own_beats
         beats.sent_s, beats.hurried, beats.alive_s, beats.returned_s = -math.inf, False, 0.0, math.inf
-        beats.sync_lag, beats.pace = Tally(()), RateLimiter(1, 1)
+        beats.sync_lag, beats.news = Tally(()), 0
         ordered.speaker.take_events()
         ordered.view.forgotten_cuts_end_ms = 0.0
         for process in ordered.leases.known.values():

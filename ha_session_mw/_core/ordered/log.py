@@ -261,6 +261,7 @@ class Ordered:
         self.view.merge(entry)
         if self.entries.put(entry, created=created):
             self.own_beats.hurried = True  # a log-out on another process waits for this one to confirm
+            self.own_beats.news += 1
 
     def _hear(self, slot: str, beat: LogHeartbeat, position: int, now: Moment, *, first: int, late: bool) -> None:
         self.standstill.write_seen()

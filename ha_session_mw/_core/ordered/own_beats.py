@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-from ..calls.rate_limit import RateLimiter
 from ..cluster.invariants import ensure
 from ..tally import SPREAD_S, Tally
 
@@ -16,10 +15,9 @@ LEAST_BEAT_S = 0.025
 """Least time between two heartbeats, when news brings the next one forward. All news of that time share one heartbeat. A log-out waits
 no longer than this for a confirmation, except in a storm."""
 
-HURRIED_PER_S = 20
-HURRIED_AT_ONCE = 40
-"""Heartbeats per second that news may bring forward in the long run, and without that pace after it was quiet. In a storm of log-outs,
-each confirms those of 50 ms together: it costs each process, and etcd, more than ten log-outs."""
+MANY, STORM_BEAT_S = 16, 0.05
+"""If so many entries of others wait for the next heartbeat, it confirms those of this time together: a heartbeat costs each process, and
+etcd, more than ten log-outs."""
 
 FOUND_BEATS = 1.9
 """After so many heartbeats' time, a process that a load has found is dead unless it was heard since. The log takes writes meanwhile, and a
@@ -43,7 +41,7 @@ class OwnBeats:
         tries: when each heartbeat was sent that has not been read back, by its number.
         sent_s: when the newest one was sent.
         hurried: whether news brings the next one forward.
-        pace: limits how many are brought forward.
+        news: how many entries of others it will be the first to confirm.
         fresh_s: when the newest one was sent that has been read back. A read of a log that stands still counts, too. Negative infinity
             if there was neither.
         alive_s: total time for which the log was seen to take writes.
@@ -52,29 +50,29 @@ class OwnBeats:
             on one clock. If this process could not read the log in between, since it last knew everything.
     """
 
-    __slots__ = ("alive_s", "every_s", "fresh_s", "hurried", "pace", "returned_s", "sent_s", "sync_lag", "tries")
+    __slots__ = ("alive_s", "every_s", "fresh_s", "hurried", "news", "returned_s", "sent_s", "sync_lag", "tries")
 
     def __init__(self, every_s: float) -> None:
         self.every_s = every_s
         self.tries: dict[int, float] = {}
         self.sent_s = -math.inf
         self.hurried = False
+        self.news = 0
         self.fresh_s = -math.inf
         self.alive_s = 0.0
         self.returned_s = math.inf
         self.sync_lag = Tally(SPREAD_S)
-        self.pace = RateLimiter(HURRIED_PER_S, HURRIED_AT_ONCE)
 
     @property
     def due_s(self) -> float:
         """The boot time at which the next heartbeat is due."""
-        least_s = max(LEAST_BEAT_S, self.pace.wait_s(1, self.sent_s)) if self.hurried else self.every_s
-        return self.sent_s + min(least_s, self.every_s)
+        if not self.hurried:
+            return self.sent_s + self.every_s
+        return self.sent_s + min(STORM_BEAT_S if self.news >= MANY else LEAST_BEAT_S, self.every_s)
 
     def sent(self, number: int, now_s: float) -> None:
         """Note that the heartbeat of this number is sent now."""
-        self.sent_s, self.hurried = now_s, False
-        self.pace.spend(1, now_s)
+        self.sent_s, self.hurried, self.news = now_s, False, 0
         self.tries[number] = now_s
         if len(self.tries) > _MOST_TRIES:
             del self.tries[min(self.tries)]
