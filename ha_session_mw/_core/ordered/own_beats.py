@@ -16,7 +16,7 @@ LEAST_BEAT_S = 0.025
 no longer than this for a confirmation, except in a storm."""
 
 MANY, STORM_BEAT_S = 16, 0.05
-"""If so many entries of others wait for the next heartbeat, it confirms those of this time together: a heartbeat costs each process, and
+"""If so many entries of others wait for the next heartbeat, it confirms those of this time together. A heartbeat costs each process, and
 etcd, more than ten log-outs."""
 
 FOUND_BEATS = 1.9
