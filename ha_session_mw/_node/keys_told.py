@@ -11,7 +11,7 @@ def keys_of(node: Node) -> dict[str, object]:
     """Return the state of each key, and how far it can be known."""
     settings = node.settings
     life_s = max([settings.absolute_timeout, *(member.absolute_ms / 1000 for member in node.log.members())])
-    members = node.kids_of_members()
+    members = dict(sorted(node.kids_of_members().items()))
     states = node.key_use.states(members, node.view.denied_keys, node.clock.boot_s(), life_s=life_s, expected=len(settings.peers))
     return {
         "node": node.node_id,

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 ASK_LIMIT_S = 5.0
 """Time limit of a question that a node answers from what it knows."""
+KNOWS_NO_KEY = "none of our keys"
+"""Part of the failure of a node that answers, and cannot verify the question."""
+SAME_SETTINGS = "one HA_SESSION_SECRET_KEY, HA_SESSION_AUDIENCE and HA_SESSION_ENDPOINTS, and this release"
+"""The remedy: settings that a node and the one that asks must share."""
 
 
 def node_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,7 @@ _SECRETS = ("SECRET_KEY", "CLUSTER_PASSWORD", "ETCD_PASSWORD")
 @click.option("--server-name", metavar="NAME", help="With https: the DNS name in the certificates of all nodes.")
 @click.option("--ca-file", metavar="FILE", help="With https: the authorities, on the balancer's machine. By default the system's.")
 def lb_config_command(kind: Kind, listen: str, nodes: tuple[str, ...], server_name: str | None, ca_file: str | None) -> None:
-    """Print a configuration for a load balancer in front of the nodes.
+    """Print a configuration for a load balancer.
 
     It keeps each session on one node, asks the nodes whether they are ready, tries safe methods elsewhere, and hides the
     calls between nodes.

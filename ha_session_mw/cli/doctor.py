@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .checkup.findings import Finding
-from .tables import cell, output, print_json
+from .tables import POSITIVE, cell, output, print_json
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--balancer", type=click.Choice(["nginx", "haproxy", "envoy"]), help="The load balancer in front of the nodes.")
-@click.option("--check-every", type=float, metavar="SECONDS", help="How often it asks readyz. By default as lb-config writes it.")
-@click.option("--fall", type=int, metavar="COUNT", help="How many checks in a row must fail.")
-@click.option("--grace", type=float, metavar="SECONDS", help="The time between SIGTERM and SIGKILL.")
+@click.option("--check-every", type=POSITIVE, metavar="SECONDS", help="How often it asks readyz. By default as lb-config writes it.")
+@click.option("--fall", type=click.IntRange(min=1), metavar="COUNT", help="How many checks in a row must fail.")
+@click.option("--grace", type=POSITIVE, metavar="SECONDS", help="The time between SIGTERM and SIGKILL.")
 @output
 def doctor(balancer: str | None, check_every: float | None, fall: int | None, grace: float | None, output: str) -> None:
-    """Look for faults in the environment of a node, among its peers, in etcd, and against a load balancer. Starts nothing.
+    """Look for faults of the settings, the nodes, and etcd.
 
-    Each finding has a remedy. Exits with 1 if there is an error among the findings, and with 0 if all of them are advice.
+    It reads the environment of a node, asks the others, and starts nothing. Each finding has a remedy. Exits with 1 if there is an
+    error among the findings, and with 0 if all of them are advice.
 
     Example: ha-session doctor --balancer haproxy --grace 30
     """

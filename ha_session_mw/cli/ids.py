@@ -10,6 +10,22 @@ _ID = re.compile(r"-[\w-]{21}|-\w[\w-]{6}", re.ASCII)
 """A session, a family, or a key. A word of eight characters that begins with two hyphens is taken for an option."""
 
 
+_SESSION = re.compile(r"[\w-]{22}", re.ASCII)
+
+
+def require_session_id(text: str) -> None:
+    """Refuse a text that cannot be the id of a session. A node would acknowledge the log-out, and nobody would be logged out.
+
+    Raises:
+        click.UsageError: without the text, because a token is a secret.
+    """
+    if not _SESSION.fullmatch(text):
+        raise click.UsageError(
+            "SESSION has 22 letters, digits, hyphens and underscores, as `ha-session sessions` lists it. "
+            "Name a subject by --subject. `ha-session inspect` shows the session of a token"
+        )
+
+
 class IdCommand(click.Command):
     """A command that takes an id as its argument, whatever character the id begins with."""
 

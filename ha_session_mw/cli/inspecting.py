@@ -42,11 +42,11 @@ def keygen(output: str) -> None:
 @click.argument("token", default="-")
 @output
 def inspect(token: str, output: str) -> None:
-    """Show the content of TOKEN, and whether a node with the key of the environment would refuse it. Asks no node.
+    """Show the content of TOKEN, and whether a node would refuse it.
 
-    TOKEN may be a cookie or a header field, such as `Bearer hs1.…`. Without it, standard input is read: a token on the command line
-    is seen by other users of the machine. Exits with 1 if a node would refuse the token. Only a node knows whether its session was
-    logged out.
+    It decides by the key of the environment, and asks no node. TOKEN may be a cookie or a header field, such as `Bearer hs1.…`.
+    Without it, standard input is read: a token on the command line is seen by other users of the machine. Exits with 1 if a node
+    would refuse the token. Only a node knows whether its session was logged out.
 
     Example: ha-session inspect < token.txt
     """

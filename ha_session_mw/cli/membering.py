@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .asking import ask_each, node_option, settings_of_environment, urls_of
-from .tables import output, print_json, print_table, seconds
+from .asking import KNOWS_NO_KEY, SAME_SETTINGS, ask_each, node_option, settings_of_environment, urls_of
+from .tables import known_age, output, print_json, print_table, seconds
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -20,9 +20,10 @@ BOTH = "HA_SESSION_PEERS and HA_SESSION_PEERS_NEXT"
 @node_option
 @output
 def members(nodes: tuple[str, ...], output: str) -> None:
-    """Show each member of HA_SESSION_PEERS and HA_SESSION_PEERS_NEXT, and the next step of a change of the list.
+    """Show each member of the list, and how to go on changing it.
 
-    Exits with 0 if all of them answer and one list stands, with 1 otherwise.
+    The list is HA_SESSION_PEERS, and during a change HA_SESSION_PEERS_NEXT, too. Exits with 0 if all of them answer and one list
+    stands, with 1 otherwise.
 
     Example: ha-session members
     """
@@ -55,7 +56,7 @@ def _row(url: str, answer: Any) -> dict[str, Any]:
         "url": url,
         "member": answer["node"],
         "state": "ready" if answer["ready"] else "not ready",
-        "freshness_age_s": min(answer["freshness_age_s"], 1e6),
+        "freshness_age_s": known_age(answer),
         **{name: lists.get(name) for name in ("phase", "current", "next")},
         "failure": answer["not_ready_because"],
     }
@@ -65,13 +66,16 @@ def next_steps(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> Iterato
     """Return what an operator does next, by the phases that the nodes are in; nothing if one list stands."""
     at: dict[str, list[str]] = {}
     for row in rows:
-        at.setdefault(row["phase"] or "silent", []).append(row["url"])
+        unknown = "refusing" if KNOWS_NO_KEY in (row["failure"] or "") else "silent"
+        at.setdefault(row["phase"] or unknown, []).append(row["url"])
+    if "refusing" in at:
+        yield f"give {_all(at['refusing'])} and this machine {SAME_SETTINGS}"
     if "silent" in at:
         yield f"start {_all(at['silent'])}, or let this machine reach it: a change of the list needs all members of the next one"
     if "waiting" in at or ("joint" in at and ("steady" in at or "waiting" in at)):
         others = _all([*at.get("steady", ()), *at.get("waiting", ())])
         yield f"give {BOTH} to {others}, restart one after another, and wait for readyz each time"
-    elif "joint" in at and "silent" not in at:
+    elif "joint" in at and not at.keys() & {"silent", "refusing"}:
         yield "all nodes that answer have both lists: the next one takes over by itself, within a second or so. Ask again"
     if "sealed" in at:
         yield "the old list is being given up: ask again. If it lasts, start the nodes that are down"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .asking import ASK_LIMIT_S, ask_each, ask_first, node_option, settings_of_environment, urls_of
-from .ids import IdCommand
-from .tables import output, print_json, print_table, seconds
+from .ids import IdCommand, require_session_id
+from .tables import POSITIVE, known_age, output, print_json, print_table, seconds
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -24,11 +24,11 @@ LOG_OUT_LIMIT_S = 30.0
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
-@click.option("--every", default=2.0, show_default=True, metavar="SECONDS", help="The pause with --watch.")
+@click.option("--every", type=POSITIVE, default=2.0, show_default=True, metavar="SECONDS", help="The pause with --watch.")
 @node_option
 @output
 def status(watch: bool, every: float, nodes: tuple[str, ...], output: str) -> None:  # noqa: FBT001 - click's way to hand a flag over
-    """Show the members, how fresh their knowledge is, and their errors.
+    """Show the members, their freshness, and their errors.
 
     One node names the members, and each member that has a URL is asked. Exits with 1 if a member is not ready, or does not answer.
 
@@ -60,12 +60,18 @@ def _survey(settings: Settings, urls: Sequence[str]) -> dict[str, Any]:
     others = {row["url"] for row in members if row["url"] and not row["here"] and row["state"] != "gone"}
     answers = ask_each(settings, sorted(others), STATUS, Nothing()) if others else {}
     rows = [_row(row, first if row["here"] else answers.get(row["url"])) for row in members]
-    heard = {row["url"] for row in members if row["state"] != "gone"}
-    return {"asked": asked, "members": [*rows, *(_unheard(url) for url in settings.peers if url not in heard)]}
+    return {"asked": asked, "members": with_unheard(rows, settings.peers)}
+
+
+def with_unheard(rows: Sequence[dict[str, Any]], listed: Sequence[str]) -> list[dict[str, Any]]:
+    """Mark the members of the list that the asked node does not hear, and add those of which it remembers nothing."""
+    heard = {row["url"] for row in rows if row["state"] != "gone"}
+    marked = [{**row, "state": "not heard"} if row["url"] in listed and row["url"] not in heard else row for row in rows]
+    named = {row["url"] for row in rows}
+    return [*marked, *(_unheard(url) for url in listed if url not in named)]
 
 
 def _unheard(url: str) -> dict[str, Any]:
-    """A member of the list that the asked node does not hear."""
     unknown = dict.fromkeys(("heard_ago_s", "ahead_s", "freshness_limit_s", "release", "weight", "failure", "status"))
     return {"member": None, "url": url, "state": "not heard", "here": False, "kids": [], "answers": False, **unknown}
 
@@ -89,8 +95,7 @@ def _show(found: Mapping[str, Any], output: str) -> None:
     rows = []
     for row in found["members"]:
         told = row["status"] or {}
-        age = min(told.get("freshness_age_s", 0.0), 1e6) if told else None
-        fresh = None if age is None else f"{seconds(age)} of {seconds(row['freshness_limit_s'])}"
+        fresh = f"{seconds(known_age(told)) or '-'} of {seconds(row['freshness_limit_s'])}" if told else None
         rows.append(
             (
                 row["member"],
@@ -149,9 +154,9 @@ def _remarks(row: Mapping[str, Any]) -> list[str]:
 @node_option
 @output
 def sessions(subject: str, nodes: tuple[str, ...], output: str) -> None:
-    """List the devices on which SUBJECT is logged in, the newest log-in first.
+    """List the devices on which SUBJECT is logged in.
 
-    Needs HA_SESSION_TRACK=on on the nodes.
+    The newest log-in is the first. Needs HA_SESSION_TRACK=on on the nodes.
 
     Example: ha-session sessions ada
     """
@@ -178,10 +183,11 @@ def _minute(time: Any) -> str:
 @node_option
 @output
 def revoke(session: str | None, subject: str | None, everybody: bool, nodes: tuple[str, ...], output: str) -> None:  # noqa: FBT001
-    """Log out SESSION (its id or family, as `sessions` lists it), all sessions of a subject, or everybody.
+    """Log out SESSION, all sessions of a subject, or everybody.
 
-    Prints how far the log-out has spread. Exits with 0 if it is fenced: in force on every node. Exits with 1 if it is provisional,
-    in force on one node and completed later, or if it failed.
+    SESSION is the id or the family of a session, as `sessions` and `inspect` show it. Prints how far the log-out has spread.
+    Exits with 0 if it is fenced: in force on every node. Exits with 1 if it is provisional, in force on one node and completed
+    later, or if it failed.
 
     Example: ha-session revoke --subject ada
     """
@@ -189,6 +195,8 @@ def revoke(session: str | None, subject: str | None, everybody: bool, nodes: tup
 
     if [session is not None, subject is not None, everybody].count(True) != 1:
         raise click.UsageError("name one session, or --subject SUBJECT, or --everybody")
+    if session is not None:
+        require_session_id(session)
     settings = settings_of_environment()
     request = Revoke(session=session, subject=subject, everybody=everybody)
     url, done = ask_first(settings, urls_of(settings, nodes), REVOKE, request, limit_s=LOG_OUT_LIMIT_S)

@@ -26,7 +26,9 @@ Secrets = Sequence[bytes]
 
 @click.group()
 def keys() -> None:
-    """Lead through a rotation of keys: list, stage, promote, retire; or revoke one that has leaked.
+    """Lead through a rotation of keys.
+
+    List, stage, promote and retire keys, or revoke one that has leaked.
 
     Example: ha-session keys list
     """
@@ -36,9 +38,9 @@ def keys() -> None:
 @node_option
 @output
 def list_keys(nodes: tuple[str, ...], output: str) -> None:
-    """List the ids of all keys: which members have each, which sign with it, and which step is safe.
+    """List the ids of all keys, and which step is safe.
 
-    Exits with 1 if some member lacks a key of another one.
+    Shows which members have each, and which sign with it. Exits with 1 if some member lacks a key of another one.
 
     Example: ha-session keys list
     """
@@ -68,9 +70,10 @@ def list_keys(nodes: tuple[str, ...], output: str) -> None:
 @node_option
 @output
 def stage(nodes: tuple[str, ...], output: str) -> None:
-    """Make a new key, and print the variables by which every node can verify it. The old key goes on signing.
+    """Make a new key, and print the variables that stage it.
 
-    Exits with 1 if a rotation is under way: some member lacks a key of another one.
+    By them every node can verify it, and the old key goes on signing. Exits with 1 if a rotation is under way: some member lacks
+    a key of another one.
 
     Example: ha-session keys stage
     """
@@ -86,9 +89,9 @@ def stage(nodes: tuple[str, ...], output: str) -> None:
 @node_option
 @output
 def promote(kid: str, nodes: tuple[str, ...], output: str) -> None:
-    """Print the variables by which the staged key KID signs, and the keys before it only verify.
+    """Print the variables by which the staged key KID signs.
 
-    Exits with 1 unless every member has the key already.
+    The keys before it only verify then. Exits with 1 unless every member has the key already.
 
     Example: ha-session keys promote 2JxQ8vZ6
     """
@@ -122,9 +125,10 @@ def retire(kid: str, nodes: tuple[str, ...], output: str) -> None:
 @node_option
 @output
 def revoke_key(kid: str, nodes: tuple[str, ...], output: str) -> None:
-    """Have all nodes refuse each token of the key KID, old or new: it has leaked. Put a new key on all nodes first.
+    """Have all nodes refuse each token of the key KID.
 
-    Prints how far that has spread, and exits as `ha-session revoke` does.
+    Use it for a key that has leaked: old and new tokens of it are refused. Put a new key on all nodes first. Prints how far that
+    has spread, and exits as `ha-session revoke` does.
 
     Example: ha-session keys revoke 9hQ2vX7m
     """

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 LONGEST_CELL = 120
 """How many characters of a text from elsewhere are shown."""
+
+
+class Above0(click.FloatRange):
+    """A number of seconds above 0. Not a number, such as ``nan``, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return number
+
+
+POSITIVE = Above0()
 
 
 def output(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +55,12 @@ def cell(value: object) -> str:
         return "-"
     text = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(value))
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
+
+
+def known_age(status: Mapping[str, Any]) -> float | None:
+    """Return the age of what a node knows, in seconds, or None if it knows nothing yet."""
+    age_s: float | None = status["freshness_age_s"]  # endless in MessagePack, and null in JSON, at a node that has learned nothing
+    return age_s if age_s is not None and math.isfinite(age_s) else None
 
 
 def seconds(value: float | None) -> str | None:

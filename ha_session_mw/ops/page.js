@@ -35,6 +35,7 @@ const ago = (s) => (s < 1 ? "now" : `${time(Math.round(s))} ago`);
 const ahead = (s) => (Math.abs(s) < 0.001 ? "< 1 ms" : `${s > 0 ? "+" : "−"}${time(Math.abs(s))}`);
 const share = (hits, all) => (all ? `${rounded((100 * hits) / all)} %` : NONE);
 const nameOf = (member) => member.member ?? member.url;
+const byName = (one, other) => one.localeCompare(other, "en", { numeric: true });
 
 // Rates come from two surveys: what a node counted in between.
 const LONGEST = 60;
@@ -152,7 +153,7 @@ const table = (id, columns, rows, keyOf) => {
 };
 
 const REACH = { session: "a session", subject: "a subject, everywhere", others: "a subject, elsewhere", everybody: "everybody", key: "a key" };
-const MOST_NODES = 12;
+const MOST_NODES = 9; // of which each has a column
 const reached = (row, name, member) => {
   const node = row.nodes[name];
   if (node?.after_s === null) return ["at its start"];
@@ -163,16 +164,28 @@ const reached = (row, name, member) => {
 // A node learns the log-outs before its start together. It knows no moment for them.
 const isTimed = (row) => row.mode !== null || Object.values(row.nodes).some((node) => node.after_s !== null);
 const HOW = byId("how").textContent;
+// With more nodes, a log-out shows how many have enforced it, and the slowest of them.
+const othersOf = (row) => Object.entries(row.nodes).filter(([name, node]) => name !== row.by && node.after_s !== null).sort(([, one], [, other]) => one.after_s - other.after_s);
+const summary = (named) => [
+  { label: "Made by", kind: "text", tell: (row) => known(row.by, String) },
+  { label: "Enforced on", tell: (row) => {
+    const there = Object.keys(row.nodes).length;
+    const missing = row.ago_s < 60 ? [...named].filter(([name, member]) => member.status.told_log_outs && !(name in row.nodes)).length : 0;
+    return missing ? `▲ ${there} of ${there + missing} nodes` : `${there} nodes`;
+  } },
+  { label: "Median node", tell: (row) => known(othersOf(row)[othersOf(row).length >> 1], ([, node]) => time(node.after_s)) },
+  { label: "Slowest node", kind: "text", tell: (row) => known(othersOf(row).at(-1), ([name, node]) => [time(node.after_s), name]) },
+];
 const showLogOuts = (all, members) => {
   const rows = all.filter(isTimed), older = all.length - rows.length;
   put(byId("how"), older ? `${HOW} ${older} more are older: each node has read them at its start.` : HOW);
   const named = new Map(members.filter((member) => member.status).map((member) => [member.member, member]));
-  const names = [...new Set([...named.keys(), ...rows.flatMap((row) => Object.keys(row.nodes))])].sort().slice(0, MOST_NODES);
+  const names = [...new Set([...named.keys(), ...rows.flatMap((row) => Object.keys(row.nodes))])].sort(byName);
   const columns = [
     { label: "When", kind: "text", tell: (row) => ago(row.ago_s) },
     { label: "What", kind: "text fills", tell: (row) => [REACH[row.reach] ?? row.reach, row.name] },
     { label: "Acknowledged", kind: "text", tell: (row) => known(row.mode, (mode) => [mode, `after ${time(row.acknowledged_s)}`]) },
-    ...names.map((name) => ({ label: name, tell: (row) => reached(row, name, named.get(name)) })),
+    ...(names.length > MOST_NODES ? summary(named) : names.map((name) => ({ label: name, tell: (row) => reached(row, name, named.get(name)) }))),
   ];
   table("log-outs", columns, rows.slice(0, 12), (row) => row.key);
 };
@@ -218,6 +231,7 @@ const say = (level, text) => {
 };
 // Workers that share a file do not know each other.
 const ALONE = "sqlite:// tells no worker of the others. This page shows one worker, the one that has answered";
+const MOST_SAID = 5;
 const judge = (told, seen) => {
   const ill = seen.filter(({ level, member }) => level !== "well" && member.state !== "gone");
   const broken = total(told.members, (status) => status.accepts_after_revocation + status.logouts_by_infrastructure);
@@ -225,14 +239,16 @@ const judge = (told, seen) => {
   if (told.draining) return ["warn", "This node is about to stop. Open the page of another one."];
   if (!ill.length) return ["well", seen.length > 1 ? "All members are well." : `This ${told.cluster === "sqlite" ? "worker" : "node"} is well.`];
   const level = ill.some((one) => one.level === "bad") ? "bad" : "warn";
-  return [level, ill.map(({ member, remarks }) => `${nameOf(member)}: ${remarks[0] ?? member.state}`).join(" · ")];
+  const said = ill.slice(0, MOST_SAID).map(({ member, remarks }) => `${nameOf(member)}: ${remarks[0] ?? member.state}`);
+  return [level, [...said, ...(ill.length > MOST_SAID ? [`${ill.length - MOST_SAID} more below`] : [])].join(" · ")];
 };
 const show = (told) => {
-  const members = [...told.members].sort((one, other) => (nameOf(one) < nameOf(other) ? -1 : 1));
+  const members = [...told.members].sort((one, other) => byName(nameOf(one), nameOf(other)));
   const seen = members.map((member) => {
     const remarks = remarksOf(member);
     return { member, remarks, rates: between(member), level: levelOf(member, remarks) };
   });
+  if (seen.length > MOST_NODES) seen.sort((one, other) => (one.level === "well") - (other.level === "well")); // trouble is not to be looked for
   put(byId("asked"), `asked at ${told.node} · ${told.cluster}:// · ${new Date().toLocaleTimeString("en-GB")}`);
   say(...judge(told, seen));
   keyed(byId("tiles"), tilesOf(told, seen), ([label]) => label, ([label]) => {

@@ -215,8 +215,8 @@ def the_demo_has_buttons(page: Tab, folder: Path, urls: list[str]) -> None:
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>\"'&\u202e" + "long" * 40
 
 
-async def hostile(scope: Any, _: Any, send: Any) -> None:
-    """Serves the page, and news in which each text is hostile."""
+async def told(scope: Any, _: Any, send: Any) -> None:
+    """Serves the page, with news that a test has made. The first part of the path is their name."""
     if scope["type"] != "http":
         return
     if not scope["path"].endswith("/events"):
@@ -225,8 +225,31 @@ async def hostile(scope: Any, _: Any, send: Any) -> None:
         await answer(send, 200, html, fields)
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-    await send(event(survey_of_hostile_names()))
+    await send(event(surveys[scope["path"].split("/")[1]]()))
     await send({"type": "http.response.body", "body": b""})
+
+
+def survey_of_many_nodes() -> dict[str, Any]:
+    """Thirty nodes of etcd://. The third is silent, and the twentieth has not read the newest log-out."""
+    well = {
+        "freshness_age_s": 0.1, "sync_lag": {"count": 3, "p50_s": 0.005, "p99_s": 0.05}, "accepted": 9, "cache_hits": 1, "cache_misses": 0,
+        "cached_tokens": 1, "revocation_entries": 1, "provisional_log_outs": 0, "accepts_after_revocation": 0,
+        "logouts_by_infrastructure": 0, "told_log_outs": True,
+    }  # fmt: skip
+    seen = {"heard_ago_s": 0.2, "ahead_s": 0.0, "freshness_limit_s": 5.0, "release": "0.1.0", "here": False, "failure": None}
+    names = [f"shop-{number}-7d9c6b5f4-x2x" for number in range(30)]
+    members = [{"member": name, "url": f"https://{name}.shop.svc:8443", "state": "ready", "status": well, **seen} for name in names]
+    members[3] |= {"state": "not heard", "status": None, "heard_ago_s": 30.0}
+    nodes = {name: {"after_s": number / 1000, "error_s": 0.001} for number, name in enumerate(names) if number != 20}
+    log_out = {"key": "x", "reach": "session", "name": "AAECAwQFBgcICQoL", "ago_s": 1.0, "by": names[0], "mode": "fenced"}
+    return {
+        "node": names[0],
+        "cluster": "etcd",
+        "draining": False,
+        "members": members,
+        "log_outs": [{**log_out, "acknowledged_s": 0.04, "nodes": nodes}],
+        "errors": [],
+    }
 
 
 def survey_of_hostile_names() -> dict[str, Any]:
@@ -263,17 +286,20 @@ def survey_of_hostile_names() -> dict[str, Any]:
     }
 
 
+surveys = {"hostile": survey_of_hostile_names, "many": survey_of_many_nodes}
+
+
 @contextmanager
-def serving_hostile_names() -> Iterator[str]:
+def serving_made_up_news() -> Iterator[str]:
     [(url, bound)] = listeners(1)
-    with served({bound: hostile}, lifespan="off"):
+    with served({bound: told}, lifespan="off"):
         yield url
 
 
 def test_hostile_texts_stay_texts(page: Tab, tmp_path: Path) -> None:
     page.faults.clear()
-    with serving_hostile_names() as url:
-        page.open(f"{url}/ui")
+    with serving_made_up_news() as url:
+        page.open(f"{url}/hostile/ui")
         page.until("document.querySelectorAll('#errors tbody tr').length")
         assert page.ask("window.hacked") is None
         assert "median 100 ms" in text_of(page, "#tiles")  # of b and c; the node that made the log-out took no time
@@ -283,10 +309,26 @@ def test_hostile_texts_stay_texts(page: Tab, tmp_path: Path) -> None:
         page.open("about:blank")
 
 
+def test_a_cluster_of_many_nodes_is_seen_at_a_glance(page: Tab, tmp_path: Path) -> None:
+    """No node is left out, those in trouble come first, and no table has a column for each."""
+    page.size(1280)
+    with serving_made_up_news() as url:
+        page.open(f"{url}/many/ui")
+        page.until("document.querySelectorAll('.member').length === 30")
+        names = [text.split("-")[1] for text in page.ask("[...document.querySelectorAll('.name')].map((one) => one.innerText)")]
+        assert names[:4] == ["3", "0", "1", "2"]
+        row = text_of(page, "#log-outs tbody")
+        assert "▲ 29 of 30 nodes" in row  # the silent one has read it before it fell silent
+        assert "29 ms shop-29" in row
+        assert page.ask("document.querySelector('#log-outs').scrollWidth <= document.querySelector('#log-outs').parentElement.clientWidth")
+        looks_well(page, tmp_path, "many")
+        page.open("about:blank")
+
+
 def test_news_that_are_old_look_so_and_the_page_says_where_to_look(page: Tab) -> None:
     page.size(1600)
-    with serving_hostile_names() as url:
-        page.open(f"{url}/-/session/ui")
+    with serving_made_up_news() as url:
+        page.open(f"{url}/hostile/ui")
         page.until("document.querySelectorAll('.member').length === 2")
         assert "old" not in page.ask("({...document.body.dataset})")
     page.ask("performance.now = () => 1e9")  # as if time had passed since

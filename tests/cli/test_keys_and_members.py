@@ -126,7 +126,7 @@ def test_a_key_that_the_variable_cannot_hold_is_not_printed(cluster: Members) ->
 
 def steps(phases: dict[str, str | None], *, coming: tuple[str, ...] = (), lists: dict[str, str] | None = None) -> list[str]:
     settings = Settings(secret_key=SECRET, cluster="peers://", peers=(A, B), peers_next=coming, advertise_url=A)
-    rows = [{"url": url, "phase": phase, "current": (lists or {}).get(url, "x")} for url, phase in phases.items()]
+    rows = [{"url": url, "phase": phase, "current": (lists or {}).get(url, "x"), "failure": None} for url, phase in phases.items()]
     return [*next_steps(settings, rows)]
 
 

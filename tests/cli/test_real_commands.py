@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from click.testing import Result
 from example_app.no_tls import NO_TLS
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw.cli.commands import COMMANDS
+from ha_session_mw.cli.operating import with_unheard
+from ha_session_mw.cli.tables import known_age
 from ha_session_mw.testing import SECRET, mint_session, who_is_there
 
 from ..operators import listeners, run, served
@@ -111,6 +114,8 @@ def test_the_status_names_what_is_wrong(nodes: Nodes) -> None:
     assert nodes.run("status", "--node", silent, "--node", nodes.urls[1]).exit_code == 0
     stranger = nodes.run("status", secret_key=SECRET[::-1])
     assert "knows none of our keys" in stranger.stderr
+    stranger = nodes.run("members", secret_key=SECRET[::-1])
+    assert ("one HA_SESSION_SECRET_KEY" in stranger.output, "start" in stranger.output) == (True, False)
 
 
 def test_a_member_of_the_list_that_nobody_hears_is_a_finding(nodes: Nodes) -> None:
@@ -118,6 +123,24 @@ def test_a_member_of_the_list_that_nobody_hears_is_a_finding(nodes: Nodes) -> No
     assert found.exit_code == 1
     [row] = [line for line in found.output.splitlines() if "not heard" in line]
     assert row.endswith("http://127.0.0.1:1")
+
+
+def test_a_member_of_the_list_that_has_just_left_has_one_row() -> None:
+    seen = [
+        ("a", "http://a.test", "ready"),
+        ("b", "http://b.test", "gone"),
+        ("c", "http://c.test", "gone"),
+        ("c", "http://c.test", "ready"),
+    ]
+    rows = [{"member": member, "url": url, "state": state} for member, url, state in seen]
+    found = with_unheard(rows, ["http://a.test", "http://b.test", "http://c.test", "http://d.test"])
+    assert [row["state"] for row in found] == ["ready", "not heard", "gone", "ready", "not heard"]
+    assert [row["url"] for row in found[-1:]] == ["http://d.test"]
+
+
+def test_a_node_that_has_learned_nothing_has_no_age() -> None:
+    assert known_age({"freshness_age_s": math.inf}) is known_age({"freshness_age_s": None}) is None
+    assert known_age({"freshness_age_s": 0.5}) == 0.5
 
 
 @pytest.mark.parametrize("by", ["session", "subject", "everybody"])
@@ -141,9 +164,30 @@ def test_what_the_nodes_cannot_do_is_said_in_their_words(nodes: Nodes) -> None:
     assert "HA_SESSION_TRACK=on" in found.stderr
 
 
-@pytest.mark.parametrize("arguments", ["revoke", "revoke x --everybody", "revoke --subject ada --everybody", "nonsense", "status --node x"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "revoke",
+        "revoke x --everybody",
+        "revoke --subject ada --everybody",
+        "nonsense",
+        "status --node x",
+        "status --watch --every -1",
+        "status --watch --every nan",
+        "doctor --check-every 0",
+        "doctor --fall 0",
+        "doctor --grace inf",
+    ],
+)
 def test_a_wrong_use_is_told_from_a_finding(arguments: str, nodes: Nodes) -> None:
     assert nodes.run(*arguments.split()).exit_code == 2
+
+
+@pytest.mark.parametrize("other", ["ada", "hs1.AAECAwQFBgcICQoLDA0ODw.AAECAwQF.AAEC", "AAECAwQFBgcICQoLDA0OD", "AAECAwQFBgcICQoLDA0OD!"])
+def test_what_is_the_id_of_no_session_is_not_logged_out(nodes: Nodes, other: str) -> None:
+    """Else a misspelt id, a subject or a token would be answered as a log-out that is in force, and nobody would be logged out."""
+    found = nodes.run("revoke", other)
+    assert (found.exit_code, found.stdout, "--subject" in found.stderr, other in found.stderr) == (2, "", True, False)
 
 
 def test_a_command_without_an_address_or_a_credential_says_which_one() -> None:
@@ -188,6 +232,12 @@ def test_each_command_has_a_section_and_a_help_with_an_example() -> None:
 def test_the_help_names_each_command() -> None:
     told = run("--help").output
     assert [name for name in COMMANDS if f"\n  {name} " not in told] == []
+
+
+@pytest.mark.parametrize("group", ["", "keys"])
+def test_no_line_of_the_help_is_cut(group: str) -> None:
+    _, _, commands = run(*group.split(), "--help").output.partition("Commands:")
+    assert (commands.count("\n") > 5, "..." in commands) == (True, False)
 
 
 def test_a_shell_gets_its_completion() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..asking import KNOWS_NO_KEY, SAME_SETTINGS
 from .findings import Finding, Level
 from .of_keys import check_keys
 
@@ -52,8 +53,8 @@ def _silent(url: str, failure: Exception, *, is_own: bool) -> Finding:
     if is_own and "cannot be reached" in str(failure):
         return Finding("advice", "own URL", f"nothing answers at HA_SESSION_ADVERTISE_URL {url} yet", "ask again once the node runs")
     remedy = "start it, and let this machine reach it"
-    if "none of our keys" in str(failure):
-        remedy = "give all nodes one HA_SESSION_SECRET_KEY, HA_SESSION_AUDIENCE and HA_SESSION_ENDPOINTS, and this release"
+    if KNOWS_NO_KEY in str(failure):
+        remedy = f"give all nodes {SAME_SETTINGS}"
     return Finding("error", "peers", f"{url} {failure}", remedy)
 
 
