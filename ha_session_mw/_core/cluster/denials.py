@@ -14,7 +14,7 @@ Other threads may look ids up while the thread of the event loop adds and drops 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -148,17 +148,26 @@ class Denials(MutableMapping[str, int]):
         at = _found(bucket, reference)
         return None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD]))
 
-    def referred_all(self, references: Iterable[str]) -> list[tuple[str, int] | None]:
-        """Return what :meth:`referred` returns for each of many references, in half of the time."""
-        found: list[tuple[str, int] | None] = []
+    def referred_all(self, references: Iterable[str], replaced: Mapping[str, int]) -> list[Deny | None]:
+        """Return the entries that references name; None for each that was dropped. It takes half of the time of :meth:`referred`.
+
+        Args:
+            references: of packed ids.
+            replaced: when ids were replaced that were not logged out.
+        """
+        found: list[Deny | None] = []
         buckets, mask, count = self._buckets, self._mask, len(self._buckets)
+        ends: dict[str, int] = {}
         for reference in references:
             index = hash(reference) & mask
             bucket = buckets[index if index < count else index & mask >> 1]
             at = bucket.find(reference)
-            if at > 0 and at % _RECORD:
-                at = _found(bucket, reference)
-            found.append(None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])))
+            if at % _RECORD and (at := _found(bucket, reference)) < 0:
+                found.append(None)
+                continue
+            id, text = bucket[at : at + ID_LENGTH], bucket[at + ID_LENGTH : at + _RECORD]
+            end_ms = ends.get(text) or ends.setdefault(text, _end_ms(text))
+            found.append(Deny(id, end_ms, replaced[id]) if id in replaced else Deny(id, end_ms))
         return found
 
     def __iter__(self) -> Iterator[str]:

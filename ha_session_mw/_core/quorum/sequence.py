@@ -111,13 +111,16 @@ class Sequence:
                 break
             places.append(place)
         found: list[tuple[int, Entry]] = []
-        superseded = self._view.superseded
-        referred = iter(self._view.denied.referred_all(reference for _, reference in places if reference != _NO_REFERENCE))
+        references = [reference for _, reference in places if reference != _NO_REFERENCE]
+        referred = self._view.denied.referred_all(references, self._view.superseded)
+        if len(references) == len(places):
+            return [(position, denial) for (position, _), denial in zip(places, referred, strict=True) if denial is not None], reached
+        denials = iter(referred)
         for position, reference in places:
             if reference == _NO_REFERENCE:
                 found += [(position, entry) for entry in self._entries(position, reference)]
-            elif (one := next(referred)) is not None:
-                found.append((position, Deny(*one, superseded.get(one[0], 0))))
+            elif (denial := next(denials)) is not None:
+                found.append((position, denial))
         return found, reached
 
     def _places(self, since: int) -> Iterator[tuple[int, str]]:
