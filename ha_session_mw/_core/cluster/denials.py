@@ -28,7 +28,7 @@ REFERENCE_LENGTH = 5
 FILL = 40
 """Mean number of ids in a bucket. More would be searched more slowly; with 16, each would take four bytes more."""
 MOST_RESERVED = 1 << 20
-"""Most ids that room is made for in advance: less than two megabytes, because fewer may come than were expected."""
+"""Most ids that room is made for in advance: less than a megabyte, because fewer may come than were expected."""
 _PART = 64
 """Bytes of the filter for each bucket."""
 _PAIRS = tuple(1 << one | 1 << other for one in range(8) for other in range(one))
@@ -186,10 +186,14 @@ class Denials(MutableMapping[str, int]):
     # Changes
 
     def reserve(self, count: int) -> None:
-        """Make room for about so many packed ids, if there are none yet: while they come, none is moved from bucket to bucket."""
+        """Make half of the buckets for about so many packed ids, if there are none yet: so fewer ids are moved from bucket to bucket.
+
+        With all of the buckets, none would be moved, but all buckets would grow from nothing at the same time. That leaves holes in the
+        memory: a million ids then took 42 MB instead of 36.
+        """
         if self.packed:
             return
-        more = max(0, min(count, MOST_RESERVED) // FILL + 1 - len(self._buckets))
+        more = max(0, min(count, MOST_RESERVED) // (2 * FILL) + 1 - len(self._buckets))
         # In this order, and in place: another thread takes the number of buckets first, and the mask last.
         self._filter += bytes(_PART * more)
         self._buckets += [""] * more
