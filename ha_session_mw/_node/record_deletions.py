@@ -18,6 +18,8 @@ LIST_LIMIT_S = 0.25
 """How long a log-out of a subject waits for the list of its records: as long as for a peer's answer."""
 DELETE_AGAIN_S = 1.0
 """Pause after a deletion that failed."""
+DELETE_TOGETHER_S = 0.1
+"""Pause after a deletion. In a storm of log-outs, the records of this time are deleted together."""
 
 
 class RecordDeletions:
@@ -86,18 +88,24 @@ class RecordDeletions:
                 self._owes = anyio.Event()  # made here: an event of an earlier run belongs to that run's event loop
                 if not self._owed:
                     await self._owes.wait()
-                await self._delete_owed()
-                if self._owed:
-                    with self._clock.move_on_after(DELETE_AGAIN_S):
-                        await anyio.sleep_forever()
+                is_done = await self._delete_owed()
+                with self._clock.move_on_after(DELETE_TOGETHER_S if is_done else DELETE_AGAIN_S):
+                    await anyio.sleep_forever()
         finally:
             self._is_running = False
 
-    async def _delete_owed(self) -> None:
-        for id in [*self._owed]:
-            self._owed.discard(id)  # before the deletion: a second one may become due meanwhile
-            try:
-                await self.forget(id)
-            except BaseException:
-                self._owed.add(id)
-                raise
+    async def _delete_owed(self) -> bool:
+        """Delete the records that are owed now; return whether the store has taken that."""
+        ids, self._owed = self._owed, set()  # before the deletion: a second one of an id may become due meanwhile
+        is_done = False
+        for id in ids:
+            self._copies.drop(id)
+        try:
+            await self._store.delete_all(ids)
+            is_done = True
+        except StoreUnavailable:
+            pass  # the store has logged why
+        finally:
+            if not is_done:
+                self._owed |= ids
+        return is_done

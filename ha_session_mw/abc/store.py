@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
 from ..models import Reticent
@@ -103,6 +103,11 @@ class SessionStore(ABC):
     @abstractmethod
     async def delete(self, id: str) -> None:
         """Remove a record of any version. It is no error if there is none."""
+
+    async def delete_all(self, ids: Collection[str]) -> None:
+        """Remove records of any version. If it raises, any of them may be gone. A store over a network takes many in one round trip."""
+        for id in ids:
+            await self.delete(id)
 
     @abstractmethod
     async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:

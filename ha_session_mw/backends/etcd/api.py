@@ -111,6 +111,16 @@ class Transaction(msgspec.Struct, frozen=True):
     succeeded: bool = False
 
 
+class _Response(msgspec.Struct, frozen=True):
+    response_range: Page = Page()
+
+
+class Reads(msgspec.Struct, frozen=True):
+    """The outcome of a transaction that reads, in the order of its operations."""
+
+    responses: tuple[_Response, ...] = ()
+
+
 class Granted(msgspec.Struct, frozen=True):
     """A lease. One without a time to live has ended."""
 
@@ -168,6 +178,11 @@ def put_if_absent(key: bytes, value: bytes) -> Operation:
     """Return the operation that sets a key that does not exist, and writes the value of an existing one once more."""
     absent = {"compare": [unchanged_since(key, 0)], "success": [put(key, value)]}
     return {"request_txn": {**absent, "failure": [{"request_put": {"key": key, "ignore_value": True}}]}}
+
+
+def look_for(key: bytes) -> Operation:
+    """Return the operation that reads a key without its value."""
+    return {"request_range": {"key": key, "keys_only": True}}
 
 
 def delete(start: bytes, end: bytes | None = None) -> Operation:

@@ -28,6 +28,7 @@ from .api import (
     Nothing,
     Operation,
     Page,
+    Reads,
     Token,
     Transaction,
     Watched,
@@ -35,6 +36,7 @@ from .api import (
     decode_watched,
     encode,
     error_of,
+    look_for,
 )
 from .authentication import Authentication
 from .bodies import follow_lines, read
@@ -142,6 +144,15 @@ class EtcdGateway:
         """
         body = {"key": start, "range_end": end, "revision": revision, "limit": limit}
         return await self._call("/v3/kv/range", body, Page, limit_s=max(least_s, self.try_limit_s))
+
+    async def exist(self, keys: Sequence[bytes]) -> list[bool]:
+        """Return which of up to 128 keys exist, in their order. The read is linearizable.
+
+        Raises:
+            EtcdError: etcd did not answer, or refused.
+        """
+        done = await self._call("/v3/kv/txn", {"compare": (), "success": [*map(look_for, keys)], "failure": ()}, Reads)
+        return [bool(response.response_range.kvs) for response in done.responses]
 
     async def written_after(self, start: bytes, end: bytes, revision: int) -> Page:
         """Return one of the keys in a range that were last written after a revision, without its value. One endpoint is asked.

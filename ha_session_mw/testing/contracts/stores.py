@@ -169,6 +169,21 @@ class SessionStoreContract(Contract[Stores]):
 
             await nodes.run(story)
 
+    async def test_many_records_are_deleted_together_whether_they_are_there_or_not(self) -> None:
+        async with self.opened() as nodes:
+
+            async def story() -> None:
+                one, last = nodes.stores[0], nodes.stores[-1]
+                kept = await one.put(self._record(nodes))
+                there = [await one.put(self._record(nodes, subject="ada")) for _ in range(3)]
+                missing = [f"missing {number}" for number in range(300)]
+                await last.delete_all([*missing[:150], *(record.id for record in there), *missing[150:]])
+                assert [await one.get(record.id) for record in (*there, kept)] == [None, None, None, kept]
+                assert await one.of_subject("ada") == []
+                await last.delete_all([])
+
+            await nodes.run(story)
+
     async def test_one_of_many_puts_at_once_succeeds_and_the_others_conflict_with_it(self) -> None:
         async with self.opened() as nodes:
 

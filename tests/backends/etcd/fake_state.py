@@ -160,11 +160,16 @@ class EtcdState:
             return _NO_LEASE
         changes = len(self.changes)
         self.revision += 1
+        reads = [self._read(**operation["request_range"]) for operation in operations if "request_range" in operation]
         for operation in operations:
             self._do(**operation)
         if len(self.changes) == changes:
             self.revision -= 1  # nothing was changed
-        return 200, {"header": {"revision": str(self.revision)}, "succeeded": succeeded}
+        return 200, {"header": {"revision": str(self.revision)}, "succeeded": succeeded, "responses": reads}
+
+    def _read(self, key: str, *, keys_only: bool) -> Mapping[str, Any]:
+        found = self.keys.get(b64decode(key))
+        return {"response_range": {"kvs": [found]} if found else {}}
 
     def _holds(self, comparison: Mapping[str, Any]) -> bool:
         found = self.keys.get(b64decode(comparison["key"]))
@@ -180,6 +185,7 @@ class EtcdState:
         request_put: Mapping[str, Any] | None = None,
         request_delete_range: Mapping[str, Any] | None = None,
         request_txn: Mapping[str, Any] | None = None,
+        request_range: Mapping[str, Any] | None = None,  # was read before
     ) -> None:
         if request_txn is not None:
             for operation in request_txn["success" if all(map(self._holds, request_txn["compare"])) else "failure"]:
