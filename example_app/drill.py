@@ -17,10 +17,12 @@ from .visitor import AnswerError, Visitor, expect, told, told_problem
 
 WHOAMI = "/api/private/session"
 USES = 200
-IDLE_S, ABSOLUTE_S = 2, 3
-"""Timeouts of the hasty node: long enough to tell one from the other, short enough to wait for both."""
-LIMIT_S = 10.0
+IDLE_S, ABSOLUTE_S = 4, 6
+"""Timeouts of the hasty node: far enough apart for a busy machine, and short enough to wait for both."""
+LIMIT_S = 30.0
 POLL_S = 0.05
+TRIES = 3
+"""On a machine that is busy for a second, a session of the hasty node is over before it is used."""
 
 
 def tell(story: Story, node: Server, hasty: Server) -> None:
@@ -104,11 +106,8 @@ def tokens_that_are_not_good(story: Story, node: Server, hasty: Server) -> None:
 def the_end_of_a_session(story: Story, hasty: Server) -> None:
     story.chapter(f"Timeouts: a node with an idle timeout of {IDLE_S} s and an absolute one of {ABSOLUTE_S} s")
     with Visitor(hasty.url) as ada:
-        log_in(ada, "ada")
-        began = time.perf_counter()
-        first = ada.token
         with story.step("ada keeps using her session, and it is renewed") as step:
-            told(wait_for(lambda: ada.get(WHOAMI), lambda _: ada.token_changed), 200)
+            began, first = used_until_renewed(ada)
             expect("the same session id after the renewal", session_id(ada.token) == session_id(first))
             step.took_s = time.perf_counter() - began
             step.told = "200 and a new cookie, at half the idle timeout"
@@ -118,6 +117,18 @@ def the_end_of_a_session(story: Story, hasty: Server) -> None:
         with story.step("the renewed token, at the absolute timeout") as step:
             step.told = told(wait_for(lambda: ada.get(WHOAMI), was_refused), 401, "session_expired")
             step.took_s = time.perf_counter() - began
+
+
+def used_until_renewed(visitor: Visitor) -> tuple[float, str | None]:
+    """Log in, and use the session until it is renewed; return when it began, and its first token."""
+    for _ in range(TRIES):
+        log_in(visitor, "ada")
+        began, first = time.perf_counter(), visitor.token
+        response = wait_for(lambda: visitor.get(WHOAMI), lambda answer: visitor.token_changed or was_refused(answer))
+        if response.status_code == 200:
+            break
+    told(response, 200)
+    return began, first
 
 
 # What the steps share.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 60.0
 """Longest wait for a server. A start takes half a second on an idle machine, and many times that on a busy one."""
 END_WITHIN_S = 5.0
 """How long a server may take to end by itself. uvicorn waits one second for open requests."""

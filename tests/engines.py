@@ -23,6 +23,12 @@ from .waiting import LIMIT_S, stands_still, until
 _MEMORY = Path("/dev/shm")
 
 
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process wait for etcd as long as a busy machine may take. A test in which etcd fails must not be so patient."""
+    for limit in ("log.DURABLE_LIMIT_S", "store.LIMIT_S", "store.LIMIT_IN_TROUBLE_S", "locks.LEAST_S"):
+        monkeypatch.setattr(f"ha_session_mw.backends.etcd.{limit}", LIMIT_S)
+
+
 @contextmanager
 def memory_folder() -> Iterator[Path]:
     """A folder that goes when the context ends; in memory where possible, because etcd syncs each write."""

@@ -30,10 +30,11 @@ from example_app.visitor import Visitor
 
 from . import warm
 from .thinning import thinned
+from .waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent
 PAGE = {"Accept": "text/html"}
-DEMO_WITHIN_S = 180
+DEMO_WITHIN_S = 270
 """A drill takes 12 to 30 s on an idle machine."""
 TOKEN = re.compile(r"hs1\.[\w-]{22}\.")
 
@@ -407,7 +408,7 @@ def end(process: subprocess.Popen[str]) -> str:
     if process.poll() is None:
         process.terminate()
     try:
-        return process.communicate(timeout=20)[0]
+        return process.communicate(timeout=LIMIT_S)[0]
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -416,7 +417,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 def listens(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/-/session/readyz", timeout=2, trust_env=False, verify=NO_TLS).status_code == 200
+        return httpx2.get(f"{url}/-/session/readyz", timeout=LIMIT_S, trust_env=False, verify=NO_TLS).status_code == 200
     except httpx2.TransportError:
         return False
 
@@ -484,14 +485,14 @@ def test_the_demo_of_one_machine_tells_its_story_and_ends_well() -> None:
 @pytest.mark.real
 def test_a_drill_that_does_not_exist_is_reported() -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="oracle")
-    story, _ = demo.communicate(timeout=30)
+    story, _ = demo.communicate(timeout=LIMIT_S)
     assert (demo.returncode, "Choose peers, etcd or sqlite" in story) == (2, True)
 
 
 @pytest.mark.real
 def test_where_there_is_no_etcd_its_drill_says_how_to_install_it(tmp_path: Path) -> None:
     demo = run_demo(PYTHONUTF8="1", KEEP="", CLUSTER="etcd", PATH=str(tmp_path))
-    story, _ = demo.communicate(timeout=30)
+    story, _ = demo.communicate(timeout=LIMIT_S)
     assert demo.returncode == 2
     [line] = story.splitlines()
     assert "needs etcd" in line
@@ -576,7 +577,7 @@ sys.exit(__main__.main())
 def test_a_demo_that_fails_says_so_and_leaves_no_process_behind_not_even_a_frozen_one() -> None:
     demo = run_demo("-c", FAILING_DEMO, PYTHONUTF8="1")
     try:
-        story, _ = demo.communicate(timeout=30)
+        story, _ = demo.communicate(timeout=LIMIT_S)
     finally:
         end(demo)
     assert demo.returncode == 1, story

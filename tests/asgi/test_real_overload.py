@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from .. import warm
+from ..waiting import LIMIT_S
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -183,8 +184,10 @@ def log_in(address: tuple[str, int]) -> str:
 
 
 SECONDS = 6.0
-TRIES = 3
-"""Other tests may take so much of the processors that the load is none."""
+TRIES = 4
+"""Other tests may take so much of the processors that the load is none, or that the node answers nobody."""
+REFUSALS = 60
+"""So many that their hints are spread: that all lie within 1.5 of the 2 s happens once in a million times."""
 
 
 def test_a_node_with_too_many_requests_refuses_some_with_hints_and_is_normal_again_by_itself(tmp_path: Path) -> None:
@@ -194,9 +197,9 @@ def test_a_node_with_too_many_requests_refuses_some_with_hints_and_is_normal_aga
         for _ in range(TRIES):
             found = asyncio.run(load(address, cookie, SECONDS))
             refusals = [seen.problem for seen in (*found.users, *found.visitors) if seen.status == 503]
-            if refusals:
+            asyncio.run(normal_again(address))
+            if len(refusals) > REFUSALS and any(seen.status == 200 for seen in found.users):
                 break
-        after_s = asyncio.run(normal_again(address))
     assert any(seen.status == 200 for seen in found.users)
     assert {(problem["code"], problem["retry_where"], problem["outcome"]) for problem in refusals} == {
         ("overloaded", "other_node", "not_executed")
@@ -206,7 +209,6 @@ def test_a_node_with_too_many_requests_refuses_some_with_hints_and_is_normal_aga
     assert [seen.status for seen in found.polls] == [200] * 20  # they wait, and cost nothing
     assert 503 not in {seen.status for seen in found.probes}
     assert share_served(found.users) > share_served(found.visitors)
-    assert after_s < 10
 
 
 def share_served(seen: list[Seen]) -> float:
@@ -218,6 +220,7 @@ async def normal_again(address: tuple[str, int]) -> float:
     begun_s, in_a_row = time.monotonic(), 0
     client = Client(address, "", begun_s)
     while in_a_row < 10:
+        assert time.monotonic() < begun_s + LIMIT_S
         seen = await client.ask()
         in_a_row = in_a_row + 1 if seen.status == 200 else 0
     client.close()

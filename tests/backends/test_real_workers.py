@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -40,8 +41,15 @@ def test_readyz_speaks_for_all_workers_behind_a_port(tmp_path: Path, one_etcd: E
             answers = [ask("/-/session/readyz") for _ in range(8 * WORKERS)]
             assert {answer.status_code for answer in answers} == {200}
             token = client.post(url + "/login/ada", headers={"connection": "close", "session-transport": "bearer"}).headers["session-token"]
-            answers = [ask("/private", authorization=f"Bearer {token}") for _ in range(15 * WORKERS)]
-            assert {answer.status_code for answer in answers} == {200}
-            assert len({answer.headers["x-worker"] for answer in answers}) > 1
+            seen: dict[str, set[int]] = {}
+
+            def several_have_answered() -> bool:
+                with ThreadPoolExecutor(4 * WORKERS) as threads:  # at once: requests one by one may all get to the same
+                    for answer in threads.map(lambda _: ask("/private", authorization=f"Bearer {token}"), range(4 * WORKERS)):
+                        seen.setdefault(answer.headers["x-worker"], set()).add(answer.status_code)
+                return len(seen) > 1
+
+            until(several_have_answered, "several workers have answered")
+            assert set().union(*seen.values()) == {200}
         finally:
             end(process, LIMIT_S, with_group=True)

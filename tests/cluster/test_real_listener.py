@@ -22,7 +22,7 @@ from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import SECRET
 from ha_session_mw.version import PROTOCOL
 
-from ..waiting import until
+from ..waiting import LIMIT_S, until
 from .test_real import APP, Served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
@@ -85,7 +85,7 @@ async def test_connections_with_seen_headers_and_no_body_stop_no_member(node: Se
 
     async def ask() -> float:
         begun_s = time.monotonic()
-        assert lookups.decode_answer(await client.call(node.url, "lookup", question, timeout_s=5)).says == "unknown"
+        assert lookups.decode_answer(await client.call(node.url, "lookup", question, timeout_s=LIMIT_S)).says == "unknown"
         return time.monotonic() - begun_s
 
     with ExitStack() as stack:
@@ -93,7 +93,7 @@ async def test_connections_with_seen_headers_and_no_body_stop_no_member(node: Se
         answered = network.heard[-1]
         network.loses = True
         with pytest.raises(PeerFailure):
-            await client.call(node.url, "lookup", question, timeout_s=5)
+            await client.call(node.url, "lookup", question, timeout_s=LIMIT_S)
         network.loses = False
         for header in (answered, network.heard[-1]):
             for one in await anyio.to_thread.run_sync(connections, node, header):

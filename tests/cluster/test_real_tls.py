@@ -13,7 +13,7 @@ import pytest
 from example_app.ports import reserve_port
 
 from ..engines import CA_USE, KEY_OF_CA
-from ..waiting import until
+from ..waiting import LIMIT_S, until
 from .test_real import APP, Served
 
 pytestmark = pytest.mark.real
@@ -46,7 +46,7 @@ class Authority:
 
     @staticmethod
     def _openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=LIMIT_S)
 
 
 class SecurelyServed(Served):
@@ -78,7 +78,7 @@ class SecurelyServed(Served):
 
     def request(self, method: str, path: str, token: str | None = None) -> httpx2.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        return httpx2.request(method, self.url + path, headers=headers, timeout=20, verify=self.context)
+        return httpx2.request(method, self.url + path, headers=headers, timeout=LIMIT_S, verify=self.context)
 
     def readiness(self) -> str:
         try:

@@ -10,9 +10,10 @@ import pytest
 
 from example_app.proxy import Proxy
 
+from ..waiting import LIMIT_S
+
 pytestmark = pytest.mark.real
 
-LIMIT_S = 10.0
 A_WHILE_S = 0.2
 
 

@@ -29,6 +29,7 @@ from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import LockNode, LockNodes, LockServiceContract, ManualClock
 
 from ...engines import Etcd, memory_folder
+from ...waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,7 @@ class OneClock(LockNodes):
         found: list[T] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._tick)
-            with anyio.fail_after(60):
+            with anyio.fail_after(LIMIT_S):
                 found.append(await function())
             tasks.cancel_scope.cancel()
         return found[0]
@@ -170,6 +171,7 @@ class OnEtcd(LockNodes):
     """Three processes on one etcd. Freezing etcd breaks it for all of them."""
 
     can_break = True
+    wait_s = limit_s = LIMIT_S
     lease_s = 1.0
     late_s = 2.5  # it is a second longer there, counted from when etcd was asked; and etcd looks twice a second
 

@@ -17,6 +17,7 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, Cluster, ClusterLogContract, Member, Node, Nodes
 
 from ...engines import Etcd, memory_folder
+from ...waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +117,7 @@ class OnEtcd(Nodes):
     """Three processes on one etcd. Freezing etcd breaks it for all of them."""
 
     can_break = True
+    wait_s = limit_s = LIMIT_S
 
     def __init__(self, server: Etcd, prefix: str) -> None:
         self.server = server

@@ -24,7 +24,7 @@ from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import SECRET, News, SessionStoreContract, Stores
 
 from ...engines import Etcd, memory_folder
-from ...waiting import eventually
+from ...waiting import LIMIT_S, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +113,7 @@ class OnEtcd(Stores):
     """Three processes on one etcd. Freezing etcd breaks it for all of them."""
 
     can_break = True
+    wait_s = limit_s = LIMIT_S
 
     def __init__(self, server: Etcd, prefix: str) -> None:
         self.clock = SystemClock()
