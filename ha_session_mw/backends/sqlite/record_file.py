@@ -113,7 +113,7 @@ class RecordFile(SharedFile):
         return lambda db: _put(db, kind, record, guard, boot_s)
 
     def delete(self, kind: str, id: str) -> Work[int]:
-        """Return the work that deletes a record if there is one, and returns the version of the delete."""
+        """Return the work that deletes a record if there is one, and returns the version of the delete, 0 if there is none."""
         return lambda db: _delete(db, kind, id)
 
     def prune(self, ended_ms: int) -> Work[int]:
@@ -141,6 +141,8 @@ def _put(db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None,
 
 
 def _delete(db: sqlite3.Connection, kind: str, id: str) -> int:
+    if db.execute(_OF_ID, (kind, id)).fetchone() is None:
+        return 0  # a transaction that changes nothing costs no sync of the disk
     version: int = db.execute(_NEXT_VERSION).fetchone()[0]
     db.execute(_DELETE, (version, kind, id))
     return version

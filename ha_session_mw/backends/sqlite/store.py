@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import anyio
@@ -119,6 +119,10 @@ class SqliteStore(SessionStore):
 
     async def delete(self, id: str) -> None:
         await self._written(self._file.delete(self._kind, id))
+
+    async def delete_all(self, ids: Collection[str]) -> None:
+        deletions = [self._file.delete(self._kind, id) for id in ids]
+        await self._written(lambda db: max((delete(db) for delete in deletions), default=0))
 
     async def _written(self, work: Work[int]) -> int:
         with self._clock.move_on_after(WRITE_LIMIT_S):

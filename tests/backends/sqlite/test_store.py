@@ -323,11 +323,23 @@ async def test_a_disk_that_does_not_answer_costs_its_time_and_no_more(
     assert [code(answer) for answer in answers] == ["store_unavailable"]
 
 
+async def test_the_log_outs_of_sessions_without_records_write_nothing(path: Path) -> None:
+    a = Worker(path)
+    there = await a.store.put(Record("family", b"", 1 << 50))
+    log = records_of(path).with_name("sessions.db-records-wal")
+    before = log.read_bytes()
+    await a.store.delete_all(["one", "another"])
+    await a.store.delete("a third one")
+    assert log.read_bytes() == before
+    await a.store.delete_all(["one", there.id])
+    assert log.read_bytes() != before
+
+
 def test_a_write_that_begins_as_the_file_is_let_go_leaves_it_closed(path: Path) -> None:
     file = RecordFile(path)
-    version = file.last_version()
+    version = file.write(file.put("session", Record("family", b"", 1 << 50), None, lambda: 0.0))
     file.close()
-    of_a_log_out_that_is_over = file.delete("session", "whose record was still to be deleted")
+    of_a_log_out_that_is_over = file.delete("session", "family")
     assert file.write(of_a_log_out_that_is_over) > version
     assert [*path.parent.iterdir()] == [path]  # nothing of a write-ahead log
 
