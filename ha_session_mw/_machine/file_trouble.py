@@ -13,3 +13,7 @@ class FileTrouble(Exception):
     def __init__(self, what: str, *, passing: bool = False) -> None:
         super().__init__(what)
         self.passing = passing
+
+
+class FileDamaged(FileTrouble):
+    """The content of the file cannot be what this package wrote."""

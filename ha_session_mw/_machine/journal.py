@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from .file_trouble import FileDamaged
 from .sqlite_file import OPEN_S, WRITE_BUSY_S, FileTrouble, Inode, Schema, SqliteFile, in_transaction, inode_of
 
 _RECORDS = "CREATE TABLE records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)"
@@ -135,6 +136,6 @@ class JournalFile(SqliteFile):
 def _holder(db: sqlite3.Connection) -> str:
     row = db.execute("SELECT token FROM holder").fetchone()
     if row is None:
-        raise FileTrouble("is damaged")
+        raise FileDamaged("is damaged")
     token: str = row[0]
     return token

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from .file_trouble import FileTrouble
+from .file_trouble import FileDamaged, FileTrouble
 
 LOCKED = "is locked by another process, or by a program that copies it"
 REPLACED = "was deleted or replaced while it was in use"
@@ -28,6 +28,7 @@ _PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL,
 # ENOENT passes: the folder was there just before.
 _PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NAMED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN}
 _MAY_NOT = "; give this user the right to write there, or name another place"
 _NO_FOLDER = "; it must be a folder, and is a file"
@@ -55,6 +56,8 @@ def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTr
         return FileTrouble(f"cannot be opened: {exc.strerror}{named}", passing=exc.errno in _PASSING_OS)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
     named = f": {str(path)!r}" if path is not None and code in _NAMED else ""
+    if code in _DAMAGED:
+        return FileDamaged(_WHAT[code])
     # A closed connection has no code: the process has just forked, or is ending.
     return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}") + named, passing=code in _PASSING or not code)
 

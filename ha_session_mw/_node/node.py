@@ -39,13 +39,18 @@ NOT_STARTED = (
 
 NO_QUORUM_AFTER_S = 2.0
 """How long it is no news that no majority takes log-outs: a node that has just started is ready before the others have called it."""
-NO_QUORUM = "each log-out here is provisional or refused, because no majority takes it; see that the others can call this node"
+NO_QUORUM = "each log-out here is provisional or refused: {}"
 PROVISIONAL = "the last {} log-outs here were provisional: a majority takes them too late, because it is busy or far away"
 PROVISIONAL_IN_A_ROW = 3
 """So many provisional log-outs are no chance."""
 TOLD_APART = "member {} and this node cannot validate each other's tokens"
 SHARED_NAME = "several members are named {}; give each node a HA_SESSION_NODE_ID of its own"
 OTHER_KEYS = "most members have other keys than this node; give all nodes the same HA_SESSION_SECRET_KEY"
+
+LACKED_KEY = (
+    "tokens of key {} come, which this node does not have and member {} has, so it answers 503 key_not_reached or asks a peer each time; "
+    "add that key to HA_SESSION_SECRET_KEY_FALLBACKS of this node until ha-session keys retires it"
+)
 
 WORKERS_STARTING = "other workers behind this port are still starting"
 
@@ -150,6 +155,16 @@ class Node(Wiring):
         """Return how this node's keys go together with those of the other live members."""
         return fit_of(str(self.node_id), self.kids_of_members(), self.view.denied_keys)
 
+    def lacked_keys(self) -> list[str]:
+        """Return a line for each key that this node needs and does not have, although its keys go together with those of its holders."""
+        members, apart, ring = self.kids_of_members(), self.key_fit().apart, self.keys.ring
+        found = []
+        for kid in self.key_use.lacked(self.clock.boot_s()):
+            holders = [name for name, kids in members.items() if kid in kids and name not in apart]
+            if holders and kid not in ring.kids:
+                found.append(LACKED_KEY.format(kid, ", ".join(holders)))
+        return found
+
     def _refresh_by_hand(self) -> None:
         """Refresh if no background task does."""
         if not self.supervisor.is_running:
@@ -197,6 +212,7 @@ class Node(Wiring):
         """Return what an operator should mend although this node is ready."""
         exposed, apart = self.log.exposure(), self.key_fit().apart
         told = [f"{TOLD_APART.format(', '.join(apart))}; give all nodes the same HA_SESSION_SECRET_KEY"] if apart else []
+        told += self.lacked_keys()
         told += [SHARED_NAME.format(name) for name in self.shared_names()]
         if self.settings.routing != "serve" and self.ownership.shares_its_url():
             told.append(
@@ -207,7 +223,7 @@ class Node(Wiring):
 
     def _why_provisional(self) -> list[str]:
         if not self.log.has_quorum() and self.clock.boot_s() - self._had_quorum_s > NO_QUORUM_AFTER_S:
-            return [NO_QUORUM]
+            return [NO_QUORUM.format(self.log.why_no_quorum())]
         many = self.revoker.provisional_in_a_row
         return [PROVISIONAL.format(many)] if many >= PROVISIONAL_IN_A_ROW else []
 

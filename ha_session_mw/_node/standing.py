@@ -1,13 +1,13 @@
 """One line in the log when this node begins to refuse everybody with 503, one each minute while it does, and one when it ends.
 
-The same for keys that do not go together. And one for a name that several members have.
+The same for keys that do not go together, or that it lacks. And one for a name that several members have.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .._core.cluster.key_use import KeyFit
 from ..abc import Clock, ClusterLog
@@ -37,6 +37,7 @@ class StandingLog:
         why_not: returns why the node validates no sessions; None if it does, or never has since its start, or is about to stop.
         skew_s: returns how far this node's clock is ahead of the other clock that differs most.
         key_fit: returns how this node's keys go together with the other members'.
+        lacked_keys: returns a line for each key that this node needs and does not have.
         shared_names: returns the names that several members have.
     """
 
@@ -47,6 +48,7 @@ class StandingLog:
         why_not: Callable[[], str | None],
         skew_s: Callable[[], float],
         key_fit: Callable[[], KeyFit],
+        lacked_keys: Callable[[], Sequence[str]],
         shared_names: Callable[[], tuple[str, ...]],
     ) -> None:
         self._boot_s = clock.boot_s
@@ -58,6 +60,8 @@ class StandingLog:
         self._key_fit = key_fit
         self._told_fit = KeyFit()
         self._tell_keys_at_s = -math.inf
+        self._lacked_keys = lacked_keys
+        self._tell_lacked_at_s: dict[str, float] = {}
         self._shared_names = shared_names
         self._told_names: tuple[str, ...] = ()
 
@@ -65,6 +69,7 @@ class StandingLog:
         """Look whether there is something to tell. Called about once a second."""
         self._look_at_service()
         self._look_at_keys()
+        self._look_at_lacked_keys()
         self._look_at_names()
         skew_s = self._skew_s()
         is_skewed = abs(skew_s) > (WARN_SKEW_S / 2 if self._is_skewed else WARN_SKEW_S)
@@ -103,6 +108,14 @@ class StandingLog:
         line = "member %s and this node cannot validate each other's tokens%s; give all nodes the same HA_SESSION_SECRET_KEY"
         odd = ": this node has other keys than most members, issues no tokens and is not ready" if fit.is_odd else ""
         logger.error(line, ", ".join(fit.apart), odd)
+
+    def _look_at_lacked_keys(self) -> None:
+        now_s = self._boot_s()
+        self._tell_lacked_at_s = {line: self._tell_lacked_at_s.get(line, now_s) for line in self._lacked_keys()}
+        for line, at_s in self._tell_lacked_at_s.items():
+            if now_s >= at_s:
+                self._tell_lacked_at_s[line] = now_s + TELL_EVERY_S
+                logger.warning("%s", line)
 
     def _look_at_names(self) -> None:
         names = self._shared_names()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, decide, denial
+from .._core.cluster.key_use import KeyUse
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
 from .._core.token import tokens
@@ -65,7 +66,7 @@ class TokenValidator:
         cache: keeps verified tokens. The decision is never cached.
         refresh: brings the keys up to date; called before a verification, once in :data:`REFRESH_EVERY_MS` at most.
         node: returns the name of this node.
-        remembers_key: tells whether a member had a key that may be back soon.
+        key_use: remembers which keys the members have, and which this node lacks.
         has_odd_keys: tells whether most members have other keys than this node.
 
     Attributes:
@@ -92,7 +93,7 @@ class TokenValidator:
         *,
         refresh: Callable[[], None],
         node: Callable[[], NodeId],
-        remembers_key: Callable[[str], bool],
+        key_use: Callable[[], KeyUse],
         has_odd_keys: Callable[[], bool],
     ) -> None:
         self._accepted = self.by_peers = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
@@ -108,7 +109,7 @@ class TokenValidator:
         self._refresh = refresh
         self._refreshed_ms = -math.inf
         self._node = node
-        self._remembers_key = remembers_key
+        self._key_use = key_use
         self._has_odd_keys = has_odd_keys
         self._absolute_ms = int(settings.absolute_timeout * 1000)
         self._takes_over = taking_over(settings, began_ms=clock.wall_s() * 1000)
@@ -383,9 +384,12 @@ class TokenValidator:
         kid = token.split(b".")[2].decode()
         if kid in self._view.denied_keys:
             return True  # nobody accepts it
-        if not self._is_fresh() or not self._log.hears_all_kids() or self._remembers_key(kid):
-            return False  # a member that this node has not heard of, or not lately, may have the key
-        return all(kid not in kids for kids in self._log.announced_kids())
+        boot_s = self._boot_s()
+        if any(kid in kids for kids in self._log.announced_kids()):
+            self._key_use().lack(kid, boot_s)
+            return False
+        # Another member that this node has not heard of, or not lately, may have the key.
+        return self._is_fresh() and self._log.hears_all_kids() and not self._key_use().remembers(kid, boot_s)
 
     def _is_fresh(self) -> bool:
         return self._boot_s() - self.fresh_at() <= self._log.freshness_limit_s

@@ -155,7 +155,7 @@ class Wiring(ABC):
             self.cache,
             refresh=self._refresh_by_hand,
             node=lambda: self.node_id,
-            remembers_key=lambda kid: self.key_use.remembers(kid, clock.boot_s()),
+            key_use=lambda: self.key_use,
             has_odd_keys=lambda: self.key_fit().is_odd,
         )
         self.resolver = Resolver(self.validator, settings, clock, recover=self.recoveries.recover)
@@ -166,6 +166,7 @@ class Wiring(ABC):
             why_not=self._why_out_of_service,
             skew_s=lambda: farthest_skew_s(self.log),
             key_fit=self.key_fit,
+            lacked_keys=self.lacked_keys,
             shared_names=self.shared_names,
         )
         self._has_served = False
@@ -432,6 +433,10 @@ class Wiring(ABC):
     @abstractmethod
     def key_fit(self) -> KeyFit:
         """How this node's keys go together with the other live members'."""
+
+    @abstractmethod
+    def lacked_keys(self) -> list[str]:
+        """A line for each key that this node needs and does not have."""
 
     @abstractmethod
     def shared_names(self) -> tuple[str, ...]:

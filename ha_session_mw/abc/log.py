@@ -207,7 +207,10 @@ class ClusterLog(ABC):
         return ()
 
     def exposure(self) -> str | None:
-        """Return how acknowledged log-outs may be lost as the cluster is set up, in a sentence for an operator; None if they are kept."""
+        """Return how acknowledged log-outs may be lost, in a sentence for an operator; None if they are kept.
+
+        They may be by the way in which the cluster is set up, or because a file cannot be written.
+        """
         return None
 
     def member_lists(self) -> Mapping[str, str | None] | None:
@@ -235,6 +238,10 @@ class ClusterLog(ABC):
     def has_quorum(self) -> bool:
         """Return whether entries that are appended now become durable soon, as far as this node knows."""
         return True
+
+    def why_no_quorum(self) -> str:
+        """Return why :meth:`has_quorum` is False, in a few words for an operator."""
+        return "no majority takes it; see that the others can call this node"
 
     def index(self) -> str | None:
         """Return the log's position after this node's newest entry as text; None without other nodes.

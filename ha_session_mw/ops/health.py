@@ -72,7 +72,7 @@ def checks_of(node: Node) -> Iterator[Check]:
     yield _pending(node)
     exposed = node.log.exposure()
     yield Check("durability", "warn" if exposed else "pass", exposed is None, output=exposed or "",
-                remedy="set what the sentence names" if exposed else "")  # fmt: skip
+                remedy="do what the sentence says" if exposed else "")  # fmt: skip
     yield _tasks(node)
     yield _zero("accepts_after_revocation", node.second_look.accepts_after_revocation if node.second_look is not None else 0)
     yield _zero("logouts_by_infrastructure", node.errors.logouts_by_infrastructure)
@@ -163,10 +163,10 @@ def _tasks(node: Node) -> Check:
 
 def _keys(node: Node) -> Check:
     fit = node.key_fit()
-    status: Status = "fail" if fit.is_odd else "warn" if fit.apart else "pass"
-    return Check("keys", status, len(node.keys.ring.kids),
-                 output=f"this node and {', '.join(fit.apart)} cannot validate each other's tokens" if fit.apart else "",
-                 remedy="give all nodes the same HA_SESSION_SECRET_KEY; see Rotate keys" if fit.apart else "")  # fmt: skip
+    faults = [f"this node and {', '.join(fit.apart)} cannot validate each other's tokens"] if fit.apart else []
+    faults += node.lacked_keys()
+    return Check("keys", "fail" if fit.is_odd else "warn" if faults else "pass", len(node.keys.ring.kids), output="; ".join(faults),
+                 remedy="give all nodes the same HA_SESSION_SECRET_KEY, and the same fallbacks; see Rotate keys" if faults else "")  # fmt: skip
 
 
 def _zero(name: str, count: int) -> Check:

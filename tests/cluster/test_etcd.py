@@ -54,6 +54,7 @@ on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
 OTHER_SECRET = "Xy7Kd2LmQ9vRtB4nWpZ8sHcJ6gFe3UaT"
 HEARTBEAT_S = 0.1
 FRESHNESS_LIMIT_S = 3.0
+GARBAGE = b64encode(b"garbage").decode()
 FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
 
 
@@ -624,6 +625,47 @@ async def test_keys_of_others_below_the_prefix_are_no_concern_of_the_log_but_tho
         assert judged(a, token) == "state_stale"
         remove(one_etcd, f"{prefix_of(cluster)}/deny/junk")
         await ready(a)
+
+
+async def test_log_outs_that_were_deleted_by_hand_are_written_again_so_that_nodes_that_start_know_them(
+    one_etcd: Etcd, cluster: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = node(cluster), node(cluster)
+    async with running(a, b):
+        await ready(a, b)
+        tokens = [mint_session(a), mint_session(a, "ada"), mint_session(a, "eve")]
+        await a.revoke_session(node_of(a).validator.validate(tokens[0].encode()).claims.family)  # type: ignore[union-attr]
+        for subject in ("ada", "eve"):
+            await a.revoke_subject(subject)
+        entries = [f"{prefix_of(cluster)}/{kind}/" for kind in ("deny", "cut")]
+        kept = [one_etcd.ctl("get", "--prefix", "--keys-only", start) for start in entries]
+        for start in entries:
+            one_etcd.ctl("del", "--prefix", start)
+        await eventually(lambda: [one_etcd.ctl("get", "--prefix", "--keys-only", start) for start in entries] == kept)
+        assert "somebody has deleted or overwritten 3 log-outs in etcd that have not ended" in caplog.text
+    c = node(cluster)
+    async with running(c):
+        await ready(c)
+        assert [judged(c, token) for token in tokens] == ["session_revoked"] * 3
+
+
+async def test_a_log_out_that_was_overwritten_by_hand_is_written_again(one_etcd: Etcd, cluster: str) -> None:
+    a = node(cluster)
+    async with running(a):
+        await ready(a)
+        token = mint_session(a)
+        await a.revoke_session(node_of(a).validator.validate(token.encode()).claims.family)  # type: ignore[union-attr]
+        key = one_etcd.ctl("get", "--prefix", "--keys-only", f"{prefix_of(cluster)}/deny/").strip()
+        for is_deleted in (False, False, True):
+            one_etcd.ctl("put", key, "garbage")
+            if is_deleted:  # as the message about an unreadable key advises
+                one_etcd.ctl("del", key)
+            await eventually(lambda: '"kvs"' in (found := one_etcd.ctl("get", key, "-w", "json")) and GARBAGE not in found)
+            await ready(a)
+    b = node(cluster)
+    async with running(b):
+        await ready(b)
+        assert judged(b, token) == "session_revoked"
 
 
 # Members of etcd that fail.

@@ -11,6 +11,7 @@ from ha_session_mw import NodeStarting
 from ha_session_mw._core.token import tokens
 from ha_session_mw._core.token.keys import KeyRing, SigningKey
 from ha_session_mw._node.lookups import Answer, encode
+from ha_session_mw._node.node import LACKED_KEY
 from ha_session_mw._peering.signatures import HEADER, Envelope, Signatures, digest_of
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Claims, Deny, KeyId
@@ -210,6 +211,35 @@ async def test_members_whose_signing_keys_differ_are_told_apart_though_they_can_
     await cluster.advance(3)
     assert kid_of(mint_session(c.manager, "ada")) == kid(NEW)
     assert "cannot validate each other's tokens" not in caplog.text
+
+
+async def test_a_node_that_lost_a_key_too_early_names_it_and_who_has_it_while_tokens_of_it_come(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b, c = cluster.nodes
+    for node in (b, c):
+        await restart(cluster, node, secret_key=(NEW, SECRET))
+    browser = await logged_in(cluster, a)
+    assert kid_of(browser.token or "") == kid(SECRET)
+    await restart(cluster, a, secret_key=NEW)
+    assert not any(kid(SECRET) in warning for warning in node_of(a.manager).warnings())
+
+    assert (await browser.visit(a)).result == "ada"  # by asking a peer each time
+    told = LACKED_KEY.format(kid(SECRET), "b, c")
+    assert told in node_of(a.manager).warnings()
+    await cluster.advance(2)
+    assert [record.getMessage() for record in caplog.records].count(told) == 1
+    assert [told in node_of(node.manager).warnings() for node in (b, c)] == [False, False]
+
+    await cluster.advance(61)  # nobody brings such a token any more
+    assert told not in node_of(a.manager).warnings()
+
+
+async def test_a_token_of_a_made_up_key_names_no_key(cluster: Cluster) -> None:
+    a, *_ = cluster.nodes
+    token, _ = signed(a, STRAY)
+    await Browser(cluster, token).visit(a)
+    assert not any(kid(STRAY) in warning for warning in node_of(a.manager).warnings())
 
 
 async def test_garbage_is_refused_without_asking_anybody() -> None:

@@ -15,6 +15,7 @@ class Told:
         self.why: str | None = None
         self.skew_s = 0.0
         self.fit = KeyFit()
+        self.lacked: tuple[str, ...] = ()
         self.names: tuple[str, ...] = ()
         self._caplog = caplog
         self._log = StandingLog(
@@ -22,6 +23,7 @@ class Told:
             why_not=lambda: self.why,
             skew_s=lambda: self.skew_s,
             key_fit=lambda: self.fit,
+            lacked_keys=lambda: self.lacked,
             shared_names=lambda: self.names,
         )
 
@@ -67,6 +69,17 @@ def test_keys_that_do_not_go_together_are_told_with_whose_each_minute_and_at_the
     assert [("member b, c" in line, "not ready" in line) for line in told.after(10)] == [(True, True)]
     told.fit = KeyFit()
     assert told.after(100) == ["the keys of all members go together again"]
+
+
+def test_a_key_that_is_lacked_is_told_each_minute_while_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(caplog)
+    told.lacked = ("key one is lacked",)
+    assert told.after(60) == ["key one is lacked"]
+    assert told.after(60) == ["key one is lacked"]
+    told.lacked = ("key two is lacked",)
+    assert told.after(10) == ["key two is lacked"]
+    told.lacked = ()
+    assert told.after(100) == []
 
 
 def test_a_name_that_several_members_have_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,7 @@ class KeyState(msgspec.Struct, frozen=True):
 
 
 REMEMBERED_S = 60.0
-"""How long the keys of a member count as known after it was last heard: as long as a restart takes."""
+"""How long the keys of a member count as known after it was last heard, as long as a restart takes; and how long a key counts as lacked."""
 
 
 class KeyFit(msgspec.Struct, frozen=True):
@@ -67,6 +67,8 @@ class KeyUse:
         self._signed_s: dict[str, float] = {}
         self._heard: dict[str, tuple[Sequence[str], float]] = {}
         """The newest keys of each member, and when it was last heard."""
+        self._lacked_s: dict[str, float] = {}
+        """When a token last came whose key this node does not have and another member has."""
 
     def look(self, members: Mapping[str, Sequence[str]], denied: Collection[str], boot_s: float) -> None:
         """Note the keys of all live members, the newest key of each first."""
@@ -77,10 +79,19 @@ class KeyUse:
             self._signed_s[kid] = boot_s
         heard = {name: (kids, boot_s) for name, kids in members.items()}
         self._heard = {name: seen for name, seen in self._heard.items() if boot_s - seen[1] <= REMEMBERED_S} | heard
+        self._lacked_s = {kid: lacked_s for kid, lacked_s in self._lacked_s.items() if boot_s - lacked_s <= REMEMBERED_S}
 
     def remembers(self, kid: str, boot_s: float) -> bool:
         """Whether a member had this key when it was last heard, and may be back soon."""
         return any(kid in kids for kids, heard_s in self._heard.values() if boot_s - heard_s <= REMEMBERED_S)
+
+    def lack(self, kid: str, boot_s: float) -> None:
+        """Note that a token came whose key another member has, and this node does not."""
+        self._lacked_s[kid] = boot_s
+
+    def lacked(self, boot_s: float) -> tuple[str, ...]:
+        """Return the keys that were lacked a short while ago."""
+        return tuple(kid for kid, lacked_s in self._lacked_s.items() if boot_s - lacked_s <= REMEMBERED_S)
 
     def states(
         self, members: Mapping[str, Sequence[str]], denied: Collection[str], boot_s: float, *, life_s: float, expected: int

@@ -18,15 +18,17 @@ class LogEntries:
     Attributes:
         digest: the sum of the log's entries.
         unseen: the entries that were appended here and not read in the log yet, by their keys.
-        deleted: the keys of entries that were deleted before they ended. They stay in the view.
+        deleted: the keys of entries that were deleted, or overwritten, before they ended. They stay in the view.
+        to_restore: those of them that this process has yet to write again.
     """
 
-    __slots__ = ("_suspects", "deleted", "digest", "unseen")
+    __slots__ = ("_suspects", "deleted", "digest", "to_restore", "unseen")
 
     def __init__(self) -> None:
         self.digest = Digest()
         self.unseen: dict[str, Entry] = {}
         self.deleted: set[str] = set()
+        self.to_restore: set[str] = set()
         self._suspects: set[str] = set()
         """Slots whose digest has differed, and not agreed since."""
 
@@ -42,6 +44,8 @@ class LogEntries:
         """Begin with a log that was read as a whole at a position."""
         for key in self.unseen.keys() & loading.keys:
             del self.unseen[key]
+        self.deleted -= loading.keys
+        self.to_restore &= self.deleted
         self.digest.begin(position, loading.total)
 
     def put(self, entry: Entry, *, created: bool) -> bool:
@@ -55,18 +59,30 @@ class LogEntries:
         if created:
             self.digest.add(key)
         self.deleted.discard(key)
+        self.to_restore.discard(key)
         return self.unseen.pop(key, None) is None
 
     def delete(self, key: str, floor_ms: int) -> None:
         """Take in that the key of an entry was deleted."""
         self.digest.remove(key)
-        if key_end_ms(key) > floor_ms:
+        self.lose(key, floor_ms)
+
+    def lose(self, key: str, floor_ms: int) -> None:
+        """Take in that the log lacks an entry. Nothing is lost if it has ended."""
+        if key_end_ms(key) > floor_ms and key not in self.deleted:
             self.deleted.add(key)
+            self.to_restore.add(key)
 
     def raise_floor(self, floor_ms: int) -> None:
         """Forget the entries that end at or below the floor: nobody asks for them any more."""
         self.unseen = {key: entry for key, entry in self.unseen.items() if key_end_ms(key) > floor_ms}
         self.deleted = {key for key in self.deleted if key_end_ms(key) > floor_ms}
+        self.to_restore &= self.deleted
+
+    def take_to_restore(self) -> frozenset[str]:
+        """Return the keys to write again, each once."""
+        taken, self.to_restore = frozenset(self.to_restore), set()
+        return taken
 
     def differ(self, slot: str, beat: LogHeartbeat) -> bool:
         """Return whether another process has read the log differently, and has not since a heartbeat before.
@@ -96,3 +112,4 @@ class LogEntries:
         """
         self.digest.check(position)
         ensure(all(key_end_ms(key) > floor_ms for key in (*self.unseen, *self.deleted)), "nothing below the floor is kept")
+        ensure(self.to_restore <= self.deleted, "only a deleted entry is restored")

@@ -324,6 +324,10 @@ class Ordered:
         self.own_beats.fresh_s = -math.inf
         self._stamp()
 
+    def lose(self, key: str) -> None:
+        """Note that somebody has written something else in the place of an entry, and have it written again if this process knows it."""
+        self.entries.lose(key, self.view.floor_ms)
+
     def reload(self) -> None:
         """Require a new load: the engine has discarded changes that were not delivered. The present lease is no worse for that."""
         self.needs_load = True
@@ -338,7 +342,7 @@ class Ordered:
 
     def ready(self, now: Moment) -> Ready:
         """Return everything that the driver must do now."""
-        return Ready(tuple(self.speaker.take_events()), self._floor_to_store(now), self._slots_to_remove(now))
+        return Ready(tuple(self.speaker.take_events()), self._floor_to_store(now), self._slots_to_remove(now), self._keys_to_restore())
 
     def _told(self) -> Ready:
         """Return the events alone. The rest depends on time, and is handed out by :meth:`tick`."""
@@ -382,6 +386,9 @@ class Ordered:
             return ()
         silence_s = max(REMOVE_AFTER_S, REMOVE_AFTER_WAITS * self.members.fence_wait_s)
         return tuple(self.leases.silent(now.boot_s - silence_s, self.own_beats.alive_s - silence_s))
+
+    def _keys_to_restore(self) -> frozenset[str]:
+        return self.entries.take_to_restore() if self._follows() else frozenset()
 
     # For the driver.
 

@@ -113,8 +113,11 @@ class Ready:
             entries that end at or below the floor (:func:`.keys.ended_ranges`), in the same transaction or later.
         remove: slots that have been silent for very long, each with the position of its last heartbeat. A slot may be deleted only while
             that heartbeat is its newest one.
+        restore: the keys of entries that somebody else deleted or overwrote before they ended. A process that starts would not know these
+            entries, so those that the view still has must be written again.
     """
 
     events: tuple[OrderedEvent, ...] = ()
     floor_ms: int | None = None
     remove: tuple[tuple[str, int], ...] = ()
+    restore: frozenset[str] = frozenset()

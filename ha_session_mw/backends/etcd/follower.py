@@ -63,6 +63,8 @@ class Follower:
             except UnreadableKey as exc:
                 troubles.failed("following", str(exc))
                 self._mistrust()
+                if exc.entry is not None:
+                    self._ordered.lose(exc.entry)
             except EtcdError as exc:
                 if not (isinstance(exc, EtcdSilent) and self._ordered.stands_still):  # else nobody can write, and there is no news
                     troubles.failed("following", str(exc))

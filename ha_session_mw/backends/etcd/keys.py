@@ -30,7 +30,15 @@ from .api import Event, KeyValue, end_of
 
 
 class UnreadableKey(Exception):
-    """This release cannot read the value of a key. It may be a log-out, so the log stops there. ``str()`` names no id."""
+    """This release cannot read the value of a key. It may be a log-out, so the log stops there. ``str()`` names no id.
+
+    Attributes:
+        entry: the name of the key, if it is that of an entry, and no release has written the value; otherwise None.
+    """
+
+    def __init__(self, what: str, entry: str | None = None) -> None:
+        super().__init__(what)
+        self.entry = entry
 
 
 class Keys:
@@ -75,7 +83,7 @@ class Keys:
         try:
             return _deleted(kind, name) if event.is_deletion else _written(kind, name, event.kv)
         except ValueError as exc:
-            raise _unreadable(kind, event.kv, exc) from exc
+            raise _unreadable(kind, name, event.kv, exc) from exc
 
     def floor_of(self, pair: KeyValue) -> int:
         """Return the floor that stands under its key.
@@ -86,7 +94,7 @@ class Keys:
         try:
             return decode_floor(pair.value)
         except ValueError as exc:
-            raise _unreadable("log", pair, exc) from exc
+            raise _unreadable("log", FLOOR, pair, exc) from exc
 
     def split(self, pair: KeyValue) -> tuple[str, str]:
         """Return the kind of a key, and its name below the prefix."""
@@ -152,7 +160,7 @@ class Reading:
                 else:
                     self._add(kind, name, pair)
             except ValueError as exc:
-                raise _unreadable(kind, pair, exc) from exc
+                raise _unreadable(kind, name, pair, exc) from exc
             if pair.mod_revision > self.last.mod_revision:
                 self.last = pair
         self._take_entries(entries)
@@ -190,9 +198,18 @@ def _slot(name: str) -> str:
     return name.removeprefix(f"{BEATS}/")
 
 
-def _unreadable(kind: str, pair: KeyValue, exc: ValueError) -> UnreadableKey:
+def _unreadable(kind: str, name: str, pair: KeyValue, exc: ValueError) -> UnreadableKey:
     # The revision names the key for an operator. The key itself may hold the id of a session, which belongs in no log.
     what = f"holds a key ({kind}, {len(pair.key)} bytes long, of mod revision {pair.mod_revision})"
     if isinstance(exc, UnknownVersion):
         return UnreadableKey(f"{what} of an unknown {exc}: finish the roll-out, or go back to the release that wrote it")
-    return UnreadableKey(f"{what} that cannot be read: somebody else writes below the prefix of HA_SESSION_CLUSTER")
+    entry = name if kind in ENTRIES and _is_key_of_entry(name) else None
+    return UnreadableKey(f"{what} that cannot be read: somebody else writes below the prefix of HA_SESSION_CLUSTER", entry)
+
+
+def _is_key_of_entry(name: str) -> bool:
+    try:
+        key_end_ms(name)
+    except (ValueError, IndexError):
+        return False
+    return True

@@ -14,11 +14,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.proven_lead import TRUSTED_SKEW_MS
 from ..._core.cluster.view import View
+from ..._core.ordered.keys import entry_key
+from ..._core.ordered.loading import PIECE
 from ..._core.ordered.log import Ordered
 from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
 from ..._core.tally import Tally
@@ -103,6 +106,7 @@ class EtcdLog(MemberedLog):
         self._beating = anyio.Lock()
         self._has_deleted_beat = False
         self._to_tidy = Ready()
+        self._to_restore: set[str] = set()
         self._obey(self._to_tidy)
         self._wake()
 
@@ -236,6 +240,9 @@ class EtcdLog(MemberedLog):
     def has_quorum(self) -> bool:
         return not self._lost and self.ordered.log is not None
 
+    def why_no_quorum(self) -> str:
+        return self._why_not_written()
+
     # Tasks.
 
     async def run(self) -> None:
@@ -289,8 +296,23 @@ class EtcdLog(MemberedLog):
             self._tell_own_fault()
             await self._sleep(self._heartbeat_s)
 
+    async def _restore(self) -> None:
+        """Write entries again that somebody has deleted or overwritten. All processes do so, because any of them may end before it has."""
+        keys, self._to_restore = self._to_restore, set()
+        found: list[Entry] = []
+        for number, entry in enumerate(self._view.entries(), 1):
+            if entry_key(entry) in keys:
+                found.append(entry)
+            if number % PIECE == 0:
+                await anyio.lowlevel.checkpoint()
+        if found:
+            logger.error("somebody has deleted or overwritten %d log-outs in etcd that have not ended; this node %s", len(found), _RESTORED)
+            self._outboxes.put(self._keys.records(found))
+
     async def _tidy_for_ever(self) -> None:
         while True:
+            if self._to_restore:
+                await self._restore()
             due, self._to_tidy = self._to_tidy, Ready()
             try:
                 await tidy(self._gateway, self._keys, due)
@@ -308,6 +330,7 @@ class EtcdLog(MemberedLog):
         self._confirmed.rise(self.ordered.confirmed(self._now().boot_s))
         if ready.floor_ms is not None or ready.remove:
             self._to_tidy = ready
+        self._to_restore |= ready.restore
         for event in self._departures.sifted(ready.events, self._now().boot_s):
             self._log_event(event)
             if not isinstance(event, CaughtUp):  # it is no public event
@@ -338,6 +361,7 @@ class EtcdLog(MemberedLog):
                         logger.error("%s", mismatch)
 
 
+_RESTORED = "writes them again; let no other program, and nobody by hand, write or delete keys below the prefix of HA_SESSION_CLUSTER"
 _SET_BACK: Mapping[Rollback, str] = {
     "position": "the log in etcd is at an earlier revision than this node has applied",
     "log": "the log in etcd is another one than this node has applied",

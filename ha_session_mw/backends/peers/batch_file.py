@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -9,13 +10,18 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from ..._core.quorum.messages import Batch, decode_batch, encode
+from ..._machine.file_trouble import FileDamaged
 from ..._machine.journal import JournalFile
 from ..._machine.sqlite_file import FileTrouble
 from ...exceptions import ConfigurationError
 from ...version import BATCH
 
+logger = logging.getLogger("ha_session_mw.quorum")
+
 FILE = "the file of HA_SESSION_CLUSTER"
 """Its name in the lines for operators."""
+
+_REMEDY = "; restore it, or move it away, at one node at a time: the node then learns all log-outs anew from the other members"
 
 COMPACT_BYTES = 1024 * 1024
 """Smallest file that is rewritten: below a megabyte a start reads it in a moment."""
@@ -44,7 +50,8 @@ class BatchFile:
         try:
             records = deque(self._file.load())
         except FileTrouble as trouble:
-            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: it {trouble}"]) from trouble
+            remedy = _REMEDY if isinstance(trouble, FileDamaged) else ""
+            raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: it {trouble}{remedy}"]) from trouble
         self._bytes = sum(map(len, records))
         return self._decoded(records)
 
@@ -54,7 +61,7 @@ class BatchFile:
             try:
                 batch = decode_batch(records.popleft())
             except (ValueError, RecursionError) as exc:
-                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged: {exc}"]) from exc
+                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file cannot be used: a record in it is damaged{_REMEDY}"]) from exc
             if batch.version not in BATCH.reads:
                 # A node that skipped unreadable batches would forget log-outs.
                 raise ConfigurationError(
@@ -63,7 +70,7 @@ class BatchFile:
             yield batch
 
     async def write(self, batch: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
-        """Write and sync a batch, or all entries if the file has grown; return the last batch that was written.
+        """Write and sync a batch, or all entries if the file has grown or was deleted; return the last batch that was written.
 
         Args:
             batch: the next batch.
@@ -72,19 +79,35 @@ class BatchFile:
         Raises:
             FileTrouble: nothing was written.
         """
-        if self._bytes <= self._compact_at_bytes:
-            record = encode(batch)
-            await anyio.to_thread.run_sync(self._file.append, [record])
-            self._bytes += len(record)
+        if self._bytes <= self._compact_at_bytes and await self._append(encode(batch)):
             return batch
         records: list[bytes] = []
         for batch in everything():
             records.append(encode(batch))
             await anyio.lowlevel.checkpoint()
-        await anyio.to_thread.run_sync(self._file.replace, records)
+        if await anyio.to_thread.run_sync(self._file.is_another):
+            await anyio.to_thread.run_sync(self._file.rewrite, records)
+            logger.error("%s was deleted or replaced while it was in use; all log-outs are written down anew", FILE)
+        else:
+            await anyio.to_thread.run_sync(self._file.replace, records)
         self._bytes = sum(map(len, records))
         self._compact_at_bytes = max(COMPACT_BYTES, COMPACT_FACTOR * self._bytes)
         return batch
+
+    async def _append(self, record: bytes) -> bool:
+        """Return whether the record was appended; False if the file was deleted or replaced, so that all must be written.
+
+        Raises:
+            FileTrouble: nothing was written, for another reason.
+        """
+        try:
+            await anyio.to_thread.run_sync(self._file.append, [record])
+        except FileTrouble:
+            if await anyio.to_thread.run_sync(self._file.is_another):
+                return False
+            raise
+        self._bytes += len(record)
+        return True
 
     def hold(self) -> None:
         """Keep other processes from the file until :meth:`close`: this process serves."""

@@ -48,6 +48,11 @@ class BatchWriter:
         self._batch: Batch | None = None
         self._is_due = anyio.Event()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the file cannot be written now, as a predicate; None if it can."""
+        return self._troubles.current.get("file")
+
     def take(self, batch: Batch) -> None:
         """Write this batch next. No other one follows until it is reported."""
         self._batch = batch

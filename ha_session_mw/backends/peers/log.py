@@ -47,6 +47,10 @@ EXPOSED = (
     "log-outs are kept in memory only: if a majority of the members restarts at once, acknowledged log-outs are lost; "
     "set HA_SESSION_CLUSTER=peers:///path/of/a/file"
 )
+UNKEPT = (
+    "nothing is written to {}: it {}; until that is mended, this node keeps no new log-outs, "
+    "and each log-out in the cluster takes as long as if this node were dead"
+)
 
 
 class QuorumLog(MemberedLog):
@@ -300,7 +304,10 @@ class QuorumLog(MemberedLog):
         return self._reports.mismatches()
 
     def exposure(self) -> str | None:
-        return EXPOSED if self._file is None else None
+        if self._file is None:
+            return EXPOSED
+        trouble = self._writer.trouble
+        return None if trouble is None else UNKEPT.format(FILE, trouble)
 
     # The tasks.
 

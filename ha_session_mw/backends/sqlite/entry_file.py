@@ -8,8 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import SharedFile
-from ..._machine.sqlite_file import FileTrouble, Schema
+from ..._machine.sqlite_file import Schema
 
 SURE_S = 0.1
 """How often a process makes sure that its file is still the one of that name."""
@@ -75,7 +76,7 @@ class EntryFile(SharedFile):
         """Return the first rows after a number."""
         state, rows = self._read(lambda db: (db.execute(_STATE).fetchone(), _rows(db, since)))
         if state is None:
-            raise FileTrouble("is damaged")
+            raise FileDamaged("is damaged")
         text, made_ms, floor_ms, last = state
         return News((text, *self.inode), made_ms, floor_ms, last, rows)
 

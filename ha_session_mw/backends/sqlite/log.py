@@ -21,6 +21,7 @@ from ..._core.cluster.entries import decode_entries, encode_entry
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
+from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import DATA_VERSION
 from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble
 from ..._machine.sqlite_trouble import trouble_of
@@ -45,6 +46,11 @@ WRITE_AGAIN_S = 1.0
 """How often entries that could not be written are tried again."""
 PRUNE_EVERY_S = 60.0
 """How often ended entries are deleted: ends are whole minutes."""
+
+
+_REMEDY = (
+    "; stop all workers and restore a backup, or delete it: that loses all log-outs, so change HA_SESSION_SECRET_KEY too if they must hold"
+)
 
 
 class SqliteLog(ClusterLog):
@@ -102,7 +108,8 @@ class SqliteLog(ClusterLog):
             self._read_news()
         except FileTrouble as trouble:
             if not trouble.passing:
-                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file {trouble}"]) from trouble
+                remedy = _REMEDY if isinstance(trouble, FileDamaged) else ""
+                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file {trouble}{remedy}"]) from trouble
             self._lose(trouble)
         finally:
             # Opened again when this process serves: it may only be the parent of those that do.
@@ -175,7 +182,7 @@ class SqliteLog(ClusterLog):
         try:
             return decode_entries([row.body for row in rows])
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
-            raise FileTrouble("is damaged") from None
+            raise FileDamaged("is damaged") from None
 
     def _lose(self, trouble: FileTrouble) -> None:
         """Accept no session until the file can be read. Log-outs that are known stay enforced."""
@@ -296,8 +303,7 @@ class SqliteLog(ClusterLog):
 
     def why_not_ready(self) -> str | None:
         self._poll_now()
-        troubles = self._troubles.current
-        trouble = troubles.get("reading") or troubles.get("writing")
+        trouble = self._troubles.current.get("reading")
         if trouble:
             return f"the file of HA_SESSION_CLUSTER {trouble}"
         return None if self.trusts_clock() else NOT_TRUSTED
@@ -353,6 +359,9 @@ class SqliteLog(ClusterLog):
 
     def has_quorum(self) -> bool:
         return not self._lost
+
+    def why_no_quorum(self) -> str:
+        return f"the file of HA_SESSION_CLUSTER {self._troubles.current.get('writing', 'was not written yet')}"
 
     # Forks. The file closes itself.
 

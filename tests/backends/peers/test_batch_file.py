@@ -93,6 +93,58 @@ async def test_a_file_that_cannot_be_read_keeps_the_node_from_starting(tmp_path:
     file.close()
 
 
+async def test_a_damaged_file_is_named_with_what_may_be_done(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"no database, " * 100)
+    with pytest.raises(ConfigurationError, match=r"it is damaged, or is no database; restore it, or move it away, at one node at a time"):
+        BatchFile(JournalFile(tmp_path / "log")).load()
+
+
+@pytest.mark.one_library
+@pytest.mark.parametrize("most_bytes", [module.COMPACT_BYTES, -1])
+async def test_a_file_that_was_deleted_under_a_node_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most_bytes: int
+) -> None:
+    monkeypatch.setattr(module, "COMPACT_BYTES", most_bytes)
+    cluster = Cluster()
+    for node in cluster.nodes:
+        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
+    a, b, _ = cluster.nodes
+    async with cluster:
+        await cluster.ready()
+        early, late = mint_session(b.manager, "ada"), mint_session(b.manager, "bob")
+        assert (await b.post("/logout", token=early)).headers["session-revocation"] == "fenced"
+        (tmp_path / "a").unlink()
+        begun_s = cluster.passed_s
+        assert (await b.post("/logout", token=late)).headers["session-revocation"] == "fenced"
+        assert cluster.passed_s - begun_s < 1
+        assert "was deleted or replaced while it was in use; all log-outs are written down anew" in caplog.text
+        await a.kill()
+        [*kept] = BatchFile(JournalFile(tmp_path / "a")).load()
+        denied = {entry.id for batch in kept for _, entry in batch.entries if isinstance(entry, Deny)}
+        assert denied == quorum_log_of(b.manager).quorum.view.denied.keys()
+
+
+@pytest.mark.one_library
+async def test_a_node_whose_file_cannot_be_written_says_so_while_it_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    a, b, _ = cluster.nodes
+    a.settings.update(cluster=f"peers://{tmp_path}/a")
+    async with cluster:
+        await cluster.ready()
+        assert quorum_log_of(a.manager).exposure() is None
+
+        def full(file: JournalFile, records: Sequence[bytes]) -> None:
+            raise FileTrouble("cannot be written: the disk is full", passing=True)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(JournalFile, "append", full)
+            await b.post("/logout", token=mint_session(b.manager, "ada"))
+            assert a.why_not_ready is None
+            assert "it cannot be written: the disk is full; until that is mended" in (quorum_log_of(a.manager).exposure() or "")
+        await cluster.advance(3)
+        assert quorum_log_of(a.manager).exposure() is None
+
+
 async def test_a_full_disk_is_reported_once_and_later_entries_are_kept_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

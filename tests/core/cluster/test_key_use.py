@@ -112,5 +112,14 @@ def test_a_silent_members_key_is_remembered_for_a_while_and_a_retired_one_is_not
     assert not use.remembers("two", REMEMBERED_S + 0.1)
 
 
+def test_a_key_that_was_lacked_is_so_for_a_while() -> None:
+    use = KeyUse(0.0)
+    use.lack("old", 5.0)
+    use.look({}, (), 5.0 + REMEMBERED_S)
+    assert use.lacked(5.0 + REMEMBERED_S) == ("old",)
+    use.look({}, (), 5.1 + REMEMBERED_S)
+    assert use.lacked(5.0 + REMEMBERED_S) == ()
+
+
 def test_members_that_share_a_name_are_told_apart() -> None:
     assert told_apart([("a", ("good",)), ("b", ("good",)), ("a", ("stray",))]) == {"a": ("good",), "b": ("good",), "a (2)": ("stray",)}

@@ -873,6 +873,29 @@ def test_an_ended_or_visibly_deleted_or_unwritten_entry_may_be_missing() -> None
     assert set(one.view.denied) == {"deleted", "not written yet"}  # an entry that was deleted too soon still counts here
 
 
+def test_an_entry_that_was_deleted_too_soon_is_to_be_written_again_once() -> None:
+    log = Log()
+    (one,) = log.ready("a")
+    log.put(deny("x"), deny("y"))
+    log.deliver(at(1), one)
+    log.delete(deny("x"), deny("y"))
+    log.put(deny("y"))  # another process has done so
+    log.deliver(at(1), one)
+    assert one.tick(at(1)).restore == {entry_key(deny("x"))}
+    assert not one.tick(at(1)).restore
+
+
+def test_an_entry_that_ended_is_not_written_again() -> None:
+    log = Log()
+    (one,) = log.ready("a")
+    ended = deny("ended", NOW_MS + 60_000)
+    log.put(ended)
+    log.deliver(at(1), one)
+    log.delete(ended, floor_ms=key_end_ms(entry_key(ended)))
+    log.deliver(at(1), one)
+    assert not one.tick(at(1)).restore
+
+
 def test_an_own_entry_may_not_be_missing_once_it_was_seen_in_the_log() -> None:
     for seen_in_a_snapshot in (True, False):
         log = Log()
