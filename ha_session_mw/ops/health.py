@@ -166,7 +166,7 @@ def _keys(node: Node) -> Check:
     faults = [f"this node and {', '.join(fit.apart)} cannot validate each other's tokens"] if fit.apart else []
     faults += node.lacked_keys()
     return Check("keys", "fail" if fit.is_odd else "warn" if faults else "pass", len(node.keys.ring.kids), output="; ".join(faults),
-                 remedy="give all nodes the same HA_SESSION_SECRET_KEY, and the same fallbacks; see Rotate keys" if faults else "")  # fmt: skip
+                 remedy="give all nodes the same HA_SESSION_SECRET_KEY and fallbacks; see Rotate keys" if faults else "")  # fmt: skip
 
 
 def _zero(name: str, count: int) -> Check:
