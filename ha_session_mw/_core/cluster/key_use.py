@@ -38,7 +38,7 @@ class KeyState(msgspec.Struct, frozen=True):
 
 
 REMEMBERED_S = 60.0
-"""How long the keys of a member count as known after it was last heard, as long as a restart takes; and how long a key counts as lacked."""
+"""How long the keys of a member count as known after it was last heard: as long as a restart takes. A key counts as lacked for as long."""
 
 
 class KeyFit(msgspec.Struct, frozen=True):
