@@ -16,6 +16,6 @@ def keys_of(node: Node) -> dict[str, object]:
     return {
         "node": node.node_id,
         "members": list(members),
-        "hears_others": node.backend.hears_others,
+        "hears_others": node.backend.hears_others or settings.cluster.scheme == "sqlite",  # whose processes tell each other their keys
         "keys": [msgspec.to_builtins(state) for state in states],
     }

@@ -72,16 +72,22 @@ def new_cut_id(random_text: str, until_ms: int, made_ms: int | None = None) -> C
     return CutId(f"{random_text}~{end}" if made_ms is None else f"{random_text}~{-(-made_ms // 1000):x}~{end}")
 
 
-def began_after(authenticated_ms: int, cut: CutId) -> bool:
-    """Return whether a session certainly began after a cut was made, by trusted clocks. False if the cut carries no time of making."""
+def made_ms(cut: CutId) -> int | None:
+    """Return when a cut was made, by its writer's trusted clock. None if it carries no such time."""
     match cut.split("~"):
         case [_, made, _]:
             try:
-                return authenticated_ms > int(made, 16) * 1000 + CUT_TOLERANCE_MS
+                return int(made, 16) * 1000
             except ValueError:
-                return False
+                return None
         case _:
-            return False
+            return None
+
+
+def began_after(authenticated_ms: int, cut: CutId) -> bool:
+    """Return whether a session certainly began after a cut was made, by trusted clocks. False if the cut carries no time of making."""
+    cut_ms = made_ms(cut)
+    return cut_ms is not None and authenticated_ms > cut_ms + CUT_TOLERANCE_MS
 
 
 def entry_end_ms(until_ms: int) -> int:

@@ -19,7 +19,7 @@ import msgspec
 
 from ..._core.cluster.entries import decode_entries, encode_entry
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
-from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
+from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View, made_ms
 from ..._machine import forks
 from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import DATA_VERSION
@@ -35,6 +35,7 @@ from ..common.trouble import Troubles
 from .entry_file import PAGE_ROWS, SURE_S, EntryFile, Row
 from .file_dates import FileDates
 from .key_board import KeyBoard
+from .witness import Witness
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
@@ -51,6 +52,11 @@ PRUNE_EVERY_S = 60.0
 _REMEDY = (
     "; stop all workers and restore a backup, or delete it: that loses all log-outs, so change HA_SESSION_SECRET_KEY too if they must hold"
 )
+SET_BACK = (
+    "the file of HA_SESSION_CLUSTER is older than an earlier process knew it, or is another one, so log-outs may be forgotten: "
+    "log out everybody, by ha-session revoke --everybody"
+)
+"""Shown until somebody did so, or until all tokens from before have ended."""
 
 
 class SqliteLog(ClusterLog):
@@ -79,6 +85,8 @@ class SqliteLog(ClusterLog):
         self._file = EntryFile(path)
         folder = path.with_name(path.name + "-keys")
         self._dates = FileDates(folder, clock)
+        self._witness = Witness(path, clock)
+        self._is_compared = False
         self._own_clock = OwnClock(clock, seen_ms=self._dates.latest_ms)
         # Tokens from before the clock was set back are good once the clock has proved itself.
         view.latest_ms = max(view.latest_ms, min(self._dates.latest_ms, clock.wall_s() * 1000 + own.absolute_ms))
@@ -141,6 +149,7 @@ class SqliteLog(ClusterLog):
             return
         self._sure_until_s = now_s + SURE_S
         self._keys.sign()
+        self._note()
         self._view.fresh_at = math.inf
         if self.trusts_clock():
             self._dates.touch()
@@ -150,6 +159,16 @@ class SqliteLog(ClusterLog):
     def _read_news(self) -> None:
         while len(self._read_page()) == PAGE_ROWS:
             pass
+        if not self._is_compared and self._file_id is not None:
+            self._is_compared = True
+            self._witness.compare(self._file_id[0], self._highest)
+            if (exposed := self.exposure()) is not None:
+                logger.error("%s", exposed)
+                self._on_event(PossibleLoss())
+
+    def _note(self, *, now: bool = False) -> None:
+        if self._file_id is not None:
+            self._witness.note(self._file_id[0], self._highest, now=now)
 
     def _read_page(self) -> Sequence[Row]:
         news = self._file.read(self._position)
@@ -334,6 +353,7 @@ class SqliteLog(ClusterLog):
                     await self._write_what_is_left()
             self._let_go()
             self._file.close()
+            self._note(now=True)
             self._keys.leave()
 
     async def _write_what_is_left(self) -> None:
@@ -353,6 +373,11 @@ class SqliteLog(ClusterLog):
                 await anyio.to_thread.run_sync(self._file.prune, ended_ms, limiter=self._threads)
         except FileTrouble as trouble:
             logger.warning("the file of HA_SESSION_CLUSTER %s; ended entries are deleted from it later", trouble)
+
+    def exposure(self) -> str | None:
+        set_back_ms = self._witness.set_back_ms
+        is_over = self._wall_ms() >= set_back_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS  # always so if it was never set back
+        return None if is_over or any((made_ms(cut) or 0) >= set_back_ms for cut in self._view.everybody) else SET_BACK
 
     def position(self) -> int:
         return self._position

@@ -8,11 +8,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ha_session_mw import KeyNotReached
 from ha_session_mw._core.token.keys import SigningKey
+from ha_session_mw._node.keys_told import keys_of
 from ha_session_mw.manager import node_of
 from ha_session_mw.ops.health import checks_of
 from ha_session_mw.testing import SECRET, ManualClock
@@ -50,6 +52,13 @@ async def test_a_good_session_is_503_at_a_worker_with_another_secret_and_a_forge
         assert [worker.says(forged(token)) for worker in (a, b, odd)] == ["token_invalid"] * 3
         refused = await odd.request("GET", "/private", token)
         assert (refused.status_code, refused.json()["code"]) == (503, "key_not_reached")
+
+
+async def test_an_operator_who_asks_one_worker_sees_the_keys_of_all(path: Path, clock: ManualClock) -> None:
+    async with three(path, clock) as workers:
+        told: Any = keys_of(node_of(workers[0].manager))
+        assert told["members"] == sorted(node_of(worker.manager).node_id for worker in workers)
+        assert (told["hears_others"], len(told["keys"])) == (True, 2)
 
 
 async def test_the_odd_worker_issues_nothing_and_is_not_ready_and_the_others_go_on(path: Path, clock: ManualClock) -> None:

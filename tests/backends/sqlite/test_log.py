@@ -509,6 +509,70 @@ def put_copy_in_place(path: Path) -> None:
     path.with_suffix(".copy").replace(path)
 
 
+async def restored(path: Path, **settings: Any) -> tuple[list[str], ManualClock]:
+    """Tokens of log-outs before and after a backup, which has come back while no worker ran."""
+    clock = ManualClock()
+    a = Worker(path, clock=clock, **settings)
+    tokens = [a.log_in(), a.log_in()]
+    async with running(a):
+        await a.log_out(tokens[0])
+        copy_of(path)
+        clock.advance(6)
+        await a.log_out(tokens[1])
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    path.with_suffix(".copy").replace(path)
+    return tokens, clock
+
+
+async def test_a_backup_that_was_restored_between_two_starts_is_told_until_everybody_is_logged_out(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens, clock = await restored(path)
+    b = Worker(path, clock=clock)
+    async with running(b):
+        assert [b.says(token) for token in tokens] == ["session_revoked", "yes"]
+        assert "log out everybody" in caplog.text
+        assert "older" in str((await b.manager.status())["exposed_because"])
+        assert "older" in (await b.request("GET", "/-/session/readyz", tokens[0])).json()["warning"]
+    clock.advance(600)
+    c = Worker(path, clock=clock)
+    async with running(c):
+        assert "older" in str(c.log.exposure())  # a restart is no decision
+        await c.manager.revoke_everybody()
+        assert c.log.exposure() is None
+        assert [c.says(token) for token in tokens] == ["session_revoked"] * 2
+    assert Worker(path, clock=clock).log.exposure() is None
+
+
+async def test_a_restored_backup_is_told_until_all_tokens_from_before_it_have_ended(path: Path) -> None:
+    _, clock = await restored(path)
+    assert Worker(path, clock=clock).log.exposure()
+    clock.advance(12 * 3600 - 60)
+    assert Worker(path, clock=clock).log.exposure()
+    clock.advance(180)
+    assert Worker(path, clock=clock).log.exposure() is None
+
+
+async def test_a_file_that_was_lost_between_two_starts_is_told(path: Path) -> None:
+    tokens, clock = await restored(path)
+    path.unlink()
+    b = Worker(path, clock=clock)
+    assert "another one" in str(b.log.exposure())
+    assert [b.says(token) for token in tokens] == ["yes", "yes"]
+
+
+async def test_a_file_that_is_newer_than_it_was_known_is_no_loss(path: Path) -> None:
+    """As after a loss of power: what was noted about the file was not on the disk yet."""
+    a = Worker(path)
+    async with running(a):
+        await a.log_out(a.log_in())
+    file, last, _ = path.with_name("sessions.db-known").read_text().split()
+    for text in (f"{file} {int(last) - 1} 0", "", "garbage", f"{file} \N{SUPERSCRIPT TWO} 0", f"{file} {'9' * 99} 0"):
+        path.with_name("sessions.db-known").write_text(text)
+        assert Worker(path).log.exposure() is None
+
+
 async def test_a_damaged_file_stops_the_start_and_is_left_as_it_is(path: Path) -> None:
     damage = b"no database at all, but text that somebody has put there" * 100
     path.write_bytes(damage)
@@ -590,7 +654,8 @@ async def test_it_is_for_its_owner_alone_and_its_folder_is_made(tmp_path: Path) 
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     assert [stat.S_IMODE(file.stat().st_mode) for file in keys.iterdir()] == [0o600] * 2  # of this worker, and the latest time
     files = [file for file in path.parent.iterdir() if file != keys]
-    assert {file.name for file in files} == {f"sessions.db{what}{log}" for what in ("", "-records") for log in ("", "-wal", "-shm")}
+    shared = {f"sessions.db{what}{log}" for what in ("", "-records") for log in ("", "-wal", "-shm")}
+    assert {file.name for file in files} == {*shared, "sessions.db-known"}
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
@@ -599,7 +664,7 @@ async def test_when_all_have_gone_the_log_and_the_records_are_left(path: Path) -
     async with running(a, b):
         await a.log_out(a.log_in())
         b.log_in()
-    left = [path, path.with_name("sessions.db-keys"), path.with_name("sessions.db-records")]
+    left = [path, *(path.with_name(f"sessions.db-{what}") for what in ("keys", "known", "records"))]
     await eventually(lambda: sorted(path.parent.iterdir()) == left)  # a thread may be deleting the record of the log-out still
 
 
