@@ -1,20 +1,18 @@
-"""HTTP/1.1 for the calls that servers of a cluster make all the time: small requests, on connections that stay open.
+"""The connections of the calls that servers of a cluster make all the time: small requests over HTTP/1.1, to a few servers.
 
-Such a call takes a fraction of the processor time that it takes with the transport of httpx2. Requests with a body that is streamed,
-proxies and HTTP/2 are left out. The caller limits the time.
+h11 reads and writes HTTP. Such a call takes half of the processor time that it takes with the transport of httpx2, whose pool serves
+many servers, proxies and protocols. The caller limits the time.
 """
 
 from __future__ import annotations
 
-import re
 import select
 import ssl
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import anyio
+import h11
 import httpx2
 from anyio.abc import ByteStream, SocketAttribute
 
@@ -23,12 +21,6 @@ KEEP_IDLE_S = 5.0
 MAX_HEAD_BYTES = 64 * 1024
 """Largest head of an answer, a multiple of what servers send."""
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
-_LENGTH = re.compile(rb"[0-9]{1,15}")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
-
-Header = tuple[bytes, bytes]
 Origin = tuple[str, bytes, int]
 
 
@@ -52,19 +44,17 @@ class CallTransport(httpx2.AsyncBaseTransport):
         Raises:
             httpx2.TransportError: there is no answer.
         """
-        content = _head(request) + request.content
         await self._turns.acquire()
         connection: _Connection | None = None
         try:
             connection = await self._connection(request.url)
-            status, fields = await connection.exchange(content)
-            parts = connection.body(status, fields, request.method)
+            head = await connection.exchange(request)
         except BaseException:
             self._turns.release()
             if connection is not None:
                 await connection.close()
             raise
-        return httpx2.Response(status, headers=fields, stream=_Body(self, connection, parts))
+        return httpx2.Response(head.status_code, headers=[*head.headers], stream=_Body(self, connection))
 
     async def _connection(self, url: httpx2.URL) -> _Connection:
         origin = (url.scheme, url.raw_host, url.port or (443 if url.scheme == "https" else 80))
@@ -87,7 +77,7 @@ class CallTransport(httpx2.AsyncBaseTransport):
     async def give_back(self, connection: _Connection) -> None:
         """Take back a connection whose answer is over, or was given up."""
         self._turns.release()
-        if self._is_closed or not connection.is_over:
+        if self._is_closed or not connection.begins_anew():
             await connection.close()
             return
         connection.idle_since_s = time.monotonic()
@@ -101,35 +91,12 @@ class CallTransport(httpx2.AsyncBaseTransport):
             await connection.close()
 
 
-def _head(request: httpx2.Request) -> bytes:
-    """Return the head of a request.
-
-    Raises:
-        httpx2.LocalProtocolError: a field has a line break in it.
-    """
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
-    lines += [b"%b: %b" % field for field in request.headers.raw]
-    head = b"\r\n".join((*lines, b"", b""))
-    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
-        raise httpx2.LocalProtocolError("a field has a line break in it")
-    return head
-
-
-class _Parts(Protocol):
-    """The parts of one body."""
-
-    async def part(self) -> bytes:
-        """Return the next part as it arrives; nothing at the end."""
-        ...
-
-
 class _Body(httpx2.AsyncByteStream):
     """The body of an answer. Its connection goes back once the body is closed."""
 
-    def __init__(self, transport: CallTransport, connection: _Connection, parts: _Parts) -> None:
+    def __init__(self, transport: CallTransport, connection: _Connection) -> None:
         self._transport = transport
         self._connection: _Connection | None = connection
-        self._parts = parts
 
     # No generator, which would outlive a body that is not read to its end.
 
@@ -137,7 +104,7 @@ class _Body(httpx2.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        if part := await self._parts.part():
+        if self._connection is not None and (part := await self._connection.part()):
             return part
         raise StopAsyncIteration
 
@@ -156,20 +123,17 @@ class _Connection:
 
     Attributes:
         origin: the server.
-        is_over: whether the last answer is over, and the server takes another request.
         idle_since_s: when it became idle, by the monotonic clock.
     """
 
-    __slots__ = ("_keeps", "_rest", "_socket", "_stream", "idle_since_s", "is_over", "origin")
+    __slots__ = ("_http", "_socket", "_stream", "idle_since_s", "origin")
 
     def __init__(self, origin: Origin, stream: ByteStream) -> None:
         self.origin = origin
-        self.is_over = False
         self.idle_since_s = 0.0
         self._stream = stream
         self._socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - of anyio, not of Django
-        self._rest = b""
-        self._keeps = False
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
 
     @classmethod
     async def opened(cls, origin: Origin, tls: ssl.SSLContext | None) -> _Connection:
@@ -200,149 +164,57 @@ class _Connection:
     async def close(self) -> None:
         await anyio.aclose_forcefully(self._stream)
 
-    # Requests and answers
-
-    async def exchange(self, request: bytes) -> tuple[int, list[Header]]:
-        """Send a request; return the status and the fields of its answer.
+    async def exchange(self, request: httpx2.Request) -> h11.Response:
+        """Send a request, and return the head of its answer.
 
         Raises:
             httpx2.TransportError: there is no answer.
         """
-        self.is_over = False
+        try:
+            head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
+            parts = (head, h11.Data(request.content), h11.EndOfMessage())
+            content = b"".join([self._http.send(part) or b"" for part in parts])
+        except h11.LocalProtocolError as exc:
+            raise httpx2.LocalProtocolError(str(exc)) from exc
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the server may have answered before it closed
-            await self._stream.send(request)
-        status, fields = await self._answer_head()
-        while status < 200:
-            if status == 101:
-                raise httpx2.RemoteProtocolError("the server changes to another protocol")
-            status, fields = await self._answer_head()
-        return status, fields
+            await self._stream.send(content)
+        while not isinstance(event := await self._next_event(), h11.Response):
+            pass  # an answer in advance, such as 100
+        return event
 
-    async def _answer_head(self) -> tuple[int, list[Header]]:
-        first, *lines = (await self._upto(b"\r\n\r\n")).split(b"\r\n")
-        if (status := _STATUS_LINE.fullmatch(first)) is None:
-            raise httpx2.RemoteProtocolError("the answer does not begin with a status line of HTTP/1.1")
-        fields: list[Header] = []
-        self._keeps = status[1] == b"1"
-        for line in lines:
-            if (field := _FIELD.fullmatch(line)) is None:
-                raise httpx2.RemoteProtocolError("the answer has a malformed field")
-            name, value = field.groups()
-            fields.append((name, value))
-            if name.lower() == b"connection" and b"close" in value.lower():
-                self._keeps = False
-        return int(status[2]), fields
-
-    def body(self, status: int, fields: Sequence[Header], method: str) -> _Parts:
-        """Return the body of an answer.
+    async def part(self) -> bytes:
+        """Return the next part of the answer's body as it arrives; nothing at the end.
 
         Raises:
-            httpx2.RemoteProtocolError: its length is malformed.
+            httpx2.TransportError: the answer is cut off or malformed.
         """
-        codings = [value.lower() for name, value in fields if name.lower() == b"transfer-encoding"]
-        lengths = {value for name, value in fields if name.lower() == b"content-length"}
-        if method == "HEAD" or status in (204, 304):
-            return _Sized(self, 0)
-        if codings == [b"chunked"] and not lengths:
-            return _Chunked(self)
-        if codings or len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
-            raise httpx2.RemoteProtocolError("the answer has a malformed length")
-        return _Sized(self, int(lengths.pop())) if lengths else _UntilClosed(self)
+        while self._http.their_state is h11.SEND_BODY:
+            if isinstance(event := await self._next_event(), h11.Data):
+                return bytes(event.data)
+        return b""
 
-    def end(self) -> None:
-        """Note that the answer is over."""
-        self.is_over = self._keeps and not self._rest
-
-    # Bytes
-
-    async def some(self, most: int) -> bytes:
-        """Return some more bytes, and no more than so many.
-
-        Raises:
-            httpx2.RemoteProtocolError: the server has closed the connection.
-            httpx2.ReadError: the connection is broken.
-        """
-        content, self._rest = self._rest or await self._receive(), b""
-        if len(content) > most:
-            content, self._rest = content[:most], content[most:]
-        return content
-
-    async def line(self) -> bytes:
-        """Return the rest of a line. Raises as :meth:`some` does."""
-        return await self._upto(b"\r\n")
-
-    async def _upto(self, end: bytes) -> bytes:
-        content = self._rest
-        while (at := content.find(end)) < 0:
-            if len(content) > MAX_HEAD_BYTES:
-                raise httpx2.RemoteProtocolError("the head of the answer is too long")
-            content += await self._receive()
-        self._rest = content[at + len(end) :]
-        return content[:at]
+    async def _next_event(self) -> object:
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(await self._receive())
+        except h11.RemoteProtocolError as exc:
+            raise httpx2.RemoteProtocolError(str(exc)) from exc
+        return event
 
     async def _receive(self) -> bytes:
         try:
             return await self._stream.receive()
-        except anyio.EndOfStream as exc:
-            raise httpx2.RemoteProtocolError("the server has closed the connection") from exc
+        except anyio.EndOfStream:
+            return b""  # by which h11 knows the end of an answer without a length
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as exc:
             raise httpx2.ReadError(str(exc)) from exc
 
-
-class _Sized:
-    """A body of a known length."""
-
-    def __init__(self, connection: _Connection, length: int) -> None:
-        self._connection = connection
-        self._left = length
-        if not length:
-            connection.end()
-
-    async def part(self) -> bytes:
-        if not self._left:
-            return b""
-        found = await self._connection.some(self._left)
-        self._left -= len(found)
-        if not self._left:
-            self._connection.end()
-        return found
-
-
-class _Chunked:
-    """A body in chunks, each with its length."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-        self._left: int | None = None  # of the present chunk; None before the first one
-
-    async def part(self) -> bytes:
-        if not self._left:
-            self._left = await self._next_length()
-        found = await self._connection.some(self._left) if self._left > 0 else b""
-        self._left = self._left - len(found) if found else -1
-        return found
-
-    async def _next_length(self) -> int:
-        line = self._connection.line
-        if self._left is not None and await line():
-            raise httpx2.RemoteProtocolError("the answer has a chunk that is longer than it says")
-        if (length := _CHUNK.fullmatch(await line())) is None:
-            raise httpx2.RemoteProtocolError("the answer has a malformed chunk")
-        if not int(length[1], 16):
-            while await line():
-                pass  # a field after the body
-            self._connection.end()
-        return int(length[1], 16)
-
-
-class _UntilClosed:
-    """A body that ends with its connection."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-
-    async def part(self) -> bytes:
+    def begins_anew(self) -> bool:
+        """Return whether the last answer is over, and the server takes another request."""
+        if self._http.their_state is h11.SEND_BODY:
+            return False
         try:
-            return await self._connection.some(1 << 30)
-        except httpx2.RemoteProtocolError:
-            return b""
+            self._http.start_next_cycle()
+        except h11.LocalProtocolError:
+            return False
+        return not self._http.trailing_data[0]
