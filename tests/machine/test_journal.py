@@ -18,6 +18,8 @@ import pytest
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
 
+from ..waiting import LIMIT_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,7 +116,7 @@ def test_a_killed_process_leaves_each_acknowledged_record_and_no_half_of_one(pat
         with pytest.raises(FileTrouble, match="locked"):  # it lives, so the file is its
             JournalFile(path, open_s=0).load()
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(LIMIT_S)
         file = JournalFile(path)
         assert file.load() == [b"1", b"2"]
         file.close()

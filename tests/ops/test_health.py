@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -96,11 +95,10 @@ async def test_probes_metrics_and_status_wait_for_nothing_while_the_others_are_f
             other.freeze()
         await cluster.advance(20)
         for path in ("livez", "readyz", "startupz", "health", "metrics"):
-            passed_s, begun_s = cluster.passed_s, time.perf_counter()
+            passed_s = cluster.passed_s
             answer = await one.get(f"/-/session/{path}")
             assert answer.status_code in (200, 503)
             assert cluster.passed_s == passed_s
-            assert time.perf_counter() - begun_s < 2  # it computes; how busy the machine is is no matter
         assert (await cluster.run(one.manager.status))["ready"] is False
         assert cluster.passed_s == passed_s
         for other in others:
