@@ -68,7 +68,7 @@ def close(session: Session, why: str) -> None:
     """Make the session read-only. :func:`save_late` finds later changes inside nested values, which no method sees."""
     state = state_of(session)
     state.read_only = why
-    if state.out_of_reach is None and data.is_nested(session):
+    if state.out_of_reach is None and state.content_when_closed is None and data.is_nested(session):
         state.content_when_closed = data.fingerprint(session)
 
 

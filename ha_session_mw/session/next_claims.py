@@ -55,7 +55,10 @@ async def next_claims(session: Session, state: RequestState, node: Node, *, rene
         # gets a token then. A bearer client keeps its token until it gets another one, so it gets one without the data.
         state.became = None
         return None
-    note_kept(state, kept, kept.data if kept.data == state.fitted else data.fingerprint(session) or kept.data)
+    mine = kept.data if kept.data == state.fitted else data.fingerprint(session) or kept.data
+    note_kept(state, kept, mine)
+    if data.is_nested(session):
+        state.content_when_closed = mine
     return changed
 
 

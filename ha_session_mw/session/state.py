@@ -122,7 +122,7 @@ class RequestState(Rare, msgspec.Struct, eq=False):
         path_kind: the kind of the request's path; a guard of the handler changes it.
         stale_s: age in seconds of the knowledge by which the token was accepted, where that exceeds the freshness limit.
         read_only: why the session cannot be changed any more; None while it can.
-        content_when_closed: fingerprint of nested content at the moment when the session became read-only.
+        content_when_closed: fingerprint of nested content as it was saved, or at the moment when the session became read-only.
         is_late: whether changes wait to be saved that came after the session was handed out; see ``late.py``.
     """
 

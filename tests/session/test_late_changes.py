@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from ha_session_mw import Session, SessionMiddleware, SessionReadOnly, StoreUnavailable, get_session
+from ha_session_mw.abc import Grant, Record
 from ha_session_mw.testing import ManualClock
 
 from ..asgi.driver import SECRET, Act, Answer, Node, Visitor, call, look, respond, scope_of, why
@@ -340,6 +341,26 @@ async def test_a_change_after_the_response_started_is_stored(stored: StoreNode, 
     await stored.request(token=visitor.token)
     stored.app.app = obliging
     assert (await visitor.visit(look)).result == expected
+
+
+async def test_a_nested_change_while_the_store_writes_is_stored_afterwards(stored: StoreNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = await stored.logged_in("ada", a=1, n=[1])
+    sessions: list[Session] = []
+    store = stored.store.put
+
+    async def put_slowly(record: Record, *, guard: Grant | None = None) -> Record:
+        if sessions:  # another task of the app has the list, too
+            sessions.pop()["n"].append(2)
+        return await store(record, guard=guard)
+
+    monkeypatch.setattr(stored.store, "put", put_slowly)
+
+    def act(session: Session) -> None:
+        session["a"] = 2
+        sessions.append(session)
+
+    await visitor.visit(act)
+    assert (await visitor.visit(look)).result == {"a": 2, "n": [1, 2]}
 
 
 async def test_a_change_in_a_stream_is_stored_with_the_next_part(stored: StoreNode) -> None:
