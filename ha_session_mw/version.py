@@ -54,6 +54,8 @@ BATCH = Stored(Versions(1, 1), writes=1)
 """Of a batch in a file of ``peers:///path``."""
 ENTRY = Stored(Versions(1, 1), writes=1)
 """Of an entry, and all else, in the log of ``etcd://`` and in the file of ``sqlite://``."""
+CHECKPOINT = Stored(Versions(1, 1), writes=1)
+"""Of a checkpoint of the log of ``etcd://``. A release that cannot read one reads the log itself."""
 RECORD = Stored(Versions(1, 1), writes=1)
 """Of the content of a record of session data."""
 ETCD_RECORD = Stored(Versions(1, 1), writes=1)

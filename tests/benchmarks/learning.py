@@ -20,6 +20,7 @@ import anyio
 import uvicorn
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
+from ha_session_mw._core.ordered.checkpoints import LEAST
 from ha_session_mw.backends.etcd.api import put
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.keys import Keys
@@ -139,8 +140,11 @@ async def _fill(cluster: str, denials: int) -> None:
 
 
 async def _fill_etcd(settings: Settings, denials: int) -> None:
-    """Write the keys of log-outs, as nodes do, in several transactions at a time: a single node writes one after the other."""
-    gateway, keys = EtcdGateway(settings.cluster.endpoints, SystemClock()), Keys(settings.cluster.prefix)
+    """Write the keys of log-outs, as nodes do, in several transactions at a time, because a single node writes one after the other.
+
+    If there are many, a first node reads all keys, and writes a checkpoint for those that start later.
+    """
+    gateway, keys, manager = EtcdGateway(settings.cluster.endpoints, SystemClock()), Keys(settings.cluster.prefix), SessionManager(settings)
     pages = _pages(denials, BATCH)
 
     async def write() -> None:
@@ -150,6 +154,12 @@ async def _fill_etcd(settings: Settings, denials: int) -> None:
     async with gateway.opened(), anyio.create_task_group() as tasks:
         for _ in range(WRITERS):
             tasks.start_soon(write)
+    if denials < LEAST:
+        return
+    async with gateway.opened(), manager.running():  # a node that runs writes the checkpoint
+        with anyio.fail_after(MAX_LEARNING_S):
+            while not (await gateway.page(keys.checkpoint, keys.checkpoint + b"\0")).kvs:  # noqa: ASYNC110 - etcd has no event for it
+                await anyio.sleep(0.5)
 
 
 async def _learn(cluster: str, denials: int) -> None:

@@ -174,11 +174,11 @@ class Denials(MutableMapping[str, int]):
         return (id for id, _ in self.ends())
 
     def ends(self) -> Iterator[tuple[str, int]]:
-        """Yield all ids with their ends."""
-        yield from [*self.others.items()]
-        for bucket in self._buckets:
+        """Yield all ids with their ends. Others may come meanwhile: an id that was there before, and is not dropped, is yielded."""
+        for bucket in self._buckets:  # an id moves to a bucket that was added meanwhile, or to the others, which both come later
             for at in range(0, len(bucket), _RECORD):
                 yield bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])
+        yield from [*self.others.items()]
 
     def __len__(self) -> int:
         return self.packed + len(self.others)

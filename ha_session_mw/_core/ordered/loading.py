@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 from ...events import Rollback
@@ -46,15 +46,28 @@ class Loading:
         denials: list[Deny] = []
         for key, entry in entries:
             keys.append(key)
-            if not isinstance(entry, Deny):
+            if isinstance(entry, Deny):
+                denials.append(entry)
+            else:
                 self._others.append(entry)
-            elif entry.until_ms > self._floor_ms:
-                # After that time a replacement counts as a log-out, and takes less memory.
-                is_old = 0 < entry.replaced_ms < self._floor_ms - SUPERSEDED_MS
-                denials.append(Deny(entry.id, entry.until_ms) if is_old else entry)
-        self._view.merge_all(denials)
+        self._merge(denials)
         self.keys.update(keys if self._wanted is None else self._wanted() & {*keys})
         self.total += sum_of(keys)
+
+    def take_packed(self, denials: Sequence[Deny]) -> None:
+        """Take in denials from a checkpoint, whose digest has the sum over their keys."""
+        self._merge(denials)
+        if self._wanted is not None and (wanted := self._wanted()):
+            self.keys.update(wanted & {*map(entry_key, denials)})
+
+    def _merge(self, denials: Iterable[Deny]) -> None:
+        # After that time a replacement counts as a log-out, and takes less memory.
+        floor_ms, old_ms = self._floor_ms, self._floor_ms - SUPERSEDED_MS
+        self._view.merge_all(
+            Deny(denial.id, denial.until_ms) if 0 < denial.replaced_ms < old_ms else denial
+            for denial in denials
+            if denial.until_ms > floor_ms
+        )
 
     def rollback(
         self, snapshot: Snapshot, log: LogId | None, position: int, *, is_explained: Callable[[str], bool]

@@ -86,6 +86,8 @@ class Ordered:
         self.fence = Fence(self.members, self.leases, self.standstill)
         self.entries = LogEntries()
         self._stored_floor_ms = 0
+        self._old_upto = 0
+        """The position up to which heartbeats that are delivered may be old."""
         self.left = False
         """Whether this process has left: it accepts no session from then on."""
 
@@ -211,7 +213,7 @@ class Ordered:
             return
         self.log = snapshot.log
         self._give_up_cuts(-math.inf)
-        self.position = snapshot.position
+        self.position, self._old_upto = snapshot.position, snapshot.newest
         self.standstill.write_seen()  # it is unknown what was written since the last position
         self.entries.begin(snapshot.position, loading)
         now = moment()
@@ -246,7 +248,7 @@ class Ordered:
                 case BeatPut(slot, beat) if slot == self.slot:
                     own_s = max(own_s, self._try_of(slot, beat))
                 case BeatPut(slot, beat):
-                    self._hear(slot, beat, position, now, first=position, late=False)
+                    self._hear(slot, beat, position, now, first=position, late=position <= self._old_upto)
                 case BeatDeleted(slot):
                     self.leases.gone(slot)
                     self.speaker.remove(slot)

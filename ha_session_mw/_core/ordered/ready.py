@@ -62,13 +62,19 @@ class StoredBeat:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole log at one position. A driver may read it in pages, but all of them as of that position."""
+    """The whole log at one position. A driver may read it in pages, but all of them as of that position.
+
+    Attributes:
+        newest: the position that the log had when the driver asked for it, if that was a later one. What is delivered up to there may be
+            old by then.
+    """
 
     position: int
     log: LogId
     entries: Sequence[Entry]
     beats: Sequence[StoredBeat]
     floor_ms: int
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
 import anyio
 import anyio.lowlevel
 
+from ..._core.ordered.checkpoints import Uncovered
 from ..._core.ordered.keys import LogId, encode_floor, encode_log
-from ..._core.ordered.loading import PIECE
+from ..._core.ordered.loading import PIECE, Loading
 from ..._core.ordered.ready import EntryPut, Snapshot
-from .api import EtcdCompacted, EtcdError, EtcdRejected, EtcdSilent, Event, KeyValue, Watched, put, unchanged_since
+from ...models import Deny
+from .api import EtcdCompacted, EtcdError, EtcdRejected, EtcdSilent, Event, KeyValue, Watched, end_of, put, unchanged_since
+from .checkpoints import CheckpointReader
 from .gateway import PAGE_KEYS, SCAN_S
 from .keys import Reading, UnreadableKey
 from .process import AGAIN_S, Process, logger
@@ -33,13 +37,16 @@ class Follower:
 
     Attributes:
         newest: the revision of the newest entry. Heartbeats do not count, so that no client has to wait for them.
+        last: the newest of all keys read.
+        uncovered: the denials that were read since the newest checkpoint.
     """
 
     def __init__(self, process: Process) -> None:
         self.newest = 0
         self._process = process
         self._ordered, self._gateway, self._keys = process.ordered, process.gateway, process.keys
-        self._last = KeyValue()  # the newest of all keys read
+        self.uncovered = Uncovered()
+        self.last = KeyValue()
         self._written = 0  # the newest revision that etcd has confirmed to this process
         self._watching: anyio.CancelScope | None = None
 
@@ -102,9 +109,12 @@ class Follower:
     def _deliver(self, revision: int, events: list[Event]) -> None:
         items = [item for event in events if (item := self._keys.item(event)) is not None]
         self._process.obey(self._ordered.delivered(revision, items, self._process.now()))
-        if any(isinstance(item, EntryPut) for item in items):
-            self.newest = revision
-        self._last = next((event.kv for event in events if not event.is_deletion), self._last)
+        for item in items:
+            if isinstance(item, EntryPut):
+                self.newest = revision
+                if isinstance(item.entry, Deny):
+                    self.uncovered.add(revision, item.entry)
+        self.last = next((event.kv for event in events if not event.is_deletion), self.last)
 
     # Loading.
 
@@ -115,19 +125,29 @@ class Follower:
             EtcdError: etcd did not answer, or refused.
             UnreadableKey: a key or a value cannot be decoded.
         """
-        # A first load may bring many old replacements, which take less memory below the floor. A later one must be fast.
-        floor_ms, revision = await self._read_floor() if self._ordered.log is None else (0, 0)
-        loading = self._ordered.begin_load(floor_ms)
-        reading = Reading(self._keys, loading.take)
-        position = await self._read_all(reading, revision)
-        snapshot = reading.snapshot(position)
+        if self._ordered.log is not None:
+            # A later load must be fast, and sees whether the log lacks anything.
+            loading = self._ordered.begin_load(0)
+            reading = Reading(self._keys, loading.take)
+            snapshot = reading.snapshot(await self._read_all(reading, 0))
+        else:
+            # A first load may bring many old replacements, which take less memory below the floor.
+            floor_ms, revision = await self._read_floor()
+            loading = self._ordered.begin_load(floor_ms)
+            reading = Reading(self._keys, loading.take)
+            snapshot = await self._read_checkpoint(reading, loading, revision)
+            if snapshot is None:
+                loading = self._ordered.begin_load(floor_ms)
+                reading = Reading(self._keys, loading.take)
+                snapshot = reading.snapshot(await self._read_all(reading, revision))
         if snapshot is None and self._ordered.log is None:
             await self._make_log()
             raise _LoadAgain
         # A log that this node has read and that is gone counts as replaced by another one.
-        for _ in self._ordered.load(snapshot or Snapshot(position, LogId("", 0), (), (), 0), self._process.now, loading):
+        for _ in self._ordered.load(snapshot or Snapshot(0, LogId("", 0), (), (), 0), self._process.now, loading):
             await anyio.lowlevel.checkpoint()
-        self._last, self.newest = reading.last, reading.newest
+        self.last, self.newest = reading.last, reading.newest
+        self.uncovered.begin(self._ordered.position)
         self._process.troubles.works("following")
         self._process.obey(self._ordered.ready(self._process.now()))
         self._process.wake()
@@ -137,9 +157,28 @@ class Follower:
         page = await self._gateway.page(self._keys.floor, self._keys.floor + b"\0")
         return next((self._keys.floor_of(pair) for pair in page.kvs if pair.key == self._keys.floor), 0), page.header.revision
 
+    async def _read_checkpoint(self, reading: Reading, loading: Loading, revision: int) -> Snapshot | None:
+        """Read the denials from the checkpoint, and all else as of its position. Return None if there is none that can be used."""
+        reader = CheckpointReader(self._process, revision)
+        found = await reader.read(loading)
+        if found is None:
+            return None
+        for start, end in ((self._keys.start, self._keys.denials), (end_of(self._keys.denials), self._keys.end)):
+            await self._read_range(reading, start, end, found.position)
+        snapshot = reading.snapshot(found.position)
+        if snapshot is None or snapshot.log.id != found.log:
+            return None
+        loading.total = int.from_bytes(found.digest)
+        reading.last, reading.newest = reader.newest, found.position
+        return replace(snapshot, floor_ms=max(snapshot.floor_ms, found.floor_ms), newest=revision)
+
     async def _read_all(self, reading: Reading, revision: int) -> int:
-        """Read all keys as of one revision, 0 for the current one, and return that revision. Other tasks have their turns."""
-        ranges = Ranges(self._keys.start, self._keys.end)
+        """Read all keys as of one revision, 0 for the current one, and return that revision."""
+        return await self._read_range(reading, self._keys.start, self._keys.end, revision)
+
+    async def _read_range(self, reading: Reading, start: bytes, end: bytes, revision: int) -> int:
+        """Read the keys of a range, as :meth:`_read_all` does. Other tasks have their turns."""
+        ranges = Ranges(start, end)
         while not ranges.done:
             page = await self._gateway.page(ranges.start, ranges.end, revision=revision, least_s=SCAN_S)
             revision = revision or page.header.revision
@@ -157,7 +196,7 @@ class Follower:
 
     async def _compare(self) -> None:
         """Check that etcd still has the log that was read so far: the newest key read must exist as of its revision."""
-        last = self._last
+        last = self.last
         if not last.mod_revision:
             return
         try:

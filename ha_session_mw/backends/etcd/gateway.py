@@ -131,8 +131,12 @@ class EtcdGateway:
 
     # Calls.
 
-    async def page(self, start: bytes, end: bytes, *, revision: int = 0, limit: int = PAGE_KEYS, least_s: float = TRY_S) -> Page:
+    async def page(
+        self, start: bytes, end: bytes, *, revision: int = 0, limit: int = PAGE_KEYS, least_s: float = TRY_S, names_only: bool = False
+    ) -> Page:
         """Return keys from ``start`` up to but excluding ``end``, in their order, at a revision. Revision 0 is the current one.
+
+        With ``names_only``, the values are missing.
 
         An endpoint has ``least_s`` at least for its answer. Beyond a second or so, that is for ranges of very many keys.
 
@@ -142,7 +146,7 @@ class EtcdGateway:
             EtcdCompacted: etcd has discarded that revision.
             EtcdError: etcd did not answer, or refused.
         """
-        body = {"key": start, "range_end": end, "revision": revision, "limit": limit}
+        body = {"key": start, "range_end": end, "revision": revision, "limit": limit, "keys_only": names_only}
         return await self._call("/v3/kv/range", body, Page, limit_s=max(least_s, self.try_limit_s))
 
     async def exist(self, keys: Sequence[bytes]) -> list[bool]:

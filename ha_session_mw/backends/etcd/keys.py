@@ -53,6 +53,10 @@ class Keys:
         self.end = end_of(self.start)
         self.log = self._of(LOG)
         self.floor = self._of(FLOOR)
+        self.denials = self._of("deny/")
+        # Outside the prefix of the log, because etcd sends everything below that to those who follow the log.
+        self.checkpoint = f"{prefix}.records/denials/checkpoint".encode()
+        self.segments = f"{prefix}.records/denials/segment/".encode()
 
     def _of(self, name: str) -> bytes:
         return self.start + name.encode()
@@ -120,7 +124,6 @@ class Reading:
         self._floor_ms = 0
         self._log: LogId | None = None
         self._beats: list[StoredBeat] = []
-        self._denials = keys.start + b"deny/"
         self.last = KeyValue()
         self.newest = 0
 
@@ -136,7 +139,7 @@ class Reading:
     def _take_denials(self, pairs: Sequence[KeyValue]) -> bool:
         """Take in pairs that are all of denials, as nearly all in a long log; return whether they are."""
         start = self._keys.start
-        if not all(pair.key.startswith(self._denials) for pair in pairs):
+        if not all(pair.key.startswith(self._keys.denials) for pair in pairs):
             return False
         try:
             names = [pair.key[len(start) :].decode() for pair in pairs]

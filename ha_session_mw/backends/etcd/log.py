@@ -33,6 +33,7 @@ from ..common.membered import DRAINING, MemberedLog, parse_index, tell_member
 from ..common.outbox import Ticket
 from ..common.watermark import Watermark
 from .api import EtcdError, delete
+from .checkpoints import CheckpointWriter
 from .departures import Departures
 from .follower import Follower
 from .gateway import EtcdGateway
@@ -257,12 +258,18 @@ class EtcdLog(MemberedLog):
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.singles)
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.jobs)
                     tasks.start_soon(self._tidy_for_ever)
+                    tasks.start_soon(self._checkpoints().write_for_ever)
                     await self._keep_up()
             except anyio.get_cancelled_exc_class():
                 if not self._has_deleted_beat:  # the node has left by itself, unless it was cancelled
                     with anyio.CancelScope(shield=True):
                         await self.leave()
                 raise
+
+    def _checkpoints(self) -> CheckpointWriter:
+        follower = self.follower
+        others = lambda: [other.member for other in self.members()]  # noqa: E731
+        return CheckpointWriter(self._process, follower.uncovered, lambda: follower.last, others)
 
     def has_left(self) -> bool:
         return self.ordered.left

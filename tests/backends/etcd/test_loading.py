@@ -32,7 +32,9 @@ class AtOnce(EtcdGateway):
 
     pairs: Sequence[KeyValue] = ()
 
-    async def page(self, start: bytes, end: bytes, *, revision: int = 0, limit: int = 0, least_s: float = 0) -> Page:
+    async def page(
+        self, start: bytes, end: bytes, *, revision: int = 0, limit: int = 0, least_s: float = 0, names_only: bool = False
+    ) -> Page:
         return Page(Header(10 + len(self.pairs)), tuple(self.pairs))
 
 
