@@ -1,4 +1,4 @@
-"""A checkpoint: the denials of an ordered log as of one position, packed, so that a new process need not read a key for each of them.
+"""A checkpoint: the denials of an ordered log as of one position, packed. A new process that reads it reads no key for each of them.
 
 The keys of the entries remain the log. A checkpoint takes nothing from it, and a process that cannot use one loads the whole log. So
 a checkpoint must be refused rather than believed: it names the log, and the newest key at its position, which no other history has.
@@ -43,7 +43,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """All denials that the log had at a position, except those that end at or below the floor.
+    """All denials that the log had at a position, but those that end at or below the floor.
 
     Attributes:
         log: the id of the log.

@@ -65,8 +65,8 @@ class Snapshot:
     """The whole log at one position. A driver may read it in pages, but all of them as of that position.
 
     Attributes:
-        newest: the position that the log had when the driver asked for it, if that was a later one. What is delivered up to there may be
-            old by then.
+        newest: the position that the log had when the driver asked for it, if that was a later one. Changes that are
+            delivered up to there may be old by then.
     """
 
     position: int
