@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ import anyio
 
 if TYPE_CHECKING:
     from anyio import CancelScope
+
+_EARLIER_S = 1e-6
+"""How much earlier than at a whole millisecond a wait may end. Otherwise a sum that is rounded up would end after it."""
 
 
 class SystemClock:
@@ -21,4 +25,17 @@ class SystemClock:
     @staticmethod
     def move_on_after(seconds: float) -> CancelScope:
         """Return a cancel scope that ends its block after so many seconds."""
-        return anyio.move_on_after(seconds)  # anyio loads its tasks at this first use
+        return anyio.move_on_after(_in_milliseconds(seconds))  # anyio loads its tasks at this first use
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        """Return after so many seconds."""
+        await anyio.sleep(max(0.0, _in_milliseconds(seconds)))
+
+
+def _in_milliseconds(seconds: float) -> float:
+    """Return the seconds, rounded up to milliseconds.
+
+    uvloop counts in milliseconds. Within the last one anyio would set its timer again and again, and keep the processor busy.
+    """
+    return math.ceil(seconds * 1000) / 1000 - _EARLIER_S if math.isfinite(seconds) else seconds

@@ -247,8 +247,7 @@ class Devices:
             tasks.start_soon(self._run_store, storing)
             try:
                 while True:
-                    with self._clock.move_on_after(WRITE_EVERY_S):
-                        await anyio.sleep_forever()
+                    await self._clock.sleep(WRITE_EVERY_S)
                     await self.write_notes()
             finally:
                 try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import anyio
-
 from ..abc import Clock, ClusterLog
 
 logger = logging.getLogger("ha_session_mw")
@@ -57,6 +55,5 @@ class Draining:
     async def drain(self) -> None:
         """Drain, and return once the server may stop: the delay has passed, and the others have what this node alone had."""
         self.begin()
-        with self._clock.move_on_after(max(0.0, self._until_s - self._clock.boot_s())):
-            await anyio.sleep_forever()
+        await self._clock.sleep(max(0.0, self._until_s - self._clock.boot_s()))
         await self._log().hand_over()

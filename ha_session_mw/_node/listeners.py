@@ -41,9 +41,6 @@ logger = logging.getLogger("ha_session_mw")
 ROOM = 1000
 """Default number of events kept for a busy listener: more than happen in a second, and some 100 kB."""
 
-UNHEARD_S = 2.0
-"""Interval between looks at the view's freshness and the clock while nobody listens."""
-
 Callback = Callable[[ClusterEvent], Awaitable[None] | None]
 """The callback of :meth:`SessionManager.on_event`: a function or a coroutine function."""
 
@@ -264,14 +261,21 @@ class Listeners:
                 self._tasks, self._thread = None, 0
 
     async def _wait(self) -> None:
-        self._opened = anyio.Event()
-        with self._clock.move_on_after(until_tick_s(self._clock.boot_s(), self._every_s if self._streams else UNHEARD_S)):
-            if not self._streams:
-                await self._opened.wait()
-            elif self._fresh:  # a view becomes stale by time alone, and fresh by news
-                await anyio.sleep_forever()
-            else:
-                await self._log.wait_changed()
+        if not self._streams:
+            self._opened = anyio.Event()
+            await self._opened.wait()
+            return
+        wait_s = until_tick_s(self._clock.boot_s(), self._every_s)
+        if self._fresh:  # a view becomes stale by time alone, and fresh by news
+            await self._clock.sleep(wait_s)
+            return
+        with self._clock.move_on_after(wait_s):
+            await self._log.wait_changed()
+
+    def find(self) -> None:
+        """Find the streams that other threads have opened. Called about once a second."""
+        if self._streams:
+            self._opened.set()
 
 
 def _event_of(entry: Entry) -> ClusterEvent:

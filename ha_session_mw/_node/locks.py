@@ -190,8 +190,7 @@ class Locks:
         """Renew at a third of the lease, and more often while renewals fail. Ends with the lease at the latest."""
         pause_s = hold.lease_s / RENEWALS
         while (left_s := hold.grant.until_s - self._clock.boot_s()) > 0 and not hold.lost:
-            with self._clock.move_on_after(min(pause_s, left_s)):
-                await anyio.sleep_forever()
+            await self._clock.sleep(min(pause_s, left_s))
             pause_s = hold.lease_s / (RENEWALS if await self._renew(hold) else RETRIES)
         self._mark_lost(hold)
         work.cancel()

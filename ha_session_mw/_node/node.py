@@ -139,8 +139,7 @@ class Node(Wiring):
             self.standing.look()
             for callback in self._tick_callbacks:
                 callback(wall_ms)
-            with self.clock.move_on_after(until_tick_s(self.clock.boot_s(), LOOK_EVERY_S)):
-                await anyio.sleep_forever()
+            await self.clock.sleep(until_tick_s(self.clock.boot_s(), LOOK_EVERY_S))
 
     def kids_of_members(self) -> dict[str, tuple[KeyId, ...]]:
         """Return the key ids of each live member, this node first, and the newest key of each first."""

@@ -89,8 +89,7 @@ class RecordDeletions:
                 if not self._owed:
                     await self._owes.wait()
                 is_done = await self._delete_owed()
-                with self._clock.move_on_after(DELETE_TOGETHER_S if is_done else DELETE_AGAIN_S):
-                    await anyio.sleep_forever()
+                await self._clock.sleep(DELETE_TOGETHER_S if is_done else DELETE_AGAIN_S)
         finally:
             self._is_running = False
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Literal, Protocol
 
-import anyio
 from cachetools import LRUCache
 
 from .._core.cluster.view import FLOOR_MARGIN_MS, SUPERSEDED_MS, View, began_after, new_cut_id
@@ -364,8 +363,7 @@ class Revoker:
                 await self._journal.wait_filled()
                 await self._journal.restore()
                 await self._make_good([*self.provisional])
-                with self._clock.move_on_after(MAKE_GOOD_EVERY_S):
-                    await anyio.sleep_forever()
+                await self._clock.sleep(MAKE_GOOD_EVERY_S)
         finally:
             await self._journal.close()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-import anyio
 import msgspec
 from cachetools import LRUCache
 
@@ -136,8 +135,7 @@ class SecondLook:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            with self._clock.move_on_after(until_tick_s(self._clock.boot_s(), LOOK_EVERY_S if self._samples else LOOK_SELDOM_S)):
-                await anyio.sleep_forever()
+            await self._clock.sleep(until_tick_s(self._clock.boot_s(), LOOK_EVERY_S if self._samples else LOOK_SELDOM_S))
             await self.look()
 
     async def look(self) -> None:

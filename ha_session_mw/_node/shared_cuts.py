@@ -59,8 +59,7 @@ class SharedCuts:
         turn.callers += 1
         try:
             if (wait_s := turn.at_s - self._clock.boot_s()) > 0:
-                with self._clock.move_on_after(wait_s):
-                    await anyio.sleep_forever()
+                await self._clock.sleep(wait_s)
             self._close(key, turn)
             async with turn.lock:
                 if turn.acknowledgement is None:

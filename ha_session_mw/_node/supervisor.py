@@ -82,5 +82,4 @@ class Supervisor:
                 logger.exception("the background task %r has crashed, and is started again", name)
             else:
                 return
-            with self._clock.move_on_after(RESTART_S):
-                await anyio.sleep_forever()
+            await self._clock.sleep(RESTART_S)

@@ -173,7 +173,7 @@ class Wiring(ABC):
         self._refresh_at_s = -math.inf
         self._had_quorum_s = -math.inf
         self._entry_callbacks: list[Callable[[Sequence[Entry]], None]] = [self.listeners.on_news, self.growth.on_news]
-        self._tick_callbacks: list[Callable[[float | None], None]] = []
+        self._tick_callbacks: list[Callable[[float | None], None]] = [lambda _: self.listeners.find()]
         self._added_tasks: list[tuple[str, Task]] = []
         self._is_open = False
         self.recent_log_outs = self._remember_log_outs() if settings.ui == "on" else None

@@ -169,8 +169,7 @@ class PeerServer:
     async def _turn_away(self, envelope: Envelope, kid: str, signature: str, send: Send) -> None:
         """Let a member that floods this node wait, then refuse its call unread."""
         self._faults.note(envelope.caller, "queued")
-        with self._clock.move_on_after(PATIENCE_S):
-            await anyio.sleep_forever()
+        await self._clock.sleep(PATIENCE_S)
         self._faults.note(envelope.caller, "turned_away")
         await self._answer(send, 429, b"", kid, signature)
 
@@ -203,8 +202,7 @@ class PeerServer:
         caller.waiting_bytes += size
         try:
             with self._clock.move_on_after(PATIENCE_S):
-                with self._clock.move_on_after(PATIENCE_S if wait_s is None else wait_s):
-                    await anyio.sleep_forever()
+                await self._clock.sleep(PATIENCE_S if wait_s is None else wait_s)
                 if wait_s is not None:
                     await caller.under_way.acquire()
                     return True

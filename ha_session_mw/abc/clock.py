@@ -23,3 +23,7 @@ class Clock(Protocol):
     def move_on_after(self, seconds: float) -> AbstractContextManager[CancelScope, bool]:
         """Return a cancel scope that ends its block after so many seconds of ``boot_s``; ``cancelled_caught`` is then true."""
         ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds of ``boot_s``. Takes less than a block that :meth:`move_on_after` ends."""
+        ...

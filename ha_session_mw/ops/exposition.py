@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
-import anyio
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -134,8 +133,7 @@ class Sharing:
         try:
             while True:
                 self.tell()
-                with self._node.clock.move_on_after(TELL_EVERY_S):
-                    await anyio.sleep_forever()
+                await self._node.clock.sleep(TELL_EVERY_S)
         finally:
             self.tell()
 

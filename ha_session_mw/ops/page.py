@@ -145,8 +145,7 @@ class Page:
                 await send(event(survey))
             if sending.cancelled_caught or is_last:
                 return
-            with self._node.clock.move_on_after(EVERY_S):
-                await anyio.sleep_forever()
+            await self._node.clock.sleep(EVERY_S)
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:

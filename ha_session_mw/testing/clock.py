@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from anyio import CancelScope
+from anyio import CancelScope, sleep_forever
 
 
 class ManualClock:
@@ -48,6 +48,11 @@ class ManualClock:
     def move_on_after(self, seconds: float) -> AbstractContextManager[CancelScope, bool]:
         """Cancel the block once the boot-time clock has advanced by ``seconds``; the scope's ``cancelled_caught`` then is true."""
         return _Limit(self._limits, self._boot_s + seconds, over=seconds <= 0)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return once the boot-time clock has advanced by ``seconds``."""
+        with self.move_on_after(seconds):
+            await sleep_forever()
 
     def advance(self, seconds: float) -> None:
         """Let time pass on both clocks.

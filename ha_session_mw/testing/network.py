@@ -57,8 +57,7 @@ class Network:
 
     async def sleep(self, seconds: float) -> None:
         """Return when this much time has passed."""
-        with self.clock.move_on_after(seconds):
-            await anyio.sleep_forever()
+        await self.clock.sleep(seconds)
 
     async def travels(self, link: Link, seconds: float) -> bool:
         """Wait for as long as a message travels; return whether it arrives."""

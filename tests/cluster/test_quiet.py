@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ha_session_mw._core.cluster.freshness import Moment
+from ha_session_mw._core.quorum.ready import Ready
 from ha_session_mw.abc import HELLO
 from ha_session_mw.backends.peers.log import QuorumLog
 from ha_session_mw.backends.peers.polling import Polling
@@ -27,7 +29,7 @@ async def test_each_node_polls_each_other_every_three_heartbeats_at_first(cluste
     assert 22 <= answered(cluster) - before <= 26
 
 
-@pytest.mark.parametrize(("names", "a_second"), [("abc", 2.1), ("abcde", 7.0)])
+@pytest.mark.parametrize(("names", "a_second"), [("abc", 1.8), ("abcde", 6.0)])
 async def test_later_each_pair_exchanges_a_message_every_two_seconds_and_all_stay_fresh(names: str, a_second: float) -> None:
     async with Cluster(names) as cluster:
         await cluster.ready()
@@ -39,6 +41,21 @@ async def test_later_each_pair_exchanges_a_message_every_two_seconds_and_all_sta
         assert (answered(cluster) - before) / 60 == pytest.approx(a_second, rel=0.05)
         assert oldest_s < 2.1
         assert {len(node_of(node.manager).log.members()) for node in cluster.nodes} == {len(names) - 1}
+
+
+async def test_later_each_node_looks_after_its_log_once_a_second(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    await cluster.advance(20)
+    quorum, ticks = quorum_log_of(cluster.nodes[0].manager).quorum, 0
+    tick = quorum.tick
+
+    def counted(now: Moment) -> Ready:
+        nonlocal ticks
+        ticks += 1
+        return tick(now)
+
+    monkeypatch.setattr(quorum, "tick", counted)
+    await cluster.advance(30)
+    assert ticks == 30
 
 
 async def test_after_long_quiet_a_log_out_is_fenced_and_told_in_a_round_trip(cluster: Cluster) -> None:

@@ -311,6 +311,21 @@ async def test_an_event_from_another_thread_arrives_too(clock: ManualClock) -> N
         tasks.cancel_scope.cancel()
 
 
+async def test_a_listener_that_another_thread_opens_is_found_within_a_second(clock: ManualClock) -> None:
+    manager = SessionManager(Settings(secret_key=SECRET), clock=clock)
+    listeners = node_of(manager).listeners
+    streams: list[EventStream] = []
+    async with manager.running():
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(lambda: streams.append(listeners.open(ROOM)))
+        clock.advance(1)
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(listeners.tell, member(1))
+        clock.advance(0.5)
+        with anyio.fail_after(5):
+            assert await anext(streams[0]) == member(1)
+
+
 # Slow listeners
 
 

@@ -13,7 +13,7 @@ from .ready import QuorumEvent
 
 QUIET_HEARTBEATS = 3
 """How many heartbeats a poll is held in a quiet time. The polls alone keep the node fresh."""
-LONG_QUIET_HEARTBEATS = 20
+LONG_QUIET_HEARTBEATS = 40
 """How many heartbeats a poll is held once the quiet time has lasted. It waits for news, and questions keep the node fresh."""
 LONG_QUIET_AFTER_S = 10.0
 """How long a quiet time without news must have lasted before polls are held for so long."""
@@ -87,8 +87,8 @@ class QuietTime:
         return 2 * self.hold_s + 1.5 * self._heartbeat_s
 
     def tick_s(self, now: Moment) -> float:
-        """Return how often time is to pass: each heartbeat, or less often while no question is to be asked and none waits."""
-        return self._heartbeat_s * (2 if self._has_lasted(now) and not self.due(now) else 1)
+        """Return how often time is to pass: each heartbeat, or less often once the quiet time has lasted."""
+        return self._heartbeat_s * (2 if self._has_lasted(now) else 1)
 
     def due(self, now: Moment) -> list[str]:
         """Return the members that are to be asked now, and to answer at once.

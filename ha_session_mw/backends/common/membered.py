@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 import msgspec
@@ -42,6 +42,7 @@ class MemberedLog(ClusterLog):
         self._on_event = on_event
         self._change = anyio.Event()
         self._told_fault: str | None = None
+        self._lets_time_pass = False
         self._limits_differed = False
         self.trusted_ahead_ms = math.nan
 
@@ -54,8 +55,7 @@ class MemberedLog(ClusterLog):
         return moment_of(self._clock)
 
     async def _sleep(self, seconds: float) -> None:
-        with self._clock.move_on_after(seconds):
-            await anyio.sleep_forever()
+        await self._clock.sleep(seconds)
 
     async def wait_changed(self) -> None:
         await self._change.wait()
@@ -96,6 +96,31 @@ class MemberedLog(ClusterLog):
 
     def _is_fresh(self, now: Moment) -> bool:
         return now.boot_s - self._view.fresh_at <= self.freshness_limit_s
+
+    # Time.
+
+    def tick(self) -> None:
+        if not self._lets_time_pass:  # the running log does so by itself
+            self._pass_time()
+
+    @abstractmethod
+    def _pass_time(self) -> None:
+        """Bring the view and the floor up to date without waiting."""
+
+    async def _pass_time_for_ever(self, until_next_s: Callable[[], float]) -> None:
+        """Let time pass again and again.
+
+        Args:
+            until_next_s: returns the seconds until the next time.
+        """
+        self._lets_time_pass = True
+        try:
+            while True:
+                self._pass_time()
+                self._tell_own_fault()
+                await self._sleep(until_next_s())
+        finally:
+            self._lets_time_pass = False
 
     # Texts for operators.
 

@@ -12,7 +12,6 @@ import random
 from abc import abstractmethod
 from typing import NamedTuple
 
-import anyio
 import msgspec
 from msgspec.structs import replace
 
@@ -136,5 +135,4 @@ class QueuedLocks(LockService):
     async def _pause(self, ahead: int, until_s: float) -> None:
         """Wait before the next look, until that time at the latest."""
         pause_s = min(self.look_s * ahead, self.most_look_s) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-        with self._clock.move_on_after(min(pause_s, until_s - self._clock.boot_s())):
-            await anyio.sleep_forever()
+        await self._clock.sleep(min(pause_s, until_s - self._clock.boot_s()))

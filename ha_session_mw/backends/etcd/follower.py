@@ -75,8 +75,7 @@ class Follower:
             except EtcdError as exc:
                 if not (isinstance(exc, EtcdSilent) and self._ordered.stands_still):  # else nobody can write, and there is no news
                     troubles.failed("following", str(exc))
-            with self._process.clock.move_on_after(AGAIN_S):
-                await anyio.sleep_forever()
+            await self._process.clock.sleep(AGAIN_S)
         await anyio.sleep_forever()
 
     # The watch.

@@ -25,6 +25,7 @@ from ..._core.ordered.loading import PIECE
 from ..._core.ordered.log import Ordered
 from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
 from ..._core.tally import Tally
+from ..._core.ticks import until_tick_s
 from ...abc import Clock, OnEvent, Receipt, ignore
 from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost
@@ -175,7 +176,7 @@ class EtcdLog(MemberedLog):
     def _fence_left_s(self, receipt: Receipt) -> float:
         return self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()
 
-    def tick(self) -> None:
+    def _pass_time(self) -> None:
         # Nothing is woken: time alone brings no news, and the waiters would wake each other.
         self._obey(self.ordered.tick(self._now()))
 
@@ -259,7 +260,7 @@ class EtcdLog(MemberedLog):
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.jobs)
                     tasks.start_soon(self._tidy_for_ever)
                     tasks.start_soon(self._checkpoints().write_for_ever)
-                    await self._keep_up()
+                    await self._pass_time_for_ever(lambda: until_tick_s(self._clock.boot_s(), self._heartbeat_s))
             except anyio.get_cancelled_exc_class():
                 if not self._has_deleted_beat:  # the node has left by itself, unless it was cancelled
                     with anyio.CancelScope(shield=True):
@@ -297,12 +298,6 @@ class EtcdLog(MemberedLog):
         except EtcdError as exc:
             logger.warning("etcd %s; %d entries of this process are not in it", exc, len(self._outboxes))
 
-    async def _keep_up(self) -> None:
-        while True:
-            self.tick()
-            self._tell_own_fault()
-            await self._sleep(self._heartbeat_s)
-
     async def _restore(self) -> None:
         """Write entries again that somebody has deleted or overwritten. All processes do so, because any of them may end before it has."""
         keys, self._to_restore = self._to_restore, set()
@@ -327,7 +322,7 @@ class EtcdLog(MemberedLog):
                 self._troubles.failed("tidying", str(exc))
             else:
                 self._troubles.works("tidying")
-            await self._sleep(self._heartbeat_s)
+            await self._sleep(until_tick_s(self._clock.boot_s(), self._heartbeat_s))
 
     # Requests of the state machine.
 

@@ -268,8 +268,7 @@ class EtcdStore(SessionStore):
                 except EtcdCompacted:
                     self._position = 0  # etcd no longer has the changes since this position
                 except EtcdError:
-                    with self._clock.move_on_after(AGAIN_S):
-                        await anyio.sleep_forever()
+                    await self._clock.sleep(AGAIN_S)
 
     async def _follow(self) -> None:
         """Follow each change after the position. A watch ends when it has had no news for a while, and the caller opens it again."""

@@ -81,8 +81,7 @@ class Writer:
         while True:
             await box.filled()
             if len(box) < BATCH and (wait_s := pace.spend(2 if written >= MANY else 1, clock.boot_s())):
-                with clock.move_on_after(wait_s):
-                    await anyio.sleep_forever()
+                await clock.sleep(wait_s)
             if self._process.is_set_back:
                 await anyio.sleep_forever()
             records = box.batch(BATCH)
@@ -91,8 +90,7 @@ class Writer:
                 await self._write(box, records)
             except EtcdError as exc:
                 troubles.failed("writing", str(exc))
-                with clock.move_on_after(AGAIN_S):
-                    await anyio.sleep_forever()
+                await clock.sleep(AGAIN_S)
             else:
                 troubles.works("writing")
 

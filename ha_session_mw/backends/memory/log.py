@@ -6,8 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
-import anyio
-
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import FLOOR_MARGIN_MS, View
 from ..._machine.siblings import siblings
@@ -86,8 +84,7 @@ class MemoryLog(ClusterLog):
 
     async def wait_changed(self) -> None:
         """Return after a moment. No other node has news, but callers ask in a loop while the view is stale."""
-        with self._clock.move_on_after(NEWS_EVERY_S):
-            await anyio.sleep_forever()
+        await self._clock.sleep(NEWS_EVERY_S)
 
     def tick(self) -> None:
         wall_ms = self._wall_ms()  # before the verdict: a clock that is set in between vouches for nothing

@@ -190,5 +190,4 @@ class MemoryStore(SessionStore):
     async def run(self) -> None:
         while True:
             self._records.prune()
-            with self._clock.move_on_after(PRUNE_EVERY_S):
-                await anyio.sleep_forever()
+            await self._clock.sleep(PRUNE_EVERY_S)

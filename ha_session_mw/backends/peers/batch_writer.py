@@ -73,8 +73,7 @@ class BatchWriter:
         except FileTrouble as trouble:
             # A node neither acknowledges nor serves an entry that it does not keep, so it falls behind and is not ready.
             self._troubles.begin("file", str(trouble), "nothing was written to %s: it %s", FILE, trouble, level=logging.ERROR)
-            with self._clock.move_on_after(WRITE_RETRY_S):
-                await anyio.sleep_forever()
+            await self._clock.sleep(WRITE_RETRY_S)
             self._batch = None
             self._obey(self._quorum.not_kept(moment_of(self._clock)))
         else:

@@ -147,7 +147,7 @@ class QuorumLog(MemberedLog):
         self._obey(ready)
         self._wake()
 
-    def tick(self) -> None:
+    def _pass_time(self) -> None:
         # Wakes no request that waits for news: time alone brings none, and requests that it woke would wake each other.
         now = self._now()
         self._obey(self.quorum.tick(now))
@@ -223,7 +223,7 @@ class QuorumLog(MemberedLog):
             with self._clock.move_on_after(min(give_up_s if due_s is None else due_s, give_up_s) - now_s) as wait:
                 await self._fenced.reached(appended.position)
             if wait.cancelled_caught:
-                self.tick()
+                self._pass_time()
 
     def is_starting(self) -> bool:
         return self.quorum.is_starting
@@ -335,7 +335,4 @@ class QuorumLog(MemberedLog):
             tasks.start_soon(self.own_url.watch, self._heartbeat_s)
             if self._file is not None:
                 tasks.start_soon(self._writer.write_for_ever, self._file)
-            while True:
-                self.tick()
-                self._tell_own_fault()
-                await self._sleep(until_tick_s(self._clock.boot_s(), self.quorum.quiet_time.tick_s(self._now())))
+            await self._pass_time_for_ever(lambda: until_tick_s(self._clock.boot_s(), self.quorum.quiet_time.tick_s(self._now())))

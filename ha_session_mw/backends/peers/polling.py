@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
@@ -128,18 +129,19 @@ class Polling:
 
     async def ask_for_ever(self, peer: str) -> None:
         """Ask one member whenever it is to be asked. The poll that it holds meanwhile goes on waiting for news, unless this one fails."""
+        next_s = -math.inf
         while True:
             await self._asked[peer].wait()
+            await self._sleep(next_s - self._clock.boot_s())  # not before it is asked again: a wait of its own would wake an idle node
             self._asked[peer] = anyio.Event()
             round_s = await self._poll(peer, at_once=True)
             if round_s is None:
                 self._give_up(peer)
-            await self._sleep(RETRY_S if round_s is None else max(round_s, ASK_EVERY_S))
+            next_s = self._clock.boot_s() + (RETRY_S if round_s is None else max(round_s, ASK_EVERY_S))
 
     async def _sleep(self, seconds: float) -> None:
         if seconds > 0:
-            with self._clock.move_on_after(seconds):
-                await anyio.sleep_forever()
+            await self._clock.sleep(seconds)
 
     async def _pause(self, peer: str, seconds: float) -> None:
         """Wait before the next try. A poll of the peer cuts the wait short: it is back, and its log-outs wait for this node's poll."""

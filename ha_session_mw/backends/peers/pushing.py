@@ -76,8 +76,7 @@ class Pushing:
         self._allowances: defaultdict[str, RateLimiter] = defaultdict(partial(RateLimiter, NEWS_PER_S, NEWS_AT_ONCE))
 
     async def _sleep(self, seconds: float) -> None:
-        with self._clock.move_on_after(seconds):
-            await anyio.sleep_forever()
+        await self._clock.sleep(seconds)
 
     # Log-outs that wait.
 

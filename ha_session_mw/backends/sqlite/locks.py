@@ -94,8 +94,7 @@ class SqliteLocks(QueuedLocks):
     async def run(self) -> None:
         try:
             while True:
-                with self._clock.move_on_after(PRUNE_EVERY_S):
-                    await anyio.sleep_forever()
+                await self._clock.sleep(PRUNE_EVERY_S)
                 await self._prune()
         finally:
             self._file.close()

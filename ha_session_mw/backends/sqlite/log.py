@@ -344,8 +344,7 @@ class SqliteLog(ClusterLog):
                 if now_s >= prune_at_s:
                     prune_at_s = now_s + PRUNE_EVERY_S
                     await self._prune()
-                with self._clock.move_on_after(WATCH_S):
-                    await anyio.sleep_forever()
+                await self._clock.sleep(WATCH_S)
         finally:
             self._thread = None
             with anyio.move_on_after(5, shield=True):

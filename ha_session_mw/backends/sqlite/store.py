@@ -140,8 +140,7 @@ class SqliteStore(SessionStore):
         try:
             while True:
                 for _ in range(PRUNE_EVERY):
-                    with self._clock.move_on_after(LOOK_EVERY_S):
-                        await anyio.sleep_forever()
+                    await self._clock.sleep(LOOK_EVERY_S)
                     self._poll_now()  # so that a request never has much to catch up with
                 await self._prune()
         finally:
