@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from ha_session_mw import Settings
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.ordered.keys import LogHeartbeat, encode_beat
+from ha_session_mw._core.quorum.messages import list_digest
 from ha_session_mw._core.token.keys import SigningKey
 from ha_session_mw.abc import PeerFailure
 from ha_session_mw.cli.checkup.alone import check_alone, check_drain
@@ -95,10 +97,34 @@ def test_workers_that_do_not_know_each_other_are_found() -> None:
     assert found(check_alone(settings(), {"WEB_CONCURRENCY": "4"}), "WEB_CONCURRENCY=4").level == "error"
 
 
-def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert found(check_alone(settings(**PEERS, state_dir=tmp_path / "file" / "state"), {}), "cannot write").level == "error"
-    assert found(check_alone(settings(cluster=f"sqlite://{tmp_path}/file/sessions.db"), {}), "HA_SESSION_CLUSTER").level == "error"
+    assert found(check_alone(settings(**PEERS, state_dir=tmp_path / "file" / "state"), {}), "file is no folder").level == "error"
+    assert found(check_alone(settings(cluster=f"sqlite://{tmp_path}/file/sessions.db"), {}), "file is no folder").level == "error"
+
+
+def test_a_folder_that_cannot_be_written_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    assert found(check_alone(settings(**PEERS, state_dir=tmp_path / "state"), {}), "cannot write in").level == "error"
+
+
+def test_a_file_that_is_no_database_is_found_before_a_node_meets_it(tmp_path: Path) -> None:
+    file = tmp_path / "sessions.db"
+
+    def findings() -> list[str]:
+        return [one.text for one in check_alone(settings(cluster=f"sqlite://{file}"), {}) if one.check == "files"]
+
+    assert findings() == []  # the node makes it
+    file.write_bytes(b"no database")
+    assert "is damaged, or is no database" in findings()[0]
+    file.write_bytes(b"")
+    assert findings() == []
+    file.unlink()
+    sqlite3.connect(file).execute("CREATE TABLE one (two)").connection.close()
+    assert findings() == []
+    file.unlink()
+    file.mkdir()
+    assert "cannot be read" in findings()[0]
 
 
 def test_good_settings_give_no_finding(tmp_path: Path) -> None:
@@ -168,6 +194,16 @@ def test_nodes_that_are_well_give_no_finding() -> None:
 )
 def test_a_node_that_differs_is_found(differing: Any, text: str, level: str) -> None:
     assert found(among(Nodes(**{URLS[1]: differing})), text).level == level
+
+
+def test_another_list_of_members_than_the_nodes_have_is_found() -> None:
+    def listed(current: Sequence[str], coming: Sequence[str] = ()) -> Nodes:
+        lists = {"current": list_digest(current), "next": list_digest(coming) if coming else None, "phase": "steady"}
+        return Nodes(**{URLS[1]: {**answer(URLS[1]), "member_lists": lists}})
+
+    assert found(among(listed(URLS[:2])), "HA_SESSION_PEERS names other members here than at http://b.test").level == "error"
+    for nodes in (listed(URLS), listed(URLS[::-1]), listed(URLS[:2], URLS), listed(URLS, URLS[:2])):
+        assert among(nodes) == []
 
 
 def test_two_nodes_with_one_name_are_found() -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NGINX_BUFFER = 4096
 """nginx's default for ``proxy_buffer_size`` on most machines: an answer with a longer header becomes 502."""
+SQLITE = b"SQLite format 3\0"
+"""The first bytes of each database of SQLite."""
 _SECRET_FILES = ("secret_key_file", "secret_key_fallbacks_file", "cluster_password_file", "cluster_key_file", "peer_key_file")
 
 
@@ -63,8 +65,27 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         if folder is None:
             continue
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        if not nearest.is_dir():
+            yield Finding("error", "files", f"{variable}: {nearest} is no folder", "name a path below a folder")
+        elif not os.access(nearest, os.W_OK | os.X_OK):
             yield Finding("error", "files", f"{variable}: this user cannot write in {nearest}", "run this as the node's user")
+    if settings.cluster.file is not None:
+        yield from _file(settings.cluster.file)
+
+
+def _file(path: Path) -> Iterator[Finding]:
+    """Look at the first bytes alone: a node may be using the file."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(SQLITE))
+    except (FileNotFoundError, NotADirectoryError):
+        return  # the node makes it; a wrong folder is a finding of its own
+    except OSError as exc:
+        yield Finding("error", "files", f"HA_SESSION_CLUSTER: {path} cannot be read: {exc.strerror}", "run this as the node's user")
+        return
+    if head not in (b"", SQLITE):
+        remedy = "name another path, or see Backup and restore for a file that was damaged"
+        yield Finding("error", "files", f"HA_SESSION_CLUSTER: {path} is damaged, or is no database", remedy)
 
 
 def _memory_of_peers(settings: Settings) -> Iterator[Finding]:

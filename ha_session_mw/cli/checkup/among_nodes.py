@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..._core.quorum.messages import list_digest
 from ..asking import KNOWS_NO_KEY, SAME_SETTINGS
 from .findings import Finding, Level
 from .of_keys import check_keys
@@ -79,10 +80,22 @@ def _stated(settings: Settings, url: str, answer: Mapping[str, Any], here_s: flo
             f"HA_SESSION_FRESHNESS_LIMIT is {settings.freshness_limit:g} s here and {here['freshness_limit_s']:g} s at {url}",
             "set the same value on all nodes",
         )
+    lists = answer.get("member_lists")
+    if lists is not None and settings.cluster.scheme == "peers" and not {*lists.values()} & {*map(list_digest, _lists(settings))}:
+        yield Finding(
+            "error",
+            "peers",
+            f"HA_SESSION_PEERS names other members here than at {url}",
+            "give all nodes the same list; to change it, see Grow or shrink the cluster",
+        )
     for why in answer.get("mismatches", ()):  # which an earlier build leaves out
         yield Finding("error", "peers", f"{url} cannot work with another member: {why}", "see Troubleshoot a cluster for this reason")
     if answer["not_ready_because"]:
         yield Finding("error", "peers", f"{url} is not ready: {answer['not_ready_because']}", "see Troubleshoot a cluster for this reason")
+
+
+def _lists(settings: Settings) -> list[Sequence[str]]:
+    return [urls for urls in (settings.peers, settings.peers_next) if urls]
 
 
 def _here(answer: Mapping[str, Any]) -> Mapping[str, Any]:
