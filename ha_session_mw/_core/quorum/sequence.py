@@ -48,8 +48,8 @@ class Sequence:
         """The first position of each block."""
         self._blocks: list[str] = []
         """The entries of each block, as places of six characters."""
-        self._objects: dict[int, list[str | Cut | DenyKey]] = {}
-        """By position: cuts, keys, and the ids of denials that are not packed."""
+        self._objects: dict[int, tuple[str | Cut | DenyKey, ...]] = {}
+        """By position: cuts, keys, and the ids of denials that are not packed. The garbage collector passes over tuples of ids."""
         self._count = 0
         self._next = self._unseen = 0
         """Which block to look at next for ended entries, and how many blocks are to be looked at from there."""
@@ -61,7 +61,7 @@ class Sequence:
         self.last = self.last + 1 if position is None else max(self.last, position)
         reference = self._view.denied.reference(entry.id) if isinstance(entry, Deny) else None
         if reference is None:
-            self._objects.setdefault(self.last, []).append(entry.id if isinstance(entry, Deny) else entry)
+            self._objects[self.last] = (*self._objects.get(self.last, ()), entry.id if isinstance(entry, Deny) else entry)
         if not self._firsts or self.last - self._firsts[-1] >= BLOCK:
             self._firsts.append(self.last)
             self._blocks.append("")
@@ -86,7 +86,7 @@ class Sequence:
                     places.append(chr(position - first) + entry.id[:REFERENCE_LENGTH])
                     continue
                 places.append(chr(position - first) + _NO_REFERENCE)
-                self._objects[position] = [entry.id if isinstance(entry, Deny) else entry]
+                self._objects[position] = (entry.id if isinstance(entry, Deny) else entry,)
                 if isinstance(entry, Cut):
                     self.cuts[entry.id] = position
             self._blocks[-1] += "".join(places)
@@ -181,7 +181,7 @@ class Sequence:
         if reference != _NO_REFERENCE:
             referred = self._view.denied.referred(reference)
             return referred is not None and referred[1] > self._view.floor_ms
-        kept = [item for item in self._objects[position] if self._has_not_ended(item)]
+        kept = tuple(item for item in self._objects[position] if self._has_not_ended(item))
         if kept:
             self._objects[position] = kept
         else:
