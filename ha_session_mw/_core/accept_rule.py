@@ -68,10 +68,10 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
         wall_ms: the wall clock, in milliseconds.
         freshness_limit_s: the age in seconds up to which the view may accept tokens.
     """
-    if not verified.begins_ms <= wall_ms < verified.ends_ms and not wall_ms < verified.begins_ms <= view.latest_ms:
-        return Refuse(_out_of_time(verified.claims, wall_ms))
-    # A token ends no later than its session. So the session's end is read only where the floor has passed that of the token.
-    if verified.ends_ms <= view.floor_ms and verified.claims.absolute_end_ms <= view.floor_ms:
+    # A token is in the cache for a part of its time only, and ends no later than its session. Where that part is over, the claims count.
+    if not verified.from_ms <= wall_ms < verified.until_ms and (problem := _out_of_time(verified.claims, view, wall_ms)):
+        return Refuse(problem)
+    if verified.until_ms <= view.floor_ms and verified.claims.absolute_end_ms <= view.floor_ms:
         return Refuse(SessionExpired("the session ends below the floor", check="floor"))
     if view.denied_keys and verified.kid in view.denied_keys:
         return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))
@@ -96,13 +96,16 @@ def denial(verified: Verified, view: View) -> Refuse | None:
     return Refuse(_why_denied(verified, view, None)) if decision.problem.check == "superseded" else decision
 
 
-def _out_of_time(claims: Claims, wall_ms: float) -> ClientFault:
+def _out_of_time(claims: Claims, view: View, wall_ms: float) -> ClientFault | None:
     # The ends have no leeway: a session expires at its end by the clock of each node.
     if wall_ms >= claims.absolute_end_ms:
         return SessionExpired("the absolute end has passed", check="absolute_end")
     if wall_ms >= claims.idle_end_ms:
         return SessionIdleTimeout("the idle end has passed", check="idle_end")
-    wait_s = (claims.issued_ms - NOT_BEFORE_LEEWAY_MS - wall_ms) / 1000
+    begins_ms = claims.issued_ms - NOT_BEFORE_LEEWAY_MS
+    if begins_ms <= max(wall_ms, view.latest_ms):
+        return None
+    wait_s = (begins_ms - wall_ms) / 1000
     return TokenNotYetValid(f"issued {wait_s:.3f} s too far ahead", retry_after_s=wait_s, check="not_before")
 
 

@@ -112,6 +112,7 @@ class TokenValidator:
         self._key_use = key_use
         self._has_odd_keys = has_odd_keys
         self._absolute_ms = int(settings.absolute_timeout * 1000)
+        self._longest_ms = self._absolute_ms + NOT_BEFORE_LEEWAY_MS
         self._takes_over = taking_over(settings, began_ms=clock.wall_s() * 1000)
 
     def follow(self, log: ClusterLog, *, devices: Devices | None) -> None:
@@ -373,7 +374,7 @@ class TokenValidator:
             if problem.check == "key" and self._nobody_has_key(token):
                 raise TokenInvalid(problem.reason, check=problem.check) from problem
             raise
-        if verified.ends_ms - verified.begins_ms > self._absolute_ms + NOT_BEFORE_LEEWAY_MS:
+        if verified.until_ms - verified.begins_ms > self._longest_ms:
             claims = verified.claims
             # Issued under a longer timeout. Log-outs of sessions that nobody can name are held for the one of now.
             return Verified.of(msgspec.structs.replace(claims, idle_end_ms=claims.issued_ms + self._absolute_ms), verified.kid)

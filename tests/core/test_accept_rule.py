@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.accept_rule import ACCEPT, CHECKS, CannotTell, Decision, Refuse, denial, walk
+from ha_session_mw._core.accept_rule import ACCEPT, CHECKS, CannotTell, Decision, Refuse, decide, denial, walk
 from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS, SUPERSEDED_MS, View, began_after, cut_end_ms, new_cut_id
+from ha_session_mw._core.token.cache import VerifiedCache
 from ha_session_mw.exceptions import (
     ClientFault,
     InfrastructureFault,
@@ -50,6 +51,19 @@ def knowing(*entries: Deny | DenyKey | object, floor_ms: int = 0) -> View:
 
 def test_a_session_without_an_objection_is_accepted() -> None:
     assert judge(claims(), fresh_view()) is ACCEPT
+
+
+@pytest.mark.parametrize("seen_ms", [NOW_MS - 1, NOW_MS, NOW_MS + 5, NOW_MS + 30, NOW_MS + HOUR_MS])
+def test_a_token_is_valid_at_the_same_times_whether_and_whenever_it_was_put_into_the_cache(seen_ms: int) -> None:
+    for given in (ENDS_AT_ONCE, claims(idle_end_ms=NOW_MS + 10)):
+        cached = seen(given)
+        VerifiedCache(10, 10**6, ttl_s=0.002).put(cached.text, cached, seen_ms)
+        assert denial(cached, fresh_view()) is None
+        for wall_ms in (NOW_MS - LEEWAY_MS - 1, NOW_MS - LEEWAY_MS, NOW_MS + 9.5, NOW_MS + 10):
+            for floor_ms in (0, NOW_MS + 10):
+                view = knowing(floor_ms=floor_ms)
+                found, known = (decide(one, view, math.inf, 0.0, wall_ms, 1.0) for one in (seen(given), cached))
+                assert refusal(found) is refusal(known)
 
 
 # Each check at its exact edge

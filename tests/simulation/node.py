@@ -305,7 +305,7 @@ class Node(Place, ABC):
         generation, verified = self.view.generation, session.verified
         if (  # the short way, as the validator goes it
             self.accepted_under.get(verified.claims.sid) is generation
-            and verified.begins_ms <= now.wall_ms < verified.ends_ms
+            and verified.begins_ms <= now.wall_ms < verified.until_ms
             and now.wall_ms >= self.view.floor_ms
             and now.boot_s - fresh_at <= members.acceptance_limit_s
         ):

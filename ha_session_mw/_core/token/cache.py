@@ -73,24 +73,26 @@ class VerifiedCache:
             now_ms: the time.
             transport: of that field.
         """
-        entries, family = self.entries, verified.family
+        entries, recent, family = self.entries, self._recent, verified.family
         if key in entries:
             self._drop(key)  # so that it becomes the newest
-        recent = self._recent
-        others = recent.get(family) or self._before.pop(family, None)
-        if others is None and len(recent) >= RECENT_SESSIONS:
-            self._before, self._recent = recent, {}
-            recent = self._recent
-        recent[family] = key if others is None else self._beside(others, key)
-        if not 0.0 <= now_ms - self._put_ms < SHARED_FOR_MS:
-            self._put_ms, self._forgets_at_ms = now_ms, now_ms + self._ttl_ms
-        from_ms, until_ms, ends_ms = self._put_ms, self._forgets_at_ms, verified.ends_ms
-        if until_ms > ends_ms:
-            until_ms = ends_ms
+        if family in recent or family in self._before:
+            self._put_beside_others(family, key)
+        else:
+            if len(recent) >= RECENT_SESSIONS:
+                self._before, self._recent = recent, {}
+                recent = self._recent
+            recent[family] = key
+        from_ms, until_ms = self._put_ms, self._forgets_at_ms
+        if not 0.0 <= now_ms - from_ms < SHARED_FOR_MS:
+            self._put_ms, self._forgets_at_ms = from_ms, until_ms = (now_ms, now_ms + self._ttl_ms)
+        verified.text, verified.transport = key, transport
+        if verified.from_ms < from_ms:
+            verified.from_ms = from_ms
+        if verified.until_ms > until_ms:
+            verified.until_ms = until_ms
         if verified.quiet_until_ms > until_ms:
             verified.quiet_until_ms = until_ms
-        verified.text, verified.transport, verified.until_ms = key, transport, until_ms
-        verified.from_ms = from_ms if from_ms >= verified.begins_ms else verified.begins_ms
         verified.units = units = units_of(verified)
         self._units = total = self._units + units
         entries[key] = verified
@@ -116,21 +118,25 @@ class VerifiedCache:
         known.generation = verified.generation
 
     def _make_room(self) -> None:
-        entries = self.entries
+        entries, recent = self.entries, self._recent
         while True:
             key, verified = entries.popitem(last=False)
             self._units = units = self._units - verified.units
-            self._forget(verified.family, key)
+            family = verified.family
+            if recent.get(family) is key:
+                del recent[family]
+            elif family in recent or family in self._before:
+                self._forget(family, key)
             if units <= self._max_units and len(entries) <= self._size:
                 return
 
-    def _beside(self, others: bytes | tuple[bytes, ...], key: bytes) -> tuple[bytes, ...]:
-        """Return the keys of a session with a new one. The session's oldest token goes if there are too many."""
+    def _put_beside_others(self, family: FamilyId, key: bytes) -> None:
+        """Note another key of a session. The session's oldest token goes if there are too many."""
+        others = self._recent.get(family) or self._before.pop(family)
         keys = (others, key) if isinstance(others, bytes) else (*others, key)
+        self._recent[family] = keys
         if len(keys) > TOKENS_OF_A_SESSION:
             self._drop(keys[0])
-            return keys[1:]
-        return keys
 
     def drop_ended(self, now_ms: float, *, most: int) -> None:
         """Drop tokens whose time is over, so many at most. Call it now and then: no other call frees the memory of a quiet node."""

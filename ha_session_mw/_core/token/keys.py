@@ -23,6 +23,8 @@ KID_LENGTH = 8
 _SHA256_BLOCK = 64
 """SHA-256's block, in bytes. HMAC pads its key to this length."""
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_FROM_URL_SAFE = bytes.maketrans(b"-_+/", b"+/-_")
+"""Each character of one alphabet stands for one of the other, so text in the wrong one stays wrong."""
 _TOKEN_SALT = b"ha_session_mw.token.1"
 _NAME_SALT = b"ha_session_mw.key-id.1"
 
@@ -69,6 +71,13 @@ class SigningKey:
         inner.update(signed)
         outer.update(inner.digest())
         return b2a_base64(outer.digest()).translate(_TO_URL_SAFE, b"=\n")
+
+    def has_signed(self, signed: bytes, signature: bytes) -> bool:
+        """Return whether :meth:`signature` returns this very text for these bytes. Its alphabet costs less here than there."""
+        inner, outer = self._begin_inner(), self._begin_outer()
+        inner.update(signed)
+        outer.update(inner.digest())
+        return same_text(b2a_base64(outer.digest()), signature.translate(_FROM_URL_SAFE) + b"=\n")
 
     def signer_for(self, salt: bytes) -> Signer:
         """Return a signer for one purpose. Its key is derived here, once."""

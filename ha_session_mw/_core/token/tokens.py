@@ -17,7 +17,7 @@ from ...exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooL
 from ...models import Claims, CutId, FamilyId, KeyId, NodeId, OwnLives, SessionId
 from ...version import TOKEN
 from .data import decode
-from .keys import KID_LENGTH, KeyRing, SigningKey, same_text
+from .keys import KID_LENGTH, KeyRing, SigningKey
 from .renewal import due_ms
 
 _LOWEST, _HIGHEST = TOKEN.reads.lowest, TOKEN.reads.highest
@@ -70,8 +70,10 @@ class Verified(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         generation: the view's generation under which the accept rule last accepted the token; None if it never did. The validator notes it.
-        from_ms: in the cache: the time at which it was put there, or up to a second before. Many tokens share one such number.
-        until_ms: in the cache: the time at which the cache forgets it, or the session expires, whichever is sooner.
+        from_ms: the same as ``begins_ms``. In the cache it is the time at which the token was put there, or up to a second before, if that is
+            later. Many tokens share one such number.
+        until_ms: the time from which the session has expired, by the idle or the absolute end. In the cache it is the time at which the
+            cache forgets the token, if that is sooner.
         transport: how the token comes if ``text`` is a header field: no field of another name stands for it. None for a bare token.
         text: the token; or the header field that carries it and nothing else, under which the cache keeps it.
         given: the claims, if they are not read from the text.
@@ -87,8 +89,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         nested: whether the data may contain containers, which an app can change in place. True for a token with a record.
         nested_data: such data of a token without a record, as it travels.
         begins_ms: the time from which the session may be used, with the leeway for clocks.
-        ends_ms: the time from which the session has expired, by the idle or the absolute end.
-        renew_at_ms: the time from which the token is due for renewal.
+        due_ms: the time from which the token is due for renewal; None if the claims alone say that, as they do of most tokens.
         quiet_until_ms: the time until which a request without changes certainly has nothing to commit.
         units: in the cache: the memory that this takes, roughly, in units of the cache.
         beside: the hash of the field with other cookies that carried the token last. If it comes again, it becomes a key of the cache.
@@ -112,8 +113,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     issuer: NodeId
     nested_data: bytes
     begins_ms: float
-    ends_ms: float
-    renew_at_ms: float
+    due_ms: float | None
     units: int = 0
     beside: int = 0
 
@@ -134,6 +134,11 @@ class Verified(msgspec.Struct, eq=False, gc=False):
             return self.given
         _, sid, _, payload, _ = self.text.rsplit(b".", PARTS - 1)
         return _claims(sid, _decoded(payload))
+
+    @property
+    def renew_at_ms(self) -> float:
+        """The time from which the token is due for renewal. Before ``quiet_until_ms`` nobody need ask."""
+        return due_ms(self.claims) if self.due_ms is None else self.due_ms
 
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
@@ -190,13 +195,12 @@ def verify(token: bytes, ring: KeyRing) -> Verified:
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenTooLarge(f"more than {MAX_TOKEN_BYTES} bytes", check="size")
-    parts = token.split(b".")
-    if len(parts) == PARTS:
-        _, sid, kid, text, signature = parts
-        key = ring.get(kid)
-        # A signature that matches says that all other text is a member's, so nobody need look at its shape.
-        if key is not None and same_text(key.signature(token[: -1 - len(signature)]), signature):
-            return _decode_verified(token, sid, key.kid, text)
+    signed, _, signature = token.rpartition(b".")
+    head, _, text = signed.rpartition(b".")
+    key = ring.get(head[-KID_LENGTH:])
+    # A signature that matches says that all other text is a member's, so nobody need look at its shape.
+    if key is not None and key.has_signed(signed, signature):
+        return _decode_verified(token, head, key.kid, text)
     raise _refusal(token, ring)
 
 
@@ -226,10 +230,19 @@ def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | To
     return TokenInvalid("the signature does not match", check="signature")
 
 
-def _decode_verified(token: bytes, sid: bytes, kid: KeyId, text: bytes) -> Verified:
+def _decode_verified(token: bytes, head: bytes, kid: KeyId, text: bytes) -> Verified:
+    """Return a token as verified.
+
+    Args:
+        token: the token.
+        head: what precedes the payload, or the session's id alone.
+        kid: the name of the key.
+        text: the payload.
+    """
     try:
-        payload = _decoded(text)
-        if not _LOWEST <= payload.version <= _HIGHEST or not sid.isascii():  # a later release wrote it
+        # As ``_decoded`` does. The signature covers the text, so no other base64 text of the same bytes gets here.
+        payload = _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))
+        if not _LOWEST <= payload.version <= _HIGHEST or not head.isascii():  # a later release wrote it
             raise msgspec.ValidationError(f"payload version {payload.version}")
         if len(_issuers) >= MOST_ISSUERS:
             _issuers.clear()
@@ -240,7 +253,6 @@ def _decode_verified(token: bytes, sid: bytes, kid: KeyId, text: bytes) -> Verif
 
 
 def _decoded(text: bytes) -> _Payload:
-    # The signature covers the text, so no other base64 text of the same bytes gets here.
     return _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))
 
 
@@ -265,23 +277,24 @@ def _verified(
     text: bytes, given: Claims | None, kid: KeyId, terms: Claims | _Payload, issuer: NodeId, renew_at_ms: float | None = None
 ) -> Verified:
     """Return a verified token. Times are floats, which compare faster with a clock's."""
-    record, idle_end_ms, absolute_end_ms = terms.record, terms.idle_end_ms, terms.absolute_end_ms
-    if renew_at_ms is None:
-        renew_at_ms = due_ms(terms)
-    if record:
-        content, nested, nested_data = _EMPTY, True, b""
-    else:
-        content, nested, nested_data = decode(terms.data), False, b""
+    record, issued_ms, idle_end_ms, absolute_end_ms = terms.record, terms.issued_ms, terms.idle_end_ms, terms.absolute_end_ms
+    content, nested, nested_data = _EMPTY, True, b""
+    if not record:
+        content, nested = decode(terms.data) or _EMPTY, False
         for value in content.values():
             if type(value) in _CONTAINERS:
                 content, nested, nested_data = _EMPTY, True, bytes(terms.data)
                 break
+    begins_ms = issued_ms - NOT_BEFORE_LEEWAY_MS
+    rests = idle_end_ms >= absolute_end_ms  # it is never renewed
+    if renew_at_ms is None:
+        renew_at_ms = _NEVER if rests else (issued_ms + idle_end_ms) / 2
     return Verified(
         None,
-        _NEVER,
-        _ALWAYS,
+        begins_ms,
+        float(absolute_end_ms if rests else idle_end_ms),
         None,
-        content or _EMPTY,
+        content,
         nested,
         record,
         _ALWAYS if nested else renew_at_ms,
@@ -293,7 +306,6 @@ def _verified(
         terms.cuts,
         issuer,
         nested_data,
-        terms.issued_ms - NOT_BEFORE_LEEWAY_MS,
-        float(idle_end_ms if idle_end_ms < absolute_end_ms else absolute_end_ms),
-        renew_at_ms,
+        begins_ms,
+        None if given is None and not nested else renew_at_ms,
     )

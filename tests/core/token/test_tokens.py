@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import string
 from collections import Counter
@@ -21,7 +22,8 @@ from itsdangerous.encoding import base64_decode, base64_encode
 
 from ha_session_mw._core.token import data, tokens
 from ha_session_mw._core.token.keys import KeyRing, SigningKey
-from ha_session_mw._core.token.tokens import MAX_TOKEN_BYTES, Verified, length, sign, verify
+from ha_session_mw._core.token.renewal import due_ms
+from ha_session_mw._core.token.tokens import MAX_TOKEN_BYTES, NOT_BEFORE_LEEWAY_MS, Verified, length, sign, verify
 from ha_session_mw.exceptions import ClientFault, KeyNotReached, ProblemError, TokenInvalid, TokenMalformed, TokenTooLarge
 from ha_session_mw.models import Claims, OwnLives
 
@@ -86,6 +88,18 @@ def test_all_signed_claims_verify_to_the_same_claims(given_claims: Claims) -> No
         content = data.decode(given_claims.data)
         assert verified.nested == any(isinstance(value, (dict, list)) for value in content.values())
         assert verified.data == ({} if verified.nested else content)  # nobody reads decoded containers: each request decodes its own
+
+
+@given(any_claims())
+def test_the_times_of_a_verified_token_are_those_of_its_claims(given_claims: Claims) -> None:
+    token = sign(given_claims, KEY)
+    assume(len(token) <= MAX_TOKEN_BYTES)
+
+    for verified in (verify(token, RING), Verified.of(given_claims, KEY.kid)):
+        assert verified.from_ms == verified.begins_ms == given_claims.issued_ms - NOT_BEFORE_LEEWAY_MS
+        assert verified.until_ms == min(given_claims.idle_end_ms, given_claims.absolute_end_ms)
+        assert verified.renew_at_ms == due_ms(given_claims)
+        assert verified.quiet_until_ms == (-math.inf if verified.nested else verified.renew_at_ms)
 
 
 @given(any_claims(), st.integers(0), st.integers(0, 255))
