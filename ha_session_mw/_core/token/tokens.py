@@ -70,8 +70,8 @@ class Verified(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         generation: the view's generation under which the accept rule last accepted the token; None if it never did. The validator notes it.
-        from_ms: the same as ``begins_ms``. In the cache it is the time at which the token was put there, or up to a second before, if that is
-            later. Many tokens share one such number.
+        from_ms: the same as ``begins_ms``. In the cache it is the time at which the token was put there, or up to a second before, if
+            that is later. Many tokens share one such number.
         until_ms: the time from which the session has expired, by the idle or the absolute end. In the cache it is the time at which the
             cache forgets the token, if that is sooner.
         transport: how the token comes if ``text`` is a header field: no field of another name stands for it. None for a bare token.
