@@ -19,7 +19,7 @@ from .._core.cluster.key_use import KeyUse
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
 from .._core.token import tokens
-from .._core.token.cache import VerifiedCache
+from .._core.token.cache import SHARED_FOR_MS, VerifiedCache
 from .._core.token.tokens import NOT_BEFORE_LEEWAY_MS, Transport, Verified
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
 from ..config import Settings
@@ -223,18 +223,24 @@ class TokenValidator:
         try:
             if self._poll_now is not None:
                 self._poll_now()
-            view = self._view
+            view, cache, wall_s = self._view, self._cache, self._wall_s
             fresh_at = view.fresh_at  # first of all, see ``decide``
             generation = view.generation
-            wall_ms = self._wall_s() * 1000
+            wall_ms = wall_s() * 1000
+            from_ms, until_ms = cache.times
+            if not 0.0 <= wall_ms - from_ms < SHARED_FOR_MS:
+                from_ms, until_ms = cache.begin_times(wall_ms)
             try:
-                verified = self._verify(token, wall_ms)
+                verified = self._verify(token, wall_ms, key, transport, from_ms, until_ms)
             except ProblemError as problem:
                 self.missed_undecided += 1
                 if isinstance(problem, KeyNotReached):
                     return CannotTell(problem)
                 raise
-            self._cache.put(key, verified, wall_ms, transport)
+            if verified.text is key:
+                cache.keep(key, verified, wall_ms)
+            else:
+                cache.put(key, verified, wall_ms, transport)
             outcome = self._decide(verified, fresh_at, wall_ms)
             if outcome is verified:
                 verified.generation = generation
@@ -362,14 +368,22 @@ class TokenValidator:
         with suppress(KeyNotReached):
             self._verify(token, self._wall_s() * 1000)
 
-    def _verify(self, token: bytes, wall_ms: float) -> Verified:
+    def _verify(
+        self,
+        token: bytes,
+        wall_ms: float,
+        key: bytes | None = None,
+        transport: Transport | None = None,
+        from_ms: float = -math.inf,
+        until_ms: float = math.inf,
+    ) -> Verified:
         if not 0 <= wall_ms - self._refreshed_ms < REFRESH_EVERY_MS:
             self._refreshed_ms = wall_ms
             self._refresh()
         try:
             if self._takes_over is not None and not token.startswith(tokens.PREFIX):
                 return self._takes_over(token, self._keys.ring, now_ms=wall_ms, issuer=self._node())
-            verified = tokens.verify(token, self._keys.ring)
+            verified = tokens.verify(token, self._keys.ring, key, transport, from_ms, until_ms)
         except KeyNotReached as problem:
             if problem.check == "key" and self._nobody_has_key(token):
                 raise TokenInvalid(problem.reason, check=problem.check) from problem

@@ -49,9 +49,10 @@ class VerifiedCache:
 
     Attributes:
         entries: token or field → its verified token, the oldest first. Read directly on the warm path.
+        times: since when, and until when, the tokens of the last second are kept.
     """
 
-    __slots__ = ("_before", "_forgets_at_ms", "_max_units", "_put_ms", "_recent", "_size", "_ttl_ms", "_units", "entries")
+    __slots__ = ("_before", "_max_units", "_recent", "_size", "_ttl_ms", "_units", "entries", "times")
 
     def __init__(self, size: int, max_bytes: int, ttl_s: float) -> None:
         self.entries: OrderedDict[bytes, Verified] = OrderedDict()
@@ -62,7 +63,7 @@ class VerifiedCache:
         self._size = size
         self._max_units = max_bytes // UNIT_BYTES
         self._ttl_ms = ttl_s * 1000
-        self._put_ms, self._forgets_at_ms = 0.0, 0.0
+        self.times = (0.0, 0.0)
 
     def put(self, key: bytes, verified: Verified, now_ms: float, transport: Transport | None = None) -> None:
         """Keep a verified token, which no other cache may keep.
@@ -73,6 +74,25 @@ class VerifiedCache:
             now_ms: the time.
             transport: of that field.
         """
+        from_ms, until_ms = self.times
+        if not 0.0 <= now_ms - from_ms < SHARED_FOR_MS:
+            from_ms, until_ms = self.begin_times(now_ms)
+        verified.text, verified.transport = key, transport
+        if verified.from_ms < from_ms:
+            verified.from_ms = from_ms
+        if verified.until_ms > until_ms:
+            verified.until_ms = until_ms
+        if verified.quiet_until_ms > until_ms:
+            verified.quiet_until_ms = until_ms
+        self.keep(key, verified, now_ms)
+
+    def begin_times(self, now_ms: float) -> tuple[float, float]:
+        """Return new :attr:`times`, because the present ones began before this time, and :data:`SHARED_FOR_MS` have passed."""
+        self.times = times = now_ms, now_ms + self._ttl_ms
+        return times
+
+    def keep(self, key: bytes, verified: Verified, now_ms: float) -> None:
+        """Do as :meth:`put` for a token that was verified with this key and with :attr:`times`."""
         entries, recent, family = self.entries, self._recent, verified.family
         if key in entries:
             self._drop(key)  # so that it becomes the newest
@@ -83,16 +103,6 @@ class VerifiedCache:
                 self._before, self._recent = recent, {}
                 recent = self._recent
             recent[family] = key
-        from_ms, until_ms = self._put_ms, self._forgets_at_ms
-        if not 0.0 <= now_ms - from_ms < SHARED_FOR_MS:
-            self._put_ms, self._forgets_at_ms = from_ms, until_ms = (now_ms, now_ms + self._ttl_ms)
-        verified.text, verified.transport = key, transport
-        if verified.from_ms < from_ms:
-            verified.from_ms = from_ms
-        if verified.until_ms > until_ms:
-            verified.until_ms = until_ms
-        if verified.quiet_until_ms > until_ms:
-            verified.quiet_until_ms = until_ms
         verified.units = units = units_of(verified)
         self._units = total = self._units + units
         entries[key] = verified

@@ -41,6 +41,7 @@ _NEVER = math.inf
 _CONTAINERS = frozenset((dict, list))
 _EMPTY: dict[str, object] = {}
 """Of all tokens without decoded data."""
+_UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _PADDED = (b'"', b'"', b'=="', b'="')
 """The end of a text in base64, as a JSON string, by the length of the text modulo 4."""
@@ -143,7 +144,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """Return a token with these claims as a verified one."""
-        return _verified(b"", claims, kid, claims, claims.issuer, renew_at_ms)
+        return _verified(b"", claims, kid, claims, renew_at_ms=renew_at_ms)
 
 
 _issuers: dict[NodeId, NodeId] = {}
@@ -184,8 +185,24 @@ def length(claims: Claims) -> int:
     return len("hs1....") + len(claims.sid) + KID_LENGTH + -(-len(_payload(claims)) * 4 // 3) + SIGNATURE_LENGTH
 
 
-def verify(token: bytes, ring: KeyRing) -> Verified:
+def verify(
+    token: bytes,
+    ring: KeyRing,
+    key: bytes | None = None,
+    transport: Transport | None = None,
+    from_ms: float = _ALWAYS,
+    until_ms: float = _NEVER,
+) -> Verified:
     """Return a token as verified, after checks of its size, shape and signature.
+
+    The other arguments are for the cache: to set them afterwards takes longer.
+
+    Args:
+        token: the token.
+        ring: the keys.
+        key: the token, or the header field that carries it, under which the cache will keep it.
+        transport: of that field.
+        from_ms, until_ms: the time for which the cache will keep it.
 
     Raises:
         TokenTooLarge: the token is longer than ``MAX_TOKEN_BYTES``.
@@ -197,11 +214,17 @@ def verify(token: bytes, ring: KeyRing) -> Verified:
         raise TokenTooLarge(f"more than {MAX_TOKEN_BYTES} bytes", check="size")
     signed, _, signature = token.rpartition(b".")
     head, _, text = signed.rpartition(b".")
-    key = ring.get(head[-KID_LENGTH:])
+    signer = ring.get(head[-KID_LENGTH:])
     # A signature that matches says that all other text is a member's, so nobody need look at its shape.
-    if key is not None and key.has_signed(signed, signature):
-        return _decode_verified(token, head, key.kid, text)
-    raise _refusal(token, ring)
+    if signer is None or not signer.has_signed(signed, signature):
+        raise _refusal(token, ring)
+    try:
+        payload = _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))  # as ``_decoded`` does
+        if not _LOWEST <= payload.version <= _HIGHEST or not head.isascii():
+            raise _later_release(payload)
+        return _verified(key or token, None, signer.kid, payload, transport, from_ms, until_ms)
+    except _UNREADABLE as exc:
+        raise _not_readable(exc) from exc
 
 
 def unverified(token: bytes) -> tuple[KeyId, Claims]:
@@ -217,7 +240,13 @@ def unverified(token: bytes) -> tuple[KeyId, Claims]:
     if shape is None:
         raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")
     kid = KeyId(shape[2].decode())
-    return kid, _decode_verified(token, shape[1], kid, shape[3]).claims
+    try:
+        payload = _decoded(shape[3])
+        if not _LOWEST <= payload.version <= _HIGHEST:
+            raise _later_release(payload)
+        return kid, _verified(token, None, kid, payload).claims
+    except _UNREADABLE as exc:
+        raise _not_readable(exc) from exc
 
 
 def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | TokenInvalid:
@@ -230,29 +259,17 @@ def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | To
     return TokenInvalid("the signature does not match", check="signature")
 
 
-def _decode_verified(token: bytes, head: bytes, kid: KeyId, text: bytes) -> Verified:
-    """Return a token as verified.
+def _later_release(payload: _Payload) -> msgspec.ValidationError:
+    return msgspec.ValidationError(f"payload version {payload.version}")
 
-    Args:
-        token: the token.
-        head: what precedes the payload, or the session's id alone.
-        kid: the name of the key.
-        text: the payload.
-    """
-    try:
-        # As ``_decoded`` does. The signature covers the text, so no other base64 text of the same bytes gets here.
-        payload = _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))
-        if not _LOWEST <= payload.version <= _HIGHEST or not head.isascii():  # a later release wrote it
-            raise msgspec.ValidationError(f"payload version {payload.version}")
-        if len(_issuers) >= MOST_ISSUERS:
-            _issuers.clear()
-        return _verified(token, None, kid, payload, _issuers.setdefault(payload.issuer, payload.issuer))
-    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
-        # The signature is good, so a holder of the key issued it: a member of a later release. The client has done nothing wrong.
-        raise KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload") from exc
+
+def _not_readable(exc: Exception) -> KeyNotReached:
+    # The signature is good, so a holder of the key issued it: a member of a later release. The client has done nothing wrong.
+    return KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload")
 
 
 def _decoded(text: bytes) -> _Payload:
+    # The signature covers the text, so no other base64 text of the same bytes gets here.
     return _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))
 
 
@@ -274,7 +291,14 @@ def _claims(sid: bytes, payload: _Payload) -> Claims:
 
 
 def _verified(
-    text: bytes, given: Claims | None, kid: KeyId, terms: Claims | _Payload, issuer: NodeId, renew_at_ms: float | None = None
+    text: bytes,
+    given: Claims | None,
+    kid: KeyId,
+    terms: Claims | _Payload,
+    transport: Transport | None = None,
+    from_ms: float = _ALWAYS,
+    until_ms: float = _NEVER,
+    renew_at_ms: float | None = None,
 ) -> Verified:
     """Return a verified token. Times are floats, which compare faster with a clock's."""
     record, issued_ms, idle_end_ms, absolute_end_ms = terms.record, terms.issued_ms, terms.idle_end_ms, terms.absolute_end_ms
@@ -285,27 +309,39 @@ def _verified(
             if type(value) in _CONTAINERS:
                 content, nested, nested_data = _EMPTY, True, bytes(terms.data)
                 break
+    # As ``due_ms`` says, but a call takes longer than that.
+    due_ms, ends_ms = _NEVER, float(absolute_end_ms)
+    if idle_end_ms < absolute_end_ms:
+        due_ms, ends_ms = (issued_ms + idle_end_ms) / 2, float(idle_end_ms)
+    if renew_at_ms is not None:
+        due_ms = renew_at_ms
     begins_ms = issued_ms - NOT_BEFORE_LEEWAY_MS
-    rests = idle_end_ms >= absolute_end_ms  # it is never renewed
-    if renew_at_ms is None:
-        renew_at_ms = _NEVER if rests else (issued_ms + idle_end_ms) / 2
+    if until_ms > ends_ms:
+        until_ms = ends_ms
+    issuer = terms.issuer
     return Verified(
         None,
-        begins_ms,
-        float(absolute_end_ms if rests else idle_end_ms),
-        None,
+        from_ms if from_ms > begins_ms else begins_ms,
+        until_ms,
+        transport,
         content,
         nested,
         record,
-        _ALWAYS if nested else renew_at_ms,
+        _ALWAYS if nested else due_ms if due_ms < until_ms else until_ms,
         text,
         given,
         kid,
         terms.family,
         terms.subject,
         terms.cuts,
-        issuer,
+        _issuers.get(issuer) or _kept_once(issuer),
         nested_data,
         begins_ms,
-        None if given is None and not nested else renew_at_ms,
+        None if given is None and not nested else due_ms,
     )
+
+
+def _kept_once(issuer: NodeId) -> NodeId:
+    if len(_issuers) >= MOST_ISSUERS:
+        _issuers.clear()
+    return _issuers.setdefault(issuer, issuer)
