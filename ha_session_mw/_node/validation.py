@@ -18,9 +18,8 @@ from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, de
 from .._core.cluster.key_use import KeyUse
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
-from .._core.token import tokens
 from .._core.token.cache import SHARED_FOR_MS, VerifiedCache
-from .._core.token.tokens import NOT_BEFORE_LEEWAY_MS, Transport, Verified
+from .._core.token.tokens import PREFIX, Transport, Verified, verify
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
 from ..config import Settings
 from ..exceptions import (
@@ -112,7 +111,6 @@ class TokenValidator:
         self._key_use = key_use
         self._has_odd_keys = has_odd_keys
         self._absolute_ms = int(settings.absolute_timeout * 1000)
-        self._longest_ms = self._absolute_ms + NOT_BEFORE_LEEWAY_MS
         self._takes_over = taking_over(settings, began_ms=clock.wall_s() * 1000)
 
     def follow(self, log: ClusterLog, *, devices: Devices | None) -> None:
@@ -231,11 +229,14 @@ class TokenValidator:
             if not 0.0 <= wall_ms - from_ms < SHARED_FOR_MS:
                 from_ms, until_ms = cache.begin_times(wall_ms)
             try:
-                verified = self._verify(token, wall_ms, key, transport, from_ms, until_ms)
+                if self._takes_over is None and 0.0 <= wall_ms - self._refreshed_ms < REFRESH_EVERY_MS:  # as in ``_verify``
+                    verified = verify(token, self._keys.ring, self._absolute_ms, key, transport, from_ms, until_ms)
+                else:
+                    verified = self._verify(token, wall_ms, key, transport, from_ms, until_ms)
             except ProblemError as problem:
                 self.missed_undecided += 1
                 if isinstance(problem, KeyNotReached):
-                    return CannotTell(problem)
+                    return CannotTell(self._cannot_verify(problem, token))
                 raise
             if verified.text is key:
                 cache.keep(key, verified, wall_ms)
@@ -380,19 +381,22 @@ class TokenValidator:
         if not 0 <= wall_ms - self._refreshed_ms < REFRESH_EVERY_MS:
             self._refreshed_ms = wall_ms
             self._refresh()
+        if self._takes_over is not None and not token.startswith(PREFIX):
+            return self._takes_over(token, self._keys.ring, now_ms=wall_ms, issuer=self._node())
         try:
-            if self._takes_over is not None and not token.startswith(tokens.PREFIX):
-                return self._takes_over(token, self._keys.ring, now_ms=wall_ms, issuer=self._node())
-            verified = tokens.verify(token, self._keys.ring, key, transport, from_ms, until_ms)
+            return verify(token, self._keys.ring, self._absolute_ms, key, transport, from_ms, until_ms)
         except KeyNotReached as problem:
-            if problem.check == "key" and self._nobody_has_key(token):
-                raise TokenInvalid(problem.reason, check=problem.check) from problem
-            raise
-        if verified.until_ms - verified.begins_ms > self._longest_ms:
-            claims = verified.claims
-            # Issued under a longer timeout. Log-outs of sessions that nobody can name are held for the one of now.
-            return Verified.of(msgspec.structs.replace(claims, idle_end_ms=claims.issued_ms + self._absolute_ms), verified.kid)
-        return verified
+            raise self._cannot_verify(problem, token) from problem
+
+    def _cannot_verify(self, problem: KeyNotReached, token: bytes) -> KeyNotReached:
+        """Return why this node cannot verify a token.
+
+        Raises:
+            TokenInvalid: nobody can.
+        """
+        if problem.check == "key" and self._nobody_has_key(token):
+            raise TokenInvalid(problem.reason, check=problem.check) from problem
+        return problem
 
     def _nobody_has_key(self, token: bytes) -> bool:
         """Whether it is certain that no member could have signed a token."""

@@ -106,12 +106,11 @@ class SessionMiddleware(CookieAttributes):
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
         self._finder = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan)
-        self._validate_new, self._arrive = self._finder.validate_new, self._finder.arrive
+        self._validate_alone, self._arrive = self._finder.validate_alone, self._finder.arrive
         self._is_within_drain = False
         node.draining.on_begin(self._drain)
         self._use_cookie(settings)
         self._refuse_overrides()
-        self._validate_cached = node.validator.validate_cached
         self._recall = node.validator.recall
         node.sampling.on_sample(self._time_next)
 
@@ -211,11 +210,9 @@ class SessionMiddleware(CookieAttributes):
             try:
                 known: Verified | CannotTell | None = verified
                 arrives = False
-                if known is None and (alone := self._alone(field, transport)) is not None:
-                    known = self._validate_cached(alone)
-                    if known is None:
-                        known = self._validate_new(alone, transport)
-                        arrives = type(known) is Verified
+                if known is None and field is not None:
+                    validate_alone = self._validate_alone
+                    known, arrives = validate_alone(field, transport)
                 if type(known) is Verified and not known.record:
                     state = RequestState(self.manager, known, transport, path_kind)
                     session = session_of(state)

@@ -33,25 +33,36 @@ class SessionFinder:
         self._manager = manager
         self._node = node_of(manager)
         self._validator = self._node.validator
+        self._cached = self._node.cache.entries
         self._edge = edge
         self._paths = paths
         self._meet = meet
         self._waits_for_start = manager.settings.start_wait > 0
 
-    def validate_new(self, field: bytes, transport: Transport | None) -> Verified | CannotTell | None:
-        """Validate a token that is not in the cache; return None if something must be waited for first, or the field must be parsed.
+    def validate_alone(self, field: bytes, transport: Transport | None) -> tuple[Verified | CannotTell | None, bool]:
+        """Validate a token that the short way does not accept, without waiting for anything.
 
         Args:
-            field: the header field that carries the token and nothing else.
+            field: the only header field that can carry a token.
             transport: how it came.
+
+        Returns:
+            the token, None if something must be waited for first, or the field must be parsed; and whether this node sees it for the first
+            time, and accepts it.
 
         Raises:
             ClientFault: the session is not valid, or the token is not one of this service.
         """
-        if not self._edge.has_met or (self._waits_for_start and self._node.log.is_starting()):
-            return None
-        token = self._edge.reader.token_of(field)
-        return None if token is None else self._validator.validate_new(token, field, transport)
+        edge, validator = self._edge, self._validator
+        reader = edge.reader
+        if reader.alone(field, transport) is None:
+            return None, False
+        if field in self._cached and (known := validator.validate_cached(field)) is not None:
+            return known, False
+        if not edge.has_met or (self._waits_for_start and self._node.log.is_starting()) or (token := reader.token_of(field)) is None:
+            return None, False
+        found = validator.validate_new(token, field, transport)
+        return found, type(found) is Verified
 
     async def find(
         self,

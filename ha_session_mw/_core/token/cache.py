@@ -25,11 +25,11 @@ OF_CLAIMS_BYTES = 560
 """Memory that claims take which are not read from the key, besides their data."""
 NOT_DATA_BYTES = 140
 """At least so many characters of a token are not its data."""
-_OF_LITTLE_TOKEN = OVERHEAD_BYTES - 3 * NOT_DATA_BYTES
 LITTLE_TOKEN_BYTES = 480
 """Up to this size, the memory of a token is bounded by the number of its values alone. Measuring each takes longer than all else here."""
 PER_VALUE_BYTES = 150
 """The most memory that a short key and its value take besides their characters, with their place in the dict."""
+_OF_LITTLE_TOKEN = OVERHEAD_BYTES - 3 * NOT_DATA_BYTES + PER_VALUE_BYTES
 PER_PUT = 2
 """How many ended tokens go with each new one. Then they go at least as fast as new ones come."""
 SHARED_FOR_MS = 1000.0
@@ -103,7 +103,12 @@ class VerifiedCache:
                 self._before, self._recent = recent, {}
                 recent = self._recent
             recent[family] = key
-        verified.units = units = units_of(verified)
+        length = len(key)
+        if verified.given is None and length <= LITTLE_TOKEN_BYTES:  # as ``units_of`` does
+            units = (_OF_LITTLE_TOKEN + 4 * length + PER_VALUE_BYTES * len(verified.data)) // UNIT_BYTES
+        else:
+            units = units_of(verified)
+        verified.units = units
         self._units = total = self._units + units
         entries[key] = verified
         if total > self._max_units or len(entries) > self._size:
@@ -195,7 +200,7 @@ def units_of(verified: Verified) -> int:
     content, given, length = verified.data, verified.given, len(verified.text)
     if given is None and length <= LITTLE_TOKEN_BYTES:
         # In base64, data has a third more characters than bytes, and one of its characters takes up to four bytes in memory.
-        return (_OF_LITTLE_TOKEN + 4 * length + PER_VALUE_BYTES * (1 + len(content))) // UNIT_BYTES
+        return (_OF_LITTLE_TOKEN + 4 * length + PER_VALUE_BYTES * len(content)) // UNIT_BYTES
     taken = OVERHEAD_BYTES + length + len(verified.nested_data) + content.__sizeof__()
     for name, value in content.items():
         taken += name.__sizeof__() + value.__sizeof__()

@@ -91,15 +91,16 @@ class TokenReader:
             b"authorization": "bearer",
             INDEX_HEADER: None,
         }
+        self._before: dict[Transport | None, bytes] = {"bearer": b"Bearer "} if bearer else {}
+        if cookie_name is not None:
+            self._before["cookie"] = self._cookie_prefix
+        """What a field begins with that carries a token, by its transport."""
         self._longest = max(self._cookie_prefix_length, len(b"Bearer ")) + MAX_TOKEN_BYTES
 
     def alone(self, field: bytes | None, transport: Transport | None) -> bytes | None:
         """Return the only field that can carry a token, if it begins as one that carries nothing else does; None for any other."""
-        if field is None or len(field) > self._longest:
-            return None
-        if transport == "cookie":
-            return field if self._cookie and field.startswith(self._cookie_prefix) else None
-        return field if transport == "bearer" and self._bearer and field.startswith(b"Bearer ") else None
+        before = self._before.get(transport)
+        return field if before and field and len(field) <= self._longest and field.startswith(before) else None
 
     def token_of(self, lone: bytes) -> bytes | None:
         """Return the token of such a field; None if the field must be parsed after all."""

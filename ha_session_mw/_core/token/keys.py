@@ -74,7 +74,8 @@ class SigningKey:
 
     def has_signed(self, signed: bytes, signature: bytes) -> bool:
         """Return whether :meth:`signature` returns this very text for these bytes. Its alphabet costs less here than there."""
-        inner, outer = self._begin_inner(), self._begin_outer()
+        begin_inner, begin_outer = self._begin_inner, self._begin_outer
+        inner, outer = begin_inner(), begin_outer()
         inner.update(signed)
         outer.update(inner.digest())
         return same_text(b2a_base64(outer.digest()), signature.translate(_FROM_URL_SAFE) + b"=\n")

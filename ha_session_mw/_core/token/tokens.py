@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+import sys
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from itsdangerous.encoding import base64_encode
@@ -16,7 +17,7 @@ from itsdangerous.encoding import base64_encode
 from ...exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooLarge
 from ...models import Claims, CutId, FamilyId, KeyId, NodeId, OwnLives, SessionId
 from ...version import TOKEN
-from .data import decode
+from .data import decode, is_nested
 from .keys import KID_LENGTH, KeyRing, SigningKey
 from .renewal import due_ms
 
@@ -36,9 +37,11 @@ PARTS = 5
 SIGNATURE_LENGTH = 43
 """The length of a signature: SHA-256's 32 bytes in base64url without padding."""
 
+Data = TypeVar("Data", dict[str, str | int | float | bool | None], msgspec.Raw)
+"""Flat data, which most tokens carry, is decoded with the rest. Other data is decoded by ``data.py``."""
+
 _ALWAYS = -math.inf
 _NEVER = math.inf
-_CONTAINERS = frozenset((dict, list))
 _EMPTY: dict[str, object] = {}
 """Of all tokens without decoded data."""
 _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
@@ -48,7 +51,7 @@ _PADDED = (b'"', b'"', b'=="', b'="')
 _SHAPE = re.compile(rb"hs1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 
 
-class _Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class _Payload(msgspec.Struct, Generic[Data], frozen=True, array_like=True, gc=False):
     version: int
     subject: str | None
     family: FamilyId
@@ -59,7 +62,7 @@ class _Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     absolute_end_ms: int
     issuer: NodeId
     record: int
-    data: msgspec.Raw
+    data: Data
     # Only in the token of a session with lives of its own. An earlier release reads such a token, and ignores this.
     own: OwnLives | msgspec.UnsetType = msgspec.UNSET
 
@@ -134,7 +137,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         if self.given is not None:
             return self.given
         _, sid, _, payload, _ = self.text.rsplit(b".", PARTS - 1)
-        return _claims(sid, _decoded(payload))
+        return _claims(sid, _decode_payload(_raw(payload)))
 
     @property
     def renew_at_ms(self) -> float:
@@ -144,7 +147,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
         """Return a token with these claims as a verified one."""
-        return _verified(b"", claims, kid, claims, renew_at_ms=renew_at_ms)
+        return _verified(b"", claims, kid, claims, *_content(claims), renew_at_ms=renew_at_ms)
 
 
 _issuers: dict[NodeId, NodeId] = {}
@@ -152,7 +155,8 @@ _issuers: dict[NodeId, NodeId] = {}
 MOST_ISSUERS = 1000
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_payload = msgspec.msgpack.Decoder(_Payload).decode
+_decode_payload = msgspec.msgpack.Decoder(_Payload[msgspec.Raw]).decode
+_decode_flat = msgspec.msgpack.Decoder(_Payload[dict[str, str | int | float | bool | None]]).decode
 _decode_base64 = msgspec.json.Decoder(bytes).decode
 """Bytes in JSON are base64. This decoder is faster than ``binascii``'s and stricter: it refuses what is no base64."""
 
@@ -188,6 +192,7 @@ def length(claims: Claims) -> int:
 def verify(
     token: bytes,
     ring: KeyRing,
+    longest_ms: int = sys.maxsize,
     key: bytes | None = None,
     transport: Transport | None = None,
     from_ms: float = _ALWAYS,
@@ -195,13 +200,12 @@ def verify(
 ) -> Verified:
     """Return a token as verified, after checks of its size, shape and signature.
 
-    The other arguments are for the cache: to set them afterwards takes longer.
-
     Args:
         token: the token.
         ring: the keys.
-        key: the token, or the header field that carries it, under which the cache will keep it.
-        transport: of that field.
+        longest_ms: the longest life of a session. A token that was issued under a longer one ends as if it had been issued under this.
+        key: the key under which the cache will keep the token. To set this and what follows afterwards takes longer.
+        transport: how the token comes with that key.
         from_ms, until_ms: the time for which the cache will keep it.
 
     Raises:
@@ -214,15 +218,29 @@ def verify(
         raise TokenTooLarge(f"more than {MAX_TOKEN_BYTES} bytes", check="size")
     signed, _, signature = token.rpartition(b".")
     head, _, text = signed.rpartition(b".")
-    signer = ring.get(head[-KID_LENGTH:])
+    key_of = ring.get
+    signer = key_of(head[-KID_LENGTH:])
     # A signature that matches says that all other text is a member's, so nobody need look at its shape.
     if signer is None or not signer.has_signed(signed, signature):
         raise _refusal(token, ring)
     try:
-        payload = _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))  # as ``_decoded`` does
-        if not _LOWEST <= payload.version <= _HIGHEST or not head.isascii():
-            raise _later_release(payload)
-        return _verified(key or token, None, signer.kid, payload, transport, from_ms, until_ms)
+        # As in ``_raw``. The signature covers the text, so no other base64 text of the same bytes gets here.
+        raw = _decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3])
+        terms: Claims | _Payload[Any]
+        nested_data = b""
+        try:
+            terms = _decode_flat(raw)
+            content = terms.data or _EMPTY
+        except msgspec.ValidationError:  # its data is not flat, or is elsewhere; or this is no payload at all
+            terms = _decode_payload(raw)
+            content, nested_data = _content(terms)
+        if not _LOWEST <= terms.version <= _HIGHEST or not head.isascii():
+            raise _later_release(terms)
+        verified = _verified(key or token, None, signer.kid, terms, content, nested_data, transport, from_ms, until_ms)
+        if terms.idle_end_ms - terms.issued_ms <= longest_ms:
+            return verified
+        shorter = msgspec.structs.replace(verified.claims, idle_end_ms=terms.issued_ms + longest_ms)
+        return _verified(key or token, shorter, signer.kid, shorter, content, nested_data, transport, from_ms, until_ms)
     except _UNREADABLE as exc:
         raise _not_readable(exc) from exc
 
@@ -241,10 +259,11 @@ def unverified(token: bytes) -> tuple[KeyId, Claims]:
         raise TokenMalformed("not hs1 with four parts of base64url text", check="shape")
     kid = KeyId(shape[2].decode())
     try:
-        payload = _decoded(shape[3])
+        payload = _decode_payload(_raw(shape[3]))
         if not _LOWEST <= payload.version <= _HIGHEST:
             raise _later_release(payload)
-        return kid, _verified(token, None, kid, payload).claims
+        _content(payload)
+        return kid, _claims(shape[1], payload)
     except _UNREADABLE as exc:
         raise _not_readable(exc) from exc
 
@@ -259,7 +278,7 @@ def _refusal(token: bytes, ring: KeyRing) -> TokenMalformed | KeyNotReached | To
     return TokenInvalid("the signature does not match", check="signature")
 
 
-def _later_release(payload: _Payload) -> msgspec.ValidationError:
+def _later_release(payload: _Payload[Any]) -> msgspec.ValidationError:
     return msgspec.ValidationError(f"payload version {payload.version}")
 
 
@@ -268,12 +287,11 @@ def _not_readable(exc: Exception) -> KeyNotReached:
     return KeyNotReached(f"a payload that this release cannot read: {type(exc).__name__}", check="payload")
 
 
-def _decoded(text: bytes) -> _Payload:
-    # The signature covers the text, so no other base64 text of the same bytes gets here.
-    return _decode_payload(_decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3]))
+def _raw(text: bytes) -> bytes:
+    return _decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3])
 
 
-def _claims(sid: bytes, payload: _Payload) -> Claims:
+def _claims(sid: bytes, payload: _Payload[msgspec.Raw]) -> Claims:
     return Claims(
         sid=SessionId(sid.decode()),
         subject=payload.subject,
@@ -294,30 +312,30 @@ def _verified(
     text: bytes,
     given: Claims | None,
     kid: KeyId,
-    terms: Claims | _Payload,
+    terms: Claims | _Payload[Any],
+    content: dict[str, object],
+    nested_data: bytes,
     transport: Transport | None = None,
     from_ms: float = _ALWAYS,
     until_ms: float = _NEVER,
     renew_at_ms: float | None = None,
 ) -> Verified:
     """Return a verified token. Times are floats, which compare faster with a clock's."""
-    record, issued_ms, idle_end_ms, absolute_end_ms = terms.record, terms.issued_ms, terms.idle_end_ms, terms.absolute_end_ms
-    content, nested, nested_data = _EMPTY, True, b""
-    if not record:
-        content, nested = decode(terms.data) or _EMPTY, False
-        for value in content.values():
-            if type(value) in _CONTAINERS:
-                content, nested, nested_data = _EMPTY, True, bytes(terms.data)
-                break
+    record, issued_ms, ends_ms, absolute_end_ms = terms.record, terms.issued_ms, terms.idle_end_ms, terms.absolute_end_ms
+    nested = bool(record or nested_data)
+    if record:
+        content = _EMPTY
     # As ``due_ms`` says, but a call takes longer than that.
-    due_ms, ends_ms = _NEVER, float(absolute_end_ms)
-    if idle_end_ms < absolute_end_ms:
-        due_ms, ends_ms = (issued_ms + idle_end_ms) / 2, float(idle_end_ms)
+    due_ms = _NEVER
+    if ends_ms < absolute_end_ms:
+        due_ms = (issued_ms + ends_ms) / 2
+    else:
+        ends_ms = absolute_end_ms
     if renew_at_ms is not None:
         due_ms = renew_at_ms
     begins_ms = issued_ms - NOT_BEFORE_LEEWAY_MS
     if until_ms > ends_ms:
-        until_ms = ends_ms
+        until_ms = float(ends_ms)
     issuer = terms.issuer
     return Verified(
         None,
@@ -339,6 +357,14 @@ def _verified(
         begins_ms,
         None if given is None and not nested else due_ms,
     )
+
+
+def _content(terms: Claims | _Payload[msgspec.Raw]) -> tuple[dict[str, object], bytes]:
+    """Return the decoded data of a token, and as it travels if it has containers."""
+    if terms.record:
+        return _EMPTY, b""
+    content = decode(terms.data)
+    return (_EMPTY, bytes(terms.data)) if is_nested(content) else (content or _EMPTY, b"")
 
 
 def _kept_once(issuer: NodeId) -> NodeId:
