@@ -34,6 +34,8 @@ class SessionFinder:
         self._node = node_of(manager)
         self._validator = self._node.validator
         self._cached = self._node.cache.entries
+        self._recoveries = self._node.recoveries
+        self._names_node = bool(self._node.node_fields)
         self._edge = edge
         self._paths = paths
         self._meet = meet
@@ -47,8 +49,7 @@ class SessionFinder:
             transport: how it came.
 
         Returns:
-            the token, None if something must be waited for first, or the field must be parsed; and whether this node sees it for the first
-            time, and accepts it.
+            the token, None if something must be waited for first, or the field must be parsed; and whether :meth:`arrive` is to be called.
 
         Raises:
             ClientFault: the session is not valid, or the token is not one of this service.
@@ -62,7 +63,7 @@ class SessionFinder:
         if not edge.has_met or (self._waits_for_start and self._node.log.is_starting()) or (token := reader.token_of(field)) is None:
             return None, False
         found = validator.validate_new(token, field, transport)
-        return found, type(found) is Verified
+        return found, type(found) is Verified and (self._names_node or found.begins_ms < self._recoveries.recovers_before_ms)
 
     async def find(
         self,
@@ -129,9 +130,8 @@ class SessionFinder:
 
     def arrive(self, verified: Verified, send: Send, state: RequestState) -> Send:
         """Note that this node sees a token for the first time. Return a ``send`` that tells the client if another node has issued it."""
-        node = self._node
-        node.recoveries.arrive(verified)
-        return telling_of_transfer(send, node, verified.issuer, state) if node.node_fields else send
+        self._recoveries.arrive(verified)
+        return telling_of_transfer(send, self._node, verified.issuer, state) if self._names_node else send
 
     def _choose(self, found: list[Presented], path_kind: PathKind) -> Presented | None:
         if len(found) > 1:

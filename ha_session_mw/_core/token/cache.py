@@ -112,7 +112,16 @@ class VerifiedCache:
         self._units = total = self._units + units
         entries[key] = verified
         if total > self._max_units or len(entries) > self._size:
-            self._make_room()
+            while True:
+                oldest, dropped = entries.popitem(last=False)
+                self._units = total = total - dropped.units
+                family = dropped.family
+                if recent.get(family) is oldest:  # as ``_forget`` does for any token
+                    del recent[family]
+                elif family in recent or family in self._before:
+                    self._forget(family, oldest)
+                if total <= self._max_units and len(entries) <= self._size:
+                    return
         elif entries[next(iter(entries))].until_ms <= now_ms:
             self.drop_ended(now_ms, most=PER_PUT)
 
@@ -131,19 +140,6 @@ class VerifiedCache:
             self.put(field, known, now_ms, transport)
             known.text, known.until_ms, known.quiet_until_ms = verified.text, verified.until_ms, verified.quiet_until_ms
         known.generation = verified.generation
-
-    def _make_room(self) -> None:
-        entries, recent = self.entries, self._recent
-        while True:
-            key, verified = entries.popitem(last=False)
-            self._units = units = self._units - verified.units
-            family = verified.family
-            if recent.get(family) is key:
-                del recent[family]
-            elif family in recent or family in self._before:
-                self._forget(family, key)
-            if units <= self._max_units and len(entries) <= self._size:
-                return
 
     def _put_beside_others(self, family: FamilyId, key: bytes) -> None:
         """Note another key of a session. The session's oldest token goes if there are too many."""

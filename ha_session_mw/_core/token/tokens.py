@@ -313,7 +313,7 @@ def _verified(
     given: Claims | None,
     kid: KeyId,
     terms: Claims | _Payload[Any],
-    content: dict[str, object],
+    content: dict[str, Any],
     nested_data: bytes,
     transport: Transport | None = None,
     from_ms: float = _ALWAYS,
@@ -326,13 +326,13 @@ def _verified(
     if record:
         content = _EMPTY
     # As ``due_ms`` says, but a call takes longer than that.
-    due_ms = _NEVER
+    renewal_ms = _NEVER
     if ends_ms < absolute_end_ms:
-        due_ms = (issued_ms + ends_ms) / 2
+        renewal_ms = (issued_ms + ends_ms) / 2
     else:
         ends_ms = absolute_end_ms
     if renew_at_ms is not None:
-        due_ms = renew_at_ms
+        renewal_ms = renew_at_ms
     begins_ms = issued_ms - NOT_BEFORE_LEEWAY_MS
     if until_ms > ends_ms:
         until_ms = float(ends_ms)
@@ -345,7 +345,7 @@ def _verified(
         content,
         nested,
         record,
-        _ALWAYS if nested else due_ms if due_ms < until_ms else until_ms,
+        _ALWAYS if nested else renewal_ms if renewal_ms < until_ms else until_ms,
         text,
         given,
         kid,
@@ -355,7 +355,7 @@ def _verified(
         _issuers.get(issuer) or _kept_once(issuer),
         nested_data,
         begins_ms,
-        None if given is None and not nested else due_ms,
+        None if given is None and not nested else renewal_ms,
     )
 
 
