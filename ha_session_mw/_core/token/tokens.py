@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -42,6 +41,7 @@ Data = TypeVar("Data", dict[str, str | int | float | bool | None], msgspec.Raw)
 
 _ALWAYS = -math.inf
 _NEVER = math.inf
+_ANY_LIFE_MS = 1 << 62
 _EMPTY: dict[str, object] = {}
 """Of all tokens without decoded data."""
 _UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
@@ -192,7 +192,7 @@ def length(claims: Claims) -> int:
 def verify(
     token: bytes,
     ring: KeyRing,
-    longest_ms: int = sys.maxsize,
+    longest_ms: int = _ANY_LIFE_MS,
     key: bytes | None = None,
     transport: Transport | None = None,
     from_ms: float = _ALWAYS,
