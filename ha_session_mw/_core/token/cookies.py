@@ -94,7 +94,7 @@ class TokenReader:
         self._before: dict[Transport | None, bytes] = {"bearer": b"Bearer "} if bearer else {}
         if cookie_name is not None:
             self._before["cookie"] = self._cookie_prefix
-        """What a field begins with that carries a token, by its transport."""
+        """The beginning of a field that carries a token, by its transport."""
         self._longest = max(self._cookie_prefix_length, len(b"Bearer ")) + MAX_TOKEN_BYTES
 
     def alone(self, field: bytes | None, transport: Transport | None) -> bytes | None:
