@@ -59,7 +59,7 @@ def _survey(settings: Settings, urls: Sequence[str]) -> dict[str, Any]:
     members = first.pop("members")
     others = {row["url"] for row in members if row["url"] and not row["here"] and row["state"] != "gone"}
     answers = ask_each(settings, sorted(others), STATUS, Nothing()) if others else {}
-    rows = [_row(row, first if row["here"] else answers.get(row["url"])) for row in members]
+    rows = [row_of(row, first if row["here"] else answers.get(row["url"])) for row in members]
     return {"asked": asked, "members": with_unheard(rows, settings.peers)}
 
 
@@ -76,8 +76,10 @@ def _unheard(url: str) -> dict[str, Any]:
     return {"member": None, "url": url, "state": "not heard", "here": False, "kids": [], "answers": False, **unknown}
 
 
-def _row(member: Mapping[str, Any], answer: Any) -> dict[str, Any]:
-    """A member as the asked node sees it, with its own answer if it has one. A member without a URL cannot be asked."""
+def row_of(member: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+    """Return a member as the asked node sees it, with its own answer if it has one. A member without a URL cannot be asked."""
+    if isinstance(answer, dict) and answer["node"] != member["member"]:
+        answer = None  # of the process that was started in its place, or of another one behind the same URL
     known: dict[str, Any] = {"answers": not isinstance(answer, Exception), "failure": None, "status": None}
     if isinstance(answer, Exception):
         known["failure"] = str(answer)

@@ -18,7 +18,7 @@ from click.testing import Result
 from example_app.no_tls import NO_TLS
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw.cli.commands import COMMANDS
-from ha_session_mw.cli.operating import with_unheard
+from ha_session_mw.cli.operating import row_of, with_unheard
 from ha_session_mw.cli.tables import known_age
 from ha_session_mw.testing import SECRET, mint_session, who_is_there
 
@@ -136,6 +136,13 @@ def test_a_member_of_the_list_that_has_just_left_has_one_row() -> None:
     found = with_unheard(rows, ["http://a.test", "http://b.test", "http://c.test", "http://d.test"])
     assert [row["state"] for row in found] == ["ready", "not heard", "gone", "ready", "not heard"]
     assert [row["url"] for row in found[-1:]] == ["http://d.test"]
+
+
+def test_a_member_gets_no_answer_of_the_process_that_was_started_in_its_place() -> None:
+    before = {"member": "a-0a568a13", "url": "http://a.test", "state": "ready"}
+    answer = {"node": "a-77aa01f2", "ready": False}
+    assert (row_of(before, answer)["state"], row_of(before, answer)["status"]) == ("ready", None)
+    assert (row_of({**before, "member": "a-77aa01f2"}, answer)["state"]) == "not ready"
 
 
 def test_a_node_that_has_learned_nothing_has_no_age() -> None:
