@@ -30,7 +30,7 @@ from ha_session_mw.session.session import session_of, state_of
 from ha_session_mw.session.state import RequestState
 from ha_session_mw.testing import ManualClock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 SECRET = "canary-secret-vG7qLw2ZnR9xTb4YkM8cJd5HsP3fA6uE"
 OLD_SECRET = "canary-retired-0MZb4yUq6TfXkPa2sWc8RvHn1LdGj7-Qi"

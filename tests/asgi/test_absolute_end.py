@@ -58,6 +58,7 @@ async def running(**settings: Any) -> AsyncIterator[Open]:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_a_websocket_is_closed_as_expired_within_a_second() -> None:
     async with running() as at:
         ada = await at.node.logged_in()
@@ -72,6 +73,7 @@ async def test_a_websocket_is_closed_as_expired_within_a_second() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_an_event_stream_ends_in_order_and_any_other_response_is_cut_off() -> None:
     async with running() as at:
         ada = await at.node.logged_in()
@@ -82,6 +84,7 @@ async def test_an_event_stream_ends_in_order_and_any_other_response_is_cut_off()
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_the_lives_of_a_log_in_of_its_own_count() -> None:
     async with running() as at:
         briefly, long = at.node.visitor(), await at.node.logged_in()
@@ -92,6 +95,7 @@ async def test_the_lives_of_a_log_in_of_its_own_count() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("kind", ["websocket", "http"])
 async def test_the_idle_end_of_its_token_ends_nothing(kind: Any) -> None:
     """Another request may have renewed the session since, and here one does so all the time."""
@@ -105,6 +109,7 @@ async def test_the_idle_end_of_its_token_ends_nothing(kind: Any) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_an_absolute_end_that_a_renewal_cannot_move_ends_what_the_old_token_opened() -> None:
     async with running(absolute_timeout=4 * IDLE_S) as at:
         ada = await at.node.logged_in()
@@ -128,6 +133,7 @@ async def logs_in(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_a_session_that_began_in_the_handshake_counts() -> None:
     async with running(app=logs_in) as at:
         wire = await at.open("websocket", None)
@@ -136,6 +142,7 @@ async def test_a_session_that_began_in_the_handshake_counts() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_a_session_that_was_over_when_it_began_ends_nothing() -> None:
     """Starlette's ``max_age=0``: its middleware leaves such a WebSocket open, too."""
 
@@ -158,6 +165,7 @@ async def test_a_session_that_was_over_when_it_began_ends_nothing() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_a_wall_clock_that_is_set_forward_ends_nothing_until_it_is_trusted() -> None:
     async with running() as at:
         ada = await at.node.logged_in()
@@ -170,6 +178,7 @@ async def test_a_wall_clock_that_is_set_forward_ends_nothing_until_it_is_trusted
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_a_wall_clock_that_is_set_back_keeps_nothing_open_beyond_the_floor() -> None:
     """Requests of the session are refused whatever the clock says, so what is open of it ends too."""
     async with running(idle_timeout=12 * HOUR) as at:
@@ -183,6 +192,7 @@ async def test_a_wall_clock_that_is_set_back_keeps_nothing_open_beyond_the_floor
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("cut_off", [False, True])
 async def test_it_ends_on_each_node_also_on_one_that_is_out_of_contact(cut_off: bool) -> None:
     async with Cluster(app=open_app, idle_timeout=15, absolute_timeout=15) as cluster, anyio.create_task_group() as tasks:

@@ -13,7 +13,7 @@ from ha_session_mw.testing import ManualClock
 
 from .driver import SECRET, Node, look, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 def app(clock: ManualClock, audience: str | None, **settings: Any) -> Node:

@@ -27,7 +27,7 @@ from ..thinning import thinned
 from .driver import Header, Node, why
 from .meter import Octets, Text, metered
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long]
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.long]
 
 MOST_LINES = 10_000
 MOST_CHARACTERS = 500_000

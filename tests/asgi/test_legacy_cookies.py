@@ -14,7 +14,7 @@ from ha_session_mw.testing import ManualClock
 
 from .driver import OTHER_SECRET, SECRET, Node, look, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 class StarletteSigner(TimestampSigner):

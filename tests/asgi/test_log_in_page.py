@@ -19,7 +19,7 @@ from ha_session_mw.asgi.log_in_page import LONGEST_NEXT
 
 from .driver import SECRET, Answer, Node, call, look, scope_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 BROWSER = (b"accept", b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8")
 
 

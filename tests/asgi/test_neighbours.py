@@ -152,6 +152,7 @@ def replacing(act: Callable[[Scope], Any]) -> ASGIApp:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("path", ["/", "/exempt"])
 @pytest.mark.parametrize("subject", ["ada", None])
@@ -173,6 +174,7 @@ async def test_an_object_that_an_app_puts_in_the_place_of_the_session_is_the_app
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_a_session_taken_out_of_the_scope_stays(node: Node) -> None:
     visitor = await node.logged_in("ada", a=1)
     obliging, node.app.app = node.app.app, replacing(FOREIGN[-1])
@@ -182,6 +184,7 @@ async def test_a_session_taken_out_of_the_scope_stays(node: Node) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_a_change_of_ours_is_saved_though_another_session_stands_in_its_place(node: Node) -> None:
     visitor = await node.logged_in("ada", a=1)
 
@@ -247,6 +250,7 @@ def of_litestar(act: Callable[[ASGIConnection[Any, Any, Any, Any]], object]) -> 
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_the_content_that_litestar_sets_is_the_sessions_new_content(node: Node) -> None:
     visitor = await node.logged_in("ada", a=1)
     obliging, node.app.app = node.app.app, of_litestar(lambda conn: conn.set_session({"b": 2}))
@@ -256,6 +260,7 @@ async def test_the_content_that_litestar_sets_is_the_sessions_new_content(node: 
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_content_that_is_changed_after_litestar_has_set_it_is_saved_as_it_is_then(node: Node) -> None:
     visitor = await node.logged_in("ada", a=1)
 
@@ -271,6 +276,7 @@ async def test_content_that_is_changed_after_litestar_has_set_it_is_saved_as_it_
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_equal_content_that_litestar_sets_changes_nothing(node: Node) -> None:
     visitor = await node.logged_in("ada", a=1)
     node.app.app = of_litestar(lambda conn: conn.set_session({"a": 1}))
@@ -278,6 +284,7 @@ async def test_equal_content_that_litestar_sets_changes_nothing(node: Node) -> N
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("data", [{"a": 1}, {}])
 @pytest.mark.parametrize("act", [lambda conn: conn.clear_session(), lambda conn: conn.set_session(Empty)])
 async def test_litestars_clear_session_logs_out(node: Node, act: Callable[[Any], None], data: dict[str, Any]) -> None:
@@ -290,6 +297,7 @@ async def test_litestars_clear_session_logs_out(node: Node, act: Callable[[Any],
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_content_that_litestar_sets_after_a_log_out_begins_a_new_session(node: Node) -> None:
     visitor = await node.logged_in("ada", a=1)
     captured, obliging = visitor.token, node.app.app
@@ -332,6 +340,7 @@ def test_a_model_that_litestar_sets_is_saved_as_its_fields(model: Any) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 async def test_an_object_put_there_after_litestars_is_not_taken_for_it(node: Node) -> None:
     visitor = await node.logged_in("ada", a=1)
 

@@ -155,6 +155,7 @@ PEERS = Settings(
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize(
     "use",
     [
@@ -177,6 +178,7 @@ def test_a_session_of_a_node_that_must_hear_others_needs_a_node_that_runs() -> N
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("cluster", ["memory://", "sqlite:///{}/sessions.db"])
 async def test_a_node_that_needs_no_other_works_without_running(cluster: str, tmp_path: Any) -> None:
     manager = SessionManager(Settings(secret_key=SECRET, cluster=cluster.format(tmp_path)))

@@ -11,7 +11,7 @@ from ha_session_mw.manager import node_of
 
 from .driver import Answer, Node, Visitor, look, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 IDLE_S = 1800
 PATH = "/-/session/renew"

@@ -20,7 +20,7 @@ from ha_session_mw.testing import session_cookie
 
 from .driver import Node, Visitor, call, look, scope_of, who, why
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 REACHED = b"the guarded handler ran"
 MINUTE = 60
 

@@ -27,7 +27,7 @@ from ha_session_mw.testing.network import Door
 from ..asgi.driver import OTHER_SECRET, Answer, Header
 from ..operators import Wiretap, ask
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 def middleware(**values: Any) -> SessionMiddleware:

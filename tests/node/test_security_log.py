@@ -17,7 +17,7 @@ from ha_session_mw.testing import ManualClock
 
 from ..asgi.driver import OTHER_SECRET, SECRET, Node
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime"}
 """Attributes of any record. A formatter adds the last two, and other tests of this process may have installed one."""

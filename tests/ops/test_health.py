@@ -14,7 +14,7 @@ from ha_session_mw.testing import Cluster, mint_session
 from ..asgi.driver import Node
 from ..backends.etcd.fake_cluster import EtcdCluster
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 
 def checks(inside: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ha_session_mw.testing import Cluster, mint_session
 
 from ..asgi.driver import SECRET, Node
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 DESIGNED = (

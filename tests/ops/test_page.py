@@ -30,7 +30,7 @@ from ha_session_mw.testing.stillness import until_nothing_moves
 from ..asgi.driver import OTHER_SECRET, SECRET, Answer, Header, Node, call, scope_of
 from ..backends.etcd.fake_cluster import EtcdCluster
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 PASSWORD = "tea-and-7-biscuits"
 ON: dict[str, Any] = {"ui": "on", "ui_password": PASSWORD}

@@ -100,6 +100,7 @@ class Wire(httpx2.AsyncBaseTransport):
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("vector", vectors("exchanges"))
 async def test_a_client_sends_the_calls_and_reads_the_answers(vector: Mapping[str, Any], clock: ManualClock) -> None:
     wire = Wire([answer for _, answer in vector["travels"]])
@@ -112,6 +113,7 @@ async def test_a_client_sends_the_calls_and_reads_the_answers(vector: Mapping[st
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("vector", vectors("exchanges"))
 async def test_a_server_answers_the_calls(vector: Mapping[str, Any], clock: ManualClock) -> None:
     server = PeerServer(vector["callee"], "callee-life", lambda: RING, clock, PeerFaults())

@@ -20,7 +20,7 @@ from ha_session_mw.testing import ManualClock
 from ..asgi.driver import Answer, Visitor, look, who, why
 from .test_stored_sessions import LARGE, StoreNode, put
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
 Lose = Callable[[StoreNode, Visitor], Awaitable[None]]
 

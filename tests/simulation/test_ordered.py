@@ -28,7 +28,7 @@ PARTS = 3
 SEEDS_A_PART = 10
 
 
-@pytest.mark.parametrize("part", thinned(range(PARTS), range(2)))
+@pytest.mark.parametrize("part", thinned(range(PARTS), range(1)))
 def test_no_random_schedule_breaks_a_rule(part: int) -> None:
     for seed in range(part * SEEDS_A_PART, (part + 1) * SEEDS_A_PART):
         found = ordered_chaos.run(seed)

@@ -34,7 +34,7 @@ PARTS = 5
 SEEDS_A_PART = 8
 
 
-@pytest.mark.parametrize("part", thinned(range(PARTS), range(2)))
+@pytest.mark.parametrize("part", thinned(range(PARTS), range(1)))
 def test_no_random_schedule_breaks_a_rule(part: int) -> None:
     for seed in range(part * SEEDS_A_PART, (part + 1) * SEEDS_A_PART):
         found = quorum_chaos.run(seed, leaving=bool(seed % 2))

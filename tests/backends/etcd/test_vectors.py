@@ -120,6 +120,7 @@ def record_of(vector: Mapping[str, Any]) -> Record:
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("vector", vectors("records"))
 async def test_a_record(vector: Mapping[str, Any], etcd: FakeEtcd, clock: ManualClock) -> None:
     record, nonce = record_of(vector), bytes.fromhex(vector["nonce"])
@@ -130,6 +131,7 @@ async def test_a_record(vector: Mapping[str, Any], etcd: FakeEtcd, clock: Manual
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("vector", vectors("records"))
 async def test_a_record_of_an_earlier_release(vector: Mapping[str, Any], etcd: FakeEtcd, clock: ManualClock) -> None:
     store = EtcdStore(clock, etcd.gateway(clock), "shop", vector["kind"], bytes)
@@ -144,6 +146,7 @@ async def test_a_record_of_an_earlier_release(vector: Mapping[str, Any], etcd: F
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("vector", vectors("locks"))
 async def test_a_lock(vector: Mapping[str, Any], etcd: FakeEtcd, clock: ManualClock) -> None:
     locks = EtcdLocks(clock, etcd.gateway(clock), "shop")
@@ -154,6 +157,7 @@ async def test_a_lock(vector: Mapping[str, Any], etcd: FakeEtcd, clock: ManualCl
 
 
 @pytest.mark.anyio
+@pytest.mark.one_library
 @pytest.mark.parametrize("vector", vectors("locks"))
 async def test_a_lock_that_an_earlier_release_holds(vector: Mapping[str, Any], etcd: FakeEtcd, clock: ManualClock) -> None:
     locks = EtcdLocks(clock, etcd.gateway(clock), "shop")

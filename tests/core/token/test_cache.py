@@ -167,7 +167,7 @@ def tokens_of(content: Any) -> Generator[bytes]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("shape", thinned(SHAPES, [*SHAPES][::2]))
+@pytest.mark.parametrize("shape", thinned(SHAPES, [*SHAPES][::4]))
 def test_the_bound_on_bytes_bounds_memory_for_any_tokens(shape: str) -> None:
     cache = new_cache(10**6, max_bytes=MB // 2)
     ring, tokens = KeyRing([KEY.secret]), tokens_of(SHAPES[shape])
