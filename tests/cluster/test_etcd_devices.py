@@ -14,7 +14,7 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, who_is_there
 
 from ..asgi.driver import Answer, call, scope_of
-from ..engines import Etcd
+from ..engines import Etcd, patient
 from ..waiting import eventually
 from .test_etcd import FRESHNESS_LIMIT_S, HEARTBEAT_S, ready, running
 
@@ -55,7 +55,8 @@ async def test_members_log_outs_and_the_loss_of_etcd_are_events(one_etcd: Etcd) 
 
 
 @pytest.mark.parametrize("when_full", ["end_oldest", "refuse"])
-async def test_log_ins_at_once_on_several_nodes_keep_to_the_limit(one_etcd: Etcd, when_full: str) -> None:
+async def test_log_ins_at_once_on_several_nodes_keep_to_the_limit(one_etcd: Etcd, when_full: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
     nodes = nodes_on(one_etcd, 3, track="on", max_sessions=2, when_full=when_full)
     apps = [SessionMiddleware(who_is_there, manager=node) for node in nodes]
     answers: list[Answer] = []

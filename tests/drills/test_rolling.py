@@ -49,7 +49,8 @@ def restart(node: Served) -> None:
 def test_a_rolling_restart_behind_balancers_is_unseen(case: tuple[str, int], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     cluster, times = case
     kinds = [kind for kind in HERE if program(kind)] or pytest.skip("neither nginx nor HAProxy is here")
-    settings = {"DRAIN_DELAY": "3s", "DRAIN_REFUSE": "safe", "START_WAIT": "10s"}
+    # No log-out has to wait for the end of a lease here, and a busy machine must make no node stale.
+    settings = {"DRAIN_DELAY": "3s", "DRAIN_REFUSE": "safe", "START_WAIT": "10s", "FRESHNESS_LIMIT": "10s"}
     if cluster == "etcd://":
         etcd: Etcd = request.getfixturevalue("one_etcd")
         settings |= {"CLUSTER": etcd.cluster(f"balanced-{times}"), "PEERS": ""}

@@ -23,13 +23,18 @@ from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET
 
 from ...asgi.driver import Answer, call, look, obliging, scope_of
-from ...engines import Etcd
+from ...engines import Etcd, patient
 from ...waiting import LIMIT_S, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library, pytest.mark.real]
 
 LARGE = "x" * 5000
 END_MS = int(SystemClock().wall_s() * 1000) + 3_600_000
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
 
 
 def settings_of(server: Etcd, **more: Any) -> Settings:
