@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import repeat
+from operator import length_hint
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -98,7 +100,7 @@ class TokenValidator:
         self._accepted = self.by_peers = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
         self.durations = {path: Tally(FAST_S) for path in ("cached", "verify", "peer", "forward")}
         self.on_sample: Callable[[Verified, float], None] | None = None
-        self._until_sample = SAMPLE_EVERY
+        self._before_sample = repeat(None, _BETWEEN_SAMPLES)
         self._clock = clock
         self._boot_s, self._wall_s = clock.boot_s, clock.wall_s
         self._view = view
@@ -163,12 +165,12 @@ class TokenValidator:
         view, cached, wall_s, poll_now, is_within_lease = self._view, self._cached, self._wall_s, self._poll_now, self._is_within_lease
 
         def recall(key: bytes | None, transport: Transport | None) -> Verified | None:
-            if poll_now is not None:
-                poll_now()
             verified = cached(key)
             if verified is None:
                 return None
             wall_ms = wall_s() * 1000.0
+            if poll_now is not None:
+                poll_now()
             # The argument for this is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that may
             # have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness. That is
             # read before the generation, see ``decide``.
@@ -180,8 +182,9 @@ class TokenValidator:
                 and wall_ms < verified.until_ms
                 and wall_ms >= view.floor_clock_ms
             ):
-                self._until_sample = left = self._until_sample - 1
-                if left <= 0:
+                for _ in self._before_sample:
+                    break
+                else:
                     self._count(verified, wall_ms)
                 return verified
             return None
@@ -284,8 +287,9 @@ class TokenValidator:
                     fresh_at = self._view.fresh_at
         decision = decide(verified, self._view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
-            self._until_sample -= 1
-            if self._until_sample <= 0:
+            for _ in self._before_sample:
+                break
+            else:
                 self._count(verified, wall_ms)
             return verified
         self.not_accepted += 1
@@ -308,12 +312,12 @@ class TokenValidator:
     @property
     def accepted(self) -> int:
         """How many tokens were accepted."""
-        return self._accepted + self.by_peers + SAMPLE_EVERY - self._until_sample
+        return self._accepted + self.by_peers + _BETWEEN_SAMPLES - length_hint(self._before_sample)
 
     def _count(self, verified: Verified, wall_ms: float) -> None:
         """Count the accepted tokens since the last sample, of which this one is the next. Those between are counted down only."""
         self._accepted += SAMPLE_EVERY
-        self._until_sample = SAMPLE_EVERY
+        self._before_sample = repeat(None, _BETWEEN_SAMPLES)
         if self.on_sample is None:
             return
         # The process may have been paused since the decision. Its wall clock was read before that.

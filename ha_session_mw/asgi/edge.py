@@ -36,6 +36,7 @@ class Edge:
     Attributes:
         node: this node.
         node_fields: the header field that names it in its answers, if there is one.
+        names_node: whether there is one.
         connections: the open connections, which end with their session.
         cookie: writes the session's cookie.
         reader: reads tokens from requests.
@@ -52,6 +53,7 @@ class Edge:
         cookie, bearer = "cookie" in settings.transports, "bearer" in settings.transports
         self.node = node
         self.node_fields = node.node_fields
+        self.names_node = bool(node.node_fields)
         self.connections = Connections(node.view)
         self.vary = (b"vary", b", ".join([b"Cookie"] * cookie + [b"Authorization"] * bearer))
         self.wall_s = node.clock.wall_s

@@ -12,18 +12,18 @@ from starlette.types import Message, Receive, Scope, Send
 from .._core.problems import Execution
 from .._core.request_fields import Header, last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, claims_https
+from .._core.token.data import fingerprint
 from .._core.token.tokens import PREFIX
 from .._node.uncancelled import Uncancelled
 from ..exceptions import ProblemError
 from ..session.commit import Client, Outcome, close, commit, has_nothing_to_commit
-from ..session.late_save import save_late
+from ..session.late_save import has_late_changes, save_late
 from ..session.presented import begins_anew, revoke_if_ended
-from ..session.session import Session
+from ..session.session import Session, state_of
 from ..session.state import STARTED, RequestState
 from .edge import Edge
 from .handing_over import goes_by
 from .headers import (
-    EVENT_STREAM,
     TOKEN_HEADER,
     changes_token,
     forbid_storing,
@@ -39,8 +39,12 @@ from .transfer import telling_of_transfer
 
 logger = logging.getLogger("ha_session_mw")
 
-SHORTEST = len(EVENT_STREAM)
-"""No media type of events is shorter."""
+ORDINARY_TYPES = frozenset(
+    kind + charset
+    for kind in (b"text/plain", b"text/html", b"application/json", b"text/css", b"text/javascript", b"image/png", b"image/jpeg")
+    for charset in (b"", b"; charset=utf-8")
+)
+"""The values of ``Content-Type`` in most responses. No other field that is looked at has such a value."""
 _LOOKED_AT = frozenset((b"vary", b"content-type", b"set-cookie", TOKEN_HEADER))
 """The fields of a response that count even if there is nothing to commit."""
 _PRIVATE = frozenset(("protected", "guarded"))
@@ -54,7 +58,6 @@ class Exchange(msgspec.Struct, eq=False):
 
     edge: Edge
     session: Session
-    state: RequestState
     scope: Scope
     receive: Receive
     send: Send
@@ -63,6 +66,11 @@ class Exchange(msgspec.Struct, eq=False):
     waits: Waits | None = None
 
     __repr__ = object.__repr__  # the generated one would print the token
+
+    @property
+    def state(self) -> RequestState:
+        """The state of the session."""
+        return state_of(self.session)
 
     # From the server to the app
 
@@ -87,13 +95,16 @@ class Exchange(msgspec.Struct, eq=False):
 
     def pass_on(self, message: Message) -> Awaitable[None]:
         """Send a message of the app's; commit the session first if this message starts the response."""
-        state = self.state
-        if state.read_only is STARTED or message["type"] != "http.response.start":
-            if "more_body" in message or self.connection is not None:
+        session = self.session
+        made = session._made  # noqa: SLF001 - a call would take longer than all of this
+        if made is STARTED:  # so there is no connection: that has a state
+            if "more_body" in message:
                 return self._pass_more(message)
             send = self.send
             return send(message)
-        session, edge = self.session, self.edge
+        if message["type"] != "http.response.start":
+            return self.send(message) if type(made) is bytes and "more_body" not in message else self._pass_more(message)
+        edge = self.edge
         try:
             headers = message["headers"]
         except KeyError:
@@ -101,34 +112,51 @@ class Exchange(msgspec.Struct, eq=False):
         if type(headers) is not list:  # an app may send any iterable, even one that can be read once only
             headers = [*(headers or ())]
             message = {**message, "headers": headers}
-        verified, wall_s = state.verified, edge.wall_s
-        if session.modified or (
-            verified is not None
-            and wall_s() * 1000.0 >= verified.quiet_until_ms
-            and not has_nothing_to_commit(session, state, verified, wall_s() * 1000.0)
-        ):
-            return self._commit_and_start(message)
-        state.read_only = STARTED
-        varies = False
+        wall_s = edge.wall_s
+        wall_ms = wall_s() * 1000.0
+        if made is None and not session.modified and wall_ms < session._verified.quiet_until_ms:  # type: ignore[union-attr] # noqa: SLF001
+            session._made = STARTED  # noqa: SLF001
+        elif (sent := self._start_with_care(message, wall_ms)) is not None:
+            return sent
+        varies = edge.names_node
         for name, value in headers:  # once, for all: each pass costs a thirtieth of everything the middleware does
-            if name in _LOOKED_AT:
+            if name in _LOOKED_AT and value not in ORDINARY_TYPES:
                 if name == b"content-type":
-                    if len(value) >= SHORTEST and is_of_events(value) and self.connection is None:
+                    if is_of_events(value) and self.connection is None:
                         self._note_stream(in_order=True)
                 elif name == b"vary":
                     varies = True
                 else:
                     edge.warn_of_neighbour(headers, self.scope, session)
-        if state.path_kind in _PRIVATE or state.stale_s is not None:
+        if made is not None and self._is_private():
             return self._start_private(message)
         if session.accessed:
-            if varies or edge.node_fields:
+            if varies:
                 message = {**message, "headers": [*with_vary(headers, edge.vary), *edge.node_fields]}
             else:
                 # Into the app's own list, as Starlette's middlewares do. If the app sends the list again, it has the field already.
                 headers.append(edge.vary)
         send = self.send
         return send(message)
+
+    def _start_with_care(self, message: Message, wall_ms: float) -> Awaitable[None] | None:
+        """Find out whether there is something to commit. Return what sends the message then, and None if there is nothing."""
+        session = self.session
+        if session._made is None and not session.modified:  # noqa: SLF001
+            verified = session._verified  # noqa: SLF001
+            due_ms = None if verified is None else verified.due_ms  # which nested data has
+            if verified is not None and due_ms is not None and wall_ms < due_ms and verified.nested_data == fingerprint(session):
+                session._made = verified.nested_data  # noqa: SLF001
+                return None
+        state = self.state
+        if state.read_only is STARTED:
+            return self._pass_more(message)
+        verified = state.verified
+        is_quiet = verified is None or wall_ms < verified.quiet_until_ms
+        if session.modified or not (is_quiet or has_nothing_to_commit(session, state, verified, wall_ms)):  # type: ignore[arg-type]
+            return self._commit_and_start(message)
+        state.read_only = STARTED
+        return None
 
     def _pass_more(self, message: Message) -> Awaitable[None]:
         """Send a message of a stream, or of a response that consists of several."""
@@ -138,6 +166,9 @@ class Exchange(msgspec.Struct, eq=False):
             if self.connection is None:
                 return self.send(message)
         return self._save_and_send(message) if self.state.is_late else self.connection.send(message)
+
+    def _is_private(self) -> bool:
+        return self.state.path_kind in _PRIVATE or self.state.stale_s is not None
 
     def _start_private(self, message: Message) -> Awaitable[None]:
         """Start a response that no shared cache may keep, or that rests on old knowledge, and that nothing was committed for."""
@@ -281,6 +312,14 @@ class Exchange(msgspec.Struct, eq=False):
         return claims_https(self.scope.get("scheme", "http"), self.scope["headers"]) if https_only == "auto" else https_only
 
     # The app returns or fails
+
+    def is_unfinished(self) -> bool:
+        """Whether something is to be done once the app has returned."""
+        made = self.session._made  # noqa: SLF001
+        if type(made) is bytes and self.connection is None:
+            return made != fingerprint(self.session)
+        state = self.state
+        return state.read_only is not STARTED or self.connection is not None or has_late_changes(self.session, state)
 
     async def end(self) -> None:
         """The app has returned. A response that it did not begin is not begun here either, unless the app has refused the request.

@@ -18,14 +18,14 @@ from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.request_fields import MAX_FIELDS
 from .._core.token.cookies import LONGEST_FIELD
+from .._core.token.data import decode_again
 from .._core.token.tokens import Transport, Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionRevoked
 from ..manager import SessionManager, node_of
 from ..session import litestar
-from ..session.late_save import has_late_changes
 from ..session.out_of_reach import SessionOutOfReach
-from ..session.session import SCOPE_KEY, Session, SessionOfRequest, session_of
+from ..session.session import SCOPE_KEY, Session, SessionOfRequest, session_of, state_of
 from ..session.state import STARTED, RequestState
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
@@ -36,6 +36,9 @@ from .session_finder import SessionFinder
 from .websocket_exchange import WebSocketExchange
 
 logger = logging.getLogger("ha_session_mw")
+
+_READ = frozenset(("path", "root_path", "headers"))
+"""The keys of its scope that each request reads, besides the type."""
 
 
 class SessionMiddleware(CookieAttributes):
@@ -173,20 +176,17 @@ class SessionMiddleware(CookieAttributes):
             root_path = scope["root_path"]
             headers = scope["headers"]
         except KeyError:
-            path = None  # left at once: what the app raises has nothing to do with this
-        if path is None:
-            await self._incomplete(scope, receive, send)
-            return
+            path, root_path, headers = self._prefix, "", ()  # left at once: what the app raises has nothing to do with this
         app: ASGIApp | None = self.app
         if self._prefix in path or scope["type"] != "http" or "session" in scope:
             app, has_session = self._app_for(scope)
             if app is not None and not has_session:
                 await app(scope, receive, send)
                 return
-        path_kind: PathKind = "open"
-        if self._has_paths:
-            path_kind = self._paths.kind_of(path, root_path)
-            if path_kind == "exempt":
+        special: PathKind | None = None  # the kind of the path, unless it is open
+        if self._has_paths and (kind := self._paths.kind_of(path, root_path)) != "open":
+            special = kind
+            if kind == "exempt":
                 headers = ()
         # The one field that can carry a token is the key of the cache, as it came. If there are several, they must be parsed.
         field = transport = None
@@ -201,12 +201,18 @@ class SessionMiddleware(CookieAttributes):
                     transport = transports[name]
         recall = self._recall
         verified = recall(field, transport)
-        if verified is not None and not verified.nested:  # as on most requests
-            state = RequestState(self.manager, verified, transport, path_kind)
-            session = SessionOfRequest(verified.data)
-            session._state = state  # noqa: SLF001 - a call takes a fiftieth of everything that the middleware does
+        if verified is not None and not verified.record:  # as on most requests
+            # Containers belong to one request, so each decodes its own.
+            session: Session = SessionOfRequest(decode_again(verified.nested_data) if verified.nested else verified.data)
+            # A call would take a fiftieth of everything that the middleware does.
+            session._verified = verified  # noqa: SLF001
+            session._manager = self.manager  # noqa: SLF001
+            session._made = None  # noqa: SLF001
             session.accessed = session.modified = False
+            if special is not None:
+                state_of(session).path_kind = special
         else:
+            path_kind = special or "open"
             try:
                 known: Verified | CannotTell | None = verified
                 arrives = False
@@ -234,28 +240,20 @@ class SessionMiddleware(CookieAttributes):
                 session = session_of(state)
         scope["session"] = scope[SCOPE_KEY] = session
         if app is None:
-            await self._websocket(WebSocketExchange(self._edge, session, state, scope, receive, send, root_path))
+            await self._websocket(WebSocketExchange(self._edge, session, scope, receive, send, root_path))
             return
-        exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
+        exchange = Exchange(self._edge, session, scope, receive, send, root_path)
         try:
             await app(scope, exchange, exchange.pass_on)
         except BaseException as failure:
             if not await exchange.handles(failure):
                 raise
         else:
-            if (
-                state.read_only is not STARTED
-                or exchange.connection is not None
-                or state.is_late
-                or (state.content_when_closed is not None and has_late_changes(session, state))
-            ):
+            if session._made is not STARTED and exchange.is_unfinished():  # noqa: SLF001
                 await exchange.end()
 
     async def _incomplete(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve what is no request, or a request without something that servers give and test harnesses leave out."""
-        if scope["type"] not in ("http", "websocket"):
-            await self._other(scope, receive, send)
-            return
+        """Serve a request without something that servers give and test harnesses leave out."""
         if "path" not in scope:
             raise KeyError("path")
         scope.setdefault("root_path", "")
@@ -267,6 +265,8 @@ class SessionMiddleware(CookieAttributes):
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             return self._other, False
+        if not scope.keys() >= _READ:
+            return self._incomplete, False
         if self._fault is not None:
             raise self._told(self._fault)
         if "session" in scope:

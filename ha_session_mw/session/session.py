@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.names import require_name
 from .._core.token.data import decode
-from .._core.token.tokens import Transport
+from .._core.token.tokens import Transport, Verified
 from .._node.locks import LEASE_S, TIMEOUT_S
 from .._node.uncancelled import Uncancelled
 from .._settings.values import duration
@@ -57,6 +57,11 @@ class Session(TrackedDict):
         return self._state.claims
 
     @property
+    def _present(self) -> Claims | Verified | None:
+        made = self._made
+        return made.present if type(made) is RequestState else self._verified
+
+    @property
     def problem(self) -> ProblemError | None:
         """The reason why the request's token was not accepted, on a path that is open to visitors.
 
@@ -81,25 +86,25 @@ class Session(TrackedDict):
     @property
     def id(self) -> str | None:
         """The session's id; None for a visitor without a session. ``login`` and ``cycle`` change it."""
-        present = self._state.present
+        present = self._present
         return present.sid if present else None
 
     @property
     def family(self) -> str | None:
         """The id that stays when ``cycle`` changes the other one; None for a visitor without a session."""
-        present = self._state.present
+        present = self._present
         return present.family if present else None
 
     @property
     def subject(self) -> str | None:
         """The subject that is logged in; None for a visitor."""
-        present = self._state.present
+        present = self._present
         return present.subject if present else None
 
     @property
     def cuts(self) -> tuple[CutId, ...]:
         """The log-outs of all the subject's sessions that were known when this session began, and so do not end it."""
-        present = self._state.present
+        present = self._present
         return present.cuts if present else ()
 
     @property
@@ -439,7 +444,7 @@ def session_of(state: RequestState, kind: type[Session] = SessionOfRequest) -> S
         elif state.stored is not None:
             content = decode(state.stored.data)
     session = kind(content)
-    session._state = state  # noqa: SLF001 - this module's own class
+    session._made = state  # noqa: SLF001 - this module's own class
     session.accessed = session.modified = False
     return session
 

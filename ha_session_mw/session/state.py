@@ -106,14 +106,14 @@ class Rare:
 class RequestState(Rare, msgspec.Struct, eq=False):
     """The state of one request: its token, the app's changes, and the progress of the response.
 
-    The edge makes one state for each request, and builds the session from it (``session_of``). While the app runs, only
-    ``Session`` writes to it: it notes the app's operations. When the response starts, the commit carries the notes out, and closes the
-    session. The edge reads ``read_only`` and ``refusal`` to know how to go on, and notes ``commit_failure``.
+    A session makes its state when it is asked for; or the edge makes it first, and builds the session from it (``session_of``). While
+    the app runs, only ``Session`` writes to it: it notes the app's operations. When the response starts, the commit carries the notes
+    out, and closes the session. The edge reads ``read_only`` and ``refusal`` to know how to go on, and notes ``commit_failure``.
 
     A session made by hand has an empty state without a manager. A state belongs to one request: copies and pickles of a
     session do not carry it. The state does not hold the session, so that both are freed without a garbage collection.
 
-    Every request makes one, which is why this is a struct with few fields: they cost less than those of any other class.
+    This is a struct with few fields, because they cost less than those of any other class.
 
     Attributes:
         manager: the node's session manager; None for a session made by hand.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import RLock
 from typing import Any, Self
 
 from .._core.token import data
-from ..manager import node_of
+from .._core.token.tokens import Verified
+from ..manager import SessionManager, node_of
 from .late import admit
-from .state import RequestState
+from .state import STARTED, RequestState
+
+_MAKING = RLock()
 
 
 class TrackedDict(dict[str, Any]):
@@ -21,17 +25,37 @@ class TrackedDict(dict[str, Any]):
         modified: whether the app changed the session. Changes inside nested values are found when the response starts.
     """
 
-    # ``accessed``, ``modified`` and the state are read on each request, and a slot is read in a third of the time.
-    __slots__ = ("__dict__", "__weakref__", "_state", "accessed", "modified")
+    # Each request sets these and reads most of them, and a slot is read in a third of the time.
+    __slots__ = ("__dict__", "__weakref__", "_made", "_manager", "_verified", "accessed", "modified")
 
-    _state: RequestState
+    _made: RequestState | str | bytes | None
+    """The state, once it is made. Before, None until the response starts, and then ``STARTED``. Nested data may be changed in place
+    afterwards, so then it is the data as it travels."""
+    _manager: SessionManager | None
+    _verified: Verified | None
+    """The token that came in and is valid. The state has it, too."""
     accessed: bool
     modified: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._state = RequestState()
+        self._made = self._manager = self._verified = None
         self.accessed = self.modified = False
+
+    @property
+    def _state(self) -> RequestState:
+        """The state. It is made when it is asked for, because a request that only reads its data needs none."""
+        made = self._made
+        if type(made) is RequestState:
+            return made
+        with _MAKING:  # an app may use its session in several threads
+            made = self._made
+            if not isinstance(made, RequestState):
+                verified, content = self._verified, made if isinstance(made, bytes) else None
+                transport = None if verified is None else verified.transport
+                read_only = None if made is None else STARTED
+                self._made = made = RequestState(self._manager, verified, transport, read_only=read_only, content_when_closed=content)
+        return made
 
     def mark_accessed(self) -> None:
         """Note that the app asked for the session."""
@@ -43,8 +67,8 @@ class TrackedDict(dict[str, Any]):
         Raises:
             SessionReadOnly: the change can neither reach the client nor the store.
         """
-        if self._state.read_only is not None:
-            admit(self._state)
+        if self._made is not None and (state := self._state).read_only is not None:
+            admit(state)
         self.accessed = True
         self.modified = True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Coroutine
+from itertools import repeat
 from typing import Any
 
 import anyio
@@ -16,9 +17,9 @@ import msgspec
 from starlette.types import ASGIApp
 
 from ha_session_mw import SessionMiddleware
-from ha_session_mw.asgi.headers import is_of_events
+from ha_session_mw.asgi.exchange import ORDINARY_TYPES
 from ha_session_mw.session.session import SessionOfRequest
-from ha_session_mw.session.state import STARTED, RequestState
+from ha_session_mw.session.state import STARTED
 
 from .contenders import FLAT, App, Header, Reader, cookie_from, discard, headers_with, new_manager, ours_with, receive, scope_of, starlettes
 
@@ -31,46 +32,47 @@ STAGES = (
     "the header is gone through: four fields",
     "the cache is asked",
     "the clock, the generation, times, floor and freshness; counted",
-    "the state of the request, and the session with its data",
+    "the session with its data",
     "the session in the scope, and the app's look at it",
     "the way back: the object, which is `receive`, and `send` for both messages",
     "the fields of the response, and `Vary`",
 )
 SOURCE = """
 class Exchange(msgspec.Struct, eq=False):
-    edge: object; session: object; state: object; scope: object; receive: object; send: object; root_path: str
+    edge: object; session: object; scope: object; receive: object; send: object; root_path: str
     connection: object = None
     waits: object = None
     async def __call__(self):
         raise NotImplementedError
     def pass_on(self, message):
-        state = self.state
-        if state.read_only is STARTED or message["type"] != "http.response.start":
-            if "more_body" in message or self.connection is not None:
+        session = self.session
+        made = session._made
+        if made is STARTED:
+            if "more_body" in message:
                 raise NotImplementedError
             send = self.send
             return send(message)
-        session, edge = self.session, self.edge
+        if message["type"] != "http.response.start":
+            raise NotImplementedError
+        edge = self.edge
         headers = message["headers"]
         if type(headers) is not list:
             raise NotImplementedError
-        verified, wall_s = state.verified, edge.wall_s
-        if session.modified or (verified is not None and wall_s() * 1000.0 >= verified.quiet_until_ms):
+        wall_s = edge.wall_s
+        wall_ms = wall_s() * 1000.0
+        if made is None and not session.modified and wall_ms < session._verified.quiet_until_ms:
+            session._made = STARTED
+        else:
             raise NotImplementedError
-        state.read_only = STARTED
         #8
-        varies = False
+        varies = edge.names_node
         for name, value in headers:
-            if name in ANSWERED:
-                if name == b"content-type":
-                    if len(value) >= 17 and is_of_events(value):
-                        raise NotImplementedError
-                else:
-                    varies = True
-        if state.path_kind in PRIVATE or state.stale_s is not None:
+            if name in ANSWERED and value not in ORDINARY_TYPES:
+                raise NotImplementedError
+        if made is not None:
             raise NotImplementedError
         if session.accessed:
-            if varies or edge.node_fields:
+            if varies:
                 raise NotImplementedError
             headers.append(edge.vary)
         #0
@@ -102,17 +104,18 @@ class Stage:
         #3
         recall = self._recall
         verified = recall(field, transport)
-        if verified is None or verified.nested:
+        if verified is None or verified.record or verified.nested:
             raise NotImplementedError
         #5
-        state = RequestState(self.manager, verified, transport, "open")
         session = SessionOfRequest(verified.data)
-        session._state = state
+        session._verified = verified
+        session._manager = self.manager
+        session._made = None
         session.accessed = session.modified = False
         #6
         scope["session"] = scope["ha_session_mw.session"] = session
         #7
-        exchange = Exchange(self._edge, session, state, scope, receive, send, root_path)
+        exchange = Exchange(self._edge, session, scope, receive, send, root_path)
         receive, send = exchange, exchange.pass_on
         #0
         try:
@@ -121,31 +124,31 @@ class Stage:
             raise
         #7
         else:
-            if state.read_only is not STARTED or exchange.connection is not None or state.is_late or state.content_when_closed is not None:
+            if session._made is not STARTED:
                 raise NotImplementedError
         #0
 
 class Count:
-    until_sample = 64
+    before_sample = None
 
 def recaller(view, cached):
     wall_s, poll_now, count = time.time, None, Count()
+    count.before_sample = repeat(None)
     def recall(key, transport):
-        if poll_now is not None:
-            raise NotImplementedError
         verified = cached(key)
         if verified is None:
             return None
         #4
         wall_ms = wall_s() * 1000.0
+        if poll_now is not None:
+            raise NotImplementedError
         if not (
             view.fresh_at == FOREVER and verified.generation is view.generation and verified.transport is transport
             and verified.from_ms <= wall_ms and wall_ms < verified.until_ms and wall_ms >= view.floor_clock_ms
         ):
             raise NotImplementedError
-        count.until_sample = left = count.until_sample - 1
-        if left <= 0:
-            count.until_sample = 64
+        for _ in count.before_sample:
+            break
         #0
         return verified
     return recall
@@ -161,9 +164,8 @@ def stage(number: int) -> Callable[[ASGIApp, SessionMiddleware], ASGIApp]:
         elif counts:
             lines.append(line)
     names: dict[str, Any] = {
-        "msgspec": msgspec, "time": time, "SessionOfRequest": SessionOfRequest, "RequestState": RequestState, "STARTED": STARTED,
-        "FOREVER": math.inf, "is_of_events": is_of_events,
-        "PRIVATE": frozenset(("protected", "guarded")), "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
+        "msgspec": msgspec, "time": time, "SessionOfRequest": SessionOfRequest, "STARTED": STARTED, "repeat": repeat, "FOREVER": math.inf,
+        "ORDINARY_TYPES": ORDINARY_TYPES, "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
     }  # fmt: skip
     exec(compile("\n".join(lines), f"stage {number}", "exec"), names)
     made: Callable[[ASGIApp, SessionMiddleware], ASGIApp] = names["Stage"]

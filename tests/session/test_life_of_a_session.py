@@ -6,7 +6,9 @@ import contextlib
 import copy
 import inspect
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Barrier
 from typing import Any
 
 import anyio
@@ -18,6 +20,8 @@ from starlette.types import Message, Receive, Scope, Send
 from ha_session_mw import Session, SessionNotSerializable, SessionReadOnly, SessionRevoked, SessionTooLarge, StateStale, get_session
 from ha_session_mw.asgi.streams import SessionEnded
 from ha_session_mw.manager import node_of
+from ha_session_mw.session.session import state_of
+from ha_session_mw.session.state import RequestState
 from ha_session_mw.testing import ManualClock
 
 from ..asgi.driver import Act, Answer, Node, call, look, respond, scope_of, who, why
@@ -987,3 +991,14 @@ async def test_no_state_of_a_request_stays_on_the_middleware(node: Node) -> None
     visitor = await node.logged_in("ada", a=1)
     await visitor.visit(lambda s: s.clear())
     assert vars(node.app) == before
+
+
+async def test_a_session_that_several_threads_use_has_one_state() -> None:
+    def state(session: Session, all_there: Barrier) -> RequestState:
+        all_there.wait()
+        return state_of(session)
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            states = [*threads.map(state, [Session()] * 4, [Barrier(4)] * 4)]
+            assert all(other is states[0] for other in states)
