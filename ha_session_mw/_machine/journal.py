@@ -2,6 +2,9 @@
 
 SQLite's exclusive lock keeps other processes out. A fork breaks that lock, so a token in the file backs it. Each process
 writes its own token with its first record. A process that finds an unknown token writes no more.
+
+Each record has a checksum. SQLite notices damage to its own structure, and none to the content of a row. A flipped bit would make one
+log-out another.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 from .file_trouble import FileDamaged
 from .sqlite_file import OPEN_S, WRITE_BUSY_S, FileTrouble, Inode, Schema, SqliteFile, in_transaction, inode_of
@@ -107,17 +111,20 @@ class JournalFile(SqliteFile):
     def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         super()._prepare(db)
-        in_transaction("BEGIN EXCLUSIVE", db, _holder)  # the lock stays until the connection is closed
+        in_transaction("BEGIN EXCLUSIVE", db, _add_checksums)  # the lock stays until the connection is closed
 
     def _load(self, db: sqlite3.Connection) -> list[bytes]:
         self._known = tuple((self._writer_inode, token) for token in (_holder(db), self._token))
-        return [body for (body,) in db.execute("SELECT body FROM records ORDER BY number")]
+        found = db.execute("SELECT body, crc FROM records ORDER BY number").fetchall()
+        if any(crc is not None and crc != crc32(body) for body, crc in found):
+            raise FileDamaged("is damaged: a record is not what was written")
+        return [body for body, _ in found]
 
     def _append(self, db: sqlite3.Connection, records: Sequence[bytes]) -> None:
         if (self._writer_inode, _holder(db)) not in self._known:
             raise FileTrouble("was replaced, or written by another process, while it was in use; start this process again")
         db.execute("UPDATE holder SET token = ?", (self._token,))
-        db.executemany("INSERT INTO records (body) VALUES (?)", [(record,) for record in records])
+        db.executemany("INSERT INTO records (body, crc) VALUES (?, ?)", [(record, crc32(record)) for record in records])
 
     def _replace(self, db: sqlite3.Connection, records: Sequence[bytes]) -> None:
         db.execute("DELETE FROM records")
@@ -131,6 +138,12 @@ class JournalFile(SqliteFile):
             with suppress(FileTrouble):  # the next write finds out, too
                 self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, 0.0)
         super().after_fork(in_child=in_child)
+
+
+def _add_checksums(db: sqlite3.Connection) -> None:
+    """Make room for checksums in the file of an earlier build, whose records have none. Such a build may go on writing to the file."""
+    if all(name != "crc" for _, name, *_ in db.execute("PRAGMA table_info(records)")):
+        db.execute("ALTER TABLE records ADD COLUMN crc INTEGER")
 
 
 def _holder(db: sqlite3.Connection) -> str:

@@ -17,6 +17,8 @@ logger = logging.getLogger("ha_session_mw")
 TELL_EVERY_S = 60.0
 WARN_SKEW_S = 2.0
 """Skew from which a clock is wrong: NTP keeps clocks within some milliseconds."""
+SKEW_LASTS_S = 5.0
+"""How long a skew must last before it is told. A message that the network has held back looks like one until the next arrives."""
 
 
 def farthest_skew_s(log: ClusterLog) -> float:
@@ -57,6 +59,7 @@ class StandingLog:
         self._since_s: float | None = None
         self._tell_at_s = 0.0
         self._is_skewed = False
+        self._since_skew_s = clock.boot_s()
         self._key_fit = key_fit
         self._told_fit = KeyFit()
         self._tell_keys_at_s = -math.inf
@@ -71,18 +74,7 @@ class StandingLog:
         self._look_at_keys()
         self._look_at_lacked_keys()
         self._look_at_names()
-        skew_s = self._skew_s()
-        is_skewed = abs(skew_s) > (WARN_SKEW_S / 2 if self._is_skewed else WARN_SKEW_S)
-        if is_skewed != self._is_skewed:
-            self._is_skewed = is_skewed
-            if is_skewed:
-                logger.warning(
-                    "this node's clock and another member's, or the cluster server's, differ by %.1f s; from 30 s on it validates no "
-                    "sessions; run NTP",
-                    abs(skew_s),
-                )
-            else:
-                logger.warning("this node's clock and the others agree again")
+        self._look_at_skew()
 
     def _look_at_service(self) -> None:
         why, now_s = self._why_not(), self._boot_s()
@@ -116,6 +108,21 @@ class StandingLog:
             if now_s >= at_s:
                 self._tell_lacked_at_s[line] = now_s + TELL_EVERY_S
                 logger.warning("%s", line)
+
+    def _look_at_skew(self) -> None:
+        skew_s, now_s = self._skew_s(), self._boot_s()
+        if (abs(skew_s) > (WARN_SKEW_S / 2 if self._is_skewed else WARN_SKEW_S)) == self._is_skewed:
+            self._since_skew_s = now_s
+        elif now_s - self._since_skew_s >= SKEW_LASTS_S:
+            self._is_skewed = not self._is_skewed
+            if self._is_skewed:
+                logger.warning(
+                    "this node's clock and another member's, or the cluster server's, differ by %.1f s; from 30 s on it validates no "
+                    "sessions; run NTP",
+                    abs(skew_s),
+                )
+            else:
+                logger.warning("this node's clock and the others agree again")
 
     def _look_at_names(self) -> None:
         names = self._shared_names()

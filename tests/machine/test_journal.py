@@ -215,8 +215,9 @@ def made_by_an_earlier_release(path: Path, vector: str = "journal-0.sql") -> Non
     db.close()
 
 
-def test_a_file_of_an_earlier_release_is_read_and_written(file: JournalFile) -> None:
-    made_by_an_earlier_release(file.path, "journal-1.sql")
+@pytest.mark.parametrize("vector", ["journal-1.sql", "journal-1-checksums.sql"])
+def test_a_file_of_an_earlier_release_is_read_and_written(file: JournalFile, vector: str) -> None:
+    made_by_an_earlier_release(file.path, vector)
     assert file.load() == RECORDS
     file.append([b"five"])
     assert reread(file) == [*RECORDS, b"five"]
@@ -227,7 +228,7 @@ def test_this_release_makes_the_same_tables(file: JournalFile, tmp_path: Path) -
     file.load()
     file.close()
     old = tmp_path / "old" / "file"
-    made_by_an_earlier_release(old, "journal-1.sql")
+    made_by_an_earlier_release(old, "journal-1-checksums.sql")
     assert schema_of(file.path) == schema_of(old)
 
 
@@ -250,8 +251,9 @@ def test_a_file_without_an_application_id_is_taken_over_with_all_its_records(fil
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
 
 
-def test_the_earlier_build_can_still_use_a_file_that_was_taken_over(file: JournalFile) -> None:
-    made_by_an_earlier_release(file.path)
+@pytest.mark.parametrize("vector", ["journal-0.sql", "journal-1.sql", "journal-1-checksums.sql"])
+def test_the_earlier_build_can_still_use_a_file_that_was_taken_over(file: JournalFile, vector: str) -> None:
+    made_by_an_earlier_release(file.path, vector)
     file.load()
     file.append([b"five"])
     file.close()
@@ -261,6 +263,25 @@ def test_the_earlier_build_can_still_use_a_file_that_was_taken_over(file: Journa
         db.execute("INSERT INTO records (body) VALUES (?)", (b"six",))
     db.close()
     assert file.load()[-2:] == [b"five", b"six"]
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(file: JournalFile) -> None:
+    """A record that reads as another one would be a log-out that this node forgets, and says that it has."""
+    records = [bytes([number]) * 40 for number in range(60)]
+    file.load()
+    file.append(records)
+    file.close()
+    good, refused = file.path.read_bytes(), 0
+    begin, end = good.index(records[-1]), good.index(records[0]) + 40
+    for at in [*range(begin, end, 61), end - 1]:
+        file.path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        damaged = JournalFile(file.path)
+        try:
+            assert damaged.load() == records
+        except FileTrouble as trouble:
+            refused += "is damaged" in str(trouble)
+        damaged.close()
+    assert refused > (end - begin) // 61 * 0.8
 
 
 def test_a_file_that_is_deleted_or_replaced_while_it_is_in_use_is_not_written_again(file: JournalFile, path: Path) -> None:

@@ -58,6 +58,15 @@ def test_a_clock_that_is_off_by_more_than_two_seconds_is_told_once(caplog: pytes
     assert told.after(10) == ["this node's clock and the others agree again"]
 
 
+def test_a_message_that_the_network_held_back_does_not_pass_for_a_wrong_clock(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told(caplog)
+    for held_back_s in (8.0, 40.0):
+        told.skew_s = held_back_s
+        assert told.after(4) == []
+        told.skew_s = 0.0
+        assert told.after(10) == []
+
+
 def test_keys_that_do_not_go_together_are_told_with_whose_each_minute_and_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     told = Told(caplog)
     assert told.after(100) == []

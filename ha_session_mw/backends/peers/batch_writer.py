@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import anyio
@@ -18,6 +19,17 @@ from .batch_file import FILE, BatchFile
 
 WRITE_RETRY_S = 1.0
 """Pause before a write that failed is tried again. A full disk does not empty itself in less."""
+
+
+SLOW_S = 1.0
+"""A write that takes longer makes log-outs slow in the whole cluster. Disks that are well take milliseconds."""
+SLOW_TOLD_S = 60.0
+"""How long a slow write is told."""
+SLOW = "writes to {} take longer than a second, and log-outs wait for them; see what else uses its disk"
+UNKEPT = (
+    "nothing is written to {}: it {}; until that is mended, this node keeps no new log-outs, "
+    "and each log-out in the cluster takes as long as if this node were dead"
+)
 
 
 class BatchWriter:
@@ -47,11 +59,26 @@ class BatchWriter:
         self._troubles = Troubles(logger)
         self._batch: Batch | None = None
         self._is_due = anyio.Event()
+        self._begun_s: float | None = None
+        self._slow_s = -math.inf
 
     @property
     def trouble(self) -> str | None:
-        """Why the file cannot be written now, as a predicate; None if it can."""
-        return self._troubles.current.get("file")
+        """Why the file cannot be written now, or is written slowly, in a sentence for an operator; None if all is well."""
+        if (why := self._troubles.current.get("file")) is not None:
+            return UNKEPT.format(FILE, why)
+        return self._troubles.current.get("disk")
+
+    def tick(self) -> None:
+        """Look how long the write under way has taken."""
+        now_s = self._clock.boot_s()
+        if self._begun_s is not None and now_s - self._begun_s >= SLOW_S:
+            self._slow_s = now_s
+        if now_s - self._slow_s < SLOW_TOLD_S:
+            slow = SLOW.format(FILE)
+            self._troubles.begin("disk", slow, "%s", slow)
+        else:
+            self._troubles.end("disk", "writes to %s take less than a second again", FILE)
 
     def take(self, batch: Batch) -> None:
         """Write this batch next. No other one follows until it is reported."""
@@ -69,7 +96,7 @@ class BatchWriter:
 
     async def _write(self, file: BatchFile, batch: Batch) -> None:
         try:
-            written = await file.write(batch, self._quorum.everything)
+            written = await self._timed(file, batch)
         except FileTrouble as trouble:
             # A node neither acknowledges nor serves an entry that it does not keep, so it falls behind and is not ready.
             self._troubles.begin("file", str(trouble), "nothing was written to %s: it %s", FILE, trouble, level=logging.ERROR)
@@ -81,3 +108,11 @@ class BatchWriter:
             self._batch = None  # not before: if this task ends within a write, the batch must not be lost
             self._obey(self._quorum.kept(written, moment_of(self._clock)))
             self._wake()
+
+    async def _timed(self, file: BatchFile, batch: Batch) -> Batch:
+        self._begun_s = self._clock.boot_s()
+        try:
+            return await file.write(batch, self._quorum.everything)
+        finally:
+            self.tick()
+            self._begun_s = None

@@ -47,10 +47,6 @@ EXPOSED = (
     "log-outs are kept in memory only: if a majority of the members restarts at once, acknowledged log-outs are lost; "
     "set HA_SESSION_CLUSTER=peers:///path/of/a/file"
 )
-UNKEPT = (
-    "nothing is written to {}: it {}; until that is mended, this node keeps no new log-outs, "
-    "and each log-out in the cluster takes as long as if this node were dead"
-)
 
 
 class QuorumLog(MemberedLog):
@@ -150,6 +146,7 @@ class QuorumLog(MemberedLog):
     def _pass_time(self) -> None:
         # Wakes no request that waits for news: time alone brings none, and requests that it woke would wake each other.
         now = self._now()
+        self._writer.tick()
         self._obey(self.quorum.tick(now))
         self.polling.ask(self.quorum.quiet_time.due(now))
 
@@ -304,10 +301,7 @@ class QuorumLog(MemberedLog):
         return self._reports.mismatches()
 
     def exposure(self) -> str | None:
-        if self._file is None:
-            return EXPOSED
-        trouble = self._writer.trouble
-        return None if trouble is None else UNKEPT.format(FILE, trouble)
+        return EXPOSED if self._file is None else self._writer.trouble
 
     # The tasks.
 

@@ -145,6 +145,38 @@ async def test_a_node_whose_file_cannot_be_written_says_so_while_it_is_ready(tmp
         assert quorum_log_of(a.manager).exposure() is None
 
 
+@pytest.mark.one_library
+async def test_a_slow_disk_is_told_while_a_write_takes_long_and_for_a_minute_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write = BatchFile.write
+    cluster = Cluster()
+    a, b, _ = cluster.nodes
+    a.settings.update(cluster=f"peers://{tmp_path}/a")
+    slow = "writes to the file of HA_SESSION_CLUSTER take longer than a second, and log-outs wait for them; see what else uses its disk"
+
+    async def write_slowly(file: BatchFile, one: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
+        with a.clock.move_on_after(4):
+            await anyio.sleep_forever()
+        return await write(file, one, everything)
+
+    async with cluster:
+        await cluster.ready()
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchFile, "write", write_slowly)
+            quorum_log_of(b.manager).apply([Deny("x", quorum_log_of(b.manager).unknown_end_ms())])
+            await cluster.advance(2)
+            assert quorum_log_of(a.manager).exposure() == slow
+            await cluster.advance(3)
+        await cluster.advance(50)
+        assert quorum_log_of(a.manager).exposure() == slow
+        await cluster.advance(15)
+        assert quorum_log_of(a.manager).exposure() is None
+    told = [record.getMessage() for record in caplog.records if "writes to the file" in record.getMessage()]
+    assert told == [slow, "writes to the file of HA_SESSION_CLUSTER take less than a second again"]
+
+
 async def test_a_full_disk_is_reported_once_and_later_entries_are_kept_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
