@@ -18,7 +18,7 @@ TELL_EVERY_S = 60.0
 WARN_SKEW_S = 2.0
 """Skew from which a clock is wrong: NTP keeps clocks within some milliseconds."""
 SKEW_LASTS_S = 5.0
-"""How long a skew must last before it is told. A message that the network has held back looks like one until the next arrives."""
+"""How long a skew must last before the node logs it. A message that the network has held back looks like one until the next arrives."""
 
 
 def farthest_skew_s(log: ClusterLog) -> float:

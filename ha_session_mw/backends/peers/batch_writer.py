@@ -24,7 +24,7 @@ WRITE_RETRY_S = 1.0
 SLOW_S = 1.0
 """A write that takes longer makes log-outs slow in the whole cluster. Disks that are well take milliseconds."""
 SLOW_TOLD_S = 60.0
-"""How long a slow write is told."""
+"""How long the node reports a slow write."""
 SLOW = "writes to {} take longer than a second, and log-outs wait for them; see what else uses its disk"
 UNKEPT = (
     "nothing is written to {}: it {}; until that is mended, this node keeps no new log-outs, "
