@@ -175,10 +175,9 @@ class Quorum:
         return self.fence.is_found(sought)
 
     def _merge_all(self, entries: Iterable[Entry]) -> None:
-        facts: list[Entry] = []
-        others: list[Entry] = []
-        for entry in entries:
-            (facts if isinstance(entry, Deny) and entry.id.startswith(MARK) else others).append(entry)
+        entries = [*entries]
+        facts = [entry for entry in entries if isinstance(entry, Deny) and entry.id.startswith(MARK)]
+        others = [entry for entry in entries if not (isinstance(entry, Deny) and entry.id.startswith(MARK))] if facts else entries
         self._sequence.append_all(self.view.merge_all(others))
         for fact in facts:
             self._merge(fact)
@@ -277,6 +276,8 @@ class Quorum:
         # The floor first. Entries that the peer has dropped are missing from its answer, and no other message may carry them.
         self._raise_floor(answer.floor_ms)
         before = self._sequence.last
+        if not answer.complete:
+            self.view.denied.reserve(peer.sequence)
         self._merge_all(answer.entries)
         if (news := self._sequence.last - before) > 0:
             # Another member that reads it here learns its whole age. A node that learns all anew does not lag.

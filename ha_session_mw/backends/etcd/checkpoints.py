@@ -144,6 +144,7 @@ class CheckpointWriter:
                 # A release that follows this one may have written it. Nothing depends on a checkpoint.
                 logger.info("no checkpoint was written to etcd (%s); a node that starts reads the whole log", type(exc).__name__)
                 self._due_s = self._process.clock.boot_s() + EVERY_S
+                self._is_tidy = False
 
     def _is_due(self) -> bool:
         ordered = self._ordered
@@ -180,6 +181,8 @@ class CheckpointWriter:
         floor_ms = ordered.view.floor_ms
         going_on = continued(known, log, self._uncovered, position, live=len(ordered.view.denied), floor_ms=floor_ms)
         if going_on is None:
+            if self._process.clock.boot_s() < self._due_s:
+                return  # in a storm of log-outs, not all of them are written anew every few seconds
             segments = [segment async for segment in self._write_segments(self._denials())]
             floor_ms = ordered.view.floor_ms  # what ended meanwhile may be missing
         else:
@@ -202,13 +205,14 @@ class CheckpointWriter:
             once=True,
         )
         self._due_s = self._process.clock.boot_s() + EVERY_S
-        if done.succeeded:
-            self._uncovered.cover(position)
-            self._held = checkpoint.count
-            if not self._is_tidy or (known is not None and {*known.segments} - {*segments}):
-                self._is_tidy = False
-                await self._tidy(checkpoint, done.header.revision)
-                self._is_tidy = True
+        if not done.succeeded:
+            self._is_tidy = False
+            return
+        self._uncovered.cover(position)
+        self._held = checkpoint.count
+        if not self._is_tidy or (known is not None and {*known.segments} - {*segments}):
+            await self._tidy(checkpoint, done.header.revision)
+            self._is_tidy = True
 
     def _denials(self) -> Iterable[Deny]:
         entries: Iterable[Entry] = self._ordered.view.entries()
