@@ -18,7 +18,7 @@ LIST_LIMIT_S = 0.25
 """How long a log-out of a subject waits for the list of its records: as long as for a peer's answer."""
 DELETE_AGAIN_S = 1.0
 """Pause after a deletion that failed."""
-DELETE_TOGETHER_S = 0.1
+DELETE_TOGETHER_S = 0.5
 """Pause after a deletion. In a storm of log-outs, the records of this time are deleted together."""
 
 

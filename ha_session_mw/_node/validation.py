@@ -433,13 +433,11 @@ class TokenValidator:
 
     def why_revoked(self, verified: Verified) -> SessionRevoked | SessionSuperseded | None:
         """Return why a session is revoked with all its ids. None if it is not, or only under an id that it had once."""
-        claims = msgspec.structs.replace(verified.claims, sid=SessionId(verified.family))
-        decision = self.revalidate(Verified.of(claims, verified.kid))
-        if isinstance(decision, Refuse):
-            decision = self.revalidate(verified)  # the same, but for what is noted of this one id
-        if isinstance(decision, Refuse) and isinstance(decision.problem, SessionRevoked | SessionSuperseded):
-            return decision.problem
-        return None
+        decision = self.revalidate(verified)
+        if not isinstance(decision, Refuse) or not isinstance(decision.problem, SessionRevoked | SessionSuperseded):
+            return None
+        family = msgspec.structs.replace(verified.claims, sid=SessionId(verified.family))
+        return decision.problem if isinstance(self.revalidate(Verified.of(family, verified.kid)), Refuse) else None
 
     def ensure_valid(self, verified: Verified, *, new_id: bool) -> None:
         """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.

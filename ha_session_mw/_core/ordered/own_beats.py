@@ -15,7 +15,7 @@ LEAST_BEAT_S = 0.025
 """Least time between two heartbeats, when news brings the next one forward. All news of that time share one heartbeat. A log-out waits
 no longer than this for a confirmation, except in a storm."""
 
-MANY, STORM_BEAT_S = 16, 0.05
+MANY, STORM_BEAT_S = 16, 0.1
 """If so many entries of others wait for the next heartbeat, it confirms those of this time together. A heartbeat costs each process, and
 etcd, more than ten log-outs."""
 

@@ -19,8 +19,8 @@ REJECTIONS = 3
 WRITES_PER_S = 50
 """Transactions per second in the long run, unless they are full. Three members of etcd take 1.4 ms of a processor for each, and a tenth
 of that for each entry."""
-MANY = 8
-"""Entries in a transaction from which the next one waits for its turn twice as long. In a storm of log-outs, each takes those of 40 ms
+MANY, STORM_TURNS = 8, 3
+"""After a transaction with so many entries, the next one waits for so many turns. In a storm of log-outs, each takes those of 60 ms
 together."""
 WRITES_AT_ONCE = 25
 """Transactions without a pause, after it was quiet: a single log-out waits for no turn."""
@@ -80,7 +80,7 @@ class Writer:
         written = 0
         while True:
             await box.filled()
-            if len(box) < BATCH and (wait_s := pace.spend(2 if written >= MANY else 1, clock.boot_s())):
+            if len(box) < BATCH and (wait_s := pace.spend(STORM_TURNS if written >= MANY else 1, clock.boot_s())):
                 await clock.sleep(wait_s)
             if self._process.is_set_back:
                 await anyio.sleep_forever()
