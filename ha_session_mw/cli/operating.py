@@ -11,7 +11,7 @@ import click
 
 from .asking import ASK_LIMIT_S, ask_each, ask_first, node_option, settings_of_environment, urls_of
 from .ids import IdCommand, require_session_id
-from .tables import POSITIVE, known_age, output, print_json, print_table, seconds
+from .tables import POSITIVE, known_age, number, output, print_json, print_table, seconds
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -109,7 +109,7 @@ def _show(found: Mapping[str, Any], output: str) -> None:
                 told.get("revocation_entries"),
                 told.get("provisional_log_outs"),
                 sum(told["refused"].values()) if told else None,
-                f"{sum(_rate(told, code) for code in told['refused']):.3g}" if told else None,
+                number(sum(_rate(told, code) for code in told["refused"])) if told else None,
                 row["release"],
                 row["url"],
             )
@@ -146,7 +146,7 @@ def _remarks(row: Mapping[str, Any]) -> list[str]:
     found += [f"exposed: {told['exposed_because']}"] if told.get("exposed_because") else []
     found += [f"task {name} was restarted {count} times" for name, count in told.get("restarted_tasks", {}).items()]
     refused = ", ".join(
-        f"{code} {count} ({_rate(told, code):.3g} a minute)" for code, count in sorted(told.get("refused", {}).items()) if count
+        f"{code} {count} ({number(_rate(told, code))} a minute)" for code, count in sorted(told.get("refused", {}).items()) if count
     )
     return [*found, f"refused: {refused}"] if refused else found
 

@@ -63,6 +63,11 @@ def known_age(status: Mapping[str, Any]) -> float | None:
     return age_s if age_s is not None and math.isfinite(age_s) else None
 
 
+def number(value: float) -> str:
+    """Return three digits, and more where there are more before the point: never an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def seconds(value: float | None) -> str | None:
     """Return a short text for a number of seconds: ``12 ms``, ``3.4 s``, ``5 min``, ``2.5 h``, ``12 d``."""
     if value is None:
@@ -70,5 +75,5 @@ def seconds(value: float | None) -> str | None:
     size = abs(value)
     for least, unit_s, unit in ((2 * 86400, 86400, "d"), (2 * 3600, 3600, "h"), (120, 60, "min"), (1, 1, "s")):
         if size >= least:
-            return f"{value / unit_s:.3g} {unit}"
+            return f"{number(value / unit_s)} {unit}"
     return f"{value * 1000:.0f} ms"

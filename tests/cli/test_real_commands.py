@@ -19,7 +19,7 @@ from example_app.no_tls import NO_TLS
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw.cli.commands import COMMANDS
 from ha_session_mw.cli.operating import row_of, with_unheard
-from ha_session_mw.cli.tables import known_age
+from ha_session_mw.cli.tables import known_age, number, seconds
 from ha_session_mw.testing import SECRET, mint_session, who_is_there
 
 from ..operators import listeners, run, served
@@ -143,6 +143,11 @@ def test_a_member_gets_no_answer_of_the_process_that_was_started_in_its_place() 
     answer = {"node": "a-77aa01f2", "ready": False}
     assert (row_of(before, answer)["state"], row_of(before, answer)["status"]) == ("ready", None)
     assert (row_of({**before, "member": "a-77aa01f2"}, answer)["state"]) == "not ready"
+
+
+def test_a_flood_has_no_exponent() -> None:
+    assert [number(value) for value in (0.0, 1.234, 99.96, 3360.4, 1_234_567.0)] == ["0", "1.23", "100", "3360", "1234567"]
+    assert seconds(1500 * 86400) == "1500 d"
 
 
 def test_a_node_that_has_learned_nothing_has_no_age() -> None:
