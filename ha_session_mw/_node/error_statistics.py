@@ -33,6 +33,7 @@ class ErrorStatistics:
     Args:
         clock: the two clocks.
         report: writes a refusal to the log; returns whether it did, because a flood of them is sampled.
+        alarm: receives a refusal that ended a session because of a fault of the infrastructure.
         is_certain: whether this node can be sure of a refusal that rests on the clock, or on its knowledge of keys. It takes the step
             of the accept rule that refused.
 
@@ -42,9 +43,17 @@ class ErrorStatistics:
         logouts_by_infrastructure: how many refusals told a client to log in again because of a fault of the infrastructure. Stays 0.
     """
 
-    def __init__(self, clock: Clock, *, report: Callable[[ProblemError, str | None], bool], is_certain: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        report: Callable[[ProblemError, str | None], bool],
+        alarm: Callable[[ProblemError], None],
+        is_certain: Callable[[str], bool],
+    ) -> None:
         self._clock = clock
         self._report = report
+        self._alarm = alarm
         self._is_certain = is_certain
         self._began_s = clock.boot_s()
         self.counts: Counter[str] = Counter()
@@ -74,6 +83,7 @@ class ErrorStatistics:
         rates.add(self._clock.boot_s())
         if problem.status == 401 and self.is_by_infrastructure(problem):
             self.logouts_by_infrastructure += 1
+            self._alarm(problem)
 
     def is_by_infrastructure(self, problem: ProblemError) -> bool:
         """Whether a refusal that ends a session rests on a fault of the infrastructure, or on knowledge that the node cannot be sure of.

@@ -106,6 +106,7 @@ class SecondLook:
         fences: the log-outs that this node has acknowledged.
         peers: returns the URLs of the other members, each with the version of the protocol in which to ask it.
         call: calls another member; None without calls between nodes.
+        report: receives the claims of each session that was accepted after its log-out was fenced.
 
     Attributes:
         accepts_after_revocation: how many samples were accepted after a log-out of their session was fenced. Stays 0.
@@ -119,12 +120,14 @@ class SecondLook:
         *,
         peers: Callable[[], Mapping[str, int]],
         call: Callable[[str, str, bytes, float], Awaitable[bytes]] | None,
+        report: Callable[[Claims], None],
     ) -> None:
         self._view = view
         self._clock = clock
         self._fences = fences
         self._peers = peers
         self._call = call
+        self._report = report
         self._samples: deque[Sample] = deque(maxlen=MOST_SAMPLES)
         self.accepts_after_revocation = 0
 
@@ -149,6 +152,7 @@ class SecondLook:
                     self._samples.append(sample)
             elif await self._was_fenced_before(names, sample.decided_s):
                 self.accepts_after_revocation += 1
+                self._report(sample.verified.claims)
 
     def _denying(self, verified: Verified) -> tuple[str, ...]:
         """Return the names of the log-outs that deny a session; nothing if none does. An id that was merely replaced has no fence."""

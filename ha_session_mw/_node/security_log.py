@@ -76,6 +76,17 @@ class SecurityLog:
             case DenyKey(kid=kid):
                 self._write("key_revoked", logging.WARNING, key_id=kid, mode=mode)
 
+    # Broken promises
+
+    def accepted_after_log_out(self, claims: Claims) -> None:
+        """A session was accepted after its log-out was fenced."""
+        self._session("accept_after_log_out", level=logging.ERROR, subject=claims.subject, session=claims.family)
+
+    def logged_out_by_infrastructure(self, problem: ProblemError) -> None:
+        """A refusal ended a session because of a fault of the infrastructure. The record of the refusal itself follows."""
+        facts: dict[str, object] = {"code": problem.code, "check": problem.check}
+        self._sampled("log_out_by_infrastructure", "log_out_by_infrastructure", logging.ERROR, facts)
+
     # Refusals
 
     def refused(self, problem: ProblemError, instance: str | None) -> bool:

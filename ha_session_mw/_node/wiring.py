@@ -143,7 +143,9 @@ class Wiring(ABC):
         self.key_use = KeyUse(clock.boot_s())
         self.security = SecurityLog(lambda: self.keys.ring, clock, lambda: self.node_id)
         self.recoveries = Recoveries(self.listeners.tell)
-        self.errors = ErrorStatistics(clock, report=self.security.refused, is_certain=self._is_certain)
+        self.errors = ErrorStatistics(
+            clock, report=self.security.refused, alarm=self.security.logged_out_by_infrastructure, is_certain=self._is_certain
+        )
         self.growth = Growth(self.view, clock)
         self.pace = LogInPace(clock, per_subject=settings.logins_per_subject, per_address=settings.logins_per_address)
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
@@ -298,6 +300,7 @@ class Wiring(ABC):
             self.fences,
             peers=lambda: {one.url: version_for(PROTOCOL, one) for one in self.log.members() if one.url not in ("", own_url)},
             call=self.peering.call if self.peering is not None else None,
+            report=self.security.accepted_after_log_out,
         )
         self.second_look.accepts_after_revocation = counted
         self.supervisor.add("second look", self.second_look.run)

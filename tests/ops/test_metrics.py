@@ -197,7 +197,9 @@ async def test_a_session_that_was_accepted_before_its_log_out_is_no_alarm() -> N
     assert inside.second_look.accepts_after_revocation == 0
 
 
-async def test_a_session_that_this_node_accepts_after_it_acknowledged_its_log_out_is_noticed() -> None:
+async def test_a_session_that_this_node_accepts_after_it_acknowledged_its_log_out_is_noticed_and_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     node = Node(metrics="on")
     visitor = await node.logged_in()
     inside = node_of(node.manager)
@@ -211,15 +213,21 @@ async def test_a_session_that_this_node_accepts_after_it_acknowledged_its_log_ou
     await inside.second_look.look()
     await inside.second_look.look()
     assert inside.second_look.accepts_after_revocation == 1
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert f"event=accept_after_log_out node={node.manager.node_id}" in record.getMessage()
+    assert record.__dict__["subject_hash"] == node.manager.pseudonym(str(verified.claims.subject))
 
 
-async def test_a_401_because_of_a_store_that_cannot_be_reached_is_noticed() -> None:
+async def test_a_401_because_of_a_store_that_cannot_be_reached_is_noticed_and_told(caplog: pytest.LogCaptureFixture) -> None:
     errors = node_of(Node().manager).errors
     problem = SessionRevoked("no record")
     problem.__cause__ = StoreUnavailable("etcd is away")
     errors.note(problem, None)
     errors.note(SessionRevoked("logged out", check="denied"), None)
     assert errors.logouts_by_infrastructure == 1
+    [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "event=log_out_by_infrastructure" in told
+    assert "code=session_revoked" in told
 
 
 async def test_a_401_by_a_node_that_cannot_be_sure_is_noticed() -> None:
