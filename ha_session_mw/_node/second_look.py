@@ -107,6 +107,7 @@ class SecondLook:
         peers: returns the URLs of the other members, each with the version of the protocol in which to ask it.
         call: calls another member; None without calls between nodes.
         report: receives the claims of each session that was accepted after its log-out was fenced.
+        take_in: notes the samples that wait, called before each look.
 
     Attributes:
         accepts_after_revocation: how many samples were accepted after a log-out of their session was fenced. Stays 0.
@@ -121,6 +122,7 @@ class SecondLook:
         peers: Callable[[], Mapping[str, int]],
         call: Callable[[str, str, bytes, float], Awaitable[bytes]] | None,
         report: Callable[[Claims], None],
+        take_in: Callable[[], None],
     ) -> None:
         self._view = view
         self._clock = clock
@@ -128,6 +130,7 @@ class SecondLook:
         self._peers = peers
         self._call = call
         self._report = report
+        self._take_in = take_in
         self._samples: deque[Sample] = deque(maxlen=MOST_SAMPLES)
         self.accepts_after_revocation = 0
 
@@ -143,6 +146,7 @@ class SecondLook:
 
     async def look(self) -> None:
         """Look at all samples. One whose session is revoked by now is looked into, and then no longer a sample."""
+        self._take_in()
         over_s = self._clock.boot_s() - LOOKED_FOR_S
         samples, self._samples = self._samples, deque(maxlen=MOST_SAMPLES)  # others come while this node asks
         for sample in samples:

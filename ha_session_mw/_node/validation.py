@@ -52,6 +52,9 @@ REFRESH_EVERY_MS = 1000.0
 _BETWEEN_SAMPLES = SAMPLE_EVERY - 1
 _FOREVER = math.inf
 """The freshness of a view with no other node to lose contact with."""
+Accepted = tuple[Verified, bool, float, float, float]
+"""An accepted token; whether its verification was cached; the wall clock before that (milliseconds); and, now, the wall clock and the
+boot-time clock (seconds)."""
 RELAXED_LIMIT_S = 60.0
 """How old the view may be for a request to a path in ``HA_SESSION_RELAXED``: such paths stay served through a short outage."""
 
@@ -81,7 +84,7 @@ class TokenValidator:
             first two, one in :data:`SAMPLE_EVERY` is measured.
         recall: returns the claims of a token in the cache that the accept rule has accepted under the present view. It is called with the
             header field that carries the token alone, and its transport. If it returns None, the other methods must say more.
-        on_sample: called with one of :data:`SAMPLE_EVERY` accepted tokens, and the moment of the decision (boot-time clock).
+        on_sample: called with one of :data:`SAMPLE_EVERY` accepted tokens. It returns at once.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class TokenValidator:
     ) -> None:
         self._accepted = self.by_peers = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
         self.durations = {path: Tally(FAST_S) for path in ("cached", "verify", "peer", "forward")}
-        self.on_sample: Callable[[Verified, float], None] | None = None
+        self.on_sample: Callable[[Accepted], None] | None = None
         self._before_sample = repeat(None, _BETWEEN_SAMPLES)
         self._clock = clock
         self._boot_s, self._wall_s = clock.boot_s, clock.wall_s
@@ -185,19 +188,11 @@ class TokenValidator:
                 for _ in self._before_sample:
                     break
                 else:
-                    self._count(verified, wall_ms)
+                    self._count(verified, wall_ms, is_cached=True)
                 return verified
             return None
 
         return recall
-
-    def recall_timed(self, key: bytes | None, transport: Transport | None) -> Verified | None:
-        """Do as :attr:`recall`, and note how long it takes."""
-        begun_s = self._boot_s()
-        verified = self.recall(key, transport)
-        if verified is not None:
-            self.durations["cached"].observe(self._boot_s() - begun_s)
-        return verified
 
     def recall_from(self, field: bytes, key: bytes, transport: Transport) -> None:
         """Let :attr:`recall` find an accepted token by a header field that carries other cookies besides.
@@ -290,7 +285,7 @@ class TokenValidator:
             for _ in self._before_sample:
                 break
             else:
-                self._count(verified, wall_ms)
+                self._count(verified, wall_ms, is_cached=False)
             return verified
         self.not_accepted += 1
         if isinstance(decision, Refuse):
@@ -314,15 +309,12 @@ class TokenValidator:
         """How many tokens were accepted."""
         return self._accepted + self.by_peers + _BETWEEN_SAMPLES - length_hint(self._before_sample)
 
-    def _count(self, verified: Verified, wall_ms: float) -> None:
+    def _count(self, verified: Verified, wall_ms: float, *, is_cached: bool) -> None:
         """Count the accepted tokens since the last sample, of which this one is the next. Those between are counted down only."""
         self._accepted += SAMPLE_EVERY
         self._before_sample = repeat(None, _BETWEEN_SAMPLES)
-        if self.on_sample is None:
-            return
-        # The process may have been paused since the decision. Its wall clock was read before that.
-        paused_s = max(0.0, self._wall_s() - wall_ms / 1000)
-        self.on_sample(verified, self._boot_s() - paused_s)
+        if self.on_sample is not None:
+            self.on_sample((verified, is_cached, wall_ms, self._wall_s(), self._boot_s()))
 
     def validate_for_peer(self, token: bytes) -> Verified | CannotTell:
         """Do as :meth:`validate` for the question of another node."""

@@ -301,6 +301,7 @@ class Wiring(ABC):
             peers=lambda: {one.url: version_for(PROTOCOL, one) for one in self.log.members() if one.url not in ("", own_url)},
             call=self.peering.call if self.peering is not None else None,
             report=self.security.accepted_after_log_out,
+            take_in=self.sampling.take_in,
         )
         self.second_look.accepts_after_revocation = counted
         self.supervisor.add("second look", self.second_look.run)

@@ -19,7 +19,7 @@ from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.request_fields import MAX_FIELDS
 from .._core.token.cookies import LONGEST_FIELD
 from .._core.token.data import decode_again
-from .._core.token.tokens import Transport, Verified
+from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
 from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionRevoked
 from ..manager import SessionManager, node_of
@@ -115,7 +115,6 @@ class SessionMiddleware(CookieAttributes):
         self._use_cookie(settings)
         self._refuse_overrides()
         self._recall = node.validator.recall
-        node.sampling.on_sample(self._time_next)
 
     def _wrap_app(self, settings: Settings) -> tuple[str, ...]:
         """Put around the app what the settings ask for; return the patterns of the protected paths."""
@@ -148,15 +147,6 @@ class SessionMiddleware(CookieAttributes):
             from .draining import DrainingApp  # once in a process's life
 
             self.app = DrainingApp(self.app, self._node.draining, refuse_safe=self.manager.settings.drain_refuse == "safe")
-
-    def _time_next(self) -> None:
-        """Measure the next validation from the cache. The requests between samples do not pay for that."""
-        self._recall = self._recall_timed
-
-    def _recall_timed(self, key: bytes | None, transport: Transport | None) -> Verified | None:
-        validator = self._node.validator
-        self._recall = validator.recall
-        return validator.recall_timed(key, transport)
 
     def require_manager(self) -> SessionManager:
         """Return the session manager.

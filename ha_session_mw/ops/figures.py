@@ -142,6 +142,11 @@ def _lag(node: Node) -> Iterable[tuple[Labels, Tally]]:
     return [] if lag is None else [((), lag)]
 
 
+def _durations(node: Node) -> Iterable[tuple[Labels, Tally]]:
+    node.sampling.take_in()
+    return [((path,), tally) for path, tally in node.validator.durations.items()]
+
+
 def _look_up_durations(node: Node) -> Iterable[tuple[Labels, Tally]]:
     return [((), node.look_ups.durations if node.look_ups is not None else Tally(FAST_S))]
 
@@ -156,7 +161,7 @@ FIGURES: Sequence[Figure] = (
     Figure("ha_session_errors_total", "counter", "Refusals, by problem code and whose turn it is.", ("code", "turn"), _errors),
     Figure("ha_session_validation_duration_seconds", "histogram",
            "Time of validations. Of those by cache and signature, one in 64 is measured.", ("path",),
-           tallies=lambda node: [((path,), tally) for path, tally in node.validator.durations.items()]),
+           tallies=_durations),
     Figure("ha_session_freshness_age_seconds", "gauge", "How old the node's knowledge is.", read=_one(freshness_age_s), combine="max"),
     Figure("ha_session_freshness_limit_seconds", "gauge", "How old the node's knowledge may be when it accepts a session.",
            read=_one(lambda node: node.log.freshness_limit_s), combine="min"),

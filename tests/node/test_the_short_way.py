@@ -175,7 +175,7 @@ def test_the_rule_is_asked_once_for_each_view(monkeypatch: pytest.MonkeyPatch, o
 def test_each_accepted_token_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     node, token, _ = new_node(ManualClock())
     samples: list[Verified] = []
-    node.validator.on_sample = lambda verified, _: samples.append(verified)
+    node.validator.on_sample = lambda sample: samples.append(sample[0])
     begun = node.validator.accepted
     for number in range(1, 300):
         answer(node, token)
