@@ -135,7 +135,8 @@ def used_until_renewed(visitor: Visitor) -> tuple[float, str | None]:
 
 
 def log_in(visitor: Visitor, username: str) -> httpx2.Response:
-    response = visitor.log_in(username, users.USERS[username].password)
+    password = users.USERS[username].password
+    response = wait_for(lambda: visitor.log_in(username, password), lambda answer: answer.status_code != 503)  # a busy node may be stale
     told(response, 200)
     expect("a token in the cookie", (visitor.token or "").startswith("hs1."))
     return response
@@ -168,6 +169,11 @@ def replay(node: Server, token: str | None) -> httpx2.Response:
 
 def was_refused(response: httpx2.Response) -> bool:
     return response.status_code != 200
+
+
+def knows(response: httpx2.Response) -> bool:
+    """Return whether a node has heard of the log-out, and is not out of contact: a busy machine may keep one waiting for too long."""
+    return response.status_code not in (200, 503)
 
 
 def refused(story: Story, node: Server, what: str, token: str, status: int, code: str) -> None:

@@ -236,6 +236,12 @@ async def cut_off(manager: SessionManager) -> AsyncIterator[None]:
         yield
 
 
+@pytest.fixture
+def _time_for_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ha_session_mw._node.resolving.IN_FLIGHT_S", LIMIT_S)
+
+
+@pytest.mark.usefixtures("_time_for_news")
 async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(cluster: str) -> None:
     a, b = node(cluster), node(cluster)
     async with running(a, b):
@@ -247,6 +253,7 @@ async def test_a_token_that_knows_a_cut_is_waited_for_and_an_index_reached(clust
         assert judged(b, mint_session(a, "ada")) == "ok"
 
 
+@pytest.mark.usefixtures("_time_for_news")
 async def test_news_that_are_on_their_way_are_waited_for_without_anybody_to_ask(cluster: str) -> None:
     a, b = node(cluster), node(cluster)
     async with running(a, b):
