@@ -33,7 +33,7 @@ PEERS = "peers://"
 MEMBERS = 3
 POLL_PAUSE_S = 0.001
 """Between two questions to a node whether it refuses already: found out a little late, but the question is no load."""
-MAX_WAIT_S = 20.0
+MAX_WAIT_S = 60.0
 WARM_UP = 20
 
 
