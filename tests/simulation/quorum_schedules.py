@@ -343,6 +343,45 @@ def a_log_out_made_good_late(begin: Begin) -> Findings:
     return world.findings
 
 
+def with_files(variant: QuorumVariant) -> QuorumWorld:
+    """Three nodes with files, which have just become ready."""
+    world = QuorumWorld(3, variant=variant, files=frozenset(range(3)))
+    for node in world.nodes:
+        world.at(0.0, None, node.start)
+    world.run(2)
+    assert all(node.is_ready() for node in world.nodes)
+    return world
+
+
+def a_full_disk(variant: QuorumVariant) -> QuorumWorld:
+    """Node 2 can keep no log-out, and runs on."""
+    world = with_files(variant)
+    world.nodes[2].write_s = OVER_S
+    session = log_in(world.nodes[0])
+    world.run(1)
+    world.nodes[0].revoke(session)
+    return world
+
+
+def a_full_disk_on_a_node_that_ends(variant: QuorumVariant) -> Findings:
+    """Node 2 has applied a log-out, and ends before it has kept it, and before node 1 has. So it comes back without the log-out."""
+    world = with_files(variant)
+    world.nodes[1].write_s, world.nodes[2].write_s = 0.5, OVER_S
+    session = log_in(world.nodes[0])
+    world.run(1)
+    world.nodes[0].revoke(session)
+    world.run(0.2)
+    world.nodes[2].crash()
+    world.cut(*between({0}, {2}))
+    world.nodes[2].start()
+    world.run(0.2)
+    assert world.nodes[2].is_ready()
+    world.cut(*between({1}, {2}))
+    ask_for(world, world.nodes[2], session, LIMIT_S)
+    assert world.findings.accepted_revoked
+    return world.findings
+
+
 def a_new_id_that_only_a_minority_hears_of(variant: QuorumVariant) -> Findings:
     """Nodes 0 and 1 of five are cut off. A client wants a new id at node 0, is refused, and goes on with the old one."""
     world = cluster(5, variant)

@@ -161,6 +161,18 @@ class WitnessesWithoutTheEntry(FencedOtherwise):
     account = AnyWitness
 
 
+class CountsAtOnce(Fence):
+    def applied(self, member: str, position: int, echo: int) -> None:
+        if (known := self.members.get(member)) is not None:
+            known.applied = max(known.applied, position)
+
+
+class AppliedCountsAtOnce(FencedOtherwise):
+    """Believes that a member enforces what it has applied and not kept, though its process may have ended before that was durable."""
+
+    account = CountsAtOnce
+
+
 class SilentForLess(Quorum):
     """Takes a lease for over as if it had counted from a poll before the one that was answered."""
 
@@ -238,6 +250,7 @@ class LastReasonCounts(Quorum):
 
 
 RIGHT = QuorumVariant("right", checks=True)
+APPLIED_AT_ONCE = QuorumVariant("applied counts at once", quorum=AppliedCountsAtOnce)
 BROKEN = {
     variant.name: variant
     for variant in (

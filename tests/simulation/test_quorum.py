@@ -11,13 +11,15 @@ from ha_session_mw._core.cluster.invariants import InvariantBroken
 
 from ..thinning import thinned
 from . import quorum_chaos
-from .directed import log_in
+from .directed import OVER_S, log_in
 from .node import LIMIT_S
 from .quorum_node import QuorumWorld
 from .quorum_schedules import (
     CAUGHT_BY,
     EVERY_SCHEDULE,
     Schedule,
+    a_full_disk,
+    a_full_disk_on_a_node_that_ends,
     a_log_out_made_good_late,
     a_log_out_that_is_lost_with_its_nodes,
     a_new_id_that_only_a_minority_hears_of,
@@ -25,7 +27,7 @@ from .quorum_schedules import (
     cluster,
     simulated,
 )
-from .quorum_variants import BROKEN, DENIED_FIRST, LAST_REASON, LISTS_ANYTHING, RIGHT, UNDATED_CUTS, QuorumVariant
+from .quorum_variants import APPLIED_AT_ONCE, BROKEN, DENIED_FIRST, LAST_REASON, LISTS_ANYTHING, RIGHT, UNDATED_CUTS, QuorumVariant
 from .world import Findings
 
 pytestmark = pytest.mark.long
@@ -92,6 +94,19 @@ def test_no_token_lists_a_log_out_that_can_be_lost(variant: QuorumVariant, usele
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_variant_is_caught(name: str) -> None:
     assert CAUGHT_BY[name](simulated(BROKEN[name])).accepted_after_fence > 0
+
+
+def test_no_log_out_waits_for_the_lease_of_a_node_that_cannot_keep_it_and_runs() -> None:
+    world = a_full_disk(RIGHT)
+    world.run(0.5)
+    assert world.findings.fenced == 1
+    world.run(2 * OVER_S)
+    assert world.findings.faults == 0
+
+
+@pytest.mark.parametrize(("variant", "is_caught"), [(RIGHT, False), (APPLIED_AT_ONCE, True)], ids=["right", "broken"])
+def test_a_log_out_waits_for_the_lease_of_a_node_that_could_not_keep_it_and_has_ended(variant: QuorumVariant, is_caught: bool) -> None:
+    assert (a_full_disk_on_a_node_that_ends(variant).accepted_after_fence > 0) is is_caught
 
 
 def test_a_cut_without_a_time_ends_sessions_that_began_after_it() -> None:

@@ -27,15 +27,17 @@ class Acknowledgements:
         position: up to where it has acknowledged.
         echo: the newest stamp of this node that it has seen, as this incarnation.
         before: up to where it had acknowledged when the member lists last changed. Then other majorities were in force.
+        applied: up to where it enforces the sequence, though it may not keep all of it.
     """
 
-    __slots__ = ("_reported_at", "before", "echo", "incarnation", "marks", "member", "position", "silent")
+    __slots__ = ("_reported_at", "applied", "before", "echo", "incarnation", "marks", "member", "position", "silent")
 
     def __init__(self, member: str, incarnation: str = "") -> None:
         self.member = member
         self.incarnation = incarnation
         self.position = 0
         self.before = 0
+        self.applied = 0
         self.echo = 0
         self.silent: tuple[str, ...] = ()
         self._reported_at = 0

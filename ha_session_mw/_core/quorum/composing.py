@@ -78,6 +78,7 @@ class Composer:
             echo=peer.echo,
             silent=silent,
             hold_s=hold_s,
+            applied=peer.read if peer.unkept else None,
         )
 
     def answer(self, hold: Hold, heartbeat: Heartbeat, now: Moment, *, limit: int) -> Answer:

@@ -28,13 +28,15 @@ class Fence:
         fenced: up to which position no member can still accept a session that the sequence revokes.
     """
 
-    __slots__ = ("awaited", "durable", "fenced", "majorities", "members", "sought", "waits")
+    __slots__ = ("_known_durable", "awaited", "durable", "fenced", "majorities", "members", "sought", "waits")
 
     def __init__(self, majorities: Majorities) -> None:
         self.members = {member: Acknowledgements(member) for member in majorities.others}
         self.majorities = majorities
         self.waits: deque[tuple[int, float]] = deque()
         """Positions, and when this node learned that each is durable."""
+        self._known_durable: deque[tuple[int, int]] = deque()
+        """Stamps, each with the position that was known to be durable before the next stamp was given."""
         self.awaited = 0
         """The stamp after which a member must be heard again before its newest acknowledgement can count."""
         self.sought = -1
@@ -67,8 +69,25 @@ class Fence:
         if known.acknowledge(position, stamp):
             self.awaited = stamp
 
+    def applied(self, member: str, position: int, echo: int) -> None:
+        """Note that a process of the member enforces the sequence up to there, though it may not keep it.
+
+        That fences only what was durable when the member's process spoke. A process that comes after it then learns the position before
+        it serves. The answer with the stamp ``echo`` was given before, and what was durable then is durable still.
+
+        Args:
+            member: its name.
+            position: up to where.
+            echo: the newest stamp that the process has seen.
+        """
+        known = self.members.get(member)
+        if known is not None:
+            durable = max((durable for at, durable in self._known_durable if at < echo), default=0)
+            known.applied = max(known.applied, min(position, durable))
+
     def start_anew(self) -> None:
         """Begin the account anew: this node's sequence has begun anew, and no member has acknowledged any of it."""
+        self._known_durable.clear()
         self.members = {member: Acknowledgements(member, known.incarnation) for member, known in self.members.items()}
 
     def seek_contact(self, last: int, stamp: int) -> Sought:
@@ -94,8 +113,9 @@ class Fence:
         """Go by other majorities from now on. Positions that are durable or fenced stay so."""
         self.majorities = majorities
         self.members = {member: self.members.get(member) or Acknowledgements(member) for member in majorities.others}
+        self._known_durable.clear()
         for known in self.members.values():
-            known.before = known.position
+            known.before, known.applied = known.position, 0
 
     def is_waiting_for(self, member: str, kept: int) -> bool:
         """Return whether to answer this member's poll at once, because its next poll can prove a position, or a contact."""
@@ -128,12 +148,13 @@ class Fence:
         held.sort(key=lambda pair: pair[0], reverse=True)
         return held
 
-    def prove(self, kept: int, silent: Collection[str], *, now_s: float, wait_s: float) -> None:
+    def prove(self, kept: int, silent: Collection[str], *, stamp: int, now_s: float, wait_s: float) -> None:
         """Bring :attr:`durable` and :attr:`fenced` up to date.
 
         Args:
             kept: up to where this node itself holds its sequence.
             silent: the members that this node has not answered for a lease's length.
+            stamp: the newest stamp that this node has given.
             now_s: the boot-time clock.
             wait_s: how long until every lease of now is over.
         """
@@ -142,7 +163,11 @@ class Fence:
         if not self.members:
             self.durable = self.fenced = kept
             return
-        self._fence_by_time(self._fence_by_confirmations(silent), now_s, wait_s)
+        if (durable := self._fence_by_confirmations(silent)) > self.durable:
+            self._known_durable.append((stamp, durable))
+        self._fence_by_time(durable, now_s, wait_s)
+        while len(self._known_durable) > 1 and self._known_durable[1][1] <= self.fenced:
+            self._known_durable.popleft()
         for known in self.members.values():
             known.forget_before(self.fenced)
 
@@ -165,6 +190,8 @@ class Fence:
         return all(self._is_ruled_out(member, confirmed, position, silent) for member in others)
 
     def _is_ruled_out(self, member: str, confirmed: list[Acknowledgements], position: int, silent: Collection[str]) -> bool:
+        if self.members[member].applied >= position:
+            return True
         # Each majority that could have answered it includes one of the witnesses. Only members that hold the entry may testify:
         # the others might answer tomorrow, and without it.
         witnesses = [known.member for known in confirmed if known.rules_out(member, position)]

@@ -324,6 +324,8 @@ class Quorum:
             self.fence.heard(poll.sender, poll.incarnation, poll.echo if poll.callee_life == self.life else 0)
             if mine:
                 self.fence.acknowledged(poll.sender, poll.position, poll.silent, self.composer.stamp)
+                if poll.applied is not None and poll.callee_life == self.life:
+                    self.fence.applied(poll.sender, poll.applied, poll.echo)
 
     @property
     def held(self) -> tuple[Hold, ...]:
@@ -431,7 +433,9 @@ class Quorum:
         for peer in self.peers.values():
             peer.acknowledge_kept(self.durable.position)
         self._finish_learning(now)
-        self.fence.prove(self.durable.position, self._silent(now), now_s=now.boot_s, wait_s=self.members.fence_wait_s)
+        self.fence.prove(
+            self.durable.position, self._silent(now), stamp=self.composer.stamp, now_s=now.boot_s, wait_s=self.members.fence_wait_s
+        )
         self._sequence.forget_cuts(self.fence.durable)
         self.view.fresh_at = self._fresh_at()
         if (has_quorum := self.has_quorum(now)) != self._had_quorum:

@@ -52,6 +52,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
         echo: the newest stamp of the callee that the sender has seen.
         silent: the members that the sender has not answered for a lease's length.
         hold_s: for how long the sender lets its poll be held while there is no news; None for a heartbeat, as in an earlier release.
+        applied: up to where the sender's process has applied the callee's sequence, if it could not keep all of that yet; None otherwise.
     """
 
     version: int
@@ -67,6 +68,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
     echo: int
     silent: tuple[str, ...]
     hold_s: float | None = None
+    applied: int | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -207,9 +209,9 @@ def encode(message: Poll | Answer | Push | Batch) -> bytes:
             return _pack(msgspec.structs.replace(message, entries=tuple((position, as_written(entry)) for position, entry in placed)))
         case Answer():
             return bytes(_as_sent(message))
-        case Poll(heartbeat=heartbeat, hold_s=hold_s):
+        case Poll(heartbeat=heartbeat, hold_s=hold_s, applied=applied):
             values = msgspec.structs.astuple(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
-            return _pack(values[:-1] if hold_s is None else values)
+            return _pack(values if applied is not None else values[:-1] if hold_s is not None else values[:-2])
         case _:
             assert_never(message)
 

@@ -22,13 +22,13 @@ WRITE_RETRY_S = 1.0
 
 
 SLOW_S = 1.0
-"""A write that takes longer makes log-outs slow in the whole cluster. Disks that are well take milliseconds."""
+"""A write that takes longer makes log-outs slow. Disks that are well take milliseconds."""
 SLOW_TOLD_S = 60.0
 """How long the node reports a slow write."""
-SLOW = "writes to {} take longer than a second, and log-outs wait for them; see what else uses its disk"
+SLOW = "writes to {} take longer than a second, and log-outs that are made here wait for them; see what else uses its disk"
 UNKEPT = (
-    "nothing is written to {}: it {}; until that is mended, this node keeps no new log-outs, "
-    "and each log-out in the cluster takes as long as if this node were dead"
+    "nothing is written to {}: it {}; until that is mended, this node enforces new log-outs and keeps none, "
+    "and log-outs that are made here are provisional or refused"
 )
 
 
@@ -69,6 +69,11 @@ class BatchWriter:
             return UNKEPT.format(FILE, why)
         return self._troubles.current.get("disk")
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last write has failed."""
+        return "file" in self._troubles.current
+
     def tick(self) -> None:
         """Look how long the write under way has taken."""
         now_s = self._clock.boot_s()
@@ -98,7 +103,7 @@ class BatchWriter:
         try:
             written = await self._timed(file, batch)
         except FileTrouble as trouble:
-            # A node neither acknowledges nor serves an entry that it does not keep, so it falls behind and is not ready.
+            # A node neither acknowledges nor serves an entry that it does not keep. It says that it enforces the entry, so nobody waits.
             self._troubles.begin("file", str(trouble), "nothing was written to %s: it %s", FILE, trouble, level=logging.ERROR)
             await self._clock.sleep(WRITE_RETRY_S)
             self._batch = None

@@ -41,7 +41,8 @@ DURABLE_LIMIT_S = 1.0
 DURABLE_LIMIT_BUSY_S = 5.0
 """How long an append waits while a majority goes on polling: disks and machines are busy, and nobody is out of contact."""
 DURABLE_LIMIT_ALONE_S = 0.25
-"""How long an append waits if no majority has polled this node lately: one will hardly come back within the wait."""
+"""How long an append waits if no majority has polled this node lately: one will hardly come back within the wait. Nor will a full disk
+empty itself, so an append waits no longer for a file that could not be written."""
 
 EXPOSED = (
     "log-outs are kept in memory only: if a majority of the members restarts at once, acknowledged log-outs are lost; "
@@ -186,13 +187,15 @@ class QuorumLog(MemberedLog):
         """
         now = self._now()
         give_up_s = now.boot_s + DURABLE_LIMIT_BUSY_S
-        look_s = now.boot_s + (DURABLE_LIMIT_S if self.quorum.has_quorum(now) else DURABLE_LIMIT_ALONE_S)
+        has_hope = self.quorum.has_quorum(now) and not self._writer.is_failing
+        look_s = now.boot_s + (DURABLE_LIMIT_S if has_hope else DURABLE_LIMIT_ALONE_S)
         silent_s = max(DURABLE_LIMIT_S, self.polling.majority_limit_s())
         with self.pushing.needed():
             while not is_done():
                 now = self._now()
                 if now.boot_s >= look_s:
-                    if now.boot_s >= give_up_s or not self.quorum.has_quorum(now, within_s=silent_s):
+                    has_hope = self.quorum.has_quorum(now, within_s=silent_s) and not self._writer.is_failing
+                    if now.boot_s >= give_up_s or not has_hope:
                         return False
                     look_s = min(now.boot_s + DURABLE_LIMIT_S, give_up_s)
                 with self._clock.move_on_after(min(look_s - now.boot_s, self._heartbeat_s / 2)) as limit:

@@ -138,8 +138,14 @@ async def test_a_node_whose_file_cannot_be_written_says_so_while_it_is_ready(tmp
 
         with monkeypatch.context() as patch:
             patch.setattr(JournalFile, "append", full)
-            await b.post("/logout", token=mint_session(b.manager, "ada"))
+            session, begun_s = mint_session(b.manager, "ada"), cluster.passed_s
+            assert (await b.post("/logout", token=session)).headers["session-revocation"] == "fenced"
+            assert cluster.passed_s - begun_s < 0.5  # it enforces what it cannot keep, and says so
+            assert (await a.get("/", token=session)).json()["subject"] is None
             assert a.why_not_ready is None
+            begun_s = cluster.passed_s
+            assert (await a.post("/logout", token=mint_session(a.manager, "bob"))).status_code == 503
+            assert cluster.passed_s - begun_s < 0.5
             assert "it cannot be written: the disk is full; until that is mended" in (quorum_log_of(a.manager).exposure() or "")
         await cluster.advance(3)
         assert quorum_log_of(a.manager).exposure() is None
@@ -154,7 +160,7 @@ async def test_a_slow_disk_is_told_while_a_write_takes_long_and_for_a_minute_aft
     cluster = Cluster()
     a, b, _ = cluster.nodes
     a.settings.update(cluster=f"peers://{tmp_path}/a")
-    slow = "writes to the file of HA_SESSION_CLUSTER take longer than a second, and log-outs wait for them; see what else uses its disk"
+    slow = "writes to the file of HA_SESSION_CLUSTER take longer than a second, and log-outs that are made here wait for them; see what else uses its disk"
 
     async def write_slowly(file: BatchFile, one: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
         with a.clock.move_on_after(4):

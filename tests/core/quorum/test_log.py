@@ -887,6 +887,52 @@ def test_nothing_is_served_or_acknowledged_before_it_is_kept() -> None:
     assert two.poll(A, at(1)).poll.position == 1
 
 
+def with_a_full_disk() -> tuple[list[Member], list[list[Batch]], Receipt]:
+    """Three members, two of which keep a log-out. The third one has applied it, and cannot keep it."""
+    members, disks = with_files(A, B, C)
+    one, two, three = members
+    receipt = one.append([deny("x")], at(1))
+    one.keep(at(1), disks[0])
+    exchange(two, one, at(1))
+    exchange(three, one, at(1))
+    two.keep(at(1), disks[1])
+    assert "x" in three.view.denied
+    return members, disks, receipt
+
+
+def test_a_member_that_cannot_keep_a_log_out_enforces_it_and_no_log_out_waits_for_its_lease() -> None:
+    (one, two, three), _, receipt = with_a_full_disk()
+    exchange(three, one, at(1.1))
+    exchange(two, one, at(1.1))
+    assert one.standing(receipt) == "durable"
+    exchange(three, one, at(1.2))  # the answer that it has seen by now was given when the entry was durable
+    exchange(three, one, at(1.3))
+    assert one.standing(receipt) == "fenced"
+    assert three.poll(A, at(1.4)).poll.position == 0
+
+
+def test_a_member_that_spoke_before_a_log_out_was_durable_may_have_ended_since() -> None:
+    (one, two, three), (*_, disk), receipt = with_a_full_disk()
+    exchange(three, one, at(1.1))
+    back = member(C, A, B, C, life="second", now=at(1.1), stored=disk)
+    exchange(two, one, at(1.1))
+    assert one.standing(receipt) == "durable"
+    sent = three.poll(A, at(1.2)).poll  # by the process that has ended: it is late, and has seen no later answer
+    one.arrived(sent, at(1.2))
+    assert one.standing(receipt) == "durable"
+    for second in (1.2, 1.3):
+        exchange(back, one, at(second))
+    assert "x" in back.view.denied
+    assert one.standing(receipt) == "fenced"
+
+
+def test_a_member_that_cannot_keep_entries_makes_none_durable() -> None:
+    (one, _, three), _, receipt = with_a_full_disk()
+    for second in (1.1, 1.2, 1.3):
+        exchange(three, one, at(second))
+    assert one.standing(receipt) == "applied"
+
+
 def test_one_batch_is_written_at_a_time_and_the_next_one_has_the_entries_since_then() -> None:
     (one, _), (disk, _) = with_files(A, B)
     one.append([deny("x")], at(1))

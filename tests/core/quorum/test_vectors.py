@@ -114,6 +114,15 @@ def test_a_poll_in_a_quiet_time_says_for_how_long_it_may_be_held(vector: Mapping
     assert msgspec.convert(known, Poll) == msgspec.structs.replace(poll, hold_s=None)  # as an earlier release reads it
 
 
+@pytest.mark.parametrize("vector", vectors("polls of a member that cannot keep all"))
+def test_a_poll_of_a_member_that_cannot_keep_all_says_what_it_enforces(vector: Mapping[str, Any]) -> None:
+    poll = msgspec.convert(vector["is"], Poll)
+    assert encode(poll).hex() == vector["stored"]
+    assert decode_poll(bytes.fromhex(vector["stored"])) == poll
+    *known, _ = msgspec.msgpack.decode(bytes.fromhex(vector["stored"]))
+    assert msgspec.convert(known, Poll) == msgspec.structs.replace(poll, applied=None)  # as an earlier release reads it
+
+
 @pytest.mark.parametrize("vector", vectors("answers"))
 def test_an_answer_with_a_field_of_a_later_release_is_read_without_it(vector: Mapping[str, Any]) -> None:
     whole = _pack(msgspec.convert(vector["is"], Answer)).hex()  # with the fields that are not sent where they say nothing
