@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from .._node.node import Node
 from .figures import FIGURES, Figure, Labels, combined, combined_tallies
+from .rendering import rendered
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which the workers of a port share their figures: as prometheus_client defines it."""
@@ -95,13 +96,12 @@ def expose(node: Node, accept: str) -> tuple[str, bytes]:
     Returns:
         The content type, and the body.
     """
-    registry = CollectorRegistry()
-    if is_shared():
-        forget_dead_workers()
-        registry.register(OwnMetricsOfAllWorkers())
-    else:
-        registry.register(NodeCollector(lambda: [node]))
     encode, media = choose_encoder(accept)
+    if not is_shared():
+        return media, rendered(node, as_open_metrics="openmetrics" in media)
+    forget_dead_workers()
+    registry = CollectorRegistry()
+    registry.register(OwnMetricsOfAllWorkers())
     return media, encode(registry)
 
 

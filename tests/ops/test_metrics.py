@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from datetime import datetime
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.utils import floatToGoString
 
 from ha_session_mw import SessionManager, Settings
 from ha_session_mw.exceptions import SessionRevoked, StoreUnavailable, TokenInvalid, problem_types
 from ha_session_mw.manager import node_of
 from ha_session_mw.metrics import register
-from ha_session_mw.ops.exposition import NodeCollector
+from ha_session_mw.ops.exposition import NodeCollector, expose
 from ha_session_mw.ops.figures import FIGURES
+from ha_session_mw.ops.rendering import _number, _series
 from ha_session_mw.testing import Cluster, mint_session
 
 from ..asgi.driver import SECRET, Node
@@ -143,6 +147,41 @@ async def test_the_page_is_served_only_where_it_is_switched_on() -> None:
     assert answer.status == 200
     assert value(parsed(answer.body.decode()), "ha_session_ready") == 1
     assert (await on.request(path="/-/session/metrics", headers=[(b"accept", b"application/openmetrics-text")])).body.endswith(b"# EOF\n")
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"])
+async def test_the_page_is_what_prometheus_client_would_write(accept: str) -> None:
+    node = Node(metrics="on")
+    user = await node.logged_in()
+    for _ in range(3):
+        await node.request(token=user.token)
+    node_of(node.manager).errors.counts["token_invalid"] = 12_345_678
+    encode, media = choose_encoder(accept)
+    assert expose(node_of(node.manager), accept) == (media, encode(_registry_of(node.manager)))
+
+
+def test_values_and_labels_are_written_as_prometheus_client_writes_them() -> None:
+    numbers = (
+        0.0,
+        1.0,
+        -1.0,
+        999_999.0,
+        1_000_000.0,
+        1_234_567.0,
+        0.25,
+        1e-9,
+        12e20,
+        math.inf,
+        -math.inf,
+        math.nan,
+        7,
+        999_999,
+        10**6,
+        10**12,
+        -3,
+    )
+    assert [_number(number) for number in numbers] == [floatToGoString(number) for number in numbers]
+    assert _series("one", ("b", "a"), ('say "no"', "c:\\temp\n")) == r'one{a="c:\\temp\n",b="say \"no\""}'
 
 
 def test_a_registry_shows_the_nodes_of_the_process_once_however_often_it_is_registered() -> None:
