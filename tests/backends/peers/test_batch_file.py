@@ -160,7 +160,10 @@ async def test_a_slow_disk_is_told_while_a_write_takes_long_and_for_a_minute_aft
     cluster = Cluster()
     a, b, _ = cluster.nodes
     a.settings.update(cluster=f"peers://{tmp_path}/a")
-    slow = "writes to the file of HA_SESSION_CLUSTER take longer than a second, and log-outs that are made here wait for them; see what else uses its disk"
+    slow = (
+        "writes to the file of HA_SESSION_CLUSTER take longer than a second, and log-outs that are made here wait for them; "
+        "see what else uses its disk"
+    )
 
     async def write_slowly(file: BatchFile, one: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
         with a.clock.move_on_after(4):
