@@ -5,13 +5,16 @@ A scrape is one step of the event loop, and all requests wait for it. The text i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, cast
 
 from prometheus_client.utils import floatToGoString
 
 from .._node.node import Node
 from .figures import FIGURES, Figure, Labels, combined, combined_tallies
 
+_as_go_does: Callable[[float], str] = cast(Any, floatToGoString)  # it has no types
 MOST_SERIES = 2048
 """Series whose names and labels are kept as text: all of a node."""
 
@@ -66,4 +69,4 @@ def _escaped(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:d}.0" if isinstance(value, int) and 0 <= value < 1_000_000 else floatToGoString(value)
+    return f"{value:d}.0" if isinstance(value, int) and 0 <= value < 1_000_000 else _as_go_does(value)

@@ -9,6 +9,7 @@ import re
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -180,7 +181,7 @@ def test_values_and_labels_are_written_as_prometheus_client_writes_them() -> Non
         10**12,
         -3,
     )
-    assert [_number(number) for number in numbers] == [floatToGoString(number) for number in numbers]
+    assert [_number(number) for number in numbers] == [*map(cast(Any, floatToGoString), numbers)]
     assert _series("one", ("b", "a"), ('say "no"', "c:\\temp\n")) == r'one{a="c:\\temp\n",b="say \"no\""}'
 
 
