@@ -56,12 +56,14 @@ class SharedFile(SqliteFile):
             raise trouble_of(exc) from exc
         return found
 
-    def read_news(self, read: Callable[[], None]) -> None:
-        """Make sure that the open file is the one of that name, and have its rows read if another connection has written since."""
+    def read_news(self, read: Callable[[], bool]) -> None:
+        """Make sure that the open file is the one of that name, and have its rows read if another connection has written since.
+
+        The function returns whether it has read all. If not, it is called again the next time.
+        """
         self.require_same()
         version = self.version()  # before the rows: more may come meanwhile
-        if version != self.seen:
-            read()
+        if version != self.seen and read():
             self.seen = version
 
     def _read(self, work: Work[T]) -> T:

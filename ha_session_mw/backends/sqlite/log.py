@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import get_ident
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
@@ -45,6 +46,8 @@ TRY_AGAIN_S = 0.1
 """How often a file that cannot be read is tried. Each try may wait for a lock, and blocks the process meanwhile."""
 WRITE_AGAIN_S = 1.0
 """How often entries that could not be written are tried again."""
+PAGES_AT_ONCE = 4
+"""Pages that are read in one step, which takes some 25 ms. After that, other tasks have their turns."""
 PRUNE_EVERY_S = 60.0
 """How often ended entries are deleted: ends are whole minutes."""
 
@@ -93,6 +96,8 @@ class SqliteLog(ClusterLog):
         self._keys = KeyBoard(folder, own.life, own.member, own.kids, clock)
         self._file_id: tuple[str, int, int] | None = None
         self._position = 0
+        self._flood = anyio.Event()
+        self._is_behind = False  # whether this process has yet to read rows that it knows of
         self._highest = 0  # the highest number of a row that this process has read or written
         self._reader: sqlite3.Connection | None = None
         self._sure_until_s = -math.inf
@@ -113,7 +118,8 @@ class SqliteLog(ClusterLog):
     def _begin(self) -> None:
         try:
             self._file.open(within_s=OPEN_S)
-            self._read_news()
+            while not self._read_news():  # nobody is served yet
+                pass
         except FileTrouble as trouble:
             if not trouble.passing:
                 remedy = _REMEDY if isinstance(trouble, FileDamaged) else ""
@@ -147,6 +153,10 @@ class SqliteLog(ClusterLog):
         except FileTrouble as trouble:
             self._lose(trouble)
             return
+        if self._is_behind:
+            self._view.fresh_at = self._sure_until_s = -math.inf
+            self._flood.set()
+            return
         self._sure_until_s = now_s + SURE_S
         self._keys.sign()
         self._note()
@@ -156,15 +166,21 @@ class SqliteLog(ClusterLog):
         if self._troubles.end("reading", "the file of HA_SESSION_CLUSTER can be read again", level=logging.WARNING):
             self._report_quorum()
 
-    def _read_news(self) -> None:
+    def _read_news(self) -> bool:
+        """Read the next rows; return whether those were all."""
+        pages = 0
         while len(self._read_page()) == PAGE_ROWS:
-            pass
+            if (pages := pages + 1) == PAGES_AT_ONCE:
+                self._is_behind = True
+                return False
+        self._is_behind = False
         if not self._is_compared and self._file_id is not None:
             self._is_compared = True
             self._witness.compare(self._file_id[0], self._highest)
             if (exposed := self.exposure()) is not None:
                 logger.error("%s", exposed)
                 self._on_event(PossibleLoss())
+        return True
 
     def _note(self, *, now: bool = False) -> None:
         if self._file_id is not None:
@@ -206,6 +222,7 @@ class SqliteLog(ClusterLog):
     def _lose(self, trouble: FileTrouble) -> None:
         """Accept no session until the file can be read. Log-outs that are known stay enforced."""
         self._view.fresh_at = -math.inf
+        self._is_behind = False
         self._try_again_s = self._boot_s() + TRY_AGAIN_S
         self._let_go()
         line = "the file of HA_SESSION_CLUSTER %s; no session can be validated until that is mended"
@@ -325,6 +342,8 @@ class SqliteLog(ClusterLog):
         trouble = self._troubles.current.get("reading")
         if trouble:
             return f"the file of HA_SESSION_CLUSTER {trouble}"
+        if self._is_behind:
+            return "still reading the file of HA_SESSION_CLUSTER"
         return None if self.trusts_clock() else NOT_TRUSTED
 
     def _wall_ms(self) -> int:
@@ -337,6 +356,10 @@ class SqliteLog(ClusterLog):
         try:
             while True:
                 self._poll_now()
+                if self._is_behind:
+                    self._flood = anyio.Event()
+                    await anyio.lowlevel.checkpoint()
+                    continue
                 now_s = self._boot_s()
                 if self._asked > self._written and now_s >= write_at_s:
                     write_at_s = now_s + WRITE_AGAIN_S
@@ -344,7 +367,8 @@ class SqliteLog(ClusterLog):
                 if now_s >= prune_at_s:
                     prune_at_s = now_s + PRUNE_EVERY_S
                     await self._prune()
-                await self._clock.sleep(WATCH_S)
+                with self._clock.move_on_after(WATCH_S):
+                    await self._flood.wait()  # a request has found more rows than it may read
         finally:
             self._thread = None
             with anyio.move_on_after(5, shield=True):
@@ -398,3 +422,4 @@ class SqliteLog(ClusterLog):
             self._keys.let_go()  # else it would hold the lock of its parent
             self._thread = None
             self._disk, self._threads, self._change = anyio.Lock(), anyio.CapacityLimiter(1), anyio.Event()
+            self._flood = anyio.Event()

@@ -79,10 +79,11 @@ class SqliteStore(SessionStore):
         except FileTrouble as trouble:
             self._lose(trouble)
 
-    def _hear(self) -> None:
+    def _hear(self) -> bool:
         for change in self._file.since(self._kind, self._position):
             self._position = change.version
             self._on_newer(change.id, 0 if change.deleted else change.version)
+        return True
 
     async def get(self, id: str) -> Record | None:
         await anyio.lowlevel.checkpoint()

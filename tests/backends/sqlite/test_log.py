@@ -16,6 +16,7 @@ from threading import Thread
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 
@@ -23,14 +24,16 @@ from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware,
 from ha_session_mw._core.accept_rule import CannotTell
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._machine.sqlite_file import FileTrouble
+from ha_session_mw.backends.sqlite import entry_file
+from ha_session_mw.backends.sqlite import log as log_module
 from ha_session_mw.backends.sqlite.entry_file import PAGE_ROWS, EntryFile
-from ha_session_mw.backends.sqlite.log import WATCH_S
+from ha_session_mw.backends.sqlite.log import PAGES_AT_ONCE, WATCH_S
 from ha_session_mw.exceptions import ClientFault, QuorumLost
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 from ha_session_mw.testing import SECRET, ManualClock, mint_session, who_is_there
 
-from ...waiting import eventually
+from ...waiting import LIMIT_S, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
@@ -109,6 +112,41 @@ async def test_a_worker_reads_a_long_file_page_by_page(path: Path) -> None:
         assert worker.says(worker.log_in()) == "yes"  # which reads the file first
         assert len(node_of(worker.manager).view) == 2 * PAGE_ROWS + 1
         assert node_of(worker.manager).log.position() == 2 * PAGE_ROWS + 1
+
+
+@pytest.fixture
+def _short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (entry_file, log_module):
+        monkeypatch.setattr(module, "PAGE_ROWS", 10)
+
+
+@pytest.mark.usefixtures("_short_pages")
+async def test_a_worker_reads_a_flood_of_log_outs_in_steps_and_accepts_nobody_before_the_last_one(path: Path) -> None:
+    a, b = Worker(path), Worker(path)
+    stays, goes = a.log_in(), a.log_in()
+    assert [b.says(stays), b.says(goes)] == ["yes", "yes"]
+    await a.log_out(goes)
+    await node_of(a.manager).log.append([a.deny(f"{number}") for number in range(20 * PAGES_AT_ONCE * 10)])
+    assert b.says(stays) == "state_stale"
+    while (why := b.log.why_not_ready()) is not None:  # each look reads on
+        assert why == "still reading the file of HA_SESSION_CLUSTER"
+        assert b.says(goes) != "yes"
+    assert [b.says(stays), b.says(goes)] == ["yes", "session_revoked"]
+
+
+@pytest.mark.usefixtures("_short_pages")
+async def test_other_tasks_have_their_turns_while_a_worker_reads_a_flood_of_log_outs(path: Path) -> None:
+    a, b = Worker(path), Worker(path)
+    many = 9 * PAGES_AT_ONCE * 10
+    async with running(b):
+        await node_of(a.manager).log.append([a.deny(f"{number}") for number in range(many)])
+        turns = set()
+        with anyio.fail_after(LIMIT_S):
+            while (position := b.log.position()) < many:
+                turns.add(position)
+                await anyio.lowlevel.checkpoint()
+        assert len(turns) > 2
+        assert b.log.why_not_ready() is None
 
 
 async def test_log_outs_survive_a_restart_of_all_workers(path: Path) -> None:
