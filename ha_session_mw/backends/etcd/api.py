@@ -171,7 +171,10 @@ class _Fault(msgspec.Struct, frozen=True):
 
 def put(key: bytes, value: bytes, *, lease: int = 0) -> Operation:
     """Return the operation that sets a key. The key is deleted with its lease, if it has one."""
-    return {"request_put": {"key": key, "value": value, "lease": lease}}
+    fields: dict[str, object] = {"key": key, "value": value}
+    if lease:
+        fields["lease"] = lease
+    return {"request_put": fields}
 
 
 def put_if_absent(key: bytes, value: bytes) -> Operation:
