@@ -8,6 +8,7 @@ from ..._machine.journal import JournalFile
 from ..._machine.sqlite_file import OPEN_S
 from ...abc import HELLO, Backend, Clock, ClusterLog, OnEvent, PeerCalls
 from ...config import Settings
+from ..common.witness import Witness
 from .batch_file import BatchFile
 from .log import QuorumLog
 
@@ -42,6 +43,7 @@ class PeersBackend(Backend):
             faults=peering.faults,
             coming=self._coming,
             file=BatchFile(JournalFile(self._file, open_s=self._open_s)) if self._file is not None else None,
+            witness=Witness(self._file, clock, own.absolute_ms) if self._file is not None else None,
             on_event=on_event,
         )
         peering.handle("poll", log.answering.on_poll)

@@ -16,15 +16,17 @@ from ..._core.calls.faults import PeerFaults
 from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.view import View
 from ..._core.quorum.log import Quorum
-from ..._core.quorum.ready import Ready
+from ..._core.quorum.ready import OldFile, QuorumEvent, Ready, Recovered
 from ..._core.quorum.ready import Receipt as Appended
 from ..._core.tally import Tally
 from ..._core.ticks import until_tick_s
 from ...abc import Clock, OnEvent, Receipt
+from ...events import PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Entry, KeyId
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.watermark import Watermark
+from ..common.witness import SET_BACK, Witness
 from .answering import Answering
 from .batch_file import FILE, BatchFile
 from .batch_writer import BatchWriter
@@ -63,6 +65,7 @@ class QuorumLog(MemberedLog):
         faults: counts the faults of the others, in addition to those that the calls count.
         coming: all members of the next list, in the order of ``HA_SESSION_PEERS_NEXT``; empty while no change is under way.
         file: where entries are kept; None where they are kept in memory only.
+        witness: remembers across restarts how far the file went; None without a file.
         on_event: takes each event of the cluster.
 
     Attributes:
@@ -89,6 +92,7 @@ class QuorumLog(MemberedLog):
         file: BatchFile | None,
         on_event: OnEvent,
         coming: Sequence[str] = (),
+        witness: Witness | None = None,
     ) -> None:
         super().__init__(view, clock, logger, on_event)
         self._heartbeat_s = heartbeat_s
@@ -100,6 +104,10 @@ class QuorumLog(MemberedLog):
             if file is not None:
                 file.close()
             raise ConfigurationError([f"HA_SESSION_PEERS: {exc}"]) from exc
+        self._witness = witness
+        kept = self.quorum.durable
+        self._is_older = witness is not None and kept.unchecked and witness.is_older(kept.incarnation, kept.position)
+        """Whether the file is older than it was once. The other members may remember what it lacks."""
         self._is_unlisted = self.quorum.durable.was_unlisted
         self._heed_members()
         self._has_two_members = 2 in (len(urls), len(coming))
@@ -122,6 +130,20 @@ class QuorumLog(MemberedLog):
         self.pushing = Pushing(self.quorum, call, clock=clock, obey=news, wait_changed=self.wait_changed, faults=faults)
         self.own_url = OwnUrl(own.url, own.life, call, sleep=self._sleep, tell=partial(self._reports.poll_ended, own.url), logger=logger)
 
+    def _heed_file(self, event: QuorumEvent) -> None:
+        """If this node has recovered and no member remembered more, then the files of all members went back."""
+        if isinstance(event, OldFile):
+            self._is_older = False  # it is learned anew
+        elif isinstance(event, Recovered) and self._is_older and self._witness is not None:
+            self._is_older = False
+            self._witness.set_back(self.quorum.durable.incarnation, self.quorum.durable.position)
+            logger.error("%s", SET_BACK)
+            self._on_event(PossibleLoss())
+
+    def _note_file(self, *, now: bool = False) -> None:
+        if self._witness is not None and self.quorum.serving:
+            self._witness.note(self.quorum.durable.incarnation, self.quorum.durable.position, now=now)
+
     @property
     def _members(self) -> Members:
         return self.quorum.members
@@ -136,6 +158,8 @@ class QuorumLog(MemberedLog):
         self._heed_members()
         for event in ready.events:
             self._reports.report(event)
+            self._heed_file(event)
+        self._note_file()
         self._durable.rise(self.quorum.fence.durable)
         self._fenced.rise(self.quorum.fence.fenced)
 
@@ -304,7 +328,9 @@ class QuorumLog(MemberedLog):
         return self._reports.mismatches()
 
     def exposure(self) -> str | None:
-        return EXPOSED if self._file is None else self._writer.trouble
+        if self._witness is None:
+            return EXPOSED
+        return self._writer.trouble or self._witness.exposure(self._view)
 
     # The tasks.
 
@@ -321,6 +347,7 @@ class QuorumLog(MemberedLog):
             await self._run()
         finally:
             if self._file is not None:
+                self._note_file(now=True)
                 self._file.close()
 
     async def _run(self) -> None:

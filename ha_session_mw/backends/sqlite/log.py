@@ -20,7 +20,7 @@ import msgspec
 
 from ..._core.cluster.entries import decode_entries, encode_entry
 from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
-from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View, made_ms
+from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import DATA_VERSION
@@ -33,10 +33,10 @@ from ...models import Cut, Entry, KeyId
 from ...version import ENTRY
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
+from ..common.witness import Witness
 from .entry_file import PAGE_ROWS, SURE_S, EntryFile, Row
 from .file_dates import FileDates
 from .key_board import KeyBoard
-from .witness import Witness
 
 logger = logging.getLogger("ha_session_mw.sqlite")
 
@@ -55,11 +55,6 @@ PRUNE_EVERY_S = 60.0
 _REMEDY = (
     "; stop all workers and restore a backup, or delete it: that loses all log-outs, so change HA_SESSION_SECRET_KEY too if they must hold"
 )
-SET_BACK = (
-    "the file of HA_SESSION_CLUSTER is older than an earlier process knew it, or is another one, so log-outs may be forgotten: "
-    "log out everybody, by ha-session revoke --everybody"
-)
-"""Shown until somebody did so, or until all tokens from before have ended."""
 
 
 class SqliteLog(ClusterLog):
@@ -88,7 +83,7 @@ class SqliteLog(ClusterLog):
         self._file = EntryFile(path)
         folder = path.with_name(path.name + "-keys")
         self._dates = FileDates(folder, clock)
-        self._witness = Witness(path, clock)
+        self._witness = Witness(path, clock, own.absolute_ms)
         self._is_compared = False
         self._own_clock = OwnClock(clock, seen_ms=self._dates.latest_ms)
         # Tokens from before the clock was set back are good once the clock has proved itself.
@@ -176,7 +171,8 @@ class SqliteLog(ClusterLog):
         self._is_behind = False
         if not self._is_compared and self._file_id is not None:
             self._is_compared = True
-            self._witness.compare(self._file_id[0], self._highest)
+            if self._witness.is_older(self._file_id[0], self._highest):
+                self._witness.set_back(self._file_id[0], self._highest)
             if (exposed := self.exposure()) is not None:
                 logger.error("%s", exposed)
                 self._on_event(PossibleLoss())
@@ -398,9 +394,7 @@ class SqliteLog(ClusterLog):
             logger.warning("the file of HA_SESSION_CLUSTER %s; ended entries are deleted from it later", trouble)
 
     def exposure(self) -> str | None:
-        set_back_ms = self._witness.set_back_ms
-        is_over = self._wall_ms() >= set_back_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS  # always so if it was never set back
-        return None if is_over or any((made_ms(cut) or 0) >= set_back_ms for cut in self._view.everybody) else SET_BACK
+        return self._witness.exposure(self._view)
 
     def position(self) -> int:
         return self._position

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import pytest
 from ha_session_mw._core.quorum.messages import Batch, encode
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
+from ha_session_mw.backends.common.witness import SET_BACK
 from ha_session_mw.backends.peers import batch_file as module
 from ha_session_mw.backends.peers.batch_file import BatchFile
 from ha_session_mw.exceptions import ConfigurationError
@@ -278,3 +280,61 @@ async def test_a_new_worker_waits_for_the_file_of_one_that_drains(
     with held_for_a_while(tmp_path / file):
         async with cluster:
             await cluster.ready()
+
+
+async def restarted(cluster: Cluster, act: Callable[[Path], object], folder: Path) -> None:
+    """Kill all nodes, do something to the file of each, and start them again."""
+    for node in cluster.nodes:
+        await node.kill()
+        act(folder / node.name)
+    for node in cluster.nodes:
+        await node.start()
+    await cluster.ready()
+
+
+@pytest.mark.one_library
+async def test_files_that_all_went_back_are_told_until_everybody_is_logged_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster()
+    a, b, _ = cluster.nodes
+    for node in cluster.nodes:
+        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
+    async with cluster:
+        await cluster.ready()
+        token = mint_session(a.manager, "ada")
+        await b.post("/logout", token=mint_session(b.manager, "bob"))
+        await restarted(cluster, lambda file: shutil.copy(file, file.with_suffix(".backup")), tmp_path)
+        assert (await b.post("/logout", token=token)).headers["session-revocation"] == "fenced"
+        await cluster.advance(6)
+        assert [quorum_log_of(node.manager).exposure() for node in cluster.nodes] == [None] * 3
+        await restarted(cluster, lambda file: file.with_suffix(".backup").replace(file), tmp_path)
+        told = [quorum_log_of(node.manager).exposure() for node in cluster.nodes]
+        assert told == [SET_BACK] * 3
+        assert caplog.text.count("log-outs may be forgotten") >= 3
+        await restarted(cluster, lambda _: None, tmp_path)
+        assert [quorum_log_of(node.manager).exposure() for node in cluster.nodes] == [SET_BACK] * 3  # a restart is no decision
+        assert (await cluster.run(a.manager.revoke_everybody)).mode == "fenced"
+        await cluster.advance(1)
+        assert [quorum_log_of(node.manager).exposure() for node in cluster.nodes] == [None] * 3
+
+
+@pytest.mark.one_library
+async def test_a_single_file_that_went_back_is_no_loss_because_the_others_remember(tmp_path: Path) -> None:
+    cluster = Cluster()
+    a, b, _ = cluster.nodes
+    for node in cluster.nodes:
+        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
+    async with cluster:
+        await cluster.ready()
+        await a.kill()
+        shutil.copy(tmp_path / "a", tmp_path / "backup")
+        await a.start()
+        await cluster.ready()
+        token = mint_session(a.manager, "ada")
+        await b.post("/logout", token=token)
+        await cluster.advance(6)
+        await a.kill()
+        (tmp_path / "backup").replace(tmp_path / "a")
+        await a.start()
+        await cluster.ready()
+        assert quorum_log_of(a.manager).exposure() is None
+        assert (await a.get(token=token)).json()["subject"] is None
