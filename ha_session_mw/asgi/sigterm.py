@@ -58,7 +58,11 @@ class Sigterm:
         """Wait for the signal; drain, have the server stop, and leave."""
         await self._wake.wait()
         begun_s = self._loop.time()
-        await self._node.draining.drain()
+        try:
+            await self._node.draining.drain()
+        except Exception:
+            self._pass_on()  # otherwise nothing but SIGKILL would end the process
+            raise
         closed_s = self._loop.time()
         server = getattr(self._theirs, "__self__", None)
         if self._node.settings.drain_delay and server is not None:  # without a delay there is no balancer

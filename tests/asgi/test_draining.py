@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -10,6 +11,7 @@ import httpx2
 import pytest
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
+from ha_session_mw.asgi.sigterm import Sigterm
 from ha_session_mw.backends.peers.pushing import GOOD_BYE_S, HAND_OVER_S
 from ha_session_mw.events import MemberDraining, MemberLeft
 from ha_session_mw.manager import node_of
@@ -72,6 +74,21 @@ async def test_a_drain_takes_its_delay_and_the_others_hear_of_it(cluster: Cluste
     begun_s = cluster.passed_s
     await cluster.run(b.manager.drain)
     assert cluster.passed_s - begun_s < 0.1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_drain_that_fails_stops_the_server_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, told = node_of(middleware().manager), []
+
+    async def fails() -> None:
+        raise OSError("a fault that nobody has thought of")
+
+    monkeypatch.setattr(node.draining, "drain", fails)
+    ours = Sigterm(node, lambda number, _: told.append(number))
+    ours(signal.SIGTERM, None)
+    with pytest.raises(OSError, match="nobody has thought of"):
+        await ours.drain_when_told()
+    assert told == [signal.SIGTERM]
 
 
 async def test_a_drain_that_the_others_do_not_let_finish_ends_at_its_limit(cluster: Cluster) -> None:
