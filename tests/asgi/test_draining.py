@@ -78,7 +78,8 @@ async def test_a_drain_takes_its_delay_and_the_others_hear_of_it(cluster: Cluste
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_drain_that_fails_stops_the_server_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    node, told = node_of(middleware().manager), []
+    node = node_of(middleware().manager)
+    told: list[int] = []
 
     async def fails() -> None:
         raise OSError("a fault that nobody has thought of")
