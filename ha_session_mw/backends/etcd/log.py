@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import anyio
 import anyio.lowlevel
@@ -301,15 +302,14 @@ class EtcdLog(MemberedLog):
     async def _restore(self) -> None:
         """Write entries again that somebody has deleted or overwritten. All processes do so, because any of them may end before it has."""
         keys, self._to_restore = self._to_restore, set()
-        found: list[Entry] = []
-        for number, entry in enumerate(self._view.entries(), 1):
-            if entry_key(entry) in keys:
-                found.append(entry)
-            if number % PIECE == 0:
-                await anyio.lowlevel.checkpoint()
-        if found:
-            logger.error("somebody has deleted or overwritten %d log-outs in etcd that have not ended; this node %s", len(found), _RESTORED)
-            self._outboxes.put(self._keys.records(found))
+        entries, restored = self._view.entries(), 0
+        while piece := [*islice(entries, PIECE)]:
+            if found := [entry for entry in piece if entry_key(entry) in keys]:
+                self._outboxes.put(self._keys.records(found))
+                restored += len(found)
+            await anyio.lowlevel.checkpoint()
+        if restored:
+            logger.error("somebody has deleted or overwritten %d log-outs in etcd that have not ended; this node %s", restored, _RESTORED)
 
     async def _tidy_for_ever(self) -> None:
         while True:
