@@ -30,10 +30,10 @@ FILL = 40
 MOST_RESERVED = 1 << 20
 """Most ids that room is made for in advance: less than a megabyte, because fewer may come than were expected."""
 _PART = 64
-"""Bytes of the filter for each bucket."""
+"""Bytes of the filter for each bucket. A power of two."""
 _PAIRS = tuple(1 << one | 1 << other for one in range(8) for other in range(one))
 _BITS = (*_PAIRS, *_PAIRS[:4])
-"""The two bits of a byte that an id sets, by five bits of its hash."""
+"""The two bits of a byte that an id sets, by five bits of its hash: the highest but one, which choose no byte."""
 
 _STEP_MS = 60_000
 _END_DIGITS = 5
@@ -87,8 +87,8 @@ class Denials(MutableMapping[str, int]):
         self._buckets = [""]
         self._filter = bytearray(_PART)
         """A part for each bucket. It never lacks the bits of an id that is in the bucket."""
-        self._mask = 0
-        """One less than the least power of two that is not below the number of buckets."""
+        self._mask = _PART - 1
+        """One less than the least power of two that is not below the size of the filter. So an id's bucket and byte come of one step."""
         self._sweep_at: int | None = None
         self._sweep_upto = ""
 
@@ -98,13 +98,14 @@ class Denials(MutableMapping[str, int]):
         """Return whether one of two ids is revoked."""
         if self.packed:
             count, mask, filter = len(self._buckets), self._mask, self._filter
+            size = count * _PART
             for id in (one, other):
                 code = hash(id[:REFERENCE_LENGTH])
-                index = code & mask
-                if index >= count:
-                    index &= mask >> 1
-                bits = _BITS[code >> 32 & 31]
-                if filter[index * _PART + (code >> 37 & 63)] & bits == bits and self._bucket_with(id):
+                byte = code & mask
+                if byte >= size:
+                    byte &= mask >> 1
+                bits = _BITS[code >> 58 & 31]
+                if filter[byte] & bits == bits and self._bucket_with(id):
                     return True
             if count != len(self._buckets):  # a bucket that was added meanwhile may have taken an id
                 return self.has_any(one, other)
@@ -120,8 +121,7 @@ class Denials(MutableMapping[str, int]):
             return ""
         buckets = self._buckets
         count = len(buckets)
-        index = hash(id[:REFERENCE_LENGTH]) & self._mask
-        bucket = buckets[index if index < count else index & self._mask >> 1]
+        bucket = buckets[self._byte(hash(id[:REFERENCE_LENGTH]), count) // _PART]
         if id in bucket:
             # Text that is no id may be found across a border.
             return bucket if bucket.find(id) % _RECORD == 0 else ""
@@ -156,11 +156,11 @@ class Denials(MutableMapping[str, int]):
             replaced: when ids were replaced that were not logged out.
         """
         found: list[Deny | None] = []
-        buckets, mask, count = self._buckets, self._mask, len(self._buckets)
+        buckets, mask, size = self._buckets, self._mask, len(self._buckets) * _PART
         ends: dict[str, int] = {}
         for reference in references:
-            index = hash(reference) & mask
-            bucket = buckets[index if index < count else index & mask >> 1]
+            byte = hash(reference) & mask
+            bucket = buckets[(byte if byte < size else byte & mask >> 1) // _PART]
             at = bucket.find(reference)
             if at % _RECORD and (at := _found(bucket, reference)) < 0:
                 found.append(None)
@@ -200,10 +200,11 @@ class Denials(MutableMapping[str, int]):
 
     def extend(self, id: str, end_ms: int) -> int:
         """Hold an id until this end, or until its present end if that is later; return the present end, 0 if it was not revoked."""
-        buckets, index, reference = self._buckets, self._index(id), id[:REFERENCE_LENGTH]
+        buckets, reference = self._buckets, id[:REFERENCE_LENGTH]
+        code = hash(reference)
+        byte, bits = self._byte(code, len(buckets)), _BITS[code >> 58 & 31]
+        index = byte // _PART
         bucket = buckets[index]
-        code = hash(reference) >> 32
-        byte, bits = index * _PART + (code >> 5 & 63), _BITS[code & 31]
         # The bits depend on the reference alone, so they tell of other ids with this reference, too.
         at = _found(bucket, reference) if self._filter[byte] & bits == bits else -1
         if at >= 0 and bucket.startswith(id, at) and len(id) == ID_LENGTH:
@@ -243,14 +244,14 @@ class Denials(MutableMapping[str, int]):
         added_ends: list[int] = []
         left: list[Deny] = []
         buckets, filter, others = self._buckets, self._filter, self.others
-        count, mask = len(buckets), self._mask
-        room = FILL * count - self.packed
+        size, mask = len(buckets) * _PART, self._mask
+        room = FILL * len(buckets) - self.packed
         # A node that learns a million ids spends most of the time in this loop. All that can be done at once stands above.
         for denial, id, end_ms, reference, code in zip(denials, ids, ends, references, map(hash, references), strict=True):
-            index = code & mask
-            if index >= count:
-                index &= mask >> 1
-            byte, bits = index * _PART + (code >> 37 & 63), _BITS[code >> 32 & 31]
+            byte = code & mask
+            if byte >= size:
+                byte &= mask >> 1
+            index, bits = byte // _PART, _BITS[code >> 58 & 31]
             present, bucket, text = filter[byte], buckets[index], texts[end_ms]
             may_be_there = present & bits == bits
             if may_be_there and text is not None and id + text in bucket:
@@ -264,11 +265,11 @@ class Denials(MutableMapping[str, int]):
             added_ends.append(end_ms)
             room -= 1
             if room < 0:
-                self.packed = FILL * count - room
+                self.packed = FILL * len(buckets) - room
                 self._add_bucket()
-                count, mask = len(buckets), self._mask
-                room = FILL * count - self.packed
-        self.packed = FILL * count - room
+                size, mask = len(buckets) * _PART, self._mask
+                room = FILL * len(buckets) - self.packed
+        self.packed = FILL * len(buckets) - room
         for end_ms, number in Counter(added_ends).items():
             counts[end_ms] = counts.get(end_ms, 0) + number
         return added, left
@@ -301,14 +302,18 @@ class Denials(MutableMapping[str, int]):
         self._filter[index * _PART : (index + 1) * _PART] = _part(records)
 
     def _index(self, id: str) -> int:
-        index = hash(id[:REFERENCE_LENGTH]) & self._mask
-        return index if index < len(self._buckets) else index & self._mask >> 1
+        return self._byte(hash(id[:REFERENCE_LENGTH]), len(self._buckets)) // _PART
+
+    def _byte(self, code: int, count: int) -> int:
+        """Return the byte of the filter for an id, by the hash of its reference, among so many buckets. It lies in the bucket's part."""
+        byte = code & self._mask
+        return byte if byte < count * _PART else byte & self._mask >> 1
 
     def _add_bucket(self) -> None:
         buckets, new = self._buckets, len(self._buckets)
-        if new > self._mask:
+        if new * _PART > self._mask:
             self._mask = 2 * self._mask + 1
-        old, half = new & self._mask >> 1, self._mask + 1 >> 1
+        old, half = (new * _PART & self._mask >> 1) // _PART, self._mask + 1 >> 1
         bucket = buckets[old]
         stay: list[str] = []
         go: list[str] = []
@@ -317,10 +322,10 @@ class Denials(MutableMapping[str, int]):
             code = hash(bucket[at : at + REFERENCE_LENGTH])
             if code & half:
                 go.append(bucket[at : at + _RECORD])
-                goes[code >> 37 & 63] |= _BITS[code >> 32 & 31]
+                goes[code % _PART] |= _BITS[code >> 58 & 31]
             else:
                 stay.append(bucket[at : at + _RECORD])
-                stays[code >> 37 & 63] |= _BITS[code >> 32 & 31]
+                stays[code % _PART] |= _BITS[code >> 58 & 31]
         # A thread that looks for an id in the old bucket looks again once there is a new one. So the new one comes first, after its filter.
         self._filter += goes
         buckets.append("".join(go))
@@ -367,7 +372,8 @@ class Denials(MutableMapping[str, int]):
         ensure(all(record[:ID_LENGTH] in self for _, record in records), "the filter lets each id be found")
         ensure(len({record[:REFERENCE_LENGTH] for _, record in records}) == len(records), "a reference names one id")
         ensure(all(record[:ID_LENGTH] not in self.others for _, record in records), "each id is in one place")
-        ensure(self._mask >> 1 < len(self._buckets) <= self._mask + 1, "the mask fits the number of buckets")
+        ensure(self._mask >> 1 < len(self._filter) <= self._mask + 1, "the mask fits the number of buckets")
+        ensure(len(self._filter) == len(self._buckets) * _PART, "each bucket has a part of the filter")
 
 
 def _records(bucket: str) -> list[str]:
@@ -378,8 +384,8 @@ def _part(records: list[str]) -> bytearray:
     """Return a bucket's part of the filter."""
     part = bytearray(_PART)
     for record in records:
-        code = hash(record[:REFERENCE_LENGTH]) >> 32
-        part[code >> 5 & 63] |= _BITS[code & 31]
+        code = hash(record[:REFERENCE_LENGTH])
+        part[code % _PART] |= _BITS[code >> 58 & 31]
     return part
 
 
