@@ -26,7 +26,8 @@ _LONE_SURROGATES = 2
 """Text with surrogates, which UTF-8 cannot encode: UTF-8 that lets them pass."""
 
 
-def _from_extension(code: int, raw: memoryview) -> object:
+def from_extension(code: int, raw: memoryview) -> object:
+    """Return a value that travels as an extension type."""
     if code == _LARGE_INT:
         return int.from_bytes(raw, "big", signed=True)
     if code == _LONE_SURROGATES:
@@ -34,9 +35,9 @@ def _from_extension(code: int, raw: memoryview) -> object:
     raise ValueError(f"unknown extension type {code}")
 
 
-decode = msgspec.msgpack.Decoder(dict[str, object], ext_hook=_from_extension).decode
+decode = msgspec.msgpack.Decoder(dict[str, object], ext_hook=from_extension).decode
 """The data of a token or a record, as a new dictionary each time."""
-decode_again = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
+decode_again = msgspec.msgpack.Decoder(ext_hook=from_extension).decode
 """The same faster, for bytes that ``decode`` has taken before."""
 
 

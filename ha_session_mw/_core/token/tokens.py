@@ -16,7 +16,7 @@ from itsdangerous.encoding import base64_encode
 from ...exceptions import KeyNotReached, TokenInvalid, TokenMalformed, TokenTooLarge
 from ...models import Claims, CutId, FamilyId, KeyId, NodeId, OwnLives, SessionId
 from ...version import TOKEN
-from .data import decode, is_nested
+from .data import decode, from_extension, is_nested
 from .keys import KID_LENGTH, KeyRing, SigningKey
 from .renewal import due_ms
 
@@ -36,8 +36,7 @@ PARTS = 5
 SIGNATURE_LENGTH = 43
 """The length of a signature: SHA-256's 32 bytes in base64url without padding."""
 
-Data = TypeVar("Data", dict[str, str | int | float | bool | None], msgspec.Raw)
-"""Flat data, which most tokens carry, is decoded with the rest. Other data is decoded by ``data.py``."""
+Data = TypeVar("Data")
 
 _ALWAYS = -math.inf
 _NEVER = math.inf
@@ -156,7 +155,8 @@ MOST_ISSUERS = 1000
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_payload = msgspec.msgpack.Decoder(_Payload[msgspec.Raw]).decode
-_decode_flat = msgspec.msgpack.Decoder(_Payload[dict[str, str | int | float | bool | None]]).decode
+_decode_at_once = msgspec.msgpack.Decoder(_Payload[dict[str, object] | None], ext_hook=from_extension).decode
+"""With the data, which most tokens carry; None if a store has it."""
 _decode_base64 = msgspec.json.Decoder(bytes).decode
 """Bytes in JSON are base64. This decoder is faster than ``binascii``'s and stricter: it refuses what is no base64."""
 
@@ -226,12 +226,21 @@ def verify(
     try:
         # As in ``_raw``. The signature covers the text, so no other base64 text of the same bytes gets here.
         raw = _decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3])
-        terms: Claims | _Payload[Any]
-        nested_data = b""
+        terms: _Payload[Any]
+        content, nested_data = _EMPTY, b""
         try:
-            terms = _decode_flat(raw)
-            content = terms.data or _EMPTY
-        except msgspec.ValidationError:  # its data is not flat, or is elsewhere; or this is no payload at all
+            terms = _decode_at_once(raw)
+            if not terms.record:
+                if terms.data is None:
+                    raise msgspec.ValidationError("neither data nor a record")
+                content = terms.data
+                for value in content.values():
+                    kind = type(value)
+                    if kind is dict or kind is list:
+                        terms = _decode_payload(raw)
+                        content, nested_data = _EMPTY, bytes(terms.data)
+                        break
+        except _UNREADABLE:  # if a store has the data, it does no harm that this copy cannot be read
             terms = _decode_payload(raw)
             content, nested_data = _content(terms)
         if not _LOWEST <= terms.version <= _HIGHEST or not head.isascii():
@@ -323,8 +332,6 @@ def _verified(
     """Return a verified token. Times are floats, which compare faster with a clock's."""
     record, issued_ms, ends_ms, absolute_end_ms = terms.record, terms.issued_ms, terms.idle_end_ms, terms.absolute_end_ms
     nested = bool(record or nested_data)
-    if record:
-        content = _EMPTY
     # As ``due_ms`` says, but a call takes longer than that.
     renewal_ms = _NEVER
     if ends_ms < absolute_end_ms:
@@ -342,7 +349,7 @@ def _verified(
         from_ms if from_ms > begins_ms else begins_ms,
         until_ms,
         transport,
-        content,
+        content or _EMPTY,
         nested,
         record,
         _ALWAYS if nested else renewal_ms if renewal_ms < until_ms else until_ms,

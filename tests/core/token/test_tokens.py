@@ -384,6 +384,15 @@ def test_a_session_without_lives_of_its_own_has_the_token_that_it_always_had() -
     assert len(msgspec.msgpack.decode(base64_decode(sign(claims(), KEY).split(b".")[3]))) == 11
 
 
+@pytest.mark.parametrize("raw", [b"\x81\xa1a\xc7\x01\x63x", b"\xc0"], ids=["of a later release", "none"])
+def test_data_that_cannot_be_read_does_no_harm_if_a_store_has_it(raw: bytes) -> None:
+    with_it = msgspec.structs.replace(claims(), data=raw)
+
+    assert refusal(sign(with_it, KEY)) is KeyNotReached
+    verified = verify(sign(msgspec.structs.replace(with_it, record=1), KEY), RING)
+    assert (verified.record, verified.data, verified.nested_data, verified.nested) == (1, {}, b"", True)
+
+
 def test_a_payload_that_is_not_even_base64_is_a_later_releases_too() -> None:
     """A length of one more than a multiple of four is not valid base64."""
     with pytest.raises(KeyNotReached):
