@@ -19,7 +19,7 @@ RECENT_SESSIONS = 512
 """The cache knows the tokens of so many sessions that were the last to bring new ones. So of the others, none takes much of it."""
 UNIT_BYTES = 64
 """Memory is counted in these. Python keeps one object for each number up to 256, so such a count takes no memory itself."""
-OVERHEAD_BYTES = 600
+OVERHEAD_BYTES = 540
 """Memory that a token takes besides its key and its data: its family, floats, and the places in the dicts. Measured, rounded up."""
 OF_CLAIMS_BYTES = 560
 """Memory that claims take which are not read from the key, besides their data."""
