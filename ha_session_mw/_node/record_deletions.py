@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import anyio
 
+from .._core.calls.rate_limit import RateLimiter
 from ..abc import Clock, SessionStore
 from ..exceptions import StoreUnavailable
 from ..models import Deny, Entry
@@ -18,8 +19,8 @@ LIST_LIMIT_S = 0.25
 """How long a log-out of a subject waits for the list of its records: as long as for a peer's answer."""
 DELETE_AGAIN_S = 1.0
 """Pause after a deletion that failed."""
-DELETE_TOGETHER_S = 0.5
-"""Pause after a deletion. In a storm of log-outs, the records of this time are deleted together."""
+DELETIONS_PER_S, DELETIONS_AT_ONCE = 2, 20
+"""Deletions per second in the long run, and those without a pause after it was quiet. In a storm of log-outs, each deletes many records."""
 
 
 class RecordDeletions:
@@ -83,13 +84,15 @@ class RecordDeletions:
     async def run(self) -> None:
         """Delete what is owed until cancelled."""
         self._is_running = True
+        pace = RateLimiter(DELETIONS_PER_S, DELETIONS_AT_ONCE)
         try:
             while True:
                 self._owes = anyio.Event()  # made here: an event of an earlier run belongs to that run's event loop
                 if not self._owed:
                     await self._owes.wait()
-                is_done = await self._delete_owed()
-                await self._clock.sleep(DELETE_TOGETHER_S if is_done else DELETE_AGAIN_S)
+                wait_s = pace.spend(1, self._clock.boot_s()) if await self._delete_owed() else DELETE_AGAIN_S
+                if wait_s:
+                    await self._clock.sleep(wait_s)
         finally:
             self._is_running = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from ha_session_mw._core.records.session_data import ELSEWHERE, Stored
 from ha_session_mw._core.token import data
 from ha_session_mw._node.peer_copies import Copy, decode_copy
 from ha_session_mw._node.record_copies import COPY_OVERHEAD_BYTES, RecordCopies
-from ha_session_mw._node.record_deletions import DELETE_AGAIN_S, LIST_LIMIT_S
+from ha_session_mw._node.record_deletions import DELETE_AGAIN_S, DELETIONS_AT_ONCE, DELETIONS_PER_S, LIST_LIMIT_S
 from ha_session_mw._node.records import Loaded, Records
 from ha_session_mw._node.recoveries import Recoveries
 from ha_session_mw._peering.asking import Asking
@@ -132,6 +132,27 @@ async def test_a_record_that_cannot_be_deleted_with_its_session_is_deleted_when_
         clock.advance(DELETE_AGAIN_S)
         await until_nothing_moves()
         assert await rig.other.get("family") is None
+
+
+async def test_a_single_log_out_deletes_its_record_at_once_and_those_of_a_storm_are_deleted_together(rig: Rig, clock: ManualClock) -> None:
+    delete_all = rig.store.delete_all
+    deleted: list[int] = []
+
+    async def noted(ids: Collection[str]) -> None:
+        deleted.append(len(ids))
+        await delete_all(ids)
+
+    rig.store.delete_all = noted  # type: ignore[method-assign]
+    async with running(rig):
+        for number in range(200):  # in a second
+            await rig.records.deletions.forget_soon(f"family {number}")
+            await until_nothing_moves()
+            assert len(deleted) == number + 1 or number >= DELETIONS_AT_ONCE
+            clock.advance(0.005)
+        clock.advance(1 / DELETIONS_PER_S)
+        await until_nothing_moves()
+    assert sum(deleted) == 200
+    assert len(deleted) <= DELETIONS_AT_ONCE + 2 * DELETIONS_PER_S
 
 
 async def hang(*_: object, **__: object) -> Any:
