@@ -75,7 +75,12 @@ class Endpoints:
         return Page(self._node, lambda send: self._serve(_UI, "GET", send))
 
     async def _serve(self, path: str, method: str, send: Send, *, accept: str = "") -> None:
-        status, media, body = self._answer(path, accept)
+        if path == "/metrics" and self._has_metrics:
+            from ..ops.exposition import expose
+
+            status, media, body = 200, *await expose(self._node, accept)
+        else:
+            status, media, body = self._answer(path)
         extra = []
         if method not in ("GET", "HEAD") and status != 404:  # a path that does not exist has no methods
             status, media, body, extra = 405, "application/json", _json({"error": "only GET and HEAD"}), [(b"allow", b"GET, HEAD")]
@@ -90,7 +95,7 @@ class Endpoints:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
-    def _answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
+    def _answer(self, path: str) -> tuple[int, str, bytes]:
         if path == "/livez":
             # Liveness says only that this process answers. A fault elsewhere must not make an orchestrator restart the fleet.
             crashes = self._node.supervisor.crashes
@@ -105,10 +110,6 @@ class Endpoints:
 
             health, told = health_of(self._node)
             return 503 if health == "fail" else 200, "application/health+json", _json(told)
-        if path == "/metrics" and self._has_metrics:
-            from ..ops.exposition import expose
-
-            return 200, *expose(self._node, accept)
         if path == SCRIPT:
             return 200, "text/javascript; charset=utf-8", Path(__file__).with_name(SCRIPT[1:]).read_bytes()
         if kind := self._problems.get(path):

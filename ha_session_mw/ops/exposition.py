@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
+from anyio import to_thread
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -86,8 +87,8 @@ class OwnMetricsOfAllWorkers(Collector):
         return (metric for metric in self._all.collect() if metric.name.startswith(PREFIX))
 
 
-def expose(node: Node, accept: str) -> tuple[str, bytes]:
-    """Return the metrics as Prometheus asks for them.
+async def expose(node: Node, accept: str) -> tuple[str, bytes]:
+    """Return the metrics as Prometheus asks for them. The files of several workers are read in a thread: that takes 20 ms and more.
 
     Args:
         node: this middleware's. With several workers, all of them count.
@@ -99,10 +100,14 @@ def expose(node: Node, accept: str) -> tuple[str, bytes]:
     encode, media = choose_encoder(accept)
     if not is_shared():
         return media, rendered(node, as_open_metrics="openmetrics" in media)
+    return media, await to_thread.run_sync(_of_all_workers, encode)
+
+
+def _of_all_workers(encode: Callable[[CollectorRegistry], bytes]) -> bytes:
     forget_dead_workers()
     registry = CollectorRegistry()
     registry.register(OwnMetricsOfAllWorkers())
-    return media, encode(registry)
+    return encode(registry)
 
 
 _shown: WeakSet[Node] = WeakSet()

@@ -6,11 +6,15 @@ import json
 import logging
 import math
 import re
+import sys
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
+import anyio
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import choose_encoder
@@ -21,9 +25,10 @@ from ha_session_mw import SessionManager, Settings
 from ha_session_mw.exceptions import SessionRevoked, StoreUnavailable, TokenInvalid, problem_types
 from ha_session_mw.manager import node_of
 from ha_session_mw.metrics import register
+from ha_session_mw.ops import exposition
 from ha_session_mw.ops.exposition import NodeCollector, expose
 from ha_session_mw.ops.figures import FIGURES
-from ha_session_mw.ops.rendering import _number, _series
+from ha_session_mw.ops.rendering import _number, _series, rendered
 from ha_session_mw.testing import Cluster, mint_session
 
 from ..asgi.driver import SECRET, Node
@@ -158,7 +163,41 @@ async def test_the_page_is_what_prometheus_client_would_write(accept: str) -> No
         await node.request(token=user.token)
     node_of(node.manager).errors.counts["token_invalid"] = 12_345_678
     encode, media = choose_encoder(accept)
-    assert expose(node_of(node.manager), accept) == (media, encode(_registry_of(node.manager)))
+    assert await expose(node_of(node.manager), accept) == (media, encode(_registry_of(node.manager)))
+
+
+async def test_a_scrape_is_a_short_step_for_which_no_request_waits_long() -> None:
+    node = node_of(Node(metrics="on").manager)
+    _, page = await expose(node, "application/openmetrics-text")
+    calls = 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        rendered(node, as_open_metrics=True)
+    finally:
+        sys.setprofile(None)
+    assert calls < 3 * page.count(b"\n")  # prometheus_client makes 40 for each line
+
+
+async def test_the_files_of_several_workers_are_read_while_requests_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read = threading.Event()
+
+    def slowly(encode: object) -> bytes:
+        assert read.wait(10)
+        return b"of all workers"
+
+    async def serve_a_request() -> None:
+        read.set()
+
+    monkeypatch.setenv(exposition.FOLDER, str(tmp_path))
+    monkeypatch.setattr(exposition, "_of_all_workers", slowly)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_a_request)
+        assert (await expose(node_of(Node(metrics="on").manager), ""))[1] == b"of all workers"
 
 
 def test_values_and_labels_are_written_as_prometheus_client_writes_them() -> None:
