@@ -88,7 +88,11 @@ class Settings(Table):
         (),
         "While the list of members changes: the URLs of all members of the next list. A log-out then needs a majority of both lists.",
     )
-    state_dir: File = Setting(values.path, None, "A folder of this node alone. It keeps log-outs that were made without a majority.")
+    state_dir: File = Setting(
+        values.path,
+        None,
+        "A folder of this node alone. It keeps log-outs that were made without a majority, and on `etcd://` how far the log went.",
+    )
     no_quorum: Setting[Literal["provisional", "refuse"], str] = Setting(
         values.one_of("provisional", "refuse"),
         "provisional",

@@ -585,8 +585,10 @@ async def test_an_older_backup_is_a_rollback_even_when_it_has_grown_beyond(own: 
 
 
 @on_trio
-async def test_after_a_rollback_that_was_accepted_nodes_that_start_go_on(own: Etcd, tmp_path: Path) -> None:
-    a = node(own.cluster("shop"))
+async def test_after_a_rollback_that_was_accepted_nodes_that_start_go_on_and_tell_it_until_everybody_is_logged_out(
+    own: Etcd, tmp_path: Path
+) -> None:
+    a = node(own.cluster("shop"), state_dir=tmp_path)
     async with running(a):
         await ready(a)
         own.ctl("snapshot", "save", str(tmp_path / "backup"))
@@ -595,10 +597,17 @@ async def test_after_a_rollback_that_was_accepted_nodes_that_start_go_on(own: Et
         restore(own, tmp_path / "backup")
         await eventually(lambda: judged(a, knows) == "state_rollback")
     remove(own, "shop/log/id")
-    b = node(own.cluster("shop"))
+    b = node(own.cluster("shop"), state_dir=tmp_path)
     async with running(b):
         await ready(b)
         assert judged(b, mint_session(b, "ada")) == "ok"
+        assert "the log in etcd is older than an earlier process knew it" in str(log_of(b).exposure())
+        await b.revoke_everybody()
+        assert log_of(b).exposure() is None
+    c = node(own.cluster("shop"), state_dir=tmp_path)
+    async with running(c):
+        await ready(c)
+        assert log_of(c).exposure() is None
 
 
 async def test_an_entry_of_an_unknown_version_is_refused_loudly_and_not_skipped(one_etcd: Etcd, cluster: str) -> None:

@@ -19,8 +19,9 @@ from ...abc import Clock
 SUFFIX = "-known"
 NOTE_EVERY_S = 5.0
 """How often a process notes the position. A backup is older than that."""
+FILE = "the file of HA_SESSION_CLUSTER"
 SET_BACK = (
-    "the file of HA_SESSION_CLUSTER is older than an earlier process knew it, or is another one, so log-outs may be forgotten: "
+    "{} is older than an earlier process knew it, or is another one, so log-outs may be forgotten: "
     "log out everybody, by ha-session revoke --everybody"
 )
 _NOTE = re.compile(r"([\w-]{1,64}) ([0-9]{1,19}) ([0-9]{1,19})", re.ASCII)
@@ -47,9 +48,14 @@ class Witness:
         path: of the file.
         clock: the two clocks.
         absolute_ms: the longest life of a session.
+        what: its name in the line for operators.
+
+    Attributes:
+        told: that line.
     """
 
-    def __init__(self, path: Path, clock: Clock, absolute_ms: int) -> None:
+    def __init__(self, path: Path, clock: Clock, absolute_ms: int, *, what: str = FILE) -> None:
+        self.told = SET_BACK.format(what)
         self._path = path.with_name(path.name + SUFFIX)
         self._clock = clock
         self._absolute_ms = absolute_ms
@@ -89,4 +95,4 @@ class Witness:
         """Return that log-outs may be forgotten; None once everybody was logged out, or all tokens from before have ended."""
         set_back_ms = self._noted.set_back_ms  # 0 is long over
         is_over = self._clock.wall_s() * 1000 >= set_back_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS
-        return None if is_over or any((made_ms(cut) or 0) >= set_back_ms for cut in view.everybody) else SET_BACK
+        return None if is_over or any((made_ms(cut) or 0) >= set_back_ms for cut in view.everybody) else self.told

@@ -14,6 +14,7 @@ from ..._machine.tls import tls_context
 from ...abc import Backend, Clock, ClusterLog, LockService, OnEvent, OnGap, OnNewer, PeerCalls, SessionStore
 from ...config import Settings
 from ...exceptions import ConfigurationError
+from ..common.witness import Witness
 from .gateway import EtcdGateway
 from .locks import EtcdLocks
 from .log import EtcdLog
@@ -45,8 +46,10 @@ class EtcdBackend(Backend):
         self._endpoints, self._prefix = settings.cluster.endpoints, settings.cluster.prefix
 
     def open_log(self, view: View, clock: Clock, own: Heartbeat, peering: PeerCalls | None, *, on_event: OnEvent) -> ClusterLog:  # noqa: ARG002 - etcd carries everything
-        heartbeat_s = self._settings.heartbeat
-        return EtcdLog(view, clock, own, self._gateway(clock), self._prefix, heartbeat_s=heartbeat_s, on_event=on_event)
+        settings = self._settings
+        witness = Witness(settings.state_dir / "etcd", clock, own.absolute_ms, what="the log in etcd") if settings.state_dir else None
+        gateway = self._gateway(clock)
+        return EtcdLog(view, clock, own, gateway, self._prefix, heartbeat_s=settings.heartbeat, witness=witness, on_event=on_event)
 
     def open_locks(self, clock: Clock) -> LockService:
         return EtcdLocks(clock, self._gateway(clock), self._prefix)

@@ -28,12 +28,13 @@ from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
 from ..._core.tally import Tally
 from ..._core.ticks import until_tick_s
 from ...abc import Clock, OnEvent, Receipt, ignore
-from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, Rollback, RolledBack
+from ...events import Diverged, FoundQuorum, LostQuorum, MemberDraining, MemberJoined, MemberLeft, PossibleLoss, Rollback, RolledBack
 from ...exceptions import EntryRejected, QuorumLost
 from ...models import Cut, Entry
 from ..common.membered import DRAINING, MemberedLog, parse_index, tell_member
 from ..common.outbox import Ticket
 from ..common.watermark import Watermark
+from ..common.witness import Witness
 from .api import EtcdError, delete
 from .checkpoints import CheckpointWriter
 from .departures import Departures
@@ -65,6 +66,7 @@ class EtcdLog(MemberedLog):
         gateway: calls etcd.
         prefix: the prefix of all keys.
         heartbeat_s: time between two heartbeats.
+        witness: remembers across restarts how far the log went; None without a folder for that.
         on_event: takes what happens to the cluster.
 
     Attributes:
@@ -81,6 +83,7 @@ class EtcdLog(MemberedLog):
         prefix: str,
         *,
         heartbeat_s: float,
+        witness: Witness | None = None,
         on_event: OnEvent = ignore,
     ) -> None:
         super().__init__(view, clock, logger, on_event)
@@ -88,6 +91,7 @@ class EtcdLog(MemberedLog):
         self._gateway = gateway
         self._keys = Keys(prefix)
         self._heartbeat_s = heartbeat_s
+        self._witness = witness
         self._outboxes = Outboxes()
         self._applied, self._confirmed = Watermark(), Watermark()
         self._lives = 0
@@ -281,6 +285,7 @@ class EtcdLog(MemberedLog):
         self._wake()
 
     async def leave(self) -> None:
+        self._note_position(now=True)
         with self._clock.move_on_after(LEAVE_S):
             await self._leave()
         self._has_deleted_beat = True  # or has tried to, for long enough
@@ -335,9 +340,30 @@ class EtcdLog(MemberedLog):
         self._to_restore |= ready.restore
         for event in self._departures.sifted(ready.events, self._now().boot_s):
             self._log_event(event)
+            if isinstance(event, CaughtUp):
+                self._heed_witness()
             if not isinstance(event, CaughtUp):  # it is no public event
                 self._on_event(event)
+        self._note_position()
         self._report_turn()
+
+    def _heed_witness(self) -> None:
+        """A process that starts knows nothing itself, and an older log cannot tell it what is missing."""
+        witness, log = self._witness, self.ordered.log
+        if witness is not None and log is not None:
+            if witness.is_older(log.id, self.ordered.position):
+                witness.set_back(log.id, self.ordered.position)
+            if (exposed := self.exposure()) is not None:
+                logger.error("%s", exposed)
+                self._on_event(PossibleLoss())
+
+    def _note_position(self, *, now: bool = False) -> None:
+        log = self.ordered.log
+        if self._witness is not None and log is not None and not self.ordered.catching_up and not self.is_set_back():
+            self._witness.note(log.id, self.ordered.position, now=now)
+
+    def exposure(self) -> str | None:
+        return None if self._witness is None else self._witness.exposure(self._view)
 
     def _report_turn(self) -> None:
         """Report whether log-outs can reach etcd, if that has changed."""

@@ -26,7 +26,7 @@ from ...exceptions import ConfigurationError, QuorumLost
 from ...models import Cut, Entry, KeyId
 from ..common.membered import DRAINING, MemberedLog, parse_index
 from ..common.watermark import Watermark
-from ..common.witness import SET_BACK, Witness
+from ..common.witness import Witness
 from .answering import Answering
 from .batch_file import FILE, BatchFile
 from .batch_writer import BatchWriter
@@ -137,7 +137,7 @@ class QuorumLog(MemberedLog):
         elif isinstance(event, Recovered) and self._is_older and self._witness is not None:
             self._is_older = False
             self._witness.set_back(self.quorum.durable.incarnation, self.quorum.durable.position)
-            logger.error("%s", SET_BACK)
+            logger.error("%s", self._witness.told)
             self._on_event(PossibleLoss())
 
     def _note_file(self, *, now: bool = False) -> None:

@@ -16,7 +16,7 @@ import pytest
 from ha_session_mw._core.quorum.messages import Batch, encode
 from ha_session_mw._machine.journal import JournalFile
 from ha_session_mw._machine.sqlite_file import FileTrouble
-from ha_session_mw.backends.common.witness import SET_BACK
+from ha_session_mw.backends.common.witness import FILE, SET_BACK
 from ha_session_mw.backends.peers import batch_file as module
 from ha_session_mw.backends.peers.batch_file import BatchFile
 from ha_session_mw.exceptions import ConfigurationError
@@ -308,10 +308,10 @@ async def test_files_that_all_went_back_are_told_until_everybody_is_logged_out(t
         assert [quorum_log_of(node.manager).exposure() for node in cluster.nodes] == [None] * 3
         await restarted(cluster, lambda file: file.with_suffix(".backup").replace(file), tmp_path)
         told = [quorum_log_of(node.manager).exposure() for node in cluster.nodes]
-        assert told == [SET_BACK] * 3
+        assert told == [SET_BACK.format(FILE)] * 3
         assert caplog.text.count("log-outs may be forgotten") >= 3
         await restarted(cluster, lambda _: None, tmp_path)
-        assert [quorum_log_of(node.manager).exposure() for node in cluster.nodes] == [SET_BACK] * 3  # a restart is no decision
+        assert [quorum_log_of(node.manager).exposure() for node in cluster.nodes] == [SET_BACK.format(FILE)] * 3  # a restart is no decision
         assert (await cluster.run(a.manager.revoke_everybody)).mode == "fenced"
         await cluster.advance(1)
         assert [quorum_log_of(node.manager).exposure() for node in cluster.nodes] == [None] * 3
