@@ -26,7 +26,7 @@ from ..waiting import LIMIT_S, until
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parents[2]
-FRESHNESS_LIMIT_S = 2.0
+FRESHNESS_LIMIT_S = 3.0
 FENCE_WAIT_S = FRESHNESS_LIMIT_S * 1.02 + 0.05
 APP = """
 from ha_session_mw import SessionMiddleware

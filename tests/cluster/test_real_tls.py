@@ -93,7 +93,7 @@ def nodes(tmp_path: Path) -> Iterator[list[SecurelyServed]]:
     (tmp_path / "served.py").write_text(APP)
     ports, authority = [reserve_port() for _ in range(3)], Authority(tmp_path, "ours")
     peers = ",".join(f"https://127.0.0.1:{port}" for port in ports)
-    settings = {"CLUSTER": "peers://", "PEERS": peers, "PROTECT": "/private*", "FRESHNESS_LIMIT": "2s", "HEARTBEAT": "300ms"}
+    settings = {"CLUSTER": "peers://", "PEERS": peers, "PROTECT": "/private*", "HEARTBEAT": "300ms"}
     nodes = [SecurelyServed(name, port, tmp_path, settings, authority) for name, port in zip("abc", ports, strict=True)]
     try:
         for node in nodes:
