@@ -30,7 +30,7 @@ class Effort:
     tokens: int = 20_000
     served_rounds: int = 9
     served_seconds: int = 1
-    log_outs: int = 500
+    log_outs: int = 300
     storm_per_s: int = 1000
     storm_seconds: float = 4.0
     idle_seconds: float = 30.0
@@ -117,15 +117,14 @@ class Measurement:
         yield report.log_outs(cluster.log_out_times(effort.log_outs), cluster.PEERS)
         yield report.storm(storms.storm(cluster.PEERS, effort.storm_per_s, effort.storm_seconds), cluster.PEERS)
         learned = {cluster.PEERS: learning.new_member(effort.denials), "sqlite://": learning.new_worker(effort.denials)}
+        yield report.new_node(effort.denials, learned)
         if shutil.which("etcd") is None:
-            yield report.new_node(effort.denials, learned)
             print("etcd is missing: apt-get install -y --no-install-recommends etcd-server", file=sys.stderr)
             return
         with etcd(cluster.MEMBERS) as server:
             yield report.log_outs(cluster.log_out_times(effort.log_outs, server.cluster("log-outs")), "etcd:// on three members")
             yield report.storm(storms.storm(server.cluster("storm"), effort.storm_per_s, effort.storm_seconds), "etcd:// on three members")
-            learned["etcd://"] = learning.new_node(server.cluster("denials"), effort.denials)
-        yield report.new_node(effort.denials, learned)
+            yield report.new_node(effort.denials, {"etcd://": learning.new_node(server.cluster("denials"), effort.denials)})
 
 
 def main() -> None:

@@ -21,9 +21,10 @@ import uvicorn
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw._core.ordered.checkpoints import LEAST
-from ha_session_mw.backends.etcd.api import put
+from ha_session_mw.backends.etcd.api import EtcdUnavailable, Operation, put
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.keys import Keys
+from ha_session_mw.backends.etcd.process import AGAIN_S
 from ha_session_mw.backends.etcd.writer import BATCH
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.manager import node_of
@@ -149,7 +150,7 @@ async def _fill_etcd(settings: Settings, denials: int) -> None:
 
     async def write() -> None:
         for page in pages:
-            await gateway.transact([put(key, value) for key, value in keys.records(page).items()])
+            await _written(gateway, [put(key, value) for key, value in keys.records(page).items()])
 
     async with gateway.opened(), anyio.create_task_group() as tasks:
         for _ in range(WRITERS):
@@ -160,6 +161,18 @@ async def _fill_etcd(settings: Settings, denials: int) -> None:
         with anyio.fail_after(MAX_LEARNING_S):
             while not (await gateway.page(keys.checkpoint, keys.checkpoint + b"\0")).kvs:  # noqa: ASYNC110 - etcd has no event for it
                 await anyio.sleep(0.5)
+
+
+async def _written(gateway: EtcdGateway, puts: Sequence[Operation]) -> None:
+    """Return once etcd has written them, however busy the machine is."""
+    with anyio.fail_after(MAX_LEARNING_S):
+        while True:
+            try:
+                await gateway.transact(puts)
+            except EtcdUnavailable:
+                await anyio.sleep(AGAIN_S)
+            else:
+                return
 
 
 async def _learn(cluster: str, denials: int) -> None:
