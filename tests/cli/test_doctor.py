@@ -206,6 +206,13 @@ def test_another_list_of_members_than_the_nodes_have_is_found() -> None:
         assert among(nodes) == []
 
 
+def test_log_outs_that_may_be_lost_are_found(tmp_path: Path) -> None:
+    nodes = Nodes(**{URLS[1]: {**answer(URLS[1]), "exposed_because": "the file is older"}})
+    on_disk = settings(**{**PEERS, "cluster": f"peers://{tmp_path}/peers.db"})
+    assert found(check_nodes(on_disk, nodes, lambda: NOW_S), "http://b.test: the file is older").level == "error"
+    assert among(nodes) == []  # that all is in memory is said of this environment
+
+
 def test_two_nodes_with_one_name_are_found() -> None:
     assert found(among(Nodes(**{URLS[2]: answer(URLS[2], name="b")})), "http://b.test and http://c.test are both named b").level == "error"
 

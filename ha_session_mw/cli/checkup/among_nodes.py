@@ -90,6 +90,9 @@ def _stated(settings: Settings, url: str, answer: Mapping[str, Any], here_s: flo
         )
     for why in answer.get("mismatches", ()):  # which an earlier build leaves out
         yield Finding("error", "peers", f"{url} cannot work with another member: {why}", "see Troubleshoot a cluster for this reason")
+    is_in_memory = settings.cluster.scheme == "peers" and settings.cluster.file is None  # a finding of its own
+    if (exposed := answer.get("exposed_because")) and not is_in_memory:
+        yield Finding("error", "durability", f"{url}: {exposed}", "see Backup and restore, or Troubleshoot a cluster")
     if answer["not_ready_because"]:
         yield Finding("error", "peers", f"{url} is not ready: {answer['not_ready_because']}", "see Troubleshoot a cluster for this reason")
 
