@@ -8,7 +8,7 @@ Values are ``[version, ...]``. Fields are only ever added at the end; a change o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -70,16 +70,32 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=
         return sum(segment.count for segment in self.segments)
 
 
-class _Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class PackedDenials(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The content of a segment.
+
+    Attributes:
+        ids: the ids of log-outs, one after the other, by the minute in which they end.
+        others: the denials with an id of another length, or with another reason.
+    """
+
     version: int
     ids: tuple[tuple[int, str], ...]
-    """The ids of log-outs, one after the other, by the minute in which they end."""
     others: tuple[Deny, ...]
+
+    def __len__(self) -> int:
+        return len(self.others) + sum(len(ids) // ID_LENGTH for _, ids in self.ids)
+
+    def __iter__(self) -> Iterator[Deny]:
+        yield from self.others
+        for minute, ids in self.ids:
+            end_ms = minute * END_STEP_MS
+            for at in range(0, len(ids), ID_LENGTH):
+                yield Deny(ids[at : at + ID_LENGTH], end_ms)
 
 
 _pack = msgspec.msgpack.Encoder().encode
 _checkpoint_of = msgspec.msgpack.Decoder(Checkpoint).decode
-_packed_of = msgspec.msgpack.Decoder(_Packed).decode
+_packed_of = msgspec.msgpack.Decoder(PackedDenials).decode
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
@@ -107,20 +123,19 @@ def encode_segment(denials: Iterable[Deny]) -> bytes:
             others.append(denial)
         else:
             ids.setdefault(entry_end_ms(denial.until_ms) // END_STEP_MS, []).append(denial.id)
-    return _pack(_Packed(CHECKPOINT.writes, tuple((minute, "".join(some)) for minute, some in ids.items()), tuple(others)))
+    return _pack(PackedDenials(CHECKPOINT.writes, tuple((minute, "".join(some)) for minute, some in ids.items()), tuple(others)))
 
 
-def decode_segment(value: bytes) -> list[Deny]:
-    """Return the denials of a segment's value. Raises as :func:`decode_checkpoint` does."""
+def decode_segment(value: bytes) -> PackedDenials:
+    """Return the content of a segment's value. Raises as :func:`decode_checkpoint` does.
+
+    Its denials are made one after the other: all at once would leave holes in the memory of a node that keeps them packed.
+    """
     packed = _packed_of(value)
     _check_version(packed.version)
-    denials: list[Deny] = [*packed.others]
-    for minute, ids in packed.ids:
-        if len(ids) % ID_LENGTH:
-            raise ValueError("a part of an id")
-        end_ms = minute * END_STEP_MS
-        denials += [Deny(ids[at : at + ID_LENGTH], end_ms) for at in range(0, len(ids), ID_LENGTH)]
-    return denials
+    if any(len(ids) % ID_LENGTH for _, ids in packed.ids):
+        raise ValueError("a part of an id")
+    return packed
 
 
 def _check_version(version: int) -> None:

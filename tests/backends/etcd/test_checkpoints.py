@@ -140,7 +140,7 @@ def without_a_segment(cluster: EtcdCluster) -> None:
 
 def with_half_of_a_segment(cluster: EtcdCluster) -> None:
     key = next(key for key in cluster.etcd.state.keys if key.startswith(SEGMENTS))
-    stored(cluster, key, core.encode_segment(core.decode_segment(cluster.etcd.state.keys[key].value)[::2]))
+    stored(cluster, key, core.encode_segment([*core.decode_segment(cluster.etcd.state.keys[key].value)][::2]))
 
 
 def changed(**fields: Any) -> Callable[[EtcdCluster], None]:

@@ -76,7 +76,7 @@ def test_what_this_release_cannot_read_is_refused(value: bytes) -> None:
 
 def test_values_written_by_this_release_stay_readable() -> None:
     value = bytes.fromhex(SEGMENT)
-    assert decode_segment(value) == [Deny("short", END_MS), Deny("r" * 22, END_MS, 7), Deny("i" * 22, END_MS)]
+    assert [*decode_segment(value)] == [Deny("short", END_MS), Deny("r" * 22, END_MS, 7), Deny("i" * 22, END_MS)]
     assert decode_checkpoint(bytes.fromhex(WRITTEN)) == CHECKPOINT
 
 
