@@ -28,7 +28,7 @@ async def _all_blocked() -> None:
     try:
         me = asyncio.current_task()
     except RuntimeError:  # trio has this built in; anyio's version for asyncio sleeps, so it is not used there
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await anyio.wait_all_tasks_blocked()
         return
     # A task that can go on is one of the loop's next callbacks, so that without any there is nothing to look for. Other loops

@@ -95,11 +95,10 @@ def test_a_log_out_at_one_of_two_workers_is_not_called_fenced(name: str, tmp_pat
             answer = server.readiness()
             return answer is not None and answer.status_code == 503 and "sqlite://" in answer.text
 
-        until(is_told, f"readiness names the remedy; the log says {server.told}", 30)
+        until(is_told, f"readiness names the remedy; the log says {server.told}")
         until(
             lambda: server.told.count("HA_SESSION_CLUSTER: other worker processes") == 2,
             f"each worker names it once; the log says {server.told}",
-            30,
         )
         token = server.request("POST", "/login/ada").cookies["session"]
         answer = server.request("POST", "/logout", token)
@@ -113,7 +112,7 @@ def test_two_servers_of_one_app_on_two_ports_are_no_siblings(name: str, tmp_path
     (tmp_path / "other").mkdir()
     with serving(tmp_path, name, workers=1) as one, serving(tmp_path / "other", name, workers=1) as other:
         for server in (one, other):
-            until(lambda server=server: server.readiness() is not None, "it answers", 30)  # type: ignore[misc]
+            until(lambda server=server: server.readiness() is not None, "it answers")  # type: ignore[misc]
         for server in (one, other, one):
             token = server.request("POST", "/login/ada").cookies["session"]
             assert server.request("POST", "/logout", token).headers["session-revocation"] == "fenced"

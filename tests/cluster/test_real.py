@@ -87,7 +87,7 @@ class Served:
                 os.killpg(process.pid, Signals.SIGKILL)
             except ProcessLookupError:  # it has ended, or has not become the leader of its group yet
                 process.kill()
-            process.wait(10)
+            process.wait(LIMIT_S)
 
     def end(self, how: Signals) -> None:
         """Send a signal that ends the node, and wait until it has ended."""
@@ -286,7 +286,7 @@ def test_two_processes_behind_one_url_are_found_out_and_it_is_over_when_one_goes
     with closing(socket.create_server(("127.0.0.1", c.port), reuse_port=False)) as listening:
         for _ in range(2):
             c.start(options=("--fd", str(listening.fileno())), fds=(listening.fileno(),))
-        until(lambda: "another process answers at HA_SESSION_ADVERTISE_URL" in c.readiness(), "found out", 30)
+        until(lambda: "another process answers at HA_SESSION_ADVERTISE_URL" in c.readiness(), "found out")
         assert "give each process a URL of its own" in c.told
         assert [node.status(token) for node in (a, b)] == [200, 200]
         c.kill()

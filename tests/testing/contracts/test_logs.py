@@ -43,6 +43,7 @@ class OneMachine(Nodes):
     """Three workers that share a file. Another program locks it to break it."""
 
     can_break = True
+    wait_s = LIMIT_S
 
     def __init__(self, path: Path) -> None:
         self.managers = [SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{path}")) for _ in range(3)]

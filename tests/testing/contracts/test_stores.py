@@ -63,6 +63,7 @@ class OneMachine(Stores):
     """Three workers that share a file. Another program locks it to break it; a limit on its size makes it full."""
 
     can_break = can_fill = reads_when_broken = True
+    wait_s = LIMIT_S
 
     def __init__(self, path: Path) -> None:
         self.clock = SystemClock()
