@@ -80,7 +80,8 @@ class Witness:
     def note(self, file: str, last: int, *, now: bool = False) -> None:
         """Note the position if it is another one: now, or every few seconds. Never raises."""
         now_s = self._clock.boot_s()
-        if (file, last) == self._noted[:2] or (now_s < self._note_at_s and not now):
+        # Another file is noted at once: a process that is killed a moment later has not lost it.
+        if (file, last) == self._noted[:2] or (file == self._noted.file and now_s < self._note_at_s and not now):
             return
         self._note_at_s = now_s + NOTE_EVERY_S
         self._write(Note(file, last, max(self._noted.set_back_ms, self._read().set_back_ms)))  # another process may have found that
