@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ from ..config import Settings
 from ..exceptions import NodeStarting, ProblemError
 from ..manager import node_of
 from ..session.session import SCOPE_KEY, Session
-from .headers import PASSIVE_HEADER, hands_out_token, with_vary
+from .headers import PASSIVE_HEADER, hands_out_token
 from .log_in_page import log_in_address, redirect
 from .problems import send_problem
 from .streams import Connections
@@ -91,10 +91,6 @@ class Edge:
             "and its users lose their sessions. Give one of them another name: HA_SESSION_COOKIE_NAME, or session_cookie=…",
             self.cookie.name,
         )
-
-    def with_own_fields(self, headers: Sequence[Header]) -> list[Header]:
-        """Return the fields of a response with ``Vary`` and the node's name, unless an app sends a list again that has them already."""
-        return [*with_vary(headers, self.vary), *(field for field in self.node_fields if field not in headers)]
 
     def is_passive(self, scope: Scope, root_path: str) -> bool:
         """Whether a request must not keep an idle session alive."""

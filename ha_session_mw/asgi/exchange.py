@@ -32,6 +32,7 @@ from .headers import (
     is_for_everybody,
     is_of_events,
     make_private,
+    with_vary,
 )
 from .streams import Connection, Waits
 from .transfer import telling_of_transfer
@@ -117,7 +118,7 @@ class Exchange(msgspec.Struct, eq=False):
             session._made = STARTED  # noqa: SLF001
         elif (sent := self._start_with_care(message, wall_ms)) is not None:
             return sent
-        varies = False
+        varies = edge.names_node
         for name, value in headers:  # once, for all: each pass costs a thirtieth of everything the middleware does
             if name in _LOOKED_AT and value not in ORDINARY_TYPES:
                 if name == b"content-type":
@@ -131,12 +132,10 @@ class Exchange(msgspec.Struct, eq=False):
             return self._start_private(message)
         if session.accessed:
             if varies:
-                message = {**message, "headers": edge.with_own_fields(headers)}
+                message = {**message, "headers": [*with_vary(headers, edge.vary), *edge.node_fields]}
             else:
-                # Into the app's own list, as Starlette's middlewares do. If the app sends the list again, it has the fields already.
+                # Into the app's own list, as Starlette's middlewares do. If the app sends the list again, it has the field already.
                 headers.append(edge.vary)
-                if edge.names_node:
-                    headers += edge.node_fields
         send = self.send
         return send(message)
 
@@ -270,7 +269,8 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _start(self, message: Message, fields: Sequence[Header]) -> Message:
         """The start of the response with fields added. It is a copy, because an app may send the same message again."""
-        headers = [*self.edge.with_own_fields(message["headers"]), *fields]
+        headers = with_vary(message["headers"], self.edge.vary)
+        headers += (*self.edge.node_fields, *fields)
         if changes_token(fields):
             forbid_storing(headers)
         elif self.state.path_kind in _PRIVATE:
