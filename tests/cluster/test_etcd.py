@@ -773,6 +773,22 @@ async def test_a_watch_that_omits_writes_is_replaced_by_another(cluster: str, ca
         assert "etcd has fallen behind (following)" in caplog.text
 
 
+class SlowToDeliver(EtcdGateway):
+    """A watch whose next change is so large that etcd needs some time for it."""
+
+    async def watch(self, *args: Any, **kwargs: Any) -> None:
+        await anyio.sleep(1.5)
+        await super().watch(*args, **kwargs)
+
+
+@on_asyncio
+async def test_a_change_that_takes_longer_than_any_before_is_waited_for_in_the_end(cluster: str) -> None:
+    a = node(cluster)
+    log_of(a)._gateway.__class__ = SlowToDeliver
+    async with running(a):
+        await ready(a)
+
+
 @on_asyncio
 async def test_a_lost_quorum_makes_nodes_stale_and_healed_they_go_on_with_nothing_lost(tmp_path: Path) -> None:
     with etcd(3) as server:

@@ -48,11 +48,13 @@ async def read(response: httpx2.Response) -> bytes:
     return b"".join(parts)
 
 
-async def follow_lines(response: httpx2.Response, clock: Clock, take_line: Callable[[bytes], None]) -> None:
+async def follow_lines(
+    response: httpx2.Response, clock: Clock, take_line: Callable[[bytes], None], *, silence_s: float = SILENCE_S
+) -> None:
     """Pass each line of the body to ``take_line``. Never returns.
 
     Raises:
-        EtcdSilent: nothing arrived for ``SILENCE_S``.
+        EtcdSilent: nothing arrived for ``silence_s``.
         EtcdUnavailable: the body has ended.
         EtcdForeign: a line is longer than any message of etcd.
     """
@@ -60,7 +62,7 @@ async def follow_lines(response: httpx2.Response, clock: Clock, take_line: Calla
     size = 0
     async with _chunks_of(response) as chunks:
         while True:
-            *lines, last = (await _next(chunks, clock)).split(b"\n")
+            *lines, last = (await _next(chunks, clock, silence_s)).split(b"\n")
             for line in lines:
                 content = b"".join([*rest, line])
                 rest, size = [], 0
@@ -72,8 +74,8 @@ async def follow_lines(response: httpx2.Response, clock: Clock, take_line: Calla
                 raise EtcdForeign(FOREIGN)
 
 
-async def _next(chunks: AsyncIterator[bytes], clock: Clock) -> bytes:
-    with clock.move_on_after(SILENCE_S):
+async def _next(chunks: AsyncIterator[bytes], clock: Clock, silence_s: float) -> bytes:
+    with clock.move_on_after(silence_s):
         try:
             return await anext(chunks)
         except StopAsyncIteration:

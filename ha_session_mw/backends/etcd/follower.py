@@ -14,6 +14,7 @@ from ..._core.ordered.loading import PIECE, Loading
 from ..._core.ordered.ready import EntryPut, Snapshot
 from ...models import Deny
 from .api import EtcdCompacted, EtcdError, EtcdRejected, EtcdSilent, Event, KeyValue, Watched, end_of, put, unchanged_since
+from .bodies import SILENCE_S
 from .checkpoints import CheckpointReader
 from .gateway import PAGE_KEYS, SCAN_S
 from .keys import Reading, UnreadableKey
@@ -23,6 +24,10 @@ from .ranges import Ranges
 BEHIND_S = 0.6
 """Time within which the watch must deliver a change that etcd has written. Delivery takes milliseconds. A member of etcd that needs
 longer is frozen or cut off."""
+
+PATIENCE_MOST = 32
+"""Most by which the limits of a watch grow. They double while no watch delivers anything, because the next change may be larger than any
+before. etcd needs seconds for one that deletes 50,000 keys, and sends nothing meanwhile."""
 
 
 class _LoadAgain(Exception):
@@ -49,6 +54,7 @@ class Follower:
         self.last = KeyValue()
         self._written = 0  # the newest revision that etcd has confirmed to this process
         self._watching: anyio.CancelScope | None = None
+        self._patience = 1
 
     async def follow_for_ever(self) -> None:
         """Load and watch the log; try again after each failure. Stop for good at a rollback."""
@@ -57,9 +63,10 @@ class Follower:
             try:
                 await (self.load() if self._ordered.needs_load else self._compare())
                 with anyio.CancelScope() as self._watching:
-                    await self._gateway.watch(self._keys.start, self._keys.end, self._ordered.position + 1, self._deliver_all)
+                    await self._watch()
                 self._gateway.leave_watched()
                 troubles.failed("following", "has fallen behind")
+                self._wait_longer()
                 continue
             except _LoadAgain:
                 continue
@@ -73,12 +80,21 @@ class Follower:
                 if exc.entry is not None:
                     self._ordered.lose(exc.entry)
             except EtcdError as exc:
+                if isinstance(exc, EtcdSilent):
+                    self._wait_longer()
                 if not (isinstance(exc, EtcdSilent) and self._ordered.stands_still):  # else nobody can write, and there is no news
                     troubles.failed("following", str(exc))
             await self._process.clock.sleep(AGAIN_S)
         await anyio.sleep_forever()
 
     # The watch.
+
+    async def _watch(self) -> None:
+        since, silence_s = self._ordered.position + 1, SILENCE_S * self._patience
+        await self._gateway.watch(self._keys.start, self._keys.end, since, self._deliver_all, silence_s=silence_s)
+
+    def _wait_longer(self) -> None:
+        self._patience = min(2 * self._patience, PATIENCE_MOST)
 
     def expect(self, position: int) -> None:
         """Require the watch to deliver this position soon: etcd has confirmed a write there."""
@@ -90,7 +106,7 @@ class Follower:
         while True:
             while (written := self._written) <= self._ordered.position:
                 await self._process.wait_changed()
-            with self._process.clock.move_on_after(max(BEHIND_S, self._gateway.try_limit_s)) as limit:
+            with self._process.clock.move_on_after(max(BEHIND_S * self._patience, self._gateway.try_limit_s)) as limit:
                 while self._ordered.position < written:
                     await self._process.wait_changed()
             if limit.cancelled_caught and self._watching is not None:
@@ -100,6 +116,8 @@ class Follower:
         """Take in one message of the watch: the changes of some revisions, complete and in order."""
         for revision, events in groupby(message.events, key=lambda event: event.kv.mod_revision):
             self._deliver(revision, [*events])
+        if message.events:  # else it says only that the watch has begun
+            self._patience = 1
         self._process.troubles.works("following")
         self._process.wake()
         if self._ordered.needs_load or self._process.is_set_back:

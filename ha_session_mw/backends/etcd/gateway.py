@@ -39,7 +39,7 @@ from .api import (
     look_for,
 )
 from .authentication import Authentication
-from .bodies import follow_lines, read
+from .bodies import SILENCE_S, follow_lines, read
 from .engine_clock import EngineClock
 from .tries import Patience, Rotation, first_answer
 
@@ -209,7 +209,9 @@ class EtcdGateway:
         except EtcdRejected:
             return
 
-    async def watch(self, start: bytes, end: bytes, revision: int, take: Callable[[Watched], None]) -> None:
+    async def watch(
+        self, start: bytes, end: bytes, revision: int, take: Callable[[Watched], None], *, silence_s: float = SILENCE_S
+    ) -> None:
         """Pass each message about keys from ``start`` up to but excluding ``end`` to ``take``, from a revision on. Never returns.
 
         Raises:
@@ -218,7 +220,7 @@ class EtcdGateway:
         """
         turn = self._watch_turn
         try:
-            await self._watch(self._rotation.endpoint(turn), start, end, revision, take)
+            await self._watch(self._rotation.endpoint(turn), start, end, revision, take, silence_s)
         except EtcdUnavailable:
             self._watch_turn = turn + 1
             raise
@@ -306,14 +308,16 @@ class EtcdGateway:
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as exc:
             raise EtcdUnavailable(unreachable(exc)) from exc
 
-    async def _watch(self, endpoint: str, start: bytes, end: bytes, revision: int, take: Callable[[Watched], None]) -> None:
+    async def _watch(
+        self, endpoint: str, start: bytes, end: bytes, revision: int, take: Callable[[Watched], None], silence_s: float
+    ) -> None:
         body = {"create_request": {"key": start, "range_end": end, "start_revision": revision}}
         used = self._authentication.token
         try:
             async with self._opened_watch(endpoint, body) as response:
                 if response.status_code != 200:
                     raise error_of(response.status_code, await read(response))
-                await follow_lines(response, self._clock, lambda line: take(decode_watched(line)))
+                await follow_lines(response, self._clock, lambda line: take(decode_watched(line)), silence_s=silence_s)
         except AuthenticationNeeded as exc:
             await self._authenticate(endpoint, used, exc)
             raise EtcdUnavailable(str(exc)) from exc
