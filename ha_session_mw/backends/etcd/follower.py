@@ -27,7 +27,7 @@ longer is frozen or cut off."""
 
 PATIENCE_MOST = 32
 """Most by which the limits of a watch grow. They double while no watch delivers anything, because the next change may be larger than any
-before. etcd needs seconds for one that deletes 50,000 keys, and sends nothing meanwhile."""
+before. One that deletes 50,000 keys takes etcd seconds, and it sends nothing meanwhile."""
 
 
 class _LoadAgain(Exception):
