@@ -25,8 +25,8 @@ from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionR
 from ..manager import SessionManager, node_of
 from ..session import litestar
 from ..session.out_of_reach import SessionOutOfReach
-from ..session.session import SCOPE_KEY, Session, SessionOfRequest, session_of, state_of
-from ..session.state import STARTED, RequestState
+from ..session.session import SCOPE_KEY, Session, SessionOfRequest, session_of, session_with, state_of
+from ..session.state import STARTED
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
 from .edge import Edge
@@ -210,10 +210,11 @@ class SessionMiddleware(CookieAttributes):
                     validate_alone = self._validate_alone
                     known, arrives = validate_alone(field, transport)
                 if type(known) is Verified and not known.record:
-                    state = RequestState(self.manager, known, transport, path_kind)
-                    session = session_of(state)
+                    session = session_with(known, self.manager)
+                    if special is not None:
+                        state_of(session).path_kind = special
                     if arrives:
-                        send = self._arrive(known, send, state)
+                        send = self._arrive(known, send, state_of(session))
                 else:
                     state = await self._finder.find(scope, below_root(path, root_path), path_kind, field, transport, known)
                     state.path_kind = path_kind
