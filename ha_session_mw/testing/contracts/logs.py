@@ -155,17 +155,23 @@ class ClusterLogContract(Contract[Nodes]):
 
     async def test_a_confirmation_changes_no_view(self) -> None:
         async with self.opened() as nodes:
-            log = nodes.members[0].log
+            log, entries = nodes.members[0].log, list[Entry]()
 
-            async def append_and_confirm() -> None:
+            async def append() -> None:
                 for member in nodes.members:
-                    await member.log.fence(await member.log.append(self._one_of_each(member)))
+                    mine = self._one_of_each(member)
+                    await member.log.fence(await member.log.append(mine))
+                    entries.extend(mine)
+
+            async def confirm() -> None:
                 before = [{*map(repr, member.view.entries())} for member in nodes.members]
                 for _ in range(2):
                     await log.confirm()
                 assert [{*map(repr, member.view.entries())} for member in nodes.members] == before
 
-            await nodes.run(append_and_confirm)
+            await nodes.run(append)
+            await nodes.wait_until(lambda: all(member.knows(entry) for member in nodes.members for entry in entries))
+            await nodes.run(confirm)
 
     async def test_many_confirmations_at_once_all_return(self) -> None:
         async with self.opened() as nodes:
