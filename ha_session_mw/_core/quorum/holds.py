@@ -152,7 +152,7 @@ class Holds:
 
     def _is_gone(self, hold: Hold) -> bool:
         """Return whether the sender has said good-bye since, or before: no log-out waits for its poll."""
-        return hold.life == self._peers[hold.peer].gone
+        return self._peers[hold.peer].has_gone(hold.life)
 
     def _was_superseded(self, hold: Hold) -> bool:
         """Return whether the sender has polled again. Two processes with one URL do not count: each would end the other's hold."""

@@ -299,7 +299,7 @@ class Quorum:
         peer = self.neighbours.asks(poll, now)
         if peer is not None:
             # A process that has said good-bye polls for its open streams alone. A guest counts for nothing.
-            if peer.url in self.peers and poll.heartbeat.life != peer.gone:
+            if peer.url in self.peers and not peer.has_gone(poll.heartbeat.life):
                 self._hear_poll(peer, poll, now)
             self._draw_conclusions(now)
             hold = self.holds.hold(poll, now, recovering=self.recovering)

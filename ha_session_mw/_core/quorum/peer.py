@@ -12,13 +12,16 @@ from .messages import Answer, Mismatch, Poll
 from .ready import Hold
 from .spoken import Spoken
 
+MOST_GONE = 16
+"""How many processes of a member are remembered that said good-bye: more than restart while a poll is held."""
+
 
 class Peer:
     """One other member: its identity, its sequence as read here, and its polls."""
 
     __slots__ = (
         *("answered_before_s", "answered_life", "answered_s", "asked_s", "callee", "changed"),
-        *("delay_s", "echo", "echo_life", "fetched", "fresh_s", "gone"),
+        *("delay_s", "echo", "echo_life", "fetched", "fresh_s", "_gone"),
         *("heard_s", "incarnation", "life", "standing"),
         *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "spoken", "unheard_s", "unkept", "url"),
     )
@@ -66,8 +69,8 @@ class Peer:
         """The same of any other process of it."""
         self.unheard_s = now_s
         """When an earlier process of this node may last have answered it: this process cannot know."""
-        self.gone = ""
-        """Its process that said good-bye last."""
+        self._gone: deque[str] = deque(maxlen=MOST_GONE)
+        """Its processes that said good-bye, the last one at the end."""
 
     def speaks_as(self, incarnation: str) -> None:
         """Note the incarnation of the peer. Facts about one incarnation say nothing about the next."""
@@ -124,7 +127,7 @@ class Peer:
             now_s: the boot-time clock.
             asked_s: when the poll came.
         """
-        if life == self.gone:
+        if self.has_gone(life):
             return
         if life != self.answered_life:
             self.answered_before_s = max(self.answered_before_s, self.asked_s)
@@ -137,6 +140,10 @@ class Peer:
         """The time since which no answer of this node can be the ground of a lease that it still has."""
         return max(self.asked_s, self.answered_before_s, self.unheard_s)
 
+    def has_gone(self, life: str) -> bool:
+        """Return whether that process has said good-bye. A poll that it left behind may be answered long afterwards."""
+        return life in self._gone
+
     def said_good_bye(self, life: str, *, to_me: bool) -> None:
         """Note that a process of this member accepts no session any more.
 
@@ -144,7 +151,7 @@ class Peer:
             life: the process.
             to_me: whether it spoke to this very process of this node, and not to an earlier one.
         """
-        self.gone = life
+        self._gone.append(life)
         self.polled_s = -math.inf
         if life == self.answered_life:
             self.answered_s = self.asked_s = -math.inf

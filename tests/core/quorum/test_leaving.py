@@ -162,6 +162,20 @@ def test_the_next_process_of_a_member_that_has_left_is_a_member_like_any_other()
     assert one.standing(receipt) == "fenced"
 
 
+def test_an_answer_to_a_poll_that_the_process_before_the_last_left_behind_makes_nobody_wait() -> None:
+    one, two, last = started(A, B, C)
+    left_behind = [other.quorum.arrived(last.poll(other.me, at(0.5)).poll, at(0.5))[0] for other in (one, two)]
+    say_good_bye(last, one, two, seconds=1.0)
+    back = member(C, A, B, C, life="next", now=at(2))
+    talk(at(2), one, two, back)
+    say_good_bye(back, one, two, seconds=3.0)
+    for other, hold in zip((one, two), left_behind, strict=True):  # its server has not noticed that nobody waits for it
+        other.quorum.peers[C].has_answered(hold.life, at(3).boot_s, asked_s=hold.since_s)
+    receipt = one.append([deny("x")], at(3))
+    talk(at(3), one, two, rounds=5)
+    assert one.standing(receipt) == "fenced"
+
+
 def test_a_good_bye_that_comes_after_the_next_process_was_answered_changes_nothing() -> None:
     one, two, last = started(A, B, C)
     last._obey(last.quorum.leave(at(1)), at(1))
