@@ -16,8 +16,8 @@ import h11
 import httpx2
 from anyio.abc import ByteStream, SocketAttribute
 
-KEEP_IDLE_S = 5.0
-"""Seconds for which an idle connection is kept. uvicorn closes one after 5 s."""
+KEEP_IDLE_S = 3.0
+"""Seconds for which an idle connection is kept. uvicorn closes one after 5 s, and a request must not be under way then."""
 MAX_HEAD_BYTES = 64 * 1024
 """Largest head of an answer, a multiple of what servers send."""
 
@@ -70,8 +70,13 @@ class CallTransport(httpx2.AsyncBaseTransport):
                 found = last
             else:
                 over.append(last)
-        for connection in over:
-            await connection.close()
+        try:
+            for connection in over:
+                await connection.close()
+        except BaseException:
+            if found is not None:
+                await found.close()
+            raise
         return found or await _Connection.opened(origin, self._tls)
 
     async def give_back(self, connection: _Connection) -> None:

@@ -11,7 +11,7 @@ import httpx2
 
 from .._core.calls.faults import Fault, PeerFaults
 from .._core.token.keys import KeyRing
-from .._machine.call_transport import CallTransport
+from .._machine.call_transport import KEEP_IDLE_S, CallTransport
 from .._machine.tls import tls_context
 from ..abc import Clock, PeerFailure, PeerHandler
 from ..config import Settings
@@ -23,8 +23,6 @@ from .server import PeerServer
 
 MOST_CALLS = 128
 """Calls of this node to the others at once."""
-KEEP_IDLE_S = 3.0
-"""Seconds to keep an idle connection of forwards: uvicorn closes one after 5 s, and no request may be under way then."""
 
 
 class Peering:

@@ -274,8 +274,9 @@ class EtcdLog(MemberedLog):
 
     def _checkpoints(self) -> CheckpointWriter:
         follower = self.follower
-        others = lambda: [other.member for other in self.members()]  # noqa: E731
-        return CheckpointWriter(self._process, follower.uncovered, lambda: follower.last, others)
+        return CheckpointWriter(
+            self._process, follower.uncovered, lambda: follower.last, lambda: [other.member for other in self.members()]
+        )
 
     def has_left(self) -> bool:
         return self.ordered.left
