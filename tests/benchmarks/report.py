@@ -209,7 +209,10 @@ def log_outs(times: LogOutTimes, cluster: str) -> Table:
 
 
 def storm(times: StormTimes, cluster: str) -> Table:
-    quiet_ms = percentile(sorted(times.quiet_s), 99) * 1000
+    def times_of(quiet_s: Sequence[float]) -> Callable[[float], float]:
+        return lambda p99_ms: p99_ms / (percentile(sorted(quiet_s), 99) * 1000)
+
+    in_storm, beside = times_of(times.quiet_s), times_of(times.beside_quiet_s)
 
     def row(name: str, times_s: Sequence[float], judge: Callable[[float], list[str]]) -> list[str]:
         times_ms = sorted(time_s * 1000 for time_s in times_s)
@@ -220,7 +223,9 @@ def storm(times: StormTimes, cluster: str) -> Table:
         row("until each other node enforces a log-out", times.propagated_s, STORM_PROPAGATION.judge),
         row("until it is acknowledged as fenced", times.acknowledged_s, lambda _: _NO_BUDGET),
         row("a warm request before the storm", times.quiet_s, lambda _: _NO_BUDGET),
-        row("a warm request in the storm", times.storm_s, lambda p99_ms: IN_A_STORM.judge(p99_ms / quiet_ms)),
+        row("a warm request in the storm", times.storm_s, lambda p99_ms: IN_A_STORM.judge(in_storm(p99_ms))),
+        row("an app without sessions beside it, before the storm", times.beside_quiet_s, lambda _: _NO_BUDGET),
+        row("an app without sessions beside it, in the storm", times.beside_storm_s, lambda p99_ms: [f"{beside(p99_ms):.3f}", "", ""]),
     ]
     title = (
         f"A storm of {times.per_s} log-outs a second, three nodes on loopback, {cluster}. "

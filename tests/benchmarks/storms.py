@@ -3,6 +3,9 @@
 Each log-out is a request of its own, with the token of a session that was issued before, and each node gets a third of them. The
 generator of the load runs on the same machine, and its share of the processors is told. Log-outs are sent when they are due, whether or
 not earlier ones were answered.
+
+An app without sessions runs beside them, on a server of its own that has nothing to do with the storm. What its requests notice comes from
+the processors, which all processes share.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass, field
 
 from ha_session_mw.manager import node_of
 
-from . import cluster
+from . import beside, cluster
 from .cluster import MEMBERS, Client
 from .contenders import NotReadError, new_manager
 
@@ -42,6 +45,7 @@ class StormTimes:
         acknowledged_s: seconds from the sending of each to its acknowledgement.
         propagated_s: seconds from the sending of each until each other node enforced it.
         quiet_s, storm_s: seconds that warm requests took before the storm, and in it.
+        beside_quiet_s, beside_storm_s: the same of the requests of the app without sessions.
         late_s: by how many seconds the generator was late with each log-out.
         node_ms: processor time of one node, in milliseconds, for each log-out of the cluster.
         generator: the processors that the generator took, 1 for a whole one.
@@ -56,6 +60,8 @@ class StormTimes:
     propagated_s: list[float] = field(default_factory=list)
     quiet_s: list[float] = field(default_factory=list)
     storm_s: list[float] = field(default_factory=list)
+    beside_quiet_s: list[float] = field(default_factory=list)
+    beside_storm_s: list[float] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
     node_ms: float = 0.0
     generator: float = 0.0
@@ -144,8 +150,8 @@ def _minted(count: int) -> list[tuple[str, bytes]]:
 
 def storm(of_cluster: str, per_s: int, seconds: float) -> StormTimes:
     """Log out at this rate for so long, and measure."""
-    with cluster.running(of_cluster) as ports:
-        return asyncio.run(_storm(ports, StormTimes(per_s, seconds)))
+    with cluster.running(of_cluster) as ports, beside.running() as port:
+        return asyncio.run(_storm(ports, port, StormTimes(per_s, seconds)))
 
 
 def _reported(ports: Sequence[int]) -> list[tuple[float, dict[str, float]]]:
@@ -160,20 +166,26 @@ def _reported(ports: Sequence[int]) -> list[tuple[float, dict[str, float]]]:
     return found
 
 
-async def _storm(ports: Sequence[int], times: StormTimes) -> StormTimes:
+async def _storm(ports: Sequence[int], port_beside: int, times: StormTimes) -> StormTimes:
     per_s, seconds = times.per_s, times.seconds
-    nodes = [Node(port) for port in ports]
+    nodes, neighbour = [Node(port) for port in ports], Node(port_beside)
     count = int(per_s * seconds)
     readers, warm_up, sessions = _minted(READERS), _minted(per_s // 4), _minted(count)
     sent_s: dict[str, float] = {}
 
-    async def read(number: int, taken_s: list[float]) -> None:
+    async def read(of: Node, number: int, taken_s: list[float]) -> None:
         begun_s = time.perf_counter()
-        answer = await nodes[number % MEMBERS].ask("GET", "/account", readers[number % READERS][1])
+        answer = await of.ask("GET", "/account", readers[number % READERS][1])
         if answer.startswith(b"HTTP/1.1 200"):
             taken_s.append(time.perf_counter() - begun_s)
         else:
             times.unread += 1
+
+    async def read_both(warm_s: list[float], beside_s: list[float], count: int) -> None:
+        await asyncio.gather(
+            _paced(READS_PER_S, count, lambda number, _: read(nodes[number % MEMBERS], number, warm_s)),
+            _paced(READS_PER_S, count, lambda number, _: read(neighbour, number, beside_s)),
+        )
 
     async def log_out(number: int, due_s: float, of: Sequence[tuple[str, bytes]]) -> None:
         family, token = of[number]
@@ -188,16 +200,16 @@ async def _storm(ports: Sequence[int], times: StormTimes) -> StormTimes:
     gc.freeze()
     end_s = 0.0
     reads = int(READS_PER_S * seconds)
-    await _paced(READS_PER_S, READERS * MEMBERS, lambda number, _: read(number, []))
+    await read_both([], [], READERS * MEMBERS)
     await _paced(per_s / 2, len(warm_up), lambda number, due_s: log_out(number, due_s, warm_up))
     await asyncio.sleep(0.5)
     times.late_s, times.acknowledged_s = [], []
-    await _paced(READS_PER_S, reads, lambda number, _: read(number, times.quiet_s))
+    await read_both(times.quiet_s, times.beside_quiet_s, reads)
     before = [cpu_s for cpu_s, _ in _reported(ports)]
     own_s, begun_s = time.process_time(), time.perf_counter()
     end_s = begun_s + seconds
     await asyncio.gather(
-        _paced(READS_PER_S, reads, lambda number, _: read(number, times.storm_s)),
+        read_both(times.storm_s, times.beside_storm_s, reads),
         _paced(per_s, count, lambda number, due_s: log_out(number, due_s, sessions)),
     )
     times.generator = (time.process_time() - own_s) / (time.perf_counter() - begun_s)
@@ -207,7 +219,7 @@ async def _storm(ports: Sequence[int], times: StormTimes) -> StormTimes:
         heard = [heard_s.get(family) for at, (_, heard_s) in enumerate(after) if at != number % MEMBERS]
         times.propagated_s += [one - sent_s[family] for one in heard if one is not None and family in sent_s]
     times.refused = count - len(times.acknowledged_s)
-    for node in nodes:
+    for node in (*nodes, neighbour):
         node.close()
     gc.unfreeze()
     return times
@@ -226,7 +238,8 @@ def told(times: StormTimes) -> str:
         f"{times.per_s}/s for {times.seconds:g} s: acknowledged {times.fenced / times.seconds:.0f}/s, "
         f"not fenced {times.refused}, unread {times.unread}; "
         f"ms p50 / p99: ack {both(times.acknowledged_s)}, propagation {both(times.propagated_s)} ({len(times.propagated_s)}), "
-        f"warm quiet {both(times.quiet_s)}, in the storm {both(times.storm_s)}, generator late {both(times.late_s)}; "
+        f"warm quiet {both(times.quiet_s)}, in the storm {both(times.storm_s)}, "
+        f"beside quiet {both(times.beside_quiet_s)}, in the storm {both(times.beside_storm_s)}, generator late {both(times.late_s)}; "
         f"{times.node_ms:.3f} ms a node and log-out; generator {times.generator:.2f} processors"
     )
 
