@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 
 from cachetools import LRUCache
 
-from .._core.cluster.view import FLOOR_MARGIN_MS, SUPERSEDED_MS, View, began_after, new_cut_id
+from .._core.cluster.view import View, began_after, new_cut_id
 from .._core.names import require_name
 from .._core.tally import SPREAD_S, Tally
 from .._core.token.keys import KeyRing
 from ..abc import Clock, ClusterLog
 from ..exceptions import EntryRejected, QuorumLost
-from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId, SessionId
+from ..models import Acknowledgement, AnySession, Claims, Cut, CutId, Deny, DenyKey, Entry, FamilyId, KeyId
 from .journal import Journal
 from .second_look import Fences
 from .shared_cuts import SharedCuts
@@ -328,12 +328,6 @@ class Revoker:
         else:
             return "fenced" if fence else "durable"
         return "provisional"
-
-    def note_for_a_while(self, name: str, for_ms: int) -> None:
-        """Have each node know a name that is no id, for so many milliseconds: :data:`SUPERSEDED_MS` at most. Waits for nothing."""
-        now_ms = int(self._clock.wall_s() * 1000)
-        # As if it had happened earlier, because each node counts from the time in the entry.
-        self._log.apply([Deny(SessionId(name), now_ms + for_ms + FLOOR_MARGIN_MS, now_ms + for_ms - SUPERSEDED_MS)])
 
     def take_back(self, claims: Claims) -> None:
         """Deny a session whose token was never sent to a client, so no request waits for the entry."""

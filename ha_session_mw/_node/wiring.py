@@ -32,6 +32,7 @@ from .journal import open_journal
 from .key_source import KeySource
 from .listeners import Listeners
 from .locks import Locks
+from .notes import Notes
 from .once import OnceKeeper
 from .ownership import Ownership
 from .pace import LogInPace
@@ -101,6 +102,7 @@ class Wiring(ABC):
         pace: the pace of log-ins.
         recoveries: what the node lacked of sessions, and rebuilt or lost.
         growth: how many log-outs the node remembers.
+        notes: what all nodes know of some ids for a while.
         devices: recorded log-ins; None unless ``HA_SESSION_TRACK`` is on.
 
     Raises:
@@ -147,6 +149,7 @@ class Wiring(ABC):
             clock, report=self.security.refused, alarm=self.security.logged_out_by_infrastructure, is_certain=self._is_certain
         )
         self.growth = Growth(self.view, clock)
+        self.notes = Notes(clock, log=lambda: self.log, is_leaving=lambda: self.draining.begun)
         self.pace = LogInPace(clock, per_subject=settings.logins_per_subject, per_address=settings.logins_per_address)
         self.cache = VerifiedCache(settings.cache_size, settings.cache_bytes, self._cache_ttl_s())
         self.validator = TokenValidator(
@@ -174,8 +177,12 @@ class Wiring(ABC):
         self._has_served = False
         self._refresh_at_s = -math.inf
         self._had_quorum_s = -math.inf
-        self._entry_callbacks: list[Callable[[Sequence[Entry]], None]] = [self.listeners.on_news, self.growth.on_news]
-        self._tick_callbacks: list[Callable[[float | None], None]] = [lambda _: self.listeners.find()]
+        self._entry_callbacks: list[Callable[[Sequence[Entry]], None]] = [
+            self.listeners.on_news,
+            self.growth.on_news,
+            self.notes.on_news,
+        ]
+        self._tick_callbacks: list[Callable[[float | None], None]] = [lambda _: self.listeners.find(), self.notes.forget]
         self._added_tasks: list[tuple[str, Task]] = []
         self._is_open = False
         self.recent_log_outs = self._remember_log_outs() if settings.ui == "on" else None
@@ -363,6 +370,7 @@ class Wiring(ABC):
         )
         self.revoker.load()
         self.supervisor.add("revocations", self.revoker.run)
+        self.supervisor.add("notes", self.notes.run)
 
     def _remember_log_outs(self) -> RecentLogOuts:
         from .recent_log_outs import RecentLogOuts  # only for the page

@@ -10,8 +10,9 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .._core.cluster.view import NO_SESSION, SUPERSEDED_MS
+from .._core.cluster.view import SUPERSEDED_MS
 from .._core.token.cookies import MAX_PRESENTED
+from .._node.notes import HAS_SUCCESSOR, MOVED_ON
 from .._node.uncancelled import Uncancelled
 from ..exceptions import QuorumLost, SessionSuperseded
 from ..models import Acknowledgement, Claims, SessionId
@@ -21,12 +22,8 @@ from .tracked_dict import TrackedDict
 if TYPE_CHECKING:
     from .._node.node import Node
 
-HAS_SUCCESSOR, MOVED_ON = f"{NO_SESSION}newer.", f"{NO_SESSION}moved."
-"""Notes on an id. With the first, its client got another session, and a late write fails. With the second, its client logged out, or got a
-visitor's session. A late write then sets no cookie and does not fail, because the client may be a page that sends several at once."""
-
 UNDER_WAY_MS = 10_000
-"""How long the second note counts. The requests that a page sent before arrive in that time."""
+"""How long it is noted that a client has moved on. The requests that a page sent before arrive in that time."""
 
 
 def others(state: RequestState, node: Node) -> list[Claims]:
@@ -78,15 +75,13 @@ def note_log_out(state: RequestState, node: Node) -> None:
 
 
 def _remember(state: RequestState, node: Node, what: str, *, for_ms: int) -> None:
-    for sid in _sids(state, node):
-        node.revoker.note_for_a_while(what + sid, for_ms)
+    node.notes.note(what, _sids(state, node), for_ms)
 
 
 def _is_noted(state: RequestState, node: Node, what: str) -> bool:
-    wall_ms = node.clock.wall_s() * 1000
     # A valid session speaks for itself: a dead token beside it may have been planted, or is a cookie of another path or domain.
     sids = _sids(state, node) if state.verified is None else {state.verified.sid}
-    return any(node.view.was_replaced_lately(what + sid, wall_ms) for sid in sids)
+    return any(node.notes.has(what, sid) for sid in sids)
 
 
 def _sids(state: RequestState, node: Node) -> set[SessionId]:

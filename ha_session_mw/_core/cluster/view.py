@@ -388,11 +388,6 @@ class View:
             self._swept = self.ended
             self.denied.begin_sweep(upto_ms)
 
-    def was_replaced_lately(self, id: str, wall_ms: float) -> bool:
-        """Whether an id was replaced, and requests with it may still be under way."""
-        replaced_ms = self.superseded.get(id)
-        return replaced_ms is not None and abs(wall_ms - replaced_ms) <= SUPERSEDED_MS
-
     def _drop(self, entry: str | Cut | DenyKey, end: int) -> None:
         if isinstance(entry, _Replaced):
             self._drop_cut(CutId(entry), end)
