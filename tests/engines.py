@@ -21,6 +21,8 @@ from example_app.ports import reserve_port
 from .waiting import LIMIT_S, stands_still, until
 
 _MEMORY = Path("/dev/shm")
+ASK_S = 2.0
+"""How long a member has to tell whether it is well. One that has not is asked again."""
 
 
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +145,7 @@ class Etcd:
             scheme = "https"
             self._flags += ["--cert-file", str(certificates.cert), "--key-file", str(certificates.key)]
             self._flags += ["--trusted-ca-file", str(certificates.ca)]
-        self._http = httpx2.Client(verify=certificates.context() if certificates else False, timeout=2, trust_env=False)
+        self._http = httpx2.Client(verify=certificates.context() if certificates else False, timeout=ASK_S, trust_env=False)
         self.members = [
             EtcdMember(f"n{number}", reserve_port(), reserve_port(), folder, scheme=scheme, flags=self._flags) for number in range(members)
         ]
@@ -193,7 +195,7 @@ class Etcd:
         def ask() -> bool:
             for member in self.members:
                 try:
-                    status = self.post("/v3/maintenance/status", {}, at=member)
+                    status = self.post("/v3/maintenance/status", {}, at=member, limit_s=ASK_S)
                 except (httpx2.TransportError, ValueError):
                     continue
                 if status.get("leader", "0") == status.get("header", {}).get("member_id"):
@@ -203,10 +205,9 @@ class Etcd:
         until(ask, "etcd has a leader")
         return found[0]
 
-    def post(self, path: str, body: Mapping[str, Any], *, at: EtcdMember | None = None, token: str = "") -> Any:
+    def post(self, path: str, body: Mapping[str, Any], *, at: EtcdMember | None = None, limit_s: float = LIMIT_S) -> Any:
         """Call the JSON gateway."""
-        headers = {"authorization": token} if token else {}
-        return self._http.post((at or self.members[0]).url + path, json=body, headers=headers).json()
+        return self._http.post((at or self.members[0]).url + path, json=body, timeout=limit_s).json()
 
     def ctl(self, *arguments: str, **environ: str) -> str:
         """Call ``etcdctl``; return its output."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_hex
@@ -28,7 +29,7 @@ SLACK_S = 10.0
 
 
 LEASE_S = 5.0
-"""After an election, etcd keeps a ticket that could not be taken back for up to twice as long."""
+"""After an election, etcd keeps a ticket that could not be taken back for up to twice as long. A busy machine may pause for less."""
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,14 @@ def three_members() -> Iterator[Etcd]:
         yield server
 
 
+@pytest.fixture
+def prefix() -> str:
+    """Return the prefix that belongs to this test alone."""
+    return f"locks/{token_hex(4)}"
+
+
 @asynccontextmanager
-async def managers(server: Etcd, count: int = 2) -> AsyncIterator[list[SessionManager]]:
-    prefix = f"locks/{token_hex(4)}"
+async def managers(server: Etcd, prefix: str, count: int = 2) -> AsyncIterator[list[SessionManager]]:
     found = [SessionManager(Settings(secret_key=SECRET, cluster=server.cluster(prefix))) for _ in range(count)]
     async with AsyncExitStack() as stack:
         for manager in found:
@@ -47,11 +53,25 @@ async def managers(server: Etcd, count: int = 2) -> AsyncIterator[list[SessionMa
         yield found
 
 
-async def test_a_lock_holds_among_all_nodes_and_leaves_nothing_in_etcd(one_etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+def tickets(server: Etcd, prefix: str) -> list[int]:
+    """Return the leases of the tickets in a cluster's queues, in their order."""
+    first, end = f"{prefix}/lock/", f"{prefix}/lock0"
+    answer = server.post("/v3/kv/range", {"key": b64encode(first.encode()).decode(), "range_end": b64encode(end.encode()).decode()})
+    return [int(pair["lease"]) for pair in sorted(answer.get("kvs", []), key=lambda pair: int(pair["create_revision"]))]
+
+
+def left_s(server: Etcd, lease: int) -> int:
+    """Return after how many seconds etcd ends a lease, unless it is kept."""
+    return int(server.post("/v3/lease/timetolive", {"ID": lease})["TTL"])
+
+
+async def test_a_lock_holds_among_all_nodes_and_leaves_nothing_in_etcd(
+    one_etcd: Etcd, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     patient(monkeypatch)
-    async with managers(one_etcd) as (a, b):
+    async with managers(one_etcd, prefix) as (a, b):
         async with a.lock("canary") as first:
-            keys = one_etcd.ctl("get", "--prefix", "--keys-only", "locks/")
+            keys = one_etcd.ctl("get", "--prefix", "--keys-only", prefix)
             assert "/lock/" in keys
             assert "canary" not in keys
             with pytest.raises(SessionLocked):
@@ -59,11 +79,11 @@ async def test_a_lock_holds_among_all_nodes_and_leaves_nothing_in_etcd(one_etcd:
                     pytest.fail("two have it")
         async with b.lock("canary", timeout=0) as second:
             assert second.fence > first.fence
-        assert "/lock/" not in one_etcd.ctl("get", "--prefix", "--keys-only", "locks/")
+        assert tickets(one_etcd, prefix) == []
 
 
 async def test_requests_at_three_nodes_that_count_under_a_sessions_lock_lose_no_count(
-    one_etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+    one_etcd: Etcd, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patient(monkeypatch)
 
@@ -73,7 +93,7 @@ async def test_requests_at_three_nodes_that_count_under_a_sessions_lock_lose_no_
             await anyio.sleep(0.001)
             session["n"] = before + 1
 
-    async with managers(one_etcd, 3) as found:
+    async with managers(one_etcd, prefix, 3) as found:
         nodes = [Node() for _ in found]
         for node, manager in zip(nodes, found, strict=True):
             node.manager, node.app = manager, SessionMiddleware(obliging, manager=manager)
@@ -91,21 +111,31 @@ async def test_requests_at_three_nodes_that_count_under_a_sessions_lock_lose_no_
         assert (await nodes[0].request(token=answers[-1].token)).result == {"n": 9}
 
 
-async def test_one_that_waits_for_longer_than_its_lease_keeps_its_place(one_etcd: Etcd) -> None:
+async def test_the_lease_of_one_that_waits_is_kept_and_so_is_its_place(
+    one_etcd: Etcd, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient(monkeypatch)
     served: list[str] = []
 
     async def wait(name: str, manager: SessionManager) -> None:
-        async with manager.lock("x", timeout=LIMIT_S, lease=2):
+        async with manager.lock("x", timeout=LIMIT_S, lease=LEASE_S):
             served.append(name)
 
-    async with managers(one_etcd) as (a, b), anyio.create_task_group() as tasks, a.lock("x"):
-        for name, manager in (("first", b), ("second", a)):
-            tasks.start_soon(wait, name, manager)
-            await anyio.sleep(4)  # longer than a lease of 2 s is in etcd
+    async with managers(one_etcd, prefix) as (a, b), anyio.create_task_group() as tasks, a.lock("x", lease=LIMIT_S):
+        tasks.start_soon(wait, "first", b)
+        await eventually(lambda: len(tickets(one_etcd, prefix)) == 2)
+        seen_s = [left_s(one_etcd, tickets(one_etcd, prefix)[1])]
+        tasks.start_soon(wait, "second", a)
+
+        def is_kept() -> bool:
+            seen_s.append(left_s(one_etcd, tickets(one_etcd, prefix)[1]))
+            return seen_s[-1] > seen_s[-2] and len(tickets(one_etcd, prefix)) == 3
+
+        await eventually(is_kept)
     assert served == ["first", "second"]
 
 
-async def test_waiters_still_get_the_lock_one_after_the_other_when_the_leader_is_killed(three_members: Etcd) -> None:
+async def test_waiters_still_get_the_lock_one_after_the_other_when_the_leader_is_killed(three_members: Etcd, prefix: str) -> None:
     server, inside, most, fences = three_members, 0, 0, list[int]()
 
     async def work(manager: SessionManager) -> None:
@@ -119,10 +149,10 @@ async def test_waiters_still_get_the_lock_one_after_the_other_when_the_leader_is
             finally:
                 inside -= 1
 
-    async with managers(server, 3) as nodes, anyio.create_task_group() as tasks:
+    async with managers(server, prefix, 3) as nodes, anyio.create_task_group() as tasks:
         for number in range(12):
             tasks.start_soon(persistently, work, nodes[number % 3])
-        await anyio.sleep(0.3)
+        await eventually(lambda: fences)
         leader = await anyio.to_thread.run_sync(server.leader)
         await anyio.to_thread.run_sync(leader.kill)
     await anyio.to_thread.run_sync(server.start_member, leader)
@@ -143,12 +173,14 @@ async def persistently(work, manager: SessionManager) -> None:  # type: ignore[n
     pytest.fail("never had it")
 
 
-async def test_a_holder_that_loses_etcd_stops_before_its_lease_is_over_for_anybody_else(one_etcd: Etcd) -> None:
+async def test_a_holder_that_loses_etcd_stops_before_its_lease_is_over_for_anybody_else(
+    one_etcd: Etcd, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     member, grants, ended_s = one_etcd.members[0], list[Grant](), 0.0
 
     async def work(manager: SessionManager) -> None:
         nonlocal ended_s
-        async with manager.lock("x", lease=2) as grant:
+        async with manager.lock("x", timeout=LIMIT_S, lease=LEASE_S) as grant:
             grants.append(grant)
             member.freeze()
             try:
@@ -156,47 +188,54 @@ async def test_a_holder_that_loses_etcd_stops_before_its_lease_is_over_for_anybo
             finally:
                 ended_s = manager.clock.boot_s()
 
-    async with managers(one_etcd) as (a, b):
+    async with managers(one_etcd, prefix) as (a, b):
         try:
-            with pytest.raises(LockLost):
-                await work(a)
+            with monkeypatch.context() as patience:
+                patient(patience)  # so that only the end of its lease can end the work
+                with pytest.raises(LockLost):
+                    await work(a)
             [lost] = grants
-            assert ended_s < lost.until_s + 1  # it was not renewed in time, and so stopped
+            assert ended_s < lost.until_s + SLACK_S
             with pytest.raises(StoreUnavailable):
                 async with b.lock("x", timeout=1):
                     pytest.fail("had it without knowing who else has it")
         finally:
             member.thaw()
-        async with b.lock("x", timeout=20) as successor:
+        patient(monkeypatch)
+        async with b.lock("x", timeout=LIMIT_S) as successor:
             assert successor.fence > lost.fence
             with pytest.raises(LockLost):
-                await node_of(a).locks.require().renew(lost, lease_s=2)
+                await node_of(a).locks.require().renew(lost, lease_s=LEASE_S)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_paused_etcd_delays_no_waiter_newcomer_or_leaver_beyond_its_time(one_etcd: Etcd) -> None:
+async def test_a_paused_etcd_delays_no_waiter_newcomer_or_leaver_beyond_its_time(
+    one_etcd: Etcd, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     took_s: dict[str, float] = {}
 
-    async def want(manager: SessionManager, name: str) -> None:
+    async def want(manager: SessionManager, name: str, timeout_s: float) -> None:
         begun_s = manager.clock.boot_s()
         with pytest.raises(StoreUnavailable):
-            async with manager.lock(name, timeout=2):
+            async with manager.lock(name, timeout=timeout_s):
                 pytest.fail("had it without knowing who else has it")
         took_s[name] = manager.clock.boot_s() - begun_s
 
-    async with managers(one_etcd) as (a, b):
-        hold = await node_of(a).locks.acquire("app/waited for", timeout_s=0, lease_s=30)
+    async with managers(one_etcd, prefix) as (a, b):
+        with monkeypatch.context() as patience:
+            patient(patience)
+            hold = await node_of(a).locks.acquire("app/waited for", timeout_s=0, lease_s=30)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(want, b, "waited for")
-                await anyio.sleep(0.5)
+                tasks.start_soon(want, b, "waited for", LEASE_S)
+                await eventually(lambda: len(tickets(one_etcd, prefix)) == 2)
                 one_etcd.members[0].freeze()
-                tasks.start_soon(want, b, "come for")
+                tasks.start_soon(want, b, "come for", 0)
                 begun_s = a.clock.boot_s()
                 await node_of(a).locks.release(hold)
                 took_s["left"] = a.clock.boot_s() - begun_s
         finally:
             one_etcd.members[0].thaw()
-    assert took_s["waited for"] < LEAST_S + MARGIN_S + SLACK_S
+    assert took_s["waited for"] < LEASE_S + MARGIN_S + SLACK_S
     assert took_s["come for"] < LEAST_S + MARGIN_S + SLACK_S
     assert took_s["left"] < LET_GO_S + SLACK_S
