@@ -5,8 +5,9 @@ C, in about the time of a method's call. There is a new bucket for each :data:`F
 bucket (linear hashing). So no step ever moves more than one bucket. Ids come from signed tokens and no client can choose one, so
 none can make them meet in one bucket.
 
-Nearly all ids that are looked up are not revoked. A filter answers for 24 of 25 of them without a search. It has 64 bytes for each bucket,
-and each id sets two bits of one byte. Bits that are not set say that the id is surely not there; set ones say nothing.
+Nearly all ids that are looked up are not revoked. A filter answers for at least 24 of 25 of them without a search. It has 64 bytes for
+each bucket, and for each one up to the next power of two. Each id sets two bits of one byte. Bits that are not set say that the id is
+surely not there; set ones say nothing.
 
 Other threads may look ids up while the thread of the event loop adds and drops some.
 """
@@ -86,9 +87,9 @@ class Denials(MutableMapping[str, int]):
         self.packed = 0
         self._buckets = [""]
         self._filter = bytearray(_PART)
-        """A part for each bucket. It never lacks the bits of an id that is in the bucket."""
+        """A part for each bucket, and for each one that there will be before the filter grows. It never lacks the bits of a packed id."""
         self._mask = _PART - 1
-        """One less than the least power of two that is not below the size of the filter. So an id's bucket and byte come of one step."""
+        """One less than the size of the filter, which is a power of two. The masked hash of an id is its byte, and says its bucket."""
         self._sweep_at: int | None = None
         self._sweep_upto = ""
 
@@ -97,17 +98,17 @@ class Denials(MutableMapping[str, int]):
     def has_any(self, one: str, other: str) -> bool:
         """Return whether one of two ids is revoked."""
         if self.packed:
-            count, mask, filter = len(self._buckets), self._mask, self._filter
-            size = count * _PART
-            for id in (one, other):
-                code = hash(id[:REFERENCE_LENGTH])
-                byte = code & mask
-                if byte >= size:
-                    byte &= mask >> 1
-                bits = _BITS[code >> 58 & 31]
-                if filter[byte] & bits == bits and self._bucket_with(id):
-                    return True
-            if count != len(self._buckets):  # a bucket that was added meanwhile may have taken an id
+            # A first sight of a token waits for this, so there is no loop. For most ids the byte is empty.
+            filter, mask = self._filter, self._mask
+            code = hash(one[:REFERENCE_LENGTH])
+            held = filter[code & mask]
+            if held and held & (bits := _BITS[code >> 58 & 31]) == bits and self._bucket_with(one):
+                return True
+            code = hash(other[:REFERENCE_LENGTH])
+            held = filter[code & mask]
+            if held and held & (bits := _BITS[code >> 58 & 31]) == bits and self._bucket_with(other):
+                return True
+            if mask != self._mask:  # the filter has grown meanwhile, and an id may have another byte
                 return self.has_any(one, other)
         others = self.others
         return bool(others) and (one in others or other in others)
@@ -119,14 +120,14 @@ class Denials(MutableMapping[str, int]):
         """Return the bucket that holds an id; an empty text if none does."""
         if len(id) != ID_LENGTH:
             return ""
-        buckets = self._buckets
+        buckets, mask = self._buckets, self._mask
         count = len(buckets)
-        bucket = buckets[self._byte(hash(id[:REFERENCE_LENGTH]), count) // _PART]
+        bucket = buckets[self._index(hash(id[:REFERENCE_LENGTH]) & mask)]
         if id in bucket:
             # Text that is no id may be found across a border.
             return bucket if bucket.find(id) % _RECORD == 0 else ""
         # A bucket that was added meanwhile may have taken the id.
-        return "" if count == len(buckets) else self._bucket_with(id)
+        return "" if count == len(buckets) and mask == self._mask else self._bucket_with(id)
 
     def __getitem__(self, id: str) -> int:
         if not (bucket := self._bucket_with(id)):
@@ -144,7 +145,7 @@ class Denials(MutableMapping[str, int]):
 
     def referred(self, reference: str) -> tuple[str, int] | None:
         """Return the packed id that a reference names, with its end; None if it was dropped."""
-        bucket = self._buckets[self._index(reference)]
+        bucket = self._buckets[self._index(hash(reference) & self._mask)]
         at = _found(bucket, reference)
         return None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD]))
 
@@ -202,8 +203,8 @@ class Denials(MutableMapping[str, int]):
         """Hold an id until this end, or until its present end if that is later; return the present end, 0 if it was not revoked."""
         buckets, reference = self._buckets, id[:REFERENCE_LENGTH]
         code = hash(reference)
-        byte, bits = self._byte(code, len(buckets)), _BITS[code >> 58 & 31]
-        index = byte // _PART
+        byte, bits = code & self._mask, _BITS[code >> 58 & 31]
+        index = self._index(byte)
         bucket = buckets[index]
         # The bits depend on the reference alone, so they tell of other ids with this reference, too.
         at = _found(bucket, reference) if self._filter[byte] & bits == bits else -1
@@ -248,10 +249,8 @@ class Denials(MutableMapping[str, int]):
         room = FILL * len(buckets) - self.packed
         # A node that learns a million ids spends most of the time in this loop. All that can be done at once stands above.
         for denial, id, end_ms, reference, code in zip(denials, ids, ends, references, map(hash, references), strict=True):
-            byte = code & mask
-            if byte >= size:
-                byte &= mask >> 1
-            index, bits = byte // _PART, _BITS[code >> 58 & 31]
+            byte, bits = code & mask, _BITS[code >> 58 & 31]
+            index = (byte if byte < size else byte & mask >> 1) // _PART
             present, bucket, text = filter[byte], buckets[index], texts[end_ms]
             may_be_there = present & bits == bits
             if may_be_there and text is not None and id + text in bucket:
@@ -287,7 +286,7 @@ class Denials(MutableMapping[str, int]):
 
     def __delitem__(self, id: str) -> None:
         if bucket := self._bucket_with(id):
-            self._remove(self._index(id), bucket.find(id))
+            self._remove(self._index(hash(id[:REFERENCE_LENGTH]) & self._mask), bucket.find(id))
         else:
             del self.others[id]
 
@@ -299,19 +298,24 @@ class Denials(MutableMapping[str, int]):
     def _hold(self, index: int, records: list[str]) -> None:
         """Have a bucket hold these of its records, and no others."""
         self._buckets[index] = "".join(records)
-        self._filter[index * _PART : (index + 1) * _PART] = _part(records)
+        parts = {index: bytearray(_PART)}
+        later = index + (self._mask + 1 >> 1) // _PART  # the bucket that will take some of the records
+        if len(self._buckets) <= later <= self._mask // _PART:
+            parts[later] = bytearray(_PART)
+        for record in records:
+            code = hash(record[:REFERENCE_LENGTH])
+            parts[(code & self._mask) // _PART][code % _PART] |= _BITS[code >> 58 & 31]
+        for part, held in parts.items():
+            self._filter[part * _PART : (part + 1) * _PART] = held
 
-    def _index(self, id: str) -> int:
-        return self._byte(hash(id[:REFERENCE_LENGTH]), len(self._buckets)) // _PART
-
-    def _byte(self, code: int, count: int) -> int:
-        """Return the byte of the filter for an id, by the hash of its reference, among so many buckets. It lies in the bucket's part."""
-        byte = code & self._mask
-        return byte if byte < count * _PART else byte & self._mask >> 1
+    def _index(self, byte: int) -> int:
+        """Return the bucket of the ids that have this byte of the filter."""
+        return (byte if byte < len(self._buckets) * _PART else byte & self._mask >> 1) // _PART
 
     def _add_bucket(self) -> None:
         buckets, new = self._buckets, len(self._buckets)
         if new * _PART > self._mask:
+            self._filter *= 2  # so an id is found by its old byte and by its new one, whichever a thread looks at
             self._mask = 2 * self._mask + 1
         old, half = (new * _PART & self._mask >> 1) // _PART, self._mask + 1 >> 1
         bucket = buckets[old]
@@ -326,8 +330,8 @@ class Denials(MutableMapping[str, int]):
             else:
                 stay.append(bucket[at : at + _RECORD])
                 stays[code % _PART] |= _BITS[code >> 58 & 31]
-        # A thread that looks for an id in the old bucket looks again once there is a new one. So the new one comes first, after its filter.
-        self._filter += goes
+        # A thread that looks for an id in the old bucket looks again once there is a new one. So the new one comes first.
+        self._filter[new * _PART : (new + 1) * _PART] = goes
         buckets.append("".join(go))
         self._buckets[old] = "".join(stay)
         self._filter[old * _PART : (old + 1) * _PART] = stays
@@ -368,25 +372,17 @@ class Denials(MutableMapping[str, int]):
         """
         records = [(index, record) for index, bucket in enumerate(self._buckets) for record in _records(bucket)]
         ensure(len(records) == self.packed, "the packed ids are counted")
-        ensure(all(self._index(record) == index for index, record in records), "each id is in its bucket")
+        indices = [self._index(hash(record[:REFERENCE_LENGTH]) & self._mask) for _, record in records]
+        ensure(indices == [index for index, _ in records], "each id is in its bucket")
         ensure(all(record[:ID_LENGTH] in self for _, record in records), "the filter lets each id be found")
         ensure(len({record[:REFERENCE_LENGTH] for _, record in records}) == len(records), "a reference names one id")
         ensure(all(record[:ID_LENGTH] not in self.others for _, record in records), "each id is in one place")
-        ensure(self._mask >> 1 < len(self._filter) <= self._mask + 1, "the mask fits the number of buckets")
-        ensure(len(self._filter) == len(self._buckets) * _PART, "each bucket has a part of the filter")
+        ensure(self._mask + 1 == len(self._filter), "the mask fits the filter")
+        ensure(self._mask >> 1 < len(self._buckets) * _PART <= self._mask + 1, "each bucket has a part of the filter")
 
 
 def _records(bucket: str) -> list[str]:
     return [bucket[at : at + _RECORD] for at in range(0, len(bucket), _RECORD)]
-
-
-def _part(records: list[str]) -> bytearray:
-    """Return a bucket's part of the filter."""
-    part = bytearray(_PART)
-    for record in records:
-        code = hash(record[:REFERENCE_LENGTH])
-        part[code % _PART] |= _BITS[code >> 58 & 31]
-    return part
 
 
 def _found(bucket: str, reference: str) -> int:
