@@ -143,7 +143,7 @@ class Issuer:
 
     def change_stored(self, claims: Claims, stored: Stored) -> Claims:
         """Return the claims of the same session with other data in the store. The token carries a copy if it may and the copy fits."""
-        if self._data != "store":
+        if self._data != "store" and len(stored.data) < self._room:
             copy = self.change(claims, stored.encode(), record=stored.version)
             if self.has_room(copy):
                 return copy
@@ -206,7 +206,8 @@ class Issuer:
         return Verified.of(claims, self._signing_key().kid)
 
     def _signing_key(self) -> SigningKey:
-        return self._ring().signing_key(self._log.announced_kids(), self._view.denied_keys)
+        ring = self._ring()
+        return ring.only or ring.signing_key(self._log.announced_kids(), self._view.denied_keys)
 
 
 def _within(life_s: float | None, limit_ms: int, name: str, variable: str) -> int:

@@ -167,7 +167,8 @@ class SessionFinder:
         state = RequestState(self._manager, verified, transport)
         if verified.record:
             try:
-                state.stored, state.data_lost = await self._node.data.load(verified.claims)
+                state.read_claims = verified.claims
+                state.stored, state.data_lost = await self._node.data.load(state.read_claims)
             except StoreUnavailable as problem:
                 state.out_of_reach = problem
         return state

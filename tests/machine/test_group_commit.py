@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 import anyio
@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from ha_session_mw._machine import sqlite_file
 from ha_session_mw._machine.group_commit import Outcome, Write
-from ha_session_mw._machine.sqlite_file import FileTrouble
+from ha_session_mw._machine.sqlite_file import WRITE_LIMIT_S, FileTrouble
 from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.backends.sqlite.shared_writes import SharedWrites
 from ha_session_mw.backends.sqlite.store import SqliteStore
 from ha_session_mw.clocks import SystemClock
+from ha_session_mw.testing import ManualClock
+from ha_session_mw.testing.stillness import until_nothing_moves
 
 from ..engines import memory_folder
 from ..waiting import LIMIT_S
@@ -147,7 +149,7 @@ async def test_writes_that_nobody_waits_for_any_more_take_no_memory_while_the_di
 ) -> None:
     file.write(lambda _: 0)
     monkeypatch.setattr(sqlite_file, "WRITE_BUSY_S", 0.01)
-    writes = SharedWrites(file)
+    writes = SharedWrites(file, SystemClock())
     errors: list[FileTrouble] = []
 
     async def write(number: int) -> None:
@@ -164,6 +166,33 @@ async def test_writes_that_nobody_waits_for_any_more_take_no_memory_while_the_di
         assert not file._waiting
     file.commit()
     assert contents(file) == {}
+
+
+@pytest.mark.anyio
+async def test_each_of_the_writes_that_share_a_disk_that_hangs_is_told_so_after_its_own_time(
+    file: RecordFile, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, let_go = SharedWrites(file, clock), Event()
+    monkeypatch.setattr(file, "commit", lambda: let_go.wait(LIMIT_S))
+    told: dict[int, str] = {}
+
+    async def write(number: int) -> None:
+        with pytest.raises(FileTrouble) as trouble:
+            await writes.carry_out(lambda _: number)
+        told[number] = str(trouble.value)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(write, number)
+            await until_nothing_moves()
+            clock.advance(WRITE_LIMIT_S / 4)
+        clock.advance(WRITE_LIMIT_S / 4)
+        await until_nothing_moves()
+        assert [*told] == [0]
+        clock.advance(WRITE_LIMIT_S / 2)
+        let_go.set()
+    assert told == dict.fromkeys(range(3), "was not written in time")
+    assert not file._waiting
 
 
 def test_a_forked_process_does_not_carry_out_what_waits_in_its_parent(file: RecordFile) -> None:
@@ -284,7 +313,7 @@ async def test_sixteen_requests_that_write_at_once_take_a_few_transactions(file:
 @pytest.mark.anyio
 @pytest.mark.parametrize("which", range(3))
 async def test_a_writer_that_is_cancelled_holds_up_no_other(file: RecordFile, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    writes = SharedWrites(file)
+    writes = SharedWrites(file, SystemClock())
     begun, let = anyio.Event(), anyio.Event()
     commit = file.commit
 

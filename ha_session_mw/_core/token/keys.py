@@ -104,9 +104,10 @@ class KeyRing:
 
     Attributes:
         get: returns the key of a name; None if the ring has none.
+        only: the one key of the ring; None if it has several.
     """
 
-    __slots__ = ("_in_order", "get")
+    __slots__ = ("_in_order", "get", "only")
 
     def __init__(self, secrets: Iterable[bytes], fallbacks: Iterable[bytes] = (), *, audience: str | None = None) -> None:
         self._hold(tuple(SigningKey(secret, audience) for secret in dict.fromkeys((*secrets, *fallbacks))))
@@ -116,6 +117,7 @@ class KeyRing:
             raise ValueError("a key ring needs at least one key")
         self._in_order = keys
         self.get = {key.kid.encode(): key for key in keys}.get
+        self.only = keys[0] if len(keys) == 1 else None
 
     def __iter__(self) -> Iterator[SigningKey]:
         return iter(self._in_order)

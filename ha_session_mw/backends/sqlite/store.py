@@ -12,7 +12,7 @@ import anyio.lowlevel
 from msgspec.structs import replace
 
 from ..._machine import forks
-from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble, Work
+from ..._machine.sqlite_file import OPEN_S, FileTrouble, Work
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
 from ..common.trouble import Troubles
@@ -53,7 +53,7 @@ class SqliteStore(SessionStore):
         self._on_newer = on_newer
         self._position = 0
         self._try_again_s = -math.inf
-        self._writes = SharedWrites(file)
+        self._writes = SharedWrites(file, clock)
         self._troubles = Troubles(logger)
         self._begin()
         forks.watch(self)
@@ -126,16 +126,14 @@ class SqliteStore(SessionStore):
         await self._written(lambda db: max((delete(db) for delete in deletions), default=0))
 
     async def _written(self, work: Work[int]) -> int:
-        with self._clock.move_on_after(WRITE_LIMIT_S):
-            try:
-                version = await self._writes.carry_out(work)
-            except FileTrouble as trouble:
-                line = "the file of the records %s; session data in it cannot be changed until that is mended"
-                self._troubles.begin("writing", str(trouble), line, trouble, level=logging.ERROR)
-                raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-            self._troubles.end("writing", "the file of the records can be written again", level=logging.WARNING)
-            return version
-        raise StoreUnavailable("the file of the records was not written in time")
+        try:
+            version = await self._writes.carry_out(work)
+        except FileTrouble as trouble:
+            line = "the file of the records %s; session data in it cannot be changed until that is mended"
+            self._troubles.begin("writing", str(trouble), line, trouble, level=logging.ERROR)
+            raise StoreUnavailable(f"the file of the records {trouble}") from trouble
+        self._troubles.end("writing", "the file of the records can be written again", level=logging.WARNING)
+        return version
 
     async def run(self) -> None:
         try:
@@ -162,4 +160,4 @@ class SqliteStore(SessionStore):
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
-            self._writes = SharedWrites(self._file)
+            self._writes = SharedWrites(self._file, self._clock)
