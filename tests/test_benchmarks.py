@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
+from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from tests.benchmarks import cluster, contenders, idle, imports, learning, picture, report, scale, served, stored
-from tests.benchmarks.__main__ import Effort, Measurement
-from tests.benchmarks.contenders import Contender, NotReadError, Reader
+from tests.benchmarks.__main__ import Effort, Measurement, print_part
+from tests.benchmarks.contenders import Contender, MissingError, NotReadError, Reader
 from tests.benchmarks.rounds import race
 from tests.engines import Etcd
 
@@ -60,6 +62,46 @@ def test_a_contender_that_gives_the_app_an_empty_session_cannot_look_fast() -> N
         _run(contenders.requests("empty", app, reader, lambda count: [(b"cookie", b"session=hs1.not.to.be.read")] * count))
 
 
+def _one_table() -> Iterator[report.Table]:
+    yield report.Table("figures", ("of", "best", "", ""), [["ours", "1", "", ""]])
+
+
+def _fails() -> Iterator[report.Table]:
+    yield from _one_table()
+    raise NotReadError("the app was not reached")
+
+
+def _lacks_a_program() -> Iterator[report.Table]:
+    yield from _one_table()
+    raise MissingError("install it:  apt-get install it")
+
+
+def _takes_too_long() -> Iterator[report.Table]:
+    yield from _one_table()
+    signal.raise_signal(signal.SIGALRM)
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        (_fails, "the app was not reached"),
+        (_lacks_a_program, "apt-get install it"),
+        (_takes_too_long, "longer than 300 s"),
+        (_one_table, ""),
+    ],
+)
+def test_a_part_that_was_not_measured_in_full_shows_what_it_has_and_why_not_more(
+    part: Callable[[], Iterator[report.Table]], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    assert print_part("served", part, report.Table.text) is not bool(says)
+    output = capsys.readouterr()
+    assert "figures" in output.out
+    assert says in output.err
+    assert "served: 0 s" in output.err
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
 def test_the_import_of_the_package_has_its_row() -> None:
     table = report.imports(*imports.times_ms(1))
     assert [row[0] for row in table.rows] == ["ha_session_mw", "starlette.applications and the dependencies"]
@@ -73,7 +115,7 @@ def test_a_budget_is_kept_or_not(figure: float, mark: str) -> None:
 
 def test_a_missing_load_generator_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(served.WrkMissingError, match="apt-get install -y wrk"):
+    with pytest.raises(MissingError, match="apt-get install -y wrk"):
         served.requests_per_second([*served.SERVERS], rounds=1, seconds=1)
 
 
@@ -95,7 +137,7 @@ def test_a_session_on_the_server_is_read_and_changed_by_each_and_has_its_row() -
 
 def test_a_missing_redis_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(stored.RedisMissingError, match="apt-get install -y redis-server"):
+    with pytest.raises(MissingError, match="apt-get install -y redis-server"):
         asyncio.run(stored.measured(requests=3, rounds=1))
 
 

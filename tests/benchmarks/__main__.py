@@ -1,19 +1,31 @@
-"""Measure everything in one run, and print it against the budgets. The figures decide nothing: the exit code stays 0."""
+"""Measure everything in one run, and print it against the budgets.
+
+The figures decide nothing. The exit code tells whether everything was measured. A part
+that fails, or lacks a program, lets the others go on.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines import etcd
 from . import cluster, contenders, day, idle, imports, learning, picture, report, scale, served, stored, storms
+from .contenders import MissingError
 from .report import Table
 from .rounds import Timing, race
+
+PART_LIMIT_S = 300
+"""How long a part may take. Each takes less than half of that on two cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +55,7 @@ Timings = dict[str, Timing]
 
 
 class Measurement:
-    """The parts of one run. Each yields its tables, and a part whose program is missing says so on standard error.
+    """The parts of one run. Each yields its tables. One that lacks a program yields those that need none, and raises MissingError.
 
     Attributes:
         shown: the timings that the picture shows, as far as they were taken.
@@ -93,21 +105,15 @@ class Measurement:
     def stored(self) -> Iterator[Table]:
         # A change waits for the disk each time, so there are fewer.
         requests = max(3, self.effort.requests // 5)
-        try:
-            yield report.stored(asyncio.run(stored.measured(requests=requests, rounds=self.effort.server_rounds)))
-            together = stored.measured_together(requests=stored.WRITERS * requests // 5, rounds=self.effort.server_rounds)
-            yield report.written(asyncio.run(together))
-        except stored.RedisMissingError as missing:
-            print(missing, file=sys.stderr)
+        yield report.stored(asyncio.run(stored.measured(requests=requests, rounds=self.effort.server_rounds)))
+        together = stored.measured_together(requests=stored.WRITERS * requests // 5, rounds=self.effort.server_rounds)
+        yield report.written(asyncio.run(together))
 
     def served(self) -> Iterator[Table]:
         effort, servers = self.effort, served.installed()
+        yield report.served(served.requests_per_second(servers, rounds=effort.served_rounds, seconds=effort.served_seconds))
         for server in served.SERVERS.keys() - servers:
-            print(f"{server} is not installed. Install it:  pip install {' '.join(served.SERVERS[server])}", file=sys.stderr)
-        try:
-            yield report.served(served.requests_per_second(servers, rounds=effort.served_rounds, seconds=effort.served_seconds))
-        except served.WrkMissingError as missing:
-            print(missing, file=sys.stderr)
+            raise MissingError(f"{server} is not installed. Install it:  pip install {' '.join(served.SERVERS[server])}")
 
     def idle(self) -> Iterator[Table]:
         yield report.idle({members: idle.percent_of_a_core(members, self.effort.idle_seconds) for members in report.IDLE})
@@ -119,8 +125,7 @@ class Measurement:
         learned = {cluster.PEERS: learning.new_member(effort.denials), "sqlite://": learning.new_worker(effort.denials)}
         yield report.new_node(effort.denials, learned)
         if shutil.which("etcd") is None:
-            print("etcd is missing: apt-get install -y --no-install-recommends etcd-server", file=sys.stderr)
-            return
+            raise MissingError("etcd is not installed. Install it:  apt-get install -y --no-install-recommends etcd-server")
         with etcd(cluster.MEMBERS) as server:
             yield report.log_outs(cluster.log_out_times(effort.log_outs, server.cluster("log-outs")), "etcd:// on three members")
             yield report.storm(storms.storm(server.cluster("storm"), effort.storm_per_s, effort.storm_seconds), "etcd:// on three members")
@@ -139,12 +144,47 @@ def main() -> None:
         parser.error("--picture shows the parts requests and growth")
     measurement = Measurement(FULL if options.full else Effort())
     print(report.environment() + "\n", flush=True)
-    for name, part in measurement.parts().items():
-        if name in (options.parts or names):
-            for table in part():
-                print((table.markdown() if options.markdown else table.text()) + "\n", flush=True)
-    if options.picture:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the servers under way are ended
+    parts = {name: part for name, part in measurement.parts().items() if name in (options.parts or names)}
+    failed = [name for name, part in parts.items() if not print_part(name, part, Table.markdown if options.markdown else Table.text)]
+    if options.picture and not failed:
         options.picture.write_text(picture.drawn(measurement.shown))
+    if failed:
+        sys.exit(f"not measured, or not all of it: {', '.join(failed)}")
+
+
+def print_part(name: str, part: Callable[[], Iterator[Table]], form: Callable[[Table], str]) -> bool:
+    """Print the tables of a part, and how long it took; return whether those are all."""
+    begun_s = time.monotonic()
+    try:
+        with limited(PART_LIMIT_S):
+            for table in part():
+                print(form(table) + "\n", flush=True)
+    except MissingError as missing:
+        print(f"{missing}\n", file=sys.stderr)
+        return False
+    except Exception:  # noqa: BLE001 - printed, and told by the exit code
+        traceback.print_exc()
+        return False
+    finally:
+        print(f"{name}: {time.monotonic() - begun_s:.0f} s\n", file=sys.stderr, flush=True)
+    return True
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in the block once it takes longer."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError(f"it took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 if __name__ == "__main__":

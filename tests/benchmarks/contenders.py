@@ -35,6 +35,10 @@ class NotReadError(Exception):
     """A contender did not do the measured work."""
 
 
+class MissingError(Exception):
+    """A program or package is not installed. The message says how to install it."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """A contender in the benchmark.

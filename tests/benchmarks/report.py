@@ -14,7 +14,7 @@ from . import contenders, scale
 from . import stored as in_redis
 from .cluster import LogOutTimes
 from .rounds import Timing
-from .served import Rates
+from .served import RAW, Rates
 from .storms import StormTimes
 
 MEGABYTE = 1e6
@@ -181,12 +181,17 @@ def grown(sessions: int, taken: int) -> Table:
 
 
 def served(rates: Rates) -> Table:
-    def row(server: str, name: str) -> list[str]:
-        rate, bare = rates[server, name], rates[server, contenders.BARE]
+    def row(server: str, app: str, name: str) -> list[str]:
+        rate, bare = rates[server, app, name], rates[server, app, contenders.BARE]
         # Round by round, because the contenders of a round ran in close succession: a slow machine slowed them all.
         ratio = statistics.median(one / other for one, other in zip(rate, bare, strict=True))
-        verdict = SERVED.judge(ratio) if name == contenders.WARM else [f"{ratio:.3f}", "", ""]
-        return [f"{server}: {name}", f"{max(rate):.0f}", f"{statistics.median(rate):.0f}", *(_NO_BUDGET if rate is bare else verdict)]
+        verdict = SERVED.judge(ratio) if (app, name) == (RAW, contenders.WARM) else [f"{ratio:.3f}", "", ""]
+        return [
+            f"{server}{'' if app == RAW else ', an app of FastAPI'}: {name}",
+            f"{max(rate):.0f}",
+            f"{statistics.median(rate):.0f}",
+            *(_NO_BUDGET if rate is bare else verdict),
+        ]
 
     columns = ("one process under wrk, requests a second", "best", "median", "ratio", "budget", "")
     return Table("Served", columns, [row(*key) for key in rates])

@@ -1,6 +1,9 @@
 """Requests per second of real servers: processes on loopback, under wrk.
 
-As a program, ``python -m tests.benchmarks.served h11 "bare app"`` serves one contender and prints its port.
+The servers run on one core and wrk on another one, so that they do not take turns on the same. In each round all contenders of a server
+are asked, one after the other.
+
+As a program, ``python -m tests.benchmarks.served h11 raw "bare app"`` serves one contender and prints its port.
 """
 
 from __future__ import annotations
@@ -15,15 +18,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from example_app.ports import reserve_port
 
 from . import contenders
-from .contenders import NotReadError, Reader, Writer
+from .contenders import MissingError, NotReadError, Reader, Writer
 
 LOG_IN_PATH = "/log-in"
 CONNECTIONS = 16
@@ -31,25 +37,30 @@ CONNECTIONS = 16
 MAX_WAIT_S = 20
 CONTENDER = "BENCHMARKS_CONTENDER"
 """The variable that names the contender to granian's process."""
+EMPTY_AGAIN = "the same empty middleware once more"
+"""By how much it differs from the first one, the others may differ by chance."""
 WRAPS: Mapping[str, contenders.Wrap] = {
     contenders.BARE: contenders.bare,
     contenders.EMPTY: contenders.empty,
+    EMPTY_AGAIN: contenders.empty,
     contenders.STARLETTE: contenders.starlettes,
     contenders.WARM: lambda app: contenders.ours_with(contenders.new_manager())(app),
 }
+GRANIAN = "granian"
 SERVERS: Mapping[str, tuple[str, ...]] = {
     "uvicorn on h11": ("uvicorn", "h11"),
     "uvicorn on httptools and uvloop": ("uvicorn", "httptools", "uvloop"),
-    "granian": ("granian",),
+    GRANIAN: ("granian",),
 }
 """Each server, and the packages that it needs."""
-WITHOUT_SESSION = frozenset((contenders.BARE, contenders.EMPTY))
-Rates = Mapping[tuple[str, str], Sequence[float]]
-"""The requests per second in each round, by server and contender."""
-
-
-class WrkMissingError(Exception):
-    """The load generator is not installed."""
+WITHOUT_SESSION = frozenset((contenders.BARE, contenders.EMPTY, EMPTY_AGAIN))
+RAW, FASTAPI = "raw", "fastapi"
+"""The apps: the least that answers, and one of FastAPI whose route reads the session and returns JSON."""
+FIELDS: Mapping[str, Sequence[str]] = {RAW: [*WRAPS], FASTAPI: [contenders.BARE, contenders.STARLETTE, contenders.WARM]}
+"""The contenders of each app."""
+SERVER_CORE, WRK_CORE = 0, 1
+Rates = Mapping[tuple[str, str, str], Sequence[float]]
+"""The requests per second in each round, by server, app and contender."""
 
 
 class Served:
@@ -72,13 +83,34 @@ async def _vary(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+def _fastapi_app(name: str) -> ASGIApp:
+    """The same paths as those of ``Served``, in an app of FastAPI."""
+    app = FastAPI()
+    vary = {"vary": "Cookie, Authorization"} if name in WITHOUT_SESSION else None
+
+    @app.get(LOG_IN_PATH)
+    async def log_in(request: Request) -> JSONResponse:
+        request.session.update(contenders.FLAT)
+        return JSONResponse({})
+
+    @app.get("/account")
+    async def account(request: Request) -> JSONResponse:
+        session = contenders.FLAT if name in WITHOUT_SESSION else request.session
+        return JSONResponse({"user": session["user"], "visits": session["visits"]}, headers=vary)
+
+    return app
+
+
+def _contender(app: str, name: str) -> ASGIApp:
+    return WRAPS[name](Served(name) if app == RAW else _fastapi_app(name))
+
+
 def app() -> ASGIApp:
     """The contender that granian serves."""
-    name = os.environ[CONTENDER]
-    return WRAPS[name](Served(name))
+    return _contender(RAW, os.environ[CONTENDER])
 
 
-def serve(protocol: str, name: str) -> None:
+def serve(protocol: str, app: str, name: str) -> None:
     """Serve a contender by uvicorn on a free port, which is printed, until the process is ended."""
     # The protocol is named, because asyncio switches Nagle's algorithm off only then. Otherwise each answer waits 40 ms for an ACK.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
@@ -86,7 +118,7 @@ def serve(protocol: str, name: str) -> None:
         listener.listen(2 * CONNECTIONS)  # before the port is published: an early client waits
         print(listener.getsockname()[1], flush=True)
         config = uvicorn.Config(
-            WRAPS[name](Served(name)),
+            _contender(app, name),
             http="h11" if protocol == "h11" else "httptools",
             loop="asyncio" if protocol == "h11" else "uvloop",
             lifespan="off",
@@ -97,17 +129,33 @@ def serve(protocol: str, name: str) -> None:
 
 
 @contextmanager
-def running(server: str, name: str) -> Iterator[int]:
+def _on_core(number: int) -> Iterator[None]:
+    """Processes that start in this block stay on one core, if there are several and the system can do that."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if len(cores) < 2:
+        yield
+        return
+    os.sched_setaffinity(0, {cores[number]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@contextmanager
+def running(server: str, app: str, name: str) -> Iterator[int]:
     """A server of its own process; gives its port."""
     environ = os.environ | {CONTENDER: name}
-    if server == "granian":
+    if server == GRANIAN:
         port = reserve_port()
         options = f"--interface asginl --factory --host 127.0.0.1 --port {port} --log-level error".split()
         command = [sys.executable, "-m", "granian", *options, f"{__package__}.served:app"]
     else:
         port = 0
-        command = [sys.executable, "-m", f"{__package__}.served", SERVERS[server][1], name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        command = [sys.executable, "-m", f"{__package__}.served", SERVERS[server][1], app, name]
+    with _on_core(SERVER_CORE):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
+    with process:
         try:
             assert process.stdout is not None
             yield _listening(port) if port else int(process.stdout.readline())
@@ -139,54 +187,74 @@ def installed() -> list[str]:
 
 
 def requests_per_second(servers: Sequence[str], *, rounds: int, seconds: int) -> Rates:
-    """The requests per second of each contender on each server, in each of the interleaved rounds.
+    """The requests per second of each contender with each app on each server, in each of the interleaved rounds.
 
     Raises:
-        WrkMissingError: wrk is not installed.
+        MissingError: wrk is not installed.
     """
     wrk = shutil.which("wrk")
     if wrk is None:
-        raise WrkMissingError("wrk is not installed, so nothing was measured under a server. Install it:  apt-get install -y wrk")
-    found: dict[tuple[str, str], list[float]] = {(server, name): [] for server in servers for name in WRAPS}
-    for server in servers:
-        with ExitStack() as processes:
-            ports = {name: processes.enter_context(running(server, name)) for name in WRAPS}
-            cookies = {name: _log_in(port) for name, port in ports.items() if name not in WITHOUT_SESSION}
-            cookies |= dict.fromkeys(WITHOUT_SESSION, cookies[contenders.WARM])  # the server parses it in any case
-            for number in range(rounds + 1):
-                for name in sorted(ports, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
-                    rate = _under_wrk(wrk, ports[name], cookies[name], seconds)
-                    if number:  # the first round warms up
-                        found[server, name].append(rate)
+        raise MissingError("wrk is not installed, so nothing was measured under a server. Install it:  apt-get install -y wrk")
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for app, names in FIELDS.items():
+        for server in servers if app == RAW else [server for server in servers if server != GRANIAN]:
+            found |= {(server, app, name): [] for name in names}
+            with ExitStack() as processes:
+                ports = {name: processes.enter_context(running(server, app, name)) for name in names}
+                cookies = _cookies(ports)
+                for number in range(rounds + 1):
+                    for name in sorted(ports, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
+                        rate = _under_wrk(wrk, ports[name], cookies[name], seconds)
+                        if number:  # the first round warms up
+                            found[server, app, name].append(rate)
     return found
+
+
+def _cookies(ports: Mapping[str, int]) -> Mapping[str, str]:
+    """The session cookie of each contender, seen to be read. One without a session gets that of ours, which its server parses, too."""
+    cookies = {name: _log_in(port) for name, port in ports.items() if name not in WITHOUT_SESSION}
+    cookies |= {name: cookies[contenders.WARM] for name in ports if name in WITHOUT_SESSION}
+    answers = {name: _get(port, "/account", cookies[name]) for name, port in ports.items()}
+    if any(answer.alike != answers[contenders.BARE].alike for answer in answers.values()):
+        raise NotReadError(f"the contenders do not answer alike: {answers}")
+    return cookies
 
 
 def _log_in(port: int) -> str:
     """The session cookie of a contender, seen to be read."""
-    _, cookie = _get(port, LOG_IN_PATH, "")
+    cookie = _get(port, LOG_IN_PATH, "").cookie
     if cookie is None:
         raise NotReadError("no cookie was handed out")
     cookie = cookie.partition(";")[0]
-    with_it, _ = _get(port, "/account", cookie)
-    without_it, _ = _get(port, "/account", "")
-    if (with_it, without_it) != (200, 500):
-        raise NotReadError(f"the session was not read: {with_it} with the cookie, {without_it} without")
+    statuses = _get(port, "/account", cookie).status, _get(port, "/account", "").status
+    if statuses != (200, 500):
+        raise NotReadError(f"the session was not read: {statuses[0]} with the cookie, {statuses[1]} without")
     return cookie
 
 
-def _get(port: int, path: str, cookie: str) -> tuple[int, str | None]:
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    cookie: str | None
+    alike: tuple[bytes, Sequence[str]]
+    """What the answers of all contenders have in common: the body, and the names of the fields."""
+
+
+def _get(port: int, path: str, cookie: str) -> _Answer:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT_S)
     try:
         connection.request("GET", path, headers={"Cookie": cookie})
         response = connection.getresponse()
-        return response.status, response.getheader("set-cookie")
+        names = sorted(name.lower() for name, _ in response.getheaders())
+        return _Answer(response.status, response.getheader("set-cookie"), (response.read(), names))
     finally:
         connection.close()
 
 
 def _under_wrk(wrk: str, port: int, cookie: str, seconds: int) -> float:
     command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-H", f"Cookie: {cookie}", f"http://127.0.0.1:{port}/account"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + MAX_WAIT_S).stdout
+    with _on_core(WRK_CORE):
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + MAX_WAIT_S).stdout
     rate = re.search(r"Requests/sec:\s*([\d.]+)", output)
     if rate is None or "Non-2xx" in output or "Socket errors" in output:
         raise NotReadError(f"not every request was answered by the app:\n{output}")
@@ -194,4 +262,4 @@ def _under_wrk(wrk: str, port: int, cookie: str, seconds: int) -> float:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2])
+    serve(sys.argv[1], sys.argv[2], sys.argv[3])

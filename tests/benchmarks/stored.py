@@ -29,7 +29,7 @@ from ha_session_mw.manager import node_of
 
 from ..waiting import end
 from . import contenders
-from .contenders import USER, App, Contender, LoadingReader, NotReadError, Reader, Wrap, cookie_from, new_manager, ours_with
+from .contenders import USER, App, Contender, LoadingReader, MissingError, NotReadError, Reader, Wrap, cookie_from, new_manager, ours_with
 from .rounds import Timing, race
 
 CONTENT: dict[str, Any] = {"user": USER, "cart": [{"article": number, "pieces": 2} for number in range(200)]}
@@ -45,16 +45,12 @@ CHANGE = "ours, in the store, changed"
 IN_MEMORY, IN_FILE = "memory://", "sqlite://"
 
 
-class RedisMissingError(Exception):
-    """The server is not installed."""
-
-
 @contextmanager
 def redis_server() -> Iterator[int]:
     """A Redis that keeps nothing on the disk, and is ended afterwards; gives its port."""
     program = shutil.which("redis-server")
     if program is None:
-        raise RedisMissingError("there is no redis-server to measure against; install it with: apt-get install -y redis-server")
+        raise MissingError("there is no redis-server to measure against; install it with: apt-get install -y redis-server")
     with tempfile.TemporaryDirectory() as folder:
         port = reserve_port()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
@@ -98,7 +94,7 @@ async def measured(*, requests: int, rounds: int) -> dict[str, Timing]:
     """The time of each contender.
 
     Raises:
-        RedisMissingError: there is nothing to compare with.
+        MissingError: there is nothing to compare with.
     """
     with redis_server() as port, tempfile.TemporaryDirectory() as folder:
         async with Redis(host="127.0.0.1", port=port) as connection:
@@ -109,7 +105,7 @@ async def measured_together(*, requests: int, rounds: int) -> dict[str, Timing]:
     """The time of each contender for a change, while so many requests change a session each.
 
     Raises:
-        RedisMissingError: there is nothing to compare with.
+        MissingError: there is nothing to compare with.
     """
     with redis_server() as port, tempfile.TemporaryDirectory() as folder:
         async with Redis(host="127.0.0.1", port=port) as connection:
