@@ -27,7 +27,7 @@ class _Generation:
         self._now_s = now_s
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[float, Stored | int]] = OrderedDict()
-        """What is known of each record, and the end of the time for which it is kept. The oldest one comes first."""
+        """The end of the time for which each is kept, and the copy or the version. The oldest one comes first."""
 
     def get(self, id: str) -> Stored | int:
         """Return what is known of a record; 0 if nothing is."""
