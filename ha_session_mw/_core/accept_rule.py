@@ -69,9 +69,9 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
         freshness_limit_s: the age in seconds up to which the view may accept tokens.
     """
     # A token is in the cache for a part of its time only, and ends no later than its session. Where that part is over, the claims count.
-    if not verified.from_ms <= wall_ms < verified.until_ms and (problem := _out_of_time(verified.claims, view, wall_ms)):
+    if not verified.from_s <= wall_ms / 1000.0 < verified.until_s and (problem := _out_of_time(verified.claims, view, wall_ms)):
         return Refuse(problem)
-    if verified.until_ms <= view.floor_clock_ms and verified.claims.absolute_end_ms <= view.floor_ms:
+    if verified.until_s <= view.floor_s and verified.claims.absolute_end_ms <= view.floor_ms:
         return Refuse(SessionExpired("the session ends below the floor", check="floor"))
     if view.denied_keys and verified.kid in view.denied_keys:
         return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))

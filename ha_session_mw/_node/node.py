@@ -179,7 +179,7 @@ class Node(Wiring):
             self.cache.clear()
             self.security.keys_changed(self.keys.ring)
             self.log.announce(self.keys.ring.kids)
-        self.cache.drop_ended(self.clock.wall_s() * 1000, most=ENDED_AT_ONCE)
+        self.cache.drop_ended(self.clock.wall_s(), most=ENDED_AT_ONCE)
         self.copies.drop_ended()
         self.view.drop_ended()
         self.growth.look()

@@ -37,8 +37,8 @@ class Sampling:
         cached, second_look = self._validator.durations["cached"], self._second_look()
         with suppress(IndexError):  # when none is left: another thread may scrape at the same time
             while True:
-                verified, is_cached, begun_ms, ended_s, ended_boot_s = self._waiting.popleft()
-                took_s = max(0.0, ended_s - begun_ms / 1000)
+                verified, is_cached, begun_s, ended_s, ended_boot_s = self._waiting.popleft()
+                took_s = max(0.0, ended_s - begun_s)
                 if is_cached:
                     cached.observe(took_s)
                 if second_look is not None:

@@ -20,7 +20,7 @@ from .._core.accept_rule import ACCEPT, Accept, CannotTell, Decision, Refuse, de
 from .._core.cluster.key_use import KeyUse
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
-from .._core.token.cache import SHARED_FOR_MS, VerifiedCache
+from .._core.token.cache import SHARED_FOR_S, VerifiedCache
 from .._core.token.tokens import PREFIX, Transport, Verified, verify
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
 from ..config import Settings
@@ -53,8 +53,7 @@ _BETWEEN_SAMPLES = SAMPLE_EVERY - 1
 _FOREVER = math.inf
 """The freshness of a view with no other node to lose contact with."""
 Accepted = tuple[Verified, bool, float, float, float]
-"""An accepted token; whether its verification was cached; the wall clock before that (milliseconds); and, now, the wall clock and the
-boot-time clock (seconds)."""
+"""An accepted token; whether its verification was cached; the wall clock before that; and, now, the wall clock and the boot-time clock."""
 RELAXED_LIMIT_S = 60.0
 """How old the view may be for a request to a path in ``HA_SESSION_RELAXED``: such paths stay served through a short outage."""
 
@@ -155,10 +154,10 @@ class TokenValidator:
         view = self._view
         fresh_at = view.fresh_at  # first of all, see ``decide``
         generation = view.generation
-        wall_ms = self._wall_s() * 1000
-        if wall_ms >= verified.until_ms:
+        wall_s = self._wall_s()
+        if wall_s >= verified.until_s:
             return None
-        outcome = self._decide(verified, fresh_at, wall_ms)
+        outcome = self._decide(verified, fresh_at, wall_s * 1000)
         if outcome is verified:
             verified.generation = generation
         return outcome
@@ -171,24 +170,24 @@ class TokenValidator:
             verified = cached(key)
             if verified is None:
                 return None
-            wall_ms = wall_s() * 1000.0
+            now_s = wall_s()
             if poll_now is not None:
                 poll_now()
             # The argument for this is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that may
             # have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness. That is
             # read before the generation, see ``decide``.
             if (
-                (view.fresh_at == _FOREVER or is_within_lease(view.fresh_at, wall_ms))
+                (view.fresh_at == _FOREVER or is_within_lease(view.fresh_at, now_s))
                 and verified.generation is view.generation
                 and verified.transport is transport
-                and verified.from_ms <= wall_ms
-                and wall_ms < verified.until_ms
-                and wall_ms >= view.floor_clock_ms
+                and verified.from_s <= now_s
+                and now_s < verified.until_s
+                and now_s >= view.floor_s
             ):
                 for _ in self._before_sample:
                     break
                 else:
-                    self._count(verified, wall_ms, is_cached=True)
+                    self._count(verified, now_s, is_cached=True)
                 return verified
             return None
 
@@ -204,7 +203,7 @@ class TokenValidator:
         """
         verified = self._cached(key)
         if verified is not None:
-            self._cache.put_beside(field, verified, self._wall_s() * 1000, transport)
+            self._cache.put_beside(field, verified, self._wall_s(), transport)
 
     def validate_new(self, token: bytes, key: bytes, transport: Transport | None = None) -> Verified | CannotTell:
         """Do as :meth:`validate` for a token that is not in the cache under this key.
@@ -222,24 +221,25 @@ class TokenValidator:
             view, cache, wall_s = self._view, self._cache, self._wall_s
             fresh_at = view.fresh_at  # first of all, see ``decide``
             generation = view.generation
-            wall_ms = wall_s() * 1000
-            from_ms, until_ms = cache.times
-            if not 0.0 <= wall_ms - from_ms < SHARED_FOR_MS:
-                from_ms, until_ms = cache.begin_times(wall_ms)
+            now_s = wall_s()
+            from_s, until_s = cache.times
+            if not 0.0 <= now_s - from_s < SHARED_FOR_S:
+                from_s, until_s = cache.begin_times(now_s)
+            wall_ms = now_s * 1000
             try:
                 if self._takes_over is None and 0.0 <= wall_ms - self._refreshed_ms < REFRESH_EVERY_MS:  # as in ``_verify``
-                    verified = verify(token, self._keys.ring, self._absolute_ms, key, transport, from_ms, until_ms)
+                    verified = verify(token, self._keys.ring, self._absolute_ms, key, transport, from_s, until_s)
                 else:
-                    verified = self._verify(token, wall_ms, key, transport, from_ms, until_ms)
+                    verified = self._verify(token, wall_ms, key, transport, from_s, until_s)
             except ProblemError as problem:
                 self.missed_undecided += 1
                 if isinstance(problem, KeyNotReached):
                     return CannotTell(self._cannot_verify(problem, token))
                 raise
             if verified.text is key:
-                cache.keep(key, verified, wall_ms)
+                cache.keep(key, verified, now_s)
             else:
-                cache.put(key, verified, wall_ms, transport)
+                cache.put(key, verified, now_s, transport)
             outcome = self._decide(verified, fresh_at, wall_ms)
             if outcome is verified:
                 verified.generation = generation
@@ -285,7 +285,7 @@ class TokenValidator:
             for _ in self._before_sample:
                 break
             else:
-                self._count(verified, wall_ms, is_cached=False)
+                self._count(verified, wall_ms / 1000, is_cached=False)
             return verified
         self.not_accepted += 1
         if isinstance(decision, Refuse):
@@ -297,11 +297,11 @@ class TokenValidator:
         not_serving = self._not_serving()
         return CannotTell(not_serving) if not_serving else decision
 
-    def _is_within_lease(self, fresh_at: float, wall_ms: float) -> bool:
+    def _is_within_lease(self, fresh_at: float, wall_s: float) -> bool:
         """Whether a view is recent enough, and the cluster vouches for the wall clock. If not, the long way finds out what to do."""
         log, boot_s = self._log, self._boot_s()
         # NaN, which asks for ``trusts_clock``, is never within the slack.
-        is_trusted = -CLOCK_SLACK_MS <= wall_ms - boot_s * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS
+        is_trusted = -CLOCK_SLACK_MS <= (wall_s - boot_s) * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS
         return is_trusted and boot_s - fresh_at <= log.freshness_limit_s
 
     @property
@@ -309,12 +309,12 @@ class TokenValidator:
         """How many tokens were accepted."""
         return self._accepted + self.by_peers + _BETWEEN_SAMPLES - length_hint(self._before_sample)
 
-    def _count(self, verified: Verified, wall_ms: float, *, is_cached: bool) -> None:
+    def _count(self, verified: Verified, begun_s: float, *, is_cached: bool) -> None:
         """Count the accepted tokens since the last sample, of which this one is the next. Those between are counted down only."""
         self._accepted += SAMPLE_EVERY
         self._before_sample = repeat(None, _BETWEEN_SAMPLES)
         if self.on_sample is not None:
-            self.on_sample((verified, is_cached, wall_ms, self._wall_s(), self._boot_s()))
+            self.on_sample((verified, is_cached, begun_s, self._wall_s(), self._boot_s()))
 
     def validate_for_peer(self, token: bytes) -> Verified | CannotTell:
         """Do as :meth:`validate` for the question of another node."""
@@ -371,8 +371,8 @@ class TokenValidator:
         wall_ms: float,
         key: bytes | None = None,
         transport: Transport | None = None,
-        from_ms: float = -math.inf,
-        until_ms: float = math.inf,
+        from_s: float = -math.inf,
+        until_s: float = math.inf,
     ) -> Verified:
         if not 0 <= wall_ms - self._refreshed_ms < REFRESH_EVERY_MS:
             self._refreshed_ms = wall_ms
@@ -380,7 +380,7 @@ class TokenValidator:
         if self._takes_over is not None and not token.startswith(PREFIX):
             return self._takes_over(token, self._keys.ring, now_ms=wall_ms, issuer=self._node())
         try:
-            return verify(token, self._keys.ring, self._absolute_ms, key, transport, from_ms, until_ms)
+            return verify(token, self._keys.ring, self._absolute_ms, key, transport, from_s, until_s)
         except KeyNotReached as problem:
             raise self._cannot_verify(problem, token) from problem
 

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .._core.problems import Execution
 from .._core.request_fields import Header, last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, claims_https
-from .._core.token.data import fingerprint
+from .._core.token.data import CANNOT_TRAVEL, encode_again, fingerprint
 from .._core.token.tokens import PREFIX
 from .._node.uncancelled import Uncancelled
 from ..exceptions import ProblemError
@@ -103,7 +103,7 @@ class Exchange(msgspec.Struct, eq=False):
             send = self.send
             return send(message)
         if message["type"] != "http.response.start":
-            return self.send(message) if type(made) is bytes and "more_body" not in message else self._pass_more(message)
+            return self._pass_more(message)
         edge = self.edge
         try:
             headers = message["headers"]
@@ -113,11 +113,20 @@ class Exchange(msgspec.Struct, eq=False):
             headers = [*(headers or ())]
             message = {**message, "headers": headers}
         wall_s = edge.wall_s
-        wall_ms = wall_s() * 1000.0
-        if made is None and not session.modified and wall_ms < session._verified.quiet_until_ms:  # type: ignore[union-attr] # noqa: SLF001
+        now_s = wall_s()
+        if made is None and not session.modified and now_s < session._verified.quiet_until_s:  # type: ignore[union-attr] # noqa: SLF001
             session._made = STARTED  # noqa: SLF001
-        elif (sent := self._start_with_care(message, wall_ms)) is not None:
-            return sent
+        else:
+            data = b""
+            if type(made) is bytes and not session.modified and now_s < session._verified.quiet_until_s:  # type: ignore[union-attr] # noqa: SLF001
+                try:
+                    data = encode_again(session)
+                except CANNOT_TRAVEL:  # so it has changed
+                    data = b""
+            if data == made:
+                session._made, made = STARTED, None  # noqa: SLF001
+            elif (sent := self._start_with_care(message, now_s)) is not None:
+                return sent
         varies = edge.names_node
         for name, value in headers:  # once, for all: each pass costs a thirtieth of everything the middleware does
             if name in _LOOKED_AT and value not in ORDINARY_TYPES:
@@ -139,21 +148,13 @@ class Exchange(msgspec.Struct, eq=False):
         send = self.send
         return send(message)
 
-    def _start_with_care(self, message: Message, wall_ms: float) -> Awaitable[None] | None:
+    def _start_with_care(self, message: Message, wall_s: float) -> Awaitable[None] | None:
         """Find out whether there is something to commit. Return what sends the message then, and None if there is nothing."""
-        session = self.session
-        if session._made is None and not session.modified:  # noqa: SLF001
-            verified = session._verified  # noqa: SLF001
-            due_ms = None if verified is None else verified.due_ms  # which nested data has
-            if verified is not None and due_ms is not None and wall_ms < due_ms and verified.nested_data == fingerprint(session):
-                session._made = verified.nested_data  # noqa: SLF001
-                return None
-        state = self.state
+        session, state = self.session, self.state
         if state.read_only is STARTED:
             return self._pass_more(message)
         verified = state.verified
-        is_quiet = verified is None or wall_ms < verified.quiet_until_ms
-        if session.modified or not (is_quiet or has_nothing_to_commit(session, state, verified, wall_ms)):  # type: ignore[arg-type]
+        if session.modified or not (verified is None or has_nothing_to_commit(session, state, verified, wall_s)):
             return self._commit_and_start(message)
         state.read_only = STARTED
         return None
@@ -315,9 +316,13 @@ class Exchange(msgspec.Struct, eq=False):
 
     def is_unfinished(self) -> bool:
         """Whether something is to be done once the app has returned."""
-        made = self.session._made  # noqa: SLF001
-        if type(made) is bytes and self.connection is None:
-            return made != fingerprint(self.session)
+        session = self.session
+        if session._made is STARTED:  # noqa: SLF001 - so there is no connection
+            data = session._verified.nested_data  # type: ignore[union-attr] # noqa: SLF001
+            try:
+                return encode_again(session) != data
+            except CANNOT_TRAVEL:
+                return fingerprint(session) != data
         state = self.state
         return state.read_only is not STARTED or self.connection is not None or has_late_changes(self.session, state)
 

@@ -192,17 +192,17 @@ class SessionMiddleware(CookieAttributes):
         recall = self._recall
         verified = recall(field, transport)
         if verified is not None and not verified.record:  # as on most requests
-            # Containers belong to one request, so each decodes its own.
-            session: Session = SessionOfRequest(decode_again(verified.nested_data) if verified.nested else verified.data)
+            nested = verified.nested_data  # containers belong to one request, so each decodes its own
+            session: Session = SessionOfRequest(verified.data if nested is None else decode_again(nested))
             # A call would take a fiftieth of everything that the middleware does.
             session._verified = verified  # noqa: SLF001
             session._manager = self.manager  # noqa: SLF001
-            session._made = None  # noqa: SLF001
+            session._made = nested  # noqa: SLF001
             session.accessed = session.modified = False
             if special is not None:
                 state_of(session).path_kind = special
         else:
-            path_kind = special or "open"
+            nested, path_kind = None, special or "open"
             try:
                 known: Verified | CannotTell | None = verified
                 arrives = False
@@ -210,7 +210,7 @@ class SessionMiddleware(CookieAttributes):
                     validate_alone = self._validate_alone
                     known, arrives = validate_alone(field, transport)
                 if type(known) is Verified and not known.record:
-                    session = session_with(known, self.manager)
+                    session, nested = session_with(known, self.manager), known.nested_data
                     if special is not None:
                         state_of(session).path_kind = special
                     if arrives:
@@ -240,7 +240,7 @@ class SessionMiddleware(CookieAttributes):
             if not await exchange.handles(failure):
                 raise
         else:
-            if session._made is not STARTED and exchange.is_unfinished():  # noqa: SLF001
+            if (session._made is not STARTED or nested is not None) and exchange.is_unfinished():  # noqa: SLF001
                 await exchange.end()
 
     async def _incomplete(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -134,11 +134,9 @@ class WebSocketExchange(Exchange, eq=False):
         return {**message, "headers": headers + fields}
 
     def _has_changes(self) -> bool:
-        verified, wall_ms = self.state.verified, self.edge.wall_s() * 1000
+        verified = self.state.verified
         return self.session.modified or (
-            verified is not None
-            and wall_ms >= verified.quiet_until_ms
-            and not has_nothing_to_commit(self.session, self.state, verified, wall_ms)
+            verified is not None and not has_nothing_to_commit(self.session, self.state, verified, self.edge.wall_s())
         )
 
     # The app returns or fails

@@ -49,12 +49,12 @@ class Outcome(msgspec.Struct, frozen=True):
     removes_variants: bool = False
 
 
-def has_nothing_to_commit(session: Session, state: RequestState, verified: Verified, wall_ms: float) -> bool:
+def has_nothing_to_commit(session: Session, state: RequestState, verified: Verified, wall_s: float) -> bool:
     """Whether a session that came in needs no commit, if no method changed it.
 
-    That is so if its token is not due for renewal and no nested value changed. Before ``verified.quiet_until_ms`` it is always so.
+    That is so if its token is not due for renewal and no nested value changed.
     """
-    if wall_ms >= verified.renew_at_ms:
+    if wall_s >= verified.quiet_until_s and wall_s * 1000 >= verified.renew_at_ms:
         return False
     if verified.nested:
         content = began_with(state, verified)

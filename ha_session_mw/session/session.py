@@ -440,7 +440,7 @@ def session_of(state: RequestState, kind: type[Session] = SessionOfRequest) -> S
         if not verified.nested:
             content = verified.data
         elif not verified.record:
-            content = decode(verified.nested_data)  # containers belong to one request, so each decodes its own
+            content = decode(verified.nested_data or b"")  # containers belong to one request, so each decodes its own
         elif state.stored is not None:
             content = decode(state.stored.data)
     session = kind(content)
@@ -451,8 +451,9 @@ def session_of(state: RequestState, kind: type[Session] = SessionOfRequest) -> S
 
 def session_with(verified: Verified, manager: SessionManager) -> Session:
     """Return the session of a token that carries its data. Its state is made when somebody asks for it."""
-    session: Session = SessionOfRequest(decode_again(verified.nested_data) if verified.nested else verified.data)
-    session._verified, session._manager, session._made = verified, manager, None  # noqa: SLF001 - this module's own class
+    nested = verified.nested_data
+    session: Session = SessionOfRequest(verified.data if nested is None else decode_again(nested))
+    session._verified, session._manager, session._made = verified, manager, nested  # noqa: SLF001 - this module's own class
     session.accessed = session.modified = False
     return session
 

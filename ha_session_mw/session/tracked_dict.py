@@ -29,8 +29,8 @@ class TrackedDict(dict[str, Any]):
     __slots__ = ("__dict__", "__weakref__", "_made", "_manager", "_verified", "accessed", "modified")
 
     _made: RequestState | str | bytes | None
-    """The state, once it is made. Before, None until the response starts, and then ``STARTED``. Nested data may be changed in place
-    afterwards, so then it is the data as it travels."""
+    """The state, once it is made. Before, it is nested data as it travels, and None for other data. It is ``STARTED`` once the response
+    has started, if nothing has changed until then."""
     _manager: SessionManager | None
     _verified: Verified | None
     """The token that came in and is valid. The state has it, too."""
@@ -51,9 +51,9 @@ class TrackedDict(dict[str, Any]):
         with _MAKING:  # an app may use its session in several threads
             made = self._made
             if not isinstance(made, RequestState):
-                verified, content = self._verified, made if isinstance(made, bytes) else None
+                verified, read_only = self._verified, STARTED if made is STARTED else None
                 transport = None if verified is None else verified.transport
-                read_only = None if made is None else STARTED
+                content = None if verified is None or read_only is None else verified.nested_data
                 self._made = made = RequestState(self._manager, verified, transport, read_only=read_only, content_when_closed=content)
         return made
 

@@ -59,8 +59,8 @@ class Exchange(msgspec.Struct, eq=False):
         if type(headers) is not list:
             raise NotImplementedError
         wall_s = edge.wall_s
-        wall_ms = wall_s() * 1000.0
-        if made is None and not session.modified and wall_ms < session._verified.quiet_until_ms:
+        now_s = wall_s()
+        if made is None and not session.modified and now_s < session._verified.quiet_until_s:
             session._made = STARTED
         else:
             raise NotImplementedError
@@ -104,13 +104,16 @@ class Stage:
         #3
         recall = self._recall
         verified = recall(field, transport)
-        if verified is None or verified.record or verified.nested:
+        if verified is None or verified.record:
             raise NotImplementedError
         #5
+        nested = verified.nested_data
+        if nested is not None:
+            raise NotImplementedError
         session = SessionOfRequest(verified.data)
         session._verified = verified
         session._manager = self.manager
-        session._made = None
+        session._made = nested
         session.accessed = session.modified = False
         #6
         scope["session"] = scope["ha_session_mw.session"] = session
@@ -139,12 +142,12 @@ def recaller(view, cached):
         if verified is None:
             return None
         #4
-        wall_ms = wall_s() * 1000.0
+        now_s = wall_s()
         if poll_now is not None:
             raise NotImplementedError
         if not (
             view.fresh_at == FOREVER and verified.generation is view.generation and verified.transport is transport
-            and verified.from_ms <= wall_ms and wall_ms < verified.until_ms and wall_ms >= view.floor_clock_ms
+            and verified.from_s <= now_s and now_s < verified.until_s and now_s >= view.floor_s
         ):
             raise NotImplementedError
         for _ in count.before_sample:

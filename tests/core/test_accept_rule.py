@@ -57,7 +57,7 @@ def test_a_session_without_an_objection_is_accepted() -> None:
 def test_a_token_is_valid_at_the_same_times_whether_and_whenever_it_was_put_into_the_cache(seen_ms: int) -> None:
     for session in (ENDS_AT_ONCE, claims(idle_end_ms=NOW_MS + 10)):
         cached = seen(session)
-        VerifiedCache(10, 10**6, ttl_s=0.002).put(cached.text, cached, seen_ms)
+        VerifiedCache(10, 10**6, ttl_s=0.002).put(cached.text, cached, seen_ms / 1000)
         assert denial(cached, fresh_view()) is None
         for wall_ms in (NOW_MS - LEEWAY_MS - 1, NOW_MS - LEEWAY_MS, NOW_MS + 9.5, NOW_MS + 10):
             for floor_ms in (0, NOW_MS + 10):

@@ -305,7 +305,7 @@ class Node(Place, ABC):
         generation, verified = self.view.generation, session.verified
         if (  # the short way, as the validator goes it
             self.accepted_under.get(verified.claims.sid) is generation
-            and verified.begins_ms <= now.wall_ms < verified.until_ms
+            and verified.from_s <= now.wall_ms / 1000 < verified.until_s
             and now.wall_ms >= self.view.floor_ms
             and now.boot_s - fresh_at <= members.acceptance_limit_s
         ):

@@ -106,7 +106,7 @@ class View:
     Attributes:
         fresh_at: everything acknowledged before this moment (boot-time clock, seconds) has been merged here.
         floor_ms: no token that ends at or before it is accepted, even if the clock goes back afterwards.
-        floor_clock_ms: the same as a float, which compares faster with the reading of a clock.
+        floor_s: the same in seconds, as clocks give them: each request compares it.
         latest_ms: the latest time that this node's trusted wall clock has shown, or its tokens carry. A clock that is set back later takes
             no session with it: a token up to that time is no token from the future.
         denied: the revoked session and family ids, with the end of each entry. A part of those that have ended stays for some time.
@@ -138,8 +138,8 @@ class View:
         "denied_keys",
         "ended",
         "everybody",
-        "floor_clock_ms",
         "floor_ms",
+        "floor_s",
         "fresh_at",
         "generation",
         "known_cuts",
@@ -153,7 +153,7 @@ class View:
     def __init__(self, *, fresh_at: float = -math.inf, on_news: Callable[[Sequence[Entry]], None] | None = None) -> None:
         self.on_news = on_news
         self.floor_ms = 0
-        self.floor_clock_ms = 0.0
+        self.floor_s = 0.0
         self.latest_ms = 0.0
         self.start_anew(fresh_at=fresh_at)
 
@@ -353,7 +353,7 @@ class View:
         if floor_ms <= self.floor_ms:
             return
         before_ms, self.floor_ms = self.floor_ms, floor_ms
-        self.floor_clock_ms = float(floor_ms)
+        self.floor_s = floor_ms / 1000.0
         if floor_ms // END_STEP_MS > before_ms // END_STEP_MS:  # else nothing has ended: memory:// raises the floor with each append
             while self._ends and self._ends[0] <= floor_ms:
                 end, leaving = self._leaving.pop(heappop(self._ends))

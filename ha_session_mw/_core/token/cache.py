@@ -32,7 +32,7 @@ PER_VALUE_BYTES = 150
 _OF_LITTLE_TOKEN = OVERHEAD_BYTES - 3 * NOT_DATA_BYTES + PER_VALUE_BYTES
 PER_PUT = 2
 """How many ended tokens go with each new one. Then they go at least as fast as new ones come."""
-SHARED_FOR_MS = 1000.0
+SHARED_FOR_S = 1.0
 """Tokens that come within this time are forgotten at one moment, that of the first one, so that they share one number."""
 
 
@@ -52,7 +52,7 @@ class VerifiedCache:
         times: since when, and until when, the tokens of the last second are kept.
     """
 
-    __slots__ = ("_before", "_max_units", "_recent", "_size", "_ttl_ms", "_units", "entries", "times")
+    __slots__ = ("_before", "_max_units", "_recent", "_size", "_ttl_s", "_units", "entries", "times")
 
     def __init__(self, size: int, max_bytes: int, ttl_s: float) -> None:
         self.entries: OrderedDict[bytes, Verified] = OrderedDict()
@@ -62,36 +62,36 @@ class VerifiedCache:
         """The sessions that were recent before ``_recent`` was begun."""
         self._size = size
         self._max_units = max_bytes // UNIT_BYTES
-        self._ttl_ms = ttl_s * 1000
+        self._ttl_s = ttl_s
         self.times = (0.0, 0.0)
 
-    def put(self, key: bytes, verified: Verified, now_ms: float, transport: Transport | None = None) -> None:
+    def put(self, key: bytes, verified: Verified, now_s: float, transport: Transport | None = None) -> None:
         """Keep a verified token, which no other cache may keep.
 
         Args:
             key: the token, or the header field that carries only that.
             verified: the token.
-            now_ms: the time.
+            now_s: the time.
             transport: of that field.
         """
-        from_ms, until_ms = self.times
-        if not 0.0 <= now_ms - from_ms < SHARED_FOR_MS:
-            from_ms, until_ms = self.begin_times(now_ms)
+        from_s, until_s = self.times
+        if not 0.0 <= now_s - from_s < SHARED_FOR_S:
+            from_s, until_s = self.begin_times(now_s)
         verified.text, verified.transport = key, transport
-        if verified.from_ms < from_ms:
-            verified.from_ms = from_ms
-        if verified.until_ms > until_ms:
-            verified.until_ms = until_ms
-        if verified.quiet_until_ms > until_ms:
-            verified.quiet_until_ms = until_ms
-        self.keep(key, verified, now_ms)
+        if verified.from_s < from_s:
+            verified.from_s = from_s
+        if verified.until_s > until_s:
+            verified.until_s = until_s
+        if verified.quiet_until_s > until_s:
+            verified.quiet_until_s = until_s
+        self.keep(key, verified, now_s)
 
-    def begin_times(self, now_ms: float) -> tuple[float, float]:
-        """Return new :attr:`times`, because the present ones began before this time, and :data:`SHARED_FOR_MS` have passed."""
-        self.times = times = now_ms, now_ms + self._ttl_ms
+    def begin_times(self, now_s: float) -> tuple[float, float]:
+        """Return new :attr:`times`, because the present ones began before this time, and :data:`SHARED_FOR_S` have passed."""
+        self.times = times = now_s, now_s + self._ttl_s
         return times
 
-    def keep(self, key: bytes, verified: Verified, now_ms: float) -> None:
+    def keep(self, key: bytes, verified: Verified, now_s: float) -> None:
         """Do as :meth:`put` for a token that was verified with this key and with :attr:`times`."""
         entries, recent, family = self.entries, self._recent, verified.family
         if key in entries:
@@ -122,23 +122,23 @@ class VerifiedCache:
                     self._forget(family, oldest)
                 if total <= self._max_units and len(entries) <= self._size:
                     return
-        elif entries[next(iter(entries))].until_ms <= now_ms:
-            self.drop_ended(now_ms, most=PER_PUT)
+        elif entries[next(iter(entries))].until_s <= now_s:
+            self.drop_ended(now_s, most=PER_PUT)
 
-    def put_beside(self, field: bytes, verified: Verified, now_ms: float, transport: Transport) -> None:
+    def put_beside(self, field: bytes, verified: Verified, now_s: float, transport: Transport) -> None:
         """Keep a token that is in the cache under a header field with other cookies besides, for as long.
 
         Such a field is kept only once it has come twice in a row: the cookies of some sites change with each request.
         """
         known = self.entries.get(field)
-        if known is None or known.until_ms < verified.until_ms:
+        if known is None or known.until_s < verified.until_s:
             mark = hash(field)
             if verified.beside != mark:
                 verified.beside = mark
                 return
             known = structs.replace(verified)
-            self.put(field, known, now_ms, transport)
-            known.text, known.until_ms, known.quiet_until_ms = verified.text, verified.until_ms, verified.quiet_until_ms
+            self.put(field, known, now_s, transport)
+            known.text, known.until_s, known.quiet_until_s = verified.text, verified.until_s, verified.quiet_until_s
         known.generation = verified.generation
 
     def _put_beside_others(self, family: FamilyId, key: bytes) -> None:
@@ -149,7 +149,7 @@ class VerifiedCache:
         if len(keys) > TOKENS_OF_A_SESSION:
             self._drop(keys[0])
 
-    def drop_ended(self, now_ms: float, *, most: int) -> None:
+    def drop_ended(self, now_s: float, *, most: int) -> None:
         """Drop tokens whose time is over, so many at most. Call it now and then: no other call frees the memory of a quiet node."""
         entries = self.entries
         for _ in range(most):
@@ -157,7 +157,7 @@ class VerifiedCache:
                 return
             oldest = next(iter(entries))
             # One that ends later than a new one would was put here before the clock was set back, and holds up the others.
-            if now_ms < entries[oldest].until_ms <= now_ms + self._ttl_ms:
+            if now_s < entries[oldest].until_s <= now_s + self._ttl_s:
                 return
             self._drop(oldest)
 
@@ -197,7 +197,7 @@ def units_of(verified: Verified) -> int:
     if given is None and length <= LITTLE_TOKEN_BYTES:
         # In base64, data has a third more characters than bytes, and one of its characters takes up to four bytes in memory.
         return (_OF_LITTLE_TOKEN + 4 * length + PER_VALUE_BYTES * len(content)) // UNIT_BYTES
-    taken = OVERHEAD_BYTES + length + len(verified.nested_data) + content.__sizeof__()
+    taken = OVERHEAD_BYTES + length + len(verified.nested_data or b"") + content.__sizeof__()
     for name, value in content.items():
         taken += name.__sizeof__() + value.__sizeof__()
     if given is not None:

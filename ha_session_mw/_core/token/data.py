@@ -11,8 +11,10 @@ from msgspec.msgpack import Ext
 
 from ...exceptions import SessionNotSerializable
 
-_encode = msgspec.msgpack.Encoder().encode
-_CANNOT_TRAVEL = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+encode_again = msgspec.msgpack.Encoder().encode
+"""The data's bytes, if it has not changed since ``decode``. Other data may raise one of :data:`CANNOT_TRAVEL`."""
+_encode = encode_again
+CANNOT_TRAVEL = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 MAX_DEPTH = 100
 """How deep lists and dicts may be nested. Python releases differ in their recursion limits, and nodes may run different ones."""
 _OPENING = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
@@ -60,14 +62,14 @@ def encode(data: Mapping[str, object], *, known: bytes | None = None) -> bytes:
             return raw
         if decode(raw) == data and not _is_too_deep(data, raw):
             return raw
-    except _CANNOT_TRAVEL:
+    except CANNOT_TRAVEL:
         raw = b""
     try:
         plain = _plain_session(data)
         culprit = _lossy(plain, "session", depth=0)
         if culprit is None:
             return _encode(plain)
-    except _CANNOT_TRAVEL:
+    except CANNOT_TRAVEL:
         culprit = "session"
     raise SessionNotSerializable(
         f"{culprit} cannot travel: a session holds None, bool, int, float, str, bytes, "
@@ -87,7 +89,7 @@ def encode_changed(data: Mapping[str, object], change: Mapping[str, object], *, 
     try:
         if _encode(before) == known and encode(change) == _encode(change):
             return _encode(data)
-    except _CANNOT_TRAVEL:
+    except CANNOT_TRAVEL:
         pass
     return encode(data)
 
@@ -96,7 +98,7 @@ def fingerprint(data: Mapping[str, object]) -> bytes | None:
     """Return the data's bytes to compare with others; None if it holds something that cannot travel. Much faster than ``encode``."""
     try:
         return _encode(data)
-    except _CANNOT_TRAVEL:
+    except CANNOT_TRAVEL:
         pass
     try:
         return encode(data)
@@ -228,5 +230,5 @@ def _comes_back(value: object) -> bool:
         return True
     try:
         return bool(decode_again(_encode(value)) == value) or value != value  # a NaN
-    except _CANNOT_TRAVEL:
+    except CANNOT_TRAVEL:
         return False

@@ -73,9 +73,9 @@ class Verified(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         generation: the view's generation under which the accept rule last accepted the token; None if it never did. The validator notes it.
-        from_ms: the same as ``begins_ms``. In the cache it is the time at which the token was put there, or up to a second before, if
-            that is later. Many tokens share one such number.
-        until_ms: the time from which the session has expired, by the idle or the absolute end. In the cache it is the time at which the
+        from_s: the same as ``begins_ms``. In the cache it is the time at which the token was put there, or up to a second before, if
+            that is later. Many tokens share one such number. In seconds, as the clock gives them: each request compares it.
+        until_s: the time from which the session has expired, by the idle or the absolute end. In the cache it is the time at which the
             cache forgets the token, if that is sooner.
         transport: how the token comes if ``text`` is a header field: no field of another name stands for it. None for a bare token.
         text: the token; or the header field that carries it and nothing else, under which the cache keeps it.
@@ -89,24 +89,23 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         data: the decoded data of a token, without a record, whose values contain no containers. Shared by all requests with this
             token: copy before use. Empty for other tokens, because each request decodes containers of its own. A decoded copy
             would take twenty times the memory of the token.
-        nested: whether the data may contain containers, which an app can change in place. True for a token with a record.
-        nested_data: such data of a token without a record, as it travels.
+        nested_data: data of a token without a record that contains containers, as it travels; None for other tokens.
         begins_ms: the time from which the session may be used, with the leeway for clocks.
         due_ms: the time from which the token is due for renewal; None if the claims alone say that, as they do of most tokens.
-        quiet_until_ms: the time until which a request without changes certainly has nothing to commit.
+        quiet_until_s: the time until which a request without changes certainly has nothing to commit.
         units: in the cache: the memory that this takes, roughly, in units of the cache.
         beside: the hash of the field with other cookies that carried the token last. If it comes again, it becomes a key of the cache.
     """
 
     # Each request looks at the first ones, so that they lie in few lines of the processor's cache.
     generation: object
-    from_ms: float
-    until_ms: float
+    from_s: float
+    until_s: float
     transport: Transport | None
-    data: dict[str, object]
-    nested: bool
     record: int
-    quiet_until_ms: float
+    nested_data: bytes | None
+    data: dict[str, object]
+    quiet_until_s: float
     text: bytes
     given: Claims | None
     kid: KeyId
@@ -114,7 +113,6 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     subject: str | None
     cuts: tuple[CutId, ...]
     issuer: NodeId
-    nested_data: bytes
     begins_ms: float
     due_ms: float | None
     units: int = 0
@@ -139,8 +137,13 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         return _claims(sid, _decode_payload(_raw(payload)))
 
     @property
+    def nested(self) -> bool:
+        """Whether the data may contain containers, which an app can change in place. True for a token with a record."""
+        return self.nested_data is not None or bool(self.record)
+
+    @property
     def renew_at_ms(self) -> float:
-        """The time from which the token is due for renewal. Before ``quiet_until_ms`` nobody need ask."""
+        """The time from which the token is due for renewal. Before ``quiet_until_s`` nobody need ask."""
         return due_ms(self.claims) if self.due_ms is None else self.due_ms
 
     @classmethod
@@ -195,8 +198,8 @@ def verify(
     longest_ms: int = _ANY_LIFE_MS,
     key: bytes | None = None,
     transport: Transport | None = None,
-    from_ms: float = _ALWAYS,
-    until_ms: float = _NEVER,
+    from_s: float = _ALWAYS,
+    until_s: float = _NEVER,
 ) -> Verified:
     """Return a token as verified, after checks of its size, shape and signature.
 
@@ -206,7 +209,7 @@ def verify(
         longest_ms: the longest life of a session. A token that was issued under a longer one ends as if it had been issued under this.
         key: the key under which the cache will keep the token. To set this and what follows afterwards takes longer.
         transport: how the token comes with that key.
-        from_ms, until_ms: the time for which the cache will keep it.
+        from_s, until_s: the time for which the cache will keep it.
 
     Raises:
         TokenTooLarge: the token is longer than ``MAX_TOKEN_BYTES``.
@@ -227,7 +230,8 @@ def verify(
         # As in ``_raw``. The signature covers the text, so no other base64 text of the same bytes gets here.
         raw = _decode_base64(b'"' + text.translate(_FROM_URL_SAFE) + _PADDED[len(text) & 3])
         terms: _Payload[Any]
-        content, nested_data = _EMPTY, b""
+        content: dict[str, Any] = _EMPTY
+        nested_data: bytes | None = None
         try:
             terms = _decode_at_once(raw)
             if not terms.record:
@@ -245,11 +249,11 @@ def verify(
             content, nested_data = _content(terms)
         if not _LOWEST <= terms.version <= _HIGHEST or not head.isascii():
             raise _later_release(terms)
-        verified = _verified(key or token, None, signer.kid, terms, content, nested_data, transport, from_ms, until_ms)
+        verified = _verified(key or token, None, signer.kid, terms, content, nested_data, transport, from_s, until_s)
         if terms.idle_end_ms - terms.issued_ms <= longest_ms:
             return verified
         shorter = msgspec.structs.replace(verified.claims, idle_end_ms=terms.issued_ms + longest_ms)
-        return _verified(key or token, shorter, signer.kid, shorter, content, nested_data, transport, from_ms, until_ms)
+        return _verified(key or token, shorter, signer.kid, shorter, content, nested_data, transport, from_s, until_s)
     except _UNREADABLE as exc:
         raise _not_readable(exc) from exc
 
@@ -323,15 +327,14 @@ def _verified(
     kid: KeyId,
     terms: Claims | _Payload[Any],
     content: dict[str, Any],
-    nested_data: bytes,
+    nested_data: bytes | None,
     transport: Transport | None = None,
-    from_ms: float = _ALWAYS,
-    until_ms: float = _NEVER,
+    from_s: float = _ALWAYS,
+    until_s: float = _NEVER,
     renew_at_ms: float | None = None,
 ) -> Verified:
     """Return a verified token. Times are floats, which compare faster with a clock's."""
     record, issued_ms, ends_ms, absolute_end_ms = terms.record, terms.issued_ms, terms.idle_end_ms, terms.absolute_end_ms
-    nested = bool(record or nested_data)
     # As ``due_ms`` says, but a call takes longer than that.
     renewal_ms = _NEVER
     if ends_ms < absolute_end_ms:
@@ -341,18 +344,19 @@ def _verified(
     if renew_at_ms is not None:
         renewal_ms = renew_at_ms
     begins_ms = issued_ms - NOT_BEFORE_LEEWAY_MS
-    if until_ms > ends_ms:
-        until_ms = float(ends_ms)
+    begins_s, ends_s, renewal_s = begins_ms / 1000.0, ends_ms / 1000.0, renewal_ms / 1000.0
+    if until_s > ends_s:
+        until_s = ends_s
     issuer = terms.issuer
     return Verified(
         None,
-        from_ms if from_ms > begins_ms else begins_ms,
-        until_ms,
+        from_s if from_s > begins_s else begins_s,
+        until_s,
         transport,
-        content or _EMPTY,
-        nested,
         record,
-        _ALWAYS if nested else renewal_ms if renewal_ms < until_ms else until_ms,
+        nested_data,
+        content or _EMPTY,
+        _ALWAYS if record else renewal_s if renewal_s < until_s else until_s,
         text,
         given,
         kid,
@@ -360,18 +364,17 @@ def _verified(
         terms.subject,
         terms.cuts,
         _issuers.get(issuer) or _kept_once(issuer),
-        nested_data,
         begins_ms,
-        None if given is None and not nested else renewal_ms,
+        None if given is None else renewal_ms,
     )
 
 
-def _content(terms: Claims | _Payload[msgspec.Raw]) -> tuple[dict[str, object], bytes]:
-    """Return the decoded data of a token, and as it travels if it has containers."""
+def _content(terms: Claims | _Payload[msgspec.Raw]) -> tuple[dict[str, object], bytes | None]:
+    """Return the decoded data of a token; or the data as it travels if it has containers."""
     if terms.record:
-        return _EMPTY, b""
+        return _EMPTY, None
     content = decode(terms.data)
-    return (_EMPTY, bytes(terms.data)) if is_nested(content) else (content or _EMPTY, b"")
+    return (_EMPTY, bytes(terms.data)) if is_nested(content) else (content or _EMPTY, None)
 
 
 def _kept_once(issuer: NodeId) -> NodeId:

@@ -491,7 +491,7 @@ def test_a_replacement_is_forgotten_once_no_clock_tells_it_from_a_log_out(found:
     kept, forgetful = view_of(found), view_of(found)
     forgetful.raise_floor(NOW_MS + floor_off_ms)
     wall_ms = NOW_MS + floor_off_ms + ahead_ms  # the floor is behind every trusted clock
-    lasting = [session for session in SESSIONS if session.until_ms > wall_ms and session.claims.absolute_end_ms > forgetful.floor_ms]
+    lasting = [session for session in SESSIONS if session.until_s * 1000 > wall_ms and session.claims.absolute_end_ms > forgetful.floor_ms]
 
     for one in lasting:
         before, after = judge(one, kept, wall_ms=wall_ms), judge(one, forgetful, wall_ms=wall_ms)

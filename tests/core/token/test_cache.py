@@ -20,6 +20,7 @@ from ...thinning import thinned
 from ..builders import KEY, NOW_MS, claims, seen
 
 MB = 1 << 20
+NOW_S = NOW_MS / 1000
 
 
 def session(number: int, *, content: Any = None, issued_ms: int = NOW_MS) -> Verified:
@@ -30,8 +31,8 @@ def new_cache(size: int = 100, *, max_bytes: int = 64 * MB, ttl_s: float = 60) -
     return VerifiedCache(size, max_bytes, ttl_s)
 
 
-def kept(cache: VerifiedCache, key: bytes, verified: Verified, now_ms: float = NOW_MS) -> Verified:
-    cache.put(key, verified, now_ms)
+def kept(cache: VerifiedCache, key: bytes, verified: Verified, now_s: float = NOW_S) -> Verified:
+    cache.put(key, verified, now_s)
     return cache.entries[key]
 
 
@@ -49,25 +50,25 @@ def test_a_token_has_the_same_claims_in_the_field_under_which_it_is_kept(before:
 
 def test_a_token_is_good_until_the_cache_forgets_it_or_it_ends() -> None:
     one = session(0)
-    ends_ms = one.until_ms
-    assert kept(new_cache(ttl_s=10**6), b"token", one).until_ms == ends_ms
-    assert kept(new_cache(ttl_s=2.5), b"token", session(0)).until_ms == NOW_MS + 2_500
+    ends_s = one.until_s
+    assert kept(new_cache(ttl_s=10**6), b"token", one).until_s == ends_s
+    assert kept(new_cache(ttl_s=2.5), b"token", session(0)).until_s == NOW_S + 2.5
 
 
 def test_no_token_is_kept_for_longer_than_is_set_and_none_for_a_second_less() -> None:
-    cache, ends_ms = new_cache(ttl_s=2.5), []
+    cache, ends_s = new_cache(ttl_s=2.5), []
     for number in range(40):
-        now_ms = NOW_MS + 100.0 * number
-        ends_ms.append(kept(cache, b"%d" % number, session(number), now_ms).until_ms)
-        assert now_ms + 1_500 < ends_ms[-1] <= now_ms + 2_500
-    assert len({id(end_ms) for end_ms in ends_ms}) <= 4  # these share few objects
-    assert kept(cache, b"set back", session(41), NOW_MS - 5.0).until_ms == NOW_MS + 2_495
+        now_s = NOW_S + number / 16
+        ends_s.append(kept(cache, b"%d" % number, session(number), now_s).until_s)
+        assert now_s + 1.5 < ends_s[-1] <= now_s + 2.5
+    assert len({id(end_s) for end_s in ends_s}) <= 4  # these share few objects
+    assert kept(cache, b"set back", session(41), NOW_S - 0.25).until_s == NOW_S + 2.25
 
 
 def test_when_it_is_full_the_oldest_goes() -> None:
     cache = new_cache(3)
     for number in range(5):
-        cache.put(b"%d" % number, session(number), NOW_MS)
+        cache.put(b"%d" % number, session(number), NOW_S)
 
     assert [key for key in (b"0", b"1", b"2", b"3", b"4") if key in cache.entries] == [b"2", b"3", b"4"]
     assert len(cache) == 3
@@ -75,38 +76,38 @@ def test_when_it_is_full_the_oldest_goes() -> None:
 
 def test_a_token_that_is_verified_again_counts_once() -> None:
     cache = new_cache(3)
-    for now_ms in (NOW_MS, NOW_MS + 2_000):
-        cache.put(b"token", session(0), now_ms)
+    for now_s in (NOW_S, NOW_S + 2):
+        cache.put(b"token", session(0), now_s)
 
     assert len(cache) == 1
-    assert cache.entries[b"token"].until_ms == NOW_MS + 62_000
+    assert cache.entries[b"token"].until_s == NOW_S + 62
     assert cache.bytes == cache.entries[b"token"].units * UNIT_BYTES
 
 
 def test_a_token_that_is_verified_again_is_the_newest_again() -> None:
     cache = new_cache(2)
     for key in (b"one", b"two", b"one", b"three"):
-        cache.put(key, session(0), NOW_MS)
+        cache.put(key, session(0), NOW_S)
 
     assert [*cache.entries] == [b"one", b"three"]
 
 
 def test_all_is_forgotten_when_the_keys_change() -> None:
     cache = new_cache(3)
-    cache.put(b"token", session(0), NOW_MS)
+    cache.put(b"token", session(0), NOW_S)
     cache.clear()
 
     assert len(cache) == cache.bytes == 0
     assert b"token" not in cache.entries
-    cache.put(b"token", session(0), NOW_MS)
+    cache.put(b"token", session(0), NOW_S)
     assert len(cache) == 1
 
 
 def test_a_session_that_changes_all_the_time_keeps_its_newest_tokens_only() -> None:
     cache = new_cache()
-    cache.put(b"of another", session(1), NOW_MS)
+    cache.put(b"of another", session(1), NOW_S)
     for number in range(50):
-        cache.put(b"token-%d" % number, session(0, issued_ms=NOW_MS + number), NOW_MS)
+        cache.put(b"token-%d" % number, session(0, issued_ms=NOW_MS + number), NOW_S)
 
     assert [*cache.entries] == [b"of another", *(b"token-%d" % number for number in range(50 - TOKENS_OF_A_SESSION, 50))]
 
@@ -114,9 +115,9 @@ def test_a_session_that_changes_all_the_time_keeps_its_newest_tokens_only() -> N
 def test_a_session_that_changes_among_many_others_takes_little() -> None:
     cache, others = new_cache(10**5), iter(range(1, 10**5))
     for number in range(20):
-        cache.put(b"token-%d" % number, session(0, issued_ms=NOW_MS + number), NOW_MS)
+        cache.put(b"token-%d" % number, session(0, issued_ms=NOW_MS + number), NOW_S)
         for other in islice(others, RECENT_SESSIONS // 3):
-            cache.put(b"%d" % other, session(other), NOW_MS)
+            cache.put(b"%d" % other, session(other), NOW_S)
 
     assert sum(key.startswith(b"token-") for key in cache.entries) <= TOKENS_OF_A_SESSION
     assert len(cache._recent) + len(cache._before) <= 3 * RECENT_SESSIONS
@@ -125,23 +126,23 @@ def test_a_session_that_changes_among_many_others_takes_little() -> None:
 def test_ended_entries_are_dropped_as_new_ones_come_and_on_request() -> None:
     cache = new_cache()
     for number in range(10):
-        cache.put(b"%d" % number, session(number), NOW_MS)
-    cache.put(b"new", session(10), NOW_MS + 60_000)
+        cache.put(b"%d" % number, session(number), NOW_S)
+    cache.put(b"new", session(10), NOW_S + 60)
     assert len(cache) == 9
 
-    cache.drop_ended(NOW_MS + 60_000, most=5)
+    cache.drop_ended(NOW_S + 60, most=5)
     assert len(cache) == 4
-    cache.drop_ended(NOW_MS + 60_000, most=100)
+    cache.drop_ended(NOW_S + 60, most=100)
     assert [*cache.entries] == [b"new"]
-    cache.drop_ended(NOW_MS + 120_000, most=100)
+    cache.drop_ended(NOW_S + 120, most=100)
     assert (len(cache), cache.bytes) == (0, 0)
 
 
 def test_an_entry_of_a_clock_that_was_ahead_holds_up_no_other() -> None:
     cache = new_cache()
-    cache.put(b"ahead", session(1), NOW_MS + 24 * 3_600_000)
-    cache.put(b"right", session(2), NOW_MS)
-    cache.drop_ended(NOW_MS + 60_000, most=100)
+    cache.put(b"ahead", session(1), NOW_S + 24 * 3600)
+    cache.put(b"right", session(2), NOW_S)
+    cache.drop_ended(NOW_S + 60, most=100)
 
     assert len(cache) == 0
 
@@ -175,7 +176,7 @@ def test_the_bound_on_bytes_bounds_memory_for_any_tokens(shape: str) -> None:
     tracemalloc.start()
     try:
         for number, token in enumerate(tokens, 1):
-            cache.put(b"session=" + token, verify(token, ring), NOW_MS)
+            cache.put(b"session=" + token, verify(token, ring), NOW_S)
             if number > 2 * len(cache) + 10:
                 break  # it is full: it has dropped more than it has
         tokens.close()
@@ -191,18 +192,18 @@ def test_the_bound_on_bytes_bounds_memory_for_any_tokens(shape: str) -> None:
 
 def test_a_token_that_is_larger_than_the_whole_cache_is_not_kept() -> None:
     cache = new_cache(max_bytes=100)
-    cache.put(b"token", session(0), NOW_MS)
+    cache.put(b"token", session(0), NOW_S)
 
     assert (len(cache), cache.bytes) == (0, 0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.integers(0, 90_000)), max_size=60), st.integers(1, 8))
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.integers(0, 90)), max_size=60), st.integers(1, 8))
 def test_all_bounds_hold_and_the_newest_entry_is_there(puts: list[tuple[int, int, int]], size: int) -> None:
     cache = new_cache(size, max_bytes=8000)
-    now_ms = float(NOW_MS)
-    for key, whose, passed_ms in puts:
-        now_ms += passed_ms
-        cache.put(b"%d/%d" % (whose, key), session(whose, content={"a": "x" * whose * 100}), now_ms)
+    now_s = NOW_S
+    for key, whose, passed_s in puts:
+        now_s += passed_s
+        cache.put(b"%d/%d" % (whose, key), session(whose, content={"a": "x" * whose * 100}), now_s)
 
         assert b"%d/%d" % (whose, key) in cache.entries
         assert len(cache) <= size
