@@ -13,6 +13,8 @@ import pytest
 
 from ha_session_mw.clocks import SystemClock
 
+from .waiting import LIMIT_S
+
 Ts = TypeVarTuple("Ts")
 
 
@@ -58,7 +60,7 @@ def test_a_wait_sets_one_timer_and_does_not_spin_within_its_last_millisecond(wai
 @pytest.mark.anyio
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
 async def test_a_wait_for_a_moment_that_has_passed_ends_at_once(seconds: float) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(LIMIT_S):
         await SystemClock().sleep(seconds)
         with SystemClock().move_on_after(seconds):
             await anyio.sleep_forever()

@@ -18,6 +18,8 @@ import pytest
 
 from ha_session_mw.client import NodesTransport, connect
 
+from ..waiting import LIMIT_S
+
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -52,7 +54,7 @@ class Server:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(LIMIT_S)
 
 
 @pytest.fixture

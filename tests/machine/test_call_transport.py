@@ -19,6 +19,7 @@ from ha_session_mw._machine.call_transport import MAX_HEAD_BYTES, CallTransport
 from ha_session_mw._machine.tls import tls_context, unreachable
 
 from ..engines import Certificates
+from ..waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +76,7 @@ async def serving(*answers: bytes | Sequence[bytes], tls: ssl.SSLContext | None 
     async with listener, anyio.create_task_group() as tasks:
         listens: anyio.abc.Listener[Any] = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
         tasks.start_soon(listens.serve, server.handle)
-        with anyio.fail_after(20):
+        with anyio.fail_after(LIMIT_S):
             yield server
         tasks.cancel_scope.cancel()
 

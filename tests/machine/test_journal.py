@@ -311,13 +311,13 @@ def in_child(work: Callable[[], object]) -> None:
     parent_goes_on = forking.Event()
 
     def run() -> None:
-        assert parent_goes_on.wait(10)
+        assert parent_goes_on.wait(LIMIT_S)
         work()
 
     child = forking.Process(target=run)
     child.start()
     parent_goes_on.set()
-    child.join(10)
+    child.join(LIMIT_S)
     assert child.exitcode == 0
 
 

@@ -322,7 +322,7 @@ async def test_a_listener_that_another_thread_opens_is_found_within_a_second(clo
         await anyio.wait_all_tasks_blocked()
         await anyio.to_thread.run_sync(listeners.tell, member(1))
         clock.advance(0.5)
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             assert await anext(streams[0]) == member(1)
 
 

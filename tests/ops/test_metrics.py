@@ -32,6 +32,7 @@ from ha_session_mw.ops.rendering import _number, _series, rendered
 from ha_session_mw.testing import Cluster, mint_session
 
 from ..asgi.driver import SECRET, Node
+from ..waiting import LIMIT_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
@@ -187,7 +188,7 @@ async def test_the_files_of_several_workers_are_read_while_requests_go_on(monkey
     read = threading.Event()
 
     def slowly(encode: object) -> bytes:
-        assert read.wait(10)
+        assert read.wait(LIMIT_S)
         return b"of all workers"
 
     async def serve_a_request() -> None:

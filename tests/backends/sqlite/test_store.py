@@ -302,7 +302,7 @@ async def test_a_disk_that_does_not_answer_costs_its_time_and_no_more(
     a = Worker(path, clock=clock)
     token = await a.log_in(text=LARGE)
     let_go = threading.Event()
-    monkeypatch.setattr(RecordFile, "commit", lambda _: let_go.wait(20))
+    monkeypatch.setattr(RecordFile, "commit", lambda _: let_go.wait(LIMIT_S))
     answers: list[Answer] = []
 
     async def change() -> None:
