@@ -234,14 +234,19 @@ async def test_without_files_a_majority_that_forgets_is_reported(caplog: pytest.
         assert "a majority of the members forgot their entries at once" in caplog.text
 
 
+async def keep_journals(cluster: Cluster, folder: Path, names: str = "abc") -> None:
+    """Start nodes again, each with a folder for its journal."""
+    for name in names:
+        await cluster[name].stop()
+        cluster[name].settings.update(state_dir=folder / name)
+        await cluster[name].start()
+    await cluster.ready()
+
+
 @pytest.mark.parametrize("change", [lambda session: session.cycle(), lambda session: session.login("ada")], ids=["cycle", "login"])
 async def test_a_change_of_the_id_without_a_majority_is_told_as_provisional(change: Any, tmp_path: Path) -> None:
     async with Cluster(app=obliging) as cluster:
-        for node in cluster.nodes:
-            await node.stop()
-            node.settings.update(state_dir=tmp_path / node.name)
-            await node.start()
-        await cluster.ready()
+        await keep_journals(cluster, tmp_path)
         a, b, _ = cluster.nodes
         browser = await logged_in(cluster, a)
         healthy = await browser.visit(a, change)
@@ -258,11 +263,7 @@ async def test_a_change_of_the_id_without_a_majority_is_told_as_provisional(chan
 
 async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(tmp_path: Path) -> None:
     async with Cluster(app=obliging) as cluster:
-        for node in cluster.nodes:
-            await node.stop()
-            node.settings.update(state_dir=tmp_path / node.name)
-            await node.start()
-        await cluster.ready()
+        await keep_journals(cluster, tmp_path)
         a, b, c = cluster.nodes
         browser, bob = await logged_in(cluster, a), await logged_in(cluster, a, "bob")
         captured = Browser(cluster, browser.token)
@@ -298,10 +299,7 @@ async def test_a_log_out_without_a_majority_is_enforced_here_kept_and_made_good(
 async def test_a_log_out_everywhere_that_is_made_good_late_ends_no_session_that_began_after_it(everybody: bool, tmp_path: Path) -> None:
     async with Cluster(app=obliging) as cluster:
         a, b, c = cluster.nodes
-        await a.stop()
-        a.settings.update(state_dir=tmp_path)
-        await a.start()
-        await cluster.ready()
+        await keep_journals(cluster, tmp_path, "a")
         before = await logged_in(cluster, b)
         cluster.cut(a)
         revoke = a.manager.revoke_everybody if everybody else partial(a.manager.revoke_subject, "ada")
@@ -322,10 +320,7 @@ async def test_a_log_out_everywhere_that_is_made_good_late_ends_no_session_that_
 
 async def test_more_log_outs_without_a_majority_do_not_wait_long(tmp_path: Path) -> None:
     async with Cluster(app=obliging) as cluster:
-        await cluster["a"].stop()
-        cluster["a"].settings.update(state_dir=tmp_path)
-        await cluster["a"].start()
-        await cluster.ready()
+        await keep_journals(cluster, tmp_path, "a")
         a = cluster["a"]
         browsers = [await logged_in(cluster, a) for _ in range(3)]
         cluster.cut(a)

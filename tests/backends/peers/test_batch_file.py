@@ -101,15 +101,21 @@ async def test_a_damaged_file_is_named_with_what_may_be_done(tmp_path: Path) -> 
         BatchFile(JournalFile(tmp_path / "log")).load()
 
 
+def on_files(folder: Path) -> Cluster:
+    """Three nodes, each with a file of its own name."""
+    cluster = Cluster()
+    for node in cluster.nodes:
+        node.settings.update(cluster=f"peers://{folder}/{node.name}")
+    return cluster
+
+
 @pytest.mark.one_library
 @pytest.mark.parametrize("most_bytes", [module.COMPACT_BYTES, -1])
 async def test_a_file_that_was_deleted_under_a_node_is_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most_bytes: int
 ) -> None:
     monkeypatch.setattr(module, "COMPACT_BYTES", most_bytes)
-    cluster = Cluster()
-    for node in cluster.nodes:
-        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
+    cluster = on_files(tmp_path)
     a, b, _ = cluster.nodes
     async with cluster:
         await cluster.ready()
@@ -228,7 +234,7 @@ async def test_a_log_out_waits_for_busy_disks_while_a_majority_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, frozen: bool, status: int, most_s: float
 ) -> None:
     busy_s, write = [0.0], BatchFile.write
-    cluster = Cluster()
+    cluster = on_files(tmp_path)
     a, *others = cluster.nodes
 
     async def write_when_the_others_let_it(file: BatchFile, one: Batch, everything: Callable[[], Iterator[Batch]]) -> Batch:
@@ -237,8 +243,6 @@ async def test_a_log_out_waits_for_busy_disks_while_a_majority_is_heard(
         return await write(file, one, everything)
 
     monkeypatch.setattr(BatchFile, "write", write_when_the_others_let_it)
-    for node in cluster.nodes:
-        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
     async with cluster:
         await cluster.ready()
         token = mint_session(a.manager, "ada")
@@ -294,10 +298,8 @@ async def restarted(cluster: Cluster, act: Callable[[Path], object], folder: Pat
 
 @pytest.mark.one_library
 async def test_files_that_all_went_back_are_told_until_everybody_is_logged_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cluster = Cluster()
+    cluster = on_files(tmp_path)
     a, b, _ = cluster.nodes
-    for node in cluster.nodes:
-        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
     async with cluster:
         await cluster.ready()
         token = mint_session(a.manager, "ada")
@@ -319,10 +321,8 @@ async def test_files_that_all_went_back_are_told_until_everybody_is_logged_out(t
 
 @pytest.mark.one_library
 async def test_a_single_file_that_went_back_is_no_loss_because_the_others_remember(tmp_path: Path) -> None:
-    cluster = Cluster()
+    cluster = on_files(tmp_path)
     a, b, _ = cluster.nodes
-    for node in cluster.nodes:
-        node.settings.update(cluster=f"peers://{tmp_path}/{node.name}")
     async with cluster:
         await cluster.ready()
         await a.kill()
