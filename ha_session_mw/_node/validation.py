@@ -431,6 +431,14 @@ class TokenValidator:
         family = msgspec.structs.replace(verified.claims, sid=SessionId(verified.family))
         return decision.problem if isinstance(self.revalidate(Verified.of(family, verified.kid)), Refuse) else None
 
+    def why_superseded(self, verified: Verified) -> SessionSuperseded | None:
+        """Return how another session, or another id, has taken the place of a session with all its ids. None if that is not so."""
+        superseded = self._view.superseded
+        if verified.sid not in superseded and verified.family not in superseded:  # a log-out asks, mostly about a session that is valid
+            return None
+        problem = self.why_revoked(verified)
+        return problem if isinstance(problem, SessionSuperseded) else None
+
     def ensure_valid(self, verified: Verified, *, new_id: bool) -> None:
         """Run the accept rule again: a session that was revoked meanwhile must not escape into a new token.
 

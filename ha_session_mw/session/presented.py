@@ -47,7 +47,7 @@ def ensure_newest(state: RequestState, node: Node) -> None:
     Raises:
         SessionSuperseded: it has, or the client has a newer token of the same session, which this request did not carry.
     """
-    problem = state.problem if state.verified is None else node.validator.why_revoked(state.verified)
+    problem = state.problem if state.verified is None else node.validator.why_superseded(state.verified)
     if isinstance(problem, SessionSuperseded):
         raise problem.with_traceback(None)  # the same error may be raised several times
     # The problem may be older than an answer that another request has got meanwhile.

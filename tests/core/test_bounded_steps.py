@@ -99,7 +99,7 @@ def test_no_step_of_a_second_load_looks_at_more_than_a_piece_of_the_log(entries:
 @pytest.mark.parametrize("entries", [denials, cuts], ids=lambda entries: entries.__name__)
 def test_a_request_and_a_new_token_cost_the_same(entries: Callable[[int], list[Entry]]) -> None:
     lines = []
-    for count in (FEW, MANY):
+    for count in (FEW, FEW, MANY):  # the very first request of a process does some things once
         view = View(fresh_at=math.inf)
         for entry in entries(count):
             view.merge(entry)
@@ -109,4 +109,4 @@ def test_a_request_and_a_new_token_cost_the_same(entries: Callable[[int], list[E
             view.withstood_cuts(session, lambda _: True)
             assert judge(session, view) is ACCEPT
         lines.append(cost.lines)
-    assert lines[0] == lines[1] > 0
+    assert lines[1] == lines[2] > 0

@@ -14,7 +14,7 @@ calls :meth:`Ordered.tick` every heartbeat.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ...events import Diverged, Rollback, RolledBack
 from ...models import Entry
@@ -231,13 +231,18 @@ class Ordered:
                 # Its first heartbeat may have been written at any earlier position.
                 self._hear(stored.slot, stored.beat, stored.position, now, first=0, late=True)
 
-    def delivered(self, position: int, items: Iterable[Item], now: Moment) -> Ready:
+    def delivered(self, position: int, items: Sequence[Item], now: Moment) -> Ready:
         """Take in all changes of one position, in their order. Changes that were applied before are ignored."""
         if not (self.needs_load or not self._follows() or position <= self.position):
             self._apply(position, items, now)
         return self._told()
 
-    def _apply(self, position: int, items: Iterable[Item], now: Moment) -> None:
+    def _apply(self, position: int, items: Sequence[Item], now: Moment) -> None:
+        entries = [item.entry for item in items if isinstance(item, EntryPut)]
+        if len(entries) > 1:  # as in a storm of log-outs
+            self.view.merge_all(entries)
+        elif entries:
+            self.view.merge(entries[0])
         own_s = -math.inf
         for item in items:
             match item:
@@ -260,7 +265,6 @@ class Ordered:
 
     def _put(self, entry: Entry, *, created: bool) -> None:
         self.standstill.write_seen()
-        self.view.merge(entry)
         if self.entries.put(entry, created=created):
             self.own_beats.hurried = True  # a log-out on another process waits for this one to confirm
             self.own_beats.news += 1

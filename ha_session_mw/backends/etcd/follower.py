@@ -124,7 +124,7 @@ class Follower:
             raise _LoadAgain
 
     def _deliver(self, revision: int, events: list[Event]) -> None:
-        items = [item for event in events if (item := self._keys.item(event)) is not None]
+        items = self._keys.items(events)
         self._process.obey(self._ordered.delivered(revision, items, self._process.now()))
         for item in items:
             if isinstance(item, EntryPut):

@@ -25,7 +25,7 @@ from ..._core.ordered.keys import (
     key_end_ms,
 )
 from ..._core.ordered.ready import BeatDeleted, BeatPut, EntryDeleted, EntryPut, FloorRaised, Item, Snapshot, StoredBeat
-from ...models import Entry
+from ...models import Deny, Entry
 from .api import Event, KeyValue, end_of
 
 
@@ -76,6 +76,27 @@ class Keys:
     def ended(self, floor_ms: int) -> list[tuple[bytes, bytes]]:
         """Return the ranges of keys of entries that end at or below a floor."""
         return [(self._of(start), self._of(end)) for start, end in ended_ranges(floor_ms)]
+
+    def items(self, events: Sequence[Event]) -> list[Item]:
+        """Return the items that events stand for. Events of keys that do not belong to the log stand for none.
+
+        Raises:
+            UnreadableKey: this release cannot read one of the values.
+        """
+        pairs = [event.kv for event in events if not event.is_deletion]
+        if len(pairs) == len(events) and (found := self.denials_of(pairs)) is not None:
+            return [EntryPut(denial, pair.create_revision == pair.mod_revision) for pair, (_, denial) in zip(pairs, found, strict=True)]
+        return [item for event in events if (item := self.item(event)) is not None]
+
+    def denials_of(self, pairs: Sequence[KeyValue]) -> list[tuple[str, Deny]] | None:
+        """Return the names and the denials of pairs. None if one of them is of anything else, or is unreadable."""
+        if not all(pair.key.startswith(self.denials) for pair in pairs):
+            return None
+        try:
+            names = [pair.key[len(self.start) :].decode() for pair in pairs]
+            return [*zip(names, decode_denials(names, [pair.value for pair in pairs]), strict=True)]
+        except (msgspec.MsgspecError, ValueError):
+            return None  # one by one, it is known which of them cannot be read
 
     def item(self, event: Event) -> Item | None:
         """Return the item that an event stands for; None if the key does not belong to the log.
@@ -138,18 +159,12 @@ class Reading:
 
     def _take_denials(self, pairs: Sequence[KeyValue]) -> bool:
         """Take in pairs that are all of denials, as nearly all in a long log; return whether they are."""
-        start = self._keys.start
-        if not all(pair.key.startswith(self._keys.denials) for pair in pairs):
+        if (denials := self._keys.denials_of(pairs)) is None:
             return False
-        try:
-            names = [pair.key[len(start) :].decode() for pair in pairs]
-            denials = decode_denials(names, [pair.value for pair in pairs])
-        except (msgspec.MsgspecError, ValueError):
-            return False  # one by one, it is known which of them cannot be read
         newest = max(pairs, key=attrgetter("mod_revision"), default=self.last)
         self.newest = max(self.newest, newest.mod_revision)
         self.last = max(self.last, newest, key=attrgetter("mod_revision"))
-        self._take_entries([*zip(names, denials, strict=True)])
+        self._take_entries(denials)
         return True
 
     def _take_each(self, pairs: Sequence[KeyValue]) -> None:

@@ -77,6 +77,20 @@ def test_an_unreadable_entry_is_reported_without_an_id(keys: Keys, name: bytes, 
             keys.item(deleted(b"shop/" + name))
 
 
+def test_many_log_outs_in_one_change_are_read_as_each_alone(keys: Keys) -> None:
+    records = keys.records([Deny(f"{number}", END_MS + number * 60_000) for number in range(5)])
+    events = [written(key, value, created=created) for created, (key, value) in enumerate(records.items(), 1)]
+    assert keys.items(events) == [keys.item(event) for event in events]
+    # With a deletion, a key of no concern or an entry of another kind among them, too.
+    for other in (deleted(events[0].kv.key), written(b"shop/lock/x", b""), *(written(*one) for one in keys.records(ENTRIES).items())):
+        together = [*events, other]
+        assert keys.items(together) == [item for event in together if (item := keys.item(event)) is not None]
+    unreadable = written(events[3].kv.key, b"junk", modified=9)
+    with pytest.raises(UnreadableKey, match="of mod revision 9") as named:
+        keys.items([*events[:3], unreadable, *events[4:]])
+    assert named.value.entry == unreadable.kv.key.removeprefix(b"shop/").decode()
+
+
 def test_an_entry_under_the_key_of_another_is_not_believed(keys: Keys) -> None:
     [key, _, _] = keys.records(ENTRIES)
     [_, value, _] = keys.records(ENTRIES).values()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
@@ -71,7 +71,7 @@ class Member(Ordered):
     def tick(self, now: Moment) -> Ready:
         return self._keep(super().tick(now), now)
 
-    def delivered(self, position: int, items: Iterable[Item], now: Moment) -> Ready:
+    def delivered(self, position: int, items: Sequence[Item], now: Moment) -> Ready:
         return self._keep(super().delivered(position, items, now), now)
 
     def loaded(self, snapshot: Snapshot, now: Moment) -> None:
