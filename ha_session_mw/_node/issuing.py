@@ -143,7 +143,7 @@ class Issuer:
 
     def change_stored(self, claims: Claims, stored: Stored) -> Claims:
         """Return the claims of the same session with other data in the store. The token carries a copy if it may and the copy fits."""
-        if self._data != "store" and len(stored.data) < self._room:
+        if self._data != "store" and len(stored.data) * 4 // 3 < self._room:  # base64 alone takes that much
             copy = self.change(claims, stored.encode(), record=stored.version)
             if self.has_room(copy):
                 return copy

@@ -101,13 +101,13 @@ def _fastapi_app(name: str) -> ASGIApp:
     return app
 
 
-def _contender(app: str, name: str) -> ASGIApp:
+def contender(app: str, name: str) -> ASGIApp:
     return WRAPS[name](Served(name) if app == RAW else _fastapi_app(name))
 
 
 def app() -> ASGIApp:
     """The contender that granian serves."""
-    return _contender(RAW, os.environ[CONTENDER])
+    return contender(RAW, os.environ[CONTENDER])
 
 
 def serve(protocol: str, app: str, name: str) -> None:
@@ -118,7 +118,7 @@ def serve(protocol: str, app: str, name: str) -> None:
         listener.listen(2 * CONNECTIONS)  # before the port is published: an early client waits
         print(listener.getsockname()[1], flush=True)
         config = uvicorn.Config(
-            _contender(app, name),
+            contender(app, name),
             http="h11" if protocol == "h11" else "httptools",
             loop="asyncio" if protocol == "h11" else "uvloop",
             lifespan="off",
