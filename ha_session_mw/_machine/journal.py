@@ -17,7 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 from .file_trouble import FileDamaged
-from .sqlite_file import OPEN_S, WRITE_BUSY_S, FileTrouble, Inode, Schema, SqliteFile, in_transaction, inode_of
+from .sqlite_file import OPEN_S, WRITE_BUSY_S, FileTrouble, Inode, Schema, SqliteFile, in_transaction
 
 _RECORDS = "CREATE TABLE records (number INTEGER PRIMARY KEY, body BLOB NOT NULL)"
 _HAS_RECORDS = "SELECT count(*) FROM sqlite_master WHERE name = 'records'"
@@ -49,7 +49,7 @@ class JournalFile(SqliteFile):
         super().__init__(path)
         self._open_s = open_s
         self._token = secrets.token_urlsafe(12)
-        self._known: tuple[tuple[Inode, str], ...] = ()
+        self._known: tuple[tuple[tuple[Inode, ...], str], ...] = ()
         """The files and tokens which prove that no other process has written since this object loaded the file."""
         self._is_held = False
 
@@ -57,7 +57,7 @@ class JournalFile(SqliteFile):
         """Return all records, the oldest first. Makes the file where it is missing, and keeps others from it from then on."""
         with self._writing:
             if self._writer is None:
-                self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, self._open_s)
+                self._writer, self._writer_inodes = self._connected(WRITE_BUSY_S, self._open_s)
             self._is_let_go = False
         return self._write(self._load)
 
@@ -83,10 +83,10 @@ class JournalFile(SqliteFile):
     def is_another(self) -> bool:
         """Whether the file of this name is not the one that this process has loaded: that one was deleted, or replaced."""
         try:
-            inode = inode_of(self.path)
+            inodes = self._inodes()
         except FileTrouble:
             return bool(self._known)
-        return bool(self._known) and all(inode != known for known, _ in self._known)
+        return bool(self._known) and all(inodes != known for known, _ in self._known)
 
     def rewrite(self, records: Sequence[bytes]) -> None:
         """Write all records into the file that has the name by now; make it where it is missing.
@@ -114,14 +114,14 @@ class JournalFile(SqliteFile):
         in_transaction("BEGIN EXCLUSIVE", db, _add_checksums)  # the lock stays until the connection is closed
 
     def _load(self, db: sqlite3.Connection) -> list[bytes]:
-        self._known = tuple((self._writer_inode, token) for token in (_holder(db), self._token))
+        self._known = tuple((self._writer_inodes, token) for token in (_holder(db), self._token))
         found = db.execute("SELECT body, crc FROM records ORDER BY number").fetchall()
         if any(crc is not None and crc != crc32(body) for body, crc in found):
             raise FileDamaged("is damaged: a record is not what was written")
         return [body for body, _ in found]
 
     def _append(self, db: sqlite3.Connection, records: Sequence[bytes]) -> None:
-        if (self._writer_inode, _holder(db)) not in self._known:
+        if (self._writer_inodes, _holder(db)) not in self._known:
             raise FileTrouble("was replaced, or written by another process, while it was in use; start this process again")
         db.execute("UPDATE holder SET token = ?", (self._token,))
         db.executemany("INSERT INTO records (body, crc) VALUES (?, ?)", [(record, crc32(record)) for record in records])
@@ -136,7 +136,7 @@ class JournalFile(SqliteFile):
             self._known, self._is_held = (), False
         elif self._is_held:
             with suppress(FileTrouble):  # the next write finds out, too
-                self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, 0.0)
+                self._writer, self._writer_inodes = self._connected(WRITE_BUSY_S, 0.0)
         super().after_fork(in_child=in_child)
 
 

@@ -23,7 +23,7 @@ from . import forks
 from .file_trouble import FileTrouble as FileTrouble
 from .group_commit import Outcome, T, Write, fail, settle, tried
 from .group_commit import Work as Work
-from .sqlite_trouble import LOCKED, REPLACED, may_be_one_writes_fault, trouble_of
+from .sqlite_trouble import LOCKED, LOST, REPLACED, may_be_one_writes_fault, trouble_of
 
 WRITE_BUSY_S = 1.0
 """How long a write waits for the writes of other processes, each of which takes less than a millisecond on most disks."""
@@ -75,7 +75,7 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writer: sqlite3.Connection | None = None
-        self._writer_inode: Inode = (0, 0)
+        self._writer_inodes: tuple[Inode, ...] = ()
         self._writing = Lock()
         self._waiting: deque[Write[Any]] = deque()
         self._is_let_go = False
@@ -151,11 +151,9 @@ class SqliteFile:
 
     def _in_one_transaction(self, writes: Sequence[Write[Any]]) -> list[Outcome]:
         try:
-            if self._writer is None or inode_of(self.path) != self._writer_inode:
-                self._close_writer()
-                self._writer, self._writer_inode = self._connected(WRITE_BUSY_S, 0.0)
-            outcomes = in_transaction("BEGIN IMMEDIATE", self._writer, lambda db: [tried(db, write) for write in writes])
-            require_inode(self.path, self._writer_inode)
+            writer = self._opened_writer()
+            outcomes = in_transaction("BEGIN IMMEDIATE", writer, lambda db: [tried(db, write) for write in writes])
+            self._require(self._writer_inodes)
         except sqlite3.Error as exc:
             self._close_writer()
             raise trouble_of(exc) from exc
@@ -163,6 +161,13 @@ class SqliteFile:
             self._close_writer()  # the next write opens the file that has the name by then, or makes it
             raise
         return outcomes
+
+    def _opened_writer(self) -> sqlite3.Connection:
+        if self._writer is None or self._inodes() != self._writer_inodes:
+            self._close_writer()
+            writer, self._writer_inodes = self._connected(WRITE_BUSY_S, 0.0)
+            self._writer = writer
+        return self._writer
 
     def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
@@ -180,8 +185,17 @@ class SqliteFile:
 
     # Opening
 
-    def _connected(self, busy_s: float, within_s: float) -> tuple[sqlite3.Connection, Inode]:
-        """Return a connection to a file that has our tables, and the file's inode.
+    def _inodes(self) -> tuple[Inode, ...]:
+        """Return which files have the names that a connection opens."""
+        return (inode_of(self.path),)
+
+    def _require(self, inodes: tuple[Inode, ...]) -> None:
+        """Raise FileTrouble unless these very files have the names."""
+        if self._inodes() != inodes:
+            raise _replaced()
+
+    def _connected(self, busy_s: float, within_s: float) -> tuple[sqlite3.Connection, tuple[Inode, ...]]:
+        """Return a connection to a file that has our tables, and which files it has open.
 
         Several processes may be about to make the file. SQLite does not always wait for the first one, so this method does.
         """
@@ -192,26 +206,27 @@ class SqliteFile:
             except FileTrouble as trouble:
                 now_s = time.monotonic()
                 failed_s = now_s if failed_s is None else failed_s
-                limit_s = within_s if str(trouble) in (LOCKED, REPLACED) else min(within_s, MOMENT_S)
+                limit_s = within_s if str(trouble) in (LOCKED, REPLACED, LOST) else min(within_s, MOMENT_S)
                 if not trouble.passing or now_s - failed_s >= limit_s:
                     raise
             time.sleep(0.01)
 
-    def _connect(self, busy_s: float) -> tuple[sqlite3.Connection, Inode]:
+    def _connect(self, busy_s: float) -> tuple[sqlite3.Connection, tuple[Inode, ...]]:
         try:
             _make_folder(self.path.parent)
             _make_private(self.path)
             with ExitStack() as undo:
-                with _one_file(self.path) as inode:
+                with _one_file(self.path):
                     # SQLite must not make the file: all users could read that one.
                     uri = self.path.absolute().as_uri() + "?mode=rw"
                     db = sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False, factory=SelfClosing)
                     undo.callback(db.close)
                     self._prepare(db)
+                    inodes = self._inodes()
                 undo.pop_all()
         except (sqlite3.Error, OSError) as exc:
             raise trouble_of(exc, self.path) from exc
-        return db, inode
+        return db, inodes
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """Make the tables where they are missing, and refuse the file where they are not ours."""
@@ -255,7 +270,7 @@ class SqliteFile:
         self._writing.release()
 
 
-def inode_of(path: Path) -> Inode:
+def inode_of(path: Path | str) -> Inode:
     """Return which file has this name."""
     try:
         found = os.stat(path)  # noqa: PTH116 - the shortest way
@@ -266,24 +281,19 @@ def inode_of(path: Path) -> Inode:
     return found.st_dev, found.st_ino
 
 
-def require_inode(path: Path, inode: Inode) -> None:
-    """Raise FileTrouble unless this very file has this name."""
-    if inode_of(path) != inode:
-        raise _replaced()
-
-
 def _replaced() -> FileTrouble:
     return FileTrouble(REPLACED, passing=True)
 
 
 @contextmanager
-def _one_file(path: Path) -> Iterator[Inode]:
+def _one_file(path: Path) -> Iterator[None]:
     """Make sure that the body worked on one and the same file. If it did not, that explains any failure of the body."""
     inode = inode_of(path)
     try:
-        yield inode
+        yield
     finally:
-        require_inode(path, inode)
+        if inode_of(path) != inode:
+            raise _replaced()
 
 
 def _make_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from .file_trouble import FileDamaged, FileTrouble
 
 LOCKED = "is locked by another process, or by a program that copies it"
 REPLACED = "was deleted or replaced while it was in use"
+LOST = "has lost the -wal or -shm beside it, which was deleted while it was in use"
 _WHAT = {
     sqlite3.SQLITE_BUSY: LOCKED,
     sqlite3.SQLITE_LOCKED: LOCKED,

@@ -93,10 +93,10 @@ def test_no_transaction_is_longer_than_its_limit(file: RecordFile, monkeypatch: 
 def test_a_write_that_is_too_much_for_the_disk_takes_no_other_with_it(file: RecordFile, monkeypatch: pytest.MonkeyPatch) -> None:
     connected = file._connected
 
-    def small(busy_s: float, within_s: float) -> tuple[sqlite3.Connection, tuple[int, int]]:
-        db, inode = connected(busy_s, within_s)
+    def small(busy_s: float, within_s: float) -> tuple[sqlite3.Connection, tuple[tuple[int, int], ...]]:
+        db, inodes = connected(busy_s, within_s)
         db.execute("PRAGMA max_page_count = 40")
-        return db, inode
+        return db, inodes
 
     monkeypatch.setattr(file, "_connected", small)
     writes = [put(file, "a", b"1"), put(file, "large", b"x" * 1_000_000), put(file, "b", b"1"), put(file, "a", b"2")]

@@ -18,6 +18,9 @@ NEW_FILE_S = 0.15
 """How long a new file stays locked: until no process relies on an older file of the same name. Half as long again as ``SURE_S``,
 because clocks drift."""
 
+REOPEN_S = 0.3
+"""How long a process keeps away from a file that has lost its write-ahead log. An idle one looks every 0.2 s."""
+
 PAGE_ROWS = 2000
 """Most rows that are read at a time: some hundred kilobytes, where a million rows would take hundreds of megabytes."""
 
@@ -71,6 +74,7 @@ class EntryFile(SharedFile):
     """One process's access to the file of entries."""
 
     schema = Schema(application_id=0x68735F31, make=_make_tables)  # ``hs_1``
+    reopen_s = REOPEN_S
 
     def read(self, since: int) -> News:
         """Return the first rows after a number."""
@@ -78,7 +82,7 @@ class EntryFile(SharedFile):
         if state is None:
             raise FileDamaged("is damaged")
         text, made_ms, floor_ms, last = state
-        return News((text, *self.inode), made_ms, floor_ms, last, rows)
+        return News((text, *self.inodes[0]), made_ms, floor_ms, last, rows)
 
     def append(self, rows: Sequence[tuple[int, int, bytes]]) -> int:
         """Append rows (version, end, body), all or none; return the number of the last one once the disk has them."""

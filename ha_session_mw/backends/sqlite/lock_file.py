@@ -15,7 +15,7 @@ from ..._machine.shared_file import SharedFile
 from ...abc import Grant
 from ...exceptions import SessionLocked
 from ..common.queued_locks import Admission, Ticket
-from .record_file import SCHEMA, beside, require_held
+from .record_file import REOPEN_S, SCHEMA, beside, require_held
 
 _PRUNE_QUEUE = "DELETE FROM locks WHERE name = ? AND NOT (since_s <= ? AND ? < until_s)"
 _OWN = "SELECT number FROM locks WHERE name = ? AND holder = ?"
@@ -36,6 +36,7 @@ class LockFile(SharedFile):
     """
 
     schema = SCHEMA
+    reopen_s = REOPEN_S
 
     def __init__(self, path: Path, boot_s: Callable[[], float]) -> None:
         super().__init__(path)

@@ -26,10 +26,12 @@ LET_GO_S = 1.0
 """How long to try to leave a queue. A lock that cannot be released is free at the end of its lease."""
 TICKET_S = 3.0
 """How long a ticket that waits is good: a killed process delays the others by no more."""
+LOOK_EVERY_S = 1.0
+"""How often a process makes sure that its file is still the one of its name, while nobody waits for a lock."""
 KEEP_EVERY_S = 1.0
 """How often a ticket that waits is kept. Each time is a write, which fifty waiting requests can afford."""
-PRUNE_EVERY_S = 60.0
-"""How often the tickets of processes that died are deleted. Until then they delay no request."""
+PRUNE_EVERY = 60
+"""After how many of these looks the tickets of processes that died are deleted. Until then they delay no request."""
 
 T = TypeVar("T")
 
@@ -73,6 +75,13 @@ class SqliteLocks(QueuedLocks):
             self._file.close_reader()
             return 0  # the write that comes next raises
 
+    def _look(self) -> None:
+        """Let a file go that has lost a part: the other processes wait for that."""
+        try:
+            self._file.require_whole()
+        except FileTrouble:
+            self._file.close_reader()
+
     async def _extend(self, grant: Grant, lease_s: float) -> None:
         await self._written(lambda: self._file.renew(grant, lease_s))
 
@@ -94,7 +103,9 @@ class SqliteLocks(QueuedLocks):
     async def run(self) -> None:
         try:
             while True:
-                await self._clock.sleep(PRUNE_EVERY_S)
+                for _ in range(PRUNE_EVERY):
+                    await self._clock.sleep(LOOK_EVERY_S)
+                    self._look()
                 await self._prune()
         finally:
             self._file.close()

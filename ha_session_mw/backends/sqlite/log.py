@@ -25,7 +25,7 @@ from ..._machine import forks
 from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import DATA_VERSION
 from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble
-from ..._machine.sqlite_trouble import trouble_of
+from ..._machine.sqlite_trouble import LOST, trouble_of
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
@@ -90,6 +90,7 @@ class SqliteLog(ClusterLog):
         view.latest_ms = max(view.latest_ms, min(self._dates.latest_ms, clock.wall_s() * 1000 + own.absolute_ms))
         self._keys = KeyBoard(folder, own.life, own.member, own.kids, clock)
         self._file_id: tuple[str, int, int] | None = None
+        self._has_lost_part = False  # whether the file has lost its newest rows since this process has read them
         self._position = 0
         self._flood = anyio.Event()
         self._is_behind = False  # whether this process has yet to read rows that it knows of
@@ -146,6 +147,9 @@ class SqliteLog(ClusterLog):
             self._file.read_news(self._read_news)
             self._reader = self._file.open()
         except FileTrouble as trouble:
+            if str(trouble) == LOST and self._file_id is not None:
+                self._has_lost_part = True
+                self._witness.note(self._file_id[0], self._highest, now=True)  # no process may live until all is written again
             self._lose(trouble)
             return
         if self._is_behind:
@@ -179,14 +183,16 @@ class SqliteLog(ClusterLog):
         return True
 
     def _note(self, *, now: bool = False) -> None:
-        if self._file_id is not None:
+        # Until this process has written what it knows of a lost file, the note tells the next process of the loss.
+        if self._file_id is not None and not self._unwritten:
             self._witness.note(self._file_id[0], self._highest, now=now)
 
     def _read_page(self) -> Sequence[Row]:
         news = self._file.read(self._position)
-        if self._file_id is not None and (news.file != self._file_id or news.last < self._highest):
+        if self._file_id is not None and (self._has_lost_part or news.file != self._file_id or news.last < self._highest):
             # This process's entries must outlive the loss of a file, and the entries of the other file count as well.
             logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; the entries of this process are written to it")
+            self._has_lost_part = False
             self._owe([*self._view.entries()])
             self._on_event(PossibleLoss())
             news = self._file.read(0)

@@ -63,6 +63,10 @@ def _make_tables(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO sqlite_sequence VALUES ('locks', ?)", (first,))
 
 
+REOPEN_S = 1.5
+"""How long a process keeps away from a file that has lost its write-ahead log. Each process looks every second. No process could write the
+records again, so all must have let the file go."""
+
 SCHEMA = Schema(application_id=0x68735F32, make=_make_tables)  # ``hs_2``
 
 
@@ -75,6 +79,7 @@ class RecordFile(SharedFile):
     """One process's access to the records."""
 
     schema = SCHEMA
+    reopen_s = REOPEN_S
 
     @classmethod
     def beside(cls, path: Path) -> RecordFile:

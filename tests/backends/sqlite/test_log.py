@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import stat
 import traceback
@@ -396,6 +397,70 @@ def rows_in_or_0(path: Path) -> int:
         return rows_in(path)
     except sqlite3.Error:
         return 0
+
+
+def lose(path: Path, *ends: str) -> None:
+    """Delete what SQLite keeps beside the file."""
+    for end in ends:
+        path.with_name(path.name + end).unlink()
+
+
+def after_a_crash(path: Path) -> Worker:
+    """A worker that starts on what is on the disk, after all others were killed at this moment."""
+    folder = path.parent / f"image-{len([*path.parent.iterdir()])}"
+    folder.mkdir()
+    for end in ("", "-wal", "-known"):
+        if (found := path.with_name(path.name + end)).exists():
+            shutil.copy(found, folder)
+    return Worker(folder / path.name)
+
+
+BESIDE = [("-wal",), ("-shm",), ("-wal", "-shm")]
+
+
+@pytest.mark.parametrize("ends", BESIDE, ids="and".join)
+async def test_no_log_out_is_lost_with_the_write_ahead_log_while_a_worker_lives(
+    ends: tuple[str, ...], path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = Worker(path), Worker(path)
+    gone, late, stays = a.log_in(), a.log_in(), a.log_in()
+    async with running(a, b):
+        assert await a.log_out(gone) == "fenced"
+        assert b.says(gone) == "session_revoked"
+        denial = a.deny(late.split(".")[1])
+        lose(path, *ends)
+        with pytest.raises(QuorumLost, match="has lost the -wal or -shm"):
+            await a.log.append([denial])
+        await eventually(lambda: [worker.says(stays) for worker in (a, b)] == ["yes", "yes"])
+        await eventually(lambda: not a.log._unwritten and not b.log._unwritten)
+        assert await b.log_out(stays) == "fenced"
+        assert [after_a_crash(path).says(token) for token in (gone, late, stays)] == ["session_revoked"] * 3
+        assert after_a_crash(path).log.exposure() is None
+    assert "has lost the -wal or -shm beside it" in caplog.text
+    assert [Worker(path).says(token) for token in (gone, late, stays)] == ["session_revoked"] * 3
+
+
+async def test_the_last_log_outs_of_a_lost_write_ahead_log_are_read_before_it_is_let_go(path: Path) -> None:
+    a, b = Worker(path), Worker(path)
+    token = a.log_in()
+    assert [worker.says(token) for worker in (a, b)] == ["yes", "yes"]
+    await a.log_out(token)
+    lose(path, "-wal", "-shm")
+    b.log._sure_until_s = -math.inf  # b looks whether the file is the same, before it reads
+    assert b.says(token) == "session_revoked"
+
+
+async def test_a_worker_that_starts_after_all_were_killed_before_they_wrote_a_lost_log_again_tells_of_it(path: Path) -> None:
+    a, b = Worker(path), Worker(path)
+    token = a.log_in()
+    assert [worker.says(token) for worker in (a, b)] == ["yes", "yes"]
+    await a.log_out(token)
+    lose(path, "-wal", "-shm")
+    a.log._sure_until_s = -math.inf
+    assert a.says(token) == "session_revoked"  # which has noticed; b has the lost files open still
+    late = after_a_crash(path)
+    assert late.says(token) == "yes"
+    assert "older" in str(late.log.exposure())
 
 
 async def test_a_log_out_into_a_file_that_has_lost_its_name_is_not_acknowledged(path: Path) -> None:

@@ -22,6 +22,8 @@ from msgspec.structs import replace
 from ha_session_mw import ConfigurationError, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
 from ha_session_mw._machine.sqlite_file import WRITE_LIMIT_S, FileTrouble
 from ha_session_mw.abc import Conflict, Record
+from ha_session_mw.backends.sqlite.lock_file import LockFile
+from ha_session_mw.backends.sqlite.locks import SqliteLocks
 from ha_session_mw.backends.sqlite.record_file import RecordFile
 from ha_session_mw.backends.sqlite.store import LOOK_EVERY_S, PRUNE_EVERY, TRY_AGAIN_S, SqliteStore
 from ha_session_mw.clocks import SystemClock
@@ -363,6 +365,28 @@ async def test_a_deleted_file_is_reported_and_a_new_one_gives_no_version_twice(p
         await a.store.put(before)
     again = await a.store.put(replace(before, version=0))
     assert again.version > before.version
+
+
+@pytest.mark.parametrize("ends", [("-wal",), ("-shm",), ("-wal", "-shm")], ids="and".join)
+async def test_no_record_is_lost_with_the_write_ahead_log_while_a_process_lives(
+    ends: tuple[str, ...], path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RecordFile, "reopen_s", 0)
+    monkeypatch.setattr(LockFile, "reopen_s", 0)
+    a, b = (SqliteStore(clock, RecordFile(path), "session") for _ in range(2))
+    locks = SqliteLocks(clock, LockFile(path, clock.boot_s))
+    await locks.acquire("x", within_s=0, lease_s=60)
+    stored = await a.put(Record("id", b"1", 1 << 50))
+    b._poll_now()
+    for end in ends:
+        path.with_name(path.name + end).unlink()
+    with pytest.raises(StoreUnavailable, match="has lost the -wal or -shm"):
+        await a.put(replace(stored, content=b"2"))
+    for let_go in (a._poll_now, locks._look, b._poll_now):
+        let_go()
+    clock.advance(TRY_AGAIN_S)
+    assert [await store.get("id") for store in (a, b)] == [stored, stored]
+    assert (await b.put(replace(stored, content=b"2"))).version > stored.version
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

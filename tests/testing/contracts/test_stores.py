@@ -50,13 +50,13 @@ class TestMemory(SessionStoreContract):
         yield Memory()
 
 
-Connected = tuple[sqlite3.Connection, tuple[int, int]]
+Connected = tuple[sqlite3.Connection, tuple[tuple[int, int], ...]]
 
 
 def full(connected: Callable[[float, float], Connected], busy_s: float, within_s: float) -> Connected:
-    db, inode = connected(busy_s, within_s)
+    db, inodes = connected(busy_s, within_s)
     db.execute("PRAGMA max_page_count = 1")  # SQLite's minimum is the current size
-    return db, inode
+    return db, inodes
 
 
 class OneMachine(Stores):
