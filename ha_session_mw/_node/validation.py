@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import repeat
-from operator import length_hint
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,6 +35,7 @@ from ..exceptions import (
     TokenInvalid,
 )
 from ..models import NodeId, SessionId
+from .accepted_tokens import SAMPLE_EVERY, AcceptedTokens
 from .key_source import KeySource
 from .taking_over import taking_over
 
@@ -45,11 +44,8 @@ if TYPE_CHECKING:
 
 BY_THE_CLOCK = frozenset(("absolute_end", "idle_end", "not_before"))
 """The steps of the accept rule that a wrong wall clock lets fail."""
-SAMPLE_EVERY = 64
-"""One of so many accepted tokens is a sample: often enough for a histogram, and no request pays for the others. A power of two."""
 REFRESH_EVERY_MS = 1000.0
 """How often the keys are looked at, at most, where no background task does so."""
-_BETWEEN_SAMPLES = SAMPLE_EVERY - 1
 _FOREVER = math.inf
 """The freshness of a view with no other node to lose contact with."""
 Accepted = tuple[Verified, bool, float, float, float]
@@ -99,10 +95,10 @@ class TokenValidator:
         key_use: Callable[[], KeyUse],
         has_odd_keys: Callable[[], bool],
     ) -> None:
-        self._accepted = self.by_peers = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
+        self.by_peers = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
         self.durations = {path: Tally(FAST_S) for path in ("cached", "verify", "peer", "forward")}
         self.on_sample: Callable[[Accepted], None] | None = None
-        self._before_sample = repeat(None, _BETWEEN_SAMPLES)
+        self._accepted = AcceptedTokens(clock.wall_s)
         self._clock = clock
         self._boot_s, self._wall_s = clock.boot_s, clock.wall_s
         self._view = view
@@ -164,13 +160,16 @@ class TokenValidator:
 
     def _short_way(self) -> Callable[[bytes | None, Transport | None], Verified | None]:
         """Return :attr:`recall`. A function with cells reads them in half the time that a method takes for its attributes."""
-        view, cached, wall_s, poll_now, is_within_lease = self._view, self._cached, self._wall_s, self._poll_now, self._is_within_lease
+        view, cached, accepted, poll_now, is_within_lease = self._view, self._cached, self._accepted, self._poll_now, self._is_within_lease
 
         def recall(key: bytes | None, transport: Transport | None) -> Verified | None:
             verified = cached(key)
             if verified is None:
                 return None
-            now_s = wall_s()
+            for now_s in accepted.readings:  # noqa: B007
+                break
+            else:
+                return self._recall_sample(key, transport)
             if poll_now is not None:
                 poll_now()
             # The argument for this is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that may
@@ -184,11 +183,8 @@ class TokenValidator:
                 and now_s < verified.until_s
                 and now_s >= view.floor_s
             ):
-                for _ in self._before_sample:
-                    break
-                else:
-                    self._count(verified, now_s, is_cached=True)
                 return verified
+            accepted.take_back()
             return None
 
         return recall
@@ -214,7 +210,7 @@ class TokenValidator:
             transport: of that field.
         """
         self.missed = missed = self.missed + 1
-        begun_s = self._boot_s() if missed & _BETWEEN_SAMPLES == 1 else None
+        begun_s = self._boot_s() if missed % SAMPLE_EVERY == 1 else None
         try:
             if self._poll_now is not None:
                 self._poll_now()
@@ -282,10 +278,12 @@ class TokenValidator:
                     fresh_at = self._view.fresh_at
         decision = decide(verified, self._view, fresh_at, boot_s, wall_ms, log.freshness_limit_s)
         if decision is ACCEPT:
-            for _ in self._before_sample:
+            for _ in self._accepted.left:
                 break
             else:
-                self._count(verified, wall_ms / 1000, is_cached=False)
+                self._accepted.begin()
+                next(self._accepted.left)
+                self._leave_sample(verified, wall_ms / 1000, is_cached=False)
             return verified
         self.not_accepted += 1
         if isinstance(decision, Refuse):
@@ -307,12 +305,18 @@ class TokenValidator:
     @property
     def accepted(self) -> int:
         """How many tokens were accepted."""
-        return self._accepted + self.by_peers + _BETWEEN_SAMPLES - length_hint(self._before_sample)
+        return len(self._accepted) + self.by_peers
 
-    def _count(self, verified: Verified, begun_s: float, *, is_cached: bool) -> None:
-        """Count the accepted tokens since the last sample, of which this one is the next. Those between are counted down only."""
-        self._accepted += SAMPLE_EVERY
-        self._before_sample = repeat(None, _BETWEEN_SAMPLES)
+    def _recall_sample(self, key: bytes | None, transport: Transport | None) -> Verified | None:
+        """Do as :attr:`recall` for a token that is a sample if it is accepted."""
+        begun_s = self._wall_s()
+        self._accepted.begin()
+        verified = self.recall(key, transport)
+        if verified is not None:
+            self._leave_sample(verified, begun_s, is_cached=True)
+        return verified
+
+    def _leave_sample(self, verified: Verified, begun_s: float, *, is_cached: bool) -> None:
         if self.on_sample is not None:
             self.on_sample((verified, is_cached, begun_s, self._wall_s(), self._boot_s()))
 

@@ -30,7 +30,7 @@ class CookieAttributes:
         """Read and write the cookie as these settings say."""
         self._cookie_settings = settings
         self._edge.use_cookie(settings)
-        self._transports, self._alone = self._edge.reader.transports, self._edge.reader.alone
+        self._transports = self._edge.reader.transports
 
     def _change_cookie(self, attribute: str, **changes: Any) -> None:
         if not hasattr(self, "_cookie_settings"):

@@ -1,6 +1,6 @@
 """The way of a request: look its token up in the cache, else have its session found, and give the app its session.
 
-``session_finder.py`` validates the tokens that the cache does not answer for. The way back stands in ``exchange.py``.
+``session_finder.py`` finds the sessions of which the cache does not know enough. The way back stands in ``exchange.py``.
 
 Pure ASGI: nothing is buffered, streams pass unchanged, and the middleware keeps no state of a request.
 """
@@ -14,18 +14,15 @@ from typing import Any
 from starlette.datastructures import Secret
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._core.accept_rule import CannotTell
 from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.request_fields import MAX_FIELDS
 from .._core.token.cookies import LONGEST_FIELD
 from .._core.token.data import decode_again
-from .._core.token.tokens import Verified
 from ..config import SameSite, Settings
-from ..exceptions import ClientFault, ConfigurationError, ProblemError, SessionRevoked
+from ..exceptions import ConfigurationError, ProblemError, SessionRevoked
 from ..manager import SessionManager, node_of
 from ..session import litestar
-from ..session.out_of_reach import SessionOutOfReach
-from ..session.session import SCOPE_KEY, Session, SessionOfRequest, session_of, session_with, state_of
+from ..session.session import SCOPE_KEY, Session, SessionOfRequest, state_of
 from ..session.state import STARTED
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
@@ -108,8 +105,7 @@ class SessionMiddleware(CookieAttributes):
         public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
-        self._finder = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan)
-        self._validate_alone, self._arrive = self._finder.validate_alone, self._finder.arrive
+        self._begin = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan, refuse=self._refuse).begin
         self._is_within_drain = False
         node.draining.on_begin(self._drain)
         self._use_cookie(settings)
@@ -174,9 +170,11 @@ class SessionMiddleware(CookieAttributes):
                 await app(scope, receive, send)
                 return
         special: PathKind | None = None  # the kind of the path, unless it is open
-        if self._has_paths and (kind := self._paths.kind_of(path, root_path)) != "open":
-            special = kind
-            if kind == "exempt":
+        if self._has_paths:
+            special = self._paths.kind_of(path, root_path)
+            if special == "open":
+                special = None
+            elif special == "exempt":
                 headers = ()
         # The one field that can carry a token is the key of the cache, as it came. If there are several, they must be parsed.
         field = transport = None
@@ -202,33 +200,12 @@ class SessionMiddleware(CookieAttributes):
             if special is not None:
                 state_of(session).path_kind = special
         else:
-            nested, path_kind = None, special or "open"
-            try:
-                known: Verified | CannotTell | None = verified
-                arrives = False
-                if known is None and field is not None:
-                    validate_alone = self._validate_alone
-                    known, arrives = validate_alone(field, transport)
-                if type(known) is Verified and not known.record:
-                    session, nested = session_with(known, self.manager), known.nested_data
-                    if special is not None:
-                        state_of(session).path_kind = special
-                    if arrives:
-                        send = self._arrive(known, send, state_of(session))
-                else:
-                    state = await self._finder.find(scope, below_root(path, root_path), path_kind, field, transport, known)
-                    state.path_kind = path_kind
-                    state.arrives |= arrives
-                    session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
-                    if state.arrives or state.data_lost:
-                        send = self._finder.telling(send, state)
-            except ProblemError as problem:
-                if path_kind == "protected" or not isinstance(problem, ClientFault):
-                    await self._refuse(problem, scope, receive, send)
-                    return
-                alone = self._alone(field, transport)
-                state = self._finder.as_visitor(problem, None if alone is None else transport, alone)
-                session = session_of(state)
+            begun: Any = self._begin(scope, receive, send, special, field, transport, verified)
+            if type(begun) is not tuple:
+                begun = await begun
+                if begun is None:
+                    return  # the request was refused
+            session, nested, send = begun
         scope["session"] = scope[SCOPE_KEY] = session
         if app is None:
             await self._websocket(WebSocketExchange(self._edge, session, scope, receive, send, root_path))

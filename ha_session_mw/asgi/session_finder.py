@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from .._core.accept_rule import BEFORE_A_SIGNATURE_COUNTS, CHECKS, CannotTell
-from .._core.paths import PathKind, PathRules
+from .._core.paths import PathKind, PathRules, below_root
 from .._core.request_fields import last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
 from .._core.token.tokens import Transport, Verified
-from ..exceptions import ClientFault, StateStale, StoreUnavailable, TokenMissing
+from ..exceptions import ClientFault, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
+from ..session.out_of_reach import SessionOutOfReach
+from ..session.session import Session, session_of, session_with, state_of
 from ..session.state import EXEMPT, RequestState, Transports
 from .edge import Edge
 from .problems import SAFE_METHODS
 from .transfer import telling_of_loss, telling_of_transfer
+
+Begun = tuple[Session, bytes | None, Send]
+"""The session of a request; its data as it travels, if that is nested; and the request's ``send`` from now on."""
 
 
 class SessionFinder:
@@ -27,9 +32,18 @@ class SessionFinder:
         edge: what all requests share.
         paths: the rules for paths.
         meet: called first while the app has not been seen.
+        refuse: answers a request that is refused.
     """
 
-    def __init__(self, manager: SessionManager, edge: Edge, paths: PathRules, *, meet: Callable[[Scope], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        manager: SessionManager,
+        edge: Edge,
+        paths: PathRules,
+        *,
+        meet: Callable[[Scope], Awaitable[None]],
+        refuse: Callable[[ProblemError, Scope, Receive, Send], Awaitable[None]],
+    ) -> None:
         self._manager = manager
         self._node = node_of(manager)
         self._validator = self._node.validator
@@ -39,9 +53,88 @@ class SessionFinder:
         self._edge = edge
         self._paths = paths
         self._meet = meet
+        self._refuse = refuse
         self._waits_for_start = manager.settings.start_wait > 0
 
-    def validate_alone(self, field: bytes, transport: Transport | None) -> tuple[Verified | CannotTell | None, bool]:
+    def begin(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        path_kind: PathKind | None,
+        field: bytes | None,
+        transport: Transport | None,
+        known: Verified | CannotTell | None,
+    ) -> Begun | Awaitable[Begun | None]:
+        """Find the session of a request that the short way does not accept: at once, if nothing must be waited for.
+
+        Args:
+            scope, receive, send: of the request.
+            path_kind: the kind of its path, unless it is open.
+            field: the only header field that can carry a token; None if there are several.
+            transport: of that field.
+            known: the token, if the short way accepts it, and it has a record.
+
+        Returns:
+            None once the request was refused.
+        """
+        arrives = False
+        try:
+            if known is None and field is not None:
+                known, arrives = self._validate_alone(field, transport)
+        except ProblemError as problem:
+            return self._begin_without(problem, scope, receive, send, path_kind, field, transport)
+        if type(known) is not Verified or known.record:
+            return self._begin_later(scope, receive, send, path_kind, field, transport, known, arrives=arrives)
+        session = session_with(known, self._manager)
+        if path_kind is not None:
+            state_of(session).path_kind = path_kind
+        if arrives:
+            send = self._arrive(known, send, state_of(session))
+        return session, known.nested_data, send
+
+    async def _begin_later(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        path_kind: PathKind | None,
+        field: bytes | None,
+        transport: Transport | None,
+        known: Verified | CannotTell | None,
+        *,
+        arrives: bool,
+    ) -> Begun | None:
+        try:
+            path = below_root(scope["path"], scope["root_path"])
+            state = await self._find(scope, path, path_kind or "open", field, transport, known)
+        except ProblemError as problem:
+            return await self._begin_without(problem, scope, receive, send, path_kind, field, transport)
+        state.path_kind = path_kind or "open"
+        state.arrives |= arrives
+        session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
+        if state.arrives or state.data_lost:
+            send = self._telling(send, state)
+        return session, None, send
+
+    async def _begin_without(
+        self,
+        problem: ProblemError,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        path_kind: PathKind | None,
+        field: bytes | None,
+        transport: Transport | None,
+    ) -> Begun | None:
+        """Let a request in whose token is not accepted, if its path is open to visitors. Else refuse it, and return None."""
+        if path_kind == "protected" or not isinstance(problem, ClientFault):
+            await self._refuse(problem, scope, receive, send)
+            return None
+        alone = self._edge.reader.alone(field, transport)
+        return session_of(self._as_visitor(problem, None if alone is None else transport, alone)), None, send
+
+    def _validate_alone(self, field: bytes, transport: Transport | None) -> tuple[Verified | CannotTell | None, bool]:
         """Validate a token that the short way does not accept, without waiting for anything.
 
         Args:
@@ -49,7 +142,7 @@ class SessionFinder:
             transport: how it came.
 
         Returns:
-            the token, None if something must be waited for first, or the field must be parsed; and whether :meth:`arrive` is to be called.
+            the token, None if something must be waited for first, or the field must be parsed; and whether :meth:`_arrive` is to be called.
 
         Raises:
             ClientFault: the session is not valid, or the token is not one of this service.
@@ -65,7 +158,7 @@ class SessionFinder:
         found = validator.validate_new(token, field, transport)
         return found, type(found) is Verified and (self._names_node or found.begins_ms < self._recoveries.recovers_before_ms)
 
-    async def find(
+    async def _find(
         self,
         scope: Scope,
         path: str,
@@ -113,22 +206,22 @@ class SessionFinder:
         except ClientFault as problem:
             if path_kind == "protected":
                 raise
-            state = self.as_visitor(problem, presented and presented[0])
+            state = self._as_visitor(problem, presented and presented[0])
             state.refused = [token for _, token in found]
         if len(found) > 1:
             state.presented = found
         return state
 
-    def telling(self, send: Send, state: RequestState) -> Send:
+    def _telling(self, send: Send, state: RequestState) -> Send:
         """Return a ``send`` that tells the client if its session came from another node, or has lost its data."""
         verified = state.verified
         if verified is None:
             return send
         if state.arrives:
-            send = self.arrive(verified, send, state)
+            send = self._arrive(verified, send, state)
         return telling_of_loss(send, state) if state.data_lost else send
 
-    def arrive(self, verified: Verified, send: Send, state: RequestState) -> Send:
+    def _arrive(self, verified: Verified, send: Send, state: RequestState) -> Send:
         """Note that this node sees a token for the first time. Return a ``send`` that tells the client if another node has issued it."""
         self._recoveries.arrive(verified)
         return telling_of_transfer(send, self._node, verified.issuer, state) if self._names_node else send
@@ -173,7 +266,7 @@ class SessionFinder:
                 state.out_of_reach = problem
         return state
 
-    def as_visitor(self, problem: ClientFault, transport: Transports | None, field: bytes | None = None) -> RequestState:
+    def _as_visitor(self, problem: ClientFault, transport: Transports | None, field: bytes | None = None) -> RequestState:
         """Return the state of a request that is let in without its session, in which the app finds why its token was refused.
 
         Args:

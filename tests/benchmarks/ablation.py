@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Coroutine
-from itertools import repeat
+from itertools import repeat, starmap
 from typing import Any
 
 import anyio
@@ -17,6 +17,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from ha_session_mw import SessionMiddleware
+from ha_session_mw._node.accepted_tokens import AcceptedTokens
 from ha_session_mw.asgi.exchange import ORDINARY_TYPES
 from ha_session_mw.session.session import SessionOfRequest
 from ha_session_mw.session.state import STARTED
@@ -131,18 +132,18 @@ class Stage:
                 raise NotImplementedError
         #0
 
-class Count:
-    before_sample = None
-
 def recaller(view, cached):
-    wall_s, poll_now, count = time.time, None, Count()
-    count.before_sample = repeat(None)
+    poll_now, accepted = None, AcceptedTokens(time.time)
+    accepted.readings = starmap(time.time, repeat(()))
     def recall(key, transport):
         verified = cached(key)
         if verified is None:
             return None
         #4
-        now_s = wall_s()
+        for now_s in accepted.readings:
+            break
+        else:
+            raise NotImplementedError
         if poll_now is not None:
             raise NotImplementedError
         if not (
@@ -150,8 +151,6 @@ def recaller(view, cached):
             and verified.from_s <= now_s and now_s < verified.until_s and now_s >= view.floor_s
         ):
             raise NotImplementedError
-        for _ in count.before_sample:
-            break
         #0
         return verified
     return recall
@@ -167,7 +166,8 @@ def stage(number: int) -> Callable[[ASGIApp, SessionMiddleware], ASGIApp]:
         elif counts:
             lines.append(line)
     names: dict[str, Any] = {
-        "msgspec": msgspec, "time": time, "SessionOfRequest": SessionOfRequest, "STARTED": STARTED, "repeat": repeat, "FOREVER": math.inf,
+        "msgspec": msgspec, "time": time, "SessionOfRequest": SessionOfRequest, "STARTED": STARTED, "repeat": repeat,
+        "starmap": starmap, "AcceptedTokens": AcceptedTokens, "FOREVER": math.inf,
         "ORDINARY_TYPES": ORDINARY_TYPES, "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
     }  # fmt: skip
     exec(compile("\n".join(lines), f"stage {number}", "exec"), names)

@@ -14,6 +14,7 @@ from ha_session_mw._core.accept_rule import CannotTell, decide
 from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node import validation
+from ha_session_mw._node.accepted_tokens import SAMPLE_EVERY
 from ha_session_mw._node.node import Node
 from ha_session_mw.exceptions import ProblemError
 from ha_session_mw.manager import node_of
@@ -180,7 +181,7 @@ def test_each_accepted_token_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1, 300):
         answer(node, token)
         assert node.validator.accepted == begun + number
-    assert len(samples) == 299 // validation.SAMPLE_EVERY
+    assert len(samples) == 299 // SAMPLE_EVERY
 
 
 def test_an_entry_that_cannot_be_merged_whole_is_a_change_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
