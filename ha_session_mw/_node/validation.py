@@ -37,6 +37,7 @@ from ..exceptions import (
 from ..models import NodeId, SessionId
 from .accepted_tokens import SAMPLE_EVERY, AcceptedTokens
 from .key_source import KeySource
+from .short_way import ShortWay
 from .taking_over import taking_over
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ BY_THE_CLOCK = frozenset(("absolute_end", "idle_end", "not_before"))
 """The steps of the accept rule that a wrong wall clock lets fail."""
 REFRESH_EVERY_MS = 1000.0
 """How often the keys are looked at, at most, where no background task does so."""
-_FOREVER = math.inf
-"""The freshness of a view with no other node to lose contact with."""
 Accepted = tuple[Verified, bool, float, float, float]
 """An accepted token; whether its verification was cached; the wall clock before that; and, now, the wall clock and the boot-time clock."""
 RELAXED_LIMIT_S = 60.0
@@ -77,8 +76,8 @@ class TokenValidator:
         not_accepted: how many decisions were another one than to accept.
         durations: the seconds that validations took, by their way: from the cache, by a signature, by asking peers, on the owner. Of the
             first two, one in :data:`SAMPLE_EVERY` is measured.
-        recall: returns the claims of a token in the cache that the accept rule has accepted under the present view. It is called with the
-            header field that carries the token alone, and its transport. If it returns None, the other methods must say more.
+        short_way: recalls the tokens in the cache that the accept rule has accepted under the present view. If it returns None, the
+            other methods must say more.
         on_sample: called with one of :data:`SAMPLE_EVERY` accepted tokens. It returns at once.
     """
 
@@ -123,7 +122,14 @@ class TokenValidator:
         self._log = log
         self._poll_now = log.poll_now
         self._devices = devices
-        self.recall = self._short_way()
+        self.short_way = ShortWay(
+            self._cached,
+            self._accepted,
+            self._view,
+            log.poll_now,
+            is_within_lease=self._is_within_lease,
+            recall_sample=self._recall_sample,
+        )
 
     # A token that came with a request
 
@@ -143,7 +149,7 @@ class TokenValidator:
         verified = self._cached(key)
         if verified is None:
             return None
-        if self.recall(key, verified.transport) is not None:
+        if self.short_way.recall(key, verified.transport) is not None:
             return verified
         if self._poll_now is not None:
             self._poll_now()
@@ -158,39 +164,8 @@ class TokenValidator:
             verified.generation = generation
         return outcome
 
-    def _short_way(self) -> Callable[[bytes | None, Transport | None], Verified | None]:
-        """Return :attr:`recall`. A function with cells reads them in half the time that a method takes for its attributes."""
-        view, cached, accepted, poll_now, is_within_lease = self._view, self._cached, self._accepted, self._poll_now, self._is_within_lease
-
-        def recall(key: bytes | None, transport: Transport | None) -> Verified | None:
-            verified = cached(key)
-            if verified is None:
-                return None
-            for now_s in accepted.readings:  # noqa: B007
-                break
-            else:
-                return self._recall_sample(key, transport)
-            if poll_now is not None:
-                poll_now()
-            # The argument for this is in docs/explanation/speed.md: the rule has accepted the token under this very view. All that may
-            # have changed since are the times, the floor (no token that ends after it is refused by it), and the freshness. That is
-            # read before the generation, see ``decide``.
-            if (
-                (view.fresh_at == _FOREVER or is_within_lease(view.fresh_at, now_s))
-                and verified.generation is view.generation
-                and verified.transport is transport
-                and verified.from_s <= now_s
-                and now_s < verified.until_s
-                and now_s >= view.floor_s
-            ):
-                return verified
-            accepted.take_back()
-            return None
-
-        return recall
-
     def recall_from(self, field: bytes, key: bytes, transport: Transport) -> None:
-        """Let :attr:`recall` find an accepted token by a header field that carries other cookies besides.
+        """Let :attr:`short_way` find an accepted token by a header field that carries other cookies besides.
 
         Args:
             field: the only field of its request that can carry a token. It carries one.
@@ -308,10 +283,10 @@ class TokenValidator:
         return len(self._accepted) + self.by_peers
 
     def _recall_sample(self, key: bytes | None, transport: Transport | None) -> Verified | None:
-        """Do as :attr:`recall` for a token that is a sample if it is accepted."""
+        """Recall a token that is a sample if it is accepted."""
         begun_s = self._wall_s()
         self._accepted.begin()
-        verified = self.recall(key, transport)
+        verified = self.short_way.recall(key, transport)
         if verified is not None:
             self._leave_sample(verified, begun_s, is_cached=True)
         return verified

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Coroutine
+from copy import copy
 from itertools import repeat, starmap
 from typing import Any
 
@@ -17,7 +18,6 @@ import msgspec
 from starlette.types import ASGIApp
 
 from ha_session_mw import SessionMiddleware
-from ha_session_mw._node.accepted_tokens import AcceptedTokens
 from ha_session_mw.asgi.exchange import ORDINARY_TYPES
 from ha_session_mw.session.session import SessionOfRequest
 from ha_session_mw.session.state import STARTED
@@ -83,7 +83,9 @@ class Exchange(msgspec.Struct, eq=False):
 class Stage:
     def __init__(self, app, real):
         self.app, self.manager, self._edge, self._prefix, self._has_paths = app, real.manager, real._edge, real._prefix, False
-        self._transports, self._recall = real._transports, recaller(real._node.view, real._node.cache.entries.get)
+        self._transports, self._short_way = real._transports, copy(real._short_way)
+        self._short_way.accepted = copy(self._short_way.accepted)
+        self._short_way.accepted.readings = starmap(time.time, repeat(()))
     async def __call__(self, scope, receive, send):
         app = self.app
         #1
@@ -103,8 +105,28 @@ class Stage:
                     field = value
                     transport = transports[name]
         #3
-        recall = self._recall
-        verified = recall(field, transport)
+        short = self._short_way
+        cached = short.cached
+        verified = cached(field)
+        #4
+        if verified is not None:
+            for now_s in short.accepted.readings:
+                if short.poll_now is not None:
+                    short.poll_now()
+                view = short.view
+                if not (
+                    (view.fresh_at == FOREVER or short.is_within_lease(view.fresh_at, now_s))
+                    and verified.generation is view.generation
+                    and verified.transport is transport
+                    and verified.from_s <= now_s
+                    and now_s < verified.until_s
+                    and now_s >= view.floor_s
+                ):
+                    raise NotImplementedError
+                break
+            else:
+                raise NotImplementedError
+        #3
         if verified is None or verified.record:
             raise NotImplementedError
         #5
@@ -131,29 +153,6 @@ class Stage:
             if session._made is not STARTED:
                 raise NotImplementedError
         #0
-
-def recaller(view, cached):
-    poll_now, accepted = None, AcceptedTokens(time.time)
-    accepted.readings = starmap(time.time, repeat(()))
-    def recall(key, transport):
-        verified = cached(key)
-        if verified is None:
-            return None
-        #4
-        for now_s in accepted.readings:
-            break
-        else:
-            raise NotImplementedError
-        if poll_now is not None:
-            raise NotImplementedError
-        if not (
-            view.fresh_at == FOREVER and verified.generation is view.generation and verified.transport is transport
-            and verified.from_s <= now_s and now_s < verified.until_s and now_s >= view.floor_s
-        ):
-            raise NotImplementedError
-        #0
-        return verified
-    return recall
 """
 
 
@@ -167,7 +166,7 @@ def stage(number: int) -> Callable[[ASGIApp, SessionMiddleware], ASGIApp]:
             lines.append(line)
     names: dict[str, Any] = {
         "msgspec": msgspec, "time": time, "SessionOfRequest": SessionOfRequest, "STARTED": STARTED, "repeat": repeat,
-        "starmap": starmap, "AcceptedTokens": AcceptedTokens, "FOREVER": math.inf,
+        "starmap": starmap, "copy": copy, "FOREVER": math.inf,
         "ORDINARY_TYPES": ORDINARY_TYPES, "ANSWERED": frozenset((b"vary", b"content-type", b"set-cookie", b"session-token")),
     }  # fmt: skip
     exec(compile("\n".join(lines), f"stage {number}", "exec"), names)

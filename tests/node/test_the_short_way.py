@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
+import textwrap
 from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from ha_session_mw import SessionManager, Settings
+from ha_session_mw import SessionManager, SessionMiddleware, Settings
 from ha_session_mw._core.accept_rule import CannotTell, decide
 from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node import validation
 from ha_session_mw._node.accepted_tokens import SAMPLE_EVERY
 from ha_session_mw._node.node import Node
+from ha_session_mw._node.short_way import ShortWay
 from ha_session_mw.exceptions import ProblemError
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Cut, Deny, DenyKey, Entry
@@ -195,3 +199,14 @@ def test_an_entry_that_cannot_be_merged_whole_is_a_change_all_the_same(monkeypat
     with pytest.raises(MemoryError):
         node.view.merge(Deny(verified.claims.sid, verified.claims.absolute_end_ms))
     assert answer(node, token) is not verified
+
+
+def steps_of(function: Callable[..., object]) -> str:
+    """What a function does with a token that the cache knows."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.If) and "readings" in ast.unparse(node))
+    return ast.unparse(found)
+
+
+def test_the_middleware_goes_the_very_same_way() -> None:
+    assert steps_of(SessionMiddleware.__call__) == steps_of(ShortWay.recall)
