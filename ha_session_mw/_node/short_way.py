@@ -17,7 +17,7 @@ FOREVER = math.inf
 
 
 class ShortWay:
-    """What the short way of one node compares.
+    """The short way of one node.
 
     A call takes a thirtieth of everything that a session adds to a request. So ``asgi/middleware.py`` has a copy of :meth:`recall`, which
     ``tests/node/test_the_short_way.py`` compares with this one.
@@ -63,8 +63,8 @@ class ShortWay:
             for now_s in short.accepted.readings:
                 if short.poll_now is not None:
                     short.poll_now()
-                # All that may have changed under this very view are the times, the floor (no token that ends after it is refused by it),
-                # and the freshness. That is read before the generation, see ``decide``.
+                # Under this very view, only the times, the floor and the freshness may have changed. No token that ends after the floor
+                # is refused by it. The freshness is read before the generation, see ``decide``.
                 view = short.view
                 if not (
                     (view.fresh_at == FOREVER or short.is_within_lease(view.fresh_at, now_s))

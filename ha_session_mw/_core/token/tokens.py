@@ -344,19 +344,22 @@ def _verified(
     if renew_at_ms is not None:
         renewal_ms = renew_at_ms
     begins_ms = issued_ms - NOT_BEFORE_LEEWAY_MS
-    begins_s, ends_s, renewal_s = begins_ms / 1000.0, ends_ms / 1000.0, renewal_ms / 1000.0
-    if until_s > ends_s:
-        until_s = ends_s
+    # A product of floats takes less than a quotient, and most tokens need none.
+    if from_s * 1000.0 < begins_ms:
+        from_s = begins_ms / 1000.0
+    until_ms = until_s * 1000.0
+    if until_ms > ends_ms:
+        until_ms, until_s = ends_ms, ends_ms / 1000.0
     issuer = terms.issuer
     return Verified(
         None,
-        from_s if from_s > begins_s else begins_s,
+        from_s,
         until_s,
         transport,
         record,
         nested_data,
         content or _EMPTY,
-        _ALWAYS if record else renewal_s if renewal_s < until_s else until_s,
+        _ALWAYS if record else renewal_ms / 1000.0 if renewal_ms < until_ms else until_s,
         text,
         given,
         kid,
