@@ -56,7 +56,7 @@ class Uncancelled:
             TimeoutError: it took longer than ``limit_s`` and was cancelled.
         """
         self._ran = True
-        with anyio.fail_after(limit_s, shield=True) as scope:
+        with anyio.CancelScope(shield=True) if limit_s == math.inf else anyio.fail_after(limit_s, shield=True) as scope:
             asyncio = _asyncio()
             if asyncio is None:
                 return await step()

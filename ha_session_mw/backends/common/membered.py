@@ -40,7 +40,7 @@ class MemberedLog(ClusterLog):
         self._clock = clock
         self._logger = logger
         self._on_event = on_event
-        self._change = anyio.Event()
+        self._change: anyio.Event | None = None
         self._told_fault: str | None = None
         self._lets_time_pass = False
         self._limits_differed = False
@@ -58,12 +58,15 @@ class MemberedLog(ClusterLog):
         await self._clock.sleep(seconds)
 
     async def wait_changed(self) -> None:
+        if self._change is None:
+            self._change = anyio.Event()
         await self._change.wait()
 
     def _wake(self) -> None:
         """Let requests that wait for news look again."""
-        self._change.set()
-        self._change = anyio.Event()
+        if self._change is not None:  # in a storm of log-outs most news wake nobody
+            self._change.set()
+            self._change = None
 
     def _heed_members(self) -> None:
         """Follow news of the members, which may have changed the limit and the verdict on the clock."""

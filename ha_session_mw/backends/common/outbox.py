@@ -65,7 +65,8 @@ class Outbox:
         """Add records to be written, and return the ticket of them all."""
         ticket = Ticket(records)
         for key, value in records.items():
-            if self._gives_way(self._values.setdefault(key, value)):
+            waiting = self._values.setdefault(key, value)
+            if waiting is not value and self._gives_way(waiting):
                 self._values[key] = value
             self._tickets.setdefault(key, []).append(ticket)
         self._filled.set()
