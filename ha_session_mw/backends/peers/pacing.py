@@ -70,7 +70,7 @@ class PeerPace:
             news: how many of its entries were news here.
             now_s: the boot-time clock.
             recovering: whether this node learns the entries that it may have forgotten.
-            fresh: whether this node serves. Before that it learns as fast as it can.
+            fresh: whether this node serves. Before that it learns as fast as it can, from answers that bring something.
         """
         if not answer.complete:
             self._note("pages")
@@ -83,7 +83,7 @@ class PeerPace:
             page_s = LEAST_ROUND_S if answer.complete else LEAST_PAGE_WHILE_SERVING_S
             round_s = max(page_s, len(answer.entries) * LEAST_ENTRY_S)
         self._reached = answer.incarnation, answer.upto
-        if not fresh:
+        if not fresh and answer.entries:
             return round_s
         round_s = max(round_s, self._rounds.spend(2 if news >= MANY else 1, now_s) or 0.0)
         owed_s = self._allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, now_s) or 0.0

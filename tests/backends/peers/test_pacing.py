@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.quorum.log import PAGE_ENTRIES
 from ha_session_mw._core.quorum.messages import Answer
-from ha_session_mw.backends.peers.pacing import LEAST_PAGE_AGAIN_S, LEAST_PAGE_WHILE_SERVING_S, LEAST_ROUND_S, PeerPace
+from ha_session_mw.backends.peers.pacing import (
+    LEAST_PAGE_AGAIN_S,
+    LEAST_PAGE_WHILE_SERVING_S,
+    LEAST_ROUND_S,
+    ROUNDS_AT_ONCE,
+    ROUNDS_PER_S,
+    PeerPace,
+)
 from ha_session_mw.models import Deny, NodeId
 
 from ...core.builders import HOUR_MS, NOW_MS
@@ -15,10 +24,10 @@ from ...core.builders import HOUR_MS, NOW_MS
 HEARTBEAT = Heartbeat(NodeId("b"), "life-of-b", "https://b.example", "ready", 0, 0, (), 5.0, HOUR_MS)
 
 
-def answer(upto: int, entries: int = 1) -> Answer:
+def answer(upto: int, entries: int = 1, **fields: Any) -> Answer:
     denials = tuple(Deny(f"{upto}-{number}", NOW_MS) for number in range(entries))
     return Answer(
-        version=1, digest="", sender="b", heartbeat=HEARTBEAT, incarnation="life-of-b", memory="whole", upto=upto, entries=denials
+        version=1, digest="", sender="b", heartbeat=HEARTBEAT, incarnation="life-of-b", memory="whole", upto=upto, entries=denials, **fields
     )
 
 
@@ -39,6 +48,14 @@ def test_the_same_page_again_is_worth_a_pause() -> None:
 def test_a_million_entries_are_paced_to_a_second() -> None:
     pages = 1_000_000 / PAGE_ENTRIES
     assert pages * pauses(answer(PAGE_ENTRIES, PAGE_ENTRIES), recovering=True)[0] == pytest.approx(1.0)
+
+
+def test_answers_that_bring_nothing_are_not_asked_for_over_and_over_by_a_node_that_serves_nobody() -> None:
+    """Members that recover answer a new one at once, until operators mend what they wait for."""
+    pace, now_s, polls = PeerPace(lambda _: None), 0.0, 0
+    while now_s < 10:
+        now_s, polls = now_s + pace.least_round_s(answer(0, 0, complete=True), 0, now_s, recovering=False, fresh=False), polls + 1
+    assert polls <= ROUNDS_AT_ONCE + 10 * ROUNDS_PER_S + 1
 
 
 def test_a_node_that_serves_leaves_time_for_the_others() -> None:
