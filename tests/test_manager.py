@@ -147,9 +147,23 @@ async def test_the_id_left_behind_is_dead_and_the_new_one_lives(manager: Session
 
 async def test_an_unknown_id_may_be_revoked(manager: SessionManager, log_in: Any) -> None:
     phone = log_in()
-    await manager.revoke_session("nobody's")
+    await manager.revoke_session("nobodys-nobodys-nobody")
 
     assert phone.is_in
+
+
+@pytest.mark.parametrize("form", ["ada", "{}x", "{} ", "/{}", "\N{FULLWIDTH DIGIT ONE}" * 22, "hs1.{}.kid.payload.signature"])
+async def test_what_can_be_no_id_is_not_acknowledged_as_logged_out(manager: SessionManager, log_in: Any, form: str) -> None:
+    """A typing error, a subject in the place of an id, or a whole token, which the error does not repeat."""
+    phone = log_in()
+    wrong = form.format(phone.claims.sid)
+    for revoke in (lambda: manager.revoke_session(wrong), lambda: manager.revoke_subject("ada", except_session=wrong)):
+        with pytest.raises(ValueError, match="must be the id or the family of a session") as told:
+            await revoke()
+        assert phone.claims.sid not in str(told.value)
+
+    assert phone.is_in
+    assert len(node_of(manager).view) == 0
 
 
 # A subject

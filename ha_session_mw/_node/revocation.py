@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from cachetools import LRUCache
 
 from .._core.cluster.view import View, began_after, new_cut_id
-from .._core.names import require_name
+from .._core.names import require_id, require_name
 from .._core.tally import SPREAD_S, Tally
 from .._core.token.keys import KeyRing
 from ..abc import Clock, ClusterLog
@@ -108,7 +108,7 @@ class Revoker:
     async def revoke_id(self, id: str) -> Acknowledgement:
         """Log out the session that has this id, or the family of this id."""
         # Checked first: an id that the log cannot take would hold up all other log-outs.
-        require_name(id, "id")
+        require_id(id, "id")
         return await self.revoke_family(Deny(id, self._unknown_end_ms()))
 
     async def revoke_family(self, denial: Deny) -> Acknowledgement:
@@ -122,7 +122,7 @@ class Revoker:
         self._require_loop()
         require_name(subject, "subject")
         if isinstance(except_session, str):
-            require_name(except_session, "except_session")
+            require_id(except_session, "except_session")
         elif except_session is not None and not hasattr(except_session, "family"):
             raise TypeError(f"except_session must be a session, or the id or family of one, got {type(except_session).__name__}")
         # Listed before the log-out: a session that begins after it may have a record, too, and keeps it.

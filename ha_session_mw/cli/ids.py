@@ -6,11 +6,10 @@ import re
 
 import click
 
+from .._core.names import is_id
+
 _ID = re.compile(r"-[\w-]{21}|-\w[\w-]{6}", re.ASCII)
 """A session, a family, or a key. A word of eight characters that begins with two hyphens is taken for an option."""
-
-
-_SESSION = re.compile(r"[\w-]{22}", re.ASCII)
 
 
 def require_session_id(text: str) -> None:
@@ -19,7 +18,7 @@ def require_session_id(text: str) -> None:
     Raises:
         click.UsageError: without the text, because a token is a secret.
     """
-    if not _SESSION.fullmatch(text):
+    if not is_id(text):
         raise click.UsageError(
             "SESSION has 22 letters, digits, hyphens and underscores, as `ha-session sessions` lists it. "
             "Name a subject by --subject. `ha-session inspect` shows the session of a token"

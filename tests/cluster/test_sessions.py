@@ -223,7 +223,7 @@ class Elsewhere:
     def act(self, how: str) -> None:
         acts = {
             "subject": lambda: self.manager.revoke_subject("ada"),
-            "session": lambda: self.manager.revoke_session("an id"),
+            "session": lambda: self.manager.revoke_session("the-id-of-some-session"),
             "everybody": self.manager.revoke_everybody,
         }
         anyio.run(acts[how])
