@@ -181,6 +181,6 @@ def _found(path: str | Path) -> tuple[int, ...] | None:
     """Return what tells a file from a later one of its name, which may get the same inode; None if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - the shortest way
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino, found.st_ctime_ns
