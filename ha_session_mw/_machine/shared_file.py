@@ -26,6 +26,7 @@ READ_BUSY_S = 0.05
 """How long a read waits for a lock. Readers meet a lock only while an operator repairs or moves the file."""
 
 DATA_VERSION = "PRAGMA data_version"
+_NONE_THERE = (FileNotFoundError, NotADirectoryError)
 
 
 class SharedFile(SqliteFile):
@@ -80,7 +81,7 @@ class SharedFile(SqliteFile):
         else:
             return
         for leftover in leftovers:
-            with suppress(FileNotFoundError):
+            with suppress(*_NONE_THERE):
                 os.unlink(leftover)  # noqa: PTH108 - no path
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -181,6 +182,6 @@ def _found(path: str | Path) -> tuple[int, ...] | None:
     """Return what tells a file from a later one of its name, which may get the same inode; None if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - the shortest way
-    except (FileNotFoundError, NotADirectoryError):
+    except _NONE_THERE:
         return None
     return found.st_dev, found.st_ino, found.st_ctime_ns
