@@ -54,6 +54,8 @@ FULL = Effort(
 )
 Timings = dict[str, Timing]
 ETCD = "etcd:// on three members"
+SHOWN = frozenset(("requests", "growth"))
+"""The parts in the picture."""
 
 
 class Measurement:
@@ -158,14 +160,14 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the parts requests and growth, as SVG")
     parser.add_argument("--full", action="store_true", help="up to 1,000,000 live sessions, and longer; takes some minutes more")
     options = parser.parse_args()
-    if options.picture and options.parts and not {"requests", "growth"} <= {*options.parts}:
+    if options.picture and options.parts and not {*options.parts} >= SHOWN:
         parser.error("--picture shows the parts requests and growth")
     measurement = Measurement(FULL if options.full else Effort())
     print(report.environment() + "\n", flush=True)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the servers under way are ended
     parts = {name: part for name, part in measurement.parts().items() if name in (options.parts or names)}
     failed = [name for name, part in parts.items() if not print_part(name, part, Table.markdown if options.markdown else Table.text)]
-    if options.picture and not failed:
+    if options.picture and not SHOWN & {*failed}:
         options.picture.write_text(picture.drawn(measurement.shown))
     if failed:
         sys.exit(f"not measured, or not all of it: {', '.join(failed)}")
