@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from .._core.cluster.view import NO_SESSION
 from ..abc import Clock
@@ -29,6 +30,10 @@ class _Applied:
         self.acknowledged_s = 0.0
 
 
+def _is_log_out(entry: Entry) -> bool:
+    return not (isinstance(entry, Deny) and (entry.replaced_ms or entry.id.startswith(NO_SESSION)))
+
+
 class RecentLogOuts:
     """Remembers the newest log-outs of a node. Ids that were merely replaced by others are none.
 
@@ -47,9 +52,9 @@ class RecentLogOuts:
     def on_news(self, entries: Sequence[Entry]) -> None:
         """Note entries that this node applies now."""
         now_s, at_start = self._boot_s(), self._is_starting()
-        for entry in entries:
-            if not (isinstance(entry, Deny) and (entry.replaced_ms or entry.id.startswith(NO_SESSION))):
-                self._applied.append(_Applied(entry, now_s, at_start=at_start))
+        # A node that starts learns a million, and would take the most time for those that it forgets at once.
+        newest = islice((entry for entry in reversed(entries) if _is_log_out(entry)), KEPT)
+        self._applied.extend(_Applied(entry, now_s, at_start=at_start) for entry in reversed([*newest]))
 
     def acknowledged(self, entry: Entry, mode: str) -> None:
         """Note that a log-out of this node was acknowledged now, and how."""

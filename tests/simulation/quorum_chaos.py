@@ -50,6 +50,8 @@ class QuorumChaos(Chaos[QuorumNode]):
         links.duplication = chance.choice((0.0, 0.1))
         links.jitter_s = chance.choice((0.001, 0.003, 0.01))
         links.tail = chance.choice((0.0, 0.03, 0.2))
+        if seed % 4 == 2:
+            self.world.page_entries = 1 + seed // 4 % 5
         self.wrong_clock: QuorumNode | None = None
         self.clocks_right_at = 0.0
         if count > 2 and chance.random() < 0.2:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from ha_session_mw._core.cluster.invariants import ensure
 from ha_session_mw._core.cluster.members import Heartbeat, Members
 from ha_session_mw._core.quorum.holds import SECOND_HAND_S, TOGETHER_S
-from ha_session_mw._core.quorum.log import OtherList, Quorum
+from ha_session_mw._core.quorum.log import PAGE_ENTRIES, OtherList, Quorum
 from ha_session_mw._core.quorum.membership import APART
 from ha_session_mw._core.quorum.messages import Answer, Batch, Poll, Push
 from ha_session_mw._core.quorum.ready import Hold, Ready, Receipt, Sent
@@ -26,6 +27,13 @@ SEEK_EVERY = 7
 """After how many ticks a request waits for what the others know at that moment."""
 POLL_SLACK_S = 0.5
 """How much longer than a heartbeat a poll may take before it is sent anew."""
+
+
+def entries_upto(quorum: Quorum, position: int) -> list[Entry]:
+    """The living entries of a sequence up to a position, as they were there: with a later end or reason, they stand at a later one, too."""
+    placed = [placed for batch in quorum.everything() for placed in batch.entries]
+    later = [entry for at, entry in placed if at > position]
+    return [entry for at, entry in placed if at <= position and entry not in later]
 
 
 class QuorumNode(Node):
@@ -65,6 +73,8 @@ class QuorumNode(Node):
             self.up, self.refused = False, True
             return
         self.refused = False
+        self.quorum.page_entries = self.world.page_entries
+        self.world.processes[own.life] = self.quorum
         self.outstanding: dict[int, Sent] = {}
         self.questions: dict[int, Sent] = {}
         self.asked: dict[Hold, tuple[Sent, QuorumNode, int]] = {}
@@ -182,6 +192,8 @@ class QuorumNode(Node):
         if life != self.life:
             return
         self.obey(self.quorum.answered(sent, answer, self.now()))
+        if self.world.variant.checks and answer.read:
+            self._check_what_it_has()
         peer = self.world.nodes[self.urls.index(sent.peer)]
         if self.questions.get(peer.number) is sent:
             del self.questions[peer.number]
@@ -189,6 +201,13 @@ class QuorumNode(Node):
         # stand waits for the time-out, as the driver does: it would only hear the same at once.
         if self.outstanding[peer.number] is sent and self.quorum.membership.stage != APART:
             self.ask(peer)
+
+    def _check_what_it_has(self) -> None:
+        """Check that this node has the entries that it takes itself to have, by the sequences of the processes themselves."""
+        has = [*self.quorum.provenance.had, *((peer.echo_life, peer.read) for peer in self.quorum.peers.values() if peer.echo_life)]
+        for life, position in has:
+            for entry in entries_upto(self.world.processes[life], position):
+                ensure(self.view.knows(entry) or entry.until_ms <= self.view.floor_ms, f"this node has all of {life} up to {position}")
 
     # Pushes and good-byes.
 
@@ -288,3 +307,7 @@ class QuorumWorld(World[QuorumNode]):
             for number in range(nodes)
         ]
         self.majority = nodes // 2 + 1
+        self.page_entries = PAGE_ENTRIES
+        """Most entries in one answer."""
+        self.processes: dict[str, Quorum] = {}
+        """Each process that ever was, by its life."""

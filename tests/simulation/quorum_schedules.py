@@ -220,6 +220,27 @@ def taking_turns_before_a_newcomer(begin: Begin) -> Findings:
     return world.findings
 
 
+def a_page_of_a_member_that_has_all(begin: Begin) -> Findings:
+    """Node 4 forgets, and reads one page of node 0, which has all that the others have. The further pages of node 0 are slow to come."""
+    world = begin(5)
+    sessions = [log_in(world.nodes[0]) for _ in range(4)]
+    for session in sessions:
+        world.nodes[0].revoke(session)
+    world.run(4)
+    assert session.fenced_at < world.time
+    world.nodes[4].crash()
+    for node in world.nodes[:4]:
+        node.quorum.page_entries = 1
+    world.slow((1, 4), (2, 4), (3, 4), by_s=0.3)
+    world.nodes[4].start()
+    while not world.nodes[4].quorum.provenance.had:
+        world.run(0.0005)
+    world.slow((0, 4), by_s=0.4)
+    world.slow((1, 4), (2, 4), (3, 4), by_s=0.0)
+    ask_for(world, world.nodes[4], session, 4)
+    return world.findings
+
+
 def a_yes_from_before(begin: Begin) -> Findings:
     """Node 4 has lost its lease long ago, and hears from node 0 only: first a yes, and a good while later that it is no more."""
     world = begin(5)
@@ -540,6 +561,7 @@ CAUGHT_BY: dict[str, Schedule] = {
     "accepts after its good-bye": a_good_bye,
     "gone by one word": back_by_the_word_of_another,
     "gone for ever": a_good_bye_that_comes_late,
+    "a page for the whole": a_page_of_a_member_that_has_all,
     "a peer's yes kept": a_yes_from_before,
     "purged by the clock": a_clock_that_steps_forth_and_back,
     "witnesses without the entry": a_witness_who_lacks_the_entry,

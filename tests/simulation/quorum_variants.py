@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import msgspec
+
 from ha_session_mw._core.cluster.freshness import Moment
 from ha_session_mw._core.cluster.view import CUT_TOLERANCE_MS
 from ha_session_mw._core.quorum.acknowledgements import Acknowledgements
@@ -15,6 +17,7 @@ from ha_session_mw._core.quorum.log import Quorum
 from ha_session_mw._core.quorum.majorities import Majorities, majority_of
 from ha_session_mw._core.quorum.messages import Answer, Push
 from ha_session_mw._core.quorum.peer import Peer, not_answered_since
+from ha_session_mw._core.quorum.provenance import Provenance
 from ha_session_mw._core.quorum.ready import Ready, Sent
 from ha_session_mw._core.quorum.recovery import Recovery
 from ha_session_mw.models import Deny, Entry
@@ -195,6 +198,22 @@ class FirstStartOneByOne(RecoversOtherwise):
     rule = OneByOne
 
 
+class APage(Provenance):
+    __slots__ = ()
+
+    def merged(self, answer: Answer, before: int, *, asked: int) -> None:
+        told = tuple((life, position if number else answer.upto) for number, (life, position) in enumerate(answer.read))
+        super().merged(msgspec.structs.replace(answer, read=told), before, asked=asked)
+
+
+class APageForTheWhole(Quorum):
+    """Takes itself to have what another member has, before it has read that one to the end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.provenance.__class__ = APage
+
+
 class AcceptsAfterGoodBye(Quorum):
     """Says good-bye, and goes on accepting sessions by the lease that it has."""
 
@@ -263,6 +282,7 @@ BROKEN = {
         QuorumVariant("summed over incarnations", quorum=SummedOverIncarnations),
         QuorumVariant("not heard again", quorum=NotHeardAgain),
         QuorumVariant("each for itself", quorum=EachForItself),
+        QuorumVariant("a page for the whole", quorum=APageForTheWhole),
         QuorumVariant("a peer's yes kept", keeps_yes=True),
         QuorumVariant("purged by the clock", quorum=PurgedByTheClock),
         QuorumVariant("witnesses without the entry", quorum=WitnessesWithoutTheEntry),

@@ -15,6 +15,7 @@ from .durability import DurablePrefix
 from .membership import Membership
 from .messages import Answer, Poll
 from .peer import Peer
+from .provenance import Provenance
 from .ready import Hold
 from .sequence import Sequence
 
@@ -28,6 +29,7 @@ class Composer:
         sequence: its entries in the order in which the others read them.
         durable: how far it keeps them. It tells of no others.
         amnesia: says how much it may have forgotten.
+        provenance: whose entries it has.
         peers: the nodes that it answers, by their URL.
 
     Attributes:
@@ -35,7 +37,7 @@ class Composer:
         ages: how old the entries are.
     """
 
-    __slots__ = ("_amnesia", "_durable", "_membership", "_peers", "_sequence", "_view", "ages", "stamp")
+    __slots__ = ("_amnesia", "_durable", "_membership", "_peers", "_provenance", "_sequence", "_view", "ages", "stamp")
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Composer:
         sequence: Sequence,
         durable: DurablePrefix,
         amnesia: Amnesia,
+        provenance: Provenance,
         peers: Mapping[str, Peer],
     ) -> None:
         self._membership = membership
@@ -51,6 +54,7 @@ class Composer:
         self._sequence = sequence
         self._durable = durable
         self._amnesia = amnesia
+        self._provenance = provenance
         self._peers = peers
         self.ages = Ages(sequence.last)
         self.stamp = 0
@@ -79,6 +83,7 @@ class Composer:
             silent=silent,
             hold_s=hold_s,
             applied=peer.read if peer.unkept else None,
+            read=self._provenance.had if peer.is_behind else None,
         )
 
     def answer(self, hold: Hold, heartbeat: Heartbeat, now: Moment, *, limit: int) -> Answer:
@@ -94,6 +99,7 @@ class Composer:
         peer = self._peers[hold.peer]
         # The poll's position refers to the sequence of the incarnation that gave it, and to no other.
         since = hold.since if hold.callee == self._durable.incarnation else 0
+        since = max(since, min(self._provenance.known_to(hold), self._durable.position))
         entries, reached = self._sequence.page(since, self._durable.position, limit)
         answer = msgspec.structs.replace(
             self.refusal(heartbeat, peer.spoken.version),
@@ -106,6 +112,7 @@ class Composer:
             known=peer.sequence if hold.incarnation == peer.incarnation else 0,
             known_before=peer.changed,
             majority_forgot=self._amnesia.majority_forgot,
+            read=self._provenance.told if hold.read is not None else (),
         )
         if not entries:
             return answer

@@ -67,7 +67,8 @@ class Holds:
     def _new(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
         limit_s = min(STARTING_HOLD_S, self.limit_s) if poll.recovering else self._allowed_s(poll)
         until_s = now.boot_s + limit_s
-        return Hold(poll.sender, until_s, poll.incarnation, poll.callee, poll.position, recovering, poll.heartbeat.life, now.boot_s)
+        life = poll.heartbeat.life
+        return Hold(poll.sender, until_s, poll.incarnation, poll.callee, poll.position, recovering, life, now.boot_s, poll.read)
 
     def _allowed_s(self, poll: Poll) -> float:
         if poll.hold_s is None:

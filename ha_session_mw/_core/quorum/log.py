@@ -33,6 +33,7 @@ from .membership import MARK, Membership
 from .messages import Answer, Batch, Mismatch, Poll, Push
 from .neighbours import Neighbours
 from .peer import Peer, forget_freshness, majority_fresh_s, mismatched, not_answered_since, polled_since
+from .provenance import Provenance
 from .quiet_time import QuietTime
 from .ready import Contradiction, Hold, ListsChanged, OldFile, QuorumEvent, Ready, Receipt, Recovered, Sent, Sought, Standing
 from .recovery import Memory
@@ -42,6 +43,9 @@ PAGE_ENTRIES = 4096
 """Most entries in one answer or batch: some 200 kB, which a slow link moves well within a poll's time limit. A node refuses an
 answer with more, so later releases must not raise the number."""
 
+
+PAGE_LIMIT_S = 1.0
+"""How long a node that learns waits for the next page of one member before it reads another one. A page takes some milliseconds."""
 
 PUSH_ENTRIES = 256
 """Most entries in one push. A call has 256 kB at most, and an entry with a long subject and list of cuts has about one."""
@@ -96,7 +100,10 @@ class Quorum:
         self.quiet_time = QuietTime(self.me, self.speaker, self.peers, heartbeat_s)
         self.fence = Fence(self.membership.majorities)
         self.amnesia = Amnesia(self.durable, self.membership)
-        self.composer = Composer(self.membership, view, self._sequence, self.durable, self.amnesia, self.neighbours.all)
+        self.provenance = Provenance(own.life, self._sequence)
+        self.composer = Composer(self.membership, view, self._sequence, self.durable, self.amnesia, self.provenance, self.neighbours.all)
+        self.page_entries = PAGE_ENTRIES
+        """Most entries in one answer of this node."""
         self.serving = False
         self.left = False
         """Whether this process has left: it accepts no session from then on, whatever it learns."""
@@ -252,6 +259,19 @@ class Quorum:
         """Return whether nothing but news is to be expected of this node itself."""
         return not (self.is_starting or self.left or self.speaker.draining or self.membership.is_joint or self.neighbours.guests)
 
+    def reads_another_first(self, peer: str, now: Moment) -> bool:
+        """Return whether the next poll to a peer is to wait, because this node learns from another one what the two have in common."""
+        if not (self.recovering and self.peers[peer].is_behind):
+            return False
+        lives = {other.echo_life for other in self.peers.values()}
+        since_s = now.boot_s - PAGE_LIMIT_S
+        teachers = {
+            url: sum(life in lives for life, _ in other.told)
+            for url, other in self.peers.items()
+            if other.is_behind and other.paged_s >= since_s
+        }
+        return bool(teachers) and peer != max(teachers, key=lambda url: (teachers[url], url))
+
     def answered(self, sent: Sent, answer: Answer, now: Moment) -> Ready:
         """Take in the answer to a poll of this node."""
         peer = self.peers[sent.peer]
@@ -261,15 +281,19 @@ class Quorum:
 
     def _learn(self, peer: Peer, sent: Sent, answer: Answer, now: Moment) -> None:
         peer.delay_s = now.boot_s - sent.sent_s - self.quiet_time.held_s(sent.poll)
-        self._merge_answer(peer, answer, now, lag_s(answer.age_s, sent_s=sent.sent_s, now_s=now.boot_s, held_s=answer.held_s))
+        asked = sent.poll.position if sent.poll.callee == answer.incarnation else 0
+        lag = lag_s(answer.age_s, sent_s=sent.sent_s, now_s=now.boot_s, held_s=answer.held_s)
+        self._merge_answer(peer, answer, now, lag, asked=asked)
         peer.note_read(answer, sent.sent_s, own_position=self._sequence.last)
+        if not answer.complete:
+            peer.paged_s = now.boot_s
         if sent.poll.incarnation == self.incarnation:
             if answer.known > self.durable.position:
                 self._start_anew(peer, now)
             elif answer.complete and self.neighbours.counts(peer, answer):
                 self._credit(peer, sent, answer)
 
-    def _merge_answer(self, peer: Peer, answer: Answer, now: Moment, lag_s: float | None) -> None:
+    def _merge_answer(self, peer: Peer, answer: Answer, now: Moment, lag_s: float | None, *, asked: int) -> None:
         self.speaker.hear(peer.url, answer.heartbeat, now)
         peer.speaks_as(answer.incarnation)
         peer.sequence = max(peer.sequence, answer.upto)
@@ -279,6 +303,7 @@ class Quorum:
         if not answer.complete:
             self.view.denied.reserve(peer.sequence)
         self._merge_all(answer.entries)
+        self.provenance.merged(answer, before, asked=asked)
         if (news := self._sequence.last - before) > 0:
             # Another member that reads it here learns its whole age. A node that learns all anew does not lag.
             self.composer.ages.note(self._sequence.last, now.boot_s - (lag_s or 0.0))
@@ -353,7 +378,7 @@ class Quorum:
 
     def _answer(self, hold: Hold, now: Moment) -> Answer:
         self.neighbours.all[hold.peer].has_answered(hold.life, now.boot_s, asked_s=hold.since_s)
-        return self.composer.answer(hold, self.heartbeat(now), now, limit=PAGE_ENTRIES)
+        return self.composer.answer(hold, self.heartbeat(now), now, limit=self.page_entries)
 
     # Pushes: answers without a poll, from a node that the others do not poll, or that leaves.
 
@@ -391,7 +416,8 @@ class Quorum:
         peer = self.peers.get(answer.sender)
         if peer is None or not self.neighbours.is_understood(peer, answer, now):
             return self.ready(now)
-        self._merge_answer(peer, answer, now, lag_s(answer.age_s, sent_s=now.boot_s, now_s=now.boot_s, held_s=0.0))
+        lag = lag_s(answer.age_s, sent_s=now.boot_s, now_s=now.boot_s, held_s=0.0)
+        self._merge_answer(peer, answer, now, lag, asked=answer.since)
         # It makes this node no fresher: this node sent nothing before which the peer must have known all this.
         peer.note_pushed(answer, now.boot_s, own_position=self._sequence.last)
         if push.leaves:

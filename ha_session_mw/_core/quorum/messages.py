@@ -18,6 +18,9 @@ from ..cluster.entries import as_written
 from ..cluster.members import Heartbeat, packed
 from .recovery import Memory
 
+Read = tuple[tuple[str, int], ...]
+"""Processes, each with a position: all of its sequence up to there. See :mod:`.provenance`."""
+
 UNKNOWN_AGE_S = -1.0
 """Stands for an age that is unknown, as in the answers of a release that does not measure it."""
 
@@ -53,6 +56,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
         silent: the members that the sender has not answered for a lease's length.
         hold_s: for how long the sender lets its poll be held while there is no news; None for a heartbeat, as in an earlier release.
         applied: up to where the sender's process has applied the callee's sequence, if it could not keep all of that yet; None otherwise.
+        read: the processes whose sequences the sender has, if it still has to read much; None otherwise.
     """
 
     version: int
@@ -69,6 +73,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
     silent: tuple[str, ...]
     hold_s: float | None = None
     applied: int | None = None
+    read: Read | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -87,6 +92,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
         majority_forgot: whether tokens may exist that list cuts which no member knows any more.
         age_s: how many seconds ago the oldest of the entries was made; negative if that is unknown, or there are none.
         held_s: for how many seconds the sender held the poll.
+        read: the sender's process with its newest position, and after it the processes whose sequences are in the sender's up to there.
+            Empty unless the poll says what its sender has read.
     """
 
     version: int
@@ -106,6 +113,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     majority_forgot: bool = False
     age_s: float = UNKNOWN_AGE_S
     held_s: float = 0.0
+    read: Read = ()
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -209,15 +217,17 @@ def encode(message: Poll | Answer | Push | Batch) -> bytes:
             return _pack(msgspec.structs.replace(message, entries=tuple((position, as_written(entry)) for position, entry in placed)))
         case Answer():
             return bytes(_as_sent(message))
-        case Poll(heartbeat=heartbeat, hold_s=hold_s, applied=applied):
+        case Poll(heartbeat=heartbeat):
             values = msgspec.structs.astuple(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
-            return _pack(values if applied is not None else values[:-1] if hold_s is not None else values[:-2])
+            untold = next((count for count, value in enumerate(reversed(values[-3:])) if value is not None), 3)
+            return _pack(values[: len(values) - untold])
         case _:
             assert_never(message)
 
 
 def _as_sent(answer: Answer) -> msgspec.Raw:
-    """Return an answer as it is sent. Without an age, it is one of the release that measured none."""
+    """Return an answer as it is sent: without the last fields, as long as these say what a reader assumes of their absence."""
     entries = tuple(map(as_written, answer.entries))
     values = msgspec.structs.astuple(msgspec.structs.replace(answer, entries=entries, heartbeat=packed(answer.heartbeat)))
-    return msgspec.Raw(_pack(values[:-2] if answer.age_s < 0 else values))
+    untold = 0 if answer.read else 1 if answer.age_s >= 0 else 3
+    return msgspec.Raw(_pack(values[: len(values) - untold]))

@@ -8,7 +8,7 @@ from collections import deque
 from ...version import Versions
 from .majorities import Majorities
 from .membership import Standing
-from .messages import Answer, Mismatch, Poll
+from .messages import Answer, Mismatch, Poll, Read
 from .ready import Hold
 from .spoken import Spoken
 
@@ -22,8 +22,8 @@ class Peer:
     __slots__ = (
         *("answered_before_s", "answered_life", "answered_s", "asked_s", "callee", "changed"),
         *("delay_s", "echo", "echo_life", "fetched", "fresh_s", "_gone"),
-        *("heard_s", "incarnation", "life", "standing"),
-        *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "spoken", "unheard_s", "unkept", "url"),
+        *("heard_s", "incarnation", "is_behind", "life", "paged_s", "standing"),
+        *("mismatch", "newest_hold", "polled_s", "position", "read_sent_s", "sequence", "spoken", "told", "unheard_s", "unkept", "url"),
     )
 
     def __init__(self, url: str, now_s: float, protocol: Versions) -> None:
@@ -46,6 +46,12 @@ class Peer:
         self.position = 0
         self.unkept: deque[tuple[int, int]] = deque()
         """Its positions beyond ``position``, each behind the position of the own sequence that must be kept first."""
+        self.is_behind = True
+        """Whether this node may have much of it to read: the newest answer was not complete, or of a member that learns itself."""
+        self.paged_s = -math.inf
+        """When the newest answer came that was not complete."""
+        self.told: Read = ()
+        """Whose sequences are in its own, as its newest answer says."""
         self.read_sent_s = -math.inf
         self.echo = 0
         self.echo_life = ""
@@ -101,6 +107,7 @@ class Peer:
         if answer.incarnation != self.callee:
             self.callee, self.position = answer.incarnation, 0
             self.unkept.clear()
+        self.is_behind, self.told = not answer.complete or answer.memory != "whole", answer.read
         if answer.upto > self.read:
             self.unkept.append((own_position, answer.upto))
         if answer.heartbeat.life != self.echo_life:

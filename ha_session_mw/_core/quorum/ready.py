@@ -9,7 +9,7 @@ from typing import Literal
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ..cluster.members import MemberEvent
 from .membership import Stage
-from .messages import Answer, Batch, Poll
+from .messages import Answer, Batch, Poll, Read
 
 Standing = Literal["applied", "durable", "fenced"]
 """How far an entry has got: known to this node; held by a majority; missed by no node that can still accept a session."""
@@ -38,6 +38,8 @@ class Hold:
     life: str
     since_s: float = math.inf
     """When it came (boot-time clock); infinity for an answer that nobody asked for."""
+    read: Read | None = None
+    """What its sender has read, as the poll says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ class Polling:
                 retry_s = 0.0
                 await self._sleep(round_s - (self._clock.boot_s() - begun_s))
                 await self._wait_kept(peer)
+                await self._wait_turn(peer)
             else:
                 retry_s = min(max(RETRY_S, retry_s * 2), MAX_RETRY_S)
                 await self._pause(peer, retry_s)
@@ -120,6 +121,11 @@ class Polling:
             return  # it writes nothing to a file that no member has confirmed
         with self._clock.move_on_after(KEEP_S):
             while not self._quorum.has_kept(peer):
+                await self._wait_changed()
+
+    async def _wait_turn(self, peer: str) -> None:
+        while self._quorum.reads_another_first(peer, moment_of(self._clock)):
+            with self._clock.move_on_after(RETRY_S):
                 await self._wait_changed()
 
     def ask(self, peers: Iterable[str]) -> None:

@@ -124,6 +124,24 @@ def test_a_poll_of_a_member_that_cannot_keep_all_says_what_it_enforces(vector: M
     check_last_field(vector, "applied")
 
 
+@pytest.mark.parametrize("vector", vectors("polls of a node that has much to read"))
+def test_a_poll_of_a_node_that_has_much_to_read_says_what_it_has(vector: Mapping[str, Any]) -> None:
+    poll = msgspec.convert(vector["is"], Poll)
+    assert encode(poll).hex() == vector["stored"]
+    assert decode_poll(bytes.fromhex(vector["stored"])) == poll
+    *known, _ = msgspec.msgpack.decode(bytes.fromhex(vector["stored"]))
+    assert msgspec.convert(known, Poll) == msgspec.structs.replace(poll, read=None)  # as an earlier release reads it
+
+
+@pytest.mark.parametrize("vector", vectors("answers to a node that has much to read"))
+def test_an_answer_to_a_node_that_has_much_to_read_says_what_its_sender_has(vector: Mapping[str, Any]) -> None:
+    answer = msgspec.convert(vector["is"], Answer)
+    assert encode(answer).hex() == vector["stored"]
+    assert decode_answer(bytes.fromhex(vector["stored"])) == answer
+    *known, _ = msgspec.msgpack.decode(bytes.fromhex(vector["stored"]))
+    assert msgspec.convert(known, Answer) == msgspec.structs.replace(answer, read=())  # as an earlier release reads it
+
+
 @pytest.mark.parametrize("vector", vectors("answers"))
 def test_an_answer_with_a_field_of_a_later_release_is_read_without_it(vector: Mapping[str, Any]) -> None:
     whole = _pack(msgspec.convert(vector["is"], Answer)).hex()  # with the fields that are not sent where they say nothing
