@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from ...models import Entry
 from ..cluster.freshness import Moment
 from ..cluster.members import Heartbeat
 from ..cluster.view import View
@@ -37,7 +38,7 @@ class Composer:
         ages: how old the entries are.
     """
 
-    __slots__ = ("_amnesia", "_durable", "_membership", "_peers", "_provenance", "_sequence", "_view", "ages", "stamp")
+    __slots__ = ("_amnesia", "_durable", "_membership", "_next", "_peers", "_prepared", "_provenance", "_sequence", "_view", "ages", "stamp")
 
     def __init__(
         self,
@@ -56,6 +57,10 @@ class Composer:
         self._amnesia = amnesia
         self._provenance = provenance
         self._peers = peers
+        self._next: tuple[int, int] | None = None
+        """After which position the page begins that follows the newest one, and how many entries it has at most."""
+        self._prepared: tuple[tuple[int, int], tuple[list[tuple[int, Entry]], int]] | None = None
+        """Such a page, with the position that it reaches."""
         self.ages = Ages(sequence.last)
         self.stamp = 0
 
@@ -100,7 +105,7 @@ class Composer:
         # The poll's position refers to the sequence of the incarnation that gave it, and to no other.
         since = hold.since if hold.callee == self._durable.incarnation else 0
         since = max(since, min(self._provenance.known_to(hold), self._durable.position))
-        entries, reached = self._sequence.page(since, self._durable.position, limit)
+        entries, reached = self._page(since, limit)
         answer = msgspec.structs.replace(
             self.refusal(heartbeat, peer.spoken.version),
             stamp=self.stamp,
@@ -118,6 +123,21 @@ class Composer:
             return answer
         age_s, held_s = self.ages.oldest_s(since, now.boot_s), max(0.0, now.boot_s - hold.since_s)
         return msgspec.structs.replace(answer, age_s=age_s, held_s=held_s)
+
+    def _page(self, since: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
+        prepared, self._prepared = self._prepared, None
+        page = prepared[1] if prepared is not None and prepared[0] == (since, limit) else self._look_up(since, limit)
+        self._next = (page[1], limit) if page[1] < self._durable.position else None
+        return page
+
+    def _look_up(self, since: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
+        return self._sequence.page(since, self._durable.position, limit)
+
+    def prepare(self) -> None:
+        """Look up the page that its reader will want next, while the reader takes in the newest one."""
+        if self._next is not None:
+            self._prepared = self._next, self._look_up(*self._next)
+            self._next = None
 
     def refusal(self, heartbeat: Heartbeat, version: int) -> Answer:
         """Return the answer to a poll that never counts: it names this node, so that the sender's operator learns of the fault."""

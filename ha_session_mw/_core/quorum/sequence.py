@@ -6,6 +6,7 @@ Positions are given once and never move. Entries that ended leave; their positio
 from __future__ import annotations
 
 from array import array
+from binascii import a2b_base64, b2a_base64
 from bisect import bisect_right
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
@@ -26,13 +27,16 @@ BLOCK = 128
 _PLACE = 1 + REFERENCE_LENGTH
 _NO_REFERENCE = "~" * REFERENCE_LENGTH
 """Stands for an entry that is an object: ``~`` is in no reference."""
+_POSITIONS = "".join(map(chr, range(BLOCK)))
+_TO_BASE64, _FROM_BASE64 = bytes.maketrans(b"-_", b"+/"), bytes.maketrans(b"+/", b"-_")
 
 
 class Sequence:
     """The entries of a view in the order in which this node learned them.
 
-    A packed denial takes six bytes here: a character for its position in its block, and the reference by which the view finds the rest. So
-    the view must drop no denial that this sequence still refers to: it does so when :meth:`forget_some` has gone through all.
+    A packed denial takes six bytes here: a character for its position in its block, and the reference by which the view finds the rest. In
+    a block with a packed denial at each position it takes four. So the view must drop no denial that this sequence still refers to: it does
+    so when :meth:`forget_some` has gone through all.
     """
 
     __slots__ = ("_blocks", "_count", "_ended", "_firsts", "_next", "_objects", "_unseen", "_upto_ms", "_view", "cuts", "last")
@@ -46,8 +50,8 @@ class Sequence:
         view.referred = True
         self._firsts = array("Q")
         """The first position of each block."""
-        self._blocks: list[str] = []
-        """The entries of each block, as places of six characters."""
+        self._blocks: list[str | bytes] = []
+        """The entries of each block, as places of six characters. Bytes are the references of a full block, as base64 reads them."""
         self._objects: dict[int, tuple[str | Cut | DenyKey, ...]] = {}
         """By position: cuts, keys, and the ids of denials that are not packed. The garbage collector passes over tuples of ids."""
         self._count = 0
@@ -62,10 +66,7 @@ class Sequence:
         reference = self._view.denied.reference(entry.id) if isinstance(entry, Deny) else None
         if reference is None:
             self._objects[self.last] = (*self._objects.get(self.last, ()), entry.id if isinstance(entry, Deny) else entry)
-        if not self._firsts or self.last - self._firsts[-1] >= BLOCK:
-            self._firsts.append(self.last)
-            self._blocks.append("")
-        self._blocks[-1] += chr(self.last - self._firsts[-1]) + (reference or _NO_REFERENCE)
+        self._add_places(self.last, chr(self.last - self._first_of(self.last)) + (reference or _NO_REFERENCE))
         self._count += 1
         if isinstance(entry, Cut):
             self.cuts[entry.id] = self.last
@@ -75,10 +76,7 @@ class Sequence:
         """Add entries that were news to the view, at the next positions."""
         others, begun = self._view.denied.others, 0
         while begun < len(entries):
-            if not self._firsts or self.last + 1 - self._firsts[-1] >= BLOCK:
-                self._firsts.append(self.last + 1)
-                self._blocks.append("")
-            first, last = self._firsts[-1], self.last
+            first, last = self._first_of(self.last + 1), self.last
             some = entries[begun : begun + BLOCK - (last + 1 - first)]
             places: list[str] = []
             for position, entry in enumerate(some, last + 1):
@@ -89,10 +87,24 @@ class Sequence:
                 self._objects[position] = (entry.id if isinstance(entry, Deny) else entry,)
                 if isinstance(entry, Cut):
                     self.cuts[entry.id] = position
-            self._blocks[-1] += "".join(places)
+            self._add_places(last + 1, "".join(places))
             self._count += len(some)
             self.last += len(some)
             begun += len(some)
+
+    def _first_of(self, position: int) -> int:
+        """Return the first position of the block that takes a new position."""
+        return self._firsts[-1] if self._firsts and position - self._firsts[-1] < BLOCK else position
+
+    def _add_places(self, position: int, places: str) -> None:
+        """Add places that begin at a position, and lie within one block."""
+        if self._firsts and position - self._firsts[-1] < BLOCK:
+            self._blocks[-1] = _text(self._blocks[-1]) + places
+            return
+        if self._blocks:
+            self._blocks[-1] = _packed(self._blocks[-1])
+        self._firsts.append(position)
+        self._blocks.append(places)
 
     def forget_cuts(self, upto: int) -> None:
         """Drop the positions of cuts up to this one from :attr:`cuts`. The cuts themselves stay."""
@@ -101,37 +113,37 @@ class Sequence:
 
     def page(self, since: int, upto: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
         """Return the living entries after ``since`` with their positions, about ``limit`` at most, and the position they reach."""
-        places: list[tuple[int, str]] = []
-        reached = upto
-        for place in self._places(since):
-            if place[0] > upto:
+        positions: list[int] = []
+        references: list[str] = []
+        for some, named in self._blocks_after(since):
+            positions += some
+            references += named
+            if len(positions) > limit:
                 break
-            if len(places) == limit:
-                reached = places[-1][0]
-                break
-            places.append(place)
+        count, reached = bisect_right(positions, upto), upto
+        if count > limit:
+            count, reached = limit, positions[limit - 1]
+        del positions[count:], references[count:]
         found: list[tuple[int, Entry]] = []
-        references = [reference for _, reference in places if reference != _NO_REFERENCE]
-        referred = self._view.denied.referred_all(references, self._view.superseded)
-        if len(references) == len(places):
-            return [(position, denial) for (position, _), denial in zip(places, referred, strict=True) if denial is not None], reached
+        packed = [reference for reference in references if reference != _NO_REFERENCE]
+        referred = self._view.denied.referred_all(packed, self._view.superseded)
+        if len(packed) == len(references):
+            return [(position, denial) for position, denial in zip(positions, referred, strict=True) if denial is not None], reached
         denials = iter(referred)
-        for position, reference in places:
+        for position, reference in zip(positions, references, strict=True):
             if reference == _NO_REFERENCE:
                 found += [(position, entry) for entry in self._entries(position, reference)]
             elif (denial := next(denials)) is not None:
                 found.append((position, denial))
         return found, reached
 
-    def _places(self, since: int) -> Iterator[tuple[int, str]]:
-        """Yield the positions after this one that have entries, each with its reference."""
+    def _blocks_after(self, since: int) -> Iterator[tuple[SequenceOf[int], list[str]]]:
+        """Yield, for each block, the positions after this one that have entries, and their references."""
         index = max(0, bisect_right(self._firsts, since) - 1)
         for first, block in zip(self._firsts[index:], self._blocks[index:], strict=True):
-            begin = 0
-            if since >= first:
-                begin = bisect_right(range(len(block) // _PLACE), since - first, key=lambda place: ord(block[place * _PLACE]))
-            for at in range(begin * _PLACE, len(block), _PLACE):
-                yield first + ord(block[at]), block[at + 1 : at + _PLACE]
+            positions, references = _places(first, block)
+            begin = bisect_right(positions, since)
+            yield positions[begin:], references[begin:]
 
     def _entries(self, position: int, reference: str) -> list[Entry]:
         """Return what stands at a position, with the present ends and reasons, which other entries of an id may have changed."""
@@ -165,13 +177,14 @@ class Sequence:
             view.drop_ended()
 
     def _look_at_next(self) -> None:
-        first, block = self._firsts[self._next], self._blocks[self._next]
+        first, block = self._firsts[self._next], _text(self._blocks[self._next])
         places = [block[at : at + _PLACE] for at in range(0, len(block), _PLACE)]
         kept = [place for place in places if self._is_in_force(first + ord(place[0]), place[1:])]
         self._count -= len(places) - len(kept)
         self._unseen -= 1
         if kept:
-            self._blocks[self._next] = "".join(kept)
+            if len(kept) < len(places):
+                self._blocks[self._next] = "".join(kept)
             self._next += 1
         else:
             del self._firsts[self._next], self._blocks[self._next]
@@ -202,7 +215,7 @@ class Sequence:
         Raises:
             InvariantBroken: it does not hold.
         """
-        places = [*self._places(-1)]
+        places = [place for block in self._blocks_after(-1) for place in zip(*block, strict=True)]
         ensure(len(places) == self._count, "the entries are counted")
         ensure(all(one[0] <= other[0] for one, other in pairwise(places)), "positions only grow")
         ensure(not places or places[-1][0] <= self.last, "no entry stands after the newest position")
@@ -218,3 +231,24 @@ class Sequence:
 
     def __len__(self) -> int:
         return self._count
+
+
+def _packed(block: str | bytes) -> str | bytes:
+    """Return a block that takes no more places as bytes, if it has a packed denial at each position."""
+    if isinstance(block, bytes) or block[::_PLACE] != _POSITIONS or _NO_REFERENCE in block:
+        return block
+    return a2b_base64("".join(_places(0, block)[1]).encode().translate(_TO_BASE64))
+
+
+def _places(first: int, block: str | bytes) -> tuple[SequenceOf[int], list[str]]:
+    """Return the positions of a block, whose first one is known, and the references there."""
+    if isinstance(block, str):
+        references = [block[at + 1 : at + _PLACE] for at in range(0, len(block), _PLACE)]
+        return [first + ord(position) for position in block[::_PLACE]], references
+    text = b2a_base64(block, newline=False).translate(_FROM_BASE64).decode()
+    return range(first, first + BLOCK), [text[at : at + REFERENCE_LENGTH] for at in range(0, len(text), REFERENCE_LENGTH)]
+
+
+def _text(block: str | bytes) -> str:
+    """Return the places of a block."""
+    return block if isinstance(block, str) else "".join(map(str.__add__, _POSITIONS, _places(0, block)[1]))

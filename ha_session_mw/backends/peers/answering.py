@@ -50,6 +50,7 @@ class Answering:
         self._wake = wake
         self._heard = heard
         self._waiting: dict[Hold, _Waiting] = {}
+        self._has_answered_in_part = anyio.Event()
 
     def hand_out(self, answers: Iterable[tuple[Hold, Answer]]) -> None:
         """Let each request have its answer."""
@@ -73,7 +74,17 @@ class Answering:
         self._obey(ready)
         self._wake()
         self._heard(poll.sender, poll.heartbeat.life)
-        return encode(await self._answer(hold, waiting))
+        answer = await self._answer(hold, waiting)
+        if not answer.complete:
+            self._has_answered_in_part.set()
+        return encode(answer)
+
+    async def prepare_for_ever(self) -> None:
+        """Look up the next page while its reader takes in the newest one."""
+        while True:
+            await self._has_answered_in_part.wait()
+            self._has_answered_in_part = anyio.Event()
+            self._quorum.composer.prepare()
 
     async def _answer(self, hold: Hold, waiting: _Waiting) -> Answer:
         look_s = min(hold.since_s + max(SECOND_HAND_S, TOGETHER_S), hold.until_s)

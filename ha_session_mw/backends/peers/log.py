@@ -356,6 +356,7 @@ class QuorumLog(MemberedLog):
                 tasks.start_soon(self.polling.poll_for_ever, url)
                 tasks.start_soon(self.polling.ask_for_ever, url)
                 tasks.start_soon(self.pushing.push_for_ever, url)
+            tasks.start_soon(self.answering.prepare_for_ever)
             tasks.start_soon(self.own_url.watch, self._heartbeat_s)
             if self._file is not None:
                 tasks.start_soon(self._writer.write_for_ever, self._file)
