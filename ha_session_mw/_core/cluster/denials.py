@@ -1,6 +1,6 @@
 """Revoked ids with their ends, packed: one takes some 30 bytes, where a dict and its strings take 118.
 
-Ids lie in buckets of text, one after the other: 22 characters, and five more that say the end. The interpreter searches such a bucket in
+Ids lie in buckets of text, one after the other: 22 characters, and four more that say the end. The interpreter searches such a bucket in
 C, in about the time of a method's call. There is a new bucket for each :data:`FILL` ids, and each new bucket takes its ids from one other
 bucket (linear hashing). So no step ever moves more than one bucket. Ids come from signed tokens and no client can choose one, so
 none can make them meet in one bucket.
@@ -37,7 +37,11 @@ _BITS = (*_PAIRS, *_PAIRS[:4])
 """The two bits of a byte that an id sets, by five bits of its hash: the highest but one, which choose no byte."""
 
 _STEP_MS = 60_000
-_END_DIGITS = 5
+_FIRST_END = 26_297_280
+"""The first minute that the digits of an end can say: that in which 2020 began."""
+_END_DIGITS = 4
+"""They say each minute until 2051. An id that is held for longer is in a dict."""
+_MOST_ENDS = 64**_END_DIGITS
 _RECORD = ID_LENGTH + _END_DIGITS
 _DIGITS = "".join(char for char in map(chr, range(128)) if not (char.isalnum() or char in "-_"))
 """The digits of an end: 64 characters that no id has, so no id is ever found across the border of two records."""
@@ -46,9 +50,10 @@ _VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
 
 @lru_cache(1024)
 def _end_text(end_ms: int) -> str | None:
-    """Return the text of an end; None if it is no whole minute between 1970 and 4011. A greater end has a greater text."""
+    """Return the text of an end; None if it is no whole minute between 2020 and 2051. A greater end has a greater text."""
     minutes, rest = divmod(end_ms, _STEP_MS)
-    if rest or not 0 <= minutes < 64**_END_DIGITS:
+    minutes -= _FIRST_END
+    if rest or not 0 <= minutes < _MOST_ENDS:
         return None
     return "".join(_DIGITS[minutes >> shift & 63] for shift in range(6 * _END_DIGITS - 6, -1, -6))
 
@@ -58,7 +63,7 @@ def _end_ms(text: str) -> int:
     minutes = 0
     for digit in text:
         minutes = minutes * 64 + _VALUES[digit]
-    return minutes * _STEP_MS
+    return (_FIRST_END + minutes) * _STEP_MS
 
 
 def _is_packable(id: str) -> bool:
@@ -338,7 +343,8 @@ class Denials(MutableMapping[str, int]):
 
     def begin_sweep(self, upto_ms: int) -> None:
         """Begin to drop the packed ids that end at or before this; :meth:`sweep` does so. An earlier sweep is over then."""
-        self._sweep_at, self._sweep_upto = 0, _end_text(upto_ms - upto_ms % _STEP_MS) or ""
+        upto_ms = min(upto_ms - upto_ms % _STEP_MS, (_FIRST_END + _MOST_ENDS - 1) * _STEP_MS)
+        self._sweep_at, self._sweep_upto = 0, _end_text(upto_ms) or ""
 
     @property
     def is_sweeping(self) -> bool:

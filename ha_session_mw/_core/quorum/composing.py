@@ -38,7 +38,19 @@ class Composer:
         ages: how old the entries are.
     """
 
-    __slots__ = ("_amnesia", "_durable", "_membership", "_next", "_peers", "_prepared", "_provenance", "_sequence", "_view", "ages", "stamp")
+    __slots__ = (
+        "_amnesia",
+        "_durable",
+        "_membership",
+        "_next",
+        "_peers",
+        "_prepared",
+        "_provenance",
+        "_sequence",
+        "_view",
+        "ages",
+        "stamp",
+    )
 
     def __init__(
         self,

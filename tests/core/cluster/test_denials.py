@@ -1,4 +1,4 @@
-"""Packed denials behave as a dict, give each id room of some 31 bytes, and never lose one that another thread looks for."""
+"""Packed denials behave as a dict, give each id room of some 30 bytes, and never lose one that another thread looks for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ IDS = [
     *(f"alike{number}".ljust(ID_LENGTH, "_") for number in range(3)),
     *("", "x", "~mark", "é" * ID_LENGTH, "a" * (ID_LENGTH - 1), "a" * (ID_LENGTH + 1), "\0" * ID_LENGTH, "-" * (ID_LENGTH - 5) + "\0" * 5),
 ]
+FIRST_MS, LAST_MS = 1_577_836_800_000, 1_577_836_800_000 + (64**4 - 1) * MINUTE_MS
+"""The first and the last end that are packed: in 2020 and 2051."""
 ENDS_MS = [*(END_MS + minutes * MINUTE_MS for minutes in (-1, 0, 1, 90_000)), 0, 1, END_MS + 1, 10**18, -MINUTE_MS]
+ENDS_MS += [FIRST_MS - MINUTE_MS, FIRST_MS, LAST_MS, LAST_MS + MINUTE_MS]
 
 
 @given(st.lists(st.tuples(st.sampled_from(IDS), st.sampled_from(ENDS_MS) | st.none()), max_size=200))
@@ -59,6 +62,17 @@ def test_a_sweep_drops_the_packed_ids_that_have_ended_and_nothing_else(expected:
     assert not any(denied.reference(id) for id in denied if denied[id] <= END_MS)
     assert {**denied, **{id: expected[id] for id in dropped}} == expected
     assert all(expected[id] <= END_MS for id in dropped)
+
+
+def test_ends_are_packed_until_2051_and_a_later_floor_drops_them_all() -> None:
+    denied = Denials()
+    denied.update(zip((random_id(Random(number)) for number in count()), ENDS_MS, strict=False))
+    assert denied.packed == sum(FIRST_MS <= end_ms <= LAST_MS and end_ms % MINUTE_MS == 0 for end_ms in ENDS_MS)
+    denied.begin_sweep(LAST_MS + 2 * MINUTE_MS)
+    while denied.is_sweeping:
+        denied.sweep(10)
+    assert denied.packed == 0
+    denied.check()
 
 
 def test_text_that_is_no_id_is_not_found_in_the_middle_of_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from random import Random
 
 import pytest
@@ -79,6 +80,20 @@ def test_a_new_id_that_begins_like_an_ended_one_stands_at_its_own_position_alone
     assert sequence.page(ended_at, sequence.last, 10)[0] == [(ended_at + 1, new)]
     sequence.check()
     view.check()
+
+
+def test_a_log_out_among_many_takes_four_bytes() -> None:
+    random, view = Random(1), View()
+    sequence = Sequence(view)
+    entries = [Deny(random_id(random), NOW_MS + HOUR_MS) for _ in range(100 * BLOCK)]
+    news = view.merge_all(entries)
+    tracemalloc.start()
+    sequence.append_all(news)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 4.5 * len(entries)
+    assert read(sequence, 0, 1000) == news
+    sequence.check()
 
 
 def test_a_long_sequence_is_looked_at_in_steps_and_then_the_view_drops_what_has_ended() -> None:
