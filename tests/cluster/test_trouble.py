@@ -643,11 +643,10 @@ async def test_a_clock_that_is_ahead_within_tolerance_dates_no_token_into_the_ot
     assert abs(ahead_ms) < 1_000
 
 
-async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_busy(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_member_with_page_after_page_to_tell_does_not_keep_the_others_busy(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
-    monkeypatch.setattr("ha_session_mw._core.quorum.log.PAGE_ENTRIES", 10)
+    for node in cluster.nodes:
+        quorum_log_of(node.manager).quorum.page_entries = 10
     node_of(a.manager).log.apply([Deny(f"flood {n}", node_of(a.manager).log.unknown_end_ms()) for n in range(1000)])
     before = len(node_of(b.manager).view.denied)
     await cluster.advance(1)

@@ -28,8 +28,6 @@ REFERENCE_LENGTH = 5
 """First characters of an id that choose its bucket, and refer to it. Of a million ids, some 460 share them with another one."""
 FILL = 40
 """Mean number of ids in a bucket. More would be searched more slowly; with 16, each would take four bytes more."""
-MOST_RESERVED = 1 << 20
-"""Most ids that room is made for in advance: less than a megabyte, because fewer may come than were expected."""
 _PART = 64
 """Bytes of the filter for each bucket. A power of two."""
 _PAIRS = tuple(1 << one | 1 << other for one in range(8) for other in range(one))
@@ -190,15 +188,6 @@ class Denials(MutableMapping[str, int]):
         return self.packed + len(self.others)
 
     # Changes
-
-    def reserve(self, count: int) -> None:
-        """Make a quarter of the buckets for about so many packed ids, so that fewer are moved from bucket to bucket while they come.
-
-        With all of the buckets, none would be moved, but all buckets would grow from nothing at the same time. That leaves holes in the
-        memory: a million ids then took 42 MB instead of 35.
-        """
-        for _ in range(len(self._buckets), min(count, MOST_RESERVED) // (4 * FILL)):
-            self._add_bucket()
 
     def __setitem__(self, id: str, end_ms: int) -> None:
         self.pop(id, None)

@@ -300,8 +300,6 @@ class Quorum:
         # The floor first. Entries that the peer has dropped are missing from its answer, and no other message may carry them.
         self._raise_floor(answer.floor_ms)
         before = self._sequence.last
-        if not answer.complete:
-            self.view.denied.reserve(peer.sequence)
         self._merge_all(answer.entries)
         self.provenance.merged(answer, before, asked=asked)
         if (news := self._sequence.last - before) > 0:

@@ -88,7 +88,6 @@ class CheckpointReader:
         return (await self._gateway.page(key, key + b"\0", revision=revision)).kvs
 
     async def _read_segments(self, found: Checkpoint, loading: Loading) -> bool:
-        self._view.denied.reserve(found.count)
         missing = {segment.name: segment.count for segment in found.segments}
         start, end = self._keys.segments, end_of(self._keys.segments)
         while True:

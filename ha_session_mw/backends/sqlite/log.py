@@ -198,7 +198,6 @@ class SqliteLog(ClusterLog):
             news = self._file.read(0)
         self._file_id = news.file
         if news.rows:
-            self._view.denied.reserve(news.last - news.rows[0].number)
             self._view.merge_all(self._entries_of(news.rows))
             self._position = news.rows[-1].number
         if len(news.rows) < PAGE_ROWS:

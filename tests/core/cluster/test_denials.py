@@ -161,33 +161,6 @@ def test_each_id_is_found_at_each_moment_in_which_another_one_is_added_or_droppe
     denied.check()
 
 
-@pytest.mark.parametrize("expected", [0, 1, FILL, 3 * FILL + 7, MANY, 20 * MANY])
-def test_room_that_is_made_in_advance_changes_nothing_else(expected: int) -> None:
-    random, denied = Random(3), Denials()
-    denied.reserve(expected)
-    held = {random_id(random): END_MS for _ in range(MANY)}
-    denied.add_all([Deny(id, end_ms) for id, end_ms in held.items()], {})
-    denied.check()
-    denied.reserve(20 * MANY)  # too late: those that are there stay where they are found
-    denied.check()
-    assert denied == held
-    assert all(denied.referred(id[:REFERENCE_LENGTH]) == (id, END_MS) for id in held)
-
-
-def test_a_quarter_of_the_ids_comes_before_the_first_one_is_moved() -> None:
-    random, denied = Random(4), Denials()
-    denied.reserve(MANY)
-    buckets = len(denied._buckets)
-    denied.add_all([Deny(random_id(random), END_MS) for _ in range(MANY // 4)], {})
-    assert len(denied._buckets) == buckets
-
-
-def test_a_wrong_number_of_expected_ids_takes_a_bounded_room() -> None:
-    denied = Denials()
-    denied.reserve(1 << 60)
-    assert sys.getsizeof(denied._buckets) + sys.getsizeof(denied._filter) < 1_000_000
-
-
 class Counted(Denials):
     """Counts its searches."""
 
