@@ -2,13 +2,13 @@
 
 Each process gives its positions once, and its memory only grows. So a process and a position name a set of entries for ever: all that
 it had up to there. A node *has* such a set if its own memory has each entry of it that has not ended by its floor. That stays true as long
-as the node's process lives. The rules by which a node comes to know this are exact, and there are three of them:
+as the node's process lives. Three rules tell it:
 
 * A process has its own entries.
 * A node has the set once it has read the process from the beginning, or from a position up to which it had all before.
 * A node has it once it has read another process to the end, and that process had it.
 
-A set of a process is worth nothing to the next process of the same node, even if that goes on with the node's file and its positions: a
+A set of a process is worth nothing to the next process of the same node, even if that goes on with the node's file and its positions. The
 file may be an old one, and then a position names something else. A node that knows less than it could reads more, and nothing worse.
 """
 
