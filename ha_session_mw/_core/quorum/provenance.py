@@ -8,8 +8,8 @@ as the node's process lives. Three rules tell it:
 * A node has the set once it has read the process from the beginning, or from a position up to which it had all before.
 * A node has it once it has read another process to the end, and that process had it.
 
-A set of a process is worth nothing to the next process of the same node, even if that goes on with the node's file and its positions. The
-file may be an old one, and then a position names something else. A node that knows less than it could reads more, and nothing worse.
+A set of a process says nothing of the next process of the same node. Even if that one goes on with the positions of a file, the file may be
+an old one. Then a position names something else. A node that knows less than it could reads more, and nothing worse.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST = 64
 
 
 class Provenance:
-    """What one process has of the sequences of others, and what its own consists of.
+    """The sequences that one process has, and the origins of its own.
 
     Args:
         life: names the process.
@@ -80,7 +80,7 @@ class Provenance:
                 del self._had[next(iter(self._had))]
 
     def known_to(self, hold: Hold) -> int:
-        """Return a position of the own sequence up to which the sender of a poll has all, by what the poll says that it has read."""
+        """Return a position of the own sequence up to which the sender of a poll has all, by its own word."""
         if hold.read is None:
             return 0
         had = dict(hold.read)

@@ -39,7 +39,7 @@ class Hold:
     since_s: float = math.inf
     """When it came (boot-time clock); infinity for an answer that nobody asked for."""
     read: Read | None = None
-    """What its sender has read, as the poll says."""
+    """The processes whose entries its sender has, as the poll says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ class Sequence:
         return found, reached
 
     def _blocks_after(self, since: int) -> Iterator[tuple[SequenceOf[int], list[str]]]:
-        """Yield, for each block, the positions after this one that have entries, and their references."""
+        """Yield the positions after this one that have entries, and their references, block by block."""
         index = max(0, bisect_right(self._firsts, since) - 1)
         for first, block in zip(self._firsts[index:], self._blocks[index:], strict=True):
             positions, references = _places(first, block)
