@@ -28,7 +28,7 @@ from ha_session_mw.backends.sqlite.store import SqliteStore
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import LockNode, LockNodes, LockServiceContract, ManualClock
 
-from ...engines import Etcd, memory_folder
+from ...engines import Etcd, memory_folder, patient
 from ...waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
@@ -175,13 +175,15 @@ class OnEtcd(LockNodes):
     lease_s = 1.0
     late_s = 2.5  # it is a second longer there, counted from when etcd was asked; and etcd looks twice a second
 
-    def __init__(self, server: Etcd, prefix: str) -> None:
-        self.server = server
+    def __init__(self, server: Etcd, prefix: str, patience: pytest.MonkeyPatch) -> None:
+        patient(patience)
+        self.server, self._patience = server, patience
         clock = SystemClock()
         gateways = [EtcdGateway(server.endpoints, clock) for _ in range(3)]
         self.desks = [LockNode(EtcdLocks(clock, gateway, prefix), GuardedKeys(gateway, prefix), clock) for gateway in gateways]
 
     async def break_off(self, desk: LockNode) -> None:
+        self._patience.undo()
         self.server.members[0].freeze()
 
     async def mend(self, desk: LockNode) -> None:
@@ -192,12 +194,14 @@ class OnEtcd(LockNodes):
 @pytest.mark.one_library
 class TestEtcd(LockServiceContract):
     @pytest.fixture(autouse=True)
-    def _server(self, one_etcd: Etcd) -> None:
+    def _server(self, one_etcd: Etcd) -> Iterator[None]:
         self.server = one_etcd
+        with pytest.MonkeyPatch.context() as self.patience:
+            yield
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[LockNodes]:
-        nodes = OnEtcd(self.server, f"contract/{token_hex(4)}")
+        nodes = OnEtcd(self.server, f"contract/{token_hex(4)}", self.patience)
         with ExitStack() as stack:
             stack.callback(self.server.members[0].thaw)
             async with anyio.create_task_group() as tasks:

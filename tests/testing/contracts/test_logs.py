@@ -16,7 +16,7 @@ from ha_session_mw.events import ClusterEvent
 from ha_session_mw.manager import node_of
 from ha_session_mw.testing import SECRET, Cluster, ClusterLogContract, Member, Node, Nodes
 
-from ...engines import Etcd, memory_folder
+from ...engines import Etcd, memory_folder, patient
 from ...waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
@@ -120,13 +120,15 @@ class OnEtcd(Nodes):
     can_break = True
     wait_s = limit_s = LIMIT_S
 
-    def __init__(self, server: Etcd, prefix: str) -> None:
-        self.server = server
+    def __init__(self, server: Etcd, prefix: str, patience: pytest.MonkeyPatch) -> None:
+        patient(patience)
+        self.server, self._patience = server, patience
         settings = Settings(secret_key=SECRET, cluster=server.cluster(prefix), heartbeat="100ms", freshness_limit="2s")
         self.managers = [SessionManager(settings) for _ in range(3)]
         self.members = [member_of(manager) for manager in self.managers]
 
     async def break_off(self, member: Member) -> None:
+        self._patience.undo()
         self.server.members[0].freeze()
 
     async def mend(self, member: Member) -> None:
@@ -137,12 +139,14 @@ class OnEtcd(Nodes):
 @pytest.mark.one_library
 class TestEtcd(ClusterLogContract):
     @pytest.fixture(autouse=True)
-    def _server(self, one_etcd: Etcd) -> None:
+    def _server(self, one_etcd: Etcd) -> Iterator[None]:
         self.server = one_etcd
+        with pytest.MonkeyPatch.context() as self.patience:
+            yield
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Nodes]:
-        nodes = OnEtcd(self.server, f"contract/{token_hex(4)}")
+        nodes = OnEtcd(self.server, f"contract/{token_hex(4)}", self.patience)
         async with AsyncExitStack() as stack:
             for manager in nodes.managers:
                 await stack.enter_async_context(manager.running())

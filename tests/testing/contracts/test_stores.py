@@ -23,7 +23,7 @@ from ha_session_mw.backends.sqlite.store import SqliteStore
 from ha_session_mw.clocks import SystemClock
 from ha_session_mw.testing import SECRET, News, SessionStoreContract, Stores
 
-from ...engines import Etcd, memory_folder
+from ...engines import Etcd, memory_folder, patient
 from ...waiting import LIMIT_S, eventually
 
 pytestmark = pytest.mark.anyio
@@ -116,9 +116,10 @@ class OnEtcd(Stores):
     can_break = True
     wait_s = limit_s = LIMIT_S
 
-    def __init__(self, server: Etcd, prefix: str) -> None:
+    def __init__(self, server: Etcd, prefix: str, patience: pytest.MonkeyPatch) -> None:
+        patient(patience)
         self.clock = SystemClock()
-        self.server = server
+        self.server, self._patience = server, patience
         settings = Settings(secret_key=SECRET, cluster=server.cluster(prefix))
         self.news = [News() for _ in range(3)]
         opened = [
@@ -127,6 +128,7 @@ class OnEtcd(Stores):
         self.stores = [store for store in opened if store is not None]
 
     async def break_off(self) -> None:
+        self._patience.undo()
         self.server.members[0].freeze()
 
     async def mend(self) -> None:
@@ -137,12 +139,14 @@ class OnEtcd(Stores):
 @pytest.mark.one_library
 class TestEtcd(SessionStoreContract):
     @pytest.fixture(autouse=True)
-    def _server(self, one_etcd: Etcd) -> None:
+    def _server(self, one_etcd: Etcd) -> Iterator[None]:
         self.server = one_etcd
+        with pytest.MonkeyPatch.context() as self.patience:
+            yield
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Stores]:
-        nodes = OnEtcd(self.server, f"stores/{token_hex(4)}")
+        nodes = OnEtcd(self.server, f"stores/{token_hex(4)}", self.patience)
         async with anyio.create_task_group() as tasks:
             for store in nodes.stores:
                 tasks.start_soon(store.run)
