@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 import anyio
-import anyio.lowlevel
 import msgspec
 
 from ..._core.cluster.members import Heartbeat, Members
 from ..._core.cluster.proven_lead import TRUSTED_SKEW_MS
 from ..._core.cluster.view import View
-from ..._core.ordered.keys import entry_key
-from ..._core.ordered.loading import PIECE
 from ..._core.ordered.log import Ordered
 from ..._core.ordered.ready import CaughtUp, OrderedEvent, Ready
 from ..._core.tally import Tally
@@ -43,6 +39,7 @@ from .gateway import EtcdGateway
 from .heartbeats import beat_for_ever
 from .keys import Keys
 from .process import EtcdTroubles, Process, logger
+from .restoring import Restorer
 from .tidying import tidy
 from .writer import Outboxes, Writer
 
@@ -113,7 +110,7 @@ class EtcdLog(MemberedLog):
         self._beating = anyio.Lock()
         self._has_deleted_beat = False
         self._to_tidy = Ready()
-        self._to_restore: set[str] = set()
+        self._restorer = Restorer(self._process, self._outboxes)
         self._obey(self._to_tidy)
         self._wake()
 
@@ -264,6 +261,7 @@ class EtcdLog(MemberedLog):
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.singles)
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.jobs)
                     tasks.start_soon(self._tidy_for_ever)
+                    tasks.start_soon(self._restorer.restore_for_ever)
                     tasks.start_soon(self._checkpoints().write_for_ever)
                     await self._pass_time_for_ever(lambda: until_tick_s(self._clock.boot_s(), self._heartbeat_s))
             except anyio.get_cancelled_exc_class():
@@ -294,6 +292,7 @@ class EtcdLog(MemberedLog):
     async def _leave(self) -> None:
         """Write what is left, validate nothing more, and delete the heartbeat, so that no other process waits for this one."""
         self.ordered.leave()
+        self._restorer.hand_over()
         self._wake()
         try:
             await self._writer.flush()
@@ -305,22 +304,8 @@ class EtcdLog(MemberedLog):
         except EtcdError as exc:
             logger.warning("etcd %s; %d entries of this process are not in it", exc, len(self._outboxes))
 
-    async def _restore(self) -> None:
-        """Write entries again that somebody has deleted or overwritten. All processes do so, because any of them may end before it has."""
-        keys, self._to_restore = self._to_restore, set()
-        entries, restored = self._view.entries(), 0
-        while piece := [*islice(entries, PIECE)]:
-            if found := [entry for entry in piece if entry_key(entry) in keys]:
-                self._outboxes.put(self._keys.records(found))
-                restored += len(found)
-            await anyio.lowlevel.checkpoint()
-        if restored:
-            logger.error("somebody has deleted or overwritten %d log-outs in etcd that have not ended; this node %s", restored, _RESTORED)
-
     async def _tidy_for_ever(self) -> None:
         while True:
-            if self._to_restore:
-                await self._restore()
             due, self._to_tidy = self._to_tidy, Ready()
             try:
                 await tidy(self._gateway, self._keys, due)
@@ -338,7 +323,7 @@ class EtcdLog(MemberedLog):
         self._confirmed.rise(self.ordered.confirmed(self._now().boot_s))
         if ready.floor_ms is not None or ready.remove:
             self._to_tidy = ready
-        self._to_restore |= ready.restore
+        self._restorer.add(ready.restore)
         for event in self._departures.sifted(ready.events, self._now().boot_s):
             self._log_event(event)
             if isinstance(event, CaughtUp):
@@ -364,7 +349,8 @@ class EtcdLog(MemberedLog):
             self._witness.note(log.id, self.ordered.position, now=now)
 
     def exposure(self) -> str | None:
-        return None if self._witness is None else self._witness.exposure(self._view)
+        set_back = None if self._witness is None else self._witness.exposure(self._view)
+        return set_back or self._restorer.exposure()
 
     def _report_turn(self) -> None:
         """Report whether log-outs can reach etcd, if that has changed."""
@@ -390,7 +376,6 @@ class EtcdLog(MemberedLog):
                         logger.error("%s", mismatch)
 
 
-_RESTORED = "writes them again; let no other program, and nobody by hand, write or delete keys below the prefix of HA_SESSION_CLUSTER"
 _SET_BACK: Mapping[Rollback, str] = {
     "position": "the log in etcd is at an earlier revision than this node has applied",
     "log": "the log in etcd is another one than this node has applied",
