@@ -27,6 +27,7 @@ from ha_session_mw.backends.etcd.keys import Keys
 from ha_session_mw.backends.etcd.process import AGAIN_S
 from ha_session_mw.backends.etcd.writer import BATCH
 from ha_session_mw.clocks import SystemClock
+from ha_session_mw.exceptions import QuorumLost
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 
@@ -137,7 +138,19 @@ async def _fill(cluster: str, denials: int) -> None:
     manager = SessionManager(settings)
     async with manager.running():
         for page in _pages(denials, JOB):
-            await node_of(manager).log.append(page)
+            await _appended(manager, page)
+
+
+async def _appended(manager: SessionManager, page: Sequence[Deny]) -> None:
+    """Return once the file has them, however busy the disk is."""
+    with anyio.fail_after(MAX_LEARNING_S):
+        while True:
+            try:
+                await node_of(manager).log.append(page)
+            except QuorumLost:
+                await anyio.sleep(AGAIN_S)
+            else:
+                return
 
 
 async def _fill_etcd(settings: Settings, denials: int) -> None:
