@@ -76,7 +76,7 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
     if view.denied_keys and verified.kid in view.denied_keys:
         return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))
     denied = view.denied
-    if (denied.packed or denied.others) and denied.has_any(verified.sid, verified.family):
+    if (denied.packed or denied.others) and denied.has_any(*verified.ids()):
         return Refuse(_why_denied(verified, view, wall_ms))
     # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
     if verified.cuts and (behind := _unknown_cut(verified, view)):
@@ -90,7 +90,8 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
 
 def denial(verified: Verified, view: View) -> Refuse | None:
     """Return the refusal that no clock can change; None if the view has nothing against the session."""
-    decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=verified.begins_ms, freshness_limit_s=0.0)
+    begins_ms = verified.first_claims().issued_ms - NOT_BEFORE_LEEWAY_MS
+    decision = decide(verified, view, fresh_at=0.0, boot_s=0.0, wall_ms=begins_ms, freshness_limit_s=0.0)
     if not isinstance(decision, Refuse):
         return None
     return Refuse(_why_denied(verified, view, None)) if decision.problem.check == "superseded" else decision
@@ -117,7 +118,7 @@ def _why_denied(verified: Verified, view: View, wall_ms: float | None) -> Sessio
         view: this node's view, which denies the session's id or family.
         wall_ms: the wall clock; None if it is unknown how long ago the session was replaced.
     """
-    replaced_ms = [view.superseded.get(id, 0) for id in (verified.sid, verified.family) if id in view.denied]
+    replaced_ms = [view.superseded.get(id, 0) for id in verified.ids() if id in view.denied]
     if 0 in replaced_ms:
         return SessionRevoked("the session or its family is revoked", check="denied")
     if not _unknown_cut(verified, view) and (problem := _missing_cut(verified, view)):
@@ -139,13 +140,14 @@ def _unknown_cut(verified: Verified, view: View) -> CannotTell | None:
 
 
 def _missing_cut(verified: Verified, view: View) -> SessionRevoked | None:
-    own = view.by_subject.get(verified.subject) if verified.subject is not None else None
+    claims = verified.first_claims()
+    own = view.by_subject.get(claims.subject) if claims.subject is not None else None
     for cuts in (view.everybody, own or {}):
         for id, cut in cuts.items():
-            if id in verified.cuts or (cut.except_family is not None and cut.except_family in (verified.family, verified.sid)):
+            if id in verified.cuts or (cut.except_family is not None and cut.except_family in verified.ids()):
                 continue
             # A cut that was made without a majority arrives late. Sessions that began meanwhile could not list it.
-            if not began_after(verified.claims.authenticated_ms, id):
+            if not began_after(claims.authenticated_ms, id):
                 return SessionRevoked("revoked with all sessions of the subject", check="cut")
     return None
 

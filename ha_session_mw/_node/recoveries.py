@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import get_args
 
-from .._core.token.tokens import NOT_BEFORE_LEEWAY_MS, Verified
+from .._core.token.tokens import Verified
 from ..events import ClusterEvent, RecoveredFrom, SessionDataLost, SessionRecovered
 from ..models import Claims
 
@@ -20,18 +20,18 @@ class Recoveries:
     Attributes:
         recovered: how often each source sufficed.
         lost: how often the data of a session was lost.
-        recovers_before_ms: a token that begins before this recovers a session that is older than this node's memory.
+        began_ms: a token that was issued before this recovers a session that is older than this node's memory.
     """
 
     def __init__(self, tell: Callable[[ClusterEvent], None]) -> None:
         self.recovered: Counter[RecoveredFrom] = Counter(dict.fromkeys(get_args(RecoveredFrom), 0))
         self.lost = 0
         self._tell = tell
-        self.recovers_before_ms = 0.0
+        self.began_ms = 0.0
 
     def begin(self, wall_ms: float) -> None:
         """Note that this node begins with an empty memory."""
-        self.recovers_before_ms = wall_ms - NOT_BEFORE_LEEWAY_MS
+        self.began_ms = wall_ms
 
     def recover(self, family: str, source: RecoveredFrom) -> None:
         """Note that something was rebuilt for a session."""
@@ -40,7 +40,7 @@ class Recoveries:
 
     def arrive(self, verified: Verified) -> None:
         """Note that this node has verified a token that was not in its memory. It recovers a session that is older than that memory."""
-        if verified.begins_ms < self.recovers_before_ms:
+        if verified.first_claims().issued_ms < self.began_ms:
             self.recover(verified.family, "token")
 
     def lose(self, claims: Claims, *, ended: bool) -> None:

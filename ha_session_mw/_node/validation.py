@@ -208,7 +208,7 @@ class TokenValidator:
                     return CannotTell(self._cannot_verify(problem, token))
                 raise
             if verified.text is key:
-                cache.keep(key, verified, now_s)
+                cache.keep(key, verified, verified.first_claims(), now_s)
             else:
                 cache.put(key, verified, now_s, transport)
             outcome = self._decide(verified, fresh_at, wall_ms)

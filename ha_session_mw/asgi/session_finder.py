@@ -156,7 +156,7 @@ class SessionFinder:
         if not edge.has_met or (self._waits_for_start and self._node.log.is_starting()) or (token := reader.token_of(field)) is None:
             return None, False
         found = validator.validate_new(token, field, transport)
-        return found, type(found) is Verified and (self._names_node or found.begins_ms < self._recoveries.recovers_before_ms)
+        return found, type(found) is Verified and (self._names_node or found.first_claims().issued_ms < self._recoveries.began_ms)
 
     async def _find(
         self,

@@ -10,8 +10,8 @@ from collections import OrderedDict
 
 from msgspec import structs
 
-from ...models import FamilyId
-from .tokens import Transport, Verified
+from ...models import Claims, FamilyId
+from .tokens import FirstClaims, Transport, Verified
 
 TOKENS_OF_A_SESSION = 4
 """How many tokens of one session are kept. A browser needs the newest one, and for a moment the one before; each may come two ways."""
@@ -19,8 +19,8 @@ RECENT_SESSIONS = 512
 """The cache knows the tokens of so many sessions that were the last to bring new ones. So of the others, none takes much of it."""
 UNIT_BYTES = 64
 """Memory is counted in these. Python keeps one object for each number up to 256, so such a count takes no memory itself."""
-OVERHEAD_BYTES = 540
-"""Memory that a token takes besides its key and its data: its family, floats, and the places in the dicts. Measured, rounded up."""
+OVERHEAD_BYTES = 400
+"""Memory that a token takes besides its key and its data: its subject, and the places in the dicts. Measured, rounded up."""
 OF_CLAIMS_BYTES = 560
 """Memory that claims take which are not read from the key, besides their data."""
 NOT_DATA_BYTES = 140
@@ -52,7 +52,7 @@ class VerifiedCache:
         times: since when, and until when, the tokens of the last second are kept.
     """
 
-    __slots__ = ("_before", "_max_units", "_recent", "_size", "_ttl_s", "_units", "entries", "times")
+    __slots__ = ("_before", "_families", "_max_units", "_recent", "_size", "_ttl_s", "_units", "entries", "times")
 
     def __init__(self, size: int, max_bytes: int, ttl_s: float) -> None:
         self.entries: OrderedDict[bytes, Verified] = OrderedDict()
@@ -60,6 +60,8 @@ class VerifiedCache:
         self._recent: dict[FamilyId, bytes | tuple[bytes, ...]] = {}  # most sessions have one key, which is kept bare
         self._before: dict[FamilyId, bytes | tuple[bytes, ...]] = {}
         """The sessions that were recent before ``_recent`` was begun."""
+        self._families: dict[bytes, FamilyId] = {}
+        """The session of each key of both."""
         self._size = size
         self._max_units = max_bytes // UNIT_BYTES
         self._ttl_s = ttl_s
@@ -77,6 +79,7 @@ class VerifiedCache:
         from_s, until_s = self.times
         if not 0.0 <= now_s - from_s < SHARED_FOR_S:
             from_s, until_s = self.begin_times(now_s)
+        first = verified.first_claims()  # as long as the text is the token
         verified.text, verified.transport = key, transport
         if verified.from_s < from_s:
             verified.from_s = from_s
@@ -84,30 +87,34 @@ class VerifiedCache:
             verified.until_s = until_s
         if verified.quiet_until_s > until_s:
             verified.quiet_until_s = until_s
-        self.keep(key, verified, now_s)
+        self.keep(key, verified, first, now_s)
 
     def begin_times(self, now_s: float) -> tuple[float, float]:
         """Return new :attr:`times`, because the present ones began before this time, and :data:`SHARED_FOR_S` have passed."""
         self.times = times = now_s, now_s + self._ttl_s
         return times
 
-    def keep(self, key: bytes, verified: Verified, now_s: float) -> None:
-        """Do as :meth:`put` for a token that was verified with this key and with :attr:`times`."""
-        entries, recent, family = self.entries, self._recent, verified.family
+    def keep(self, key: bytes, verified: Verified, first: Claims | FirstClaims, now_s: float) -> None:
+        """Do as :meth:`put` for a token that was verified with this key and with :attr:`times`.
+
+        Args:
+            key, verified, now_s: as there.
+            first: the claims of the token.
+        """
+        entries, recent, families, family = self.entries, self._recent, self._families, first.family
         if key in entries:
             self._drop(key)  # so that it becomes the newest
         if family in recent or family in self._before:
             self._put_beside_others(family, key)
         else:
             if len(recent) >= RECENT_SESSIONS:
-                self._before, self._recent = recent, {}
-                recent = self._recent
-            recent[family] = key
+                recent = self._begin_recent()
+            recent[family], families[key] = key, family
         length = len(key)
         if verified.given is None and length <= LITTLE_TOKEN_BYTES:  # as ``units_of`` does
             units = (_OF_LITTLE_TOKEN + 4 * length + PER_VALUE_BYTES * len(verified.data)) // UNIT_BYTES
         else:
-            units = units_of(verified)
+            units = units_of(verified, first.subject)
         verified.units = units
         self._units = total = self._units + units
         entries[key] = verified
@@ -115,11 +122,13 @@ class VerifiedCache:
             while True:
                 oldest, dropped = entries.popitem(last=False)
                 self._units = total = total - dropped.units
-                family = dropped.family
-                if recent.get(family) is oldest:  # as ``_forget`` does for any token
-                    del recent[family]
-                elif family in recent or family in self._before:
-                    self._forget(family, oldest)
+                whose = families.pop(oldest, None)
+                if whose is None:
+                    pass
+                elif recent.get(whose) is oldest:  # as ``_forget`` does for any token
+                    del recent[whose]
+                else:
+                    self._forget(whose, oldest)
                 if total <= self._max_units and len(entries) <= self._size:
                     return
         elif entries[next(iter(entries))].until_s <= now_s:
@@ -141,11 +150,19 @@ class VerifiedCache:
             known.text, known.until_s, known.quiet_until_s = verified.text, verified.until_s, verified.quiet_until_s
         known.generation = verified.generation
 
+    def _begin_recent(self) -> dict[FamilyId, bytes | tuple[bytes, ...]]:
+        """Forget the keys of the sessions that were recent before the present ones, and begin with none."""
+        for keys in self._before.values():
+            for key in (keys,) if isinstance(keys, bytes) else keys:
+                del self._families[key]
+        self._before, self._recent = self._recent, {}
+        return self._recent
+
     def _put_beside_others(self, family: FamilyId, key: bytes) -> None:
         """Note another key of a session. The session's oldest token goes if there are too many."""
         others = self._recent.get(family) or self._before.pop(family)
         keys = (others, key) if isinstance(others, bytes) else (*others, key)
-        self._recent[family] = keys
+        self._recent[family], self._families[key] = keys, family
         if len(keys) > TOKENS_OF_A_SESSION:
             self._drop(keys[0])
 
@@ -164,14 +181,16 @@ class VerifiedCache:
     def _drop(self, key: bytes) -> None:
         verified = self.entries.pop(key)
         self._units -= verified.units
-        self._forget(verified.family, key)
+        if (family := self._families.pop(key, None)) is not None:
+            self._forget(family, key)
 
     def _forget(self, family: FamilyId, key: bytes) -> None:
+        """Forget a key of a recent session."""
         recent = self._recent if family in self._recent else self._before
-        keys = recent.get(family)
-        if keys == key:
+        keys = recent[family]
+        if isinstance(keys, bytes):
             del recent[family]
-        elif isinstance(keys, tuple):
+        else:
             left = tuple(other for other in keys if other != key)
             recent[family] = left if len(left) > 1 else left[0]
 
@@ -180,6 +199,7 @@ class VerifiedCache:
         self.entries.clear()
         self._recent.clear()
         self._before.clear()
+        self._families.clear()
         self._units = 0
 
     @property
@@ -191,15 +211,20 @@ class VerifiedCache:
         return len(self.entries)
 
 
-def units_of(verified: Verified) -> int:
-    """Return the memory that a token in the cache takes, roughly. Its data contains no containers, so the sizes of the values add up."""
+def units_of(verified: Verified, subject: str | None) -> int:
+    """Return the memory that a token in the cache takes, roughly. Its data contains no containers, so the sizes of the values add up.
+
+    Args:
+        verified: the token.
+        subject: of its session. The token has it only once somebody has asked for it.
+    """
     content, given, length = verified.data, verified.given, len(verified.text)
     if given is None and length <= LITTLE_TOKEN_BYTES:
         # In base64, data has a third more characters than bytes, and one of its characters takes up to four bytes in memory.
         return (_OF_LITTLE_TOKEN + 4 * length + PER_VALUE_BYTES * len(content)) // UNIT_BYTES
-    taken = OVERHEAD_BYTES + length + len(verified.nested_data or b"") + content.__sizeof__()
+    taken = OVERHEAD_BYTES + length + len(verified.nested_data or b"") + content.__sizeof__() + subject.__sizeof__()
     for name, value in content.items():
         taken += name.__sizeof__() + value.__sizeof__()
     if given is not None:
-        taken += OF_CLAIMS_BYTES + len(given.data)
+        taken += OF_CLAIMS_BYTES + len(given.claims.data)
     return -(-taken // UNIT_BYTES)

@@ -45,7 +45,7 @@ def test_a_token_has_the_same_claims_in_the_field_under_which_it_is_kept(before:
     assert kept(cache, field, verified) is verified
     assert verified.text is field
     assert (verified.claims, verified.sid) == (given, given.sid)
-    assert cache.bytes == units_of(verified) * UNIT_BYTES
+    assert cache.bytes == units_of(verified, given.subject) * UNIT_BYTES
 
 
 def test_a_token_is_good_until_the_cache_forgets_it_or_it_ends() -> None:
@@ -209,6 +209,6 @@ def test_all_bounds_hold_and_the_newest_entry_is_there(puts: list[tuple[int, int
         assert len(cache) <= size
         assert cache.bytes == sum(verified.units for verified in cache.entries.values()) * UNIT_BYTES <= 8000
         noted = [keys if isinstance(keys, tuple) else (keys,) for keys in cache._recent.values()]
-        assert sorted(chain(*noted)) == sorted(cache.entries)
+        assert sorted(chain(*noted)) == sorted(cache.entries) == sorted(cache._families)
         of_session = [key for key in cache.entries if key.startswith(b"%d/" % whose)]
         assert len(of_session) <= TOKENS_OF_A_SESSION

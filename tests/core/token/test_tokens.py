@@ -23,7 +23,7 @@ from itsdangerous.encoding import base64_decode, base64_encode
 from ha_session_mw._core.token import data, tokens
 from ha_session_mw._core.token.keys import KeyRing, SigningKey
 from ha_session_mw._core.token.renewal import due_ms
-from ha_session_mw._core.token.tokens import MAX_TOKEN_BYTES, NOT_BEFORE_LEEWAY_MS, Verified, length, sign, verify
+from ha_session_mw._core.token.tokens import MAX_TOKEN_BYTES, NOT_BEFORE_LEEWAY_MS, FirstClaims, Verified, length, sign, verify
 from ha_session_mw.exceptions import ClientFault, KeyNotReached, ProblemError, TokenInvalid, TokenMalformed, TokenTooLarge
 from ha_session_mw.models import Claims, OwnLives
 
@@ -96,11 +96,27 @@ def test_the_times_of_a_verified_token_are_those_of_its_claims(given_claims: Cla
     assume(len(token) <= MAX_TOKEN_BYTES)
 
     for verified in (verify(token, RING), Verified.of(given_claims, KEY.kid)):
-        assert verified.from_s == verified.begins_ms / 1000
-        assert verified.begins_ms == given_claims.issued_ms - NOT_BEFORE_LEEWAY_MS
+        assert verified.from_s == (given_claims.issued_ms - NOT_BEFORE_LEEWAY_MS) / 1000
         assert verified.until_s == min(given_claims.idle_end_ms, given_claims.absolute_end_ms) / 1000
         assert verified.renew_at_ms == due_ms(given_claims)
         assert verified.quiet_until_s == (-math.inf if verified.record else min(verified.renew_at_ms / 1000, verified.until_s))
+
+
+@given(any_claims(), st.sampled_from([b"", b"session=", b"a.hs1.b="]))
+def test_what_the_accept_rule_needs_is_read_from_the_text_whichever_token_was_read_last(given_claims: Claims, before: bytes) -> None:
+    token = sign(given_claims, KEY)
+    assume(len(token) <= MAX_TOKEN_BYTES)
+    another = sign(claims(), KEY)
+    one, other = verify(token, RING, key=before + token), verify(another, RING, key=before + another)
+
+    for verified in (other, one, one, other, Verified.of(given_claims, KEY.kid)):
+        expected = verified.claims
+        first = verified.first_claims()
+        assert [getattr(first, name) for name in FirstClaims.__struct_fields__ if name != "version"] == [
+            getattr(expected, name) for name in FirstClaims.__struct_fields__ if name != "version"
+        ]
+        assert (*verified.ids(), verified.kid) == (expected.sid, expected.family, KEY.kid)
+        assert verified.subject == verified.subject == expected.subject
 
 
 @given(any_claims(), st.integers(0), st.integers(0, 255))
