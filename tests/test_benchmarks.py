@@ -29,11 +29,11 @@ def test_every_contender_reads_its_session_has_its_row_and_is_in_the_picture() -
     }
     assert [row[0] for row in of_sizes.rows] == [
         f"{name}, {draw}"
-        for name in ("2 live sessions", "5 live sessions", "100 live sessions, 7 denials")
+        for name in ("2 live sessions", "5 live sessions", "5 header fields of one session", "100 live sessions, 7 denials")
         for draw in (scale.BY_ZIPF, scale.ALIKE)
     ] + [f"no denials, {scale.UNSEEN}", f"7 denials, {scale.UNSEEN}"]
     assert 4 <= int(of_day.rows[0][1]) <= 8
-    assert [row[0] for row in of_memory.rows] == ["6 tokens in the cache", "7 denials"]
+    assert [row[0] for row in of_memory.rows] == ["6 tokens in the cache", "6 tokens whose subject the app reads", "7 denials"]
     for table in (of_all, of_sizes, of_memory, of_growth, of_day):
         assert table.title in table.text()
         assert table.markdown().count("\n") == len(table.rows) + 3

@@ -99,11 +99,12 @@ class Measurement:
         yield report.growth(timings)
 
     def memory(self) -> Iterator[Table]:
-        effort, of_tokens = self.effort, asyncio.run(scale.bytes_of_tokens(self.effort.tokens))
+        effort = self.effort
+        of_tokens = [asyncio.run(scale.bytes_of_tokens(effort.tokens, reads_subject=reads)) for reads in (False, True)]
         with ThreadPoolExecutor(2) as aside:  # no time is measured
             of_day = aside.submit(day.measured, effort.log_ins)
             of_denials, of_sessions = aside.submit(scale.bytes_of_denials, effort.denials), aside.submit(scale.growth, effort.grown)
-            yield report.memory(effort.denials, of_denials.result(), effort.tokens, of_tokens)
+            yield report.memory(effort.denials, of_denials.result(), effort.tokens, *of_tokens)
             yield report.grown(effort.grown, of_sessions.result())
             yield report.day(effort.log_ins, *of_day.result())
 

@@ -17,6 +17,7 @@ from itertools import accumulate
 import anyio
 
 from ha_session_mw import SessionManager
+from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw.manager import node_of
 from ha_session_mw.models import Deny
 
@@ -43,6 +44,8 @@ PER_SESSION_BYTES = 4096
 """Room in the cache for each session, so that all of them are warm."""
 BY_ZIPF, ALIKE = "as users come", "all alike"
 """How the next session is drawn: by Zipf's law, in which the n-th most active user comes 1/n as often as the first, or uniformly."""
+ONE_BEHIND_ALL = "header fields of one session"
+"""Each field is a key of the cache, and all lead to one token. So only the keys are far, which is the least that a cache can be."""
 UNSEEN = "first sight"
 """Of a token that is in no cache."""
 AT_ONCE = 1000
@@ -50,11 +53,15 @@ AT_ONCE = 1000
 
 
 async def contenders(sizes: Sequence[int], denials: int) -> list[Contender]:
-    """Ours with so many live sessions, all of them warm, and with few of them and many denials."""
+    """Ours with so many live sessions, all of them warm; with the keys of so many alone; and with few of them and many denials."""
     found: list[Contender] = []
     for size in sizes:
         manager = new_manager(cache_size=size, cache_bytes=size * PER_SESSION_BYTES)
         found += await _with_sessions(f"{size:,} live sessions", manager, size)
+    keys_alone = new_manager(cache_size=sizes[-1], cache_bytes=sizes[-1] * PER_SESSION_BYTES)
+    found += await _with_sessions(f"{sizes[-1]:,} {ONE_BEHIND_ALL}", keys_alone, sizes[-1])
+    entries = node_of(keys_alone).cache.entries
+    entries.update(dict.fromkeys(entries, next(iter(entries.values()))))
     manager, sees_new_ones = new_manager(), new_manager(cache_size=FEW)
     for one in (manager, sees_new_ones):
         deny(one, denials)
@@ -85,8 +92,13 @@ async def _with_sessions(name: str, manager: SessionManager, size: int) -> list[
     return [requests(f"{name}, {draw}", app, reader, visitors) for draw, visitors in ((BY_ZIPF, by_zipf), (ALIKE, alike))]
 
 
-async def bytes_of_tokens(count: int) -> int:
-    """The memory that the tokens of so many sessions take in the cache, with the header fields under which they are found."""
+async def bytes_of_tokens(count: int, *, reads_subject: bool = False) -> int:
+    """The memory that the tokens of so many sessions take in the cache, with the header fields under which they are found.
+
+    Args:
+        count: of the tokens.
+        reads_subject: whether the app asks each session for its subject.
+    """
     manager = new_manager(cache_size=count, cache_bytes=count * PER_SESSION_BYTES)
     tokens = mint(manager, count)
     gc.collect()
@@ -94,7 +106,9 @@ async def bytes_of_tokens(count: int) -> int:
     try:
         for token in tokens:
             field = as_cookie(token)[1]
-            node_of(manager).validator.validate_new(field.partition(b"=")[2], field, "cookie")
+            found = node_of(manager).validator.validate_new(field.partition(b"=")[2], field, "cookie")
+            if reads_subject and isinstance(found, Verified):
+                _ = found.subject
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
     finally:
