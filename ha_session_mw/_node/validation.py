@@ -19,7 +19,7 @@ from .._core.cluster.key_use import KeyUse
 from .._core.cluster.view import View
 from .._core.tally import FAST_S, Tally
 from .._core.token.cache import SHARED_FOR_S, VerifiedCache
-from .._core.token.tokens import PREFIX, Transport, Verified, verify
+from .._core.token.tokens import PREFIX, Transport, Verified, last_read, verify
 from ..abc import CLOCK_SLACK_MS, Clock, ClusterLog
 from ..config import Settings
 from ..exceptions import (
@@ -207,8 +207,9 @@ class TokenValidator:
                 if isinstance(problem, KeyNotReached):
                     return CannotTell(self._cannot_verify(problem, token))
                 raise
-            if verified.text is key:
-                cache.keep(key, verified, verified.first_claims(), now_s)
+            text, _, first = last_read[0]
+            if text is key:  # as for each token that was read from this key just now
+                cache.keep(key, verified, first, now_s)
             else:
                 cache.put(key, verified, now_s, transport)
             outcome = self._decide(verified, fresh_at, wall_ms)

@@ -52,7 +52,7 @@ class VerifiedCache:
         times: since when, and until when, the tokens of the last second are kept.
     """
 
-    __slots__ = ("_before", "_families", "_max_units", "_recent", "_size", "_ttl_s", "_units", "entries", "times")
+    __slots__ = ("_before", "_families", "_families_before", "_max_units", "_recent", "_size", "_ttl_s", "_units", "entries", "times")
 
     def __init__(self, size: int, max_bytes: int, ttl_s: float) -> None:
         self.entries: OrderedDict[bytes, Verified] = OrderedDict()
@@ -61,7 +61,9 @@ class VerifiedCache:
         self._before: dict[FamilyId, bytes | tuple[bytes, ...]] = {}
         """The sessions that were recent before ``_recent`` was begun."""
         self._families: dict[bytes, FamilyId] = {}
-        """The session of each key of both."""
+        """The session of each key in ``_recent``."""
+        self._families_before: dict[bytes, FamilyId] = {}
+        """The session of each key in ``_before``. Keys that are in ``_families``, or are dropped, may be here still."""
         self._size = size
         self._max_units = max_bytes // UNIT_BYTES
         self._ttl_s = ttl_s
@@ -108,7 +110,9 @@ class VerifiedCache:
             self._put_beside_others(family, key)
         else:
             if len(recent) >= RECENT_SESSIONS:
-                recent = self._begin_recent()
+                self._before, self._recent = recent, {}
+                self._families_before, self._families = families, {}
+                recent, families = self._recent, self._families
             recent[family], families[key] = key, family
         length = len(key)
         if verified.given is None and length <= LITTLE_TOKEN_BYTES:  # as ``units_of`` does
@@ -123,11 +127,9 @@ class VerifiedCache:
                 oldest, dropped = entries.popitem(last=False)
                 self._units = total = total - dropped.units
                 whose = families.pop(oldest, None)
-                if whose is None:
-                    pass
-                elif recent.get(whose) is oldest:  # as ``_forget`` does for any token
+                if whose is not None and recent.get(whose) is oldest:  # as ``_forget`` does for any token
                     del recent[whose]
-                else:
+                elif whose is not None or oldest in self._families_before:
                     self._forget(whose, oldest)
                 if total <= self._max_units and len(entries) <= self._size:
                     return
@@ -150,19 +152,12 @@ class VerifiedCache:
             known.text, known.until_s, known.quiet_until_s = verified.text, verified.until_s, verified.quiet_until_s
         known.generation = verified.generation
 
-    def _begin_recent(self) -> dict[FamilyId, bytes | tuple[bytes, ...]]:
-        """Forget the keys of the sessions that were recent before the present ones, and begin with none."""
-        for keys in self._before.values():
-            for key in (keys,) if isinstance(keys, bytes) else keys:
-                del self._families[key]
-        self._before, self._recent = self._recent, {}
-        return self._recent
-
     def _put_beside_others(self, family: FamilyId, key: bytes) -> None:
         """Note another key of a session. The session's oldest token goes if there are too many."""
         others = self._recent.get(family) or self._before.pop(family)
         keys = (others, key) if isinstance(others, bytes) else (*others, key)
-        self._recent[family], self._families[key] = keys, family
+        self._recent[family] = keys
+        self._families.update(dict.fromkeys(keys, family))
         if len(keys) > TOKENS_OF_A_SESSION:
             self._drop(keys[0])
 
@@ -181,11 +176,17 @@ class VerifiedCache:
     def _drop(self, key: bytes) -> None:
         verified = self.entries.pop(key)
         self._units -= verified.units
-        if (family := self._families.pop(key, None)) is not None:
-            self._forget(family, key)
+        self._forget(self._families.pop(key, None), key)
 
-    def _forget(self, family: FamilyId, key: bytes) -> None:
-        """Forget a key of a recent session."""
+    def _forget(self, family: FamilyId | None, key: bytes) -> None:
+        """Forget a key that was dropped, if its session is a recent one.
+
+        Args:
+            family: the session, if the key was in ``_families``.
+            key: the key.
+        """
+        if family is None and (family := self._families_before.pop(key, None)) is None:
+            return
         recent = self._recent if family in self._recent else self._before
         keys = recent[family]
         if isinstance(keys, bytes):
@@ -200,6 +201,7 @@ class VerifiedCache:
         self._recent.clear()
         self._before.clear()
         self._families.clear()
+        self._families_before.clear()
         self._units = 0
 
     @property

@@ -147,7 +147,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         """Return the session's id and its family."""
         if self.given is not None:
             return self.given.claims.sid, self.given.claims.family
-        text, sid, first = _last_read[0]
+        text, sid, first = last_read[0]
         if text is not self.text:
             sid, first = _read(self.text)
         return sid.decode(), first.family  # type: ignore[return-value]  # a call of ``SessionId`` takes time
@@ -156,7 +156,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
         """Return the claims that the accept rule needs. A method, because the interpreter calls those faster than properties."""
         if self.given is not None:
             return self.given.claims
-        text, _, first = _last_read[0]
+        text, _, first = last_read[0]
         return first if text is self.text else _read(self.text)[1]
 
     @property
@@ -299,7 +299,7 @@ def verify(
         if not _LOWEST <= terms.version <= _HIGHEST or not head.isascii():
             raise _later_release(terms)
         key = key or token
-        _last_read[0] = key, head[_SID], terms
+        last_read[0] = key, head[_SID], terms
         verified = _verified(key, None, terms, content, nested_data, transport, from_s, until_s)
         if terms.idle_end_ms - terms.issued_ms <= longest_ms:
             return verified
@@ -423,13 +423,14 @@ def _content(terms: Claims | _Payload[msgspec.Raw]) -> tuple[dict[str, object], 
     return (_EMPTY, bytes(terms.data)) if is_nested(content) else (content or _EMPTY, None)
 
 
-_last_read: list[tuple[bytes, bytes, FirstClaims]] = [(b"", b"", FirstClaims(0, None, FamilyId(""), (), 0, 0, 0, 0, NodeId("")))]
-"""The one text that was read last, with the session's id and the first claims in it: who asks for one of them asks for the next."""
+last_read: list[tuple[bytes, bytes, FirstClaims]] = [(b"", b"", FirstClaims(0, None, FamilyId(""), (), 0, 0, 0, 0, NodeId("")))]
+"""The one text that was read last, with the session's id and the first claims in it: who asks for one of them asks for the next.
+Compare the text by ``is``: another thread may have read another one meanwhile."""
 
 
 def _read(text: bytes) -> tuple[bytes, FirstClaims]:
     """Return the session's id and the first claims in the text of a token, or of the field that carries it."""
     _, sid, _, payload, _ = text.rsplit(b".", PARTS - 1)
     first = _decode_first(_raw(payload))
-    _last_read[0] = text, sid, first
+    last_read[0] = text, sid, first
     return sid, first
