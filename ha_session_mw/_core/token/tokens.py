@@ -74,7 +74,7 @@ class _Payload(FirstClaims, Generic[Data], frozen=True, array_like=True, gc=Fals
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):
-    """What the text of a token does not say. So it is of few tokens: those that were taken over, or shortened, or that a peer describes.
+    """Facts that the text of a token does not state. Few tokens have them: those that were taken over or shortened, or that a peer describes.
 
     Attributes:
         claims: of the token.
@@ -424,7 +424,7 @@ def _content(terms: Claims | _Payload[msgspec.Raw]) -> tuple[dict[str, object], 
 
 
 last_read: list[tuple[bytes, bytes, FirstClaims]] = [(b"", b"", FirstClaims(0, None, FamilyId(""), (), 0, 0, 0, 0, NodeId("")))]
-"""The one text that was read last, with the session's id and the first claims in it: who asks for one of them asks for the next.
+"""The one text that was read last, with the session's id and the first claims in it. Code that asks for one of them asks for another.
 Compare the text by ``is``: another thread may have read another one meanwhile."""
 
 
