@@ -74,7 +74,7 @@ class _Payload(FirstClaims, Generic[Data], frozen=True, array_like=True, gc=Fals
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):
-    """Facts that the text of a token does not state. Few tokens have them: those that were taken over or shortened, or that a peer describes.
+    """Facts that the text of a token does not state. Few tokens have them: those taken over or shortened, or described by a peer.
 
     Attributes:
         claims: of the token.
