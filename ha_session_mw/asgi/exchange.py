@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .._core.problems import Execution
 from .._core.request_fields import Header, last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_HOST_LENGTH, claims_https
-from .._core.token.data import CANNOT_TRAVEL, encode_again, fingerprint
+from .._core.token.data import CANNOT_TRAVEL, encode_again
 from .._core.token.tokens import PREFIX
 from .._node.uncancelled import Uncancelled
 from ..exceptions import ProblemError
@@ -316,13 +316,6 @@ class Exchange(msgspec.Struct, eq=False):
 
     def is_unfinished(self) -> bool:
         """Whether something is to be done once the app has returned."""
-        session = self.session
-        if session._made is STARTED:  # noqa: SLF001 - so there is no connection
-            data = session._verified.nested_data  # type: ignore[union-attr] # noqa: SLF001
-            try:
-                return encode_again(session) != data
-            except CANNOT_TRAVEL:
-                return fingerprint(session) != data
         state = self.state
         return state.read_only is not STARTED or self.connection is not None or has_late_changes(self.session, state)
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.request_fields import MAX_FIELDS
 from .._core.token.cookies import LONGEST_FIELD
-from .._core.token.data import decode_again
+from .._core.token.data import CANNOT_TRAVEL, decode_again, encode_again
 from .._node.short_way import FOREVER
 from ..config import SameSite, Settings
 from ..exceptions import ConfigurationError, ProblemError, SessionRevoked
@@ -238,7 +238,15 @@ class SessionMiddleware(CookieAttributes):
             if not await exchange.handles(failure):
                 raise
         else:
-            if (session._made is not STARTED or nested is not None) and exchange.is_unfinished():  # noqa: SLF001
+            if session._made is STARTED:  # noqa: SLF001
+                if nested is None:
+                    return
+                try:
+                    if encode_again(session) == nested:
+                        return
+                except CANNOT_TRAVEL:
+                    pass  # so it has changed
+            if exchange.is_unfinished():
                 await exchange.end()
 
     async def _incomplete(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -67,6 +67,12 @@ async def test_a_field_with_other_cookies_is_known_after_a_log_out_of_somebody_e
     assert entries[field].generation is view.generation
 
 
+async def test_a_token_that_was_validated_for_another_node_is_none_in_the_field_of_a_log_outs_index(node: Node) -> None:
+    token = await token_of(node)
+    assert node_of(node.manager).validator.validate(token.encode()), "as for the question of another node"
+    assert (await node.request(who, headers=[(b"session-index", token.encode())])).result is None
+
+
 @pytest.mark.parametrize("transports", ["cookie", "bearer", "cookie,bearer"])
 async def test_a_token_in_the_cache_is_found_where_parsing_finds_it(transports: str) -> None:
     node = Node(transports=transports)

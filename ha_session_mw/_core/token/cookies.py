@@ -49,6 +49,9 @@ INDEX_HEADER = b"session-index"
 MAX_INDEX_LENGTH = 128
 """How many characters of that header are read. A node's index has less than 60."""
 
+_NO_TRANSPORT = cast(Transport, "index")
+"""Stands for that header where a transport is expected. No token comes by it."""
+
 _LOOKED_AT = frozenset((b"cookie", b"authorization", INDEX_HEADER))
 _SCHEMES = frozenset(
     (
@@ -86,10 +89,10 @@ class TokenReader:
         self._bearer = bearer
         self._cookie_prefix = f"{cookie_name}=".encode()
         self._cookie_prefix_length = len(self._cookie_prefix)
-        self.transports: Mapping[bytes, Transport | None] = {
+        self.transports: Mapping[bytes, Transport] = {
             b"cookie": _cookie_named(cookie_name),
             b"authorization": "bearer",
-            INDEX_HEADER: None,
+            INDEX_HEADER: _NO_TRANSPORT,
         }
         self._before: dict[Transport | None, bytes] = {"bearer": b"Bearer "} if bearer else {}
         if cookie_name is not None:
