@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from .contenders import Contender
 
 
+BEFORE = 25
+"""Requests that do not count, at the beginning of each round."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """The time of one request in each round, in microseconds."""
@@ -39,8 +43,10 @@ async def race(contenders: Sequence[Contender], *, requests: int, rounds: int) -
 
 
 async def _time_one(contender: Contender, requests: int) -> float:
-    batch = contender.batch(requests)
+    """The time of a request, after some that do not count: the contender before, and the collection, have had the processor's caches."""
     gc.collect()
+    await contender.batch(min(requests, BEFORE))
+    batch = contender.batch(requests)
     begun_ns = time.perf_counter_ns()
     await batch
     return (time.perf_counter_ns() - begun_ns) / 1000 / requests
