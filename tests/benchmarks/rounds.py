@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from .contenders import Contender
 
-
 BEFORE = 25
 """Requests that do not count, at the beginning of each round."""
 
