@@ -39,6 +39,8 @@ JOB = 5_000
 """Log-outs in one call."""
 WRITERS = 8
 """Transactions under way at a time while etcd is filled."""
+LOOK_S = 0.005
+"""How often a process looks whether it is ready. To look takes time of the processor, which it needs to learn."""
 MAX_LEARNING_S = 15 * MAX_WAIT_S
 
 
@@ -118,7 +120,7 @@ def _settings(cluster: str, urls: Sequence[str] = (), number: int = 0) -> Settin
 async def _until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(MAX_LEARNING_S):
         while not condition():  # noqa: ASYNC110 - the measured condition has no event
-            await anyio.sleep(0.001)
+            await anyio.sleep(LOOK_S)
 
 
 def _pages(denials: int, size: int) -> Iterator[list[Deny]]:

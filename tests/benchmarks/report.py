@@ -252,10 +252,10 @@ def idle(percents: Mapping[int, float]) -> Table:
 def new_node(denials: int, learned: Mapping[str, tuple[float, int]]) -> Table:
     """The seconds and the bytes that a new node needs on each cluster."""
     rows = [
-        [cluster, f"{taken / MEGABYTE:.1f} MB", f"{taken / denials:.0f}", *NEW_NODE.judge(ready_s)]
+        [cluster, f"{taken / MEGABYTE:.1f} MB", *DENIAL.judge(taken / denials), *NEW_NODE.judge(ready_s)]
         for cluster, (ready_s, taken) in learned.items()
     ]
-    columns = ("a new node", "grows by", "each", "ready after", "budget", "")
+    columns = ("a new node", "grows by", "each", "budget", "", "ready after", "budget", "")
     return Table(f"A node that has {denials:,} denials to learn", columns, rows)
 
 
