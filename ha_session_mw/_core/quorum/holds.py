@@ -67,8 +67,18 @@ class Holds:
     def _new(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
         limit_s = min(STARTING_HOLD_S, self.limit_s) if poll.recovering else self._allowed_s(poll)
         until_s = now.boot_s + limit_s
-        life = poll.heartbeat.life
-        return Hold(poll.sender, until_s, poll.incarnation, poll.callee, poll.position, recovering, life, now.boot_s, poll.read)
+        return Hold(
+            poll.sender,
+            until_s,
+            poll.incarnation,
+            poll.callee,
+            poll.position,
+            recovering,
+            poll.heartbeat.life,
+            now.boot_s,
+            poll.read,
+            poll.applied or 0,
+        )
 
     def _allowed_s(self, poll: Poll) -> float:
         if poll.hold_s is None:
@@ -127,7 +137,7 @@ class Holds:
             hold
             for hold in self._held
             if hold.callee != incarnation  # the sender must learn this node's incarnation
-            or (first_hand if now.boot_s < hold.since_s + SECOND_HAND_S else position) > hold.since  # news
+            or (first_hand if now.boot_s < hold.since_s + SECOND_HAND_S else position) > self._known(hold, fence, awaited)  # news
             or now.boot_s >= hold.until_s
             or self._hurries
             or (heartbeat_only and now.boot_s >= hold.since_s + self.limit_s)
@@ -139,6 +149,10 @@ class Holds:
         if due:
             self._held = [hold for hold in self._held if hold not in due]
         return due
+
+    def _known(self, hold: Hold, fence: Fence, awaited: int) -> int:
+        """Return up to where a sender has what this node has. While a log-out waits, its next poll may prove that it has applied it."""
+        return hold.since if fence.fenced < awaited else max(hold.since, hold.applied)
 
     def _proves(self, hold: Hold, now: Moment, fence: Fence, awaited: int, expected: Collection[str]) -> bool:
         """Return whether to answer a poll because the sender's next one can prove a position, or a contact.

@@ -40,6 +40,8 @@ class Hold:
     """When it came (boot-time clock); infinity for an answer that nobody asked for."""
     read: Read | None = None
     """The processes whose entries its sender has, as the poll says."""
+    applied: int = 0
+    """Up to where the sender has applied what this node has, although it does not keep all of that. It is no news to the sender."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -607,6 +607,26 @@ def test_while_the_own_disk_is_busy_a_poll_is_held_for_a_heartbeat() -> None:
     assert two.release(hold, at(1.5)) is not None
 
 
+def test_a_member_with_a_full_disk_gets_no_answer_that_has_only_what_it_has_applied() -> None:
+    """It polled ten times a second, and got the same entries each time."""
+    one, two = member(A, A, B, stored=[]), member(B, A, B)
+    for _ in range(3):
+        talk(at(0.9), one, two)
+        one.keep(at(0.9), [])
+    two.append([deny("x")], at(1), awaited=False)
+    exchange(one, two, at(1))
+    assert "x" in one.quorum.view.denied
+    one.fail_to_keep(at(1.1))
+    hold = two.arrived(decode_poll(encode(one.poll(B, at(1.1)).poll)), at(1.1))
+    assert isinstance(hold, Hold)
+    assert hold.until_s == at(1.6).boot_s  # and no longer: the next poll acknowledges what the disk has taken by then
+    assert two.release(hold, at(1.3)) is None
+    two.append([deny("y")], at(1.4), awaited=False)
+    answer = two.release(hold, at(1.4))
+    assert answer is not None
+    assert [entry.id for entry in answer.entries if isinstance(entry, Deny)] == ["x", "y"]  # of which it keeps neither
+
+
 def test_a_member_that_drains_answers_the_polls_that_it_holds_at_once() -> None:
     one, two = started(A, B)
     hold = two.arrived(one.poll(B, at(1)).poll, at(1))
