@@ -253,7 +253,7 @@ class Quorum:
         lease_s = now.boot_s - self.members.acceptance_limit_s
         if at_once or (peer.fresh_s < lease_s and min(peer.heard_s, majority_fresh_s(self.peers, self.membership.majorities)) < lease_s):
             return 0.0
-        # What this node has yet to keep, it acknowledges by its next poll.
+        # The next poll acknowledges entries that this node has yet to keep.
         return self.quiet_time.hold_now_s(self.position, now) if self._is_settled() and not peer.unkept else None
 
     def _is_settled(self) -> bool:
