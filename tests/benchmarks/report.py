@@ -187,12 +187,13 @@ def served(rates: Rates) -> Table:
     def row(server: str, app: str, name: str) -> list[str]:
         rate, bare = rates[server, app, name], rates[server, app, contenders.BARE]
         # Round by round, because the contenders of a round ran in close succession: a slow machine slowed them all.
-        ratio = statistics.median(one / other for one, other in zip(rate, bare, strict=True))
+        ratio = statistics.median(one.per_processor_s / other.per_processor_s for one, other in zip(rate, bare, strict=True))
+        per_s = [one.per_s for one in rate]
         verdict = SERVED.judge(ratio) if (app, name) == (RAW, contenders.WARM) else [f"{ratio:.3f}", "", ""]
         return [
             f"{server}{'' if app == RAW else ', an app of FastAPI'}: {name}",
-            f"{max(rate):.0f}",
-            f"{statistics.median(rate):.0f}",
+            f"{max(per_s):.0f}",
+            f"{statistics.median(per_s):.0f}",
             *(_NO_BUDGET if rate is bare else verdict),
         ]
 

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -59,8 +61,17 @@ RAW, FASTAPI = "raw", "fastapi"
 FIELDS: Mapping[str, Sequence[str]] = {RAW: [*WRAPS], FASTAPI: [contenders.BARE, contenders.STARLETTE, contenders.WARM]}
 """The contenders of each app."""
 SERVER_CORE, WRK_CORE = 0, 1
-Rates = Mapping[tuple[str, str, str], Sequence[float]]
-"""The requests per second in each round, by server, app and contender."""
+
+
+class Rate(NamedTuple):
+    """The requests that a server answered in a second, and in a second of its own processor time."""
+
+    per_s: float
+    per_processor_s: float
+
+
+Rates = Mapping[tuple[str, str, str], Sequence[Rate]]
+"""The rates in each round, by server, app and contender."""
 
 
 class Served:
@@ -142,9 +153,31 @@ def _on_core(number: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
+class Server(NamedTuple):
+    """A server that runs."""
+
+    pid: int
+    port: int
+
+    def processor_s(self) -> float:
+        """Its processor time, with that of the processes that it has started; the time that has passed, where no system tells it."""
+        try:
+            return sum(map(_processor_ns, [self.pid, *_children(self.pid)])) / 1e9
+        except FileNotFoundError:
+            return time.perf_counter()
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for threads in Path(f"/proc/{pid}/task").glob("*/children") for child in threads.read_text().split()]
+
+
+def _processor_ns(pid: int) -> int:
+    return sum(int(thread.read_text().split()[0]) for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
 @contextmanager
-def running(server: str, app: str, name: str) -> Iterator[int]:
-    """A server of its own process; gives its port."""
+def running(server: str, app: str, name: str) -> Iterator[Server]:
+    """A server of its own process."""
     environ = os.environ | {CONTENDER: name}
     if server == GRANIAN:
         port = reserve_port()
@@ -158,7 +191,7 @@ def running(server: str, app: str, name: str) -> Iterator[int]:
     with process:
         try:
             assert process.stdout is not None
-            yield _listening(port) if port else int(process.stdout.readline())
+            yield Server(process.pid, _listening(port) if port else int(process.stdout.readline()))
         finally:
             process.terminate()
             try:
@@ -187,7 +220,7 @@ def installed() -> list[str]:
 
 
 def requests_per_second(servers: Sequence[str], *, rounds: int, seconds: int) -> Rates:
-    """The requests per second of each contender with each app on each server, in each of the interleaved rounds.
+    """The rates of each contender with each app on each server, in each of the interleaved rounds.
 
     Raises:
         MissingError: wrk is not installed.
@@ -195,16 +228,16 @@ def requests_per_second(servers: Sequence[str], *, rounds: int, seconds: int) ->
     wrk = shutil.which("wrk")
     if wrk is None:
         raise MissingError("wrk is not installed, so nothing was measured under a server. Install it:  apt-get install -y wrk")
-    found: dict[tuple[str, str, str], list[float]] = {}
+    found: dict[tuple[str, str, str], list[Rate]] = {}
     for app, names in FIELDS.items():
         for server in servers if app == RAW else [server for server in servers if server != GRANIAN]:
             found |= {(server, app, name): [] for name in names}
             with ExitStack() as processes:
-                ports = {name: processes.enter_context(running(server, app, name)) for name in names}
-                cookies = _cookies(ports)
+                runs = {name: processes.enter_context(running(server, app, name)) for name in names}
+                cookies = _cookies({name: run.port for name, run in runs.items()})
                 for number in range(rounds + 1):
-                    for name in sorted(ports, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
-                        rate = _under_wrk(wrk, ports[name], cookies[name], seconds)
+                    for name in sorted(runs, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
+                        rate = _under_wrk(wrk, runs[name], cookies[name], seconds)
                         if number:  # the first round warms up
                             found[server, app, name].append(rate)
     return found
@@ -251,14 +284,16 @@ def _get(port: int, path: str, cookie: str) -> _Answer:
         connection.close()
 
 
-def _under_wrk(wrk: str, port: int, cookie: str, seconds: int) -> float:
-    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-H", f"Cookie: {cookie}", f"http://127.0.0.1:{port}/account"]
+def _under_wrk(wrk: str, server: Server, cookie: str, seconds: int) -> Rate:
+    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-H", f"Cookie: {cookie}", f"http://127.0.0.1:{server.port}/account"]
+    before_s = server.processor_s()
     with _on_core(WRK_CORE):
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + MAX_WAIT_S).stdout
-    rate = re.search(r"Requests/sec:\s*([\d.]+)", output)
-    if rate is None or "Non-2xx" in output or "Socket errors" in output:
+    taken_s = server.processor_s() - before_s
+    count, rate = re.search(r"(\d+) requests in", output), re.search(r"Requests/sec:\s*([\d.]+)", output)
+    if count is None or rate is None or "Non-2xx" in output or "Socket errors" in output:
         raise NotReadError(f"not every request was answered by the app:\n{output}")
-    return float(rate[1])
+    return Rate(float(rate[1]), int(count[1]) / taken_s)
 
 
 if __name__ == "__main__":
