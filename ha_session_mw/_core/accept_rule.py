@@ -76,8 +76,10 @@ def decide(verified: Verified, view: View, fresh_at: float, boot_s: float, wall_
     if view.denied_keys and verified.kid in view.denied_keys:
         return Refuse(TokenInvalid("the key of the token is revoked", check="key_denied"))
     denied = view.denied
-    if (denied.packed or denied.others) and denied.has_any(*verified.ids()):
-        return Refuse(_why_denied(verified, view, wall_ms))
+    if denied.packed or denied.others:
+        sid, family = verified.ids()
+        if denied.has_any(sid, family):
+            return Refuse(_why_denied(verified, view, wall_ms))
     # An unknown cut comes before the known ones: it may replace one of them, which the token then rightly does not list.
     if verified.cuts and (behind := _unknown_cut(verified, view)):
         return behind
