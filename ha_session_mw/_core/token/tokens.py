@@ -53,7 +53,7 @@ _SHAPE = re.compile(rb"hs1\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)
 
 
 class FirstClaims(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The claims that come first in a payload: those that the accept rule needs. Decoded alone, they take half of the time of all."""
+    """The claims that come first in a payload: those that the accept rule needs. Decoded alone, they take a third of the time of all."""
 
     version: int
     subject: str | None
@@ -61,12 +61,12 @@ class FirstClaims(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cuts: tuple[CutId, ...]
     issued_ms: int
     authenticated_ms: int
-    idle_end_ms: int
-    absolute_end_ms: int
-    issuer: NodeId
 
 
 class _Payload(FirstClaims, Generic[Data], frozen=True, array_like=True, gc=False):
+    idle_end_ms: int
+    absolute_end_ms: int
+    issuer: NodeId
     record: int
     data: Data
     # Only in the token of a session with lives of its own. An earlier release reads such a token, and ignores this.
@@ -170,7 +170,8 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     @property
     def issuer(self) -> NodeId:
         """The node that issued the token."""
-        return self.first_claims().issuer
+        first = self.first_claims()
+        return first.issuer if isinstance(first, (Claims, _Payload)) else self.claims.issuer
 
     @property
     def kid(self) -> KeyId:
@@ -195,7 +196,7 @@ class Verified(msgspec.Struct, eq=False, gc=False):
     @property
     def renew_at_ms(self) -> float:
         """The time from which the token is due for renewal. Before ``quiet_until_s`` nobody need ask."""
-        return due_ms(self.first_claims()) if self.given is None else self.given.due_ms
+        return due_ms(self.claims) if self.given is None else self.given.due_ms
 
     @classmethod
     def of(cls, claims: Claims, kid: KeyId, *, renew_at_ms: float | None = None) -> Verified:
@@ -423,7 +424,7 @@ def _content(terms: Claims | _Payload[msgspec.Raw]) -> tuple[dict[str, object], 
     return (_EMPTY, bytes(terms.data)) if is_nested(content) else (content or _EMPTY, None)
 
 
-last_read: list[tuple[bytes, bytes, FirstClaims]] = [(b"", b"", FirstClaims(0, None, FamilyId(""), (), 0, 0, 0, 0, NodeId("")))]
+last_read: list[tuple[bytes, bytes, FirstClaims]] = [(b"", b"", FirstClaims(0, None, FamilyId(""), (), 0, 0))]
 """The one text that was read last, with the session's id and the first claims in it. Code that asks for one of them asks for another.
 Compare the text by ``is``: another thread may have read another one meanwhile."""
 

@@ -115,7 +115,7 @@ def test_what_the_accept_rule_needs_is_read_from_the_text_whichever_token_was_re
         assert [getattr(first, name) for name in FirstClaims.__struct_fields__ if name != "version"] == [
             getattr(expected, name) for name in FirstClaims.__struct_fields__ if name != "version"
         ]
-        assert (*verified.ids(), verified.kid) == (expected.sid, expected.family, KEY.kid)
+        assert (*verified.ids(), verified.kid, verified.issuer) == (expected.sid, expected.family, KEY.kid, expected.issuer)
         assert verified.subject == verified.subject == expected.subject
 
 
