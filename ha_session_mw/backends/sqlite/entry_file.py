@@ -1,4 +1,8 @@
-"""The file of a machine's log: rows are appended, found by number, and deleted once they have ended."""
+"""The file of a machine's log: rows are appended, found by number, and deleted once they have ended.
+
+Each row has a checksum. SQLite notices damage to its own structure, and none to the content of a row. A flipped bit would make one log-out
+another.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import SharedFile
-from ..._machine.sqlite_file import Schema
+from ..._machine.sqlite_file import Schema, in_transaction
 
 SURE_S = 0.1
 """How often a process makes sure that its file is still the one of that name."""
@@ -29,7 +34,8 @@ TRIED_BYTES = 256
 
 _TABLES = (
     # A number is never used again, not even the highest one after its row was deleted: readers go on from the last one they read.
-    "CREATE TABLE entries (number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER NOT NULL, until_ms INTEGER NOT NULL, body BLOB)",
+    "CREATE TABLE entries (number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER NOT NULL, until_ms INTEGER NOT NULL, body BLOB, "
+    "crc INTEGER)",
     "CREATE INDEX ends ON entries (until_ms)",
     "CREATE TABLE state (file TEXT NOT NULL, made_ms INTEGER NOT NULL, floor_ms INTEGER NOT NULL)",
 )
@@ -43,6 +49,7 @@ class Row(NamedTuple):
     version: int
     until_ms: int
     body: bytes
+    crc: int | None = None
 
 
 class News(NamedTuple):
@@ -76,11 +83,17 @@ class EntryFile(SharedFile):
     schema = Schema(application_id=0x68735F31, make=_make_tables)  # ``hs_1``
     reopen_s = REOPEN_S
 
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        super()._prepare(db)
+        if not _has_checksums(db):
+            in_transaction("BEGIN IMMEDIATE", db, _add_checksums)
+
     def read(self, since: int) -> News:
         """Return the first rows after a number."""
         state, rows = self._read(lambda db: (db.execute(_STATE).fetchone(), _rows(db, since)))
         if state is None:
             raise FileDamaged("is damaged")
+        _require_undamaged(rows)
         text, made_ms, floor_ms, last = state
         return News((text, *self.inodes[0]), made_ms, floor_ms, last, rows)
 
@@ -101,14 +114,36 @@ class EntryFile(SharedFile):
 
 
 def _rows(db: sqlite3.Connection, since: int) -> list[Row]:
-    found = db.execute("SELECT number, version, until_ms, body FROM entries WHERE number > ? ORDER BY number LIMIT ?", (since, PAGE_ROWS))
+    found = db.execute(
+        "SELECT number, version, until_ms, body, crc FROM entries WHERE number > ? ORDER BY number LIMIT ?", (since, PAGE_ROWS)
+    )
     return [Row(*row) for row in found]
+
+
+def _require_undamaged(rows: Sequence[Row]) -> None:
+    try:
+        found = [crc32(row.body) for row in rows]
+    except TypeError:
+        raise FileDamaged("is damaged") from None
+    # Rows of an earlier build have none.
+    if found != [row.crc for row in rows] and any(row.crc not in (None, crc) for row, crc in zip(rows, found, strict=True)):
+        raise FileDamaged("is damaged: an entry is not what was written")
+
+
+def _has_checksums(db: sqlite3.Connection) -> bool:
+    return any(name == "crc" for _, name, *_ in db.execute("PRAGMA table_info(entries)"))
+
+
+def _add_checksums(db: sqlite3.Connection) -> None:
+    """Make room for checksums in the file of an earlier build. Such a build may go on writing to the file."""
+    if not _has_checksums(db):  # else another process was faster
+        db.execute("ALTER TABLE entries ADD COLUMN crc INTEGER")
 
 
 def _insert(db: sqlite3.Connection, rows: Sequence[tuple[int, int, bytes]]) -> int:
     number = 0
     for row in rows:
-        number = db.execute("INSERT INTO entries (version, until_ms, body) VALUES (?, ?, ?)", row).lastrowid or 0
+        number = db.execute("INSERT INTO entries (version, until_ms, body, crc) VALUES (?, ?, ?, ?)", (*row, crc32(row[2]))).lastrowid or 0
     return number
 
 

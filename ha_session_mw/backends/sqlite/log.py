@@ -216,9 +216,12 @@ class SqliteLog(ClusterLog):
         if any(row.version not in ENTRY.reads for row in rows):
             raise FileTrouble("has entries of another release, in a form that this one cannot read; finish the roll-out")
         try:
-            return decode_entries([row.body for row in rows])
+            entries = decode_entries([row.body for row in rows])
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
             raise FileDamaged("is damaged") from None
+        if [entry.until_ms for entry in entries] != [row.until_ms for row in rows]:  # it would be deleted too early
+            raise FileDamaged("is damaged: the end of an entry is not what was written")
+        return entries
 
     def _lose(self, trouble: FileTrouble) -> None:
         """Accept no session until the file can be read. Log-outs that are known stay enforced."""

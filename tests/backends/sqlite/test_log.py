@@ -23,6 +23,7 @@ import pytest
 
 from ha_session_mw import ConfigurationError, SessionManager, SessionMiddleware, Settings
 from ha_session_mw._core.accept_rule import CannotTell
+from ha_session_mw._core.cluster.entries import encode_entry
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._machine.sqlite_file import WRITE_BUSY_S, FileTrouble
 from ha_session_mw.backends.sqlite import entry_file
@@ -695,6 +696,36 @@ async def test_a_file_that_is_damaged_in_use_makes_the_worker_stale(path: Path) 
     a.log._file.append([(1, 2**50, b"\xc1 no entry")])
     assert b.says(token) == "state_stale"
     assert b.manager.why_not_ready() == "the file of HA_SESSION_CLUSTER is damaged"
+
+
+@pytest.mark.parametrize(
+    "what", ["body = CAST(replace(body, x'61', x'62') AS BLOB)", "until_ms = until_ms - 4096", "body = NULL", "crc = crc + 1"]
+)
+async def test_a_log_out_that_is_not_what_was_written_is_never_taken_for_another(path: Path, what: str) -> None:
+    """A flipped bit in the content of a row is no damage to SQLite."""
+    a = Worker(path)
+    await a.log.append([a.deny("aaaaaaaaaaaaaaaaaaaaaa")])
+    db = sqlite3.connect(path)
+    db.execute(f"UPDATE entries SET {what}")
+    db.commit()
+    db.close()
+    with pytest.raises(ConfigurationError, match=r"the file is damaged.* stop all workers and restore a backup"):
+        Worker(path)
+
+
+async def test_the_file_of_an_earlier_build_gets_room_for_checksums_and_that_build_goes_on_writing(path: Path) -> None:
+    a = Worker(path)
+    token = a.log_in()
+    db = sqlite3.connect(path)
+    db.execute("ALTER TABLE entries DROP COLUMN crc")
+    db.execute("INSERT INTO entries (version, until_ms, body) SELECT 1, ?, ?", (1 << 50, encode_entry(Deny("before", 1 << 50))))
+    db.commit()
+    b = Worker(path)
+    db.execute("INSERT INTO entries (version, until_ms, body) SELECT 1, ?, ?", (1 << 50, encode_entry(Deny("after", 1 << 50))))
+    db.commit()
+    db.close()
+    assert await b.log_out(token) == "fenced"
+    assert {"before", "after"} < {*node_of(Worker(path).manager).view.denied}
 
 
 async def test_the_database_of_another_program_is_refused(path: Path) -> None:

@@ -33,8 +33,9 @@ def restored(name: str, path: Path) -> Path:
     return path
 
 
-def test_log_outs_of_an_earlier_release_count(tmp_path: Path, clock: ManualClock) -> None:
-    path = restored("sqlite-entries-1.sql", tmp_path / "file")
+@pytest.mark.parametrize("name", ["sqlite-entries-1.sql", "sqlite-entries-1-checksums.sql"])
+def test_log_outs_of_an_earlier_release_count(name: str, tmp_path: Path, clock: ManualClock) -> None:
+    path = restored(name, tmp_path / "file")
     view = Member.open(SqliteBackend(Settings(secret_key=SECRET, cluster=f"sqlite://{path}")), clock=clock).view
     assert [*view.entries()] == [
         Deny("a-session", END_MS),
@@ -78,7 +79,7 @@ def test_a_lock_that_an_earlier_release_granted_is_held_and_its_queue_goes_on(tm
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        (EntryFile, "sqlite-entries-1.sql"),
+        (EntryFile, "sqlite-entries-1-checksums.sql"),
         (RecordFile, "sqlite-records-1.sql"),
         (lambda path: LockFile(path, lambda: 0.0), "sqlite-records-1.sql"),
     ],
