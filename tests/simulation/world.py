@@ -141,8 +141,9 @@ class Judge:
         return session
 
     def hit_by(self, subject: str, *, but: Session | None) -> list[Session]:
-        """The sessions that a log-out of this subject ends."""
-        return [session for session in self.sessions if session.claims.subject == subject and session is not but]
+        """The sessions that a log-out of this subject ends. The one that it excepts may have another id by now, or another token."""
+        spared = None if but is None else but.claims.family
+        return [session for session in self.sessions if session.claims.subject == subject and session.claims.family != spared]
 
     def judge(self, process: tuple[int, int], session: Session, began: float, decision: Decision, walls_ms: Iterable[float]) -> None:
         """Compare a process's decision with the truth."""
