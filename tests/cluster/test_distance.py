@@ -38,7 +38,7 @@ async def acknowledged(cluster: Cluster, round_trip_s: float, folder: Path | Non
     await cluster.advance(10)
     found: list[tuple[str, float]] = []
     for number in range(LOG_OUTS):
-        answer = await cluster.run(cluster.nodes[number % 3].manager.revoke_session, f"id{number}")
+        answer = await cluster.run(cluster.nodes[number % 3].manager.revoke_session, f"id{number:-<20}")
         found.append((answer.mode, answer.waited_s))
         await cluster.advance(0.37)
     return found
@@ -128,7 +128,7 @@ async def test_three_provisional_log_outs_in_a_row_are_no_chance_and_are_told(tm
                 for other in others:
                     cluster.link(other, a).delay_s, cluster.link(a, other).cut = 0.0, False
                 await cluster.advance(5)
-            mode = (await cluster.run(a.manager.revoke_session, f"id{number}")).mode
+            mode = (await cluster.run(a.manager.revoke_session, f"id{number:-<20}")).mode
             told.append((mode, any("log-outs here were provisional" in one for one in node_of(a.manager).warnings())))
         assert told == [("provisional", False), ("provisional", False), ("provisional", True), ("fenced", False)]
 

@@ -17,6 +17,8 @@ from ..inside import peering_of, quorum_log_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.one_library]
 
+SOMEBODY = "somebody".ljust(22, "-")
+
 
 def answered(cluster: Cluster) -> int:
     return sum(quorum_log_of(node.manager).quorum.composer.stamp for node in cluster.nodes)
@@ -65,10 +67,10 @@ async def test_after_long_quiet_a_log_out_is_fenced_and_told_in_a_round_trip(clu
             cluster.link(one, other).delay_s = 0.05 if one is not other else 0.0
     await cluster.advance(30.3)
     begun_s = cluster.passed_s
-    acknowledged = await cluster.run(a.manager.revoke_session, "somebody")
+    acknowledged = await cluster.run(a.manager.revoke_session, SOMEBODY)
     assert acknowledged.mode == "fenced"
     assert cluster.passed_s - begun_s == pytest.approx(0.1, abs=0.01)
-    assert all("somebody" in node_of(node.manager).view.denied for node in (b, c))
+    assert all(SOMEBODY in node_of(node.manager).view.denied for node in (b, c))
 
 
 @pytest.mark.parametrize("seconds", [2.0, 4.0, 6.0, 8.0, 12.0])
@@ -81,7 +83,7 @@ async def test_after_a_link_was_silent_for_a_while_it_carries_log_outs_again_wit
     cluster.heal(a, b)
     await cluster.advance(2)
     began_s = cluster.passed_s
-    assert (await cluster.run(a.manager.revoke_session, "somebody")).mode == "fenced"
+    assert (await cluster.run(a.manager.revoke_session, SOMEBODY)).mode == "fenced"
     assert cluster.passed_s - began_s < 0.1
     assert all(node.why_not_ready is None for node in cluster.nodes)
 

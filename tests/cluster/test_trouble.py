@@ -684,7 +684,7 @@ async def test_the_faults_of_each_peer_are_counted_under_its_place_in_the_list(c
 
 async def test_a_member_that_makes_an_impossible_claim_is_a_liar(cluster: Cluster) -> None:
     a, b, _ = cluster.nodes
-    await cluster.run(a.manager.revoke_session, "somebody")
+    await cluster.run(a.manager.revoke_session, "somebody".ljust(22, "-"))
     for peer in quorum_log_of(a.manager).quorum.peers.values():
         peer.sequence = 1000
         peer.position = 1000

@@ -104,7 +104,7 @@ async def test_a_frozen_node_does_not_answer_and_continues_where_it_was() -> Non
         token = mint_session(a.manager, "ada")
         c.freeze()
         position = node_of(c.manager).log.index()
-        await cluster.run(a.manager.revoke_session, "somebody")
+        await cluster.run(a.manager.revoke_session, "somebody".ljust(22, "-"))
         await cluster.advance(10)
         assert (c.frozen, node_of(c.manager).log.index()) == (True, position)
         assert (await b.get(token=token)).json()["subject"] == "ada"
