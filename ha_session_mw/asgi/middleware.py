@@ -18,12 +18,13 @@ from .._core.paths import PathKind, PathRules, below_root, literally
 from .._core.request_fields import MAX_FIELDS
 from .._core.token.cookies import LONGEST_FIELD
 from .._core.token.data import CANNOT_TRAVEL, decode_again, encode_again
+from .._core.token.tokens import Verified
 from .._node.short_way import FOREVER
 from ..config import SameSite, Settings
 from ..exceptions import ConfigurationError, ProblemError, SessionRevoked
 from ..manager import SessionManager, node_of
 from ..session import litestar
-from ..session.session import SCOPE_KEY, Session, SessionOfRequest, state_of
+from ..session.session import SCOPE_KEY, SessionOfRequest, state_of
 from ..session.state import STARTED
 from .arguments import UNSET, manager_of_arguments
 from .cookie_attributes import CookieAttributes
@@ -106,7 +107,8 @@ class SessionMiddleware(CookieAttributes):
         public = settings.public if settings.login_url is None else (*settings.public, literally(settings.login_url.partition("?")[0]))
         self._paths = PathRules(protect=protect, public=public, exempt=settings.exempt, relaxed=settings.relaxed)
         self._has_paths = bool(self._paths)
-        self._begin = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan, refuse=self._refuse).begin
+        finder = SessionFinder(manager, edge, self._paths, meet=self._meet_without_lifespan, refuse=self._refuse)
+        self._validate_alone, self._begin = finder.validate_alone, finder.begin
         self._is_within_drain = False
         node.draining.on_begin(self._drain)
         self._use_cookie(settings)
@@ -210,9 +212,22 @@ class SessionMiddleware(CookieAttributes):
                 break
             else:
                 verified = short.recall_sample(field, transport)
-        if verified is not None and not verified.record:  # as on most requests
+        if verified is None or verified.record:  # on few requests
+            known: Any = verified
+            if verified is None and field is not None:
+                validate_alone = self._validate_alone
+                known = validate_alone(field, transport)
+            if type(known) is Verified and not known.record:
+                verified = known
+            else:
+                begun = await self._begin(scope, receive, send, special, field, transport, known)
+                if begun is None:
+                    return  # the request was refused
+                session, send = begun
+                verified = nested = None
+        if verified is not None:
             nested = verified.nested_data  # containers belong to one request, so each decodes its own
-            session: Session = SessionOfRequest(verified.data if nested is None else decode_again(nested))
+            session = SessionOfRequest(verified.data if nested is None else decode_again(nested))
             # A call would take a fiftieth of everything that the middleware does.
             session._verified = verified  # noqa: SLF001
             session._manager = self.manager  # noqa: SLF001
@@ -220,13 +235,6 @@ class SessionMiddleware(CookieAttributes):
             session.accessed = session.modified = False
             if special is not None:
                 state_of(session).path_kind = special
-        else:
-            begun: Any = self._begin(scope, receive, send, special, field, transport, verified)
-            if type(begun) is not tuple:
-                begun = await begun
-                if begun is None:
-                    return  # the request was refused
-            session, nested, send = begun
         scope["session"] = scope[SCOPE_KEY] = session
         if app is None:
             await self._websocket(WebSocketExchange(self._edge, session, scope, receive, send, root_path))

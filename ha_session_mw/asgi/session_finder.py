@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from .._core.accept_rule import BEFORE_A_SIGNATURE_COUNTS, CHECKS, CannotTell
@@ -14,14 +15,24 @@ from .._core.token.tokens import Transport, Verified
 from ..exceptions import ClientFault, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
 from ..session.out_of_reach import SessionOutOfReach
-from ..session.session import Session, session_of, session_with, state_of
+from ..session.session import Session, session_of
 from ..session.state import EXEMPT, RequestState, Transports
 from .edge import Edge
 from .problems import SAFE_METHODS
 from .transfer import telling_of_loss, telling_of_transfer
 
-Begun = tuple[Session, bytes | None, Send]
-"""The session of a request; its data as it travels, if that is nested; and the request's ``send`` from now on."""
+Begun = tuple[Session, Send]
+"""The session of a request, and the request's ``send`` from now on."""
+
+
+class Arriving(msgspec.Struct, frozen=True):
+    """A valid token whose client or whose operator is to be told that this node sees it for the first time."""
+
+    verified: Verified
+
+
+Known = Verified | Arriving | CannotTell | ProblemError | None
+"""What is known of the token of a request."""
 
 
 class SessionFinder:
@@ -56,7 +67,34 @@ class SessionFinder:
         self._refuse = refuse
         self._waits_for_start = manager.settings.start_wait > 0
 
-    def begin(
+    def validate_alone(self, field: bytes, transport: Transport | None) -> Known:
+        """Validate a token that the short way does not accept, without waiting for anything.
+
+        Args:
+            field: the only header field that can carry a token.
+            transport: how it came.
+
+        Returns:
+            the token; why it is refused, or cannot be decided; None if something must be waited for first, or the field must be parsed.
+            A token that is :class:`Arriving` is to be told of.
+        """
+        token = self._edge.reader.token_alone(field, transport)
+        if token is None:
+            return None
+        validator = self._validator
+        try:
+            if field in self._cached and (known := validator.validate_cached(field)) is not None:
+                return known
+            if not self._edge.has_met or (self._waits_for_start and self._node.log.is_starting()):
+                return None
+            known = validator.validate_new(token, field, transport)
+        except ProblemError as problem:
+            return problem
+        if type(known) is Verified and (self._names_node or known.first_claims().issued_ms < self._recoveries.began_ms):
+            return Arriving(known)
+        return known
+
+    async def begin(
         self,
         scope: Scope,
         receive: Receive,
@@ -64,47 +102,22 @@ class SessionFinder:
         path_kind: PathKind | None,
         field: bytes | None,
         transport: Transport | None,
-        known: Verified | CannotTell | None,
-    ) -> Begun | Awaitable[Begun | None]:
-        """Find the session of a request that the short way does not accept: at once, if nothing must be waited for.
+        known: Known,
+    ) -> Begun | None:
+        """Find the session of a request for which its token alone does not suffice; None once the request was refused.
 
         Args:
             scope, receive, send: of the request.
             path_kind: the kind of its path, unless it is open.
             field: the only header field that can carry a token; None if there are several.
             transport: of that field.
-            known: the token, if the short way accepts it, and it has a record.
-
-        Returns:
-            None once the request was refused.
+            known: what is known of that token.
         """
-        arrives = False
-        try:
-            if known is None and field is not None:
-                known, arrives = self._validate_alone(field, transport)
-        except ProblemError as problem:
-            return self._begin_without(problem, scope, receive, send, path_kind, field, transport)
-        if type(known) is not Verified or known.record:
-            return self._begin_later(scope, receive, send, path_kind, field, transport, known, arrives=arrives)
-        session = session_with(known, self._manager)
-        if path_kind is not None:
-            state_of(session).path_kind = path_kind
-        if arrives:
-            send = self._arrive(known, send, state_of(session))
-        return session, known.nested_data, send
-
-    async def _begin_later(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        path_kind: PathKind | None,
-        field: bytes | None,
-        transport: Transport | None,
-        known: Verified | CannotTell | None,
-        *,
-        arrives: bool,
-    ) -> Begun | None:
+        if isinstance(known, ProblemError):
+            return await self._begin_without(known, scope, receive, send, path_kind, field, transport)
+        arrives = isinstance(known, Arriving)
+        if isinstance(known, Arriving):
+            known = known.verified
         try:
             path = below_root(scope["path"], scope["root_path"])
             state = await self._find(scope, path, path_kind or "open", field, transport, known)
@@ -115,7 +128,7 @@ class SessionFinder:
         session = session_of(state, Session if state.out_of_reach is None else SessionOutOfReach)
         if state.arrives or state.data_lost:
             send = self._telling(send, state)
-        return session, None, send
+        return session, send
 
     async def _begin_without(
         self,
@@ -131,32 +144,8 @@ class SessionFinder:
         if path_kind == "protected" or not isinstance(problem, ClientFault):
             await self._refuse(problem, scope, receive, send)
             return None
-        alone = self._edge.reader.alone(field, transport)
-        return session_of(self._as_visitor(problem, None if alone is None else transport, alone)), None, send
-
-    def _validate_alone(self, field: bytes, transport: Transport | None) -> tuple[Verified | CannotTell | None, bool]:
-        """Validate a token that the short way does not accept, without waiting for anything.
-
-        Args:
-            field: the only header field that can carry a token.
-            transport: how it came.
-
-        Returns:
-            the token, None if something must be waited for first, or the field must be parsed; and whether :meth:`_arrive` is to be called.
-
-        Raises:
-            ClientFault: the session is not valid, or the token is not one of this service.
-        """
-        edge, validator = self._edge, self._validator
-        reader = edge.reader
-        if reader.alone(field, transport) is None:
-            return None, False
-        if field in self._cached and (known := validator.validate_cached(field)) is not None:
-            return known, False
-        if not edge.has_met or (self._waits_for_start and self._node.log.is_starting()) or (token := reader.token_of(field)) is None:
-            return None, False
-        found = validator.validate_new(token, field, transport)
-        return found, type(found) is Verified and (self._names_node or found.first_claims().issued_ms < self._recoveries.began_ms)
+        token = self._edge.reader.token_alone(field, transport)
+        return session_of(self._as_visitor(problem, None if token is None else transport, token)), send
 
     async def _find(
         self,
@@ -186,9 +175,9 @@ class SessionFinder:
         if self._waits_for_start and self._node.log.is_starting():
             await self._node.wait_started()
         reader = self._edge.reader
-        alone = reader.alone(field, transport)
-        if known is None and alone is not None and (token := reader.token_of(alone)) is not None:
-            known, arrives = self._validator.validate_new(token, alone, transport), True
+        token = reader.token_alone(field, transport)
+        if known is None and field is not None and token is not None:
+            known, arrives = self._validator.validate_new(token, field, transport), True
         if isinstance(known, Verified):
             state = await self._state_of(known, transport) if known.record else RequestState(self._manager, known, transport)
             if arrives:
@@ -201,7 +190,7 @@ class SessionFinder:
             if presented is None:
                 return RequestState(self._manager)
             state = await self._find_out(presented, scope, path)
-            if field is not None and transport == "cookie" and alone is None and len(found) == 1:
+            if field is not None and transport == "cookie" and token is None and len(found) == 1:
                 self._validator.recall_from(field, reader.field(presented), transport)
         except ClientFault as problem:
             if path_kind == "protected":
@@ -266,13 +255,13 @@ class SessionFinder:
                 state.out_of_reach = problem
         return state
 
-    def _as_visitor(self, problem: ClientFault, transport: Transports | None, field: bytes | None = None) -> RequestState:
+    def _as_visitor(self, problem: ClientFault, transport: Transports | None, token: bytes | None = None) -> RequestState:
         """Return the state of a request that is let in without its session, in which the app finds why its token was refused.
 
         Args:
             problem: why.
             transport: how the token came, if it is certain which one it was.
-            field: the header field that carried it and nothing else, if there was such a field.
+            token: the token, if it came in a field that carried nothing else.
         """
         self._node.errors.note(problem, None)
         # After a new log-in, the client gets its token by the transport of the old one, if a member issued that one. After a
@@ -280,6 +269,6 @@ class SessionFinder:
         proven = problem.check in CHECKS and problem.check not in BEFORE_A_SIGNATURE_COUNTS
         state = RequestState(self._manager, transport=transport if proven else None)
         state.problem = problem
-        if field is not None and (token := self._edge.reader.token_of(field)) is not None:
+        if token is not None:
             state.refused = (token,)
         return state

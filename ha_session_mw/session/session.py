@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from .._core.names import require_name
-from .._core.token.data import decode, decode_again
+from .._core.token.data import decode
 from .._core.token.tokens import Transport, Verified
 from .._node.locks import LEASE_S, TIMEOUT_S
 from .._node.uncancelled import Uncancelled
@@ -445,15 +445,6 @@ def session_of(state: RequestState, kind: type[Session] = SessionOfRequest) -> S
             content = decode(state.stored.data)
     session = kind(content)
     session._made = state  # noqa: SLF001 - this module's own class
-    session.accessed = session.modified = False
-    return session
-
-
-def session_with(verified: Verified, manager: SessionManager) -> Session:
-    """Return the session of a token that carries its data. Its state is made when somebody asks for it."""
-    nested = verified.nested_data
-    session: Session = SessionOfRequest(verified.data if nested is None else decode_again(nested))
-    session._verified, session._manager, session._made = verified, manager, nested  # noqa: SLF001 - this module's own class
     session.accessed = session.modified = False
     return session
 

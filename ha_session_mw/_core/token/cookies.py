@@ -100,14 +100,12 @@ class TokenReader:
         """The beginning of a field that carries a token, by its transport."""
         self._longest = max(self._cookie_prefix_length, len(b"Bearer ")) + MAX_TOKEN_BYTES
 
-    def alone(self, field: bytes | None, transport: Transport | None) -> bytes | None:
-        """Return the only field that can carry a token, if it begins as one that carries nothing else does; None for any other."""
+    def token_alone(self, field: bytes | None, transport: Transport | None) -> bytes | None:
+        """Return the token of the only field that can carry one, if it carries nothing else. None if the field must be parsed."""
         before = self._before.get(transport)
-        return field if before and field and len(field) <= self._longest and field.startswith(before) else None
-
-    def token_of(self, lone: bytes) -> bytes | None:
-        """Return the token of such a field; None if the field must be parsed after all."""
-        token = lone[7:] if lone.startswith(b"Bearer ") else lone[self._cookie_prefix_length :]
+        if not before or not field or len(field) > self._longest or not field.startswith(before):
+            return None
+        token = field[len(before) :]
         # No other cookies, and no quote or blank at the end: those sort before all characters of a token.
         return token if token.startswith(PREFIX) and _SEMICOLON not in token and token[-1] > _QUOTE else None
 
