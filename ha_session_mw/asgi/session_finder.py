@@ -32,7 +32,7 @@ class Arriving(msgspec.Struct, frozen=True):
 
 
 Known = Verified | Arriving | CannotTell | ProblemError | None
-"""What is known of the token of a request."""
+"""The token of a request, or the reason why there is none."""
 
 
 class SessionFinder:
