@@ -22,7 +22,7 @@ from .terms import DURABLE
 
 pytestmark = pytest.mark.long
 
-MOST_STATES = 60_000
+MOST_STATES = 500_000
 WALKS = int(os.environ.get("MODEL_WALKS", "2"))
 """Random walks for each question; ``make prove`` takes more."""
 SHORT = [case for case in CASES if not case.takes_long]
