@@ -19,7 +19,7 @@ FOREVER = math.inf
 class ShortWay:
     """The short way of one node.
 
-    A call takes a thirtieth of everything that a session adds to a request. So ``asgi/middleware.py`` has a copy of :meth:`recall`, which
+    A call takes a fortieth of everything that a session adds to a request. So ``asgi/middleware.py`` has a copy of :meth:`recall`, which
     ``tests/node/test_the_short_way.py`` compares with this one.
 
     Attributes:

@@ -372,7 +372,3 @@ class SessionMiddleware(CookieAttributes):
             self._told_fault = True
             logger.error("%s", fault)
         return ConfigurationError(fault.faults)
-
-
-def _none(headers: object) -> None:
-    """Find no token, on a path that has no session."""
