@@ -50,10 +50,14 @@ class Tally:
                 return bound
         return math.inf
 
-    def told(self) -> Mapping[str, float]:
-        """Return the number of values, their mean, and bounds of most of them, for people."""
+    def told(self) -> Mapping[str, float | None]:
+        """Return the number of values, their mean, and bounds of most of them, for people. None is a bound beyond the last one."""
         total = self.total
-        return {"count": total, "mean_s": self.sum / total if total else 0.0, "p50_s": self.at_most(0.5), "p99_s": self.at_most(0.99)}
+        return {"count": total, "mean_s": self.sum / total if total else 0.0, "p50_s": self._told(0.5), "p99_s": self._told(0.99)}
+
+    def _told(self, share: float) -> float | None:
+        bound = self.at_most(share)
+        return bound if bound < math.inf else None  # JSON has no infinity
 
     def cumulated(self) -> list[tuple[str, int]]:
         """Return for each bound, as text, how many values are at or below it; the last one is ``+Inf``."""

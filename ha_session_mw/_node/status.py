@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def status_of(node: Node) -> dict[str, object]:
     """Return the state and the counts of a node."""
     why_not_ready = node.why_not_ready()
     sync_lag = node.log.sync_lag()
+    age_s = max(0.0, node.clock.boot_s() - node.view.fresh_at)
     hits, misses = cache_requests(node)
     devices, look_ups, peering, listeners = node.devices, node.look_ups, node.peering, node.listeners
     return {
@@ -29,7 +31,7 @@ def status_of(node: Node) -> dict[str, object]:
         "mismatches": list(node.log.mismatches()),
         "exposed_because": node.log.exposure(),
         "member_lists": node.log.member_lists(),
-        "freshness_age_s": max(0.0, node.clock.boot_s() - node.view.fresh_at),
+        "freshness_age_s": age_s if age_s < math.inf else None,  # JSON has no infinity
         "sync_lag": sync_lag.told() if sync_lag is not None else None,
         "revocation_entries": len(node.view),
         "revocation_bytes": node.growth.bytes,

@@ -17,6 +17,10 @@ pytestmark = pytest.mark.real
 APP = """
 import os
 
+from ha_session_mw._core.quorum import log
+
+log.PAGE_ENTRIES = 1024  # below, so that a node waits two seconds at most for a page, as with the default limits
+
 from starlette.responses import JSONResponse
 
 from ha_session_mw import SessionMiddleware, get_session
@@ -27,7 +31,7 @@ from tests.cluster.flooder import Flooder
 
 # On a busy machine a flooder stays below the default limit. A lower limit shows the same behaviour.
 server.CALLS_PER_S, server.CALLS_AT_ONCE = 50, 100
-pacing.NEWS_PER_S, pacing.NEWS_AT_ONCE = 4096, 32_768
+pacing.NEWS_PER_S, pacing.NEWS_AT_ONCE, pacing.CATCH_UP_AT_ONCE = 4096, 32_768, 32_768
 
 
 async def app(scope, receive, send):

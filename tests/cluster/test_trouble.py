@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from functools import partial
@@ -150,6 +151,7 @@ async def test_a_first_node_has_started_while_it_waits_for_the_others_to_be_made
         await a.start()
         await cluster.advance(120)
         assert await probes(a) == [200, 200, 503]
+        assert json.loads(json.dumps(await a.manager.status(), allow_nan=False))["freshness_age_s"] is None
         await b.start()
         await c.start()
         await cluster.ready()
@@ -736,6 +738,40 @@ async def test_a_member_that_brings_news_without_end_is_slowed_down(
     assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
     assert cluster.passed_s - begun_s < 6
     assert (await captured.visit(c, why)).result == "session_revoked"
+
+
+async def test_members_that_have_lost_each_other_find_each_other_again_during_a_flood(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each catches up with what the other one passes on of the flood, and is slowed by the other's pages less than by the flooder's."""
+    a, b, c = cluster.nodes
+    monkeypatch.setattr("ha_session_mw.backends.peers.pacing.NEWS_PER_S", 64)
+    monkeypatch.setattr("ha_session_mw.backends.peers.pacing.NEWS_AT_ONCE", 128)
+    monkeypatch.setattr("ha_session_mw.backends.peers.pacing.CATCH_UP_AT_ONCE", 256)
+    monkeypatch.setattr("ha_session_mw.backends.peers.pushing.PUSH_ENTRIES", 8)
+    for node in (b, c):
+        await restarted(node)
+        quorum_log_of(node.manager).quorum.page_entries = 8
+    await cluster.ready()
+    log, ids = node_of(a.manager).log, count()
+
+    async def flood(body: bytes) -> bytes:
+        entries = tuple(Deny(f"flood {next(ids)}", log.unknown_end_ms()) for _ in range(8))
+        answer = decode_answer(await on_poll(body))
+        return encode(msgspec.structs.replace(answer, entries=entries, upto=answer.since, complete=False))
+
+    on_poll = quorum_log_of(a.manager).answering.on_poll
+    log.quorum.holds.limit_s = 0  # type: ignore[attr-defined]
+    cluster.cut(b, c)
+    peering_of(a.manager).handle("poll", flood)
+    await cluster.advance(10)
+    assert b.why_not_ready
+    assert c.why_not_ready
+
+    cluster.heal(b, c)
+    await cluster.wait_until(lambda: not b.why_not_ready and not c.why_not_ready, within_s=120)
+    browser = await logged_in(cluster, b)
+    assert (await browser.visit(b, log_out)).header("session-revocation") == "fenced"
 
 
 async def test_members_that_join_over_and_over_do_not_fill_the_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:

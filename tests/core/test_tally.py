@@ -37,6 +37,12 @@ def test_without_values_there_is_nothing_to_tell() -> None:
     assert Tally((1.0,)).told() == {"count": 0, "mean_s": 0.0, "p50_s": 0.0, "p99_s": 0.0}
 
 
+def test_a_bound_beyond_the_last_one_is_told_as_unknown() -> None:
+    tally = Tally((1.0,))
+    tally.observe(2.0)
+    assert tally.told() == {"count": 1, "mean_s": 2.0, "p50_s": None, "p99_s": None}
+
+
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(1, 5))))
 def test_the_last_bucket_has_every_value(values: list[tuple[float, int]]) -> None:
     tally = Tally((0.1, 1.0, 10.0))

@@ -39,6 +39,9 @@ NEWS_AT_ONCE = 131_072
 INCOMPLETE_COUNTS = 8
 """How many times over news count in an incomplete answer. A peer that floods all others with such pages then fills
 them more slowly than they pass the news on. So the others stay fresh by each other."""
+CATCH_UP_AT_ONCE = 262_144
+"""News in incomplete answers that one peer may bring at once while this node does not serve: it was out of contact, and catches up.
+After that, a peer that floods the others is as slow as while they serve. So they become fresh again by each other, in its flood."""
 
 JOINS_AT_ONCE = 5
 """Joins of one member that are logged in a row."""
@@ -53,11 +56,12 @@ class PeerPace:
         note: counts a fault of the peer.
     """
 
-    __slots__ = ("_allowance", "_note", "_reached", "_rounds")
+    __slots__ = ("_allowance", "_catching_up", "_note", "_reached", "_rounds")
 
     def __init__(self, note: Callable[[Fault], None]) -> None:
         self._note = note
         self._allowance = RateLimiter(NEWS_PER_S, NEWS_AT_ONCE)
+        self._catching_up = RateLimiter(NEWS_PER_S / INCOMPLETE_COUNTS, CATCH_UP_AT_ONCE)
         self._rounds = RateLimiter(ROUNDS_PER_S, ROUNDS_AT_ONCE)
         self._reached = ("", 0)
         """How far the last answer went in the peer's sequence, and in which incarnation of it."""
@@ -70,7 +74,7 @@ class PeerPace:
             news: how many of its entries were news here.
             now_s: the boot-time clock.
             recovering: whether this node learns the entries that it may have forgotten.
-            fresh: whether this node serves. Before that it learns as fast as it can, from answers that bring something.
+            fresh: whether this node serves. Before that it catches up as fast as it can, from answers that bring something.
         """
         if not answer.complete:
             self._note("pages")
@@ -83,10 +87,16 @@ class PeerPace:
             page_s = LEAST_ROUND_S if answer.complete else LEAST_PAGE_WHILE_SERVING_S
             round_s = max(page_s, len(answer.entries) * LEAST_ENTRY_S)
         self._reached = answer.incarnation, answer.upto
-        if not fresh and answer.entries:
+        if recovering and answer.entries:
             return round_s
-        round_s = max(round_s, self._rounds.spend(2 if news >= MANY else 1, now_s) or 0.0)
-        owed_s = self._allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, now_s) or 0.0
+        if fresh or not answer.entries:
+            round_s = max(round_s, self._rounds.spend(2 if news >= MANY else 1, now_s) or 0.0)
+            owed_s = self._allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, now_s) or 0.0
+        elif not answer.complete:
+            # A peer that passes on another's flood also repeats what this node has told it. That earns it more news.
+            owed_s = self._catching_up.spend(news - (len(answer.entries) - news) / 2, now_s) or 0.0
+        else:
+            return round_s
         if owed_s > round_s:
             self._note("slowed")
         return max(round_s, owed_s)

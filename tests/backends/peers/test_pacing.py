@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ from ha_session_mw._core.cluster.members import Heartbeat
 from ha_session_mw._core.quorum.log import PAGE_ENTRIES
 from ha_session_mw._core.quorum.messages import Answer
 from ha_session_mw.backends.peers.pacing import (
+    CATCH_UP_AT_ONCE,
+    INCOMPLETE_COUNTS,
     LEAST_PAGE_AGAIN_S,
     LEAST_PAGE_WHILE_SERVING_S,
     LEAST_ROUND_S,
+    NEWS_PER_S,
     ROUNDS_AT_ONCE,
     ROUNDS_PER_S,
     PeerPace,
@@ -60,3 +64,22 @@ def test_answers_that_bring_nothing_are_not_asked_for_over_and_over_by_a_node_th
 
 def test_a_node_that_serves_leaves_time_for_the_others() -> None:
     assert pauses(answer(1), answer(2), recovering=False) == [LEAST_PAGE_WHILE_SERVING_S] * 2
+
+
+def read_in_a_minute(*news: int) -> int:
+    """Return how many news a node out of contact reads in a minute from a peer whose pages never end, and bring so many news in turn."""
+    pace, now_s, read = PeerPace(lambda _: None), 0.0, 0
+    page = answer(1, PAGE_ENTRIES, complete=False)
+    for brought in cycle(news):
+        if now_s >= 60:
+            return read
+        now_s, read = now_s + pace.least_round_s(page, brought, now_s, recovering=False, fresh=False), read + brought
+    raise AssertionError
+
+
+def test_a_node_out_of_contact_catches_up_at_once_and_then_slows_a_peer_whose_news_do_not_end() -> None:
+    assert read_in_a_minute(PAGE_ENTRIES) == pytest.approx(CATCH_UP_AT_ONCE + 60 * NEWS_PER_S / INCOMPLETE_COUNTS, rel=0.05)
+
+
+def test_a_peer_that_passes_on_a_flood_is_slowed_less_because_it_also_tells_what_this_node_has_told_it() -> None:
+    assert read_in_a_minute(PAGE_ENTRIES, 0) == pytest.approx(60 / LEAST_PAGE_WHILE_SERVING_S * PAGE_ENTRIES / 2, rel=0.05)
