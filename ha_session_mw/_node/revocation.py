@@ -210,8 +210,7 @@ class Revoker:
         begun_s = self._clock.boot_s()
         with self._counting() as went:
             try:
-                receipt = await self._log.append([entry])
-                await self._log.fence(receipt)
+                await self._log.append_and_fence([entry])
             except QuorumLost as lost:
                 await self._keep_provisional(entry, lost)
                 went.append("provisional")
@@ -315,11 +314,12 @@ class Revoker:
     async def _append_or_keep(self, entries: Sequence[Entry], *, fence: bool) -> Literal["fenced", "durable", "provisional"]:
         """Append entries; return how far they have got. If they are not durable, write them down where there is a journal."""
         try:
-            receipt = await self._log.append(entries)
             if fence:
-                await self._log.fence(receipt)
+                await self._log.append_and_fence(entries)
                 for entry in entries:
                     self._fences.note(entry)
+            else:
+                await self._log.append(entries)
         except EntryRejected as exc:
             logger.error("sessions that their clients have left behind: %s", exc)
         except QuorumLost as lost:
@@ -364,7 +364,7 @@ class Revoker:
     async def _make_good(self, entries: Sequence[Entry]) -> None:
         try:
             # Fenced, and not merely durable: several processes on memory:// each have a log of their own.
-            await self._log.fence(await self._log.append(entries))
+            await self._log.append_and_fence(entries)
         except QuorumLost:
             return
         except EntryRejected as exc:  # the log never takes them, so there is nothing to try again

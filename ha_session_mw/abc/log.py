@@ -107,6 +107,14 @@ class ClusterLog(ABC):
             QuorumLost: this node no longer knows that the entries are durable.
         """
 
+    async def append_and_fence(self, entries: Sequence[Entry]) -> None:
+        """Append entries and fence them. A log may wait once for both, as it mostly can.
+
+        Raises:
+            QuorumLost, EntryRejected: see :meth:`append` and :meth:`fence`.
+        """
+        await self.fence(await self.append(entries))
+
     @abstractmethod
     async def wait_changed(self) -> None:
         """Return when this node may have learned something since the call began.

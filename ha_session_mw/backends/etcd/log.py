@@ -145,12 +145,20 @@ class EtcdLog(MemberedLog):
         return DURABLE_LIMIT_S if is_in_contact else DURABLE_LIMIT_ALONE_S
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
+        return await self._write(entries, self._applied)  # so that the client's index covers what it has written
+
+    async def append_and_fence(self, entries: Sequence[Entry]) -> None:
+        await self.fence(await self._write(entries))  # what is confirmed has been applied here
+
+    async def _write(self, entries: Sequence[Entry], mark: Watermark | None = None) -> Receipt:
+        """Return once entries are written, and this mark has reached them or the limit is over."""
         ticket = self._put(entries)
         durable_s = math.inf
         with self._clock.move_on_after(self._durable_limit_s()):
             await ticket.done.wait()
             durable_s = self._clock.boot_s()
-            await self._applied.reached(ticket.position)  # so that the client's index covers what it has written
+            if mark is not None:
+                await mark.reached(ticket.position)
         if ticket.left:
             raise QuorumLost(self._why_not_written())
         if ticket.rejected:
@@ -174,6 +182,7 @@ class EtcdLog(MemberedLog):
                 await self._confirmed.reached(receipt.position)  # not the next news, which would wake all log-outs that wait
                 while self._fence_left_s(receipt) > 0:
                     await self.wait_changed()
+                return
 
     def _fence_left_s(self, receipt: Receipt) -> float:
         return self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()

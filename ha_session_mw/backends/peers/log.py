@@ -197,10 +197,22 @@ class QuorumLog(MemberedLog):
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
         appended = self._append(entries, awaited=True)
-        durable = partial(self._durable.reached, appended.position)  # not the next news, which would wake all log-outs that wait
-        if not await self._is_done_in_time(lambda: self.quorum.standing(appended) != "applied", durable):
-            raise QuorumLost("no majority holds the entry yet")
+        await self._until_durable(appended, self._durable)
         return Receipt(appended.position, self._clock.boot_s())
+
+    async def append_and_fence(self, entries: Sequence[Entry]) -> None:
+        appended = self._append(entries, awaited=True)
+        await self._until_durable(appended, self._fenced)  # mostly the fence comes within the first wait
+        if self.quorum.standing(appended) != "fenced":
+            await self.fence(Receipt(appended.position, self._clock.boot_s()))
+
+    async def _until_durable(self, appended: Appended, mark: Watermark) -> None:
+        """Return once an entry is durable, and this mark has reached it or the first limit is over.
+
+        Not with the next news: each would wake all log-outs that wait.
+        """
+        if not await self._is_done_in_time(lambda: self.quorum.standing(appended) != "applied", partial(mark.reached, appended.position)):
+            raise QuorumLost("no majority holds the entry yet")
 
     async def _is_done_in_time(self, is_done: Callable[[], bool], wait: Callable[[], Awaitable[None]]) -> bool:
         """Wait for a majority; return whether it has done its part within the limit.

@@ -269,7 +269,7 @@ class ClusterLogContract(Contract[Nodes]):
             entries = [(member, self._deny(member)) for member in nodes.members for _ in range(20)]
 
             async def append(member: Member, entry: Entry) -> None:
-                await member.log.fence(await member.log.append([entry]))
+                await member.log.append_and_fence([entry])
 
             async def all_of_them() -> None:
                 async with anyio.create_task_group() as tasks:
@@ -308,7 +308,7 @@ class ClusterLogContract(Contract[Nodes]):
             async def everywhere() -> None:
                 for member in nodes.members:
                     entries = self._one_of_each(member)
-                    await member.log.fence(await member.log.append(entries))
+                    await member.log.append_and_fence(entries)
                     assert all(other.knows(entry) for other in nodes.members for entry in entries)
 
             await nodes.run(everywhere)
@@ -318,7 +318,7 @@ class ClusterLogContract(Contract[Nodes]):
 
             async def crosswise() -> None:
                 for member in (*nodes.members, *reversed(nodes.members)):
-                    await member.log.fence(await member.log.append(self._one_of_each(member)))
+                    await member.log.append_and_fence(self._one_of_each(member))
 
             await nodes.run(crosswise)
             assert all(member.is_fresh for member in nodes.members)
