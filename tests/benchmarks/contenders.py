@@ -6,6 +6,7 @@ request of it reached the app. So nothing looks fast because it was refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from itertools import repeat
@@ -228,6 +229,7 @@ WARM_COUNTED = "ours, warm, metrics on"
 WARM_NESTED = "ours, warm, nested data"
 WARM_AMONG_OTHERS = "ours, warm, among other cookies"
 WARM_BEARER = "ours, warm, bearer"
+WARM_IN_CLUSTER = "ours, warm, with a lease"
 FIRST_SIGHT = "ours, first sight of a token"
 PYJWT = "PyJWT HS256 decode alone"
 
@@ -252,6 +254,7 @@ async def field() -> list[Contender]:
         await _with_cookie(WARM_NESTED, ours_with(manager), Reader(), NESTED),
         await _among_other_cookies(manager),
         _with_bearer(manager),
+        await _with_cookie(WARM_IN_CLUSTER, ours_with(_with_lease()), Reader()),
         first_sight(),
         _pyjwt(),
     ]
@@ -274,6 +277,16 @@ def _with_bearer(manager: SessionManager) -> Contender:
     reader = Reader()
     credential = (b"authorization", b"Bearer " + mint(manager, 1)[0])
     return requests(WARM_BEARER, ours_with(manager)(reader), reader, lambda count: repeat(credential, count))
+
+
+def _with_lease() -> SessionManager:
+    """A manager that compares its lease and the cluster's clock in each request, as every node of ``peers://`` and ``etcd://`` does."""
+    manager = new_manager()
+    node = node_of(manager)
+    node.view.fresh_at, node.log.freshness_limit_s = node.clock.boot_s(), math.inf
+    if not node.log.trusts_clock():
+        raise NotReadError("the clock is not trusted")
+    return manager
 
 
 def first_sight(name: str = FIRST_SIGHT, manager: SessionManager | None = None) -> Contender:

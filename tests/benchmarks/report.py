@@ -102,7 +102,7 @@ def in_process(timings: Mapping[str, Timing]) -> Table:
             verdict = FIRST_SIGHT.judge(added_us / pyjwt.best_us)
         elif name == contenders.WARM_COUNTED:
             verdict = COUNTED.judge(added_us / (timings[contenders.WARM].best_us - bare.best_us))
-        elif name in (contenders.WARM, contenders.WARM_NESTED, contenders.WARM_AMONG_OTHERS, contenders.WARM_BEARER):
+        elif name.startswith(contenders.WARM):
             verdict = (NESTED if name == contenders.WARM_NESTED else WARM).judge(added_us / starlettes_us)
         else:
             verdict = [f"{added_us / starlettes_us:.3f}", "", ""]
