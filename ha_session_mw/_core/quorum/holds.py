@@ -44,6 +44,12 @@ class Holds:
         """The polls that wait for their answer."""
         return tuple(self._held)
 
+    def are_none(self) -> bool:
+        """Return whether no poll waits, as mostly in a storm of log-outs. Then there is nothing to hurry either."""
+        if not self._held:
+            self._hurries = False
+        return not self._held
+
     def hold(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:
         """Hold a peer's poll until :meth:`release`.
 

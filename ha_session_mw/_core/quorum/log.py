@@ -361,6 +361,8 @@ class Quorum:
         self.holds.drop(hold)
 
     def _release_holds(self, now: Moment) -> list[tuple[Hold, Answer]]:
+        if self.holds.are_none():
+            return []
         due = self.holds.release(
             now,
             self.fence,

@@ -90,10 +90,11 @@ class Answering:
         look_s = min(hold.since_s + max(SECOND_HAND_S, TOGETHER_S), hold.until_s)
         try:
             while waiting.answer is None:
-                with self._clock.move_on_after(max(0.0, look_s - self._clock.boot_s())):
+                with self._clock.move_on_after(max(0.0, look_s - self._clock.boot_s())) as limit:
                     await waiting.answered.wait()
-                look_s = hold.until_s
-                self._obey(self._quorum.ready(moment_of(self._clock)))
+                if limit.cancelled_caught:
+                    look_s = hold.until_s
+                    self._obey(self._quorum.ready(moment_of(self._clock)))
             return waiting.answer
         finally:
             if self._waiting.pop(hold, None) is not None:

@@ -152,10 +152,13 @@ class QuorumLog(MemberedLog):
 
     def _obey(self, ready: Ready) -> None:
         """Do the work that the state machine asks for after a call."""
+        self._heed_members()
+        self._carry_out(ready)
+
+    def _carry_out(self, ready: Ready) -> None:
         self.answering.hand_out(ready.answers)
         if ready.batch is not None:
             self._writer.take(ready.batch)
-        self._heed_members()
         for event in ready.events:
             self._reports.report(event)
             self._heed_file(event)
@@ -185,7 +188,8 @@ class QuorumLog(MemberedLog):
 
     def _append(self, entries: Sequence[Entry], *, awaited: bool) -> Appended:
         appended, ready = self.quorum.append(entries, self._now(), awaited=awaited)
-        self._obey_news(ready)
+        self._carry_out(ready)  # the members have said nothing new
+        self._wake()
         return appended
 
     async def confirm(self) -> None:

@@ -117,8 +117,8 @@ class Polling:
                 await self._pause(peer, retry_s)
 
     async def _wait_kept(self, peer: str) -> None:
-        if self._quorum.recovering:
-            return  # it writes nothing to a file that no member has confirmed
+        if self._quorum.recovering or self._quorum.has_kept(peer):
+            return  # one that is recovering writes nothing to a file that no member has confirmed
         with self._clock.move_on_after(KEEP_S):
             while not self._quorum.has_kept(peer):
                 await self._wait_changed()
