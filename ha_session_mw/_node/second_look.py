@@ -7,11 +7,10 @@ clocks are compared. Only a fence that was certainly over before the decision co
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
-from cachetools import LRUCache
 
 from .._core.accept_rule import denial
 from .._core.cluster.view import View
@@ -31,7 +30,7 @@ LOOKED_FOR_S = 15.0
 MOST_SAMPLES = 1000
 """Samples that are looked at. A look takes two microseconds each."""
 MOST_FENCES = 10_000
-"""Log-outs whose fence is remembered."""
+"""Log-outs whose fence is remembered: the newest."""
 ASK_WITHIN_S = 1.0
 
 
@@ -63,12 +62,14 @@ class Fences:
 
     def __init__(self, clock: Clock) -> None:
         self._boot_s = clock.boot_s
-        self._fenced: LRUCache[str, float] = LRUCache(MOST_FENCES)
+        self._fenced: OrderedDict[str, float] = OrderedDict()
 
     def note(self, entry: Entry) -> None:
         """Note that a log-out is fenced now, or was before."""
         name = entry.id if isinstance(entry, Deny | Cut) else entry.kid
         self._fenced.setdefault(name, self._boot_s())
+        if len(self._fenced) > MOST_FENCES:
+            self._fenced.popitem(last=False)
 
     def oldest_s(self, names: Sequence[str]) -> float:
         """Return how many seconds ago the oldest of these fences was over; negative if none is known."""

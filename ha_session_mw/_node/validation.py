@@ -414,7 +414,8 @@ class TokenValidator:
     def why_superseded(self, verified: Verified) -> SessionSuperseded | None:
         """Return how another session, or another id, has taken the place of a session with all its ids. None if that is not so."""
         superseded = self._view.superseded
-        if verified.sid not in superseded and verified.family not in superseded:  # a log-out asks, mostly about a session that is valid
+        sid, family = verified.ids()
+        if sid not in superseded and family not in superseded:  # a log-out asks, mostly about a session that is valid
             return None
         problem = self.why_revoked(verified)
         return problem if isinstance(problem, SessionSuperseded) else None

@@ -279,10 +279,10 @@ class Exchange(msgspec.Struct, eq=False):
         return {**message, "headers": headers}
 
     def _fields(self, outcome: Outcome) -> list[Header]:
-        node = self.edge.node
+        node, state = self.edge.node, self.state
         found: list[Header] = []
-        came = self.state.transport
-        goes = goes_by(self.state, self.scope["headers"], self.edge.default_transport, node.settings.transports)
+        came = state.transport
+        goes = goes_by(state, self.scope["headers"], self.edge.default_transport, node.settings.transports)
         if outcome.token is not None and goes != "cookie":
             found.append((TOKEN_HEADER, outcome.token))
         if goes != "bearer" or came in ("cookie", "both") or outcome.removes_variants:
@@ -297,7 +297,7 @@ class Exchange(msgspec.Struct, eq=False):
             found.append((b"session-revocation", outcome.acknowledgement.mode.encode()))
             if index := node.log.index():
                 found.append((INDEX_HEADER, index.encode()))
-        found += _stale_fields(self.state)
+        found += _stale_fields(state)
         return found
 
     def _variants(self, *, secure: bool) -> list[bytes]:

@@ -28,6 +28,8 @@ UNDER_WAY_MS = 10_000
 
 def others(state: RequestState, node: Node) -> list[Claims]:
     """Return the claims of the sessions that came beside the accepted one and may be valid, each session once."""
+    if not state.presented:
+        return []
     known = {state.verified.family} if state.verified is not None else set()
     found = []
     for token in dict.fromkeys(token for _, token in state.presented):
@@ -80,12 +82,15 @@ def _remember(state: RequestState, node: Node, what: str, *, for_ms: int) -> Non
 
 def _is_noted(state: RequestState, node: Node, what: str) -> bool:
     # A valid session speaks for itself: a dead token beside it may have been planted, or is a cookie of another path or domain.
-    sids = _sids(state, node) if state.verified is None else {state.verified.sid}
-    return any(node.notes.has(what, sid) for sid in sids)
+    if state.verified is not None:
+        return node.notes.has(what, state.verified.sid)
+    return any(node.notes.has(what, sid) for sid in _sids(state, node))
 
 
 def _sids(state: RequestState, node: Node) -> set[SessionId]:
     """Return the ids of the sessions whose token came with the request. Each costs a signature check, and a note in the log."""
+    if state.verified is not None and not state.presented:
+        return {state.verified.sid}
     tokens = islice(dict.fromkeys((*state.refused, *(token for _, token in state.presented))), MAX_PRESENTED)
     found = {verified.sid for token in tokens if (verified := node.validator.verify(token)) is not None}
     return found if state.verified is None else {state.verified.sid, *found}
@@ -110,7 +115,7 @@ async def log_out(state: RequestState, node: Node, uncancelled: Uncancelled, *, 
 
 
 async def _log_out(state: RequestState, node: Node) -> Acknowledgement | None:
-    came = [state.verified.claims] if state.verified is not None else []
+    came = () if state.came_in is None else (state.came_in,)
     revoked, lost = [], None
     for claims in (*came, *others(state, node)):
         node.pace.end(claims.subject)

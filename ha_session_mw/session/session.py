@@ -311,15 +311,16 @@ class Session(TrackedDict):
             QuorumLost: the log-out could not be made durable; this node enforces it all the same.
         """
         state = self._state
-        if state.manager is not None and state.acknowledgement is None:
-            ensure_newest(state, self._node)
+        node = None if state.manager is None else node_of(state.manager)
+        if node is not None and state.acknowledgement is None:
+            ensure_newest(state, node)
         if state.read_only is None:
             self.mark_modified()
             self._drop_data()
         state.became = state.hands_over_by = None
-        if state.acknowledgement is None and (state.verified is not None or state.presented):
+        if node is not None and state.acknowledgement is None and (state.verified is not None or state.presented):
             with Uncancelled() as uncancelled:
-                state.acknowledgement = await log_out(state, self._node, uncancelled)
+                state.acknowledgement = await log_out(state, node, uncancelled)
         return state.acknowledgement or Acknowledgement(mode="fenced", waited_s=0.0)  # no token of this session exists
 
     def refuse(self, problem: ProblemError) -> None:
