@@ -5,6 +5,10 @@ C, in about the time of a method's call. There is a new bucket for each :data:`F
 bucket (linear hashing). So no step ever moves more than one bucket. Ids come from signed tokens and no client can choose one, so
 none can make them meet in one bucket.
 
+A node that starts learns first how many ids there are, and makes empty buckets for them. The ids then wait in shards: texts of the same
+form, each with the ids of some buckets. Later each bucket gets all of its ids at once. So no id moves from bucket to bucket, and no
+bucket grows bit by bit, which would leave gaps in memory.
+
 Nearly all ids that are looked up are not revoked. A filter answers for at least 24 of 25 of them without a search. It has 64 bytes for
 each bucket, and for each one up to the next power of two. Each id sets two bits of one byte. Bits that are not set say that the id is
 surely not there; set ones say nothing.
@@ -28,6 +32,12 @@ REFERENCE_LENGTH = 5
 """First characters of an id that choose its bucket, and refer to it. Of a million ids, some 460 share them with another one."""
 FILL = 40
 """Mean number of ids in a bucket. More would be searched more slowly; with 16, each would take four bytes more."""
+LEAST_WAITING = 512
+"""So many ids that come together wait in shards, if there is room for them in the buckets."""
+SHARDS = 1024
+"""A power of two. The lowest bits of a bucket's number say its shard, so more buckets do not change the shard of an id."""
+_TOGETHER = 16
+"""So many records of a shard become one text: as single ones they take 88 bytes each."""
 _PART = 64
 """Bytes of the filter for each bucket. A power of two."""
 _PAIRS = tuple(1 << one | 1 << other for one in range(8) for other in range(one))
@@ -83,7 +93,7 @@ class Denials(MutableMapping[str, int]):
         others: those that are not: every id that no session has is there.
     """
 
-    __slots__ = ("_buckets", "_filter", "_mask", "_sweep_at", "_sweep_upto", "others", "packed")
+    __slots__ = ("_buckets", "_expected", "_filter", "_mask", "_sweep_at", "_sweep_upto", "_waiting", "others", "packed")
 
     def __init__(self) -> None:
         self.others: dict[str, int] = {}
@@ -93,6 +103,9 @@ class Denials(MutableMapping[str, int]):
         """A part for each bucket, and for each one that there will be before the filter grows. It never lacks the bits of a packed id."""
         self._mask = _PART - 1
         """One less than the size of the filter, which is a power of two. The masked hash of an id is its byte, and says its bucket."""
+        self._expected = 0
+        self._waiting: list[list[str]] = []
+        """By shard: texts of records that wait for their buckets. Empty while none does."""
         self._sweep_at: int | None = None
         self._sweep_upto = ""
 
@@ -123,14 +136,25 @@ class Denials(MutableMapping[str, int]):
         """Return the bucket that holds an id; an empty text if none does."""
         if len(id) != ID_LENGTH:
             return ""
+        code = hash(id[:REFERENCE_LENGTH])
+        if self._waiting and (text := self._waiting_with(id, code)):  # first: an id is in its bucket before it waits no longer
+            return text
         buckets, mask = self._buckets, self._mask
         count = len(buckets)
-        bucket = buckets[self._index(hash(id[:REFERENCE_LENGTH]) & mask)]
+        bucket = buckets[self._index(code & mask)]
         if id in bucket:
             # Text that is no id may be found across a border.
             return bucket if bucket.find(id) % _RECORD == 0 else ""
         # A bucket that was added meanwhile may have taken the id.
         return "" if count == len(buckets) and mask == self._mask else self._bucket_with(id)
+
+    def _waiting_with(self, begin: str, code: int) -> str:
+        """Return the text of a shard in which a record begins so; an empty text if none does."""
+        waiting = self._waiting
+        for text in [*waiting[_shard_of(code)]] if waiting else ():
+            if _found(text, begin) >= 0:
+                return text
+        return ""
 
     def __getitem__(self, id: str) -> int:
         if not (bucket := self._bucket_with(id)):
@@ -148,7 +172,9 @@ class Denials(MutableMapping[str, int]):
 
     def referred(self, reference: str) -> tuple[str, int] | None:
         """Return the packed id that a reference names, with its end; None if it was dropped."""
-        bucket = self._buckets[self._index(hash(reference) & self._mask)]
+        code = hash(reference)
+        self._settle(_shard_of(code))
+        bucket = self._buckets[self._index(code & self._mask)]
         at = _found(bucket, reference)
         return None if at < 0 else (bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD]))
 
@@ -164,6 +190,8 @@ class Denials(MutableMapping[str, int]):
         ends: dict[str, int] = {}
         for reference in references:
             byte = hash(reference) & mask
+            if self._waiting:
+                self._settle(_shard_of(byte))
             bucket = buckets[(byte if byte < size else byte & mask >> 1) // _PART]
             at = bucket.find(reference)
             if at % _RECORD and (at := _found(bucket, reference)) < 0:
@@ -179,6 +207,7 @@ class Denials(MutableMapping[str, int]):
 
     def ends(self) -> Iterator[tuple[str, int]]:
         """Yield all ids with their ends. Others may come meanwhile: an id that was there before, and is not dropped, is yielded."""
+        self.settle(SHARDS)
         for bucket in self._buckets:  # an id moves to a bucket that was added meanwhile, or to the others, which both come later
             for at in range(0, len(bucket), _RECORD):
                 yield bucket[at : at + ID_LENGTH], _end_ms(bucket[at + ID_LENGTH : at + _RECORD])
@@ -199,9 +228,12 @@ class Denials(MutableMapping[str, int]):
         code = hash(reference)
         byte, bits = code & self._mask, _BITS[code >> 58 & 31]
         index = self._index(byte)
-        bucket = buckets[index]
         # The bits depend on the reference alone, so they tell of other ids with this reference, too.
-        at = _found(bucket, reference) if self._filter[byte] & bits == bits else -1
+        may_be_there = self._filter[byte] & bits == bits
+        if may_be_there and self._waiting:
+            self._settle(_shard_of(code))
+        bucket = buckets[index]
+        at = _found(bucket, reference) if may_be_there else -1
         if at >= 0 and bucket.startswith(id, at) and len(id) == ID_LENGTH:
             return self._extend_packed(index, at, id, end_ms)
         if id in self.others:
@@ -219,43 +251,61 @@ class Denials(MutableMapping[str, int]):
             self._add_bucket()
         return 0
 
-    def add_all(self, denials: Sequence[Deny], counts: dict[int, int]) -> tuple[list[Deny], list[Deny]]:
+    def expect(self, count: int) -> None:
+        """Note that there will soon be about so many ids, so that :meth:`add_all` makes buckets for them."""
+        self._expected = count
+
+    def add_all(self, ids: Sequence[str], ends_ms: Sequence[int], counts: dict[int, int]) -> tuple[Sequence[int], Sequence[int]]:
         """Add many ids, each until its end, rounded up to a whole minute, at a fraction of the cost of :meth:`extend`.
 
         Args:
-            denials: the ids with their ends.
+            ids: the ids.
+            ends_ms: the end of each.
             counts: takes, by end, how many ids were added.
 
         Returns:
-            those that were added, and those that :meth:`extend` must look at. An id that is held until the same end is neither.
+            the indices of those that were added, and of those that :meth:`extend` must look at. An id that is held until the same end is
+            neither.
         """
-        ids = [denial.id for denial in denials]
         if {*map(len, ids)} != {ID_LENGTH} or not _is_of_ids("".join(ids)):
-            return [], [*denials]
-        ends = [-(-denial.until_ms // _STEP_MS) * _STEP_MS for denial in denials]
-        texts = {end_ms: _end_text(end_ms) for end_ms in {*ends}}
-        references = [id[:REFERENCE_LENGTH] for id in ids]
-        added: list[Deny] = []
-        added_ends: list[int] = []
-        left: list[Deny] = []
+            return (), range(len(ids))
+        # One for each id at most: an empty bucket takes 72 bytes, and whoever tells of too many ids must send them, too.
+        for _ in range(min(self._expected // FILL - len(self._buckets), len(ids))):
+            self._add_bucket()
+        ends_ms = [-(-end_ms // _STEP_MS) * _STEP_MS for end_ms in ends_ms]
+        texts = {end_ms: _end_text(end_ms) for end_ms in {*ends_ms}}
+        codes = [*map(hash, [id[:REFERENCE_LENGTH] for id in ids])]
+        has_room = LEAST_WAITING <= len(ids) <= FILL * len(self._buckets) - self.packed and len(self._buckets) >= SHARDS
+        if has_room and None not in texts.values():
+            added, left = self._let_wait(ids, [f"{id}{texts[end_ms]}" for id, end_ms in zip(ids, ends_ms, strict=True)], codes)
+        elif self._waiting:
+            self.settle(SHARDS // 8)
+            return (), range(len(ids))
+        else:
+            added, left = self._add(ids, [texts[end_ms] for end_ms in ends_ms], codes)
+        for end_ms, number in Counter(ends_ms if len(added) == len(ids) else [ends_ms[number] for number in added]).items():
+            counts[end_ms] = counts.get(end_ms, 0) + number
+        return added, left
+
+    def _add(self, ids: Sequence[str], texts: Sequence[str | None], codes: Sequence[int]) -> tuple[list[int], list[int]]:
+        added: list[int] = []
+        left: list[int] = []
         buckets, filter, others = self._buckets, self._filter, self.others
         size, mask = len(buckets) * _PART, self._mask
         room = FILL * len(buckets) - self.packed
-        # A node that learns a million ids spends most of the time in this loop. All that can be done at once stands above.
-        for denial, id, end_ms, reference, code in zip(denials, ids, ends, references, map(hash, references), strict=True):
+        for number, (id, text, code) in enumerate(zip(ids, texts, codes, strict=True)):
             byte, bits = code & mask, _BITS[code >> 58 & 31]
             index = (byte if byte < size else byte & mask >> 1) // _PART
-            present, bucket, text = filter[byte], buckets[index], texts[end_ms]
+            present, bucket = filter[byte], buckets[index]
             may_be_there = present & bits == bits
             if may_be_there and text is not None and id + text in bucket:
                 continue
-            if text is None or (others and id in others) or (may_be_there and reference in bucket):
-                left.append(denial)
+            if text is None or (others and id in others) or (may_be_there and id[:REFERENCE_LENGTH] in bucket):
+                left.append(number)
                 continue
             filter[byte] = present | bits  # before the id is there
             buckets[index] = f"{bucket}{id}{text}"
-            added.append(denial)
-            added_ends.append(end_ms)
+            added.append(number)
             room -= 1
             if room < 0:
                 self.packed = FILL * len(buckets) - room
@@ -263,9 +313,71 @@ class Denials(MutableMapping[str, int]):
                 size, mask = len(buckets) * _PART, self._mask
                 room = FILL * len(buckets) - self.packed
         self.packed = FILL * len(buckets) - room
-        for end_ms, number in Counter(added_ends).items():
-            counts[end_ms] = counts.get(end_ms, 0) + number
         return added, left
+
+    # Ids that wait for their buckets
+
+    def _let_wait(self, ids: Sequence[str], records: Sequence[str], codes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """Have many ids wait in shards. There are buckets for all of them."""
+        numbers: Sequence[int] = range(len(ids))
+        left: list[int] = []
+        if not self.others.keys().isdisjoint(ids):
+            left = [number for number in numbers if ids[number] in self.others]
+            numbers = sorted({*numbers}.difference(left))
+        if not self._waiting:
+            self._waiting = [[] for _ in range(SHARDS)]
+        filter, mask, waiting = self._filter, self._mask, self._waiting
+        shift, last = _PART.bit_length() - 1, SHARDS - 1
+        doubtful: list[int] = []
+        # A node that learns a million ids spends most of the time in this loop. All that can be done at once stands above.
+        for number in numbers:
+            code = codes[number]
+            byte, bits = code & mask, _BITS[code >> 58 & 31]
+            present = filter[byte]
+            if present & bits == bits:
+                doubtful.append(number)
+            else:
+                filter[byte] = present | bits  # before the id is there
+                waiting[code >> shift & last].append(records[number])
+        known: list[int] = []
+        for number in doubtful:
+            code, record = codes[number], records[number]
+            reference = record[:REFERENCE_LENGTH]
+            text = self._waiting_with(reference, code) or self._buckets[self._index(code & mask)]
+            if _found(text, reference) < 0:
+                waiting[_shard_of(code)].append(record)
+            else:
+                (known if record in text else left).append(number)
+        for texts in waiting:
+            while len(texts) >= _TOGETHER and len(texts[-_TOGETHER]) == _RECORD:
+                texts[-_TOGETHER:] = ["".join(texts[-_TOGETHER:])]
+        if len(doubtful) > len(ids) // 8:  # they are known, and it takes long to find them while they wait
+            self.settle(SHARDS // 8)
+        if known or left:
+            numbers = sorted({*numbers}.difference(known, left))
+        self.packed += len(numbers)
+        return numbers, left
+
+    def settle(self, most: int) -> None:
+        """Move the ids that wait to their buckets, from so many shards. It takes half a millisecond for each."""
+        for shard, texts in enumerate(self._waiting):
+            if most > 0 and texts:
+                self._settle(shard)
+                most -= 1
+        if most > 0:
+            self._waiting = []
+
+    def _settle(self, shard: int) -> None:
+        if not self._waiting or not (texts := self._waiting[shard]):
+            return
+        mask, size = self._mask, len(self._buckets) * _PART
+        groups: dict[int, list[str]] = {}
+        for record in _records("".join(texts)):
+            byte = hash(record[:REFERENCE_LENGTH]) & mask
+            groups.setdefault((byte if byte < size else byte & mask >> 1) // _PART, []).append(record)
+        for index, records in groups.items():
+            self._buckets[index] = "".join([self._buckets[index], *records])
+        self._waiting[shard] = []  # only then: a thread looks there first
 
     def _extend_packed(self, index: int, at: int, id: str, end_ms: int) -> int:
         bucket = self._buckets[index]
@@ -279,6 +391,7 @@ class Denials(MutableMapping[str, int]):
         return held_ms
 
     def __delitem__(self, id: str) -> None:
+        self._settle(_shard_of(hash(id[:REFERENCE_LENGTH])))
         if bucket := self._bucket_with(id):
             self._remove(self._index(hash(id[:REFERENCE_LENGTH]) & self._mask), bucket.find(id))
         else:
@@ -292,6 +405,8 @@ class Denials(MutableMapping[str, int]):
     def _hold(self, index: int, records: list[str]) -> None:
         """Have a bucket hold these of its records, and no others."""
         self._buckets[index] = "".join(records)
+        if self._waiting:
+            return  # the filter has the bits of the ids that wait, too
         parts = {index: bytearray(_PART)}
         later = index + (self._mask + 1 >> 1) // _PART  # the bucket that will take some of the records
         if len(self._buckets) <= later <= self._mask // _PART:
@@ -325,10 +440,12 @@ class Denials(MutableMapping[str, int]):
                 stay.append(bucket[at : at + _RECORD])
                 stays[code % _PART] |= _BITS[code >> 58 & 31]
         # A thread that looks for an id in the old bucket looks again once there is a new one. So the new one comes first.
-        self._filter[new * _PART : (new + 1) * _PART] = goes
+        if not self._waiting:  # else the filter has the bits of the ids that wait, too
+            self._filter[new * _PART : (new + 1) * _PART] = goes
         buckets.append("".join(go))
         self._buckets[old] = "".join(stay)
-        self._filter[old * _PART : (old + 1) * _PART] = stays
+        if not self._waiting:
+            self._filter[old * _PART : (old + 1) * _PART] = stays
 
     def begin_sweep(self, upto_ms: int) -> None:
         """Begin to drop the packed ids that end at or before this; :meth:`sweep` does so. An earlier sweep is over then."""
@@ -343,6 +460,9 @@ class Denials(MutableMapping[str, int]):
     def sweep(self, most: int) -> list[str]:
         """Look at so many more packed ids, or a few more; return those that were dropped."""
         dropped: list[str] = []
+        while self._waiting and most > 0:
+            self.settle(1)
+            most -= self.packed // SHARDS
         while self._sweep_at is not None and most > 0:
             # A bucket that is added meanwhile comes last, and is swept.
             if self._sweep_at >= len(self._buckets):
@@ -365,7 +485,11 @@ class Denials(MutableMapping[str, int]):
         Raises:
             InvariantBroken: it does not hold.
         """
-        records = [(index, record) for index, bucket in enumerate(self._buckets) for record in _records(bucket)]
+        waiting = [(shard, record) for shard, texts in enumerate(self._waiting) for record in _records("".join(texts))]
+        ensure(all(_shard_of(hash(record[:REFERENCE_LENGTH])) == shard for shard, record in waiting), "each id waits in its shard")
+        indices = [self._index(hash(record[:REFERENCE_LENGTH]) & self._mask) for _, record in waiting]
+        records = [*zip(indices, (record for _, record in waiting), strict=True)]
+        records += [(index, record) for index, bucket in enumerate(self._buckets) for record in _records(bucket)]
         ensure(len(records) == self.packed, "the packed ids are counted")
         indices = [self._index(hash(record[:REFERENCE_LENGTH]) & self._mask) for _, record in records]
         ensure(indices == [index for index, _ in records], "each id is in its bucket")
@@ -374,6 +498,10 @@ class Denials(MutableMapping[str, int]):
         ensure(all(record[:ID_LENGTH] not in self.others for _, record in records), "each id is in one place")
         ensure(self._mask + 1 == len(self._filter), "the mask fits the filter")
         ensure(self._mask >> 1 < len(self._buckets) * _PART <= self._mask + 1, "each bucket has a part of the filter")
+
+
+def _shard_of(code: int) -> int:
+    return code // _PART % SHARDS
 
 
 def _records(bucket: str) -> list[str]:

@@ -41,6 +41,8 @@ DROPPED_AT_ONCE = 4000
 """How many entries are looked at in one step, at least, which takes a millisecond or two. A node takes a step each second."""
 LOOKED_WITHIN = 100
 """Within so many steps all packed denials are looked at."""
+SETTLED_AT_ONCE = 16
+"""How many shards of packed denials that came together get to their buckets in one step, which takes a few milliseconds."""
 WORTH_A_SWEEP = 16
 """A part of the entries, one of so many, must have ended before all are looked at for them. So each costs a few microseconds, once."""
 
@@ -224,9 +226,11 @@ class View:
             left = [entry for entry in entries if id(entry) not in seen]
         counts: dict[int, int] = {}
         try:
-            added, one_by_one = self.denied.add_all(simple, counts)
+            numbers, left_numbers = self.denied.add_all([denial.id for denial in simple], [denial.until_ms for denial in simple], counts)
         finally:
             self.generation = object()
+        added = simple if len(numbers) == len(simple) else [simple[number] for number in numbers]
+        one_by_one = [simple[number] for number in left_numbers]
         for end, count in counts.items():
             self._leaving_at(end)
             self._packed_ends[end] = self._packed_ends.get(end, 0) + count
@@ -373,6 +377,7 @@ class View:
             left -= len(some)
             if not leaving:
                 del self._ended[0]
+        self.denied.settle(SETTLED_AT_ONCE)
         if not self.referred and (self.ended - self._swept) * WORTH_A_SWEEP >= len(self.denied) and self.ended > self._swept:
             self.sweep(self.floor_ms)
         if self.denied.is_sweeping:

@@ -34,7 +34,7 @@ from ...version import ENTRY
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from ..common.witness import Witness
-from .entry_file import PAGE_ROWS, SURE_S, EntryFile, Row
+from .entry_file import PAGE_ROWS, SURE_S, EntryFile, Rows
 from .file_dates import FileDates
 from .key_board import KeyBoard
 
@@ -114,6 +114,7 @@ class SqliteLog(ClusterLog):
     def _begin(self) -> None:
         try:
             self._file.open(within_s=OPEN_S)
+            self._view.denied.expect(self._file.count())
             while not self._read_news():  # nobody is served yet
                 pass
         except FileTrouble as trouble:
@@ -168,7 +169,7 @@ class SqliteLog(ClusterLog):
     def _read_news(self) -> bool:
         """Read the next rows; return whether those were all."""
         pages = 0
-        while len(self._read_page()) == PAGE_ROWS:
+        while self._read_page() == PAGE_ROWS:
             if (pages := pages + 1) == PAGES_AT_ONCE:
                 self._is_behind = True
                 return False
@@ -187,7 +188,8 @@ class SqliteLog(ClusterLog):
         if self._file_id is not None and not self._unwritten:
             self._witness.note(self._file_id[0], self._highest, now=now)
 
-    def _read_page(self) -> Sequence[Row]:
+    def _read_page(self) -> int:
+        """Read the next rows; return how many there were."""
         news = self._file.read(self._position)
         if self._file_id is not None and (self._has_lost_part or news.file != self._file_id or news.last < self._highest):
             # This process's entries must outlive the loss of a file, and the entries of the other file count as well.
@@ -197,29 +199,30 @@ class SqliteLog(ClusterLog):
             self._on_event(PossibleLoss())
             news = self._file.read(0)
         self._file_id = news.file
-        if news.rows:
+        numbers = news.rows.numbers
+        if numbers:
             self._view.merge_all(self._entries_of(news.rows))
-            self._position = news.rows[-1].number
-        if len(news.rows) < PAGE_ROWS:
+            self._position = numbers[-1]
+        if len(numbers) < PAGE_ROWS:
             self._position = news.last
         self._highest = news.last
         self._view.raise_floor(news.floor_ms)
         # A cut from before the file was made, on another log or in a lost file, cannot be in it.
         self._view.forgotten_cuts_end_ms = news.made_ms + self._absolute_ms + UNKNOWN_END_MARGIN_MS + 1000
-        if news.rows:
+        if numbers:
             self._change.set()
             self._change = anyio.Event()
-        return news.rows
+        return len(numbers)
 
-    def _entries_of(self, rows: Sequence[Row]) -> list[Entry]:
+    def _entries_of(self, rows: Rows) -> list[Entry]:
         # An entry that cannot be read is never skipped: it may be a log-out.
-        if any(row.version not in ENTRY.reads for row in rows):
+        if any(version not in ENTRY.reads for version in {*rows.versions}):
             raise FileTrouble("has entries of another release, in a form that this one cannot read; finish the roll-out")
         try:
-            entries = decode_entries([row.body for row in rows])
+            entries = decode_entries(rows.bodies)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
             raise FileDamaged("is damaged") from None
-        if [entry.until_ms for entry in entries] != [row.until_ms for row in rows]:  # it would be deleted too early
+        if [entry.until_ms for entry in entries] != [*rows.ends_ms]:  # it would be deleted too early
             raise FileDamaged("is damaged: the end of an entry is not what was written")
         return entries
 

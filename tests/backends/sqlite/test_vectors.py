@@ -50,7 +50,7 @@ def test_entries_go_on_behind_those_of_an_earlier_release(tmp_path: Path) -> Non
     file = EntryFile(restored("sqlite-entries-1.sql", tmp_path / "file"))
     assert file.append([(1, END_MS, b"")]) == 5
     news = file.read(3)
-    assert (news.file[0], news.made_ms, news.last, [row.number for row in news.rows]) == ("a-file", 1_700_000_000_000, 5, [4, 5])
+    assert (news.file[0], news.made_ms, news.last, news.rows.numbers) == ("a-file", 1_700_000_000_000, 5, (4, 5))
     file.close()
 
 

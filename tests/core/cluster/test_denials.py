@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from itertools import count
+from itertools import count, repeat
 from random import Random
 from types import FrameType
 from typing import Any
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ha_session_mw._core.cluster.denials import FILL, ID_LENGTH, REFERENCE_LENGTH, Denials
+from ha_session_mw._core.cluster import denials
+from ha_session_mw._core.cluster.denials import FILL, ID_LENGTH, LEAST_WAITING, REFERENCE_LENGTH, SHARDS, Denials, _shard_of
 from ha_session_mw.models import Deny
 
 from ...asgi.meter import metered
@@ -198,13 +199,116 @@ def test_ids_that_begin_alike_are_held_and_only_one_of_them_is_referred_to() -> 
 def test_many_at_once_are_added_or_handed_back(pages: list[list[Deny]]) -> None:
     denied, expected, counts = Denials(), dict[str, int](), dict[int, int]()
     for page in pages:
-        added, left = denied.add_all(page, counts)
-        for denial in added:
+        added, left = denied.add_all([denial.id for denial in page], [denial.until_ms for denial in page], counts)
+        for denial in map(page.__getitem__, added):
             assert denial.id not in expected
             expected[denial.id] = -(-denial.until_ms // MINUTE_MS) * MINUTE_MS
-        for denial in left:
+        for denial in map(page.__getitem__, left):
             denied.extend(denial.id, denial.until_ms)
             expected[denial.id] = max(denial.until_ms, expected.get(denial.id, denial.until_ms))
         denied.check()
         assert denied == expected
     assert sum(counts.values()) <= len(expected)
+
+
+RANDOM = Random(2)
+FIRST, WAITING, OTHERS = ([random_id(RANDOM) for _ in range(many)] for many in (SHARDS, LEAST_WAITING, 3))
+
+
+def waiting() -> tuple[Denials, list[str]]:
+    """Return denials of which many wait for their buckets, and the ids of those."""
+    denied = Denials()
+    denied.expect(SHARDS * FILL)
+    denied.add_all(FIRST, [END_MS] * len(FIRST), {})  # for which the buckets are made
+    ends = [END_MS + number % 2 * MINUTE_MS for number in range(len(WAITING))]
+    assert denied.add_all(WAITING, ends, {}) == (range(len(WAITING)), [])
+    return denied, WAITING
+
+
+def test_many_ids_that_were_expected_wait_for_their_buckets_and_are_denied_meanwhile() -> None:
+    denied, ids = waiting()
+    assert len(denied) == SHARDS + LEAST_WAITING
+    assert all(id in denied for id in ids)
+    assert denied[ids[1]] == END_MS + MINUTE_MS
+    denied.check()
+    for _ in range(4):
+        denied.settle(SHARDS // 3)
+        assert all(id in denied for id in ids)
+        denied.check()
+    assert dict(denied.ends()).keys() >= {*ids}
+
+
+@given(st.data())
+def test_ids_that_wait_behave_as_a_dict(data: st.DataObject) -> None:
+    denied, ids = waiting()
+    expected = {id: denied[id] for id in ids}
+    some, other = ids[:4], OTHERS
+    alike = [some[0][:REFERENCE_LENGTH].ljust(ID_LENGTH, letter) for letter in "ab"]
+    for id in data.draw(st.lists(st.sampled_from([*some, *other, *alike]), max_size=8)):
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                assert denied.extend(id, END_MS + 2 * MINUTE_MS) == expected.get(id, 0)
+                expected[id] = END_MS + 2 * MINUTE_MS
+            case 1 if id in expected:
+                del denied[id], expected[id]
+            case 2:
+                again = [*ids, *other]
+                added, left = denied.add_all(again, [END_MS] * len(again), {})
+                assert {again[number] for number in added} == {*again} - expected.keys()
+                assert all(expected[again[number]] != END_MS for number in left)
+                expected |= dict.fromkeys((again[number] for number in added), END_MS)
+            case _:
+                reference = denied.reference(id)
+                assert reference is None or id not in expected or denied.referred(reference) == (id, expected[id])
+        assert all((denied.get(id), id in denied) == (expected.get(id), id in expected) for id in [*some, *other, *alike])
+    denied.check()
+    assert expected.items() <= dict(denied.ends()).items()
+
+
+def test_ids_that_wait_are_swept() -> None:
+    denied, ids = waiting()
+    denied.begin_sweep(END_MS)
+    dropped: list[str] = []
+    while denied.is_sweeping:
+        dropped += denied.sweep(FILL)
+    assert {*ids[::2]} <= {*dropped}
+    assert {*denied} == {*ids[1::2]}
+    denied.check()
+
+
+@pytest.mark.parametrize("change", ["settle", "add"])
+def test_each_id_that_waits_is_found_at_each_moment_in_which_it_is_moved(change: str) -> None:
+    denied, ids = waiting()
+    first = max(range(SHARDS), key=lambda shard: len(denied._waiting[shard]))
+    here = [id for id in ids if _shard_of(hash(id[:REFERENCE_LENGTH])) == first]
+    more = [id for id in map(random_id, repeat(Random(3), 20_000)) if _shard_of(hash(id[:REFERENCE_LENGTH])) == first]
+    looked = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal looked
+        if event == "line" and frame.f_code.co_filename == denials.__file__:
+            sys.settrace(None)
+            looked += 1
+            assert all(denied.has_any("another", id) for id in here)
+            sys.settrace(trace)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        if change == "settle":
+            denied._settle(first)
+        else:
+            denied._let_wait(more, [f"{id}{denials._end_text(END_MS)}" for id in more], [hash(id[:REFERENCE_LENGTH]) for id in more])
+    finally:
+        sys.settrace(before)
+    assert looked > len(here)
+    denied.check()
+
+
+def test_whoever_expects_too_many_ids_gets_no_more_buckets_than_ids() -> None:
+    denied = Denials()
+    denied.expect(10**15)
+    denied.add_all(FIRST, [END_MS] * len(FIRST), {})
+    assert len(denied._buckets) == len(FIRST) + 1
+    denied.check()
