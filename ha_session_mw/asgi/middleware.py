@@ -275,7 +275,7 @@ class SessionMiddleware(CookieAttributes):
         if self._fault is not None:
             raise self._told(self._fault)
         if "session" in scope:
-            return self._within_another, False
+            return (self.app if self._shares_session(scope) else self._within_another), False
         if kind == "websocket":
             return None, True
         below = below_root(scope["path"], scope["root_path"])
@@ -301,6 +301,15 @@ class SessionMiddleware(CookieAttributes):
             if await answer_again(self._node, scope, [token for _, token in self._edge.reader.read(scope["headers"])], send):
                 return
         await self._edge.refuse(problem, scope, receive, send)
+
+    def _shares_session(self, scope: Scope) -> bool:
+        """Whether a middleware of the same settings further out has found the session already, and this one has nothing to add to that."""
+        session = scope.get(SCOPE_KEY)
+        if session is None or session is not scope["session"] or self._prefix in scope["path"]:
+            return False
+        state = state_of(session)
+        is_open = state.path_kind == self._paths.kind_of(scope["path"], scope["root_path"]) == "open"
+        return is_open and state.manager is self.manager
 
     async def _within_another(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that has a session of another middleware further out, which finds its own when the response starts."""

@@ -125,6 +125,38 @@ def test_a_mounted_app_without_sessions_of_its_own_shares_ours() -> None:
         assert client.get("/whole").json() == {"subject": None, "data": {}}
 
 
+class CountingMiddleware:
+    """Changes the session before the app that it is around."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            session = get_session(scope)
+            session["requests"] = session.get("requests", 0) + 1
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize("protect", ["", "/protected"])
+def test_a_mounted_app_with_a_middleware_of_the_same_settings_has_the_same_session(protect: str) -> None:
+    """Each of two sessions would set a cookie of its own, and the log-in would be lost."""
+    ours = Middleware(SessionMiddleware, settings=Settings(secret_key=SECRET, protect=protect))
+    routes = [Route("/log-in", log_in), Route("/whole", whole), Route("/empty", empty)]
+    inner = Starlette(routes=[*routes, Route("/protected", whole)], middleware=[ours])
+    app = Starlette(routes=[*routes, Mount("/inner", inner)], middleware=[ours, Middleware(CountingMiddleware)])
+    with TestClient(app) as client:
+        assert client.get("/inner/protected").status_code == (401 if protect else 200)
+        client.cookies.clear()
+        assert client.get("/inner/whole").json() == {"subject": None, "data": {"requests": 1}}
+        assert len(client.get("/inner/log-in").headers.get_list("set-cookie")) == 1
+        for path in ("/whole", "/inner/whole", "/inner/protected"):
+            assert client.get(path).json()["subject"] == "ada"
+        assert client.get("/inner/-/session/livez").status_code == 200
+        assert client.get("/inner/empty").headers["session-revocation"] == "fenced"
+        assert client.get("/whole").json()["subject"] is None
+
+
 # The scope belongs to all
 
 
