@@ -142,13 +142,13 @@ class Node(Wiring):
             await self.clock.sleep(until_tick_s(self.clock.boot_s(), LOOK_EVERY_S))
 
     def kids_of_members(self) -> dict[str, tuple[KeyId, ...]]:
-        """Return the key ids of each live member, this node first, and the newest key of each first."""
-        return told_apart([(str(self.node_id), self.keys.ring.kids), *self.log.kids_of_others().items()])
+        """Return the key ids of each live member, this node first, then the others by name. The newest key of each is first."""
+        return told_apart([(str(self.node_id), self.keys.ring.kids), *sorted(self.log.kids_of_others().items())])
 
     def shared_names(self) -> tuple[str, ...]:
         """Return the names that several live members have, as far as this node knows."""
         names = Counter([self.node_id, *(member.member for member in self.log.members())])
-        return tuple(name for name, count in names.items() if count > 1)
+        return tuple(sorted(name for name, count in names.items() if count > 1))
 
     def key_fit(self) -> KeyFit:
         """Return how this node's keys go together with those of the other live members."""

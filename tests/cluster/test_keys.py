@@ -230,6 +230,9 @@ async def test_a_node_that_lost_a_key_too_early_names_it_and_who_has_it_while_to
     await cluster.advance(2)
     assert [record.getMessage() for record in caplog.records].count(told) == 1
     assert [told in node_of(node.manager).warnings() for node in (b, c)] == [False, False]
+    await restart(cluster, b)
+    assert (await browser.visit(a)).result == "ada"
+    assert [warning for warning in node_of(a.manager).warnings() if kid(SECRET) in warning] == [told]  # whichever came last
 
     await cluster.advance(61)  # nobody brings such a token any more
     assert told not in node_of(a.manager).warnings()
