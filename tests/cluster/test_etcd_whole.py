@@ -10,7 +10,7 @@ import pytest
 
 from ha_session_mw._core.ordered.log import REMOVE_AFTER_S, Ordered
 from ha_session_mw.abc import Receipt
-from ha_session_mw.backends.etcd.api import EtcdRejected
+from ha_session_mw.backends.etcd.api import EtcdRejected, Operation, Transaction
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.log import EtcdLog
 from ha_session_mw.backends.etcd.writer import REJECTIONS
@@ -158,6 +158,34 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_again(
     await cluster.ready()
     assert await seen(c, token) == "session_revoked"
     assert await seen(c, kept) == "accepted"
+
+
+async def test_in_a_storm_of_log_outs_heartbeats_travel_with_them(monkeypatch: pytest.MonkeyPatch, cluster: EtcdCluster) -> None:
+    written: list[tuple[int, bool]] = []  # of each transaction: how many entries, and whether a heartbeat
+    transact = EtcdGateway.transact
+
+    async def noted(gateway: EtcdGateway, success: Sequence[Operation], **rest: Any) -> Transaction:
+        beats = sum(b"/node/" in operation.get("request_put", {}).get("key", b"") for operation in success)  # type: ignore[operator]
+        written.append((len(success) - beats, beats > 0))
+        return await transact(gateway, success, **rest)
+
+    tokens = [(node, await log_in(node)) for _ in range(20) for node in cluster.nodes]
+    monkeypatch.setattr(EtcdGateway, "transact", noted)
+    modes: list[str] = []
+
+    async def log_out_after(seconds: float, node: Node, token: str) -> None:
+        await cluster.sleep(seconds)
+        async with node.client(headers={"authorization": f"Bearer {token}"}) as client:
+            modes.append((await client.post("/private/revoke")).json()["mode"])
+
+    async with anyio.create_task_group() as tasks:
+        for number, (node, token) in enumerate(tokens):
+            tasks.start_soon(log_out_after, number / 100, node, token)
+        await cluster.wait_until(lambda: len(modes) == len(tokens))
+    assert set(modes) == {"fenced"}
+    assert sum(beat for entries, beat in written if entries) > sum(beat for entries, beat in written if not entries)
+    for _, token in tokens:
+        assert await seen(cluster.nodes[0], token) == "session_revoked"
 
 
 async def test_a_log_out_waits_for_an_election_and_holds(cluster: EtcdCluster) -> None:

@@ -1,18 +1,18 @@
 """Put this process's heartbeat into etcd, over and over. Reading it back from the log renews the lease.
 
-While etcd has no space, looks at the log renew it instead.
+In a storm of log-outs it travels with the entries of this process. While etcd has no space, looks at the log renew the lease instead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.lowlevel
 
 from ..._core.ordered.keys import encode_beat
-from .api import EtcdError, EtcdFull, put
+from .api import EtcdError, EtcdFull, Operation, Transaction, put
 from .looks import Looks
 from .process import Process
 
@@ -41,16 +41,48 @@ async def beat_for_ever(process: Process, expect: Callable[[int], None], beating
 
 async def _beat(process: Process, expect: Callable[[int], None]) -> bool:
     """Put one heartbeat; return False if etcd has no space for it."""
-    sent = process.ordered.beat(process.now())
     try:
-        # A try is never cancelled: a heartbeat written after this process has deleted its key would keep others waiting for it.
-        with anyio.CancelScope(shield=True):
-            done = await process.gateway.transact([put(process.heartbeat_key, encode_beat(sent.beat))], once=True)
+        done = await _put(process, ())
     except EtcdError as exc:
         process.troubles.failed("taking beats", str(exc))
         return not isinstance(exc, EtcdFull)
+    expect(done.header.revision)
+    return True
+
+
+async def beat_with(process: Process, puts: Sequence[Operation], beating: anyio.Lock) -> Transaction | None:
+    """Write entries, and a heartbeat in the same transaction if news of others wait for one.
+
+    That takes etcd, and all processes that watch it, less time than two transactions.
+
+    Args:
+        process: what the tasks of this process share.
+        puts: write the entries, and do no harm if they are done twice.
+        beating: held while a try is under way.
+
+    Returns:
+        None if no heartbeat is wanted now, or the try has failed. The entries are to be written without one then.
+    """
+    if not process.ordered.own_beats.hurried or process.ordered.due_s == math.inf:
+        return None
+    try:
+        beating.acquire_nowait()
+    except anyio.WouldBlock:  # no log-out waits for the try of a heartbeat
+        return None
+    try:
+        return await _put(process, puts)
+    except EtcdError:
+        return None
+    finally:
+        beating.release()
+
+
+async def _put(process: Process, puts: Sequence[Operation]) -> Transaction:
+    sent = process.ordered.beat(process.now())
+    # A try is never cancelled: a heartbeat written after this process has deleted its key would keep others waiting for it.
+    with anyio.CancelScope(shield=True):
+        done = await process.gateway.transact([*puts, put(process.heartbeat_key, encode_beat(sent.beat))], once=True)
     for what in ("taking beats", "looking"):
         process.troubles.works(what)
     process.obey(process.ordered.answered(sent, done.header.revision))
-    expect(done.header.revision)
-    return True
+    return done

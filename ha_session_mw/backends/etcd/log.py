@@ -106,8 +106,8 @@ class EtcdLog(MemberedLog):
             self.ordered, self._gateway, self._keys, self._clock, self._troubles, self._obey, self._wake, self.wait_changed
         )
         self.follower = Follower(self._process)
-        self._writer = Writer(self._process, self._outboxes, self.follower.expect)
         self._beating = anyio.Lock()
+        self._writer = Writer(self._process, self._outboxes, self.follower.expect, self._beating)
         self._has_deleted_beat = False
         self._to_tidy = Ready()
         self._restorer = Restorer(self._process, self._outboxes)

@@ -10,6 +10,7 @@ from ..._core.calls.rate_limit import RateLimiter
 from ..._core.ordered.keys import gives_way
 from ..common.outbox import Outbox, Ticket
 from .api import EtcdError, EtcdRejected, put, put_if_absent
+from .heartbeats import beat_with
 from .process import AGAIN_S, Process, logger
 
 BATCH = 100
@@ -65,12 +66,14 @@ class Writer:
         process: what the tasks of this process share.
         outboxes: hold the entries.
         expect: takes the position of each transaction that etcd has written.
+        beating: held while a try of a heartbeat is under way.
     """
 
-    def __init__(self, process: Process, outboxes: Outboxes, expect: Callable[[int], None]) -> None:
+    def __init__(self, process: Process, outboxes: Outboxes, expect: Callable[[int], None], beating: anyio.Lock) -> None:
         self._process = process
         self._outboxes = outboxes
         self._expect = expect
+        self._beating = beating
         self._rejections: dict[bytes, int] = {}
 
     async def write_for_ever(self, box: Outbox) -> None:
@@ -109,7 +112,7 @@ class Writer:
         try:
             # A replaced id that was logged out must not lose that again.
             puts = [(put_if_absent if gives_way(value) else put)(key, value) for key, value in records.items()]
-            done = await self._process.gateway.transact(puts)
+            done = await beat_with(self._process, puts, self._beating) or await self._process.gateway.transact(puts)
         except EtcdRejected as exc:
             if len(records) == 1:
                 [key] = records

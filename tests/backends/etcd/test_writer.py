@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from ha_session_mw._core.ordered.own_beats import OwnBeats
 from ha_session_mw.backends.etcd.keys import Keys
 from ha_session_mw.backends.etcd.process import EtcdTroubles
 from ha_session_mw.backends.etcd.writer import BATCH, WRITES_AT_ONCE, WRITES_PER_S, Outboxes, Writer
@@ -41,8 +42,9 @@ async def settle() -> None:
 
 async def test_a_storm_of_log_outs_takes_transactions_at_an_even_pace_and_a_full_one_waits_for_nothing() -> None:
     clock, etcd, outboxes = ManualClock(), QuickEtcd(), Outboxes()
-    process: Any = SimpleNamespace(clock=clock, gateway=etcd, is_set_back=False, troubles=EtcdTroubles(lambda: None))
-    writer = Writer(process, outboxes, lambda _: None)
+    ordered = SimpleNamespace(own_beats=OwnBeats(0.5))
+    process: Any = SimpleNamespace(clock=clock, gateway=etcd, is_set_back=False, troubles=EtcdTroubles(lambda: None), ordered=ordered)
+    writer = Writer(process, outboxes, lambda _: None, anyio.Lock())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(writer.write_for_ever, outboxes.singles)
         tasks.start_soon(writer.write_for_ever, outboxes.jobs)
