@@ -53,6 +53,7 @@ class Follower:
         self.uncovered = Uncovered()
         self.last = KeyValue()
         self._written = 0  # the newest revision that etcd has confirmed to this process
+        self._expected = anyio.Event()
         self._watching: anyio.CancelScope | None = None
         self._patience = 1
 
@@ -99,13 +100,14 @@ class Follower:
     def expect(self, position: int) -> None:
         """Require the watch to deliver this position soon: etcd has confirmed a write there."""
         self._written = max(self._written, position)
-        self._process.wake()
+        self._expected.set()
 
     async def mind_watch_for_ever(self) -> None:
         """End each watch that does not deliver a confirmed write: its member of etcd is frozen, or cut off from the others."""
         while True:
             while (written := self._written) <= self._ordered.position:
-                await self._process.wait_changed()
+                self._expected = anyio.Event()
+                await self._expected.wait()
             with self._process.clock.move_on_after(max(BEHIND_S * self._patience, self._gateway.try_limit_s)) as limit:
                 while self._ordered.position < written:
                     await self._process.wait_changed()

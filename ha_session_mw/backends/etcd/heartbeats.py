@@ -12,18 +12,43 @@ import anyio
 import anyio.lowlevel
 
 from ..._core.ordered.keys import encode_beat
+from ..._core.ordered.log import Ordered
 from .api import EtcdError, EtcdFull, Operation, Transaction, put
 from .looks import Looks
 from .process import Process
 
 
-async def beat_for_ever(process: Process, expect: Callable[[int], None], beating: anyio.Lock) -> None:
+class Alarm:
+    """Rings when the next heartbeat is due earlier than it was. Most news do not change that, and wake nobody here.
+
+    Args:
+        ordered: says when it is due.
+    """
+
+    def __init__(self, ordered: Ordered) -> None:
+        self._ordered = ordered
+        self._awaited_s = -math.inf
+        self._rung = anyio.Event()
+
+    def look(self) -> None:
+        """Ring if it is due earlier. Called after each change."""
+        if self._ordered.due_s < self._awaited_s:
+            self._rung.set()
+
+    async def rings(self) -> None:
+        """Return once it is due earlier than now."""
+        self._awaited_s, self._rung = self._ordered.due_s, anyio.Event()
+        await self._rung.wait()
+
+
+async def beat_for_ever(process: Process, expect: Callable[[int], None], beating: anyio.Lock, alarm: Alarm) -> None:
     """Put a heartbeat whenever the state machine says that one is due.
 
     Args:
         process: what the tasks of this process share.
         expect: takes the position of each heartbeat that etcd has written.
         beating: held while a try is under way.
+        alarm: rings when one is due earlier.
     """
     looks = Looks(process)
     while True:
@@ -36,7 +61,7 @@ async def beat_for_ever(process: Process, expect: Callable[[int], None], beating
                     await looks.look()
             continue
         with process.clock.move_on_after(left_s):
-            await process.wait_changed()
+            await alarm.rings()
 
 
 async def _beat(process: Process, expect: Callable[[int], None]) -> bool:

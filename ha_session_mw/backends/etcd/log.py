@@ -36,7 +36,7 @@ from .checkpoints import CheckpointWriter
 from .departures import Departures
 from .follower import Follower
 from .gateway import EtcdGateway
-from .heartbeats import beat_for_ever
+from .heartbeats import Alarm, beat_for_ever
 from .keys import Keys
 from .process import EtcdTroubles, Process, logger
 from .restoring import Restorer
@@ -101,6 +101,7 @@ class EtcdLog(MemberedLog):
         self._lives += 1
         life = self._own.life if self._lives == 1 else f"{self._own.life}-{self._lives}"
         self.ordered = Ordered(self._view, msgspec.structs.replace(self._own, life=life), heartbeat_s=self._heartbeat_s)
+        self._alarm = Alarm(self.ordered)
         self._departures = Departures(self.ordered)
         self._process = Process(
             self.ordered, self._gateway, self._keys, self._clock, self._troubles, self._obey, self._wake, self.wait_changed
@@ -187,6 +188,10 @@ class EtcdLog(MemberedLog):
     def _fence_left_s(self, receipt: Receipt) -> float:
         return self.ordered.fenced_by(receipt.position, receipt.durable_at_s) - self._clock.boot_s()
 
+    def _wake(self) -> None:
+        super()._wake()
+        self._alarm.look()
+
     def _pass_time(self) -> None:
         # Nothing is woken: time alone brings no news, and the waiters would wake each other.
         self._obey(self.ordered.tick(self._now()))
@@ -266,7 +271,7 @@ class EtcdLog(MemberedLog):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self.follower.follow_for_ever)
                     tasks.start_soon(self.follower.mind_watch_for_ever)
-                    tasks.start_soon(beat_for_ever, self._process, self.follower.expect, self._beating)
+                    tasks.start_soon(beat_for_ever, self._process, self.follower.expect, self._beating, self._alarm)
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.singles)
                     tasks.start_soon(self._writer.write_for_ever, self._outboxes.jobs)
                     tasks.start_soon(self._tidy_for_ever)
