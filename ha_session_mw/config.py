@@ -328,6 +328,7 @@ class Settings(Table):
                 parsed = setting.parse(value)
             except ValueError as exc:
                 shown = "(a secret)" if setting.is_secret or isinstance(exc, values.Unshown) else repr(value)
+                shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}… ({len(shown)} characters)"
                 wrong[name] = f"{variable(name)}={shown}: {exc}"
                 parsed = setting.parse(setting.default)
             setting.__set__(self, parsed)
@@ -394,6 +395,11 @@ class Settings(Table):
                 found.append(f"{variable(old)} is deprecated and will be removed; set {variable(new)} instead")
         if self.owned and self.routing == "serve":
             found.append(f"{variable('owned')} has no effect while {variable('routing')}=serve; set redirect or forward")
+        urls = [url for url in (*self.peers, *self.peers_next, self.advertise_url) if url is not None]
+        if not any(url.startswith("https:") for url in urls):
+            unused = (name for name in ("peer_ca_file", "peer_cert_file") if getattr(self, name) is not None)
+            told = "has no effect: nodes speak TLS with each other where their URLs begin with https://"
+            found.extend(f"{variable(name)} {told}" for name in unused)
         return found
 
     @classmethod
@@ -445,4 +451,6 @@ SETTINGS: Mapping[str, Setting[Any, Any]] = {name: row for name, row in _ROWS.it
 _DEPRECATED = {name: row for name, row in _ROWS.items() if row.replaced_by is not None}
 DEPRECATED: Mapping[str, str] = {name: row.replaced_by.name for name, row in _ROWS.items() if row.replaced_by is not None}
 """Old names that still work, each with its new name."""
+LONGEST_SHOWN = 500
+"""How much of a faulty value a message shows, in characters."""
 _NEVER_SHOWN = {name for name, row in _ROWS.items() if row.is_secret}

@@ -664,6 +664,19 @@ def test_a_faulty_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     assert "HA_SESSION_SECRET_KEY is set too" in fault
 
 
+@pytest.mark.parametrize("name", ["SECRET_KEY_FILE", "SECRET_KEY_FALLBACKS_FILE", "UI_PASSWORD_FILE"])
+def test_a_device_in_the_place_of_a_file_of_secrets_is_reported_and_not_read_to_its_end(name: str) -> None:
+    given = {"SECRET_KEY": ABSENT if name == "SECRET_KEY_FILE" else GOOD, name: "/dev/zero"}
+    (fault,) = faults_of(from_environ, **given)
+    assert fault.startswith(f"HA_SESSION_{name}")
+    assert "cannot be read: it is larger than 65536 bytes" in fault
+
+
+def test_a_faulty_value_is_shown_as_far_as_it_helps() -> None:
+    (fault,) = faults_of(from_environ, COOKIE_SAME_SITE="x" * 10_000)
+    assert fault == f"HA_SESSION_COOKIE_SAME_SITE='{'x' * 499}… (10002 characters): must be one of lax, strict, none"
+
+
 def test_an_empty_file_of_fallbacks_is_no_fallbacks(tmp_path: Path) -> None:
     file = tmp_path / "fallbacks"
     file.write_text("")
@@ -693,6 +706,13 @@ def test_several_workers_where_there_can_be_but_one_are_told(cluster: str, worke
 def test_owned_paths_that_nothing_routes_are_told() -> None:
     [advice] = Settings(secret_key=GOOD, owned="/rooms/*").advice({})
     assert advice == "HA_SESSION_OWNED has no effect while HA_SESSION_ROUTING=serve; set redirect or forward"
+
+
+@pytest.mark.parametrize(("scheme", "warns"), [("http", True), ("https", False)])
+def test_certificates_that_nothing_uses_are_told(scheme: str, warns: bool) -> None:
+    url = f"{scheme}://127.0.0.1:1"
+    advice = Settings(secret_key=GOOD, cluster="peers://", peers=url, advertise_url=url, peer_ca_file="/etc/ca.pem").advice({})
+    assert [one for one in advice if one.startswith("HA_SESSION_PEER_CA_FILE has no effect")] == advice * warns
 
 
 def test_a_secret_that_was_put_in_the_place_of_its_file_is_not_shown() -> None:

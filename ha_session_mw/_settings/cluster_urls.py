@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .values import Unshown
+from .values import Unshown, check_port
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -95,6 +95,8 @@ def _etcd(text: str) -> ClusterUrl:
     text = text.rstrip("/")
     scheme, _, rest = text.partition("://")
     hosts, _, prefix = rest.partition("/")
+    for port in re.findall(r":([0-9]+)(?=,|$)", hosts):
+        check_port(port)
     protocol = "https" if scheme == "etcds" else "http"
     endpoints = (
         f"{protocol}://{host}" if re.search(r":[0-9]+$", host) else f"{protocol}://{host}:{ETCD_PORT}" for host in hosts.split(",")

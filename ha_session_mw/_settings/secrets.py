@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -21,6 +22,9 @@ MIN_DIFFERENT_BYTES = 8
 """A secret with fewer different bytes was typed, not drawn: 32 random bytes have about 30."""
 MIN_BITS = 64
 """The least randomness, as estimated. 32 random digits have 106 bits by that estimate, and a repeated password about 50."""
+
+MOST_FILE_BYTES = 65_536
+"""The largest file of secrets. A larger one, or a device, was named by mistake, and reading it might take all memory."""
 
 MIN_UI_PASSWORD_BYTES = 16
 """The length of a password that nobody guesses at the pace of :mod:`ha_session_mw.ops.credential`, drawn from any alphabet."""
@@ -70,6 +74,19 @@ _AROUND = " \t\r\n\f\v\ufeff"
 """Blanks and a byte order mark, which editors and shells leave around a secret."""
 
 
+def content_of(file: Path) -> bytes:
+    """Return what a file of secrets contains.
+
+    Raises:
+        OSError: it cannot be read, or is too large.
+    """
+    with file.open("rb") as opened:
+        content = opened.read(MOST_FILE_BYTES + 1)
+    if len(content) > MOST_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MOST_FILE_BYTES} bytes, and is to hold secrets alone")
+    return content
+
+
 def trimmed(text: str) -> str:
     """Return a secret without blanks and a byte order mark around it."""
     return text.strip(_AROUND)
@@ -104,7 +121,7 @@ class Keys(msgspec.Struct, frozen=True):
             faults.append(f"{source}: {variable(self.name)} is set too; set one of them")
             return ()
         try:
-            text = self.file.read_text("utf-8", "surrogateescape")
+            text = content_of(self.file).decode("utf-8", "surrogateescape")
         except OSError as exc:
             faults.append(f"{source}: cannot be read: {exc.strerror}")
             return ()
@@ -146,7 +163,7 @@ def read_password(given: str | None, file: Path | None) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    return given or "" if file is None else trimmed(file.read_text("utf-8"))
+    return given or "" if file is None else trimmed(content_of(file).decode())
 
 
 def password_faults(given: str | None, file: Path | None, *, name: str = "cluster_password") -> Iterator[str]:

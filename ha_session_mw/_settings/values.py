@@ -232,10 +232,18 @@ def next_urls(value: object) -> tuple[str, ...]:
 
 def _url(value: str) -> str:
     text = value.strip().rstrip("/")
-    if not re.fullmatch(r"https?://[^\s/?#@,]+", text):
+    found = re.fullmatch(r"https?://(?:\[[^\s/?#@,\[\]]+\]|[^\s/?#@,:\[\]]+)(?::([0-9]+))?", text)
+    if found is None:
         kind = Unshown if "@" in text else ValueError
         raise kind("must be an http or https URL such as http://10.0.0.1:8000, without a path or a password")
+    check_port(found[1])
     return text
+
+
+def check_port(digits: str | None) -> None:
+    """Raise ValueError where a URL names a port that no machine has. None stands for a URL that names none."""
+    if digits is not None and not (len(digits) <= 5 and 0 < int(digits) < 65536):
+        raise ValueError("must have a port from 1 to 65535")
 
 
 def password(value: object) -> str | None:

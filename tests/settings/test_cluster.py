@@ -57,6 +57,10 @@ def test_a_slash_at_the_end_of_a_url_does_not_make_another_url() -> None:
         ({"peers": "a:1,b:1"}, "HA_SESSION_PEERS='a:1,b:1': must be an http or https URL"),
         ({"peers": "http://a:1/app"}, "must be an http or https URL such as http://10.0.0.1:8000, without a path"),
         ({"advertise_url": "ftp://a:1"}, "HA_SESSION_ADVERTISE_URL='ftp://a:1': must be an http or https URL"),
+        ({"advertise_url": "http://a:80O0"}, "HA_SESSION_ADVERTISE_URL='http://a:80O0': must be an http or https URL"),
+        ({"advertise_url": "http://:8000"}, "HA_SESSION_ADVERTISE_URL='http://:8000': must be an http or https URL"),
+        ({"advertise_url": "http://a:65536"}, "HA_SESSION_ADVERTISE_URL='http://a:65536': must have a port from 1 to 65535"),
+        ({"peers": "http://a:1,http://b:0"}, "HA_SESSION_PEERS='http://a:1,http://b:0': must have a port from 1 to 65535"),
         ({"advertise_url": "http://user:word@a:1"}, "without a path or a password"),
         (
             {"advertise_url": "http://d:1"},

@@ -46,6 +46,7 @@ def test_endpoints_and_a_prefix_are_read(cluster: str, endpoints: tuple[str, ...
         ({"cluster": "etcd://"}, "must be etcd://host:2379,host:2379/prefix"),
         ({"cluster": "etcd:///shop"}, "must be etcd://host:2379,host:2379/prefix"),
         ({"cluster": "etcd://a:1,,b:1/shop"}, "must be etcd://host:2379,host:2379/prefix"),
+        ({"cluster": "etcd://a:1,[::1]:99999/shop"}, "must have a port from 1 to 65535"),
         ({"cluster": "etcd://a:port/shop"}, "must be etcd://host:2379,host:2379/prefix"),
         ({"cluster": "etcd://a:1/sh op"}, "must be etcd://host:2379,host:2379/prefix"),
         ({"cluster": "etcd://http://a:1"}, "must be etcd://host:2379,host:2379/prefix"),
