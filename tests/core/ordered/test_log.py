@@ -498,6 +498,21 @@ def test_a_beat_made_before_the_entry_was_read_confirms_nothing_wherever_it_stan
     assert not one.is_fenced(*receipt, at(1))
 
 
+def test_a_beat_in_one_change_with_entries_confirms_what_came_before_and_none_of_them() -> None:
+    log = Log()
+    one, two = log.ready("a", "b")
+    before = revoked(log, one, "x", at(1))
+    log.deliver(at(1), one, two)
+    two.append([deny("y")])
+    sent = two.beat(at(1))
+    position = log.write(EntryPut(deny("y"), created=True), BeatPut(sent.slot, sent.beat))
+    two.answered(sent, position)
+    log.deliver(at(1), one, two)
+    assert one.is_fenced(*before, at(1))
+    assert not one.is_fenced(position, at(1).boot_s, at(1))
+    assert two.view.fresh_at == at(1).boot_s
+
+
 def test_a_fence_ends_by_waiting_since_it_was_known_to_be_durable() -> None:
     log = Log()
     one, two = log.ready("a", "b")
