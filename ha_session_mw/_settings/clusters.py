@@ -44,7 +44,7 @@ _ROUTING_NEEDS_URL = Rule(
 _ALONE = Rule(("cluster", "peers", "advertise_url"), lambda _, peers, url: peers or url is not None, _NO_PEERS)
 _THREE_HEARTBEATS = Rule(
     ("freshness_limit", "heartbeat"),
-    lambda limit_s, heartbeat_s: limit_s < 3 * heartbeat_s,
+    lambda limit_s, heartbeat_s: limit_s / heartbeat_s < 2.999_999,  # three times 100 ms are a little more than 300 ms in floats
     "HA_SESSION_FRESHNESS_LIMIT: must be at least three times HA_SESSION_HEARTBEAT, because one lost heartbeat is no fault",
 )
 _SERVER = (

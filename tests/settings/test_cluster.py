@@ -199,6 +199,12 @@ def test_a_file_of_a_later_release_is_refused_and_left_as_it_is(tmp_path: Path) 
         SessionManager(Settings(**{**GOOD, "cluster": f"peers://{path}"}))
 
 
+@pytest.mark.parametrize(("limit", "heartbeat"), [("300ms", "100ms"), ("900ms", "300ms"), ("2.1", "700ms")])
+def test_three_heartbeats_are_enough_whatever_their_length(limit: str, heartbeat: str) -> None:
+    settings = Settings(**{**GOOD, "freshness_limit": limit, "heartbeat": heartbeat})
+    assert settings.freshness_limit == pytest.approx(3 * settings.heartbeat)
+
+
 def test_a_node_may_be_named_by_the_next_list_alone() -> None:
     settings = Settings(**{**GOOD, "advertise_url": "http://d:1", "peers_next": (*URLS, "http://d:1")})
     assert settings.peers_next == (*URLS, "http://d:1")
