@@ -128,6 +128,16 @@ async def test_a_node_that_has_long_been_alone_at_its_url_asks_there_seldom_unti
     assert asked >= 12
 
 
+async def test_a_second_process_at_its_url_that_has_gone_keeps_a_node_that_was_long_alone_out_of_service_for_some_seconds(
+    cluster: Cluster,
+) -> None:
+    a, *_ = cluster.nodes
+    await cluster.advance(200)
+    await cluster.run(quorum_log_of(a.manager).own_url.on_hello, b"another process")
+    assert a.why_not_ready is not None
+    await cluster.wait_until(lambda: a.why_not_ready is None, within_s=30)
+
+
 async def learns_all(cluster: Cluster, node: Node, *, times: int = 1) -> float:
     """Return how long a node takes to know all log-outs of a moment, the last time."""
     for _ in range(times):

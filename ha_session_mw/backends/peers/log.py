@@ -128,7 +128,7 @@ class QuorumLog(MemberedLog):
         )
         self.answering = Answering(self.quorum, clock=clock, obey=self._obey, wake=self._wake, heard=self.polling.heard)
         self.pushing = Pushing(self.quorum, call, clock=clock, obey=news, wait_changed=self.wait_changed, faults=faults)
-        self.own_url = OwnUrl(own.url, own.life, call, sleep=self._sleep, tell=partial(self._reports.poll_ended, own.url), logger=logger)
+        self.own_url = OwnUrl(own.url, own.life, call, clock=self._clock, tell=partial(self._reports.poll_ended, own.url), logger=logger)
 
     def _heed_file(self, event: QuorumEvent) -> None:
         """If this node has recovered and no member remembered more, then the files of all members went back."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from ...abc import HELLO, PeerFailure
+from ...abc import HELLO, Clock, PeerFailure
 
 Call = Callable[[str, str, bytes, float], Awaitable[bytes]]
 """Calls a member: ``(url, name, body, time limit in seconds)`` returns its answer, or raises :class:`.PeerFailure`."""
@@ -33,7 +33,7 @@ class OwnUrl:
         url: this node's URL.
         life: names this process.
         call: calls a member.
-        sleep: waits for so many seconds.
+        clock: measures the time from round to round.
         tell: takes the reason why this node cannot be reached at its URL; None when it is reached.
         logger: takes the line about a second process.
 
@@ -47,25 +47,32 @@ class OwnUrl:
         life: str,
         call: Call,
         *,
-        sleep: Callable[[float], Awaitable[None]],
+        clock: Clock,
         tell: Callable[[str | None], None],
         logger: logging.Logger,
     ) -> None:
         self._url = url
         self._life = life.encode()
         self._call = call
-        self._sleep = sleep
+        self._clock = clock
         self._tell = tell
         self._logger = logger
         self._rounds_alone = 0
+        self._noticed = anyio.Event()
+        """Set once another process is noticed, so that the rounds that find out when it has gone begin at once."""
         self.shared = False
 
     async def watch(self, first_after_s: float) -> None:
         """Ask for ever, first after ``first_after_s``: a server listens only once the app has started."""
-        await self._sleep(first_after_s)
+        await self._clock.sleep(first_after_s)
         while True:
             await self._ask_round()
-            await self._sleep(SELDOM_S if self._rounds_alone >= ROUNDS_ALONE else ASK_EVERY_S)
+            if self._rounds_alone < ROUNDS_ALONE:
+                await self._clock.sleep(ASK_EVERY_S)
+                continue
+            self._noticed = anyio.Event()
+            with self._clock.move_on_after(SELDOM_S):
+                await self._noticed.wait()
 
     async def _ask_round(self) -> None:
         lives: list[bytes] = []
@@ -98,6 +105,7 @@ class OwnUrl:
         if life == self._life:
             return
         self._rounds_alone = -1  # the round under way does not count
+        self._noticed.set()
         if not self.shared:
             self.shared = True
             self._logger.error(
