@@ -12,6 +12,7 @@ from typing import Final
 
 import anyio
 
+from .._core.cluster.log_outs import LogOuts
 from .._core.cluster.view import FLOOR_MARGIN_MS, NO_SESSION, SUPERSEDED_MS
 from ..abc import Clock, ClusterLog
 from ..models import Deny, Entry, SessionId
@@ -78,6 +79,8 @@ class Notes:
 
     def on_news(self, entries: Sequence[Entry]) -> None:
         """Take in the notes among entries that are news to this node."""
+        if isinstance(entries, LogOuts):  # of sessions alone
+            return
         for entry in entries:
             if isinstance(entry, Deny) and entry.replaced_ms and entry.id.startswith((HAS_SUCCESSOR, MOVED_ON)):
                 what, dot, ids = entry.id.partition(".")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ha_session_mw._core.cluster.log_outs import LogOuts
 from ha_session_mw._core.cluster.view import View
 from ha_session_mw.models import Entry
 
@@ -55,5 +56,11 @@ class KeepsGeneration(View):
     def merge_all(self, entries: Iterable[Entry]) -> list[Entry]:
         generation = self.generation
         news = super().merge_all(entries)
+        self.generation = generation
+        return news
+
+    def merge_log_outs(self, log_outs: LogOuts) -> tuple[Sequence[str], list[Entry]]:
+        generation = self.generation
+        news = super().merge_log_outs(log_outs)
         self.generation = generation
         return news

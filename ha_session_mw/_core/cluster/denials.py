@@ -75,10 +75,10 @@ def _end_ms(text: str) -> int:
 
 
 def _is_packable(id: str) -> bool:
-    return len(id) == ID_LENGTH and _is_of_ids(id)
+    return len(id) == ID_LENGTH and is_of_ids(id)
 
 
-def _is_of_ids(text: str) -> bool:
+def is_of_ids(text: str) -> bool:
     """Return whether a text has no other characters than ids have."""
     return text.isascii() and text.replace("-", "0").replace("_", "0").isalnum()
 
@@ -93,7 +93,7 @@ class Denials(MutableMapping[str, int]):
         others: those that are not: every id that no session has is there.
     """
 
-    __slots__ = ("_buckets", "_expected", "_filter", "_mask", "_sweep_at", "_sweep_upto", "_waiting", "others", "packed")
+    __slots__ = ("_buckets", "_expected", "_filter", "_is_filling", "_mask", "_sweep_at", "_sweep_upto", "_waiting", "others", "packed")
 
     def __init__(self) -> None:
         self.others: dict[str, int] = {}
@@ -104,6 +104,8 @@ class Denials(MutableMapping[str, int]):
         self._mask = _PART - 1
         """One less than the size of the filter, which is a power of two. The masked hash of an id is its byte, and says its bucket."""
         self._expected = 0
+        self._is_filling = False
+        """Whether many ids have come since :meth:`settle_some` was called: more may come soon, and go to the same buckets."""
         self._waiting: list[list[str]] = []
         """By shard: texts of records that wait for their buckets. Empty while none does."""
         self._sweep_at: int | None = None
@@ -185,9 +187,24 @@ class Denials(MutableMapping[str, int]):
             references: of packed ids.
             replaced: when ids were replaced that were not logged out.
         """
-        found: list[Deny | None] = []
+        records = self._named(references)
+        ends = {text: _end_ms(text) for text in {record[ID_LENGTH:] for record in records if record}}
+        return [
+            None if not record else Deny(id := record[:ID_LENGTH], ends[record[ID_LENGTH:]], replaced.get(id, 0) if replaced else 0)
+            for record in records
+        ]
+
+    def columns(self, references: Iterable[str]) -> tuple[list[str], list[int]]:
+        """Return the ids that references name, and the minute in which each ends, but for those that were dropped."""
+        records = [record for record in self._named(references) if record]
+        texts = [record[ID_LENGTH:] for record in records]
+        minutes = {text: _end_ms(text) // _STEP_MS for text in {*texts}}
+        return [record[:ID_LENGTH] for record in records], [minutes[text] for text in texts]
+
+    def _named(self, references: Iterable[str]) -> list[str]:
+        """Return the records that references name; an empty text for each that was dropped."""
+        found: list[str] = []
         buckets, mask, size = self._buckets, self._mask, len(self._buckets) * _PART
-        ends: dict[str, int] = {}
         for reference in references:
             byte = hash(reference) & mask
             if self._waiting:
@@ -195,11 +212,9 @@ class Denials(MutableMapping[str, int]):
             bucket = buckets[(byte if byte < size else byte & mask >> 1) // _PART]
             at = bucket.find(reference)
             if at % _RECORD and (at := _found(bucket, reference)) < 0:
-                found.append(None)
-                continue
-            id, text = bucket[at : at + ID_LENGTH], bucket[at + ID_LENGTH : at + _RECORD]
-            end_ms = ends.get(text) or ends.setdefault(text, _end_ms(text))
-            found.append(Deny(id, end_ms, replaced[id]) if id in replaced else Deny(id, end_ms))
+                found.append("")
+            else:
+                found.append(bucket[at : at + _RECORD])
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -267,13 +282,16 @@ class Denials(MutableMapping[str, int]):
             the indices of those that were added, and of those that :meth:`extend` must look at. An id that is held until the same end is
             neither.
         """
-        if {*map(len, ids)} != {ID_LENGTH} or not _is_of_ids("".join(ids)):
+        if {*map(len, ids)} != {ID_LENGTH} or not is_of_ids("".join(ids)):
             return (), range(len(ids))
         # One for each id at most: an empty bucket takes 72 bytes, and whoever tells of too many ids must send them, too.
         for _ in range(min(self._expected // FILL - len(self._buckets), len(ids))):
             self._add_bucket()
-        ends_ms = [-(-end_ms // _STEP_MS) * _STEP_MS for end_ms in ends_ms]
-        texts = {end_ms: _end_text(end_ms) for end_ms in {*ends_ms}}
+        different = {*ends_ms}
+        if any(end_ms % _STEP_MS for end_ms in different):
+            ends_ms = [-(-end_ms // _STEP_MS) * _STEP_MS for end_ms in ends_ms]
+            different = {*ends_ms}
+        texts = {end_ms: _end_text(end_ms) for end_ms in different}
         codes = [*map(hash, [id[:REFERENCE_LENGTH] for id in ids])]
         has_room = LEAST_WAITING <= len(ids) <= FILL * len(self._buckets) - self.packed and len(self._buckets) >= SHARDS
         if has_room and None not in texts.values():
@@ -324,6 +342,7 @@ class Denials(MutableMapping[str, int]):
         if not self.others.keys().isdisjoint(ids):
             left = [number for number in numbers if ids[number] in self.others]
             numbers = sorted({*numbers}.difference(left))
+        self._is_filling = True
         if not self._waiting:
             self._waiting = [[] for _ in range(SHARDS)]
         filter, mask, waiting = self._filter, self._mask, self._waiting
@@ -349,7 +368,7 @@ class Denials(MutableMapping[str, int]):
             else:
                 (known if record in text else left).append(number)
         for texts in waiting:
-            while len(texts) >= _TOGETHER and len(texts[-_TOGETHER]) == _RECORD:
+            if len(texts) >= _TOGETHER and len(texts[-_TOGETHER]) == _RECORD:
                 texts[-_TOGETHER:] = ["".join(texts[-_TOGETHER:])]
         if len(doubtful) > len(ids) // 8:  # they are known, and it takes long to find them while they wait
             self.settle(SHARDS // 8)
@@ -357,6 +376,12 @@ class Denials(MutableMapping[str, int]):
             numbers = sorted({*numbers}.difference(known, left))
         self.packed += len(numbers)
         return numbers, left
+
+    def settle_some(self, most: int) -> None:
+        """Do :meth:`settle`, unless many ids have come since the last call."""
+        if not self._is_filling:
+            self.settle(most)
+        self._is_filling = False
 
     def settle(self, most: int) -> None:
         """Move the ids that wait to their buckets, from so many shards. It takes half a millisecond for each."""

@@ -15,6 +15,7 @@ from typing import assert_never
 from ...models import Claims, Cut, CutId, Deny, DenyKey, Entry
 from .denials import Denials
 from .invariants import ensure
+from .log_outs import LogOuts
 
 FLOOR_MARGIN_MS = 60_000
 """Distance of the floor behind the slowest trusted clock: twice the 30 s by which a trusted clock may be wrong."""
@@ -224,19 +225,34 @@ class View:
         if len(simple) < len(entries):
             seen = {*map(id, simple)}
             left = [entry for entry in entries if id(entry) not in seen]
+        numbers, left_numbers = self._pack_all([denial.id for denial in simple], [denial.until_ms for denial in simple])
+        added = simple if len(numbers) == len(simple) else [simple[number] for number in numbers]
+        if added and self.on_news is not None:
+            self.on_news(added)
+        return [*added, *(entry for entry in (*(simple[number] for number in left_numbers), *left) if self.merge(entry))]
+
+    def merge_log_outs(self, log_outs: LogOuts) -> tuple[Sequence[str], list[Entry]]:
+        """Merge many log-outs at half the cost of :meth:`merge_all`; return the ids that are packed now and were not, and other news."""
+        ids, ends_ms = log_outs.ids, log_outs.ends_ms
+        if min(ends_ms, default=0) <= last_end_ms(self.floor_ms) or not self.superseded.keys().isdisjoint(ids):
+            return (), self.merge_all(log_outs)
+        numbers, left = self._pack_all(ids, ends_ms)
+        added = log_outs if len(numbers) == len(ids) else log_outs.some(numbers)
+        if added and self.on_news is not None:
+            self.on_news(added)
+        return added.ids, [entry for entry in log_outs.some(left) if self.merge(entry)]
+
+    def _pack_all(self, ids: Sequence[str], ends_ms: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """Add ids to those that are packed; return what :meth:`Denials.add_all` does."""
         counts: dict[int, int] = {}
         try:
-            numbers, left_numbers = self.denied.add_all([denial.id for denial in simple], [denial.until_ms for denial in simple], counts)
+            numbers, left = self.denied.add_all(ids, ends_ms, counts)
         finally:
             self.generation = object()
-        added = simple if len(numbers) == len(simple) else [simple[number] for number in numbers]
-        one_by_one = [simple[number] for number in left_numbers]
         for end, count in counts.items():
             self._leaving_at(end)
             self._packed_ends[end] = self._packed_ends.get(end, 0) + count
-        if added and self.on_news is not None:
-            self.on_news(added)
-        return [*added, *(entry for entry in (*one_by_one, *left) if self.merge(entry))]
+        return numbers, left
 
     def _take_in(self, entry: Entry, end: int, leaving: list[str | Cut | DenyKey]) -> bool:
         match entry:
@@ -377,7 +393,7 @@ class View:
             left -= len(some)
             if not leaving:
                 del self._ended[0]
-        self.denied.settle(SETTLED_AT_ONCE)
+        self.denied.settle_some(SETTLED_AT_ONCE)
         if not self.referred and (self.ended - self._swept) * WORTH_A_SWEEP >= len(self.denied) and self.ended > self._swept:
             self.sweep(self.floor_ms)
         if self.denied.is_sweeping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +20,15 @@ from .peer import Peer
 from .provenance import Provenance
 from .ready import Hold
 from .sequence import Sequence
+
+
+class _Page(NamedTuple):
+    """Entries of the sequence, and the position that they reach."""
+
+    reached: int
+    entries: tuple[Entry, ...]
+    ids: str = ""
+    ends: tuple[int, ...] = ()
 
 
 class Composer:
@@ -69,10 +79,9 @@ class Composer:
         self._amnesia = amnesia
         self._provenance = provenance
         self._peers = peers
-        self._next: tuple[int, int] | None = None
-        """After which position the page begins that follows the newest one, and how many entries it has at most."""
-        self._prepared: tuple[tuple[int, int], tuple[list[tuple[int, Entry]], int]] | None = None
-        """Such a page, with the position that it reaches."""
+        self._next: tuple[int, int, bool] | None = None
+        """After which position the page begins that follows the newest one, how many entries it has at most, and whether by column."""
+        self._prepared: tuple[tuple[int, int, bool], _Page] | None = None
         self.ages = Ages(sequence.last)
         self.stamp = 0
 
@@ -101,6 +110,7 @@ class Composer:
             hold_s=hold_s,
             applied=peer.read if peer.unkept else None,
             read=self._provenance.had if peer.is_behind else None,
+            by_column=True if peer.is_behind else None,
         )
 
     def answer(self, hold: Hold, heartbeat: Heartbeat, now: Moment, *, limit: int) -> Answer:
@@ -117,38 +127,46 @@ class Composer:
         # The poll's position refers to the sequence of the incarnation that gave it, and to no other.
         since = hold.since if hold.callee == self._durable.incarnation else 0
         since = max(since, min(self._provenance.known_to(hold), self._durable.position))
-        entries, reached = self._page(since, limit)
+        page = self._page(since, limit, by_column=hold.by_column)
         answer = msgspec.structs.replace(
             self.refusal(heartbeat, peer.spoken.version),
             stamp=self.stamp,
             since=since,
-            upto=reached,
-            complete=reached == self._durable.position,
-            entries=tuple(entry for _, entry in entries),
+            upto=page.reached,
+            complete=page.reached == self._durable.position,
+            entries=page.entries,
             floor_ms=self._view.floor_ms,
             known=peer.sequence if hold.incarnation == peer.incarnation else 0,
             known_before=peer.changed,
             majority_forgot=self._amnesia.majority_forgot,
             read=self._provenance.told if hold.read is not None else (),
+            ids=page.ids,
+            ends=page.ends,
+            count=len(self._sequence) if hold.by_column else 0,
         )
-        if not entries:
+        if not answer.size:
             return answer
         age_s, held_s = self.ages.oldest_s(since, now.boot_s), max(0.0, now.boot_s - hold.since_s)
         return msgspec.structs.replace(answer, age_s=age_s, held_s=held_s)
 
-    def _page(self, since: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
+    def _page(self, since: int, limit: int, *, by_column: bool) -> _Page:
         prepared, self._prepared = self._prepared, None
-        page = prepared[1] if prepared is not None and prepared[0] == (since, limit) else self._look_up(since, limit)
-        self._next = (page[1], limit) if page[1] < self._durable.position else None
+        wanted = since, limit, by_column
+        page = prepared[1] if prepared is not None and prepared[0] == wanted else self._look_up(since, limit, by_column=by_column)
+        self._next = (page.reached, limit, by_column) if page.reached < self._durable.position else None
         return page
 
-    def _look_up(self, since: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
-        return self._sequence.page(since, self._durable.position, limit)
+    def _look_up(self, since: int, limit: int, *, by_column: bool) -> _Page:
+        if by_column:
+            entries, ids, minutes, reached = self._sequence.packed_page(since, self._durable.position, limit)
+            return _Page(reached, tuple(entries), "".join(ids), tuple(minutes))
+        placed, reached = self._sequence.page(since, self._durable.position, limit)
+        return _Page(reached, tuple(entry for _, entry in placed))
 
     def prepare(self) -> None:
         """Look up the page that its reader will want next, while the reader takes in the newest one."""
         if self._next is not None:
-            self._prepared = self._next, self._look_up(*self._next)
+            self._prepared = self._next, self._look_up(*self._next[:2], by_column=self._next[2])
             self._next = None
 
     def refusal(self, heartbeat: Heartbeat, version: int) -> Answer:

@@ -84,6 +84,7 @@ class Holds:
             now.boot_s,
             poll.read,
             poll.applied or 0,
+            by_column=bool(poll.by_column),
         )
 
     def _allowed_s(self, poll: Poll) -> float:

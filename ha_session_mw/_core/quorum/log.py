@@ -189,6 +189,12 @@ class Quorum:
         for fact in facts:
             self._merge(fact)
 
+    def _merge_columns(self, answer: Answer) -> None:
+        self.view.denied.expect(answer.count)
+        packed, others = self.view.merge_log_outs(answer.log_outs)
+        self._sequence.append_packed(packed)
+        self._sequence.append_all(others)
+
     def _merge(self, entry: Entry) -> None:
         if self.view.merge(entry):
             position = self._sequence.append(entry)
@@ -301,6 +307,8 @@ class Quorum:
         # The floor first. Entries that the peer has dropped are missing from its answer, and no other message may carry them.
         self._raise_floor(answer.floor_ms)
         before = self._sequence.last
+        if answer.ends:
+            self._merge_columns(answer)
         self._merge_all(answer.entries)
         self.provenance.merged(answer, before, asked=asked)
         if (news := self._sequence.last - before) > 0:

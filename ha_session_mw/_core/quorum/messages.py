@@ -14,8 +14,11 @@ import msgspec
 
 from ...models import Entry
 from ...version import PROTOCOL
+from ..cluster.denials import ID_LENGTH, is_of_ids
 from ..cluster.entries import as_written
+from ..cluster.log_outs import LogOuts
 from ..cluster.members import Heartbeat, packed
+from ..cluster.view import END_STEP_MS
 from .recovery import Memory
 
 Read = tuple[tuple[str, int], ...]
@@ -57,6 +60,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
         hold_s: for how long the sender lets its poll be held while there is no news; None for a heartbeat, as in an earlier release.
         applied: up to where the sender's process has applied the callee's sequence, if it could not keep all of that yet; None otherwise.
         read: the processes whose sequences the sender has, if it still has to read much; None otherwise.
+        by_column: whether the answer may have log-outs by column. True of a sender that still has to read much.
     """
 
     version: int
@@ -74,6 +78,7 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False)
     hold_s: float | None = None
     applied: int | None = None
     read: Read | None = None
+    by_column: bool | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -94,6 +99,9 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
         held_s: for how many seconds the sender held the poll.
         read: the sender's process with its newest position, and after it the processes whose sequences are in the sender's up to there.
             Empty unless the poll says what its sender has read.
+        ids: log-outs by column, besides the entries: ids of 22 characters, one behind the other. Empty unless the poll asks for that.
+        ends: for each of those ids, the minute since the epoch at whose beginning the log-out ends.
+        count: how many entries the sender has in all; 0 unless the poll asks for columns.
     """
 
     version: int
@@ -114,6 +122,20 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     age_s: float = UNKNOWN_AGE_S
     held_s: float = 0.0
     read: Read = ()
+    ids: str = ""
+    ends: tuple[int, ...] = ()
+    count: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many entries it has, those by column included."""
+        return len(self.entries) + len(self.ends)
+
+    @property
+    def log_outs(self) -> LogOuts:
+        """The log-outs by column."""
+        ids = [self.ids[at : at + ID_LENGTH] for at in range(0, len(self.ids), ID_LENGTH)]
+        return LogOuts(ids, [minute * END_STEP_MS for minute in self.ends])
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -187,7 +209,7 @@ def decode_poll(body: bytes) -> Poll:
 def decode_answer(body: bytes) -> Answer:
     """Return an answer, as :func:`decode_poll` does a poll."""
     try:
-        return _answer_of(body)
+        return _checked(_answer_of(body))
     except msgspec.ValidationError as exc:
         return Answer(**_foreign(_opening_of(body), exc), incarnation="", memory="lost")
 
@@ -195,10 +217,18 @@ def decode_answer(body: bytes) -> Answer:
 def decode_push(body: bytes) -> Push:
     """Return a push, as :func:`decode_poll` does a poll."""
     try:
-        return _push_of(body)
+        push = _push_of(body)
     except msgspec.ValidationError as exc:
         answer = Answer(**_foreign(_push_opening_of(body).answer, exc), incarnation="", memory="lost")
         return Push(answer=answer, callee_life="", leaves=False)
+    _checked(push.answer)
+    return push
+
+
+def _checked(answer: Answer) -> Answer:
+    if len(answer.ids) != ID_LENGTH * len(answer.ends) or (answer.ids and not is_of_ids(answer.ids)):
+        raise ValueError("columns that are no log-outs")
+    return answer
 
 
 def _foreign(opening: Opening, exc: msgspec.ValidationError) -> dict[str, Any]:
@@ -219,7 +249,7 @@ def encode(message: Poll | Answer | Push | Batch) -> bytes:
             return bytes(_as_sent(message))
         case Poll(heartbeat=heartbeat):
             values = msgspec.structs.astuple(msgspec.structs.replace(message, heartbeat=packed(heartbeat)))
-            untold = next((count for count, value in enumerate(reversed(values[-3:])) if value is not None), 3)
+            untold = next((count for count, value in enumerate(reversed(values[-4:])) if value is not None), 4)
             return _pack(values[: len(values) - untold])
         case _:
             assert_never(message)
@@ -229,5 +259,5 @@ def _as_sent(answer: Answer) -> msgspec.Raw:
     """Return an answer as it is sent: without the last fields, as long as these say what a reader assumes of their absence."""
     entries = tuple(map(as_written, answer.entries))
     values = msgspec.structs.astuple(msgspec.structs.replace(answer, entries=entries, heartbeat=packed(answer.heartbeat)))
-    untold = 0 if answer.read else 1 if answer.age_s >= 0 else 3
+    untold = 0 if answer.count else 3 if answer.read else 4 if answer.age_s >= 0 else 6
     return msgspec.Raw(_pack(values[: len(values) - untold]))

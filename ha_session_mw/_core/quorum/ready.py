@@ -42,6 +42,8 @@ class Hold:
     """The processes whose entries its sender has, as the poll says."""
     applied: int = 0
     """Up to where the sender has applied what this node has, although it does not keep all of that. It is no news to the sender."""
+    by_column: bool = False
+    """Whether the answer may have log-outs by column."""
 
 
 @dataclass(frozen=True, slots=True)

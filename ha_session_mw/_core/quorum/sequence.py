@@ -15,7 +15,7 @@ from itertools import pairwise
 from ...models import Cut, CutId, Deny, DenyKey, Entry
 from ..cluster.denials import REFERENCE_LENGTH
 from ..cluster.invariants import ensure
-from ..cluster.view import WORTH_A_SWEEP, View
+from ..cluster.view import END_STEP_MS, WORTH_A_SWEEP, View
 
 LOOKED_AT_ONCE = 4000
 """How many entries are looked at in one step, at least, which takes a few milliseconds. A sequence without more is looked at as a whole."""
@@ -92,13 +92,24 @@ class Sequence:
             self.last += len(some)
             begun += len(some)
 
+    def append_packed(self, ids: SequenceOf[str]) -> None:
+        """Add packed denials that were news to the view, at the next positions."""
+        references, begun = [id[:REFERENCE_LENGTH] for id in ids], 0
+        while begun < len(references):
+            offset = self.last + 1 - self._first_of(self.last + 1)
+            some = references[begun : begun + BLOCK - offset]
+            self._add_places(self.last + 1, _full(some) if len(some) == BLOCK else "".join(map(str.__add__, _POSITIONS[offset:], some)))
+            self._count += len(some)
+            self.last += len(some)
+            begun += len(some)
+
     def _first_of(self, position: int) -> int:
         """Return the first position of the block that takes a new position."""
         return self._firsts[-1] if self._firsts and position - self._firsts[-1] < BLOCK else position
 
-    def _add_places(self, position: int, places: str) -> None:
-        """Add places that begin at a position, and lie within one block."""
-        if self._firsts and position - self._firsts[-1] < BLOCK:
+    def _add_places(self, position: int, places: str | bytes) -> None:
+        """Add places that begin at a position, and lie within one block; or a full block."""
+        if isinstance(places, str) and self._firsts and position - self._firsts[-1] < BLOCK:
             self._blocks[-1] = _text(self._blocks[-1]) + places
             return
         if self._blocks:
@@ -113,17 +124,7 @@ class Sequence:
 
     def page(self, since: int, upto: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
         """Return the living entries after ``since`` with their positions, about ``limit`` at most, and the position they reach."""
-        positions: list[int] = []
-        references: list[str] = []
-        for some, named in self._blocks_after(since):
-            positions += some
-            references += named
-            if len(positions) > limit:
-                break
-        count, reached = bisect_right(positions, upto), upto
-        if count > limit:
-            count, reached = limit, positions[limit - 1]
-        del positions[count:], references[count:]
+        positions, references, reached = self._references(since, upto, limit)
         found: list[tuple[int, Entry]] = []
         packed = [reference for reference in references if reference != _NO_REFERENCE]
         referred = self._view.denied.referred_all(packed, self._view.superseded)
@@ -136,6 +137,38 @@ class Sequence:
             elif (denial := next(denials)) is not None:
                 found.append((position, denial))
         return found, reached
+
+    def packed_page(self, since: int, upto: int, limit: int) -> tuple[list[Entry], list[str], list[int], int]:
+        """Return the same without positions, at half the cost: ids that are logged out and the minutes in which they end, apart."""
+        positions, references, reached = self._references(since, upto, limit)
+        packed = [reference for reference in references if reference != _NO_REFERENCE]
+        ids, minutes = self._view.denied.columns(packed)
+        entries: list[Entry] = []
+        if len(packed) < len(references):
+            for position, reference in zip(positions, references, strict=True):
+                if reference == _NO_REFERENCE:
+                    entries += self._entries(position, reference)
+        replaced = self._view.superseded
+        if not replaced.keys().isdisjoint(ids):
+            entries += [Deny(id, minute * END_STEP_MS, replaced[id]) for id, minute in zip(ids, minutes, strict=True) if id in replaced]
+            minutes = [minute for id, minute in zip(ids, minutes, strict=True) if id not in replaced]
+            ids = [id for id in ids if id not in replaced]
+        return entries, ids, minutes, reached
+
+    def _references(self, since: int, upto: int, limit: int) -> tuple[list[int], list[str], int]:
+        """Return the positions after ``since`` that have entries, their references, and the position that they reach."""
+        positions: list[int] = []
+        references: list[str] = []
+        for some, named in self._blocks_after(since):
+            positions += some
+            references += named
+            if len(positions) > limit:
+                break
+        count, reached = bisect_right(positions, upto), upto
+        if count > limit:
+            count, reached = limit, positions[limit - 1]
+        del positions[count:], references[count:]
+        return positions, references, reached
 
     def _blocks_after(self, since: int) -> Iterator[tuple[SequenceOf[int], list[str]]]:
         """Yield the positions after this one that have entries, and their references, block by block."""
@@ -237,7 +270,12 @@ def _packed(block: str | bytes) -> str | bytes:
     """Return a block that takes no more places as bytes, if it has a packed denial at each position."""
     if isinstance(block, bytes) or block[::_PLACE] != _POSITIONS or _NO_REFERENCE in block:
         return block
-    return a2b_base64("".join(_places(0, block)[1]).encode().translate(_TO_BASE64))
+    return _full(_places(0, block)[1])
+
+
+def _full(references: SequenceOf[str]) -> bytes:
+    """Return a block with a packed denial at each position."""
+    return a2b_base64("".join(references).encode().translate(_TO_BASE64))
 
 
 def _places(first: int, block: str | bytes) -> tuple[SequenceOf[int], list[str]]:

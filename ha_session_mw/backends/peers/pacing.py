@@ -80,21 +80,21 @@ class PeerPace:
             self._note("pages")
         if recovering:
             # A file that no member has confirmed is not written, so a node that cannot finish its recovery reads the same entries again.
-            is_again = bool(answer.entries) and not news and self._reached == (answer.incarnation, answer.upto)
+            is_again = bool(answer.size) and not news and self._reached == (answer.incarnation, answer.upto)
             page_s = LEAST_PAGE_AGAIN_S if is_again else LEAST_ROUND_S
-            round_s = max(page_s, len(answer.entries) * LEAST_ENTRY_WHILE_LEARNING_S)
+            round_s = max(page_s, answer.size * LEAST_ENTRY_WHILE_LEARNING_S)
         else:
             page_s = LEAST_ROUND_S if answer.complete else LEAST_PAGE_WHILE_SERVING_S
-            round_s = max(page_s, len(answer.entries) * LEAST_ENTRY_S)
+            round_s = max(page_s, answer.size * LEAST_ENTRY_S)
         self._reached = answer.incarnation, answer.upto
-        if recovering and answer.entries:
+        if recovering and answer.size:
             return round_s
-        if fresh or not answer.entries:
+        if fresh or not answer.size:
             round_s = max(round_s, self._rounds.spend(2 if news >= MANY else 1, now_s) or 0.0)
             owed_s = self._allowance.spend(news if answer.complete else news * INCOMPLETE_COUNTS, now_s) or 0.0
         elif not answer.complete:
             # A peer that passes on another's flood also repeats what this node has told it. That earns it more news.
-            owed_s = self._catching_up.spend(news - (len(answer.entries) - news) / 2, now_s) or 0.0
+            owed_s = self._catching_up.spend(news - (answer.size - news) / 2, now_s) or 0.0
         else:
             return round_s
         if owed_s > round_s:

@@ -187,7 +187,7 @@ class Polling:
         round_trip_s = self._clock.boot_s() - sent.sent_s - held_s
         if round_trip_s > 0:  # the peer has held the poll for as long as it may
             self._slack_s[peer] = min(max(POLL_SLACK_S, 3 * round_trip_s), MOST_SLACK_S)
-        if len(answer.entries) > PAGE_ENTRIES:
+        if answer.size > PAGE_ENTRIES:
             self._faults.note(peer, "garbage")
             raise PollFailed("answers with more than a page")
         return answer

@@ -156,10 +156,10 @@ class Pushing:
         except (ValueError, RecursionError) as exc:
             raise ValueError("no push") from exc
         sender = push.answer.sender
-        if sender not in self._quorum.peers or len(push.answer.entries) > PUSH_ENTRIES:
+        if sender not in self._quorum.peers or push.answer.size > PUSH_ENTRIES:
             raise ValueError("no push of a member")
         async with self._arriving[sender]:  # one after the other, so that a member that floods this node waits
-            wait_s = self._allowances[sender].spend(len(push.answer.entries), moment_of(self._clock).boot_s)
+            wait_s = self._allowances[sender].spend(push.answer.size, moment_of(self._clock).boot_s)
             if wait_s:
                 await self._sleep(wait_s)
             self._obey(self._quorum.pushed(push, moment_of(self._clock)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import cycle
 from typing import Any
 
+import msgspec
 import pytest
 
 from ha_session_mw._core.cluster.members import Heartbeat
@@ -52,6 +53,12 @@ def test_the_same_page_again_is_worth_a_pause() -> None:
 def test_a_million_entries_are_paced_to_a_second() -> None:
     pages = 1_000_000 / PAGE_ENTRIES
     assert pages * pauses(answer(PAGE_ENTRIES, PAGE_ENTRIES), recovering=True)[0] == pytest.approx(1.0)
+
+
+def test_log_outs_by_column_are_paced_as_others_are() -> None:
+    by_column = msgspec.structs.replace(answer(1, 0), ids="-" * 22 * PAGE_ENTRIES, ends=(1,) * PAGE_ENTRIES)
+    for recovering in (True, False):
+        assert pauses(*[by_column] * 9, recovering=recovering) == pauses(*[answer(1, PAGE_ENTRIES)] * 9, recovering=recovering)
 
 
 def test_answers_that_bring_nothing_are_not_asked_for_over_and_over_by_a_node_that_serves_nobody() -> None:

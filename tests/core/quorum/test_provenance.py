@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ha_session_mw._core.quorum.messages import Answer, decode_answer, decode_poll, encode
+from ha_session_mw._core.cluster.view import new_cut_id
+from ha_session_mw._core.quorum.messages import Answer, Push, decode_answer, decode_poll, decode_push, encode
 from ha_session_mw._core.quorum.provenance import MOST
+from ha_session_mw.models import Cut, Deny, Entry
 
 from ...simulation.quorum_node import entries_upto
+from ..builders import HOUR_MS, MINUTE_MS, NOW_MS
 from .test_log import A, B, C, Member, at, deny, exchange, member, talk
 
 PAGE = 3
@@ -133,8 +137,8 @@ def test_an_earlier_release_reads_what_a_node_says_that_it_has() -> None:
     one, two, _ = cluster()
     poll = started(B, life="new").poll(A, at(1)).poll
     assert poll.read == ()
-    *known, _ = msgspec.msgpack.decode(encode(poll))
-    assert decode_poll(msgspec.msgpack.encode(known)) == msgspec.structs.replace(poll, read=None)
+    *known, _, _ = msgspec.msgpack.decode(encode(poll))
+    assert decode_poll(msgspec.msgpack.encode(known)) == msgspec.structs.replace(poll, read=None, by_column=None)
     answer = msgspec.structs.replace(read(two, one), read=((one.life, 7),))
     assert decode_answer(encode(answer)) == answer
     *known, _ = msgspec.msgpack.decode(encode(answer))
@@ -144,7 +148,7 @@ def test_an_earlier_release_reads_what_a_node_says_that_it_has() -> None:
 def test_a_node_of_an_earlier_release_is_answered_in_its_form() -> None:
     one, two, _ = cluster()
     one.append([deny("a")], at(1))
-    answer = one.arrived(msgspec.structs.replace(two.poll(A, at(1)).poll, read=None), at(1))
+    answer = one.arrived(msgspec.structs.replace(two.poll(A, at(1)).poll, read=None, by_column=None), at(1))
     assert isinstance(answer, Answer)
     assert answer.entries
     assert answer.read == ()
@@ -181,3 +185,58 @@ def test_members_that_know_all_do_not_say_what_they_have() -> None:
     assert started(B, life="new").poll(A, at(1)).poll.read == ()
     read_all(two, one)
     assert two.poll(A, at(1)).poll.read is None
+
+
+IDS = [f"{number:02}".ljust(22, "-") for number in range(4 * PAGE)]
+AGES_MS = NOW_MS - NOW_MS % MINUTE_MS + HOUR_MS
+
+
+def test_a_new_node_reads_many_log_outs_by_column_and_all_else_besides() -> None:
+    one, two, three = cluster()
+    cut = Cut(new_cut_id("a-cut", AGES_MS), "ada", AGES_MS)
+    others: list[Entry] = [
+        Deny(IDS[1][:5].ljust(22, "x"), AGES_MS),
+        Deny("a-replaced-id".ljust(22, "_"), AGES_MS, int(at(1).wall_ms)),
+        deny("short"),
+        cut,
+    ]
+    one.append([*[Deny(id, AGES_MS) for id in IDS], *others], at(1))
+    talk(at(1), one, two, three, rounds=8)
+    new = started(C, life="new")
+    answer = read(new, one)
+    assert (answer.size, len(answer.ends), answer.entries, answer.count) == (PAGE, PAGE, (), len(IDS) + len(others))
+    read_all(new, one)
+    assert {*new.view.entries()} == {*one.view.entries()}
+    assert new.view.superseded == one.view.superseded != {}
+    new.check(at(1))
+
+
+def test_a_node_of_an_earlier_release_gets_no_columns() -> None:
+    one, two, _ = cluster()
+    one.append([Deny(IDS[0], AGES_MS)], at(1))
+    answer = one.arrived(msgspec.structs.replace(two.poll(A, at(1)).poll, by_column=None), at(1))
+    assert isinstance(answer, Answer)
+    assert (len(answer.entries), answer.ids, answer.ends, answer.count) == (1, "", (), 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "ends"), [("", (1,)), (IDS[0], ()), (IDS[0][1:], (1,)), (IDS[0], (1, 2)), ("é" * 22, (1,)), ("~" * 22, (1,))]
+)
+def test_columns_that_are_no_log_outs_are_refused(ids: str, ends: tuple[int, ...]) -> None:
+    one, two, _ = cluster()
+    answer = msgspec.structs.replace(read(two, one), ids=ids, ends=ends, count=1)
+    with pytest.raises(ValueError, match="no log-outs"):
+        decode_answer(encode(answer))
+    with pytest.raises(ValueError, match="no log-outs"):
+        decode_push(encode(Push(answer=answer, callee_life="", leaves=False)))
+
+
+def test_a_column_with_ended_log_outs_brings_the_others() -> None:
+    """A member whose floor is behind may tell of them."""
+    one, two, _ = cluster()
+    sent = two.poll(A, at(2))
+    answer = msgspec.structs.replace(read(two, one), ids="".join(IDS[:2]), ends=(1, AGES_MS // MINUTE_MS), upto=2, count=2)
+    two.view.raise_floor(int(at(2).wall_ms))
+    two.answered(sent, answer, at(2))
+    assert [*two.view.entries()] == [Deny(IDS[1], AGES_MS)]
+    two.check(at(2))

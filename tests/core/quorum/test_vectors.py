@@ -23,6 +23,7 @@ from ha_session_mw._core.quorum.messages import (
     encode,
     list_digest,
 )
+from ha_session_mw.models import Deny
 
 _pack = msgspec.msgpack.encode
 
@@ -140,6 +141,19 @@ def test_an_answer_to_a_node_that_has_much_to_read_says_what_its_sender_has(vect
     assert decode_answer(bytes.fromhex(vector["stored"])) == answer
     *known, _ = msgspec.msgpack.decode(bytes.fromhex(vector["stored"]))
     assert msgspec.convert(known, Answer) == msgspec.structs.replace(answer, read=())  # as an earlier release reads it
+
+
+@pytest.mark.parametrize("vector", vectors("polls of a node that reads by column"))
+def test_a_poll_of_a_node_that_reads_by_column_says_so(vector: Mapping[str, Any]) -> None:
+    check_last_field(vector, "by_column")
+
+
+@pytest.mark.parametrize("vector", vectors("answers by column"))
+def test_an_answer_by_column(vector: Mapping[str, Any]) -> None:
+    answer = msgspec.convert(vector["is"], Answer)
+    assert encode(answer).hex() == vector["stored"]
+    assert decode_answer(bytes.fromhex(vector["stored"])) == answer
+    assert [*answer.log_outs] == [Deny(vector["is"][-3][at : at + 22], vector["is"][-2][at // 22] * 60_000) for at in (0, 22)]
 
 
 @pytest.mark.parametrize("vector", vectors("answers"))
