@@ -10,7 +10,7 @@ import pytest
 
 from ha_session_mw._core.ordered.log import REMOVE_AFTER_S, Ordered
 from ha_session_mw.abc import Receipt
-from ha_session_mw.backends.etcd.api import EtcdRejected, Operation, Transaction
+from ha_session_mw.backends.etcd.api import EtcdRejected, EtcdUnavailable, Operation, Transaction
 from ha_session_mw.backends.etcd.gateway import EtcdGateway
 from ha_session_mw.backends.etcd.log import EtcdLog
 from ha_session_mw.backends.etcd.writer import REJECTIONS
@@ -160,14 +160,24 @@ async def test_history_that_was_compacted_while_a_node_was_away_is_loaded_again(
     assert await seen(c, kept) == "accepted"
 
 
-async def test_in_a_storm_of_log_outs_heartbeats_travel_with_them(monkeypatch: pytest.MonkeyPatch, cluster: EtcdCluster) -> None:
+@pytest.mark.parametrize("fails", ["", "before it is written", "after it was written"])
+async def test_in_a_storm_of_log_outs_heartbeats_travel_with_them(
+    monkeypatch: pytest.MonkeyPatch, cluster: EtcdCluster, fails: str
+) -> None:
+    """If such a transaction fails, or seems to, the log-outs in it are written again without the heartbeat."""
     written: list[tuple[int, bool]] = []  # of each transaction: how many entries, and whether a heartbeat
     transact = EtcdGateway.transact
 
     async def noted(gateway: EtcdGateway, success: Sequence[Operation], **rest: Any) -> Transaction:
         beats = sum(b"/node/" in operation.get("request_put", {}).get("key", b"") for operation in success)  # type: ignore[operator]
         written.append((len(success) - beats, beats > 0))
-        return await transact(gateway, success, **rest)
+        is_to_fail = bool(fails) and 0 < beats < len(success)
+        if is_to_fail and fails.startswith("before"):
+            raise EtcdUnavailable("no answer")
+        done = await transact(gateway, success, **rest)
+        if is_to_fail:
+            raise EtcdUnavailable("no answer")
+        return done
 
     tokens = [(node, await log_in(node)) for _ in range(20) for node in cluster.nodes]
     monkeypatch.setattr(EtcdGateway, "transact", noted)
@@ -183,7 +193,10 @@ async def test_in_a_storm_of_log_outs_heartbeats_travel_with_them(monkeypatch: p
             tasks.start_soon(log_out_after, number / 100, node, token)
         await cluster.wait_until(lambda: len(modes) == len(tokens))
     assert set(modes) == {"fenced"}
-    assert sum(beat for entries, beat in written if entries) > sum(beat for entries, beat in written if not entries)
+    with_entries = sum(beat for entries, beat in written if entries)
+    assert with_entries
+    if not fails:
+        assert with_entries > sum(beat for entries, beat in written if not entries)
     for _, token in tokens:
         assert await seen(cluster.nodes[0], token) == "session_revoked"
 
