@@ -36,6 +36,8 @@ LEAST_WAITING = 512
 """So many ids that come together wait in shards, if there is room for them in the buckets."""
 SHARDS = 1024
 """A power of two. The lowest bits of a bucket's number say its shard, so more buckets do not change the shard of an id."""
+SETTLED_A_PAGE = 64
+"""How many shards go to their buckets with a page of ids that need that: it takes as long as two pages do."""
 _TOGETHER = 16
 """So many records of a shard become one text: as single ones they take 88 bytes each."""
 _PART = 64
@@ -297,7 +299,8 @@ class Denials(MutableMapping[str, int]):
         if has_room and None not in texts.values():
             added, left = self._let_wait(ids, [f"{id}{texts[end_ms]}" for id, end_ms in zip(ids, ends_ms, strict=True)], codes)
         elif self._waiting:
-            self.settle(SHARDS // 8)
+            if len(ids) >= LEAST_WAITING:
+                self.settle(SETTLED_A_PAGE)
             return (), range(len(ids))
         else:
             added, left = self._add(ids, [texts[end_ms] for end_ms in ends_ms], codes)
@@ -371,7 +374,7 @@ class Denials(MutableMapping[str, int]):
             if len(texts) >= _TOGETHER and len(texts[-_TOGETHER]) == _RECORD:
                 texts[-_TOGETHER:] = ["".join(texts[-_TOGETHER:])]
         if len(doubtful) > len(ids) // 8:  # they are known, and it takes long to find them while they wait
-            self.settle(SHARDS // 8)
+            self.settle(SETTLED_A_PAGE)
         if known or left:
             numbers = sorted({*numbers}.difference(known, left))
         self.packed += len(numbers)

@@ -54,6 +54,10 @@ class Loading:
         self.keys.update(keys if self._wanted is None else self._wanted() & {*keys})
         self.total += sum_of(keys)
 
+    def expect(self, count: int) -> None:
+        """Make room for so many denials."""
+        self._view.denied.expect(count)
+
     def take_packed(self, denials: Sequence[Deny]) -> None:
         """Take in denials from a checkpoint, whose digest has the sum over their keys."""
         self._merge(denials)

@@ -89,6 +89,7 @@ class CheckpointReader:
 
     async def _read_segments(self, found: Checkpoint, loading: Loading) -> bool:
         missing = {segment.name: segment.count for segment in found.segments}
+        loading.expect(sum(missing.values()))
         start, end = self._keys.segments, end_of(self._keys.segments)
         while True:
             page = await self._gateway.page(start, end, revision=self._revision, limit=READ_AT_ONCE, least_s=SCAN_S)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ha_session_mw._core.cluster import denials
-from ha_session_mw._core.cluster.denials import FILL, ID_LENGTH, LEAST_WAITING, REFERENCE_LENGTH, SHARDS, Denials, _shard_of
+from ha_session_mw._core.cluster.denials import FILL, ID_LENGTH, LEAST_WAITING, REFERENCE_LENGTH, SETTLED_A_PAGE, SHARDS, Denials, _shard_of
 from ha_session_mw.models import Deny
 
 from ...asgi.meter import metered
@@ -303,6 +303,22 @@ def test_each_id_that_waits_is_found_at_each_moment_in_which_it_is_moved(change:
     finally:
         sys.settrace(before)
     assert looked > len(here)
+    denied.check()
+
+
+def test_a_few_ids_that_come_while_many_wait_move_none_of_them() -> None:
+    denied, _ = waiting()
+    before = [[*texts] for texts in denied._waiting]
+    assert any(before)
+    assert denied.add_all(OTHERS, [END_MS] * len(OTHERS), {}) == ((), range(len(OTHERS)))
+    assert denied._waiting == before
+
+
+def test_many_that_come_again_are_known_and_move_a_part_of_those_that_wait() -> None:
+    denied, ids = waiting()
+    before = sum(map(bool, denied._waiting))
+    assert denied.add_all(ids, [denied[id] for id in ids], {}) == ([], [])
+    assert sum(map(bool, denied._waiting)) == before - SETTLED_A_PAGE
     denied.check()
 
 
