@@ -170,9 +170,9 @@ class Node(Wiring):
             self.refresh()
 
     def refresh(self) -> None:
-        """Bring the keys and the view up to date, once a second at most."""
+        """Bring the keys and the view up to date, once a second at most, unless another thread must do so."""
         now_s = self.clock.boot_s()
-        if now_s < self._refresh_at_s:
+        if now_s < self._refresh_at_s or self.supervisor.is_elsewhere():
             return
         self._refresh_at_s = now_s + LOOK_EVERY_S
         if self.keys.refresh(now_s):

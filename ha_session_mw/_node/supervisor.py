@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from threading import Thread, current_thread
 
 import anyio
 import anyio.abc
@@ -36,6 +37,7 @@ class Supervisor:
         self.known: list[tuple[str, Task]] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self._loop: object = None
+        self._thread: Thread | None = None
         self.is_running = False
         self.crashes: Counter[str] = Counter()
 
@@ -57,6 +59,14 @@ class Supervisor:
                 "from a thread, call it by anyio.from_thread.run, or in Django by async_to_sync"
             )
 
+    def is_elsewhere(self) -> bool:
+        """Whether the event loop of the tasks belongs to another thread, even if it only has requests left.
+
+        Those may wait for what the tasks bring. No other thread may set the events of that loop.
+        """
+        thread = self._thread
+        return thread is not None and thread is not current_thread() and thread.is_alive()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the tasks while the block runs. Entering waits for nothing; entering again inside changes nothing."""
@@ -67,6 +77,7 @@ class Supervisor:
             for name, task in self.known:
                 tasks.start_soon(self._keep_going, name, task)
             self._tasks, self._loop, self.is_running = tasks, anyio.lowlevel.current_token(), True
+            self._thread = current_thread()
             try:
                 yield
             finally:
