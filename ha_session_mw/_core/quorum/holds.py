@@ -16,7 +16,8 @@ STARTING_HOLD_S = 0.05
 """How long a node holds the poll of a recovering member. That member learns in rounds, and the cluster waits for it."""
 
 SECOND_HAND_S = 0.1
-"""How long a poll is held although there is news, if all of it came from another member. The sender mostly has it from there by then."""
+"""How long a poll is held although there is news, if all of it came from another member. The sender mostly has it from there by then.
+One that is behind has it from nowhere, and is answered at once."""
 
 
 TOGETHER_S = 0.1
@@ -144,7 +145,7 @@ class Holds:
             hold
             for hold in self._held
             if hold.callee != incarnation  # the sender must learn this node's incarnation
-            or (first_hand if now.boot_s < hold.since_s + SECOND_HAND_S else position) > self._known(hold, fence, awaited)  # news
+            or (first_hand if self._may_hear_others(hold, now) else position) > self._known(hold, fence, awaited)  # news
             or now.boot_s >= hold.until_s
             or self._hurries
             or (heartbeat_only and now.boot_s >= hold.since_s + self.limit_s)
@@ -156,6 +157,10 @@ class Holds:
         if due:
             self._held = [hold for hold in self._held if hold not in due]
         return due
+
+    def _may_hear_others(self, hold: Hold, now: Moment) -> bool:
+        """Return whether a sender may still have the entries of other members from those. One that is behind says what it has."""
+        return hold.read is None and now.boot_s < hold.since_s + SECOND_HAND_S
 
     def _known(self, hold: Hold, fence: Fence, awaited: int) -> int:
         """Return up to where a sender has what this node has. While a log-out waits, its next poll may prove that it has applied it."""

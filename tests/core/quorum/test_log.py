@@ -365,6 +365,26 @@ def test_a_poll_is_held_until_there_is_news() -> None:
     assert answer.entries == (deny("x"),)
 
 
+def test_a_member_that_starts_waits_for_no_page_of_entries_that_another_member_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has them at first hand may be far away, or gone. Each page would wait for a twentieth of a second."""
+    monkeypatch.setattr(module, "PAGE_ENTRIES", 4)
+    random = Random(1)
+    one, two, _ = started(A, B, C)
+    one.append([deny(random_id(random)) for _ in range(12)], at(1))
+    for second in range(1, 6):
+        exchange(two, one, at(second))
+    back = member(C, A, B, C, life="second", now=at(6))
+    pages = []
+    while not pages or not pages[-1].complete:
+        sent = back.poll(B, at(6))
+        answer = two.arrived(sent.poll, at(6))
+        assert isinstance(answer, Answer)
+        pages.append(answer)
+        back.answered(sent, answer, at(6))
+    assert [page.size for page in pages] == [4, 4, 4]
+    assert isinstance(two.arrived(back.poll(B, at(6)).poll, at(6)), Hold)
+
+
 def test_news_of_another_member_leave_that_one_the_time_to_tell_them_itself() -> None:
     one, two, three = started(A, B, C)
     hold = two.arrived(three.poll(B, at(1)).poll, at(1))
