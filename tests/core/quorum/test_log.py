@@ -374,7 +374,7 @@ def test_a_member_that_starts_waits_for_no_page_of_entries_that_another_member_m
     for second in range(1, 6):
         exchange(two, one, at(second))
     back = member(C, A, B, C, life="second", now=at(6))
-    pages = []
+    pages: list[Answer] = []
     while not pages or not pages[-1].complete:
         sent = back.poll(B, at(6))
         answer = two.arrived(sent.poll, at(6))
