@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def metered() -> Iterator[Cost]:
 
     Text.cost = Octets.cost = cost
     trace, profile = sys.gettrace(), sys.getprofile()
+    gc.disable()  # other tests have left garbage that runs code when it is collected
     sys.settrace(on_call)
     sys.setprofile(on_c_call)
     try:
@@ -61,6 +63,7 @@ def metered() -> Iterator[Cost]:
     finally:
         sys.setprofile(profile)
         sys.settrace(trace)
+        gc.enable()
 
 
 class Octets(bytes):
