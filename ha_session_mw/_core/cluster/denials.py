@@ -309,6 +309,7 @@ class Denials(MutableMapping[str, int]):
         return added, left
 
     def _add(self, ids: Sequence[str], texts: Sequence[str | None], codes: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Add each id to its bucket. New buckets are made as they are needed."""
         added: list[int] = []
         left: list[int] = []
         buckets, filter, others = self._buckets, self._filter, self.others

@@ -46,9 +46,7 @@ class Holds:
         return tuple(self._held)
 
     def are_none(self) -> bool:
-        """Return whether no poll waits, as mostly in a storm of log-outs. Then there is nothing to hurry either."""
-        if not self._held:
-            self._hurries = False
+        """Return whether no poll waits, as mostly in a storm of log-outs."""
         return not self._held
 
     def hold(self, poll: Poll, now: Moment, *, recovering: bool) -> Hold:

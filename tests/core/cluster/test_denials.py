@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count, repeat
 from random import Random
 from types import FrameType
@@ -136,29 +138,36 @@ def test_an_id_is_found_while_another_thread_adds_a_bucket(step: int) -> None:
             assert id in denied
 
 
-@pytest.mark.parametrize("buckets", [1, 2, 3, 7, 8])
-def test_each_id_is_found_at_each_moment_in_which_another_one_is_added_or_dropped(buckets: int) -> None:
-    denied = packed(buckets * FILL)
-    *ids, extra = [*denied, "another-one-that-comes"]
+@contextmanager
+def before_each_line(look: Callable[[], bool], least: int) -> Iterator[None]:
+    """Look before each line of the file that is run in the block, as another thread may. There are more lines than ``least``."""
     looked = 0
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal looked
-        if event == "line":
+        if event == "line" and frame.f_code.co_filename == denials.__file__:
             sys.settrace(None)
             looked += 1
-            assert all(denied.has_any("another", id) for id in ids)
+            assert look()
             sys.settrace(trace)
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        denied[extra] = END_MS
-        del denied[extra]
+        yield
     finally:
         sys.settrace(before)
-    assert looked > FILL
+    assert looked > least
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 3, 7, 8])
+def test_each_id_is_found_at_each_moment_in_which_another_one_is_added_or_dropped(buckets: int) -> None:
+    denied = packed(buckets * FILL)
+    *ids, extra = [*denied, "another-one-that-comes"]
+    with before_each_line(lambda: all(denied.has_any("another", id) for id in ids), FILL):
+        denied[extra] = END_MS
+        del denied[extra]
     denied.check()
 
 
@@ -282,27 +291,11 @@ def test_each_id_that_waits_is_found_at_each_moment_in_which_it_is_moved(change:
     first = max(range(SHARDS), key=lambda shard: len(denied._waiting[shard]))
     here = [id for id in ids if _shard_of(hash(id[:REFERENCE_LENGTH])) == first]
     more = [id for id in map(random_id, repeat(Random(3), 20_000)) if _shard_of(hash(id[:REFERENCE_LENGTH])) == first]
-    looked = 0
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal looked
-        if event == "line" and frame.f_code.co_filename == denials.__file__:
-            sys.settrace(None)
-            looked += 1
-            assert all(denied.has_any("another", id) for id in here)
-            sys.settrace(trace)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
+    with before_each_line(lambda: all(denied.has_any("another", id) for id in here), len(here)):
         if change == "settle":
             denied._settle(first)
         else:
             denied._let_wait(more, [f"{id}{denials._end_text(END_MS)}" for id in more], [hash(id[:REFERENCE_LENGTH]) for id in more])
-    finally:
-        sys.settrace(before)
-    assert looked > len(here)
     denied.check()
 
 
