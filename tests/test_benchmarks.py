@@ -31,7 +31,7 @@ def test_every_contender_reads_its_session_has_its_row_and_is_in_the_picture() -
         f"{name}, {draw}"
         for name in ("2 live sessions", "5 live sessions", "5 header fields of one session", "100 live sessions, 7 denials")
         for draw in (scale.BY_ZIPF, scale.ALIKE)
-    ] + [f"no denials, {scale.UNSEEN}", f"7 denials, {scale.UNSEEN}"]
+    ] + [f"{what}, {scale.UNSEEN}" for what in ("no denials", "7 denials in a dict", "7 denials")]
     assert 4 <= int(of_day.rows[0][1]) <= 8
     assert [row[0] for row in of_memory.rows] == ["6 tokens in the cache", "6 tokens whose subject the app reads", "7 denials"]
     for table in (of_all, of_sizes, of_memory, of_growth, of_day):

@@ -48,6 +48,8 @@ ONE_BEHIND_ALL = "header fields of one session"
 """Each field is a key of the cache, and all lead to one token. So only the keys are far, which is the least that a cache can be."""
 UNSEEN = "first sight"
 """Of a token that is in no cache."""
+IN_A_DICT = "denials in a dict"
+"""As Python would keep them without any of our code: a string and an entry each, 118 bytes. Packed ones are compared with this."""
 AT_ONCE = 1000
 """Tokens that are made and seen before the next ones."""
 
@@ -62,13 +64,16 @@ async def contenders(sizes: Sequence[int], denials: int) -> list[Contender]:
     found += await _with_sessions(f"{sizes[-1]:,} {ONE_BEHIND_ALL}", keys_alone, sizes[-1])
     entries = node_of(keys_alone).cache.entries
     entries.update(dict.fromkeys(entries, next(iter(entries.values()))))
-    manager, sees_new_ones = new_manager(), new_manager(cache_size=FEW)
+    manager, sees_new_ones, looks_into_dict = new_manager(), new_manager(cache_size=FEW), new_manager(cache_size=FEW)
     for one in (manager, sees_new_ones):
         deny(one, denials)
+    node = node_of(looks_into_dict)
+    node.view.denied.others.update((node.issuer.new_id(), node.log.unknown_end_ms()) for _ in range(denials))
     return [
         *found,
         *await _with_sessions(f"{FEW:,} live sessions, {denials:,} denials", manager, FEW),
         first_sight(f"no denials, {UNSEEN}"),
+        first_sight(f"{denials:,} {IN_A_DICT}, {UNSEEN}", looks_into_dict),
         first_sight(f"{denials:,} denials, {UNSEEN}", sees_new_ones),
     ]
 
