@@ -4,6 +4,9 @@ Each log-out is a request of its own, with the token of a session that was issue
 generator of the load runs on the same machine, and its share of the processors is told. Log-outs are sent when they are due, whether or
 not earlier ones were answered.
 
+All connections are opened beforehand, as a balancer keeps them to its nodes. uvloop accepts one connection in each turn of its loop. Many
+that are opened at once in the storm would wait for as many turns, and the sessions have no part in that.
+
 An app without sessions runs beside them, on a server of its own that has nothing to do with the storm. What its requests notice comes from
 the processors, which all processes share.
 """
@@ -28,6 +31,8 @@ from .contenders import NotReadError, new_manager
 READS_PER_S = 150
 """Warm requests, of all nodes together, whose time is compared."""
 READERS = 30
+OPEN_FOR_S = 0.75
+"""Each node has as many connections as log-outs reach it in this time. So many can wait for their answers at once."""
 AFTER_S = 3.0
 """How long the last log-outs may take."""
 
@@ -49,6 +54,7 @@ class StormTimes:
         late_s: by how many seconds the generator was late with each log-out.
         node_ms: processor time of one node, in milliseconds, for each log-out of the cluster.
         generator: the processors that the generator took, 1 for a whole one.
+        opened: how many connections had to be opened in the storm, because all others were in use.
     """
 
     per_s: int
@@ -65,6 +71,7 @@ class StormTimes:
     late_s: list[float] = field(default_factory=list)
     node_ms: float = 0.0
     generator: float = 0.0
+    opened: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -108,13 +115,25 @@ class Node:
     def __init__(self, port: int) -> None:
         self._port = port
         self._idle: list[Connection] = []
+        self.opened = 0
+        """How many connections were opened because no other one was idle."""
+
+    async def open(self, count: int) -> None:
+        """Open connections for the requests to come."""
+        for _ in range(count):
+            self._idle.append(await self._connect())
+
+    async def _connect(self) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self._port)
+        return connection
 
     async def ask(self, method: str, path: str, cookie: bytes) -> bytes:
         """The whole answer to a request."""
         if self._idle:
             connection = self._idle.pop()
         else:
-            _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self._port)
+            self.opened += 1
+            connection = await self._connect()
         lines = (f"{method} {path} HTTP/1.1".encode(), b"host: localhost", b"cookie: session=" + cookie, b"content-length: 0", b"", b"")
         answer = await connection.ask(b"\r\n".join(lines))
         self._idle.append(connection)
@@ -200,6 +219,8 @@ async def _storm(ports: Sequence[int], port_beside: int, times: StormTimes) -> S
     gc.freeze()
     end_s = 0.0
     reads = int(READS_PER_S * seconds)
+    for node in (*nodes, neighbour):
+        await node.open(int(per_s / MEMBERS * OPEN_FOR_S))
     await read_both([], [], READERS * MEMBERS)
     await _paced(per_s / 2, len(warm_up), lambda number, due_s: log_out(number, due_s, warm_up))
     await asyncio.sleep(0.5)
@@ -219,6 +240,7 @@ async def _storm(ports: Sequence[int], port_beside: int, times: StormTimes) -> S
         heard = [heard_s.get(family) for at, (_, heard_s) in enumerate(after) if at != number % MEMBERS]
         times.propagated_s += [one - sent_s[family] for one in heard if one is not None and family in sent_s]
     times.refused = count - len(times.acknowledged_s)
+    times.opened = sum(node.opened for node in nodes)
     for node in (*nodes, neighbour):
         node.close()
     gc.unfreeze()
@@ -240,7 +262,8 @@ def told(times: StormTimes) -> str:
         f"ms p50 / p99: ack {both(times.acknowledged_s)}, propagation {both(times.propagated_s)} ({len(times.propagated_s)}), "
         f"warm quiet {both(times.quiet_s)}, in the storm {both(times.storm_s)}, "
         f"beside quiet {both(times.beside_quiet_s)}, in the storm {both(times.beside_storm_s)}, generator late {both(times.late_s)}; "
-        f"{times.node_ms:.3f} ms a node and log-out; generator {times.generator:.2f} processors"
+        f"{times.node_ms:.3f} ms a node and log-out; generator {times.generator:.2f} processors; "
+        f"{times.opened} connections opened"
     )
 
 
