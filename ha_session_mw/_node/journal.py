@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 
 from .._core.cluster.entries import decode_entry, encode_entry
 from .._machine.file_trouble import FileTrouble
+from .._machine.threads import in_own_thread
 from ..exceptions import ConfigurationError, QuorumLost
 from ..models import Entry
 
@@ -84,7 +84,7 @@ class Journal:
             if self._closed:
                 raise lost
             try:
-                await anyio.to_thread.run_sync(self._write, self._file, entries)
+                await in_own_thread(self._write, self._file, entries)
             except FileTrouble as trouble:
                 logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 raise QuorumLost("no majority, and the journal cannot be written") from trouble
@@ -113,7 +113,7 @@ class Journal:
             if self._closed:
                 return
             try:
-                await anyio.to_thread.run_sync(self._write, self._file, ())
+                await in_own_thread(self._write, self._file, ())
             except FileTrouble as trouble:
                 logger.error("the journal in HA_SESSION_STATE_DIR was deleted or replaced, and cannot be written anew: it %s", trouble)
 
@@ -124,7 +124,7 @@ class Journal:
             kept = [entry for entry in self.entries if entry not in removed]
             try:
                 if self._file is not None:
-                    await anyio.to_thread.run_sync(self._file.replace, [encode_entry(entry) for entry in kept])
+                    await in_own_thread(self._file.replace, [encode_entry(entry) for entry in kept])
             except FileTrouble as trouble:
                 logger.error("nothing was written to the journal in HA_SESSION_STATE_DIR: it %s", trouble)
                 return False  # the entries are appended again, which is harmless

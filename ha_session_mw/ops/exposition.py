@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 from weakref import WeakSet
 
-from anyio import to_thread
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from .._machine.threads import in_own_thread
 from .._node.node import Node
 from .figures import FIGURES, Figure, Labels, combined, combined_tallies
 from .rendering import rendered
@@ -100,7 +100,7 @@ async def expose(node: Node, accept: str) -> tuple[str, bytes]:
     encode, media = choose_encoder(accept)
     if not is_shared():
         return media, rendered(node, as_open_metrics="openmetrics" in media)
-    return media, await to_thread.run_sync(_of_all_workers, encode)
+    return media, await in_own_thread(_of_all_workers, encode)
 
 
 def _of_all_workers(encode: Callable[[CollectorRegistry], bytes]) -> bytes:

@@ -8,6 +8,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from .._machine.threads import own_threads
+
 
 async def until_nothing_moves() -> None:
     """Return once all other tasks wait and no thread works.
@@ -17,7 +19,7 @@ async def until_nothing_moves() -> None:
     """
     for _ in range(100_000):
         await _all_blocked()
-        if not anyio.to_thread.current_default_thread_limiter().borrowed_tokens:
+        if not own_threads().borrowed_tokens and not anyio.to_thread.current_default_thread_limiter().borrowed_tokens:
             return
         await anyio.sleep(0.0001)  # a thread works on a file, and nothing reports when it is done
     raise RuntimeError("the tasks do not come to rest")

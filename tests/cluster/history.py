@@ -17,11 +17,11 @@ from random import Random
 from typing import Any, TypeVar
 
 import anyio
-import anyio.to_thread
 import httpx2
 
 from ha_session_mw import ClientFault, ProblemError, SessionRevoked
 from ha_session_mw._core.accept_rule import CannotTell, Decision, Refuse, decide
+from ha_session_mw._machine.threads import own_threads
 from ha_session_mw.manager import SessionManager, node_of
 from ha_session_mw.testing import Cluster, Node
 
@@ -99,7 +99,7 @@ class History(ABC):
             node.clock.step_wall(dice.uniform(-10, 10))
 
     async def run(self, *, until_a_fault: bool = False) -> None:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = 1  # else threads would come back in any order
+        own_threads().total_tokens = 1  # else threads would come back in any order
         async with self.cluster, anyio.create_task_group() as self._tasks:
             await self.cluster.ready()
             self._begin_trouble()

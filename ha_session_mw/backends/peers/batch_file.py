@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import anyio.lowlevel
-import anyio.to_thread
 
 from ..._core.quorum.messages import Batch, decode_batch, encode
 from ..._machine.file_trouble import FileDamaged
 from ..._machine.journal import JournalFile
 from ..._machine.sqlite_file import FileTrouble
+from ..._machine.threads import in_own_thread
 from ...exceptions import ConfigurationError
 from ...version import BATCH
 
@@ -85,11 +85,11 @@ class BatchFile:
         for batch in everything():
             records.append(encode(batch))
             await anyio.lowlevel.checkpoint()
-        if await anyio.to_thread.run_sync(self._file.is_another):
-            await anyio.to_thread.run_sync(self._file.rewrite, records)
+        if await in_own_thread(self._file.is_another):
+            await in_own_thread(self._file.rewrite, records)
             logger.error("%s was deleted or replaced while it was in use; all log-outs are written down anew", FILE)
         else:
-            await anyio.to_thread.run_sync(self._file.replace, records)
+            await in_own_thread(self._file.replace, records)
         self._bytes = sum(map(len, records))
         self._compact_at_bytes = max(COMPACT_BYTES, COMPACT_FACTOR * self._bytes)
         return batch
@@ -101,9 +101,9 @@ class BatchFile:
             FileTrouble: nothing was written, for another reason.
         """
         try:
-            await anyio.to_thread.run_sync(self._file.append, [record])
+            await in_own_thread(self._file.append, [record])
         except FileTrouble:
-            if await anyio.to_thread.run_sync(self._file.is_another):
+            if await in_own_thread(self._file.is_another):
                 return False
             raise
         self._bytes += len(record)
