@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Literal, Protocol
 
@@ -208,31 +208,27 @@ class Revoker:
         """
         self._require_loop()
         begun_s = self._clock.boot_s()
-        with self._counting() as went:
+        mode = "failed"
+        self.under_way += 1
+        try:
             try:
                 await self._log.append_and_fence([entry])
             except QuorumLost as lost:
                 await self._keep_provisional(entry, lost)
-                went.append("provisional")
+                mode = "provisional"
                 return Acknowledgement(mode="provisional", waited_s=self._clock.boot_s() - begun_s)
-            went.append("fenced")
+            mode = "fenced"
             self._fences.note(entry)
+        finally:
+            self._count(mode, begun_s)
         self._report(entry, "fenced")
         return Acknowledgement(mode="fenced", waited_s=self._clock.boot_s() - begun_s)
 
-    @contextmanager
-    def _counting(self) -> Iterator[list[str]]:
-        """Count how long the block takes. The block appends how it went to the list; otherwise it has failed."""
-        begun_s = self._clock.boot_s()
-        went: list[str] = []
-        self.under_way += 1
-        try:
-            yield went
-        finally:
-            self.under_way -= 1
-            mode = went[0] if went else "failed"
-            self.provisional_in_a_row = self.provisional_in_a_row + 1 if mode == "provisional" else 0
-            self.took[mode].observe(self._clock.boot_s() - begun_s)
+    def _count(self, mode: str, begun_s: float) -> None:
+        """Count what is under way no more, how it went, and how long it took."""
+        self.under_way -= 1
+        self.provisional_in_a_row = self.provisional_in_a_row + 1 if mode == "provisional" else 0
+        self.took[mode].observe(self._clock.boot_s() - begun_s)
 
     async def _keep_provisional(self, entry: Entry, lost: QuorumLost) -> None:
         mode = "failed"
@@ -298,15 +294,18 @@ class Revoker:
             QuorumLost: the denials can only be provisional, and were not written down. Nothing was denied.
         """
         begun_s = self._clock.boot_s()
-        mode: Literal["fenced", "durable", "provisional"] = "provisional"
-        with self._counting() as went:
+        mode: Literal["fenced", "durable", "provisional"] | None = None
+        self.under_way += 1
+        try:
             if durable:
                 mode = await self._append_or_keep(entries, fence=fence)
             else:
                 # Written down first: if that fails, the client keeps its old token.
                 await self._journal.add(entries, QuorumLost("no majority, and no journal"))
                 self._log.apply(entries)
-            went.append(mode)
+                mode = "provisional"
+        finally:
+            self._count(mode or "failed", begun_s)
         for entry in entries if report else ():
             self._report(entry, mode)
         return None if mode == "durable" else Acknowledgement(mode=mode, waited_s=self._clock.boot_s() - begun_s)

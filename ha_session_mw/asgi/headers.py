@@ -86,17 +86,19 @@ def forbid_storing(headers: list[Header]) -> None:
 
 _SHARED = frozenset((b"public", b"s-maxage", b"immutable"))
 """The directives by which an app means every client."""
+_FOR_SHARED_CACHES = frozenset((b"surrogate-control", b"x-accel-expires"))
+_ABOUT_CACHING = _FOR_SHARED_CACHES | {b"cache-control"}
 
 
 def _is_for_shared_caches(name: bytes) -> bool:
     """Whether a field speaks to shared caches alone and outranks ``Cache-Control`` there: of CDNs, of Varnish and Fastly, of nginx."""
     name = name.lower()
-    return name.endswith(b"cdn-cache-control") or name in (b"surrogate-control", b"x-accel-expires")
+    return name in _FOR_SHARED_CACHES or name.endswith(b"cdn-cache-control")
 
 
 def _directives(headers: Iterable[Header]) -> list[bytes]:
-    given = b",".join(value for name, value in headers if name.lower() == b"cache-control")
-    return [item for part in given.split(b",") if (item := part.strip())]
+    given = [value for name, value in headers if name.lower() == b"cache-control"]
+    return [item for part in b",".join(given).split(b",") if (item := part.strip())] if given else []
 
 
 def _is_private(directives: Iterable[bytes]) -> bool:
@@ -109,5 +111,7 @@ def _name(directive: bytes) -> bytes:
 
 
 def _set_directives(headers: list[Header], directives: list[bytes]) -> None:
-    headers[:] = [header for header in headers if header[0].lower() != b"cache-control" and not _is_for_shared_caches(header[0])]
+    headers[:] = [
+        header for header in headers if (name := header[0].lower()) not in _ABOUT_CACHING and not name.endswith(b"cdn-cache-control")
+    ]
     headers.append((b"cache-control", b", ".join(directives)))

@@ -203,6 +203,8 @@ def claims_https(scheme: str, headers: Iterable[Header]) -> bool:
     if scheme in ("https", "wss"):
         return True
     given = [field for field in islice(headers, MAX_FIELDS + 1) if field[0] in _FORWARDED]
+    if not given:
+        return False
     if len(given) > MAX_FORWARDED or any(len(value) > MAX_FORWARDED_BYTES for _, value in given):
         return True
     return any(_says_https(name, value.lower()) for name, value in given)

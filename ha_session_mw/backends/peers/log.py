@@ -229,11 +229,11 @@ class QuorumLog(MemberedLog):
         give_up_s = now.boot_s + DURABLE_LIMIT_BUSY_S
         has_hope = self.quorum.has_quorum(now) and not self._writer.is_failing
         look_s = now.boot_s + (DURABLE_LIMIT_S if has_hope else DURABLE_LIMIT_ALONE_S)
-        silent_s = max(DURABLE_LIMIT_S, self.polling.majority_limit_s())
-        with self.pushing.needed():
+        with self.pushing.needed:
             while not is_done():
                 now = self._now()
                 if now.boot_s >= look_s:
+                    silent_s = max(DURABLE_LIMIT_S, self.polling.majority_limit_s())
                     has_hope = self.quorum.has_quorum(now, within_s=silent_s) and not self._writer.is_failing
                     if now.boot_s >= give_up_s or not has_hope:
                         return False
@@ -248,7 +248,7 @@ class QuorumLog(MemberedLog):
         return self.quorum.may_lose(cut)
 
     async def fence(self, receipt: Receipt) -> None:
-        with self.pushing.needed():
+        with self.pushing.needed:
             await self._fence(receipt)
 
     async def _fence(self, receipt: Receipt) -> None:

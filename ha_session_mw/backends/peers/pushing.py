@@ -7,8 +7,7 @@ afterwards: the log-outs among those would never leave the node.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -42,6 +41,29 @@ GOOD_BYE_S = 1.0
 """Time limit of the good-byes. A member that hears none waits until the leases of this node are over, as after a crash."""
 
 
+class Needed:
+    """Whether a log-out waits for the others, so that entries are pushed which they do not fetch. One waits in each ``with`` block."""
+
+    __slots__ = ("_arisen", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._arisen = anyio.Event()
+
+    def __enter__(self) -> None:
+        self._waiting += 1
+        self._arisen.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            self._arisen = anyio.Event()
+
+    async def arises(self) -> None:
+        """Return once one waits."""
+        await self._arisen.wait()
+
+
 class Pushing:
     """The pushes of one node, and those of the others to it.
 
@@ -52,6 +74,9 @@ class Pushing:
         obey: does what the state machine asks for after news.
         wait_changed: returns after the next news.
         faults: counts the faults of the others.
+
+    Attributes:
+        needed: entered while a log-out waits.
     """
 
     def __init__(
@@ -70,8 +95,7 @@ class Pushing:
         self._obey = obey
         self._wait_changed = wait_changed
         self._faults = faults
-        self._waiting = 0
-        self._needed = anyio.Event()
+        self.needed = Needed()
         self._arriving: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._allowances: defaultdict[str, RateLimiter] = defaultdict(partial(RateLimiter, NEWS_PER_S, NEWS_AT_ONCE))
 
@@ -80,23 +104,11 @@ class Pushing:
 
     # Log-outs that wait.
 
-    @contextmanager
-    def needed(self) -> Iterator[None]:
-        """Push what the others do not fetch while the block runs, in which a log-out waits for them."""
-        self._waiting += 1
-        self._needed.set()
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._needed = anyio.Event()
-
     async def push_for_ever(self, peer: str) -> None:
         """Push to one member whenever a log-out waits for it and it does not poll."""
         retry_s = RETRY_S
         while True:
-            await self._needed.wait()
+            await self.needed.arises()
             if not self._quorum.wants_push(peer, moment_of(self._clock), after_s=PUSH_AFTER_S):
                 await self._sleep(PUSH_AFTER_S)
             elif await self._push(peer):
