@@ -116,7 +116,7 @@ def test_a_budget_is_kept_or_not(figure: float, mark: str) -> None:
 def test_a_missing_load_generator_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingError, match="apt-get install -y wrk"):
-        served.requests_per_second([*served.SERVERS], rounds=1, seconds=1)
+        served.requests_per_second([*served.SERVERS], starts=1, rounds=1, seconds=1)
 
 
 async def _answer(app: ASGIApp, path: str, cookie: bytes | None = None) -> tuple[bytes, list[tuple[bytes, bytes]]]:

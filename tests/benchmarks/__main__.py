@@ -41,7 +41,8 @@ class Effort:
     denials: int = 1_000_000
     log_ins: int = 1_000_000
     tokens: int = 20_000
-    served_rounds: int = 7
+    served_starts: int = 5
+    served_rounds: int = 2
     served_seconds: int = 1
     log_outs: int = 300
     storm_per_s: int = 1000
@@ -49,9 +50,7 @@ class Effort:
     idle_seconds: float = 20.0
 
 
-FULL = Effort(
-    rounds=200, server_rounds=25, sessions=(scale.FEW, 10_000, 100_000, 1_000_000), served_rounds=15, served_seconds=2, log_outs=2_000
-)
+FULL = Effort(rounds=200, server_rounds=25, sessions=(scale.FEW, 10_000, 100_000, 1_000_000), served_starts=15, log_outs=2_000)
 Timings = dict[str, Timing]
 ETCD = "etcd:// on three members"
 SHOWN = frozenset(("requests", "growth"))
@@ -120,7 +119,8 @@ class Measurement:
 
     def served(self) -> Iterator[Table]:
         effort, servers = self.effort, served.installed()
-        yield report.served(served.requests_per_second(servers, rounds=effort.served_rounds, seconds=effort.served_seconds))
+        shape = {"starts": effort.served_starts, "rounds": effort.served_rounds, "seconds": effort.served_seconds}
+        yield report.served(served.requests_per_second(servers, **shape))
         for server in served.SERVERS.keys() - servers:
             raise MissingError(f"{server} is not installed. Install it:  pip install {' '.join(served.SERVERS[server])}")
 

@@ -219,8 +219,16 @@ def installed() -> list[str]:
     return [server for server, packages in SERVERS.items() if all(map(find_spec, packages))]
 
 
-def requests_per_second(servers: Sequence[str], *, rounds: int, seconds: int) -> Rates:
+def requests_per_second(servers: Sequence[str], *, starts: int, rounds: int, seconds: int) -> Rates:
     """The rates of each contender with each app on each server, in each of the interleaved rounds.
+
+    Each process has luck of its own, which lasts as long as it does: the same app has been up to a tenth faster in another process.
+
+    Args:
+        servers: to ask.
+        starts: how often all processes start anew.
+        rounds: how many there are after each start.
+        seconds: for which each contender is asked in a round.
 
     Raises:
         MissingError: wrk is not installed.
@@ -232,14 +240,15 @@ def requests_per_second(servers: Sequence[str], *, rounds: int, seconds: int) ->
     for app, names in FIELDS.items():
         for server in servers if app == RAW else [server for server in servers if server != GRANIAN]:
             found |= {(server, app, name): [] for name in names}
-            with ExitStack() as processes:
-                runs = {name: processes.enter_context(running(server, app, name)) for name in names}
-                cookies = _cookies({name: run.port for name, run in runs.items()})
-                for number in range(rounds + 1):
-                    for name in sorted(runs, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
-                        rate = _under_wrk(wrk, runs[name], cookies[name], seconds)
-                        if number:  # the first round warms up
-                            found[server, app, name].append(rate)
+            for _ in range(starts):
+                with ExitStack() as processes:
+                    runs = {name: processes.enter_context(running(server, app, name)) for name in names}
+                    cookies = _cookies({name: run.port for name, run in runs.items()})
+                    for number in range(rounds + 1):
+                        for name in sorted(runs, reverse=bool(number % 2)):  # so that no contender always has the same neighbour
+                            rate = _under_wrk(wrk, runs[name], cookies[name], seconds)
+                            if number:  # the first round warms up
+                                found[server, app, name].append(rate)
     return found
 
 
