@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from .._core.cluster.view import View
 from .._core.token.tokens import Transport, Verified
-from .accepted_tokens import AcceptedTokens
+from .counted_tokens import CountedTokens
 
 FOREVER = math.inf
 """The freshness of a view with no other node to lose contact with."""
@@ -36,7 +36,7 @@ class ShortWay:
     def __init__(
         self,
         cached: Callable[[bytes | None], Verified | None],
-        accepted: AcceptedTokens,
+        accepted: CountedTokens,
         view: View,
         poll_now: Callable[[], None] | None,
         *,

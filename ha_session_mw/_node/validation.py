@@ -35,7 +35,7 @@ from ..exceptions import (
     TokenInvalid,
 )
 from ..models import NodeId, SessionId
-from .accepted_tokens import SAMPLE_EVERY, AcceptedTokens
+from .counted_tokens import CountedTokens
 from .key_source import KeySource
 from .short_way import ShortWay
 from .taking_over import taking_over
@@ -94,10 +94,11 @@ class TokenValidator:
         key_use: Callable[[], KeyUse],
         has_odd_keys: Callable[[], bool],
     ) -> None:
-        self.by_peers = self.relaxed = self.for_peers = self.missed = self.missed_undecided = self.not_accepted = 0
+        self.by_peers = self.relaxed = self.for_peers = self.missed_undecided = self.not_accepted = 0
         self.durations = {path: Tally(FAST_S) for path in ("cached", "verify", "peer", "forward")}
         self.on_sample: Callable[[Accepted], None] | None = None
-        self._accepted = AcceptedTokens(clock.wall_s)
+        self._accepted, self._missed = CountedTokens(clock.wall_s), CountedTokens(clock.wall_s)
+        self._accepted.begin()
         self._clock = clock
         self._boot_s, self._wall_s = clock.boot_s, clock.wall_s
         self._view = view
@@ -184,15 +185,19 @@ class TokenValidator:
             key: the token, or the header field that carries it and nothing else.
             transport: of that field.
         """
-        self.missed = missed = self.missed + 1
-        begun_s = self._boot_s() if missed % SAMPLE_EVERY == 1 else None
+        begun_s = None
+        for now_s in self._missed.readings:  # noqa: B007 - counted and read in one step, as by the short way
+            break
+        else:
+            begun_s = self._boot_s()
+            self._missed.begin()
+            now_s = next(self._missed.readings)
         try:
             if self._poll_now is not None:
                 self._poll_now()
-            view, cache, wall_s = self._view, self._cache, self._wall_s
+            view, cache = self._view, self._cache
             fresh_at = view.fresh_at  # first of all, see ``decide``
             generation = view.generation
-            now_s = wall_s()
             from_s, until_s = cache.times
             if not 0.0 <= now_s - from_s < SHARED_FOR_S:
                 from_s, until_s = cache.begin_times(now_s)
@@ -277,6 +282,11 @@ class TokenValidator:
         # NaN, which asks for ``trusts_clock``, is never within the slack.
         is_trusted = -CLOCK_SLACK_MS <= (wall_s - boot_s) * 1000 - log.trusted_ahead_ms <= CLOCK_SLACK_MS
         return is_trusted and boot_s - fresh_at <= log.freshness_limit_s
+
+    @property
+    def missed(self) -> int:
+        """How many tokens were not in the cache."""
+        return len(self._missed)
 
     @property
     def accepted(self) -> int:

@@ -138,8 +138,6 @@ class WholeNode:
             self.world.judge((self.number, life), session, began, decision, walls_ms)
 
     async def _decide(self, process: SessionManager, token: bytes, pauses: tuple[float, float]) -> Decision:
-        validator = node_of(process).validator
-        validator.missed = max(validator.missed, 1)  # the first one is measured, and reads the clock once more than others
         try:
             outcome = await check_with_pauses(process, token, pauses, self.world.cluster.sleep)
             if isinstance(outcome, CannotTell):

@@ -17,7 +17,7 @@ from ha_session_mw._core.accept_rule import CannotTell, decide
 from ha_session_mw._core.cluster.view import View, new_cut_id
 from ha_session_mw._core.token.tokens import Verified
 from ha_session_mw._node import validation
-from ha_session_mw._node.accepted_tokens import SAMPLE_EVERY
+from ha_session_mw._node.counted_tokens import SAMPLE_EVERY
 from ha_session_mw._node.node import Node
 from ha_session_mw._node.short_way import ShortWay
 from ha_session_mw.exceptions import ProblemError

@@ -61,6 +61,7 @@ _SCHEMES = frozenset(
 )
 _SWITCHES = frozenset((b"x-forwarded-ssl", b"front-end-https", b"x-appengine-https", b"fastly-ssl"))
 _FORWARDED = _SCHEMES | _SWITCHES | {b"forwarded", b"x-arr-ssl"}
+_PREFIX_LENGTH = len(PREFIX)
 _QUOTE = ord('"')
 _SEMICOLON = ord(";")
 """As a number: CPython makes and drops an error when it looks for bytes in bytes."""
@@ -94,20 +95,20 @@ class TokenReader:
             b"authorization": "bearer",
             INDEX_HEADER: _NO_TRANSPORT,
         }
-        self._before: dict[Transport | None, bytes] = {"bearer": b"Bearer "} if bearer else {}
+        self._begin: dict[Transport | None, bytes] = {"bearer": b"Bearer " + PREFIX} if bearer else {}
         if cookie_name is not None:
-            self._before["cookie"] = self._cookie_prefix
+            self._begin["cookie"] = self._cookie_prefix + PREFIX
         """The beginning of a field that carries a token, by its transport."""
         self._longest = max(self._cookie_prefix_length, len(b"Bearer ")) + MAX_TOKEN_BYTES
 
     def token_alone(self, field: bytes | None, transport: Transport | None) -> bytes | None:
         """Return the token of the only field that can carry one, if it carries nothing else. None if the field must be parsed."""
-        before = self._before.get(transport)
-        if not before or not field or len(field) > self._longest or not field.startswith(before):
+        begin = self._begin.get(transport)
+        if not begin or not field or len(field) > self._longest or not field.startswith(begin):
             return None
-        token = field[len(before) :]
+        token = field[len(begin) - _PREFIX_LENGTH :]
         # No other cookies, and no quote or blank at the end: those sort before all characters of a token.
-        return token if token.startswith(PREFIX) and _SEMICOLON not in token and token[-1] > _QUOTE else None
+        return token if _SEMICOLON not in token and token[-1] > _QUOTE else None
 
     def field(self, presented: Presented) -> bytes:
         """Return the value of the field that carries this token and nothing else."""
