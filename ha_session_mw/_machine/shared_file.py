@@ -25,6 +25,9 @@ from .sqlite_trouble import LOST, trouble_of
 READ_BUSY_S = 0.05
 """How long a read waits for a lock. Readers meet a lock only while an operator repairs or moves the file."""
 
+SURE_S = 0.1
+"""How often a process that reads on each request makes sure that its file is still the one of that name."""
+
 DATA_VERSION = "PRAGMA data_version"
 _NONE_THERE = (FileNotFoundError, NotADirectoryError)
 
@@ -134,13 +137,16 @@ class SharedFile(SqliteFile):
             raise trouble_of(exc) from exc
         return found
 
-    def read_news(self, read: Callable[[], bool]) -> None:
+    def read_news(self, read: Callable[[], bool], *, is_same: bool = False) -> None:
         """Make sure that the open file is the one of that name, and have its rows read if another connection has written since.
 
-        The function returns whether it has read all. If not, it is called again the next time. Of a file that was lost it reads the rest.
+        Args:
+            read: returns whether it has read all. If not, it is called again the next time. Of a file that was lost it reads the rest.
+            is_same: whether that was made sure a moment ago.
         """
         try:
-            self.require_same()
+            if not is_same:
+                self.require_same()
         except FileTrouble:
             with suppress(FileTrouble):
                 while self._reader is not None and not read():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 
 import anyio
 
@@ -33,6 +33,9 @@ LET_GO_S = 5.0
 
 WAIT_BOUNDS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds of the buckets of waiting times, in seconds. A last bucket counts longer waits."""
+
+NO_GUARD = nullcontext[None](None)
+"""Guards a change that was made without a lock."""
 
 
 class Hold:
@@ -131,16 +134,16 @@ class Locks:
             self._mark_lost(hold)
             raise
 
-    @contextmanager
-    def guard(self, hold: Hold | None) -> Iterator[Grant | None]:
+    def guard(self, hold: Hold | None) -> AbstractContextManager[Grant | None]:
         """Yield the grant that guards a change made under a lock; None if the change was made without one.
 
         Raises:
             LockLost: the lock was lost before, or the store found it lost.
         """
-        if hold is None:
-            yield None
-            return
+        return NO_GUARD if hold is None else self._guard(hold)
+
+    @contextmanager
+    def _guard(self, hold: Hold) -> Iterator[Grant]:
         try:
             if hold.lost:
                 raise LockLost("the lock was lost before the change was saved")

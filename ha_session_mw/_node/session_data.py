@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from .._core.records.session_data import ELSEWHERE, Stored
 from .._core.token.data import encode
@@ -58,13 +57,17 @@ class SessionData:
         """
         if self._records is None:
             return Loaded(_copy_in(claims))
-        with self._revoked_if_gone(claims):
+        try:
             loaded = await self._records.load(
                 claims,
                 lambda: self._peers(claims),
                 give_up=lambda: self._give_up(claims),
                 is_revoked=lambda: self._why_revoked(claims) is not None,
             )
+        except StoreUnavailable:
+            if (problem := self._why_revoked(claims)) is not None:
+                raise problem from None
+            raise
         if loaded.is_lost and (problem := self._why_revoked(claims)) is not None:
             raise problem
         return loaded
@@ -92,20 +95,15 @@ class SessionData:
         """
         if self._records is None:
             return None
-        with self._revoked_if_gone(claims):
-            found = await self._records.newest(claims)
-        if found is None and claims.record and (problem := self._why_revoked(claims)) is not None:
-            raise problem
-        return found
-
-    @contextmanager
-    def _revoked_if_gone(self, claims: Claims) -> Iterator[None]:
         try:
-            yield
+            found = await self._records.newest(claims)
         except StoreUnavailable:
             if (problem := self._why_revoked(claims)) is not None:
                 raise problem from None
             raise
+        if found is None and claims.record and (problem := self._why_revoked(claims)) is not None:
+            raise problem
+        return found
 
     async def keep(
         self,

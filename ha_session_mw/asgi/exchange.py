@@ -200,7 +200,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     async def _commit(self, status: int, headers: Iterable[Header], uncancelled: Uncancelled, *, renew: bool = True) -> Outcome:
         state = self.state
-        came = state.verified
+        came = state.came_in
         # A mere renewal must not undo the changes of an inner middleware, or a change of the cookie by the app.
         renew = renew and not hands_out_token(headers, self.edge.set_cookie)
         try:

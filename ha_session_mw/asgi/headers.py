@@ -57,8 +57,9 @@ def _joined(value: bytes, names: bytes) -> bytes:
 
 def is_for_everybody(headers: Iterable[Header]) -> bool:
     """Whether the app lets shared caches keep the response and give it to other clients (RFC 9111 section 5.2.2, RFC 9213, RFC 8246)."""
+    headers = _to_caches(headers)
     directives = _directives(headers)
-    if _is_private(directives):
+    if not headers or _is_private(directives):
         return False
     return bool({_name(item) for item in directives} & _SHARED) or any(_is_for_shared_caches(name) for name, _ in headers)
 
@@ -79,6 +80,9 @@ def make_private(headers: list[Header]) -> None:
 
 def forbid_storing(headers: list[Header]) -> None:
     """Keep all caches from storing the response, because it hands out or removes a token."""
+    if not _to_caches(headers):
+        headers.append((b"cache-control", b"private, no-store"))
+        return
     lost = (b"public", b"private", b"s-maxage", b"max-age", b"immutable", b"no-store", b"stale-while-revalidate", b"stale-if-error")
     directives = [item for item in _directives(headers) if _name(item) not in lost]
     _set_directives(headers, [b"private", b"no-store", *directives])
@@ -88,6 +92,11 @@ _SHARED = frozenset((b"public", b"s-maxage", b"immutable"))
 """The directives by which an app means every client."""
 _FOR_SHARED_CACHES = frozenset((b"surrogate-control", b"x-accel-expires"))
 _ABOUT_CACHING = _FOR_SHARED_CACHES | {b"cache-control"}
+
+
+def _to_caches(headers: Iterable[Header]) -> list[Header]:
+    """Return the fields that may speak to caches. Their names end alike, and most responses have none."""
+    return [header for header in headers if header[0][-7:].lower() in (b"control", b"expires")]
 
 
 def _is_for_shared_caches(name: bytes) -> bool:

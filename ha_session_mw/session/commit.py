@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Client = tuple[str, str | None]
 """The user agent and the address of a client."""
+_NOT_RECORDED = nullcontext[Sequence[Deny]](())
+"""In place of :func:`_recorded` for a request that logs nobody in."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -118,7 +120,8 @@ async def commit(
     if isinstance(state.became, Claims):
         await node.revoker.ensure_kept(state.became)
     left = await left_behind(state, node, uncancelled, several=several)
-    async with _recorded(state, node, left, client) as ended:
+    new = None if state.continues else state.claims
+    async with _NOT_RECORDED if new is None or new.subject is None else _recorded(new, state, node, left, client) as ended:
         claims = await next_claims(session, state, node, renew=renew and not passive)
         if claims is None:
             return Outcome(remove=state.claims is None and came_in is not None, acknowledgement=acknowledgement, removes_variants=several)
@@ -159,16 +162,14 @@ def _hand_out(state: RequestState, claims: Claims, node: Node) -> None:
 
 
 @asynccontextmanager
-async def _recorded(state: RequestState, node: Node, left: LeftBehind, client: Callable[[], Client]) -> AsyncIterator[Sequence[Deny]]:
+async def _recorded(
+    claims: Claims, state: RequestState, node: Node, left: LeftBehind, client: Callable[[], Client]
+) -> AsyncIterator[Sequence[Deny]]:
     """Record a log-in before its session exists, because a limit may refuse it. Take it back if the commit fails.
 
     Yields:
         The denials of the sessions that have to end for it.
     """
-    claims = state.claims
-    if claims is None or claims.subject is None or state.continues:
-        yield ()
-        return
     user_agent, address = client()
     ended: Sequence[Deny] = ()
     try:

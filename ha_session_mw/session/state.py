@@ -165,8 +165,10 @@ class RequestState(Rare, msgspec.Struct, eq=False):
     @property
     def continues(self) -> bool:
         """Whether the session is still the one that came in, under whichever id; False after ``login`` and ``clear``."""
-        present, verified = self.present, self.verified
-        return present is not None and verified is not None and present.family == verified.family
+        became, verified = self.became, self.verified
+        if became is ...:
+            return verified is not None
+        return became is not None and verified is not None and became.family == verified.family
 
     async def release_lock(self) -> None:
         """Release the session's lock, unless this request does not hold it or a block still runs under it."""

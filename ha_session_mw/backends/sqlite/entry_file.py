@@ -17,8 +17,6 @@ from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import SharedFile
 from ..._machine.sqlite_file import Schema, in_transaction
 
-SURE_S = 0.1
-"""How often a process makes sure that its file is still the one of that name."""
 NEW_FILE_S = 0.15
 """How long a new file stays locked: until no process relies on an older file of the same name. Half as long again as ``SURE_S``,
 because clocks drift."""

@@ -23,7 +23,7 @@ from ..._core.cluster.members import UNKNOWN_END_MARGIN_MS, Heartbeat
 from ..._core.cluster.view import END_STEP_MS, FLOOR_MARGIN_MS, View
 from ..._machine import forks
 from ..._machine.file_trouble import FileDamaged
-from ..._machine.shared_file import DATA_VERSION
+from ..._machine.shared_file import DATA_VERSION, SURE_S
 from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble
 from ..._machine.sqlite_trouble import LOST, trouble_of
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
@@ -34,7 +34,7 @@ from ...version import ENTRY
 from ..common.own_clock import NOT_TRUSTED, OwnClock
 from ..common.trouble import Troubles
 from ..common.witness import Witness
-from .entry_file import PAGE_ROWS, SURE_S, EntryFile, Rows
+from .entry_file import PAGE_ROWS, EntryFile, Rows
 from .file_dates import FileDates
 from .key_board import KeyBoard
 

@@ -12,6 +12,7 @@ import anyio.lowlevel
 from msgspec.structs import replace
 
 from ..._machine import forks
+from ..._machine.shared_file import SURE_S
 from ..._machine.sqlite_file import OPEN_S, FileTrouble, Work
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
@@ -52,7 +53,7 @@ class SqliteStore(SessionStore):
         self._kind = kind
         self._on_newer = on_newer
         self._position = 0
-        self._try_again_s = -math.inf
+        self._try_again_s = self._sure_until_s = -math.inf
         self._writes = SharedWrites(file, clock)
         self._troubles = Troubles(logger)
         self._begin()
@@ -72,12 +73,17 @@ class SqliteStore(SessionStore):
     # Reading
 
     def _poll_now(self) -> None:
-        if self._clock.boot_s() < self._try_again_s:
+        now_s = self._clock.boot_s()
+        if now_s < self._try_again_s:
             return
+        is_sure = now_s < self._sure_until_s
         try:
-            self._file.read_news(self._hear)
+            self._file.read_news(self._hear, is_same=is_sure)
         except FileTrouble as trouble:
             self._lose(trouble)
+            return
+        if not is_sure:
+            self._sure_until_s = now_s + SURE_S
 
     def _hear(self) -> bool:
         for change in self._file.since(self._kind, self._position):

@@ -20,6 +20,7 @@ import pytest
 from msgspec.structs import replace
 
 from ha_session_mw import ConfigurationError, Session, SessionManager, SessionMiddleware, Settings, StoreUnavailable
+from ha_session_mw._machine.shared_file import SURE_S
 from ha_session_mw._machine.sqlite_file import WRITE_LIMIT_S, FileTrouble
 from ha_session_mw.abc import Conflict, Record
 from ha_session_mw.backends.sqlite.lock_file import LockFile
@@ -171,6 +172,7 @@ def fork(store: SqliteStore, path: Path, clock: ManualClock) -> None:
 def delete(store: SqliteStore, path: Path, clock: ManualClock) -> None:
     for file in path.parent.iterdir():
         file.unlink()
+    clock.advance(SURE_S)
     store._poll_now()  # notices that
     clock.advance(TRY_AGAIN_S)
 
@@ -380,6 +382,7 @@ async def test_no_record_is_lost_with_the_write_ahead_log_while_a_process_lives(
     b._poll_now()
     for end in ends:
         path.with_name(path.name + end).unlink()
+    clock.advance(SURE_S)
     with pytest.raises(StoreUnavailable, match="has lost the -wal or -shm"):
         await a.put(replace(stored, content=b"2"))
     for let_go in (a._poll_now, locks._look, b._poll_now):
