@@ -163,6 +163,15 @@ class SharedFile(SqliteFile):
         except sqlite3.Error as exc:
             raise trouble_of(exc) from exc
 
+    def require_writable(self) -> None:
+        """Raise unless the file can be written, now or once a trouble has passed. Writes nothing."""
+        try:
+            in_transaction("BEGIN IMMEDIATE", self.open(), lambda _: None)
+        except sqlite3.Error as exc:
+            trouble = trouble_of(exc, self.path)
+            if not trouble.passing:
+                raise trouble from exc
+
     def close_reader(self) -> None:
         """Let the reading connection go; the next read opens one."""
         reader, self._reader, self.seen = self._reader, None, None

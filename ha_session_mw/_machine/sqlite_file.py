@@ -296,11 +296,25 @@ def _one_file(path: Path) -> Iterator[None]:
             raise _replaced()
 
 
+@contextmanager
+def _made_in(folder: Path) -> Iterator[None]:
+    """Tell a folder that takes no files, such as those of the kernel, from one that is missing. The system says the same of both."""
+    before = os.stat(folder)  # noqa: PTH116 - as in ``inode_of``
+    try:
+        yield
+    except FileNotFoundError as exc:
+        with suppress(FileNotFoundError):
+            if os.path.samestat(before, os.stat(folder)):  # noqa: PTH116
+                raise FileTrouble(f"cannot be opened: no file can be made in {str(folder)!r}; name another place") from exc
+        raise
+
+
 def _make_folder(path: Path) -> None:
     """Make the folders that are missing, for their owner alone. The names of files in them tell about the cluster, too."""
     if not path.is_dir() and path != path.parent:  # the working directory may have been deleted
         _make_folder(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
+        with _made_in(path.parent):
+            path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _make_private(path: Path) -> None:
@@ -310,7 +324,8 @@ def _make_private(path: Path) -> None:
     # Closing a file drops all locks that this process has on it, and another thread may have opened it by then. So the file gets
     # its name after it was closed.
     path = path.resolve()
-    handle, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    with _made_in(path.parent):
+        handle, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         os.close(handle)
         with suppress(FileExistsError):

@@ -51,12 +51,14 @@ def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTr
     """
     if path is not None and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for some paths
         return FileTrouble(f"cannot be opened: it is a folder: {str(path)!r}; name a file in it")
+    if path is not None and os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+        return FileTrouble(f"cannot be opened: it is no regular file: {str(path)!r}; name another place")
     if isinstance(exc, OSError):
         where = exc.filename if path is not None and isinstance(exc.filename, str) and Path(exc.filename) in path.parents else path
         named = "" if where is None else f": {str(where)!r}{_REMEDIES.get(exc.errno or 0, '')}"
         return FileTrouble(f"cannot be opened: {exc.strerror}{named}", passing=exc.errno in _PASSING_OS)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
-    named = f": {str(path)!r}" if path is not None and code in _NAMED else ""
+    named = f": {str(path)!r}{_MAY_NOT}" if path is not None and code in _NAMED else ""
     if code in _DAMAGED:
         return FileDamaged(_WHAT[code])
     # A closed connection has no code: the process has just forked, or is ending.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,47 @@ def test_a_folder_without_the_right_to_write_is_named_with_the_remedy(kind: str,
     assert "cannot be opened: Permission denied: '" in told
     assert "give this user the right to write there" in told
     assert "restore" not in told
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/new/x", "/sys/x", "/dev/null/x"])
+def test_a_folder_that_takes_no_files_stops_the_start(kind: str, place: str) -> None:
+    if not Path(place).parent.parent.exists():
+        pytest.skip(f"this system has no {place.split('/')[1]}")
+    told = told_of(kind, Path(place))
+    assert "cannot be opened: " in told
+    assert "name another place" in told or "it must be a folder" in told
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "peers"])
+@pytest.mark.parametrize("what", ["pipe", "device", "link to a device"])
+def test_what_is_no_regular_file_stops_the_start(kind: str, what: str, tmp_path: Path) -> None:
+    place = tmp_path / "log"
+    if what == "pipe":
+        os.mkfifo(place)
+    elif what == "device":
+        place = Path(os.devnull)
+    else:
+        place.symlink_to(os.devnull)
+    assert f"it is no regular file: '{place}'; name another place" in told_of(kind, place)
+
+
+@pytest.mark.parametrize("end", ["", "-records"])
+def test_a_file_that_can_be_read_and_not_written_stops_the_start(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "log"
+    SessionManager(Settings(secret_key=GOOD["secret_key"], cluster=f"sqlite://{place}"))
+    connect = sqlite3.connect
+
+    def connect_to_read(where: str, **options: Any) -> sqlite3.Connection:
+        db = connect(where, **options)
+        if where.endswith(f"log{end}?mode=rw"):
+            db.execute("PRAGMA query_only = on")  # as SQLite opens a file that this user may only read
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_read)
+    told = told_of("sqlite", place)
+    assert "HA_SESSION_CLUSTER: the file" in told
+    assert f"cannot be written: it is read-only, or its folder is: '{place}{end}'; give this user the right to write there" in told
 
 
 @pytest.mark.parametrize("kind", PLACES)
