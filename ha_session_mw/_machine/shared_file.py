@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .group_commit import T
 from .sqlite_file import FileTrouble, Inode, SqliteFile, Work, in_transaction, inode_of
-from .sqlite_trouble import LOST, trouble_of
+from .sqlite_trouble import LOST, may_not_write, trouble_of
 
 READ_BUSY_S = 0.05
 """How long a read waits for a lock. Readers meet a lock only while an operator repairs or moves the file."""
@@ -57,6 +57,14 @@ class SharedFile(SqliteFile):
         if self._reader is None:
             self._reader, self.inodes = self._connected(READ_BUSY_S, within_s)
         return self._reader
+
+    def require_writable(self) -> None:
+        """Raise if this user may not write the file that is there: SQLite would open it to read, and no change could ever be kept."""
+        if os.path.exists(self.path):  # noqa: PTH110 - Path.exists raises for some paths
+            for place in (os.path.realpath(self.path), *_beside(self.path), os.path.realpath(self.path.parent)):
+                # Another process may delete the log, and make it again.
+                if not _may_write(place) and os.path.exists(place) and not _may_write(place):  # noqa: PTH110
+                    raise may_not_write(place)
 
     def _inodes(self) -> tuple[Inode, ...]:
         return inode_of(self.path), inode_of(self._wal), inode_of(self._shm)
@@ -163,15 +171,6 @@ class SharedFile(SqliteFile):
         except sqlite3.Error as exc:
             raise trouble_of(exc) from exc
 
-    def require_writable(self) -> None:
-        """Raise unless the file can be written, now or once a trouble has passed. Writes nothing."""
-        try:
-            in_transaction("BEGIN IMMEDIATE", self.open(), lambda _: None)
-        except sqlite3.Error as exc:
-            trouble = trouble_of(exc, self.path)
-            if not trouble.passing:
-                raise trouble from exc
-
     def close_reader(self) -> None:
         """Let the reading connection go; the next read opens one."""
         reader, self._reader, self.seen = self._reader, None, None
@@ -185,6 +184,10 @@ class SharedFile(SqliteFile):
     def before_fork(self) -> None:
         super().before_fork()
         self.close_reader()
+
+
+def _may_write(path: str) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _beside(path: Path) -> tuple[str, str]:

@@ -65,6 +65,11 @@ def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTr
     return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}") + named, passing=code in _PASSING or not code)
 
 
+def may_not_write(path: str) -> FileTrouble:
+    """Return the trouble with a file or folder that this user may not write."""
+    return FileTrouble(f"cannot be written: it is read-only, or its folder is: {path!r}{_MAY_NOT}")
+
+
 def may_be_one_writes_fault(trouble: FileTrouble) -> bool:
     """Return whether others of the same transaction, which was rolled back, may be written without one of them."""
     code = getattr(trouble.__cause__, "sqlite_errorcode", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,22 +207,24 @@ def test_what_is_no_regular_file_stops_the_start(kind: str, what: str, tmp_path:
     assert f"it is no regular file: '{place}'; name another place" in told_of(kind, place)
 
 
-@pytest.mark.parametrize("end", ["", "-records"])
-def test_a_file_that_can_be_read_and_not_written_stops_the_start(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "log"
-    SessionManager(Settings(secret_key=GOOD["secret_key"], cluster=f"sqlite://{place}"))
-    connect = sqlite3.connect
-
-    def connect_to_read(where: str, **options: Any) -> sqlite3.Connection:
-        db = connect(where, **options)
-        if where.endswith(f"log{end}?mode=rw"):
-            db.execute("PRAGMA query_only = on")  # as SQLite opens a file that this user may only read
-        return db
-
-    monkeypatch.setattr(sqlite3, "connect", connect_to_read)
-    told = told_of("sqlite", place)
-    assert "HA_SESSION_CLUSTER: the file" in told
-    assert f"cannot be written: it is read-only, or its folder is: '{place}{end}'; give this user the right to write there" in told
+@pytest.mark.parametrize("end", ["", "-records", "-wal", "-records-shm", "/.."])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_file_that_this_user_may_only_read_stops_the_start(end: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # those of pytest are closed to others
+        place = Path(folder) / "log"
+        SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{place}"))
+        for name in ("log-wal", "log-records-shm"):
+            place.with_name(name).touch()
+        for path in (Path(folder), *Path(folder).iterdir()):
+            path.chmod(0o777)
+        closed = Path(os.path.normpath(f"{place}{end}"))
+        closed.chmod(0o555)
+        os.seteuid(65534)
+        try:
+            told = told_of("sqlite", place)
+        finally:
+            os.seteuid(0)
+    assert f"cannot be written: it is read-only, or its folder is: '{closed}'; give this user the right to write there" in told
 
 
 @pytest.mark.parametrize("kind", PLACES)

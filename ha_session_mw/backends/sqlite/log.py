@@ -113,8 +113,8 @@ class SqliteLog(ClusterLog):
 
     def _begin(self) -> None:
         try:
-            self._file.open(within_s=OPEN_S)
             self._file.require_writable()
+            self._file.open(within_s=OPEN_S)
             self._view.denied.expect(self._file.count())
             while not self._read_news():  # nobody is served yet
                 pass

@@ -61,8 +61,8 @@ class SqliteStore(SessionStore):
 
     def _begin(self) -> None:
         try:
-            self._file.open(within_s=OPEN_S)
             self._file.require_writable()
+            self._file.open(within_s=OPEN_S)
             self._position = self._file.last_version()
         except FileTrouble as trouble:
             if not trouble.passing:
