@@ -123,10 +123,11 @@ class SharedFile(SqliteFile):
             if inode_of(self.path) != inodes[0]:
                 raise
             self._reopen_at_s = time.monotonic() + self.reopen_s
-            self._close_idle_writer()
+            self.close_idle_writer()
             raise FileTrouble(LOST, passing=True) from None
 
-    def _close_idle_writer(self) -> None:
+    def close_idle_writer(self) -> None:
+        """Let the writing connection go, unless a write is under way."""
         if self._writing.acquire(blocking=False):  # else a write is under way, which finds out itself
             try:
                 self._close_writer()

@@ -218,6 +218,8 @@ class Node(Wiring):
                 "another process announces the HA_SESSION_ADVERTISE_URL of this one, so requests for paths in HA_SESSION_OWNED may get to "
                 "either; run one worker for each URL, with a port of its own"
             )
+        if (trouble := self.records and self.records.trouble()) is not None:
+            told.append(f"session data in the store cannot be reached or changed: {trouble}")
         return [*([exposed] if exposed else []), *self.log.mismatches(), *told, *self._why_provisional()]
 
     def _why_provisional(self) -> list[str]:

@@ -88,6 +88,10 @@ class Records:
         self._flights: SingleFlight[Loaded | ProblemError] = SingleFlight()
         self._logged: set[str] = set()
 
+    def trouble(self) -> str | None:
+        """Return why session data cannot be reached or changed; None if nothing is wrong as far as is known."""
+        return self._store.trouble()
+
     # Reading
 
     async def load(

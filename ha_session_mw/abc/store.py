@@ -113,6 +113,10 @@ class SessionStore(ABC):
     async def of_subject(self, subject: str, *, after: str = "", limit: int = 100) -> Sequence[Record]:
         """Return a subject's records in the order of their ids, beginning behind the id ``after``, at most ``limit``."""
 
+    def trouble(self) -> str | None:
+        """Return why records cannot be reached or changed, for operators; None if nothing is wrong as far as is known. Asks nobody."""
+        return None
+
     async def run(self) -> None:
         """Run the store's background work until cancelled: remove ended records, follow the writes of others."""
         return

@@ -256,6 +256,10 @@ class EtcdStore(SessionStore):
         self._troubles.end("records", "session data on etcd can be reached again", level=logging.WARNING)
         return found
 
+    def trouble(self) -> str | None:
+        why = self._troubles.current.get("records")
+        return why and f"etcd {why}"
+
     # Changes by other processes
 
     async def run(self) -> None:

@@ -233,6 +233,8 @@ class SqliteLog(ClusterLog):
         self._is_behind = False
         self._try_again_s = self._boot_s() + TRY_AGAIN_S
         self._let_go()
+        if isinstance(trouble, FileDamaged):
+            self._file.close_idle_writer()  # else the next reason would be its lock
         line = "the file of HA_SESSION_CLUSTER %s; no session can be validated until that is mended"
         if self._troubles.begin("reading", str(trouble), line, trouble, level=logging.ERROR):
             self._report_quorum()

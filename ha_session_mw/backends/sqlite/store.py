@@ -12,6 +12,7 @@ import anyio.lowlevel
 from msgspec.structs import replace
 
 from ..._machine import forks
+from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import SURE_S
 from ..._machine.sqlite_file import OPEN_S, FileTrouble, Work
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
@@ -30,6 +31,8 @@ PRUNE_EVERY = 60
 """After how many of these polls ended records are deleted."""
 
 T = TypeVar("T")
+
+_REMEDY = "; stop all workers and restore a backup, or delete it: that loses all session data in it"
 
 
 class SqliteStore(SessionStore):
@@ -66,7 +69,8 @@ class SqliteStore(SessionStore):
             self._position = self._file.last_version()
         except FileTrouble as trouble:
             if not trouble.passing:
-                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file of the records {trouble}"]) from trouble
+                remedy = _REMEDY if isinstance(trouble, FileDamaged) else ""
+                raise ConfigurationError([f"HA_SESSION_CLUSTER: the file of the records {trouble}{remedy}"]) from trouble
             self._lose(trouble)
         finally:
             self._file.close_reader()  # opened again when this process serves
@@ -115,6 +119,8 @@ class SqliteStore(SessionStore):
     def _lose(self, trouble: FileTrouble) -> None:
         self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
         self._file.close_reader()
+        if isinstance(trouble, FileDamaged):
+            self._file.close_idle_writer()  # else the next reason would be its lock
         line = "the file of the records %s; session data in it cannot be reached until that is mended"
         self._troubles.begin("reading", str(trouble), line, trouble, level=logging.ERROR)
 
@@ -141,6 +147,10 @@ class SqliteStore(SessionStore):
             raise StoreUnavailable(f"the file of the records {trouble}") from trouble
         self._troubles.end("writing", "the file of the records can be written again", level=logging.WARNING)
         return version
+
+    def trouble(self) -> str | None:
+        what = self._troubles.current
+        return f"the file of the records {what.get('reading') or what['writing']}" if what else None
 
     async def run(self) -> None:
         try:

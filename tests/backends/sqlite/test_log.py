@@ -393,6 +393,21 @@ async def test_a_deleted_file_is_reported_and_made_again_with_all_that_the_worke
     assert Worker(path).says(gone) == "session_revoked"
 
 
+async def test_an_emptied_file_is_called_damaged_until_it_is_deleted_and_then_made_again(path: Path) -> None:
+    """SQLite keeps what it has beside the file, so the locks of one worker keep the others from it."""
+    a, b = Worker(path), Worker(path)
+    gone, stays = a.log_in(), a.log_in()
+    async with running(a, b):
+        await a.log_out(gone)
+        assert b.says(gone) == "session_revoked"
+        os.truncate(path, 0)
+        await eventually(lambda: all("is damaged" in (worker.manager.why_not_ready() or "") for worker in (a, b)))
+        assert [worker.says(stays) for worker in (a, b)] == ["state_stale", "state_stale"]
+        path.unlink()
+        await eventually(lambda: [worker.says(stays) for worker in (a, b)] == ["yes", "yes"])
+    assert Worker(path).says(gone) == "session_revoked"
+
+
 def rows_in_or_0(path: Path) -> int:
     try:
         return rows_in(path)

@@ -257,7 +257,7 @@ def rows(path: Path) -> list[str]:
 
 def test_a_foreign_file_stops_the_start(path: Path) -> None:
     records_of(path).write_bytes(b"this is no database, and long enough to be looked at as one" * 100)
-    with pytest.raises(ConfigurationError, match="the file of the records is damaged, or is no database"):
+    with pytest.raises(ConfigurationError, match=r"the file of the records is damaged, or is no database.* restore a backup"):
         Worker(path)
 
 
@@ -267,9 +267,12 @@ async def test_an_unwritable_file_is_reported_at_the_change_and_still_read(path:
     a.store._file._writer.execute("PRAGMA query_only = on")
     answer = await a.visit(token, put(a=1))
     assert (answer.status, answer.code) == (503, "store_unavailable")
+    told = "session data in the store cannot be reached or changed: the file of the records cannot be written: it is read-only"
+    assert [warning.startswith(told) for warning in node_of(a.manager).warnings()] == [True]
     assert (await a.visit(token)).result == {"text": LARGE}
     await a.visit(token, put(a=1))  # by another connection: it works again
     assert (await a.visit(token)).result == {"text": LARGE, "a": 1}
+    assert node_of(a.manager).warnings() == []
     assert len([line for line in caplog.messages if "session data in it cannot be changed" in line]) == 1
     assert len([line for line in caplog.messages if "can be written again" in line]) == 1
 
