@@ -20,7 +20,8 @@ class Write(Generic[T]):
     """One caller's write, from when it begins to wait until its outcome is known.
 
     Args:
-        work: changes the file, within a transaction that others may share. If it raises, the file keeps none of its changes.
+        work: changes the file, within a transaction that others may share. If it raises, the file keeps none of its changes. If any of
+            them raises, all are called once more.
 
     Attributes:
         is_done: whether the outcome is known.
@@ -53,6 +54,12 @@ class Write(Generic[T]):
 
 
 Outcome = tuple[Any, Exception | None]
+Do = Callable[[sqlite3.Connection, Write[Any]], Outcome]
+
+
+def done(db: sqlite3.Connection, write: Write[Any]) -> Outcome:
+    """Do one write's work within a transaction. What it raises ends the transaction."""
+    return write.work(db), None
 
 
 def tried(db: sqlite3.Connection, write: Write[Any]) -> Outcome:

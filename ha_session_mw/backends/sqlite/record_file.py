@@ -10,8 +10,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ..._machine.group_commit import Do, Outcome, Write
 from ..._machine.shared_file import SharedFile
 from ..._machine.sqlite_file import Schema, Work
 from ...abc import Conflict, Grant, Record
@@ -30,7 +31,7 @@ _TABLES = (
     "since_s REAL NOT NULL, until_s REAL NOT NULL)",
     "CREATE INDEX queues ON locks (name, number)",
 )
-_NEXT_VERSION = "UPDATE state SET version = version + 1 RETURNING version"
+_LAST_VERSION = "SELECT version FROM state"
 # Another program may have put text there. It is read as bytes, and then found to be damaged like any other content.
 _FIND = "SELECT id, CAST(content AS BLOB), until_ms, subject, version FROM records WHERE content IS NOT NULL AND kind = ? "
 _OF_ID = _FIND + "AND id = ?"
@@ -81,6 +82,10 @@ class RecordFile(SharedFile):
     schema = SCHEMA
     reopen_s = REOPEN_S
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._last_version = 0  # within a transaction
+
     @classmethod
     def beside(cls, path: Path) -> RecordFile:
         """Return the one that belongs to a file of entries."""
@@ -102,7 +107,7 @@ class RecordFile(SharedFile):
 
     def last_version(self) -> int:
         """Return the last version that any record was given."""
-        version: int = self._read(lambda db: db.execute("SELECT version FROM state").fetchone())[0]
+        version: int = self._read(lambda db: db.execute(_LAST_VERSION).fetchone())[0]
         return version
 
     def put(self, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> Work[int]:
@@ -115,11 +120,11 @@ class RecordFile(SharedFile):
             Conflict: another version is stored, or none.
             LockLost: the lock of the guard is no longer held.
         """
-        return lambda db: _put(db, kind, record, guard, boot_s)
+        return lambda db: self._put(db, kind, record, guard, boot_s)
 
     def delete(self, kind: str, id: str) -> Work[int]:
         """Return the work that deletes a record if there is one, and returns the version of the delete, 0 if there is none."""
-        return lambda db: _delete(db, kind, id)
+        return lambda db: self._delete(db, kind, id)
 
     def prune(self, ended_ms: int) -> Work[int]:
         """Return the work that deletes the records that ended at a moment or before, and returns how many."""
@@ -129,28 +134,36 @@ class RecordFile(SharedFile):
         """Do work in one transaction; return its result once the disk has it."""
         return self._write(work)
 
+    def _done(self, db: sqlite3.Connection, writes: Sequence[Write[Any]], do: Do) -> list[Outcome]:
+        """Do writes within a transaction. The counter of versions is read and written once for all."""
+        (before,) = db.execute(_LAST_VERSION).fetchone()
+        self._last_version = before
+        outcomes = super()._done(db, writes, do)
+        if self._last_version != before:
+            db.execute("UPDATE state SET version = ?", (self._last_version,))
+        return outcomes
 
-def _put(db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
-    if guard is not None:
-        require_held(db, guard, boot_s())
-    version: int = db.execute(_NEXT_VERSION).fetchone()[0]
-    place = kind, record.id, record.version, record.until_ms, record.subject
-    if record.version and db.execute(_CHANGE, (version, record.content, *place)).rowcount:
+    def _put(self, db: sqlite3.Connection, kind: str, record: Record, guard: Grant | None, boot_s: Callable[[], float]) -> int:
+        if guard is not None:
+            require_held(db, guard, boot_s())
+        version = self._last_version + 1
+        place = kind, record.id, record.version, record.until_ms, record.subject
+        if not record.version or not db.execute(_CHANGE, (version, record.content, *place)).rowcount:
+            row = db.execute(_OF_ID, (kind, record.id)).fetchone()
+            current = row and Record(*row)
+            if (current.version if current else 0) != record.version:
+                raise Conflict(current)
+            db.execute(_PUT, (kind, record.id, version, record.subject, record.until_ms, record.content))
+        self._last_version = version
         return version
-    row = db.execute(_OF_ID, (kind, record.id)).fetchone()
-    current = row and Record(*row)
-    if (current.version if current else 0) != record.version:
-        raise Conflict(current)
-    db.execute(_PUT, (kind, record.id, version, record.subject, record.until_ms, record.content))
-    return version
 
-
-def _delete(db: sqlite3.Connection, kind: str, id: str) -> int:
-    if db.execute(_OF_ID, (kind, id)).fetchone() is None:
-        return 0  # a transaction that changes nothing costs no sync of the disk
-    version: int = db.execute(_NEXT_VERSION).fetchone()[0]
-    db.execute(_DELETE, (version, kind, id))
-    return version
+    def _delete(self, db: sqlite3.Connection, kind: str, id: str) -> int:
+        if db.execute(_OF_ID, (kind, id)).fetchone() is None:
+            return 0  # a transaction that changes nothing costs no sync of the disk
+        version = self._last_version + 1
+        db.execute(_DELETE, (version, kind, id))
+        self._last_version = version
+        return version
 
 
 def require_held(db: sqlite3.Connection, grant: Grant, now_s: float) -> None:
