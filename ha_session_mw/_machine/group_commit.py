@@ -58,7 +58,7 @@ Do = Callable[[sqlite3.Connection, Write[Any]], Outcome]
 
 
 def done(db: sqlite3.Connection, write: Write[Any]) -> Outcome:
-    """Do one write's work within a transaction. What it raises ends the transaction."""
+    """Do one write's work within a transaction. An error ends the transaction."""
     return write.work(db), None
 
 
