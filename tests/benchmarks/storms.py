@@ -21,6 +21,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from typing import cast
+
+import uvloop
 
 from ha_session_mw.manager import node_of
 
@@ -83,8 +86,7 @@ class Connection(asyncio.Protocol):
         self._got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         self._got += data
@@ -170,7 +172,7 @@ def _minted(count: int) -> list[tuple[str, bytes]]:
 def storm(of_cluster: str, per_s: int, seconds: float) -> StormTimes:
     """Log out at this rate for so long, and measure."""
     with cluster.running(of_cluster) as ports, beside.running() as port:
-        return asyncio.run(_storm(ports, port, StormTimes(per_s, seconds)))
+        return uvloop.run(_storm(ports, port, StormTimes(per_s, seconds)))
 
 
 def _reported(ports: Sequence[int]) -> list[tuple[float, dict[str, float]]]:
