@@ -25,6 +25,8 @@ _WHAT = {
     sqlite3.SQLITE_NOTADB: "is damaged, or is no database",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk fails",
 }
+BESIDE_BYTES = 1 << 16
+"""Room that SQLite needs beside a file when it opens one: the index of the write-ahead log, and a first page."""
 _PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 # ENOENT passes: the folder was there just before.
 _PASSING_OS = {errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
@@ -58,11 +60,22 @@ def trouble_of(exc: sqlite3.Error | OSError, path: Path | None = None) -> FileTr
         named = "" if where is None else f": {str(where)!r}{_REMEDIES.get(exc.errno or 0, '')}"
         return FileTrouble(f"cannot be opened: {exc.strerror}{named}", passing=exc.errno in _PASSING_OS)
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the higher bits are details
+    if code == sqlite3.SQLITE_IOERR and path is not None and _is_full(path.parent):
+        code = sqlite3.SQLITE_FULL
     named = f": {str(path)!r}{_MAY_NOT}" if path is not None and code in _NAMED else ""
     if code in _DAMAGED:
         return FileDamaged(_WHAT[code])
     # A closed connection has no code: the process has just forked, or is ending.
     return FileTrouble(_WHAT.get(code, f"cannot be used: {exc}") + named, passing=code in _PASSING or not code)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a disk has no room for what SQLite keeps beside a file. It calls that a failure of the disk."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < BESIDE_BYTES
 
 
 def may_not_write(path: str) -> FileTrouble:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +248,20 @@ def test_a_start_does_not_wait_for_a_disk_that_is_full_or_fails(code: int, tmp_p
     with pytest.raises(FileTrouble):
         EntryFile(tmp_path / "shared.db").open(within_s=60)
     assert next(now) < 1
+
+
+@pytest.mark.parametrize(
+    ("free", "told"), [(0, "cannot be written: the disk is full"), (1000, "cannot be read or written: the disk fails")]
+)
+def test_a_full_disk_is_called_full_although_sqlite_calls_it_a_failure(
+    free: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no room for the index of the write-ahead log."""
+    failure = sqlite3.OperationalError("disk I/O error")
+    failure.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=4096))
+    trouble = trouble_of(failure, tmp_path / "shared.db")
+    assert (str(trouble), trouble.passing) == (told, True)
 
 
 def test_folders_that_are_made_are_for_their_owner_alone(tmp_path: Path) -> None:

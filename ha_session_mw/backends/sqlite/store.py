@@ -57,6 +57,7 @@ class SqliteStore(SessionStore):
         self._on_newer = on_newer
         self._position = 0
         self._try_again_s = self._sure_until_s = -math.inf
+        self._passes = False  # whether the present trouble with reading may end by itself
         self._writes = SharedWrites(file, clock)
         self._troubles = Troubles(logger)
         self._begin()
@@ -89,6 +90,8 @@ class SqliteStore(SessionStore):
             return
         if not is_sure:
             self._sure_until_s = now_s + SURE_S
+            if self._passes:  # a damaged file may be read in part
+                self._end_loss()
 
     def _hear(self) -> bool:
         for change in self._file.since(self._kind, self._position):
@@ -113,10 +116,15 @@ class SqliteStore(SessionStore):
         except FileTrouble as trouble:
             self._lose(trouble)
             raise StoreUnavailable(f"the file of the records {trouble}") from trouble
-        self._troubles.end("reading", "the file of the records can be read again", level=logging.WARNING)
+        self._end_loss()
         return found
 
+    def _end_loss(self) -> None:
+        self._passes = False
+        self._troubles.end("reading", "the file of the records can be read again", level=logging.WARNING)
+
     def _lose(self, trouble: FileTrouble) -> None:
+        self._passes = trouble.passing
         self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
         self._file.close_reader()
         if isinstance(trouble, FileDamaged):

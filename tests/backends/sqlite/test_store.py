@@ -299,7 +299,11 @@ async def test_a_file_that_cannot_be_read_is_tried_now_and_then_and_not_by_each_
         assert tries == 1
         assert (await b.visit(token, who)).result == "ada"
         assert (await a.visit(token)).result == {"text": LARGE}  # it has a copy, of the version that the token needs
+        (told,) = node_of(b.manager).warnings()
+        assert "the file of the records is locked by another process" in told
     clock.advance(2 * TRY_AGAIN_S)
+    b.store._poll_now()  # a look by which the worker can tell that all is well
+    assert node_of(b.manager).warnings() == []
     assert (await b.visit(token)).result == {"text": LARGE}
 
 
