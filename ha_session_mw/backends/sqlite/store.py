@@ -57,7 +57,7 @@ class SqliteStore(SessionStore):
         self._on_newer = on_newer
         self._position = 0
         self._try_again_s = self._sure_until_s = -math.inf
-        self._passes = False  # whether the present trouble with reading may end by itself
+        self._is_damaged = False
         self._writes = SharedWrites(file, clock)
         self._troubles = Troubles(logger)
         self._begin()
@@ -90,7 +90,7 @@ class SqliteStore(SessionStore):
             return
         if not is_sure:
             self._sure_until_s = now_s + SURE_S
-            if self._passes:  # a damaged file may be read in part
+            if not self._is_damaged:  # such a file can be read in part
                 self._end_loss()
 
     def _hear(self) -> bool:
@@ -120,14 +120,14 @@ class SqliteStore(SessionStore):
         return found
 
     def _end_loss(self) -> None:
-        self._passes = False
+        self._is_damaged = False
         self._troubles.end("reading", "the file of the records can be read again", level=logging.WARNING)
 
     def _lose(self, trouble: FileTrouble) -> None:
-        self._passes = trouble.passing
         self._try_again_s = self._clock.boot_s() + TRY_AGAIN_S
         self._file.close_reader()
-        if isinstance(trouble, FileDamaged):
+        self._is_damaged = isinstance(trouble, FileDamaged)
+        if self._is_damaged:
             self._file.close_idle_writer()  # else the next reason would be its lock
         line = "the file of the records %s; session data in it cannot be reached until that is mended"
         self._troubles.begin("reading", str(trouble), line, trouble, level=logging.ERROR)

@@ -277,8 +277,9 @@ async def test_an_unwritable_file_is_reported_at_the_change_and_still_read(path:
     assert len([line for line in caplog.messages if "can be written again" in line]) == 1
 
 
+@pytest.mark.parametrize("passing", [True, False])
 async def test_a_file_that_cannot_be_read_is_tried_now_and_then_and_not_by_each_request(
-    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    passing: bool, path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = Worker(path, clock=clock)
     token = await a.log_in(text=LARGE)
@@ -288,7 +289,7 @@ async def test_a_file_that_cannot_be_read_is_tried_now_and_then_and_not_by_each_
     def fails(*_: object) -> None:
         nonlocal tries
         tries += 1
-        raise FileTrouble("is locked by another process, or by a program that copies it", passing=True)
+        raise FileTrouble("is locked by another process, or by a program that copies it", passing=passing)
 
     with monkeypatch.context() as patch:
         patch.setattr(RecordFile, "version", fails)
