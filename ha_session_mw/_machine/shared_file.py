@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 from .group_commit import T
 from .sqlite_file import FileTrouble, Inode, SqliteFile, Work, in_transaction, inode_of
@@ -45,6 +46,7 @@ class SharedFile(SqliteFile):
         super().__init__(path)
         self._wal, self._shm = _beside(path)
         self._reader: sqlite3.Connection | None = None
+        self._reading = Lock()  # a thread may have an event loop of its own, and read there
         self._reopen_at_s = -math.inf
         self.inodes: tuple[Inode, ...] = ()
         """Which files the reading connection has open: the one of the path, its write-ahead log, and the index of that."""
@@ -168,15 +170,17 @@ class SharedFile(SqliteFile):
     def _read(self, work: Work[T]) -> T:
         """Return the result of any number of statements, all read in one state of the file."""
         try:
-            return in_transaction("BEGIN", self.open(), work)
+            with self._reading:
+                return in_transaction("BEGIN", self.open(), work)
         except sqlite3.Error as exc:
             raise trouble_of(exc) from exc
 
     def close_reader(self) -> None:
         """Let the reading connection go; the next read opens one."""
-        reader, self._reader, self.seen = self._reader, None, None
-        if reader is not None:
-            reader.close()
+        with self._reading:
+            reader, self._reader, self.seen = self._reader, None, None
+            if reader is not None:
+                reader.close()
 
     def close(self) -> None:
         self.close_reader()
@@ -185,6 +189,11 @@ class SharedFile(SqliteFile):
     def before_fork(self) -> None:
         super().before_fork()
         self.close_reader()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        super().after_fork(in_child=in_child)
+        if in_child:
+            self._reading = Lock()
 
 
 def _may_write(path: str) -> bool:

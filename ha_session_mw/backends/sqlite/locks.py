@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from ..._machine import forks
 from ..._machine.sqlite_file import WRITE_LIMIT_S, FileTrouble
+from ..._machine.threads import one_thread
 from ...abc import Clock, Grant
 from ...exceptions import StoreUnavailable
 from ..common.queued_locks import Admission, QueuedLocks, Ticket
@@ -50,7 +51,7 @@ class SqliteLocks(QueuedLocks):
     def __init__(self, clock: Clock, file: LockFile) -> None:
         super().__init__(clock)
         self._file = file
-        self._threads = anyio.CapacityLimiter(1)
+        self._threads = one_thread()
         forks.watch(self)
 
     async def _enter(self, name: str, lease_s: float, end_s: float) -> Ticket:
@@ -95,7 +96,7 @@ class SqliteLocks(QueuedLocks):
     async def _written(self, write: Callable[[], T]) -> T:
         with self._clock.move_on_after(WRITE_LIMIT_S):
             try:
-                return await anyio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._threads)
+                return await anyio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._threads.get())
             except FileTrouble as trouble:
                 raise StoreUnavailable(f"the file of the locks {trouble}") from trouble
         raise StoreUnavailable("the file of the locks was not written in time")
@@ -123,4 +124,4 @@ class SqliteLocks(QueuedLocks):
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
-            self._threads = anyio.CapacityLimiter(1)
+            self._threads = one_thread()

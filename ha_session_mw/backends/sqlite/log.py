@@ -11,7 +11,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import get_ident
+from threading import Lock, RLock, get_ident
 
 import anyio
 import anyio.lowlevel
@@ -26,6 +26,7 @@ from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import DATA_VERSION, SURE_S
 from ..._machine.sqlite_file import OPEN_S, WRITE_LIMIT_S, FileTrouble
 from ..._machine.sqlite_trouble import LOST, trouble_of
+from ..._machine.threads import PerLoop, one_thread
 from ...abc import Clock, ClusterLog, OnEvent, Receipt
 from ...events import FoundQuorum, LostQuorum, PossibleLoss
 from ...exceptions import ConfigurationError, QuorumLost
@@ -104,9 +105,9 @@ class SqliteLog(ClusterLog):
         self._unwritten: dict[Entry, int] = {}
         """Each with the count at which it was last asked for. One that is appended again and again while the disk is full is there once."""
         self._asked = self._written = self._failed = 0  # counts of entries and confirmations since the start
-        self._disk = anyio.Lock()
-        # A thread of its own: all threads of the app may be waiting for this very log.
-        self._threads = anyio.CapacityLimiter(1)
+        self._polling, self._counting = RLock(), Lock()  # threads may have event loops of their own
+        self._disk = PerLoop(anyio.Lock)
+        self._threads = one_thread()
         self._change = anyio.Event()
         self._begin()
         forks.watch(self)
@@ -142,6 +143,10 @@ class SqliteLog(ClusterLog):
         """Make sure that the file is the one of its name, and read its news."""
         if self._thread is not None and self._thread != get_ident():
             return  # a handler in a thread; the session is validated again when the response starts
+        with self._polling:
+            self._poll_file_in_turn()
+
+    def _poll_file_in_turn(self) -> None:
         now_s = self._boot_s()  # before the check, which holds from now on
         if now_s < self._try_again_s:
             return
@@ -158,10 +163,10 @@ class SqliteLog(ClusterLog):
             self._view.fresh_at = self._sure_until_s = -math.inf
             self._flood.set()
             return
-        self._sure_until_s = now_s + SURE_S
         self._keys.sign()
         self._note()
         self._view.fresh_at = math.inf
+        self._sure_until_s = now_s + SURE_S  # last: another thread may look meanwhile
         if self.trusts_clock():
             self._dates.touch()
         if self._troubles.end("reading", "the file of HA_SESSION_CLUSTER can be read again", level=logging.WARNING):
@@ -191,8 +196,9 @@ class SqliteLog(ClusterLog):
 
     def _read_page(self) -> int:
         """Read the next rows; return how many there were."""
+        highest = self._highest  # before the rows: another thread may write meanwhile
         news = self._file.read(self._position)
-        if self._file_id is not None and (self._has_lost_part or news.file != self._file_id or news.last < self._highest):
+        if self._file_id is not None and (self._has_lost_part or news.file != self._file_id or news.last < highest):
             # This process's entries must outlive the loss of a file, and the entries of the other file count as well.
             logger.error("the file of HA_SESSION_CLUSTER is another one, or an older one; the entries of this process are written to it")
             self._has_lost_part = False
@@ -256,12 +262,14 @@ class SqliteLog(ClusterLog):
             self._view.merge(entry)
 
     def _owe(self, entries: Sequence[Entry]) -> None:
-        self._asked += len(entries)
-        self._unwritten.update(dict.fromkeys(entries, self._asked))
+        with self._counting:
+            self._asked += len(entries)
+            self._unwritten.update(dict.fromkeys(entries, self._asked))
 
     async def confirm(self) -> None:
         """Write to the file, which is the only way to learn of a full disk, a lock or a file that was made read-only."""
-        self._asked += 1  # any write that begins from now on answers
+        with self._counting:
+            self._asked += 1  # any write that begins from now on answers
         await self._write(self._asked)
 
     async def append(self, entries: Sequence[Entry]) -> Receipt:
@@ -273,7 +281,7 @@ class SqliteLog(ClusterLog):
     async def _write(self, upto: int) -> None:
         """Return when the disk has all entries up to this one. One write takes all entries that wait, and answers all confirmations."""
         with self._clock.move_on_after(WRITE_LIMIT_S):
-            async with self._disk:
+            async with self._disk.get():
                 # A write that failed has failed for all that waited for it: a new try for each would take too long.
                 if self._written < upto and self._failed < upto:
                     await self._write_all()
@@ -281,21 +289,23 @@ class SqliteLog(ClusterLog):
             raise QuorumLost(f"the file {self._troubles.current.get('writing', 'was not written in time')}")
 
     async def _write_all(self) -> None:
-        taken, upto = [*self._unwritten], self._asked
+        with self._counting:
+            taken, upto = [*self._unwritten], self._asked
         rows = [(ENTRY.writes, entry.until_ms, encode_entry(entry)) for entry in taken]
         try:
-            number = await anyio.to_thread.run_sync(self._append, rows, abandon_on_cancel=True, limiter=self._threads)
+            number = await anyio.to_thread.run_sync(self._append, rows, abandon_on_cancel=True, limiter=self._threads.get())
         except FileTrouble as trouble:
-            self._failed = upto
+            self._failed = max(self._failed, upto)
             line = "the file of HA_SESSION_CLUSTER %s; log-outs count in this process only until that is mended"
             if self._troubles.begin("writing", str(trouble), line, trouble, level=logging.ERROR):
                 self._report_quorum()
             return
-        self._highest = max(self._highest, number)
-        for entry in taken:
-            if self._unwritten[entry] <= upto:  # else it was asked for anew meanwhile, as after the loss of the file
-                del self._unwritten[entry]
-        self._written = upto
+        with self._counting:  # another event loop may have written the same entries
+            self._highest = max(self._highest, number)
+            for entry in taken:
+                if self._unwritten.get(entry, math.inf) <= upto:  # else it was asked for anew meanwhile, as after the loss of the file
+                    del self._unwritten[entry]
+            self._written = max(self._written, upto)
         if self._troubles.end("writing", "the file of HA_SESSION_CLUSTER can be written again", level=logging.WARNING):
             self._report_quorum()
 
@@ -402,8 +412,8 @@ class SqliteLog(ClusterLog):
         if not self.trusts_clock():
             return  # the floor in the file never falls
         try:
-            async with self._disk:
-                await anyio.to_thread.run_sync(self._file.prune, ended_ms, limiter=self._threads)
+            async with self._disk.get():
+                await anyio.to_thread.run_sync(self._file.prune, ended_ms, limiter=self._threads.get())
         except FileTrouble as trouble:
             logger.warning("the file of HA_SESSION_CLUSTER %s; ended entries are deleted from it later", trouble)
 
@@ -429,5 +439,6 @@ class SqliteLog(ClusterLog):
         if in_child:
             self._keys.let_go()  # else it would hold the lock of its parent
             self._thread = None
-            self._disk, self._threads, self._change = anyio.Lock(), anyio.CapacityLimiter(1), anyio.Event()
+            self._polling, self._counting = RLock(), Lock()
+            self._disk, self._threads, self._change = PerLoop(anyio.Lock), one_thread(), anyio.Event()
             self._flood = anyio.Event()

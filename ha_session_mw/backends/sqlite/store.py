@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -15,6 +16,7 @@ from ..._machine import forks
 from ..._machine.file_trouble import FileDamaged
 from ..._machine.shared_file import SURE_S
 from ..._machine.sqlite_file import OPEN_S, FileTrouble, Work
+from ..._machine.threads import PerLoop
 from ...abc import MAX_RECORD_BYTES, Clock, Grant, OnNewer, Record, SessionStore, ignore
 from ...exceptions import ConfigurationError, StoreUnavailable
 from ..common.trouble import Troubles
@@ -58,7 +60,7 @@ class SqliteStore(SessionStore):
         self._position = 0
         self._try_again_s = self._sure_until_s = -math.inf
         self._is_damaged = False
-        self._writes = SharedWrites(file, clock)
+        self._writes = PerLoop(partial(SharedWrites, file, clock))
         self._troubles = Troubles(logger)
         self._begin()
         forks.watch(self)
@@ -148,7 +150,7 @@ class SqliteStore(SessionStore):
 
     async def _written(self, work: Work[int]) -> int:
         try:
-            version = await self._writes.carry_out(work)
+            version = await self._writes.get().carry_out(work)
         except FileTrouble as trouble:
             line = "the file of the records %s; session data in it cannot be changed until that is mended"
             self._troubles.begin("writing", str(trouble), line, trouble, level=logging.ERROR)
@@ -185,4 +187,4 @@ class SqliteStore(SessionStore):
 
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
-            self._writes = SharedWrites(self._file, self._clock)
+            self._writes = PerLoop(partial(SharedWrites, self._file, self._clock))

@@ -363,7 +363,7 @@ async def test_a_service_that_ends_leaves_no_file_open(path: Path) -> None:
 @pytest.mark.anyio
 async def test_a_forked_process_does_not_wait_for_a_write_of_the_one_that_it_was_forked_from(path: Path) -> None:
     with services(path, 1) as [service]:
-        service._threads.acquire_on_behalf_of_nowait(object())
+        service._threads.get().acquire_on_behalf_of_nowait(object())
         service.after_fork(in_child=True)
         with anyio.fail_after(LIMIT_S):
             await service.acquire("x", within_s=0, lease_s=60)
@@ -384,7 +384,8 @@ async def test_waiters_learn_of_a_deleted_file_and_the_new_one_holds_locks_at_on
         with anyio.fail_after(LIMIT_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait, b)
-                await anyio.sleep(0.05)
+                while places_in(a) < 2 or b._file._reader is None:  # it waits, and looks into the file
+                    await anyio.sleep(0.001)
                 for file in path.parent.iterdir():
                     file.unlink()
         assert "was deleted or replaced" in str(told)

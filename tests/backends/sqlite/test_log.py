@@ -600,7 +600,7 @@ async def test_an_entry_that_is_asked_for_during_its_write_is_written_once_more(
 
 async def test_a_forked_worker_does_not_wait_for_a_write_of_the_one_that_it_was_forked_from(path: Path) -> None:
     a = Worker(path)
-    async with a.log._disk:
+    async with a.log._disk.get():
         a.log.after_fork(in_child=True)
         await a.log.append([Deny("family", 1 << 50)])
     assert rows_in(path) == 1

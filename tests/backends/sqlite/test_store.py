@@ -231,7 +231,7 @@ async def test_ended_records_are_forgotten(path: Path, clock: ManualClock) -> No
         with anyio.fail_after(LIMIT_S):
             while rows(path) != ["later"]:
                 await anyio.sleep(0.001)
-                if not store._writes.is_committing:  # else time would run away from the disk
+                if not store._writes.get().is_committing:  # else time would run away from the disk
                     clock.advance(LOOK_EVERY_S * PRUNE_EVERY / 10)
         tasks.cancel_scope.cancel()
 

@@ -94,8 +94,8 @@ class OneMachine(OneClock):
         self._intruder: sqlite3.Connection | None = None
 
     def is_busy(self) -> bool:
-        return any(service._threads.borrowed_tokens for service in self.services) or any(
-            store._writes.is_committing for store in self.stores
+        return any(service._threads.get().borrowed_tokens for service in self.services) or any(
+            store._writes.get().is_committing for store in self.stores
         )
 
     async def break_off(self, desk: LockNode) -> None:
