@@ -46,7 +46,8 @@ class SharedFile(SqliteFile):
         super().__init__(path)
         self._wal, self._shm = _beside(path)
         self._reader: sqlite3.Connection | None = None
-        self._reading = Lock()  # a thread may have an event loop of its own, and read there
+        self.reading = Lock()
+        """Held while the reading connection is in use: a thread may have an event loop of its own, and read there."""
         self._reopen_at_s = -math.inf
         self.inodes: tuple[Inode, ...] = ()
         """Which files the reading connection has open: the one of the path, its write-ahead log, and the index of that."""
@@ -141,9 +142,13 @@ class SharedFile(SqliteFile):
         return super()._opened_writer()
 
     def version(self) -> tuple[int]:
-        """Return a value that changes whenever another connection has written."""
+        """Return a value that changes whenever another connection has written.
+
+        Within a transaction it would be that of its beginning. So the read of another thread is waited for.
+        """
         try:
-            found: tuple[int] = self.open().execute(DATA_VERSION).fetchone()
+            with self.reading:
+                found: tuple[int] = self.open().execute(DATA_VERSION).fetchone()
         except sqlite3.Error as exc:
             raise trouble_of(exc) from exc
         return found
@@ -170,14 +175,14 @@ class SharedFile(SqliteFile):
     def _read(self, work: Work[T]) -> T:
         """Return the result of any number of statements, all read in one state of the file."""
         try:
-            with self._reading:
+            with self.reading:
                 return in_transaction("BEGIN", self.open(), work)
         except sqlite3.Error as exc:
             raise trouble_of(exc) from exc
 
     def close_reader(self) -> None:
         """Let the reading connection go; the next read opens one."""
-        with self._reading:
+        with self.reading:
             reader, self._reader, self.seen = self._reader, None, None
             if reader is not None:
                 reader.close()
@@ -193,7 +198,7 @@ class SharedFile(SqliteFile):
     def after_fork(self, *, in_child: bool) -> None:
         super().after_fork(in_child=in_child)
         if in_child:
-            self._reading = Lock()
+            self.reading = Lock()
 
 
 def _may_write(path: str) -> bool:

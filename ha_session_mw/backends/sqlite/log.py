@@ -133,8 +133,9 @@ class SqliteLog(ClusterLog):
     def _poll_now(self) -> None:
         if self._reader is not None and self._boot_s() < self._sure_until_s:
             try:
-                if self._reader.execute(DATA_VERSION).fetchone() == self._file.seen:
-                    return
+                with self._file.reading:  # as in ``version``
+                    if self._reader.execute(DATA_VERSION).fetchone() == self._file.seen:
+                        return
             except sqlite3.Error as exc:
                 self._lose(trouble_of(exc))
         self._poll_file()

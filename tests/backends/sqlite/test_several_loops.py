@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Lock
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -12,11 +15,15 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ha_session_mw import SessionMiddleware, Settings, get_session
+from ha_session_mw import SessionManager, SessionMiddleware, Settings, get_session
+from ha_session_mw.backends.sqlite.log import SqliteLog
+from ha_session_mw.exceptions import SessionRevoked
+from ha_session_mw.manager import node_of
 
 from ...asgi.driver import SECRET
 
 THREADS, VISITS = 4, 12
+LIMIT_S = 10.0
 
 
 async def log_in(request: Request) -> PlainTextResponse:
@@ -57,3 +64,46 @@ def test_sessions_begin_and_end_at_once(app: SessionMiddleware) -> None:
 
     with ThreadPoolExecutor(THREADS) as threads:
         assert [*threads.map(visit, range(VISITS))] == [[200, 200, 200]] * VISITS
+
+
+class ToldOf:
+    """A lock that tells when somebody waits for it."""
+
+    def __init__(self, waits: Event) -> None:
+        self._waits = waits
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._waits.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_thread_that_reads_the_file_hides_no_log_out_from_the_others(tmp_path: Path) -> None:
+    settings = Settings(secret_key=SECRET, cluster=f"sqlite://{tmp_path}/log.db")
+    manager, other = SessionManager(settings), SessionManager(settings)
+    node = node_of(manager)
+    claims = node.issuer.issue("ada")
+    token = node.sign(claims)
+    node.validator.validate(token)
+    assert isinstance(node.log, SqliteLog)
+    file, begun, waits = node.log._file, Event(), Event()
+    file.reading = ToldOf(waits)  # type: ignore[assignment]
+
+    def read_slowly(db: sqlite3.Connection) -> None:
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # from here on, it reads the file as it is now
+        begun.set()
+        waits.wait(LIMIT_S)
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(file._read, read_slowly)
+        assert begun.wait(LIMIT_S)
+        anyio.run(other.revoke_session, claims.sid)
+        try:
+            with pytest.raises(SessionRevoked):
+                node.validator.validate(token)
+        finally:
+            waits.set()
