@@ -96,8 +96,7 @@ class Notes:
     def forget(self, wall_ms: float | None) -> None:
         """Forget what counts no longer by the wall clock; nothing if that is not trusted. Called once a second."""
         if wall_ms is not None:
-            oldest = islice(self._noted.items(), FORGOTTEN_AT_ONCE)
-            for name in [name for name, noted_ms in oldest if abs(wall_ms - noted_ms) > SUPERSEDED_MS]:  # as in ``_is_over``
+            for name in [name for name, noted_ms in islice(self._noted.items(), FORGOTTEN_AT_ONCE) if _is_over(noted_ms, wall_ms)]:
                 del self._noted[name]
 
     async def run(self) -> None:

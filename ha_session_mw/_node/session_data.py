@@ -65,11 +65,10 @@ class SessionData:
                 is_revoked=lambda: self._why_revoked(claims) is not None,
             )
         except StoreUnavailable:
-            if (problem := self._why_revoked(claims)) is not None:
-                raise problem from None
+            self._ensure_not_revoked(claims)
             raise
-        if loaded.is_lost and (problem := self._why_revoked(claims)) is not None:
-            raise problem
+        if loaded.is_lost:
+            self._ensure_not_revoked(claims)
         return loaded
 
     async def _give_up(self, claims: Claims) -> None:
@@ -82,8 +81,7 @@ class SessionData:
             await self._learn_all()
         except StateNotReached as behind:
             raise StoreUnavailable(behind.reason, retry_after_s=behind.retry_after_s) from behind
-        if (problem := self._why_revoked(claims)) is not None:
-            raise problem
+        self._ensure_not_revoked(claims)
         if self._end is not None:
             await self._end(claims)
 
@@ -98,12 +96,15 @@ class SessionData:
         try:
             found = await self._records.newest(claims)
         except StoreUnavailable:
-            if (problem := self._why_revoked(claims)) is not None:
-                raise problem from None
+            self._ensure_not_revoked(claims)
             raise
-        if found is None and claims.record and (problem := self._why_revoked(claims)) is not None:
-            raise problem
+        if found is None and claims.record:
+            self._ensure_not_revoked(claims)
         return found
+
+    def _ensure_not_revoked(self, claims: Claims) -> None:
+        if (problem := self._why_revoked(claims)) is not None:
+            raise problem from None
 
     async def keep(
         self,

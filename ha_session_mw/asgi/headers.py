@@ -80,9 +80,6 @@ def make_private(headers: list[Header]) -> None:
 
 def forbid_storing(headers: list[Header]) -> None:
     """Keep all caches from storing the response, because it hands out or removes a token."""
-    if not _to_caches(headers):
-        headers.append((b"cache-control", b"private, no-store"))
-        return
     lost = (b"public", b"private", b"s-maxage", b"max-age", b"immutable", b"no-store", b"stale-while-revalidate", b"stale-if-error")
     directives = [item for item in _directives(headers) if _name(item) not in lost]
     _set_directives(headers, [b"private", b"no-store", *directives])
@@ -90,8 +87,6 @@ def forbid_storing(headers: list[Header]) -> None:
 
 _SHARED = frozenset((b"public", b"s-maxage", b"immutable"))
 """The directives by which an app means every client."""
-_FOR_SHARED_CACHES = frozenset((b"surrogate-control", b"x-accel-expires"))
-_ABOUT_CACHING = _FOR_SHARED_CACHES | {b"cache-control"}
 
 
 def _to_caches(headers: Iterable[Header]) -> list[Header]:
@@ -102,12 +97,12 @@ def _to_caches(headers: Iterable[Header]) -> list[Header]:
 def _is_for_shared_caches(name: bytes) -> bool:
     """Whether a field speaks to shared caches alone and outranks ``Cache-Control`` there: of CDNs, of Varnish and Fastly, of nginx."""
     name = name.lower()
-    return name in _FOR_SHARED_CACHES or name.endswith(b"cdn-cache-control")
+    return name.endswith(b"cdn-cache-control") or name in (b"surrogate-control", b"x-accel-expires")
 
 
 def _directives(headers: Iterable[Header]) -> list[bytes]:
-    given = [value for name, value in headers if name.lower() == b"cache-control"]
-    return [item for part in b",".join(given).split(b",") if (item := part.strip())] if given else []
+    given = b",".join(value for name, value in _to_caches(headers) if name.lower() == b"cache-control")
+    return [item for part in given.split(b",") if (item := part.strip())]
 
 
 def _is_private(directives: Iterable[bytes]) -> bool:
@@ -120,7 +115,6 @@ def _name(directive: bytes) -> bytes:
 
 
 def _set_directives(headers: list[Header], directives: list[bytes]) -> None:
-    headers[:] = [
-        header for header in headers if (name := header[0].lower()) not in _ABOUT_CACHING and not name.endswith(b"cdn-cache-control")
-    ]
+    if _to_caches(headers):
+        headers[:] = [header for header in headers if header[0].lower() != b"cache-control" and not _is_for_shared_caches(header[0])]
     headers.append((b"cache-control", b", ".join(directives)))

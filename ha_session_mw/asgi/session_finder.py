@@ -11,7 +11,7 @@ from .._core.accept_rule import BEFORE_A_SIGNATURE_COUNTS, CHECKS, CannotTell
 from .._core.paths import PathKind, PathRules, below_root
 from .._core.request_fields import last_value
 from .._core.token.cookies import INDEX_HEADER, MAX_INDEX_LENGTH, Presented, choose
-from .._core.token.tokens import Transport, Verified, last_read
+from .._core.token.tokens import Transport, Verified
 from ..exceptions import ClientFault, ProblemError, StateStale, StoreUnavailable, TokenMissing
 from ..manager import SessionManager, node_of
 from ..session.out_of_reach import SessionOutOfReach
@@ -90,11 +90,8 @@ class SessionFinder:
             known = validator.validate_new(token, field, transport)
         except ProblemError as problem:
             return problem
-        if type(known) is Verified:
-            text, _, first = last_read[0]
-            issued_ms = (first if text is field else known.first_claims()).issued_ms  # as there, without a call for most tokens
-            if self._names_node or issued_ms < self._recoveries.began_ms:
-                return Arriving(known)
+        if type(known) is Verified and (self._names_node or known.first_claims().issued_ms < self._recoveries.began_ms):
+            return Arriving(known)
         return known
 
     async def begin(

@@ -131,10 +131,11 @@ class SqliteLog(ClusterLog):
     # Reading
 
     def _poll_now(self) -> None:
-        if self._reader is not None and self._boot_s() < self._sure_until_s:
+        if self._boot_s() < self._sure_until_s:
             try:
                 with self._file.reading:  # as in ``version``
-                    if self._reader.execute(DATA_VERSION).fetchone() == self._file.seen:
+                    reader = self._reader  # only now: another thread may have let it go
+                    if reader is not None and reader.execute(DATA_VERSION).fetchone() == self._file.seen:
                         return
             except sqlite3.Error as exc:
                 self._lose(trouble_of(exc))

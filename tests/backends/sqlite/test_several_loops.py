@@ -6,6 +6,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Lock
+from typing import cast
 
 import anyio
 import pytest
@@ -16,6 +17,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from ha_session_mw import SessionManager, SessionMiddleware, Settings, get_session
+from ha_session_mw._core.accept_rule import CannotTell
+from ha_session_mw._machine.sqlite_file import FileTrouble
 from ha_session_mw.backends.sqlite.log import SqliteLog
 from ha_session_mw.exceptions import SessionRevoked
 from ha_session_mw.manager import node_of
@@ -107,3 +110,22 @@ def test_a_thread_that_reads_the_file_hides_no_log_out_from_the_others(tmp_path:
                 node.validator.validate(token)
         finally:
             waits.set()
+
+
+def test_a_thread_outlives_that_another_one_lets_the_file_go(tmp_path: Path) -> None:
+    """The other one finds out that the disk fails, while this one waits for its turn to read."""
+    node = node_of(SessionManager(Settings(secret_key=SECRET, cluster=f"sqlite://{tmp_path}/log.db")))
+    token = node.sign(node.issuer.issue("ada"))
+    node.validator.validate(token)
+    log, free = cast(SqliteLog, node.log), Lock()
+
+    class Taken:
+        def __enter__(self) -> None:
+            log._file.reading = free
+            log._lose(FileTrouble("cannot be read: the disk fails", passing=True))
+
+        def __exit__(self, *_: object) -> None: ...
+
+    log._file.reading = Taken()  # type: ignore[assignment]
+    assert isinstance(node.validator.validate(token), CannotTell)
+    assert "the disk fails" in str(log.why_not_ready())
